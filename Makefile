@@ -1,0 +1,32 @@
+# The two commands of the README: `make quickstart` and `make test`. No uv or poetry: see CONTRIBUTING.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test slow check install clean
+
+quickstart: $(INSTALLED)  ## The whole story on MovieLens: fit, publish, evaluate, recall
+	$(BIN)/vecall quickstart
+
+test: $(INSTALLED)  ## The test suite
+	$(BIN)/python -m pytest -n 2
+
+slow: $(INSTALLED)  ## Proofs that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)  ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)  ## The environment alone
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "vecall needs Python 3.11 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) quickstart build dist *.egg-info

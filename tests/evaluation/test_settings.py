@@ -1,0 +1,14 @@
+import pytest
+from pydantic import ValidationError
+
+from vecall.evaluation.settings import EvaluationSettings
+
+
+def test_defaults():
+    assert EvaluationSettings().ks == (10, 50, 100, 200, 500)
+
+
+@pytest.mark.parametrize("ks", [(), (0, 10), (10, 10), (100, 10)])
+def test_ks_ascend_from_one(ks):
+    with pytest.raises(ValidationError):
+        EvaluationSettings(ks=ks)

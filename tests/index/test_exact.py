@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from vecall.index import exact
+from vecall.index.exact import ExactIndex, rounded, scan
+
+
+def test_every_half_precision_number_is_widened_to_the_bit():
+    codes = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    codes = codes[np.isfinite(codes)].reshape(-1, 64)
+    widened = exact._widened(codes)
+    assert widened.dtype == np.float32
+    np.testing.assert_array_equal(widened.view(np.uint32), codes.astype(np.float32).view(np.uint32))
+
+
+def test_stored_numbers_are_rounded_half_to_even():
+    """faiss's own rounding of these depends on the machine."""
+    halfway = np.array([[1 + 2.0**-11, 1 + 3 * 2.0**-11]], dtype=np.float32)
+    assert ExactIndex.build(halfway).vectors(np.array([0])).tolist() == [[1.0, 1 + 2.0**-9]]
+    assert rounded(halfway).tolist() == [[1.0, 1 + 2.0**-9]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_change_nothing(monkeypatch, seed):
+    """Many blocks of rows and of queries, equal vectors in all of them, ascending scores (the worst case)."""
+    rng = np.random.default_rng(seed)
+    codes = np.sort(rng.standard_normal((400, 6)), axis=0).astype(np.float16)
+    codes[rng.permutation(400)[:100]] = codes[0]
+    queries = rng.standard_normal((23, 6), dtype=np.float32)
+    allowed = rng.random(400) < 0.7
+    whole = [scan(codes, queries, 15, mask) for mask in (None, allowed)]
+    monkeypatch.setattr(exact, "_BLOCK", 150)
+    monkeypatch.setattr(exact, "_QUERIES", 10)
+    cut = [scan(codes, queries, 15, mask) for mask in (None, allowed)]
+    for a, b in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_the_noise_of_a_matrix_product_decides_nothing(monkeypatch):
+    """Planted: products as wrong as the bound allows, over scores that are closer than that."""
+    rng = np.random.default_rng(3)
+    codes = np.repeat(rng.standard_normal((20, 32)), 20, axis=0).astype(np.float16)
+    codes[:, 0] = rng.standard_normal(400)
+    codes = codes[rng.permutation(400)]
+    query = rng.standard_normal(32, dtype=np.float32)
+    query[0] = 1e-5
+    before = scan(codes, query[None], 30)
+    perhaps_best = exact._perhaps_best
+
+    def noisy(products, k, kth, doubt):
+        assert doubt > 1e-5
+        wrong = products + np.where(rng.random(len(products)) < 0.5, 0.9, -0.9) * doubt
+        return perhaps_best(wrong.astype(np.float32), k, kth, doubt)
+
+    monkeypatch.setattr(exact, "_perhaps_best", noisy)
+    for block in (10**6, 100 * 32):  # at once, and in four blocks
+        monkeypatch.setattr(exact, "_BLOCK", block)
+        after = scan(codes, query[None], 30)
+        np.testing.assert_array_equal(after.rows, before.rows)
+        np.testing.assert_array_equal(after.scores, before.scores)

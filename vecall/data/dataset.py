@@ -1,0 +1,66 @@
+"""Tables read, checked, numbered, ordered and split: all that training and judging start from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall.data.encode import Encoders
+from vecall.data.interactions import Catalogue, Interactions, build_catalogue, order_interactions
+from vecall.data.sequences import Rows, Sequences
+from vecall.data.settings import DataSettings
+from vecall.data.split import Split, split
+from vecall.data.tables import read_tables
+from vecall.schema import Schema
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A reading of the tables.
+
+    Attributes:
+        schema: as configured.
+        catalogue: items and users.
+        interactions: all of them, ordered.
+        dropped: rows left out while reading, by reason.
+    """
+
+    schema: Schema
+    catalogue: Catalogue
+    interactions: Interactions
+    dropped: Mapping[str, int]
+
+    @property
+    def histories(self) -> Sequences:
+        """U histories of all positives, up to now: what a release stores."""
+        positive = self.interactions.where(self.interactions.positive)
+        return Sequences.grouped(positive.users, positive.items, len(self.catalogue.users))
+
+    @property
+    def popularity(self) -> NDArray[np.float32]:
+        """[N] how often each item was taken."""
+        taken = self.interactions.items[self.interactions.positive]
+        return np.bincount(taken, minlength=len(self.catalogue.items)).astype(np.float32)
+
+    def split(self, settings: DataSettings) -> Split:
+        """Cut in time, see `vecall.data.split`."""
+        return split(self.interactions, len(self.catalogue.users), settings)
+
+    def fit_encoders(self, items: Rows, users: Rows) -> tuple[Encoders, Encoders]:
+        """Item and user encoders, fitted on the given rows alone."""
+        return (
+            Encoders.fit(self.schema.items.features, self.catalogue.item_fields[np.unique(items)]),
+            Encoders.fit(self.schema.users.features, self.catalogue.user_fields[np.unique(users)]),
+        )
+
+
+def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
+    """Read the tables that the settings name.
+
+    Raises:
+        DataError: see `vecall.data.tables.read_tables`.
+    """
+    tables = read_tables(settings, schema)
+    catalogue = build_catalogue(tables, schema)
+    return Dataset(schema, catalogue, order_interactions(tables, catalogue, schema), tables.dropped)

@@ -1,0 +1,157 @@
+"""Features as they come to the arrays that the towers read; one code for training, publishing and serving."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from vecall.data.text import hashed_tokens
+from vecall.schema import Category, Feature, Features, Numeric, Tags, Text, Vector
+
+Array = NDArray[np.float32] | NDArray[np.int64]
+Encoded = dict[str, Array]
+
+MISSING = 0
+NEVER_SEEN = 1
+_FIRST_VALUE = 2
+_CLIP = 10.0  # in standard deviations: one absurd number must not own the gradient
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a tower must know of an encoded feature.
+
+    Attributes:
+        kind: "dense" is float32 [B, size]; "one" is int64 [B]; "bag" is int64 [B, T] padded with 0.
+        size: numbers a row for dense; rows of the embedding table for one and bag.
+    """
+
+    kind: Literal["dense", "one", "bag"]
+    size: int
+
+
+class NumericState(BaseModel):
+    """Fitted on the training rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    mean: float
+    std: float
+
+
+class ValuesState(BaseModel):
+    """The values seen in training, in the order of their rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    values: tuple[str, ...]
+
+
+class EncodersState(BaseModel):
+    """`encoders.json`: what was declared and what was fitted, for one side's features."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    features: Features
+    numbers: dict[str, NumericState] = {}
+    values: dict[str, ValuesState] = {}
+
+
+class Encoders:
+    """Turns a frame with a column per feature, typed as `vecall.data.columns` types it, into arrays."""
+
+    def __init__(self, state: EncodersState) -> None:
+        self.state = state
+        self._row_of = {
+            name: {value: row for row, value in enumerate(fitted.values, _FIRST_VALUE)}
+            for name, fitted in state.values.items()
+        }
+
+    @classmethod
+    def fit(cls, features: Features, training_rows: pl.DataFrame) -> "Encoders":
+        """Means, deviations and values of the training rows alone; nothing of validation or test is looked at."""
+        numbers: dict[str, NumericState] = {}
+        values: dict[str, ValuesState] = {}
+        for name, feature in features.items():
+            match feature:
+                case Numeric():
+                    numbers[name] = _fit_number(training_rows[name])
+                case Category():
+                    values[name] = _fit_values(training_rows[name])
+                case Tags():
+                    values[name] = _fit_values(training_rows[name].explode())
+                case Vector() | Text():
+                    pass
+        return cls(EncodersState(features=features, numbers=numbers, values=values))
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """What each feature looks like to a tower."""
+        return {name: self._shape(name, feature) for name, feature in self.state.features.items()}
+
+    def _shape(self, name: str, feature: Feature) -> Shape:
+        match feature:
+            case Numeric():
+                return Shape("dense", 2)
+            case Vector():
+                return Shape("dense", feature.size)
+            case Text():
+                return Shape("bag", feature.buckets + 1)
+            case Category() | Tags():
+                kind: Literal["one", "bag"] = "one" if isinstance(feature, Category) else "bag"
+                return Shape(kind, len(self._row_of[name]) + _FIRST_VALUE)
+
+    def encode(self, frame: pl.DataFrame) -> Encoded:
+        """Arrays by feature, for B rows: see `Shape`."""
+        return {name: self._encode(name, feature, frame[name]) for name, feature in self.state.features.items()}
+
+    def _encode(self, name: str, feature: Feature, column: pl.Series) -> Array:
+        match feature:
+            case Numeric():
+                return _encode_numbers(column, self.state.numbers[name])
+            case Category():
+                row_of = self._row_of[name]
+                rows = (MISSING if value is None else row_of.get(value, NEVER_SEEN) for value in column)
+                return np.fromiter(rows, dtype=np.int64, count=len(column))
+            case Tags():
+                return _encode_tags(column, self._row_of[name].get, feature.max_tags)
+            case Vector():
+                return _encode_vectors(column, feature.size)
+            case Text():
+                return hashed_tokens(column.to_list(), feature.buckets, feature.max_tokens)
+
+
+def _fit_number(column: pl.Series) -> NumericState:
+    mean, std = column.mean(), column.std()
+    return NumericState(mean=cast("float", mean or 0.0), std=cast("float", std or 0.0) or 1.0)
+
+
+def _fit_values(column: pl.Series) -> ValuesState:
+    return ValuesState(values=tuple(column.drop_nulls().unique().sort().to_list()))
+
+
+def _encode_numbers(column: pl.Series, fitted: NumericState) -> NDArray[np.float32]:
+    """[B, 2]: standardised number (0 where missing), and 1 where there is one."""
+    numbers = column.cast(pl.Float64).to_numpy().astype(np.float64)
+    given = np.isfinite(numbers)
+    standard = np.clip((np.where(given, numbers, fitted.mean) - fitted.mean) / fitted.std, -_CLIP, _CLIP)
+    return np.stack([standard, given], axis=1).astype(np.float32)
+
+
+def _encode_tags(column: pl.Series, row_of: Callable[[str, int], int], max_tags: int) -> NDArray[np.int64]:
+    """[B, T] rows of the values, padded with 0; T is the most values of one row, at least 1."""
+    lists = [[] if values is None else list(values)[:max_tags] for values in column.to_list()]
+    table = np.zeros((len(lists), max(1, max(map(len, lists), default=0))), dtype=np.int64)
+    for place, values in enumerate(lists):
+        table[place, : len(values)] = [row_of(value, NEVER_SEEN) for value in values]
+    return table
+
+
+def _encode_vectors(column: pl.Series, size: int) -> NDArray[np.float32]:
+    """[B, size]; zeros where a row has none."""
+    table = np.zeros((len(column), size), dtype=np.float32)
+    given = column.is_not_null().to_numpy()
+    if given.any():
+        table[given] = column.drop_nulls().list.to_array(size).to_numpy()
+    return table

@@ -1,0 +1,46 @@
+"""A fixed 64-bit hash of strings, the same in every process and version, computed for many at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+
+# FNV-1a's offset and prime, then the finaliser of SplitMix64 so that all bits depend on all bytes.
+_OFFSET = np.uint64(0xCBF29CE484222325)
+_PRIME = np.uint64(0x100000001B3)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def hash_bytes(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Hashes:
+    """Hash n strings that lie one after the other in `blob`, string i at `offsets[i] : offsets[i + 1]`.
+
+    FNV-1a over the bytes (Fowler, Noll, Vo), mixed as in SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+    One step handles the i-th byte of every string that has one: [n] at first, fewer as short strings end.
+    """
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    hashes = np.full(len(starts), _OFFSET, dtype=np.uint64)
+    longest_first = np.argsort(-lengths, kind="stable")
+    ordered_lengths = lengths[longest_first]
+    for position in range(int(lengths.max(initial=0))):
+        alive = longest_first[: np.searchsorted(-ordered_lengths, -position, side="left")]
+        hashes[alive] = (hashes[alive] ^ blob[starts[alive] + position]) * _PRIME
+    hashes ^= hashes >> np.uint64(30)
+    hashes *= _MIX[0]
+    hashes ^= hashes >> np.uint64(27)
+    hashes *= _MIX[1]
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def hash_strings(strings: Sequence[str]) -> Hashes:
+    """[n] hashes of the strings' UTF-8 bytes."""
+    return hash_bytes(*pack(strings))
+
+
+def pack(strings: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The strings' UTF-8 bytes end to end, and [n + 1] where each begins."""
+    encoded = [text.encode() for text in strings]
+    lengths = np.fromiter((len(text) for text in encoded), dtype=np.int64, count=len(encoded))
+    blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return blob, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

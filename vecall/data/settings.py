@@ -1,0 +1,47 @@
+"""The `[data]` section of vecall.toml: which tables, and how they are split."""
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from vecall.schema import Section
+
+Moment = int | float | datetime | date | str
+
+
+class DataSettings(Section):
+    """Where the tables lie and how time is cut."""
+
+    interactions: tuple[Path, ...] = Field(min_length=1, description="one table, or a list of them")
+    items: Path | None = None
+    users: Path | None = None
+    bad_rows: Literal["error", "drop"] = "error"
+    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    valid_from: Moment | None = Field(None, description="global_time: where validation begins")
+    test_from: Moment | None = Field(None, description="global_time: where the test begins")
+
+    @field_validator("interactions", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, (str, Path)) else value
+
+    @model_validator(mode="after")
+    def _cuts_go_with_global_time(self) -> Self:
+        cuts = (self.valid_from is not None, self.test_from is not None)
+        if self.split == "global_time" and not all(cuts):
+            raise ValueError("split = 'global_time' needs both valid_from and test_from")
+        if self.split == "leave_one_out" and any(cuts):
+            raise ValueError("valid_from and test_from go with split = 'global_time'; leave them out")
+        return self
+
+    def within(self, folder: Path) -> Self:
+        """The same settings with relative paths taken from `folder`."""
+        return self.model_copy(
+            update={
+                "interactions": tuple(folder / path for path in self.interactions),
+                "items": None if self.items is None else folder / self.items,
+                "users": None if self.users is None else folder / self.users,
+            }
+        )

@@ -1,0 +1,158 @@
+"""Ids of the business's own type to dense rows and back; rows ascend with ids.
+
+Integers are ordered by value, strings by their UTF-8 bytes. A row here is the row of the index and of every array
+in a release, so ordering equal scores by row orders them by id.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NewType, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall.data.hashing import hash_bytes, hash_strings, pack
+from vecall.errors import DataError
+from vecall.schema import IdType
+
+Id = int | str
+Row = NewType("Row", int)
+Rows = NDArray[np.int64]
+
+UNKNOWN = -1
+
+_INT64 = (-(2**63), 2**63 - 1)
+
+
+class Vocabulary(ABC):
+    """N distinct ids in ascending order."""
+
+    id_type: IdType
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def rows(self, ids: Sequence[Id]) -> Rows:
+        """[len(ids)] rows, -1 where an id is unknown.
+
+        Raises:
+            DataError: an id is not of this vocabulary's type.
+        """
+
+    @abstractmethod
+    def ids(self, rows: Rows) -> list[int] | list[str]:
+        """The ids at `rows`, as Python's own integers or strings."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What `vocabulary_from_arrays` needs to make it again, by name."""
+
+    def row(self, one: Id) -> Row | None:
+        """The row of one id; None where it is unknown."""
+        found = int(self.rows([one])[0])
+        return None if found == UNKNOWN else Row(found)
+
+    def rows_of(self, column: pl.Series) -> Rows:
+        """As `rows`, for a whole column of ids of this type."""
+        index = pl.DataFrame({"id": self.ids(np.arange(len(self))), "row": np.arange(len(self))})
+        asked = column.rename("id").to_frame()
+        return asked.join(index, on="id", how="left", maintain_order="left")["row"].fill_null(UNKNOWN).to_numpy()
+
+
+class IntegerVocabulary(Vocabulary):
+    """Ids are integers of 64 bits; 8 bytes each."""
+
+    id_type: IdType = "integer"
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
+        for one in ids:
+            if not isinstance(one, (int, np.integer)) or isinstance(one, bool):
+                raise DataError(f"ids here are integers, got {one!r} of type {type(one).__name__}")
+        beyond = [_INT64[0] <= one <= _INT64[1] for one in cast("Sequence[int]", ids)]
+        asked = np.array([one if ok else 0 for one, ok in zip(ids, beyond, strict=True)], dtype=np.int64)
+        if len(self._ids) == 0:
+            return np.full(len(asked), UNKNOWN, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._ids, asked), len(self._ids) - 1)
+        return np.where((self._ids[places] == asked) & beyond, places, UNKNOWN)
+
+    def ids(self, rows: Rows) -> list[int]:  # noqa: D102
+        return cast("list[int]", self._ids[rows].tolist())
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
+        return {"integers": self._ids}
+
+
+class StringVocabulary(Vocabulary):
+    """Ids are strings; 20 bytes each beyond their own: where it begins, its hash, the row of that hash."""
+
+    id_type: IdType = "string"
+
+    def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        self._blob, self._offsets = blob, offsets
+        hashes = hash_bytes(blob, offsets)
+        self._row_of_hash = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = hashes[self._row_of_hash]
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
+        for one in ids:
+            if not isinstance(one, str):
+                raise DataError(f"ids here are strings, got {one!r} of type {type(one).__name__}")
+        strings = cast("Sequence[str]", ids)
+        hashes = hash_strings(strings)
+        places = np.searchsorted(self._hashes, hashes)
+        found = (self._find(*asked) for asked in zip(strings, hashes, places, strict=True))
+        return np.fromiter(found, dtype=np.int64, count=len(strings))
+
+    def _find(self, one: str, wanted: np.uint64, place: int) -> int:
+        """The row of `one` among the rows whose hash is equal; two ids with one hash stand side by side."""
+        encoded = one.encode()
+        while place < len(self._hashes) and self._hashes[place] == wanted:
+            row = int(self._row_of_hash[place])
+            if self._blob[self._offsets[row] : self._offsets[row + 1]].tobytes() == encoded:
+                return row
+            place += 1
+        return UNKNOWN
+
+    def ids(self, rows: Rows) -> list[str]:  # noqa: D102
+        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        blob = self._blob
+        return [blob[start:end].tobytes().decode() for start, end in zip(starts, ends, strict=True)]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
+        return {"bytes": self._blob, "offsets": self._offsets}
+
+
+def build_vocabulary(ids: pl.Series, id_type: IdType) -> Vocabulary:
+    """The distinct, non-null ids of a column, in ascending order."""
+    distinct = ids.unique().sort()  # Polars orders strings by their UTF-8 bytes
+    if id_type == "integer":
+        return IntegerVocabulary(distinct.cast(pl.Int64).to_numpy())
+    return StringVocabulary(*pack(distinct.to_list()))
+
+
+def vocabulary_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Vocabulary:
+    """What `Vocabulary.arrays` gave, as a vocabulary again.
+
+    Raises:
+        DataError: the arrays are neither those of integers nor those of strings.
+    """
+    match sorted(arrays):
+        case ["integers"]:
+            return IntegerVocabulary(cast("NDArray[np.int64]", arrays["integers"]))
+        case ["bytes", "offsets"]:
+            return StringVocabulary(
+                cast("NDArray[np.uint8]", arrays["bytes"]), cast("NDArray[np.int64]", arrays["offsets"])
+            )
+    raise DataError(f"a vocabulary is `integers`, or `bytes` and `offsets`; got {sorted(arrays)}")

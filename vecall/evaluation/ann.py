@@ -1,0 +1,115 @@
+"""How much of the exact answer an index finds, and how fast it answers one query at a time."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall.errors import ConfigError
+from vecall.index.base import Index, Rows, Vectors
+
+WARM_UP = 20  # searches that are not timed
+EXACT_BATCH = 64  # queries answered exactly at a time
+
+
+@dataclass(frozen=True)
+class AnnReport:
+    """ANN recall@k, the overlap with the exact answer (not a model's recall), beside the latency it costs.
+
+    Attributes:
+        k: answers asked for.
+        recall: ANN recall@k in 0 .. 1, mean over the queries.
+        recall_ci95: half the width of its 95 % confidence interval over the queries (normal approximation).
+        p50_ms: median latency of one query searched alone, in milliseconds.
+        p99_ms: its 99th percentile.
+        queries: distinct queries.
+        repeats: how often each was timed.
+        effort: given to the search; None is the index's own default.
+        engine: what kind of index it is, for people.
+    """
+
+    k: int
+    recall: float
+    recall_ci95: float
+    p50_ms: float
+    p99_ms: float
+    queries: int
+    repeats: int
+    effort: int | None
+    engine: str
+
+    def as_json(self) -> dict[str, int | float | str | None]:
+        """All of it, by name."""
+        return asdict(self)
+
+
+def measure_ann(
+    index: Index, queries: Vectors, k: int, *, engine: str, effort: int | None = None, repeats: int = 3
+) -> AnnReport:
+    """Measure `index.search`, as it would be called for one user after the other.
+
+    A row counts as right when its exact score reaches that of the exact answer's k-th row: which of several
+    rows with that very score is returned makes no difference. A row returned twice counts once.
+
+    Args:
+        index: the index; `search_exact` and `vectors` of it give the truth.
+        queries: [B, D] user vectors, at least 2.
+        k: 1 <= k.
+        engine: label for the report.
+        effort: for every search.
+        repeats: passes over the queries that are timed, at least 1; answers are judged in the first.
+
+    Raises:
+        ConfigError: too few queries or repeats, or k < 1.
+    """
+    if len(queries) < 2 or repeats < 1 or k < 1:
+        raise ConfigError(
+            f"measuring an index needs at least 2 queries, 1 repeat and k >= 1; got {len(queries)} queries, "
+            f"{repeats} repeats and k = {k}"
+        )
+    for query in queries[:WARM_UP]:
+        index.search(query[None], k, effort=effort)
+    seconds = np.empty((repeats, len(queries)))
+    answers: list[Rows] = []
+    for passing in range(repeats):
+        for at, query in enumerate(queries):
+            start = time.perf_counter()
+            hits = index.search(query[None], k, effort=effort)
+            seconds[passing, at] = time.perf_counter() - start
+            if passing == 0:
+                answers.append(hits.rows[0])
+    overlaps = _overlaps(index, queries, answers, k)
+    p50, p99 = np.percentile(seconds * 1e3, [50, 99])
+    return AnnReport(
+        k=k,
+        recall=float(overlaps.mean()),
+        recall_ci95=float(1.96 * overlaps.std(ddof=1) / math.sqrt(len(overlaps))),
+        p50_ms=float(p50),
+        p99_ms=float(p99),
+        queries=len(queries),
+        repeats=repeats,
+        effort=effort,
+        engine=engine,
+    )
+
+
+def _overlaps(index: Index, queries: Vectors, answers: list[Rows], k: int) -> NDArray[np.float64]:
+    """[B] share of the exact answer's places that each answer fills rightly."""
+    shares = np.empty(len(queries))
+    for start in range(0, len(queries), EXACT_BATCH):
+        exact = index.search_exact(queries[start : start + EXACT_BATCH], k).rows
+        for at, truth in enumerate(exact, start):
+            wanted = truth[truth >= 0]
+            given = np.unique(answers[at][answers[at] >= 0])
+            # Both sides are scored here, in one way: scores that the two paths report may differ in the last bit.
+            border = _scores(index, wanted, queries[at]).min()
+            shares[at] = np.count_nonzero(_scores(index, given, queries[at]) >= border) / len(wanted)
+    return shares
+
+
+def _scores(index: Index, rows: Rows, query: Vectors) -> NDArray[np.float64]:
+    """[rows] inner products with the stored vectors."""
+    products: NDArray[np.float64] = (index.vectors(rows).astype(np.float64) * query).sum(axis=1)
+    return products

@@ -1,0 +1,163 @@
+"""Simple recommenders that a model has to beat, fitted in moments on the training histories.
+
+Each is a scorer: called with cases it scores all items from their histories, float32 [B, N].
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+
+from vecall.data.sequences import Cases, Sequences
+from vecall.errors import ConfigError
+from vecall.evaluation.metrics import Scores
+
+EASE_LIMIT = 30_000
+"""EASE keeps a dense float32 matrix of min(users, items) squared: 3.6 GB at this size."""
+
+
+def taken(lists: Sequences, n_items: int) -> sparse.csr_array:
+    """[lists, N] float32: 1 where a list holds an item, however often."""
+    matrix = sparse.coo_array(
+        (np.ones(len(lists.rows), dtype=np.float32), (lists.owners, lists.rows)), shape=(len(lists), n_items)
+    ).tocsr()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+class Popularity:
+    """Every user gets the items that most users took.
+
+    Args:
+        train: a list of item rows per user.
+        n_items: N.
+    """
+
+    def __init__(self, train: Sequences, n_items: int) -> None:
+        self.counts: Scores = taken(train, n_items).sum(axis=0).astype(np.float32)  # [N]
+
+    def __call__(self, cases: Cases) -> Scores:
+        """The same scores for all: a read-only view [B, N]."""
+        return np.broadcast_to(self.counts, (len(cases), len(self.counts)))
+
+
+class Ease:
+    """The linear autoencoder EASE (Steck, WWW 2019, arXiv 1905.03375).
+
+    With the binary matrix X [users, N] and P = (XᵀX + l2·I)⁻¹, item i speaks for item j ≠ i by −Pij / Pjj.
+    When users are fewer than items, P is never built: by the Woodbury identity
+    P = (I − Xᵀ(l2·I + XXᵀ)⁻¹X) / l2, so a [users, users] inverse and its diagonal's share are enough.
+
+    Args:
+        train: a list of item rows per user.
+        n_items: N.
+        l2: > 0; larger trusts rare items less.
+
+    Raises:
+        ConfigError: l2 is not positive, or both users and items are more than EASE can hold.
+    """
+
+    def __init__(self, train: Sequences, n_items: int, l2: float = 500.0) -> None:
+        if not l2 > 0:
+            raise ConfigError(f"EASE: l2 must be positive, got {l2}")
+        x = taken(train.take(np.flatnonzero(train.lengths)), n_items)
+        if min(x.shape) > EASE_LIMIT:
+            raise ConfigError(
+                f"EASE inverts a matrix of min(users, items) squared; got {x.shape[0]:,} users and "
+                f"{n_items:,} items, at most {EASE_LIMIT:,} of one are possible: leave this baseline out, "
+                "or fit it on a sample of the users"
+            )
+        self._n_items = n_items
+        self._weights = _FewUsers(x, l2) if x.shape[0] < n_items else _FewItems(x, l2)
+
+    def __call__(self, cases: Cases) -> Scores:
+        """[B, N] from the set of items in each history."""
+        return self._weights.score(taken(cases.histories, self._n_items))
+
+
+class _FewItems:
+    """The weights B [N, N] themselves."""
+
+    def __init__(self, x: sparse.csr_array, l2: float) -> None:
+        gram = (x.T @ x).toarray()
+        gram[np.diag_indices_from(gram)] += np.float32(l2)
+        inverse = _inverse(gram)
+        self._weights = inverse / -np.diag(inverse)
+        np.fill_diagonal(self._weights, 0.0)
+
+    def score(self, histories: sparse.csr_array) -> Scores:
+        scores: Scores = histories @ self._weights
+        return scores
+
+
+class _FewUsers:
+    """The [users, users] inverse M, and the diagonal of P [N]."""
+
+    def __init__(self, x: sparse.csr_array, l2: float, block: int = 1024) -> None:
+        kernel = (x @ x.T).toarray()
+        kernel[np.diag_indices_from(kernel)] += np.float32(l2)
+        self._x, self._l2, self._inverse = x, np.float32(l2), _inverse(kernel)
+        items = x.T.tocsr()  # [N, users]
+        explained = [_quadratic(items[start : start + block], self._inverse) for start in range(0, x.shape[1], block)]
+        self._diagonal = (1.0 - np.concatenate(explained)) / self._l2
+
+    def score(self, histories: sparse.csr_array) -> Scores:
+        through = (histories @ self._x.T).toarray() @ self._inverse @ self._x  # [B, users] to [B, N]
+        dense = histories.toarray()
+        scores: Scores = dense - (dense - through) / self._l2 / self._diagonal
+        return scores
+
+
+def _quadratic(rows: sparse.csr_array, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[rows] r M rᵀ of each binary row r."""
+    owners = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    reached = (rows @ matrix)[owners, rows.indices]
+    return np.bincount(owners, weights=reached, minlength=rows.shape[0]).astype(np.float32)
+
+
+def _inverse(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of a symmetric positive definite matrix, which is overwritten."""
+    factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+    identity = np.eye(len(matrix), dtype=np.float32)
+    inverse: NDArray[np.float32] = linalg.cho_solve(factor, identity, overwrite_b=True, check_finite=False)
+    return inverse
+
+
+class RecentCooccurrence:
+    """Items that stood near the newest ones of the history in the histories of others.
+
+    score(j) = Σ over the last `recent` items i of decay^age(i) · near(i, j) / √(n_i · n_j), where n counts
+    the users who took an item, and near(i, j), i ≠ j, adds 1 / √gap for each time that both stand in one
+    history at most `window` places apart, in either order.
+
+    Args:
+        train: a list of item rows per user, oldest first.
+        n_items: N.
+        recent: newest history items that are looked at.
+        decay: 0 < decay <= 1, what is left of an item's weight one step further into the past.
+        window: places; fitting holds at most window pairs per interaction.
+    """
+
+    def __init__(
+        self, train: Sequences, n_items: int, *, recent: int = 10, decay: float = 0.9, window: int = 50
+    ) -> None:
+        self._recent, self._decay = recent, decay
+        rows, owners, shape = train.rows, train.owners, (n_items, n_items)
+        near = sparse.csr_array(shape, dtype=np.float32)
+        for gap in range(1, min(window, len(rows) - 1) + 1):
+            together = (owners[gap:] == owners[:-gap]) & (rows[gap:] != rows[:-gap])
+            earlier, later = rows[:-gap][together], rows[gap:][together]
+            weights = np.full(len(later), gap**-0.5, dtype=np.float32)
+            near += sparse.coo_array((weights, (earlier, later)), shape=shape).tocsr()
+        scale = np.maximum(taken(train, n_items).sum(axis=0), 1.0).astype(np.float32) ** -0.5
+        self._similar = (sparse.diags_array(scale) @ (near + near.T) @ sparse.diags_array(scale)).tocsr()
+
+    def __call__(self, cases: Cases) -> Scores:
+        """[B, N] from the newest items of each history."""
+        history = cases.histories.last(self._recent)
+        ages = history.offsets[1:][history.owners] - 1 - np.arange(len(history.rows))
+        asked = sparse.csr_array(
+            ((self._decay**ages).astype(np.float32), history.rows, history.offsets),
+            shape=(len(history), self._similar.shape[0]),
+        )
+        scores: Scores = (asked @ self._similar).toarray()
+        return scores

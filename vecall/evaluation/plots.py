@@ -1,0 +1,233 @@
+"""The report's four plots, as SVG text that follows the page's light or dark colours.
+
+Drawn for a phone: 331 x 252 points are shown at about their own size on a 390 px screen, larger elsewhere.
+Equal input gives equal text.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from vecall.data.sequences import Rows
+
+# Drawn in these and then named after their CSS variable, so that the page can give a darker one at night.
+# The light values are told apart by colour-blind readers, and each line has a marker of its own besides.
+_COLOURS = {
+    "#0068a6": "--plot-1",
+    "#c84e00": "--plot-2",
+    "#667085": "--plot-3",
+    "#008a66": "--plot-4",
+    "#b0508f": "--plot-5",
+    "#8a6d00": "--plot-6",
+    "#1f2834": "--plot-ink",
+    "#5c6778": "--plot-soft",
+    "#dde2e9": "--plot-grid",
+}
+_SERIES = tuple(colour for colour, name in _COLOURS.items() if name[-1].isdigit())
+_INK, _SOFT, _GRID = (colour for colour, name in _COLOURS.items() if not name[-1].isdigit())
+_MARKERS = "osD^vP"
+_FIXED = {"model": 0, "ease": 1, "popularity": 2, "founding_bce": 3, "cooccurrence": 4}
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vecall",
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "text.color": _INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "ytick.major.size": 0,
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+}
+
+
+def style_of(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker by model; the usual names keep theirs in every plot, others share out the rest."""
+    free = [place for place in range(len(_SERIES)) if place not in {_FIXED.get(name) for name in models}]
+    places = {name: _FIXED[name] if name in _FIXED else free.pop(0) if free else 5 for name in models}
+    return {name: (_SERIES[place], _MARKERS[place]) for name, place in places.items()}
+
+
+def learning_curve(epochs: Sequence[Mapping[str, float]], *, metric: str = "recall@100") -> str:
+    """Training loss and a validation metric by epoch; the best epoch is marked.
+
+    Args:
+        epochs: in order, each with "epoch", "loss" and `metric`.
+        metric: larger is better.
+    """
+    numbers = [int(epoch["epoch"]) for epoch in epochs]
+    values = [epoch[metric] for epoch in epochs]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        losses = axes.twinx()
+        losses.grid(visible=False)
+        (loss,) = losses.plot(numbers, [epoch["loss"] for epoch in epochs], color=_SERIES[2], ls=(0, (4, 2)))
+        (curve,) = axes.plot(numbers, values, color=_SERIES[0], marker="o", ms=3.5)
+        axes.set_zorder(losses.get_zorder() + 1)
+        best = int(np.argmax(values))
+        axes.vlines(numbers[best], min(values), values[best], color=_SOFT, lw=1, ls=":")
+        axes.plot(numbers[best], values[best], "o", ms=9, mfc="none", mec=_SERIES[0], mew=2)
+        axes.annotate(
+            f"best: {three_digits(values[best])}",
+            (numbers[best], values[best]),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="right" if best > 0.8 * len(numbers) else "left" if best < 0.2 * len(numbers) else "center",
+            weight="bold",
+        )
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: three_digits(value)))
+        axes.margins(y=0.2)
+        _legend(figure, [curve, loss], [f"validation {metric}", "training loss (right)"])
+        return _svg(figure, "learning-curve")
+
+
+def recall_over_k(models: Mapping[str, Mapping[str, float]]) -> str:
+    """Recall@k by k, a line per model.
+
+    Args:
+        models: by name, metrics that hold `recall@k` for some k.
+    """
+    styles = style_of(list(models))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        depths: set[int] = set()
+        for name, metrics in models.items():
+            recalls = {int(key[7:]): value for key, value in metrics.items() if key.startswith("recall@")}
+            ks = sorted(recalls)
+            depths.update(ks)
+            colour, marker = styles[name]
+            axes.plot(ks, [recalls[k] for k in ks], color=colour, marker=marker, ms=4.5, label=name)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(sorted(depths)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_locator(FixedLocator([]))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: three_digits(value)))
+        axes.set_xlabel("k (items recalled, log scale)")
+        _legend(figure, *axes.get_legend_handles_labels())
+        return _svg(figure, "recall-over-k")
+
+
+def score_histograms(hits: NDArray[np.float32], rest: NDArray[np.float32], *, bins: int = 40) -> str:
+    """Scores of held-out items against those of random other items, each as shares of their own number.
+
+    Args:
+        hits: [targets] scores.
+        rest: [items] scores.
+        bins: over the range of both; the outermost thousandth of the scores is left out.
+    """
+    both = np.concatenate([hits, rest])
+    low, high = np.quantile(both[np.isfinite(both)], [0.0005, 0.9995])
+    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for scores, colour, label in (
+            (rest, _SERIES[2], "random unseen items"),
+            (hits, _SERIES[0], "held-out items"),
+        ):
+            shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.28, lw=0)
+            axes.stairs(shares, edges, color=colour, lw=1.8, label=label)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel("score")
+        _legend(figure, *axes.get_legend_handles_labels())
+        return _svg(figure, "scores")
+
+
+def recalled_popularity(tops: Mapping[str, Rows], counts: NDArray[np.float32]) -> str:
+    """How popular the recalled items are, against what users took.
+
+    Args:
+        tops: by model, [S, k] recalled rows, -1 for none.
+        counts: [N] how many users took each item.
+    """
+    base = 2 if counts.max(initial=1.0) < 2**9 else 4
+    edges = [0.0, 1.0]
+    while edges[-1] <= counts.max(initial=1.0):
+        edges.append(edges[-1] * base)
+    group = np.searchsorted(edges, counts, side="right") - 1  # [N]
+    groups = len(edges) - 1
+    centres = np.arange(groups)
+    styles = style_of(list(tops))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        taken = np.bincount(group, weights=counts, minlength=groups)
+        axes.bar(
+            centres, taken / max(taken.sum(), 1), width=0.82, color=_SOFT, alpha=0.3, lw=0, label="what users took"
+        )
+        catalogue = np.bincount(group, minlength=groups) / len(counts)
+        axes.plot(centres, catalogue, ls=":", lw=1.6, color=_SOFT, label="all items")
+        for name, top in tops.items():
+            shown = np.bincount(group[top[top >= 0]], minlength=groups)
+            colour, marker = styles[name]
+            axes.plot(centres, shown / max(shown.sum(), 1), color=colour, marker=marker, ms=4.5, label=name)
+        turned: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if groups > 7 else {}
+        axes.set_xticks(centres, [_span(edges[at], edges[at + 1]) for at in centres], fontsize=9.5, **turned)
+        axes.tick_params(axis="x", length=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel("users who took the item")
+        _legend(figure, *axes.get_legend_handles_labels())
+        return _svg(figure, "popularity")
+
+
+def three_digits(value: float) -> str:
+    """Such as .431, and 1.000: how every share is written in the report."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+
+
+def _span(low: float, high: float) -> str:
+    first, last = int(low), int(high) - 1
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 3.5), layout="constrained")
+    figure.patch.set_visible(False)
+    return figure, figure.add_subplot()
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=min(len(labels), 3), columnspacing=1.2, handlelength=1.6
+    )
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element without date, its ids told apart from other plots' by `name`."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    for colour, variable in _COLOURS.items():
+        text = text.replace(colour, f"var({variable}, {colour})")
+    return text

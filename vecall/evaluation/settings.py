@@ -1,0 +1,20 @@
+"""The `[evaluation]` section of vecall.toml."""
+
+from itertools import pairwise
+
+from pydantic import Field, field_validator
+
+from vecall.schema import Section
+
+
+class EvaluationSettings(Section):
+    """What a model is judged at."""
+
+    ks: tuple[int, ...] = Field((10, 50, 100, 200, 500), min_length=1, description="recall@k for each, ascending")
+
+    @field_validator("ks")
+    @classmethod
+    def _ascend_from_one(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if ks[0] < 1 or any(later <= earlier for earlier, later in pairwise(ks)):
+            raise ValueError(f"ks must ascend and be at least 1, such as [10, 100]; got {list(ks)}")
+        return ks

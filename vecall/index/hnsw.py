@@ -1,0 +1,134 @@
+"""Approximate search on a navigable graph: faiss's HNSW over vectors in half precision."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import faiss as typed_faiss
+import numpy as np
+
+from vecall.index.base import Hits, Mask, Rows, Vectors
+from vecall.index.exact import ExactIndex, check_queries, check_vectors, rescored, rounded
+
+Progress = Callable[[int, int], None]
+
+faiss: Any = typed_faiss  # its type stubs lack half of what is used here
+
+
+class HnswIndex:
+    """A graph over N vectors; the vectors themselves lie in it once, as `ExactIndex` stores them.
+
+    Args:
+        graph: a `faiss.IndexHNSWSQ` of half-precision numbers by inner product. Its `efSearch`, saved with
+            it, is the default effort.
+    """
+
+    def __init__(self, graph: Any) -> None:  # noqa: ANN401 - as above
+        self._graph = graph  # owns the storage
+        self._stored = ExactIndex(faiss.downcast_index(graph.storage))
+        self.ef = int(graph.hnsw.efSearch)
+
+    @classmethod
+    def build(
+        cls,
+        vectors: Vectors,
+        *,
+        m: int = 16,
+        ef_construction: int = 200,
+        ef: int = 50,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """A graph over a copy of [N, D] float32 vectors.
+
+        With one thread equal vectors make an equal graph; with more the graph depends on their timing.
+
+        Args:
+            vectors: [N, D], finite.
+            m: links per vector and level (twice as many on the lowest), at least 2.
+            ef_construction: places looked at for each vector's links.
+            ef: default effort of a search.
+            threads: threads to build with; None is as many as OpenMP gives the calling thread.
+            progress: called with (vectors done, N) about twenty times.
+
+        Raises:
+            DataError: the array is empty, of another type or shape, or holds what half precision cannot.
+        """
+        check_vectors(vectors)
+        n, dim = vectors.shape
+        graph = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, m, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = ef_construction
+        graph.hnsw.efSearch = ef
+        codes = faiss.downcast_index(graph.storage).codes
+        codes.resize(2 * dim * n)  # once, or the growing storage would hold up to twice its size
+        codes.clear()
+        step = max(4096, -(-n // 20))
+        with _openmp(threads):
+            for start in range(0, n, step):
+                graph.add(rounded(vectors[start : start + step]))
+                if progress is not None:
+                    progress(graph.ntotal, n)
+        return cls(graph)
+
+    @property
+    def size(self) -> int:
+        """N, the number of vectors."""
+        return self._stored.size
+
+    @property
+    def dim(self) -> int:
+        """D, the dimension of a vector."""
+        return self._stored.dim
+
+    def search(self, queries: Vectors, k: int, *, effort: int | None = None) -> Hits:
+        """About the k best rows for each query, with exact scores. See `Index.search`.
+
+        One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
+        gives the calling thread: all cores, unless `faiss.omp_set_num_threads` was called in it.
+
+        Args:
+            queries: [B, D], finite.
+            k: 1 <= k; more than N gives N answers and places with row -1.
+            effort: places of the graph kept in sight (ef), never fewer than k. None is the index's `ef`.
+
+        Raises:
+            QueryError: the queries or k are not as said.
+        """
+        check_queries(queries, self.dim, k)
+        ef = max(self.ef if effort is None else effort, k)
+        if ef >= self.size or not len(queries):  # the graph would look at everything
+            return self.search_exact(queries, k)
+        settings = faiss.SearchParametersHNSW(efSearch=ef)  # per call: attributes of the index are shared
+        with _openmp(1 if len(queries) == 1 else None):
+            _, rows = self._graph.search(queries, k, params=settings)  # [B, k]
+        hits = rescored(self._stored.codes, queries, rows)
+        # Among many equal vectors a graph falls apart, and fewer than k can be reached.
+        short = np.flatnonzero(hits.rows[:, -1] < 0)
+        if len(short):
+            mended = self.search_exact(queries[short], k)
+            hits.rows[short], hits.scores[short] = mended.rows, mended.scores
+        return hits
+
+    def search_exact(self, queries: Vectors, k: int, *, allowed: Mask | None = None) -> Hits:
+        """The k best rows among those `allowed` [N], exactly. See `vecall.index.exact.scan`."""
+        return self._stored.search_exact(queries, k, allowed=allowed)
+
+    def vectors(self, rows: Rows) -> Vectors:
+        """[len(rows), D] stored vectors, as float32. See `ExactIndex.vectors`."""
+        return self._stored.vectors(rows)
+
+    def save(self, path: Path) -> None:
+        """Write the index to one file, for `vecall.index.files.load`."""
+        faiss.write_index(self._graph, str(path))
+
+
+@contextmanager
+def _openmp(threads: int | None) -> Iterator[None]:
+    """Let faiss use so many threads for this thread's calls; None leaves the number as it is."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

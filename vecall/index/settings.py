@@ -1,0 +1,35 @@
+"""The `[index]` section of vecall.toml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from vecall.schema import Section
+
+_NOT_BUILT_YET = ("cells", "milvus")
+
+
+class IndexSettings(Section):
+    """Which index is built, and what it must reach. A parameter left out is found."""
+
+    engine: Literal["auto", "hnsw", "exact"] = "auto"
+    target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 500), min_length=1, description="ascending")
+    latency_ms: float = Field(10.0, gt=0, description="milliseconds that a search of one query may take")
+    M: int | None = Field(None, ge=2, le=256, description="hnsw: links per vector and level")
+    ef_construction: int | None = Field(None, ge=1, description="hnsw: places looked at for a vector's links")
+    ef: int | None = Field(None, ge=1, description="hnsw: places kept in sight by a search")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _is_built(cls, engine: object) -> object:
+        if engine in _NOT_BUILT_YET:
+            raise ValueError(f"engine {engine!r} is not built yet: choose 'auto', 'hnsw' or 'exact'")
+        return engine
+
+    @field_validator("ks")
+    @classmethod
+    def _ascend(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(ks) != sorted(set(ks)):
+            raise ValueError(f"ks is {list(ks)}; expected numbers that ascend, such as [100, 500]")
+        return ks

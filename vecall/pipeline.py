@@ -1,0 +1,203 @@
+"""Tables to a release, the README's story in code: fit, publish, evaluate."""
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall import progress
+from vecall.config import Config
+from vecall.data.dataset import Dataset, read_dataset
+from vecall.data.sequences import Cases, Sequences
+from vecall.data.split import Pairs, labelled_negatives
+from vecall.evaluation.offline import judge
+from vecall.export import export_towers
+from vecall.release.build import Contents, write_contents
+from vecall.release.encoder import Encoder, TowersState
+from vecall.release.store import Store
+from vecall.release.users import Users
+from vecall.runs import MODEL, REFIT, SUMMARY, Model, Run, Summary, begin, forget_checkpoints
+from vecall.towers.two_tower import TwoTower
+from vecall.training.epochs import MONITOR
+from vecall.training.fit import train
+from vecall.training.problem import Problem
+from vecall.training.scoring import Scorer, TowerScorer
+from vecall.training.warm_start import Known, warm_start
+
+logger = logging.getLogger(__name__)
+
+_ENCODED_AT_ONCE = 8192
+_MONITORED_K = 100
+
+
+def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) -> Run:
+    """Train towers on the tables and judge them on what was held out.
+
+    Args:
+        config: see `vecall.load_config`.
+        run_dir: a new folder, or one in which an equal `fit` was cut short: that one is gone on with, bit-equal.
+        init: an older run to start from; ids and values that it does not know start afresh.
+
+    Raises:
+        DataError: a table does not hold what the schema says.
+        TrainingError: the run directory is taken, or there is too little to learn from.
+    """
+    folder = Path(run_dir)
+    older = None if init is None else Run.open(init)
+    dataset = read_dataset(config.data, config.schema_)
+    split = dataset.split(config.data)
+    begin(folder, config)
+    problem, known = _problem(dataset, split.train, split.negatives)
+    outcome = train(
+        problem,
+        config.model,
+        config.training,
+        folder,
+        validate=partial(_validate, cases=split.valid, n_items=problem.n_items),
+        start_from=None if older is None else partial(_start_from, known=known, older=older),
+    )
+    Model(outcome.towers, known).save(folder / MODEL)
+    judged = judge(TowerScorer(outcome.towers, problem), split.test, problem.n_items, config.evaluation.ks)
+    seconds = outcome.seconds
+    if config.training.refit:
+        seconds += _refit(dataset, config, folder / REFIT, epochs=outcome.best_epoch + 1)
+    summary = Summary(
+        best_epoch=outcome.best_epoch,
+        epochs=outcome.epochs,
+        seconds=round(seconds, 2),
+        protocol=split.protocol,
+        dropped=dict(dataset.dropped) | dict(split.dropped),
+        metrics=judged.as_json(),
+        refit=config.training.refit,
+    )
+    (folder / SUMMARY).write_text(summary.model_dump_json(indent=1), encoding="utf-8")
+    forget_checkpoints(folder)
+    return Run.open(folder)
+
+
+def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs) -> tuple[Problem, Known]:
+    catalogue = dataset.catalogue
+    item_encoders, user_encoders = dataset.fit_encoders(train_on.rows, np.flatnonzero(train_on.lengths))
+    problem = Problem(
+        train=train_on,
+        negatives=negatives,
+        n_items=len(catalogue.items),
+        item_features=item_encoders.encode(catalogue.item_fields),
+        user_features=user_encoders.encode(catalogue.user_fields),
+        item_shapes=item_encoders.shapes,
+        user_shapes=user_encoders.shapes,
+    )
+    return problem, Known(catalogue.items, item_encoders, user_encoders)
+
+
+def _validate(scorer: Scorer, *, cases: Cases, n_items: int) -> Mapping[str, float]:
+    k = min(_MONITORED_K, n_items)
+    judged = judge(scorer, cases, n_items, (k,), sample_users=0).seen_excluded
+    return {MONITOR: judged[f"recall@{k}"], "valid_ndcg@10": judged["ndcg@10"]}
+
+
+def _start_from(towers: TwoTower, *, known: Known, older: Run) -> None:
+    model = older.live_model()
+    warm_start(towers, known, model.weights(), model.known)
+
+
+def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int) -> float:
+    """Train again on all interactions for the chosen number of epochs; returns the seconds."""
+    logger.info("training again on all interactions for %d epochs", epochs)
+    problem, known = _problem(dataset, dataset.histories, labelled_negatives(dataset.interactions))
+    settings = config.training.model_copy(update={"epochs": epochs})
+    outcome = train(problem, config.model, settings, folder)
+    Model(outcome.towers, known).save(folder)
+    forget_checkpoints(folder)
+    return outcome.seconds
+
+
+def publish(
+    run_dir: str | Path,
+    store: str | Path,
+    *,
+    name: str | None = None,
+    activate: bool = True,
+    journal_seq: int = 0,
+) -> str:
+    """Make a release of a run: export the towers, encode all items of the tables, build the index, prove it.
+
+    The tables are read again, so items and histories are those of today; items newer than the run are encoded by
+    their features alone.
+
+    Args:
+        run_dir: a finished run.
+        store: the store's folder; made if there is none.
+        name: of the release; None takes the time.
+        activate: whether it becomes the current one.
+        journal_seq: operations of the store's journal that the tables already hold.
+
+    Returns:
+        The release's name.
+
+    Raises:
+        TrainingError: there is no finished run.
+        ExportError: the exported towers answer otherwise than the trained ones.
+        StoreError: the name is taken, or the store cannot be written.
+    """
+    run = Run.open(run_dir)
+    model = run.live_model()
+    dataset = read_dataset(run.config.data, run.config.schema_)
+    with Store.create(Path(store)).draft(name) as draft:
+        encoder, digest = _export(model, dataset, draft.folder)
+        rows = np.arange(len(dataset.catalogue.items))
+        contents = Contents(
+            items=dataset.catalogue.items,
+            vectors=_encode_catalogue(encoder, dataset.catalogue.item_fields, rows),
+            attributes=_attributes(dataset),
+            popularity=dataset.popularity,
+            users=_users(dataset),
+            metrics={"model": run.summary.metrics, "refit": run.summary.refit},
+            journal_seq=journal_seq,
+        )
+        description = write_contents(draft.folder, contents, run.config.index, encoder=(encoder, digest))
+        return draft.commit(description, activate=activate)
+
+
+def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[Encoder, str]:
+    """Write the towers into a draft and open them as a release does."""
+    known, settings = model.known, model.towers.settings
+    state = TowersState(
+        dim=settings.dim,
+        history_length=settings.history.length if model.towers.reads_history else 0,
+        items=known.item_encoders.state,
+        users=known.user_encoders.state,
+    )
+    id_rows = known.items.rows_of(dataset.catalogue.item_fields["id"])
+    shapes = known.item_encoders.shapes, known.user_encoders.shapes
+    digest = export_towers(model.towers, state, shapes, id_rows, folder)
+    return Encoder(folder, threads=os.cpu_count() or 1), digest
+
+
+def _encode_catalogue(encoder: Encoder, fields: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[N, D] vectors of all items, by the towers that were exported."""
+    vectors = np.empty((len(rows), encoder.dim), dtype=np.float32)
+    with progress.task("encoding items", len(rows)) as advance:
+        for start in range(0, len(rows), _ENCODED_AT_ONCE):
+            part = slice(start, start + _ENCODED_AT_ONCE)
+            vectors[part] = encoder.encode_items(fields[part], rows[part])
+            advance(len(rows[part]))
+    return vectors
+
+
+def _attributes(dataset: Dataset) -> pl.DataFrame:
+    """What `where`, ranking and people look at: the attributes and the title."""
+    items = dataset.schema.items
+    shown = [*items.attributes, *([items.title] if items.title else [])]
+    fields = dataset.catalogue.item_fields
+    return fields.drop([name for name in fields.columns if name not in shown])
+
+
+def _users(dataset: Dataset) -> Users:
+    fields = dataset.catalogue.user_fields.drop("id")
+    return Users(dataset.catalogue.users, fields, dataset.histories)

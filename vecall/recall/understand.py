@@ -1,0 +1,124 @@
+"""A query read against a release: ids become rows, history and features become one user vector."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall.data.fields import frame_of, problem
+from vecall.data.vocabulary import UNKNOWN, Id, Row, Vocabulary
+from vecall.errors import DataError, QueryError
+from vecall.recall.types import Fallback, Query, Unknown
+from vecall.release.bundle import Release
+
+Rows = NDArray[np.int64]
+
+_NO_ROWS: Rows = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is to be searched.
+
+    Attributes:
+        vector: [1, D]; None asks for what is popular.
+        excluded: distinct rows that must not be returned, ascending.
+        fallback: what stood in where the user is not known.
+        unknown: what of the query the release does not know.
+    """
+
+    vector: NDArray[np.float32] | None
+    excluded: Rows
+    fallback: Fallback | None
+    unknown: Unknown
+
+
+def understand(query: Query, release: Release) -> Ask:
+    """Read a query.
+
+    Raises:
+        QueryError: an id is of the wrong type, a feature does not exist or has a wrong value, or the release has
+            nothing to make a vector from.
+    """
+    user = _user_row(query, release)
+    stored = _NO_ROWS if user is None or release.users is None else release.users.histories[user]
+    given, unknown_history = _known_rows("history", query.history or (), release.items)
+    exclude, unknown_exclude = _known_rows("exclude", query.exclude, release.items)
+    history = stored if query.history is None else given
+    vector = _vector(query, release, user, history)
+    seen = [stored, given] if query.exclude_seen else []
+    unknown_user = query.user_id is not None and user is None
+    fallback: Fallback | None = None
+    if query.vector is None and vector is None:
+        fallback = "popular"
+    elif query.vector is None and unknown_user and len(history):
+        fallback = "history"
+    return Ask(
+        vector=vector,
+        excluded=np.unique(np.concatenate([exclude, *seen])),
+        fallback=fallback,
+        unknown=Unknown(unknown_user, unknown_history, unknown_exclude),
+    )
+
+
+def _user_row(query: Query, release: Release) -> Row | None:
+    if query.user_id is None or release.users is None:
+        return None
+    try:
+        return release.users.ids.row(query.user_id)
+    except DataError as error:
+        raise QueryError(f"user_id: {error}", field="user_id") from error
+
+
+def _known_rows(field: str, ids: Sequence[Id], items: Vocabulary) -> tuple[Rows, int]:
+    """Rows of the ids that the release has, and how many it has not."""
+    try:
+        rows = items.rows(ids)
+    except DataError as error:
+        raise QueryError(f"{field}: {error}", field=field) from error
+    known = rows[rows != UNKNOWN]
+    return known, len(rows) - len(known)
+
+
+def _vector(query: Query, release: Release, user: Row | None, history: Rows) -> NDArray[np.float32] | None:
+    """[1, D] the given vector, or the user tower's; None where nothing is known of the user."""
+    if query.vector is not None:
+        return _given_vector(query.vector, release.index.dim)
+    encoder = release.encoder
+    if encoder is None:
+        raise QueryError("this release has no towers, so a query must bring its `vector`", field="vector")
+    fields = _user_fields(query.user, release, user)
+    if not len(history) and fields is None:
+        return None
+    if fields is None:
+        fields = frame_of([{}], encoder.state.users.features)
+    newest = history[max(0, len(history) - encoder.history_length) :]
+    vectors = release.index.vectors(newest)[None]  # [1, L, D]
+    return encoder.encode_users(fields, vectors, np.array([len(newest)]))
+
+
+def _given_vector(vector: object, dim: int) -> NDArray[np.float32]:
+    asked = np.asarray(vector, dtype=np.float32)
+    if asked.shape != (dim,) or not np.isfinite(asked).all():
+        raise QueryError(f"vector: expected {dim} finite numbers, got shape {list(asked.shape)}", field="vector")
+    return asked[None]
+
+
+def _user_fields(given: Mapping[str, object] | None, release: Release, user: Row | None) -> pl.DataFrame | None:
+    """One row of user features, given ones over stored ones; None where there are none at all."""
+    features = {} if release.encoder is None else release.encoder.state.users.features
+    for name, value in (given or {}).items():
+        if name not in features:
+            raise QueryError(f"user.{name}: no such feature; expected some of {list(features)}", field=f"user.{name}")
+        if (wrong := problem(value, features[name])) is not None:
+            raise QueryError(f"user.{name}: {wrong}", field=f"user.{name}")
+    stored = None
+    if features and user is not None and release.users is not None:
+        stored = release.users.fields[int(user)].select(list(features))
+    if not given:
+        return stored
+    if stored is None:
+        return frame_of([given], features)
+    return stored.with_columns(frame_of([given], {name: features[name] for name in given}))

@@ -1,0 +1,170 @@
+"""Vectors and what goes with them, made into the files of a release."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from vecall.data.vocabulary import Vocabulary
+from vecall.errors import DataError
+from vecall.index import files as index_files
+from vecall.index.base import Index, Vectors
+from vecall.index.effort import EffortCurve, EffortPoint, find_effort
+from vecall.index.exact import ExactIndex
+from vecall.index.settings import IndexSettings
+from vecall.release.bundle import ATTRIBUTES, INDEX, ITEM_PREFIX, POPULARITY
+from vecall.release.encoder import Encoder
+from vecall.release.files import write_array, write_table
+from vecall.release.golden import MOST, Golden, UserInputs
+from vecall.release.manifest import Description, IndexFacts
+from vecall.release.users import Users, save_vocabulary
+
+# Queries that the effort is found on; more narrow its confidence interval and cost an exact search each.
+TUNING_QUERIES = 1_000
+# How far the ANN recall of golden queries may fall below what it was: a search of the same graph repeats itself.
+_FLOOR_SLACK = 0.01
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a release is made from.
+
+    Attributes:
+        items: vocabulary of the N items.
+        vectors: [N, D] in vocabulary order.
+        attributes: [N] rows likewise.
+        popularity: [N] how often each item was taken, or None.
+        users: known users, or None.
+        metrics: of the model, for the manifest.
+        journal_seq: operations of the journal that the tables held.
+    """
+
+    items: Vocabulary
+    vectors: Vectors
+    attributes: pl.DataFrame
+    popularity: NDArray[np.float32] | None = None
+    users: Users | None = None
+    metrics: Mapping[str, JsonValue] = field(default_factory=dict)
+    journal_seq: int = 0
+
+
+def write_contents(
+    folder: Path,
+    contents: Contents,
+    settings: IndexSettings,
+    *,
+    queries: Vectors | None = None,
+    encoder: tuple[Encoder, str] | None = None,
+) -> Description:
+    """Write the files of a release, but for the towers, which lie in the folder already if there are any.
+
+    Args:
+        folder: a draft's.
+        contents: what goes in.
+        settings: of the index.
+        queries: [Q, D] real user vectors to find the effort on, for a release without towers.
+        encoder: the folder's towers and their hash. Their own users are the queries then.
+
+    Raises:
+        DataError: the vectors cannot be indexed.
+    """
+    index = index_files.build(contents.vectors, settings)
+    inputs = None
+    if encoder is not None and contents.users is not None:
+        inputs = _sample_of_users(contents.users, TUNING_QUERIES)
+        queries = inputs.encode(encoder[0], index)
+    if queries is not None and len(queries) < 2:  # no confidence interval from fewer
+        queries = None
+    points = _tune(index, queries, settings)
+    golden = None if queries is None else _record_golden(index, queries, inputs)
+    index_files.save(index, folder / INDEX)
+    save_vocabulary(contents.items, folder, ITEM_PREFIX)
+    write_table(folder / ATTRIBUTES, contents.attributes)
+    if contents.popularity is not None:
+        write_array(folder / POPULARITY, contents.popularity)
+    if contents.users is not None:
+        contents.users.save(folder)
+    if golden is not None:
+        golden.save(folder)
+    return Description(
+        items=index.size,
+        dim=index.dim,
+        id_type=contents.items.id_type,
+        encoder=None if encoder is None else encoder[1],
+        index=IndexFacts(engine=engine_of(index), parameters=_parameters(index, settings, points)),
+        ann=_ann(index, golden, points),
+        metrics=dict(contents.metrics),
+        libraries=library_versions(),
+        journal_seq=contents.journal_seq,
+    )
+
+
+def engine_of(index: Index) -> str:
+    """`exact` or `hnsw`."""
+    return "exact" if isinstance(index, ExactIndex) else "hnsw"
+
+
+def _sample_of_users(users: Users, most: int) -> UserInputs:
+    """Users with a history, evenly over all of them."""
+    active = np.flatnonzero(users.histories.lengths)
+    chosen = active[np.unique(np.linspace(0, max(0, len(active) - 1), min(most, len(active))).astype(np.int64))]
+    return UserInputs(users.histories.take(chosen), users.fields[chosen])
+
+
+def _tune(index: Index, queries: Vectors | None, settings: IndexSettings) -> list[EffortPoint]:
+    if queries is None or isinstance(index, ExactIndex) or settings.ef is not None:
+        return []
+    return find_effort(index, queries, settings.ks, settings.target_recall)
+
+
+def _record_golden(index: Index, queries: Vectors, inputs: UserInputs | None) -> Golden:
+    chosen = np.unique(np.linspace(0, len(queries) - 1, min(MOST, len(queries))).astype(np.int64))
+    kept = None if inputs is None else UserInputs(inputs.histories.take(chosen), inputs.fields[chosen])
+    return Golden.record(index, queries[chosen], kept)
+
+
+def _parameters(index: Index, settings: IndexSettings, points: list[EffortPoint]) -> dict[str, JsonValue]:
+    if isinstance(index, ExactIndex):
+        return {}
+    parameters: dict[str, JsonValue] = {"M": settings.M or 16, "ef_construction": settings.ef_construction or 200}
+    if settings.ef is not None:
+        return parameters | {"ef": settings.ef}
+    return parameters | {"effort": [[point.k, point.effort] for point in points]}
+
+
+def _ann(index: Index, golden: Golden | None, points: list[EffortPoint]) -> dict[str, JsonValue] | None:
+    """The measured points, and the floor that golden queries must reach from now on."""
+    if golden is None:
+        return None
+    depth = golden.rows.shape[1]
+    effort = EffortCurve([(point.k, point.effort) for point in points]).at(depth) if points else None
+    recall = golden.ann_recall(index, effort)
+    return {
+        "k": depth,
+        "recall": round(recall, 5),
+        "floor": round(max(0.0, recall - _FLOOR_SLACK), 5),
+        "queries": len(golden.vectors),
+        "frontier": [asdict(point) for point in points],
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Of what made the files."""
+    names = ("vecall", "faiss-cpu", "onnxruntime", "numpy", "polars")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def check_attributes(attributes: pl.DataFrame, n_items: int) -> None:
+    """A row per item.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    if len(attributes) != n_items:
+        raise DataError(f"attributes have {len(attributes)} rows for {n_items} ids: one row per id, in the same order")

@@ -1,0 +1,101 @@
+"""A release opened: verified first, then everything that a request needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall.data.vocabulary import Vocabulary
+from vecall.index import files as index_files
+from vecall.index.base import Index
+from vecall.index.effort import EffortCurve
+from vecall.release.encoder import ENCODERS, Encoder
+from vecall.release.files import read_array, read_table
+from vecall.release.golden import Golden
+from vecall.release.manifest import Manifest
+from vecall.release.store import Store
+from vecall.release.users import Users, load_vocabulary
+
+INDEX = "index.faiss"
+ATTRIBUTES = "attributes.arrow"
+POPULARITY = "popularity.npy"
+ITEM_PREFIX = "ids."
+
+
+@dataclass(frozen=True)
+class Release:
+    """All parts of one release; it never changes.
+
+    Attributes:
+        manifest: what it says of itself.
+        items: vocabulary of the N items.
+        index: over their vectors; a vector is returned as it is stored.
+        effort: how wide to search for k rows.
+        attributes: [N] rows of what `where` and ranking may look at.
+        popularity: [N] how often each item was taken; None where that is not known.
+        users: known users; None without.
+        encoder: both towers; None where the vectors were brought.
+        golden: queries with known answers; None without.
+    """
+
+    manifest: Manifest
+    items: Vocabulary
+    index: Index
+    effort: EffortCurve | None
+    attributes: pl.DataFrame
+    popularity: NDArray[np.float32] | None
+    users: Users | None
+    encoder: Encoder | None
+    golden: Golden | None
+
+    @property
+    def name(self) -> str:
+        """The release's name."""
+        return self.manifest.name
+
+    def check_golden(self) -> None:
+        """Prove that it answers as it did when it was published.
+
+        Raises:
+            ReleaseRefused: it does not.
+        """
+        if self.golden is None:
+            return
+        effort = None if self.effort is None else self.effort.at(self.golden.rows.shape[1])
+        floor = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
+        self.golden.check(self.index, self.encoder, effort=effort, floor=floor)
+
+
+def open_release(store: Store, name: str | None = None) -> Release:
+    """Verify every byte of a release and open it.
+
+    Args:
+        store: where it lies.
+        name: None is the current one.
+
+    Raises:
+        StoreError: there is no such release.
+        ReleaseRefused: a file of it is damaged, missing or too many.
+    """
+    manifest = store.verify(name)
+    return load_release(store.folder(manifest.name), manifest)
+
+
+def load_release(folder: Path, manifest: Manifest) -> Release:
+    """Open a folder whose every byte was verified against `manifest`."""
+    curve = cast("list[tuple[int, int]] | None", manifest.index.parameters.get("effort"))
+    popularity = folder / POPULARITY
+    return Release(
+        manifest=manifest,
+        items=load_vocabulary(folder, ITEM_PREFIX),
+        index=index_files.load(folder / INDEX),
+        effort=EffortCurve(curve) if curve else None,
+        attributes=read_table(folder / ATTRIBUTES),
+        popularity=read_array(popularity) if popularity.exists() else None,
+        users=Users.load(folder),
+        encoder=Encoder(folder) if (folder / ENCODERS).exists() else None,
+        golden=Golden.load(folder),
+    )

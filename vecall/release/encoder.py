@@ -1,0 +1,128 @@
+"""Both towers of a release on ONNX Runtime: the one way from fields and histories to vectors, offline and online."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from vecall.data.encode import Encoded, Encoders, EncodersState
+from vecall.errors import ReleaseRefused
+from vecall.release.files import read_array
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+QUERY_TOWER = "query_tower.onnx"
+ITEM_TOWER = "item_tower.onnx"
+ITEM_IDS = "item_ids.npy"
+ENCODERS = "encoders.json"
+
+# Names of the towers' inputs beside the features, which are called `feature.NAME`.
+HISTORY, LENGTHS, ID_VECTORS, OUTPUT = "history", "lengths", "id_vectors", "vectors"
+FEATURE_PREFIX = "feature."
+
+
+class TowersState(BaseModel):
+    """`encoders.json`: how fields become the towers' inputs.
+
+    Attributes:
+        dim: D.
+        history_length: L, how many of the newest items are read; 0 where the user tower reads none.
+        items: encoders of item features.
+        users: encoders of user features.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    dim: int
+    history_length: int
+    items: EncodersState
+    users: EncodersState
+
+
+class Encoder:
+    """Fields and histories to vectors of length 1. Safe to call from several threads."""
+
+    def __init__(self, folder: Path, *, threads: int = 1) -> None:
+        """Open the towers in `folder`, whose checksums have been verified.
+
+        Args:
+            folder: a release.
+            threads: of ONNX Runtime, for one call; 1 online, where requests run side by side.
+        """
+        self.state = TowersState.model_validate_json((folder / ENCODERS).read_bytes())
+        self._items, self._users = Encoders(self.state.items), Encoders(self.state.users)
+        self._item_tower = _session(folder / ITEM_TOWER, threads)
+        self._query_tower = _session(folder / QUERY_TOWER, threads)
+        self._query_inputs = {one.name for one in self._query_tower.get_inputs()}
+        ids = folder / ITEM_IDS
+        self._item_ids: Vectors | None = read_array(ids) if ids.exists() else None
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.state.dim
+
+    @property
+    def history_length(self) -> int:
+        """L: how many of the newest items of a history are read."""
+        return self.state.history_length
+
+    @property
+    def reads_user_fields(self) -> bool:
+        """Whether user features count at all."""
+        return bool(self.state.users.features)
+
+    def encode_items(self, fields: pl.DataFrame, rows: Rows) -> Vectors:
+        """Item vectors.
+
+        Args:
+            fields: B rows with a column per item feature, typed as tables are.
+            rows: [B] rows of the items' own id vectors; -1 for an item that training did not know.
+
+        Returns:
+            [B, D] float32.
+        """
+        inputs = _named(self._items.encode(fields))
+        if self._item_ids is not None:
+            inputs[ID_VECTORS] = np.ascontiguousarray(self._item_ids[rows])  # -1 is the last row: the unknown item
+        return _run(self._item_tower, inputs)
+
+    def encode_users(self, fields: pl.DataFrame, histories: Vectors, lengths: Rows) -> Vectors:
+        """User vectors.
+
+        Args:
+            fields: B rows with a column per user feature.
+            histories: [B, L, D] vectors of the items taken, oldest first, padded at the end.
+            lengths: [B] how many places of each history count.
+
+        Returns:
+            [B, D] float32.
+        """
+        inputs = _named(self._users.encode(fields))
+        if HISTORY in self._query_inputs:
+            inputs |= {HISTORY: histories, LENGTHS: lengths}
+        return _run(self._query_tower, inputs)
+
+
+def _session(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        raise ReleaseRefused(f"{path.name}: ONNX Runtime cannot open it: {error}", file=path.name) from error
+
+
+def _named(encoded: Encoded) -> dict[str, NDArray[np.generic]]:
+    return {FEATURE_PREFIX + name: array for name, array in encoded.items()}
+
+
+def _run(session: ort.InferenceSession, inputs: Mapping[str, NDArray[np.generic]]) -> Vectors:
+    vectors: Vectors = session.run([OUTPUT], dict(inputs))[0]
+    return vectors

@@ -1,0 +1,87 @@
+"""Reading and writing the files of a release so that a crash loses nothing that was said to be there."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall.errors import ReleaseRefused
+
+
+def sha256(path: Path) -> str:
+    """64 hexadecimal digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and put it on the disk; its name is there once its folder is synced too."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Change a small file at once: whoever reads it sees the old content or the new, after a crash too."""
+    fresh = path.with_name(f"tmp-{uuid.uuid4().hex}")
+    try:
+        write_synced(fresh, content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a table as an uncompressed Arrow file, the quickest to read."""
+    table.write_ipc(path, compression="uncompressed")
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read an Arrow file, once its sha256 was checked.
+
+    Raises:
+        ReleaseRefused: it is missing, or no Arrow file.
+    """
+    try:
+        with path.open("rb") as file:  # polars would take `[` or `*` in a path for a pattern
+            return pl.read_ipc(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ReleaseRefused(f"{path} cannot be read as an Arrow file: {error}", file=path.name) from error
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as `.npy`, without pickle.
+
+    Raises:
+        ValueError: the array holds Python objects.
+    """
+    np.save(path, array, allow_pickle=False)
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Map a `.npy` file into memory, read-only, once its sha256 was checked.
+
+    Raises:
+        ReleaseRefused: it is missing, no `.npy` file, or one that holds pickled objects.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ReleaseRefused(f"{path} cannot be read as an array: {error}", file=path.name) from error
+    return array

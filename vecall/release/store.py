@@ -1,0 +1,342 @@
+"""A folder of releases, of which one is current: publishing, activating, rolling back, pruning."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError
+
+from vecall.errors import ReleaseRefused, StoreError
+from vecall.release.files import replace, sync
+from vecall.release.locks import hold
+from vecall.release.manifest import NAME, Description, Manifest, read_manifest, sum_files, verify, write_manifest
+from vecall.schema import Section
+
+_LOCK_TIMEOUT = 30.0  # seconds; the lock is held for moments
+
+
+class Current(Section):
+    """What the file `CURRENT` says: which release is active."""
+
+    release: str = Field(pattern=f"^{NAME}$")
+    manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    def content(self) -> bytes:
+        """The file, of which there is one spelling: a changed byte shows, a blank too."""
+        return json.dumps(self.model_dump()).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A release in the making.
+
+    Attributes:
+        folder: write the release's files here: plain files, no folders, no links.
+    """
+
+    folder: Path
+    _publish: Callable[[Description, bool], str]
+
+    def commit(self, description: Description, *, activate: bool) -> str:
+        """Publish the folder's files, whole or not at all; if `activate`, make them the current release.
+
+        Should activating fail, the release is there and is not current.
+
+        Returns:
+            The release's name.
+
+        Raises:
+            StoreError: the name is taken by now, or the folder holds something else than plain files.
+            ReleaseRefused: `CURRENT` is damaged.
+            Locked: another process holds the store's lock.
+        """
+        return self._publish(description, activate)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store's folder. It is opened with `Store.open` or `Store.create`.
+
+    Everything is done under `store.lock` but reading and the slow parts of publishing, and each step leaves
+    a whole store: a crash leaves at most `tmp-*`, which the next draft or prune removes.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A store that exists.
+
+        Raises:
+            StoreError: there is none at `path`.
+        """
+        if not (path / "releases").is_dir():
+            raise StoreError(
+                f"{path} is no store: expected a folder with `releases/` in it; give the path of a store, or "
+                "publish a release to make one"
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A store, made if there is none.
+
+        Raises:
+            StoreError: there is something else at `path`.
+        """
+        try:
+            (path / "releases").mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError(f"{path} cannot be a store: a file is in its place, or above it") from error
+        sync(path)
+        return cls(path)
+
+    def folder(self, name: str) -> Path:
+        """The folder of a release.
+
+        Raises:
+            StoreError: there is no such release.
+        """
+        folder = self.path / "releases" / name
+        if not re.fullmatch(NAME, name) or not folder.is_dir():
+            there = sorted(path.name for path in (self.path / "releases").iterdir())
+            raise StoreError(f"{self.path} has no release {name!r}; it has {', '.join(there) or 'none'}")
+        return folder
+
+    def current(self) -> Current:
+        """The active release.
+
+        Raises:
+            StoreError: none is active.
+            ReleaseRefused: `CURRENT` is damaged.
+        """
+        current = self.find_current()
+        if current is None:
+            raise StoreError(f"no release of {self.path} is active: publish one, or activate one of `releases`")
+        return current
+
+    def find_current(self) -> Current | None:
+        """The active release, if one is active.
+
+        Raises:
+            ReleaseRefused: `CURRENT` is damaged.
+        """
+        try:
+            content = (self.path / "CURRENT").read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._current_refused(str(error)) from error
+        try:
+            current = Current.model_validate_json(content)
+        except ValidationError as error:
+            raise self._current_refused(f"it holds {content[:200]!r}") from error
+        if content != current.content():
+            raise self._current_refused(f"it is not spelled as it was written: {content[:200]!r}")
+        return current
+
+    def releases(self) -> list[Manifest]:
+        """All releases, newest first; of their files only the manifests are checked.
+
+        Raises:
+            ReleaseRefused: a manifest is damaged.
+        """
+        manifests = []
+        for folder in sorted((self.path / "releases").iterdir()):
+            try:
+                manifests.append(read_manifest(folder)[0])
+            except ReleaseRefused:
+                if folder.exists():  # else it was pruned just now
+                    raise
+        return sorted(manifests, key=lambda manifest: (manifest.created, manifest.name), reverse=True)
+
+    def verify(self, name: str | None = None) -> Manifest:
+        """Check every byte of a release; None is the current one.
+
+        Raises:
+            StoreError: there is no such release.
+            ReleaseRefused: a file is damaged, missing or too many, or `CURRENT` is damaged.
+        """
+        current = self.current() if name is None else self.find_current()
+        if current is not None and name in (None, current.release):
+            return verify(self._current_folder(current), expected_sha256=current.manifest_sha256)
+        return verify(self.folder(str(name)))
+
+    @contextmanager
+    def draft(self, name: str | None = None) -> Iterator[Draft]:
+        """A folder to write a release's files into; what was not committed is removed at the end.
+
+        Args:
+            name: of the release; None takes the time of the commit.
+
+        Raises:
+            StoreError: the name is taken or malformed.
+            ReleaseRefused: `CURRENT` is damaged, so that the new release's parent is not known.
+            Locked: another process holds the store's lock.
+        """
+        self.find_current()
+        folder = self.path / f"tmp-{uuid.uuid4().hex}"
+        with self._locked():
+            if name is not None:
+                self._check_free(name)
+            self._sweep()
+            folder.mkdir()
+            # Held until the end, by the system: a draft whose process died is known by its free lock.
+            in_use = os.open(folder, os.O_RDONLY)
+            fcntl.flock(in_use, fcntl.LOCK_EX)
+        try:
+            yield Draft(folder, partial(self._publish, folder, name))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # committed, it is no longer there
+            os.close(in_use)
+
+    def activate(self, name: str) -> str | None:
+        """Make a release the current one, once every byte of it was checked.
+
+        It mends a damaged `CURRENT`.
+
+        Returns:
+            Name of the release that was active before; None when there was none, or `CURRENT` was damaged.
+
+        Raises:
+            StoreError: there is no such release.
+            ReleaseRefused: a file of it is damaged, missing or too many.
+            Locked: another process holds the store's lock.
+        """
+        verify(self.folder(name))
+        with self._locked():
+            _, digest = read_manifest(self.folder(name))  # it may have been pruned meanwhile
+            try:
+                previous = self.find_current()
+            except ReleaseRefused:
+                previous = None
+            self._point_to(name, digest)
+        return previous.release if previous else None
+
+    def rollback(self) -> tuple[str, str]:
+        """Activate the current release's parent.
+
+        Returns:
+            Names of the release that is active now, and of the one that was.
+
+        Raises:
+            StoreError: none is active, it has no parent, or the parent was pruned.
+            ReleaseRefused: the parent, or what says which it is, is damaged.
+            Locked: another process holds the store's lock.
+        """
+        manifest = self._current_manifest(self.current())
+        if manifest.parent is None:
+            raise StoreError(f"release {manifest.name!r} has no parent to roll back to; activate one by its name")
+        if not (self.path / "releases" / manifest.parent).is_dir():
+            raise StoreError(
+                f"{manifest.parent!r}, the parent of {manifest.name!r}, was pruned; activate another by its name"
+            )
+        self.activate(manifest.parent)
+        return manifest.parent, manifest.name
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete all releases but the newest `keep`, the current one and its parent.
+
+        Returns:
+            Names of the deleted releases, newest first.
+
+        Raises:
+            StoreError: `keep` is negative.
+            ReleaseRefused: `CURRENT` or a manifest is damaged: what must stay is not known.
+            Locked: another process holds the store's lock.
+        """
+        if keep < 0:
+            raise StoreError(f"keep is {keep}; expected how many releases stay, 0 or more")
+        with self._locked():
+            current = self.find_current()
+            stays = {current.release, self._current_manifest(current).parent} if current else set()
+            names = [manifest.name for manifest in self.releases()]
+            doomed = [name for name in names[keep:] if name not in stays]
+            for name in doomed:  # out of sight at once, and only then piece by piece
+                self.folder(name).rename(self.path / f"tmp-{uuid.uuid4().hex}")
+            sync(self.path / "releases")
+            self._sweep()
+        return doomed
+
+    def _publish(self, folder: Path, name: str | None, description: Description, activate: bool) -> str:
+        files = sum_files(folder)  # slow, so before the lock
+        with self._locked():
+            now = datetime.now(UTC)
+            name = name or self._name_by_time(now)
+            self._check_free(name)
+            current = self.find_current()
+            parent = current.release if current else None
+            manifest = Manifest(**dict(description), name=name, created=now, parent=parent, files=files)
+            digest = write_manifest(folder, manifest)
+            folder.rename(self.path / "releases" / name)
+            sync(self.path / "releases")
+            if activate:
+                self._point_to(name, digest)
+        return name
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with hold(self.path / "store.lock", timeout=_LOCK_TIMEOUT):
+            yield
+
+    def _check_free(self, name: str) -> None:
+        if not re.fullmatch(NAME, name):
+            raise StoreError(
+                f"{name!r} cannot name a release: expected 1 to 64 of a-z 0-9 . _ - that start with a letter or digit"
+            )
+        if (self.path / "releases" / name).exists():
+            raise StoreError(f"{self.path} has a release {name!r} already: choose another name")
+
+    def _name_by_time(self, now: datetime) -> str:
+        stem = now.strftime("%Y%m%d-%H%M%S")
+        taken = {path.name for path in (self.path / "releases").iterdir()}
+        return next(name for i in range(len(taken) + 1) if (name := f"{stem}-{i}" if i else stem) not in taken)
+
+    def _point_to(self, name: str, digest: str) -> None:
+        replace(self.path / "CURRENT", Current(release=name, manifest_sha256=digest).content())
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left; call it under the lock."""
+        for left in self.path.glob("tmp-*"):
+            if left.is_dir() and not _in_use(left):
+                shutil.rmtree(left)
+            elif left.is_file():  # a CURRENT that never became it: only made under the lock
+                left.unlink()
+
+    def _current_folder(self, current: Current) -> Path:
+        folder = self.path / "releases" / current.release
+        if not folder.is_dir():
+            raise self._current_refused(f"it names {current.release!r}, and there is no such release")
+        return folder
+
+    def _current_manifest(self, current: Current) -> Manifest:
+        return read_manifest(self._current_folder(current), expected_sha256=current.manifest_sha256)[0]
+
+    def _current_refused(self, what: str) -> ReleaseRefused:
+        return ReleaseRefused(
+            f"{self.path / 'CURRENT'} is damaged: {what}. Activate the release that is to be served", file="CURRENT"
+        )
+
+
+def _in_use(draft: Path) -> bool:
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,112 @@
+"""What users, items and interactions look like: the `[schema.*]` sections of vecall.toml."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+IdType = Literal["string", "integer"]
+
+
+class Section(BaseModel):
+    """Base of every settings section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Numeric(Section):
+    """A number. Missing values are told apart from zero."""
+
+    kind: Literal["numeric"] = "numeric"
+
+
+class Category(Section):
+    """One of a set of values. Missing and never-seen values have a row of their own each."""
+
+    kind: Literal["category"] = "category"
+
+
+class Tags(Section):
+    """Any number of values: a list column, or text to be cut at `separator`."""
+
+    kind: Literal["tags"] = "tags"
+    separator: str = Field("|", min_length=1)
+    max_tags: int = Field(64, ge=1, le=4096, description="values read of one row; further ones are ignored")
+
+
+class Vector(Section):
+    """A given embedding: a list column of `size` numbers, or text to be cut at `separator`."""
+
+    kind: Literal["vector"] = "vector"
+    size: int = Field(ge=1, le=16384)
+    separator: str = Field(" ", min_length=1)
+
+
+class Text(Section):
+    """Words: hashed into `buckets`, so nothing is unknown."""
+
+    kind: Literal["text"] = "text"
+    buckets: int = Field(16384, ge=16, le=2**24)
+    max_tokens: int = Field(64, ge=1, le=4096, description="tokens read of one text; the rest is ignored")
+
+
+Feature = Annotated[Numeric | Category | Tags | Vector | Text, Field(discriminator="kind")]
+Features = dict[str, Feature]
+
+# Column names that `Recaller.candidates` gives a meaning of its own.
+RESERVED = frozenset({"id", "score", "rank", "channel"})
+
+
+def _check_names(id_column: str, columns: set[str]) -> None:
+    if id_column in columns:
+        raise ValueError(f"{id_column!r} is the id: it can be neither an attribute nor a feature")
+    if taken := sorted(columns & RESERVED):
+        raise ValueError(f"columns named {taken} clash with the answer's own names; rename them")
+
+
+class InteractionSchema(Section):
+    """Columns of the interactions table."""
+
+    user: str
+    item: str
+    time: str | None = Field(None, description="without it the file's order is the order of time")
+    label: str | None = None
+    positive: float = Field(0.0, description="a label of at least this is a positive")
+    shown: str | None = Field(None, description="boolean column: shown but not taken")
+
+
+class ItemSchema(Section):
+    """Columns of the items table, and the type that item ids come back as."""
+
+    id: str
+    id_type: IdType
+    title: str | None = None
+    attributes: tuple[str, ...] = ()
+    features: Features = {}
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "ItemSchema":
+        _check_names(self.id, {*self.attributes, *self.features, *([self.title] if self.title else [])})
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes names a column twice: {list(self.attributes)}")
+        return self
+
+
+class UserSchema(Section):
+    """Columns of the users table, and the type of user ids."""
+
+    id: str
+    id_type: IdType
+    features: Features = {}
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "UserSchema":
+        _check_names(self.id, set(self.features))
+        return self
+
+
+class Schema(Section):
+    """The three tables."""
+
+    interactions: InteractionSchema
+    items: ItemSchema
+    users: UserSchema

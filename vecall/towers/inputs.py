@@ -1,0 +1,78 @@
+"""Encoded features to vectors, either summed into one or laid side by side."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vecall.data.encode import Shape
+
+# Width of an embedding that is laid beside others; summed ones are as wide as the tower.
+SIDE_BY_SIDE_WIDTH = 32
+_INITIAL_SCALE = 0.1
+
+
+class Bag(nn.Module):
+    """Mean of the embeddings of a padded list: [B, T] → [B, width]; zeros for an empty one."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.table = embedding(size, width)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[B, T] rows, 0 is padding → [B, width]."""
+        given = (rows > 0).unsqueeze(-1).to(self.table.weight.dtype)  # [B, T, 1]
+        total: Tensor = (self.table(rows) * given).sum(1)
+        return total / given.sum(1).clamp(min=1.0)
+
+
+def embedding(size: int, width: int) -> nn.Embedding:
+    """A table whose vectors begin small, so that features of many values do not drown the others."""
+    table = nn.Embedding(size, width)
+    nn.init.normal_(table.weight, std=_INITIAL_SCALE)
+    return table
+
+
+class SummedInputs(nn.Module):
+    """Every feature as a vector of the tower's width, added up: → [B, dim]."""
+
+    def __init__(self, shapes: Mapping[str, Shape], dim: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: self._part(shape, dim) for name, shape in shapes.items()})
+
+    @staticmethod
+    def _part(shape: Shape, dim: int) -> nn.Module:
+        match shape.kind:
+            case "dense":
+                return nn.Linear(shape.size, dim)
+            case "one":
+                return embedding(shape.size, dim)
+            case "bag":
+                return Bag(shape.size, dim)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Encoded features of B rows → [B, dim]. Not called without features."""
+        return torch.stack([part(features[name]) for name, part in self.parts.items()]).sum(0)
+
+
+class ConcatenatedInputs(nn.Module):
+    """Dense features as they are, embeddings for the others, side by side: → [B, width]."""
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: self._part(shape) for name, shape in shapes.items()})
+        self.width = sum(shape.size if shape.kind == "dense" else SIDE_BY_SIDE_WIDTH for shape in shapes.values())
+
+    @staticmethod
+    def _part(shape: Shape) -> nn.Module:
+        match shape.kind:
+            case "dense":
+                return nn.Identity()
+            case "one":
+                return embedding(shape.size, SIDE_BY_SIDE_WIDTH)
+            case "bag":
+                return Bag(shape.size, SIDE_BY_SIDE_WIDTH)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Encoded features of B rows → [B, width]. Not called without features."""
+        return torch.cat([part(features[name]) for name, part in self.parts.items()], dim=1)

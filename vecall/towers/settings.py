@@ -1,0 +1,37 @@
+"""The `[model]` section of vecall.toml: what the towers look like. No torch here."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from vecall.schema import Section
+
+HistoryEncoder = Literal["none", "mean", "attention"]
+
+
+class HistorySettings(Section):
+    """How the user tower reads a history of item vectors."""
+
+    encoder: HistoryEncoder = "mean"
+    length: int = Field(50, ge=1, le=1000, description="L: how many of the newest items are read")
+
+
+class ModelSettings(Section):
+    """Both towers. Without `hidden` a side is the sum of its parts; with it, an MLP over the parts side by side."""
+
+    preset: Literal["founding", "pooled"] = "pooled"
+    dim: int = Field(64, ge=2, le=1024, description="D: dimension of the vectors that are compared")
+    hidden: tuple[int, ...] = Field((), description="widths of the MLP's hidden layers, both towers")
+    norm: Literal["layer", "batch", "none"] = "layer"
+    dropout: float = Field(0.2, ge=0, lt=1)
+    item_id: bool = Field(True, description="an embedding per item beside its features")
+    id_dropout: float = Field(0.0, ge=0, lt=1, description="share of items whose id is hidden in a step")
+    history: HistorySettings = HistorySettings()
+
+    @model_validator(mode="after")
+    def _widths_are_widths(self) -> Self:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden: widths are at least 1, got {list(self.hidden)}")
+        if self.id_dropout and not self.item_id:
+            raise ValueError("id_dropout hides item ids, but item_id = false; leave id_dropout out")
+        return self

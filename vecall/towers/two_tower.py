@@ -1,0 +1,118 @@
+"""The user tower and the item tower: what each reads, and the vectors that they are compared by."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from vecall.data.encode import Shape
+from vecall.towers.blocks import Mlp
+from vecall.towers.history import history_encoder
+from vecall.towers.inputs import ConcatenatedInputs, SummedInputs, embedding
+from vecall.towers.settings import ModelSettings
+
+Shapes = Mapping[str, Shape]
+Features = Mapping[str, Tensor]
+
+
+class Combiner(nn.Module):
+    """A ready vector (id or history) and features to one vector: summed, or side by side through an MLP."""
+
+    def __init__(self, settings: ModelSettings, shapes: Shapes, *, has_vector: bool) -> None:
+        super().__init__()
+        self.inputs: ConcatenatedInputs | SummedInputs | None = None
+        self.mlp: Mlp | None = None
+        if settings.hidden:
+            self.inputs = ConcatenatedInputs(shapes) if shapes else None
+            width = (self.inputs.width if self.inputs else 0) + (settings.dim if has_vector else 0)
+            self.mlp = Mlp(width, settings.hidden, settings.dim, norm=settings.norm, dropout=settings.dropout)
+        elif shapes:
+            self.inputs = SummedInputs(shapes, settings.dim)
+
+    def forward(self, vector: Tensor | None, features: Features) -> Tensor:
+        """[B, D] or None, and encoded features of B rows → [B, D]."""
+        parts = [] if vector is None else [vector]
+        if self.inputs is not None:
+            parts.append(self.inputs(features))
+        if self.mlp is not None:
+            return self.mlp(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
+        return torch.stack(parts).sum(0)
+
+
+class ItemTower(nn.Module):
+    """An item's id vector and features to its place in the space that is searched."""
+
+    def __init__(self, settings: ModelSettings, shapes: Shapes) -> None:
+        super().__init__()
+        self.combine = Combiner(settings, shapes, has_vector=settings.item_id)
+        self.dropout = nn.Dropout(0.0 if settings.hidden else settings.dropout)
+
+    def forward(self, id_vectors: Tensor | None, features: Features) -> Tensor:
+        """[B, D] id vectors (None without) and encoded features of B items → [B, D] of length 1."""
+        return normalize(self.dropout(self.combine(id_vectors, features)), dim=-1)
+
+
+class UserTower(nn.Module):
+    """A history of served item vectors and user features to a place in the same space."""
+
+    def __init__(self, settings: ModelSettings, shapes: Shapes) -> None:
+        super().__init__()
+        self.history = history_encoder(settings.history, settings.dim, settings.dropout)
+        self.combine = Combiner(settings, shapes, has_vector=self.history is not None)
+
+    def forward(self, history: Tensor | None, lengths: Tensor | None, features: Features) -> Tensor:
+        """History [B, L, D] with [B] lengths (both None without) and features of B users → [B, D] of length 1."""
+        summary = None if self.history is None else self.history(history, lengths)
+        return normalize(self.combine(summary, features), dim=-1)
+
+
+class TwoTower(nn.Module):
+    """Both towers and the table of item ids.
+
+    The table has N + 1 rows; the last one stands for items that training never saw. It is kept out of the item
+    tower, so that the exported tower does not grow with the catalogue and takes items that are added later.
+    """
+
+    def __init__(self, settings: ModelSettings, item_shapes: Shapes, user_shapes: Shapes, n_items: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.n_items = n_items
+        self.item_ids = embedding(n_items + 1, settings.dim) if settings.item_id else None
+        if self.item_ids is not None:
+            nn.init.zeros_(self.item_ids.weight[-1:].detach())
+        self.item = ItemTower(settings, item_shapes)
+        self.user = UserTower(settings, user_shapes)
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether the user tower looks at histories at all."""
+        return self.user.history is not None
+
+    def encode_items(self, rows: Tensor, features: Features) -> Tensor:
+        """[B] rows in 0 .. N (N is the unknown item) and their encoded features → [B, D]."""
+        id_vectors = None if self.item_ids is None else self.item_ids(self._some_hidden(rows))
+        return self.item(id_vectors, features)  # type: ignore[no-any-return]
+
+    def _some_hidden(self, rows: Tensor) -> Tensor:
+        """In training, a share of the ids replaced by the unknown one, so that features learn to speak alone."""
+        if not self.training or self.settings.id_dropout == 0:
+            return rows
+        hidden = torch.rand(rows.shape, device=rows.device) < self.settings.id_dropout
+        return torch.where(hidden, self.n_items, rows)
+
+    def encode_users(self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: Features) -> Tensor:
+        """User vectors from item vectors that are at hand.
+
+        Args:
+            item_vectors: [M, D] vectors of the items that occur.
+            histories: [B, L] places in `item_vectors`, oldest first, padded at the end with any place.
+            lengths: [B] how many places of each history count.
+            features: encoded features of the B users.
+
+        Returns:
+            [B, D] vectors of length 1.
+        """
+        if not self.reads_history:
+            return self.user(None, None, features)  # type: ignore[no-any-return]
+        return self.user(item_vectors[histories], lengths, features)  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""Training from start to end, on Lightning: stopping early, choosing the epoch, going on after a break."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from vecall.errors import TrainingError
+from vecall.towers.settings import ModelSettings
+from vecall.towers.two_tower import TwoTower
+from vecall.training.epochs import MONITOR, EpochLog, Validate
+from vecall.training.problem import Problem
+from vecall.training.recipe import Recipe
+from vecall.training.settings import TrainingSettings
+
+LAST_CHECKPOINT = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training came to.
+
+    Attributes:
+        towers: with the weights of the best epoch (of the last one where nothing was judged).
+        best_epoch: counted from 0.
+        epochs: how many were run.
+        seconds: wall time, without the time before a break.
+    """
+
+    towers: TwoTower
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+def train(
+    problem: Problem,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    validate: Validate | None = None,
+    start_from: Callable[[TwoTower], None] | None = None,
+) -> Outcome:
+    """Train towers, or go on with a training in `folder` that was cut short.
+
+    Args:
+        problem: what is learned from.
+        model: what the towers look like.
+        settings: loss, optimiser, when to stop.
+        folder: takes `metrics.jsonl` and the checkpoints; a `last.ckpt` in it is resumed from.
+        validate: judges after each epoch; its `valid_recall` stops training early and chooses the epoch.
+            None trains for `settings.epochs`.
+        start_from: gives the fresh towers their first weights.
+
+    Raises:
+        TrainingError: too little to learn from, or the loss is not finite.
+    """
+    if problem.n_items < 2 or len(problem.train.rows) == 0:
+        raise TrainingError(
+            f"training needs at least 2 items and 1 positive, got {problem.n_items} and {len(problem.train.rows)}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    towers = TwoTower(model, problem.item_shapes, problem.user_shapes, problem.n_items)
+    if start_from is not None:
+        start_from(towers)
+    recipe = Recipe(towers, problem, settings)
+    checkpoints = _checkpoints(folder, judged=validate is not None)
+    callbacks: list[Callback] = [EpochLog(folder / "metrics.jsonl", validate), checkpoints]
+    if validate is not None:
+        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
+    last = folder / LAST_CHECKPOINT
+    trainer = _trainer(folder, settings.epochs, callbacks)
+    trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
+    best = torch.load(checkpoints.best_model_path or last, map_location="cpu", weights_only=True)
+    recipe.load_state_dict(best["state_dict"])
+    return Outcome(towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
+
+
+def _checkpoints(folder: Path, *, judged: bool) -> ModelCheckpoint:
+    """The last epoch, for going on after a break, and where epochs are judged the best one."""
+    return ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor=MONITOR if judged else None,
+        mode="max",
+        save_top_k=1,
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def _trainer(folder: Path, epochs: int, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="auto",
+        devices=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+    )

@@ -1,0 +1,49 @@
+"""Losses as functions of scores alone. Larger scores are better; each returns the mean over its rows."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def bce_pairs(scores: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy on (user, item, label): [n] scores (as logits) and [n] labels in 0 .. 1."""
+    return F.binary_cross_entropy_with_logits(scores, labels)
+
+
+def full_softmax(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy over the whole catalogue: [B, N] scores, [B] rows of the positives."""
+    return F.cross_entropy(scores, targets, label_smoothing=label_smoothing)
+
+
+def sampled_softmax(
+    positive: Tensor,
+    candidates: Tensor,
+    log_q: Tensor,
+    hits: Tensor,
+    *,
+    positive_log_q: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of the positive against sampled candidates, corrected for how they were sampled.
+
+    log Q is subtracted from a candidate's score: what is drawn often must not be punished for it (Bengio &
+    Senécal 2008; Yi et al., RecSys 2019). The positive stands in the list with certainty, not with its Q, so by
+    default it is not corrected (Khrylchenko et al., RecSys 2025, arXiv 2507.09331).
+
+    Args:
+        positive: [B] scores of the positives.
+        candidates: [B, C] scores of the sampled items.
+        log_q: [C] log of how often each was expected in the list.
+        hits: [B, C] true where a candidate is the row's own positive by accident; it is left out.
+        positive_log_q: [B] log Q of the positives, for the usual form that corrects them too.
+        label_smoothing: share of the target that is spread over all.
+    """
+    corrected = (candidates - log_q).masked_fill(hits, float("-inf"))
+    first = positive if positive_log_q is None else positive - positive_log_q
+    logits = torch.cat([first.unsqueeze(1), corrected], dim=1)  # [B, 1 + C]
+    if label_smoothing == 0:
+        return (logits.logsumexp(1) - first).mean()
+    losses = torch.log_softmax(logits, dim=1)
+    counted = torch.isfinite(logits)
+    spread = losses.masked_fill(~counted, 0.0).sum(1) / counted.sum(1)
+    return -((1 - label_smoothing) * losses[:, 0] + label_smoothing * spread).mean()

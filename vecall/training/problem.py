@@ -1,0 +1,52 @@
+"""What is learned from, as arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vecall.data.encode import Encoded, Shape
+from vecall.data.sequences import Sequences
+from vecall.data.split import Pairs
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Histories to learn from, with the encoded features of all items and users.
+
+    Attributes:
+        train: U histories of item rows, oldest first.
+        negatives: pairs known not to be liked.
+        n_items: N.
+        item_features: encoded, [N, ...] each.
+        user_features: encoded, [U, ...] each.
+        item_shapes: what the item features look like.
+        user_shapes: what the user features look like.
+    """
+
+    train: Sequences
+    negatives: Pairs
+    n_items: int
+    item_features: Encoded
+    user_features: Encoded
+    item_shapes: Mapping[str, Shape]
+    user_shapes: Mapping[str, Shape]
+
+    @property
+    def frequencies(self) -> NDArray[np.float32]:
+        """[N] each item's share of the training positives."""
+        counts = np.bincount(self.train.rows, minlength=self.n_items)
+        return np.divide(counts, max(1, counts.sum()), dtype=np.float32)
+
+
+def tensors(encoded: Encoded, device: torch.device) -> dict[str, Tensor]:
+    """Encoded features on a device."""
+    return {name: torch.from_numpy(array).to(device) for name, array in encoded.items()}
+
+
+def take(features: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """The features of some rows."""
+    return {name: values[rows] for name, values in features.items()}

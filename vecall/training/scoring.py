@@ -1,0 +1,65 @@
+"""Scores of all items for users, straight from the towers: for judging while training, and the oracle of an export."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vecall.data.sequences import Cases
+from vecall.towers.two_tower import TwoTower
+from vecall.training.problem import Problem, take, tensors
+
+Scorer = Callable[[Cases], NDArray[np.float32]]
+
+_BATCH = 4096
+
+
+class TowerScorer:
+    """Encodes all items once; then each call answers [B, N] cosines for B cases."""
+
+    def __init__(self, towers: TwoTower, problem: Problem) -> None:
+        self._towers = towers
+        self._device = next(towers.parameters()).device
+        self._user_features = tensors(problem.user_features, self._device)
+        self.item_vectors = item_vectors(towers, problem)
+
+    def user_vectors(self, cases: Cases) -> NDArray[np.float32]:
+        """[B, D] for each case's user, from its history."""
+        histories, lengths = cases.histories.last(self._towers.settings.history.length).padded(fill=0)
+        features = take(self._user_features, torch.from_numpy(cases.users).to(self._device))
+        with judging(self._towers):
+            vectors = self._towers.encode_users(
+                self.item_vectors,
+                torch.from_numpy(histories).to(self._device),
+                torch.from_numpy(lengths).to(self._device),
+                features,
+            )
+        return vectors.cpu().numpy()
+
+    def __call__(self, cases: Cases) -> NDArray[np.float32]:
+        """[B, N] scores."""
+        scores: NDArray[np.float32] = self.user_vectors(cases) @ self.item_vectors.cpu().numpy().T
+        return scores
+
+
+def item_vectors(towers: TwoTower, problem: Problem) -> torch.Tensor:
+    """[N, D] vectors of all items, on the towers' device."""
+    device = next(towers.parameters()).device
+    features = tensors(problem.item_features, device)
+    batches = torch.split(torch.arange(problem.n_items, device=device), _BATCH)
+    with judging(towers):
+        return torch.cat([towers.encode_items(rows, take(features, rows)) for rows in batches])
+
+
+@contextmanager
+def judging(towers: TwoTower) -> Iterator[None]:
+    """No gradients, and the towers in evaluation mode; back to what they were afterwards."""
+    was_training = towers.training
+    towers.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        towers.train(was_training)

@@ -1,0 +1,42 @@
+"""The `[training]` section of vecall.toml. No torch here."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from vecall.schema import Section
+
+
+class NegativeSettings(Section):
+    """How many negatives a positive is told apart from, where not from the whole catalogue.
+
+    For `bce` each positive has `uniform` negatives of its own; for `sampled_softmax` the step draws `uniform`
+    that all its positives share, and adds `in_batch` of the positives of others.
+    """
+
+    uniform: int = Field(1024, ge=0)
+    in_batch: int = Field(0, ge=0)
+
+
+class TrainingSettings(Section):
+    """Loss, optimiser and when to stop."""
+
+    loss: Literal["auto", "softmax", "sampled_softmax", "bce"] = "auto"
+    negatives: NegativeSettings = NegativeSettings()
+    temperature: float | Literal["learned"] = Field(0.1, description="scores are divided by it; more is softer")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="softmax only: share of the target spread over all")
+    batch: int = Field(512, ge=1, description="B: positives a step")
+    epochs: int = Field(30, ge=1)
+    patience: int = Field(3, ge=1, description="epochs without a better validation recall before the end")
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
+    refit: bool = Field(False, description="train again on all interactions for the epochs that were chosen")
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> Self:
+        if not isinstance(self.temperature, str) and self.temperature <= 0:
+            raise ValueError(f"temperature is above 0 or 'learned', got {self.temperature}")
+        if self.loss == "sampled_softmax" and self.negatives.uniform + self.negatives.in_batch == 0:
+            raise ValueError("sampled_softmax needs negatives: set uniform, in_batch or both")
+        return self
