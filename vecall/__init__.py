@@ -1,1 +1,83 @@
-"""vecall."""
+"""vecall (矢量召回): the vector recall stage of recommender systems.
+
+Everything public is here and loads what it needs when it is first used: only `fit`, `publish` and `evaluate`
+load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vecall.config import Config, load_config
+    from vecall.errors import (
+        ConfigError,
+        DataError,
+        ExportError,
+        QueryError,
+        ReleaseRefused,
+        StoreError,
+        TrainingError,
+        VecallError,
+    )
+    from vecall.index.settings import IndexSettings
+    from vecall.pipeline import evaluate, fit, publish
+    from vecall.recall.recaller import Recaller, open_recaller
+    from vecall.recall.types import Query, Recalled
+    from vecall.vectors import publish_vectors
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "vecall.config",
+    "ConfigError": "vecall.errors",
+    "DataError": "vecall.errors",
+    "ExportError": "vecall.errors",
+    "IndexSettings": "vecall.index.settings",
+    "Query": "vecall.recall.types",
+    "QueryError": "vecall.errors",
+    "Recalled": "vecall.recall.types",
+    "Recaller": "vecall.recall.recaller",
+    "ReleaseRefused": "vecall.errors",
+    "StoreError": "vecall.errors",
+    "TrainingError": "vecall.errors",
+    "VecallError": "vecall.errors",
+    "evaluate": "vecall.pipeline",
+    "fit": "vecall.pipeline",
+    "load_config": "vecall.config",
+    "open_recaller": "vecall.recall.recaller",
+    "publish": "vecall.pipeline",
+    "publish_vectors": "vecall.vectors",
+}
+
+__all__ = [  # noqa: PLE0604, RUF100
+    "Config",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "IndexSettings",
+    "Query",
+    "QueryError",
+    "Recalled",
+    "Recaller",
+    "ReleaseRefused",
+    "StoreError",
+    "TrainingError",
+    "VecallError",
+    "evaluate",
+    "fit",
+    "load_config",
+    "open_recaller",
+    "publish",
+    "publish_vectors",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Public names from the files that they live in, when they are first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vecall' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

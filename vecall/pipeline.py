@@ -11,14 +11,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.assessment import Assessment, Served, assess
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.sequences import Cases, Sequences
 from vecall.data.split import Pairs, labelled_negatives
+from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.offline import judge
 from vecall.export import export_towers
-from vecall.release.build import Contents, write_contents
+from vecall.index.files import build as build_index
+from vecall.release.build import Contents, curve_of, engine_of, tune, write_contents
+from vecall.release.bundle import Release, open_release
 from vecall.release.encoder import Encoder, TowersState
+from vecall.release.golden import UserInputs
 from vecall.release.store import Store
 from vecall.release.users import Users
 from vecall.runs import MODEL, REFIT, SUMMARY, Model, Run, Summary, begin, forget_checkpoints
@@ -81,18 +86,9 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
 
 def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs) -> tuple[Problem, Known]:
-    catalogue = dataset.catalogue
-    item_encoders, user_encoders = dataset.fit_encoders(train_on.rows, np.flatnonzero(train_on.lengths))
-    problem = Problem(
-        train=train_on,
-        negatives=negatives,
-        n_items=len(catalogue.items),
-        item_features=item_encoders.encode(catalogue.item_fields),
-        user_features=user_encoders.encode(catalogue.user_fields),
-        item_shapes=item_encoders.shapes,
-        user_shapes=user_encoders.shapes,
-    )
-    return problem, Known(catalogue.items, item_encoders, user_encoders)
+    items, users = dataset.fit_encoders(train_on.rows, np.flatnonzero(train_on.lengths))
+    problem = Problem.encoded(dataset.catalogue, (items, users), train_on, negatives)
+    return problem, Known(dataset.catalogue.items, items, users)
 
 
 def _validate(scorer: Scorer, *, cases: Cases, n_items: int) -> Mapping[str, float]:
@@ -110,8 +106,7 @@ def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int) -> fl
     """Train again on all interactions for the chosen number of epochs; returns the seconds."""
     logger.info("training again on all interactions for %d epochs", epochs)
     problem, known = _problem(dataset, dataset.histories, labelled_negatives(dataset.interactions))
-    settings = config.training.model_copy(update={"epochs": epochs})
-    outcome = train(problem, config.model, settings, folder)
+    outcome = train(problem, config.model, config.training, folder, epochs=epochs)
     Model(outcome.towers, known).save(folder)
     forget_checkpoints(folder)
     return outcome.seconds
@@ -201,3 +196,78 @@ def _attributes(dataset: Dataset) -> pl.DataFrame:
 def _users(dataset: Dataset) -> Users:
     fields = dataset.catalogue.user_fields.drop("id")
     return Users(dataset.catalogue.users, fields, dataset.histories)
+
+
+def evaluate(
+    *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
+) -> dict[str, object]:
+    """Judge a run or a release: the model, its index, popularity, EASE and co-occurrence, by one protocol.
+
+    Args:
+        run: a finished run; judged is the model that has not seen the test.
+        store: or the current release of a store, through its exported towers and its own index.
+        config: names the tables. A run knows its own; a store needs it.
+
+    Returns:
+        As `vecall evaluate --json` prints it.
+
+    Raises:
+        ConfigError: neither or both of run and store, or a store without a config.
+        StoreError: the release has seen the test (it was trained again on everything), or is of other items.
+    """
+    return assess_run_or_store(run=run, store=store, config=config).as_json()
+
+
+def assess_run_or_store(
+    *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
+) -> Assessment:
+    """As `evaluate`, with all that a report shows."""
+    if (run is None) == (store is None):
+        raise ConfigError("evaluate takes either a run or a store")
+    if run is not None:
+        return _assess_run(Run.open(run), config)
+    if config is None:
+        raise ConfigError("evaluating a store needs the config that names the tables: --config vecall.toml")
+    return _assess_release(open_release(Store.open(Path(str(store)))), config)
+
+
+def _assess_run(run: Run, config: Config | None) -> Assessment:
+    """The index is built here, as `publish` would, its effort found on the validation's users."""
+    config = config or run.config
+    dataset = read_dataset(config.data, config.schema_)
+    split = dataset.split(config.data)
+    model = run.judged_model()
+    catalogue = dataset.catalogue
+    if model.known.items.ids(np.arange(len(model.known.items))) != catalogue.items.ids(np.arange(len(catalogue.items))):
+        raise TrainingError(f"{run.folder}: its tables have other items now; fit again to evaluate")
+    scorer = model.scorer(dataset, split)
+    index = build_index(scorer.item_vectors.numpy(), config.index)
+    points = tune(index, scorer.user_vectors(split.valid), config.index)
+    served = Served(scorer.user_vectors, index, curve_of(points), engine_of(index))
+    return assess(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
+
+
+def _assess_release(release: Release, config: Config) -> Assessment:
+    dataset = read_dataset(config.data, config.schema_)
+    split = dataset.split(config.data)
+    encoder, users = release.encoder, dataset.catalogue.user_fields
+    if encoder is None:
+        raise StoreError(f"release {release.name!r} has no towers: its users cannot be encoded, so not judged")
+    if release.manifest.metrics.get("refit"):
+        raise StoreError(
+            f"release {release.name!r} was trained again on all interactions, the test included, so judging it would "
+            "flatter it; evaluate its run instead (the release's manifest holds those metrics)"
+        )
+    n_items = len(dataset.catalogue.items)
+    everything = np.arange(n_items)
+    if release.index.size != n_items or release.items.ids(everything) != dataset.catalogue.items.ids(everything):
+        raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
+
+    def user_vectors(cases: Cases) -> NDArray[np.float32]:
+        return UserInputs(cases.histories, users[cases.users]).encode(encoder, release.index)
+
+    vectors = release.index.vectors(everything)
+    served = Served(user_vectors, release.index, release.effort, release.manifest.index.engine)
+    return assess(
+        dataset, split, lambda cases: user_vectors(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
+    )

@@ -18,11 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vecall.config import Config, parse_config
+from vecall.data.dataset import Dataset
 from vecall.data.encode import Encoders, EncodersState
+from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError
 from vecall.release.users import load_vocabulary, save_vocabulary
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
+from vecall.training.problem import Problem
+from vecall.training.scoring import TowerScorer
 from vecall.training.warm_start import Known
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
@@ -97,6 +101,12 @@ class Model:
         except (OSError, ValidationError, SafetensorError, RuntimeError) as error:
             raise TrainingError(f"{folder}: the model cannot be read ({error}); fit it again") from error
         return cls(towers.eval(), known)
+
+    def scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
+        """Scores of a data set's items, encoded as the towers know them."""
+        encoders = self.known.item_encoders, self.known.user_encoders
+        problem = Problem.encoded(dataset.catalogue, encoders, split.train, split.negatives)
+        return TowerScorer(self.towers, problem)
 
     def weights(self) -> Mapping[str, Tensor]:
         """By name."""

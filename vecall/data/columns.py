@@ -1,11 +1,13 @@
 """One column cast to the one type that its meaning has, with a mark on every row that could not be."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import polars as pl
 
 from vecall.schema import Category, Feature, IdType, Numeric, Tags, Text, Vector
+
+MOMENTS = pl.Datetime("us")  # how times that are no numbers are held, in UTC
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,32 @@ class Cast:
     expected: str
 
 
+def _to(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Cast; null where a cell cannot be, and everywhere where the two types have nothing in common."""
+    number_of_a_moment = dtype.is_numeric() and column.dtype.is_temporal()
+    if not number_of_a_moment:
+        try:
+            return column.cast(dtype, strict=False)
+        except pl.exceptions.PolarsError:
+            pass
+    return pl.repeat(None, len(column), dtype=dtype, eager=True).alias(column.name)
+
+
 def cast_id(column: pl.Series, id_type: IdType) -> Cast:
     """Ids: Int64 or non-empty String, never null."""
     if id_type == "integer":
-        values = column.cast(pl.Int64, strict=False)
-        good = values.is_not_null()
+        values = _to(column, pl.Int64())
+        good = values.is_not_null() & (column.dtype != pl.Boolean)
         if column.dtype.is_float():
             good = good & (values.cast(pl.Float64) == column.cast(pl.Float64)).fill_null(value=False)
         return Cast(values, good, "an integer id")
-    values = column.cast(pl.String, strict=False)
+    values = _to(column, pl.String())
     return Cast(values, values.is_not_null() & (values.fill_null("") != ""), "a non-empty id")
 
 
 def cast_number(column: pl.Series, *, optional: bool) -> Cast:
     """Finite Float64; null is allowed where `optional`."""
-    values = column.cast(pl.Float64, strict=False)
+    values = _to(column, pl.Float64())
     good = values.is_finite().fill_null(value=False)
     if optional:
         good = good | column.is_null()
@@ -49,7 +62,7 @@ def cast_flag(column: pl.Series) -> Cast:
     if column.dtype == pl.Boolean:
         values = column
     else:
-        words = column.cast(pl.String, strict=False).str.to_lowercase()
+        words = _to(column, pl.String()).str.to_lowercase()
         values = (
             pl.select(pl.when(words.is_in(["true", "1"])).then(True).when(words.is_in(["false", "0"])).then(False))
             .to_series()
@@ -59,26 +72,29 @@ def cast_flag(column: pl.Series) -> Cast:
 
 
 def cast_time(column: pl.Series) -> Cast:
-    """Numbers as they are (Int64 or Float64); datetimes and ISO 8601 text as Int64 microseconds since 1970."""
+    """Numbers as they are (Int64 or Float64); datetimes, dates and ISO 8601 text as Datetime("us") in UTC."""
+    if column.dtype.is_numeric():
+        return _cast_time_number(column)
     if column.dtype == pl.String:
         return _cast_time_text(column)
-    if column.dtype.is_temporal():
-        values = column.cast(pl.Datetime("us")).cast(pl.Int64)
-    elif column.dtype.is_integer():
-        values = column.cast(pl.Int64, strict=False)
-    else:
-        return cast_number(column, optional=False)
-    return Cast(values, values.is_not_null(), "a time")
+    values = _to(column, MOMENTS)
+    good = values.is_not_null() & (column.dtype != pl.Boolean)
+    return Cast(values, good, "a number, a datetime or an ISO 8601 time")
+
+
+def _cast_time_number(column: pl.Series) -> Cast:
+    """Int64 where all that are numbers at all are whole, so that large ones keep their last digits."""
+    number = cast_number(column, optional=False)
+    whole = cast_id(column, "integer")
+    values = whole.values if (whole.good == number.good).all() else number.values
+    return Cast(values, number.good, "a time as a number")
 
 
 def _cast_time_text(column: pl.Series) -> Cast:
-    whole = column.cast(pl.Int64, strict=False)
-    if whole.null_count() == column.null_count():
-        return Cast(whole, whole.is_not_null(), "a time as a number")
-    number = cast_number(column, optional=False)
+    number = _cast_time_number(column)
     if 2 * number.good.sum() >= len(column):  # a column of numbers with some bad cells, not of dates
-        return Cast(number.values, number.good, "a time as a number")
-    values = column.map_elements(_microseconds, return_dtype=pl.Int64)
+        return number
+    values = column.map_elements(_microseconds, return_dtype=pl.Int64).cast(MOMENTS)
     return Cast(values, values.is_not_null(), "an ISO 8601 time, such as 2018-06-01T12:00:00")
 
 
@@ -89,11 +105,9 @@ def _microseconds(text: str) -> int | None:
         return None
 
 
-def moment_to_microseconds(moment: date) -> int:
-    """Microseconds since 1970 of a date or datetime; one without a zone is taken as UTC."""
-    if not isinstance(moment, datetime):
-        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-    elif moment.tzinfo is None:
+def moment_to_microseconds(moment: datetime) -> int:
+    """Microseconds since 1970; a moment without a zone is taken as UTC."""
+    if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
@@ -105,7 +119,7 @@ def cast_feature(column: pl.Series, feature: Feature) -> Cast:
         case Numeric():
             return cast_number(column, optional=True)
         case Category() | Text():
-            values = column.cast(pl.String, strict=False)
+            values = _to(column, pl.String())
             return Cast(values, values.is_not_null() | column.is_null(), "text or nothing")
         case Tags():
             return _cast_tags(column, feature)
@@ -115,18 +129,18 @@ def cast_feature(column: pl.Series, feature: Feature) -> Cast:
 
 def _cast_tags(column: pl.Series, feature: Tags) -> Cast:
     if isinstance(column.dtype, (pl.List, pl.Array)):
-        values = column.cast(pl.List(pl.String), strict=False)
+        values = _to(column, pl.List(pl.String))
     else:
-        values = column.cast(pl.String, strict=False).str.split(feature.separator)
-        values = values.list.eval(pl.element().filter(pl.element() != ""))
+        values = _to(column, pl.String()).str.split(feature.separator)
+    values = values.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
     return Cast(values, values.is_not_null() | column.is_null(), "a list of values or nothing")
 
 
 def _cast_vector(column: pl.Series, feature: Vector) -> Cast:
     if isinstance(column.dtype, (pl.List, pl.Array)):
-        values = column.cast(pl.List(pl.Float32), strict=False)
+        values = _to(column, pl.List(pl.Float32))
     else:
-        parts = column.cast(pl.String, strict=False).str.split(feature.separator)
+        parts = _to(column, pl.String()).str.split(feature.separator)
         values = parts.cast(pl.List(pl.Float32), strict=False)
     finite = values.list.eval(pl.element().is_finite().fill_null(value=False)).list.all()
     good = (finite & (values.list.len() == feature.size)).fill_null(value=False) | column.is_null()

@@ -11,12 +11,22 @@ from vecall.schema import Category, Feature, Features, Numeric, Tags, Text, Vect
 Fields = Mapping[str, object]
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+# Half precision aside, all that is done with numbers is done in float32, and vectors are held in it.
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def is_number(value: object) -> bool:
+    """A number that a float32 can hold; true and false are none."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def is_text(value: object) -> bool:
+    """A string, without the halves of surrogate pairs that JSON can bring and UTF-8 cannot hold."""
+    return isinstance(value, str) and (value.isascii() or not _SURROGATES.search(value))
 
 
 def _scalar(value: object) -> bool:
-    return isinstance(value, str) or _number(value)
+    return is_text(value) or isinstance(value, bool) or is_number(value)
 
 
 def _list_of(ok: Callable[[object], bool], value: object) -> bool:

@@ -38,9 +38,14 @@ def hash_strings(strings: Sequence[str]) -> Hashes:
     return hash_bytes(*pack(strings))
 
 
+def to_bytes(text: str) -> bytes:
+    """UTF-8; half of a surrogate pair, which JSON can bring, is no UTF-8 and becomes bytes that no id has."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def pack(strings: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The strings' UTF-8 bytes end to end, and [n + 1] where each begins."""
-    encoded = [text.encode() for text in strings]
+    encoded = [to_bytes(text) for text in strings]
     lengths = np.fromiter((len(text) for text in encoded), dtype=np.int64, count=len(encoded))
     blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return blob, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

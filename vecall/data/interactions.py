@@ -19,19 +19,22 @@ class Interactions:
     Attributes:
         users: [n] user rows, ascending.
         items: [n] item rows.
-        times: [n] in the time column's own numbers, or the place in the file where there is none.
+        times: [n] the time column's own numbers, or microseconds since 1970 if `dated`; without such a column the
+            place in the file.
         positive: [n] whether the user took the item and liked it; the others are labelled negatives and
             impressions not taken.
+        dated: whether `times` are microseconds since 1970, from datetimes or ISO 8601 text.
     """
 
     users: Rows
     items: Rows
     times: NDArray[np.int64] | NDArray[np.float64]
     positive: NDArray[np.bool_]
+    dated: bool = False
 
     def where(self, keep: NDArray[np.bool_]) -> "Interactions":
         """The marked ones, in the same order."""
-        return Interactions(self.users[keep], self.items[keep], self.times[keep], self.positive[keep])
+        return Interactions(self.users[keep], self.items[keep], self.times[keep], self.positive[keep], self.dated)
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ def order_interactions(tables: Tables, catalogue: Catalogue, schema: Schema) -> 
     frame = tables.interactions
     users = catalogue.users.rows_of(frame["user"])
     items = catalogue.items.rows_of(frame["item"])
-    times = frame["time"].to_numpy() if "time" in frame.columns else np.arange(len(frame))
+    dated = "time" in frame.columns and frame["time"].dtype.is_temporal()
+    times = frame["time"].to_physical().to_numpy() if "time" in frame.columns else np.arange(len(frame))
     positive = np.ones(len(frame), dtype=np.bool_)
     if "label" in frame.columns:
         positive &= (frame["label"] >= schema.interactions.positive).to_numpy()
     if "shown" in frame.columns:
         positive &= ~frame["shown"].to_numpy()
     order = np.lexsort((times, users))  # stable: equal times keep the file's order
-    return Interactions(users[order], items[order], times[order], positive[order])
+    return Interactions(users[order], items[order], times[order], positive[order], dated)

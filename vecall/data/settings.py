@@ -2,13 +2,14 @@
 
 from datetime import date, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from vecall.schema import Section
 
-Moment = int | float | datetime | date | str
+Moment = int | float | str  # text is ISO 8601
 
 
 class DataSettings(Section):
@@ -26,6 +27,21 @@ class DataSettings(Section):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, (str, Path)) else value
+
+    @field_validator("valid_from", "test_from", mode="before")
+    @classmethod
+    def _number_or_iso_8601(cls, value: object) -> object:
+        """TOML's own dates become text, as JSON would have them, so that settings survive both."""
+        if isinstance(value, date):
+            return value.isoformat()
+        if isinstance(value, str):
+            try:
+                datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError("expected a number or an ISO 8601 time, such as 2018-06-01") from None
+        elif isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
+            raise ValueError("expected a number or a time, such as 2018-06-01")
+        return value
 
     @model_validator(mode="after")
     def _cuts_go_with_global_time(self) -> Self:

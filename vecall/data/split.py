@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 import numpy as np
@@ -63,15 +63,20 @@ def split(interactions: Interactions, n_users: int, settings: DataSettings) -> S
     if settings.split == "leave_one_out":
         made = leave_one_out(interactions, n_users)
     else:
-        cuts = _comparable(settings.valid_from), _comparable(settings.test_from)
-        made = global_time(interactions, n_users, *cuts)
+        valid_from = _cut("data.valid_from", settings.valid_from, interactions)
+        test_from = _cut("data.test_from", settings.test_from, interactions)
+        made = global_time(interactions, n_users, valid_from, test_from)
     for name, count in (
         ("train", len(made.train.rows)),
         ("validation", len(made.valid)),
         ("test", len(made.test)),
     ):
         if count == 0:
-            raise DataError(f"{made.protocol}: nothing falls into {name}; dropped: {dict(made.dropped) or 'nothing'}")
+            first, last = (_written(time, interactions) for time in (interactions.times.min(), interactions.times.max()))
+            raise DataError(
+                f"{made.protocol}: nothing falls into {name}, of {int(interactions.positive.sum())} positives with times "
+                f"from {first} to {last}; dropped: {dict(made.dropped) or 'nothing'}"
+            )
     return made
 
 
@@ -79,7 +84,7 @@ def leave_one_out(interactions: Interactions, n_users: int) -> Split:
     """The last positive of each user is the test, the last but one the validation, the rest is learned from.
 
     Users with fewer than three positives are learned from and not judged. A labelled negative is learned from
-    if it is older than its user's validation item.
+    if it comes before its user's validation item.
     """
     positives = interactions.where(interactions.positive)
     everything = Sequences.grouped(positives.users, positives.items, n_users)
@@ -90,12 +95,12 @@ def leave_one_out(interactions: Interactions, n_users: int) -> Split:
     upto_valid = (from_end >= 1) | ~held_out
     before_test = Sequences.grouped(positives.users[upto_valid], positives.items[upto_valid], n_users)
     ends = everything.offsets[1:][judged]
-    horizon = _last_times(positives.users[~held_out], positives.times[~held_out], n_users)
+    learned = _positives_before(interactions) <= train.lengths[interactions.users]
     return Split(
         protocol="leave-one-out: each user's last positive is the test, the last but one the validation; "
         "all items are ranked",
         train=train,
-        negatives=labelled_negatives(interactions, interactions.times <= horizon[interactions.users]),
+        negatives=labelled_negatives(interactions, learned),
         valid=Cases(judged, train.take(judged), Sequences.of(everything.rows[ends - 2, None])),
         test=Cases(judged, before_test.take(judged), Sequences.of(everything.rows[ends - 1, None])),
         dropped=_counted({"users with fewer than 3 positives": int((everything.lengths < _LEAST_POSITIVES).sum())}),
@@ -111,7 +116,7 @@ def global_time(interactions: Interactions, n_users: int, valid_from: float, tes
         DataError: the cuts are not in order.
     """
     if not valid_from < test_from:
-        raise DataError(f"valid_from must lie before test_from, got {valid_from} and {test_from}")
+        raise DataError(f"data.valid_from must lie before data.test_from, got {valid_from} and {test_from}")
     positives = interactions.where(interactions.positive)
     before_valid, before_test = positives.times < valid_from, positives.times < test_from
 
@@ -122,8 +127,8 @@ def global_time(interactions: Interactions, n_users: int, valid_from: float, tes
     valid = _window(train, sequences(before_test & ~before_valid))
     test = _window(sequences(before_test), sequences(~before_test))
     return Split(
-        protocol=f"global time: learned before {valid_from:g}, judged by what came from {test_from:g} on; "
-        "all items are ranked",
+        protocol=f"global time: learned before {_written(valid_from, interactions)}, judged by what came from "
+        f"{_written(test_from, interactions)} on; all items are ranked",
         train=train,
         negatives=labelled_negatives(interactions, interactions.times < valid_from),
         valid=valid,
@@ -145,36 +150,33 @@ def _window(before: Sequences, within: Sequences) -> Cases:
 
 def labelled_negatives(interactions: Interactions, learned: NDArray[np.bool_] | None = None) -> Pairs:
     """The interactions that are no positives, of those marked as learned from (all, without a mark)."""
+    kept = ~interactions.positive if learned is None else ~interactions.positive & learned
+    return Pairs(interactions.users[kept], interactions.items[kept], _positives_before(interactions)[kept])
+
+
+def _positives_before(interactions: Interactions) -> Rows:
+    """[n] how many of the same user's positives come before each interaction."""
     before: Rows = np.cumsum(interactions.positive) - interactions.positive
     first_of_user = np.searchsorted(interactions.users, interactions.users)
-    positions: Rows = before - before[first_of_user]
-    kept = ~interactions.positive if learned is None else ~interactions.positive & learned
-    return Pairs(interactions.users[kept], interactions.items[kept], positions[kept])
-
-
-def _last_times(users: Rows, times: NDArray[np.float64] | NDArray[np.int64], n_users: int) -> NDArray[np.float64]:
-    """[U] time of each user's last row; -inf for none."""
-    last = np.full(n_users, -np.inf)
-    last[users] = times  # rows ascend in time, so the last assignment stays
-    return last
+    return before - before[first_of_user]
 
 
 def _counted(reasons: dict[str, int]) -> Mapping[str, int]:
     return MappingProxyType({reason: count for reason, count in reasons.items() if count})
 
 
-def _comparable(moment: Moment | None) -> float:
+def _cut(key: str, moment: Moment | None, interactions: Interactions) -> float:
     """A cut in the numbers of the time column: see `vecall.data.columns.cast_time`."""
-    match moment:
-        case int() | float():
-            return float(moment)
-        case datetime() | date():
-            return float(moment_to_microseconds(moment))
-        case str():
-            try:
-                return float(moment_to_microseconds(datetime.fromisoformat(moment)))
-            except ValueError:
-                raise DataError(
-                    f"data.valid_from and data.test_from are numbers or ISO 8601 times, got {moment!r}"
-                ) from None
-    raise DataError("split = 'global_time' needs valid_from and test_from")
+    if moment is None:
+        raise DataError(f"{key} is missing: split = 'global_time' needs valid_from and test_from")
+    if isinstance(moment, str) != interactions.dated:
+        have, need = ("datetimes", "a date or datetime") if interactions.dated else ("numbers", "a number in its unit")
+        raise DataError(f"{key} is {moment!r}, but the interactions' times are {have}: give {need}")
+    return float(moment_to_microseconds(datetime.fromisoformat(moment)) if isinstance(moment, str) else moment)
+
+
+def _written(time: float, interactions: Interactions) -> str:
+    """A time for people, in the kind of the time column."""
+    if interactions.dated:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=float(time))).isoformat()
+    return f"{time:.15g}"

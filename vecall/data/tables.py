@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Tables:
 
     Attributes:
         interactions: columns `user`, `item`, and where the schema names them `time`, `label`, `shown`;
-            in file order.
+            in file order. Times are numbers or Datetime("us"), see `vecall.data.columns.cast_time`.
         items: `id`, then the features, attributes and title under the table's own names; None without a table.
         users: `id`, then the features; None without a table.
         dropped: rows left out under `bad_rows = "drop"`, by reason.
@@ -48,6 +48,8 @@ def read_tables(settings: DataSettings, schema: Schema) -> Tables:
     users = None if settings.users is None else _read_entities(settings.users, schema.users, judge)
     known_items = None if items is None else items["id"]
     parts = [_read_interactions(path, schema, known_items, judge) for path in settings.interactions]
+    if schema.interactions.time is not None:
+        _check_times_agree(parts, settings.interactions)
     interactions = pl.concat(parts, how="vertical_relaxed")
     if interactions.is_empty():
         names = ", ".join(path.name for path in settings.interactions)
@@ -55,6 +57,17 @@ def read_tables(settings: DataSettings, schema: Schema) -> Tables:
     for reason, count in judge.dropped.items():
         logger.warning("dropped %d rows: %s", count, reason)
     return Tables(interactions, items, users, judge.dropped)
+
+
+def _check_times_agree(parts: list[pl.DataFrame], paths: Sequence[Path]) -> None:
+    kinds = {part["time"].dtype.is_temporal(): path for part, path in zip(parts, paths, strict=True) if len(part)}
+    if len(kinds) > 1:
+        raise DataError(
+            f"the files' times do not compare: {kinds[False]} has numbers, {kinds[True]} has datetimes or ISO 8601 "
+            "text; write one kind into all"
+        )
+    if kinds:  # a file of which nothing is left has times of any kind
+        parts[:] = [part for part in parts if len(part)]
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -67,9 +80,9 @@ def read_table(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own folder")
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)  # a `[` or `*` in a file's name is no pattern
         if path.suffix == ".csv":
-            return pl.read_csv(path, infer_schema=False)
+            return pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     raise DataError(f"{path}: a table is a .parquet or a .csv file, got {path.suffix or 'no suffix'!r}")

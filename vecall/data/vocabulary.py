@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.hashing import hash_bytes, hash_strings, pack
+from vecall.data.hashing import hash_bytes, hash_strings, pack, to_bytes
 from vecall.errors import DataError
 from vecall.schema import IdType
 
@@ -77,12 +77,13 @@ class IntegerVocabulary(Vocabulary):
         for one in ids:
             if not isinstance(one, (int, np.integer)) or isinstance(one, bool):
                 raise DataError(f"ids here are integers, got {one!r} of type {type(one).__name__}")
-        beyond = [_INT64[0] <= one <= _INT64[1] for one in cast("Sequence[int]", ids)]
-        asked = np.array([one if ok else 0 for one, ok in zip(ids, beyond, strict=True)], dtype=np.int64)
+        integers = cast("Sequence[int]", ids)
+        possible = np.array([_INT64[0] <= one <= _INT64[1] for one in integers], dtype=np.bool_)
+        asked = np.array([one if ok else 0 for one, ok in zip(integers, possible, strict=True)], dtype=np.int64)
         if len(self._ids) == 0:
             return np.full(len(asked), UNKNOWN, dtype=np.int64)
         places = np.minimum(np.searchsorted(self._ids, asked), len(self._ids) - 1)
-        return np.where((self._ids[places] == asked) & beyond, places, UNKNOWN)
+        return np.where((self._ids[places] == asked) & possible, places, UNKNOWN)
 
     def ids(self, rows: Rows) -> list[int]:  # noqa: D102
         return cast("list[int]", self._ids[rows].tolist())
@@ -117,7 +118,7 @@ class StringVocabulary(Vocabulary):
 
     def _find(self, one: str, wanted: np.uint64, place: int) -> int:
         """The row of `one` among the rows whose hash is equal; two ids with one hash stand side by side."""
-        encoded = one.encode()
+        encoded = to_bytes(one)
         while place < len(self._hashes) and self._hashes[place] == wanted:
             row = int(self._row_of_hash[place])
             if self._blob[self._offsets[row] : self._offsets[row + 1]].tobytes() == encoded:

@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 import polars as pl
 
+from vecall.data.vocabulary import Id
+from vecall.errors import QueryError
 from vecall.recall.filters import mask_of
 from vecall.recall.search import Found, find
 from vecall.recall.types import Plan, Query, Recalled
@@ -34,6 +36,20 @@ class Recaller:
     def release(self) -> str:
         """Name of the release that answers."""
         return self._release.name
+
+    def parse_user_id(self, text: str) -> Id:
+        """A user id written as text, such as on a command line, in the type that this release's ids have.
+
+        Raises:
+            QueryError: ids are integers, and the text is none.
+        """
+        users = self._release.users
+        if users is None or users.ids.id_type == "string":
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            raise QueryError(f"user_id: ids here are integers, got {text!r}", field="user_id") from None
 
     def recall(self, query: Query) -> Recalled:
         """The k items that the user most likely wants.

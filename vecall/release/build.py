@@ -77,11 +77,11 @@ def write_contents(
     index = index_files.build(contents.vectors, settings)
     inputs = None
     if encoder is not None and contents.users is not None:
-        inputs = _sample_of_users(contents.users, TUNING_QUERIES)
+        inputs = _sample_of_users(contents.users, TUNING_QUERIES, encoder[0].history_length)
         queries = inputs.encode(encoder[0], index)
     if queries is not None and len(queries) < 2:  # no confidence interval from fewer
         queries = None
-    points = _tune(index, queries, settings)
+    points = tune(index, queries, settings)
     golden = None if queries is None else _record_golden(index, queries, inputs)
     index_files.save(index, folder / INDEX)
     save_vocabulary(contents.items, folder, ITEM_PREFIX)
@@ -110,17 +110,23 @@ def engine_of(index: Index) -> str:
     return "exact" if isinstance(index, ExactIndex) else "hnsw"
 
 
-def _sample_of_users(users: Users, most: int) -> UserInputs:
-    """Users with a history, evenly over all of them."""
+def _sample_of_users(users: Users, most: int, length: int) -> UserInputs:
+    """Users with a history, evenly over all of them, and as much of their histories as the tower reads."""
     active = np.flatnonzero(users.histories.lengths)
     chosen = active[np.unique(np.linspace(0, max(0, len(active) - 1), min(most, len(active))).astype(np.int64))]
-    return UserInputs(users.histories.take(chosen), users.fields[chosen])
+    return UserInputs(users.histories.take(chosen).last(length), users.fields[chosen])
 
 
-def _tune(index: Index, queries: Vectors | None, settings: IndexSettings) -> list[EffortPoint]:
+def tune(index: Index, queries: Vectors | None, settings: IndexSettings) -> list[EffortPoint]:
+    """The effort for each k of the settings; empty where none is to be found: no queries, exact index, a set ef."""
     if queries is None or isinstance(index, ExactIndex) or settings.ef is not None:
         return []
     return find_effort(index, queries, settings.ks, settings.target_recall)
+
+
+def curve_of(points: list[EffortPoint]) -> EffortCurve | None:
+    """The effort that was found, by k."""
+    return EffortCurve([(point.k, point.effort) for point in points]) if points else None
 
 
 def _record_golden(index: Index, queries: Vectors, inputs: UserInputs | None) -> Golden:
@@ -143,7 +149,8 @@ def _ann(index: Index, golden: Golden | None, points: list[EffortPoint]) -> dict
     if golden is None:
         return None
     depth = golden.rows.shape[1]
-    effort = EffortCurve([(point.k, point.effort) for point in points]).at(depth) if points else None
+    curve = curve_of(points)
+    effort = None if curve is None else curve.at(depth)
     recall = golden.ann_recall(index, effort)
     return {
         "k": depth,

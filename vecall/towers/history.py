@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from vecall.towers.blocks import Mlp
 from vecall.towers.settings import HistorySettings
 
-# Weight of an item against the next newer one. 1 is the plain mean; the others favour the newest 10 and 3 or so.
-DECAYS = (1.0, 0.9, 0.7)
+# Weight of an item against the next newer one. 1 is the plain mean; the others favour the newest 20, 5 and 2 or so.
+DECAYS = (1.0, 0.95, 0.8, 0.5)
 
 
 def history_encoder(settings: HistorySettings, dim: int, dropout: float) -> nn.Module | None:
@@ -30,15 +30,15 @@ def ages_and_mask(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class MeanHistory(nn.Module):
-    """Means that forget at different speeds, joined by a residual MLP."""
+    """Means that forget at different speeds, in a learned mixture and refined by an MLP that begins at nothing."""
 
     log_decays: Tensor
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("log_decays", torch.tensor(DECAYS).log(), persistent=False)
-        self.join = nn.Linear(dim * len(DECAYS), dim)
-        self.refine = Mlp(dim * len(DECAYS), [2 * dim], dim, norm="layer", dropout=dropout)
+        self.mixture = nn.Parameter(torch.zeros(len(DECAYS)))
+        self.refine = refinement(dim * len(DECAYS), dim, dropout)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
@@ -46,24 +46,32 @@ class MeanHistory(nn.Module):
         weights = torch.exp(ages.unsqueeze(1) * self.log_decays.view(1, -1, 1))  # [B, decays, L]
         weights = weights * filled.unsqueeze(1).to(vectors.dtype)
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
-        means = (weights @ vectors).flatten(1)  # [B, decays · D]
-        return self.join(means) + self.refine(means)  # type: ignore[no-any-return]
+        means = normalize(weights @ vectors, dim=-1)  # [B, decays, D]
+        mixed = (means * self.mixture.softmax(0).view(1, -1, 1)).sum(1)
+        return mixed + self.refine(means.flatten(1))  # type: ignore[no-any-return]
+
+
+def refinement(inputs: int, dim: int, dropout: float) -> nn.Sequential:
+    """[B, inputs] → [B, dim], zeros at first: training begins from the plain mean and departs as far as it pays."""
+    last = nn.Linear(2 * dim, dim)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, 2 * dim), nn.GELU(), nn.Dropout(dropout), last)
 
 
 class AttentionHistory(nn.Module):
-    """A mean weighted by a learned query and by age, refined by a residual MLP."""
+    """A mean weighted by a learned query and by age, refined likewise."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.importance = nn.Linear(dim, 1)
         self.forgetting = nn.Parameter(torch.tensor(0.1))
-        self.join = nn.Linear(dim, dim)
-        self.refine = Mlp(dim, [2 * dim], dim, norm="layer", dropout=dropout)
+        self.refine = refinement(dim, dim, dropout)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
         ages, filled = ages_and_mask(vectors, lengths)
         logits = self.importance(vectors).squeeze(-1) - self.forgetting * ages  # [B, L]
         weights = logits.masked_fill(~filled, -1e4).softmax(-1) * filled.to(vectors.dtype)  # all 0 for no history
-        mean = (weights.unsqueeze(1) @ vectors).squeeze(1)  # [B, D]
-        return self.join(mean) + self.refine(mean)  # type: ignore[no-any-return]
+        mean = normalize((weights.unsqueeze(1) @ vectors).squeeze(1), dim=-1)  # [B, D]
+        return mean + self.refine(mean)  # type: ignore[no-any-return]

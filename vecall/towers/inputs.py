@@ -5,11 +5,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vecall.data.encode import Shape
+from vecall.data.encode import FIRST_VALUE, Shape
 
 # Width of an embedding that is laid beside others; summed ones are as wide as the tower.
 SIDE_BY_SIDE_WIDTH = 32
 _INITIAL_SCALE = 0.1
+_HUSHED = 0.01  # not 0: a sum of nothing but zeros has no direction to begin from
+
+
+def part_name(feature: str) -> str:
+    """The name of a feature's layer: torch forbids dots in it, and names of its own such as `type` or `values`."""
+    return "of_" + feature.replace("%", "%25").replace(".", "%2E")
 
 
 class Bag(nn.Module):
@@ -17,7 +23,7 @@ class Bag(nn.Module):
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
-        self.table = embedding(size, width)
+        self.table = value_embedding(size, width)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[B, T] rows, 0 is padding → [B, width]."""
@@ -33,12 +39,21 @@ def embedding(size: int, width: int) -> nn.Embedding:
     return table
 
 
+def value_embedding(size: int, width: int) -> nn.Embedding:
+    """A table of values, in which missing and never-seen ones hardly speak: training may never have met them."""
+    table = embedding(size, width)
+    with torch.no_grad():
+        table.weight[:FIRST_VALUE] *= _HUSHED
+    return table
+
+
 class SummedInputs(nn.Module):
     """Every feature as a vector of the tower's width, added up: → [B, dim]."""
 
     def __init__(self, shapes: Mapping[str, Shape], dim: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict({name: self._part(shape, dim) for name, shape in shapes.items()})
+        self._names = list(shapes)
+        self.parts = nn.ModuleDict({part_name(name): self._part(shape, dim) for name, shape in shapes.items()})
 
     @staticmethod
     def _part(shape: Shape, dim: int) -> nn.Module:
@@ -46,13 +61,13 @@ class SummedInputs(nn.Module):
             case "dense":
                 return nn.Linear(shape.size, dim)
             case "one":
-                return embedding(shape.size, dim)
+                return value_embedding(shape.size, dim)
             case "bag":
                 return Bag(shape.size, dim)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Encoded features of B rows → [B, dim]. Not called without features."""
-        return torch.stack([part(features[name]) for name, part in self.parts.items()]).sum(0)
+        return torch.stack([self.parts[part_name(name)](features[name]) for name in self._names]).sum(0)
 
 
 class ConcatenatedInputs(nn.Module):
@@ -60,7 +75,8 @@ class ConcatenatedInputs(nn.Module):
 
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict({name: self._part(shape) for name, shape in shapes.items()})
+        self._names = list(shapes)
+        self.parts = nn.ModuleDict({part_name(name): self._part(shape) for name, shape in shapes.items()})
         self.width = sum(shape.size if shape.kind == "dense" else SIDE_BY_SIDE_WIDTH for shape in shapes.values())
 
     @staticmethod
@@ -69,10 +85,10 @@ class ConcatenatedInputs(nn.Module):
             case "dense":
                 return nn.Identity()
             case "one":
-                return embedding(shape.size, SIDE_BY_SIDE_WIDTH)
+                return value_embedding(shape.size, SIDE_BY_SIDE_WIDTH)
             case "bag":
                 return Bag(shape.size, SIDE_BY_SIDE_WIDTH)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Encoded features of B rows → [B, width]. Not called without features."""
-        return torch.cat([part(features[name]) for name, part in self.parts.items()], dim=1)
+        return torch.cat([self.parts[part_name(name)](features[name]) for name in self._names], dim=1)

@@ -23,7 +23,7 @@ class ModelSettings(Section):
     dim: int = Field(64, ge=2, le=1024, description="D: dimension of the vectors that are compared")
     hidden: tuple[int, ...] = Field((), description="widths of the MLP's hidden layers, both towers")
     norm: Literal["layer", "batch", "none"] = "layer"
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
     item_id: bool = Field(True, description="an embedding per item beside its features")
     id_dropout: float = Field(0.0, ge=0, lt=1, description="share of items whose id is hidden in a step")
     history: HistorySettings = HistorySettings()

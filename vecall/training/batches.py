@@ -33,21 +33,27 @@ class Samples:
         return len(self.users)
 
 
-def positive_samples(train: Sequences) -> Samples:
-    """Every position of every history is a positive to be told from what came before it."""
+def positive_samples(train: Sequences, *, least_history: int = 0) -> Samples:
+    """Every position of every history is a positive to be told from what came before it.
+
+    Args:
+        train: histories.
+        least_history: positions with fewer items before them are left out.
+    """
     users = train.owners
     positions = np.arange(len(train.rows)) - train.offsets[:-1][users]
-    return Samples(users, train.rows, positions, np.ones(len(users), dtype=np.float32))
+    kept = positions >= least_history
+    labels = np.ones(int(kept.sum()), dtype=np.float32)
+    return Samples(users[kept], train.rows[kept], positions[kept], labels)
 
 
-def labelled_samples(train: Sequences, negatives: Pairs) -> Samples:
+def labelled_samples(positives: Samples, negatives: Pairs) -> Samples:
     """The positives, then the known negatives."""
-    good = positive_samples(train)
     return Samples(
-        np.concatenate([good.users, negatives.users]),
-        np.concatenate([good.items, negatives.items]),
-        np.concatenate([good.positions, negatives.positions]),
-        np.concatenate([good.labels, np.zeros(len(negatives.users), dtype=np.float32)]),
+        np.concatenate([positives.users, negatives.users]),
+        np.concatenate([positives.items, negatives.items]),
+        np.concatenate([positives.positions, negatives.positions]),
+        np.concatenate([positives.labels, np.zeros(len(negatives.users), dtype=np.float32)]),
     )
 
 

@@ -44,6 +44,7 @@ def train(
     folder: Path,
     *,
     validate: Validate | None = None,
+    epochs: int | None = None,
     start_from: Callable[[TwoTower], None] | None = None,
 ) -> Outcome:
     """Train towers, or go on with a training in `folder` that was cut short.
@@ -54,7 +55,8 @@ def train(
         settings: loss, optimiser, when to stop.
         folder: takes `metrics.jsonl` and the checkpoints; a `last.ckpt` in it is resumed from.
         validate: judges after each epoch; its `valid_recall` stops training early and chooses the epoch.
-            None trains for `settings.epochs`.
+            None trains for all epochs.
+        epochs: fewer than `settings.epochs`, by whose number the learning rate falls all the same.
         start_from: gives the fresh towers their first weights.
 
     Raises:
@@ -76,7 +78,7 @@ def train(
     if validate is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
     last = folder / LAST_CHECKPOINT
-    trainer = _trainer(folder, settings.epochs, callbacks)
+    trainer = _trainer(folder, epochs or settings.epochs, callbacks)
     trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(checkpoints.best_model_path or last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])

@@ -11,8 +11,16 @@ def bce_pairs(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def full_softmax(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy over the whole catalogue: [B, N] scores, [B] rows of the positives."""
-    return F.cross_entropy(scores, targets, label_smoothing=label_smoothing)
+    """Cross-entropy over the whole catalogue.
+
+    Args:
+        scores: [B, N]; -inf for an item that is out of the race.
+        targets: [B] rows of the positives.
+        label_smoothing: share of the target that is spread over all items in the race.
+    """
+    if label_smoothing == 0:
+        return F.cross_entropy(scores, targets)
+    return _smoothed(scores, targets, label_smoothing)
 
 
 def sampled_softmax(
@@ -34,16 +42,21 @@ def sampled_softmax(
         positive: [B] scores of the positives.
         candidates: [B, C] scores of the sampled items.
         log_q: [C] log of how often each was expected in the list.
-        hits: [B, C] true where a candidate is the row's own positive by accident; it is left out.
+        hits: [B, C] true where a candidate is no negative of the row, its own positive by accident: left out.
         positive_log_q: [B] log Q of the positives, for the usual form that corrects them too.
         label_smoothing: share of the target that is spread over all.
     """
     corrected = (candidates - log_q).masked_fill(hits, float("-inf"))
     first = positive if positive_log_q is None else positive - positive_log_q
     logits = torch.cat([first.unsqueeze(1), corrected], dim=1)  # [B, 1 + C]
-    if label_smoothing == 0:
-        return (logits.logsumexp(1) - first).mean()
-    losses = torch.log_softmax(logits, dim=1)
-    counted = torch.isfinite(logits)
+    return full_softmax(
+        logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), label_smoothing=label_smoothing
+    )
+
+
+def _smoothed(scores: Tensor, targets: Tensor, share: float) -> Tensor:
+    """As `F.cross_entropy` with label smoothing, but over the finite scores of each row."""
+    losses = torch.log_softmax(scores, dim=1)
+    counted = torch.isfinite(scores)
     spread = losses.masked_fill(~counted, 0.0).sum(1) / counted.sum(1)
-    return -((1 - label_smoothing) * losses[:, 0] + label_smoothing * spread).mean()
+    return -((1 - share) * losses.gather(1, targets.unsqueeze(1)).squeeze(1) + share * spread).mean()

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.encode import Encoded, Shape
+from vecall.data.encode import Encoded, Encoders, Shape
+from vecall.data.interactions import Catalogue
 from vecall.data.sequences import Sequences
 from vecall.data.split import Pairs
 
@@ -34,6 +35,22 @@ class Problem:
     user_features: Encoded
     item_shapes: Mapping[str, Shape]
     user_shapes: Mapping[str, Shape]
+
+    @classmethod
+    def encoded(
+        cls, catalogue: Catalogue, encoders: tuple[Encoders, Encoders], train: Sequences, negatives: Pairs
+    ) -> "Problem":
+        """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
+        items, users = encoders
+        return cls(
+            train=train,
+            negatives=negatives,
+            n_items=len(catalogue.items),
+            item_features=items.encode(catalogue.item_fields),
+            user_features=users.encode(catalogue.user_fields),
+            item_shapes=items.shapes,
+            user_shapes=users.shapes,
+        )
 
     @property
     def frequencies(self) -> NDArray[np.float32]:

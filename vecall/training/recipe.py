@@ -1,7 +1,11 @@
 """One training step, as Lightning wants it: encode what occurs in the batch, score it, take the loss."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from vecall.errors import TrainingError
@@ -42,9 +46,10 @@ class Recipe(LightningModule):
         self._on_device: dict[str, dict[str, Tensor]] = {}
 
     def _make_samples(self) -> Samples:
-        if self.loss_name == "bce":
-            return labelled_samples(self.problem.train, self.problem.negatives)
-        return positive_samples(self.problem.train)
+        # Without user features nothing tells one empty history from another: there is nothing to learn from them.
+        least = 1 if self.towers.reads_history and not self.problem.user_features else 0
+        positives = positive_samples(self.problem.train, least_history=least)
+        return labelled_samples(positives, self.problem.negatives) if self.loss_name == "bce" else positives
 
     def train_dataloader(self) -> EpochBatches:
         """The coming epoch's batches; Lightning asks anew before each."""
@@ -57,9 +62,14 @@ class Recipe(LightningModule):
             epoch=self.current_epoch,
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; without weight decay it is Adam."""
-        return torch.optim.AdamW(self.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW, which without weight decay is Adam; the rate changes by the step."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        steps = settings.epochs * len(self.train_dataloader())
+        rate = warm_cosine(steps) if settings.schedule == "cosine" else lambda _: 1.0
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Batches know how to move."""
@@ -101,7 +111,10 @@ class Recipe(LightningModule):
     def _full_softmax(self, batch: Batch) -> Tensor:
         everything = self._encode(torch.arange(self.problem.n_items, device=self.device))  # [N, D]
         users = self._encode_users(everything, batch.histories, batch) / self.log_temperature.exp()
-        return full_softmax(users @ everything.T, batch.items, label_smoothing=self.settings.label_smoothing)
+        scores = users @ everything.T  # [B, N]
+        if not self.settings.history_is_negative:
+            scores = scores.masked_fill_(in_history(batch, self.problem.n_items), float("-inf"))
+        return full_softmax(scores, batch.items, label_smoothing=self.settings.label_smoothing)
 
     def _sampled_softmax(self, batch: Batch) -> Tensor:
         frequencies = self._on_device["frequencies"]["all"]
@@ -113,9 +126,16 @@ class Recipe(LightningModule):
             positive=(users * vectors[targets]).sum(1),
             candidates=users @ vectors[candidates].T,
             log_q=drawn.log_q,
-            hits=batch.items.unsqueeze(1) == drawn.rows.unsqueeze(0),
+            hits=self._not_counted(batch, drawn.rows),
             label_smoothing=self.settings.label_smoothing,
         )
+
+    def _not_counted(self, batch: Batch, candidates: Tensor) -> Tensor:
+        """[B, C] candidates that are the row's own positive or, unless they count, in its history."""
+        hits = batch.items.unsqueeze(1) == candidates.unsqueeze(0)
+        if self.settings.history_is_negative:
+            return hits
+        return hits | in_history(batch, self.problem.n_items)[:, candidates]
 
     def _bce(self, batch: Batch) -> Tensor:
         """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
@@ -130,6 +150,28 @@ class Recipe(LightningModule):
         counted = (batch.labels > 0).unsqueeze(1).expand_as(scores).clone()
         counted[:, 0] = True  # a known negative speaks for itself and draws no others
         return bce_pairs(scores[counted], labels[counted])
+
+
+def in_history(batch: Batch, n_items: int) -> Tensor:
+    """[B, N] which items each row's history holds; the row's positive is never marked."""
+    places = torch.arange(batch.histories.shape[1], device=batch.lengths.device)  # [L]
+    positive = batch.items.unsqueeze(1)  # [B, 1]
+    known = torch.where(places < batch.lengths.unsqueeze(1), batch.histories, positive)  # padding marks the positive
+    marks = torch.zeros(len(known), n_items, dtype=torch.bool, device=known.device)
+    return marks.scatter_(1, known, value=True).scatter_(1, positive, value=False)
+
+
+def warm_cosine(steps: int) -> Callable[[int], float]:
+    """The share of the highest learning rate at each step: up over 5 %, then down a cosine to 2 %."""
+    warm = max(1, round(0.05 * steps))
+
+    def share(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        done = min(1.0, (step - warm) / max(1, steps - warm))
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+    return share
 
 
 def _distinct(*rows: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -25,11 +25,15 @@ class TrainingSettings(Section):
     negatives: NegativeSettings = NegativeSettings()
     temperature: float | Literal["learned"] = Field(0.1, description="scores are divided by it; more is softer")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="softmax only: share of the target spread over all")
+    history_is_negative: bool = Field(
+        False, description="softmax: whether items that the user has already taken count against the next one"
+    )
     batch: int = Field(512, ge=1, description="B: positives a step")
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(5, ge=1, description="at most; the cosine schedule ends here")
     patience: int = Field(3, ge=1, description="epochs without a better validation recall before the end")
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(4e-3, gt=0, description="at its highest")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: warm up over 5 %, then fall to 2 %")
+    weight_decay: float = Field(0.01, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
     refit: bool = Field(False, description="train again on all interactions for the epochs that were chosen")
 

@@ -1,0 +1,152 @@
+"""A model beside its baselines and through its index, all judged by one protocol: what `evaluate` answers."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall import progress
+from vecall.data.dataset import Dataset
+from vecall.data.sequences import Cases
+from vecall.data.split import Split
+from vecall.errors import ConfigError
+from vecall.evaluation.ann import AnnReport, measure_ann
+from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
+from vecall.evaluation.offline import Judgement, Scorer, judge
+from vecall.index.base import Index, Vectors
+from vecall.index.effort import EffortCurve
+
+logger = logging.getLogger(__name__)
+
+_MEASURED_USERS = 1_000  # whose vectors the index is measured with
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as it is served.
+
+    Attributes:
+        user_vectors: [B, D] for B cases.
+        index: over the item vectors.
+        effort: how wide to search for k rows; None is the index's own default.
+        engine: what kind of index it is, for people.
+    """
+
+    user_vectors: Callable[[Cases], Vectors]
+    index: Index
+    effort: EffortCurve | None
+    engine: str
+
+    def effort_at(self, k: int) -> int | None:
+        """How wide to search for k rows."""
+        return None if self.effort is None else self.effort.at(k)
+
+
+class ThroughIndex:
+    """Scores as recall sees them: of the rows that the index returns, and -inf for all others."""
+
+    def __init__(self, served: Served, depth: int) -> None:
+        self._served, self._depth = served, depth
+
+    def __call__(self, cases: Cases) -> NDArray[np.float32]:
+        """[B, N]; each case is searched for `depth` rows beyond its history, as a request with exclusions is."""
+        index = self._served.index
+        scores = np.full((len(cases), index.size), -np.inf, dtype=np.float32)
+        for place, vector in enumerate(self._served.user_vectors(cases)):
+            k = min(self._depth + len(np.unique(cases.histories[place])), index.size)
+            hits = index.search(vector[None], k, effort=self._served.effort_at(k))
+            found = hits.rows[0] >= 0
+            scores[place, hits.rows[0][found]] = hits.scores[0][found]
+        return scores
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All that was measured.
+
+    Attributes:
+        protocol: split and ranking, a sentence each.
+        dropped: what was left out, by reason.
+        judgements: `model`, then `index` (the model through its index), then the baselines, by name.
+        ann: of the index alone, one for each k.
+        item_counts: [N] how many users took each item in training.
+    """
+
+    protocol: tuple[str, ...]
+    dropped: Mapping[str, int]
+    judgements: Mapping[str, Judgement]
+    ann: tuple[AnnReport, ...]
+    item_counts: NDArray[np.float32]
+
+    def as_json(self) -> dict[str, object]:
+        """As `vecall evaluate --json` prints it; a baseline that was left out is null."""
+        names = ("model", "popularity", "ease", "cooccurrence", "index")
+        judged = {name: self.judgements[name].as_json() if name in self.judgements else None for name in names}
+        first, *others = [one.as_json() for one in self.ann]
+        return {
+            "protocol": " ".join(self.protocol),
+            "dropped": dict(self.dropped),
+            **judged,
+            "ann": first | {"others": others},
+        }
+
+
+def assess(
+    dataset: Dataset, split: Split, scorer: Scorer, served: Served, ks: Sequence[int], ann_ks: Sequence[int]
+) -> Assessment:
+    """Judge a model, its index and the baselines on the test cases.
+
+    Args:
+        dataset: for its counts.
+        split: baselines are fitted on `train` alone, as the model was, and read the same histories.
+        scorer: of the model, exact.
+        served: the same model with its index.
+        ks: depths of model recall.
+        ann_ks: depths of ANN recall; those beyond N are left out.
+    """
+    n_items = len(dataset.catalogue.items)
+    popularity = Popularity(split.train, n_items)
+    contenders: dict[str, Callable[[], Scorer]] = {
+        "model": lambda: scorer,
+        "index": lambda: ThroughIndex(served, max(ks)),
+        "ease": lambda: Ease(split.train, n_items),
+        "cooccurrence": lambda: RecentCooccurrence(split.train, n_items),
+        "popularity": lambda: popularity,
+    }
+    dropped = dict(dataset.dropped) | dict(split.dropped)
+    judgements = {}
+    with progress.task("judging", len(contenders)) as advance:
+        for name, make in contenders.items():
+            try:
+                judgements[name] = judge(make(), split.test, n_items, ks)
+            except ConfigError as error:  # a baseline too large for its data
+                logger.warning("%s is left out: %s", name, error)
+                dropped[f"{name}: {error}"] = 1
+            advance(1, note=name)
+    if repeats := judgements["model"].repeats_dropped:
+        dropped["targets already in the history (not judged with seen items excluded)"] = repeats
+    return Assessment(
+        protocol=(
+            split.protocol[0].upper() + split.protocol[1:] + ".",
+            f"{len(split.test):,} users judged over {n_items:,} items; a target ranks below all items with its score.",
+            "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
+            "histories; `index` is the model through its index.",
+        ),
+        dropped=dropped,
+        judgements=judgements,
+        ann=_measure(split.test, served, ann_ks),
+        item_counts=popularity.counts,
+    )
+
+
+def _measure(cases: Cases, served: Served, ks: Sequence[int]) -> tuple[AnnReport, ...]:
+    """ANN recall and latency of the index's own search, on the vectors of the test's users."""
+    chosen = np.arange(min(len(cases), _MEASURED_USERS))
+    users = Cases(cases.users[chosen], cases.histories.take(chosen), cases.targets.take(chosen))
+    queries = served.user_vectors(users)
+    depths = [k for k in ks if k <= served.index.size] or [served.index.size]
+    return tuple(
+        measure_ann(served.index, queries, k, engine=served.engine, effort=served.effort_at(k)) for k in depths
+    )

@@ -1,0 +1,297 @@
+"""The `vecall` command: parses, calls, prints. Each command imports what it needs, so that recall loads no torch."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vecall import console, progress
+from vecall.errors import QueryError, VecallError
+
+app = typer.Typer(
+    help="vecall (矢量召回): train two towers, publish a release, recall items.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+releases = typer.Typer(
+    help="List, verify, activate, roll back and prune the releases of a store.", no_args_is_help=True
+)
+app.add_typer(releases, name="releases")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
+StoreDir = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+RunDir = Annotated[Path, typer.Option("--run", help="The run's folder.")]
+
+
+@app.callback()
+def _setup(
+    *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what goes well, too.")] = False
+) -> None:
+    console.quiet_libraries(verbose=verbose)
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Show progress, and turn a user's mistake into one readable line and exit code 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> None:  # noqa: ANN401 - whatever typer parsed
+        try:
+            with progress.shown_by(console.Bars()):
+                command(*args, **options)
+        except VecallError as error:
+            _print_error(error, as_json=bool(options.get("as_json")))
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def _print_error(error: VecallError, *, as_json: bool) -> None:
+    if as_json:
+        code = error.code if isinstance(error, QueryError) else type(error).__name__
+        field = error.field if isinstance(error, QueryError) else None
+        console.print_json({"error": {"code": code, "message": str(error), "field": field}})
+    else:
+        console.err.print(f"vecall: {error}", style="red", markup=False, soft_wrap=True)
+
+
+@app.command()
+@reported
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="Where run, store and report go.")] = Path("quickstart"),
+    data: Annotated[Path | None, typer.Option("--data", help="Folder with MovieLens' ratings.csv, movies.csv.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """The whole story on MovieLens: fit, publish, evaluate, recall."""
+    from vecall.quickstart import tell
+
+    story = tell(out, data)
+    if as_json:
+        console.print_json(story.as_json())
+    else:
+        story.show(console.out)
+
+
+@app.command()
+@reported
+def fit(
+    config: Annotated[Path, typer.Argument(help="A vecall.toml.")],
+    run: RunDir,
+    init: Annotated[Path | None, typer.Option("--init", help="An older run to start from.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Train towers on the tables, and judge them on what was held out."""
+    from vecall.config import load_config
+    from vecall.pipeline import fit as fit_run
+
+    finished = fit_run(load_config(config), run, init=init)
+    summary = finished.summary
+    if as_json:
+        console.print_json({"run": str(run), "seconds": summary.seconds, "metrics": summary.metrics})
+        return
+    excluded: Any = summary.metrics["seen_excluded"]
+    console.out.print(console.metrics_table({"model": excluded}, title=f"{summary.protocol}; seen items excluded"))
+    console.out.print(
+        f"{summary.epochs} epochs in {summary.seconds:.0f} s, the best was {summary.best_epoch + 1}: {run}"
+    )
+
+
+@app.command()
+@reported
+def publish(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    store: StoreDir,
+    name: Annotated[str | None, typer.Option(help="Of the release; the time by default.")] = None,
+    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
+    journal_seq: Annotated[int, typer.Option(min=0, help="Journal operations that the tables already hold.")] = 0,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a release of a run: export the towers, encode all items, build the index."""
+    from vecall.pipeline import publish as publish_run
+    from vecall.release.store import Store
+
+    made = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq)
+    manifest = Store.open(store).verify(made)
+    if as_json:
+        answer = {"release": made, "store": str(store), "items": manifest.items, "dim": manifest.dim}
+        console.print_json(answer | {"ann": manifest.ann})
+        return
+    ann = manifest.ann or {}
+    console.out.print(
+        f"release {made}: {manifest.items:,} items of {manifest.dim} dimensions, {manifest.bytes:,} bytes"
+    )
+    for point in ann.get("frontier", []):  # type: ignore[union-attr]
+        console.out.print("  effort {effort} for k {k}: ANN recall {recall:.4f} ± {recall_ci95:.4f}".format(**point))  # type: ignore[arg-type]
+
+
+@app.command()
+@reported
+def evaluate(
+    run: Annotated[Path | None, typer.Option("--run", help="A finished run.")] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="A store: its current release.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Names the tables; a store needs it.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the report to this .html file.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Judge a run or a release beside popularity, EASE and co-occurrence, by one protocol."""
+    from vecall.config import load_config
+    from vecall.pipeline import assess_run_or_store
+
+    made = assess_run_or_store(run=run, store=store, config=None if config is None else load_config(config))
+    if report is not None:
+        from vecall.reporting import write_assessment
+        from vecall.runs import Run
+
+        epochs = [] if run is None else Run.open(run).epochs()
+        write_assessment(report, made, title=f"vecall: {run or store}", epochs=epochs)
+    if as_json:
+        console.print_json(made.as_json())
+        return
+    for seen in ("seen_excluded", "seen_included"):
+        models = {name: judged.as_json()[seen] for name, judged in made.judgements.items()}
+        console.out.print(console.metrics_table(models, title=f"model recall, {seen.replace('_', ' items ')}"))
+    for ann in made.ann:
+        console.out.print(
+            f"{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, "
+            f"one query {ann.p50_ms:.2f} ms (p50), {ann.p99_ms:.2f} ms (p99)"
+        )
+    console.out.print("\n".join([*made.protocol, *(f"dropped: {n:,} {why}" for why, n in made.dropped.items())]))
+
+
+@app.command()
+@reported
+def recall(
+    store: StoreDir,
+    user: Annotated[str | None, typer.Option("--user", help="A user id.")] = None,
+    request: Annotated[Path | None, typer.Option("--request", help="A JSON request, as over HTTP.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="How many items; 100, or what the request says.")] = None,
+    release: Annotated[str | None, typer.Option("--release", help="The current one by default.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Recall items for one user. Loads no torch."""
+    from vecall.recall.recaller import open_recaller
+    from vecall.recall.types import Query
+
+    if (user is None) == (request is None):
+        raise typer.BadParameter("give either --user or --request")
+    with open_recaller(store, release=release) as recaller:
+        asked = {"user_id": recaller.parse_user_id(str(user))} if request is None else _read_request(request)
+        answer = recaller.recall(Query.from_json(asked | ({} if k is None else {"k": k})))
+    if as_json:
+        console.print_json(answer.as_json())
+        return
+    rows = [[str(one), f"{score:.4f}"] for one, score in zip(answer.ids, answer.scores, strict=True)]
+    console.out.print(console.table(["id", "score"], rows, title=f"release {answer.release}"))
+    if answer.fallback:
+        console.out.print(f"fallback: {answer.fallback}")
+
+
+def _read_request(path: Path) -> dict[str, Any]:
+    try:
+        asked = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QueryError(f"{path}: is not a JSON file: {error}", code="bad_json") from error
+    if not isinstance(asked, dict):
+        raise QueryError(f"{path}: expected an object, got {type(asked).__name__}", code="bad_json")
+    return asked
+
+
+@releases.command("list")
+@reported
+def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
+    """All releases, newest first."""
+    from vecall.release.store import Store
+
+    opened = Store.open(store)
+    current = opened.find_current()
+    shown = ("name", "created", "items", "dim", "metrics", "parent", "journal_seq")
+    manifests = [
+        {key: value for key, value in one.model_dump(mode="json").items() if key in shown} | {"bytes": one.bytes}
+        for one in opened.releases()
+    ]
+    active = None if current is None else current.release
+    if as_json:
+        console.print_json({"current": active, "releases": manifests})
+        return
+    rows = [
+        [
+            ("* " if one["name"] == active else "  ") + one["name"],
+            one["created"],
+            f"{one['items']:,}",
+            f"{one['bytes']:,}",
+        ]
+        for one in manifests
+    ]
+    console.out.print(console.table(["name", "created", "items", "bytes"], rows))
+
+
+@releases.command()
+@reported
+def verify(
+    store: StoreDir,
+    name: Annotated[str | None, typer.Argument(help="The current one by default.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a release, then its golden queries."""
+    from vecall.release.bundle import open_release
+    from vecall.release.store import Store
+
+    release = open_release(Store.open(store), name)
+    release.check_golden()
+    _say({"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json)
+
+
+@releases.command()
+@reported
+def activate(name: str, store: StoreDir, *, as_json: Json = False) -> None:
+    """Make a release the current one."""
+    from vecall.release.store import Store
+
+    previous = Store.open(store).activate(name)
+    _say({"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json)
+
+
+@releases.command()
+@reported
+def rollback(store: StoreDir, *, as_json: Json = False) -> None:
+    """Activate the release that was current when the current one was published."""
+    from vecall.release.store import Store
+
+    now, previous = Store.open(store).rollback()
+    _say({"release": now, "previous": previous}, f"{now} is active; before it was {previous}", as_json=as_json)
+
+
+@releases.command()
+@reported
+def prune(
+    store: StoreDir,
+    keep: Annotated[int, typer.Option(min=0, help="The newest so many stay; the current one and its parent always.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Delete old releases."""
+    from vecall.release.store import Store
+
+    deleted = Store.open(store).prune(keep)
+    _say({"deleted": deleted}, f"deleted {', '.join(deleted) or 'nothing'}", as_json=as_json)
+
+
+def _say(answer: dict[str, Any], line: str, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(answer)
+    else:
+        console.out.print(line)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,92 @@
+"""The command line's screen: answers on stdout, everything else on stderr."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vecall.progress import Advance
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+# Libraries that talk about themselves at length.
+_CHATTY = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "torch",
+    "onnxscript",
+    "onnx_ir",
+    "faiss",
+    "matplotlib",
+)
+
+
+class Bars:
+    """Progress bars on stderr, one for each task."""
+
+    def __init__(self) -> None:
+        self._open: list[Progress] = []
+
+    def begin(self, task: str, total: int) -> Advance:
+        """A bar of `total` steps."""
+        columns = (
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        bars = Progress(*columns, console=err)
+        bar = bars.add_task(task, total=total, note="")
+        bars.start()
+        self._open.append(bars)
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            bars.update(bar, advance=steps, note=note)
+
+        return advance
+
+    def end(self) -> None:
+        """The last bar stands still."""
+        self._open.pop().stop()
+
+
+def quiet_libraries(*, verbose: bool) -> None:
+    """Logs on stderr: vecall's own (with `verbose` what goes well, too), and of other libraries what went wrong."""
+    handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.ERROR, handlers=[handler], format="%(message)s", force=True)
+    logging.getLogger("vecall").setLevel(logging.INFO if verbose else logging.WARNING)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|onnx\w*)\b.*")
+
+
+def print_json(answer: Mapping[str, object]) -> None:
+    """One object on stdout."""
+    print(json.dumps(answer, ensure_ascii=False))
+
+
+def metrics_table(models: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
+    """Models by metrics, three digits behind the point."""
+    names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
+    rows = [[model, *(f"{metrics[name]:.3f}"[-4:] for name in names)] for model, metrics in models.items()]
+    return table(["", *names], rows, title=title)
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, left: bool = False
+) -> Table:
+    """A plain table; the first column is left-aligned, with `left` all are."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="left" if left or place == 0 else "right", no_wrap=place > 0)
+    for row in rows:
+        made.add_row(*row)
+    return made

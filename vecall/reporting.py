@@ -1,0 +1,78 @@
+"""An assessment as the report that people read."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from vecall.assessment import Assessment
+from vecall.evaluation import plots
+from vecall.evaluation.offline import Judgement
+from vecall.evaluation.report import Example, ReportContent, write_report
+
+_ANN_METHOD = (
+    "ANN recall@k is the share of the exact answer's items that the index returns, not the model's recall. Measured on "
+    "the index's own search, one query at a time in one thread, with vectors of the users who are judged; the effort "
+    "was found on others."
+)
+
+
+def write_assessment(
+    path: Path,
+    assessment: Assessment,
+    *,
+    title: str,
+    epochs: Sequence[Mapping[str, float]] = (),
+    more: Mapping[str, Judgement] | None = None,
+    examples: Sequence[Example] = (),
+) -> None:
+    """Write the report.
+
+    Args:
+        path: an .html file in an existing folder.
+        assessment: what was measured.
+        title: of the page.
+        epochs: of the training, for the learning curve.
+        more: further models to stand beside, by name.
+        examples: a few users.
+    """
+    judged = dict(assessment.judgements) | dict(more or {})
+    lines = {name: one for name, one in judged.items() if name != "index"}
+    sample = judged["model"].sample
+    content = ReportContent(
+        title=title,
+        headline=_headline(assessment),
+        protocol=assessment.protocol,
+        models={name: one.as_json() for name, one in judged.items()},
+        dropped=tuple((reason, count, "") for reason, count in assessment.dropped.items()),
+        ann=tuple(one.as_json() for one in assessment.ann),
+        ann_method=_ANN_METHOD,
+        learning_curve=plots.learning_curve(epochs, metric="valid_recall") if epochs else "",
+        recall_over_k=plots.recall_over_k({name: one.seen_excluded for name, one in lines.items()}),
+        scores=plots.score_histograms(sample.hit_scores, sample.rest_scores),
+        popularity=plots.recalled_popularity(
+            {name: one.sample.top for name, one in lines.items()}, assessment.item_counts
+        ),
+        examples=tuple(examples),
+        environment=_environment(),
+    )
+    write_report(path, content)
+
+
+def _headline(assessment: Assessment) -> str:
+    recalls = {name: one.seen_excluded for name, one in assessment.judgements.items()}
+    key = "recall@100" if "recall@100" in recalls["model"] else max(recalls["model"], key=len)
+    beaten = ", ".join(f"{name} {plots.three_digits(at[key])}" for name, at in recalls.items() if name != "model")
+    return f"The model finds {recalls['model'][key]:.1%} of the held-out items among its 100 ({key}); {beaten}."
+
+
+def _environment() -> dict[str, str]:
+    libraries = ("vecall", "torch", "faiss-cpu", "onnxruntime", "polars", "numpy")
+    return {
+        "command": " ".join(Path(part).name if at == 0 else part for at, part in enumerate(sys.argv)),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }
