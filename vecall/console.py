@@ -86,7 +86,7 @@ def table(
     """A plain table; the first column is left-aligned, with `left` all are."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for place, column in enumerate(columns):
-        made.add_column(column, justify="left" if left or place == 0 else "right", no_wrap=place > 0)
+        made.add_column(column, justify="left" if left or place == 0 else "right", no_wrap=not left)
     for row in rows:
         made.add_row(*row)
     return made

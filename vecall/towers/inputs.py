@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vecall.data.encode import FIRST_VALUE, Shape
+from vecall.data.encode import NEVER_SEEN, Shape
 
 # Width of an embedding that is laid beside others; summed ones are as wide as the tower.
 SIDE_BY_SIDE_WIDTH = 32
@@ -43,7 +43,7 @@ def value_embedding(size: int, width: int) -> nn.Embedding:
     """A table of values, in which missing and never-seen ones hardly speak: training may never have met them."""
     table = embedding(size, width)
     with torch.no_grad():
-        table.weight[:FIRST_VALUE] *= _HUSHED
+        table.weight[: NEVER_SEEN + 1] *= _HUSHED
     return table
 
 

@@ -29,13 +29,12 @@ class EpochLog(Callback):
         self._file, self._validate = file, validate
         self._losses: list[Tensor] = []
 
-    def on_fit_start(self, trainer: Trainer, recipe: LightningModule) -> None:
-        """Forget lines of epochs that a break cut off: they are run again."""
+    def on_train_start(self, trainer: Trainer, recipe: LightningModule) -> None:
+        """Forget the lines of epochs that a break cut off, half a line too: they are run again."""
         del recipe
         if self._file.exists():
-            lines = self._file.read_text(encoding="utf-8").splitlines()
-            done = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
-            self._file.write_text("".join(line + "\n" for line in done), encoding="utf-8")
+            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
+            self._file.write_text("".join(lines[: trainer.current_epoch]), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer: Trainer, recipe: LightningModule) -> None:
         """A bar for each epoch."""

@@ -56,7 +56,7 @@ class Recipe(LightningModule):
         return EpochBatches(
             self._samples,
             self.problem.train,
-            length=self.towers.settings.history.length,
+            length=self.towers.settings.history.length if self.towers.reads_history else 0,
             batch=self.settings.batch,
             seed=self.settings.seed,
             epoch=self.current_epoch,
