@@ -1,17 +1,19 @@
 """vecall.toml as one frozen value: every section, its presets and its checks."""
 
+import difflib
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
-from vecall.schema import Schema, Section
+from vecall.schema import Category, Numeric, Schema, Section, Tags, Text, Vector
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
@@ -41,11 +43,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+_KINDS: dict[str | int, type[BaseModel]] = {
+    "numeric": Numeric,
+    "category": Category,
+    "tags": Tags,
+    "vector": Vector,
+    "text": Text,
+}
+
+
 class Config(Section):
     """All settings of a run."""
 
     data: DataSettings
-    schema_: Schema
+    schema_: Schema = Field(alias="schema")  # `schema` is a name that pydantic keeps for itself
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
@@ -56,16 +67,9 @@ class Config(Section):
     def _fill_in_preset(cls, sections: Any) -> Any:  # noqa: ANN401 - whatever the file holds
         if not isinstance(sections, dict):
             return sections
-        filled = dict(sections)
-        if "schema" in filled:  # `schema` is a name that pydantic keeps for itself
-            filled["schema_"] = filled.pop("schema")
-        model = filled.get("model", {})
-        preset = PRESETS.get(model.get("preset", "pooled"), {}) if isinstance(model, dict) else {}
-        for section, defaults in preset.items():
-            given = filled.get(section, {})
-            if isinstance(given, dict):
-                filled[section] = defaults | given
-        return filled
+        model = sections.get("model")
+        preset = model.get("preset") if isinstance(model, dict) else None
+        return _overlaid(PRESETS[preset], sections) if isinstance(preset, str) and preset in PRESETS else sections
 
     @model_validator(mode="after")
     def _features_have_tables(self) -> Self:
@@ -83,9 +87,18 @@ class Config(Section):
 
     def as_json(self) -> dict[str, Any]:
         """The settings as `parse_config` reads them back."""
-        sections: dict[str, Any] = json.loads(self.model_dump_json())
-        sections["schema"] = sections.pop("schema_")
+        sections: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))
         return sections
+
+
+def _overlaid(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, and key by key, sections within sections too, the defaults that it lacks."""
+    both = {
+        key: _overlaid(defaults[key], given[key])
+        for key in defaults.keys() & given.keys()
+        if isinstance(defaults[key], Mapping) and isinstance(given[key], Mapping)
+    }
+    return {**defaults, **given, **both}
 
 
 def load_config(path: str | Path) -> Config:
@@ -117,16 +130,48 @@ def parse_config(sections: dict[str, Any], *, source: str = "config") -> Config:
     try:
         return Config.model_validate(sections)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {_sentence(problem)}" for problem in error.errors())) from error
+        sentences = (_sentence(problem, sections) for problem in error.errors())
+        raise ConfigError("\n".join(f"{source}: {sentence}" for sentence in dict.fromkeys(sentences))) from error
 
 
-def _sentence(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is not public
-    place = ".".join("schema" if part == "schema_" else str(part) for part in problem["loc"])
+def _sentence(problem: Any, sections: object) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is not public
+    place = ".".join(_path(problem["loc"], sections))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = "unknown key; see the keys in INTERFACES or README"
+        known = _keys_beside(problem["loc"])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        message = "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(known)}")
     elif problem["type"] == "missing":
         message = "is required"
     elif place and not isinstance(problem["input"], dict):
         message += f", got {problem['input']!r}"
     return f"{place}: {message}" if place else message
+
+
+def _path(location: Sequence[str | int], sections: object) -> list[str]:
+    """The keys of `location` as the file has them: pydantic also names the alternative of a union that it tried."""
+    path: list[str] = []
+    here = sections
+    for part in location:
+        if isinstance(here, Mapping):
+            if part not in here and part != location[-1]:
+                continue
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int):
+            here = here[part]
+        else:
+            break
+        path.append(str(part))
+    return path
+
+
+def _keys_beside(location: Sequence[str | int]) -> list[str]:
+    """The keys that the section knows in which the last part of `location` stands."""
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = section.model_fields.get("schema_" if part == "schema" else str(part))
+        if field is None:  # the name of a feature, then its kind
+            section = _KINDS.get(part, section)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = field.annotation
+    return [field.alias or name for name, field in section.model_fields.items()]

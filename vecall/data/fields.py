@@ -1,8 +1,10 @@
 """Fields of a user or item given one by one, as in a request, made into the frame that encoders read."""
 
-import math
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from vecall.data.columns import cast_feature
@@ -11,18 +13,24 @@ from vecall.schema import Category, Feature, Features, Numeric, Tags, Text, Vect
 Fields = Mapping[str, object]
 
 
-# Half precision aside, all that is done with numbers is done in float32, and vectors are held in it.
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def is_number(value: object) -> bool:
-    """A number that a float32 can hold; true and false are none."""
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+def is_number(value: object, *, largest: float = sys.float_info.max) -> bool:
+    """A finite number, of Python's or NumPy's; true and false are none, and neither is an integer beyond any float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return bool(-largest <= value <= largest)
 
 
 def is_text(value: object) -> bool:
-    """A string, without the halves of surrogate pairs that JSON can bring and UTF-8 cannot hold."""
-    return isinstance(value, str) and (value.isascii() or not _SURROGATES.search(value))
+    """A string; without the halves of surrogate pairs, which JSON can bring and UTF-8 cannot hold."""
+    return isinstance(value, str) and not _SURROGATES.search(value)
+
+
+def _component(value: object) -> bool:
+    return is_number(value, largest=_LARGEST_FLOAT32)
 
 
 def _scalar(value: object) -> bool:
@@ -39,16 +47,16 @@ def problem(value: object, feature: Feature) -> str | None:
         return None
     match feature:
         case Numeric():
-            ok, expected = _number(value), "a finite number"
+            ok, expected = is_number(value), "a finite number"
         case Category():
-            ok, expected = _scalar(value), "a string or number"
+            ok, expected = _scalar(value), "a string, a number, true or false"
         case Tags():
-            ok, expected = isinstance(value, str) or _list_of(_scalar, value), "a list of strings"
+            ok, expected = is_text(value) or _list_of(_scalar, value), "a list of strings"
         case Text():
-            ok, expected = isinstance(value, str), "a string"
+            ok, expected = is_text(value), "a string"
         case Vector():
-            ok = _list_of(_number, value) and len(value) == feature.size  # type: ignore[arg-type]
-            expected = f"a list of {feature.size} finite numbers"
+            ok = _list_of(_component, value) and len(value) == feature.size  # type: ignore[arg-type]
+            expected = f"a list of {feature.size} float32 numbers"
     return None if ok else f"expected {expected} or null, got {value!r:.80}"
 
 
@@ -68,9 +76,16 @@ def _column(name: str, values: list[object], feature: Feature) -> pl.Series:
         case Numeric():
             plain = pl.Series(name, values, dtype=pl.Float64, strict=False)
         case _:
-            plain = pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+            plain = pl.Series(name, [None if value is None else _as_text(value) for value in values], dtype=pl.String)
     return cast_feature(plain, feature).values
 
 
 def _strings(part: object) -> list[str] | None:
-    return None if part is None else [str(one) for one in part]  # type: ignore[attr-defined]
+    return None if part is None else [_as_text(one) for one in part]  # type: ignore[attr-defined]
+
+
+def _as_text(value: object) -> str:
+    """As `cast_feature` writes the value out of a table: 1e-07 is 1e-7 there, and True is true."""
+    if isinstance(value, (bool, float)):
+        return str(pl.Series([value]).cast(pl.String)[0])
+    return str(value)

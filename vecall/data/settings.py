@@ -1,8 +1,7 @@
 """The `[data]` section of vecall.toml: which tables, and how they are split."""
 
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
-from types import NoneType
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -32,16 +31,13 @@ class DataSettings(Section):
     @classmethod
     def _number_or_iso_8601(cls, value: object) -> object:
         """TOML's own dates become text, as JSON would have them, so that settings survive both."""
-        if isinstance(value, date):
-            return value.isoformat()
-        if isinstance(value, str):
-            try:
-                datetime.fromisoformat(value)
-            except ValueError:
-                raise ValueError("expected a number or an ISO 8601 time, such as 2018-06-01") from None
-        elif isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
-            raise ValueError("expected a number or a time, such as 2018-06-01")
-        return value
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            return value
+        try:
+            datetime.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError("expected a number or an ISO 8601 time, such as 2018-06-01") from None
+        return str(value)
 
     @model_validator(mode="after")
     def _cuts_go_with_global_time(self) -> Self:

@@ -72,10 +72,11 @@ def split(interactions: Interactions, n_users: int, settings: DataSettings) -> S
         ("test", len(made.test)),
     ):
         if count == 0:
-            first, last = (_written(time, interactions) for time in (interactions.times.min(), interactions.times.max()))
+            ends = interactions.times.min(), interactions.times.max()
+            first, last = (_written(float(end), interactions) for end in ends)
             raise DataError(
-                f"{made.protocol}: nothing falls into {name}, of {int(interactions.positive.sum())} positives with times "
-                f"from {first} to {last}; dropped: {dict(made.dropped) or 'nothing'}"
+                f"{made.protocol}: nothing falls into {name}. There are {int(interactions.positive.sum())} positives, "
+                f"and times go from {first} to {last}; dropped: {dict(made.dropped) or 'nothing'}"
             )
     return made
 

@@ -1,6 +1,5 @@
 """What is asked of a recaller, and what it answers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.data.fields import is_number
 from vecall.data.vocabulary import Id
 from vecall.errors import QueryError
 
@@ -55,7 +55,8 @@ class Query:
         _check("exclude_seen", isinstance(self.exclude_seen, bool), self.exclude_seen, "true or false")
         _check("explain", isinstance(self.explain, bool), self.explain, "true or false")
         if self.vector is not None:
-            numbers = isinstance(self.vector, np.ndarray) or _all(_is_number, self.vector)
+            array = isinstance(self.vector, np.ndarray)
+            numbers = self.vector.dtype.kind in "fiu" if array else _all(is_number, self.vector)  # type: ignore[union-attr]
             _check("vector", numbers, self.vector, "a list of finite numbers")
 
     @classmethod
@@ -151,10 +152,6 @@ def _is_integer(value: object) -> bool:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) or _is_integer(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_mapping(value: object) -> bool:

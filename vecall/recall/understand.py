@@ -46,7 +46,7 @@ def understand(query: Query, release: Release) -> Ask:
     stored = _NO_ROWS if user is None or release.users is None else release.users.histories[user]
     given, unknown_history = _known_rows("history", query.history or (), release.items)
     exclude, unknown_exclude = _known_rows("exclude", query.exclude, release.items)
-    history = stored if query.history is None else given
+    history = _as_read(stored if query.history is None else given, release)
     vector = _vector(query, release, user, history)
     seen = [stored, given] if query.exclude_seen else []
     unknown_user = query.user_id is not None and user is None
@@ -82,6 +82,12 @@ def _known_rows(field: str, ids: Sequence[Id], items: Vocabulary) -> tuple[Rows,
     return known, len(rows) - len(known)
 
 
+def _as_read(history: Rows, release: Release) -> Rows:
+    """The newest of it, as far as the user tower reads; a tower that reads no history knows nobody by one."""
+    length = 0 if release.encoder is None else release.encoder.history_length
+    return history[max(0, len(history) - length) :]
+
+
 def _vector(query: Query, release: Release, user: Row | None, history: Rows) -> NDArray[np.float32] | None:
     """[1, D] the given vector, or the user tower's; None where nothing is known of the user."""
     if query.vector is not None:
@@ -94,15 +100,17 @@ def _vector(query: Query, release: Release, user: Row | None, history: Rows) -> 
         return None
     if fields is None:
         fields = frame_of([{}], encoder.state.users.features)
-    newest = history[max(0, len(history) - encoder.history_length) :]
-    vectors = release.index.vectors(newest)[None]  # [1, L, D]
-    return encoder.encode_users(fields, vectors, np.array([len(newest)]))
+    vectors = release.index.vectors(history)[None]  # [1, L, D]
+    return encoder.encode_users(fields, vectors, np.array([len(history)]))
 
 
 def _given_vector(vector: object, dim: int) -> NDArray[np.float32]:
-    asked = np.asarray(vector, dtype=np.float32)
-    if asked.shape != (dim,) or not np.isfinite(asked).all():
-        raise QueryError(f"vector: expected {dim} finite numbers, got shape {list(asked.shape)}", field="vector")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        asked = np.asarray(vector, dtype=np.float64).astype(np.float32)
+    if asked.shape != (dim,):
+        raise QueryError(f"vector: expected {dim} numbers, got shape {list(asked.shape)}", field="vector")
+    if not np.isfinite(asked).all():
+        raise QueryError("vector: expected finite float32 numbers, got NaN or infinite ones", field="vector")
     return asked[None]
 
 

@@ -1,7 +1,9 @@
 """Training from start to end, on Lightning: stopping early, choosing the epoch, going on after a break."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +80,9 @@ def train(
     if validate is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
     last = folder / LAST_CHECKPOINT
-    trainer = _trainer(folder, epochs or settings.epochs, callbacks)
-    trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
+    with _quiet_lightning():
+        trainer = _trainer(folder, epochs or settings.epochs, callbacks)
+        trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(checkpoints.best_model_path or last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
     return Outcome(towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
@@ -112,3 +115,15 @@ def _trainer(folder: Path, epochs: int, callbacks: list[Callback]) -> Trainer:
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without the advice and advertisement that Lightning logs."""
+    talker = logging.getLogger("lightning.pytorch")
+    level = talker.level
+    talker.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        talker.setLevel(level)
