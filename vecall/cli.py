@@ -73,7 +73,7 @@ def quickstart(
     if as_json:
         console.print_json(story.as_json())
     else:
-        story.show(console.out)
+        story.show()
 
 
 @app.command()
@@ -95,7 +95,7 @@ def fit(
         console.print_json({"run": str(run), "seconds": summary.seconds, "metrics": summary.metrics})
         return
     excluded: Any = summary.metrics["seen_excluded"]
-    console.out.print(console.metrics_table({"model": excluded}, title=f"{summary.protocol}; seen items excluded"))
+    console.show_metrics(f"{summary.protocol}; seen items excluded", {"model": excluded})
     console.out.print(
         f"{summary.epochs} epochs in {summary.seconds:.0f} s, the best was {summary.best_epoch + 1}: {run}"
     )
@@ -156,7 +156,7 @@ def evaluate(
         return
     for seen in ("seen_excluded", "seen_included"):
         models = {name: judged.as_json()[seen] for name, judged in made.judgements.items()}
-        console.out.print(console.metrics_table(models, title=f"model recall, {seen.replace('_', ' items ')}"))
+        console.show_metrics(f"model recall, {seen.replace('_', ' items ')}", models)
     for ann in made.ann:
         console.out.print(
             f"{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, "
@@ -189,7 +189,7 @@ def recall(
         console.print_json(answer.as_json())
         return
     rows = [[str(one), f"{score:.4f}"] for one, score in zip(answer.ids, answer.scores, strict=True)]
-    console.out.print(console.table(["id", "score"], rows, title=f"release {answer.release}"))
+    console.show_table(f"release {answer.release}", ["id", "score"], rows)
     if answer.fallback:
         console.out.print(f"fallback: {answer.fallback}")
 
@@ -230,7 +230,7 @@ def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
         ]
         for one in manifests
     ]
-    console.out.print(console.table(["name", "created", "items", "bytes"], rows))
+    console.show_table(str(store), ["name", "created", "items", "bytes"], rows)
 
 
 @releases.command()

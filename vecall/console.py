@@ -73,20 +73,19 @@ def print_json(answer: Mapping[str, object]) -> None:
     print(json.dumps(answer, ensure_ascii=False))
 
 
-def metrics_table(models: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
-    """Models by metrics, three digits behind the point."""
+def show_metrics(title: str, models: Mapping[str, Mapping[str, float]]) -> None:
+    """Models by metrics, three digits behind the point, on stdout."""
     names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
-    rows = [[model, *(f"{metrics[name]:.3f}"[-4:] for name in names)] for model, metrics in models.items()]
-    return table(["", *names], rows, title=title)
+    rows = [[model, *(f"{metrics[name]:.3f}" for name in names)] for model, metrics in models.items()]
+    show_table(title, ["", *names], rows)
 
 
-def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, left: bool = False
-) -> Table:
-    """A plain table; the first column is left-aligned, with `left` all are."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: bool = False) -> None:
+    """A title and a plain table on stdout; columns but the first are right-aligned, unless `left`."""
+    made = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns):
         made.add_column(column, justify="left" if left or place == 0 else "right", no_wrap=not left)
     for row in rows:
         made.add_row(*row)
-    return made
+    out.print(title, style="bold")
+    out.print(made)

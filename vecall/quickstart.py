@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
+from vecall import console
 from vecall.assessment import Assessment
 from vecall.config import parse_config
-from vecall.console import metrics_table, table
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
 from vecall.errors import ConfigError
@@ -66,18 +65,17 @@ class Story:
             "seconds": dict(self.seconds),
         }
 
-    def show(self, out: Console) -> None:
+    def show(self) -> None:
         """For people."""
         for example in self.examples:
             taken, recalled = example.taken[::-1], example.recalled
             rows = [[*pair] for pair in zip(taken, recalled, strict=False)]
-            out.print(table(["watched, newest first", "recalled"], rows, title=example.user, left=True))
-            out.print()
+            console.show_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, left=True)
         models = {name: one.seen_excluded for name, one in self.assessment.judgements.items()}
         shown = models | {"founding_bce": self.founding.seen_excluded}
-        out.print(metrics_table(shown, title="model recall over all items, seen items excluded"))
+        console.show_metrics("\nmodel recall over all items, seen items excluded", shown)
         ann = self.assessment.ann[0]
-        out.print(
+        console.out.print(
             f"\n{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, one query {ann.p50_ms:.2f} ms (p50), "
             f"{ann.p99_ms:.2f} ms (p99)\nrelease {self.release}; report: {self.report}\n"
             + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())

@@ -21,7 +21,8 @@ from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset
 from vecall.data.encode import Encoders, EncodersState
 from vecall.data.split import Split
-from vecall.errors import ConfigError, TrainingError
+from vecall.errors import ConfigError, TrainingError, VecallError
+from vecall.release.files import replace
 from vecall.release.users import load_vocabulary, save_vocabulary
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
@@ -98,7 +99,7 @@ class Model:
             weights = load_file(folder / _WEIGHTS)
             towers = TwoTower(settings, known.item_encoders.shapes, known.user_encoders.shapes, len(known.items))
             towers.load_state_dict(weights)
-        except (OSError, ValidationError, SafetensorError, RuntimeError) as error:
+        except (OSError, ValidationError, SafetensorError, RuntimeError, VecallError) as error:
             raise TrainingError(f"{folder}: the model cannot be read ({error}); fit it again") from error
         return cls(towers.eval(), known)
 
@@ -173,7 +174,7 @@ def begin(folder: Path, config: Config) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise TrainingError(f"{folder}: is not empty and not a run; choose another --run")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config.as_json(), indent=1), encoding="utf-8")
+    replace(folder / CONFIG, json.dumps(config.as_json(), indent=1).encode())
 
 
 def read_config(folder: Path) -> Config:

@@ -1,5 +1,6 @@
 """One column cast to the one type that its meaning has, with a mark on every row that could not be."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,12 +28,10 @@ class Cast:
 
 def _to(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Cast; null where a cell cannot be, and everywhere where the two types have nothing in common."""
-    number_of_a_moment = dtype.is_numeric() and column.dtype.is_temporal()
-    if not number_of_a_moment:
-        try:
+    numbered = dtype.is_numeric() and column.dtype.is_temporal()  # Polars would count days or microseconds
+    if not numbered and column.dtype != pl.Struct:  # Polars would cast within the struct
+        with suppress(pl.exceptions.PolarsError):
             return column.cast(dtype, strict=False)
-        except pl.exceptions.PolarsError:
-            pass
     return pl.repeat(None, len(column), dtype=dtype, eager=True).alias(column.name)
 
 

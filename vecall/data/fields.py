@@ -21,7 +21,8 @@ def is_number(value: object, *, largest: float = sys.float_info.max) -> bool:
     """A finite number, of Python's or NumPy's; true and false are none, and neither is an integer beyond any float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
-    return bool(-largest <= value <= largest)
+    plain = value.item() if isinstance(value, np.generic) else value  # NumPy would narrow `largest` to its own type
+    return bool(-largest <= plain <= largest)
 
 
 def is_text(value: object) -> bool:

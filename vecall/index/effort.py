@@ -34,7 +34,7 @@ class EffortPoint:
 
 
 class EffortCurve:
-    """Effort by k: a straight line between the measured points, and in proportion to k outside of them."""
+    """Effort by k: a straight line between the measured points, the first one's below, in proportion to k above."""
 
     def __init__(self, points: Sequence[tuple[int, int]]) -> None:
         """From (k, effort) pairs with ascending k; at least one."""

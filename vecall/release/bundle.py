@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.vocabulary import Vocabulary
+from vecall.errors import ReleaseRefused
 from vecall.index import files as index_files
 from vecall.index.base import Index
 from vecall.index.effort import EffortCurve
@@ -85,10 +86,14 @@ def open_release(store: Store, name: str | None = None) -> Release:
 
 
 def load_release(folder: Path, manifest: Manifest) -> Release:
-    """Open a folder whose every byte was verified against `manifest`."""
+    """Open a folder whose every byte was verified against `manifest`.
+
+    Raises:
+        ReleaseRefused: a file is not what its name says, or they do not belong together.
+    """
     curve = cast("list[tuple[int, int]] | None", manifest.index.parameters.get("effort"))
     popularity = folder / POPULARITY
-    return Release(
+    release = Release(
         manifest=manifest,
         items=load_vocabulary(folder, ITEM_PREFIX),
         index=index_files.load(folder / INDEX),
@@ -99,3 +104,25 @@ def load_release(folder: Path, manifest: Manifest) -> Release:
         encoder=Encoder(folder) if (folder / ENCODERS).exists() else None,
         golden=Golden.load(folder),
     )
+    _check_sizes(release)
+    return release
+
+
+def _check_sizes(release: Release) -> None:
+    n, dim = release.manifest.items, release.manifest.dim
+    encoder, popularity, users = release.encoder, release.popularity, release.users
+    for file, size, expected in (
+        (INDEX, release.index.size, n),
+        (INDEX, release.index.dim, dim),
+        (f"{ITEM_PREFIX}*", len(release.items), n),
+        (ATTRIBUTES, len(release.attributes), n),
+        (POPULARITY, n if popularity is None else len(popularity), n),
+        (ENCODERS, dim if encoder is None else encoder.dim, dim),
+        ("users.*", 0 if users is None else len(users.histories), 0 if users is None else len(users.ids)),
+    ):
+        if size != expected:
+            raise ReleaseRefused(
+                f"release {release.name!r}: {file} has {size} where {expected} belongs to the release's other files; "
+                "publish it again",
+                file=file,
+            )

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.data.encode import Encoded, Encoders, EncodersState
 from vecall.errors import ReleaseRefused
@@ -52,8 +52,11 @@ class Encoder:
         Args:
             folder: a release.
             threads: of ONNX Runtime, for one call; 1 online, where requests run side by side.
+
+        Raises:
+            ReleaseRefused: a file is missing, or is not what its name says.
         """
-        self.state = TowersState.model_validate_json((folder / ENCODERS).read_bytes())
+        self.state = _read_state(folder / ENCODERS)
         self._items, self._users = Encoders(self.state.items), Encoders(self.state.users)
         self._item_tower = _session(folder / ITEM_TOWER, threads)
         self._query_tower = _session(folder / QUERY_TOWER, threads)
@@ -106,6 +109,13 @@ class Encoder:
         if HISTORY in self._query_inputs:
             inputs |= {HISTORY: histories, LENGTHS: lengths}
         return _run(self._query_tower, inputs)
+
+
+def _read_state(path: Path) -> TowersState:
+    try:
+        return TowersState.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ReleaseRefused(f"{path.name}: does not say how fields are encoded: {error}", file=path.name) from error
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from vecall.errors import TrainingError
@@ -78,7 +78,7 @@ def train(
     checkpoints = _checkpoints(folder, judged=validate is not None)
     callbacks: list[Callback] = [EpochLog(folder / "metrics.jsonl", validate), checkpoints]
     if validate is not None:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
+        callbacks.append(_EarlyStop(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
     last = folder / LAST_CHECKPOINT
     with _quiet_lightning():
         trainer = _trainer(folder, epochs or settings.epochs, callbacks)
@@ -86,6 +86,15 @@ def train(
     best = torch.load(checkpoints.best_model_path or last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
     return Outcome(towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
+
+
+class _EarlyStop(EarlyStopping):
+    """Stops, and stays stopped should a break come between the stop and the end of the run."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what the checkpoint says."""
+        del pl_module
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 def _checkpoints(folder: Path, *, judged: bool) -> ModelCheckpoint:

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.data.encode import Encoded, Encoders, Shape
@@ -51,12 +49,6 @@ class Problem:
             item_shapes=items.shapes,
             user_shapes=users.shapes,
         )
-
-    @property
-    def frequencies(self) -> NDArray[np.float32]:
-        """[N] each item's share of the training positives."""
-        counts = np.bincount(self.train.rows, minlength=self.n_items)
-        return np.divide(counts, max(1, counts.sum()), dtype=np.float32)
 
 
 def tensors(encoded: Encoded, device: torch.device) -> dict[str, Tensor]:

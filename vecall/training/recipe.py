@@ -24,10 +24,21 @@ _LOOK_EVERY = 50
 
 
 def resolve_loss(settings: TrainingSettings, n_items: int) -> str:
-    """`auto` made a choice: the full softmax while its logits fit, else a sampled one."""
+    """`auto` made a choice: the full softmax while its logits fit, else a sampled one.
+
+    Raises:
+        TrainingError: a sampled one is needed, and the settings draw no negatives.
+    """
     if settings.loss != "auto":
         return settings.loss
-    return "softmax" if settings.batch * n_items <= _MOST_LOGITS else "sampled_softmax"
+    if settings.batch * n_items <= _MOST_LOGITS:
+        return "softmax"
+    if settings.negatives.uniform + settings.negatives.in_batch == 0:
+        raise TrainingError(
+            f"a softmax over all {n_items} items is too large at training.batch = {settings.batch}, and no negatives "
+            "are drawn instead: set training.negatives.uniform or in_batch"
+        )
+    return "sampled_softmax"
 
 
 class Recipe(LightningModule):
@@ -43,13 +54,28 @@ class Recipe(LightningModule):
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
         self._samples = self._make_samples()
+        self.frequencies: Tensor  # [N] each item's share of the samples
+        counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=problem.n_items)
+        self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
         self._on_device: dict[str, dict[str, Tensor]] = {}
 
     def _make_samples(self) -> Samples:
         # Without user features nothing tells one empty history from another: there is nothing to learn from them.
         least = 1 if self.towers.reads_history and not self.problem.user_features else 0
         positives = positive_samples(self.problem.train, least_history=least)
-        return labelled_samples(positives, self.problem.negatives) if self.loss_name == "bce" else positives
+        if len(positives) == 0:
+            raise TrainingError(
+                "no user has two positives in the training part, and without user features a positive is learned "
+                "from those before it; give more interactions, or user features"
+            )
+        if self.loss_name != "bce":
+            return positives
+        if self.settings.negatives.uniform == 0 and len(self.problem.negatives.users) == 0:
+            raise TrainingError(
+                "bce has no negatives to tell positives from: set training.negatives.uniform, or name a label or "
+                "shown column in schema.interactions"
+            )
+        return labelled_samples(positives, self.problem.negatives)
 
     def train_dataloader(self) -> EpochBatches:
         """The coming epoch's batches; Lightning asks anew before each."""
@@ -81,7 +107,6 @@ class Recipe(LightningModule):
         self._on_device = {
             "items": tensors(self.problem.item_features, self.device),
             "users": tensors(self.problem.user_features, self.device),
-            "frequencies": {"all": torch.from_numpy(self.problem.frequencies).to(self.device)},
         }
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
@@ -94,11 +119,8 @@ class Recipe(LightningModule):
                 loss = self._sampled_softmax(batch)
             case _:
                 loss = self._bce(batch)
-        if step % _LOOK_EVERY == 0 and not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}, step {step}; "
-                "lower training.lr or raise training.temperature"
-            )
+        if step % _LOOK_EVERY == 0:
+            check_finite(loss.item(), self.current_epoch)
         return loss
 
     def _encode(self, rows: Tensor) -> Tensor:
@@ -113,12 +135,12 @@ class Recipe(LightningModule):
         users = self._encode_users(everything, batch.histories, batch) / self.log_temperature.exp()
         scores = users @ everything.T  # [B, N]
         if not self.settings.history_is_negative:
-            scores = scores.masked_fill_(in_history(batch, self.problem.n_items), float("-inf"))
+            known = in_history(batch.histories, batch.lengths, batch.items, self.problem.n_items)
+            scores = scores.masked_fill_(known, float("-inf"))
         return full_softmax(scores, batch.items, label_smoothing=self.settings.label_smoothing)
 
     def _sampled_softmax(self, batch: Batch) -> Tensor:
-        frequencies = self._on_device["frequencies"]["all"]
-        drawn = draw_candidates(self.settings.negatives, batch.items, frequencies)
+        drawn = draw_candidates(self.settings.negatives, batch.items, self.frequencies)
         distinct, (histories, targets, candidates) = _distinct(batch.histories, batch.items, drawn.rows)
         vectors = self._encode(distinct)
         users = self._encode_users(vectors, histories, batch) / self.log_temperature.exp()
@@ -126,16 +148,15 @@ class Recipe(LightningModule):
             positive=(users * vectors[targets]).sum(1),
             candidates=users @ vectors[candidates].T,
             log_q=drawn.log_q,
-            hits=self._not_counted(batch, drawn.rows),
+            hits=self._not_counted(histories, batch.lengths, targets, len(distinct))[:, candidates],
             label_smoothing=self.settings.label_smoothing,
         )
 
-    def _not_counted(self, batch: Batch, candidates: Tensor) -> Tensor:
-        """[B, C] candidates that are the row's own positive or, unless they count, in its history."""
-        hits = batch.items.unsqueeze(1) == candidates.unsqueeze(0)
+    def _not_counted(self, histories: Tensor, lengths: Tensor, targets: Tensor, n_items: int) -> Tensor:
+        """[B, N] items that are no negatives of a row: its own positive and, unless they count, its history."""
         if self.settings.history_is_negative:
-            return hits
-        return hits | in_history(batch, self.problem.n_items)[:, candidates]
+            lengths = torch.zeros_like(lengths)
+        return in_history(histories, lengths, targets, n_items).scatter_(1, targets.unsqueeze(1), value=True)
 
     def _bce(self, batch: Batch) -> Tensor:
         """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
@@ -152,11 +173,21 @@ class Recipe(LightningModule):
         return bce_pairs(scores[counted], labels[counted])
 
 
-def in_history(batch: Batch, n_items: int) -> Tensor:
-    """[B, N] which items each row's history holds; the row's positive is never marked."""
-    places = torch.arange(batch.histories.shape[1], device=batch.lengths.device)  # [L]
-    positive = batch.items.unsqueeze(1)  # [B, 1]
-    known = torch.where(places < batch.lengths.unsqueeze(1), batch.histories, positive)  # padding marks the positive
+def check_finite(loss: float, epoch: int) -> None:
+    """Training on after an overflow would only waste time.
+
+    Raises:
+        TrainingError: the loss is infinite or no number.
+    """
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss became {loss} in epoch {epoch}; lower training.lr or raise training.temperature")
+
+
+def in_history(histories: Tensor, lengths: Tensor, targets: Tensor, n_items: int) -> Tensor:
+    """[B, N] which items each row's history, [B, L] with [B] lengths, holds; its positive [B] is never marked."""
+    places = torch.arange(histories.shape[1], device=lengths.device)  # [L]
+    positive = targets.unsqueeze(1)  # [B, 1]
+    known = torch.where(places < lengths.unsqueeze(1), histories, positive)  # padding marks the positive
     marks = torch.zeros(len(known), n_items, dtype=torch.bool, device=known.device)
     return marks.scatter_(1, known, value=True).scatter_(1, positive, value=False)
 
