@@ -8,6 +8,8 @@ import json
 
 import numpy as np
 import polars as pl
+import torch
+
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.encode import Encoders
@@ -16,6 +18,8 @@ from vecall.data.split import Pairs
 from vecall.schema import Category, Numeric, Tags, Text, Vector
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.training.problem import Problem
+
+torch.set_num_threads(1)  # such small tensors only wait for a second thread
 
 GROUPS, GROUP_SIZE, USERS = 6, 6, 60
 ITEMS = GROUPS * GROUP_SIZE

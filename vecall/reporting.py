@@ -49,7 +49,7 @@ def write_assessment(
         dropped=tuple((reason, count, "") for reason, count in assessment.dropped.items()),
         ann=tuple(one.as_json() for one in assessment.ann),
         ann_method=_ANN_METHOD,
-        learning_curve=plots.learning_curve(epochs, metric="valid_recall") if epochs else "",
+        learning_curve=plots.learning_curve([_from_one(line) for line in epochs], metric="recall") if epochs else "",
         recall_over_k=plots.recall_over_k({name: one.seen_excluded for name, one in lines.items()}),
         scores=plots.score_histograms(sample.hit_scores, sample.rest_scores),
         popularity=plots.recalled_popularity(
@@ -61,10 +61,17 @@ def write_assessment(
     write_report(path, content)
 
 
+def _from_one(line: Mapping[str, float]) -> dict[str, float]:
+    """A line of metrics.jsonl as people count epochs."""
+    return {"epoch": line["epoch"] + 1, "loss": line["loss"], "recall": line["valid_recall"]}
+
+
 def _headline(assessment: Assessment) -> str:
     recalls = {name: one.seen_excluded for name, one in assessment.judgements.items()}
     key = "recall@100" if "recall@100" in recalls["model"] else max(recalls["model"], key=len)
-    beaten = ", ".join(f"{name} {plots.three_digits(at[key])}" for name, at in recalls.items() if name != "model")
+    beaten = ", ".join(
+        f"{name} {plots.three_digits(at[key])}" for name, at in recalls.items() if name not in ("model", "index")
+    )
     return f"The model finds {recalls['model'][key]:.1%} of the held-out items among its 100 ({key}); {beaten}."
 
 

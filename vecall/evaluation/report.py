@@ -38,7 +38,8 @@ class ReportContent:
         title: of the page.
         headline: the result in a sentence.
         protocol: split, ranking and seen items in words, a sentence each.
-        models: by name, `Judgement.as_json()`; the first one is the model, the others what it is measured by.
+        models: by name, `Judgement.as_json()`; the first one is the model, `index` the same through its index, the
+            others what it is measured by.
         dropped: what was left out: (what, how many, why).
         ann: `AnnReport.as_json()` of each measurement.
         ann_method: how those were measured.
@@ -143,7 +144,7 @@ def _bullets(lines: Iterable[str]) -> str:
 
 def _tiles(content: ReportContent) -> str:
     """The few numbers to take away: the model and the two best others at one depth, then the index."""
-    metrics = {name: judged["seen_excluded"] for name, judged in content.models.items()}
+    metrics = {name: judged["seen_excluded"] for name, judged in content.models.items() if name != "index"}
     depths = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
     depth = "recall@100" if "recall@100" in depths else depths[-1]
     model, *others = [(at[depth], name) for name, at in metrics.items() if depth in at]

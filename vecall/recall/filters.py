@@ -40,7 +40,8 @@ def _condition(place: str, condition: Mapping[str, object], attributes: pl.DataF
         raise QueryError(f"{place}.field: expected one of {attributes.columns}, got {name!r}", field=f"{place}.field")
     dtype = _compared_as(attributes.schema[name])
     if dtype is None:
-        raise QueryError(f"{place}.field: {name!r} is {attributes.schema[name]}: no filter", field=f"{place}.field")
+        message = f"{name!r} holds {attributes.schema[name]}; expected numbers, text, flags, times or lists of them"
+        raise QueryError(f"{place}.field: {message}", field=f"{place}.field")
     ops = _TAGS if isinstance(dtype, pl.List) else _FLAG if dtype == pl.Boolean else _SCALAR
     if op not in ops:
         raise QueryError(f"{place}.op: {name!r} takes one of {list(ops)}, got {op!r}", field=f"{place}.op")

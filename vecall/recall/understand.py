@@ -44,7 +44,7 @@ def understand(query: Query, release: Release) -> Ask:
     """
     user = _user_row(query, release)
     stored = _NO_ROWS if user is None or release.users is None else release.users.histories[user]
-    given, unknown_history = _known_rows("history", query.history or (), release.items)
+    given, unknown_history = _known_rows("history", () if query.history is None else query.history, release.items)
     exclude, unknown_exclude = _known_rows("exclude", query.exclude, release.items)
     history = _as_read(stored if query.history is None else given, release)
     vector = _vector(query, release, user, history)

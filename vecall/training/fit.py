@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from vecall.training.problem import Problem
 from vecall.training.recipe import Recipe
 from vecall.training.settings import TrainingSettings
 
-LAST_CHECKPOINT = "last.ckpt"
+LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,16 @@ def train(
     if start_from is not None:
         start_from(towers)
     recipe = Recipe(towers, problem, settings)
-    checkpoints = _checkpoints(folder, judged=validate is not None)
-    callbacks: list[Callback] = [EpochLog(folder / "metrics.jsonl", validate), checkpoints]
+    callbacks: list[Callback] = [EpochLog(folder / "metrics.jsonl", validate)]
     if validate is not None:
         callbacks.append(_EarlyStop(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
+        callbacks.append(_checkpoint(folder, BEST_CHECKPOINT, monitor=MONITOR))
+    callbacks.append(_checkpoint(folder, LAST_CHECKPOINT))  # the last one, so that it knows of the best
     last = folder / LAST_CHECKPOINT
     with _quiet_lightning():
         trainer = _trainer(folder, epochs or settings.epochs, callbacks)
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
-    best = torch.load(checkpoints.best_model_path or last, map_location="cpu", weights_only=True)
+    best = torch.load(folder / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
     return Outcome(towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
 
@@ -97,15 +99,14 @@ class _EarlyStop(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
-def _checkpoints(folder: Path, *, judged: bool) -> ModelCheckpoint:
-    """The last epoch, for going on after a break, and where epochs are judged the best one."""
+def _checkpoint(folder: Path, file: str, *, monitor: str | None = None) -> ModelCheckpoint:
+    """Written after each epoch, or only after one that is better than all before by what is monitored."""
     return ModelCheckpoint(
         folder,
-        filename="best",
-        monitor=MONITOR if judged else None,
+        filename=file.removesuffix(".ckpt"),
+        monitor=monitor,
         mode="max",
         save_top_k=1,
-        save_last=True,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
@@ -128,11 +129,13 @@ def _trainer(folder: Path, epochs: int, callbacks: list[Callback]) -> Trainer:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Without the advice and advertisement that Lightning logs."""
+    """Without the advice and advertisement that Lightning logs, and its wonder at a folder with a run in it."""
     talker = logging.getLogger("lightning.pytorch")
     level = talker.level
     talker.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            yield
     finally:
         talker.setLevel(level)

@@ -1,0 +1,172 @@
+"""The founding design's five steps with its numbers, its claims beside what was measured, and its model on MovieLens.
+
+python benchmarks/founding.py [--pools 10_000 1_000_000] [--quick] [--no-movielens] [--fresh] [--out DIR]
+
+Results lie in results/founding.json; each part is written as it is done, and not run again while it lies there.
+"""
+
+import argparse
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import founding_floor
+from facts import RESULTS, read_json, write_json
+from founding_pool import EF, EF_CONSTRUCTION, TRAINED_ON, Bench, K, M
+from planted import ITEM_FEATURES, USER_FEATURES, Market
+from rich.console import Console
+from rich.table import Table
+
+from vecall.console import quiet_libraries
+from vecall.errors import ConfigError
+from vecall.movielens import data_folder
+
+LATENCY_MS = 10.0  # the claims
+ANN_RECALL = 0.95
+
+console = Console(width=140, highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pools", type=int, nargs="+", help="numbers of items; default 10_000 1_000_000")
+    parser.add_argument("--quick", action="store_true", help="the pool of 10_000 alone, unless --pools says otherwise")
+    parser.add_argument("--users", type=int, default=1_000, help="strangers who ask")
+    parser.add_argument("--rounds", type=int, default=5, help="of timed requests; the quietest counts")
+    parser.add_argument("--no-movielens", action="store_true", help="leave MovieLens out")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    quiet_libraries(verbose=False)
+    pools = asked.pools or ([10_000] if asked.quick else [10_000, 1_000_000])
+    with tempfile.TemporaryDirectory(prefix="founding-") as work:
+        run_pools(pools, asked, Path(work))
+        if not asked.no_movielens and has_movielens():
+            run_movielens(asked, Path(work))
+
+
+def run_pools(pools: list[int], asked: argparse.Namespace, work: Path) -> None:
+    """Each pool by itself; the towers are trained once, where a pool is to be measured at all."""
+    path = asked.out / "founding.json"
+    kept = read_json(path).get("pools", {})
+    missing = [pool for pool in pools if asked.fresh or str(pool) not in kept]
+    market = Market()
+    bench = Bench(work, market, market.strangers(asked.users))
+    if missing:
+        console.print(f"training on {min(TRAINED_ON, *missing):,} items", style="dim")
+        training = bench.train(min(TRAINED_ON, *missing))
+    for pool in pools:
+        if pool in missing:
+            console.print(f"measuring {pool:,} items", style="dim")
+            measured = bench.measure(pool, rounds=asked.rounds)
+            measured["training"] = training
+            measured["claims"] = claims(measured)
+            measured["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+            kept = read_json(path).get("pools", {}) | {str(pool): measured}
+            write_json(path, read_json(path) | {"design": design(), "pools": kept})
+    for pool in pools:
+        show_pool(kept[str(pool)])
+
+
+def design() -> dict[str, object]:
+    """The founding design's numbers."""
+    return {
+        "user_features": USER_FEATURES,
+        "item_features": ITEM_FEATURES,
+        "towers": "D 128, MLP (256, 128), BatchNorm, ReLU, dropout 0.3; BCE, Adam 1e-3, batch 128",
+        "index": {"M": M, "ef_construction": EF_CONSTRUCTION, "ef": EF},
+        "k": K,
+    }
+
+
+def claims(measured: dict[str, Any]) -> list[dict[str, object]]:
+    """What the design claims, what was measured, and whether it holds."""
+    at, recall, same = measured["ann"]["at_asked_ef"], measured["recall"], measured["identical"]
+    reached = measured["ann"]["least_ef_for"]
+    return [
+        {
+            "claim": f"ANN recall@{K} > {ANN_RECALL:.0%} at ef {EF}",
+            "measured": f"{at['ann_recall']:.4f} ± {at['ci95']:.4f}, searched at ef = max(ef, k) = {at['ef']}; "
+            + ", ".join(f"{target} from ef {ef or '(beyond the ladder)'}" for target, ef in reached.items()),
+            "holds": at["ann_recall"] > ANN_RECALL,
+        },
+        {
+            "claim": f"one recall < {LATENCY_MS:.0f} ms, tower included",
+            "measured": f"p50 {recall['p50_ms']:.2f} ms, p99 {recall['p99_ms']:.2f} ms "
+            f"(tower and request {recall['tower_p50_ms']:.2f}, search {recall['search_p50_ms']:.2f})",
+            "holds": recall["p99_ms"] < LATENCY_MS,
+        },
+        {
+            "claim": "save and load gives identical answers",
+            "measured": f"{same['identical']} of {same['users']} users, ids and scores to the bit",
+            "holds": same["identical"] == same["users"],
+        },
+    ]
+
+
+def show_pool(one: dict[str, Any]) -> None:
+    """One pool, for people."""
+    facts, training, build, size = one["facts"], one["training"], one["build"], one["size"]
+    verdicts = [[claim["claim"], claim["measured"], "yes" if claim["holds"] else "NO"] for claim in one["claims"]]
+    show(f"{one['items']:,} items", ["the founding design claims", "measured", "holds"], verdicts)
+    planted, served, ann = one["planted"], one["recall"], one["ann"]
+    smaller = ", ".join(f"@{k} {step['ann_recall']:.4f}" for k, step in ann["at_smaller_k"].items())
+    console.print(
+        f"ANN recall at ef {EF}, where k does not raise it: {smaller}\n"
+        f"trained on {training['items']:,} items in {training['seconds']:.0f} s; planted chance to be taken: "
+        f"{planted['taken_of_all']:.3f} of all items, {planted['taken_of_exact_top_100']:.3f} of the towers' top 100, "
+        f"{planted['taken_of_best_100']:.3f} of the best 100\n"
+        f"encoded in {build['encoding_items_seconds']:.1f} s, graph built in {build['graph_seconds']:.1f} s "
+        f"({build['items_a_second']:,} items/s), opened in {served['open_seconds']:.2f} s\n"
+        f"bytes an item: index file {size['index_file_bytes_an_item']:.0f}, release "
+        f"{size['release_bytes_an_item']:.0f}, memory {size['memory_bytes_an_item']:.0f} "
+        f"(while opening {size['memory_peak_bytes_an_item']:.0f})\n"
+        f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores, load {served['load_average']} in the quietest "
+        f"round of {len(served['rounds'])}; {ann['queries']} users"
+    )
+    columns = ["ef", f"ANN recall@{K}", "± 95 %", "worst 1 %", "search p50 ms"]
+    keys = ("ann_recall", "ci95", "worst_1_percent", "search_p50_ms")
+    ladder = [[str(step["ef"]), *(f"{step[key]:.4f}" for key in keys)] for step in ann["ladder"]]
+    show("what a wider search gives, one query on one thread", columns, ladder)
+
+
+def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A plain table."""
+    made = Table(*columns, title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
+    for row in rows:
+        made.add_row(*row)
+    console.print(made)
+
+
+def has_movielens() -> bool:
+    """Whether the repository's copy is there."""
+    try:
+        data_folder(None)
+    except ConfigError as error:
+        console.print(f"MovieLens is left out: {error}")
+        return False
+    return True
+
+
+def run_movielens(asked: argparse.Namespace, work: Path) -> None:
+    """The floor, cell by cell."""
+    done = []
+    for name, cell, there in founding_floor.cells(asked.out, work, fresh=asked.fresh):
+        how = "there already" if there else f"{cell['fit_seconds']:.0f} s"
+        console.print(f"{name}: {how}", style="dim")
+        done.append(cell)
+    floor = founding_floor.summary(done)
+    path = asked.out / "founding.json"
+    write_json(path, read_json(path) | {"movielens": floor})
+    metrics = list(floor["models"]["founding"]["mean"])
+    rows = []
+    for name, one in floor["models"].items():
+        spread = one["sd"] or {}
+        cells = (f"{one['mean'][m]:.4f}" + (f" ± {spread[m]:.4f}" if m in spread else "") for m in metrics)
+        rows.append([name, str(one["seeds"]), *cells])
+    show(floor["protocol"], ["mean ± SD", "seeds", *metrics], rows)
+
+
+if __name__ == "__main__":
+    main()

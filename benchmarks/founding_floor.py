@@ -1,0 +1,127 @@
+"""The founding model as it stands on MovieLens, beside the pooled preset and the baselines: the floor of later models.
+
+Each model and seed is a cell of its own in results/founding/, and is not run again while it lies there.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from facts import facts, read_json, write_json
+
+from vecall.config import Config, parse_config
+from vecall.data.dataset import Dataset, read_dataset
+from vecall.data.split import Split
+from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
+from vecall.evaluation.offline import Scorer, judge
+from vecall.movielens import data_folder, founding_config, sections
+from vecall.pipeline import fit
+
+SEEDS = (0, 1, 2)
+MODELS = ("popularity", "ease", "cooccurrence", "founding", "pooled")
+_SEEDED = ("founding", "pooled")
+
+
+@dataclass(frozen=True)
+class MovieLens:
+    """The one test that all models are judged by: the quickstart's own.
+
+    Attributes:
+        work: a folder for runs.
+    """
+
+    work: Path
+
+    def config(self, seed: int) -> Config:
+        """The quickstart's settings with another seed."""
+        return parse_config(sections(data_folder(None).resolve()) | {"training": {"seed": seed}})
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Read once."""
+        config = self.config(0)
+        return read_dataset(config.data, config.schema_)
+
+    @cached_property
+    def split(self) -> Split:
+        """Leave-one-out."""
+        return self.dataset.split(self.config(0).data)
+
+    def cell(self, model: str, seed: int) -> dict[str, Any]:
+        """Train one model with one seed and judge it."""
+        began = time.perf_counter()
+        scorer, more = self._founding(seed) if model == "founding" else self._scorer(model, seed)
+        seconds = time.perf_counter() - began
+        config = self.config(seed)
+        judged = judge(scorer, self.split.test, len(self.dataset.catalogue.items), config.evaluation.ks)
+        return {
+            "model": model,
+            "seed": seed if model in _SEEDED else None,
+            "facts": facts(),
+            "protocol": self.split.protocol,
+            "users": judged.users,
+            "items": len(self.dataset.catalogue.items),
+            "dropped": dict(self.dataset.dropped) | dict(self.split.dropped),
+            "fit_seconds": round(seconds, 1),
+            **more,
+            **judged.as_json(),
+        }
+
+    def _scorer(self, model: str, seed: int) -> tuple[Scorer, dict[str, Any]]:
+        train, n_items = self.split.train, len(self.dataset.catalogue.items)
+        baselines: dict[str, Callable[[], Scorer]] = {
+            "popularity": lambda: Popularity(train, n_items),
+            "ease": lambda: Ease(train, n_items),
+            "cooccurrence": lambda: RecentCooccurrence(train, n_items),
+        }
+        if model in baselines:
+            return baselines[model](), {}
+        return self._fitted(self.config(seed), self.dataset, self.work / f"{model}-{seed}")
+
+    def _founding(self, seed: int) -> tuple[Scorer, dict[str, Any]]:
+        """As the quickstart does it."""
+        folder = self.work / f"founding-{seed}"
+        config = founding_config(self.dataset, self.split.train, self.config(seed), folder)
+        return self._fitted(config, read_dataset(config.data, config.schema_), folder / "run")
+
+    def _fitted(self, config: Config, dataset: Dataset, folder: Path) -> tuple[Scorer, dict[str, Any]]:
+        run = fit(config, folder)
+        more = {"best_epoch": run.summary.best_epoch, "epochs": run.summary.epochs}
+        return run.judged_model().scorer(dataset, self.split), more
+
+
+def cells(results: Path, work: Path, *, fresh: bool) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Every cell as it is done: its name, what it holds, and whether it was there before."""
+    movielens = MovieLens(work)
+    for model in MODELS:
+        for seed in SEEDS if model in _SEEDED else SEEDS[:1]:
+            name = f"{model}-seed{seed}" if model in _SEEDED else model
+            path = results / "founding" / f"{name}.json"
+            there = path.exists() and not fresh
+            if not there:
+                write_json(path, movielens.cell(model, seed))
+            yield name, read_json(path), there
+
+
+def summary(done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds (n - 1), by model, seen items excluded."""
+    models = {}
+    for model in MODELS:
+        runs = [cell["seen_excluded"] for cell in done if cell["model"] == model]
+        values = {metric: np.array([run[metric] for run in runs]) for metric in runs[0]}
+        models[model] = {
+            "seeds": len(runs),
+            "mean": {metric: round(float(x.mean()), 4) for metric, x in values.items()},
+            "sd": {metric: round(float(x.std(ddof=1)), 4) for metric, x in values.items()} if len(runs) > 1 else None,
+        }
+    first = done[0]
+    protocol = (
+        f"MovieLens latest-small, {first['protocol']}; seen items left out; {first['users']} users, "
+        f"{first['items']} items; recall@k = |top k ∩ held out| / |held out|, mean over users; "
+        "dropped: " + (", ".join(f"{why} {n}" for why, n in first["dropped"].items()) or "nobody")
+    )
+    return {"protocol": protocol, "models": models}

@@ -1,0 +1,85 @@
+"""From files to arrays, with a leak planted: what is only known after the cut must not be learned from."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from vecall.data.dataset import read_dataset
+from vecall.data.encode import NEVER_SEEN
+from vecall.data.settings import DataSettings
+from vecall.errors import DataError
+from vecall.schema import Schema
+
+SCHEMA = Schema.model_validate(
+    {
+        "interactions": {"user": "u", "item": "i", "time": "t"},
+        "items": {
+            "id": "i",
+            "id_type": "integer",
+            "features": {"price": {"kind": "numeric"}, "kind": {"kind": "category"}, "words": {"kind": "tags"}},
+        },
+        "users": {"id": "u", "id_type": "string", "features": {"town": {"kind": "category"}}},
+    }
+)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Item 3 and user `z` come after the cut; they alone have wild features."""
+    log = {"u": ["b", "a", "a", "b", "a", "b", "z"], "i": [2, 1, 2, 1, 3, 3, 3], "t": [1, 1, 2, 2, 10, 11, 12]}
+    items = {"i": [3, 2, 1, 4], "price": [1e6, 4.0, 2.0, None], "kind": ["future", "x", "y", "never"]}
+    users = {"u": ["z", "a", "b"], "town": ["future", "here", "there"]}
+    for name, table in (("log", log), ("items", items | {"words": ["future", "x|y", None, "never"]}), ("users", users)):
+        pl.DataFrame(table).write_csv(tmp_path / f"{name}.csv")
+    paths = {name: tmp_path / f"{name}.csv" for name in ("items", "users")}
+    return DataSettings(interactions=(tmp_path / "log.csv",), split="global_time", valid_from=10, test_from=11, **paths)
+
+
+def test_encoders_know_nothing_of_what_came_after_the_cut(settings):
+    dataset = read_dataset(settings, SCHEMA)
+    train = dataset.split(settings).train
+    items, users = dataset.fit_encoders(train.rows, np.flatnonzero(train.lengths))
+    assert (items.state.numbers["price"].mean, items.state.numbers["price"].std) == (3.0, np.sqrt(2))
+    assert items.state.values["kind"].values == ("x", "y")
+    assert users.state.values["town"].values == ("here", "there")
+    assert "future" not in items.state.model_dump_json() + users.state.model_dump_json()
+    everyone = items.encode(dataset.catalogue.item_fields), users.encode(dataset.catalogue.user_fields)
+    assert everyone[0]["kind"].tolist() == [3, 2, NEVER_SEEN, NEVER_SEEN]
+    assert everyone[0]["words"].tolist() == [[0, 0], [2, 3], [NEVER_SEEN, 0], [NEVER_SEEN, 0]]
+    assert everyone[1]["town"].tolist() == [2, 3, NEVER_SEEN]
+    leaky, _ = dataset.fit_encoders(np.arange(4), np.arange(3))  # what the assertions above would catch
+    assert leaky.state.numbers["price"].mean > 1e5
+    assert "future" in leaky.state.model_dump_json()
+
+
+def test_histories_and_popularity_are_those_of_today(settings):
+    dataset = read_dataset(settings, SCHEMA)
+    histories = [dataset.histories[row].tolist() for row in range(3)]
+    assert histories == [[0, 1, 2], [1, 0, 2], [2]]
+    assert dataset.popularity.tolist() == [2, 2, 3, 0]
+    assert dataset.popularity.dtype == np.float32
+    assert dict(dataset.dropped) == {}
+
+
+def test_only_positives_make_histories_and_popularity(tmp_path):
+    log = tmp_path / "log.parquet"
+    pl.DataFrame({"u": ["a", "a", "a"], "i": ["10", "9", "9"], "stars": [5, 1, 4]}).write_parquet(log)
+    schema = Schema.model_validate(
+        {
+            "interactions": {"user": "u", "item": "i", "label": "stars", "positive": 4},
+            "items": {"id": "i", "id_type": "string"},
+            "users": {"id": "u", "id_type": "string"},
+        }
+    )
+    dataset = read_dataset(DataSettings(interactions=(log,)), schema)
+    assert dataset.catalogue.items.ids(np.arange(2)) == ["10", "9"]  # strings, by their bytes
+    assert (dataset.histories[0].tolist(), dataset.popularity.tolist()) == ([0, 1], [1, 1])
+
+
+def test_an_interaction_of_an_unknown_item_is_an_error_or_counted(settings):
+    pl.DataFrame({"u": ["a", "a"], "i": [1, 77], "t": [1, 2]}).write_csv(settings.interactions[0])
+    with pytest.raises(DataError, match=r"'i': expected an item of the items table, .*row 2: 77"):
+        read_dataset(settings, SCHEMA)
+    dataset = read_dataset(settings.model_copy(update={"bad_rows": "drop"}), SCHEMA)
+    assert dict(dataset.dropped) == {"log.csv: i: not an item of the items table": 1}
+    assert dataset.interactions.items.tolist() == [0]

@@ -1,0 +1,78 @@
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+
+from vecall.data.interactions import build_catalogue, order_interactions
+from vecall.data.tables import Tables
+from vecall.schema import Schema
+
+
+def schema(**interactions):
+    return Schema.model_validate(
+        {
+            "interactions": {"user": "u", "item": "i"} | interactions,
+            "items": {"id": "i", "id_type": "integer"},
+            "users": {"id": "u", "id_type": "string"},
+        }
+    )
+
+
+def read(log, items=None, users=None, **interactions):
+    frames = [None if one is None else pl.DataFrame(one) for one in (items, users)]
+    tables = Tables(pl.DataFrame(log), *frames)
+    catalogue = build_catalogue(tables, schema(**interactions))
+    return catalogue, order_interactions(tables, catalogue, schema(**interactions))
+
+
+LOG = {"user": ["b", "a", "b", "b", "a"], "item": [30, 10, 10, 20, 20], "time": [2, 5, 2, 1, 5]}
+
+
+def test_ordered_by_user_then_time_then_place_in_the_file():
+    catalogue, log = read(LOG, time="t")
+    assert catalogue.items.ids(np.arange(3)) == [10, 20, 30]
+    assert catalogue.users.ids(np.arange(2)) == ["a", "b"]
+    assert log.users.tolist() == [0, 0, 1, 1, 1]
+    assert log.items.tolist() == [0, 1, 1, 2, 0]  # a: 10 before 20; b: 20, then 30 before 10, as in the file
+    assert log.times.tolist() == [5, 5, 1, 2, 2]
+    assert log.positive.all()
+    assert not log.dated
+    assert log.where(log.times == 2).items.tolist() == [2, 0]
+
+
+def test_without_times_the_file_is_the_order():
+    _, log = read({"user": LOG["user"], "item": LOG["item"]})
+    assert (log.items.tolist(), log.times.tolist()) == ([0, 1, 2, 0, 1], [1, 4, 0, 2, 3])
+
+
+def test_datetimes_are_microseconds():
+    _, log = read({"user": ["a"], "item": [1], "time": [datetime(1970, 1, 2)]}, time="t")
+    assert (log.dated, log.times.tolist()) == (True, [86_400_000_000])
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "positive"),
+    [
+        ({"label": [3.0, 3.5, -1.0]}, {"label": "l", "positive": 3.5}, [False, True, False]),
+        ({"label": [0.0, 1.0, -1.0]}, {"label": "l"}, [True, True, False]),
+        ({"shown": [True, False, False]}, {"shown": "s"}, [False, True, True]),
+        (
+            {"label": [5.0, 5.0, 0.0], "shown": [True, False, False]},
+            {"label": "l", "positive": 3.0, "shown": "s"},
+            [False, True, False],
+        ),
+    ],
+)
+def test_what_counts_as_a_positive(columns, named, positive):
+    _, log = read({"user": ["a"] * 3, "item": [1, 2, 3]} | columns, **named)
+    assert log.positive.tolist() == positive
+
+
+def test_the_catalogue_holds_all_that_any_table_knows():
+    items = {"id": [40, 10, 30, 20], "year": [4, 1, 3, 2]}
+    users = {"id": ["c", "b"], "age": [3.0, 2.0]}
+    catalogue, log = read(LOG, items, users)
+    assert catalogue.item_fields.rows() == [(10, 1), (20, 2), (30, 3), (40, 4)]
+    assert catalogue.user_fields.rows() == [("a", None), ("b", 2.0), ("c", 3.0)]
+    assert (len(catalogue.items), len(catalogue.users), log.users.max()) == (4, 3, 1)

@@ -1,0 +1,156 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import polars as pl
+import pytest
+
+from vecall.errors import QueryError, StoreError
+from vecall.recall.recaller import Recaller, open_recaller
+from vecall.recall.types import Query, Unknown
+
+YEARS = [1990 + row % 30 if row % 7 else None for row in range(200)]
+ATTRIBUTES = {"title": [f"t{row}" for row in range(200)], "year": YEARS}
+
+
+def some_vectors(n=200, dim=4):
+    return np.random.default_rng(0).integers(-3, 4, (n, dim)).astype(np.float32)
+
+
+@pytest.fixture
+def recaller(recaller_of, towers):
+    users = [("ann", {"age": 1}, [3, 5, 8, 13]), ("bob", {}, [])]
+    return recaller_of(some_vectors(), attributes=ATTRIBUTES, popularity=range(200), users=users, towers=towers())
+
+
+def by_hand(vector, k, gone=(), keep=None):
+    """(ids, scores) by score, then id."""
+    scores = some_vectors() @ np.asarray(vector, dtype=np.float32)
+    rows = [row for row in range(200) if row not in gone and (keep is None or keep(row))]
+    rows = sorted(rows, key=lambda row: (-scores[row], row))[:k]
+    return [100 + row for row in rows], scores[rows].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 10, 45, 60, 199, 200, 500])
+def test_k_from_1_to_more_than_there_are(recaller, k):
+    answer = recaller.recall(Query(vector=[1, 2, -1, 3], k=k))
+    assert (answer.ids, answer.scores) == by_hand([1, 2, -1, 3], k)
+    assert answer.exhausted == (k >= 200)
+    assert (answer.release, answer.fallback, answer.unknown, answer.plan) == (recaller.release, None, Unknown(), None)
+    assert all(type(one) is int for one in answer.ids)
+
+
+def test_seen_items_and_excluded_ones_make_room_for_others(recaller):
+    vector = some_vectors()[[5, 8, 13]].sum(axis=0) + np.eye(4)[0]  # the three newest, and the age
+    seen = recaller.recall(Query(user_id="ann", k=20, exclude_seen=False))
+    assert (seen.ids, seen.scores) == by_hand(vector, 20)
+    unseen = recaller.recall(Query(user_id="ann", k=20, exclude=[*seen.ids[:6], 9999]))
+    assert (unseen.ids, unseen.scores) == by_hand(vector, 20, gone=[3, 5, 8, 13, *(one - 100 for one in seen.ids[:6])])
+    assert unseen.unknown == Unknown(exclude=1)
+
+
+def test_exhausted_only_when_every_match_is_there(recaller):
+    where = [{"field": "year", "op": "lt", "value": 1993}]
+    matching = [row for row, year in enumerate(YEARS) if year is not None and year < 1993]
+    n = len(matching)
+    for k, exclude in ((n - 1, []), (n, []), (n + 1, []), (n, matching[:3]), (n - 4, matching[:3])):
+        answer = recaller.recall(
+            Query(vector=[0, 1, 1, 0], k=k, where=where, exclude=[100 + row for row in exclude], explain=True)
+        )
+        assert (answer.ids, answer.scores) == by_hand([0, 1, 1, 0], k, gone=exclude, keep=lambda row: row in matching)
+        assert answer.exhausted == (k >= n - len(exclude))
+        assert (answer.plan.matches, answer.plan.excluded, answer.plan.delta) == (n, len(exclude), 0)
+        assert answer.plan.path == ("all" if answer.exhausted else "scan")
+        assert list(answer.plan.ms) == ["encode", "plan", "search", "merge"]
+
+
+def test_nothing_left_is_empty_and_exhausted(recaller):
+    everything = list(range(100, 300))
+    nothing = [{"field": "year", "op": "in", "value": []}]
+    for query in (
+        Query(vector=[1, 1, 1, 1], exclude=everything),
+        Query(vector=[1, 1, 1, 1], where=nothing),
+        Query(user_id="nobody", exclude=everything),
+    ):
+        answer = recaller.recall(query)
+        assert (answer.ids, answer.scores, answer.exhausted) == ([], [], True)
+        assert recaller.candidates(query).columns == ["id", "score", "rank", "channel", "title", "year"]
+        assert recaller.candidates(query).schema["id"] == pl.Int64
+
+
+def test_popular_items_stand_in(recaller):
+    answer = recaller.recall(Query(user_id="nobody", k=3, exclude=[298]))
+    assert (answer.ids, answer.scores) == ([299, 297, 296], [199, 197, 196])
+    assert (answer.fallback, answer.unknown.user, answer.exhausted) == ("popular", True, False)
+    assert set(recaller.candidates(Query(user_id="nobody", k=3))["channel"]) == {"popular"}
+
+
+def test_candidates_are_the_answer_with_attributes_in_step(recaller):
+    query = Query(user_id="ann", k=30, where=[{"field": "year", "op": "gt", "value": 1995}])
+    answer, table = recaller.recall(query), recaller.candidates(query)
+    assert table.columns == ["id", "score", "rank", "channel", "title", "year"]
+    assert (table["id"].to_list(), table["score"].to_list()) == (answer.ids, answer.scores)
+    assert table["rank"].to_list() == list(range(1, 31))
+    assert set(table["channel"]) == {"vector"}
+    assert table["title"].to_list() == [f"t{one - 100}" for one in answer.ids]
+    assert table["year"].to_list() == [YEARS[one - 100] for one in answer.ids]
+
+
+def test_strings_as_ids_and_no_attributes(recaller_of):
+    recaller = recaller_of([[1, 0], [1, 0], [2, 0]], ids=["9", "10", "é"])
+    answer = recaller.recall(Query(vector=[1, 0], k=3))
+    assert (answer.ids, answer.scores) == (["é", "10", "9"], [2, 1, 1])  # ties by UTF-8 bytes
+    table = recaller.candidates(Query(vector=[1, 0], k=2))
+    assert (table.columns, table.schema["id"]) == (["id", "score", "rank", "channel"], pl.String)
+
+
+def test_wrong_queries_are_told(recaller):
+    for query, field in (
+        ({"vector": [1, 2, 3, 4], "where": [{"field": "year", "op": "like", "value": 3}]}, "where[0].op"),
+        ({"vector": [1, 2]}, "vector"),
+        ({"history": ["x"]}, "history"),
+        ({"user_id": 3}, "user_id"),
+    ):
+        for answer in (recaller.recall, recaller.candidates):
+            with pytest.raises(QueryError) as caught:
+                answer(Query(**query))
+            assert caught.value.field == field
+
+
+def test_user_ids_written_as_text(recaller, recaller_of):
+    assert recaller.parse_user_id("007") == "007"
+    numbered = recaller_of(some_vectors(), users=[(7, {}, [])])
+    assert numbered.parse_user_id("007") == 7
+    with pytest.raises(QueryError, match="ids here are integers, got 'x'"):
+        numbered.parse_user_id("x")
+
+
+def test_many_threads_get_the_answers_of_one(recaller):
+    rng = np.random.default_rng(1)
+    queries = [
+        Query(
+            user_id=["ann", "bob", "nobody"][place % 3],
+            vector=None if place % 2 else rng.integers(-3, 4, 4).tolist(),
+            k=1 + place * 3,
+            exclude=rng.integers(100, 300, place).tolist(),
+            where=[{"field": "year", "op": "gt", "value": 1990 + place % 20}] if place % 5 == 0 else (),
+        )
+        for place in range(40)
+    ]
+    alone = [recaller.recall(query) for query in queries]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(recaller.recall, queries * 5)) == alone * 5
+
+
+def test_opening_a_store(recaller_of, tmp_path):
+    made = recaller_of([[1, 0], [0, 1]])
+    with (
+        open_recaller(tmp_path / "store") as recaller,
+        open_recaller(str(tmp_path / "store"), release=made.release) as same,
+    ):
+        assert isinstance(recaller, Recaller)
+        assert recaller.release == same.release == made.release
+        assert recaller.recall(Query(vector=[0, 1], k=1)).ids == [101]
+    with pytest.raises(StoreError, match="has no release 'other'"):
+        open_recaller(tmp_path / "store", release="other")
+    with pytest.raises(StoreError, match="is no store"):
+        open_recaller(tmp_path / "elsewhere")

@@ -1,0 +1,51 @@
+import pytest
+from pydantic import ValidationError
+
+from vecall.schema import InteractionSchema, ItemSchema, Schema, Tags, UserSchema, Vector
+
+
+def test_kinds_of_features_and_their_defaults():
+    items = ItemSchema.model_validate(
+        {"id": "i", "id_type": "string", "features": {"g": {"kind": "tags"}, "v": {"kind": "vector", "size": 3}}}
+    )
+    assert items.features == {"g": Tags(separator="|", max_tags=64), "v": Vector(size=3, separator=" ")}
+    assert InteractionSchema(user="u", item="i") == InteractionSchema(
+        user="u", item="i", time=None, label=None, positive=0.0, shown=None
+    )
+
+
+def test_it_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        UserSchema(id="u", id_type="string").id = "v"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id_type": "int"}, "'string' or 'integer'"),
+        ({"id_type": None}, "'string' or 'integer'"),
+        ({"attributes": ("year", "year")}, "names a column twice"),
+        ({"attributes": ("id", "score")}, r"\['id', 'score'\] clash"),
+        ({"title": "rank"}, r"\['rank'\] clash"),
+        ({"attributes": ("i",)}, "'i' is the id"),
+        ({"title": "i"}, "'i' is the id"),
+        ({"features": {"channel": {"kind": "text"}}}, r"\['channel'\] clash"),
+        ({"features": {"i": {"kind": "text"}}}, "'i' is the id"),
+        ({"features": {"x": {"kind": "words"}}}, "'numeric', 'category', 'tags', 'vector', 'text'"),
+        ({"features": {"x": {}}}, "'kind'"),
+        ({"features": {"x": {"kind": "vector"}}}, "required"),
+        ({"features": {"x": {"kind": "vector", "size": 0}}}, "greater than or equal to 1"),
+        ({"features": {"x": {"kind": "tags", "separator": ""}}}, "at least 1 character"),
+        ({"features": {"x": {"kind": "text", "bucket": 3}}}, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        ItemSchema.model_validate({"id": "i", "id_type": "integer"} | change)
+
+
+def test_users_names_are_checked_too():
+    with pytest.raises(ValidationError, match="'u' is the id"):
+        UserSchema.model_validate({"id": "u", "id_type": "integer", "features": {"u": {"kind": "numeric"}}})
+    with pytest.raises(ValidationError, match="users"):
+        Schema.model_validate({"interactions": {"user": "u", "item": "i"}, "items": {"id": "i", "id_type": "string"}})

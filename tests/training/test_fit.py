@@ -1,0 +1,206 @@
+import functools
+import json
+import types
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from vecall import progress
+from vecall.data.sequences import Sequences
+from vecall.data.split import Pairs
+from vecall.errors import TrainingError
+from vecall.evaluation.baselines import Popularity
+from vecall.evaluation.metrics import recall_at, target_ranks
+from vecall.training.fit import train
+from vecall.training.settings import NegativeSettings, TrainingSettings
+
+LABELLED = Pairs(np.arange(20), (np.arange(20) + 1) % tiny.ITEMS, np.full(20, 2))
+
+
+def settings(**others):
+    return TrainingSettings(**{"epochs": 3, "batch": 64, "lr": 0.03, "patience": 10} | others)
+
+
+def weights(outcome):
+    return {name: values.clone() for name, values in outcome.towers.state_dict().items()}
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+
+
+def recall(scorer, k=5):
+    cases = tiny.cases()
+    return recall_at(target_ranks(scorer(cases), cases.targets, cases.histories), cases.targets.offsets, k)
+
+
+def validate(scorer):
+    return {"valid_recall": recall(scorer)}
+
+
+def lines(folder):
+    """metrics.jsonl without wall times."""
+    parsed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in parsed]
+
+
+class Cut(Exception):
+    """The process dies."""
+
+
+def cut_after(epochs):
+    """Judges, until after so many epochs the process dies."""
+    done = []
+
+    def judge(scorer):
+        if len(done) == epochs:
+            raise Cut
+        done.append(1)
+        return validate(scorer)
+
+    return judge
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce"])
+def test_a_planted_pattern_is_learned(tmp_path, loss):
+    negatives = NegativeSettings(uniform=16, in_batch=8 if loss == "sampled_softmax" else 0)
+    fast = settings(loss=loss, negatives=negatives, epochs=20, temperature=0.2)
+    problem = tiny.problem()
+    outcome = train(problem, tiny.model(), fast, tmp_path, validate=validate)
+    popular = recall(Popularity(problem.train, problem.n_items))
+    judged = lines(tmp_path)
+    assert popular < 0.3
+    assert judged[outcome.best_epoch]["valid_recall"] > (0.6 if loss == "bce" else 0.9)
+    assert judged[0]["loss"] > judged[-1]["loss"]
+
+
+def test_training_follows_from_the_seed(tmp_path):
+    def trained(seed, name):
+        chosen = settings(seed=seed, epochs=1)
+        return weights(train(tiny.problem(), tiny.model(dropout=0.2), chosen, tmp_path / name))
+
+    assert equal(trained(3, "a"), trained(3, "b"))
+    assert not equal(trained(3, "c"), trained(4, "d"))
+
+
+def variants():
+    sampled = {"loss": "sampled_softmax", "negatives": NegativeSettings(uniform=8, in_batch=8)}
+    return {
+        "softmax": (tiny.model(), {}, {}),
+        "dropout": (tiny.model(hidden=(8,), dropout=0.3, norm="batch"), {}, {"item_features": True}),
+        "hidden ids, learned temperature": (tiny.model("attention", id_dropout=0.3), {"temperature": "learned"}, {}),
+        "sampled": (tiny.model(), sampled, {}),
+        "bce": (tiny.model(), {"loss": "bce", "negatives": NegativeSettings(uniform=3)}, {"negatives": LABELLED}),
+        "constant rate": (tiny.model("none"), {"schedule": "constant"}, {"user_features": True}),
+    }
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_a_training_that_was_cut_short_goes_on_bit_equal(tmp_path, variant):
+    model, others, features = variants()[variant]
+    run = functools.partial(train, tiny.problem(**features), model, settings(**others))
+    whole = run(tmp_path / "whole", validate=validate)
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", validate=cut_after(2))
+    assert len(lines(tmp_path / "cut")) == 2
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as half_a_line:
+        half_a_line.write('{"epoch": 2, "lo')
+    resumed = run(tmp_path / "cut", validate=validate)
+    assert equal(weights(resumed), weights(whole))
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs) == (resumed.best_epoch, 3)
+
+
+def test_without_judging_it_goes_on_likewise_and_the_last_epoch_counts(tmp_path):
+    run = functools.partial(train, tiny.problem(), tiny.model(), settings())
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "parts", epochs=1)
+    resumed = run(tmp_path / "parts")
+    assert equal(weights(resumed), weights(whole))
+    assert (resumed.best_epoch, resumed.epochs) == (2, 3)
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    again = run(tmp_path / "parts")  # nothing is left to do
+    assert equal(weights(again), weights(whole))
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
+    said = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    kept = []
+
+    def judge(scorer):
+        kept.append({name: x.clone() for name, x in scorer._towers.state_dict().items()})
+        return {"valid_recall": next(said)}
+
+    run = functools.partial(train, tiny.problem(), tiny.model(), settings(epochs=9, patience=2), tmp_path)
+    outcome = run(validate=judge)
+    assert (outcome.best_epoch, outcome.epochs, len(kept)) == (1, 4, 4)
+    assert equal(weights(outcome), kept[1])
+    # A break before the run's end must not let it train on.
+    again = run(validate=judge)
+    assert (again.best_epoch, again.epochs, len(kept)) == (1, 4, 4)
+    assert equal(weights(again), kept[1])
+    assert len(lines(tmp_path)) == 4
+
+
+def test_checkpoints_hold_no_pickled_objects(tmp_path):
+    train(tiny.problem(), tiny.model(), settings(epochs=1), tmp_path, validate=validate)
+    for name in ("last.ckpt", "best.ckpt"):
+        assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl"}
+
+
+def test_the_temperature_is_learned_where_asked(tmp_path):
+    def log_temperature(name, temperature):
+        train(tiny.problem(), tiny.model(), settings(temperature=temperature), tmp_path / name)
+        return torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]["log_temperature"].item()
+
+    assert log_temperature("given", 0.3) == pytest.approx(np.log(0.3))
+    assert abs(log_temperature("learned", "learned") - np.log(0.1)) > 0.05
+
+
+def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
+    huge = settings(temperature=1e-38, epochs=1)
+    with pytest.raises(TrainingError, match="the loss became"):
+        train(tiny.problem(), tiny.model(), huge, tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_hidden_ids_without_features_do_not_overflow(tmp_path):
+    train(tiny.problem(), tiny.model(id_dropout=0.5), settings(epochs=2), tmp_path)
+    assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
+
+
+def test_too_little_to_learn_from_is_refused(tmp_path):
+    problem = types.SimpleNamespace(n_items=1, train=Sequences.of([[0]]))
+    with pytest.raises(TrainingError, match="at least 2 items"):
+        train(problem, tiny.model(), settings(), tmp_path)
+
+
+class Screen:
+    """Counts what is begun and ended."""
+
+    def __init__(self):
+        self.open, self.steps = 0, 0
+
+    def begin(self, task, total):
+        self.open += 1
+        return self.advance
+
+    def advance(self, steps=1, note=""):
+        self.steps += steps
+
+    def end(self):
+        self.open -= 1
+
+
+def test_progress_is_shown_and_ends_with_a_training_that_breaks_off(tmp_path):
+    screen = Screen()
+    with progress.shown_by(screen):
+        train(tiny.problem(), tiny.model(), settings(epochs=2), tmp_path / "whole")
+        assert (screen.open, screen.steps) == (0, 2 * (240 // 64))
+        with pytest.raises(Cut):
+            train(tiny.problem(), tiny.model(), settings(), tmp_path / "cut", validate=cut_after(0))
+    assert screen.open == 0

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+
+from vecall.training.negatives import draw_candidates, draw_uniform
+from vecall.training.settings import NegativeSettings
+
+N, DRAWS = 20, 3000
+
+
+@pytest.mark.parametrize(("uniform", "in_batch"), [(12, 0), (0, 8), (12, 8), (3, 100)])
+def test_items_stand_in_the_list_as_often_as_log_q_says(uniform, in_batch):
+    torch.manual_seed(0)
+    frequencies = torch.arange(1, N + 1, dtype=torch.float32)
+    frequencies /= frequencies.sum()
+    settings = NegativeSettings(uniform=uniform, in_batch=in_batch)
+    counts, said = np.zeros(N), np.full(N, np.nan)
+    for _ in range(DRAWS):
+        targets = torch.multinomial(frequencies, 16, replacement=True)
+        drawn = draw_candidates(settings, targets, frequencies)
+        assert len(drawn.rows) == len(drawn.log_q) == uniform + min(in_batch, 16)
+        counts += np.bincount(drawn.rows, minlength=N)
+        said[drawn.rows] = drawn.log_q.exp()
+    expected = DRAWS * said
+    assert np.isfinite(expected).all()
+    # Counts are sums of Bernoulli draws: their variance is at most their mean.
+    assert (np.abs(counts - expected) / np.sqrt(expected)).max() < 4
+    assert said.sum() == pytest.approx(uniform + min(in_batch, 16), rel=1e-5)
+
+
+def test_uniform_negatives_are_never_the_positive_and_even_over_the_rest():
+    torch.manual_seed(0)
+    targets = torch.tensor([0, 7, N - 1])
+    drawn = draw_uniform(19 * 500, N, targets)
+    assert drawn.shape == (3, 19 * 500)
+    for row, target in zip(drawn, targets.tolist(), strict=True):
+        counts = np.bincount(row, minlength=N)
+        assert counts[target] == 0
+        others = np.delete(counts, target)
+        assert ((others - 500) ** 2 / 500).sum() < 43.8  # chi squared, 18 degrees of freedom, p = .0006
+
+
+def test_of_two_items_the_other_one_is_drawn():
+    assert draw_uniform(3, 2, torch.tensor([0, 1])).tolist() == [[1] * 3, [0] * 3]

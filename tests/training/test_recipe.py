@@ -1,0 +1,127 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from vecall.data.sequences import Sequences
+from vecall.data.split import Pairs
+from vecall.errors import TrainingError
+from vecall.towers.two_tower import TwoTower
+from vecall.training import recipe as recipe_module
+from vecall.training.draws import seed_step
+from vecall.training.losses import full_softmax
+from vecall.training.negatives import draw_candidates
+from vecall.training.recipe import Recipe, check_finite, in_history, resolve_loss, warm_cosine
+from vecall.training.settings import NegativeSettings, TrainingSettings
+
+
+def recipe(problem=None, model=None, **settings):
+    problem = problem or tiny.problem()
+    torch.manual_seed(0)
+    towers = TwoTower(model or tiny.model(), problem.item_shapes, problem.user_shapes, problem.n_items)
+    made = Recipe(towers, problem, TrainingSettings(**{"batch": 16} | settings))
+    made.on_fit_start()
+    return made
+
+
+def first_batch(made):
+    return next(iter(made.train_dataloader()))
+
+
+def test_auto_is_the_full_softmax_while_its_logits_fit(monkeypatch):
+    settings = TrainingSettings(batch=10)
+    monkeypatch.setattr(recipe_module, "_MOST_LOGITS", 1000)
+    assert resolve_loss(settings, 100) == "softmax"
+    assert resolve_loss(settings, 101) == "sampled_softmax"
+    assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101) == "bce"
+    with pytest.raises(TrainingError, match="negatives"):
+        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101)
+
+
+def test_histories_are_marked_and_their_padding_is_not():
+    histories = torch.tensor([[1, 2, 0], [3, 3, 4], [0, 0, 0]])
+    marks = in_history(histories, torch.tensor([2, 3, 0]), torch.tensor([5, 4, 2]), 6)
+    assert [row.nonzero().flatten().tolist() for row in marks] == [[1, 2], [3], []]
+
+
+@pytest.mark.parametrize("history_is_negative", [False, True])
+def test_the_full_softmax_step_is_cross_entropy_over_the_catalogue(history_is_negative):
+    made = recipe(loss="softmax", temperature=0.5, history_is_negative=history_is_negative)
+    batch = first_batch(made)
+    loss = made.training_step(batch, 0)
+    items = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
+    users = made.towers.encode_users(items, batch.histories, batch.lengths, {})
+    scores = users @ items.T / 0.5
+    for row, length in enumerate(batch.lengths if not history_is_negative else []):
+        known = [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]
+        scores[row, known] = -torch.inf
+    torch.testing.assert_close(loss, full_softmax(scores, batch.items))
+
+
+@pytest.mark.parametrize("history_is_negative", [False, True])
+def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_negative):
+    negatives = NegativeSettings(uniform=12, in_batch=6)
+    made = recipe(loss="sampled_softmax", negatives=negatives, history_is_negative=history_is_negative, temperature=0.5)
+    batch = first_batch(made)
+    loss = made.training_step(batch, 3)
+    seed_step(0, 0, 3)
+    drawn = draw_candidates(negatives, batch.items, made.frequencies)
+    items = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
+    users = made.towers.encode_users(items, batch.histories, batch.lengths, {})
+    expected = []
+    for row, user in enumerate(users):
+        positive = int(batch.items[row])
+        left_out = {positive} | (set() if history_is_negative else set(batch.histories[row][: batch.lengths[row]].tolist()))
+        logits = [user @ items[positive] / 0.5]
+        for item, log_q in zip(drawn.rows.tolist(), drawn.log_q, strict=True):
+            if item not in left_out:
+                logits.append(user @ items[item] / 0.5 - log_q)
+        expected.append(torch.stack(logits).logsumexp(0) - logits[0])
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+def test_in_batch_frequencies_are_those_of_the_samples():
+    """Histories here start with an item that is never a positive: nothing came before it."""
+    train = Sequences.of([[0, 1, 2], [0, 2]])
+    made = recipe(dataclasses.replace(tiny.problem(), train=train), loss="sampled_softmax")
+    np.testing.assert_allclose(made.frequencies[:3], [0, 1 / 3, 2 / 3], rtol=1e-6)
+    with_users = dataclasses.replace(tiny.problem(user_features=True), train=train)
+    np.testing.assert_allclose(recipe(with_users, loss="sampled_softmax").frequencies[:3], [0.4, 0.2, 0.4], rtol=1e-6)
+
+
+def test_bce_draws_negatives_beside_positives_alone():
+    pairs = Pairs(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
+    made = recipe(tiny.problem(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000)
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe_module, "bce_pairs", lambda scores, labels: seen.update(labels=labels) or scores.sum())
+        batch = first_batch(made)
+        made.training_step(batch, 0)
+    positives = int(batch.labels.sum())
+    assert (positives, len(batch.labels)) == (240, 248)
+    assert len(seen["labels"]) == 240 * 4 + 8
+    assert seen["labels"].sum() == positives
+
+
+def test_what_cannot_be_learned_from_is_said():
+    short = dataclasses.replace(tiny.problem(), train=Sequences.of([[0], [1]]))
+    with pytest.raises(TrainingError, match="two positives"):
+        recipe(short)
+    with pytest.raises(TrainingError, match="no negatives"):
+        recipe(loss="bce", negatives=NegativeSettings(uniform=0))
+    for loss in (float("nan"), float("inf")):
+        with pytest.raises(TrainingError, match=r"epoch 3; lower training\.lr"):
+            check_finite(loss, 3)
+
+
+def test_the_learning_rate_rises_and_falls():
+    share = warm_cosine(100)
+    rates = [share(step) for step in range(101)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5] == pytest.approx(1)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[52] == pytest.approx(0.02 + 0.98 * 0.5, abs=0.01)
+    assert rates[100] == pytest.approx(0.02)
+    assert warm_cosine(1)(0) == 1

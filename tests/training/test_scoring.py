@@ -1,0 +1,46 @@
+import numpy as np
+import tiny
+import torch
+
+from vecall.data.sequences import Cases, Sequences
+from vecall.towers.two_tower import TwoTower
+from vecall.training import scoring
+from vecall.training.problem import take, tensors
+from vecall.training.scoring import TowerScorer, item_vectors, judging
+
+PROBLEM = tiny.problem(item_features=True, user_features=True)
+
+
+def towers():
+    torch.manual_seed(0)
+    return TwoTower(tiny.model(dropout=0.5, id_dropout=0.5), PROBLEM.item_shapes, PROBLEM.user_shapes, tiny.ITEMS)
+
+
+def test_scores_are_cosines_of_user_and_item_vectors():
+    made = towers().train()
+    histories = Sequences.of([[], [3], [1, 2, 3, 4, 5, 6]])  # the towers read the newest four
+    cases = Cases(np.array([5, 0, 2]), histories, Sequences.of([[0]] * 3))
+    scorer = TowerScorer(made, PROBLEM)
+    scores = scorer(cases)
+    assert made.training  # left as it was
+    assert scores.shape == (3, tiny.ITEMS)
+    assert scores.dtype == np.float32
+    features = tensors(PROBLEM.user_features, torch.device("cpu"))
+    with judging(made):
+        items = made.encode_items(torch.arange(tiny.ITEMS), tensors(PROBLEM.item_features, torch.device("cpu")))
+        for row, (user, history) in enumerate([(5, []), (0, [3]), (2, [3, 4, 5, 6])]):
+            vector = made.encode_users(
+                items,
+                torch.tensor([history], dtype=torch.long),
+                torch.tensor([len(history)]),
+                take(features, torch.tensor([user])),
+            )
+            np.testing.assert_allclose(scores[row], (vector @ items.T)[0], atol=1e-6)
+
+
+def test_items_are_encoded_in_pieces(monkeypatch):
+    made = towers()
+    whole = item_vectors(made, PROBLEM)
+    monkeypatch.setattr(scoring, "_BATCH", 7)
+    torch.testing.assert_close(item_vectors(made, PROBLEM), whole)
+    assert not whole.requires_grad
