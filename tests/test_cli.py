@@ -107,6 +107,14 @@ def test_an_unknown_key_is_named_by_its_path(tmp_path: Path) -> None:
     assert "model.dimm" in json.loads(result.stdout)["error"]["message"]
 
 
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "vecall.pipeline", raising=False)
+    monkeypatch.setitem(sys.modules, "vecall.pipeline", None)
+    result = run("fit", MOVIELENS / "vecall.toml", "--run", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "vecall[train]" in result.stderr
+
+
 def test_fit_publish_evaluate_recall(tmp_path: Path) -> None:
     """The whole way on a small cut of MovieLens, each command in a process of its own."""
     ratings = pl.read_csv(MOVIELENS / "ratings.csv").filter(pl.col("user_id") <= 60)

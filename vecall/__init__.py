@@ -76,7 +76,10 @@ def __getattr__(name: str) -> object:
     """Public names from the files that they live in, when they are first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vecall' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"vecall.{name} needs {error.name}: pip install 'vecall[train]'", name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -45,6 +45,10 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         except VecallError as error:
             _print_error(error, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from None
+        except ModuleNotFoundError as error:
+            missing = VecallError(f"this command needs {error.name}: pip install 'vecall[train]'")
+            _print_error(missing, as_json=bool(options.get("as_json")))
+            raise typer.Exit(1) from error
 
     return wrapped
 

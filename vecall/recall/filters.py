@@ -114,7 +114,7 @@ def _expression(column: pl.Expr, op: str, value: Any, dtype: pl.DataType) -> pl.
         case "in":
             return column.is_in(_holdable(value, dtype).implode())
         case "not_in":
-            return ~column.is_in(_holdable(value, dtype).implode()) & column.is_not_null()
+            return ~column.is_in(_holdable(value, dtype).implode())
     inner = dtype.inner if isinstance(dtype, pl.List) else dtype
     values = _holdable(value, inner)
     contained = [column.list.contains(pl.lit(one, dtype=inner)) for one in values]

@@ -56,7 +56,7 @@ def find(release: Release, ask: Ask, allowed: NDArray[np.bool_] | None, k: int) 
         live = _less(allowed, ask.excluded, n)
         return Found(*_most_popular(release.popularity, live, min(k, available)), "popular", matches, available, None)
     wanted = k + len(excluded)
-    if allowed is None and k < available and wanted < _SCANNED_FROM * n:
+    if allowed is None and wanted < _SCANNED_FROM * n:
         effort = None if release.effort is None else release.effort.at(wanted)
         rows, scores = _first(release.index.search(ask.vector, wanted, effort=effort), excluded, k)
         if len(rows) == k:
