@@ -14,7 +14,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from facts import facts, load_average
 from numpy.typing import NDArray
 from planted import FEATURE, ITEM_FEATURES, USER_FEATURES, Market
@@ -34,7 +33,7 @@ from vecall.runs import CONFIG, Run
 
 K, EF, M, EF_CONSTRUCTION = 100, 50, 16, 200  # the founding design's
 TRAINED_ON = 10_000  # items at most; a larger pool is served by the towers of this one
-KNOWN_USERS, EPOCHS = 2_000, 3
+EPOCHS = 3
 LADDER = (100, 120, 140, 160, 200, 240, 280, 320, 400, 480, 560, 640, 800, 1000, 1300, 1600, 2000, 3000, 4000)
 ENOUGH = 0.99  # ANN recall at which the ladder is climbed no further
 TARGETS = (0.95, 0.98)
@@ -48,24 +47,26 @@ class Bench:
     Attributes:
         work: a folder for tables, runs and stores.
         market: the planted world.
+        known: users to train on.
         users: [U, 50] features of users whom training never saw.
     """
 
     work: Path
     market: Market
+    known: int
     users: NDArray[np.float32]
 
     def train(self, n_items: int) -> dict[str, Any]:
         """Step 1: the founding preset on (user, item, label)."""
         tables = {name: self.work / f"{name}.parquet" for name in ("interactions", "items", "users")}
+        self.work.mkdir()
         self.market.write_items(tables["items"], n_items)
-        self.market.write_users(tables["users"], KNOWN_USERS)
-        taken = self.market.write_interactions(tables["interactions"], KNOWN_USERS, n_items)
-        with _threads_of_torch(1):  # more only wait for each other over layers this small
-            run = fit(_config(tables), self.work / "run")
+        self.market.write_users(tables["users"], self.known)
+        taken = self.market.write_interactions(tables["interactions"], self.known, n_items)
+        run = fit(_config(tables), self.work / "run")
         return {
             "items": n_items,
-            "users": KNOWN_USERS,
+            "users": self.known,
             "taken_of_shown": round(taken, 4),
             "epochs": run.summary.epochs,
             "seconds": run.summary.seconds,
@@ -86,7 +87,7 @@ class Bench:
             "facts": facts(),
             "items": n_items,
             "build": seconds | {"items_a_second": round(n_items / seconds["graph_seconds"])},
-            "planted": self._taste(truth, n_items),
+            "planted": self._taste(truth, n_items) | _cosines(release.index, vectors),
             "ann": _ann(release.index, vectors, truth),
             "recall": served,
             "size": _sizes(store / "releases" / made, n_items, served),
@@ -189,16 +190,6 @@ def _config(tables: dict[str, Path]) -> Config:
     )
 
 
-@contextmanager
-def _threads_of_torch(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _encoder(release: Release) -> Encoder:
     if release.encoder is None:
         raise SystemExit(f"release {release.name} has no towers")
@@ -211,6 +202,14 @@ def _user_vectors(encoder: Encoder, users: NDArray[np.float32]) -> Vectors:
     none, nothing = np.empty((1, 0, encoder.dim), dtype=np.float32), np.zeros(1, dtype=np.int64)
     rows = (frame_of([{FEATURE: one}], features) for one in users.tolist())
     return np.concatenate([encoder.encode_users(row, none, nothing) for row in rows])
+
+
+def _cosines(index: Index, vectors: Vectors) -> dict[str, float]:
+    """How the scores lie: where all are about alike, the order of a user's items hangs on the last digits."""
+    some = np.linspace(0, index.size - 1, min(index.size, 10_000)).astype(np.int64)
+    cosines = vectors[:_LOOKED_AT] @ index.vectors(some).T
+    spread = cosines.std(axis=1).mean()
+    return {"cosine_mean": round(float(cosines.mean()), 4), "cosine_sd_within_a_user": round(float(spread), 4)}
 
 
 def _answers(index: Index, encoder: Encoder, users: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:

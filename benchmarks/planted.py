@@ -1,8 +1,9 @@
 """A made-up market with a planted taste: hidden factors stand behind the features, and the labels come from them.
 
 Items gather around themes, as catalogues do. A user and an item each have `FACTORS` hidden numbers; features are a
-noisy linear view of them, and a shown item is taken with probability sigmoid(SHARPNESS · (affinity − BORDER)), where
-the affinity is the inner product of the hidden numbers over its own standard deviation.
+noisy linear view of them, and a shown item is taken with probability sigmoid(SHARPNESS · (affinity − border)), where
+the affinity is the inner product of the hidden numbers over its own standard deviation. The border says how many of
+the labels are positive.
 """
 
 from collections.abc import Iterator
@@ -17,17 +18,24 @@ Floats = NDArray[np.float32]
 
 USER_FEATURES, ITEM_FEATURES = 50, 30
 FACTORS, THEMES, SPREAD, NOISE = 16, 200, 0.7, 0.3
-SHARPNESS, BORDER = 3.0, 1.0
+SHARPNESS = 3.0
 SHOWN = 60  # items that each user was shown
 CHUNK = 50_000  # items made at a time; a pool is a prefix of one endless catalogue
+BORDERS = {"balanced": 0.0, "skewed": 1.0}  # half of the shown items are taken; one in five
 
 FEATURE = "profile"  # the column that holds the features, on both sides
 
 
 @dataclass(frozen=True)
 class Market:
-    """One world by its seed; nothing in it depends on how much of it is looked at."""
+    """One world by its seed; its items do not depend on how many of them are looked at.
 
+    Attributes:
+        border: the affinity at which half of those who are shown an item take it.
+        seed: of everything.
+    """
+
+    border: float
     seed: int = 0
 
     def write_items(self, path: Path, n_items: int) -> None:
@@ -47,7 +55,7 @@ class Market:
         users = self._users("known", n_users)[0]
         rng = self._rng("labels")
         shown = rng.integers(n_items, size=(n_users, SHOWN))
-        chances = _chances(np.einsum("ud,usd->us", users, items[shown]))
+        chances = self._chances(np.einsum("ud,usd->us", users, items[shown]))
         label = (rng.random(shown.shape) < chances).astype(np.float32)
         table = {"user": np.repeat(np.arange(n_users), SHOWN), "item": item_ids(shown.ravel()), "label": label.ravel()}
         pl.DataFrame(table).write_parquet(path)
@@ -61,7 +69,7 @@ class Market:
         """[n_items] the chance that an item is taken if it is shown, for one of the strangers after the other."""
         items = np.concatenate([hidden for hidden, _ in self._items(n_items)])
         for user in self._users("strangers", n_users)[0]:
-            yield _chances(items @ user)
+            yield self._chances(items @ user)
 
     def _items(self, n_items: int) -> Iterator[tuple[Floats, Floats]]:
         """Hidden factors [c, 16] and features [c, 30], chunk by chunk."""
@@ -85,14 +93,13 @@ class Market:
         noise = NOISE * rng.standard_normal((n_users, USER_FEATURES), dtype=np.float32)
         return hidden, (hidden @ view / np.sqrt(FACTORS) + noise).astype(np.float32)
 
+    def _chances(self, products: Floats) -> Floats:
+        affinity = products / np.sqrt(FACTORS, dtype=np.float32)
+        chances: Floats = 1 / (1 + np.exp(-SHARPNESS * (affinity - self.border), dtype=np.float32))
+        return chances
+
     def _rng(self, part: str, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, *part.encode(), number])
-
-
-def _chances(products: Floats) -> Floats:
-    affinity = products / np.sqrt(FACTORS, dtype=np.float32)
-    chances: Floats = 1 / (1 + np.exp(-SHARPNESS * (affinity - BORDER)))
-    return chances
 
 
 def item_ids(rows: NDArray[np.int64]) -> NDArray[np.int64]:

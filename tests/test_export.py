@@ -10,8 +10,8 @@ from vecall import export as export_module
 from vecall.config import PRESETS
 from vecall.data.encode import Encoders
 from vecall.errors import ExportError
-from vecall.export import Examples, ItemGraph, QueryGraph, encoder_hash, export_towers
-from vecall.release.encoder import ITEM_IDS, ITEM_TOWER, QUERY_TOWER, Encoder, TowersState
+from vecall.export import Examples, ItemGraph, QueryGraph, _accept, encoder_hash, export_towers
+from vecall.release.encoder import ENCODERS, ITEM_IDS, ITEM_TOWER, QUERY_TOWER, Encoder, TowersState
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 
@@ -53,11 +53,10 @@ def preset(name):
 CASES = {
     "pooled": (preset("pooled"), SIDES),
     "founding": (preset("founding"), SIDES),
-    "mean alone": (tiny.model("mean"), (NO_FEATURES, NO_FEATURES)),
     "mean, hidden": (tiny.model("mean", hidden=(16,)), SIDES),
     "attention": (tiny.model("attention", norm="none"), SIDES),
     "attention, hidden, batch norm": (tiny.model("attention", hidden=(16,), norm="batch"), SIDES),
-    "no history": (tiny.model("none"), (NO_FEATURES, SIDES[1])),
+    "ids, and users without a history": (tiny.model("none"), (NO_FEATURES, SIDES[1])),
 }
 
 
@@ -83,29 +82,19 @@ def test_the_exported_files_answer_as_torch_does(tmp_path, case):
         np.testing.assert_allclose(encoder.encode_items(fields, rows), items, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", tiny.FEATURES)
-def test_a_feature_of_each_kind_alone(tmp_path, kind):
-    """And with nothing else: no ids, no history."""
-    sides = Encoders.fit({kind: tiny.FEATURES[kind]}, ITEM_FIELDS), Encoders.fit({kind: tiny.FEATURES[kind]}, USER_FIELDS)
-    towers = trained(tiny.model("none", item_id=False), sides)
-    export(towers, sides, tmp_path)
-    assert not (tmp_path / ITEM_IDS).exists()
-    features = {name: torch.from_numpy(x) for name, x in sides[0].encode(ITEM_FIELDS).items()}
-    with torch.no_grad():
-        expected = towers.item(None, features)
-    rows = np.full(len(ITEM_FIELDS), -1)
-    np.testing.assert_allclose(Encoder(tmp_path).encode_items(ITEM_FIELDS, rows), expected, atol=1e-4)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Towers, the folder that they were exported to and their hash."""
+    folder = tmp_path_factory.mktemp("exported")
+    towers = trained(tiny.model(), SIDES)
+    return towers, folder, export(towers, SIDES, folder, id_rows=[3, -1, 0])
 
 
-def test_an_unknown_item_has_the_last_row_of_the_id_table(tmp_path):
-    sides = SIDES
-    towers = trained(tiny.model(), sides)
-    export(towers, sides, tmp_path, id_rows=[3, -1, 0])
+def test_an_unknown_item_has_the_last_row_of_the_id_table(exported):
+    towers, folder, _ = exported
     table = towers.item_ids.weight.detach().numpy()
-    np.testing.assert_array_equal(np.load(tmp_path / ITEM_IDS), table[[3, 10, 0, 10]])
-    encoder = Encoder(tmp_path)
-    fields = ITEM_FIELDS[[5, 5]]
-    by_row, unknown = encoder.encode_items(fields, np.array([1, -1]))
+    np.testing.assert_array_equal(np.load(folder / ITEM_IDS), table[[3, 10, 0, 10]])
+    by_row, unknown = Encoder(folder).encode_items(ITEM_FIELDS[[5, 5]], np.array([1, -1]))
     np.testing.assert_array_equal(by_row, unknown)
 
 
@@ -115,62 +104,53 @@ def test_an_export_that_answers_otherwise_is_refused(tmp_path, monkeypatch, towe
     forget = export_module._forget_origins
 
     def spoil(model):
-        """Sabotage one weight of the tower that is looked at."""
+        """Sabotage the one tower: its answer goes through a cosine."""
         forget(model)
         if ("history" in [one.name for one in model.graph.input]) == (tower == "user"):
-            last = model.graph.node[-1]
-            model.graph.node.append(onnx.helper.make_node("Cos", list(last.output), ["spoilt"]))
-            model.graph.output[0].name = "vectors"
-            last.output[0], model.graph.node[-1].input[0] = "before", "before"
-            model.graph.node[-1].output[0] = "vectors"
+            model.graph.node[-1].output[0] = "before"
+            model.graph.node.append(onnx.helper.make_node("Cos", ["before"], ["vectors"]))
 
     monkeypatch.setattr(export_module, "_forget_origins", spoil)
     with pytest.raises(ExportError, match=rf"{re.escape(file)}: ONNX Runtime differs from torch .* not published"):
         export(towers, (NO_FEATURES, NO_FEATURES), tmp_path)
 
 
-def test_a_single_weight_that_differs_is_found(tmp_path):
-    towers = trained(tiny.model(), SIDES)
-    export(towers, SIDES, tmp_path)
-    with torch.no_grad():
-        towers.user.history.mixture[0] += 0.5
+def test_a_single_weight_that_differs_is_found(exported, monkeypatch):
+    towers, folder, _ = exported
+    monkeypatch.setattr(towers.user.history, "mixture", torch.nn.Parameter(torch.tensor([0.5, 0.0, 0.0, 0.0])))
     names = ["history", "lengths"] + [f"feature.{name}" for name in SIDES[1].shapes]
-    graph = QueryGraph(towers.user, names)
     with pytest.raises(ExportError, match=r"at batch \d, history length \d"):
-        export_module._accept(graph, Examples(names, SIDES[1].shapes, 8), LENGTH, tmp_path / QUERY_TOWER)
+        _accept(QueryGraph(towers.user, names), Examples(names, SIDES[1].shapes, 8), LENGTH, folder / QUERY_TOWER)
 
 
-def test_no_answer_is_no_equal_answer(tmp_path):
-    """An export that gives NaN is refused."""
-    towers = trained(tiny.model(), (NO_FEATURES, NO_FEATURES))
-    export(towers, (NO_FEATURES, NO_FEATURES), tmp_path)
-    graph = ItemGraph(towers.item, ["id_vectors"])
+def test_no_number_is_no_equal_answer(exported):
+    towers, folder, _ = exported
+    names = ["id_vectors"] + [f"feature.{name}" for name in SIDES[0].shapes]
+    graph = ItemGraph(towers.item, names)
+    examples = Examples(names, SIDES[0].shapes, 8)
+    _accept(graph, examples, LENGTH, folder / ITEM_TOWER)
     graph.forward = lambda *inputs: torch.full((len(inputs[0]), 8), torch.nan)
     with pytest.raises(ExportError, match="nan"):
-        export_module._accept(graph, Examples(["id_vectors"], {}, 8), LENGTH, tmp_path / ITEM_TOWER)
+        _accept(graph, examples, LENGTH, folder / ITEM_TOWER)
 
 
-def test_the_encoder_hash_is_of_the_weights_and_the_encoders(tmp_path):
-    def made(name, *, seed=0, sides=SIDES, id_rows=(0, 1)):
-        folder = tmp_path / name
-        folder.mkdir()
-        digest = export(trained(tiny.model(), sides, seed), sides, folder, id_rows)
-        assert digest == encoder_hash(folder)
-        return digest
-
-    first = made("first")
+def test_the_encoder_hash_is_of_the_weights_and_the_encoders(exported, tmp_path):
+    _, folder, first = exported
     assert re.fullmatch("[0-9a-f]{64}", first)
-    assert made("again") == first
-    assert made("more items", id_rows=(0, 1, 2, -1)) == first
-    assert made("other weights", seed=1) != first
-    others = Encoders.fit(tiny.FEATURES, USER_FIELDS.with_columns(**{"price.eur": 3.0}))
-    assert made("other encoders", sides=(SIDES[0], others)) != first
-
-
-def test_the_files_tell_nothing_of_where_they_were_made(tmp_path):
-    export(trained(tiny.model(), SIDES), SIDES, tmp_path)
-    for file in (ITEM_TOWER, QUERY_TOWER):
+    assert encoder_hash(folder) == first
+    # Equal weights again, in a catalogue that has grown.
+    assert export(trained(tiny.model(), SIDES), SIDES, tmp_path, id_rows=[3, -1, 0, -1, 2]) == first
+    for file in (ITEM_TOWER, QUERY_TOWER, ENCODERS):
         content = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert encoder_hash(tmp_path) != first
+        (tmp_path / file).write_bytes(content)
+    assert encoder_hash(tmp_path) == first
+
+
+def test_the_files_tell_nothing_of_where_they_were_made(exported):
+    for file in (ITEM_TOWER, QUERY_TOWER):
+        content = (exported[1] / file).read_bytes()
         assert b".py" not in content
         assert b"stack_trace" not in content
 

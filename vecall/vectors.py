@@ -74,8 +74,8 @@ def _id_column(ids: Sequence[Id] | NDArray[Any]) -> tuple[pl.Series, IdType]:
     listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     if not listed:
         raise DataError("there are no ids: a release has at least one item")
-    id_type: IdType = "integer" if isinstance(listed[0], int) else "string"
-    wanted = int if id_type == "integer" else str
+    id_type: IdType = "integer" if isinstance(listed[0], (int, np.integer)) else "string"
+    wanted = (int, np.integer) if id_type == "integer" else (str,)
     for one in listed:
         if not isinstance(one, wanted) or isinstance(one, bool):
             raise DataError(f"ids must be all integers or all strings, got {listed[0]!r} and {one!r}")

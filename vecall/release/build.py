@@ -24,6 +24,7 @@ from vecall.release.files import write_array, write_table
 from vecall.release.golden import MOST, Golden, UserInputs
 from vecall.release.manifest import Description, IndexFacts
 from vecall.release.users import Users, save_vocabulary
+from vecall.schema import RESERVED
 
 # Queries that the effort is found on; more narrow its confidence interval and cost an exact search each.
 TUNING_QUERIES = 1_000
@@ -78,7 +79,7 @@ def write_contents(
     inputs = None
     if encoder is not None and contents.users is not None:
         inputs = _sample_of_users(contents.users, TUNING_QUERIES, encoder[0].history_length)
-        queries = inputs.encode(encoder[0], index)
+        queries = inputs.encode(encoder[0], index) if len(inputs.histories) else None
     if queries is not None and len(queries) < 2:  # no confidence interval from fewer
         queries = None
     points = tune(index, queries, settings)
@@ -168,10 +169,12 @@ def library_versions() -> dict[str, str]:
 
 
 def check_attributes(attributes: pl.DataFrame, n_items: int) -> None:
-    """A row per item.
+    """A row per item, and no column that an answer gives a meaning of its own.
 
     Raises:
-        DataError: there are more or fewer.
+        DataError: otherwise.
     """
     if len(attributes) != n_items:
         raise DataError(f"attributes have {len(attributes)} rows for {n_items} ids: one row per id, in the same order")
+    if taken := sorted(RESERVED & set(attributes.columns)):
+        raise DataError(f"attributes named {taken} clash with the answer's own names; rename them")

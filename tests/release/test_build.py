@@ -1,0 +1,132 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from vecall.data.sequences import Sequences
+from vecall.data.vocabulary import build_vocabulary
+from vecall.errors import DataError
+from vecall.index.effort import EffortPoint
+from vecall.index.exact import ExactIndex
+from vecall.index.hnsw import HnswIndex
+from vecall.index.settings import IndexSettings
+from vecall.release import build
+from vecall.release.build import Contents, check_attributes, curve_of, tune, write_contents
+from vecall.release.bundle import load_release
+from vecall.release.golden import MOST
+from vecall.release.store import Store
+from vecall.release.users import Users
+
+SEARCHED = IndexSettings(engine="hnsw", ks=(5, 20), M=4, ef_construction=20)
+
+
+def unit(seed, n, dim=8):
+    vectors = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def contents(n=600, **others):
+    ids = build_vocabulary(pl.Series([f"item {i:04}" for i in range(n)]), "string")
+    return Contents(ids, unit(0, n), pl.DataFrame({"year": range(n)}), **others)
+
+
+def released(tmp_path, made, settings, queries=None):
+    store = Store.create(tmp_path / "store")
+    with store.draft("one") as draft:
+        name = draft.commit(write_contents(draft.folder, made, settings, queries=queries), activate=True)
+    return load_release(store.folder(name), store.verify(name))
+
+
+def test_vectors_alone_make_a_release(tmp_path):
+    release = released(tmp_path, contents(journal_seq=7), IndexSettings())
+    manifest = release.manifest
+    assert (manifest.items, manifest.dim, manifest.id_type, manifest.encoder) == (600, 8, "string", None)
+    assert (manifest.index.engine, manifest.index.parameters, manifest.ann) == ("exact", {}, None)
+    assert manifest.journal_seq == 7
+    assert manifest.libraries.keys() == {"python", "vecall", "faiss-cpu", "onnxruntime", "numpy", "polars"}
+    assert (release.users, release.encoder, release.golden, release.popularity, release.effort) == (None,) * 5
+    assert set(manifest.files) == {"attributes.arrow", "ids.bytes.npy", "ids.offsets.npy", "index.faiss"}
+    release.check_golden()  # nothing to prove
+    np.testing.assert_allclose(release.index.vectors(np.arange(600)), unit(0, 600), atol=1e-3)
+
+
+def test_queries_find_the_effort_and_become_golden(tmp_path):
+    release = released(tmp_path, contents(), SEARCHED, unit(1, 400))
+    release.check_golden()
+    assert len(release.golden.vectors) == MOST
+    assert release.golden.inputs is None
+    parameters, ann = release.manifest.index.parameters, release.manifest.ann
+    assert (parameters["M"], parameters["ef_construction"]) == (4, 20)
+    assert [k for k, _ in parameters["effort"]] == [5, 20]
+    assert release.effort.at(20) == parameters["effort"][1][1]
+    assert (ann["k"], ann["queries"]) == (100, MOST)
+    assert ann["recall"] == pytest.approx(release.golden.ann_recall(release.index, release.effort.at(100)), abs=1e-5)
+    assert ann["floor"] == pytest.approx(max(0.0, ann["recall"] - 0.01), abs=1e-5)
+    assert all(EffortPoint(**point).recall >= 0.98 for point in ann["frontier"])
+
+
+def test_a_given_effort_is_kept(tmp_path):
+    release = released(tmp_path, contents(), SEARCHED.model_copy(update={"ef": 33}), unit(1, 10))
+    assert release.manifest.index.parameters == {"M": 4, "ef_construction": 20, "ef": 33}
+    assert (release.effort, release.index.ef) == (None, 33)
+    release.check_golden()
+
+
+@pytest.mark.parametrize("queries", [None, unit(1, 1), unit(1, 0)])
+def test_too_few_queries_find_nothing(tmp_path, queries):
+    release = released(tmp_path, contents(), SEARCHED, queries)
+    assert (release.effort, release.golden, release.manifest.ann) == (None, None, None)
+
+
+def test_tuning_is_for_graphs_whose_effort_is_not_set():
+    queries, graph = unit(1, 50), HnswIndex.build(unit(0, 600))
+    assert [point.k for point in tune(graph, queries, SEARCHED)] == [5, 20]
+    assert tune(ExactIndex.build(unit(0, 600)), queries, SEARCHED) == []
+    assert tune(graph, None, SEARCHED) == []
+    assert tune(graph, queries, SEARCHED.model_copy(update={"ef": 9})) == []
+    assert curve_of([]) is None
+
+
+class LastItem:
+    """A user is its newest item."""
+
+    dim, history_length = 8, 2
+
+    def encode_users(self, fields, histories, lengths):
+        assert len(fields) == len(histories) == len(lengths) > 0
+        return histories[np.arange(len(lengths)), lengths - 1]
+
+
+@pytest.mark.parametrize("active", [0, 1, 2, 1500])
+def test_users_with_a_history_are_the_queries(tmp_path, monkeypatch, active):
+    monkeypatch.setattr(build, "TUNING_QUERIES", 300)
+    rng = np.random.default_rng(0)
+    lists = [rng.integers(600, size=3) if user < active else [] for user in range(1600)]
+    users = Users(build_vocabulary(pl.Series(range(1600)), "integer"), pl.DataFrame({"age": range(1600)}), Sequences.of(lists))
+    store = Store.create(tmp_path / "store")
+    with store.draft("one") as draft:
+        description = write_contents(draft.folder, contents(users=users), SEARCHED, encoder=(LastItem(), "ab"))
+        draft.commit(description, activate=True)
+    release = load_release(store.folder("one"), store.verify())
+    assert release.manifest.encoder == "ab"
+    assert len(release.users.ids) == 1600
+    if active < 2:
+        assert (release.golden, release.effort) == (None, None)
+        return
+    golden = release.golden
+    ages = golden.inputs.fields["age"].to_list()
+    assert ages == sorted(set(ages))
+    assert (ages[0], ages[-1], len(ages)) == (0, active - 1, min(active, MOST))
+    for place, user in enumerate(ages[:10]):
+        assert golden.inputs.histories[place].tolist() == lists[user][-2:].tolist()
+        np.testing.assert_array_equal(golden.vectors[place], release.index.vectors(lists[user][-1:])[0])
+
+
+def test_attributes_are_one_row_per_item():
+    check_attributes(pl.DataFrame({"a": [1, 2]}), 2)
+    with pytest.raises(DataError, match="1 rows for 2 ids"):
+        check_attributes(pl.DataFrame({"a": [1]}), 2)
+
+
+def test_items_without_attributes_keep_their_number(tmp_path):
+    made = Contents(contents().items, unit(0, 600), pl.DataFrame(height=600))
+    assert len(released(tmp_path, made, IndexSettings()).attributes) == 600

@@ -1,0 +1,76 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import polars as pl
+import pytest
+import tiny
+
+from vecall.data.sequences import Cases, Sequences
+from vecall.errors import ReleaseRefused
+from vecall.release.bundle import open_release
+from vecall.release.encoder import ENCODERS, ITEM_TOWER, QUERY_TOWER, Encoder
+from vecall.release.golden import UserInputs
+from vecall.release.store import Store
+from vecall.runs import Run
+from vecall.training.problem import Problem
+from vecall.training.scoring import TowerScorer
+
+
+@pytest.fixture
+def release(published):
+    return open_release(Store.open(published / "store"))
+
+
+@pytest.fixture
+def folder(published, tmp_path):
+    """The release's folder, to be spoilt."""
+    return shutil.copytree(published / "store" / "releases" / "tiny", tmp_path / "tiny")
+
+
+def test_it_knows_what_it_reads(release):
+    encoder = release.encoder
+    assert (encoder.dim, encoder.history_length, encoder.reads_user_fields) == (8, 4, True)
+
+
+def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release):
+    """From the tables to the vectors, all the way: features, ids, histories as they are served."""
+    run = Run.open(published / "run")
+    model, dataset = run.live_model(), tiny.dataset(run.config)
+    encoders = model.known.item_encoders, model.known.user_encoders
+    problem = Problem.encoded(dataset.catalogue, encoders, dataset.histories, tiny.NO_PAIRS)
+    scorer = TowerScorer(model.towers, problem)
+    everything = np.arange(tiny.ITEMS)
+    assert release.items.ids(everything) == dataset.catalogue.items.ids(everything)
+    np.testing.assert_allclose(release.index.vectors(everything), scorer.item_vectors, atol=1e-3)
+    exact = release.encoder.encode_items(dataset.catalogue.item_fields, everything)
+    np.testing.assert_allclose(exact, scorer.item_vectors, atol=1e-4)
+
+    users = np.arange(tiny.USERS)
+    cut = [dataset.histories[user][: user % 7] for user in users]  # lengths 0 to 6; 4 are read
+    cases = Cases(users, Sequences.of(cut), Sequences.of([[0]] * len(users)))
+    served = UserInputs(cases.histories, dataset.catalogue.user_fields).encode(release.encoder, release.index)
+    np.testing.assert_allclose(served, scorer.user_vectors(cases), atol=1e-3)
+    # A user that the tables do not know: no field is given.
+    nothing = dataset.catalogue.user_fields.clear(1)
+    stranger = release.encoder.encode_users(nothing, np.zeros((1, 0, 8), np.float32), np.array([0]))
+    np.testing.assert_allclose(np.linalg.norm(stranger), 1, atol=1e-5)
+
+
+def test_it_answers_from_several_threads_at_once(release):
+    fields = tiny.fields(64, 5).with_columns(pl.lit("x").alias("id"))
+    alone = [release.encoder.encode_items(fields[i : i + 1], np.array([-1])) for i in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: release.encoder.encode_items(fields[i : i + 1], np.array([-1])), range(64)))
+    np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(together))
+
+
+@pytest.mark.parametrize("file", [ENCODERS, ITEM_TOWER, QUERY_TOWER])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_a_file_that_is_not_what_its_name_says_is_refused(folder, file, content):
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(ReleaseRefused, match=file) as refused:
+        Encoder(folder)
+    assert refused.value.file == file
