@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import founding_floor
-import torch
 from facts import RESULTS, read_json, write_json
 from founding_pool import EF, EF_CONSTRUCTION, TRAINED_ON, Bench, K, M
 from planted import BORDERS, ITEM_FEATURES, USER_FEATURES, Market
@@ -44,7 +43,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     quiet_libraries(verbose=False)
-    torch.set_num_threads(1)  # more only wait for each other over layers this small; one gives equal weights anywhere
     pools = asked.pools or ([10_000] if asked.quick else [10_000, 1_000_000])
     with tempfile.TemporaryDirectory(prefix="founding-") as work:
         for labels in asked.labels:
@@ -126,7 +124,7 @@ def show_pool(labels: str, one: dict[str, Any]) -> None:
         f"cosines of users and items: mean {planted['cosine_mean']:.3f}, SD within a user "
         f"{planted['cosine_sd_within_a_user']:.4f}\n"
         f"encoded in {build['encoding_items_seconds']:.1f} s, graph built in {build['graph_seconds']:.1f} s "
-        f"({build['items_a_second']:,} items/s), opened in {served['open_seconds']:.2f} s\n"
+        f"on {build['threads']} threads ({one['items'] / build['graph_seconds']:,.0f} items/s), opened in {served['open_seconds']:.2f} s\n"
         f"bytes an item: index file {size['index_file_bytes_an_item']:.0f}, release "
         f"{size['release_bytes_an_item']:.0f}, memory {size['memory_bytes_an_item']:.0f} "
         f"(while opening {size['memory_peak_bytes_an_item']:.0f})\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from facts import facts, read_json, write_json
+from one_thread import one_thread
 
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
@@ -89,7 +90,8 @@ class MovieLens:
         return self._fitted(config, read_dataset(config.data, config.schema_), folder / "run")
 
     def _fitted(self, config: Config, dataset: Dataset, folder: Path) -> tuple[Scorer, dict[str, Any]]:
-        run = fit(config, folder)
+        with one_thread():
+            run = fit(config, folder)
         more = {"best_epoch": run.summary.best_epoch, "epochs": run.summary.epochs}
         return run.judged_model().scorer(dataset, self.split), more
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import faiss
 import numpy as np
 from facts import facts, load_average
 from numpy.typing import NDArray
+from one_thread import one_thread
 from planted import FEATURE, ITEM_FEATURES, USER_FEATURES, Market
 
 from vecall import progress
@@ -63,7 +65,8 @@ class Bench:
         self.market.write_items(tables["items"], n_items)
         self.market.write_users(tables["users"], self.known)
         taken = self.market.write_interactions(tables["interactions"], self.known, n_items)
-        run = fit(_config(tables), self.work / "run")
+        with one_thread():
+            run = fit(_config(tables), self.work / "run")
         return {
             "items": n_items,
             "users": self.known,
@@ -86,7 +89,8 @@ class Bench:
         return {
             "facts": facts(),
             "items": n_items,
-            "build": seconds | {"items_a_second": round(n_items / seconds["graph_seconds"])},
+            "build": seconds
+            | {"threads": faiss.omp_get_max_threads(), "items_a_second": round(n_items / seconds["graph_seconds"])},
             "planted": self._taste(truth, n_items) | _cosines(release.index, vectors),
             "ann": _ann(release.index, vectors, truth),
             "recall": served,

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 TINY = ["--pools", "2_000", "--labels", "balanced", "--known", "64", "--users", "16", "--rounds", "1"]
 
 
-def test_founding_measures_each_claim_and_keeps_what_it_measured(tmp_path):
+def test_founding_measures_each_claim_and_keeps_what_it_measured(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/founding.py"), "--quick", "--no-movielens", *TINY]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     first = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=True, env=quiet)
@@ -21,7 +21,7 @@ def test_founding_measures_each_claim_and_keeps_what_it_measured(tmp_path):
     assert [claim["claim"].split(" ")[0] for claim in pool["claims"]] == ["ANN", "one", "save"]
     assert pool["identical"] == {"users": 16, "identical": 16}
     assert pool["ann"]["searched_ef"] == 100
-    assert [step["ef"] for step in pool["ann"]["ladder"]][0] == 100
+    assert pool["ann"]["ladder"][0]["ef"] == 100
     assert pool["ann"]["ladder"][-1]["ann_recall"] >= 0.98
     assert not pool["recall"]["torch_loaded"]
     assert pool["recall"]["paths"] == ["index"]
@@ -29,7 +29,7 @@ def test_founding_measures_each_claim_and_keeps_what_it_measured(tmp_path):
     assert not (tmp_path / "founding").exists()
 
 
-def test_a_founding_cell_that_is_there_is_shown_and_not_run_again(tmp_path):
+def test_a_founding_cell_that_is_there_is_shown_and_not_run_again(tmp_path: Path) -> None:
     kept = json.loads((ROOT / "benchmarks/results/founding.json").read_text())
     path = tmp_path / "founding.json"
     path.write_text(json.dumps(kept))

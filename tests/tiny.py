@@ -101,7 +101,9 @@ def model(encoder: str = "mean", **others: object) -> ModelSettings:
 def write_tables(folder, *, seed: int = 0, more_items: int = 0) -> None:
     """The shop as `items.csv`, `users.csv` and `taken.csv`, with string ids; item ids descend with the row."""
     total = ITEMS + more_items
-    _as_text(fields(total, 1, groups=item_groups(total)), [item_id(i) for i in range(total)]).with_columns(
+    at_most = ITEMS + 8  # drawn whole, so that more items leave the others as they are
+    described = fields(at_most, 1, groups=item_groups(at_most))[:total]
+    _as_text(described, [item_id(i) for i in range(total)]).with_columns(
         title=pl.Series([f"Item {i}" for i in range(total)]), year=pl.Series(range(total))
     ).write_csv(folder / "items.csv")
     _as_text(fields(USERS, 2), [f"user-{u}" for u in range(USERS)]).write_csv(folder / "users.csv")

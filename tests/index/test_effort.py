@@ -66,7 +66,7 @@ class Planted:
 def test_the_least_effort_that_reaches_the_target():
     index = Planted(400)
     (point,) = find_effort(index, np.zeros((50, 2), np.float32), [100], 0.9)
-    assert (point.k, point.recall_ci95) == (100, 0)
+    assert (point.k, point.recall_ci95) == (100, pytest.approx(0, abs=1e-9))
     assert index.efforts == sorted(index.efforts)
     reached = [effort >= 0.9 * 400 for effort in index.efforts]
     assert reached == [False] * (len(reached) - 1) + [True]
@@ -75,13 +75,13 @@ def test_the_least_effort_that_reaches_the_target():
 
 
 def test_the_target_is_reached_with_confidence():
-    """The mean alone would do at effort 360; half of the queries lie far below, and there are few of them."""
+    """Half of the queries lie far below the mean: of four of them that may be chance, of 4,000 it may not."""
     unsure, sure = Planted(400, spread=0.08), Planted(400, spread=0.08)
-    (few,) = find_effort(unsure, np.zeros((4, 2), np.float32), [100], 0.85)
-    (many,) = find_effort(sure, np.zeros((4000, 2), np.float32), [100], 0.85)
+    (few,) = find_effort(unsure, np.zeros((4, 2), np.float32), [100], 0.76)
+    (many,) = find_effort(sure, np.zeros((4000, 2), np.float32), [100], 0.76)
     assert few.effort > many.effort
-    assert few.recall - few.recall_ci95 >= 0.85
-    assert many.recall - many.recall_ci95 >= 0.85
+    assert few.recall - few.recall_ci95 >= 0.76
+    assert 0.76 <= many.recall - many.recall_ci95 < few.recall - few.recall_ci95
 
 
 def test_what_cannot_be_reached_ends_with_the_whole_pool_and_is_said(caplog):

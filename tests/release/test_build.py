@@ -101,7 +101,9 @@ def test_users_with_a_history_are_the_queries(tmp_path, monkeypatch, active):
     monkeypatch.setattr(build, "TUNING_QUERIES", 300)
     rng = np.random.default_rng(0)
     lists = [rng.integers(600, size=3) if user < active else [] for user in range(1600)]
-    users = Users(build_vocabulary(pl.Series(range(1600)), "integer"), pl.DataFrame({"age": range(1600)}), Sequences.of(lists))
+    users = Users(
+        build_vocabulary(pl.Series(range(1600)), "integer"), pl.DataFrame({"age": range(1600)}), Sequences.of(lists)
+    )
     store = Store.create(tmp_path / "store")
     with store.draft("one") as draft:
         description = write_contents(draft.folder, contents(users=users), SEARCHED, encoder=(LastItem(), "ab"))

@@ -91,7 +91,10 @@ def rebuilt_index(folder, change):
     [
         (lambda folder: rebuilt_index(folder, lambda x: x[::-1]), "golden.vectors.npy"),
         (lambda folder: np.save(folder / "golden.vectors.npy", np.load(folder / "golden.vectors.npy") * 1.01), None),
-        (lambda folder: np.save(folder / "golden.rows.npy", np.load(folder / "golden.rows.npy")[:, :5][:, ::-1] * 0), None),
+        (
+            lambda folder: np.save(folder / "golden.rows.npy", np.load(folder / "golden.rows.npy")[:, :5][:, ::-1] * 0),
+            None,
+        ),
     ],
     ids=["other vectors", "other answers of the towers", "other answers of the index"],
 )

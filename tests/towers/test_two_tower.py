@@ -112,7 +112,8 @@ def test_dropout_is_for_training_alone():
 
 def test_the_item_tower_does_not_grow_with_the_catalogue():
     sizes = {
-        n: sum(w.numel() for w in TwoTower(tiny.model(), {"x": Shape("one", 5)}, {}, n).item.parameters()) for n in (9, 99)
+        n: sum(w.numel() for w in TwoTower(tiny.model(), {"x": Shape("one", 5)}, {}, n).item.parameters())
+        for n in (9, 99)
     }
     assert sizes[9] == sizes[99]
 

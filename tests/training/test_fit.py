@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import types
@@ -111,6 +112,13 @@ def test_a_training_that_was_cut_short_goes_on_bit_equal(tmp_path, variant):
     assert equal(weights(resumed), weights(whole))
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
     assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs) == (resumed.best_epoch, 3)
+
+
+def test_what_was_cut_short_is_not_gone_on_with_on_other_tables(tmp_path):
+    train(tiny.problem(), tiny.model(), settings(), tmp_path, epochs=1)
+    grown = dataclasses.replace(tiny.problem(), n_items=tiny.ITEMS + 1)
+    with pytest.raises(TrainingError, match="other items"):
+        train(grown, tiny.model(), settings(), tmp_path)
 
 
 def test_without_judging_it_goes_on_likewise_and_the_last_epoch_counts(tmp_path):

@@ -73,7 +73,9 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
     expected = []
     for row, user in enumerate(users):
         positive = int(batch.items[row])
-        left_out = {positive} | (set() if history_is_negative else set(batch.histories[row][: batch.lengths[row]].tolist()))
+        left_out = {positive} | (
+            set() if history_is_negative else set(batch.histories[row][: batch.lengths[row]].tolist())
+        )
         logits = [user @ items[positive] / 0.5]
         for item, log_q in zip(drawn.rows.tolist(), drawn.log_q, strict=True):
             if item not in left_out:

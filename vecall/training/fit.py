@@ -63,7 +63,7 @@ def train(
         start_from: gives the fresh towers their first weights.
 
     Raises:
-        TrainingError: too little to learn from, or the loss is not finite.
+        TrainingError: too little to learn from, the loss is not finite, or what was cut short was of other tables.
     """
     if problem.n_items < 2 or len(problem.train.rows) == 0:
         raise TrainingError(
@@ -82,12 +82,23 @@ def train(
         callbacks.append(_checkpoint(folder, BEST_CHECKPOINT, monitor=MONITOR))
     callbacks.append(_checkpoint(folder, LAST_CHECKPOINT))  # the last one, so that it knows of the best
     last = folder / LAST_CHECKPOINT
+    if last.exists():
+        _check_same_problem(recipe, last)
     with _quiet_lightning():
         trainer = _trainer(folder, epochs or settings.epochs, callbacks)
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(folder / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
     return Outcome(towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
+
+
+def _check_same_problem(recipe: Recipe, checkpoint: Path) -> None:
+    before = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    if {name: x.shape for name, x in before.items()} != {name: x.shape for name, x in recipe.state_dict().items()}:
+        raise TrainingError(
+            f"{checkpoint.parent}: its tables have other items or values than when this training was cut short; "
+            "delete it, or choose another --run"
+        )
 
 
 class _EarlyStop(EarlyStopping):
