@@ -9,8 +9,9 @@ INSTALLED := $(VENV)/.installed
 quickstart: $(INSTALLED)  ## The whole story on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
 
+# Two workers of one thread each: tiny fits with more threads than cores wait for one another.
 test: $(INSTALLED)  ## The test suite
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 slow: $(INSTALLED)  ## Proofs that take minutes
 	$(BIN)/python -m pytest -m slow

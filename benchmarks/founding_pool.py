@@ -61,7 +61,7 @@ class Bench:
     def train(self, n_items: int) -> dict[str, Any]:
         """Step 1: the founding preset on (user, item, label)."""
         tables = {name: self.work / f"{name}.parquet" for name in ("interactions", "items", "users")}
-        self.work.mkdir()
+        self.work.mkdir(parents=True)
         self.market.write_items(tables["items"], n_items)
         self.market.write_users(tables["users"], self.known)
         taken = self.market.write_interactions(tables["interactions"], self.known, n_items)
@@ -78,16 +78,17 @@ class Bench:
 
     def measure(self, n_items: int, *, rounds: int) -> dict[str, Any]:
         """Steps 2 to 5 on a pool of so many items."""
+        begun_with = facts()  # others may commit while it runs
         store = self.work / f"store-{n_items}"
         made, built, seconds = self._publish(n_items, store)
         expected = _answers(built, Encoder(store / "releases" / made, threads=1), self.users)
         del built
-        served, answers = self._serve(store, rounds)
+        served, answers = self.serve(n_items, rounds=rounds)
         release = open_release(Store.open(store))
         vectors = _user_vectors(_encoder(release), self.users)
         truth = release.index.search_exact(vectors, K).rows
         return {
-            "facts": facts(),
+            "facts": begun_with,
             "items": n_items,
             "build": seconds
             | {"threads": faiss.omp_get_max_threads(), "items_a_second": round(n_items / seconds["graph_seconds"])},
@@ -113,8 +114,9 @@ class Bench:
         seconds = {"publish_seconds": time.perf_counter() - began, **clock.seconds}
         return made, clock.built[0], {name: round(value, 2) for name, value in seconds.items()}
 
-    def _serve(self, store: Path, rounds: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    def serve(self, n_items: int, *, rounds: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Steps 3 and 5: a fresh process loads the store and answers; the round with the least median counts."""
+        store = self.work / f"store-{n_items}"
         users, answers = self.work / "strangers.npy", self.work / "answers.npz"
         np.save(users, self.users, allow_pickle=False)
         script = str(Path(__file__).with_name("served.py"))

@@ -7,6 +7,7 @@ import pytest
 def published(tmp_path_factory):
     """A folder with the tables of `tiny`, a finished run of them in `run` and its release `tiny` in `store`."""
     import tiny
+
     from vecall import pipeline
 
     folder = tmp_path_factory.mktemp("published")

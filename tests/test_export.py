@@ -53,8 +53,8 @@ def preset(name):
 CASES = {
     "pooled": (preset("pooled"), SIDES),
     "founding": (preset("founding"), SIDES),
-    "mean, hidden": (tiny.model("mean", hidden=(16,)), SIDES),
-    "attention": (tiny.model("attention", norm="none"), SIDES),
+    "mean, hidden": (tiny.model("mean", hidden=(16,)), (SIDES[0], NO_FEATURES)),
+    "attention": (tiny.model("attention", norm="none"), (NO_FEATURES, NO_FEATURES)),
     "attention, hidden, batch norm": (tiny.model("attention", hidden=(16,), norm="batch"), SIDES),
     "ids, and users without a history": (tiny.model("none"), (NO_FEATURES, SIDES[1])),
 }

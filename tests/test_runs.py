@@ -61,7 +61,7 @@ def test_a_damaged_model_is_refused(run, file, content):
     (run / "model" / file).unlink()
     if content is not None:
         (run / "model" / file).write_bytes(content)
-    with pytest.raises(TrainingError, match="(?s)cannot be read .*fit it again"):
+    with pytest.raises(TrainingError, match=r"(?s)cannot be read .*fit it again"):
         Run.open(run).judged_model()
 
 

@@ -116,14 +116,14 @@ def assess(
         "popularity": lambda: popularity,
     }
     dropped = dict(dataset.dropped) | dict(split.dropped)
-    judgements = {}
+    judgements, left_out = {}, []
     with progress.task("judging", len(contenders)) as advance:
         for name, make in contenders.items():
             try:
                 judgements[name] = judge(make(), split.test, n_items, ks)
             except ConfigError as error:  # a baseline too large for its data
                 logger.warning("%s is left out: %s", name, error)
-                dropped[f"{name}: {error}"] = 1
+                left_out.append(f"{name} is left out: {error}.")
             advance(1, note=name)
     if repeats := judgements["model"].repeats_dropped:
         dropped["targets already in the history (not judged with seen items excluded)"] = repeats
@@ -133,6 +133,7 @@ def assess(
             f"{len(split.test):,} users judged over {n_items:,} items; a target ranks below all items with its score.",
             "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
             "histories; `index` is the model through its index.",
+            *left_out,
         ),
         dropped=dropped,
         judgements=judgements,

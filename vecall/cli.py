@@ -257,10 +257,11 @@ def verify(
 @releases.command()
 @reported
 def activate(name: str, store: StoreDir, *, as_json: Json = False) -> None:
-    """Make a release the current one."""
+    """Make a release the current one, once its golden queries pass."""
+    from vecall.release.bundle import activate_release
     from vecall.release.store import Store
 
-    previous = Store.open(store).activate(name)
+    previous = activate_release(Store.open(store), name)
     _say({"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json)
 
 

@@ -23,6 +23,7 @@ from vecall.index.files import build as build_index
 from vecall.release.build import Contents, curve_of, engine_of, tune, write_contents
 from vecall.release.bundle import Release, open_release
 from vecall.release.encoder import Encoder, TowersState
+from vecall.release.files import replace
 from vecall.release.golden import UserInputs
 from vecall.release.store import Store
 from vecall.release.users import Users
@@ -50,7 +51,8 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
     Raises:
         DataError: a table does not hold what the schema says.
-        TrainingError: the run directory is taken, or there is too little to learn from.
+        ConfigError: the settings do not go together.
+        TrainingError: the run directory is taken, `init` has other layers, or there is too little to learn from.
     """
     folder = Path(run_dir)
     older = None if init is None else Run.open(init)
@@ -64,13 +66,14 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config.training,
         folder,
         validate=partial(_validate, cases=split.valid, n_items=problem.n_items),
-        start_from=None if older is None else partial(_start_from, known=known, older=older),
+        # Of the older run the model that has not seen what this one is judged by.
+        start_from=None if older is None else partial(_start_from, known=known, model=older.judged_model()),
     )
     Model(outcome.towers, known).save(folder / MODEL)
     judged = judge(TowerScorer(outcome.towers, problem), split.test, problem.n_items, config.evaluation.ks)
     seconds = outcome.seconds
     if config.training.refit:
-        seconds += _refit(dataset, config, folder / REFIT, epochs=outcome.best_epoch + 1)
+        seconds += _refit(dataset, config, folder / REFIT, epochs=outcome.best_epoch + 1, older=older)
     summary = Summary(
         best_epoch=outcome.best_epoch,
         epochs=outcome.epochs,
@@ -80,7 +83,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         metrics=judged.as_json(),
         refit=config.training.refit,
     )
-    (folder / SUMMARY).write_text(summary.model_dump_json(indent=1), encoding="utf-8")
+    replace(folder / SUMMARY, summary.model_dump_json(indent=1).encode())
     forget_checkpoints(folder)
     return Run.open(folder)
 
@@ -92,21 +95,21 @@ def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs) -> tuple[P
 
 
 def _validate(scorer: Scorer, *, cases: Cases, n_items: int) -> Mapping[str, float]:
-    k = min(_MONITORED_K, n_items)
+    k = min(_MONITORED_K, max(1, n_items // 10))  # deeper, a small catalogue is found whole
     judged = judge(scorer, cases, n_items, (k,), sample_users=0).seen_excluded
     return {MONITOR: judged[f"recall@{k}"], "valid_ndcg@10": judged["ndcg@10"]}
 
 
-def _start_from(towers: TwoTower, *, known: Known, older: Run) -> None:
-    model = older.live_model()
+def _start_from(towers: TwoTower, *, known: Known, model: Model) -> None:
     warm_start(towers, known, model.weights(), model.known)
 
 
-def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int) -> float:
+def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int, older: Run | None) -> float:
     """Train again on all interactions for the chosen number of epochs; returns the seconds."""
     logger.info("training again on all interactions for %d epochs", epochs)
     problem, known = _problem(dataset, dataset.histories, labelled_negatives(dataset.interactions))
-    outcome = train(problem, config.model, config.training, folder, epochs=epochs)
+    start_from = None if older is None else partial(_start_from, known=known, model=older.live_model())
+    outcome = train(problem, config.model, config.training, folder, epochs=epochs, start_from=start_from)
     Model(outcome.towers, known).save(folder)
     forget_checkpoints(folder)
     return outcome.seconds
@@ -137,6 +140,7 @@ def publish(
 
     Raises:
         TrainingError: there is no finished run.
+        DataError: the tables do not hold what the schema says.
         ExportError: the exported towers answer otherwise than the trained ones.
         StoreError: the name is taken, or the store cannot be written.
     """

@@ -15,7 +15,7 @@ from vecall.evaluation.report import Example, ReportContent, write_report
 _ANN_METHOD = (
     "ANN recall@k is the share of the exact answer's items that the index returns, not the model's recall. Measured on "
     "the index's own search, one query at a time in one thread, with vectors of the users who are judged; the effort "
-    "was found on others."
+    "was found on vectors of other histories."
 )
 
 
@@ -68,11 +68,14 @@ def _from_one(line: Mapping[str, float]) -> dict[str, float]:
 
 def _headline(assessment: Assessment) -> str:
     recalls = {name: one.seen_excluded for name, one in assessment.judgements.items()}
-    key = "recall@100" if "recall@100" in recalls["model"] else max(recalls["model"], key=len)
-    beaten = ", ".join(
-        f"{name} {plots.three_digits(at[key])}" for name, at in recalls.items() if name not in ("model", "index")
+    depths = [int(key.removeprefix("recall@")) for key in recalls["model"] if key.startswith("recall@")]
+    k = 100 if 100 in depths else max(depths)
+    others = ", ".join(
+        f"{name} {plots.three_digits(at[f'recall@{k}'])}"
+        for name, at in recalls.items()
+        if name not in ("model", "index")
     )
-    return f"The model finds {recalls['model'][key]:.1%} of the held-out items among its 100 ({key}); {beaten}."
+    return f"The model finds {recalls['model'][f'recall@{k}']:.1%} of the held-out items among its {k}; {others}."
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One's own vectors as a release: planner, filters and service without any training. Loads no torch."""
+"""One's own vectors as a release: recall and filters without any training. Loads no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +49,8 @@ def publish_vectors(
     column, id_type = _id_column(ids)
     if vectors.ndim != 2 or len(vectors) != len(column):
         raise DataError(f"vectors must be [N, D] for {len(column)} ids, got shape {list(vectors.shape)}")
+    if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+        raise DataError(f"vectors must be finite, but those of {len(bad)} ids are not, such as {column[int(bad[0])]!r}")
     if queries is not None and (queries.ndim != 2 or queries.shape[1] != vectors.shape[1]):
         raise DataError(f"queries must be [Q, {vectors.shape[1]}], got shape {list(queries.shape)}")
     table = pl.DataFrame(height=len(column)) if attributes is None else attributes

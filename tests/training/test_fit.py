@@ -47,7 +47,7 @@ def lines(folder):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in parsed]
 
 
-class Cut(Exception):
+class Cut(BaseException):
     """The process dies."""
 
 

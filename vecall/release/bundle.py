@@ -16,7 +16,7 @@ from vecall.index.effort import EffortCurve
 from vecall.release.encoder import ENCODERS, Encoder
 from vecall.release.files import read_array, read_table
 from vecall.release.golden import Golden
-from vecall.release.manifest import Manifest
+from vecall.release.manifest import Manifest, verify
 from vecall.release.store import Store
 from vecall.release.users import Users, load_vocabulary
 
@@ -83,6 +83,20 @@ def open_release(store: Store, name: str | None = None) -> Release:
     """
     manifest = store.verify(name)
     return load_release(store.folder(manifest.name), manifest)
+
+
+def activate_release(store: Store, name: str) -> str | None:
+    """Make a release the current one, once its golden queries answer as they did when it was published.
+
+    Returns:
+        Name of the release that was active before.
+
+    Raises:
+        StoreError: there is no such release.
+        ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
+    """
+    load_release(store.folder(name), verify(store.folder(name))).check_golden()
+    return store.activate(name)
 
 
 def load_release(folder: Path, manifest: Manifest) -> Release:

@@ -1,4 +1,4 @@
-"""Golden queries: stored inputs with the answers they must give, so that a release proves itself before it serves."""
+"""Golden queries: stored inputs and the answers they must give; a release proves itself before it is activated."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -168,9 +168,9 @@ class Store:
 
         Raises:
             StoreError: there is no such release.
-            ReleaseRefused: a file is damaged, missing or too many, or `CURRENT` is damaged.
+            ReleaseRefused: a file is damaged, missing or too many; without a name, `CURRENT` is damaged.
         """
-        current = self.current() if name is None else self.find_current()
+        current = self.current() if name is None else self._current_if_whole()
         if current is not None and name in (None, current.release):
             return verify(self._current_folder(current), expected_sha256=current.manifest_sha256)
         return verify(self.folder(str(name)))
@@ -219,10 +219,7 @@ class Store:
         verify(self.folder(name))
         with self._locked():
             _, digest = read_manifest(self.folder(name))  # it may have been pruned meanwhile
-            try:
-                previous = self.find_current()
-            except ReleaseRefused:
-                previous = None
+            previous = self._current_if_whole()
             self._point_to(name, digest)
         return previous.release if previous else None
 
@@ -315,6 +312,12 @@ class Store:
                 shutil.rmtree(left)
             elif left.is_file():  # a CURRENT that never became it: only made under the lock
                 left.unlink()
+
+    def _current_if_whole(self) -> Current | None:
+        try:
+            return self.find_current()
+        except ReleaseRefused:
+            return None
 
     def _current_folder(self, current: Current) -> Path:
         folder = self.path / "releases" / current.release
