@@ -74,10 +74,10 @@ def print_json(answer: Mapping[str, object]) -> None:
 
 
 def show_metrics(title: str, models: Mapping[str, Mapping[str, float]]) -> None:
-    """Models by metrics, three digits behind the point, on stdout."""
+    """Models by metrics, three digits behind the point, on stdout; recall@k is headed by its @k, to fit 80 columns."""
     names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
     rows = [[model, *(f"{metrics[name]:.3f}" for name in names)] for model, metrics in models.items()]
-    show_table(title, ["", *names], rows)
+    show_table(title, ["recall", *(name.removeprefix("recall") for name in names)], rows)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: bool = False) -> None:

@@ -2,6 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
+from vecall import progress
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 
@@ -63,8 +64,18 @@ def test_settings_lie_in_the_graph_and_its_default_effort_is_kept(tmp_path, clus
 
 def test_progress_is_told(clustered):
     told = []
-    HnswIndex.build(clustered[0], ef_construction=10, progress=lambda done, total: told.append((done, total)))
-    assert told == [(4096, 5000), (5000, 5000)]
+
+    class Listener:
+        def begin(self, task, total):
+            told.append((task, total))
+            return lambda steps=1, note="": told.append(steps)
+
+        def end(self):
+            told.append("end")
+
+    with progress.shown_by(Listener()):
+        HnswIndex.build(clustered[0], ef_construction=10)
+    assert told == [("building graph", 5000), 4096, 904, "end"]
 
 
 def test_the_callers_number_of_threads_stays(clustered, index):

@@ -1,6 +1,6 @@
 """Approximate search on a navigable graph: faiss's HNSW over vectors in half precision."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -8,10 +8,9 @@ from typing import Any, Self
 import faiss as typed_faiss
 import numpy as np
 
+from vecall import progress
 from vecall.index.base import Hits, Mask, Rows, Vectors
 from vecall.index.exact import ExactIndex, check_queries, check_vectors, rescored, rounded
-
-Progress = Callable[[int, int], None]
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -38,7 +37,6 @@ class HnswIndex:
         ef_construction: int = 200,
         ef: int = 50,
         threads: int | None = None,
-        progress: Progress | None = None,
     ) -> Self:
         """A graph over a copy of [N, D] float32 vectors.
 
@@ -50,7 +48,6 @@ class HnswIndex:
             ef_construction: places looked at for each vector's links.
             ef: default effort of a search.
             threads: threads to build with; None is as many as OpenMP gives the calling thread.
-            progress: called with (vectors done, N) about twenty times.
 
         Raises:
             DataError: the array is empty, of another type or shape, or holds what half precision cannot.
@@ -64,11 +61,11 @@ class HnswIndex:
         codes.resize(2 * dim * n)  # once, or the growing storage would hold up to twice its size
         codes.clear()
         step = max(4096, -(-n // 20))
-        with _openmp(threads):
+        with _openmp(threads), progress.task("building graph", n) as advance:
             for start in range(0, n, step):
-                graph.add(rounded(vectors[start : start + step]))
-                if progress is not None:
-                    progress(graph.ntotal, n)
+                part = rounded(vectors[start : start + step])
+                graph.add(part)
+                advance(len(part))
         return cls(graph)
 
     @property
