@@ -17,7 +17,7 @@ from vecall.schema import Category, Numeric, Schema, Section, Tags, Text, Vector
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
-# What a preset sets; a key of the file overrides it. The values are the best measured ones: docs/decisions/.
+# What a preset sets; a key of the file overrides it. How they were chosen: docs/decisions/.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "founding": {
         "model": {
