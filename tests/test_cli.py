@@ -135,7 +135,7 @@ def test_fit_publish_evaluate_recall(tmp_path: Path) -> None:
     fitted = vecall("fit", config, "--run", tmp_path / "run")
     assert set(fitted) == {"run", "seconds", "metrics"}
     published = vecall("publish", tmp_path / "run", "--store", tmp_path / "store", "--name", "first")
-    assert (published["release"], published["items"], published["dim"]) == ("first", len(movies), 64)
+    assert (published["release"], published["items"], published["dim"]) == ("first", len(movies), 128)
     judged = vecall("evaluate", "--store", tmp_path / "store", "--config", config, "--report", tmp_path / "r.html")
     assert {"protocol", "dropped", "model", "popularity", "ease", "index", "ann"} <= set(judged)
     exact, through = judged["model"]["seen_excluded"], fitted["metrics"]["seen_excluded"]
