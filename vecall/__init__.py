@@ -49,7 +49,7 @@ _HOMES = {
     "publish_vectors": "vecall.vectors",
 }
 
-__all__ = [  # noqa: PLE0604, RUF100
+__all__ = [
     "Config",
     "ConfigError",
     "DataError",
