@@ -23,8 +23,8 @@ from planted import FEATURE, ITEM_FEATURES, USER_FEATURES, Market
 from vecall import progress
 from vecall.config import Config, parse_config
 from vecall.data.fields import frame_of
-from vecall.index import files as index_files
-from vecall.index.base import Index, Vectors
+from vecall.index.base import Effort, Index, Vectors
+from vecall.index.choose import Structure
 from vecall.index.effort import overlap
 from vecall.index.settings import IndexSettings
 from vecall.pipeline import fit, publish
@@ -83,7 +83,7 @@ class Bench:
         made, built, seconds = self._publish(n_items, store)
         expected = _answers(built, Encoder(store / "releases" / made, threads=1), self.users)
         del built
-        served, answers = self.serve(n_items, rounds=rounds)
+        served, _ = self.serve(n_items, rounds=rounds)
         release = open_release(Store.open(store))
         vectors = _user_vectors(_encoder(release), self.users)
         truth = release.index.search_exact(vectors, K).rows
@@ -96,7 +96,7 @@ class Bench:
             "ann": _ann(release.index, vectors, truth),
             "recall": served,
             "size": _sizes(store / "releases" / made, n_items, served),
-            "identical": _identical(expected, answers, release),
+            "identical": _identical(expected, _answers(release.index, _encoder(release), self.users)),
         }
 
     def _publish(self, n_items: int, store: Path) -> tuple[str, Index, dict[str, float]]:
@@ -160,15 +160,15 @@ class _Clock:
     @contextmanager
     def on_build(self) -> Iterator[None]:
         """Building is not announced, so its one door is watched."""
-        build = index_files.build
+        build = Structure.build
 
-        def timed(vectors: Vectors, settings: IndexSettings) -> Index:
+        def timed(structure: Structure, vectors: Vectors, settings: IndexSettings) -> Index:
             began = time.perf_counter()
-            self.built.append(build(vectors, settings))
+            self.built.append(build(structure, vectors, settings))
             self.seconds["graph_seconds"] = time.perf_counter() - began
             return self.built[-1]
 
-        with patch.object(index_files, "build", timed):
+        with patch.object(Structure, "build", timed):
             yield
 
 
@@ -225,12 +225,10 @@ def _answers(index: Index, encoder: Encoder, users: NDArray[np.float32]) -> tupl
 
 
 def _identical(
-    expected: tuple[NDArray[Any], NDArray[Any]], answers: dict[str, NDArray[Any]], release: Release
+    expected: tuple[NDArray[Any], NDArray[Any]], loaded: tuple[NDArray[Any], NDArray[Any]]
 ) -> dict[str, int]:
-    """Users whose loaded answer is, to the bit, the one before saving."""
-    rows, scores = expected
-    ids = np.array([release.items.ids(one) for one in rows])
-    same = (ids == answers["ids"]).all(axis=1) & (scores == answers["scores"]).all(axis=1)
+    """Users whose answer by the loaded index is, to the bit, the one before saving."""
+    same = np.all([(one == other).all(axis=1) for one, other in zip(expected, loaded, strict=True)], axis=0)
     return {"users": len(same), "identical": int(same.sum())}
 
 
@@ -262,7 +260,7 @@ def _step(index: Index, vectors: Vectors, truth: NDArray[np.int64], ef: int) -> 
     found, seconds = np.empty_like(truth), np.empty(len(vectors))
     for at, vector in enumerate(vectors):
         began = time.perf_counter()
-        found[at] = index.search(vector[None], k, effort=ef).rows[0]
+        found[at] = index.search(vector[None], k, effort=Effort(ef)).rows[0]
         seconds[at] = time.perf_counter() - began
     shares = overlap(found, truth)
     return {

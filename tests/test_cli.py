@@ -60,7 +60,10 @@ def test_releases(store: Path) -> None:
         "previous": "one",
     }
     assert answer(run("releases", "verify", "one", "--store", store, "--json")) == {"release": "one", "ok": True}
-    assert answer(run("releases", "prune", "--keep", 0, "--store", store, "--json")) == {"deleted": []}
+    assert answer(run("releases", "prune", "--keep", 0, "--store", store, "--json")) == {
+        "deleted": [],
+        "operations": 0,
+    }
     for command in (("list",), ("verify",), ("rollback",), ("activate", "one"), ("prune", "--keep", 1)):
         assert run("releases", *command, "--store", store).exit_code == 0
 

@@ -120,7 +120,7 @@ def test_an_unknown_key_is_told_with_its_path_and_a_near_one(changes, message):
         ({"model": 5}, ["model: ", "got 5"]),
         ({"training__temperature": "cold"}, ["training.temperature: ", "valid number", "'learned'"]),
         ({"training__lr": float("nan")}, ["training.lr: ", "got nan"]),
-        ({"index__engine": "cells"}, ["index.engine: ", "not built yet"]),
+        ({"index__engine": "milvus"}, ["index.engine: ", "not built yet"]),
         ({"index__ks": [5, 1]}, ["index.ks: ", "ascend"]),
         ({"evaluation__ks": [0]}, ["evaluation.ks: ", "at least 1"]),
         ({"data__interactions": []}, ["data.interactions: ", "at least 1 item"]),

@@ -49,7 +49,7 @@ def test_it_tells_the_whole_story(tmp_path: Path) -> None:
     assert set(told["ann"]) == {"k", "recall", "p50_ms", "p99_ms", "engine"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run", "store", "founding", "report.html"}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "founding_bce" in page
 
 

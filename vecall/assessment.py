@@ -15,7 +15,7 @@ from vecall.errors import ConfigError
 from vecall.evaluation.ann import AnnReport, measure_ann
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.offline import Judgement, Scorer, judge
-from vecall.index.base import Index, Vectors
+from vecall.index.base import Effort, Index, Vectors
 from vecall.index.effort import EffortCurve
 
 logger = logging.getLogger(__name__)
@@ -30,17 +30,19 @@ class Served:
     Attributes:
         user_vectors: [B, D] for B cases.
         index: over the item vectors.
-        effort: how wide to search for k rows; None is the index's own default.
+        effort: how hard to search for k rows; None where the index scans them all.
         engine: what kind of index it is, for people.
+        frontier: efforts that were tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
     """
 
     user_vectors: Callable[[Cases], Vectors]
     index: Index
     effort: EffortCurve | None
     engine: str
+    frontier: Sequence[Mapping[str, float]] = ()
 
-    def effort_at(self, k: int) -> int | None:
-        """How wide to search for k rows."""
+    def effort_at(self, k: int) -> Effort | None:
+        """How hard to search for k rows."""
         return None if self.effort is None else self.effort.at(k)
 
 
@@ -71,6 +73,7 @@ class Assessment:
         dropped: what was left out, by reason.
         judgements: `model`, then `index` (the model through its index), then the baselines, by name.
         ann: of the index alone, one for each k.
+        frontier: as in `Served`.
         item_counts: [N] how many users took each item in training.
     """
 
@@ -78,6 +81,7 @@ class Assessment:
     dropped: Mapping[str, int]
     judgements: Mapping[str, Judgement]
     ann: tuple[AnnReport, ...]
+    frontier: Sequence[Mapping[str, float]]
     item_counts: NDArray[np.float32]
 
     def as_json(self) -> dict[str, object]:
@@ -138,6 +142,7 @@ def assess(
         dropped=dropped,
         judgements=judgements,
         ann=_measure(split.test, served, ann_ks),
+        frontier=served.frontier,
         item_counts=popularity.counts,
     )
 

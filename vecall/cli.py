@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -118,9 +118,37 @@ def publish(
 ) -> None:
     """Make a release of a run: export the towers, encode all items, build the index."""
     from vecall.pipeline import publish as publish_run
-    from vecall.release.store import Store
 
     made = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq)
+    _show_made(store, made, as_json=as_json)
+
+
+@app.command()
+@reported
+def compact(
+    store: StoreDir,
+    name: Annotated[str | None, typer.Option(help="Of the new release; the time by default.")] = None,
+    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
+    release: Annotated[str | None, typer.Option("--release", help="To start from; the current one by default.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make the next release of a release and the live changes since. One thread, low priority; loads no torch."""
+    import os
+
+    import faiss
+
+    from vecall.live.compact import compact as compact_store
+
+    os.nice(19)
+    faiss.omp_set_num_threads(1)
+    made = compact_store(store, name=name, activate=activate, release=release)
+    _show_made(store, made, as_json=as_json)
+
+
+def _show_made(store: Path, made: str, *, as_json: bool) -> None:
+    from vecall.release.store import Store
+
     manifest = Store.open(store).verify(made)
     if as_json:
         answer = {"release": made, "store": str(store), "items": manifest.items, "dim": manifest.dim}
@@ -130,8 +158,17 @@ def publish(
     console.out.print(
         f"release {made}: {manifest.items:,} items of {manifest.dim} dimensions, {manifest.bytes:,} bytes"
     )
-    for point in ann.get("frontier", []):  # type: ignore[union-attr]
-        console.out.print("  effort {effort} for k {k}: ANN recall {recall:.4f} ± {recall_ci95:.4f}".format(**point))  # type: ignore[arg-type]
+    frontier = cast("list[dict[str, float]]", ann.get("frontier", []))
+    if not frontier:
+        return
+    chosen = {tuple(point) for point in cast("list[list[int]]", manifest.index.parameters.get("effort", []))}
+    console.out.print(f"  {manifest.index.engine}: ANN recall and median latency of the efforts tried; * is used")
+    for point in frontier:
+        effort = point["k"], point["width"], point["depth"]
+        console.out.print(
+            "  {mark} k {k:>5,}  width {width:>5,}  depth {depth:>6,}  ANN recall {recall:.4f} ± {recall_ci95:.4f}  "
+            "{p50_ms:.2f} ms".format(mark="*" if effort in chosen else " ", **point)
+        )
 
 
 @app.command()
@@ -283,11 +320,13 @@ def prune(
     *,
     as_json: Json = False,
 ) -> None:
-    """Delete old releases."""
+    """Delete old releases, and the live changes that neither those that stay nor the tables need."""
+    from vecall.live.retention import prune as prune_store
     from vecall.release.store import Store
 
-    deleted = Store.open(store).prune(keep)
-    _say({"deleted": deleted}, f"deleted {', '.join(deleted) or 'nothing'}", as_json=as_json)
+    pruned = prune_store(Store.open(store), keep)
+    line = f"deleted {', '.join(pruned.releases) or 'no release'}, and {pruned.operations:,} operations of the journal"
+    _say({"deleted": pruned.releases, "operations": pruned.operations}, line, as_json=as_json)
 
 
 def _say(answer: dict[str, Any], line: str, *, as_json: bool) -> None:

@@ -6,8 +6,12 @@ VecallError                  catch this one to catch them all
 ├── TrainingError            a run cannot be trained, resumed or read
 ├── ExportError              the exported towers do not answer as the trained ones do
 ├── QueryError               a request is wrong; carries `code` and `field`, as over HTTP
+│   └── EncoderMismatch      a given vector is of another encoder than the release's
 └── StoreError               a store cannot do what was asked
     ├── ReleaseRefused       a release is damaged or incomplete; carries the file's name
+    ├── JournalDamaged       the journal of live changes is damaged; carries the operation's number
+    ├── DeltaFull            there are too many live changes, until they are compacted
+    ├── JournalFailed        the journal cannot be read or written just now; carries whether the disk is full
     └── Locked               another process holds the store's lock; carries its pid
 
 Each message says what came, what was expected and what to do.
@@ -50,11 +54,28 @@ class QueryError(VecallError):
         self.field = field
 
 
+class EncoderMismatch(QueryError):  # noqa: N818 - it is what happened, and reads so where it is caught
+    """A vector was made by another encoder than the release's, so its scores would mean nothing."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message, code="encoder_mismatch", field=field)
+
+
 class StoreError(VecallError):
     """A store cannot do what was asked."""
 
 
-class ReleaseRefused(StoreError):  # noqa: N818 - it is what happened, and reads so where it is caught
+class DeltaFull(StoreError):  # noqa: N818 - as above
+    """There are as many live changes beside the release as `delta_max` allows; they wait for compaction.
+
+    Attributes:
+        code: `delta_full`, as over HTTP.
+    """
+
+    code = "delta_full"
+
+
+class ReleaseRefused(StoreError):  # noqa: N818 - as above
     """A release is damaged or incomplete and is not opened.
 
     Attributes:
@@ -64,6 +85,30 @@ class ReleaseRefused(StoreError):  # noqa: N818 - it is what happened, and reads
     def __init__(self, message: str, *, file: str) -> None:
         super().__init__(message)
         self.file = file
+
+
+class JournalDamaged(StoreError):  # noqa: N818 - as above
+    """The journal of live changes does not hold what was written, so it is not used.
+
+    Attributes:
+        seq: number of the operation that is damaged or missing, where it is known.
+    """
+
+    def __init__(self, message: str, *, seq: int | None) -> None:
+        super().__init__(message)
+        self.seq = seq
+
+
+class JournalFailed(StoreError):  # noqa: N818 - as above
+    """The journal of live changes cannot be read or written just now; what was acknowledged stands.
+
+    Attributes:
+        disk_full: there is no space left on its disk.
+    """
+
+    def __init__(self, message: str, *, disk_full: bool) -> None:
+        super().__init__(message)
+        self.disk_full = disk_full
 
 
 class Locked(StoreError):  # noqa: N818 - as above

@@ -3,8 +3,10 @@
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -19,8 +21,9 @@ from vecall.data.split import Pairs, labelled_negatives
 from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.offline import judge
 from vecall.export import export_towers
-from vecall.index.files import build as build_index
-from vecall.release.build import Contents, curve_of, engine_of, tune, write_contents
+from vecall.index.choose import build_index
+from vecall.live.retention import check_declared
+from vecall.release.build import Contents, write_contents
 from vecall.release.bundle import Release, open_release
 from vecall.release.encoder import Encoder, TowersState
 from vecall.release.files import replace
@@ -142,10 +145,11 @@ def publish(
         TrainingError: there is no finished run.
         DataError: the tables do not hold what the schema says.
         ExportError: the exported towers answer otherwise than the trained ones.
-        StoreError: the name is taken, or the store cannot be written.
+        StoreError: the name is taken, the journal has no operation `journal_seq`, or the store cannot be written.
     """
     run = Run.open(run_dir)
     model = run.live_model()
+    check_declared(Store.create(Path(store)), run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
     with Store.create(Path(store)).draft(name) as draft:
         encoder, digest = _export(model, dataset, draft.folder)
@@ -158,6 +162,7 @@ def publish(
             users=_users(dataset),
             metrics={"model": run.summary.metrics, "refit": run.summary.refit},
             journal_seq=journal_seq,
+            declared_seq=journal_seq,
         )
         description = write_contents(draft.folder, contents, run.config.index, encoder=(encoder, digest))
         return draft.commit(description, activate=activate)
@@ -245,9 +250,11 @@ def _assess_run(run: Run, config: Config | None) -> Assessment:
     if model.known.items.ids(np.arange(len(model.known.items))) != catalogue.items.ids(np.arange(len(catalogue.items))):
         raise TrainingError(f"{run.folder}: its tables have other items now; fit again to evaluate")
     scorer = model.scorer(dataset, split)
-    index = build_index(scorer.item_vectors.numpy(), config.index)
-    points = tune(index, scorer.user_vectors(split.valid), config.index)
-    served = Served(scorer.user_vectors, index, curve_of(points), engine_of(index))
+    valid = scorer.user_vectors(split.valid)
+    built = build_index(scorer.item_vectors.numpy(), valid if len(valid) > 1 else None, config.index)
+    curve = None if built.tuning is None else built.tuning.curve
+    tried = () if built.tuning is None else [asdict(point) for point in built.tuning.tried]
+    served = Served(scorer.user_vectors, built.index, curve, built.engine, tried)
     return assess(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
 
 
@@ -268,10 +275,11 @@ def _assess_release(release: Release, config: Config) -> Assessment:
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
     def user_vectors(cases: Cases) -> NDArray[np.float32]:
-        return UserInputs(cases.histories, users[cases.users]).encode(encoder, release.index)
+        return UserInputs(cases.histories, users[cases.users]).encode(encoder, release.index.vectors)
 
     vectors = release.index.vectors(everything)
-    served = Served(user_vectors, release.index, release.effort, release.manifest.index.engine)
+    tried = cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", []))
+    served = Served(user_vectors, release.index, release.effort, release.manifest.index.engine, tried)
     return assess(
         dataset, split, lambda cases: user_vectors(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
     )

@@ -51,6 +51,7 @@ def write_assessment(
         ann_method=_ANN_METHOD,
         learning_curve=plots.learning_curve([_from_one(line) for line in epochs], metric="recall") if epochs else "",
         recall_over_k=plots.recall_over_k({name: one.seen_excluded for name, one in lines.items()}),
+        ann_frontier=plots.ann_frontier(assessment.frontier) if assessment.frontier else "",
         scores=plots.score_histograms(sample.hit_scores, sample.rest_scores),
         popularity=plots.recalled_popularity(
             {name: one.sample.top for name, one in lines.items()}, assessment.item_counts

@@ -53,7 +53,6 @@ def test_strings_stand_in_the_order_of_their_bytes():
 def test_ids_with_one_hash_are_told_apart(monkeypatch):
     one = np.uint64(7)
     monkeypatch.setattr(vocabulary, "hash_bytes", lambda _, offsets: np.full(len(offsets) - 1, one))
-    monkeypatch.setattr(vocabulary, "hash_strings", lambda texts: np.full(len(texts), one))
     ids = [f"item-{number}" for number in range(50)]
     hold(ids, sorted(ids), "string", ["item-50", "item-", ""])
 

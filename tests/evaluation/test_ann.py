@@ -5,7 +5,7 @@ import pytest
 
 from vecall.errors import ConfigError
 from vecall.evaluation.ann import measure_ann
-from vecall.index.base import Hits
+from vecall.index.base import Effort, Hits
 
 rng = np.random.default_rng(0)
 VECTORS = rng.standard_normal((60, 8)).astype(np.float16).astype(np.float32)
@@ -21,7 +21,7 @@ class ScanWith:
     size = property(lambda self: len(self.stored))
     dim = property(lambda self: self.stored.shape[1])
 
-    def search(self, queries, k, *, effort=None):
+    def search(self, queries, k, *, effort=None, allowed=None):
         self.searches += 1
         self.efforts.add(effort)
         hits = self.search_exact(queries, k)
@@ -49,10 +49,11 @@ def repeat_the_best(rows):
 
 def test_an_exact_index_finds_all_and_is_searched_one_by_one():
     index = ScanWith()
-    report = measure_ann(index, QUERIES, 10, engine="scan", effort=32, repeats=2)
+    report = measure_ann(index, QUERIES, 10, engine="scan", effort=Effort(32, 90), repeats=2)
     assert (report.recall, report.recall_ci95) == (1.0, 0.0)
     assert index.searches == 20 + 2 * len(QUERIES)
-    assert index.efforts == {32}
+    assert index.efforts == {Effort(32, 90)}
+    assert (report.effort, measure_ann(index, QUERIES, 10, engine="scan", repeats=1).effort) == ("32 × 90", None)
     assert 0 < report.p50_ms <= report.p99_ms
     assert {"k", "recall", "p50_ms", "p99_ms", "engine"} <= json.loads(json.dumps(report.as_json())).keys()
 

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 from vecall import progress
+from vecall.index.base import Effort
+from vecall.index.bitmaps import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 
@@ -22,9 +24,10 @@ def index(clustered):
     return HnswIndex.build(clustered[0], threads=1)
 
 
-def ann_recall(index, queries, k, effort):
+def ann_recall(index, queries, k, width, allowed=None):
     """ANN recall@k: overlap with the exact answer."""
-    found, truth = index.search(queries, k, effort=effort).rows, index.search_exact(queries, k).rows
+    found = index.search(queries, k, effort=Effort(width), allowed=allowed).rows
+    truth = index.search_exact(queries, k, allowed=allowed).rows
     return np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
 
 
@@ -36,15 +39,22 @@ def test_exact_answers_are_those_of_the_exact_index(clustered, index):
 
 
 def test_ann_recall_is_high_and_grows_with_effort(clustered, index):
-    recalls = [ann_recall(index, clustered[1], 10, effort) for effort in (10, 20, 64)]
+    recalls = [ann_recall(index, clustered[1], 10, width) for width in (10, 20, 64)]
     assert recalls == sorted(recalls)
     assert recalls[0] < recalls[-1]
     assert recalls[-1] >= 0.98
     assert ann_recall(index, clustered[1], 100, 128) >= 0.98
 
 
+def test_a_bitmap_asks_for_more_effort(clustered, index):
+    """As much more as fewer rows are allowed: so `vecall.index.planner` has it."""
+    allowed = Bitmap.of(np.random.default_rng(1).random(5000) < 0.1)
+    assert ann_recall(index, clustered[1], 10, 30, allowed) < 0.95
+    assert ann_recall(index, clustered[1], 10, 300, allowed) >= 0.98
+
+
 def test_effort_is_never_below_k(clustered, index):
-    few, as_k = (index.search(clustered[1], 60, effort=effort) for effort in (1, 60))
+    few, as_k = (index.search(clustered[1], 60, effort=Effort(width)) for width in (1, 60))
     np.testing.assert_array_equal(few.rows, as_k.rows)
 
 
@@ -58,7 +68,7 @@ def test_settings_lie_in_the_graph_and_its_default_effort_is_kept(tmp_path, clus
     assert index.ef == 23
     assert index._graph.hnsw.efConstruction == 40
     assert index._graph.hnsw.nb_neighbors(0) == 16
-    default, said = index.search(clustered[1], 5), index.search(clustered[1], 5, effort=23)
+    default, said = index.search(clustered[1], 5), index.search(clustered[1], 5, effort=Effort(23))
     np.testing.assert_array_equal(default.rows, said.rows)
 
 

@@ -10,10 +10,14 @@ def test_a_whole_section():
     assert (settings.ks, settings.M, settings.ef_construction) == ((1, 500), 32, None)
 
 
-@pytest.mark.parametrize("engine", ["cells", "milvus"])
-def test_known_engines_say_that_they_are_not_built(engine):
-    with pytest.raises(ValidationError, match="not built yet"):
-        IndexSettings(engine=engine)
+def test_a_section_of_cells():
+    settings = IndexSettings.model_validate({"engine": "cells", "cells": 4096, "probes": 64, "storage": "fp16"})
+    assert (settings.cells, settings.probes, settings.ef) == (4096, 64, None)
+
+
+def test_a_known_engine_says_that_it_is_not_built():
+    with pytest.raises(ValidationError, match="engine 'milvus' is not built yet: choose 'auto', 'hnsw', 'cells' or"):
+        IndexSettings(engine="milvus")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,9 @@ def test_known_engines_say_that_they_are_not_built(engine):
         {"latency_ms": float("inf")},
         {"M": 1},
         {"ef": 0},
+        {"cells": 0},
+        {"probes": 0},
+        {"storage": "fp32"},
         {"m": 16},
     ],
 )

@@ -11,6 +11,7 @@ from vecall.data.fields import frame_of
 from vecall.data.sequences import Sequences
 from vecall.data.vocabulary import build_vocabulary
 from vecall.index.settings import IndexSettings
+from vecall.live.source import Source
 from vecall.recall.recaller import Recaller
 from vecall.release.build import Contents, write_contents
 from vecall.release.bundle import open_release
@@ -71,7 +72,7 @@ def release_of(tmp_path):
 
 @pytest.fixture
 def recaller_of(release_of):
-    return lambda *args, **kwargs: Recaller(release_of(*args, **kwargs))
+    return lambda *args, **kwargs: Recaller(Source.of(release_of(*args, **kwargs)))
 
 
 @pytest.fixture

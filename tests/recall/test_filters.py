@@ -1,13 +1,22 @@
+import gc
 import operator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
+from weakref import ref
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.errors import QueryError
-from vecall.recall.filters import mask_of
+from vecall.live import overlay as overlays
+from vecall.live.operations import Operation
+from vecall.live.overlay import Overlay
+from vecall.live.view import View
+from vecall.recall import filters
+from vecall.recall.filters import Filters, mask_of
 
 ATTRIBUTES = pl.DataFrame(
     {
@@ -170,3 +179,176 @@ def test_the_attributes_stay_as_they_are():
     passing("price", "gt", 0)
     passing("day", "gt", datetime(2018, 1, 1, tzinfo=UTC).isoformat())
     assert ATTRIBUTES.equals(before)
+
+
+# What passes is remembered: evaluated once for a release, and once for each slot of the delta.
+
+N = 40
+YOUNG = [{"field": "year", "op": "gte", "value": 2000}]
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """How many rows filters were evaluated on, one number for each time."""
+    told, mask_of = [], filters.mask_of
+
+    def noting(where, attributes):
+        told.append(len(attributes))
+        return mask_of(where, attributes)
+
+    monkeypatch.setattr(filters, "mask_of", noting)
+    return told
+
+
+@pytest.fixture
+def overlay(release_of):
+    years = [1980 + row for row in range(N)]
+    return Overlay(release_of(np.ones((N, 4)), attributes={"year": years, "kind": [f"k{year % 7}" for year in years]}))
+
+
+def upsert(one, year):
+    return Operation(0, "upsert", one, {"year": year}, np.ones(4, dtype=np.float32), None, given=True)
+
+
+def rows_of(passing):
+    return np.flatnonzero(passing.base.mask()).tolist(), passing.delta.tolist()
+
+
+def test_no_condition_is_no_filter(overlay, evaluated):
+    assert Filters().passing((), overlay.view) is None
+    assert evaluated == []
+
+
+def test_a_filter_is_evaluated_once_for_a_release(overlay, evaluated):
+    passing = Filters()
+    first = passing.passing(YOUNG, overlay.view)
+    assert rows_of(first) == (list(range(20, N)), [])
+    assert first.base.count == 20
+    again = passing.passing([{"value": 2000, "op": "gte", "field": "year"}], overlay.view)  # keys in whatever order
+    assert again.base is first.base
+    assert evaluated == [N]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"op": "gte", "value": 2000}, {"op": "gt", "value": 2000}),
+        ({"op": "gte", "value": 2000}, {"op": "gte", "value": 2001}),
+        ({"op": "in", "value": [2000, 2001]}, {"op": "in", "value": [2000]}),
+        ({"op": "in", "value": [*range(1980, 3500)]}, {"op": "in", "value": [*range(1980, 2000), *range(2001, 3501)]}),
+        ({"field": "kind", "op": "eq", "value": "k1"}, {"field": "kind", "op": "eq", "value": "k1 "}),
+    ],
+)
+def test_other_filters_have_other_answers(overlay, one, other):
+    passing = Filters()
+    for condition in (one, other, one, other):
+        where = [{"field": "year"} | condition]
+        expected = np.flatnonzero(mask_of(where, overlay.view.release.attributes)).tolist()
+        assert rows_of(passing.passing(where, overlay.view))[0] == expected
+
+
+def test_each_slot_of_the_delta_is_evaluated_once(overlay, evaluated):
+    passing = Filters()
+    old = overlay.apply([upsert(1, 1990), upsert(2, 2005)], seq=1)
+    assert rows_of(passing.passing(YOUNG, old)) == (list(range(20, N)), [False, True])
+    new = overlay.apply([upsert(3, 2001), upsert(100, 1999), upsert(1, 2020)], seq=2)
+    for _ in range(3):
+        assert rows_of(passing.passing(YOUNG, new))[1] == [False, True, True, False, True]
+        assert rows_of(passing.passing(YOUNG, old))[1] == [False, True]  # a request that began earlier
+    assert evaluated == [N, 2, 3]
+    newest = overlay.apply([upsert(9, None)], seq=3)
+    assert rows_of(passing.passing(YOUNG, newest))[1] == [False, True, True, False, True, False]
+    assert evaluated == [N, 2, 3, 1]
+
+
+def test_a_delta_that_was_cleared_is_evaluated_anew(overlay, evaluated, monkeypatch):
+    """An item that changes often leaves its old slots, and slots have other numbers then."""
+    monkeypatch.setattr(overlays, "_SPARE", 4)
+    passing, lengths = Filters(), []
+    for turn in range(40):
+        view = overlay.apply([upsert(turn % 3, 1990 + turn)], seq=turn + 1)
+        expected = mask_of(YOUNG, view.delta.attributes).tolist()
+        assert rows_of(passing.passing(YOUNG, view))[1] == expected
+        lengths.append(len(view.delta))
+    assert max(lengths) <= 12
+    assert min(np.diff(lengths)) < 0  # it was
+    assert evaluated.count(N) == 1
+
+
+def test_another_release_is_another_question(release_of, evaluated):
+    passing = Filters()
+    old = Overlay(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
+    new = Overlay(release_of(np.ones((3, 4)), attributes={"year": [2010, 1990, 2020]}))
+    for one in (old, new):
+        one.apply([upsert(1, 2000)], seq=1)
+    for _ in range(2):  # requests of before and after a swap, side by side
+        assert rows_of(passing.passing(YOUNG, old.view)) == ([1, 2], [True])
+        assert rows_of(passing.passing(YOUNG, new.view)) == ([0, 2], [True])
+    assert evaluated == [3, 1] * 4
+
+
+def test_a_release_that_was_swapped_out_is_not_kept_in_memory(release_of):
+    passing = Filters()
+    overlay = Overlay(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
+    overlay.apply([upsert(1, 2000)], seq=1)
+    passing.passing(YOUNG, overlay.view)
+    release, slots = ref(overlay.view.release), ref(overlay.view.delta.slots)
+    del overlay
+    gc.collect()
+    assert (release(), slots()) == (None, None)
+
+
+@pytest.mark.parametrize("delta", [0, 5000])
+def test_what_is_kept_is_bounded(overlay, evaluated, monkeypatch, delta):
+    """By its bytes: the bits of the base, the masks over the delta, the text of the filter."""
+    monkeypatch.setattr(filters, "_MOST_BYTES", 100_000)
+    overlay.apply([upsert(10_000 + one, 2000) for one in range(delta)], seq=1)
+    passing = Filters()
+    several = [[{"field": "year", "op": "gt", "value": value}] for value in range(300)]
+    for where in several:
+        passing.passing(where, overlay.view)
+    kept = len(passing._kept)
+    assert kept == 100_000 // (1024 + len(repr([sorted(several[-1][0].items(), key=repr)])) + 5 + delta)
+    assert sum(one.nbytes for one in passing._kept.values()) == passing._nbytes <= 100_000
+    evaluated.clear()
+    for where in several[-kept:]:
+        passing.passing(where, overlay.view)
+    assert evaluated == []
+    passing.passing([{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.view)  # too long to be kept
+    assert passing._nbytes <= 100_000
+
+
+def test_what_is_asked_for_often_stays(overlay, evaluated, monkeypatch):
+    monkeypatch.setattr(filters, "_MOST_BYTES", 5_000)
+    passing = Filters()
+    for value in range(50):
+        passing.passing(YOUNG, overlay.view)
+        passing.passing([{"field": "year", "op": "gt", "value": value}], overlay.view)
+    assert len(evaluated) == 51
+
+
+def test_a_wrong_filter_is_refused_each_time_and_not_kept(overlay):
+    passing = Filters()
+    for _ in range(2):
+        with pytest.raises(QueryError, match="yeer"):
+            passing.passing([{"field": "yeer", "op": "gt", "value": 3}], overlay.view)
+    assert not passing._kept
+
+
+def test_threads_get_right_answers_while_items_come(overlay, monkeypatch):
+    monkeypatch.setattr(filters, "_MOST_BYTES", 4_000)  # all the time something is dropped
+    passing, views = Filters(), [View.of(overlay.view.release)]
+    views.extend(overlay.apply([upsert(turn, 1970 + turn)], seq=turn + 1) for turn in range(60))
+    wheres = [[{"field": "year", "op": "gte", "value": 1975 + value}] for value in range(8)]
+    base = [mask_of(where, views[0].release.attributes).nonzero()[0].tolist() for where in wheres]
+    delta = [mask_of(where, views[-1].delta.attributes).tolist() for where in wheres]
+
+    def ask(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(100):
+            place, at = int(rng.integers(8)), int(rng.integers(len(views)))
+            assert rows_of(passing.passing(wheres[place], views[at])) == (base[place], delta[place][:at])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert sum(one.nbytes for one in passing._kept.values()) == passing._nbytes <= 4_000

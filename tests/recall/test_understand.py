@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vecall.errors import QueryError
+from vecall.live.view import View
 from vecall.recall.types import Query, Unknown
 from vecall.recall.understand import understand
 
@@ -18,7 +19,7 @@ def release(release_of, towers):
 
 
 def ask(release, **query):
-    asked = understand(Query(**query), release)
+    asked = understand(Query(**query), View.of(release))
     vector = None if asked.vector is None else asked.vector[0].tolist()
     return vector, asked.excluded.tolist(), asked.fallback, asked.unknown
 

@@ -1,3 +1,5 @@
+from dataclasses import asdict, replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,18 +7,21 @@ import pytest
 from vecall.data.sequences import Sequences
 from vecall.data.vocabulary import build_vocabulary
 from vecall.errors import DataError
+from vecall.index.base import Effort
 from vecall.index.effort import EffortPoint
-from vecall.index.exact import ExactIndex
-from vecall.index.hnsw import HnswIndex
+from vecall.index.planner import USUAL_COSTS
 from vecall.index.settings import IndexSettings
 from vecall.release import build
-from vecall.release.build import Contents, check_attributes, curve_of, tune, write_contents
+from vecall.release.build import Contents, check_attributes, write_contents
 from vecall.release.bundle import load_release
 from vecall.release.golden import MOST
 from vecall.release.store import Store
 from vecall.release.users import Users
 
-SEARCHED = IndexSettings(engine="hnsw", ks=(5, 20), M=4, ef_construction=20)
+SEARCHED = {
+    "hnsw": IndexSettings(engine="hnsw", target_recall=0.9, ks=(5, 20), M=4, ef_construction=20),
+    "cells": IndexSettings(engine="cells", target_recall=0.9, ks=(5, 20), cells=16),
+}
 
 
 def unit(seed, n, dim=8):
@@ -37,11 +42,12 @@ def released(tmp_path, made, settings, queries=None):
 
 
 def test_vectors_alone_make_a_release(tmp_path):
-    release = released(tmp_path, contents(journal_seq=7), IndexSettings())
+    release = released(tmp_path, contents(journal_seq=7, declared_seq=5), IndexSettings())
     manifest = release.manifest
     assert (manifest.items, manifest.dim, manifest.id_type, manifest.encoder) == (600, 8, "string", None)
     assert (manifest.index.engine, manifest.index.parameters, manifest.ann) == ("exact", {}, None)
-    assert manifest.journal_seq == 7
+    assert (manifest.journal_seq, manifest.declared_seq) == (7, 5)
+    assert (manifest.index.costs, manifest.index.settings, release.costs) == ({}, {}, USUAL_COSTS)
     assert manifest.libraries.keys() == {"python", "vecall", "faiss-cpu", "onnxruntime", "numpy", "polars"}
     assert (release.users, release.encoder, release.golden, release.popularity, release.effort) == (None,) * 5
     assert set(manifest.files) == {"attributes.arrow", "ids.bytes.npy", "ids.offsets.npy", "index.faiss"}
@@ -49,41 +55,58 @@ def test_vectors_alone_make_a_release(tmp_path):
     np.testing.assert_allclose(release.index.vectors(np.arange(600)), unit(0, 600), atol=1e-3)
 
 
-def test_queries_find_the_effort_and_become_golden(tmp_path):
-    release = released(tmp_path, contents(), SEARCHED, unit(1, 400))
+@pytest.mark.parametrize("engine", ["hnsw", "cells"])
+def test_queries_find_the_effort_and_become_golden(tmp_path, engine):
+    settings = SEARCHED[engine]
+    release = released(tmp_path, contents(), settings, unit(1, 400))
     release.check_golden()
     assert len(release.golden.vectors) == MOST
     assert release.golden.inputs is None
-    parameters, ann = release.manifest.index.parameters, release.manifest.ann
-    assert (parameters["M"], parameters["ef_construction"]) == (4, 20)
-    assert [k for k, _ in parameters["effort"]] == [5, 20]
-    assert release.effort.at(20) == parameters["effort"][1][1]
+    facts, ann = release.manifest.index, release.manifest.ann
+    assert facts.engine == engine
+    assert facts.settings == settings.model_dump(mode="json", exclude_unset=True)
+    built = {"M": 4, "ef_construction": 20} if engine == "hnsw" else {"cells": 16}
+    assert facts.parameters == built | {"effort": [[k, *effort] for k, effort in release.effort.points]}
+    assert [k for k, _ in release.effort.points] == [5, 20]
+    assert all(effort.width > 0 and (effort.depth > 0) == (engine == "cells") for _, effort in release.effort.points)
+    assert asdict(release.costs) == facts.costs
+    assert release.costs.per_row > 0
     assert (ann["k"], ann["queries"]) == (100, MOST)
     assert ann["recall"] == pytest.approx(release.golden.ann_recall(release.index, release.effort.at(100)), abs=1e-5)
     assert ann["floor"] == pytest.approx(max(0.0, ann["recall"] - 0.01), abs=1e-5)
-    assert all(EffortPoint(**point).recall >= 0.98 for point in ann["frontier"])
+    frontier = [EffortPoint(**point) for point in ann["frontier"]]
+    assert {point.k for point in frontier} == {5, 20}
+    for k, effort in release.effort.points:
+        (chosen,) = (point for point in frontier if (point.k, point.effort) == (k, effort))
+        assert chosen.recall - chosen.recall_ci95 >= 0.9
 
 
 def test_a_given_effort_is_kept(tmp_path):
-    release = released(tmp_path, contents(), SEARCHED.model_copy(update={"ef": 33}), unit(1, 10))
-    assert release.manifest.index.parameters == {"M": 4, "ef_construction": 20, "ef": 33}
-    assert (release.effort, release.index.ef) == (None, 33)
+    release = released(tmp_path, contents(), SEARCHED["hnsw"].model_copy(update={"ef": 33}), unit(1, 10))
+    parameters = {"M": 4, "ef_construction": 20, "effort": [[5, 33, 0], [20, 33, 0]]}
+    assert release.manifest.index.parameters == parameters
+    assert (release.effort.at(5), release.effort.at(40)) == (Effort(33), Effort(66))
     release.check_golden()
 
 
 @pytest.mark.parametrize("queries", [None, unit(1, 1), unit(1, 0)])
-def test_too_few_queries_find_nothing(tmp_path, queries):
-    release = released(tmp_path, contents(), SEARCHED, queries)
-    assert (release.effort, release.golden, release.manifest.ann) == (None, None, None)
+@pytest.mark.parametrize("engine", ["hnsw", "cells"])
+def test_with_too_few_queries_effort_is_found_on_items_and_nothing_is_golden(tmp_path, queries, engine):
+    release = released(tmp_path, contents(), SEARCHED[engine], queries)
+    assert [k for k, _ in release.effort.points] == [5, 20]
+    assert (release.golden, release.manifest.ann) == (None, None)
+    release.check_golden()
 
 
-def test_tuning_is_for_graphs_whose_effort_is_not_set():
-    queries, graph = unit(1, 50), HnswIndex.build(unit(0, 600))
-    assert [point.k for point in tune(graph, queries, SEARCHED)] == [5, 20]
-    assert tune(ExactIndex.build(unit(0, 600)), queries, SEARCHED) == []
-    assert tune(graph, None, SEARCHED) == []
-    assert tune(graph, queries, SEARCHED.model_copy(update={"ef": 9})) == []
-    assert curve_of([]) is None
+def test_vectors_mapped_from_a_file_make_the_same_release(tmp_path):
+    made, halves = contents(), unit(0, 600).astype(np.float16)
+    np.save(tmp_path / "vectors.npy", halves)
+    mapped = replace(made, vectors=np.load(tmp_path / "vectors.npy", mmap_mode="r"))
+    indexes = [
+        released(tmp_path / name, one, IndexSettings(), unit(1, 10)).manifest.files["index.faiss"]
+        for name, one in (("memory", made), ("file", mapped))
+    ]
+    assert indexes[0] == indexes[1]
 
 
 class LastItem:
@@ -92,7 +115,7 @@ class LastItem:
     dim, history_length = 8, 2
 
     def encode_users(self, fields, histories, lengths):
-        assert len(fields) == len(histories) == len(lengths) > 0
+        assert len(fields) == len(histories) == len(lengths)
         return histories[np.arange(len(lengths)), lengths - 1]
 
 
@@ -106,13 +129,14 @@ def test_users_with_a_history_are_the_queries(tmp_path, monkeypatch, active):
     )
     store = Store.create(tmp_path / "store")
     with store.draft("one") as draft:
-        description = write_contents(draft.folder, contents(users=users), SEARCHED, encoder=(LastItem(), "ab"))
+        description = write_contents(draft.folder, contents(users=users), SEARCHED["cells"], encoder=(LastItem(), "ab"))
         draft.commit(description, activate=True)
     release = load_release(store.folder("one"), store.verify())
     assert release.manifest.encoder == "ab"
     assert len(release.users.ids) == 1600
     if active < 2:
-        assert (release.golden, release.effort) == (None, None)
+        assert (release.golden, release.manifest.ann) == (None, None)
+        assert [k for k, _ in release.effort.points] == [5, 20]
         return
     golden = release.golden
     ages = golden.inputs.fields["age"].to_list()

@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -7,8 +8,9 @@ import pytest
 from vecall.errors import ReleaseRefused, StoreError
 from vecall.index import files as index_files
 from vecall.index.exact import ExactIndex
+from vecall.release import bundle
 from vecall.release.bundle import open_release
-from vecall.release.manifest import MANIFEST, MANIFEST_SUM, Manifest, sum_files, write_manifest
+from vecall.release.manifest import MANIFEST, MANIFEST_SUM, IndexFacts, Manifest, sum_files, write_manifest
 from vecall.release.store import Store
 
 
@@ -138,3 +140,23 @@ def test_files_that_do_not_belong_together_are_refused(store, change, file):
     with pytest.raises(ReleaseRefused) as refused:
         open_release(store)
     assert refused.value.file == file
+
+
+@pytest.mark.parametrize(
+    ("engine", "parameters", "efforts"),
+    [
+        ("hnsw", {"effort": [[5, 20, 0], [50, 90, 0]]}, {1: (20, 0), 5: (20, 0), 50: (90, 0), 100: (180, 0)}),
+        ("cells", {"cells": 64, "effort": [[5, 4, 12], [50, 9, 75]]}, {5: (4, 12), 100: (18, 150)}),
+        # As releases of format 1 have it.
+        ("hnsw", {"effort": [[5, 20], [50, 90]]}, {5: (20, 0), 100: (180, 0)}),
+        ("hnsw", {"M": 16, "ef": 33}, {1: (33, 0), 33: (33, 0), 66: (66, 0)}),
+        ("hnsw", {}, {1: (50, 0), 100: (100, 0)}),
+    ],
+)
+def test_how_hard_to_search_stands_in_the_manifest(engine, parameters, efforts):
+    curve = bundle._curve(SimpleNamespace(index=IndexFacts(engine=engine, parameters=parameters)))
+    assert {k: tuple(curve.at(k)) for k in efforts} == efforts
+
+
+def test_a_scan_needs_no_effort():
+    assert bundle._curve(SimpleNamespace(index=IndexFacts(engine="exact"))) is None

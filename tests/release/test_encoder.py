@@ -49,7 +49,7 @@ def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release
     users = np.arange(tiny.USERS)
     cut = [dataset.histories[user][: user % 7] for user in users]  # lengths 0 to 6; 4 are read
     cases = Cases(users, Sequences.of(cut), Sequences.of([[0]] * len(users)))
-    served = UserInputs(cases.histories, dataset.catalogue.user_fields).encode(release.encoder, release.index)
+    served = UserInputs(cases.histories, dataset.catalogue.user_fields).encode(release.encoder, release.index.vectors)
     np.testing.assert_allclose(served, scorer.user_vectors(cases), atol=1e-3)
     # A user that the tables do not know: no field is given.
     nothing = dataset.catalogue.user_fields.clear(1)

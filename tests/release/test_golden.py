@@ -4,6 +4,7 @@ import pytest
 
 from vecall.data.sequences import Sequences
 from vecall.errors import ReleaseRefused
+from vecall.index.base import Effort
 from vecall.index.exact import ExactIndex
 from vecall.release.golden import DEPTH, Golden, UserInputs
 
@@ -11,7 +12,7 @@ from vecall.release.golden import DEPTH, Golden, UserInputs
 class MeanEncoder:
     """A user is the mean of its history."""
 
-    history_length = 3
+    dim, history_length = 8, 3
 
     def __init__(self, factor=1.0):
         self.factor = factor
@@ -30,9 +31,9 @@ class Lazy:
     def __getattr__(self, name):
         return getattr(self.index, name)
 
-    def search(self, queries, k, *, effort=None):
+    def search(self, queries, k, *, effort=None, allowed=None):
         hits = self.index.search(queries, k)
-        if effort is None:
+        if effort is None or effort.width < k:
             hits.rows[:, k // 2 :] = -1
         return hits
 
@@ -48,7 +49,7 @@ INPUTS = UserInputs(Sequences.of([[1, 2, 3, 4, 5], [7], [9, 8]]), pl.DataFrame(h
 
 @pytest.fixture
 def golden():
-    return Golden.record(INDEX, INPUTS.encode(MeanEncoder(), INDEX), INPUTS)
+    return Golden.record(INDEX, INPUTS.encode(MeanEncoder(), INDEX.vectors), INPUTS)
 
 
 def check(golden, index=INDEX, encoder=None, floor=0.99, effort=None):
@@ -56,7 +57,7 @@ def check(golden, index=INDEX, encoder=None, floor=0.99, effort=None):
 
 
 def test_inputs_are_read_as_the_index_serves_them():
-    vectors = INPUTS.encode(MeanEncoder(), INDEX)
+    vectors = INPUTS.encode(MeanEncoder(), INDEX.vectors)
     stored = INDEX.vectors(np.arange(INDEX.size))
     expected = [stored[rows].mean(0) for rows in ([3, 4, 5], [7], [9, 8])]
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
@@ -91,9 +92,9 @@ def test_other_item_vectors_are_refused(golden):
 
 
 def test_an_index_that_finds_less_is_refused(golden):
-    check(golden, Lazy(INDEX), effort=100)
+    check(golden, Lazy(INDEX), effort=Effort(100))
     with pytest.raises(ReleaseRefused, match=r"ANN recall is 0\.5000, below the floor 0\.9900") as refused:
-        check(golden, Lazy(INDEX))
+        check(golden, Lazy(INDEX), effort=Effort(99))
     assert refused.value.file == "golden.rows.npy"
     check(golden, Lazy(INDEX), floor=0.5)
 

@@ -154,7 +154,7 @@ def test_an_exchanged_manifest_is_not_the_current_one(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2, "new": 1}, "newer vecall"),
+        ({"format": 3, "new": 1}, "newer vecall"),
         ({"format": 0}, "format"),
         ({"format": "1"}, "format"),
         ({"surprise": 1}, "surprise"),

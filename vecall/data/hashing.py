@@ -45,7 +45,11 @@ def to_bytes(text: str) -> bytes:
 
 def pack(strings: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The strings' UTF-8 bytes end to end, and [n + 1] where each begins."""
-    encoded = [to_bytes(text) for text in strings]
+    return pack_bytes([to_bytes(text) for text in strings])
+
+
+def pack_bytes(encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """As `pack`, of what is UTF-8 already."""
     lengths = np.fromiter((len(text) for text in encoded), dtype=np.int64, count=len(encoded))
     blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return blob, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import ConfigError
-from vecall.index.base import Index, Rows, Vectors
+from vecall.index.base import Effort, Index, Rows, Vectors
 
 WARM_UP = 20  # searches that are not timed
 EXACT_BATCH = 64  # queries answered exactly at a time
@@ -26,7 +26,7 @@ class AnnReport:
         p99_ms: its 99th percentile.
         queries: distinct queries.
         repeats: how often each was timed.
-        effort: given to the search; None is the index's own default.
+        effort: given to the search, for people; None where the index scans everything.
         engine: what kind of index it is, for people.
     """
 
@@ -37,7 +37,7 @@ class AnnReport:
     p99_ms: float
     queries: int
     repeats: int
-    effort: int | None
+    effort: str | None
     engine: str
 
     def as_json(self) -> dict[str, int | float | str | None]:
@@ -46,7 +46,7 @@ class AnnReport:
 
 
 def measure_ann(
-    index: Index, queries: Vectors, k: int, *, engine: str, effort: int | None = None, repeats: int = 3
+    index: Index, queries: Vectors, k: int, *, engine: str, effort: Effort | None = None, repeats: int = 3
 ) -> AnnReport:
     """Measure `index.search`, as it would be called for one user after the other.
 
@@ -90,7 +90,7 @@ def measure_ann(
         p99_ms=float(p99),
         queries=len(queries),
         repeats=repeats,
-        effort=effort,
+        effort=None if effort is None else effort.label(),
         engine=engine,
     )
 

@@ -1,4 +1,4 @@
-"""The report's four plots, as SVG text that follows the page's light or dark colours.
+"""The report's five plots, as SVG text that follows the page's light or dark colours.
 
 Drawn for a phone: 331 x 252 points are shown at about their own size on a 390 px screen, larger elsewhere.
 Equal input gives equal text.
@@ -132,6 +132,27 @@ def recall_over_k(models: Mapping[str, Mapping[str, float]]) -> str:
         axes.set_xlabel("k (items recalled, log scale)")
         _legend(figure, *axes.get_legend_handles_labels())
         return _svg(figure, "recall-over-k")
+
+
+def ann_frontier(points: Sequence[Mapping[str, float]]) -> str:
+    """ANN recall@k by the milliseconds it costs, a line per k: of all efforts tried, those that no other one beats.
+
+    Args:
+        points: `k`, `recall`, `recall_ci95` and `p50_ms` of each effort that was tried; at least one.
+    """
+    ks = sorted({int(point["k"]) for point in points})
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for k, colour, marker in zip(ks, _SERIES * len(ks), _MARKERS * len(ks), strict=False):
+            tried = sorted((p["p50_ms"], p["recall"], p["recall_ci95"]) for p in points if int(p["k"]) == k)
+            best = [point for at, point in enumerate(tried) if all(point[1] > other[1] for other in tried[:at])]
+            ms, recalls, doubts = zip(*best, strict=True)
+            axes.errorbar(ms, recalls, doubts, color=colour, marker=marker, ms=4.5, elinewidth=1.2, label=f"k {k:,}")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: three_digits(value)))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("milliseconds of one query (median)")
+        _legend(figure, *axes.get_legend_handles_labels())
+        return _svg(figure, "ann-frontier")
 
 
 def score_histograms(hits: NDArray[np.float32], rest: NDArray[np.float32], *, bins: int = 40) -> str:

@@ -43,8 +43,9 @@ class ReportContent:
         dropped: what was left out: (what, how many, why).
         ann: `AnnReport.as_json()` of each measurement.
         ann_method: how those were measured.
-        learning_curve: SVG from `vecall.evaluation.plots`, as are the next three; empty leaves it out.
+        learning_curve: SVG from `vecall.evaluation.plots`, as are the next four; empty leaves it out.
         recall_over_k: SVG.
+        ann_frontier: SVG.
         scores: SVG.
         popularity: SVG.
         examples: a few users.
@@ -60,6 +61,7 @@ class ReportContent:
     ann_method: str = ""
     learning_curve: str = ""
     recall_over_k: str = ""
+    ann_frontier: str = ""
     scores: str = ""
     popularity: str = ""
     examples: tuple[Example, ...] = ()
@@ -78,6 +80,12 @@ CAPTIONS = {
         "The share of held-out items among the k recalled, for growing k. Read it at the k that ranking takes: a "
         "line above another there hands it more of what users want. A gap that closes to the right means "
         "both find the same items, one of them later.",
+    ),
+    "ann_frontier": (
+        "What the index can do",
+        "ANN recall (overlap with the exact answer) against the time of one query, for each k: of all efforts that "
+        "were tried when the index was tuned, those that none beats. Up and left is better; the effort in use is the "
+        "quickest that reaches the target for certain.",
     ),
     "scores": (
         "Scores of held-out items against the rest",

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.index.bitmaps import Bitmap
+
+Codes = NDArray[np.float16]
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,22 @@ class Hits:
     scores: Scores
 
 
+class Effort(NamedTuple):
+    """How hard a search tries; an approximate index answers better and slower with more.
+
+    Attributes:
+        width: how far from the query it looks: places of the graph kept in sight (ef), or cells scanned (probes).
+        depth: rows that cells score exactly; the graph scores all that it sees.
+    """
+
+    width: int
+    depth: int = 0
+
+    def label(self) -> str:
+        """As short as it can be said."""
+        return f"{self.width} × {self.depth}" if self.depth else str(self.width)
+
+
 class Index(Protocol):
     """Nearest neighbours by inner product over N item vectors of D dimensions, stored in half precision."""
 
@@ -37,18 +55,22 @@ class Index(Protocol):
     def dim(self) -> int:
         """D, the dimension of a vector."""
 
-    def search(self, queries: Vectors, k: int, *, effort: int | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
         """The k best rows for each query.
 
         Args:
             queries: [B, D], finite.
             k: 1 <= k; more than N gives N answers and places with row -1.
-            effort: how wide to search; an approximate index answers better and slower with more.
-                None is the index's own default. An exact index ignores it.
+            effort: how hard to try. None is the index's own default. An exact index ignores it.
+            allowed: of the N rows, those that may be answers; None is all. The same effort finds less of the
+                truth under it: `vecall.index.planner` says what is needed.
+
+        Returns:
+            Hits with row -1 where too few were found: fewer are allowed, or the search did not reach them.
         """
 
-    def search_exact(self, queries: Vectors, k: int, *, allowed: Mask | None = None) -> Hits:
-        """As `search`, but exact over the stored vectors, and over the rows that `allowed` [N] marks."""
+    def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
+        """As `search`, but exact over the stored vectors."""
 
     def vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32."""

@@ -1,19 +1,12 @@
-"""How wide an approximate index must search for an answer of k rows: measured on user vectors, then looked up."""
+"""How hard an approximate index must try for an answer of k rows: measured on user vectors, then looked up."""
 
-import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.index.base import Index, Rows, Vectors
-
-logger = logging.getLogger(__name__)
-
-_GROWTH = 1.25
+from vecall.index.base import Effort, Rows
 
 
 @dataclass(frozen=True)
@@ -22,67 +15,66 @@ class EffortPoint:
 
     Attributes:
         k: rows asked for.
-        effort: how wide the search was.
+        width: how far the search looked, as in `Effort`.
+        depth: rows scored exactly, as in `Effort`.
         recall: ANN recall@k, mean over the queries.
         recall_ci95: half the width of its 95 % confidence interval.
+        p50_ms: median milliseconds of one query.
     """
 
     k: int
-    effort: int
+    width: int
+    depth: int
     recall: float
     recall_ci95: float
+    p50_ms: float
+
+    @property
+    def effort(self) -> Effort:
+        """Width and depth."""
+        return Effort(self.width, self.depth)
 
 
 class EffortCurve:
-    """Effort by k: a straight line between the measured points, the first one's below, in proportion to k above."""
+    """Effort by k: straight lines between the measured points, the first one's below, in proportion to k above."""
 
-    def __init__(self, points: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, points: Sequence[tuple[int, Effort]]) -> None:
         """From (k, effort) pairs with ascending k; at least one."""
-        self.points = tuple((int(k), int(effort)) for k, effort in points)
+        self.points = tuple(points)
+        self._ks = np.array([k for k, _ in points], dtype=np.float64)
+        self._widths = np.array([effort.width for _, effort in points], dtype=np.float64)
+        self._depths = np.array([effort.depth for _, effort in points], dtype=np.float64)
 
-    def at(self, k: int) -> int:
-        """The effort for an answer of k rows, never below k."""
-        first, last = self.points[0], self.points[-1]
-        if k <= first[0]:
-            return max(k, first[1])
-        for (left, low), (right, high) in pairwise(self.points):
-            if k <= right:
-                return max(k, math.ceil(low + (high - low) * (k - left) / (right - left)))
-        return max(k, math.ceil(last[1] * k / last[0]))
+    def at(self, k: int, *, rank: int | None = None) -> Effort:
+        """The effort for an answer of k rows.
 
+        Args:
+            k: rows of the answer, which say how many are scored exactly.
+            rank: how many rows of the whole pool the search must reach past, where only some rows may be answers;
+                it says how far to look. None is k.
+        """
+        return Effort(self._read(self._widths, k if rank is None else rank), self._read(self._depths, k))
 
-def find_effort(index: Index, queries: Vectors, ks: Sequence[int], target: float) -> list[EffortPoint]:
-    """For each k the least effort whose ANN recall reaches the target with 95 % confidence.
-
-    Where none does, the widest search that was tried (the whole pool) stands for it.
-
-    Args:
-        index: to be searched; `search_exact` of it is the truth.
-        queries: [Q, D] real user vectors, at least 2.
-        ks: ascending; those beyond N are left out.
-        target: ANN recall in 0 .. 1.
-    """
-    asked = [k for k in ks if k <= index.size] or [index.size]
-    truth = index.search_exact(queries, max(asked)).rows
-    points = [_least_effort(index, queries, k, truth[:, :k], target) for k in asked]
-    for point in points:
-        if point.recall < target:
-            logger.warning("ANN recall@%d stays at %.4f, below the target %.2f", point.k, point.recall, target)
-    return points
-
-
-def _least_effort(index: Index, queries: Vectors, k: int, truth: Rows, target: float) -> EffortPoint:
-    effort = k
-    while True:
-        shares = overlap(index.search(queries, k, effort=effort).rows, truth)
-        half_width = 1.96 * float(shares.std(ddof=1)) / math.sqrt(len(shares))
-        point = EffortPoint(k, effort, float(shares.mean()), half_width)
-        if point.recall - half_width >= target or effort >= index.size:
-            return point
-        effort = min(index.size, math.ceil(effort * _GROWTH))
+    def _read(self, values: NDArray[np.float64], k: int) -> int:
+        last = float(self._ks[-1])
+        value = values[-1] * k / last if k > last else np.interp(k, self._ks, values)
+        return int(np.ceil(value))
 
 
 def overlap(found: Rows, truth: Rows) -> NDArray[np.float64]:
-    """[B] share of the exact answer's rows, [B, k], that were found among [B, k]."""
-    pairs = zip(found, truth, strict=True)
-    return np.array([len(np.intersect1d(got, want)) / len(want) for got, want in pairs])
+    """[B] share of the exact answer's rows, [B, k], that were found among [B, C] distinct rows, -1 being none."""
+    shares: NDArray[np.float64] = (places_of(truth, found) < found.shape[1]).mean(axis=1)
+    return shares
+
+
+def places_of(truth: Rows, found: Rows) -> Rows:
+    """[B, k] for each row of the truth the place where it stands among the [B, C] found; C where it does not."""
+    absent = found.shape[1]
+    place_of_row = np.full(max(int(truth.max(initial=0)), int(found.max(initial=0))) + 1, absent, dtype=np.int32)
+    places = np.empty(truth.shape, dtype=np.int64)
+    for b, rows in enumerate(found):
+        there = np.flatnonzero(rows >= 0)
+        place_of_row[rows[there]] = there
+        places[b] = place_of_row[truth[b]]
+        place_of_row[rows[there]] = absent
+    return places

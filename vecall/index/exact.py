@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import DataError, QueryError
-from vecall.index.base import Hits, Mask, Rows, Scores, Vectors
+from vecall.index.base import Codes, Effort, Hits, Rows, Scores, Vectors
+from vecall.index.bitmaps import Bitmap
+from vecall.index.kernels import near_best, rows_of, scores_of
 from vecall.index.order import best_first, nothing
-
-Codes = NDArray[np.float16]
 
 _LARGEST_STORED = 65504.0  # float16's largest number
 _LARGEST_ASKED = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
@@ -34,8 +34,8 @@ class ExactIndex:
         self.codes.flags.writeable = False
 
     @classmethod
-    def build(cls, vectors: Vectors) -> Self:
-        """Store a copy of [N, D] float32 vectors in half precision.
+    def build(cls, vectors: Vectors | Codes) -> Self:
+        """Store a copy of [N, D] float32 or float16 vectors in half precision.
 
         Raises:
             DataError: the array is empty, of another type or shape, or holds what half precision cannot.
@@ -59,13 +59,32 @@ class ExactIndex:
         """D, the dimension of a vector."""
         return int(self.codes.shape[1])
 
-    def search(self, queries: Vectors, k: int, *, effort: int | None = None) -> Hits:  # noqa: ARG002
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        effort: Effort | None = None,  # noqa: ARG002
+        allowed: Bitmap | None = None,
+    ) -> Hits:
         """The k best rows for each query; `effort` changes nothing. See `Index.search`."""
-        return scan(self.codes, queries, k)
-
-    def search_exact(self, queries: Vectors, k: int, *, allowed: Mask | None = None) -> Hits:
-        """The k best rows among those `allowed` [N]. See `scan`."""
         return scan(self.codes, queries, k, allowed)
+
+    def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
+        """The k best rows among those `allowed`. See `scan`."""
+        return scan(self.codes, queries, k, allowed)
+
+    def filled(self, hits: Hits, queries: Vectors, allowed: Bitmap | None) -> Hits:
+        """An approximate answer, exact for those queries where places without a row are left for no reason.
+
+        Among many equal vectors a graph falls apart; under a bitmap a search may not reach what is allowed.
+        """
+        places = min(hits.rows.shape[1], self.size if allowed is None else allowed.count)
+        short = np.flatnonzero(hits.rows[:, places - 1] < 0) if places else np.empty(0, dtype=np.intp)
+        if len(short):
+            exact = self.search_exact(queries[short], hits.rows.shape[1], allowed=allowed)
+            hits.rows[short], hits.scores[short] = exact.rows, exact.scores
+        return hits
 
     def vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32.
@@ -78,24 +97,30 @@ class ExactIndex:
                 f"rows reach from {rows.min()} to {rows.max()}; this index has rows 0 to {self.size - 1} "
                 "(-1 is a place without an answer)"
             )
-        return _widened(self.codes[rows])
+        return widened(self.codes[rows])
+
+    def release(self) -> Any:  # noqa: ANN401 - an index of faiss
+        """The native index, which now belongs to the caller; this object must no longer be used."""
+        self._flat.this.disown()
+        return self._flat
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""
         faiss.write_index(self._flat, str(path))
 
 
-def scan(codes: Codes, queries: Vectors, k: int, allowed: Mask | None = None) -> Hits:
+def scan(codes: Codes, queries: Vectors, k: int, allowed: Bitmap | None = None) -> Hits:
     """The k best of N half-precision vectors for each query, exactly, in bounded memory.
 
-    A matrix product finds the rows that may be among the k best. Its last bits depend on where in the
-    matrix a row stands, so these rows are scored again one by one: equal vectors get equal scores.
+    One query is scored row by row, in the calling thread. For many a matrix product finds the rows that may be
+    among the k best. Its last bits depend on where in the matrix a row stands, so these rows are scored again one
+    by one: equal vectors get equal scores, by either way.
 
     Args:
         codes: [N, D] stored vectors.
         queries: [B, D] float32, finite.
         k: 1 <= k; more than there are rows gives places with row -1.
-        allowed: [N] rows that may be answers; None is all. Only these are read.
+        allowed: of the N rows, those that may be answers; None is all. Only these are read.
 
     Returns:
         [B, k] hits whose scores are the float32 inner products with the stored vectors.
@@ -104,27 +129,35 @@ def scan(codes: Codes, queries: Vectors, k: int, allowed: Mask | None = None) ->
         QueryError: the queries, k or `allowed` are not as said.
     """
     check_queries(queries, codes.shape[1], k)
-    if allowed is not None and (allowed.dtype != np.bool_ or allowed.shape != codes.shape[:1]):
-        raise QueryError(
-            f"`allowed` is {allowed.dtype} {list(allowed.shape)}; expected bool [{len(codes)}], one per row"
-        )
+    check_allowed(allowed, len(codes))
+    rows = None if allowed is None else rows_of(allowed)
+    if len(queries) == 1:
+        return best_of_one(codes, queries[0], rows, k)
     hits = nothing(len(queries), k)
     for start in range(0, len(queries), _QUERIES):
         part = slice(start, start + _QUERIES)
-        _scan_into(Hits(hits.rows[part], hits.scores[part]), codes, queries[part], allowed)
+        _scan_into(Hits(hits.rows[part], hits.scores[part]), codes, queries[part], rows)
     return hits
+
+
+def best_of_one(codes: Codes, query: Vectors, rows: Rows | None, k: int) -> Hits:
+    """[1, k] the best of some distinct rows, None: of all, for one query [D]; scores and order are those of `scan`."""
+    scores = scores_of(codes, query, rows)
+    near = near_best(scores, k)
+    return best_first((near if rows is None else rows[near])[None], scores[near][None], k)
 
 
 def rescored(codes: Codes, queries: Vectors, rows: Rows) -> Hits:
     """[B, k] rows found by other means (-1: none), with the scores and the order of `scan`."""
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    for b, query in enumerate(queries):  # one by one: [B, k, D] can be large
-        found = rows[b] >= 0
-        scores[b, found] = _scored(_widened(codes[rows[b, found]]), query)
-    return best_first(rows, scores, rows.shape[1])
+    hits = nothing(*rows.shape)
+    for b, query in enumerate(queries):
+        found = rows[b][rows[b] >= 0]
+        hits.rows[b, : len(found)] = found
+        hits.scores[b, : len(found)] = scores_of(codes, query, found)
+    return best_first(hits.rows, hits.scores, rows.shape[1])
 
 
-def rounded(vectors: Vectors) -> Vectors:
+def rounded(vectors: Vectors | Codes) -> Vectors:
     """Float32 vectors rounded to half precision, half to even.
 
     faiss rounds a number halfway between two others by the machine it runs on. It is handed rounded
@@ -133,15 +166,15 @@ def rounded(vectors: Vectors) -> Vectors:
     return vectors.astype(np.float16).astype(np.float32)
 
 
-def check_vectors(vectors: Vectors) -> None:
+def check_vectors(vectors: Vectors | Codes) -> None:
     """Refuse what cannot be stored.
 
     Raises:
-        DataError: not float32 [N, D] with N, D >= 1, or a number that half precision does not hold.
+        DataError: not float32 or float16 [N, D] with N, D >= 1, or a number that half precision does not hold.
     """
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or 0 in vectors.shape:
+    if vectors.dtype not in (np.float32, np.float16) or vectors.ndim != 2 or 0 in vectors.shape:
         raise DataError(
-            f"item vectors are {vectors.dtype} {list(vectors.shape)}; expected float32 [N, D] of at least "
+            f"item vectors are {vectors.dtype} {list(vectors.shape)}; expected float32 or float16 [N, D] of at least "
             "one vector and one dimension"
         )
     for start in range(0, len(vectors), step := _rows_at_once(vectors.shape[1])):
@@ -176,23 +209,32 @@ def check_queries(queries: Vectors, dim: int, k: int) -> None:
         raise QueryError(f"k is {k}; expected at least 1", field="k")
 
 
-def _scan_into(best: Hits, codes: Codes, queries: Vectors, allowed: Mask | None) -> None:
+def check_allowed(allowed: Bitmap | None, size: int) -> None:
+    """Refuse a bitmap of another index.
+
+    Raises:
+        QueryError: it is not over `size` rows.
+    """
+    if allowed is not None and allowed.size != size:
+        raise QueryError(f"`allowed` is over {allowed.size} rows; this index has {size}, and expects one bit for each")
+
+
+def _scan_into(best: Hits, codes: Codes, queries: Vectors, rows: Rows | None) -> None:
     """Fill `best` [B, k], which starts empty, from all allowed rows."""
     k, dim = best.rows.shape[1], codes.shape[1]
     # Two sums of D products, in whatever order, differ by at most 2 D u sum |q_i x_i|, u = 2^-24 (Higham,
     # Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1), and |x_i| <= the largest. One
     # more than D pays for rounding what is compared, 1.01 for terms in u^2.
     spread = 2 * (dim + 1) * 2.0**-24 * 1.01 * np.abs(queries).sum(axis=1, dtype=np.float64)
-    for rows, vectors in _blocks(codes, allowed, _rows_at_once(max(dim, len(queries)))):
+    for part, vectors in _blocks(codes, rows, _rows_at_once(max(dim, len(queries)))):
         doubts = spread * float(max(vectors.max(), -vectors.min()))
-        # One query is left to the calling thread: a matrix product would wake all of BLAS's threads for it.
-        products = queries @ vectors.T if len(queries) > 1 else _scored(vectors, queries[0])[None]  # [B, rows]
+        products = queries @ vectors.T  # [B, rows]
         for b, query in enumerate(queries):
             near = _perhaps_best(products[b], k, float(best.scores[b, -1]), float(doubts[b]))
             if len(near):
                 hits = best_first(
-                    np.concatenate([best.rows[b], rows[near]])[None],
-                    np.concatenate([best.scores[b], _scored(vectors[near], query)])[None],
+                    np.concatenate([best.rows[b], part[near]])[None],
+                    np.concatenate([best.scores[b], scores_of(codes, query, part[near])])[None],
                     k,
                 )
                 best.rows[b], best.scores[b] = hits.rows[0], hits.scores[0]
@@ -207,32 +249,21 @@ def _perhaps_best(products: Scores, k: int, kth: float, doubt: float) -> NDArray
     return near
 
 
-def _blocks(codes: Codes, allowed: Mask | None, step: int) -> Iterator[tuple[Rows, Vectors]]:
-    """All allowed rows in ascending order, and their vectors, `step` at a time."""
-    if allowed is None:
-        for start in range(0, len(codes), step):
-            vectors = _widened(codes[start : start + step])
+def _blocks(codes: Codes, rows: Rows | None, step: int) -> Iterator[tuple[Rows, Vectors]]:
+    """Rows, None: all, in ascending order, and their vectors, `step` at a time."""
+    for start in range(0, len(codes) if rows is None else len(rows), step):
+        if rows is None:
+            vectors = widened(codes[start : start + step])
             yield np.arange(start, start + len(vectors)), vectors
-    else:
-        rows = np.flatnonzero(allowed)
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step], _widened(codes[rows[start : start + step]])
+        else:
+            yield rows[start : start + step], widened(codes[rows[start : start + step]])
 
 
 def _rows_at_once(width: int) -> int:
     return max(1, _BLOCK // width)
 
 
-def _scored(vectors: Vectors, query: Vectors) -> Scores:
-    """[n] inner products of [n, D] with [D]: the only scores that leave this package.
-
-    A dot product for each row, whatever stands beside it: equal vectors have equal scores to the bit.
-    """
-    scores: Scores = np.vecdot(vectors, query)
-    return scores
-
-
-def _widened(codes: Codes) -> Vectors:
+def widened(codes: Codes) -> Vectors:
     """[n, D] finite float16 as float32, to the bit; eight times as fast as numpy's own cast."""
     bits = codes.view(np.int16).astype(np.int32)
     bits <<= 13  # ten bits of fraction become 23

@@ -1,33 +1,15 @@
-"""Building an index as its settings say, and the one file that it is kept in."""
+"""The one file that an index is kept in."""
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.index.base import Index, Vectors
+from vecall.index.base import Index
+from vecall.index.cells import CellsIndex
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
-from vecall.index.settings import IndexSettings
-
-_SCANNED_BELOW = 2_000  # items; a scan of so few is as fast as a graph, and exact
-
-
-def build(vectors: Vectors, settings: IndexSettings) -> Index:
-    """An index over [N, D] float32 vectors.
-
-    Raises:
-        DataError: the array is empty, of another type or shape, or holds what half precision cannot.
-    """
-    auto_exact = settings.engine == "auto" and len(vectors) < _SCANNED_BELOW
-    if settings.engine == "exact" or auto_exact:
-        return ExactIndex.build(vectors)
-    return HnswIndex.build(
-        vectors,
-        m=settings.M or 16,
-        ef_construction=settings.ef_construction or 200,
-        ef=settings.ef or 50,
-    )
 
 
 def save(index: Index, path: Path) -> None:
@@ -52,16 +34,36 @@ def load(path: Path) -> Index:
         native = faiss.read_index(str(path))
     except RuntimeError as error:
         raise ReleaseRefused(f"{path} is no faiss index that can be read: {error}", file=path.name) from error
-    storage = faiss.downcast_index(native.storage) if isinstance(native, faiss.IndexHNSWSQ) else native
-    half = isinstance(storage, faiss.IndexScalarQuantizer) and (
-        storage.sq.qtype == faiss.ScalarQuantizer.QT_fp16
-        and storage.metric_type == native.metric_type == faiss.METRIC_INNER_PRODUCT
-        and storage.codes.size() == 2 * native.d * native.ntotal
+    if isinstance(native, faiss.IndexHNSWSQ) and _is_half_precision(native.storage, native):
+        return HnswIndex(native)
+    if isinstance(native, faiss.IndexRefine) and _is_cells(native):
+        return CellsIndex(native)
+    if _is_half_precision(native, native):
+        return ExactIndex(native)
+    raise ReleaseRefused(
+        f"{path} holds a {type(native).__name__}; expected a graph, cells or vectors in half precision by inner "
+        "product, as vecall makes them: publish the release again",
+        file=path.name,
     )
-    if not half:
-        raise ReleaseRefused(
-            f"{path} holds a {type(native).__name__}; expected IndexHNSWSQ or IndexScalarQuantizer of "
-            "half-precision numbers by inner product: publish the release again",
-            file=path.name,
-        )
-    return ExactIndex(native) if native is storage else HnswIndex(native)
+
+
+def _is_half_precision(storage: Any, index: Any) -> bool:  # noqa: ANN401 - faiss's stubs lack half of it
+    flat = faiss.downcast_index(storage)
+    return (
+        isinstance(flat, faiss.IndexScalarQuantizer)
+        and flat.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+        and flat.metric_type == index.metric_type == faiss.METRIC_INNER_PRODUCT
+        and flat.ntotal == index.ntotal
+        and flat.codes.size() == 2 * flat.d * flat.ntotal
+    )
+
+
+def _is_cells(native: Any) -> bool:  # noqa: ANN401 - as above
+    lists = faiss.downcast_index(native.base_index)
+    return (
+        isinstance(lists, faiss.IndexIVFPQFastScan)
+        and isinstance(faiss.downcast_index(lists.quantizer), faiss.IndexFlat)
+        and lists.by_residual
+        and (lists.d, lists.ntotal) == (native.d, native.ntotal)
+        and _is_half_precision(native.refine_index, native)
+    )

@@ -1,16 +1,15 @@
 """Approximate search on a navigable graph: faiss's HNSW over vectors in half precision."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import faiss as typed_faiss
-import numpy as np
 
 from vecall import progress
-from vecall.index.base import Hits, Mask, Rows, Vectors
-from vecall.index.exact import ExactIndex, check_queries, check_vectors, rescored, rounded
+from vecall.index.base import Codes, Effort, Hits, Rows, Vectors
+from vecall.index.bitmaps import Bitmap
+from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, rescored, rounded
+from vecall.index.native import openmp, selector
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -31,14 +30,14 @@ class HnswIndex:
     @classmethod
     def build(
         cls,
-        vectors: Vectors,
+        vectors: Vectors | Codes,
         *,
         m: int = 16,
         ef_construction: int = 200,
         ef: int = 50,
         threads: int | None = None,
     ) -> Self:
-        """A graph over a copy of [N, D] float32 vectors.
+        """A graph over a copy of [N, D] float32 or float16 vectors.
 
         With one thread equal vectors make an equal graph; with more the graph depends on their timing.
 
@@ -61,7 +60,7 @@ class HnswIndex:
         codes.resize(2 * dim * n)  # once, or the growing storage would hold up to twice its size
         codes.clear()
         step = max(4096, -(-n // 20))
-        with _openmp(threads), progress.task("building graph", n) as advance:
+        with openmp(threads), progress.task("building graph", n) as advance:
             for start in range(0, n, step):
                 part = rounded(vectors[start : start + step])
                 graph.add(part)
@@ -78,7 +77,7 @@ class HnswIndex:
         """D, the dimension of a vector."""
         return self._stored.dim
 
-    def search(self, queries: Vectors, k: int, *, effort: int | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
 
         One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
@@ -87,28 +86,26 @@ class HnswIndex:
         Args:
             queries: [B, D], finite.
             k: 1 <= k; more than N gives N answers and places with row -1.
-            effort: places of the graph kept in sight (ef), never fewer than k. None is the index's `ef`.
+            effort: its width is ef, places of the graph kept in sight, never fewer than k. None is the index's `ef`.
+            allowed: rows that may be answers; the others still lead to them.
 
         Raises:
-            QueryError: the queries or k are not as said.
+            QueryError: the queries, k or `allowed` are not as said.
         """
         check_queries(queries, self.dim, k)
-        ef = max(self.ef if effort is None else effort, k)
+        check_allowed(allowed, self.size)
+        ef = max(self.ef if effort is None else effort.width, k)
         if ef >= self.size or not len(queries):  # the graph would look at everything
-            return self.search_exact(queries, k)
-        settings = faiss.SearchParametersHNSW(efSearch=ef)  # per call: attributes of the index are shared
-        with _openmp(1 if len(queries) == 1 else None):
+            return self.search_exact(queries, k, allowed=allowed)
+        # Per call: attributes of the index are shared.
+        settings = faiss.SearchParametersHNSW(efSearch=ef, sel=selector(allowed))
+        with openmp(1 if len(queries) == 1 else None):
             _, rows = self._graph.search(queries, k, params=settings)  # [B, k]
         hits = rescored(self._stored.codes, queries, rows)
-        # Among many equal vectors a graph falls apart, and fewer than k can be reached.
-        short = np.flatnonzero(hits.rows[:, -1] < 0)
-        if len(short):
-            mended = self.search_exact(queries[short], k)
-            hits.rows[short], hits.scores[short] = mended.rows, mended.scores
-        return hits
+        return self._stored.filled(hits, queries, allowed)
 
-    def search_exact(self, queries: Vectors, k: int, *, allowed: Mask | None = None) -> Hits:
-        """The k best rows among those `allowed` [N], exactly. See `vecall.index.exact.scan`."""
+    def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
+        """The k best rows among those `allowed`, exactly. See `vecall.index.exact.scan`."""
         return self._stored.search_exact(queries, k, allowed=allowed)
 
     def vectors(self, rows: Rows) -> Vectors:
@@ -118,14 +115,3 @@ class HnswIndex:
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""
         faiss.write_index(self._graph, str(path))
-
-
-@contextmanager
-def _openmp(threads: int | None) -> Iterator[None]:
-    """Let faiss use so many threads for this thread's calls; None leaves the number as it is."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

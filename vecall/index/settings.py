@@ -6,13 +6,13 @@ from pydantic import Field, field_validator
 
 from vecall.schema import Section
 
-_NOT_BUILT_YET = ("cells", "milvus")
+_NOT_BUILT_YET = ("milvus",)
 
 
 class IndexSettings(Section):
     """Which index is built, and what it must reach. A parameter left out is found."""
 
-    engine: Literal["auto", "hnsw", "exact"] = "auto"
+    engine: Literal["auto", "hnsw", "cells", "exact"] = "auto"
     target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 500), min_length=1, description="ascending")
     latency_ms: float = Field(10.0, gt=0, description="milliseconds that a search of one query may take")
@@ -20,11 +20,15 @@ class IndexSettings(Section):
     ef_construction: int | None = Field(None, ge=1, description="hnsw: places looked at for a vector's links")
     ef: int | None = Field(None, ge=1, description="hnsw: places kept in sight by a search")
 
+    cells: int | None = Field(None, ge=1, description="cells: how many")
+    probes: int | None = Field(None, ge=1, description="cells: how many a search scans")
+    storage: Literal["fp16"] = Field("fp16", description="of the vectors that answers are scored by")
+
     @field_validator("engine", mode="before")
     @classmethod
     def _is_built(cls, engine: object) -> object:
         if engine in _NOT_BUILT_YET:
-            raise ValueError(f"engine {engine!r} is not built yet: choose 'auto', 'hnsw' or 'exact'")
+            raise ValueError(f"engine {engine!r} is not built yet: choose 'auto', 'hnsw', 'cells' or 'exact'")
         return engine
 
     @field_validator("ks")

@@ -1,8 +1,12 @@
-"""`where`: conditions on attributes, checked against the attributes' types and made into a mask over the items."""
+"""`where`: conditions on attributes, checked against the attributes' types and made into masks over the items."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import polars as pl
@@ -11,12 +15,86 @@ from numpy.typing import NDArray
 from vecall.data.columns import MOMENTS
 from vecall.data.fields import is_number, is_text
 from vecall.errors import QueryError
+from vecall.index.bitmaps import Bitmap
+from vecall.live.view import Slots, View
+from vecall.release.bundle import Release
+
+_MOST_BYTES = 2**28  # of filters and their answers that are kept
+_BYTES_EACH = 1_024  # that one takes beside its text and its arrays
 
 _ORDER = ("gt", "gte", "lt", "lte")
 _SCALAR = ("eq", "ne", "in", "not_in", *_ORDER)
 _FLAG = ("eq", "ne", "in", "not_in")
 _TAGS = ("contains_any", "contains_all", "contains_none")
+_NOTHING = np.empty(0, dtype=np.bool_)
 _WITH_LIST = ("in", "not_in", *_TAGS)
+
+
+@dataclass(frozen=True)
+class Passing:
+    """What passes a filter.
+
+    Attributes:
+        base: rows of the base, deleted ones among them.
+        delta: [length] slots of the delta likewise.
+    """
+
+    base: Bitmap
+    delta: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A filter's answer, and what it is of: slots only ever grow, or are others. It keeps no release in memory."""
+
+    passing: Passing
+    release: ref[Release]
+    slots: ref[Slots]
+    nbytes: int
+
+
+class Filters:
+    """What passes which filter: evaluated once for a release's items, and for each slot of the delta.
+
+    Safe to call from several threads: a filter may then be evaluated twice, and the last answer is kept.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the one asked for last stands last
+        self._nbytes = 0
+        self._keeping = Lock()
+
+    def passing(self, where: Sequence[Mapping[str, object]], view: View) -> Passing | None:
+        """What of a view passes all conditions; None where there are none.
+
+        Raises:
+            QueryError: see `mask_of`.
+        """
+        if not where:
+            return None
+        key = repr([sorted(condition.items(), key=repr) for condition in where])
+        base, mask = self._known(key, view) or (Bitmap.of(mask_of(where, view.release.attributes)), _NOTHING)
+        if len(mask) < len(view.delta):
+            mask = np.concatenate([mask, mask_of(where, view.delta.attributes[len(mask) :])])
+        self._keep(key, view, Passing(base, mask))
+        return Passing(base, mask[: len(view.delta)])
+
+    def _known(self, key: str, view: View) -> tuple[Bitmap, NDArray[np.bool_]] | None:
+        kept = self._kept.get(key)
+        if kept is None or kept.release() is not view.release:
+            return None
+        return kept.passing.base, kept.passing.delta if kept.slots() is view.delta.slots else _NOTHING
+
+    def _keep(self, key: str, view: View, passing: Passing) -> None:
+        nbytes = _BYTES_EACH + len(key) + passing.base.bits.nbytes + passing.delta.nbytes
+        kept = _Kept(passing, ref(view.release), ref(view.delta.slots), nbytes)
+        with self._keeping:
+            if (before := self._kept.pop(key, None)) is not None:
+                self._nbytes -= before.nbytes
+            self._kept[key] = kept
+            self._nbytes += nbytes
+            while self._nbytes > _MOST_BYTES:
+                self._nbytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 def mask_of(where: Sequence[Mapping[str, object]], attributes: pl.DataFrame) -> NDArray[np.bool_]:

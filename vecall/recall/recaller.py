@@ -1,6 +1,7 @@
-"""The recall stage itself: one release, any number of queries, from any number of threads. No torch."""
+"""The recall stage itself: any number of queries, from any number of threads, while items change. No torch."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,19 +11,25 @@ import polars as pl
 
 from vecall.data.vocabulary import Id
 from vecall.errors import QueryError
-from vecall.recall.filters import mask_of
+from vecall.live.source import DELTA_MAX, Source
+from vecall.live.view import View
+from vecall.recall.filters import Filters
 from vecall.recall.search import Found, find
 from vecall.recall.types import Plan, Query, Recalled
 from vecall.recall.understand import Ask, understand
-from vecall.release.bundle import Release, open_release
 from vecall.release.store import Store
 
 
 class Recaller:
-    """Answers queries from one release. A context manager."""
+    """Answers queries, each from one release and the changes made to it so far. A context manager.
 
-    def __init__(self, release: Release) -> None:
-        self._release = release
+    Attributes:
+        live: what is served, and changed: the methods of its name here, with fuller answers.
+    """
+
+    def __init__(self, live: Source) -> None:
+        self.live = live
+        self._filters = Filters()
 
     def __enter__(self) -> Self:
         return self
@@ -30,12 +37,17 @@ class Recaller:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing has to be closed: files are mapped and go with the object."""
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Take no more changes, and let another process take them. What only reads has nothing to close."""
+        self.live.close()
 
     @property
     def release(self) -> str:
         """Name of the release that answers."""
-        return self._release.name
+        return self.live.view.release.name
 
     def parse_user_id(self, text: str) -> Id:
         """A user id written as text, such as on a command line, in the type that this release's ids have.
@@ -43,7 +55,7 @@ class Recaller:
         Raises:
             QueryError: ids are integers, and the text is none.
         """
-        users = self._release.users
+        users = self.live.view.release.users
         if users is None or users.ids.id_type == "string":
             return text
         try:
@@ -60,7 +72,7 @@ class Recaller:
         Raises:
             QueryError: the query does not go with this release.
         """
-        return self._answer(query)[2]
+        return self._answer(query, self.live.view)[2]
 
     def candidates(self, query: Query) -> pl.DataFrame:
         """The same items as a table for ranking: `id`, `score`, `rank` (from 1), `channel` and the attributes.
@@ -68,9 +80,10 @@ class Recaller:
         Raises:
             QueryError: the query does not go with this release.
         """
-        ask, found, answer = self._answer(query)
+        view = self.live.view
+        ask, found, answer = self._answer(query, view)
         channel = "vector" if ask.vector is not None else "popular"
-        id_type = pl.Int64 if self._release.items.id_type == "integer" else pl.String
+        id_type = pl.Int64 if view.release.items.id_type == "integer" else pl.String
         table = pl.DataFrame(
             {
                 "id": pl.Series(answer.ids, dtype=id_type),
@@ -79,17 +92,64 @@ class Recaller:
                 "channel": pl.Series([channel] * len(answer.ids), dtype=pl.String),
             }
         )
-        return table.hstack(self._release.attributes[found.rows])
+        return table.hstack(view.attributes(found.rows))
 
-    def _answer(self, query: Query) -> tuple[Ask, Found, Recalled]:
+    def upsert(self, items: Sequence[Mapping[str, object]]) -> int:
+        """Add or replace items, all or none; the next request sees them, and they outlive a crash.
+
+        Args:
+            items: `{"id", "fields"}`, or `{"id", "vector", "encoder", "fields"}`: `fields` by column, one that is
+                left out is null; `vector` [D] replaces the item tower, made by the encoder of that hash. A release
+                without towers has no encoder and takes vectors alone. Of equal ids the last one counts.
+
+        Returns:
+            How many distinct items were taken.
+
+        Raises:
+            QueryError: an item is not as it has to be; `field` is such as `items[3].fields.colour`.
+            EncoderMismatch: a vector is of another encoder.
+            DeltaFull: too many items are new since the release was made; they wait for a compaction.
+            JournalFailed: the disk does not take them; nothing has changed.
+            StoreError: this recaller was not opened with `writable=True`.
+        """
+        return self.live.upsert(items).accepted
+
+    def delete(self, ids: Sequence[Id]) -> int:
+        """Delete items, all or none; no later request returns them.
+
+        Returns:
+            How many of them were there.
+
+        Raises:
+            QueryError: an id is of the wrong type.
+            JournalFailed, StoreError: as for `upsert`.
+        """
+        return self.live.delete(ids).deleted
+
+    def activate(self, name: str) -> str | None:
+        """Go over to another release, once it has proved itself; it becomes the store's current one.
+
+        Requests that have begun end with the release they began with. Changes made so far, and meanwhile, are brought
+        onto the new one.
+
+        Returns:
+            Name of the release that was current before.
+
+        Raises:
+            StoreError: there is no such release, or the journal is not its own.
+            ReleaseRefused: it is damaged, or answers otherwise than it did when it was published.
+        """
+        return self.live.activate(name)
+
+    def _answer(self, query: Query, view: View) -> tuple[Ask, Found, Recalled]:
         times = [time.perf_counter()]
-        ask = understand(query, self._release)
+        ask = understand(query, view)
         times.append(time.perf_counter())
-        allowed = mask_of(query.where, self._release.attributes) if query.where else None
+        passing = self._filters.passing(query.where, view) if query.where else None
         times.append(time.perf_counter())
-        found = find(self._release, ask, allowed, query.k)
+        found = find(view, ask, passing, query.k)
         times.append(time.perf_counter())
-        ids = self._release.items.ids(found.rows)
+        ids = view.ids(found.rows)
         times.append(time.perf_counter())
         plan = None
         if query.explain:
@@ -98,12 +158,12 @@ class Recaller:
                 path=found.path,
                 matches=found.matches,
                 excluded=found.matches - found.available,
-                delta=0,
-                effort=found.effort,
+                delta=found.delta,
+                effort=None if found.effort is None else found.effort._asdict(),
                 ms={stage: round(float(ms), 3) for stage, ms in stages},
             )
         answer = Recalled(
-            release=self._release.name,
+            release=view.release.name,
             ids=ids,
             scores=found.scores.tolist(),
             exhausted=len(ids) == found.available,
@@ -114,15 +174,32 @@ class Recaller:
         return ask, found, answer
 
 
-def open_recaller(store: str | Path, *, release: str | None = None) -> Recaller:
+def open_recaller(
+    store: str | Path,
+    *,
+    release: str | None = None,
+    writable: bool = False,
+    delta_max: int = DELTA_MAX,
+    auto_compact: bool = True,
+) -> Recaller:
     """Open a store for recall, once every byte of the release was verified. Loads no torch.
+
+    Live changes that the store's journal holds are brought onto the release. Without `writable` later ones are not
+    seen.
 
     Args:
         store: the store's folder.
         release: None is the current one.
+        writable: take upserts and deletes. Of all processes one may at a time; close the recaller to let go.
+        delta_max: items beside the release, beyond which upserts of new ones are refused until a compaction.
+        auto_compact: where writable, make the next release in a process of low priority when there are many changes,
+            and go over to it.
 
     Raises:
         StoreError: there is no such store or release.
         ReleaseRefused: a file is damaged, missing or too many.
+        JournalDamaged, JournalFailed: the journal is damaged, or cannot be read or written just now.
+        Locked: `writable`, and another process is; the error carries its pid.
     """
-    return Recaller(open_release(Store.open(Path(store)), release))
+    opened = Store.open(Path(store))
+    return Recaller(Source.open(opened, release, writable=writable, delta_max=delta_max, auto_compact=auto_compact))

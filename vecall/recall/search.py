@@ -1,4 +1,4 @@
-"""One query's search: through the index while that is exact enough and cheaper, else over all stored rows."""
+"""One query's search: the base as the planner says, the delta by a scan, and both in one order."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,91 +7,164 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import QueryError
-from vecall.index.base import Hits
-from vecall.index.order import top_k
+from vecall.index.base import Effort
+from vecall.index.bitmaps import Bitmap
+from vecall.index.kernels import near_best, scores_of
+from vecall.index.order import best_first, top_k
+from vecall.index.planner import decide
+from vecall.live.view import View
+from vecall.recall.filters import Passing
 from vecall.recall.understand import Ask
-from vecall.release.bundle import Release
 
 How = Literal["index", "scan", "all", "popular"]
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
+Scored = tuple[Rows, Scores]
 
-# With more than this share of the pool to be fetched, scoring all of it is no slower than the graph.
-_SCANNED_FROM = 0.25
+_NONE: Scored = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
 class Found:
-    """Rows by score descending, then row ascending, and how they were found.
+    """Rows by score descending, then id ascending, and how they were found.
 
     Attributes:
-        rows: at most k.
+        rows: of the view, at most k.
         scores: as many.
-        path: as in `Plan`.
+        path: how the base was searched, as in `Plan`.
         matches: items that pass `where`.
         available: matches that are not excluded.
-        effort: how wide the index searched.
+        delta: those of them that were searched beside the base.
+        effort: of the index; None where it was not asked.
     """
 
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    rows: Rows
+    scores: Scores
     path: How
     matches: int
     available: int
-    effort: int | None
+    delta: int
+    effort: Effort | None
 
 
-def find(release: Release, ask: Ask, allowed: NDArray[np.bool_] | None, k: int) -> Found:
-    """Exactly min(k, available) rows, by the index or by an exact scan.
+@dataclass(frozen=True)
+class _Pool:
+    """What may be answers: rows of the base and slots of the delta, and what of the base is excluded."""
 
-    The index is asked for as many rows more as are excluded, so that k remain; where that is a large share of the
-    pool, where `where` leaves some items only, or where too few remain after all, the stored rows are scanned.
+    base: Bitmap | None
+    size: int
+    excluded: Rows
+    slots: Rows
+    matches: int
+
+    @property
+    def of_base(self) -> int:
+        """Rows of the base that may be answers and are not excluded."""
+        return (self.size if self.base is None else self.base.count) - len(self.excluded)
+
+    @property
+    def available(self) -> int:
+        """All that may be answers and are not excluded."""
+        return self.of_base + len(self.slots)
+
+    def left(self) -> Bitmap | None:
+        """The rows of the base without those that are excluded; None: all."""
+        if not len(self.excluded):
+            return self.base
+        return (Bitmap.all_of(self.size) if self.base is None else self.base).without(self.excluded)
+
+
+def find(view: View, ask: Ask, passing: Passing | None, k: int) -> Found:
+    """Exactly min(k, available) items.
+
+    Args:
+        view: what is searched.
+        ask: the user's vector, and what is excluded.
+        passing: what passes `where`; None is everything.
+        k: at least 1.
 
     Raises:
         QueryError: popular items are asked for, and the release does not know which they are.
     """
-    n = release.index.size
-    matches = n if allowed is None else int(allowed.sum())
-    excluded = ask.excluded if allowed is None else ask.excluded[allowed[ask.excluded]]
-    available = matches - len(excluded)
+    pool = _pool(view, ask.excluded, passing)
     if ask.vector is None:
-        live = _less(allowed, ask.excluded, n)
-        return Found(*_most_popular(release.popularity, live, min(k, available)), "popular", matches, available, None)
-    wanted = k + len(excluded)
-    if allowed is None and wanted < _SCANNED_FROM * n:
-        effort = None if release.effort is None else release.effort.at(wanted)
-        rows, scores = _first(release.index.search(ask.vector, wanted, effort=effort), excluded, k)
-        if len(rows) == k:
-            return Found(rows, scores, "index", matches, available, effort)
-    live = _less(allowed, ask.excluded, n)
-    path: How = "all" if available <= k else "scan"
-    if available == 0:
-        return Found(np.empty(0, np.int64), np.empty(0, np.float32), path, matches, 0, None)
-    hits = release.index.search_exact(ask.vector, min(k, available), allowed=live)
-    return Found(hits.rows[0], hits.scores[0], path, matches, available, None)
+        rows, scores = _most_popular(view, pool, min(k, pool.available))
+        return Found(rows, scores, "popular", pool.matches, pool.available, len(pool.slots), None)
+    path, effort, base = _search_base(view, ask.vector, pool, k)
+    rows, scores = base if not len(pool.slots) else _with_delta(view, base, _scan_delta(view, ask.vector, pool, k), k)
+    return Found(rows, scores, path, pool.matches, pool.available, len(pool.slots), effort)
 
 
-def _most_popular(
-    popularity: NDArray[np.float32] | None, live: NDArray[np.bool_] | None, k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _pool(view: View, excluded: Rows, passing: Passing | None) -> _Pool:
+    n, delta = view.release.index.size, view.delta
+    base = view.live if passing is None else passing.base if view.live is None else view.live & passing.base
+    out = excluded[excluded < n]
+    if base is not None:
+        out = out[base.has(out)]
+    matches = n if base is None else base.count
+    if not len(delta):
+        return _Pool(base, n, out, _NONE[0], matches)
+    live = delta.live if passing is None else delta.live & passing.delta
+    left = live.copy()
+    left[excluded[excluded >= n] - n] = False
+    return _Pool(base, n, out, np.flatnonzero(left), matches + int(np.count_nonzero(live)))
+
+
+def _search_base(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -> tuple[How, Effort | None, Scored]:
+    release = view.release
+    wanted = min(k, pool.of_base)
+    if not wanted:
+        return "all", None, _NONE
+    allowed = pool.of_base + len(pool.excluded)
+    plan = decide(
+        wanted, size=pool.size, allowed=allowed, excluded=len(pool.excluded), curve=release.effort, costs=release.costs
+    )
+    if plan.path == "index":
+        bitmap = None if allowed == pool.size else pool.base
+        hits = release.index.search(vector, plan.fetch, effort=plan.effort, allowed=bitmap)
+        rows, scores = hits.rows[0], hits.scores[0]
+        kept = np.flatnonzero(~np.isin(rows, pool.excluded))[:wanted] if len(pool.excluded) else slice(wanted)
+        return "index", plan.effort, (rows[kept], scores[kept])
+    hits = release.index.search_exact(vector, wanted, allowed=pool.left())
+    return plan.path, None, (hits.rows[0], hits.scores[0])
+
+
+def _scan_delta(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -> Scored:
+    """All rows of the delta that may be among the k best, every one that ties with them too."""
+    scores = scores_of(view.delta.codes, vector[0], pool.slots)
+    near = near_best(scores, k)
+    return pool.slots[near] + pool.size, scores[near]
+
+
+def _with_delta(view: View, base: Scored, delta: Scored, k: int) -> Scored:
+    """The k best of both. Rows of the base stand in the order of ids; those of the delta do not."""
+    hits = best_first(
+        np.concatenate([base[0], delta[0]])[None],
+        np.concatenate([base[1], delta[1]])[None],
+        len(base[0]) + len(delta[0]),
+    )
+    rows, scores = hits.rows[0], hits.scores[0]
+    tied = np.flatnonzero(np.diff(scores) == 0)
+    for start in tied[np.isin(tied - 1, tied, invert=True)].tolist():  # the first of each run of equal scores
+        end = start + int(np.searchsorted(-scores[start:], -scores[start], side="right"))
+        ids = view.ids(rows[start:end])
+        rows[start:end] = rows[start:end][sorted(range(end - start), key=ids.__getitem__)]
+    return rows[:k], scores[:k]
+
+
+def _most_popular(view: View, pool: _Pool, k: int) -> Scored:
+    """By how often items were taken, changed ones too; new ones never were."""
+    popularity = view.release.popularity
     if popularity is None:
         raise QueryError("nothing is known of this user, and this release has no popularity to fall back on")
-    if k == 0:
-        return np.empty(0, np.int64), np.empty(0, np.float32)
-    scores = popularity if live is None else np.where(live, popularity, -np.inf).astype(np.float32)
-    hits = top_k(scores[None], k)
-    return hits.rows[0], hits.scores[0]
-
-
-def _less(allowed: NDArray[np.bool_] | None, excluded: NDArray[np.int64], n: int) -> NDArray[np.bool_] | None:
-    """What is allowed and not excluded; None where that is everything."""
-    if not len(excluded):
-        return allowed
-    live = np.ones(n, dtype=np.bool_) if allowed is None else allowed.copy()
-    live[excluded] = False
-    return live
-
-
-def _first(hits: Hits, excluded: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The first k rows of one answer that are not excluded."""
-    rows, scores = hits.rows[0], hits.scores[0]
-    kept = (rows >= 0) & ~np.isin(rows, excluded)
-    return rows[kept][:k], scores[kept][:k]
+    base = _NONE
+    if wanted := min(k, pool.of_base):
+        left = pool.left()
+        scores = popularity if left is None else np.where(left.mask(), popularity, -np.inf).astype(np.float32)
+        hits = top_k(scores[None], wanted)
+        base = hits.rows[0], hits.scores[0]
+    if not len(pool.slots) or not k:
+        return base
+    origins = view.delta.origins[pool.slots]
+    taken = np.where(origins >= 0, popularity[origins], 0).astype(np.float32)
+    return _with_delta(view, base, (pool.slots + pool.size, taken), k)

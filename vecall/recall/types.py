@@ -99,7 +99,7 @@ class Plan:
         matches: items that pass `where`.
         excluded: items among them that were left out.
         delta: live items searched beside the index.
-        effort: how wide the index searched; None where it did not.
+        effort: how hard the index searched, `width` and `depth` (see `vecall.index.base.Effort`); None: it did not.
         ms: milliseconds by stage: encode, plan, search, merge.
     """
 
@@ -107,7 +107,7 @@ class Plan:
     matches: int
     excluded: int
     delta: int
-    effort: int | None
+    effort: Mapping[str, int] | None
     ms: Mapping[str, float]
 
 

@@ -1,4 +1,4 @@
-"""A query read against a release: ids become rows, history and features become one user vector."""
+"""A query read against a view: ids become rows, history and features become one user vector."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.fields import frame_of, problem
-from vecall.data.vocabulary import UNKNOWN, Id, Row, Vocabulary
+from vecall.data.vocabulary import UNKNOWN, Id, Row
 from vecall.errors import DataError, QueryError
+from vecall.live.view import View
 from vecall.recall.types import Fallback, Query, Unknown
 from vecall.release.bundle import Release
 
@@ -24,9 +25,9 @@ class Ask:
 
     Attributes:
         vector: [1, D]; None asks for what is popular.
-        excluded: distinct rows that must not be returned, ascending.
+        excluded: distinct rows of the view that must not be returned, ascending; deleted items may be among them.
         fallback: what stood in where the user is not known.
-        unknown: what of the query the release does not know.
+        unknown: what of the query is not known.
     """
 
     vector: NDArray[np.float32] | None
@@ -35,19 +36,20 @@ class Ask:
     unknown: Unknown
 
 
-def understand(query: Query, release: Release) -> Ask:
-    """Read a query.
+def understand(query: Query, view: View) -> Ask:
+    """Read a query. Items of histories count as they are now; deleted ones speak for the user still.
 
     Raises:
         QueryError: an id is of the wrong type, a feature does not exist or has a wrong value, or the release has
             nothing to make a vector from.
     """
+    release = view.release
     user = _user_row(query, release)
-    stored = _NO_ROWS if user is None or release.users is None else release.users.histories[user]
-    given, unknown_history = _known_rows("history", () if query.history is None else query.history, release.items)
-    exclude, unknown_exclude = _known_rows("exclude", query.exclude, release.items)
+    stored = _NO_ROWS if user is None or release.users is None else view.current(release.users.histories[user])
+    given, unknown_history = _known_rows("history", () if query.history is None else query.history, view)
+    exclude, unknown_exclude = _known_rows("exclude", query.exclude, view)
     history = _as_read(stored if query.history is None else given, release)
-    vector = _vector(query, release, user, history)
+    vector = _vector(query, view, user, history)
     seen = [stored, given] if query.exclude_seen else []
     unknown_user = query.user_id is not None and user is None
     fallback: Fallback | None = None
@@ -72,10 +74,10 @@ def _user_row(query: Query, release: Release) -> Row | None:
         raise QueryError(f"user_id: {error}", field="user_id") from error
 
 
-def _known_rows(field: str, ids: Sequence[Id], items: Vocabulary) -> tuple[Rows, int]:
-    """Rows of the ids that the release has, and how many it has not."""
+def _known_rows(field: str, ids: Sequence[Id], view: View) -> tuple[Rows, int]:
+    """Rows of the ids that are known, and how many are not."""
     try:
-        rows = items.rows(ids)
+        rows = view.rows(ids)
     except DataError as error:
         raise QueryError(f"{field}: {error}", field=field) from error
     known = rows[rows != UNKNOWN]
@@ -88,8 +90,9 @@ def _as_read(history: Rows, release: Release) -> Rows:
     return history[max(0, len(history) - length) :]
 
 
-def _vector(query: Query, release: Release, user: Row | None, history: Rows) -> NDArray[np.float32] | None:
+def _vector(query: Query, view: View, user: Row | None, history: Rows) -> NDArray[np.float32] | None:
     """[1, D] the given vector, or the user tower's; None where nothing is known of the user."""
+    release = view.release
     if query.vector is not None:
         return _given_vector(query.vector, release.index.dim)
     encoder = release.encoder
@@ -100,7 +103,7 @@ def _vector(query: Query, release: Release, user: Row | None, history: Rows) -> 
         return None
     if fields is None:
         fields = frame_of([{}], encoder.state.users.features)
-    vectors = release.index.vectors(history)[None]  # [1, L, D]
+    vectors = view.vectors(history)[None]  # [1, L, D]
     return encoder.encode_users(fields, vectors, np.array([len(history)]))
 
 

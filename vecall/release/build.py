@@ -14,9 +14,9 @@ from pydantic import JsonValue
 from vecall.data.vocabulary import Vocabulary
 from vecall.errors import DataError
 from vecall.index import files as index_files
-from vecall.index.base import Index, Vectors
-from vecall.index.effort import EffortCurve, EffortPoint, find_effort
-from vecall.index.exact import ExactIndex
+from vecall.index.base import Codes, Index, Vectors
+from vecall.index.choose import Built, build_index
+from vecall.index.exact import rounded
 from vecall.index.settings import IndexSettings
 from vecall.release.bundle import ATTRIBUTES, INDEX, ITEM_PREFIX, POPULARITY
 from vecall.release.encoder import Encoder
@@ -38,21 +38,23 @@ class Contents:
 
     Attributes:
         items: vocabulary of the N items.
-        vectors: [N, D] in vocabulary order.
+        vectors: [N, D] float32 or float16, in vocabulary order; may be mapped from a file.
         attributes: [N] rows likewise.
         popularity: [N] how often each item was taken, or None.
         users: known users, or None.
         metrics: of the model, for the manifest.
-        journal_seq: operations of the journal that the tables held.
+        journal_seq: operations of the journal up to this one are in here.
+        declared_seq: operations up to this one are in the tables, so that no publishing of them will need it.
     """
 
     items: Vocabulary
-    vectors: Vectors
+    vectors: Vectors | Codes
     attributes: pl.DataFrame
     popularity: NDArray[np.float32] | None = None
     users: Users | None = None
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
+    declared_seq: int = 0
 
 
 def write_contents(
@@ -75,14 +77,14 @@ def write_contents(
     Raises:
         DataError: the vectors cannot be indexed.
     """
-    index = index_files.build(contents.vectors, settings)
     inputs = None
     if encoder is not None and contents.users is not None:
         inputs = _sample_of_users(contents.users, TUNING_QUERIES, encoder[0].history_length)
-        queries = inputs.encode(encoder[0], index) if len(inputs.histories) else None
-    if queries is not None and len(queries) < 2:  # no confidence interval from fewer
-        queries = None
-    points = tune(index, queries, settings)
+        queries = inputs.encode(encoder[0], lambda rows: rounded(contents.vectors[rows]))
+    if queries is None or len(queries) < 2:  # no confidence interval from fewer
+        queries = inputs = None
+    built = build_index(contents.vectors, queries, settings)
+    index = built.index
     golden = None if queries is None else _record_golden(index, queries, inputs)
     index_files.save(index, folder / INDEX)
     save_vocabulary(contents.items, folder, ITEM_PREFIX)
@@ -98,17 +100,13 @@ def write_contents(
         dim=index.dim,
         id_type=contents.items.id_type,
         encoder=None if encoder is None else encoder[1],
-        index=IndexFacts(engine=engine_of(index), parameters=_parameters(index, settings, points)),
-        ann=_ann(index, golden, points),
+        index=_facts(built, settings),
+        ann=_ann(built, golden),
         metrics=dict(contents.metrics),
         libraries=library_versions(),
         journal_seq=contents.journal_seq,
+        declared_seq=contents.declared_seq,
     )
-
-
-def engine_of(index: Index) -> str:
-    """`exact` or `hnsw`."""
-    return "exact" if isinstance(index, ExactIndex) else "hnsw"
 
 
 def _sample_of_users(users: Users, most: int, length: int) -> UserInputs:
@@ -118,47 +116,38 @@ def _sample_of_users(users: Users, most: int, length: int) -> UserInputs:
     return UserInputs(users.histories.take(chosen).last(length), users.fields[chosen])
 
 
-def tune(index: Index, queries: Vectors | None, settings: IndexSettings) -> list[EffortPoint]:
-    """The effort for each k of the settings; empty where none is to be found: no queries, exact index, a set ef."""
-    if queries is None or isinstance(index, ExactIndex) or settings.ef is not None:
-        return []
-    return find_effort(index, queries, settings.ks, settings.target_recall)
-
-
-def curve_of(points: list[EffortPoint]) -> EffortCurve | None:
-    """The effort that was found, by k."""
-    return EffortCurve([(point.k, point.effort) for point in points]) if points else None
-
-
 def _record_golden(index: Index, queries: Vectors, inputs: UserInputs | None) -> Golden:
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(MOST, len(queries))).astype(np.int64))
     kept = None if inputs is None else UserInputs(inputs.histories.take(chosen), inputs.fields[chosen])
     return Golden.record(index, queries[chosen], kept)
 
 
-def _parameters(index: Index, settings: IndexSettings, points: list[EffortPoint]) -> dict[str, JsonValue]:
-    if isinstance(index, ExactIndex):
-        return {}
-    parameters: dict[str, JsonValue] = {"M": settings.M or 16, "ef_construction": settings.ef_construction or 200}
-    if settings.ef is not None:
-        return parameters | {"ef": settings.ef}
-    return parameters | {"effort": [[point.k, point.effort] for point in points]}
+def _facts(built: Built, settings: IndexSettings) -> IndexFacts:
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    parameters: dict[str, JsonValue] = dict(built.parameters)
+    if built.tuning is None:
+        return IndexFacts(engine=built.engine, parameters=parameters, settings=given)
+    effort: list[JsonValue] = [[point.k, point.width, point.depth] for point in built.tuning.points]
+    return IndexFacts(
+        engine=built.engine,
+        parameters=parameters | {"effort": effort},
+        costs=asdict(built.tuning.costs),
+        settings=given,
+    )
 
 
-def _ann(index: Index, golden: Golden | None, points: list[EffortPoint]) -> dict[str, JsonValue] | None:
+def _ann(built: Built, golden: Golden | None) -> dict[str, JsonValue] | None:
     """The measured points, and the floor that golden queries must reach from now on."""
     if golden is None:
         return None
     depth = golden.rows.shape[1]
-    curve = curve_of(points)
-    effort = None if curve is None else curve.at(depth)
-    recall = golden.ann_recall(index, effort)
+    recall = golden.ann_recall(built.index, None if built.tuning is None else built.tuning.curve.at(depth))
     return {
         "k": depth,
         "recall": round(recall, 5),
         "floor": round(max(0.0, recall - _FLOOR_SLACK), 5),
         "queries": len(golden.vectors),
-        "frontier": [asdict(point) for point in points],
+        "frontier": [] if built.tuning is None else [asdict(point) for point in built.tuning.tried],
     }
 
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from vecall.data.vocabulary import Vocabulary
 from vecall.errors import ReleaseRefused
 from vecall.index import files as index_files
-from vecall.index.base import Index
+from vecall.index.base import Effort, Index
 from vecall.index.effort import EffortCurve
+from vecall.index.planner import USUAL_COSTS, Costs
 from vecall.release.encoder import ENCODERS, Encoder
 from vecall.release.files import read_array, read_table
 from vecall.release.golden import Golden
@@ -25,6 +26,8 @@ ATTRIBUTES = "attributes.arrow"
 POPULARITY = "popularity.npy"
 ITEM_PREFIX = "ids."
 
+_USUAL_EF = 50  # of a graph in a release of format 1 that was published without queries
+
 
 @dataclass(frozen=True)
 class Release:
@@ -34,7 +37,8 @@ class Release:
         manifest: what it says of itself.
         items: vocabulary of the N items.
         index: over their vectors; a vector is returned as it is stored.
-        effort: how wide to search for k rows.
+        effort: how hard to search for k rows; None where the index scans them all.
+        costs: of searching and of scanning.
         attributes: [N] rows of what `where` and ranking may look at.
         popularity: [N] how often each item was taken; None where that is not known.
         users: known users; None without.
@@ -46,6 +50,7 @@ class Release:
     items: Vocabulary
     index: Index
     effort: EffortCurve | None
+    costs: Costs
     attributes: pl.DataFrame
     popularity: NDArray[np.float32] | None
     users: Users | None
@@ -85,8 +90,20 @@ def open_release(store: Store, name: str | None = None) -> Release:
     return load_release(store.folder(manifest.name), manifest)
 
 
+def prove_release(store: Store, name: str) -> Release:
+    """Verify and open a release, and see that its golden queries answer as they did when it was published.
+
+    Raises:
+        StoreError: there is no such release.
+        ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
+    """
+    release = load_release(store.folder(name), verify(store.folder(name)))
+    release.check_golden()
+    return release
+
+
 def activate_release(store: Store, name: str) -> str | None:
-    """Make a release the current one, once its golden queries answer as they did when it was published.
+    """Make a release the current one, once it has proved itself.
 
     Returns:
         Name of the release that was active before.
@@ -95,7 +112,7 @@ def activate_release(store: Store, name: str) -> str | None:
         StoreError: there is no such release.
         ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
     """
-    load_release(store.folder(name), verify(store.folder(name))).check_golden()
+    prove_release(store, name)
     return store.activate(name)
 
 
@@ -105,13 +122,13 @@ def load_release(folder: Path, manifest: Manifest) -> Release:
     Raises:
         ReleaseRefused: a file is not what its name says, or they do not belong together.
     """
-    curve = cast("list[tuple[int, int]] | None", manifest.index.parameters.get("effort"))
     popularity = folder / POPULARITY
     release = Release(
         manifest=manifest,
         items=load_vocabulary(folder, ITEM_PREFIX),
         index=index_files.load(folder / INDEX),
-        effort=EffortCurve(curve) if curve else None,
+        effort=_curve(manifest),
+        costs=Costs(**manifest.index.costs) if manifest.index.costs else USUAL_COSTS,
         attributes=read_table(folder / ATTRIBUTES),
         popularity=read_array(popularity) if popularity.exists() else None,
         users=Users.load(folder),
@@ -120,6 +137,18 @@ def load_release(folder: Path, manifest: Manifest) -> Release:
     )
     _check_sizes(release)
     return release
+
+
+def _curve(manifest: Manifest) -> EffortCurve | None:
+    """Points [k, width, depth]; format 1 has graphs alone, as [k, ef], or one `ef` for all."""
+    parameters = manifest.index.parameters
+    if manifest.index.engine == "exact":
+        return None
+    if "effort" in parameters:
+        points = cast("list[list[int]]", parameters["effort"])
+        return EffortCurve([(k, Effort(*effort)) for k, *effort in points])
+    ef = cast("int", parameters.get("ef", _USUAL_EF))
+    return EffortCurve([(1, Effort(ef)), (ef, Effort(ef))])
 
 
 def _check_sizes(release: Release) -> None:

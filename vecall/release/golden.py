@@ -1,5 +1,6 @@
 """Golden queries: stored inputs and the answers they must give; a release proves itself before it is activated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from vecall.data.sequences import Sequences
 from vecall.errors import ReleaseRefused
-from vecall.index.base import Index
+from vecall.index.base import Effort, Index
 from vecall.index.effort import overlap
 from vecall.release.encoder import Encoder
 from vecall.release.files import read_array, read_table, write_array, write_table
@@ -34,10 +35,12 @@ class UserInputs:
     histories: Sequences
     fields: pl.DataFrame
 
-    def encode(self, encoder: Encoder, index: Index) -> NDArray[np.float32]:
-        """[G, D] user vectors, histories read as the index serves their items."""
+    def encode(
+        self, encoder: Encoder, vectors_of: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """[G, D] user vectors; histories are read as `vectors_of` gives their items, [n, D] for n rows."""
         histories, lengths = self.histories.last(encoder.history_length).padded(fill=0)  # [G, L]
-        vectors = index.vectors(histories.ravel()).reshape(*histories.shape, index.dim)  # [G, L, D]
+        vectors = vectors_of(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
         return encoder.encode_users(self.fields, vectors, lengths)
 
 
@@ -80,18 +83,18 @@ class Golden:
             inputs = UserInputs(histories, read_table(folder / _FIELDS))
         return cls(read_array(folder / _VECTORS), read_array(folder / _ROWS), inputs)
 
-    def ann_recall(self, index: Index, effort: int | None) -> float:
+    def ann_recall(self, index: Index, effort: Effort | None) -> float:
         """ANN recall of the stored answers."""
         return float(overlap(index.search(self.vectors, self.rows.shape[1], effort=effort).rows, self.rows).mean())
 
-    def check(self, index: Index, encoder: Encoder | None, *, effort: int | None, floor: float) -> None:
+    def check(self, index: Index, encoder: Encoder | None, *, effort: Effort | None, floor: float) -> None:
         """Give the queries again and compare.
 
         Raises:
             ReleaseRefused: a vector is another one now, or the ANN recall is below the floor.
         """
         if self.inputs is not None and encoder is not None:
-            error = float(np.abs(self.inputs.encode(encoder, index) - self.vectors).max())
+            error = float(np.abs(self.inputs.encode(encoder, index.vectors) - self.vectors).max())
             if not error <= TOLERANCE:
                 raise ReleaseRefused(
                     f"golden queries: user vectors differ by {error:.2g} from those stored when the release was made "

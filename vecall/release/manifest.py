@@ -13,7 +13,7 @@ from vecall.errors import ReleaseRefused, StoreError
 from vecall.release.files import sha256, sync, write_synced
 from vecall.schema import IdType, Section
 
-FORMAT = 1
+FORMAT = 2  # 1 is read too: it lacks `declared_seq`
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 MANIFEST, MANIFEST_SUM = "manifest.json", "manifest.sha256"
 _SUM = r"[0-9a-f]{64}"
@@ -33,6 +33,8 @@ class IndexFacts(Section):
     metric: Literal["inner_product"] = "inner_product"
     storage: Literal["fp16"] = "fp16"
     parameters: dict[str, JsonValue] = Field({})
+    costs: dict[str, float] = Field({}, description="milliseconds that the planner weighs")
+    settings: dict[str, JsonValue] = Field({}, description="the [index] section that it was built by")
 
 
 class Description(Section):
@@ -47,12 +49,13 @@ class Description(Section):
     metrics: dict[str, JsonValue] = Field({}, description="of the model")
     libraries: dict[str, str] = Field({}, description="versions")
     journal_seq: int = Field(0, ge=0, description="operations up to this one are contained")
+    declared_seq: int = Field(0, ge=0, description="operations up to this one are in the tables, as was said last")
 
 
 class Manifest(Description):
     """All that a release says of itself."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     name: str = Field(pattern=f"^{NAME}$")
     created: AwareDatetime
     parent: str | None = Field(pattern=f"^{NAME}$", description="the release that was active before")

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from vecall.release.files import replace, sync
 from vecall.release.locks import hold
 from vecall.release.manifest import NAME, Description, Manifest, read_manifest, sum_files, verify, write_manifest
 from vecall.schema import Section
+
+logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT = 30.0  # seconds; the lock is held for moments
 
@@ -45,12 +48,17 @@ class Draft:
     """
 
     folder: Path
-    _publish: Callable[[Description, bool], str]
+    _publish: Callable[[Description, bool, str | None], str]
 
-    def commit(self, description: Description, *, activate: bool) -> str:
+    def commit(self, description: Description, *, activate: bool, after: str | None = None) -> str:
         """Publish the folder's files, whole or not at all; if `activate`, make them the current release.
 
         Should activating fail, the release is there and is not current.
+
+        Args:
+            description: what to say of them.
+            activate: whether they become the current release.
+            after: only if this release is the current one still.
 
         Returns:
             The release's name.
@@ -60,7 +68,7 @@ class Draft:
             ReleaseRefused: `CURRENT` is damaged.
             Locked: another process holds the store's lock.
         """
-        return self._publish(description, activate)
+        return self._publish(description, activate, after)
 
 
 @dataclass(frozen=True)
@@ -148,18 +156,18 @@ class Store:
             raise self._current_refused(f"it is not spelled as it was written: {content[:200]!r}")
         return current
 
-    def releases(self) -> list[Manifest]:
+    def releases(self, *, skip_damaged: bool = False) -> list[Manifest]:
         """All releases, newest first; of their files only the manifests are checked.
 
         Raises:
-            ReleaseRefused: a manifest is damaged.
+            ReleaseRefused: a manifest is damaged, and is not to be skipped.
         """
         manifests = []
         for folder in sorted((self.path / "releases").iterdir()):
             try:
                 manifests.append(read_manifest(folder)[0])
             except ReleaseRefused:
-                if folder.exists():  # else it was pruned just now
+                if folder.exists() and not skip_damaged:  # else it was pruned just now
                     raise
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.name), reverse=True)
 
@@ -268,7 +276,9 @@ class Store:
             self._sweep()
         return doomed
 
-    def _publish(self, folder: Path, name: str | None, description: Description, activate: bool) -> str:
+    def _publish(
+        self, folder: Path, name: str | None, description: Description, activate: bool, after: str | None
+    ) -> str:
         files = sum_files(folder)  # slow, so before the lock
         with self._locked():
             now = datetime.now(UTC)
@@ -280,8 +290,10 @@ class Store:
             digest = write_manifest(folder, manifest)
             folder.rename(self.path / "releases" / name)
             sync(self.path / "releases")
-            if activate:
+            if activate and after in (None, parent):
                 self._point_to(name, digest)
+            elif activate:
+                logger.warning("%s is not made current: %s has taken the place of %s", name, parent, after)
         return name
 
     @contextmanager

@@ -1,0 +1,323 @@
+"""Ours beside bare libraries at equal ANN recall: build, memory, and one query's latency on one thread.
+
+    python benchmarks/ann.py [--items 300_000 1_000_000] [--dim 128] [--k 100 500 1000] [--target 0.98]
+                             [--libraries ours hnswlib ...] [--scratch DIR] [--out FILE] [--fresh | --retime]
+    python benchmarks/ann.py --vectors FILE.npz        # arrays `items` [N, D] and `queries` [Q, D] of a real model
+
+Each library is built, tuned and weighed in processes of its own, and that cell is written as soon as it is done. Then
+all of them answer other queries in one process, library after library in each round. What lies in the file is not
+measured again; with --scratch a run that was cut off finds its indexes there.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ann_libraries import GRAPHS, NAMES, Library, Work, installed, make
+from clustered import Clusters
+from facts import RESULTS, facts, load_average, read_json, write_json
+from served import resident
+from tables import console, show
+
+from vecall.console import quiet_libraries
+from vecall.index.base import Rows, Vectors
+from vecall.index.effort import overlap
+
+QUERIES = 300  # to tune with, and as many others to ask
+TIMED = 60  # queries that choose between efforts which reach the target
+WEIGHED = 50  # queries answered before memory is measured
+WARM_UP = 10  # queries
+REACH = {"clustered": 0.45, "graph is best": 1.1, "build": 0.2, "memory": 0.6}  # issue 4: ours by theirs
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One set of vectors.
+
+    Attributes:
+        label: of its results.
+        work: its vectors and indexes.
+        out: the file of all results.
+        rounds: of timed queries.
+    """
+
+    label: str
+    work: Work
+    out: Path
+    rounds: int
+
+    def run(self, names: list[str], *, fresh: bool, retime: bool) -> None:
+        """Measure what is missing, show all."""
+        wanted = {"k": list(self.work.ks), "target": self.work.target}
+        if fresh or self._kept().get("wanted") != wanted:
+            self._keep({})
+            self._keep({"wanted": wanted})
+        timed = self._kept().get("latency", {}).get("libraries", {})
+        if retime or any(name not in timed for name in names):
+            there = [name for name in names if self._has_cell(name) or self._measure(name)]
+            self._keep({"latency": self._latency(there)})
+        show_one(self.label, self._kept(), self.work.target)
+
+    def _kept(self) -> dict[str, Any]:
+        kept: dict[str, Any] = read_json(self.out).get(self.label, {})
+        return kept
+
+    def _keep(self, news: dict[str, Any]) -> None:
+        """Add to what is kept; nothing is added to nothing."""
+        write_json(self.out, read_json(self.out) | {self.label: self._kept() | news if news else {}})
+
+    def _has_cell(self, name: str) -> bool:
+        return name in self._kept().get("libraries", {}) and (self.work.folder / make(name).file).exists()
+
+    def _measure(self, name: str) -> bool:
+        """One library's cell, by fresh processes; says whether there is one."""
+        console.print(f"{self.label}: {name}", style="dim")
+        self.work.truth("tuning")
+        cell: dict[str, Any] = {"facts": facts(), "version": version(make(name).package)}
+        for step in ("build", "tune", "weigh"):
+            effort = cell["tune"][str(self.work.ks[-1])]["effort"] if step == "weigh" else None
+            done = subprocess.run(self._child(step, name, effort), stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                console.print(f"{self.label}: {name} is left out, {step} ended with {done.returncode}")
+                return False
+            cell[step] = json.loads(done.stdout.splitlines()[-1])
+        self._keep({"libraries": self._kept().get("libraries", {}) | {name: cell}})
+        return True
+
+    def _child(self, step: str, name: str, effort: object) -> list[str]:
+        ks = map(str, self.work.ks)
+        command = [sys.executable, __file__, "--child", step, "--libraries", name, "--effort", json.dumps(effort)]
+        return [*command, "--scratch", str(self.work.folder), "--target", str(self.work.target), "--k", *ks]
+
+    def _latency(self, names: list[str]) -> dict[str, Any]:
+        """All libraries in this process, one query at a time."""
+        cells = self._kept()["libraries"]
+        begun_with, queries, truth = facts(), self.work.queries("asked"), self.work.truth("asked")
+        libraries = {name: make(name) for name in names}
+        for library in libraries.values():
+            library.open(self.work)
+        measured: dict[str, dict[str, Any]] = {name: {str(k): {"ms": []} for k in self.work.ks} for name in names}
+        for number in range(self.rounds):
+            console.print(f"{self.label}: round {number + 1} of {self.rounds}", style="dim")
+            for k in self.work.ks:
+                for name, library in libraries.items():
+                    rows, ms = _one_round(library, queries, k, cells[name]["tune"][str(k)]["effort"])
+                    measured[name][str(k)]["ms"].append(ms)
+                    measured[name][str(k)]["recall"] = round(_recall(np.array(rows), truth[:, :k]), 4)
+        summed = {name: {k: _summary(one) for k, one in by_k.items()} for name, by_k in measured.items()}
+        return {"facts": begun_with, "load_after": load_average(), "libraries": summed}
+
+
+def _one_round(library: Library, queries: Vectors, k: int, effort: Any) -> tuple[list[Rows], list[float]]:
+    for query in queries[:WARM_UP]:
+        library.search(query[None], k, effort)
+    rows, ms = [], []
+    for query in queries:
+        began = time.perf_counter()
+        found = library.search(query[None], k, effort)
+        ms.append((time.perf_counter() - began) * 1e3)
+        rows.append(found[0])
+    return rows, ms
+
+
+def _recall(found: Rows, truth: Rows) -> float:
+    return float(overlap(found, truth).mean())
+
+
+def _summary(one: dict[str, Any]) -> dict[str, Any]:
+    """Over the queries of all rounds, so that noise hits all libraries alike."""
+    p50, p99 = np.percentile(one["ms"], [50, 99])
+    rounds = [round(float(np.median(ms)), 4) for ms in one["ms"]]
+    return {"recall": one["recall"], "p50_ms": round(float(p50), 4), "p99_ms": round(float(p99), 4), "rounds": rounds}
+
+
+def build(library: Library, work: Work, effort: Any) -> dict[str, Any]:
+    """A step: from vectors to a saved index, with all threads."""
+    del effort
+    seconds = {name: round(value, 2) for name, value in library.build(work).items()}
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    return seconds | {"threads": os.cpu_count(), "peak_gib": peak, "load_average": load_average()}
+
+
+def tune(library: Library, work: Work, effort: Any) -> dict[str, Any]:
+    """A step: for each k the least effort that reaches the target; of several, the one that answers fastest."""
+    del effort
+    library.open(work)
+    queries, truth, n = work.queries("tuning"), work.truth("tuning"), len(work.stored())
+    chosen = {}
+    for k in work.ks:
+        tried = []
+        for ladder in library.ladders(k, n):
+            for rung in ladder:
+                recall = _recall(library.search(queries, k, rung), truth[:, :k])
+                if recall >= work.target:
+                    break
+            ms = float(np.median(_one_round(library, queries[:TIMED], k, rung)[1]))
+            tried.append({"effort": rung, "recall": round(recall, 4), "reached": recall >= work.target, "ms": ms})
+        reached = [one for one in tried if one["reached"]]
+        chosen[str(k)] = (
+            min(reached, key=lambda one: one["ms"]) if reached else max(tried, key=lambda one: one["recall"])
+        )
+    return chosen
+
+
+def weigh(library: Library, work: Work, effort: Any) -> dict[str, Any]:
+    """A step: what the index adds to this process once it has answered, and how long it takes to read."""
+    queries, n = work.queries("asked")[:WEIGHED], len(work.stored())
+    before, began = resident("VmRSS"), time.perf_counter()
+    library.load(work)
+    loaded = time.perf_counter() - began
+    library.use_all(queries, work.ks[-1], effort)
+    added = resident("VmRSS") - before
+    began = time.perf_counter()
+    library.open(work)  # ours: verified, with ids
+    opened = time.perf_counter() - began
+    return {
+        "bytes_an_item": round(added / n, 1),
+        "load_seconds": round(loaded, 3),
+        "open_seconds": round(opened, 3),
+        "file_bytes_an_item": round(_size(work.folder / library.file) / n, 1),
+    }
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+STEPS = {"build": build, "tune": tune, "weigh": weigh}
+
+
+def show_one(label: str, kept: dict[str, Any], target: float) -> None:
+    """One set of vectors, for people."""
+    cells, latency = kept["libraries"], kept["latency"]["libraries"]
+    rows = []
+    for name in latency:
+        step, weight = cells[name]["build"], cells[name]["weigh"]
+        parts = [f"{step[part]:.1f}" if part in step else "" for part in ("index_seconds", "tuning_seconds")]
+        size = f"{weight['bytes_an_item']:.0f}"
+        rows.append(
+            [name, cells[name]["version"], f"{step['seconds']:.1f}", *parts, size, f"{weight['load_seconds']:.2f}"]
+        )
+    columns = ["", "version", "build s", "index s", "tuning s", "bytes an item", "load s"]
+    show(f"{label}, ANN recall {target}; load {kept['latency']['facts']['load_average']}", columns, rows)
+    for k in next(iter(latency.values()), {}):
+        rows = []
+        for name, by_k in latency.items():
+            one, tuned = by_k[k], cells[name]["tune"][k]
+            figures = [f"{one['recall']:.4f}", f"{one['p50_ms']:.3f}", f"{one['p99_ms']:.3f}"]
+            rows.append(
+                [
+                    name,
+                    str(tuned["effort"] or "scan"),
+                    f"{tuned['recall']:.4f}",
+                    *figures,
+                    "" if tuned["reached"] else "not reached",
+                ]
+            )
+        show(f"k {k}", ["", "effort", "recall tuned", "recall asked", "p50 ms", "p99 ms", "target"], rows)
+    console.print()
+    for line in _ratios(cells, latency):
+        console.print(line)
+
+
+def _ratios(cells: dict[str, Any], latency: dict[str, Any]) -> Iterator[str]:
+    """Ours by theirs, beside what is to be reached."""
+    if "ours" not in latency:
+        return
+    for k, ours in latency["ours"].items():
+        graphs = {
+            name: latency[name][k]["p50_ms"] for name in GRAPHS if name in latency and cells[name]["tune"][k]["reached"]
+        }
+        if graphs:
+            best = min(graphs, key=graphs.__getitem__)
+            yield (
+                f"p50 at k {k}: {ours['p50_ms'] / graphs[best]:.2f} of {best}'s, the fastest graph; to reach: "
+                f"{REACH['clustered']} clustered, {REACH['graph is best']} where the graph is best"
+            )
+    if "hnswlib" not in latency:
+        return
+    our, their = cells["ours"], cells["hnswlib"]
+    whole = our["build"]["seconds"] / their["build"]["seconds"]
+    index = our["build"].get("index_seconds", our["build"]["seconds"]) / their["build"]["seconds"]
+    yield f"build: {whole:.2f} of hnswlib's, the index alone {index:.2f}; to reach: {REACH['build']}"
+    memory = our["weigh"]["bytes_an_item"] / their["weigh"]["bytes_an_item"]
+    yield f"memory: {memory:.2f} of hnswlib's; to reach: {REACH['memory']}"
+
+
+def benches(asked: argparse.Namespace, scratch: Path) -> Iterator[Bench]:
+    """One by one, their vectors written."""
+    if asked.vectors:
+        with np.load(asked.vectors, allow_pickle=False) as arrays:
+            items, queries = arrays["items"].astype(np.float16), arrays["queries"].astype(np.float32)
+        label = f"{asked.vectors.stem} {len(items)} x {items.shape[1]}"
+        half = min(QUERIES, len(queries) // 2)
+        yield _bench(
+            label, asked, scratch, {"items": items, "tuning": queries[:half], "asked": queries[half : 2 * half]}
+        )
+        return
+    for n in asked.items:
+        pool = Clusters(n, asked.dim)
+        queries = pool.queries(2 * QUERIES)
+        bench = _bench(
+            f"clustered {n} x {asked.dim}", asked, scratch, {"tuning": queries[:QUERIES], "asked": queries[QUERIES:]}
+        )
+        pool.fill(bench.work.folder / "items.npy")
+        yield bench
+
+
+def _bench(label: str, asked: argparse.Namespace, scratch: Path, arrays: dict[str, Any]) -> Bench:
+    folder = scratch / label.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return Bench(label, Work(folder, tuple(asked.k), asked.target), asked.out, asked.rounds)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[300_000, 1_000_000])
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--vectors", type=Path, help=".npz with `items` and `queries`, instead of made-up ones")
+    parser.add_argument("--k", type=int, nargs="+", default=[100, 500, 1000], help="ascending")
+    parser.add_argument("--target", type=float, default=0.98, help="mean ANN recall at each k")
+    parser.add_argument("--libraries", choices=NAMES, nargs="+", default=list(NAMES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="a folder that keeps vectors and indexes")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ann.json")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--retime", action="store_true", help="take latencies again")
+    parser.add_argument("--child", choices=STEPS, help=argparse.SUPPRESS)  # one step, --scratch being a work's folder
+    parser.add_argument("--effort", type=json.loads, default=None, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = options()
+    quiet_libraries(verbose=False)
+    if asked.child:
+        work = Work(asked.scratch, tuple(asked.k), asked.target)
+        print(json.dumps(STEPS[asked.child](make(asked.libraries[0]), work, asked.effort)))
+        return
+    names = [name for name in asked.libraries if installed(name)]
+    for name in asked.libraries:
+        if name not in names:
+            console.print(f"{name} is not installed, and is left out")
+    with tempfile.TemporaryDirectory(prefix="ann-") as passing:
+        for bench in benches(asked, asked.scratch or Path(passing)):
+            bench.run(names, fresh=asked.fresh, retime=asked.retime)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Which of N rows are allowed, a bit each: what filters, deletions and native searches agree on."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """A set of rows; it never changes.
+
+    Attributes:
+        bits: [ceil(N / 8)]; row 8 j + i is bit i of byte j, and bits beyond N are 0. So does faiss read it.
+        size: N.
+        count: how many rows are in it.
+    """
+
+    bits: NDArray[np.uint8]
+    size: int
+    count: int
+
+    @classmethod
+    def of(cls, mask: Mask) -> Self:
+        """The rows that `mask` [N] marks."""
+        return cls(np.packbits(mask, bitorder="little"), len(mask), int(np.count_nonzero(mask)))
+
+    @classmethod
+    def all_of(cls, size: int) -> Self:
+        """All of N rows."""
+        return cls.of(np.ones(size, dtype=np.bool_))
+
+    def __and__(self, other: "Bitmap") -> "Bitmap":
+        return _counted(self.bits & other.bits, self.size)
+
+    def without(self, rows: Rows) -> "Bitmap":
+        """All but these rows, each in 0 .. N - 1."""
+        bits = self.bits.copy()
+        np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
+        return Bitmap(bits, self.size, self.count - int(np.count_nonzero(self.has(np.unique(rows)))))
+
+    def has(self, rows: Rows) -> Mask:
+        """Whether each of these rows, in 0 .. N - 1, is in it."""
+        marked: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(np.bool_)
+        return marked
+
+    def mask(self) -> Mask:
+        """[N] true for each row in it."""
+        marked: Mask = np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_)
+        return marked
+
+
+def _counted(bits: NDArray[np.uint8], size: int) -> Bitmap:
+    return Bitmap(bits, size, int(np.bitwise_count(bits).sum()))

@@ -1,0 +1,167 @@
+"""Scoring stored half-precision rows, compiled by numba: they are widened in registers, nothing is copied.
+
+Each row is scored by one loop of one order, whatever stands beside it: equal vectors get equal scores to the bit.
+The compiled code is kept in numba's cache; call `warm` before the first request, which would wait seconds for it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.errors import NumbaError
+from numba.extending import intrinsic as typed_intrinsic
+from numpy.typing import NDArray
+
+from vecall.index.base import Codes, Rows, Scores, Vectors
+from vecall.index.bitmaps import Bitmap
+
+intrinsic: Any = typed_intrinsic  # its type is that of another protocol
+
+_AHEAD = 16  # rows that are asked of the memory before their turn; random rows come 1.5 times as fast
+_STEPS = 2048  # of the scale that tells the best scores from the others
+_LINE = 64  # bytes that memory hands over at once
+# Sums may be taken in an order that fills the registers; it is the same for every row.
+_LOOSE = {"reassoc", "contract", "nsz"}
+
+
+def _compiled(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - numba's dispatchers have no type
+    try:
+        return numba.njit(nogil=True, fastmath=_LOOSE, cache=True)(function)
+    except (RuntimeError, NumbaError):  # neither here nor at home may a cache be written
+        return numba.njit(nogil=True, fastmath=_LOOSE)(function)
+
+
+@intrinsic
+def _widen(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
+    """Uint16 that holds a half as a float32: one instruction for many of them at once."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def _prefetch(_typing: Any, array: Any, _offset: Any) -> Any:  # noqa: ANN401 - numba's protocol
+    """Ask the memory for the line at a byte of an array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        data = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+        place = builder.gep(data, [arguments[1]])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        instruction = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(instruction, [place, number(0), number(3), number(1)])  # for reading, into every cache, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@_compiled
+def _dot(codes, row, query):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    total = np.float32(0)
+    for axis in range(query.shape[0]):
+        total += _widen(codes[row, axis]) * query[axis]
+    return total
+
+
+@_compiled
+def _score_rows(codes, query, rows, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    width = 2 * query.shape[0]
+    for place in range(rows.shape[0]):
+        if place + _AHEAD < rows.shape[0]:
+            start = rows[place + _AHEAD] * width
+            for line in range(0, width, _LINE):
+                _prefetch(codes, start + line)
+        scores[place] = _dot(codes, rows[place], query)
+
+
+@_compiled
+def _list_rows(bits, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    found = 0
+    for byte in range(bits.shape[0]):
+        left = bits[byte]
+        row = 8 * byte
+        while left:
+            if left & 1:
+                rows[found] = row
+                found += 1
+            left >>= 1
+            row += 1
+
+
+@_compiled
+def _score_all(codes, query, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for row in range(scores.shape[0]):
+        scores[row] = _dot(codes, row, query)
+
+
+@_compiled
+def _collect_near_best(scores, k, places):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Count how many scores fall into each of equal steps from the lowest to the highest, then take the top steps."""
+    low, high = np.float64(scores.min()), np.float64(scores.max())  # a difference of float32 may be beyond float32
+    scale = np.float64(_STEPS - 1) / max(high - low, 1e-300)
+    counts = np.zeros(_STEPS, dtype=np.int64)
+    for score in scores:
+        counts[int((score - low) * scale)] += 1
+    step, above = _STEPS - 1, counts[_STEPS - 1]
+    while above < k:
+        step -= 1
+        above += counts[step]
+    found = 0
+    for place in range(scores.shape[0]):
+        if int((scores[place] - low) * scale) >= step:
+            places[found] = place
+            found += 1
+    return found
+
+
+def _read_only(array: Any) -> Any:  # noqa: ANN401 - an array
+    """The same numbers, never to be written: to numba, which compiles anew for others, all arrays are of one type."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def scores_of(codes: Codes, query: Vectors, rows: Rows | None = None) -> Scores:
+    """Inner products of one query [D] with rows of [N, D] stored vectors, or with all of them.
+
+    Rows are not checked: each must be in 0 .. N - 1.
+    """
+    scores = np.empty(len(codes) if rows is None else len(rows), dtype=np.float32)
+    bits, asked = _read_only(codes.view(np.uint16)), _read_only(np.ascontiguousarray(query))
+    if rows is None:
+        _score_all(bits, asked, scores)
+    else:
+        _score_rows(bits, asked, _read_only(rows), scores)
+    return scores
+
+
+def near_best(scores: Scores, k: int) -> NDArray[np.int64]:
+    """Places of all scores [n] that may be among the k best, ascending: those, their ties, and few others.
+
+    Scores must be finite.
+    """
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    places = np.empty(len(scores), dtype=np.int64)
+    return places[: _collect_near_best(_read_only(scores), k, places)]
+
+
+def rows_of(allowed: Bitmap) -> Rows:
+    """The rows in a bitmap, ascending."""
+    rows = np.empty(allowed.count, dtype=np.int64)
+    _list_rows(_read_only(allowed.bits), rows)
+    return rows
+
+
+def warm() -> None:
+    """Compile everything, or read it from numba's cache: some seconds, or a half."""
+    codes = np.zeros((1, 1), dtype=np.float16)
+    query = np.zeros(1, dtype=np.float32)
+    scores_of(codes, query)
+    near_best(scores_of(codes, query, rows_of(Bitmap.all_of(1))), 0)

@@ -1,0 +1,191 @@
+"""Finding the least effort that reaches the wanted ANN recall, for each k, on real user vectors."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall import progress
+from vecall.index.base import Effort, Index, Rows, Vectors
+from vecall.index.bitmaps import Bitmap
+from vecall.index.cells import CellsIndex
+from vecall.index.effort import EffortCurve, EffortPoint, overlap, places_of
+from vecall.index.planner import Costs
+
+logger = logging.getLogger(__name__)
+
+_GROWTH = 1.25  # from one ef to the next
+_PROBES_FROM, _MORE_PROBES = 1 / 256, 1.5  # share of the cells that is tried first; from one number to the next
+_DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
+_WORSE = 1.1  # times the best latency: more cells can only cost more
+_TIMED = 60  # queries that a latency is taken from
+_SCANNED = 20_000  # rows, to time a scan
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was found for one index.
+
+    Attributes:
+        points: for each k, ascending, the least effort that reaches the target, else the best that was tried.
+        tried: everything that was measured on the way.
+        costs: of a search by its effort, and of a scan.
+    """
+
+    points: tuple[EffortPoint, ...]
+    tried: tuple[EffortPoint, ...]
+    costs: Costs
+
+    @property
+    def curve(self) -> EffortCurve:
+        """The effort that was found, by k."""
+        return EffortCurve([(point.k, point.effort) for point in self.points])
+
+
+def tune(
+    index: Index,
+    queries: Vectors,
+    ks: Sequence[int],
+    target: float,
+    *,
+    latency_ms: float = math.inf,
+    width: int | None = None,
+    quiet: bool = False,
+) -> Tuning:
+    """For each k the least effort whose ANN recall reaches the target with 95 % confidence.
+
+    Where none does within the latency, the best that was tried stands for it, and a warning says so.
+
+    Args:
+        index: to be searched; `search_exact` of it is the truth.
+        queries: [Q, D] real user vectors, at least 2.
+        ks: ascending; those beyond N are left out.
+        target: ANN recall in 0 .. 1.
+        latency_ms: what the median search of one query may take.
+        width: given, it is not searched for.
+        quiet: whether a missed target is no news.
+    """
+    asked = [k for k in ks if k <= index.size] or [index.size]
+    with progress.task("tuning index", len(asked) + 1) as advance:
+        truth = index.search_exact(queries, max(asked)).rows
+        advance(1)
+        chosen, tried = [], []
+        for k in asked:
+            measured = list(_ladder(index, queries, truth[:, :k], target, width))
+            chosen.append(_least(measured, target, latency_ms))
+            tried += measured
+            advance(1)
+    for point in chosen:
+        if not quiet and (not _reaches(point, target) or point.p50_ms > latency_ms):
+            logger.warning(
+                "ANN recall@%d of at least %.3f was not reached within %g ms: %.4f ± %.4f in %.2f ms is the best of %d "
+                "efforts tried", point.k, target, latency_ms, point.recall, point.recall_ci95, point.p50_ms, len(tried),
+            )  # fmt: skip
+    return Tuning(tuple(chosen), tuple(tried), _costs(index, queries, tried))
+
+
+def _ladder(index: Index, queries: Vectors, truth: Rows, target: float, width: int | None) -> Iterator[EffortPoint]:
+    """Ever harder searches, up to the first that reaches the target or looks at everything."""
+    if isinstance(index, CellsIndex):
+        yield from _cells_ladder(index, queries, truth, target, width)
+        return
+    k = truth.shape[1]
+    ef = float(k if width is None else width)
+    while True:
+        effort = Effort(min(index.size, math.ceil(ef)))
+        point = _point(index, queries, effort, overlap(index.search(queries, k, effort=effort).rows, truth), k)
+        yield point
+        if _reaches(point, target) or effort.width >= index.size or width is not None:
+            return
+        ef = effort.width * _GROWTH
+
+
+def _cells_ladder(
+    index: CellsIndex, queries: Vectors, truth: Rows, target: float, width: int | None
+) -> Iterator[EffortPoint]:
+    """More and more cells, each with the least depth that reaches the target; ends where more cells cost more."""
+    k = truth.shape[1]
+    probes = float(max(4, index.cells * _PROBES_FROM) if width is None else width)
+    best = math.inf
+    while True:
+        effort = Effort(min(index.cells, math.ceil(probes)), min(index.size, math.ceil(_DEPTHS[-1] * k)))
+        places = places_of(truth, index.candidates(queries, effort))
+        for depth in sorted({min(effort.depth, math.ceil(times * k)) for times in _DEPTHS}):
+            # The exact scores pick the truth out of whatever was found of it.
+            shares = (places < depth).mean(axis=1)
+            if _lower_bound(shares) >= target or depth == effort.depth:
+                break
+        point = _point(index, queries, Effort(effort.width, depth), shares, k)
+        yield point
+        if effort.width >= index.cells or width is not None or point.p50_ms > _WORSE * best:
+            return
+        if _reaches(point, target):
+            best = min(best, point.p50_ms)
+        probes = effort.width * _MORE_PROBES
+
+
+def _point(index: Index, queries: Vectors, effort: Effort, shares: NDArray[np.float64], k: int) -> EffortPoint:
+    p50_ms = _median_ms(index, queries, k, effort)
+    return EffortPoint(k, effort.width, effort.depth, float(shares.mean()), _half_width(shares), p50_ms)
+
+
+def _median_ms(index: Index, queries: Vectors, k: int, effort: Effort) -> float:
+    seconds = []
+    for query in queries[:_TIMED]:
+        start = time.perf_counter()
+        index.search(query[None], k, effort=effort)
+        seconds.append(time.perf_counter() - start)
+    return round(1e3 * float(np.median(seconds)), 4)
+
+
+def _half_width(shares: NDArray[np.float64]) -> float:
+    return 1.96 * float(shares.std(ddof=1)) / math.sqrt(len(shares))
+
+
+def _lower_bound(shares: NDArray[np.float64]) -> float:
+    return float(shares.mean()) - _half_width(shares)
+
+
+def _reaches(point: EffortPoint, target: float) -> bool:
+    return point.recall - point.recall_ci95 >= target
+
+
+def _least(measured: list[EffortPoint], target: float, latency_ms: float) -> EffortPoint:
+    quick = [point for point in measured if point.p50_ms <= latency_ms] or measured[:1]
+    enough = [point for point in quick if _reaches(point, target)]
+    if enough:
+        return min(enough, key=lambda point: point.p50_ms)
+    return max(quick, key=lambda point: (point.recall, -point.p50_ms))
+
+
+def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Costs:
+    """Milliseconds by effort, as the measured points say (least squares), and of a scanned row."""
+    efforts = np.array([[1.0, point.width, point.depth] for point in tried])
+    spent = np.array([point.p50_ms for point in tried])
+    varies = np.ptp(efforts, axis=0) > 0
+    # Where one width alone was tried, all grows with it: a wider search must not look as cheap.
+    free = [*([0, 1] if varies[1] else [1]), *([2] if varies[2] else [])]
+    weights = np.linalg.lstsq(efforts[:, free], spent, rcond=None)[0]
+    while weights.min() < 0:  # chance; what remains must explain it
+        free = [column for column, weight in zip(free, weights, strict=True) if weight > 0]
+        weights = np.linalg.lstsq(efforts[:, free], spent, rcond=None)[0]
+    fixed, per_width, per_depth = (dict(zip(free, weights.tolist(), strict=True)).get(at, 0.0) for at in range(3))
+    return Costs(fixed, per_width, per_depth, scan_cost(index, queries))
+
+
+def scan_cost(index: Index, queries: Vectors) -> float:
+    """Milliseconds per row of an exact scan of some rows from anywhere in the pool."""
+    rows = np.random.default_rng(0).choice(index.size, min(index.size, _SCANNED), replace=False)
+    mask = np.zeros(index.size, dtype=np.bool_)
+    mask[rows] = True
+    allowed = Bitmap.of(mask)
+    seconds = []
+    for query in queries[: _TIMED // 3]:
+        start = time.perf_counter()
+        index.search_exact(query[None], min(100, len(rows)), allowed=allowed)
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(seconds)) / len(rows)

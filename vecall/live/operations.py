@@ -1,0 +1,102 @@
+"""One change to one item, and the row of the journal that holds it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from vecall.errors import QueryError
+from vecall.schema import IdType
+
+Kind = Literal["upsert", "delete"]
+
+# kind, id, given, fields as JSON, encoder, vector as little-endian float32.
+Body = tuple[str, int | str | None, int, str | None, str | None, bytes | None]
+# seq, the parts of a body, CRC-32 of all these; or whatever damage has made of them.
+Row = tuple[Any, ...]
+
+# What remains of an operation once a later one has the last word on its item.
+SUPERSEDED: Body = ("superseded", None, 0, None, None, None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """What happened to an item. Compared by identity, for it holds an array.
+
+    Attributes:
+        seq: place in the journal, from 1; given by the journal, 0 before.
+        kind: what happened.
+        id: the item's id.
+        fields: the item's columns as the user gave them; None for a delete, and where there are none.
+        vector: [D] given by the user, or the item tower's answer to `fields`; None for a delete.
+        encoder: hash of the encoder that made `vector`; None where releases have no towers.
+        given: the user gave the vector, so no tower can make it again. False: it is a cache of what `fields` gives.
+    """
+
+    seq: int
+    kind: Kind
+    id: int | str
+    fields: dict[str, JsonValue] | None
+    vector: NDArray[np.float32] | None
+    encoder: str | None
+    given: bool
+
+
+def body_of(operation: Operation, id_type: IdType) -> Body:
+    """Encode all but `seq`.
+
+    Raises:
+        QueryError: the id is not of `id_type`, the fields are not JSON, or the vector is not [D] float32.
+    """
+    one, fields, vector = operation.id, operation.fields, operation.vector
+    if not (type(one) is int and -(2**63) <= one < 2**63 if id_type == "integer" else type(one) is str):
+        raise QueryError(f"item id {one!r}: expected one of type {id_type} (an integer within 64 bits)", field="id")
+    if vector is not None and (vector.ndim != 1 or vector.dtype != np.float32):
+        raise QueryError(f"item {one!r}: expected a vector [D] of float32, got {vector.dtype} {vector.shape}")
+    try:
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        f"{one}{text}".encode()  # SQLite takes no half surrogate pair
+    except (TypeError, ValueError, RecursionError) as error:
+        raise QueryError(f"item {one!r}: its fields are no JSON, or some text is no Unicode: {error}") from error
+    return (
+        operation.kind,
+        one,
+        int(operation.given),
+        None if fields is None else text,
+        operation.encoder,
+        None if vector is None else vector.astype("<f4", copy=False).tobytes(),
+    )
+
+
+def row_of(seq: int, body: Body) -> Row:
+    """The row that says `body` at `seq`."""
+    return (seq, *body, _checksum(seq, *body))
+
+
+def is_whole(row: Row) -> bool:
+    """Whether a row says what was written."""
+    try:
+        return bool(_checksum(*row[:-1]) == row[-1])
+    except TypeError:  # damage has made bytes of text, or text of bytes
+        return False
+
+
+def _checksum(*said: Any) -> int:  # noqa: ANN401 - `is_whole` asks of anything
+    *head, vector = said  # JSON keeps the parts apart, and is the same under every Python
+    text = json.dumps([*head, None if vector is None else len(vector)])
+    return crc32(vector or b"", crc32(text.encode()))
+
+
+def operation_of(row: Row) -> Operation | None:
+    """Decode a whole row; None where it is superseded."""
+    seq, kind, one, given, fields, encoder, vector, _ = row
+    if kind == SUPERSEDED[0]:
+        return None
+    decoded = None if fields is None else json.loads(fields)
+    return Operation(
+        seq, kind, one, decoded, None if vector is None else np.frombuffer(vector, "<f4"), encoder, bool(given)
+    )

@@ -1,0 +1,244 @@
+"""Where a recaller's views come from, and where its writes go: one release, its journal, and the next release."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Self
+
+from vecall.errors import DeltaFull, StoreError
+from vecall.live.compaction import Compactor
+from vecall.live.items import deletions, upserts
+from vecall.live.journal import Journal
+from vecall.live.operations import Operation
+from vecall.live.overlay import Overlay
+from vecall.live.replay import replay
+from vecall.live.retention import check_reaches, journal_path
+from vecall.release.bundle import Release, open_release, prove_release
+from vecall.release.locks import hold
+from vecall.release.store import Store
+
+logger = logging.getLogger(__name__)
+
+DELTA_MAX = 100_000  # items beside the base; each is scanned by each request
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an upsert did.
+
+    Attributes:
+        release: the one it was checked against.
+        seq: the last operation that is contained now.
+        accepted: distinct items that were taken.
+    """
+
+    release: str
+    seq: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What a delete did.
+
+    Attributes:
+        release: the one it was looked up in.
+        seq: the last operation that is contained now.
+        deleted: items that were there, and are not any more.
+        unknown: distinct ids that no item had. They are written down all the same: another release may have them.
+    """
+
+    release: str
+    seq: int
+    deleted: int
+    unknown: int
+
+
+class Source:
+    """A release and its changes. A request takes `view` once and uses it to its end; any thread may write.
+
+    Attributes:
+        view: what is served now.
+    """
+
+    def __init__(self, overlay: Overlay, store: Store | None = None, *, delta_max: int = DELTA_MAX) -> None:
+        self.view = overlay.view
+        self._overlay, self._store, self._delta_max = overlay, store, delta_max
+        self._journal: Journal | None = None  # only of a writer
+        self._compactor: Compactor | None = None
+        self._held = ExitStack()
+        self._writes = Lock()
+        self._swaps = Lock()
+
+    @classmethod
+    def of(cls, release: Release) -> Self:
+        """A release by itself, as it was published."""
+        return cls(Overlay(release))
+
+    @classmethod
+    def open(
+        cls, store: Store, name: str | None, *, writable: bool, delta_max: int = DELTA_MAX, auto_compact: bool = True
+    ) -> Self:
+        """Open a release and bring the journal's operations onto it.
+
+        Args:
+            store: where it lies.
+            name: of the release; None is the current one.
+            writable: take upserts and deletes; of all processes one may at a time.
+            delta_max: items beside the base, beyond which new ones are refused.
+            auto_compact: start a compaction when there are many changes, and go over to its release.
+
+        Raises:
+            StoreError: there is no such release, or the journal is not the one that it was made beside.
+            ReleaseRefused: a file of it is damaged, missing or too many.
+            JournalDamaged, JournalFailed: the journal cannot be read, or written.
+            Locked: `writable`, and another process writes.
+        """
+        with ExitStack() as held:
+            if writable:
+                held.enter_context(hold(store.path / "writer.lock", timeout=0))
+            source = cls(Overlay(open_release(store, name)), store, delta_max=delta_max)
+            if writable:
+                id_type = source.view.release.items.id_type
+                source._journal = held.enter_context(Journal.open(journal_path(store), id_type))
+                check_reaches(source._journal, store.releases(skip_damaged=True))
+                if auto_compact:
+                    source._compactor = Compactor(store.path, source.adopt, delta_max)
+                    held.callback(source._compactor.close)
+            source._catch_up(source._overlay)
+            source.view = source._overlay.view
+            source._held = held.pop_all()
+        return source
+
+    def close(self) -> None:
+        """End writing and a compaction that runs. Views that were taken can be read still."""
+        self._held.close()  # not under `_writes`, which an ending compaction may be waiting for
+        self._journal = None
+
+    def upsert(self, items: object) -> Written:
+        """Add or replace items, all or none: on return they are on the disk and in `view`.
+
+        Args:
+            items: a sequence of `{"id", "fields"}`, or `{"id", "vector", "encoder", "fields"}`.
+
+        Raises:
+            QueryError: an item is not as it has to be; `field` names the part.
+            EncoderMismatch: a vector is of another encoder.
+            DeltaFull: new items would be more than `delta_max` beside the base.
+            JournalFailed: the disk does not take them; nothing has changed.
+            StoreError: this source is not writable.
+        """
+        with self._writing() as journal:
+            operations = upserts(items, self.view.release)
+            self._check_room(operations)
+            seq = self._commit(journal, operations)
+            return Written(self.view.release.name, seq, len(operations))
+
+    def delete(self, ids: object) -> Deleted:
+        """Delete items, all or none: on return that is on the disk and in `view`. It is never too much.
+
+        Raises:
+            QueryError, JournalFailed, StoreError: as for `upsert`.
+        """
+        with self._writing() as journal:
+            distinct, operations = deletions(ids, self.view.release)
+            there = int(self.view.has(self.view.rows(distinct)).sum())
+            seq = self._commit(journal, operations)
+            return Deleted(self.view.release.name, seq, there, len(distinct) - there)
+
+    def activate(self, name: str) -> str | None:
+        """Go over to another release, once it has proved itself, and make it the store's current one.
+
+        Requests that have a view keep it. Writes go on meanwhile, and are in the new view as well.
+
+        Returns:
+            Name of the release that was current before.
+
+        Raises:
+            StoreError: there is no such release, or the journal is not its own.
+            ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise than it did.
+            Locked: another process holds the store's lock.
+        """
+        store = self._of_store()
+        with self._swaps:
+            overlay = self._prepared(store, name)
+            previous = store.activate(name)
+            self._swap(overlay)
+        return previous
+
+    def adopt(self, base: str, name: str) -> None:
+        """Go over to what was compacted of `base`, unless another release has been activated meanwhile."""
+        store = self._of_store()
+        with self._swaps:
+            if name == base or self.view.release.name != base:
+                logger.info("release %s is not gone over to: %s is served", name, self.view.release.name)
+                return
+            overlay = self._prepared(store, name)
+            current = store.find_current()
+            if current is not None and current.release == base:
+                store.activate(name)
+            self._swap(overlay)
+
+    def _prepared(self, store: Store, name: str) -> Overlay:
+        """A release that has proved itself, with the journal's operations so far."""
+        release = prove_release(store, name)
+        if self._journal is not None:
+            check_reaches(self._journal, [release.manifest])
+            if release.items.id_type != (ids := self.view.release.items.id_type):
+                raise StoreError(
+                    f"release {name!r} has {release.items.id_type} ids, and {ids} ids are served and in the journal: "
+                    "give these items a store of their own"
+                )
+        overlay = Overlay(release)
+        self._catch_up(overlay)
+        return overlay
+
+    def _swap(self, overlay: Overlay) -> None:
+        with self._writes:
+            self._catch_up(overlay)
+            self._overlay, self.view = overlay, overlay.view
+        logger.info("release %s is served, with %d items beside it", self.view.release.name, self.view.delta.count)
+
+    def _catch_up(self, overlay: Overlay) -> None:
+        """Apply what the journal has beyond the overlay's view."""
+        if self._store is not None:
+            id_type = overlay.view.release.items.id_type
+            journal = self._journal or Journal.read(journal_path(self._store), id_type)
+            if journal is not None and journal.last_seq > overlay.view.seq:
+                replay(overlay, journal.since(overlay.view.seq))
+
+    @contextmanager
+    def _writing(self) -> Iterator[Journal]:
+        with self._writes:
+            if self._journal is None:
+                raise StoreError("this recaller takes no changes: open it with writable=True, and do not close it")
+            yield self._journal
+            if self._compactor is not None:
+                self._compactor.consider(self.view)
+
+    def _check_room(self, operations: list[Operation]) -> None:
+        delta = self.view.delta
+        new = sum(operation.id not in delta.slots.newest for operation in operations)
+        if new and delta.held + new > self._delta_max:
+            raise DeltaFull(
+                f"{delta.held:,} items stand beside release {self.view.release.name!r}, and {new:,} more would be over "
+                f"delta_max = {self._delta_max:,}: run `vecall compact` and activate its release, or wait for the "
+                "compaction that runs, then try again"
+            )
+
+    def _commit(self, journal: Journal, operations: list[Operation]) -> int:
+        if operations:
+            last = journal.append(operations)
+            if self.view.seq == last - len(operations):
+                self._overlay.apply(operations, seq=last)
+            else:  # something was on the disk that an earlier failure had not let us know
+                self._catch_up(self._overlay)
+            self.view = self._overlay.view
+        return self.view.seq
+
+    def _of_store(self) -> Store:
+        if self._store is None:
+            raise StoreError("this recaller was made of one release and has no store to take another from")
+        return self._store
