@@ -20,11 +20,6 @@ def test_the_usual_number_by_hand(n, cells):
     assert usual_cells(n) == cells
 
 
-@pytest.mark.parametrize(("for_root", "cells"), [(0.001, 1), (1.0, 1024), (8.0, 8192), (10**9, 10**6)])
-def test_more_or_fewer_for_each_root(for_root, cells):
-    assert usual_cells(10**6, for_root) == cells
-
-
 @pytest.mark.parametrize(("n", "most", "count"), [(5, 9, 5), (100, 30, 30), (1, 1, 1)])
 def test_sampled_rows_are_distinct_and_ascend(n, most, count):
     rows = sample_rows(n, most, seed=3)

@@ -193,7 +193,7 @@ def test_costs_are_those_of_the_measured_points(monkeypatch):
 
 def test_one_effort_alone_costs_in_proportion_to_its_width(monkeypatch):
     """A search ten times as wide must not look as cheap."""
-    timed(monkeypatch, lambda k, effort: 0.4)
+    timed(monkeypatch, lambda k, effort: 0.004 * effort.width)
     found = tune(Planted(10), queries(), [100], 0.9)
     assert len(found.tried) == 1
     assert (found.costs.fixed, found.costs.per_width, found.costs.per_depth) == pytest.approx((0, 0.004, 0))

@@ -17,9 +17,9 @@ _AT_ONCE = 4096  # centroids that are found in one level, and compared one by on
 _LINKS, _LOOKED_AT, _SEEN = 32, 100, 64  # of the graph over more of them: fewer put vectors into wrong cells
 
 
-def usual_cells(n: int, for_root: float = 4.0) -> int:
+def usual_cells(n: int) -> int:
     """The power of two nearest to 4 sqrt(N): scanning cells and finding them then cost about the same."""
-    return int(min(n, 2 ** max(0, round(math.log2(for_root * math.sqrt(n))))))
+    return int(min(n, 2 ** max(0, round(math.log2(4 * math.sqrt(n))))))
 
 
 def sample_rows(n: int, most: int, seed: int) -> Rows:

@@ -9,7 +9,6 @@ import numpy as np
 from vecall.errors import ConfigError
 from vecall.index.base import Codes, Index, Vectors
 from vecall.index.cells import CellsIndex
-from vecall.index.centroids import usual_cells
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.settings import IndexSettings
@@ -19,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 _SCANNED_BELOW = 2_000  # items; a scan of so few is as fast as any index, and exact
 _TRIED_ON = 20_000  # items that structures are compared on
-_TRIED_WITH = 200  # queries likewise
-_TUNED_WITH = 500  # queries; more narrow the confidence interval and cost an exact search each
+_TRIED_WITH = 150  # queries likewise
+_TUNED_WITH = 300  # queries; more narrow the confidence interval and cost an exact search each
 _USUAL_M, _USUAL_EF_CONSTRUCTION = 16, 200
 
 
@@ -32,19 +31,16 @@ class Structure:
         engine: "hnsw" or "cells".
         M: hnsw: links per vector and level.
         ef_construction: hnsw: places looked at for a vector's links.
-        cells_for_root: cells: how many, divided by the square root of N.
     """
 
     engine: str
     M: int = _USUAL_M
     ef_construction: int = _USUAL_EF_CONSTRUCTION
-    cells_for_root: float = 4.0
 
     def build(self, vectors: Vectors | Codes, settings: IndexSettings) -> Index:
         """The index; what the settings give stands above what was found."""
         if self.engine == "cells":
-            found = usual_cells(len(vectors), self.cells_for_root)
-            return CellsIndex.build(vectors, cells=settings.cells or found)
+            return CellsIndex.build(vectors, cells=settings.cells)
         m, ef_construction = settings.M or self.M, settings.ef_construction or self.ef_construction
         return HnswIndex.build(vectors, m=m, ef_construction=ef_construction)
 
@@ -120,7 +116,7 @@ def _chosen(engine: str, vectors: Vectors | Codes, queries: Vectors, settings: I
     if engine == "cells":
         return Structure("cells")
     sample = _some(vectors, _TRIED_ON)
-    contenders = [Structure("hnsw"), Structure("cells"), Structure("cells", cells_for_root=8.0)]
+    contenders = [Structure("hnsw"), Structure("cells")]
     results = [_try(one, sample, _some(queries, _TRIED_WITH).astype(np.float32), settings) for one in contenders]
     best = min(range(len(contenders)), key=lambda place: results[place])
     for structure, (misses, ms) in zip(contenders, results, strict=True):

@@ -23,6 +23,7 @@ _PROBES_FROM, _MORE_PROBES = 1 / 256, 1.5  # share of the cells that is tried fi
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
 _WORSE = 1.1  # times the best latency: more cells can only cost more
 _TIMED = 60  # queries that a latency is taken from
+_FAR = 8  # times the last width
 _SCANNED = 20_000  # rows, to time a scan
 
 
@@ -108,24 +109,34 @@ def _cells_ladder(
     index: CellsIndex, queries: Vectors, truth: Rows, target: float, width: int | None
 ) -> Iterator[EffortPoint]:
     """More and more cells, each with the least depth that reaches the target; ends where more cells cost more."""
-    k = truth.shape[1]
-    probes = float(max(4, index.cells * _PROBES_FROM) if width is None else width)
-    best = math.inf
+    probes = math.ceil(max(4, index.cells * _PROBES_FROM)) if width is None else width
+    missed, best = 0, math.inf
     while True:
-        effort = Effort(min(index.cells, math.ceil(probes)), min(index.size, math.ceil(_DEPTHS[-1] * k)))
-        places = places_of(truth, index.candidates(queries, effort))
-        for depth in sorted({min(effort.depth, math.ceil(times * k)) for times in _DEPTHS}):
-            # The exact scores pick the truth out of whatever was found of it.
-            shares = (places < depth).mean(axis=1)
-            if _lower_bound(shares) >= target or depth == effort.depth:
-                break
-        point = _point(index, queries, Effort(effort.width, depth), shares, k)
+        point = _cells_point(index, queries, truth, target, min(index.cells, probes))
         yield point
-        if effort.width >= index.cells or width is not None or point.p50_ms > _WORSE * best:
+        if point.width >= index.cells or width is not None or point.p50_ms > _WORSE * best:
             return
         if _reaches(point, target):
+            between = math.isqrt(missed * point.width)
+            if missed < between < point.width and best == math.inf:
+                yield _cells_point(index, queries, truth, target, between)
             best = min(best, point.p50_ms)
-        probes = effort.width * _MORE_PROBES
+        else:
+            missed = point.width
+        probes = math.ceil(point.width * _MORE_PROBES)
+
+
+def _cells_point(index: CellsIndex, queries: Vectors, truth: Rows, target: float, probes: int) -> EffortPoint:
+    """So many cells with the least depth that reaches the target, or with the greatest."""
+    k = truth.shape[1]
+    deepest = Effort(probes, min(index.size, math.ceil(_DEPTHS[-1] * k)))
+    places = places_of(truth, index.candidates(queries, deepest))
+    for depth in sorted({min(deepest.depth, math.ceil(times * k)) for times in _DEPTHS}):
+        # The exact scores pick the truth out of whatever was found of it.
+        shares = (places < depth).mean(axis=1)
+        if _lower_bound(shares) >= target or depth == deepest.depth:
+            break
+    return _point(index, queries, Effort(probes, depth), shares, k)
 
 
 def _point(index: Index, queries: Vectors, effort: Effort, shares: NDArray[np.float64], k: int) -> EffortPoint:
@@ -164,11 +175,11 @@ def _least(measured: list[EffortPoint], target: float, latency_ms: float) -> Eff
 
 def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Costs:
     """Milliseconds by effort, as the measured points say (least squares), and of a scanned row."""
-    efforts = np.array([[1.0, point.width, point.depth] for point in tried])
-    spent = np.array([point.p50_ms for point in tried])
-    varies = np.ptp(efforts, axis=0) > 0
-    # Where one width alone was tried, all grows with it: a wider search must not look as cheap.
-    free = [*([0, 1] if varies[1] else [1]), *([2] if varies[2] else [])]
+    last = tried[-1]
+    far = Effort(_FAR * last.width, last.depth)  # filters make searches wide, and chance must not set their price
+    efforts = np.array([[1.0, *point.effort] for point in tried] + [[1.0, *far]])
+    spent = np.array([point.p50_ms for point in tried] + [_median_ms(index, queries[: _TIMED // 3], last.k, far)])
+    free = [0, 1, *([2] if np.ptp(efforts[:, 2]) > 0 else [])]
     weights = np.linalg.lstsq(efforts[:, free], spent, rcond=None)[0]
     while weights.min() < 0:  # chance; what remains must explain it
         free = [column for column, weight in zip(free, weights, strict=True) if weight > 0]

@@ -13,6 +13,7 @@ from vecall.errors import ReleaseRefused
 from vecall.index import files as index_files
 from vecall.index.base import Effort, Index
 from vecall.index.effort import EffortCurve
+from vecall.index.kernels import warm
 from vecall.index.planner import USUAL_COSTS, Costs
 from vecall.release.encoder import ENCODERS, Encoder
 from vecall.release.files import read_array, read_table
@@ -123,6 +124,7 @@ def load_release(folder: Path, manifest: Manifest) -> Release:
         ReleaseRefused: a file is not what its name says, or they do not belong together.
     """
     popularity = folder / POPULARITY
+    warm()  # else the first request would wait for the compiler
     release = Release(
         manifest=manifest,
         items=load_vocabulary(folder, ITEM_PREFIX),
