@@ -149,10 +149,10 @@ def test_cells_are_tried_with_the_least_depth_that_reaches_the_target(monkeypatc
     timed(monkeypatch, lambda k, effort: effort.width / 10)  # ever more cells only cost more
     index = PlantedCells(9, 1.9)
     found = tune(index, queries(), [100], 0.9)
-    assert [one.width for one in index.asked] == [one.width for one in found.tried] == [4, 6, 9, 14]
+    assert [one.width for one in index.asked] == [one.width for one in found.tried] == [4, 6, 9, 7, 14]
     assert {one.depth for one in index.asked} == {600}
-    few, more, enough, beyond = found.tried
-    assert (few.depth, more.depth) == (600, 600)  # whatever the depth, these cells do not hold them
+    few, more, enough, between, beyond = found.tried
+    assert (few.depth, more.depth, between.depth) == (600, 600, 600)  # whatever the depth, these cells do not hold them
     assert (enough.depth, beyond.depth) == (200, 200)  # 2 · k; with 1.5 it would be .79
     assert (few.recall, more.recall, enough.recall) == pytest.approx((0.44, 0.67, 1.0))
     assert found.points == (enough,)
@@ -168,7 +168,7 @@ def test_the_depth_too_is_enough_with_confidence(monkeypatch, asked, depth):
 def test_the_fastest_of_those_that_reach_the_target_is_chosen(monkeypatch):
     """More cells may need less depth; the search for them ends where they only cost more."""
     milliseconds = {4: 5.0, 6: 4.0, 9: 3.0, 14: 3.2, 21: 2.5, 32: 2.8, 48: 2.0}
-    timed(monkeypatch, lambda k, effort: milliseconds[effort.width])
+    timed(monkeypatch, lambda k, effort: milliseconds.get(effort.width, 9.0))
     found = tune(PlantedCells(4, 1), queries(), [100], 0.9)
     assert [one.width for one in found.tried] == [4, 6, 9, 14, 21, 32]
     assert found.points[0].effort == Effort(21, 100)
