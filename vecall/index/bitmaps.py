@@ -32,7 +32,10 @@ class Bitmap:
     @classmethod
     def all_of(cls, size: int) -> Self:
         """All of N rows."""
-        return cls.of(np.ones(size, dtype=np.bool_))
+        bits = np.full(-(-size // 8), 255, dtype=np.uint8)
+        if size % 8:
+            bits[-1] = (1 << size % 8) - 1
+        return cls(bits, size, size)
 
     def __and__(self, other: "Bitmap") -> "Bitmap":
         return _counted(self.bits & other.bits, self.size)

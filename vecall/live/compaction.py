@@ -19,7 +19,7 @@ _DELTA_FROM = 20_000  # items; below, a request scans them faster than it could 
 _TOMBSTONES_FROM = 100  # rows; a tiny base is scanned anyway
 _TOMBSTONE_SHARE = 0.1  # of the base; beyond, searches of the index lose too much to what is gone
 _PATIENCE = 10.0  # seconds for the child to end when it is told to
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
 def is_due(*, held: int, tombstones: int, base: int, arriving: float, delta_max: int) -> bool:
@@ -47,7 +47,7 @@ class Compactor:
     """
 
     def __init__(self, store: Path, adopt: Callable[[str, str], None], delta_max: int) -> None:
-        self._store, self._adopt, self._delta_max = store, adopt, delta_max
+        self._store, self._adopt, self._delta_max = store.absolute(), adopt, delta_max
         self._seconds = 0.0  # that the last compaction took
         self._since = (time.monotonic(), 0)  # from when on arrivals are counted, and the operation then
         self._not_below = 0.0  # changes that there must be, after one failed
@@ -118,7 +118,7 @@ class Compactor:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | _ONE_THREAD,
+                env=os.environ | dict.fromkeys(_POOLS, "1"),
             )
         answer, log = self._child.communicate()
         if self._child.returncode != 0:

@@ -118,18 +118,7 @@ class Source:
         self._journal = None
 
     def upsert(self, items: object) -> Written:
-        """Add or replace items, all or none: on return they are on the disk and in `view`.
-
-        Args:
-            items: a sequence of `{"id", "fields"}`, or `{"id", "vector", "encoder", "fields"}`.
-
-        Raises:
-            QueryError: an item is not as it has to be; `field` names the part.
-            EncoderMismatch: a vector is of another encoder.
-            DeltaFull: new items would be more than `delta_max` beside the base.
-            JournalFailed: the disk does not take them; nothing has changed.
-            StoreError: this source is not writable.
-        """
+        """Add or replace items, all or none: on return they are on the disk and in `view`. See `Recaller.upsert`."""
         with self._writing() as journal:
             operations = upserts(items, self.view.release)
             self._check_room(operations)
@@ -137,11 +126,7 @@ class Source:
             return Written(self.view.release.name, seq, len(operations))
 
     def delete(self, ids: object) -> Deleted:
-        """Delete items, all or none: on return that is on the disk and in `view`. It is never too much.
-
-        Raises:
-            QueryError, JournalFailed, StoreError: as for `upsert`.
-        """
+        """Delete items, all or none, likewise; it is never too much. See `Recaller.delete`."""
         with self._writing() as journal:
             distinct, operations = deletions(ids, self.view.release)
             there = int(self.view.has(self.view.rows(distinct)).sum())

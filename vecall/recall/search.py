@@ -123,10 +123,19 @@ def _search_base(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -
         bitmap = None if allowed == pool.size else pool.base
         hits = release.index.search(vector, plan.fetch, effort=plan.effort, allowed=bitmap)
         rows, scores = hits.rows[0], hits.scores[0]
-        kept = np.flatnonzero(~np.isin(rows, pool.excluded))[:wanted] if len(pool.excluded) else slice(wanted)
+        kept = np.flatnonzero(~_among(rows, pool.excluded))[:wanted]
         return "index", plan.effort, (rows[kept], scores[kept])
     hits = release.index.search_exact(vector, wanted, allowed=pool.left())
     return plan.path, None, (hits.rows[0], hits.scores[0])
+
+
+def _among(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
+    """[len(rows)] whether each row stands in a list that ascends."""
+    if not len(ascending):
+        return np.zeros(len(rows), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
+    found: NDArray[np.bool_] = ascending[places] == rows
+    return found
 
 
 def _scan_delta(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -> Scored:
