@@ -46,3 +46,13 @@ def test_overlap_by_hand():
     truth = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
     found = np.array([[4, 3, -1, 9], [8, 7, 6, 5]])
     assert overlap(found, truth).tolist() == [0.5, 1.0]
+
+
+def test_filters_say_how_far_to_look_and_k_how_many_to_score():
+    curve = EffortCurve([(100, Effort(10, 150)), (500, Effort(12, 600))], [(1000, 40), (10_000, 30)])
+    assert curve.at(100) == Effort(10, 150)
+    assert curve.at(100, rank=500) == Effort(12, 150)
+    assert curve.at(100, rank=750) == Effort(26, 150)
+    assert curve.at(100, rank=1000) == Effort(40, 150)
+    assert curve.at(300, rank=10_000) == Effort(40, 375)  # further is never nearer
+    assert curve.at(100, rank=20_000) == Effort(80, 150)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vecall import progress
 from vecall.index import tune as tuning
 from vecall.index.base import Effort, Hits
+from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
 from vecall.index.effort import EffortPoint, overlap
 from vecall.index.exact import ExactIndex
@@ -149,13 +150,13 @@ def test_cells_are_tried_with_the_least_depth_that_reaches_the_target(monkeypatc
     timed(monkeypatch, lambda k, effort: effort.width / 10)  # ever more cells only cost more
     index = PlantedCells(9, 1.9)
     found = tune(index, queries(), [100], 0.9)
-    assert [one.width for one in index.asked] == [one.width for one in found.tried] == [4, 6, 9, 7, 14]
+    assert [one.width for one in index.asked] == [one.width for one in found.tried] == [4, 8, 16, 11, 32]
     assert {one.depth for one in index.asked} == {600}
     few, more, enough, between, beyond = found.tried
-    assert (few.depth, more.depth, between.depth) == (600, 600, 600)  # whatever the depth, these cells do not hold them
-    assert (enough.depth, beyond.depth) == (200, 200)  # 2 · k; with 1.5 it would be .79
-    assert (few.recall, more.recall, enough.recall) == pytest.approx((0.44, 0.67, 1.0))
-    assert found.points == (enough,)
+    assert (few.depth, more.depth) == (600, 600)  # whatever the depth, these cells do not hold them
+    assert (enough.depth, between.depth, beyond.depth) == (200, 200, 200)  # 2 · k; with 1.5 it would be .79
+    assert (few.recall, more.recall, enough.recall) == pytest.approx((0.44, 0.89, 1.0))
+    assert found.points == (between,)
 
 
 @pytest.mark.parametrize(("asked", "depth"), [(4, 200), (400, 150)])
@@ -167,11 +168,11 @@ def test_the_depth_too_is_enough_with_confidence(monkeypatch, asked, depth):
 
 def test_the_fastest_of_those_that_reach_the_target_is_chosen(monkeypatch):
     """More cells may need less depth; the search for them ends where they only cost more."""
-    milliseconds = {4: 5.0, 6: 4.0, 9: 3.0, 14: 3.2, 21: 2.5, 32: 2.8, 48: 2.0}
+    milliseconds = {4: 5.0, 8: 4.0, 16: 3.0, 32: 3.2, 64: 2.5}
     timed(monkeypatch, lambda k, effort: milliseconds.get(effort.width, 9.0))
     found = tune(PlantedCells(4, 1), queries(), [100], 0.9)
-    assert [one.width for one in found.tried] == [4, 6, 9, 14, 21, 32]
-    assert found.points[0].effort == Effort(21, 100)
+    assert [one.width for one in found.tried] == [4, 8, 16, 32, 64]
+    assert found.points[0].effort == Effort(64, 100)
 
 
 def test_cells_end_with_all_of_them(monkeypatch, caplog):
@@ -269,3 +270,26 @@ def test_progress_is_told():
     with progress.shown_by(Listener()):
         tune(Planted(400), queries(4), [10, 100], 0.5)
     assert told == [("tuning index", 3), 1, 1, 1, "end"]
+
+
+def test_widths_under_filters_are_measured(monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((4000, 8)).astype(np.float32)
+    index = HnswIndex.build(vectors, m=8, ef_construction=60)
+    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 1.0)  # dear, so that all rates are measured
+    found = tune(index, rng.standard_normal((60, 8)).astype(np.float32), [10, 20], 0.95)
+    assert [rank for rank, _ in found.filtered] == [34, 100, 334]
+    assert [width for _, width in found.filtered] == sorted(width for _, width in found.filtered)
+    others = rng.standard_normal((60, 8)).astype(np.float32)
+    for share in (0.3, 0.1):
+        allowed = Bitmap.of(rng.random(4000) < share)
+        effort = found.curve.at(10, rank=math.ceil(10 * 4000 / allowed.count))
+        truth = index.search_exact(others, 10, allowed=allowed).rows
+        assert overlap(index.search(others, 10, effort=effort, allowed=allowed).rows, truth).mean() > 0.93
+
+
+def test_widths_that_would_cost_more_than_a_scan_are_not_looked_for(monkeypatch):
+    index = HnswIndex.build(np.random.default_rng(0).standard_normal((4000, 8)).astype(np.float32))
+    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 0.0)
+    found = tune(index, np.random.default_rng(1).standard_normal((60, 8)).astype(np.float32), [10], 0.95)
+    assert len({width for _, width in found.filtered}) == 1

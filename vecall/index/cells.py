@@ -17,7 +17,7 @@ from vecall.index.base import Codes, Effort, Hits, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.centroids import find_centroids, nearest_finder, sample_rows, usual_cells
 from vecall.index.exact import ExactIndex, best_of_one, check_allowed, check_queries, check_vectors
-from vecall.index.native import openmp, selector
+from vecall.index.native import openmp, selector, write_file
 from vecall.index.order import nothing
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
@@ -146,7 +146,7 @@ class CellsIndex:
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""
-        faiss.write_index(self._refined, str(path))
+        write_file(self._refined, path)
 
 
 def _filled_lists(stored: ExactIndex, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - as above

@@ -36,13 +36,20 @@ class EffortPoint:
 
 
 class EffortCurve:
-    """Effort by k: straight lines between the measured points, the first one's below, in proportion to k above."""
+    """Effort by k and rank: straight lines between what was measured, the first below, in proportion above.
 
-    def __init__(self, points: Sequence[tuple[int, Effort]]) -> None:
-        """From (k, effort) pairs with ascending k; at least one."""
-        self.points = tuple(points)
+    Args:
+        points: (k, effort) pairs with ascending k; at least one.
+        filtered: (rank, width) pairs: how far a search must look to reach past so many rows of the whole pool, as was
+            measured where a filter lets pass some of them only.
+    """
+
+    def __init__(self, points: Sequence[tuple[int, Effort]], filtered: Sequence[tuple[int, int]] = ()) -> None:
+        self.points, self.filtered = tuple(points), tuple(filtered)
+        ranks, widths = zip(*sorted([(k, effort.width) for k, effort in points] + list(filtered)), strict=True)
+        self._ranks = np.array(ranks, dtype=np.float64)
+        self._widths = np.maximum.accumulate(np.array(widths, dtype=np.float64))  # further is never nearer
         self._ks = np.array([k for k, _ in points], dtype=np.float64)
-        self._widths = np.array([effort.width for _, effort in points], dtype=np.float64)
         self._depths = np.array([effort.depth for _, effort in points], dtype=np.float64)
 
     def at(self, k: int, *, rank: int | None = None) -> Effort:
@@ -53,12 +60,14 @@ class EffortCurve:
             rank: how many rows of the whole pool the search must reach past, where only some rows may be answers;
                 it says how far to look. None is k.
         """
-        return Effort(self._read(self._widths, k if rank is None else rank), self._read(self._depths, k))
+        width = _read(self._ranks, self._widths, k if rank is None else rank)
+        return Effort(width, _read(self._ks, self._depths, k))
 
-    def _read(self, values: NDArray[np.float64], k: int) -> int:
-        last = float(self._ks[-1])
-        value = values[-1] * k / last if k > last else np.interp(k, self._ks, values)
-        return int(np.ceil(value))
+
+def _read(at: NDArray[np.float64], values: NDArray[np.float64], place: int) -> int:
+    last = float(at[-1])
+    value = values[-1] * place / last if place > last else np.interp(place, at, values)
+    return int(np.ceil(value))
 
 
 def overlap(found: Rows, truth: Rows) -> NDArray[np.float64]:

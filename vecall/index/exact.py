@@ -12,6 +12,7 @@ from vecall.errors import DataError, QueryError
 from vecall.index.base import Codes, Effort, Hits, Rows, Scores, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.kernels import near_best, rows_of, scores_of
+from vecall.index.native import write_file
 from vecall.index.order import best_first, nothing
 
 _LARGEST_STORED = 65504.0  # float16's largest number
@@ -106,7 +107,7 @@ class ExactIndex:
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""
-        faiss.write_index(self._flat, str(path))
+        write_file(self._flat, path)
 
 
 def scan(codes: Codes, queries: Vectors, k: int, allowed: Bitmap | None = None) -> Hits:

@@ -20,7 +20,7 @@ def save(index: Index, path: Path) -> None:
     """
     try:
         index.save(path)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise StoreError(f"{path} cannot be written: is there such a folder, and room in it? {error}") from error
 
 

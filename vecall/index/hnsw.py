@@ -9,7 +9,7 @@ from vecall import progress
 from vecall.index.base import Codes, Effort, Hits, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, rescored, rounded
-from vecall.index.native import openmp, selector
+from vecall.index.native import openmp, selector, write_file
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -114,4 +114,4 @@ class HnswIndex:
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""
-        faiss.write_index(self._graph, str(path))
+        write_file(self._graph, path)

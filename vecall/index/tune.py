@@ -19,10 +19,14 @@ from vecall.index.planner import Costs
 logger = logging.getLogger(__name__)
 
 _GROWTH = 1.25  # from one ef to the next
-_PROBES_FROM, _MORE_PROBES = 1 / 256, 1.5  # share of the cells that is tried first; from one number to the next
+_FEWEST_PROBES, _MORE_PROBES = 4, 2  # tried at least; from one number to the next
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
 _WORSE = 1.1  # times the best latency: more cells can only cost more
 _TIMED = 60  # queries that a latency is taken from
+_PASS_RATES = (0.3, 0.1, 0.03, 0.01)  # of the random filters that widths are measured under
+_LEAST_PASSING = 10  # times k; of fewer the planner scans
+_ASKED_FILTERED = 100  # queries
+_WIDER, _TOO_DEAR = 1.4, 2  # from one width to the next; times the cost of a scan
 _FAR = 8  # times the last width
 _SCANNED = 20_000  # rows, to time a scan
 
@@ -35,16 +39,18 @@ class Tuning:
         points: for each k, ascending, the least effort that reaches the target, else the best that was tried.
         tried: everything that was measured on the way.
         costs: of a search by its effort, and of a scan.
+        filtered: (rank, width) under random filters, as in `EffortCurve`.
     """
 
     points: tuple[EffortPoint, ...]
     tried: tuple[EffortPoint, ...]
     costs: Costs
+    filtered: tuple[tuple[int, int], ...] = ()
 
     @property
     def curve(self) -> EffortCurve:
         """The effort that was found, by k."""
-        return EffortCurve([(point.k, point.effort) for point in self.points])
+        return EffortCurve([(point.k, point.effort) for point in self.points], self.filtered)
 
 
 def tune(
@@ -67,8 +73,8 @@ def tune(
         ks: ascending; those beyond N are left out.
         target: ANN recall in 0 .. 1.
         latency_ms: what the median search of one query may take.
-        width: given, it is not searched for.
-        quiet: whether a missed target is no news.
+        width: given, it is not searched for, nor for filters.
+        quiet: a missed target is no news, and filters are not tried: it is only to compare structures.
     """
     asked = [k for k in ks if k <= index.size] or [index.size]
     with progress.task("tuning index", len(asked) + 1) as advance:
@@ -86,7 +92,11 @@ def tune(
                 "ANN recall@%d of at least %.3f was not reached within %g ms: %.4f ± %.4f in %.2f ms is the best of %d "
                 "efforts tried", point.k, target, latency_ms, point.recall, point.recall_ci95, point.p50_ms, len(tried),
             )  # fmt: skip
-    return Tuning(tuple(chosen), tuple(tried), _costs(index, queries, tried))
+    costs = _costs(index, queries, tried)
+    if quiet or width is not None:
+        return Tuning(tuple(chosen), tuple(tried), costs)
+    filtered = _filtered_widths(index, queries[:_ASKED_FILTERED], chosen, target, costs)
+    return Tuning(tuple(chosen), tuple(tried), costs, tuple(filtered))
 
 
 def _ladder(index: Index, queries: Vectors, truth: Rows, target: float, width: int | None) -> Iterator[EffortPoint]:
@@ -109,7 +119,7 @@ def _cells_ladder(
     index: CellsIndex, queries: Vectors, truth: Rows, target: float, width: int | None
 ) -> Iterator[EffortPoint]:
     """More and more cells, each with the least depth that reaches the target; ends where more cells cost more."""
-    probes = math.ceil(max(4, index.cells * _PROBES_FROM)) if width is None else width
+    probes = max(_FEWEST_PROBES, math.isqrt(index.cells) // 8) if width is None else width
     missed, best = 0, math.inf
     while True:
         point = _cells_point(index, queries, truth, target, min(index.cells, probes))
@@ -123,7 +133,7 @@ def _cells_ladder(
             best = min(best, point.p50_ms)
         else:
             missed = point.width
-        probes = math.ceil(point.width * _MORE_PROBES)
+        probes = point.width * _MORE_PROBES
 
 
 def _cells_point(index: CellsIndex, queries: Vectors, truth: Rows, target: float, probes: int) -> EffortPoint:
@@ -137,6 +147,33 @@ def _cells_point(index: CellsIndex, queries: Vectors, truth: Rows, target: float
         if _lower_bound(shares) >= target or depth == deepest.depth:
             break
     return _point(index, queries, Effort(probes, depth), shares, k)
+
+
+def _filtered_widths(
+    index: Index, queries: Vectors, chosen: Sequence[EffortPoint], target: float, costs: Costs
+) -> Iterator[tuple[int, int]]:
+    """For some pass rates the rank that an answer must reach, and the least width tried that finds it there.
+
+    Where a scan would be cheaper by then, the width is one that the planner will not choose.
+    """
+    first, width = chosen[0], chosen[-1].width
+    for share in _PASS_RATES:
+        allowed = _random_rows(index.size, math.ceil(share * index.size))
+        if allowed.count <= _LEAST_PASSING * first.k:
+            return
+        truth = index.search_exact(queries, first.k, allowed=allowed).rows
+        while costs.of_index(Effort(width, first.depth)) <= _TOO_DEAR * costs.of_scan(allowed.count):
+            found = index.search(queries, first.k, effort=Effort(width, first.depth), allowed=allowed).rows
+            if width >= index.size or overlap(found, truth).mean() >= target:
+                break
+            width = math.ceil(_WIDER * width)
+        yield math.ceil(first.k / share), width
+
+
+def _random_rows(size: int, count: int) -> Bitmap:
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[np.random.default_rng(0).choice(size, count, replace=False)] = True
+    return Bitmap.of(mask)
 
 
 def _point(index: Index, queries: Vectors, effort: Effort, shares: NDArray[np.float64], k: int) -> EffortPoint:
@@ -190,13 +227,10 @@ def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Cost
 
 def scan_cost(index: Index, queries: Vectors) -> float:
     """Milliseconds per row of an exact scan of some rows from anywhere in the pool."""
-    rows = np.random.default_rng(0).choice(index.size, min(index.size, _SCANNED), replace=False)
-    mask = np.zeros(index.size, dtype=np.bool_)
-    mask[rows] = True
-    allowed = Bitmap.of(mask)
+    allowed = _random_rows(index.size, min(index.size, _SCANNED))
     seconds = []
     for query in queries[: _TIMED // 3]:
         start = time.perf_counter()
-        index.search_exact(query[None], min(100, len(rows)), allowed=allowed)
+        index.search_exact(query[None], min(100, allowed.count), allowed=allowed)
         seconds.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(seconds)) / len(rows)
+    return 1e3 * float(np.median(seconds)) / allowed.count

@@ -130,7 +130,7 @@ def _facts(built: Built, settings: IndexSettings) -> IndexFacts:
     effort: list[JsonValue] = [[point.k, point.width, point.depth] for point in built.tuning.points]
     return IndexFacts(
         engine=built.engine,
-        parameters=parameters | {"effort": effort},
+        parameters=parameters | {"effort": effort, "filtered": [list(pair) for pair in built.tuning.filtered]},
         costs=asdict(built.tuning.costs),
         settings=given,
     )

@@ -148,7 +148,8 @@ def _curve(manifest: Manifest) -> EffortCurve | None:
         return None
     if "effort" in parameters:
         points = cast("list[list[int]]", parameters["effort"])
-        return EffortCurve([(k, Effort(*effort)) for k, *effort in points])
+        filtered = cast("list[list[int]]", parameters.get("filtered", []))
+        return EffortCurve([(k, Effort(*effort)) for k, *effort in points], [(rank, width) for rank, width in filtered])
     ef = cast("int", parameters.get("ef", _USUAL_EF))
     return EffortCurve([(1, Effort(ef)), (ef, Effort(ef))])
 
