@@ -210,3 +210,17 @@ def test_what_cannot_be_compacted(store_of):
     path.write_bytes(content.replace(b"delete", b"delate"))
     with pytest.raises(JournalDamaged):
         compact(store.path)
+
+
+def test_the_tables_word_stands_where_it_was_given(store_of):
+    """What they were said to hold is not replayed onto them, by a compaction either."""
+    store = store_of([1, 2], np.eye(2))
+    with open_recaller(store.path, writable=True) as recaller:
+        recaller.upsert([{"id": 3, "vector": [1, 1]}])
+        publish_vectors(store.path, [1, 3], np.diag([1.0, 9.0]), name="two", journal_seq=1)
+        recaller.delete([1])
+    compact(store.path, name="three")
+    with open_recaller(store.path) as recaller:
+        answer = recaller.recall(Query(vector=[1, 1]))
+        assert (answer.release, answer.ids, answer.scores) == ("three", [3], [9])
+    assert [(one.journal_seq, one.declared_seq) for one in store.releases()] == [(2, 1), (1, 1), (0, 0)]

@@ -18,7 +18,7 @@ from vecall.live.replay import replay
 from vecall.live.retention import journal_path
 from vecall.live.view import View
 from vecall.release.build import Contents, write_contents
-from vecall.release.bundle import open_release
+from vecall.release.bundle import Release, open_release
 from vecall.release.encoder import ENCODERS, ITEM_IDS, ITEM_TOWER, QUERY_TOWER, Encoder
 from vecall.release.files import read_array, write_array
 from vecall.release.store import Store
@@ -65,9 +65,17 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         contents = _contents(view, rows, cut)
         encoder = _carry_towers(opened.folder(base.name), draft.folder, view, rows)
         queries = None if base.golden is None or encoder is not None else np.asarray(base.golden.vectors)
-        settings = IndexSettings.model_validate(base.manifest.index.settings)
+        settings = _settings(base)
         description = write_contents(draft.folder, contents, settings, queries=queries, encoder=encoder)
         return draft.commit(description, activate=activate, after=base.name)
+
+
+def _settings(base: Release) -> IndexSettings:
+    """Those that the base was built by. The structure that was found for it is not looked for again."""
+    settings = IndexSettings.model_validate(base.manifest.index.settings)
+    if settings.engine == "auto" and base.manifest.index.engine != "exact":
+        return IndexSettings.model_validate(base.manifest.index.settings | {"engine": base.manifest.index.engine})
+    return settings
 
 
 def _in_order(view: View) -> Rows:
