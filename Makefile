@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test slow check install clean
+.PHONY: quickstart test slow torture check install clean
 
 quickstart: $(INSTALLED)  ## The whole story on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
@@ -15,6 +15,12 @@ test: $(INSTALLED)  ## The test suite
 
 slow: $(INSTALLED)  ## Proofs that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# CYCLES=100 and SEED=1 may be given in the environment.
+torture: $(INSTALLED)  ## A thousand writers killed, and a disk that fails at every call
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 timeout 3600 $(BIN)/python -m pytest -s -m 'slow or torture' \
+		-k 'not many_deaths' -o log_cli=true -o log_cli_level=INFO \
+		tests/live/test_killed.py tests/live/test_store_faults.py tests/live/test_disk_faults.py
 
 check: $(INSTALLED)  ## Lint, format and types
 	$(BIN)/ruff check .

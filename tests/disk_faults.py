@@ -63,7 +63,7 @@ class Run:
     @property
     def hit(self) -> list[Event]:
         """The calls that were made fail."""
-        return [event for event in self.events if event.code]
+        return [event for event in self.events if event.code and event.kind != "-"]
 
 
 def said(events: list[Event]) -> list[str]:
@@ -82,7 +82,9 @@ def build(folder: Path) -> Path:
     return library
 
 
-def play(shim: Path, session: ModuleType, work: Path, *, code: int = 0, forever: bool = False) -> list[Run]:
+def play(
+    shim: Path, session: ModuleType, work: Path, *, code: int = 0, forever: bool = False, every: int = 1
+) -> list[Run]:
     """Run a session; with an errno in `code` again and again, until no call fails any more.
 
     Args:
@@ -91,6 +93,7 @@ def play(shim: Path, session: ModuleType, work: Path, *, code: int = 0, forever:
         work: an empty folder for all this; it needs room.
         code: what failing calls end with; 0 runs the session once without a fault.
         forever: calls fail from the n-th on, not the n-th alone.
+        every: how far from one failing call to the next.
     """
     work = work.resolve()
     for name in ("disk", "before", "logs"):
@@ -102,10 +105,10 @@ def play(shim: Path, session: ModuleType, work: Path, *, code: int = 0, forever:
         "LD_PRELOAD": str(shim),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, __file__, session.__name__, work, str(code), str(int(forever))]
+    command = [sys.executable, __file__, session.__name__, work, str(code), str(int(forever)), str(every)]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
-    return [_read_run(work, number) for number in range(1, 1 + len(list((work / "logs").iterdir())))]
+    return [_read_run(work, number) for number in sorted(int(one.name) for one in (work / "logs").iterdir())]
 
 
 def _read_run(work: Path, number: int) -> Run:
@@ -270,11 +273,11 @@ def _say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-def _main(session: str, work: Path, code: int, *, forever: bool) -> None:
+def _main(session: str, work: Path, code: int, *, forever: bool, every: int) -> None:
     """In the watched interpreter."""
     made = importlib.import_module(session)
     log = work / "log"
-    for number in itertools.count(1):
+    for number in itertools.count(1, every):
         folder = work / "disk" / str(number)
         folder.mkdir()
         if hasattr(made, "prepare"):
@@ -295,4 +298,4 @@ def _main(session: str, work: Path, code: int, *, forever: bool) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), forever=bool(int(sys.argv[4])))
+    _main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), forever=sys.argv[4] == "1", every=int(sys.argv[5]))

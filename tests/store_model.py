@@ -11,9 +11,8 @@ An operation is a list, so that it goes through a pipe as JSON:
 An item's value is the upsert that brought it and its place there; vector and fields follow from these.
 """
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -22,9 +21,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vecall.errors import StoreError
 from vecall.index.settings import IndexSettings
+from vecall.live.compact import compact
 from vecall.live.journal import Journal
-from vecall.live.retention import journal_path
+from vecall.live.retention import journal_path, prune
 from vecall.recall.recaller import open_recaller
 from vecall.recall.types import Query
 from vecall.release.store import Store
@@ -71,8 +72,35 @@ def first_tables() -> Items:
     return {f"i{name}": (0, name) for name in range(FIRST)}
 
 
-def publish(folder: Path, items: Items, name: str, *, activate: bool, journal_seq: int, index: IndexSettings) -> None:
-    """With golden queries, so that activating has something to prove."""
+def items_of(given: Items) -> list[dict[str, Any]]:
+    """As `Recaller.upsert` takes them."""
+    return [{"id": one, "vector": vector_of(value), "fields": fields_of(value)} for one, value in given.items()]
+
+
+def perform(operation: list[Any], folder: Path, recaller: Any, model: "Model") -> Any:
+    """Do it to a real store; `model` has the tables. What is answered, as JSON has it."""
+    match operation:
+        case ["upsert", number]:
+            return recaller.upsert(items_of(upserted(number)))
+        case ["delete", number]:
+            return recaller.delete(deleted(number))
+        case ["publish", name, which, activate]:
+            seq, items = model.to_publish(which)
+            _publish(folder, items, name, activate=activate, journal_seq=seq)
+        case ["compact", name, activate]:
+            return compact(folder, name=name, activate=activate)
+        case ["activate", name]:
+            return recaller.activate(name)
+        case ["rollback"]:
+            return [*Store.open(folder).rollback()]
+        case ["prune", keep]:
+            pruned = prune(Store.open(folder), keep)
+            return [pruned.releases, pruned.operations]
+    return None
+
+
+def _publish(folder: Path, items: Items, name: str, *, activate: bool, journal_seq: int) -> None:
+    """With golden queries, so that activating has something to prove; exact or a graph, by the name's last letter."""
     vectors = np.array([vector_of(value) for value in items.values()], dtype=np.float32)
     publish_vectors(
         folder,
@@ -80,7 +108,7 @@ def publish(folder: Path, items: Items, name: str, *, activate: bool, journal_se
         vectors,
         attributes=pl.DataFrame([fields_of(value) for value in items.values()]),
         queries=vectors[:10],
-        index=index,
+        index=EXACT if ord(name[-1]) % 2 else GRAPH,
         name=name,
         activate=activate,
         journal_seq=journal_seq,
@@ -107,8 +135,10 @@ class Model:
 
     Attributes:
         releases: oldest first.
-        last: each item's last operation, seq and value; None where that deleted it.
+        last: each item's last operation that was not pruned, seq and value; None where that deleted it.
         tables: the last snapshot.
+        serving: what the writer must answer with; the release it serves may be pruned.
+        bases: what it has served so far, of which a compaction beside it may be made; as it must be now.
     """
 
     releases: dict[str, Made] = field(default_factory=dict)
@@ -118,26 +148,73 @@ class Model:
     last_seq: int = 0
     pruned_to: int = 0
     tables: tuple[int, Items] | None = None
+    serving: Items = field(default_factory=dict)
+    bases: list[Items] = field(default_factory=list)
 
     def copy(self) -> "Model":
-        """What changes is copied, items are shared with none."""
-        return copy.deepcopy(self)
+        """One that changes by itself."""
+        releases = {name: replace(made, holds=made.holds and dict(made.holds)) for name, made in self.releases.items()}
+        bases = [dict(one) for one in self.bases]
+        return replace(self, releases=releases, last=dict(self.last), serving=dict(self.serving), bases=bases)
 
-    @property
-    def serving(self) -> Items:
-        """What the writer's recaller must show."""
-        holds = self.releases[str(self.served)].holds
+    def serve(self, name: str, holds: Items | None) -> None:
+        """A writer goes over to a release."""
         assert holds is not None
-        return holds
+        self.served, self.serving = name, dict(holds)
+        self.bases.append(self.serving)
+
+    def restarted(self) -> "Model":
+        """A writer opens the current release."""
+        self.bases = []
+        self.serve(str(self.current), self.releases[str(self.current)].holds)
+        return self
 
     def apply(self, operation: list[Any]) -> "Model":
         getattr(self, f"_{operation[0]}")(*operation[1:])
         return self
 
+    def acknowledged(self, operation: list[Any], answer: Any) -> "Model":
+        """Apply an operation, once its answer was compared with what it had to be."""
+        kind, *rest = operation
+        before = self.copy() if kind == "prune" else self
+        current = self.releases[str(self.current)]
+        expected = {
+            "upsert": lambda: len(upserted(rest[0])),
+            "delete": lambda: sum(one in self.serving for one in deleted(rest[0])),
+            "compact": lambda: rest[0] if self.last_seq > current.journal_seq else self.current,
+            "activate": lambda: self.current,
+            "rollback": lambda: [current.parent, self.current],
+            "prune": lambda: [self.doomed(rest[0]), before.apply(operation).pruned_to - self.pruned_to],
+        }.get(kind, lambda: None)()
+        assert answer == expected, (operation, answer, expected)
+        return self.apply(operation)
+
+    def told(self, operation: list[Any], answer: Any) -> "Model":
+        """Apply an operation beside which a compaction may have made a release; `see` tells what there is now."""
+        if operation[0] != "prune":
+            return self.apply(operation)
+        self.forget(self.pruned_to + answer[1])
+        return self
+
+    def see(self, seen: dict[str, Any]) -> None:
+        """What a writer found in the store, and serves."""
+        before = self.releases
+        self.releases = {}
+        for name, facts in seen["releases"].items():
+            holds = before[name].holds if name in before else None
+            self.releases[name] = Made(holds, *facts)
+        self.current = seen["current"]
+        if seen["served"] != self.served:  # it was compacted of what had been served
+            self.serve(seen["served"], self.serving)
+            if seen["served"] in self.releases:
+                self.releases[seen["served"]].holds = dict(self.serving)
+
     def amid(self, operation: list[Any]) -> Iterator["Model"]:
         """All that may be there when this operation was under way, or failed."""
-        yield self
         kind, *rest = operation
+        yield self
+        if kind in ("open", "read", "snapshot", "close"):
+            return
         if kind in ("publish", "compact"):  # the release is whole before it is made current
             yield self.copy().apply([kind, *rest[:-1], False])
         if kind == "prune":
@@ -157,9 +234,19 @@ class Model:
         for one, value in changes.items():
             self.last_seq += 1
             self.last[one] = (self.last_seq, value)
-            for made in self.releases.values():
-                if made.holds is not None:
-                    _change(made.holds, one, value)
+            for holds in (*(made.holds for made in self.releases.values()), *self.bases):
+                if holds is not None:
+                    _change(holds, one, value)
+
+    def _read(self, number: int) -> None:
+        """Nothing changes, nor when a writer opens what it serves already."""
+
+    def _open(self) -> None:
+        if self.served is None:
+            self.restarted()
+
+    def _close(self) -> None:
+        self.served = None
 
     def _snapshot(self) -> None:
         self.tables = (self.last_seq, dict(self.serving))
@@ -168,7 +255,7 @@ class Model:
         seq, items = self.to_publish(which)
         holds = dict(items)
         for one, (last, value) in self.last.items():
-            if last > max(seq, self.pruned_to):
+            if last > seq:
                 _change(holds, one, value)
         self._add(name, Made(holds, seq, seq, self.current), activate=activate)
 
@@ -176,7 +263,8 @@ class Model:
         """`journal_seq` and the tables."""
         if which == "old":
             return 0, first_tables()
-        assert self.tables is not None
+        if self.tables is None:
+            raise StoreError("nothing was exported")
         return self.tables
 
     def _compact(self, name: str, activate: bool) -> None:
@@ -191,7 +279,8 @@ class Model:
             self.current = name
 
     def _activate(self, name: str) -> None:
-        self.current = self.served = name
+        self.current = name
+        self.serve(name, self.releases[name].holds)
 
     def _rollback(self) -> None:
         """Of the store; the writer serves on what it has."""
@@ -205,8 +294,13 @@ class Model:
     def _prune(self, keep: int) -> None:
         self._drop(self.doomed(keep))
         newest = next(reversed(self.releases.values()))
-        upto = min(newest.declared_seq, *(made.journal_seq for made in self.releases.values()), self.last_seq)
-        self.pruned_to = max(self.pruned_to, upto)
+        upto = min(newest.declared_seq, *(made.journal_seq for made in self.releases.values()))
+        self.forget(max(self.pruned_to, upto))
+
+    def forget(self, upto: int) -> None:
+        """Operations up to this one are pruned."""
+        self.pruned_to = upto
+        self.last = {one: last for one, last in self.last.items() if last[0] > upto}
 
     def _drop(self, names: list[str]) -> None:
         for name in names:
@@ -228,13 +322,13 @@ def look(folder: Path) -> Model:
         store.verify(manifest.name)
         with open_recaller(folder, release=manifest.name) as recaller:
             holds = shown(recaller)
+            check_found(recaller, dict(Random(manifest.name).sample([*holds.items()], min(5, len(holds)))))
         model.releases[manifest.name] = Made(holds, manifest.journal_seq, manifest.declared_seq, manifest.parent)
     journal = Journal.read(journal_path(store), "string")
     if journal is not None:
         model.last_seq, model.pruned_to = journal.last_seq, journal.pruned_to
-        for operation in journal.since(0):
-            value = None if operation.fields is None else (operation.fields["batch"], operation.fields["item"])
-            model.last[operation.id] = (operation.seq, value)
+        for one in journal.since(0):
+            model.last[str(one.id)] = (one.seq, one.fields and (one.fields["batch"], one.fields["item"]))
     return model
 
 

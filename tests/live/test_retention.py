@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from vecall.errors import ReleaseRefused, StoreError
+from vecall.live import compact as compact_file
+from vecall.live import source
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 from vecall.live.retention import Pruned, check_declared, check_reaches, droppable, journal_path, prune
 from vecall.recall.recaller import open_recaller
+from vecall.release import bundle
 from vecall.vectors import publish_vectors
 
 EYE = np.eye(3, dtype=np.float32)
@@ -116,3 +119,28 @@ def test_a_manifest_of_format_1_opens(store):
     assert (store.verify("one").format, store.verify("one").declared_seq, store.verify("two").format) == (1, 0, 2)
     with open_recaller(store.path, release="one") as reader:
         assert len(reader.recall(_all()).ids) == 3
+
+
+@pytest.mark.parametrize("how", ["open", "activate", "compact"])
+def test_a_release_that_is_pruned_while_it_is_read_is_refused(store, monkeypatch, how):
+    """It would be without operations that were pruned with it."""
+    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
+        recaller.upsert([{"id": 9, "vector": EYE[0].tolist()}])
+        for name in ("two", "three"):
+            publish(store, name, 1)
+        recaller.activate("three")
+        recaller.delete([1])
+
+        def pruned_at_once(*args):
+            release = bundle.open_release(*args)
+            assert prune(store, 0) == Pruned(["one"], 1)
+            return release
+
+        monkeypatch.setattr(compact_file if how == "compact" else source, "open_release", pruned_at_once)
+        monkeypatch.setattr(source, "prove_release", pruned_at_once)
+        with pytest.raises(StoreError, match="has no release 'one'"):
+            {
+                "open": lambda: open_recaller(store.path, release="one"),
+                "activate": lambda: recaller.live._prepared(store, "one"),
+                "compact": lambda: compact_file.compact(store.path, release="one"),
+            }[how]()

@@ -108,6 +108,7 @@ class Source:
                     source._compactor = Compactor(store.path, source.adopt, delta_max)
                     held.callback(source._compactor.close)
             source._catch_up(source._overlay)
+            store.folder(source.view.release.name)  # or operations that it lacks may have been pruned with it
             source.view = source._overlay.view
             source._held = held.pop_all()
         return source
@@ -178,6 +179,7 @@ class Source:
                 )
         overlay = Overlay(release)
         self._catch_up(overlay)
+        store.folder(name)  # as above
         return overlay
 
     def _swap(self, overlay: Overlay) -> None:

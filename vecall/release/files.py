@@ -3,14 +3,33 @@
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.errors import ReleaseRefused
+from vecall.errors import ReleaseRefused, StoreError
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Errors of the system, as ours.
+
+    Raises:
+        StoreError: the disk fails or is full, or `path` may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be changed: {error}. What it held stands; free space on its disk, or see to it that it can "
+            "be written, then try again"
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -70,8 +89,10 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
 
     Raises:
         ValueError: the array holds Python objects.
+        OSError: the file cannot be written.
     """
-    np.save(path, array, allow_pickle=False)
+    with path.open("wb") as file:  # numpy, given a file or its name, does not tell when the last bytes are lost
+        np.save(cast("BinaryIO", SimpleNamespace(write=file.write)), array, allow_pickle=False)
 
 
 def read_array(path: Path) -> NDArray[Any]:

@@ -4,10 +4,11 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vecall.errors import Locked
+from vecall.release.files import explained
 
 _PAUSE = 0.01  # seconds between attempts
 
@@ -25,16 +26,20 @@ def hold(path: Path, *, timeout: float) -> Iterator[None]:
 
     Raises:
         Locked: another still holds it.
+        StoreError: it cannot be written.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with explained(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _acquire(descriptor, path, timeout)
-        os.ftruncate(descriptor, 0)  # a holder that died left its own
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        with explained(path):
+            _acquire(descriptor, path, timeout)
+            os.ftruncate(descriptor, 0)  # a holder that died left its own
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         try:
             yield
         finally:
-            os.ftruncate(descriptor, 0)
+            with suppress(OSError):  # what was to be done is done, and the lock is what counts
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

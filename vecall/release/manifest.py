@@ -143,6 +143,15 @@ def verify(folder: Path, *, expected_sha256: str | None = None) -> Manifest:
         ReleaseRefused: a file is damaged, missing, or not named by the manifest; `file` says which.
     """
     manifest, _ = read_manifest(folder, expected_sha256=expected_sha256)
+    try:
+        _verify_files(folder, manifest)
+    except OSError as error:  # pruned meanwhile, for one
+        name = Path(str(error.filename or folder)).name
+        raise _refused(folder, name, f"is missing or cannot be read ({error.strerror})") from error
+    return manifest
+
+
+def _verify_files(folder: Path, manifest: Manifest) -> None:
     present = set()
     for path in folder.iterdir():
         if not _is_plain(path):
@@ -160,7 +169,6 @@ def verify(folder: Path, *, expected_sha256: str | None = None) -> Manifest:
     for name, said in manifest.files.items():
         if sha256(folder / name) != said.sha256:
             raise _refused(folder, name, "is damaged: its sha256 is not the one in the manifest")
-    return manifest
 
 
 def _is_plain(path: Path) -> bool:

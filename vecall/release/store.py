@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.release.files import replace, sync
+from vecall.release.files import explained, replace, sync
 from vecall.release.locks import hold
 from vecall.release.manifest import NAME, Description, Manifest, read_manifest, sum_files, verify, write_manifest
 from vecall.schema import Section
@@ -103,13 +103,17 @@ class Store:
         """A store, made if there is none.
 
         Raises:
-            StoreError: there is something else at `path`.
+            StoreError: there is something else at `path`, or it cannot be written.
         """
-        try:
-            (path / "releases").mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise StoreError(f"{path} cannot be a store: a file is in its place, or above it") from error
-        sync(path)
+        releases = path.absolute() / "releases"
+        missing = [folder for folder in (releases, *releases.parents) if not folder.is_dir()]
+        with explained(path):
+            try:
+                for folder in reversed(missing):
+                    folder.mkdir(exist_ok=True)
+                    sync(folder.parent)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise StoreError(f"{path} cannot be a store: a file is in its place, or above it") from error
         return cls(path)
 
     def folder(self, name: str) -> Path:
@@ -191,25 +195,26 @@ class Store:
             name: of the release; None takes the time of the commit.
 
         Raises:
-            StoreError: the name is taken or malformed.
+            StoreError: the name is taken or malformed, or the disk does not take the files.
             ReleaseRefused: `CURRENT` is damaged, so that the new release's parent is not known.
             Locked: another process holds the store's lock.
         """
         self.find_current()
         folder = self.path / f"tmp-{uuid.uuid4().hex}"
-        with self._locked():
-            if name is not None:
-                self._check_free(name)
-            self._sweep()
-            folder.mkdir()
-            # Held until the end, by the system: a draft whose process died is known by its free lock.
-            in_use = os.open(folder, os.O_RDONLY)
-            fcntl.flock(in_use, fcntl.LOCK_EX)
-        try:
-            yield Draft(folder, partial(self._publish, folder, name))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # committed, it is no longer there
-            os.close(in_use)
+        with explained(self.path):
+            with self._locked():
+                if name is not None:
+                    self._check_free(name)
+                self._sweep()
+                folder.mkdir()
+                # Held until the end, by the system: a draft whose process died is known by its free lock.
+                in_use = os.open(folder, os.O_RDONLY)
+                fcntl.flock(in_use, fcntl.LOCK_EX)
+            try:
+                yield Draft(folder, partial(self._publish, folder, name))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)  # committed, it is no longer there
+                os.close(in_use)
 
     def activate(self, name: str) -> str | None:
         """Make a release the current one, once every byte of it was checked.
@@ -220,12 +225,12 @@ class Store:
             Name of the release that was active before; None when there was none, or `CURRENT` was damaged.
 
         Raises:
-            StoreError: there is no such release.
+            StoreError: there is no such release, or the disk does not take the change.
             ReleaseRefused: a file of it is damaged, missing or too many.
             Locked: another process holds the store's lock.
         """
         verify(self.folder(name))
-        with self._locked():
+        with explained(self.path), self._locked():
             _, digest = read_manifest(self.folder(name))  # it may have been pruned meanwhile
             previous = self._current_if_whole()
             self._point_to(name, digest)
@@ -259,13 +264,13 @@ class Store:
             Names of the deleted releases, newest first.
 
         Raises:
-            StoreError: `keep` is negative.
+            StoreError: `keep` is negative, or the disk does not take the change.
             ReleaseRefused: `CURRENT` or a manifest is damaged: what must stay is not known.
             Locked: another process holds the store's lock.
         """
         if keep < 0:
             raise StoreError(f"keep is {keep}; expected how many releases stay, 0 or more")
-        with self._locked():
+        with explained(self.path), self._locked():
             current = self.find_current()
             stays = {current.release, self._current_manifest(current).parent} if current else set()
             names = [manifest.name for manifest in self.releases()]
@@ -315,15 +320,17 @@ class Store:
         return next(name for i in range(len(taken) + 1) if (name := f"{stem}-{i}" if i else stem) not in taken)
 
     def _point_to(self, name: str, digest: str) -> None:
+        sync(self.path / "releases")  # its name may be there, and yet not be on the disk
         replace(self.path / "CURRENT", Current(release=name, manifest_sha256=digest).content())
 
     def _sweep(self) -> None:
         """Remove what dead processes left; call it under the lock."""
         for left in self.path.glob("tmp-*"):
-            if left.is_dir() and not _in_use(left):
-                shutil.rmtree(left)
-            elif left.is_file():  # a CURRENT that never became it: only made under the lock
-                left.unlink()
+            with suppress(FileNotFoundError):  # whoever made it is just removing it
+                if left.is_file():  # a CURRENT that never became it: only made under the lock
+                    left.unlink()
+                elif not _in_use(left):
+                    shutil.rmtree(left)
 
     def _current_if_whole(self) -> Current | None:
         try:
