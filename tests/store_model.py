@@ -163,6 +163,15 @@ class Model:
         self.served, self.serving = name, dict(holds)
         self.bases.append(self.serving)
 
+    def brief(self) -> dict[str, Any]:
+        """To be compared by eye."""
+        said: dict[str, Any] = {"current": self.current, "last_seq": self.last_seq, "pruned_to": self.pruned_to}
+        said["last"] = hash(tuple(sorted(self.last)))
+        for name, made in self.releases.items():
+            holds = hash(tuple(sorted((made.holds or {}).items())))
+            said[name] = (made.journal_seq, made.declared_seq, made.parent, holds)
+        return said
+
     def restarted(self) -> "Model":
         """A writer opens the current release."""
         self.bases = []

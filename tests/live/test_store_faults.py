@@ -51,12 +51,16 @@ def possible(lines: list[str], *, amid: bool = False) -> list[Model]:
             models = [one.apply(["open"]).apply(step) for one in models if can(one, step)]
         elif failed is None:
             failed, seq = step, models[0].last_seq
-            models = [part for one in models for part in one.apply(["open"]).amid(step)]
+            models = [part for one in models for part in parts(one.apply(["open"]), step)]
     if failed is not None and failed[0] in ("upsert", "delete"):
         models += [one.copy().apply(failed) for one in models if one.last_seq == seq]
     if amid and len(outcomes) < len(STEPS):
-        models = [part for one in models for part in one.amid(STEPS[len(outcomes)]) if can(one, STEPS[len(outcomes)])]
+        models = [part for one in models for part in parts(one, STEPS[len(outcomes)])]
     return models
+
+
+def parts(model: Model, step: list) -> list[Model]:
+    return [*model.amid(step)] if can(model, step) else [model]
 
 
 def can(model: Model, step: list) -> bool:
@@ -74,7 +78,7 @@ def check_left(folder: Path, models: Iterable[Model], where: object) -> None:
         if found == one:
             break
     else:
-        pytest.fail(f"{where}: {found}")
+        pytest.fail(f"{where}: found {found.brief()}, possible {[one.brief() for one in models]}")
     items = upserted(99)
     with open_recaller(folder, writable=True, auto_compact=False) as recaller:
         recaller.upsert(items_of(items))

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from vecall.errors import Locked, ReleaseRefused, StoreError
+from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
+from vecall.release.files import sha256
 from vecall.release.locks import hold
 from vecall.release.manifest import Description, IndexFacts
 from vecall.release.store import Store
@@ -292,3 +294,30 @@ def test_publishers_in_several_processes_all_land(tmp_path):
     assert [manifest.parent for manifest in manifests] == [manifest.name for manifest in manifests[1:]] + [None]
     assert store.current().release == manifests[0].name
     assert leftovers(store) == []
+
+
+def test_a_draft_that_vanishes_while_others_are_swept_is_no_trouble(store, monkeypatch):
+    """Its maker removes it at the end, without the store's lock."""
+    (store.path / "tmp-ending").mkdir()
+    in_use = store_module._in_use
+
+    def ends(left):
+        left.rmdir()
+        return in_use(left)
+
+    monkeypatch.setattr(store_module, "_in_use", ends)
+    assert publish(store, "one") == "one"
+    assert leftovers(store) == []
+
+
+def test_a_release_that_vanishes_while_it_is_verified_is_refused(store, monkeypatch):
+    publish(store, "one")
+
+    def pruned(path):
+        path.unlink()
+        return sha256(path)
+
+    monkeypatch.setattr(manifest_module, "sha256", pruned)
+    with pytest.raises(ReleaseRefused, match=r"index.faiss is missing or cannot be read") as refused:
+        store.verify("one")
+    assert refused.value.file == "index.faiss"

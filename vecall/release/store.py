@@ -271,6 +271,7 @@ class Store:
         if keep < 0:
             raise StoreError(f"keep is {keep}; expected how many releases stay, 0 or more")
         with explained(self.path), self._locked():
+            sync(self.path)  # or what `CURRENT` was before may come back, and name a release that is gone
             current = self.find_current()
             stays = {current.release, self._current_manifest(current).parent} if current else set()
             names = [manifest.name for manifest in self.releases()]
