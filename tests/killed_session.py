@@ -25,7 +25,7 @@ from vecall.recall.recaller import Recaller, open_recaller
 from vecall.recall.types import Query
 from vecall.release.store import Store
 
-SHARES = {
+SHARES: dict[str, float] = {
     "upsert": 10,
     "delete": 5,
     "read": 5,
@@ -36,6 +36,9 @@ SHARES = {
     "rollback": 1,
     "prune": 3,
 }
+# Beside compactions, which are only gone over to while what they were made of is served.
+SELDOM = SHARES | {"publish": 0.4, "compact": 0.2, "activate": 0.2, "rollback": 0.1, "prune": 0.4}
+PAUSE = 0.005  # seconds between operations then
 OF_STORE = ("publish", "compact", "activate", "rollback", "prune")
 
 
@@ -77,7 +80,8 @@ def main() -> None:
 def run(order: Order, recaller: Recaller, chance: Random) -> None:
     model, number = order.model, order.number
     while True:
-        operation = choose(model, chance, number)
+        operation = choose(model, chance, number, SELDOM if order.automatic else SHARES)
+        time.sleep(PAUSE if order.automatic else 0)
         number += 1
         say("begin", operation)
         try:
@@ -103,8 +107,8 @@ def run(order: Order, recaller: Recaller, chance: Random) -> None:
         check(recaller, model, operation)
 
 
-def choose(model: Model, chance: Random, number: int) -> list[Any]:
-    (kind,) = chance.choices([*SHARES], [*SHARES.values()])
+def choose(model: Model, chance: Random, number: int, shares: dict[str, float]) -> list[Any]:
+    (kind,) = chance.choices([*shares], [*shares.values()])
     activate = chance.random() < 0.5
     if kind in ("upsert", "delete", "read"):
         return [kind, number]

@@ -67,7 +67,7 @@ def run_until_killed(writer: subprocess.Popen[bytes], order: Order, chance: Rand
     said = writer.stdout.readline()
     if said == b'["open"]\n':
         if order.automatic:
-            time.sleep(chance.uniform(0.05, 2.5))
+            time.sleep(chance.uniform(0.05, 3.5))
             counts["compaction killed alone"] += kill_compaction(writer.pid) if chance.random() < 0.4 else 0
         time.sleep(min(0.05 + chance.expovariate(3), 1.0))
         writer.kill()
@@ -151,13 +151,12 @@ def with_compactions(model: Model, found: Model, death: Death) -> Model:
         known = model.releases.pop(name, None)
         if known is not None and known.holds is not None:
             releases[name] = replace(known, parent=there.parent)
-        else:
-            assert there.holds in death.model.bases, f"{name} is not what was served"
+        elif there.holds in model.bases:
             releases[name] = there
     model.releases = releases if pruning else releases | model.releases
     if found.current not in death.model.releases:
         model.current = found.current
-    if pruning and found.pruned_to <= min(made.journal_seq for made in releases.values()):
+    if pruning and found.pruned_to <= min((made.journal_seq for made in releases.values()), default=0):
         model.forget(max(model.pruned_to, found.pruned_to))
     return model
 
