@@ -14,7 +14,7 @@ faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 _TRAINED_ON = 32  # vectors for each centroid
 _ROUNDS = 10  # of k-means
 _AT_ONCE = 4096  # centroids that are found in one level, and compared one by one with each vector
-_LINKS, _LOOKED_AT, _SEEN = 32, 100, 64  # of the graph over more of them: fewer put vectors into wrong cells
+_GROUPS_SEEN = 12  # of many centroids: fewer put vectors into wrong cells
 
 
 def usual_cells(n: int) -> int:
@@ -43,13 +43,14 @@ def find_centroids(stored: ExactIndex, cells: int, *, seed: int) -> Vectors:
 
 
 def nearest_finder(centroids: Vectors) -> Any:  # noqa: ANN401 - an index of faiss
-    """A faiss index over [cells, D] centroids that finds the nearest: exactly, or by a graph where they are many."""
-    dim = centroids.shape[1]
-    if len(centroids) <= _AT_ONCE:
-        finder = faiss.IndexFlatIP(dim)
-    else:
-        finder = faiss.IndexHNSWFlat(dim, _LINKS, faiss.METRIC_INNER_PRODUCT)
-        finder.hnsw.efConstruction, finder.hnsw.efSearch = _LOOKED_AT, _SEEN
+    """A faiss index over [cells, D] centroids that finds the nearest: exactly, or by groups where they are many."""
+    dim, groups = centroids.shape[1], math.isqrt(len(centroids))
+    finder = faiss.IndexFlatIP(dim)
+    if len(centroids) > _AT_ONCE:
+        finder.add(_k_means(centroids, groups))
+        finder.this.disown()
+        finder = faiss.IndexIVFFlat(finder, dim, groups, faiss.METRIC_INNER_PRODUCT)
+        finder.own_fields, finder.nprobe = True, _GROUPS_SEEN
     finder.add(centroids)
     return finder
 
