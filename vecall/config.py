@@ -81,6 +81,10 @@ class Config(Section):
                 raise ValueError(f"schema.{side}.features names columns, but there is no data.{side} table")
         if self.model.history.encoder == "none" and not self.schema_.users.features:
             raise ValueError("model.history.encoder = 'none' needs user features: nothing else tells users apart")
+        if self.model.history.encoder == "causal" and self.training.loss == "bce":
+            raise ValueError(
+                "model.history.encoder = 'causal' learns by a softmax; set training.loss to another than bce"
+            )
         if not self.model.item_id and not self.schema_.items.features:
             raise ValueError("model.item_id = false needs item features: nothing else tells items apart")
         return self

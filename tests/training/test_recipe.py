@@ -10,10 +10,12 @@ from vecall.data.split import Pairs
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training import recipe as recipe_module
+from vecall.training.batches import Batch
 from vecall.training.draws import seed_step
 from vecall.training.losses import full_softmax
-from vecall.training.negatives import draw_candidates
-from vecall.training.recipe import Recipe, check_finite, in_history, resolve_loss, warm_cosine
+from vecall.training.negatives import Candidates, draw_candidates
+from vecall.training.problem import take
+from vecall.training.recipe import Recipe, check_finite, known_items, resolve_loss, warm_cosine
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
 
@@ -33,17 +35,19 @@ def first_batch(made):
 def test_auto_is_the_full_softmax_while_its_logits_fit(monkeypatch):
     settings = TrainingSettings(batch=10)
     monkeypatch.setattr(recipe_module, "_MOST_LOGITS", 1000)
-    assert resolve_loss(settings, 100) == "softmax"
-    assert resolve_loss(settings, 101) == "sampled_softmax"
-    assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101) == "bce"
+    assert resolve_loss(settings, 100, 10) == "softmax"
+    assert resolve_loss(settings, 101, 10) == "sampled_softmax"
+    assert resolve_loss(settings, 50, 20.5) == "sampled_softmax"
+    assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101, 10) == "bce"
     with pytest.raises(TrainingError, match="negatives"):
-        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101)
+        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101, 10)
 
 
-def test_histories_are_marked_and_their_padding_is_not():
+def test_the_padding_of_a_history_is_the_positive():
     histories = torch.tensor([[1, 2, 0], [3, 3, 4], [0, 0, 0]])
-    marks = in_history(histories, torch.tensor([2, 3, 0]), torch.tensor([5, 4, 2]), 6)
-    assert [row.nonzero().flatten().tolist() for row in marks] == [[1, 2], [3], []]
+    nothing = torch.zeros(3)
+    batch = Batch(users=nothing, items=nothing, labels=nothing, histories=histories, lengths=torch.tensor([2, 3, 0]))
+    assert known_items(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("history_is_negative", [False, True])
@@ -82,6 +86,28 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
                 logits.append(user @ items[item] / 0.5 - log_q)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+@pytest.mark.parametrize("user_features", [False, True])
+def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_features):
+    """Every item is a candidate once, so that both losses are the full softmax."""
+    problem = tiny.problem(user_features=user_features)
+    made = recipe(problem, tiny.model(history={"encoder": "causal", "length": 4}), loss=loss, temperature=0.5)
+    made.eval()  # no dropout
+    batch = first_batch(made)
+    assert len(batch.items) > len(batch.users)
+    with pytest.MonkeyPatch.context() as patch:
+        everything = Candidates(torch.arange(tiny.ITEMS), torch.zeros(tiny.ITEMS))
+        patch.setattr(recipe_module, "draw_candidates", lambda *_: everything)
+        found = made.training_step(batch, 0)
+    items = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
+    features = take(made._on_device["users"], batch.users[batch.owners])
+    users = made.towers.encode_users(items, batch.histories, batch.lengths, features)
+    scores = users @ items.T / 0.5
+    for row, length in enumerate(batch.lengths):
+        scores[row, [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]] = -torch.inf
+    torch.testing.assert_close(found, full_softmax(scores, batch.items))
 
 
 def test_in_batch_frequencies_are_those_of_the_samples():

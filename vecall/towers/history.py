@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vecall.towers.causal import CausalHistory
 from vecall.towers.settings import HistorySettings
 
 # Weight of an item against the next newer one. 1 is the plain mean; the others favour the newest 20, 5 and 2 or so.
@@ -19,6 +20,8 @@ def history_encoder(settings: HistorySettings, dim: int, dropout: float) -> nn.M
             return MeanHistory(dim, dropout)
         case "attention":
             return AttentionHistory(dim, dropout)
+        case "causal":
+            return CausalHistory(dim, dropout, length=settings.length, layers=settings.layers, heads=settings.heads)
 
 
 def ages_and_mask(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from vecall.schema import Section
 
-HistoryEncoder = Literal["none", "mean", "attention"]
+HistoryEncoder = Literal["none", "mean", "attention", "causal"]
 
 
 class HistorySettings(Section):
@@ -14,6 +14,8 @@ class HistorySettings(Section):
 
     encoder: HistoryEncoder = "mean"
     length: int = Field(50, ge=1, le=1000, description="L: how many of the newest items are read")
+    layers: int = Field(2, ge=1, le=16, description="causal only: transformer blocks")
+    heads: int = Field(2, ge=1, le=64, description="causal only: of attention; they divide dim")
 
 
 class ModelSettings(Section):
@@ -32,6 +34,8 @@ class ModelSettings(Section):
     def _widths_are_widths(self) -> Self:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: widths are at least 1, got {list(self.hidden)}")
+        if self.history.encoder == "causal" and self.dim % self.history.heads:
+            raise ValueError(f"history.heads must divide dim, got {self.history.heads} and {self.dim}")
         if self.id_dropout and not self.item_id:
             raise ValueError("id_dropout hides item ids, but item_id = false; leave id_dropout out")
         return self

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from vecall.data.encode import Shape
 from vecall.towers.blocks import Mlp
+from vecall.towers.causal import CausalHistory
 from vecall.towers.history import history_encoder
 from vecall.towers.inputs import ConcatenatedInputs, SummedInputs, embedding
 from vecall.towers.settings import ModelSettings
@@ -64,6 +65,10 @@ class UserTower(nn.Module):
     def forward(self, history: Tensor | None, lengths: Tensor | None, features: Features) -> Tensor:
         """History [B, L, D] with [B] lengths (both None without) and features of B users → [B, D] of length 1."""
         summary = None if self.history is None else self.history(history, lengths)
+        return self.finish(summary, features)
+
+    def finish(self, summary: Tensor | None, features: Features) -> Tensor:
+        """What a history came to, [B, D], and features of B users → [B, D] of length 1."""
         return normalize(self.combine(summary, features), dim=-1)
 
 
@@ -116,3 +121,27 @@ class TwoTower(nn.Module):
         if not self.reads_history:
             return self.user(None, None, features)  # type: ignore[no-any-return]
         return self.user(item_vectors[histories], lengths, features)  # type: ignore[no-any-return]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether one pass over a history gives the user as of each of its places."""
+        return isinstance(self.user.history, CausalHistory)
+
+    def encode_places(
+        self, item_vectors: Tensor, histories: Tensor, owners: Tensor, places: Tensor, features: Features
+    ) -> Tensor:
+        """The user as of P places of B histories, all in one pass; only where the history is read causally.
+
+        Args:
+            item_vectors: [M, D] vectors of the items that occur.
+            histories: [B, L] places in `item_vectors`, oldest first, padded at the end with any place.
+            owners: [P] which history each place is of.
+            places: [P] how many of its items are read, 0 .. L.
+            features: encoded features of the B users.
+
+        Returns:
+            [P, D] vectors of length 1.
+        """
+        assert isinstance(self.user.history, CausalHistory)  # noqa: S101 - as said; tells mypy
+        every = self.user.history.everywhere(item_vectors[histories])  # [B, L + 1, D]
+        return self.user.finish(every[owners, places], {name: x[owners] for name, x in features.items()})

@@ -1,7 +1,7 @@
 """Samples of an epoch in shuffled batches, each with the history up to its own position and never beyond."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vecall.data.sequences import Rows, Sequences
 from vecall.data.split import Pairs
+from vecall.towers.two_tower import Features, TwoTower
 from vecall.training.draws import shuffler
 
 
@@ -78,6 +79,19 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    @property
+    def rows(self) -> Tensor:
+        """All items that the users are read from."""
+        return self.histories
+
+    def with_rows(self, rows: Tensor) -> "Batch":
+        """The same batch with other names for those items, such as places in a smaller table."""
+        return replace(self, histories=rows)
+
+    def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: Features) -> Tensor:
+        """[B, D] the users, from the vectors that `rows` point to and [B] users' features."""
+        return towers.encode_users(item_vectors, self.histories, self.lengths, features)
 
 
 class EpochBatches:

@@ -12,10 +12,14 @@ from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import Batch, EpochBatches, Samples, labelled_samples, positive_samples
 from vecall.training.draws import seed_step
-from vecall.training.losses import bce_pairs, full_softmax, sampled_softmax
+from vecall.training.losses import bce_pairs, sampled_softmax
 from vecall.training.negatives import draw_candidates, draw_uniform
 from vecall.training.problem import Problem, take, tensors
 from vecall.training.settings import TrainingSettings
+from vecall.training.softmax import catalogue_softmax
+from vecall.training.windows import WindowBatch, WindowBatches, cut_windows
+
+AnyBatch = Batch | WindowBatch
 
 # A step's [B, N] logits beyond this many are replaced by sampled ones.
 _MOST_LOGITS = 128_000_000
@@ -23,15 +27,20 @@ _MOST_LOGITS = 128_000_000
 _LOOK_EVERY = 50
 
 
-def resolve_loss(settings: TrainingSettings, n_items: int) -> str:
-    """`auto` made a choice: the full softmax while its logits fit, else a sampled one.
+def resolve_loss(settings: TrainingSettings, n_items: int, positives: float) -> str:
+    """`auto` made a choice: the full softmax while a step's logits are not too many, else a sampled one.
+
+    Args:
+        settings: what is asked for.
+        n_items: N.
+        positives: of a step.
 
     Raises:
         TrainingError: a sampled one is needed, and the settings draw no negatives.
     """
     if settings.loss != "auto":
         return settings.loss
-    if settings.batch * n_items <= _MOST_LOGITS:
+    if positives * n_items <= _MOST_LOGITS:
         return "softmax"
     if settings.negatives.uniform + settings.negatives.in_batch == 0:
         raise TrainingError(
@@ -49,7 +58,12 @@ class Recipe(LightningModule):
         self.towers = towers
         self.problem = problem
         self.settings = settings
-        self.loss_name = resolve_loss(settings, problem.n_items)
+        # Without user features nothing tells one empty history from another: there is nothing to learn from them.
+        self._least = 1 if towers.reads_history and not problem.user_features else 0
+        length = towers.settings.history.length
+        self._windows = cut_windows(problem.train, length, least_history=self._least) if towers.is_causal else None
+        positives = settings.batch * (self._windows.positives / max(1, len(self._windows)) if self._windows else 1)
+        self.loss_name = resolve_loss(settings, problem.n_items, positives)
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
@@ -60,9 +74,7 @@ class Recipe(LightningModule):
         self._on_device: dict[str, dict[str, Tensor]] = {}
 
     def _make_samples(self) -> Samples:
-        # Without user features nothing tells one empty history from another: there is nothing to learn from them.
-        least = 1 if self.towers.reads_history and not self.problem.user_features else 0
-        positives = positive_samples(self.problem.train, least_history=least)
+        positives = positive_samples(self.problem.train, least_history=self._least)
         if len(positives) == 0:
             raise TrainingError(
                 "no user has two positives in the training part, and without user features a positive is learned "
@@ -77,16 +89,13 @@ class Recipe(LightningModule):
             )
         return labelled_samples(positives, self.problem.negatives)
 
-    def train_dataloader(self) -> EpochBatches:
+    def train_dataloader(self) -> EpochBatches | WindowBatches:
         """The coming epoch's batches; Lightning asks anew before each."""
-        return EpochBatches(
-            self._samples,
-            self.problem.train,
-            length=self.towers.settings.history.length if self.towers.reads_history else 0,
-            batch=self.settings.batch,
-            seed=self.settings.seed,
-            epoch=self.current_epoch,
-        )
+        train, batch, seed, epoch = self.problem.train, self.settings.batch, self.settings.seed, self.current_epoch
+        if self._windows is not None:
+            return WindowBatches(self._windows, train, batch=batch, seed=seed, epoch=epoch)
+        length = self.towers.settings.history.length if self.towers.reads_history else 0
+        return EpochBatches(self._samples, train, length=length, batch=batch, seed=seed, epoch=epoch)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, which without weight decay is Adam; the rate changes by the step."""
@@ -97,7 +106,7 @@ class Recipe(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: AnyBatch, device: torch.device, dataloader_idx: int) -> AnyBatch:
         """Batches know how to move."""
         del dataloader_idx
         return batch.to(device)
@@ -109,7 +118,7 @@ class Recipe(LightningModule):
             "users": tensors(self.problem.user_features, self.device),
         }
 
-    def training_step(self, batch: Batch, step: int) -> Tensor:
+    def training_step(self, batch: AnyBatch, step: int) -> Tensor:
         """The loss of one batch."""
         seed_step(self.settings.seed, self.current_epoch, step)
         match self.loss_name:
@@ -118,6 +127,7 @@ class Recipe(LightningModule):
             case "sampled_softmax":
                 loss = self._sampled_softmax(batch)
             case _:
+                assert isinstance(batch, Batch)  # noqa: S101 - the config says so; tells mypy
                 loss = self._bce(batch)
         if step % _LOOK_EVERY == 0:
             check_finite(loss.item(), self.current_epoch)
@@ -126,45 +136,49 @@ class Recipe(LightningModule):
     def _encode(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(rows, take(self._on_device["items"], rows))
 
-    def _encode_users(self, item_vectors: Tensor, histories: Tensor, batch: Batch) -> Tensor:
+    def _encode_users(self, item_vectors: Tensor, batch: AnyBatch) -> Tensor:
+        """[B, D], divided by the temperature."""
         features = take(self._on_device["users"], batch.users)
-        return self.towers.encode_users(item_vectors, histories, batch.lengths, features)
+        return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
 
-    def _full_softmax(self, batch: Batch) -> Tensor:
+    def _full_softmax(self, batch: AnyBatch) -> Tensor:
         everything = self._encode(torch.arange(self.problem.n_items, device=self.device))  # [N, D]
-        users = self._encode_users(everything, batch.histories, batch) / self.log_temperature.exp()
-        scores = users @ everything.T  # [B, N]
-        if not self.settings.history_is_negative:
-            known = in_history(batch.histories, batch.lengths, batch.items, self.problem.n_items)
-            scores = scores.masked_fill_(known, float("-inf"))
-        return full_softmax(scores, batch.items, label_smoothing=self.settings.label_smoothing)
+        return catalogue_softmax(
+            self._encode_users(everything, batch),
+            everything,
+            batch.items,
+            None if self.settings.history_is_negative else known_items(batch, batch.items),
+            label_smoothing=self.settings.label_smoothing,
+        )
 
-    def _sampled_softmax(self, batch: Batch) -> Tensor:
+    def _sampled_softmax(self, batch: AnyBatch) -> Tensor:
         drawn = draw_candidates(self.settings.negatives, batch.items, self.frequencies)
-        distinct, (histories, targets, candidates) = _distinct(batch.histories, batch.items, drawn.rows)
+        distinct, (rows, targets, candidates) = _distinct(batch.rows, batch.items, drawn.rows)
         vectors = self._encode(distinct)
-        users = self._encode_users(vectors, histories, batch) / self.log_temperature.exp()
+        batch = batch.with_rows(rows)
+        users = self._encode_users(vectors, batch)
         return sampled_softmax(
             positive=(users * vectors[targets]).sum(1),
             candidates=users @ vectors[candidates].T,
             log_q=drawn.log_q,
-            hits=self._not_counted(histories, batch.lengths, targets, len(distinct))[:, candidates],
+            hits=self._not_counted(batch, targets, len(distinct))[:, candidates],
             label_smoothing=self.settings.label_smoothing,
         )
 
-    def _not_counted(self, histories: Tensor, lengths: Tensor, targets: Tensor, n_items: int) -> Tensor:
+    def _not_counted(self, batch: AnyBatch, targets: Tensor, n_items: int) -> Tensor:
         """[B, N] items that are no negatives of a row: its own positive and, unless they count, its history."""
-        if self.settings.history_is_negative:
-            lengths = torch.zeros_like(lengths)
-        return in_history(histories, lengths, targets, n_items).scatter_(1, targets.unsqueeze(1), value=True)
+        marks = torch.zeros(len(targets), n_items, dtype=torch.bool, device=targets.device)
+        if not self.settings.history_is_negative:
+            marks.scatter_(1, known_items(batch, targets), value=True)
+        return marks.scatter_(1, targets.unsqueeze(1), value=True)
 
     def _bce(self, batch: Batch) -> Tensor:
         """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
         drawn = draw_uniform(self.settings.negatives.uniform, self.problem.n_items, batch.items)
         pairs = torch.cat([batch.items.unsqueeze(1), drawn], dim=1)  # [B, 1 + n]
-        distinct, (histories, items) = _distinct(batch.histories, pairs)
+        distinct, (rows, items) = _distinct(batch.rows, pairs)
         vectors = self._encode(distinct)
-        users = self._encode_users(vectors, histories, batch) / self.log_temperature.exp()
+        users = self._encode_users(vectors, batch.with_rows(rows))
         scores = (vectors[items] @ users.unsqueeze(-1)).squeeze(-1)  # [B, 1 + n]
         labels = torch.zeros_like(scores)
         labels[:, 0] = batch.labels
@@ -183,13 +197,11 @@ def check_finite(loss: float, epoch: int) -> None:
         raise TrainingError(f"the loss became {loss} in epoch {epoch}; lower training.lr or raise training.temperature")
 
 
-def in_history(histories: Tensor, lengths: Tensor, targets: Tensor, n_items: int) -> Tensor:
-    """[B, N] which items each row's history, [B, L] with [B] lengths, holds; its positive [B] is never marked."""
-    places = torch.arange(histories.shape[1], device=lengths.device)  # [L]
-    positive = targets.unsqueeze(1)  # [B, 1]
-    known = torch.where(places < lengths.unsqueeze(1), histories, positive)  # padding marks the positive
-    marks = torch.zeros(len(known), n_items, dtype=torch.bool, device=known.device)
-    return marks.scatter_(1, known, value=True).scatter_(1, positive, value=False)
+def known_items(batch: AnyBatch, targets: Tensor) -> Tensor:
+    """[B, L] the items of each row's history, padded with its positive [B]."""
+    histories = batch.histories
+    places = torch.arange(histories.shape[1], device=histories.device)  # [L]
+    return torch.where(places < batch.lengths.unsqueeze(1), histories, targets.unsqueeze(1))
 
 
 def warm_cosine(steps: int) -> Callable[[int], float]:

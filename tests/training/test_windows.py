@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vecall.data.sequences import Sequences
+from vecall.training.windows import WindowBatches, cut_windows
+
+
+def learned(train, length, least, *, batch=3, seed=0, epoch=0):
+    """(user, what was read, the positive) of every place that is learned."""
+    windows = cut_windows(train, length, least_history=least)
+    found = []
+    for one in WindowBatches(windows, train, batch=batch, seed=seed, epoch=epoch):
+        for row, (owner, place, item) in enumerate(zip(one.owners, one.places, one.items, strict=True)):
+            read = one.histories[row, : one.lengths[row]].tolist()
+            assert read == one.rows[owner, :place].tolist()
+            found.append((int(one.users[owner]), tuple(read), int(item)))
+    return found
+
+
+@given(
+    lists=st.lists(st.lists(st.integers(1, 500), max_size=23), min_size=1, max_size=6),
+    length=st.integers(1, 7),
+    least=st.integers(0, 2),
+)
+@settings(max_examples=80, deadline=None)
+def test_every_position_is_learned_once_from_what_came_before(lists, length, least):
+    train = Sequences.of(lists)
+    found = learned(train, length, least)
+    expected = [(user, row, item) for user, rows in enumerate(lists) for row, item in enumerate(rows) if row >= least]
+    assert len(found) == len(expected)
+    positions = {(user, row): item for user, row, item in expected}
+    for user, read, item in found:
+        rows = lists[user]
+        ends = [row for row in range(least, len(rows)) if rows[row] == item and tuple(rows[row - len(read) : row]) == read]
+        assert any((user, row) in positions for row in ends)
+        # It is read from the beginning, or from far enough back.
+        assert len(read) <= length
+        assert len(read) >= length // 2 or any(len(read) == row for row in ends)
+
+
+def test_windows_of_a_long_history_by_hand():
+    windows = cut_windows(Sequences.of([[7], list(range(10))]), 4, least_history=1)
+    cut = sorted(zip(windows.starts.tolist(), windows.lengths.tolist(), windows.firsts.tolist(), strict=True))
+    # 10 items, 5 at a time: the last two places of each, the earliest window from its second item on.
+    assert cut == [(1, 4, 1), (2, 5, 3), (4, 5, 3), (6, 5, 3)]
+    assert windows.users.tolist() == [1] * 4
+    assert windows.positives == 9
+
+
+def test_an_epoch_follows_from_seed_and_number():
+    train = Sequences.of([np.arange(1, n) for n in range(2, 40)])
+    first, again = learned(train, 5, 1), learned(train, 5, 1)
+    assert first == again
+    assert learned(train, 5, 1, epoch=1) != first
+    assert sorted(learned(train, 5, 1, epoch=1)) == sorted(first)
+
+
+def test_windows_of_like_length_lie_together():
+    random = np.random.default_rng(0)
+    train = Sequences.of([np.arange(1, n + 1) for n in random.integers(2, 50, 400)])
+    windows = cut_windows(train, 50, least_history=1)
+    batches = list(WindowBatches(windows, train, batch=20, seed=0, epoch=0))
+    assert sum(one.rows.numel() for one in batches) < 1.2 * windows.lengths.sum()
+
+
+@pytest.mark.parametrize("lists", [[[]], [[1], [2]]])
+def test_histories_too_short_have_no_windows(lists):
+    assert len(cut_windows(Sequences.of(lists), 5, least_history=1)) == 0

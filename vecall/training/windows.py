@@ -1,0 +1,142 @@
+"""Whole histories in batches: with a causal user tower one pass learns from every position."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vecall.data.sequences import Rows, Sequences
+from vecall.towers.two_tower import Features, TwoTower
+from vecall.training.draws import shuffler
+
+_SORTED_TOGETHER = 20  # batches whose windows are sorted by length, so that little is padding
+
+
+@dataclass(frozen=True)
+class Windows:
+    """n pieces of histories, each at most L + 1 items long.
+
+    Attributes:
+        users: [n] user rows.
+        starts: [n] where each begins among all rows.
+        lengths: [n] items.
+        firsts: [n] the first place that is learned; those before it are only read.
+    """
+
+    users: Rows
+    starts: Rows
+    lengths: Rows
+    firsts: Rows
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def positives(self) -> int:
+        """Places that are learned."""
+        return int((self.lengths - self.firsts).sum())
+
+
+def cut_windows(train: Sequences, length: int, *, least_history: int) -> Windows:
+    """Every position with at least `least_history` items before it once, and L / 2 of them where there are so many.
+
+    Args:
+        train: histories.
+        length: L, how many items the user tower reads.
+        least_history: 0 or more.
+    """
+    pieces: list[NDArray[np.int64]] = []
+    ends = train.lengths.copy()  # of what is not cut yet, within each history
+    users = np.flatnonzero(ends > least_history)
+    step = max(1, length // 2)
+    while len(users):
+        long = ends[users] > length + 1
+        lengths = np.minimum(ends[users], length + 1)
+        firsts = np.where(long, length + 1 - step, least_history)
+        pieces.append(np.stack([users, train.offsets[users] + ends[users] - lengths, lengths, firsts]))
+        ends[users] -= step
+        users = users[long]
+    together = np.concatenate(pieces, axis=1) if pieces else np.empty((4, 0), dtype=np.int64)
+    return Windows(*together)
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """B windows, and the P places in them that are learned.
+
+    Attributes:
+        users: [B] user rows.
+        rows: [B, W] item rows, oldest first, padded at the end with 0.
+        owners: [P] the window of each place.
+        places: [P] how many items of the window come before.
+        items: [P] the positives.
+    """
+
+    users: Tensor
+    rows: Tensor
+    owners: Tensor
+    places: Tensor
+    items: Tensor
+
+    def to(self, device: torch.device) -> "WindowBatch":
+        """The same batch on another device."""
+        return WindowBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def with_rows(self, rows: Tensor) -> "WindowBatch":
+        """The same batch with other names for its items, such as places in a smaller table."""
+        return replace(self, rows=rows)
+
+    @property
+    def histories(self) -> Tensor:
+        """[P, W - 1] what was read before each place; only the first `lengths` count."""
+        return self.rows[self.owners, :-1]
+
+    @property
+    def lengths(self) -> Tensor:
+        """[P]."""
+        return self.places
+
+    def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: Features) -> Tensor:
+        """[P, D] the user as of each place, from the vectors that `rows` point to and [B] users' features."""
+        return towers.encode_places(item_vectors, self.rows[:, :-1], self.owners, self.places, features)
+
+
+class WindowBatches:
+    """The batches of one epoch, in the order that (seed, epoch) gives."""
+
+    def __init__(self, windows: Windows, train: Sequences, *, batch: int, seed: int, epoch: int) -> None:
+        self._windows, self._train, self._batch = windows, train, batch
+        self._seed, self._epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._windows) / self._batch)
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        random = shuffler(self._seed, self._epoch)
+        order = random.permutation(len(self._windows))
+        batches = []
+        for start in range(0, len(order), _SORTED_TOGETHER * self._batch):
+            pool = order[start : start + _SORTED_TOGETHER * self._batch]
+            pool = pool[np.argsort(self._windows.lengths[pool], kind="stable")]
+            batches += [pool[at : at + self._batch] for at in range(0, len(pool), self._batch)]
+        for number in random.permutation(len(batches)):
+            yield self._make(batches[number])
+
+    def _make(self, chosen: Rows) -> WindowBatch:
+        windows = self._windows
+        lengths = windows.lengths[chosen, None]  # [B, 1]
+        places = np.arange(int(lengths.max()))  # [W]
+        filled = places < lengths  # [B, W]
+        rows = np.where(filled, self._train.rows[np.where(filled, windows.starts[chosen, None] + places, 0)], 0)
+        owners, learned = np.nonzero(filled & (places >= windows.firsts[chosen, None]))
+        return WindowBatch(
+            users=torch.from_numpy(windows.users[chosen]),
+            rows=torch.from_numpy(rows),
+            owners=torch.from_numpy(owners),
+            places=torch.from_numpy(learned),
+            items=torch.from_numpy(rows[owners, learned]),
+        )
