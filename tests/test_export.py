@@ -56,6 +56,8 @@ CASES = {
     "mean, hidden": (tiny.model("mean", hidden=(16,)), (SIDES[0], NO_FEATURES)),
     "attention": (tiny.model("attention", norm="none"), (NO_FEATURES, NO_FEATURES)),
     "attention, hidden, batch norm": (tiny.model("attention", hidden=(16,), norm="batch"), SIDES),
+    "causal": (tiny.model("causal"), (SIDES[0], NO_FEATURES)),
+    "causal, hidden": (tiny.model("causal", hidden=(16,)), SIDES),
     "ids, and users without a history": (tiny.model("none"), (NO_FEATURES, SIDES[1])),
 }
 

@@ -51,7 +51,7 @@ def test_a_fresh_attention_by_hand():
         torch.testing.assert_close(made(history, torch.tensor([2]))[0], expected)
 
 
-@pytest.mark.parametrize("name", ["mean", "attention"])
+@pytest.mark.parametrize("name", ["mean", "attention", "causal"])
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=4), garbage=st.sampled_from([0.0, 7.0, -1e4]))
 @settings(max_examples=25, deadline=None)
 def test_padding_never_matters(name, lengths, garbage):

@@ -35,7 +35,7 @@ def one_kind(shapes):
     return [{name: shape} for name, shape in shapes.items()]
 
 
-@pytest.mark.parametrize("encoder", ["none", "mean", "attention"])
+@pytest.mark.parametrize("encoder", ["none", "mean", "attention", "causal"])
 @pytest.mark.parametrize("hidden", [(), (16,)])
 @pytest.mark.parametrize("norm", ["layer", "batch", "none"])
 def test_vectors_have_length_1_and_do_not_depend_on_the_batch(encoder, hidden, norm):

@@ -15,6 +15,7 @@ from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import recall_at, target_ranks
 from vecall.training.fit import train
+from vecall.training.scoring import item_vectors
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
 LABELLED = Pairs(np.arange(20), (np.arange(20) + 1) % tiny.ITEMS, np.full(20, 2))
@@ -94,6 +95,8 @@ def variants():
         "hidden ids, learned temperature": (tiny.model("attention", id_dropout=0.3), {"temperature": "learned"}, {}),
         "sampled": (tiny.model(), sampled, {}),
         "bce": (tiny.model(), {"loss": "bce", "negatives": NegativeSettings(uniform=3)}, {"negatives": LABELLED}),
+        "causal, averaged": (tiny.model("causal", dropout=0.2), {"average": 0.9}, {"user_features": True}),
+        "causal, sampled": (tiny.model("causal"), sampled, {}),
         "constant rate": (tiny.model("none"), {"schedule": "constant"}, {"user_features": True}),
     }
 
@@ -112,6 +115,24 @@ def test_a_training_that_was_cut_short_goes_on_bit_equal(tmp_path, variant):
     assert equal(weights(resumed), weights(whole))
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
     assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs) == (resumed.best_epoch, 3)
+
+
+def test_an_average_of_the_weights_is_what_is_judged_and_kept(tmp_path):
+    judged = []
+
+    def judge_items(scorer):
+        judged.append(scorer.item_vectors.clone())
+        return validate(scorer)
+
+    problem = tiny.problem()
+    last = train(problem, tiny.model(), settings(), tmp_path / "last")
+    kept = train(problem, tiny.model(), settings(average=0.99), tmp_path / "averaged", validate=judge_items)
+    torch.testing.assert_close(item_vectors(kept.towers, problem), judged[kept.best_epoch])
+    # So slow a mean has hardly left the first weights, which the last ones have.
+    fresh = train(problem, tiny.model(), settings(lr=1e-12), tmp_path / "fresh")
+    far = (item_vectors(last.towers, problem) - item_vectors(fresh.towers, problem)).norm()
+    near = (item_vectors(kept.towers, problem) - item_vectors(fresh.towers, problem)).norm()
+    assert near < 0.5 * far
 
 
 def test_what_was_cut_short_is_not_gone_on_with_on_other_tables(tmp_path):

@@ -29,7 +29,7 @@ class CausalHistory(nn.Module):
         batch, _, dim = vectors.shape
         start = self.start.expand(batch, 1, dim)
         x = torch.cat([start, vectors * math.sqrt(dim)], dim=1)  # [B, L + 1, D]
-        x = self.dropout(x + self.places.weight[: x.shape[1]])
+        x = self.dropout(x + self.places(torch.arange(x.shape[1], device=x.device)))
         seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()  # [L + 1, L + 1]
         for block in self.blocks:
             x = block(x, seen)

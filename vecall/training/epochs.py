@@ -57,7 +57,7 @@ class EpochLog(Callback):
         line: dict[str, float] = {"epoch": trainer.current_epoch, "loss": torch.stack(self._losses).mean().item()}
         check_finite(line["loss"], trainer.current_epoch)
         if self._validate is not None:
-            line |= self._validate(TowerScorer(recipe.towers, recipe.problem))
+            line |= self._validate(TowerScorer(recipe.kept, recipe.problem))
             recipe.log(MONITOR, line[MONITOR])
         line["seconds"] = round(time.perf_counter() - self._began, 3)
         self._bar.close()

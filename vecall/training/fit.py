@@ -89,7 +89,7 @@ def train(
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(folder / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
-    return Outcome(towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
+    return Outcome(recipe.kept.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
 
 
 def _check_same_problem(recipe: Recipe, checkpoint: Path) -> None:

@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn as _moving
 
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
@@ -71,7 +73,16 @@ class Recipe(LightningModule):
         self.frequencies: Tensor  # [N] each item's share of the samples
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=problem.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
+        self.averaged = AveragedModel(towers, multi_avg_fn=_moving(settings.average)) if settings.average else None
         self._on_device: dict[str, dict[str, Tensor]] = {}
+
+    @property
+    def kept(self) -> TwoTower:
+        """The towers that are judged and kept: their weights may be a moving mean of the steps'."""
+        if self.averaged is None:
+            return self.towers
+        kept: TwoTower = self.averaged.module
+        return kept
 
     def _make_samples(self) -> Samples:
         positives = positive_samples(self.problem.train, least_history=self._least)
@@ -100,7 +111,8 @@ class Recipe(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, which without weight decay is Adam; the rate changes by the step."""
         settings = self.settings
-        optimizer = torch.optim.AdamW(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        learned = [*self.towers.parameters(), self.log_temperature]
+        optimizer = torch.optim.AdamW(learned, lr=settings.lr, weight_decay=settings.weight_decay)
         steps = settings.epochs * len(self.train_dataloader())
         rate = warm_cosine(steps) if settings.schedule == "cosine" else lambda _: 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -132,6 +144,11 @@ class Recipe(LightningModule):
         if step % _LOOK_EVERY == 0:
             check_finite(loss.item(), self.current_epoch)
         return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """The mean moves on."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.towers)
 
     def _encode(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(rows, take(self._on_device["items"], rows))

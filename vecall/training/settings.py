@@ -34,6 +34,9 @@ class TrainingSettings(Section):
     lr: float = Field(4e-3, gt=0, description="at its highest")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: warm up over 5 %, then fall to 2 %")
     weight_decay: float = Field(0.01, ge=0)
+    average: float = Field(
+        0.0, ge=0, lt=1, description="decay a step of a mean of the weights, which is judged and kept; 0 is the last"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     refit: bool = Field(False, description="train again on all interactions for the epochs that were chosen")
 
