@@ -151,7 +151,7 @@ def test_vectors_are_read_in_pieces_that_change_nothing(monkeypatch, tmp_path, c
     assert bytes_of(cut) == bytes_of(whole)
 
 
-def test_many_cells_are_found_in_two_levels_and_vectors_filed_by_a_graph(monkeypatch, tmp_path, clustered):
+def test_many_cells_are_found_in_two_levels_and_vectors_filed_by_groups_of_them(monkeypatch, tmp_path, clustered):
     vectors, queries = clustered
     monkeypatch.setattr(centroids, "_AT_ONCE", 32)
     index = CellsIndex.build(vectors, cells=128, threads=1)

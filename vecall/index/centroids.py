@@ -51,6 +51,7 @@ def nearest_finder(centroids: Vectors) -> Any:  # noqa: ANN401 - an index of fai
         finder.this.disown()
         finder = faiss.IndexIVFFlat(finder, dim, groups, faiss.METRIC_INNER_PRODUCT)
         finder.own_fields, finder.nprobe = True, _GROUPS_SEEN
+        finder.make_direct_map()  # residuals are taken from the centroid itself
     finder.add(centroids)
     return finder
 
