@@ -161,7 +161,7 @@ def test_many_cells_are_found_in_two_levels_and_vectors_filed_by_groups_of_them(
     index.save(tmp_path / "index.faiss")
     monkeypatch.undo()
     again = load(tmp_path / "index.faiss")
-    assert isinstance(again, CellsIndex)  # the graph is not part of it
+    assert isinstance(again, CellsIndex)  # the groups are not part of it
     assert_same(*(one.search(queries, 20, effort=Effort(8, 60)) for one in (index, again)))
 
 

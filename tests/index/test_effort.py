@@ -54,5 +54,6 @@ def test_filters_say_how_far_to_look_and_k_how_many_to_score():
     assert curve.at(100, rank=500) == Effort(12, 150)
     assert curve.at(100, rank=750) == Effort(26, 150)
     assert curve.at(100, rank=1000) == Effort(40, 150)
+    assert curve.at(1000) == Effort(24, 1200)  # the nearest are found more easily than those at their end
     assert curve.at(300, rank=10_000) == Effort(40, 375)  # further is never nearer
     assert curve.at(100, rank=20_000) == Effort(80, 150)

@@ -39,28 +39,31 @@ class EffortCurve:
     """Effort by k and rank: straight lines between what was measured, the first below, in proportion above.
 
     Args:
-        points: (k, effort) pairs with ascending k; at least one.
-        filtered: (rank, width) pairs: how far a search must look to reach past so many rows of the whole pool, as was
-            measured where a filter lets pass some of them only.
+        points: (k, effort) pairs with ascending k; at least one. An answer of the k nearest is so good on average.
+        filtered: (rank, width) pairs: how far a search must look so that rows at this very rank of the whole pool are
+            found as surely. They lie further out than the average of those before them, and where the nearest are
+            filtered out or excluded, they are the answer.
     """
 
     def __init__(self, points: Sequence[tuple[int, Effort]], filtered: Sequence[tuple[int, int]] = ()) -> None:
-        self.points, self.filtered = tuple(points), tuple(filtered)
-        ranks, widths = zip(*sorted([(k, effort.width) for k, effort in points] + list(filtered)), strict=True)
-        self._ranks = np.array(ranks, dtype=np.float64)
-        self._widths = np.maximum.accumulate(np.array(widths, dtype=np.float64))  # further is never nearer
+        self.points, self.filtered = tuple(points), tuple(sorted(filtered))
         self._ks = np.array([k for k, _ in points], dtype=np.float64)
+        self._widths = np.array([effort.width for _, effort in points], dtype=np.float64)
         self._depths = np.array([effort.depth for _, effort in points], dtype=np.float64)
+        nearer = [(k, effort.width) for k, effort in points if not filtered or k < self.filtered[0][0]]
+        ranks, widths = zip(*nearer, *self.filtered, strict=True)
+        self._ranks = np.array(ranks, dtype=np.float64)
+        self._far = np.maximum.accumulate(np.array(widths, dtype=np.float64))  # further is never nearer
 
     def at(self, k: int, *, rank: int | None = None) -> Effort:
         """The effort for an answer of k rows.
 
         Args:
             k: rows of the answer, which say how many are scored exactly.
-            rank: how many rows of the whole pool the search must reach past, where only some rows may be answers;
-                it says how far to look. None is k.
+            rank: how many rows of the whole pool the search must reach past, where some rows may not be answers or
+                are dropped afterwards; it says how far to look. None: the answer is the k nearest.
         """
-        width = _read(self._ranks, self._widths, k if rank is None else rank)
+        width = _read(self._ks, self._widths, k) if rank is None else _read(self._ranks, self._far, rank)
         return Effort(width, _read(self._ks, self._depths, k))
 
 

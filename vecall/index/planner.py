@@ -76,8 +76,8 @@ def decide(k: int, *, size: int, allowed: int, excluded: int, curve: EffortCurve
     if curve is None:
         return Decision("scan", 0, None)
     fetch = k + excluded
-    rank = math.ceil(fetch * size / allowed)
-    effort = curve.at(fetch, rank=rank)
+    nearest = allowed == size and not excluded
+    effort = curve.at(fetch, rank=None if nearest else math.ceil(fetch * size / allowed))
     if costs.of_index(effort) > costs.of_scan(allowed - excluded):
         return Decision("scan", 0, None)
     return Decision("index", fetch, effort)

@@ -23,9 +23,11 @@ _FEWEST_PROBES, _MORE_PROBES = 4, 2  # tried at least; from one number to the ne
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
 _WORSE = 1.1  # times the best latency: more cells can only cost more
 _TIMED = 60  # queries that a latency is taken from
-_PASS_RATES = (0.3, 0.1, 0.03, 0.01)  # of the random filters that widths are measured under
-_LEAST_PASSING = 10  # times k; of fewer the planner scans
-_ASKED_FILTERED = 100  # queries
+_PASS_RATES = (1, 0.3, 0.1, 0.03, 0.01)  # of the random filters that widths are measured under
+_LENGTH, _LAST = 5, 10  # times the first k, the answers then; one in so many of their rows, the last, count
+_LEAST_PASSING = 2  # times their length; of fewer the planner scans
+_WORST_BELOW = 0.1  # the target
+_ASKED_FAR = 100  # queries
 _WIDER, _TOO_DEAR = 1.4, 2  # from one width to the next; times the cost of a scan
 _FAR = 8  # times the last width
 _SCANNED = 20_000  # rows, to time a scan
@@ -39,7 +41,7 @@ class Tuning:
         points: for each k, ascending, the least effort that reaches the target, else the best that was tried.
         tried: everything that was measured on the way.
         costs: of a search by its effort, and of a scan.
-        filtered: (rank, width) under random filters, as in `EffortCurve`.
+        filtered: (rank, width) where the nearest are not the answer, as in `EffortCurve`.
     """
 
     points: tuple[EffortPoint, ...]
@@ -78,7 +80,8 @@ def tune(
     """
     asked = [k for k in ks if k <= index.size] or [index.size]
     with progress.task("tuning index", len(asked) + 1) as advance:
-        truth = index.search_exact(queries, max(asked)).rows
+        length = min(_LENGTH * asked[0], index.size)
+        truth = index.search_exact(queries, max(asked[-1], length)).rows
         advance(1)
         chosen, tried = [], []
         for k in asked:
@@ -95,8 +98,8 @@ def tune(
     costs = _costs(index, queries, tried)
     if quiet or width is not None:
         return Tuning(tuple(chosen), tuple(tried), costs)
-    filtered = _filtered_widths(index, queries[:_ASKED_FILTERED], chosen, target, costs)
-    return Tuning(tuple(chosen), tuple(tried), costs, tuple(filtered))
+    far = _far_widths(index, queries[:_ASKED_FAR], truth[:_ASKED_FAR, :length], chosen, target, costs)
+    return Tuning(tuple(chosen), tuple(tried), costs, tuple(far))
 
 
 def _ladder(index: Index, queries: Vectors, truth: Rows, target: float, width: int | None) -> Iterator[EffortPoint]:
@@ -149,25 +152,37 @@ def _cells_point(index: CellsIndex, queries: Vectors, truth: Rows, target: float
     return _point(index, queries, Effort(probes, depth), shares, k)
 
 
-def _filtered_widths(
-    index: Index, queries: Vectors, chosen: Sequence[EffortPoint], target: float, costs: Costs
+def _far_widths(
+    index: Index, queries: Vectors, nearest: Rows, points: Sequence[EffortPoint], target: float, costs: Costs
 ) -> Iterator[tuple[int, int]]:
-    """For some pass rates the rank that an answer must reach, and the least width tried that finds it there.
+    """For some ranks of the whole pool the least width tried that finds the rows there, as a filter makes it need to.
 
-    Where a scan would be cheaper by then, the width is one that the planner will not choose.
+    A random filter that lets pass a share of the rows puts the answer's last rows at rank length / share. Where a scan
+    would be cheaper by then, the width is one that the planner will not choose.
+
+    `nearest` is [Q, length], the exact answer without a filter.
     """
-    first, width = chosen[0], chosen[-1].width
+    length = nearest.shape[1]
+    depth = EffortCurve([(point.k, point.effort) for point in points]).at(length).depth
+    last, width = max(1, length // _LAST), points[-1].width
     for share in _PASS_RATES:
-        allowed = _random_rows(index.size, math.ceil(share * index.size))
-        if allowed.count <= _LEAST_PASSING * first.k:
+        allowed = None if share == 1 else _random_rows(index.size, math.ceil(share * index.size))
+        count = index.size if allowed is None else allowed.count
+        if count <= _LEAST_PASSING * length:
             return
-        truth = index.search_exact(queries, first.k, allowed=allowed).rows
-        while costs.of_index(Effort(width, first.depth)) <= _TOO_DEAR * costs.of_scan(allowed.count):
-            found = index.search(queries, first.k, effort=Effort(width, first.depth), allowed=allowed).rows
-            if width >= index.size or overlap(found, truth).mean() >= target:
+        truth = nearest if allowed is None else index.search_exact(queries, length, allowed=allowed).rows
+        while costs.of_index(Effort(width, depth)) <= _TOO_DEAR * costs.of_scan(count):
+            found = index.search(queries, length, effort=Effort(width, depth), allowed=allowed).rows
+            if width >= index.size or _all_but_few_reach(overlap(found, truth[:, -last:]), target):
                 break
             width = math.ceil(_WIDER * width)
-        yield math.ceil(first.k / share), width
+        yield math.ceil(length / share), width
+
+
+def _all_but_few_reach(shares: NDArray[np.float64], target: float) -> bool:
+    """The mean reaches the target, and even the worst of a hundred queries do not miss much more."""
+    worst = np.sort(shares)[: max(1, len(shares) // 100)]
+    return bool(shares.mean() >= target and worst.mean() >= target - _WORST_BELOW)
 
 
 def _random_rows(size: int, count: int) -> Bitmap:
