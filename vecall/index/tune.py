@@ -157,32 +157,34 @@ def _far_widths(
 ) -> Iterator[tuple[int, int]]:
     """For some ranks of the whole pool the least width tried that finds the rows there, as a filter makes it need to.
 
-    A random filter that lets pass a share of the rows puts the answer's last rows at rank length / share. Where a scan
-    would be cheaper by then, the width is one that the planner will not choose.
+    A random filter that lets pass a share of the rows puts the answer's last rows at rank length / share. It ends where
+    a scan would be much cheaper: the planner takes it there.
 
     `nearest` is [Q, length], the exact answer without a filter.
     """
     length = nearest.shape[1]
     depth = EffortCurve([(point.k, point.effort) for point in points]).at(length).depth
-    last, width = max(1, length // _LAST), points[-1].width
+    width = points[-1].width
     for share in _PASS_RATES:
         allowed = None if share == 1 else _random_rows(index.size, math.ceil(share * index.size))
         count = index.size if allowed is None else allowed.count
         if count <= _LEAST_PASSING * length:
             return
         truth = nearest if allowed is None else index.search_exact(queries, length, allowed=allowed).rows
-        while costs.of_index(Effort(width, depth)) <= _TOO_DEAR * costs.of_scan(count):
-            found = index.search(queries, length, effort=Effort(width, depth), allowed=allowed).rows
-            if width >= index.size or _all_but_few_reach(overlap(found, truth[:, -last:]), target):
-                break
+        while not _finds(index, queries, truth, Effort(width, depth), allowed, target):
             width = math.ceil(_WIDER * width)
+            if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(count):
+                return
         yield math.ceil(length / share), width
 
 
-def _all_but_few_reach(shares: NDArray[np.float64], target: float) -> bool:
-    """The mean reaches the target, and even the worst of a hundred queries do not miss much more."""
-    worst = np.sort(shares)[: max(1, len(shares) // 100)]
-    return bool(shares.mean() >= target and worst.mean() >= target - _WORST_BELOW)
+def _finds(index: Index, queries: Vectors, truth: Rows, effort: Effort, allowed: Bitmap | None, target: float) -> bool:
+    """Whether the last rows of the answers are found, on average and nearly so by the worst of a hundred queries."""
+    length = truth.shape[1]
+    found = index.search(queries, length, effort=effort, allowed=allowed).rows
+    shares = np.sort(overlap(found, truth[:, -max(1, length // _LAST) :]))
+    worst = shares[: max(1, len(shares) // 100)]
+    return bool(shares.mean() >= target and worst.mean() >= target - _WORST_BELOW) or effort.width >= index.size
 
 
 def _random_rows(size: int, count: int) -> Bitmap:
