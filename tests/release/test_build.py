@@ -7,6 +7,7 @@ import pytest
 from vecall.data.sequences import Sequences
 from vecall.data.vocabulary import build_vocabulary
 from vecall.errors import DataError
+from vecall.index import tune
 from vecall.index.base import Effort
 from vecall.index.effort import EffortPoint
 from vecall.index.planner import USUAL_COSTS
@@ -56,7 +57,8 @@ def test_vectors_alone_make_a_release(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["hnsw", "cells"])
-def test_queries_find_the_effort_and_become_golden(tmp_path, engine):
+def test_queries_find_the_effort_and_become_golden(tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(tune, "scan_cost", lambda index, queries: 1.0)  # dear, so that filters go through the index
     settings = SEARCHED[engine]
     release = released(tmp_path, contents(), settings, unit(1, 400))
     release.check_golden()

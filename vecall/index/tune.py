@@ -198,11 +198,11 @@ def _point(index: Index, queries: Vectors, effort: Effort, shares: NDArray[np.fl
     return EffortPoint(k, effort.width, effort.depth, float(shares.mean()), _half_width(shares), p50_ms)
 
 
-def _median_ms(index: Index, queries: Vectors, k: int, effort: Effort) -> float:
+def _median_ms(index: Index, queries: Vectors, k: int, effort: Effort, allowed: Bitmap | None = None) -> float:
     seconds = []
     for query in queries[:_TIMED]:
         start = time.perf_counter()
-        index.search(query[None], k, effort=effort)
+        index.search(query[None], k, effort=effort, allowed=allowed)
         seconds.append(time.perf_counter() - start)
     return round(1e3 * float(np.median(seconds)), 4)
 
@@ -230,9 +230,11 @@ def _least(measured: list[EffortPoint], target: float, latency_ms: float) -> Eff
 def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Costs:
     """Milliseconds by effort, as the measured points say (least squares), and of a scanned row."""
     last = tried[-1]
-    far = Effort(_FAR * last.width, last.depth)  # filters make searches wide, and chance must not set their price
+    far = Effort(_FAR * last.width, last.depth)  # wide searches are filtered ones, and chance must not set their price
+    allowed = _random_rows(index.size, math.ceil(index.size / 10))
+    far_ms = _median_ms(index, queries[: _TIMED // 3], min(last.k, allowed.count), far, allowed)
     efforts = np.array([[1.0, *point.effort] for point in tried] + [[1.0, *far]])
-    spent = np.array([point.p50_ms for point in tried] + [_median_ms(index, queries[: _TIMED // 3], last.k, far)])
+    spent = np.array([point.p50_ms for point in tried] + [far_ms])
     free = [0, 1, *([2] if np.ptp(efforts[:, 2]) > 0 else [])]
     weights = np.linalg.lstsq(efforts[:, free], spent, rcond=None)[0]
     while weights.min() < 0:  # chance; what remains must explain it
