@@ -56,4 +56,7 @@ def test_filters_say_how_far_to_look_and_k_how_many_to_score():
     assert curve.at(100, rank=1000) == Effort(40, 150)
     assert curve.at(1000) == Effort(24, 1200)  # the nearest are found more easily than those at their end
     assert curve.at(300, rank=10_000) == Effort(40, 375)  # further is never nearer
-    assert curve.at(100, rank=20_000) == Effort(80, 150)
+    assert curve.at(100, rank=20_000) == Effort(40, 150)  # as it grew before
+    grown = EffortCurve([(100, Effort(10, 150))], [(1000, 40), (4000, 80)])  # twice at four times the rank
+    assert grown.at(100, rank=16_000) == Effort(160, 150)
+    assert EffortCurve([(100, Effort(10, 150))], [(1000, 40)]).at(100, rank=4000) == Effort(160, 150)

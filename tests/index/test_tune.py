@@ -76,7 +76,7 @@ class PlantedCells(CellsIndex):
 
 def timed(monkeypatch, milliseconds):
     """Let searches take as long as a function of (k, effort) says."""
-    monkeypatch.setattr(tuning, "_median_ms", lambda index, queries, k, effort: milliseconds(k, effort))
+    monkeypatch.setattr(tuning, "_median_ms", lambda index, queries, k, effort, allowed=None: milliseconds(k, effort))
 
 
 def test_the_least_effort_that_reaches_the_target():

@@ -1,5 +1,6 @@
 """How hard an approximate index must try for an answer of k rows: measured on user vectors, then looked up."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ class EffortPoint:
 class EffortCurve:
     """Effort by k and rank: straight lines between what was measured, the first below, in proportion above.
 
+    Above the last rank the width grows as it did between the last two, by a power of the rank.
+
     Args:
         points: (k, effort) pairs with ascending k; at least one. An answer of the k nearest is so good on average.
         filtered: (rank, width) pairs: how far a search must look so that rows at this very rank of the whole pool are
@@ -54,6 +57,7 @@ class EffortCurve:
         ranks, widths = zip(*nearer, *self.filtered, strict=True)
         self._ranks = np.array(ranks, dtype=np.float64)
         self._far = np.maximum.accumulate(np.array(widths, dtype=np.float64))  # further is never nearer
+        self._growth = self._growth_beyond() if len(self.filtered) > 1 else 1.0
 
     def at(self, k: int, *, rank: int | None = None) -> Effort:
         """The effort for an answer of k rows.
@@ -63,13 +67,19 @@ class EffortCurve:
             rank: how many rows of the whole pool the search must reach past, where some rows may not be answers or
                 are dropped afterwards; it says how far to look. None: the answer is the k nearest.
         """
-        width = _read(self._ks, self._widths, k) if rank is None else _read(self._ranks, self._far, rank)
+        width = _read(self._ks, self._widths, k) if rank is None else _read(self._ranks, self._far, rank, self._growth)
         return Effort(width, _read(self._ks, self._depths, k))
 
+    def _growth_beyond(self) -> float:
+        """The power of the rank that the width grew by between the last two."""
+        near, far = self._ranks[-2:]
+        narrow, wide = self._far[-2:]
+        return min(1.0, math.log(wide / narrow) / math.log(far / near))
 
-def _read(at: NDArray[np.float64], values: NDArray[np.float64], place: int) -> int:
+
+def _read(at: NDArray[np.float64], values: NDArray[np.float64], place: int, growth: float = 1.0) -> int:
     last = float(at[-1])
-    value = values[-1] * place / last if place > last else np.interp(place, at, values)
+    value = values[-1] * (place / last) ** growth if place > last else np.interp(place, at, values)
     return int(np.ceil(value))
 
 

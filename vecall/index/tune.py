@@ -30,7 +30,7 @@ _WORST_BELOW = 0.1  # the target
 _ASKED_FAR = 100  # queries
 _WIDER, _TOO_DEAR = 1.4, 2  # from one width to the next; times the cost of a scan
 _FAR = 8  # times the last width
-_SCANNED = 20_000  # rows, to time a scan
+_SCANNED = 100_000  # rows, to time a scan: fewer would lie in the cache
 
 
 @dataclass(frozen=True)
