@@ -61,6 +61,16 @@ def _prefetch(_typing: Any, array: Any, _offset: Any) -> Any:  # noqa: ANN401 - 
     return types.void(array, types.intp), generate
 
 
+@intrinsic
+def _lowest_set(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
+    """Place of the lowest bit that is set, of a number that is not 0."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
 @_compiled
 def _dot(codes, row, query):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     total = np.float32(0)
@@ -84,14 +94,11 @@ def _score_rows(codes, query, rows, scores):  # type: ignore[no-untyped-def]  # 
 def _list_rows(bits, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     found = 0
     for byte in range(bits.shape[0]):
-        left = bits[byte]
-        row = 8 * byte
+        left = np.uint64(bits[byte])
         while left:
-            if left & 1:
-                rows[found] = row
-                found += 1
-            left >>= 1
-            row += 1
+            rows[found] = 8 * byte + np.int64(_lowest_set(left))
+            found += 1
+            left &= left - np.uint64(1)
 
 
 @_compiled
