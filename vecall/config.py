@@ -40,6 +40,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "pooled": {},
+    "sequence": {
+        "model": {"dim": 128, "dropout": 0.5, "history": {"encoder": "causal"}},
+        "training": {
+            "temperature": 0.07,
+            "label_smoothing": 0.1,
+            "batch": 256,
+            "epochs": 15,
+            "lr": 1e-3,
+            "schedule": "constant",
+            "average": 0.995,
+        },
+    },
 }
 
 

@@ -21,7 +21,7 @@ class HistorySettings(Section):
 class ModelSettings(Section):
     """Both towers. Without `hidden` a side is the sum of its parts; with it, an MLP over the parts side by side."""
 
-    preset: Literal["founding", "pooled"] = "pooled"
+    preset: Literal["founding", "pooled", "sequence"] = "pooled"
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of the vectors that are compared")
     hidden: tuple[int, ...] = Field((), description="widths of the MLP's hidden layers, both towers")
     norm: Literal["layer", "batch", "none"] = "layer"
