@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vecall.index.base import Effort
-from vecall.index.effort import EffortCurve, EffortPoint, overlap
+from vecall.index.effort import EffortCurve, EffortPoint, Filtered, overlap
 
 CURVE = EffortCurve([(10, Effort(40, 20)), (20, Effort(80, 30)), (50, Effort(144, 90))])
 
@@ -49,7 +49,7 @@ def test_overlap_by_hand():
 
 
 def test_filters_say_how_far_to_look_and_k_how_many_to_score():
-    curve = EffortCurve([(100, Effort(10, 150)), (500, Effort(12, 600))], [(1000, 40), (10_000, 30)])
+    curve = EffortCurve([(100, Effort(10, 150)), (500, Effort(12, 600))], Filtered(((1000, 40), (10_000, 30))))
     assert curve.at(100) == Effort(10, 150)
     assert curve.at(100, rank=500) == Effort(12, 150)
     assert curve.at(100, rank=750) == Effort(26, 150)
@@ -57,6 +57,12 @@ def test_filters_say_how_far_to_look_and_k_how_many_to_score():
     assert curve.at(1000) == Effort(24, 1200)  # the nearest are found more easily than those at their end
     assert curve.at(300, rank=10_000) == Effort(40, 375)  # further is never nearer
     assert curve.at(100, rank=20_000) == Effort(40, 150)  # as it grew before
-    grown = EffortCurve([(100, Effort(10, 150))], [(1000, 40), (4000, 80)])  # twice at four times the rank
+    grown = EffortCurve([(100, Effort(10, 150))], Filtered(((1000, 40), (4000, 80))))  # twice at four times the rank
     assert grown.at(100, rank=16_000) == Effort(160, 150)
-    assert EffortCurve([(100, Effort(10, 150))], [(1000, 40)]).at(100, rank=4000) == Effort(160, 150)
+    assert EffortCurve([(100, Effort(10, 150))], Filtered(((1000, 40),))).at(100, rank=4000) == Effort(160, 150)
+
+
+def test_others_than_the_nearest_may_need_more_depth():
+    curve = EffortCurve([(100, Effort(10, 150))], Filtered(((1000, 40),), deeper=1.5))
+    assert curve.at(100) == Effort(10, 150)
+    assert curve.at(100, rank=1000) == Effort(40, 225)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from vecall import progress
 from vecall.index import tune as tuning
 from vecall.index.base import Effort, Hits
-from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
 from vecall.index.effort import EffortPoint, overlap
 from vecall.index.exact import ExactIndex
@@ -270,29 +269,3 @@ def test_progress_is_told():
     with progress.shown_by(Listener()):
         tune(Planted(400), queries(4), [10, 100], 0.5)
     assert told == [("tuning index", 3), 1, 1, 1, "end"]
-
-
-def test_widths_under_filters_are_measured(monkeypatch):
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((4000, 8)).astype(np.float32)
-    index = HnswIndex.build(vectors, m=8, ef_construction=60)
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 1.0)  # dear, so that all rates are measured
-    found = tune(index, rng.standard_normal((60, 8)).astype(np.float32), [10, 20], 0.95)
-    assert [rank for rank, _ in found.filtered] == [50, 167, 500, 1667]
-    assert [width for _, width in found.filtered] == sorted(width for _, width in found.filtered)
-    others = rng.standard_normal((60, 8)).astype(np.float32)
-    for share in (1, 0.3, 0.1):
-        allowed = Bitmap.of(rng.random(4000) < share)
-        for excluded in (0, 60):
-            wanted = 10 + excluded
-            effort = found.curve.at(wanted, rank=math.ceil(wanted * 4000 / allowed.count))
-            truth = index.search_exact(others, wanted, allowed=allowed).rows[:, excluded:]
-            rows = index.search(others, wanted, effort=effort, allowed=allowed).rows
-            assert overlap(rows, truth).mean() > 0.93
-
-
-def test_widths_that_would_cost_more_than_a_scan_are_not_looked_for(monkeypatch):
-    index = HnswIndex.build(np.random.default_rng(0).standard_normal((4000, 8)).astype(np.float32))
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 0.0)
-    found = tune(index, np.random.default_rng(1).standard_normal((60, 8)).astype(np.float32), [10], 0.95)
-    assert {width for _, width in found.filtered} <= {found.points[-1].width}

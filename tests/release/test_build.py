@@ -69,9 +69,10 @@ def test_queries_find_the_effort_and_become_golden(tmp_path, engine, monkeypatch
     assert facts.settings == settings.model_dump(mode="json", exclude_unset=True)
     built = {"M": 4, "ef_construction": 20} if engine == "hnsw" else {"cells": 16}
     effort = [[k, *effort] for k, effort in release.effort.points]
-    filtered = [list(pair) for pair in release.effort.filtered]
+    widths = [list(pair) for pair in release.effort.filtered.widths]
+    filtered = {"widths": widths, "deeper": release.effort.filtered.deeper}
     assert facts.parameters == built | {"effort": effort, "filtered": filtered}
-    assert filtered
+    assert widths
     assert [k for k, _ in release.effort.points] == [5, 20]
     assert all(effort.width > 0 and (effort.depth > 0) == (engine == "cells") for _, effort in release.effort.points)
     assert asdict(release.costs) == facts.costs
@@ -88,7 +89,12 @@ def test_queries_find_the_effort_and_become_golden(tmp_path, engine, monkeypatch
 
 def test_a_given_effort_is_kept(tmp_path):
     release = released(tmp_path, contents(), SEARCHED["hnsw"].model_copy(update={"ef": 33}), unit(1, 10))
-    parameters = {"M": 4, "ef_construction": 20, "effort": [[5, 33, 0], [20, 33, 0]], "filtered": []}
+    parameters = {
+        "M": 4,
+        "ef_construction": 20,
+        "effort": [[5, 33, 0], [20, 33, 0]],
+        "filtered": {"widths": [], "deeper": 1.0},
+    }
     assert release.manifest.index.parameters == parameters
     assert (release.effort.at(5), release.effort.at(40)) == (Effort(33), Effort(66))
     release.check_golden()

@@ -36,6 +36,23 @@ class EffortPoint:
         return Effort(self.width, self.depth)
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """What a search needs where rows are filtered out or excluded: others than the nearest are the answer.
+
+    Attributes:
+        widths: (rank, width) pairs with ascending rank: how far it must look so that rows at this very rank of the
+            pool are found as surely as wanted. They lie further out than the average of those before them.
+        deeper: times the depth that as many of the nearest take, for the last of an answer are told apart less well.
+    """
+
+    widths: tuple[tuple[int, int], ...] = ()
+    deeper: float = 1.0
+
+
+_AS_USUAL = Filtered()
+
+
 class EffortCurve:
     """Effort by k and rank: straight lines between what was measured, the first below, in proportion above.
 
@@ -43,21 +60,20 @@ class EffortCurve:
 
     Args:
         points: (k, effort) pairs with ascending k; at least one. An answer of the k nearest is so good on average.
-        filtered: (rank, width) pairs: how far a search must look so that rows at this very rank of the whole pool are
-            found as surely. They lie further out than the average of those before them, and where the nearest are
-            filtered out or excluded, they are the answer.
+        filtered: where the answer is not the nearest.
     """
 
-    def __init__(self, points: Sequence[tuple[int, Effort]], filtered: Sequence[tuple[int, int]] = ()) -> None:
-        self.points, self.filtered = tuple(points), tuple(sorted(filtered))
+    def __init__(self, points: Sequence[tuple[int, Effort]], filtered: Filtered = _AS_USUAL) -> None:
+        self.points, self.filtered = tuple(points), filtered
         self._ks = np.array([k for k, _ in points], dtype=np.float64)
         self._widths = np.array([effort.width for _, effort in points], dtype=np.float64)
         self._depths = np.array([effort.depth for _, effort in points], dtype=np.float64)
-        nearer = [(k, effort.width) for k, effort in points if not filtered or k < self.filtered[0][0]]
-        ranks, widths = zip(*nearer, *self.filtered, strict=True)
+        far = filtered.widths
+        nearer = [(k, effort.width) for k, effort in points if not far or k < far[0][0]]
+        ranks, widths = zip(*nearer, *far, strict=True)
         self._ranks = np.array(ranks, dtype=np.float64)
         self._far = np.maximum.accumulate(np.array(widths, dtype=np.float64))  # further is never nearer
-        self._growth = self._growth_beyond() if len(self.filtered) > 1 else 1.0
+        self._growth = self._growth_beyond() if len(far) > 1 else 1.0
 
     def at(self, k: int, *, rank: int | None = None) -> Effort:
         """The effort for an answer of k rows.
@@ -67,8 +83,10 @@ class EffortCurve:
             rank: how many rows of the whole pool the search must reach past, where some rows may not be answers or
                 are dropped afterwards; it says how far to look. None: the answer is the k nearest.
         """
-        width = _read(self._ks, self._widths, k) if rank is None else _read(self._ranks, self._far, rank, self._growth)
-        return Effort(width, _read(self._ks, self._depths, k))
+        depth = _read(self._ks, self._depths, k)
+        if rank is None:
+            return Effort(_read(self._ks, self._widths, k), depth)
+        return Effort(_read(self._ranks, self._far, rank, self._growth), math.ceil(self.filtered.deeper * depth))
 
     def _growth_beyond(self) -> float:
         """The power of the rank that the width grew by between the last two."""

@@ -13,7 +13,8 @@ from vecall import progress
 from vecall.index.base import Effort, Index, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
-from vecall.index.effort import EffortCurve, EffortPoint, overlap, places_of
+from vecall.index.effort import EffortCurve, EffortPoint, Filtered, overlap, places_of
+from vecall.index.filtered import LENGTH, find_filtered, random_rows
 from vecall.index.planner import Costs
 
 logger = logging.getLogger(__name__)
@@ -23,12 +24,6 @@ _FEWEST_PROBES, _MORE_PROBES = 4, 2  # tried at least; from one number to the ne
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
 _WORSE = 1.1  # times the best latency: more cells can only cost more
 _TIMED = 60  # queries that a latency is taken from
-_PASS_RATES = (1, 0.3, 0.1, 0.03, 0.01)  # of the random filters that widths are measured under
-_LENGTH, _LAST = 5, 10  # times the first k, the answers then; one in so many of their rows, the last, count
-_LEAST_PASSING = 2  # times their length; of fewer the planner scans
-_WORST_BELOW = 0.13  # the target
-_ASKED_FAR = 100  # queries
-_WIDER, _TOO_DEAR = 1.2, 2  # from one width to the next; times the cost of a scan
 _FAR = 8  # times the last width
 _SCANNED = 100_000  # rows, to time a scan: fewer would lie in the cache
 
@@ -41,13 +36,13 @@ class Tuning:
         points: for each k, ascending, the least effort that reaches the target, else the best that was tried.
         tried: everything that was measured on the way.
         costs: of a search by its effort, and of a scan.
-        filtered: (rank, width) where the nearest are not the answer, as in `EffortCurve`.
+        filtered: where the answer is not the nearest.
     """
 
     points: tuple[EffortPoint, ...]
     tried: tuple[EffortPoint, ...]
     costs: Costs
-    filtered: tuple[tuple[int, int], ...] = ()
+    filtered: Filtered
 
     @property
     def curve(self) -> EffortCurve:
@@ -80,7 +75,7 @@ def tune(
     """
     asked = [k for k in ks if k <= index.size] or [index.size]
     with progress.task("tuning index", len(asked) + 1) as advance:
-        length = min(_LENGTH * asked[0], index.size)
+        length = min(LENGTH * asked[0], index.size)
         truth = index.search_exact(queries, max(asked[-1], length)).rows
         advance(1)
         chosen, tried = [], []
@@ -97,9 +92,9 @@ def tune(
             )  # fmt: skip
     costs = _costs(index, queries, tried)
     if quiet or width is not None:
-        return Tuning(tuple(chosen), tuple(tried), costs)
-    far = _far_widths(index, queries[:_ASKED_FAR], truth[:_ASKED_FAR, :length], chosen, target, costs)
-    return Tuning(tuple(chosen), tuple(tried), costs, tuple(far))
+        return Tuning(tuple(chosen), tuple(tried), costs, Filtered())
+    filtered = find_filtered(index, queries, truth[:, :length], [(one.k, one.effort) for one in chosen], target, costs)
+    return Tuning(tuple(chosen), tuple(tried), costs, filtered)
 
 
 def _ladder(index: Index, queries: Vectors, truth: Rows, target: float, width: int | None) -> Iterator[EffortPoint]:
@@ -152,47 +147,6 @@ def _cells_point(index: CellsIndex, queries: Vectors, truth: Rows, target: float
     return _point(index, queries, Effort(probes, depth), shares, k)
 
 
-def _far_widths(
-    index: Index, queries: Vectors, nearest: Rows, points: Sequence[EffortPoint], target: float, costs: Costs
-) -> Iterator[tuple[int, int]]:
-    """For some ranks of the whole pool the least width tried that finds the rows there, as a filter makes it need to.
-
-    A random filter that lets pass a share of the rows puts the answer's last rows at rank length / share. It ends where
-    a scan would be much cheaper: the planner takes it there.
-
-    `nearest` is [Q, length], the exact answer without a filter.
-    """
-    length = nearest.shape[1]
-    depth = EffortCurve([(point.k, point.effort) for point in points]).at(length).depth
-    width = points[-1].width
-    for share in _PASS_RATES:
-        allowed = None if share == 1 else _random_rows(index.size, math.ceil(share * index.size))
-        count = index.size if allowed is None else allowed.count
-        if count <= _LEAST_PASSING * length:
-            return
-        truth = nearest if allowed is None else index.search_exact(queries, length, allowed=allowed).rows
-        while not _finds(index, queries, truth, Effort(width, depth), allowed, target):
-            width = math.ceil(_WIDER * width)
-            if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(count):
-                return
-        yield math.ceil(length / share), width
-
-
-def _finds(index: Index, queries: Vectors, truth: Rows, effort: Effort, allowed: Bitmap | None, target: float) -> bool:
-    """Whether the last rows of the answers are found, on average and nearly so by the worst of a hundred queries."""
-    length = truth.shape[1]
-    found = index.search(queries, length, effort=effort, allowed=allowed).rows
-    shares = np.sort(overlap(found, truth[:, -max(1, length // _LAST) :]))
-    worst = shares[: max(1, len(shares) // 100)]
-    return bool(shares.mean() >= target and worst.mean() >= target - _WORST_BELOW) or effort.width >= index.size
-
-
-def _random_rows(size: int, count: int) -> Bitmap:
-    mask = np.zeros(size, dtype=np.bool_)
-    mask[np.random.default_rng(0).choice(size, count, replace=False)] = True
-    return Bitmap.of(mask)
-
-
 def _point(index: Index, queries: Vectors, effort: Effort, shares: NDArray[np.float64], k: int) -> EffortPoint:
     p50_ms = _median_ms(index, queries, k, effort)
     return EffortPoint(k, effort.width, effort.depth, float(shares.mean()), _half_width(shares), p50_ms)
@@ -231,7 +185,7 @@ def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Cost
     """Milliseconds by effort, as the measured points say (least squares), and of a scanned row."""
     last = tried[-1]
     far = Effort(_FAR * last.width, last.depth)  # wide searches are filtered ones, and chance must not set their price
-    allowed = _random_rows(index.size, math.ceil(index.size / 10))
+    allowed = random_rows(index.size, math.ceil(index.size / 10))
     far_ms = _median_ms(index, queries[: _TIMED // 3], min(last.k, allowed.count), far, allowed)
     efforts = np.array([[1.0, *point.effort] for point in tried] + [[1.0, *far]])
     spent = np.array([point.p50_ms for point in tried] + [far_ms])
@@ -246,7 +200,7 @@ def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Cost
 
 def scan_cost(index: Index, queries: Vectors) -> float:
     """Milliseconds per row of an exact scan of some rows from anywhere in the pool."""
-    allowed = _random_rows(index.size, min(index.size, _SCANNED))
+    allowed = random_rows(index.size, min(index.size, _SCANNED))
     seconds = []
     for query in queries[: _TIMED // 3]:
         start = time.perf_counter()

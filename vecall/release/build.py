@@ -128,9 +128,13 @@ def _facts(built: Built, settings: IndexSettings) -> IndexFacts:
     if built.tuning is None:
         return IndexFacts(engine=built.engine, parameters=parameters, settings=given)
     effort: list[JsonValue] = [[point.k, point.width, point.depth] for point in built.tuning.points]
+    filtered: JsonValue = {
+        "widths": [list(pair) for pair in built.tuning.filtered.widths],
+        "deeper": built.tuning.filtered.deeper,
+    }
     return IndexFacts(
         engine=built.engine,
-        parameters=parameters | {"effort": effort, "filtered": [list(pair) for pair in built.tuning.filtered]},
+        parameters=parameters | {"effort": effort, "filtered": filtered},
         costs=asdict(built.tuning.costs),
         settings=given,
     )

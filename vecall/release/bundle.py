@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from vecall.data.vocabulary import Vocabulary
 from vecall.errors import ReleaseRefused
 from vecall.index import files as index_files
 from vecall.index.base import Effort, Index
-from vecall.index.effort import EffortCurve
+from vecall.index.effort import EffortCurve, Filtered
 from vecall.index.kernels import warm
 from vecall.index.planner import USUAL_COSTS, Costs
 from vecall.release.encoder import ENCODERS, Encoder
@@ -148,8 +148,9 @@ def _curve(manifest: Manifest) -> EffortCurve | None:
         return None
     if "effort" in parameters:
         points = cast("list[list[int]]", parameters["effort"])
-        filtered = cast("list[list[int]]", parameters.get("filtered", []))
-        return EffortCurve([(k, Effort(*effort)) for k, *effort in points], [(rank, width) for rank, width in filtered])
+        filtered = cast("dict[str, Any]", parameters.get("filtered", {"widths": [], "deeper": 1.0}))
+        widths = tuple((int(rank), int(width)) for rank, width in filtered["widths"])
+        return EffortCurve([(k, Effort(*effort)) for k, *effort in points], Filtered(widths, filtered["deeper"]))
     ef = cast("int", parameters.get("ef", _USUAL_EF))
     return EffortCurve([(1, Effort(ef)), (ef, Effort(ef))])
 

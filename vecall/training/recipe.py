@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
-from torch.optim.swa_utils import get_ema_multi_avg_fn as _moving
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
@@ -73,7 +73,10 @@ class Recipe(LightningModule):
         self.frequencies: Tensor  # [N] each item's share of the samples
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=problem.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
-        self.averaged = AveragedModel(towers, multi_avg_fn=_moving(settings.average)) if settings.average else None
+        self.averaged: AveragedModel | None = None
+        if settings.average:
+            moving: Any = get_ema_multi_avg_fn  # it has no types
+            self.averaged = AveragedModel(towers, multi_avg_fn=moving(settings.average))
         self._on_device: dict[str, dict[str, Tensor]] = {}
 
     @property
@@ -81,8 +84,7 @@ class Recipe(LightningModule):
         """The towers that are judged and kept: their weights may be a moving mean of the steps'."""
         if self.averaged is None:
             return self.towers
-        kept: TwoTower = self.averaged.module
-        return kept
+        return cast("TwoTower", self.averaged.module)
 
     def _make_samples(self) -> Samples:
         positives = positive_samples(self.problem.train, least_history=self._least)
