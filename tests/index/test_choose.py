@@ -9,7 +9,7 @@ from vecall.index import choose
 from vecall.index.base import Effort
 from vecall.index.cells import CellsIndex
 from vecall.index.choose import Structure, build_index
-from vecall.index.effort import EffortPoint
+from vecall.index.effort import EffortPoint, Filtered
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.planner import Costs
@@ -121,7 +121,7 @@ def test_many_queries_are_used_in_part_and_evenly(monkeypatch):
 
     def noted(index, queries, *args, **kwargs):
         asked.append(queries[:, 0].tolist())
-        return Tuning((), (), Costs(0, 0, 0, 0))
+        return Tuning((), (), Costs(0, 0, 0, 0), Filtered())
 
     monkeypatch.setattr(choose, "tune", noted)
     queries = np.tile(np.arange(101, dtype=np.float32)[:, None], 4)
@@ -184,7 +184,7 @@ def test_nothing_is_compared_where_the_engine_is_given(contest):
 
 def test_a_trial_by_hand(monkeypatch):
     found = [EffortPoint(5, 9, 0, 0.99, 0.02, 0.2), EffortPoint(50, 9, 0, 0.99, 0.001, 0.8)]
-    monkeypatch.setattr(choose, "tune", lambda *_, **__: Tuning(tuple(found), (), Costs(0, 0, 0, 0)))
+    monkeypatch.setattr(choose, "tune", lambda *_, **__: Tuning(tuple(found), (), Costs(0, 0, 0, 0), Filtered()))
     settings = IndexSettings(target_recall=0.98, ks=(5, 50))
     misses, ms = choose._try(Structure("hnsw"), normal(50), normal(5), settings)
     assert misses == 1  # .99 may be .97 by chance

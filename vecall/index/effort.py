@@ -92,7 +92,7 @@ class EffortCurve:
         """The power of the rank that the width grew by between the last two."""
         near, far = self._ranks[-2:]
         narrow, wide = self._far[-2:]
-        return min(1.0, math.log(wide / narrow) / math.log(far / near))
+        return math.log(wide / narrow) / math.log(far / near)
 
 
 def _read(at: NDArray[np.float64], values: NDArray[np.float64], place: int, growth: float = 1.0) -> int:

@@ -17,7 +17,8 @@ _PASS_RATES = (1, 0.3, 0.1, 0.03, 0.01)
 _LEAST_PASSING = 2  # times the length; of fewer the planner scans
 _ASKED = 100  # queries
 _WORST_BELOW = 0.13  # the target
-_WIDER, _TOO_DEAR = 1.2, 2  # from one width to the next; times the cost of a scan
+_WIDER = 1.2  # from one width to the next
+_TOO_DEAR, _MOST = 1.2, 5  # times the cost of a scan; times the length, the longest answer of that rank
 _DEEPER, _WIDE = (1.0, 1.25, 1.5, 2.0, 3.0), 16  # times the usual depth; the width to try them at, times the usual one
 
 
@@ -69,7 +70,7 @@ def _widths(
             _last_found(index, queries, truth, Effort(width, depth), allowed), target
         ):
             width = math.ceil(_WIDER * width)
-            if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(count):
+            if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(min(index.size, _MOST * count)):
                 return
         yield math.ceil(length / share), width
 
