@@ -12,7 +12,7 @@ from vecall.index.effort import EffortCurve, Filtered, overlap
 from vecall.index.planner import Costs
 
 LENGTH = 5  # times the least k: answers here, which reach past as many as a usual exclusion takes
-_LAST = 10  # one in so many rows of an answer, the last, count
+_LAST = 20  # one in so many rows of an answer, the last, count
 _PASS_RATES = (1, 0.3, 0.1, 0.03, 0.01)
 _LEAST_PASSING = 2  # times the length; of fewer the planner scans
 _ASKED = 100  # queries
