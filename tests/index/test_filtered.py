@@ -30,7 +30,7 @@ def test_widths_under_filters_are_measured(monkeypatch, kind):
     monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 1.0)  # dear, so that all rates are measured
     found = tune(index, normal(60, 1), [10, 20], 0.95)
     ranks, widths = zip(*found.filtered.widths, strict=True)
-    assert ranks == (50, 167, 500, 1667)
+    assert ranks == (50, 167, 500, 1000, 1667)
     assert list(widths) == sorted(widths)
     others = normal(60, 2)
     for share in (1, 0.3, 0.1):

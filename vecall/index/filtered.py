@@ -13,7 +13,7 @@ from vecall.index.planner import Costs
 
 LENGTH = 5  # times the least k: answers here, which reach past as many as a usual exclusion takes
 _LAST = 20  # one in so many rows of an answer, the last, count
-_PASS_RATES = (1, 0.3, 0.1, 0.03, 0.01)
+_PASS_RATES = (1, 0.3, 0.1, 0.05, 0.03, 0.01)
 _LEAST_PASSING = 2  # times the length; of fewer the planner scans
 _ASKED = 100  # queries
 _WORST_BELOW = 0.13  # the target
