@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vecall.index.base import Effort
-from vecall.index.effort import EffortCurve, EffortPoint, Filtered, overlap
+from vecall.index.effort import EffortCurve, EffortPoint, Filtered, Width, overlap
 
 CURVE = EffortCurve([(10, Effort(40, 20)), (20, Effort(80, 30)), (50, Effort(144, 90))])
 
@@ -48,21 +48,36 @@ def test_overlap_by_hand():
     assert overlap(found, truth).tolist() == [0.5, 1.0]
 
 
+def line(*widths):
+    return Filtered(tuple(Width(rank, width, width) for rank, width in widths))
+
+
 def test_filters_say_how_far_to_look_and_k_how_many_to_score():
-    curve = EffortCurve([(100, Effort(10, 150)), (500, Effort(12, 600))], Filtered(((1000, 40), (10_000, 30))))
+    curve = EffortCurve([(100, Effort(10, 150)), (500, Effort(12, 600))], line((1000, 40), (10_000, 30)))
     assert curve.at(100) == Effort(10, 150)
+    assert curve.at(1000) == Effort(24, 1200)  # the nearest are found more easily than those at their end
     assert curve.at(100, rank=500) == Effort(12, 150)
     assert curve.at(100, rank=750) == Effort(26, 150)
     assert curve.at(100, rank=1000) == Effort(40, 150)
-    assert curve.at(1000) == Effort(24, 1200)  # the nearest are found more easily than those at their end
     assert curve.at(300, rank=10_000) == Effort(40, 375)  # further is never nearer
-    assert curve.at(100, rank=20_000) == Effort(40, 150)  # as it grew before
-    grown = EffortCurve([(100, Effort(10, 150))], Filtered(((1000, 40), (4000, 80))))  # twice at four times the rank
-    assert grown.at(100, rank=16_000) == Effort(160, 150)
-    assert EffortCurve([(100, Effort(10, 150))], Filtered(((1000, 40),))).at(100, rank=4000) == Effort(160, 150)
+
+
+def test_beyond_the_last_rank_widths_grow_as_they_did_before():
+    points = [(100, Effort(10, 150))]
+    assert EffortCurve(points, line((1000, 40), (10_000, 30))).at(100, rank=20_000) == Effort(40, 150)
+    twice_at_four_times = EffortCurve(points, line((1000, 40), (4000, 80)))
+    assert twice_at_four_times.at(100, rank=16_000) == Effort(160, 150)
+    assert EffortCurve(points, line((1000, 40))).at(100, rank=4000) == Effort(160, 150)
 
 
 def test_others_than_the_nearest_may_need_more_depth():
-    curve = EffortCurve([(100, Effort(10, 150))], Filtered(((1000, 40),), deeper=1.5))
+    curve = EffortCurve([(100, Effort(10, 150))], Filtered((Width(1000, 40, 40),), deeper=1.5))
     assert curve.at(100) == Effort(10, 150)
     assert curve.at(100, rank=1000) == Effort(40, 225)
+
+
+def test_the_more_of_the_nearest_are_dropped_the_more_the_last_rows_count():
+    curve = EffortCurve([(100, Effort(10))], Filtered((Width(1000, 40, 90),)))
+    assert curve.at(100, rank=1000).width == 40
+    assert curve.at(100, rank=1000, dropped=50).width == 60  # between them by their ratio
+    assert curve.at(200, rank=1000, dropped=200).width == 90

@@ -69,7 +69,7 @@ def test_queries_find_the_effort_and_become_golden(tmp_path, engine, monkeypatch
     assert facts.settings == settings.model_dump(mode="json", exclude_unset=True)
     built = {"M": 4, "ef_construction": 20} if engine == "hnsw" else {"cells": 16}
     effort = [[k, *effort] for k, effort in release.effort.points]
-    widths = [list(pair) for pair in release.effort.filtered.widths]
+    widths = [[one.rank, one.all, one.last] for one in release.effort.filtered.widths]
     filtered = {"widths": widths, "deeper": release.effort.filtered.deeper}
     assert facts.parameters == built | {"effort": effort, "filtered": filtered}
     assert widths

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vecall.index.base import Effort, Index, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
-from vecall.index.effort import EffortCurve, Filtered, overlap
+from vecall.index.effort import EffortCurve, Filtered, Width, overlap
 from vecall.index.planner import Costs
 
 LENGTH = 5  # times the least k: answers here, which reach past as many as a usual exclusion takes
@@ -25,7 +25,7 @@ _DEEPER, _WIDE = (1.0, 1.25, 1.5, 2.0, 3.0), 16  # times the usual depth; the wi
 def find_filtered(
     index: Index, queries: Vectors, nearest: Rows, points: Sequence[tuple[int, Effort]], target: float, costs: Costs
 ) -> Filtered:
-    """For some ranks of the whole pool the least width tried that finds the rows there.
+    """For some ranks of the whole pool the least width tried that finds the rows up to there, and the last of them.
 
     A random filter that lets pass a share of the rows puts the last rows of an answer at rank length / share. It ends
     where a scan would be much cheaper: the planner takes it there.
@@ -35,7 +35,7 @@ def find_filtered(
         queries: [Q, D].
         nearest: [Q, length], their exact answer without a filter.
         points: (k, effort) that reaches the target for the k nearest.
-        target: ANN recall of the last rows, on average. The worst of a hundred queries may stay a little below.
+        target: ANN recall, on average. The worst of a hundred queries may stay a little below.
         costs: of a search and of a scan.
     """
     queries, nearest = queries[:_ASKED], nearest[:_ASKED]
@@ -51,40 +51,43 @@ def _depth_that_lets_reach(index: Index, queries: Vectors, nearest: Rows, usual:
         return 1.0
     for times in _DEEPER:
         effort = Effort(_WIDE * usual.width, math.ceil(times * usual.depth))
-        if _last_found(index, queries, nearest, effort).mean() >= (1 + target) / 2:
+        found = index.search(queries, nearest.shape[1], effort=effort).rows
+        if overlap(found, _last(nearest)).mean() >= (1 + target) / 2:
             break
     return times
 
 
 def _widths(
     index: Index, queries: Vectors, nearest: Rows, usual: Effort, target: float, costs: Costs
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[Width]:
     length, (width, depth) = nearest.shape[1], usual
+    reaches_all = 0
     for share in _PASS_RATES:
         allowed = None if share == 1 else random_rows(index.size, math.ceil(share * index.size))
         count = index.size if allowed is None else allowed.count
         if count <= _LEAST_PASSING * length:
             return
         truth = nearest if allowed is None else index.search_exact(queries, length, allowed=allowed).rows
-        while width < index.size and not _good(
-            _last_found(index, queries, truth, Effort(width, depth), allowed), target
-        ):
+        width = reaches_all or width  # the last rows of an answer that lies nearer needed more
+        reaches_all = 0
+        while True:
+            found = index.search(queries, length, effort=Effort(width, depth), allowed=allowed).rows
+            if not reaches_all and _good(overlap(found, truth), target):
+                reaches_all = width
+            if width >= index.size or _good(overlap(found, _last(truth)), target):
+                break
             width = math.ceil(_WIDER * width)
             if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(min(index.size, _MOST * count)):
                 return
-        yield math.ceil(length / share), width
+        yield Width(math.ceil(length / share), reaches_all or width, width)
 
 
-def _last_found(
-    index: Index, queries: Vectors, truth: Rows, effort: Effort, allowed: Bitmap | None = None
-) -> NDArray[np.float64]:
-    """[Q] share of the last rows of the exact answers, [Q, length], that a search finds."""
-    length = truth.shape[1]
-    found = index.search(queries, length, effort=effort, allowed=allowed).rows
-    return overlap(found, truth[:, -max(1, length // _LAST) :])
+def _last(truth: Rows) -> Rows:
+    return truth[:, -max(1, truth.shape[1] // _LAST) :]
 
 
 def _good(shares: NDArray[np.float64], target: float) -> bool:
+    """The mean reaches the target, and the worst of a hundred queries are not far below."""
     worst = np.sort(shares)[: max(1, len(shares) // 100)]
     return bool(shares.mean() >= target and worst.mean() >= target - _WORST_BELOW)
 

@@ -77,7 +77,8 @@ def decide(k: int, *, size: int, allowed: int, excluded: int, curve: EffortCurve
         return Decision("scan", 0, None)
     fetch = k + excluded
     nearest = allowed == size and not excluded
-    effort = curve.at(fetch, rank=None if nearest else math.ceil(fetch * size / allowed))
+    rank = None if nearest else math.ceil(fetch * size / allowed)
+    effort = curve.at(fetch, rank=rank, dropped=excluded)
     if costs.of_index(effort) > costs.of_scan(allowed - excluded):
         return Decision("scan", 0, None)
     return Decision("index", fetch, effort)

@@ -129,7 +129,7 @@ def _facts(built: Built, settings: IndexSettings) -> IndexFacts:
         return IndexFacts(engine=built.engine, parameters=parameters, settings=given)
     effort: list[JsonValue] = [[point.k, point.width, point.depth] for point in built.tuning.points]
     filtered: JsonValue = {
-        "widths": [list(pair) for pair in built.tuning.filtered.widths],
+        "widths": [[one.rank, one.all, one.last] for one in built.tuning.filtered.widths],
         "deeper": built.tuning.filtered.deeper,
     }
     return IndexFacts(

@@ -12,7 +12,7 @@ from vecall.data.vocabulary import Vocabulary
 from vecall.errors import ReleaseRefused
 from vecall.index import files as index_files
 from vecall.index.base import Effort, Index
-from vecall.index.effort import EffortCurve, Filtered
+from vecall.index.effort import EffortCurve, Filtered, Width
 from vecall.index.kernels import warm
 from vecall.index.planner import USUAL_COSTS, Costs
 from vecall.release.encoder import ENCODERS, Encoder
@@ -149,7 +149,7 @@ def _curve(manifest: Manifest) -> EffortCurve | None:
     if "effort" in parameters:
         points = cast("list[list[int]]", parameters["effort"])
         filtered = cast("dict[str, Any]", parameters.get("filtered", {"widths": [], "deeper": 1.0}))
-        widths = tuple((int(rank), int(width)) for rank, width in filtered["widths"])
+        widths = tuple(Width(*one) for one in filtered["widths"])
         return EffortCurve([(k, Effort(*effort)) for k, *effort in points], Filtered(widths, filtered["deeper"]))
     ef = cast("int", parameters.get("ef", _USUAL_EF))
     return EffortCurve([(1, Effort(ef)), (ef, Effort(ef))])
