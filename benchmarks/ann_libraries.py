@@ -334,7 +334,10 @@ class Scann:
 
     def ladders(self, k: int, n: int) -> list[list[Any]]:
         leaves = _rungs(max(1, round(math.sqrt(n) / 64)), round(2 * math.sqrt(n)))
-        return [[[width, min(n, math.ceil(times * k))] for width in leaves] for times in (1.0, 1.3, 1.7, 2.3, 3.5)]
+        return [
+            [[width, min(n, math.ceil(times * k))] for width in leaves]
+            for times in (1.0, 1.3, 1.7, 2.3, 3.5, 6.0, 10.0)
+        ]
 
     def search(self, queries: Vectors, k: int, effort: Any) -> Rows:
         width, depth = effort
