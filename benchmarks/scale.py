@@ -83,6 +83,7 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "files_bytes_per_item": manifest.bytes / options.items,
         "index": manifest.index.model_dump(mode="json"),
+        "frontier": (manifest.ann or {}).get("frontier"),
     }
 
 
@@ -173,6 +174,10 @@ def _print(result: dict[str, Any]) -> None:
     build, serve = result["build"], result["serve"]
     print(f"{result['items']:,} x {result['dim']}, {build['index']['engine']} {build['index']['parameters']}")
     print(f"published in {build['publish_s']:.0f} s, peak {build['peak_gib']:.1f} GiB")
+    print(f"{'the frontier, k':>18} {'width':>6} {'depth':>6} {'ANN recall':>10} {'±':>6} {'p50 ms':>7}")
+    for point in build["frontier"]:
+        recall = f"{point['recall']:10.4f} {point['recall_ci95']:6.4f}"
+        print(f"{point['k']:18} {point['width']:6} {point['depth']:6} {recall} {point['p50_ms']:7.2f}")
     print(f"loaded in {serve['load_s']:.1f} s, resident {serve['resident_gib']:.2f} GiB, peak {serve['peak_gib']:.2f}")
     print(f"{'':18} {'ANN recall':>10} {'worst 1 %':>9} {'p50 ms':>7} {'p99 ms':>7}  path")
     for name, row in serve["answers"].items():
