@@ -3,7 +3,8 @@
     python benchmarks/live.py [--items 200_000] [--dim 128] [--seconds 8] [--out FILE]
 
 One thread asks without pause; another upserts, first 1,000 at a time at 10,000 items a second, then one by one at 300 a
-second. Idle times are taken right before each. Then a compaction runs in its own process while requests go on, and a
+second. Idle times are taken right before and after each: what was written is scanned by every request until it is
+compacted. Then a compaction runs in its own process while requests go on, and a
 fresh recaller replays what the journal holds.
 """
 
@@ -35,6 +36,16 @@ REPLAYED = 100_000  # operations
 RATES = {"batches of 1,000": (1000, 10_000.0), "one by one": (1, 300.0)}  # items a call, items a second
 REACH = {"writing": 1.5, "compacting": 2.5}  # p99 by the idle one's
 _QUERIES = 500
+_SHOWN = (
+    "idle_p50_ms",
+    "idle_p99_ms",
+    "p50_ms",
+    "p99_ms",
+    "idle_after_p50_ms",
+    "idle_after_p99_ms",
+    "p99_by_idle",
+    "p99_by_idle_after",
+)
 
 
 def main() -> None:
@@ -83,13 +94,14 @@ def _measure(pool: Clusters, store: Path, seconds: float) -> dict[str, Any]:
             writer = Writer(recaller, pool, size, rate)
             with writer:
                 busy = _asked(recaller, queries, seconds)
-            measured[name] = _latencies(idle, busy) | writer.figures()
+            after = _asked(recaller, queries, seconds)  # what was written is scanned by each request
+            measured[name] = _latencies(idle, busy, after) | writer.figures()
         idle = _asked(recaller, queries, seconds)
         compaction = subprocess.Popen([sys.executable, "-m", "vecall", "compact", "--store", str(store)])
         busy = _asked(recaller, queries, 600.0, until=lambda: compaction.poll() is not None)
         if compaction.returncode:
             raise SystemExit(f"vecall compact ended with {compaction.returncode}")
-        measured["compacting"] = _latencies(idle, busy)
+        measured["compacting"] = _latencies(idle, busy, _asked(recaller, queries, seconds))
     return measured
 
 
@@ -151,13 +163,16 @@ def _asked(
     return taken
 
 
-def _latencies(idle: list[float], busy: list[float]) -> dict[str, float]:
+def _latencies(idle: list[float], busy: list[float], after: list[float]) -> dict[str, float]:
     return {
         "idle_p50_ms": _percentile(idle, 50),
         "idle_p99_ms": _percentile(idle, 99),
         "p50_ms": _percentile(busy, 50),
         "p99_ms": _percentile(busy, 99),
+        "idle_after_p50_ms": _percentile(after, 50),
+        "idle_after_p99_ms": _percentile(after, 99),
         "p99_by_idle": round(_percentile(busy, 99) / _percentile(idle, 99), 2),
+        "p99_by_idle_after": round(_percentile(busy, 99) / _percentile(after, 99), 2),
         "requests": len(busy),
     }
 
@@ -191,11 +206,11 @@ def _show(result: dict[str, Any]) -> None:
         rows.append(
             [
                 name,
-                *(f"{one[key]:.2f}" for key in ("idle_p50_ms", "idle_p99_ms", "p50_ms", "p99_ms", "p99_by_idle")),
+                *(f"{one[key]:.2f}" for key in _SHOWN),
                 *(str(one.get(key, "")) for key in ("items_a_second", "could_a_second", "call_p50_ms")),
             ]
         )
-    columns = ["", "idle p50", "idle p99", "p50 ms", "p99 ms", "by idle", "items/s", "could/s", "call ms"]
+    columns = ["", *(key.removesuffix("_ms").replace("_", " ") for key in _SHOWN), "items/s", "could/s", "call ms"]
     show(f"{result['items']:,} x {result['dim']}, k {K}", columns, rows)
     console.print(f"to reach: {REACH}; 300 calls/s one by one, 10,000 items/s in batches")
     replayed = result["open_seconds"] - result["release_seconds"]

@@ -82,6 +82,7 @@ def learning_curve(epochs: Sequence[Mapping[str, float]], *, metric: str = "reca
     values = [epoch[metric] for epoch in epochs]
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
+        figure.set_layout_engine("constrained", rect=(0, 0, 0.96, 1))  # browsers write the right axis' numbers wider
         losses = axes.twinx()
         losses.grid(visible=False)
         (loss,) = losses.plot(numbers, [epoch["loss"] for epoch in epochs], color=_SERIES[2], ls=(0, (4, 2)))
@@ -95,7 +96,7 @@ def learning_curve(epochs: Sequence[Mapping[str, float]], *, metric: str = "reca
             (numbers[best], values[best]),
             xytext=(0, 10),
             textcoords="offset points",
-            ha="right" if best > 0.8 * len(numbers) else "left" if best < 0.2 * len(numbers) else "center",
+            ha="right" if best >= 0.75 * len(numbers) else "left" if best < 0.25 * len(numbers) else "center",
             weight="bold",
         )
         axes.set_xlabel("epoch")
