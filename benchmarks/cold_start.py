@@ -44,7 +44,8 @@ def main() -> None:
     rows = [["TF-IDF of tags", "", *(f"{value:.3f}" for value in _baseline(libraries, tags, held_out).values())]]
     for dropout in options.id_dropout:
         results = [_one(libraries, tags, held_out, dropout, seed, options) for seed in options.seeds]
-        rows.append([f"vecall {options.preset}, id dropout {dropout}", *map(_mean_and_sd, *(_figures(results)))])
+        figures = [_mean_and_sd([one[name] for one in results]) for name in ("warm", *REACH)]
+        rows.append([f"vecall {options.preset}, id dropout {dropout}", *figures])
     rows.append(["to reach", "", *(f"{value:.3f}" for value in REACH.values())])
     show("citeulike-a, recall@100", ["", "warm", "cold, among all", "cold, among held out"], rows)
 
@@ -171,10 +172,6 @@ def _baseline(libraries: Lists, tags: Lists, held_out: NDArray[np.int64]) -> dic
             best = np.argsort(-allowed, kind="stable")[:K]
             shares[name].append(len(targets.intersection(best.tolist())) / len(targets))
     return {name: statistics.mean(values) for name, values in shares.items()}
-
-
-def _figures(results: Sequence[dict[str, Any]]) -> list[list[list[float]]]:
-    return [[[result[name] for result in results] for name in ("warm", *REACH)]]
 
 
 def _mean_and_sd(values: Sequence[float]) -> str:

@@ -61,6 +61,11 @@ def test_the_founding_preset_is_the_founding_model():
     assert (config.training.loss, config.training.lr, config.training.weight_decay) == ("bce", 1e-3, 0.0)  # Adam
 
 
+def test_a_causal_history_is_not_learned_by_bce():
+    said = refused(model__history__encoder="causal", training__loss="bce")
+    assert "model.history.encoder = 'causal' learns by a softmax" in said
+
+
 def test_a_key_of_the_file_overrides_its_preset_and_no_other_key():
     config = parse_config(
         sections(

@@ -37,8 +37,10 @@ def test_every_position_is_learned_once_from_what_came_before(lengths, length, l
 
 
 def test_windows_of_a_long_history_by_hand():
-    windows = cut_windows(Sequences.of([[7], list(range(10))]), 4, least_history=1)
-    cut = sorted(zip(windows.starts.tolist(), windows.lengths.tolist(), windows.firsts.tolist(), strict=True))
+    train = Sequences.of([[7], list(range(10))])
+    windows = cut_windows(train, 4, least_history=1)
+    starts = train.offsets[windows.users] + windows.ends - windows.lengths
+    cut = sorted(zip(starts.tolist(), windows.lengths.tolist(), windows.firsts.tolist(), strict=True))
     # 10 items, 5 at a time: the last two places of each, the earliest window from its second item on.
     assert cut == [(1, 4, 1), (2, 5, 3), (4, 5, 3), (6, 5, 3)]
     assert windows.users.tolist() == [1] * 4

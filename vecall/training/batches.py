@@ -76,10 +76,6 @@ class Batch:
     histories: Tensor
     lengths: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
-
     @property
     def rows(self) -> Tensor:
         """All items that the users are read from."""

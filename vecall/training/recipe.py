@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
@@ -121,9 +122,9 @@ class Recipe(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: AnyBatch, device: torch.device, dataloader_idx: int) -> AnyBatch:
-        """Batches know how to move."""
+        """All its parts are tensors."""
         del dataloader_idx
-        return batch.to(device)
+        return replace(batch, **{part.name: getattr(batch, part.name).to(device) for part in fields(batch)})
 
     def on_fit_start(self) -> None:
         """Features stay on the device for the whole fit."""

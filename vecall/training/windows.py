@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vecall.data.sequences import Rows, Sequences
 from vecall.towers.two_tower import Features, TwoTower
+from vecall.training.batches import histories_before
 from vecall.training.draws import shuffler
 
 _SORTED_TOGETHER = 20  # batches whose windows are sorted by length, so that little is padding
@@ -18,22 +19,27 @@ _SORTED_TOGETHER = 20  # batches whose windows are sorted by length, so that lit
 
 @dataclass(frozen=True)
 class Windows:
-    """n pieces of histories, each at most L + 1 items long.
+    """n pieces of histories.
 
     Attributes:
         users: [n] user rows.
-        starts: [n] where each begins among all rows.
-        lengths: [n] items.
+        ends: [n] the item of the history that each ends before.
         firsts: [n] the first place that is learned; those before it are only read.
+        longest: L + 1, how many items one holds where there are so many.
     """
 
     users: Rows
-    starts: Rows
-    lengths: Rows
+    ends: Rows
     firsts: Rows
+    longest: int
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def lengths(self) -> Rows:
+        """[n] items."""
+        return np.minimum(self.ends, self.longest)
 
     @property
     def positives(self) -> int:
@@ -55,13 +61,12 @@ def cut_windows(train: Sequences, length: int, *, least_history: int) -> Windows
     step = max(1, length // 2)
     while len(users):
         long = ends[users] > length + 1
-        lengths = np.minimum(ends[users], length + 1)
         firsts = np.where(long, length + 1 - step, least_history)
-        pieces.append(np.stack([users, train.offsets[users] + ends[users] - lengths, lengths, firsts]))
+        pieces.append(np.stack([users, ends[users], firsts]))
         ends[users] -= step
         users = users[long]
-    together = np.concatenate(pieces, axis=1) if pieces else np.empty((4, 0), dtype=np.int64)
-    return Windows(*together)
+    together = np.concatenate(pieces, axis=1) if pieces else np.empty((3, 0), dtype=np.int64)
+    return Windows(together[0], together[1], together[2], length + 1)
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,6 @@ class WindowBatch:
     owners: Tensor
     places: Tensor
     items: Tensor
-
-    def to(self, device: torch.device) -> "WindowBatch":
-        """The same batch on another device."""
-        return WindowBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     def with_rows(self, rows: Tensor) -> "WindowBatch":
         """The same batch with other names for its items, such as places in a smaller table."""
@@ -128,13 +129,12 @@ class WindowBatches:
 
     def _make(self, chosen: Rows) -> WindowBatch:
         windows = self._windows
-        lengths = windows.lengths[chosen, None]  # [B, 1]
-        places = np.arange(int(lengths.max()))  # [W]
-        filled = places < lengths  # [B, W]
-        rows = np.where(filled, self._train.rows[np.where(filled, windows.starts[chosen, None] + places, 0)], 0)
-        owners, learned = np.nonzero(filled & (places >= windows.firsts[chosen, None]))
+        users = windows.users[chosen]
+        rows, lengths = histories_before(self._train, users, windows.ends[chosen], windows.longest)  # [B, W], [B]
+        places = np.arange(rows.shape[1])  # [W]
+        owners, learned = np.nonzero((places < lengths[:, None]) & (places >= windows.firsts[chosen, None]))
         return WindowBatch(
-            users=torch.from_numpy(windows.users[chosen]),
+            users=torch.from_numpy(users),
             rows=torch.from_numpy(rows),
             owners=torch.from_numpy(owners),
             places=torch.from_numpy(learned),
