@@ -14,7 +14,7 @@ def normal(n, dim, seed=0):
 
 @pytest.mark.parametrize(
     ("n", "cells"),
-    [(1, 1), (3, 3), (100, 32), (2000, 128), (300_000, 2048), (10**6, 4096), (10**7, 16384)],
+    [(1, 1), (3, 3), (100, 16), (2000, 64), (300_000, 1024), (10**6, 2048), (10**7, 8192)],
 )
 def test_the_usual_number_by_hand(n, cells):
     assert usual_cells(n) == cells

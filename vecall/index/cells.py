@@ -52,7 +52,7 @@ class CellsIndex:
 
         Args:
             vectors: [N, D], finite; read in pieces, so they may be mapped from a file.
-            cells: how many, at most N; None is about 4 sqrt(N).
+            cells: how many, at most N; None is about 2 sqrt(N).
             seed: of the samples that centroids and codes are found on.
             threads: threads to build with; None is as many as OpenMP gives the calling thread.
 

@@ -18,8 +18,8 @@ _GROUPS_SEEN = 12  # of many centroids: fewer put vectors into wrong cells
 
 
 def usual_cells(n: int) -> int:
-    """The power of two nearest to 4 sqrt(N): scanning cells and finding them then cost about the same."""
-    return int(min(n, 2 ** max(0, round(math.log2(4 * math.sqrt(n))))))
+    """The power of two nearest to 2 sqrt(N): each cell visited has a price of its own, so few large ones are quicker."""
+    return int(min(n, 2 ** max(0, round(math.log2(2 * math.sqrt(n))))))
 
 
 def sample_rows(n: int, most: int, seed: int) -> Rows:

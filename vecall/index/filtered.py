@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vecall.index.base import Effort, Index, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
+from vecall.index.cells import CellsIndex
 from vecall.index.effort import EffortCurve, Filtered, Width, overlap
 from vecall.index.planner import Costs
 
@@ -61,6 +62,7 @@ def _widths(
     index: Index, queries: Vectors, nearest: Rows, usual: Effort, target: float, costs: Costs
 ) -> Iterator[Width]:
     length, (width, depth) = nearest.shape[1], usual
+    widest = index.cells if isinstance(index, CellsIndex) else index.size
     reaches_all = 0
     for share in _PASS_RATES:
         allowed = None if share == 1 else random_rows(index.size, math.ceil(share * index.size))
@@ -74,9 +76,9 @@ def _widths(
             found = index.search(queries, length, effort=Effort(width, depth), allowed=allowed).rows
             if not reaches_all and _good(overlap(found, truth), target):
                 reaches_all = width
-            if width >= index.size or _good(overlap(found, _last(truth)), target):
+            if width >= widest or _good(overlap(found, _last(truth)), target):
                 break
-            width = math.ceil(_WIDER * width)
+            width = min(widest, math.ceil(_WIDER * width))
             if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(min(index.size, _MOST * count)):
                 return
         yield Width(math.ceil(length / share), reaches_all or width, width)
