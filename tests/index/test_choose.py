@@ -81,7 +81,7 @@ def test_given_parameters_reach_the_cells():
     made = built(engine="cells", cells=11, probes=7)
     assert (made.index.cells, made.parameters) == (11, {"cells": 11})
     assert [point.width for point in made.tuning.points] == [7]
-    assert built(engine="cells").parameters == {"cells": 64}  # 4 · sqrt(300) = 69
+    assert built(engine="cells").parameters == {"cells": 32}  # 4 · sqrt(300) = 69
     assert built(3, engine="cells", cells=99).parameters == {"cells": 3}
 
 
@@ -150,9 +150,9 @@ def contest(monkeypatch):
     ("result", "engine", "cells"),
     [
         (lambda one: (0, 1.0 if one.engine == "hnsw" else 2.0), "hnsw", None),
-        (lambda one: (0, 9.0 if one.engine == "hnsw" else 2.0), "cells", 256),
+        (lambda one: (0, 9.0 if one.engine == "hnsw" else 2.0), "cells", 128),
         # What misses fewer ks stands above what is fast.
-        (lambda one: (1, 1.0) if one.engine == "hnsw" else (0, 5.0), "cells", 256),
+        (lambda one: (1, 1.0) if one.engine == "hnsw" else (0, 5.0), "cells", 128),
         (lambda one: (0, 9.0) if one.engine == "hnsw" else (2, 0.1), "hnsw", None),
         (lambda one: (1, 1.0), "hnsw", None),  # the first of equals
     ],

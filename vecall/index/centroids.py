@@ -18,7 +18,7 @@ _GROUPS_SEEN = 12  # of many centroids: fewer put vectors into wrong cells
 
 
 def usual_cells(n: int) -> int:
-    """The power of two nearest to 2 sqrt(N): each cell visited has a price of its own, so few large ones are quicker."""
+    """The power of two nearest to 2 sqrt(N): each visit has a price, so few large ones are quicker."""
     return int(min(n, 2 ** max(0, round(math.log2(2 * math.sqrt(n))))))
 
 
