@@ -81,7 +81,7 @@ def test_given_parameters_reach_the_cells():
     made = built(engine="cells", cells=11, probes=7)
     assert (made.index.cells, made.parameters) == (11, {"cells": 11})
     assert [point.width for point in made.tuning.points] == [7]
-    assert built(engine="cells").parameters == {"cells": 32}  # 4 · sqrt(300) = 69
+    assert built(engine="cells").parameters == {"cells": 32}  # 2 · sqrt(300) = 35
     assert built(3, engine="cells", cells=99).parameters == {"cells": 3}
 
 
