@@ -19,7 +19,7 @@ FEATURES = {
 
 
 def test_a_bag_is_the_mean_of_what_is_given():
-    bag = Bag(5, 3)
+    bag = Bag(5, 3, 0.1)
     table = bag.table.weight
     torch.testing.assert_close(
         bag(torch.tensor([[2, 4, 0], [0, 3, 0]])), torch.stack([(table[2] + table[4]) / 2, table[3]])
@@ -29,7 +29,7 @@ def test_a_bag_is_the_mean_of_what_is_given():
 
 
 def test_summed_inputs_add_their_parts():
-    inputs = SummedInputs(SHAPES, 6)
+    inputs = SummedInputs(SHAPES, 6, 0.1)
     parts = inputs.parts
     expected = sum(parts[part_name(name)](FEATURES[name]) for name in SHAPES)
     torch.testing.assert_close(inputs(FEATURES), expected)
@@ -37,13 +37,13 @@ def test_summed_inputs_add_their_parts():
 
 
 def test_concatenated_inputs_keep_dense_ones_as_they_are():
-    inputs = ConcatenatedInputs(SHAPES)
+    inputs = ConcatenatedInputs(SHAPES, 0.1)
     made = inputs(FEATURES)
     assert made.shape == (2, inputs.width) == (2, 2 + 3 * SIDE_BY_SIDE_WIDTH)
     torch.testing.assert_close(made[:, :2], FEATURES["price"])
 
 
-@pytest.mark.parametrize("make", [lambda: SummedInputs(SHAPES, 6), lambda: ConcatenatedInputs(SHAPES)])
+@pytest.mark.parametrize("make", [lambda: SummedInputs(SHAPES, 6, 0.1), lambda: ConcatenatedInputs(SHAPES, 0.1)])
 def test_features_come_in_any_order(make):
     inputs = make()
     torch.testing.assert_close(inputs(FEATURES), inputs(dict(reversed(FEATURES.items()))))
@@ -57,6 +57,16 @@ def test_names_of_layers_are_free_of_dots_and_stay_apart():
 
 def test_missing_and_never_seen_values_hardly_speak():
     torch.manual_seed(0)
-    lengths = value_embedding(50, 16).weight.norm(dim=1)
+    lengths = value_embedding(50, 16, 0.1).weight.norm(dim=1)
     assert lengths[: NEVER_SEEN + 1].max() < 0.05 * lengths[NEVER_SEEN + 1 :].min()
     assert lengths.min() > 0
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.02])
+def test_features_of_all_kinds_begin_equally_loud(scale):
+    torch.manual_seed(0)
+    inputs = SummedInputs({"x": Shape("dense", 300), "one": Shape("one", 400), "bag": Shape("bag", 400)}, 256, scale)
+    known = torch.arange(NEVER_SEEN + 1, 400)
+    inputs_of = {"x": torch.randn(200, 300), "one": known, "bag": known.unsqueeze(1)}
+    for name, values in inputs_of.items():
+        assert inputs.parts[part_name(name)](values).std().item() == pytest.approx(scale, rel=0.05), name

@@ -8,6 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vecall.towers.inputs import embedding
 
+_BEGINS_AT = 0.1  # standard deviation; of an item's vector it is 1
+
 
 class CausalHistory(nn.Module):
     """Pre-norm transformer blocks in which a place sees itself and what came before.
@@ -18,8 +20,8 @@ class CausalHistory(nn.Module):
 
     def __init__(self, dim: int, dropout: float, *, length: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.start = nn.Parameter(0.1 * torch.randn(dim))
-        self.places = embedding(length + 1, dim)
+        self.start = nn.Parameter(_BEGINS_AT * torch.randn(dim))
+        self.places = embedding(length + 1, dim, _BEGINS_AT)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, dropout, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)

@@ -1,5 +1,6 @@
 """Encoded features to vectors, either summed into one or laid side by side."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,6 @@ from vecall.data.encode import NEVER_SEEN, Shape
 
 # Width of an embedding that is laid beside others; summed ones are as wide as the tower.
 SIDE_BY_SIDE_WIDTH = 32
-_INITIAL_SCALE = 0.1
 _HUSHED = 0.01  # not 0: a sum of nothing but zeros has no direction to begin from
 
 
@@ -21,9 +21,9 @@ def part_name(feature: str) -> str:
 class Bag(nn.Module):
     """Mean of the embeddings of a padded list: [B, T] → [B, width]; zeros for an empty one."""
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, scale: float) -> None:
         super().__init__()
-        self.table = value_embedding(size, width)
+        self.table = value_embedding(size, width, scale)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[B, T] rows, 0 is padding → [B, width]."""
@@ -32,38 +32,45 @@ class Bag(nn.Module):
         return total / given.sum(1).clamp(min=1.0)
 
 
-def embedding(size: int, width: int) -> nn.Embedding:
-    """A table whose vectors begin small, so that features of many values do not drown the others."""
+def embedding(size: int, width: int, scale: float) -> nn.Embedding:
+    """A table whose vectors begin small: in a sum that is normalised, small ones turn fast and large ones slowly."""
     table = nn.Embedding(size, width)
-    nn.init.normal_(table.weight, std=_INITIAL_SCALE)
+    nn.init.normal_(table.weight, std=scale)
     return table
 
 
-def value_embedding(size: int, width: int) -> nn.Embedding:
+def value_embedding(size: int, width: int, scale: float) -> nn.Embedding:
     """A table of values, in which missing and never-seen ones hardly speak: training may never have met them."""
-    table = embedding(size, width)
+    table = embedding(size, width, scale)
     with torch.no_grad():
         table.weight[: NEVER_SEEN + 1] *= _HUSHED
     return table
 
 
+def _as_loud(linear: nn.Linear, scale: float) -> nn.Linear:
+    """Of standardised inputs its outputs have the scale of an embedding."""
+    nn.init.normal_(linear.weight, std=scale / math.sqrt(linear.in_features))
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class SummedInputs(nn.Module):
     """Every feature as a vector of the tower's width, added up: → [B, dim]."""
 
-    def __init__(self, shapes: Mapping[str, Shape], dim: int) -> None:
+    def __init__(self, shapes: Mapping[str, Shape], dim: int, scale: float) -> None:
         super().__init__()
         self._names = list(shapes)
-        self.parts = nn.ModuleDict({part_name(name): self._part(shape, dim) for name, shape in shapes.items()})
+        self.parts = nn.ModuleDict({part_name(name): self._part(shape, dim, scale) for name, shape in shapes.items()})
 
     @staticmethod
-    def _part(shape: Shape, dim: int) -> nn.Module:
+    def _part(shape: Shape, dim: int, scale: float) -> nn.Module:
         match shape.kind:
             case "dense":
-                return nn.Linear(shape.size, dim)
+                return _as_loud(nn.Linear(shape.size, dim), scale)
             case "one":
-                return value_embedding(shape.size, dim)
+                return value_embedding(shape.size, dim, scale)
             case "bag":
-                return Bag(shape.size, dim)
+                return Bag(shape.size, dim, scale)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Encoded features of B rows → [B, dim]. Not called without features."""
@@ -73,21 +80,21 @@ class SummedInputs(nn.Module):
 class ConcatenatedInputs(nn.Module):
     """Dense features as they are, embeddings for the others, side by side: → [B, width]."""
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, shapes: Mapping[str, Shape], scale: float) -> None:
         super().__init__()
         self._names = list(shapes)
-        self.parts = nn.ModuleDict({part_name(name): self._part(shape) for name, shape in shapes.items()})
+        self.parts = nn.ModuleDict({part_name(name): self._part(shape, scale) for name, shape in shapes.items()})
         self.width = sum(shape.size if shape.kind == "dense" else SIDE_BY_SIDE_WIDTH for shape in shapes.values())
 
     @staticmethod
-    def _part(shape: Shape) -> nn.Module:
+    def _part(shape: Shape, scale: float) -> nn.Module:
         match shape.kind:
             case "dense":
                 return nn.Identity()
             case "one":
-                return value_embedding(shape.size, SIDE_BY_SIDE_WIDTH)
+                return value_embedding(shape.size, SIDE_BY_SIDE_WIDTH, scale)
             case "bag":
-                return Bag(shape.size, SIDE_BY_SIDE_WIDTH)
+                return Bag(shape.size, SIDE_BY_SIDE_WIDTH, scale)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Encoded features of B rows → [B, width]. Not called without features."""

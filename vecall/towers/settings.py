@@ -25,7 +25,10 @@ class ModelSettings(Section):
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of the vectors that are compared")
     hidden: tuple[int, ...] = Field((), description="widths of the MLP's hidden layers, both towers")
     norm: Literal["layer", "batch", "none"] = "layer"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="in hidden layers and in what reads the history")
+    init_scale: float = Field(
+        0.1, gt=0, description="standard deviation that embeddings begin with; smaller ones turn faster at the same lr"
+    )
     item_id: bool = Field(True, description="an embedding per item beside its features")
     id_dropout: float = Field(0.0, ge=0, lt=1, description="share of items whose id is hidden in a step")
     history: HistorySettings = HistorySettings()

@@ -25,11 +25,11 @@ class Combiner(nn.Module):
         self.inputs: ConcatenatedInputs | SummedInputs | None = None
         self.mlp: Mlp | None = None
         if settings.hidden:
-            self.inputs = ConcatenatedInputs(shapes) if shapes else None
+            self.inputs = ConcatenatedInputs(shapes, settings.init_scale) if shapes else None
             width = (self.inputs.width if self.inputs else 0) + (settings.dim if has_vector else 0)
             self.mlp = Mlp(width, settings.hidden, settings.dim, norm=settings.norm, dropout=settings.dropout)
         elif shapes:
-            self.inputs = SummedInputs(shapes, settings.dim)
+            self.inputs = SummedInputs(shapes, settings.dim, settings.init_scale)
 
     def forward(self, vector: Tensor | None, features: Features) -> Tensor:
         """[B, D] or None, and encoded features of B rows → [B, D]."""
@@ -47,11 +47,10 @@ class ItemTower(nn.Module):
     def __init__(self, settings: ModelSettings, shapes: Shapes) -> None:
         super().__init__()
         self.combine = Combiner(settings, shapes, has_vector=settings.item_id)
-        self.dropout = nn.Dropout(0.0 if settings.hidden else settings.dropout)
 
     def forward(self, id_vectors: Tensor | None, features: Features) -> Tensor:
         """[B, D] id vectors (None without) and encoded features of B items → [B, D] of length 1."""
-        return normalize(self.dropout(self.combine(id_vectors, features)), dim=-1)
+        return normalize(self.combine(id_vectors, features), dim=-1)
 
 
 class UserTower(nn.Module):
@@ -83,7 +82,7 @@ class TwoTower(nn.Module):
         super().__init__()
         self.settings = settings
         self.n_items = n_items
-        self.item_ids = embedding(n_items + 1, settings.dim) if settings.item_id else None
+        self.item_ids = embedding(n_items + 1, settings.dim, settings.init_scale) if settings.item_id else None
         if self.item_ids is not None:
             nn.init.zeros_(self.item_ids.weight[-1:].detach())
         self.item = ItemTower(settings, item_shapes)

@@ -43,16 +43,22 @@ class _CatalogueSoftmax(torch.autograd.Function):
     ) -> Tensor:
         """The loss; both gradients are kept for `backward`."""
         of_users, of_items = torch.empty_like(users), torch.zeros_like(items)
+        sum_of_items = items.sum(0)
         at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, _LOGITS_ELSEWHERE) // len(items))
         buffer = users.new_empty(min(at_once, len(users)), len(items))  # memory that is asked for anew is slow
         loss = users.new_zeros(())
         for start in range(0, len(users), at_once):
             part = slice(start, min(start + at_once, len(users)))
             logits = torch.mm(users[part], items.T, out=buffer[: part.stop - start])  # [rows, N]
-            race = _Race(logits, targets[part], None if known is None else known[part])
-            loss += race.loss_then_gradient(smoothing)
-            torch.mm(logits, items, out=of_users[part])
-            of_items.addmm_(logits.T, users[part])
+            race = _Race(logits, targets[part], None if known is None else known[part], smoothing)
+            race.weigh(sums=users[part] @ sum_of_items)
+            loss += race.losses.sum()
+            # The gradient by the logits is `weights / total - share`; dividing what is narrow is less work.
+            shares = race.share.expand_as(race.total)
+            torch.mm(race.weights, items, out=of_users[part])
+            of_users[part].div_(race.total).addmm_(shares, sum_of_items.unsqueeze(0), alpha=-1)
+            of_items.addmm_(race.weights.T, users[part] / race.total)
+            of_items -= (shares * users[part]).sum(0)
         ctx.save_for_backward(of_users.div_(len(users)), of_items.div_(len(users)))
         return loss / len(users)
 
@@ -64,40 +70,58 @@ class _CatalogueSoftmax(torch.autograd.Function):
 
 
 class _Race:
-    """[rows, N] logits that are overwritten step by step: log-probabilities, probabilities, the gradient."""
+    """Some rows' items against each other.
 
-    def __init__(self, logits: Tensor, targets: Tensor, known: Tensor | None) -> None:
-        self._values, self._target, self._known = logits, targets.unsqueeze(1), known  # [rows, N], [rows, 1]
+    Attributes:
+        weights: [rows, N] `total` times what the gradient by the logits is, `share` left out.
+        total: [rows, 1] sum of the exponentials of the logits in the race.
+        share: [rows, 1] or [1, 1] of the target that smoothing gives to each item, of those out of the race too.
+        losses: [rows].
+    """
 
-    def loss_then_gradient(self, smoothing: float) -> Tensor:
-        """The loss, summed over rows; its gradient by the logits stands in their place afterwards."""
-        values, target = self._values, self._target
-        self._set_known(float("-inf"))
-        torch.log_softmax(values, 1, out=values)
-        loss = (smoothing - 1) * values.gather(1, target).sum()
-        share = smoothing / self._runners() if smoothing else None
-        if share is not None:
-            self._set_known(0.0)
-            loss -= (values.sum(1, keepdim=True) * share).sum()
-            self._set_known(float("-inf"))
-        values.exp_()
-        if share is not None:
-            values -= share
-            self._set_known(0.0)
-        values.scatter_add_(1, target, torch.full_like(target, smoothing - 1, dtype=values.dtype))
-        return loss
+    weights: Tensor
+    total: Tensor
+    share: Tensor
+    losses: Tensor
 
-    def _set_known(self, value: float) -> None:
-        """Of known items that are not the target."""
-        if self._known is not None:
-            of_target = self._values.gather(1, self._target)
-            self._values.scatter_(1, self._known, value).scatter_(1, self._target, of_target)
+    def __init__(self, logits: Tensor, targets: Tensor, known: Tensor | None, smoothing: float) -> None:
+        self._logits, self._target, self._smoothing = logits, targets.unsqueeze(1), smoothing  # [rows, N], [rows, 1]
+        self._out = self._target if known is None else _distinct_but(known, self._target)  # [rows, L]
 
-    def _runners(self) -> Tensor:
-        """[rows, 1] how many items are in the race."""
-        n_items = self._values.shape[1]
-        if self._known is None:
-            return torch.full_like(self._target, n_items, dtype=self._values.dtype)
-        in_order = torch.cat([self._known, self._target], dim=1).sort(1).values
-        repeats = (in_order[:, 1:] == in_order[:, :-1]).sum(1, keepdim=True)
-        return (n_items - (self._known.shape[1] - repeats)).to(self._values.dtype)
+    def weigh(self, sums: Tensor) -> None:
+        """Fill the attributes; the weights stand where the logits stood.
+
+        Args:
+            sums: [rows] of all logits.
+        """
+        logits, target, out = self._logits, self._target, self._out
+        of_target, of_out = logits.gather(1, target), logits.gather(1, out)
+        logits.scatter_(1, out, float("-inf")).scatter_(1, target, of_target)
+        highest = logits.amax(1, keepdim=True)
+        self.weights = logits.sub_(highest).exp_()
+        self.total = self.weights.sum(1, keepdim=True)
+        log_total = self.total.log() + highest
+        self.losses = (log_total - of_target).squeeze(1)
+        if not self._smoothing:
+            self.share = self.total.new_zeros(1, 1)
+            self._point_at_target()
+            return
+        is_out = out != target
+        runners = logits.shape[1] - is_out.sum(1, keepdim=True)
+        self.share = self._smoothing / runners
+        of_race = sums.unsqueeze(1) - (of_out * is_out).sum(1, keepdim=True)
+        self.losses += self._smoothing * (of_target - of_race / runners).squeeze(1)
+        in_total = self.share * self.total
+        self.weights.scatter_add_(1, out, is_out * in_total)  # what is out has no gradient; its share is taken off
+        self._point_at_target()
+
+    def _point_at_target(self) -> None:
+        self.weights.scatter_add_(1, self._target, (self._smoothing - 1) * self.total)
+
+
+def _distinct_but(known: Tensor, target: Tensor) -> Tensor:
+    """[rows, L] known items, with the target [rows, 1] in the place of itself and of each repetition."""
+    in_order = known.sort(1).values
+    repeats = torch.zeros_like(in_order, dtype=torch.bool)
+    repeats[:, 1:] = in_order[:, 1:] == in_order[:, :-1]
+    return torch.where(repeats, target, in_order)
