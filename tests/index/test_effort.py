@@ -79,5 +79,5 @@ def test_others_than_the_nearest_may_need_more_depth():
 def test_the_more_of_the_nearest_are_dropped_the_more_the_last_rows_count():
     curve = EffortCurve([(100, Effort(10))], Filtered((Width(1000, 40, 90),)))
     assert curve.at(100, rank=1000).width == 40
-    assert curve.at(100, rank=1000, dropped=50).width == 60  # between them by their ratio
+    assert curve.at(100, rank=1000, dropped=25).width == 60  # half of the way, by their ratio
     assert curve.at(200, rank=1000, dropped=200).width == 90

@@ -98,7 +98,7 @@ class EffortCurve:
         depth = self._depths.at(k)
         if rank is None:
             return Effort(math.ceil(self._widths.at(k)), math.ceil(depth))
-        share = dropped / k
+        share = math.sqrt(dropped / k)  # between no and all dropped: the nearer of the two is rarely enough
         width = self._all.at(rank) ** (1 - share) * self._last.at(rank) ** share
         return Effort(math.ceil(round(width, 6)), math.ceil(self.filtered.deeper * depth))
 

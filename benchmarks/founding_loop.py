@@ -1,0 +1,82 @@
+"""The founding design's training loop as one writes it in an afternoon: a DataLoader of single rows, BCE, Adam."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader, Dataset
+
+from vecall.towers.two_tower import TwoTower
+from vecall.training.batches import Samples
+from vecall.training.problem import Problem, tensors
+from vecall.training.settings import TrainingSettings
+
+_CPU = torch.device("cpu")
+
+Row = dict[str, dict[str, Tensor]]
+
+
+class Rows(Dataset[tuple[Row, Tensor]]):
+    """One positive with its drawn negatives: the user's features once, the items' each, and labels."""
+
+    def __init__(self, samples: Samples, problem: Problem, negatives: int) -> None:
+        self._samples, self._negatives, self._n_items = samples, negatives, problem.n_items
+        self._users, self._items = (tensors(x, _CPU) for x in (problem.user_features, problem.item_features))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, place: int) -> tuple[Row, Tensor]:
+        user, item = int(self._samples.users[place]), int(self._samples.items[place])
+        drawn = np.random.randint(self._n_items, size=self._negatives)  # noqa: NPY002 - as one writes it
+        items = torch.from_numpy(np.concatenate([[item], drawn]))
+        labels = torch.zeros(len(items))
+        labels[0] = 1
+        row = {
+            "user": {name: values[user] for name, values in self._users.items()},
+            "items": {name: values[items] for name, values in self._items.items()},
+        }
+        return row, labels
+
+
+@dataclass
+class FoundingLoop:
+    """Training of towers, epoch by epoch.
+
+    Attributes:
+        towers: user features and item features to vectors of length 1; without ids and histories.
+        samples: positives.
+        problem: their features.
+        settings: batch, learning rate, negatives of each positive.
+    """
+
+    towers: TwoTower
+    samples: Samples
+    problem: Problem
+    settings: TrainingSettings
+
+    def epochs(self) -> Iterator[float]:
+        """Train for ever; after each epoch its seconds."""
+        rows = Rows(self.samples, self.problem, self.settings.negatives.uniform)
+        loader = DataLoader(rows, batch_size=self.settings.batch, shuffle=True)
+        optimizer = torch.optim.Adam(self.towers.parameters(), lr=self.settings.lr)
+        while True:
+            began = time.perf_counter()
+            self.towers.train()
+            for row, labels in loader:
+                optimizer.zero_grad()
+                binary_cross_entropy_with_logits(self._scores(row), labels).backward()
+                optimizer.step()
+            yield time.perf_counter() - began
+
+    def _scores(self, row: Row) -> Tensor:
+        """[B, 1 + n] cosines."""
+        users = self.towers.user(None, None, row["user"])  # [B, D]
+        shape = next(iter(row["items"].values())).shape[:2]
+        items = self.towers.item(None, {name: x.flatten(0, 1) for name, x in row["items"].items()})  # [B (1 + n), D]
+        scores: Tensor = (items.view(*shape, -1) @ users.unsqueeze(-1)).squeeze(-1)
+        return scores
