@@ -1,0 +1,124 @@
+"""Where a training step's time goes, and what its matrix products alone would take."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vecall.training import recipe as recipes
+from vecall.training.recipe import Recipe
+
+_PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}  # of these the last two tensors are multiplied
+
+
+class Parts:
+    """Seconds by part; a part within another is taken off it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """What runs within is this part's."""
+        self._inner.append(0.0)
+        began = time.perf_counter()
+        yield
+        spent = time.perf_counter() - began
+        self.seconds[part] += spent - self._inner.pop()
+        self._inner[-1] += spent
+
+    def named(self, part: str, function: Any) -> Any:
+        """The same function, whose time is this part's."""
+
+        def timed(*given: Any, **named: Any) -> Any:
+            with self.of(part):
+                return function(*given, **named)
+
+        return timed
+
+
+class _Products(TorchDispatchMode):
+    """Counts matrix products by their shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[tuple[torch.Size, torch.Size]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func.overloadpacket.__name__ in _PRODUCTS:
+            left, right = [x for x in args if isinstance(x, Tensor)][-2:]
+            self.counts[left.shape, right.shape] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def measure_steps(recipe: Recipe, *, warm_up: int, steps: int) -> dict[str, Any]:
+    """Train some steps by hand, on this process's threads.
+
+    Returns:
+        Seconds and share by part, positives a second, and how long the steps' matrix products take alone.
+    """
+    optimizer = recipe.configure_optimizers()["optimizer"]
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    recipe.on_fit_start()
+    recipe.train()
+    batches = iter(recipe.train_dataloader())
+    for _ in range(warm_up):
+        _step(recipe, optimizer, next(batches), Parts())
+    parts, products, positives = Parts(), _Products(), 0
+    wall = []
+    for _ in range(steps):
+        with parts.of("batch"):
+            batch = next(batches)
+        began = time.perf_counter()
+        _step(recipe, optimizer, batch, parts)
+        wall.append(time.perf_counter() - began)
+        positives += len(batch.items)
+        with products:
+            _step(recipe, optimizer, batch, Parts())
+    alone = sum(count * _product_seconds(*shapes) for shapes, count in products.counts.items())
+    total = sum(parts.seconds.values())
+    return {
+        "steps": steps,
+        "positives_per_second": round(positives / total, 1),
+        "step_ms": round(1e3 * median(wall), 1),
+        "share": {part: round(seconds / total, 3) for part, seconds in sorted(parts.seconds.items())},
+        "by_products": round(sum(wall) / alone, 2),
+    }
+
+
+def _step(recipe: Recipe, optimizer: torch.optim.Optimizer, batch: Any, parts: Parts) -> None:
+    towers, softmax = recipe.towers, recipes.catalogue_softmax
+    encode_items = towers.encode_items
+    recipes.catalogue_softmax = parts.named("softmax, both ways", softmax)
+    towers.encode_items = parts.named("item tower", encode_items)  # type: ignore[method-assign]
+    try:
+        with parts.of("user tower"):
+            loss = recipe.training_step(batch, 1)
+    finally:
+        recipes.catalogue_softmax = softmax
+        towers.encode_items = encode_items  # type: ignore[method-assign]
+    with parts.of("backward of the towers"):
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+    with parts.of("optimiser"):
+        optimizer.step()
+        recipe.on_train_batch_end()
+
+
+def _product_seconds(left: torch.Size, right: torch.Size) -> float:
+    a, b = torch.randn(left), torch.randn(right)
+    out = torch.matmul(a, b)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.matmul(a, b, out=out)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)

@@ -1,0 +1,214 @@
+"""How fast training is: the founding loop beside ours on the same towers, and the sequence model's step by its parts.
+
+    python benchmarks/training.py [--data ../shared/data] [--epochs 12] [--rounds 3] [--out FILE] [--fresh]
+
+The towers are the founding design's on MovieLens, BCE, batch 128, four negatives of each positive; a sample is one
+(user, positive) pair. Seconds are of training alone, without judging. All runs have one
+thread. The step is measured on Beauty, on MovieLens where --data has none.
+"""
+
+import argparse
+import itertools
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy_sets import SETS
+from facts import RESULTS, facts, read_json, write_json
+from founding_loop import FoundingLoop
+from one_thread import one_thread
+from step_parts import measure_steps
+from tables import console, show
+
+from vecall.config import Config, parse_config
+from vecall.console import quiet_libraries
+from vecall.data.dataset import read_dataset
+from vecall.data.split import Split
+from vecall.evaluation.offline import judge
+from vecall.movielens import data_folder, founding_config, sections
+from vecall.towers.two_tower import TwoTower
+from vecall.training.batches import positive_samples
+from vecall.training.fit import train
+from vecall.training.problem import Problem
+from vecall.training.recipe import Recipe
+from vecall.training.scoring import TowerScorer
+
+K = 100
+REACH = {"time to the loop's best": 0.2, "samples a second": 2.5, "step by its products": 1.3}
+
+Line = dict[str, float]
+
+
+def main() -> None:
+    options = _options()
+    quiet_libraries(verbose=False)
+    kept = {} if options.fresh else read_json(options.out)
+    for part in ("loop", "same towers", "pooled", "sequence", "step"):
+        if part == options.part:
+            write_json(options.out, kept | {part: PARTS[part](options)})
+            return
+        if part not in kept and options.part is None:
+            console.print(part, style="dim")
+            child = [sys.executable, __file__, "--part", part, "--out", str(options.out), "--data", str(options.data)]
+            # A process each, so that memory is its own.
+            subprocess.run([*child, "--epochs", str(options.epochs)], check=True)
+            kept = read_json(options.out)
+    _show(kept)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--epochs", type=int, default=12, help="at most, of each model")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--part", help="this part alone, in this process")
+    parser.add_argument("--out", type=Path, default=RESULTS / "training.json")
+    return parser.parse_args()
+
+
+def _problem(config: Config) -> tuple[Problem, Split]:
+    dataset = read_dataset(config.data, config.schema_)
+    split = dataset.split(config.data)
+    encoders = dataset.fit_encoders(split.train.rows, range(len(split.train)))
+    return Problem.encoded(dataset.catalogue, encoders, split.train, split.negatives), split
+
+
+def _founding(work: Path) -> Config:
+    config = parse_config(sections(data_folder(None).resolve()))
+    dataset = read_dataset(config.data, config.schema_)
+    return founding_config(dataset, dataset.split(config.data).train, config, work)
+
+
+def _recall(towers: TwoTower, problem: Problem, split: Split) -> float:
+    judged = judge(TowerScorer(towers, problem), split.valid, problem.n_items, (K,), sample_users=0)
+    return judged.seen_excluded[f"recall@{K}"]
+
+
+def _loop(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work:
+        config = _founding(Path(work))
+        problem, split = _problem(config)
+    torch.manual_seed(0)
+    towers = TwoTower(config.model, problem.item_shapes, problem.user_shapes, problem.n_items)
+    samples = positive_samples(problem.train)
+    lines: list[Line] = []
+    with one_thread():
+        loop = FoundingLoop(towers, samples, problem, config.training)
+        for seconds in itertools.islice(loop.epochs(), options.epochs):
+            lines.append({"seconds": seconds, "recall": _recall(towers, problem, split)})
+            console.print(f"  epoch {len(lines)}: {seconds:.1f} s, recall@{K} {lines[-1]['recall']:.4f}", style="dim")
+    return _summary(lines, len(samples))
+
+
+def _ours(options: argparse.Namespace, *, preset: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work:
+        config = _founding(Path(work)) if preset == "founding" else _with_preset(preset)
+        problem, split = _problem(config)
+        lines: list[Line] = []
+        began = time.perf_counter()
+
+        def validate(scorer: Any) -> Mapping[str, float]:
+            nonlocal began
+            seconds = time.perf_counter() - began
+            judged = judge(scorer, split.valid, problem.n_items, (K,), sample_users=0)
+            lines.append({"seconds": seconds, "recall": judged.seen_excluded[f"recall@{K}"]})
+            console.print(f"  epoch {len(lines)}: {seconds:.1f} s, recall@{K} {lines[-1]['recall']:.4f}", style="dim")
+            began = time.perf_counter()
+            return {"valid_recall": lines[-1]["recall"]}
+
+        with one_thread():
+            epochs = min(options.epochs, config.training.epochs)
+            train(problem, config.model, config.training, Path(work) / "run", validate=validate, epochs=epochs)
+    return _summary(lines, len(positive_samples(problem.train)))
+
+
+def _with_preset(preset: str) -> Config:
+    return parse_config(sections(data_folder(None).resolve()) | {"model": {"preset": preset}})
+
+
+def _summary(lines: list[Line], samples: int) -> dict[str, Any]:
+    spent = list(itertools.accumulate(line["seconds"] for line in lines))
+    best = max(range(len(lines)), key=lambda epoch: lines[epoch]["recall"])
+    return {
+        "facts": facts(),
+        "samples": samples,
+        "samples_per_second": round(samples / min(line["seconds"] for line in lines), 1),
+        "best_recall": round(lines[best]["recall"], 4),
+        "seconds_to_best": round(spent[best], 2),
+        "by_epoch": [[round(at, 2), round(line["recall"], 4)] for at, line in zip(spent, lines, strict=True)],
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def _step(options: argparse.Namespace) -> dict[str, Any]:
+    name = "beauty" if (options.data / SETS["beauty"][0]).is_dir() else "movielens"
+    folder, sections_of = SETS[name]
+    with tempfile.TemporaryDirectory() as work:
+        source = options.data / folder if name == "beauty" else data_folder(None).resolve()
+        config = parse_config(sections_of(source, Path(work)) | {"model": {"preset": "sequence"}})
+        problem, _ = _problem(config)
+    towers = TwoTower(config.model, problem.item_shapes, problem.user_shapes, problem.n_items)
+    with one_thread():
+        measured = measure_steps(Recipe(towers, problem, config.training), warm_up=5, steps=25)
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    return {"facts": facts(), "set": name, **measured, "peak_memory_gib": peak}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "loop": _loop,
+    "same towers": partial(_ours, preset="founding"),
+    "pooled": partial(_ours, preset="pooled"),
+    "sequence": partial(_ours, preset="sequence"),
+    "step": _step,
+}
+
+
+def _show(kept: dict[str, Any]) -> None:
+    loop = kept["loop"]
+    rows = []
+    for part, title in (
+        ("loop", "founding loop"),
+        ("same towers", "vecall, the same towers"),
+        ("pooled", "vecall, pooled"),
+        ("sequence", "vecall, sequence"),
+    ):
+        one = kept[part]
+        there = _seconds_to(one, loop["best_recall"])
+        rows.append(
+            [
+                title,
+                f"{one['samples_per_second']:,.0f}",
+                f"{one['samples_per_second'] / loop['samples_per_second']:.2f}",
+                f"{one['best_recall']:.4f}",
+                "never" if there is None else f"{there:.1f}",
+                "" if there is None else f"{there / loop['seconds_to_best']:.2f}",
+                f"{one['peak_memory_gib']:.2f}",
+            ]
+        )
+    columns = ["", "samples/s", "by the loop's", f"best recall@{K}", "s to the loop's best", "by the loop's", "GiB"]
+    show("MovieLens, validation, one thread", columns, rows)
+    step = kept["step"]
+    shares = sorted(step["share"].items(), key=lambda pair: -pair[1])
+    show(
+        f"{step['set']}, a step of the sequence model", ["part", "share"], [[p, f"{100 * s:.0f} %"] for p, s in shares]
+    )
+    console.print(
+        f"{step['step_ms']} ms a step, {step['positives_per_second']:,.0f} positives a second, "
+        f"{step['by_products']} times its matrix products alone (to reach {REACH['step by its products']}); "
+        f"peak {step['peak_memory_gib']} GiB"
+    )
+
+
+def _seconds_to(one: dict[str, Any], recall: float) -> float | None:
+    return next((seconds for seconds, reached in one["by_epoch"] if reached >= recall), None)
+
+
+if __name__ == "__main__":
+    main()
