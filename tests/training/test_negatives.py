@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from vecall.training.negatives import draw_candidates, draw_uniform
+from vecall.data.split import Pairs
+from vecall.training.negatives import KnownNegatives, draw_candidates, draw_uniform
 from vecall.training.settings import NegativeSettings
 
 N, DRAWS = 20, 3000
@@ -42,3 +43,23 @@ def test_uniform_negatives_are_never_the_positive_and_even_over_the_rest():
 
 def test_of_two_items_the_other_one_is_drawn():
     assert draw_uniform(3, 2, torch.tensor([0, 1])).tolist() == [[1] * 3, [0] * 3]
+
+
+def test_known_negatives_are_the_users_own_each_as_likely():
+    torch.manual_seed(0)
+    users, items = np.array([2, 0, 2, 2, 2, 0]), np.array([7, 4, 5, 7, 9, 3])  # 7 was shown to 2 twice
+    known = KnownNegatives.of(Pairs(users, items, np.zeros(6, dtype=np.int64)), n_users=4)
+    rows, given = known.draw(torch.arange(4).repeat(3000), 2)
+    by_user = {user: rows[user::4][given[user::4]].bincount(minlength=10) for user in range(4)}
+    assert (by_user[1].sum(), by_user[3].sum()) == (0, 0)
+    assert by_user[0].tolist() == [0, 0, 0, 3000, 3000, 0, 0, 0, 0, 0]
+    assert by_user[2].nonzero().flatten().tolist() == [5, 7, 9]
+    np.testing.assert_allclose(by_user[2][[5, 7, 9]].numpy(), 2000, rtol=0.06)
+    assert (rows[2::4, 0] != rows[2::4, 1]).all()
+
+
+def test_without_known_negatives_none_are_drawn():
+    nothing = np.empty(0, dtype=np.int64)
+    rows, given = KnownNegatives.of(Pairs(nothing, nothing, nothing), n_users=2).draw(torch.tensor([0, 1, 1]), 3)
+    assert rows.tolist() == [[0] * 3] * 3
+    assert not given.any()

@@ -88,6 +88,39 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
+@pytest.mark.parametrize("encoder", ["mean", "causal"])
+def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
+    """Drawn ones are corrected; of a row's known ones only those that it did not take later, or before."""
+    walks = tiny.walks()
+    items = [[walk[1], walk[-1], (walk[0] + 1) % tiny.ITEMS] for walk in walks]  # taken, taken at last, never taken
+    pairs = Pairs(
+        np.repeat(np.arange(tiny.USERS), 3), np.array(items).ravel(), np.zeros(3 * tiny.USERS, dtype=np.int64)
+    )
+    negatives = NegativeSettings(uniform=30, known=3)
+    made = recipe(
+        tiny.problem(negatives=pairs), tiny.model(encoder), loss="sampled_softmax", negatives=negatives, temperature=0.5
+    )
+    made.eval()
+    batch = first_batch(made)
+    loss = made.training_step(batch, 3)
+    seed_step(0, 0, 3)
+    drawn = draw_candidates(negatives, batch.items, made.frequencies)
+    vectors = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
+    users = batch.encode_users(made.towers, vectors, {})
+    expected, both = [], 0
+    for row, (user, taker) in enumerate(zip(users, batch.takers.tolist(), strict=True)):
+        positive, before = int(batch.items[row]), set(batch.histories[row][: batch.lengths[row]].tolist())
+        known = set(items[taker]) - before - {positive}
+        logits = [user @ vectors[item] / 0.5 for item in [positive, *known]]
+        for item, log_q in zip(drawn.rows.tolist(), drawn.log_q, strict=True):
+            both += item in known
+            if item not in before | known | {positive}:
+                logits.append(user @ vectors[item] / 0.5 - log_q)
+        expected.append(torch.stack(logits).logsumexp(0) - logits[0])
+    assert both
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 @pytest.mark.parametrize("user_features", [False, True])
 def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_features):

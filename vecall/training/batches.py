@@ -81,6 +81,11 @@ class Batch:
         """All items that the users are read from."""
         return self.histories
 
+    @property
+    def takers(self) -> Tensor:
+        """[B] the user row of each positive."""
+        return self.users
+
     def with_rows(self, rows: Tensor) -> "Batch":
         """The same batch with other names for those items, such as places in a smaller table."""
         return replace(self, histories=rows)

@@ -1,10 +1,14 @@
 """What a positive is told apart from, and how likely each candidate was to be there."""
 
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vecall.data.sequences import Sequences
+from vecall.data.split import Pairs
 from vecall.training.settings import NegativeSettings
 
 
@@ -47,3 +51,42 @@ def draw_uniform(count: int, n_items: int, targets: Tensor) -> Tensor:
     """
     drawn = torch.randint(n_items - 1, (len(targets), count), device=targets.device)
     return drawn + (drawn >= targets.unsqueeze(1)).to(drawn.dtype)
+
+
+@dataclass(frozen=True)
+class KnownNegatives:
+    """What each user was shown and did not take, or did not like: hard to tell from what the user does take.
+
+    Attributes:
+        offsets: [U + 1] where each user's items begin in `rows`.
+        rows: [n] item rows, an item once a user.
+    """
+
+    offsets: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs, n_users: int) -> Self:
+        """From pairs in any order."""
+        distinct = np.unique(np.stack([pairs.users, pairs.items]), axis=1)  # [2, n], by user
+        grouped = Sequences.grouped(distinct[0], distinct[1], n_users)
+        return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.rows))
+
+    def to(self, device: torch.device) -> "KnownNegatives":
+        """The same on a device."""
+        return KnownNegatives(self.offsets.to(device), self.rows.to(device))
+
+    def draw(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Up to `count` of each of B users' items, each as likely as any other.
+
+        Returns:
+            [B, count] item rows, distinct within a user's, and [B, count] whether there is one; else the row is 0.
+        """
+        first = self.offsets[users]
+        held = self.offsets[users + 1] - first  # [B]
+        start = (torch.rand(len(users), device=users.device) * held).long()
+        places = torch.arange(count, device=users.device)  # [count]
+        given = places < held.unsqueeze(1)  # [B, count]
+        sources = first.unsqueeze(1) + (start.unsqueeze(1) + places) % held.clamp(min=1).unsqueeze(1)
+        rows = self.rows if len(self.rows) else self.offsets.new_zeros(1)
+        return torch.where(given, rows[torch.where(given, sources, 0)], 0), given

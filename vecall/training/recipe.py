@@ -16,7 +16,7 @@ from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import Batch, EpochBatches, Samples, labelled_samples, positive_samples
 from vecall.training.draws import seed_step
 from vecall.training.losses import bce_pairs, sampled_softmax
-from vecall.training.negatives import draw_candidates, draw_uniform
+from vecall.training.negatives import KnownNegatives, draw_candidates, draw_uniform
 from vecall.training.problem import Problem, take, tensors
 from vecall.training.settings import TrainingSettings
 from vecall.training.softmax import catalogue_softmax
@@ -79,6 +79,7 @@ class Recipe(LightningModule):
             moving: Any = get_ema_multi_avg_fn  # it has no types
             self.averaged = AveragedModel(towers, multi_avg_fn=moving(settings.average))
         self._on_device: dict[str, dict[str, Tensor]] = {}
+        self._known_negatives = KnownNegatives.of(problem.negatives, len(problem.train))
 
     @property
     def kept(self) -> TwoTower:
@@ -132,6 +133,7 @@ class Recipe(LightningModule):
             "items": tensors(self.problem.item_features, self.device),
             "users": tensors(self.problem.user_features, self.device),
         }
+        self._known_negatives = self._known_negatives.to(self.device)
 
     def training_step(self, batch: AnyBatch, step: int) -> Tensor:
         """The loss of one batch."""
@@ -172,16 +174,26 @@ class Recipe(LightningModule):
         )
 
     def _sampled_softmax(self, batch: AnyBatch) -> Tensor:
+        """The drawn candidates are corrected for their number; known negatives stand in the list as they are.
+
+        So the sum over the list is in expectation that over the catalogue: a drawn candidate that is among a row's
+        known negatives is left out there, and what is in neither was as likely to be drawn as its correction says.
+        """
         drawn = draw_candidates(self.settings.negatives, batch.items, self.frequencies)
-        distinct, (rows, targets, candidates) = _distinct(batch.rows, batch.items, drawn.rows)
+        known, given = self._known_negatives.draw(batch.takers, self.settings.negatives.known)  # [B, H]
+        distinct, (rows, targets, candidates, known) = _distinct(batch.rows, batch.items, drawn.rows, known)
         vectors = self._encode(distinct)
         batch = batch.with_rows(rows)
         users = self._encode_users(vectors, batch)
+        out = self._not_counted(batch, targets, len(distinct))
+        not_known = out.gather(1, known) | ~given
+        out.scatter_(1, torch.where(given, known, targets.unsqueeze(1)), value=True)
+        of_known = (vectors[known] @ users.unsqueeze(-1)).squeeze(-1)  # [B, H]
         return sampled_softmax(
             positive=(users * vectors[targets]).sum(1),
-            candidates=users @ vectors[candidates].T,
-            log_q=drawn.log_q,
-            hits=self._not_counted(batch, targets, len(distinct))[:, candidates],
+            candidates=torch.cat([users @ vectors[candidates].T, of_known], dim=1),
+            log_q=torch.cat([drawn.log_q, drawn.log_q.new_zeros(known.shape[1])]),
+            hits=torch.cat([out[:, candidates], not_known], dim=1),
             label_smoothing=self.settings.label_smoothing,
         )
 

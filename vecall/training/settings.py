@@ -11,11 +11,13 @@ class NegativeSettings(Section):
     """How many negatives a positive is told apart from, where not from the whole catalogue.
 
     For `bce` each positive has `uniform` negatives of its own; for `sampled_softmax` the step draws `uniform`
-    that all its positives share, and adds `in_batch` of the positives of others.
+    that all its positives share, and adds `in_batch` of the positives of others, and for each positive up to `known`
+    items that its user was shown and did not take, or did not like.
     """
 
     uniform: int = Field(1024, ge=0)
     in_batch: int = Field(0, ge=0)
+    known: int = Field(8, ge=0, description="sampled_softmax only: the full one has them all, bce learns their labels")
 
 
 class TrainingSettings(Section):

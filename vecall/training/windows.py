@@ -87,6 +87,11 @@ class WindowBatch:
     places: Tensor
     items: Tensor
 
+    @property
+    def takers(self) -> Tensor:
+        """[P] the user row of each positive."""
+        return self.users[self.owners]
+
     def with_rows(self, rows: Tensor) -> "WindowBatch":
         """The same batch with other names for its items, such as places in a smaller table."""
         return replace(self, rows=rows)
