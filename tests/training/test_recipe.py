@@ -118,7 +118,7 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
                 logits.append(user @ vectors[item] / 0.5 - log_q)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     assert both
-    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    torch.testing.assert_close(loss, torch.stack(expected).mean() * made._share(batch))
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
@@ -140,7 +140,23 @@ def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_feature
     scores = users @ items.T / 0.5
     for row, length in enumerate(batch.lengths):
         scores[row, [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]] = -torch.inf
-    torch.testing.assert_close(found, full_softmax(scores, batch.items))
+    share = len(batch.items) / (16 * made._windows.positives_each)
+    torch.testing.assert_close(found, full_softmax(scores, batch.items) * share)
+
+
+def test_places_of_short_windows_count_as_much_as_those_of_long_ones():
+    """Windows of like lengths lie in a batch together; the mean over steps is that over all places."""
+    walks = [np.arange(2 + user % 5) for user in range(40)]
+    problem = dataclasses.replace(tiny.problem(), train=Sequences.of(walks))
+    made = recipe(problem, tiny.model(history={"encoder": "causal", "length": 6}), loss="softmax", batch=5)
+    made.eval()
+    batches = list(made.train_dataloader())
+    assert len({len(batch.items) for batch in batches}) > 1
+    steps = torch.stack([made.training_step(batch, 1) for batch in batches])
+    places = sum(len(batch.items) for batch in batches)
+    means = [step / made._share(batch) for step, batch in zip(steps, batches, strict=True)]
+    by_place = sum(len(batch.items) * mean for batch, mean in zip(batches, means, strict=True)) / places
+    torch.testing.assert_close(steps.mean(), by_place)
 
 
 def test_in_batch_frequencies_are_those_of_the_samples():

@@ -65,8 +65,8 @@ class Recipe(LightningModule):
         self._least = 1 if towers.reads_history and not problem.user_features else 0
         length = towers.settings.history.length
         self._windows = cut_windows(problem.train, length, least_history=self._least) if towers.is_causal else None
-        positives = settings.batch * (self._windows.positives / max(1, len(self._windows)) if self._windows else 1)
-        self.loss_name = resolve_loss(settings, problem.n_items, positives)
+        self._positives = settings.batch * (self._windows.positives_each if self._windows else 1.0)  # a step
+        self.loss_name = resolve_loss(settings, problem.n_items, self._positives)
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
@@ -148,7 +148,11 @@ class Recipe(LightningModule):
                 loss = self._bce(batch)
         if step % _LOOK_EVERY == 0:
             check_finite(loss.item(), self.current_epoch)
-        return loss
+        return loss * self._share(batch)
+
+    def _share(self, batch: AnyBatch) -> float:
+        """Of a mean step's positives: a batch of short windows has few of them, and each counts as any other."""
+        return len(batch.items) / self._positives if isinstance(batch, WindowBatch) else 1.0
 
     def on_train_batch_end(self, *_: object) -> None:
         """The mean moves on."""

@@ -46,6 +46,11 @@ class Windows:
         """Places that are learned."""
         return int((self.lengths - self.firsts).sum())
 
+    @property
+    def positives_each(self) -> float:
+        """Places that are learned of a window, on average."""
+        return self.positives / max(1, len(self))
+
 
 def cut_windows(train: Sequences, length: int, *, least_history: int) -> Windows:
     """Every position with at least `least_history` items before it once, and L / 2 of them where there are so many.
