@@ -49,3 +49,15 @@ def test_order_matters_and_an_empty_history_has_a_vector(made):
 def test_heads_divide_the_dimension():
     with pytest.raises(ValueError, match="heads must divide dim, got 3 and 8"):
         ModelSettings.model_validate({"dim": 8, "history": {"encoder": "causal", "heads": 3}})
+
+
+def test_the_mean_of_what_was_read_leads_straight_to_the_end():
+    torch.manual_seed(0)
+    made = CausalHistory(8, 0.0, length=5, layers=1, heads=2).eval()
+    vectors = torch.randn(2, 4, 8)
+    with torch.no_grad():
+        before = made.everywhere(vectors)
+        made.of_mean.weight.copy_(torch.eye(8))
+        added = made.everywhere(vectors) - before
+    torch.testing.assert_close(added[:, 0], torch.zeros(2, 8))
+    torch.testing.assert_close(added[:, 3], vectors[:, :3].mean(1))

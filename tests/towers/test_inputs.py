@@ -18,11 +18,11 @@ FEATURES = {
 }
 
 
-def test_a_bag_is_the_mean_of_what_is_given():
+def test_a_bag_is_the_sum_by_the_root_of_the_number():
     bag = Bag(5, 3, 0.1)
     table = bag.table.weight
     torch.testing.assert_close(
-        bag(torch.tensor([[2, 4, 0], [0, 3, 0]])), torch.stack([(table[2] + table[4]) / 2, table[3]])
+        bag(torch.tensor([[2, 4, 0], [0, 3, 0]])), torch.stack([(table[2] + table[4]) / 2**0.5, table[3]])
     )
     assert bag(torch.tensor([[0, 0]])).tolist() == [[0.0, 0.0, 0.0]]
     assert bag(torch.empty(2, 0, dtype=torch.long)).tolist() == [[0.0] * 3] * 2

@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from vecall.towers.inputs import embedding
 
@@ -15,7 +15,8 @@ class CausalHistory(nn.Module):
     """Pre-norm transformer blocks in which a place sees itself and what came before.
 
     A learned start token stands before the first item, so that an empty history has a vector too. Places are counted
-    from the oldest item that is read. Padding lies at the end, where no real place looks.
+    from the oldest item that is read. Padding lies at the end, where no real place looks. Beside the blocks a linear map
+    of the mean of what was read leads straight to the end: it speaks for a taste that does not depend on order.
     """
 
     def __init__(self, dim: int, dropout: float, *, length: int, layers: int, heads: int) -> None:
@@ -25,6 +26,8 @@ class CausalHistory(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, dropout, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
+        self.of_mean = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.of_mean.weight)
 
     def everywhere(self, vectors: Tensor) -> Tensor:
         """[B, L, D] item vectors of length 1, oldest first → [B, L + 1, D]; place t has read the first t items."""
@@ -35,13 +38,20 @@ class CausalHistory(nn.Module):
         seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()  # [L + 1, L + 1]
         for block in self.blocks:
             x = block(x, seen)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x) + self.of_mean(_means(vectors))  # type: ignore[no-any-return]
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
         every = self.everywhere(vectors)
         last = lengths.view(-1, 1, 1).expand(-1, 1, every.shape[2])  # [B, 1, D]
         return every.gather(1, last).squeeze(1)
+
+
+def _means(vectors: Tensor) -> Tensor:
+    """[B, L, D] → [B, L + 1, D]: place t has the mean of the first t, zeros for none."""
+    sums = pad(vectors.cumsum(1), (0, 0, 1, 0))  # [B, L + 1, D]
+    counts = torch.arange(sums.shape[1], device=sums.device).clamp(min=1)
+    return sums / counts.view(1, -1, 1)
 
 
 class Block(nn.Module):

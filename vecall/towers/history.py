@@ -67,7 +67,7 @@ class AttentionHistory(nn.Module):
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
-        self.importance = nn.Linear(dim, 1)
+        self.importance = nn.Linear(dim, 1, bias=False)  # a softmax does not see what all have
         self.forgetting = nn.Parameter(torch.tensor(0.1))
         self.refine = refinement(dim, dim, dropout)
 

@@ -19,17 +19,17 @@ def part_name(feature: str) -> str:
 
 
 class Bag(nn.Module):
-    """Mean of the embeddings of a padded list: [B, T] → [B, width]; zeros for an empty one."""
+    """Embeddings of a padded list, summed and divided by √T, so that many are as loud as one: [B, T] → [B, width]."""
 
     def __init__(self, size: int, width: int, scale: float) -> None:
         super().__init__()
         self.table = value_embedding(size, width, scale)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """[B, T] rows, 0 is padding → [B, width]."""
+        """[B, T] rows, 0 is padding → [B, width]; zeros for an empty list."""
         given = (rows > 0).unsqueeze(-1).to(self.table.weight.dtype)  # [B, T, 1]
         total: Tensor = (self.table(rows) * given).sum(1)
-        return total / given.sum(1).clamp(min=1.0)
+        return total / given.sum(1).clamp(min=1.0).sqrt()
 
 
 def embedding(size: int, width: int, scale: float) -> nn.Embedding:
