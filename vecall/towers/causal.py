@@ -15,8 +15,8 @@ class CausalHistory(nn.Module):
     """Pre-norm transformer blocks in which a place sees itself and what came before.
 
     A learned start token stands before the first item, so that an empty history has a vector too. Places are counted
-    from the oldest item that is read. Padding lies at the end, where no real place looks. Beside the blocks a linear map
-    of the mean of what was read leads straight to the end: it speaks for a taste that does not depend on order.
+    from the oldest item that is read. Padding lies at the end, where no real place looks. Beside the blocks a linear
+    map of the mean of what was read leads straight to the end: it speaks for a taste that does not depend on order.
     """
 
     def __init__(self, dim: int, dropout: float, *, length: int, layers: int, heads: int) -> None:
