@@ -121,7 +121,7 @@ def _ours(options: argparse.Namespace, *, preset: str) -> dict[str, Any]:
             lines.append({"seconds": seconds, "recall": judged.seen_excluded[f"recall@{K}"]})
             console.print(f"  epoch {len(lines)}: {seconds:.1f} s, recall@{K} {lines[-1]['recall']:.4f}", style="dim")
             began = time.perf_counter()
-            return {"valid_recall": lines[-1]["recall"]}
+            return {"valid_score": lines[-1]["recall"]}
 
         with one_thread():
             epochs = min(options.epochs, config.training.epochs)

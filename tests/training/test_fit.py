@@ -39,7 +39,7 @@ def recall(scorer, k=5):
 
 
 def validate(scorer):
-    return {"valid_recall": recall(scorer)}
+    return {"valid_score": recall(scorer)}
 
 
 def lines(folder):
@@ -74,7 +74,7 @@ def test_a_planted_pattern_is_learned(tmp_path, loss):
     popular = recall(Popularity(problem.train, problem.n_items))
     judged = lines(tmp_path)
     assert popular < 0.3
-    assert judged[outcome.best_epoch]["valid_recall"] > (0.6 if loss == "bce" else 0.9)
+    assert judged[outcome.best_epoch]["valid_score"] > (0.6 if loss == "bce" else 0.9)
     assert judged[0]["loss"] > judged[-1]["loss"]
 
 
@@ -161,7 +161,7 @@ def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
 
     def judge(scorer):
         kept.append({name: x.clone() for name, x in scorer._towers.state_dict().items()})
-        return {"valid_recall": next(said)}
+        return {"valid_score": next(said)}
 
     run = functools.partial(train, tiny.problem(), tiny.model(), settings(epochs=9, patience=2), tmp_path)
     outcome = run(validate=judge)

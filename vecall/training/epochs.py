@@ -18,7 +18,7 @@ from vecall.training.scoring import Scorer, TowerScorer
 
 logger = logging.getLogger(__name__)
 
-MONITOR = "valid_recall"
+MONITOR = "valid_score"
 
 Validate = Callable[[Scorer], Mapping[str, float]]
 

@@ -57,7 +57,7 @@ def train(
         model: what the towers look like.
         settings: loss, optimiser, when to stop.
         folder: takes `metrics.jsonl` and the checkpoints; a `last.ckpt` in it is resumed from.
-        validate: judges after each epoch; its `valid_recall` stops training early and chooses the epoch.
+        validate: judges after each epoch; its `valid_score` stops training early and chooses the epoch.
             None trains for all epochs.
         epochs: fewer than `settings.epochs`, by whose number the learning rate falls all the same.
         start_from: gives the fresh towers their first weights.

@@ -32,7 +32,7 @@ class TrainingSettings(Section):
     )
     batch: int = Field(512, ge=1, description="B: positives a step")
     epochs: int = Field(4, ge=1, description="at most; the cosine schedule ends here")
-    patience: int = Field(3, ge=1, description="epochs without a better validation recall before the end")
+    patience: int = Field(3, ge=1, description="epochs without a better validation score before the end")
     lr: float = Field(4e-3, gt=0, description="at its highest")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: warm up over 5 %, then fall to 2 %")
     weight_decay: float = Field(0.01, ge=0)
