@@ -41,12 +41,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "pooled": {},
     "sequence": {
-        "model": {"dim": 128, "dropout": 0.5, "init_scale": 0.02, "history": {"encoder": "causal"}},
+        "model": {
+            "dim": 128,
+            "dropout": 0.5,
+            "init_scale": 0.02,
+            "id_dropout": 0.2,
+            "history": {"encoder": "causal"},
+        },
         "training": {
             "temperature": 0.07,
             "label_smoothing": 0.1,
             "batch": 128,
-            "epochs": 12,
+            "epochs": 14,
             "lr": 1e-3,
             "schedule": "constant",
             "average": 0.99,
