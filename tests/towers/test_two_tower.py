@@ -91,7 +91,7 @@ def test_an_unknown_item_is_its_features_alone():
 
 
 def test_ids_are_hidden_in_training_alone():
-    made = towers(items={}, id_dropout=0.25, dropout=0.0)
+    made = towers(id_dropout=0.25, dropout=0.0)
     rows = torch.full((4000,), 5)
     own = made.item_ids.weight[5]
     torch.manual_seed(0)
@@ -99,6 +99,11 @@ def test_ids_are_hidden_in_training_alone():
     made.train()
     hidden = (made._some_hidden(rows) == tiny.ITEMS).float().mean().item()
     assert hidden == pytest.approx(0.25, abs=0.03)
+
+
+def test_without_features_no_id_is_hidden():
+    made = towers(items={}, id_dropout=0.9).train()
+    assert torch.equal(made._some_hidden(torch.arange(9)), torch.arange(9))
 
 
 def test_dropout_is_for_training_alone():

@@ -197,11 +197,6 @@ def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
     assert not (tmp_path / "last.ckpt").exists()
 
 
-def test_hidden_ids_without_features_do_not_overflow(tmp_path):
-    train(tiny.problem(), tiny.model(id_dropout=0.5), settings(epochs=2), tmp_path)
-    assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
-
-
 def test_too_little_to_learn_from_is_refused(tmp_path):
     problem = types.SimpleNamespace(n_items=1, train=Sequences.of([[0]]))
     with pytest.raises(TrainingError, match="at least 2 items"):

@@ -30,7 +30,9 @@ class ModelSettings(Section):
         0.1, gt=0, description="standard deviation that embeddings begin with; smaller ones turn faster at the same lr"
     )
     item_id: bool = Field(True, description="an embedding per item beside its features")
-    id_dropout: float = Field(0.0, ge=0, lt=1, description="share of items whose id is hidden in a step")
+    id_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of items whose id is hidden in a step, if they have features"
+    )
     history: HistorySettings = HistorySettings()
 
     @model_validator(mode="after")
@@ -39,6 +41,4 @@ class ModelSettings(Section):
             raise ValueError(f"hidden: widths are at least 1, got {list(self.hidden)}")
         if self.history.encoder == "causal" and self.dim % self.history.heads:
             raise ValueError(f"history.heads must divide dim, got {self.history.heads} and {self.dim}")
-        if self.id_dropout and not self.item_id:
-            raise ValueError("id_dropout hides item ids, but item_id = false; leave id_dropout out")
         return self

@@ -85,6 +85,8 @@ class TwoTower(nn.Module):
         self.item_ids = embedding(n_items + 1, settings.dim, settings.init_scale) if settings.item_id else None
         if self.item_ids is not None:
             nn.init.zeros_(self.item_ids.weight[-1:].detach())
+        # Without features there is nothing to speak for an item whose id is hidden.
+        self._hidden_share = settings.id_dropout if item_shapes else 0.0
         self.item = ItemTower(settings, item_shapes)
         self.user = UserTower(settings, user_shapes)
 
@@ -100,9 +102,9 @@ class TwoTower(nn.Module):
 
     def _some_hidden(self, rows: Tensor) -> Tensor:
         """In training, a share of the ids replaced by the unknown one, so that features learn to speak alone."""
-        if not self.training or self.settings.id_dropout == 0:
+        if not self.training or self._hidden_share == 0:
             return rows
-        hidden = torch.rand(rows.shape, device=rows.device) < self.settings.id_dropout
+        hidden = torch.rand(rows.shape, device=rows.device) < self._hidden_share
         return torch.where(hidden, self.n_items, rows)
 
     def encode_users(self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: Features) -> Tensor:
