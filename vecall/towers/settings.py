@@ -30,9 +30,7 @@ class ModelSettings(Section):
         0.1, gt=0, description="standard deviation that embeddings begin with; smaller ones turn faster at the same lr"
     )
     item_id: bool = Field(True, description="an embedding per item beside its features")
-    id_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of items whose id is hidden in a step, if they have features"
-    )
+    id_dropout: float = Field(0.0, ge=0, lt=1, description="share of ids hidden in a step, where items have features")
     history: HistorySettings = HistorySettings()
 
     @model_validator(mode="after")
