@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from vecall.data.encode import NEVER_SEEN, Shape
 
@@ -27,9 +28,12 @@ class Bag(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[B, T] rows, 0 is padding → [B, width]; zeros for an empty list."""
-        given = (rows > 0).unsqueeze(-1).to(self.table.weight.dtype)  # [B, T, 1]
-        total: Tensor = (self.table(rows) * given).sum(1)
-        return total / given.sum(1).clamp(min=1.0).sqrt()
+        given = (rows > 0).to(self.table.weight.dtype)  # [B, T]
+        if torch.compiler.is_compiling() or not rows.shape[1]:  # ONNX has no such bags, and torch no empty ones
+            total: Tensor = (self.table(rows) * given.unsqueeze(-1)).sum(1)
+        else:  # without [B, T, width] in memory, sixteen times as fast where T is 9
+            total = embedding_bag(rows, self.table.weight, mode="sum", padding_idx=0)
+        return total / given.sum(1, keepdim=True).clamp(min=1.0).sqrt()
 
 
 def embedding(size: int, width: int, scale: float) -> nn.Embedding:
