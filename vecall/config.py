@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {
             "temperature": 0.07,
             "label_smoothing": 0.1,
-            "batch": 128,
+            "batch": 768,
             "epochs": 14,
             "lr": 1e-3,
             "schedule": "constant",

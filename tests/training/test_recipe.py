@@ -35,12 +35,11 @@ def first_batch(made):
 def test_auto_is_the_full_softmax_while_its_logits_fit(monkeypatch):
     settings = TrainingSettings(batch=10)
     monkeypatch.setattr(recipe_module, "_MOST_LOGITS", 1000)
-    assert resolve_loss(settings, 100, 10) == "softmax"
-    assert resolve_loss(settings, 101, 10) == "sampled_softmax"
-    assert resolve_loss(settings, 50, 20.5) == "sampled_softmax"
-    assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101, 10) == "bce"
+    assert resolve_loss(settings, 100) == "softmax"
+    assert resolve_loss(settings, 101) == "sampled_softmax"
+    assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101) == "bce"
     with pytest.raises(TrainingError, match="negatives"):
-        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101, 10)
+        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101)
 
 
 def test_the_padding_of_a_history_is_the_positive():
@@ -140,8 +139,7 @@ def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_feature
     scores = users @ items.T / 0.5
     for row, length in enumerate(batch.lengths):
         scores[row, [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]] = -torch.inf
-    share = len(batch.items) / (16 * made._windows.positives_each)
-    torch.testing.assert_close(found, full_softmax(scores, batch.items) * share)
+    torch.testing.assert_close(found, full_softmax(scores, batch.items) * len(batch.items) / 16)
 
 
 def test_places_of_short_windows_count_as_much_as_those_of_long_ones():

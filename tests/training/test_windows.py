@@ -44,7 +44,7 @@ def test_windows_of_a_long_history_by_hand():
     # 10 items, 5 at a time: the last two places of each, the earliest window from its second item on.
     assert cut == [(1, 4, 1), (2, 5, 3), (4, 5, 3), (6, 5, 3)]
     assert windows.users.tolist() == [1] * 4
-    assert windows.positives == 9
+    assert sorted(windows.positives) == [2, 2, 2, 3]
 
 
 def test_an_epoch_follows_from_seed_and_number():
@@ -61,6 +61,23 @@ def test_windows_of_like_length_lie_together():
     windows = cut_windows(train, 50, least_history=1)
     batches = list(WindowBatches(windows, train, batch=20, seed=0, epoch=0))
     assert sum(one.rows.numel() for one in batches) < 1.2 * windows.lengths.sum()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 60, 10**6])
+def test_batches_have_about_as_many_positives_as_asked(batch):
+    random = np.random.default_rng(0)
+    train = Sequences.of([np.arange(1, n + 1) for n in random.integers(2, 90, 400)])
+    windows = cut_windows(train, 50, least_history=1)
+    batches = WindowBatches(windows, train, batch=batch, seed=0, epoch=0)
+    sizes = np.array([len(one.items) for one in batches])
+    assert (len(sizes), sizes.sum()) == (len(batches), windows.positives.sum())
+    if batch == 1:
+        assert len(sizes) == len(windows)
+    if batch == 60:
+        assert sizes.mean() == pytest.approx(60, rel=0.05)
+        assert sizes.max() < 60 + windows.positives.max()
+    if batch > windows.positives.sum():
+        assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("lists", [[[]], [[1], [2]]])

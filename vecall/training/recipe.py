@@ -30,20 +30,19 @@ _MOST_LOGITS = 128_000_000
 _LOOK_EVERY = 50
 
 
-def resolve_loss(settings: TrainingSettings, n_items: int, positives: float) -> str:
+def resolve_loss(settings: TrainingSettings, n_items: int) -> str:
     """`auto` made a choice: the full softmax while a step's logits are not too many, else a sampled one.
 
     Args:
         settings: what is asked for.
         n_items: N.
-        positives: of a step.
 
     Raises:
         TrainingError: a sampled one is needed, and the settings draw no negatives.
     """
     if settings.loss != "auto":
         return settings.loss
-    if positives * n_items <= _MOST_LOGITS:
+    if settings.batch * n_items <= _MOST_LOGITS:
         return "softmax"
     if settings.negatives.uniform + settings.negatives.in_batch == 0:
         raise TrainingError(
@@ -65,8 +64,7 @@ class Recipe(LightningModule):
         self._least = 1 if towers.reads_history and not problem.user_features else 0
         length = towers.settings.history.length
         self._windows = cut_windows(problem.train, length, least_history=self._least) if towers.is_causal else None
-        self._positives = settings.batch * (self._windows.positives_each if self._windows else 1.0)  # a step
-        self.loss_name = resolve_loss(settings, problem.n_items, self._positives)
+        self.loss_name = resolve_loss(settings, problem.n_items)
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
@@ -151,8 +149,8 @@ class Recipe(LightningModule):
         return loss * self._share(batch)
 
     def _share(self, batch: AnyBatch) -> float:
-        """Of a mean step's positives: a batch of short windows has few of them, and each counts as any other."""
-        return len(batch.items) / self._positives if isinstance(batch, WindowBatch) else 1.0
+        """Of a usual step's positives: each counts as any other, where batches of windows have not quite as many."""
+        return len(batch.items) / self.settings.batch if isinstance(batch, WindowBatch) else 1.0
 
     def on_train_batch_end(self, *_: object) -> None:
         """The mean moves on."""

@@ -1,6 +1,5 @@
 """Whole histories in batches: with a causal user tower one pass learns from every position."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -42,14 +41,9 @@ class Windows:
         return np.minimum(self.ends, self.longest)
 
     @property
-    def positives(self) -> int:
-        """Places that are learned."""
-        return int((self.lengths - self.firsts).sum())
-
-    @property
-    def positives_each(self) -> float:
-        """Places that are learned of a window, on average."""
-        return self.positives / max(1, len(self))
+    def positives(self) -> Rows:
+        """[n] places that are learned."""
+        return self.lengths - self.firsts
 
 
 def cut_windows(train: Sequences, length: int, *, least_history: int) -> Windows:
@@ -117,25 +111,37 @@ class WindowBatch:
 
 
 class WindowBatches:
-    """The batches of one epoch, in the order that (seed, epoch) gives."""
+    """The batches of one epoch, in the order that (seed, epoch) gives.
+
+    Args:
+        windows: of `train`.
+        train: histories.
+        batch: positives a batch, about: windows are not divided.
+        seed: of the order.
+        epoch: the order is another in each.
+    """
 
     def __init__(self, windows: Windows, train: Sequences, *, batch: int, seed: int, epoch: int) -> None:
-        self._windows, self._train, self._batch = windows, train, batch
-        self._seed, self._epoch = seed, epoch
+        self._windows, self._train = windows, train
+        random = shuffler(seed, epoch)
+        order = random.permutation(len(windows))
+        pools = max(1, round(windows.positives.sum() / (_SORTED_TOGETHER * batch)))
+        cut = [one for pool in np.array_split(order, pools) for one in self._cut(pool, batch) if len(one)]
+        self._batches = [cut[number] for number in random.permutation(len(cut))]
+
+    def _cut(self, pool: Rows, batch: int) -> list[Rows]:
+        """Windows of like lengths together, and about as many positives in each batch."""
+        pool = pool[np.argsort(self._windows.lengths[pool], kind="stable")]
+        positives = self._windows.positives[pool]
+        each = positives.sum() / max(1, round(positives.sum() / batch))
+        numbers = (np.cumsum(positives) - positives) // max(1, each)
+        return np.split(pool, np.flatnonzero(np.diff(numbers)) + 1)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._windows) / self._batch)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[WindowBatch]:
-        random = shuffler(self._seed, self._epoch)
-        order = random.permutation(len(self._windows))
-        batches = []
-        for start in range(0, len(order), _SORTED_TOGETHER * self._batch):
-            pool = order[start : start + _SORTED_TOGETHER * self._batch]
-            pool = pool[np.argsort(self._windows.lengths[pool], kind="stable")]
-            batches += [pool[at : at + self._batch] for at in range(0, len(pool), self._batch)]
-        for number in random.permutation(len(batches)):
-            yield self._make(batches[number])
+        return map(self._make, self._batches)
 
     def _make(self, chosen: Rows) -> WindowBatch:
         windows = self._windows
