@@ -27,6 +27,7 @@ from vecall.console import quiet_libraries
 
 K = 100
 ARTICLES, HELD_OUT = 16_980, 1_698
+LENGTH = 200  # of a history; one library in seventy is longer
 REACH = {"all": 0.42, "held out": 0.68}
 
 Lists = list[NDArray[np.int64]]
@@ -85,7 +86,7 @@ def _one(
         run = fit(_config(folder, dropout, seed, options.preset), folder / "run")
         _write_items(folder, tags, np.arange(ARTICLES), held_out)  # the held-out ones come in
         publish(run.folder, folder / "store")
-        found = _recalled(folder / "store", libraries, held_out)
+        found = _recalled(folder / "store", libraries, held_out, seed)
         metrics: Any = run.summary.metrics["seen_excluded"]
         result = {
             "facts": begun_with,
@@ -128,7 +129,8 @@ def _config(folder: Path, dropout: float, seed: int, preset: str) -> Any:
                 },
                 "users": {"id": "user", "id_type": "integer"},
             },
-            "model": {"preset": preset, "id_dropout": dropout},
+            # Libraries have no order, so that all of a library speaks for its user, and not the newest.
+            "model": {"preset": preset, "id_dropout": dropout, "history": {"length": LENGTH}},
             "training": {"seed": seed},
             "index": {"engine": "exact"},
             "evaluation": {"ks": [K]},
@@ -136,14 +138,15 @@ def _config(folder: Path, dropout: float, seed: int, preset: str) -> Any:
     )
 
 
-def _recalled(store: Path, libraries: Lists, held_out: NDArray[np.int64]) -> dict[str, float]:
+def _recalled(store: Path, libraries: Lists, held_out: NDArray[np.int64], seed: int) -> dict[str, float]:
     """Mean share of each user's held-out articles among the k best."""
     only_held = ({"field": "held", "op": "eq", "value": True},)
     shares: dict[str, list[float]] = {"all": [], "held out": []}
     with open_recaller(store) as recaller:
         for known, targets in _cold_cases(libraries, held_out):
+            history = _shuffled(known, seed).tolist()
             for name, where in (("all", ()), ("held out", only_held)):
-                answer = recaller.recall(Query(history=known.tolist(), k=K, where=where))
+                answer = recaller.recall(Query(history=history, k=K, where=where))
                 shares[name].append(len(targets.intersection(answer.ids)) / len(targets))
     return {name: statistics.mean(values) for name, values in shares.items()}
 
@@ -158,7 +161,7 @@ def _baseline(libraries: Lists, tags: Lists, held_out: NDArray[np.int64]) -> dic
     """Cosine of an article's TF-IDF tags with the sum over the user's warm articles."""
     owners = np.repeat(np.arange(ARTICLES), [len(one) for one in tags])
     flat = np.concatenate(tags)
-    weights = np.log(ARTICLES / np.bincount(flat))[flat]
+    weights = np.log(ARTICLES / np.bincount(flat)[flat])
     norms = np.sqrt(np.bincount(owners, weights**2, minlength=ARTICLES))
     weights = weights / norms[owners]
     is_held = np.isin(np.arange(ARTICLES), held_out)
