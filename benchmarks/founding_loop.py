@@ -21,21 +21,25 @@ Row = dict[str, dict[str, Tensor]]
 
 
 class Rows(Dataset[tuple[Row, Tensor]]):
-    """One positive with its drawn negatives: the user's features once, the items' each, and labels."""
+    """Labelled pairs one by one, or each positive with its drawn negatives: features of a user and of items, labels."""
 
-    def __init__(self, samples: Samples, problem: Problem, negatives: int) -> None:
+    def __init__(self, samples: Samples, problem: Problem, negatives: int, *, together: bool) -> None:
         self._samples, self._negatives, self._n_items = samples, negatives, problem.n_items
+        self._together = together
         self._users, self._items = (tensors(x, _CPU) for x in (problem.user_features, problem.item_features))
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._samples) * (1 if self._together else 1 + self._negatives)
 
     def __getitem__(self, place: int) -> tuple[Row, Tensor]:
+        place, number = (place, 0) if self._together else divmod(place, 1 + self._negatives)
         user, item = int(self._samples.users[place]), int(self._samples.items[place])
         drawn = np.random.randint(self._n_items, size=self._negatives)  # noqa: NPY002 - as one writes it
         items = torch.from_numpy(np.concatenate([[item], drawn]))
         labels = torch.zeros(len(items))
         labels[0] = 1
+        if not self._together:
+            items, labels = items[number, None], labels[number, None]
         row = {
             "user": {name: values[user] for name, values in self._users.items()},
             "items": {name: values[items] for name, values in self._items.items()},
@@ -52,16 +56,18 @@ class FoundingLoop:
         samples: positives.
         problem: their features.
         settings: batch, learning rate, negatives of each positive.
+        together: a row is a positive with its negatives; else a labelled pair, as the design says.
     """
 
     towers: TwoTower
     samples: Samples
     problem: Problem
     settings: TrainingSettings
+    together: bool
 
     def epochs(self) -> Iterator[float]:
         """Train for ever; after each epoch its seconds."""
-        rows = Rows(self.samples, self.problem, self.settings.negatives.uniform)
+        rows = Rows(self.samples, self.problem, self.settings.negatives.uniform, together=self.together)
         loader = DataLoader(rows, batch_size=self.settings.batch, shuffle=True)
         optimizer = torch.optim.Adam(self.towers.parameters(), lr=self.settings.lr)
         while True:
