@@ -1,6 +1,11 @@
 """What several test files share, made once a session."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine makes slow examples, and the first of a process may wait for an import.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
