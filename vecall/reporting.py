@@ -49,7 +49,7 @@ def write_assessment(
         dropped=tuple((reason, count, "") for reason, count in assessment.dropped.items()),
         ann=tuple(one.as_json() for one in assessment.ann),
         ann_method=_ANN_METHOD,
-        learning_curve=plots.learning_curve([_from_one(line) for line in epochs], metric="recall") if epochs else "",
+        learning_curve=_learning_curve(epochs) if epochs else "",
         recall_over_k=plots.recall_over_k({name: one.seen_excluded for name, one in lines.items()}),
         ann_frontier=plots.ann_frontier(assessment.frontier) if assessment.frontier else "",
         scores=plots.score_histograms(sample.hit_scores, sample.rest_scores),
@@ -62,9 +62,13 @@ def write_assessment(
     write_report(path, content)
 
 
-def _from_one(line: Mapping[str, float]) -> dict[str, float]:
-    """A line of metrics.jsonl as people count epochs."""
-    return {"epoch": line["epoch"] + 1, "loss": line["loss"], "recall": line["valid_recall"]}
+def _learning_curve(lines: Sequence[Mapping[str, float]]) -> str:
+    """Of the lines of metrics.jsonl, which count epochs from 0."""
+    epochs = [
+        {"epoch": line["epoch"] + 1, "loss": line["loss"], "recall": line["valid_recall"], "score": line["valid_score"]}
+        for line in lines
+    ]
+    return plots.learning_curve(epochs, metric="recall", chosen_by="score")
 
 
 def _headline(assessment: Assessment) -> str:

@@ -1,7 +1,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.data import vocabulary
@@ -38,7 +38,6 @@ def test_integers_there_and_back(ids, strangers):
     hold(ids, sorted(set(ids)), "integer", [*strangers, *beyond])
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1), st.lists(st.text(), max_size=5))
 def test_strings_there_and_back(ids, strangers):
     by_bytes = sorted(set(ids), key=lambda one: one.encode())

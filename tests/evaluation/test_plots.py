@@ -34,6 +34,12 @@ def test_a_plot_is_the_same_well_formed_text_each_time(name):
     assert dict(mpl.rcParams) == before
 
 
+def test_the_ring_is_at_the_epoch_that_was_kept():
+    assert "kept: .250" in plots.learning_curve(EPOCHS)  # the highest
+    scored = [epoch | {"score": float(epoch["epoch"] == 7)} for epoch in EPOCHS]
+    assert "kept: .210" in plots.learning_curve(scored, chosen_by="score")
+
+
 def test_ids_of_two_plots_never_meet():
     ids = [
         set(re.findall(r' id="([^"]+)"', draw()))

@@ -1,7 +1,7 @@
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.index.bitmaps import Bitmap
@@ -23,7 +23,6 @@ def assert_holds(bitmap, size, rows):
     assert int(np.bitwise_count(bitmap.bits).sum()) == bitmap.count  # so nothing is set beyond N
 
 
-@settings(deadline=None)
 @given(masks, st.data())
 def test_a_bitmap_is_a_set_of_rows(marked, data):
     size, rows = len(marked), {row for row, one in enumerate(marked) if one}

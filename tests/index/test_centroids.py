@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.index import centroids
@@ -30,7 +30,6 @@ def test_sampled_rows_are_distinct_and_ascend(n, most, count):
     np.testing.assert_array_equal(rows, sample_rows(n, most, seed=3))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=30).filter(sum), st.floats(0, 1))
 def test_shares_are_in_proportion_and_sum_up(counts, part):
     counts = np.array(counts)

@@ -89,7 +89,7 @@ numbers = st.sampled_from([-2.5, -0.0, 0.0, 1e-45, 1.0, 1.0000001, 3e38, -3e38])
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(hnp.arrays(np.float32, st.integers(0, 60), elements=numbers), st.integers(1, 70))
 def test_the_k_best_and_their_ties_are_near_the_best(scores, k):
     before = scores.copy()

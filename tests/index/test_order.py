@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -25,7 +25,6 @@ def pairs_of(hits, b):
     return list(zip(hits.rows[b].tolist(), hits.scores[b].tolist(), strict=True))
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(scores, st.integers(1, 50))
 def test_top_k_is_a_plain_sort(table, k):
     before = table.copy()
@@ -37,7 +36,6 @@ def test_top_k_is_a_plain_sort(table, k):
     np.testing.assert_array_equal(table, before)
 
 
-@settings(deadline=None)
 @given(scores, st.integers(1, 50), st.integers(1, 50), st.integers(0, 40))
 def test_merged_parts_are_the_whole(table, k, cut_k, cut):
     """Rows cut in two, each answered, merged: as if they had never been cut."""

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.index.base import Effort
@@ -73,7 +73,6 @@ def test_an_exact_index_has_nothing_to_choose():
     assert decide(10, size=1000, allowed=15, excluded=5, curve=None, costs=CHEAP) == Decision("all", 0, None)
 
 
-@settings(deadline=None)
 @given(
     k=st.integers(1, 2000),
     size=st.integers(1, 10**7),

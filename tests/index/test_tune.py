@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall import progress
@@ -210,7 +210,6 @@ points = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(points, min_size=1, max_size=12))
 def test_costs_are_never_negative(tried):
     index = ExactIndex.build(unit(0, 50))

@@ -131,7 +131,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(STEPS, max_size=12))
 def test_it_is_a_dict_of_the_last_operations(steps: list[tuple]) -> None:
     with tempfile.TemporaryDirectory() as folder:

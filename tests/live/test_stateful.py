@@ -204,9 +204,7 @@ class Shop(RuleBasedStateMachine):
             self.check(reader, self.content(name), Query(vector=vector, k=20), lambda *_: True)
 
 
-HURRY = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
-)
+HURRY = settings(max_examples=30, stateful_step_count=25, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
 def test_any_sequence_of_changes():

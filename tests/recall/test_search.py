@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.errors import QueryError
@@ -115,7 +115,7 @@ def test_always_the_true_best_that_remain(release_of, engine, costs):
     release = release_of(whole_numbers(N), ids=names, popularity=popularity, engine=engine)
     release = replace(release, costs=costs, effort=None if engine == "exact" else EVERYTHING)
 
-    @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=120, deadline=None)
+    @settings(max_examples=120)
     @given(case=st.fixed_dictionaries(CASES))
     def check(case):
         overlay, model = Overlay(release), Model(popularity)

@@ -45,7 +45,7 @@ def test_labelled_negatives_see_what_came_before_them():
     lists=st.lists(st.lists(st.integers(1, 500), max_size=9), min_size=1, max_size=6),
     length=st.integers(1, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_history_holds_what_came_before_its_position_and_nothing_else(lists, length):
     train = Sequences.of(lists)
     samples = positive_samples(train)

@@ -9,6 +9,7 @@ import tiny
 import torch
 
 from vecall import progress
+from vecall.data.encode import Shape
 from vecall.data.sequences import Sequences
 from vecall.data.split import Pairs
 from vecall.errors import TrainingError
@@ -195,6 +196,13 @@ def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
     with pytest.raises(TrainingError, match="the loss became"):
         train(tiny.problem(), tiny.model(), huge, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_hidden_ids_of_items_that_no_feature_describes_do_not_overflow(tmp_path):
+    shapes, values = {"tags": Shape("bag", 4)}, {"tags": np.zeros((tiny.ITEMS, 2), dtype=np.int64)}  # empty lists
+    problem = dataclasses.replace(tiny.problem(), item_shapes=shapes, item_features=values)
+    train(problem, tiny.model(id_dropout=0.5), settings(epochs=2), tmp_path)
+    assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
 
 
 def test_too_little_to_learn_from_is_refused(tmp_path):

@@ -28,7 +28,7 @@ def oracle(users, items, targets, known, smoothing):
 
 
 @given(seed=st.integers(0, 1000), length=st.none() | st.integers(1, 30), smoothing=st.sampled_from([0.0, 0.1, 0.7]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_loss_and_gradients_are_those_of_the_logits_in_full(seed, length, smoothing):
     users, items, targets, known = problem(seed, length=length)
     expected = oracle(users, items, targets, known, smoothing)

@@ -24,7 +24,7 @@ def learned(train, length, least, *, batch=3, seed=0, epoch=0):
     length=st.integers(1, 7),
     least=st.integers(0, 2),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_position_is_learned_once_from_what_came_before(lengths, length, least):
     train = Sequences.of([100 * user + np.arange(1, count + 1) for user, count in enumerate(lengths)])
     found = learned(train, length, least)

@@ -71,12 +71,15 @@ def style_of(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: (_SERIES[place], _MARKERS[place]) for name, place in places.items()}
 
 
-def learning_curve(epochs: Sequence[Mapping[str, float]], *, metric: str = "recall@100") -> str:
-    """Training loss and a validation metric by epoch; the best epoch is marked.
+def learning_curve(
+    epochs: Sequence[Mapping[str, float]], *, metric: str = "recall@100", chosen_by: str | None = None
+) -> str:
+    """Training loss and a validation metric by epoch; the epoch that was kept is marked.
 
     Args:
-        epochs: in order, each with "epoch", "loss" and `metric`.
+        epochs: in order, each with "epoch", "loss", `metric` and `chosen_by`.
         metric: larger is better.
+        chosen_by: the epoch with the largest was kept; None is `metric`.
     """
     numbers = [int(epoch["epoch"]) for epoch in epochs]
     values = [epoch[metric] for epoch in epochs]
@@ -88,15 +91,15 @@ def learning_curve(epochs: Sequence[Mapping[str, float]], *, metric: str = "reca
         (loss,) = losses.plot(numbers, [epoch["loss"] for epoch in epochs], color=_SERIES[2], ls=(0, (4, 2)))
         (curve,) = axes.plot(numbers, values, color=_SERIES[0], marker="o", ms=3.5)
         axes.set_zorder(losses.get_zorder() + 1)
-        best = int(np.argmax(values))
-        axes.vlines(numbers[best], min(values), values[best], color=_SOFT, lw=1, ls=":")
-        axes.plot(numbers[best], values[best], "o", ms=9, mfc="none", mec=_SERIES[0], mew=2)
+        kept = int(np.argmax([epoch[chosen_by or metric] for epoch in epochs]))
+        axes.vlines(numbers[kept], min(values), values[kept], color=_SOFT, lw=1, ls=":")
+        axes.plot(numbers[kept], values[kept], "o", ms=9, mfc="none", mec=_SERIES[0], mew=2)
         axes.annotate(
-            f"best: {three_digits(values[best])}",
-            (numbers[best], values[best]),
+            f"kept: {three_digits(values[kept])}",
+            (numbers[kept], values[kept]),
             xytext=(0, 10),
             textcoords="offset points",
-            ha="right" if best >= 0.75 * len(numbers) else "left" if best < 0.25 * len(numbers) else "center",
+            ha="right" if kept >= 0.75 * len(numbers) else "left" if kept < 0.25 * len(numbers) else "center",
             weight="bold",
         )
         axes.set_xlabel("epoch")

@@ -71,9 +71,9 @@ class ReportContent:
 CAPTIONS = {
     "learning_curve": (
         "Learning curve",
-        "Blue: the validation metric, higher is better; the ring marks the epoch that was kept. Dashed: training "
-        "loss. A loss that still falls while blue falls means overfitting; both flat from the start, that nothing "
-        "is learned.",
+        "Blue: the validation metric, higher is better; the ring marks the epoch that was kept, by recall and NDCG@10 "
+        "together. Dashed: training loss. A loss that still falls while blue falls means overfitting; both flat from "
+        "the start, that nothing is learned.",
     ),
     "recall_over_k": (
         "Recall over k",

@@ -125,17 +125,13 @@ class WindowBatches:
         self._windows, self._train = windows, train
         random = shuffler(seed, epoch)
         order = random.permutation(len(windows))
-        pools = max(1, round(windows.positives.sum() / (_SORTED_TOGETHER * batch)))
-        cut = [one for pool in np.array_split(order, pools) for one in self._cut(pool, batch) if len(one)]
+        lengths, positives = windows.lengths, windows.positives  # once for all pools
+        pools = max(1, round(positives.sum() / (_SORTED_TOGETHER * batch)))
+        cut: list[Rows] = []
+        for pool in np.array_split(order, pools):
+            ordered = pool[np.argsort(lengths[pool], kind="stable")]
+            cut += (one for one in _cut(ordered, positives[ordered], batch) if len(one))
         self._batches = [cut[number] for number in random.permutation(len(cut))]
-
-    def _cut(self, pool: Rows, batch: int) -> list[Rows]:
-        """Windows of like lengths together, and about as many positives in each batch."""
-        pool = pool[np.argsort(self._windows.lengths[pool], kind="stable")]
-        positives = self._windows.positives[pool]
-        each = positives.sum() / max(1, round(positives.sum() / batch))
-        numbers = (np.cumsum(positives) - positives) // max(1, each)
-        return np.split(pool, np.flatnonzero(np.diff(numbers)) + 1)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -156,3 +152,10 @@ class WindowBatches:
             places=torch.from_numpy(learned),
             items=torch.from_numpy(rows[owners, learned]),
         )
+
+
+def _cut(windows: Rows, positives: Rows, batch: int) -> list[Rows]:
+    """Windows, in their order, in pieces that hold about as many positives each."""
+    each = positives.sum() / max(1, round(positives.sum() / batch))
+    numbers = (np.cumsum(positives) - positives) // max(1, each)
+    return np.split(windows, np.flatnonzero(np.diff(numbers)) + 1)
