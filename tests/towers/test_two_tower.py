@@ -90,6 +90,16 @@ def test_an_unknown_item_is_its_features_alone():
         assert not torch.allclose(unknown, made.encode_items(torch.tensor([3]), features))
 
 
+def test_a_hidden_id_has_a_direction_to_begin_from():
+    """The gradient of a normalised vector of zeros is without bounds; Adam would remember it for thousands of steps."""
+    made = towers(id_dropout=0.25).train()
+    made.item_ids.weight.grad = None
+    nothing = {name: torch.zeros_like(values) for name, values in take(ITEMS, torch.tensor([3])).items()}
+    vector = made.encode_items(torch.tensor([tiny.ITEMS]), nothing)
+    vector[0, 0].backward()
+    assert 0 < made.item_ids.weight.grad.abs().max() < 100
+
+
 def test_ids_are_hidden_in_training_alone():
     made = towers(id_dropout=0.25, dropout=0.0)
     rows = torch.full((4000,), 5)

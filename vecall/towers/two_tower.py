@@ -83,10 +83,10 @@ class TwoTower(nn.Module):
         self.settings = settings
         self.n_items = n_items
         self.item_ids = embedding(n_items + 1, settings.dim, settings.init_scale) if settings.item_id else None
-        if self.item_ids is not None:
-            nn.init.zeros_(self.item_ids.weight[-1:].detach())
         # Without features there is nothing to speak for an item whose id is hidden.
         self._hidden_share = settings.id_dropout if item_shapes else 0.0
+        if self.item_ids is not None and self._hidden_share == 0:  # training will never meet an unknown item
+            nn.init.zeros_(self.item_ids.weight[-1:].detach())
         self.item = ItemTower(settings, item_shapes)
         self.user = UserTower(settings, user_shapes)
 
