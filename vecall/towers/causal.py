@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from vecall.towers.blocks import Dropout
 from vecall.towers.inputs import embedding
 
 _BEGINS_AT = 0.1  # standard deviation; of an item's vector it is 1
@@ -23,7 +24,7 @@ class CausalHistory(nn.Module):
         super().__init__()
         self.start = nn.Parameter(_BEGINS_AT * torch.randn(dim))
         self.places = embedding(length + 1, dim, _BEGINS_AT)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, dropout, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.of_mean = nn.Linear(dim, dim, bias=False)
@@ -62,8 +63,8 @@ class Block(nn.Module):
         self.heads = heads
         self.attention_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.to_attend, self.attended = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """`seen` [T, T]: which places (columns) each place (row) looks at."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vecall.towers.blocks import Dropout
 from vecall.towers.causal import CausalHistory
 from vecall.towers.settings import HistorySettings
 
@@ -59,7 +60,7 @@ def refinement(inputs: int, dim: int, dropout: float) -> nn.Sequential:
     last = nn.Linear(2 * dim, dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(inputs, 2 * dim), nn.GELU(), nn.Dropout(dropout), last)
+    return nn.Sequential(nn.Linear(inputs, 2 * dim), nn.GELU(), Dropout(dropout), last)
 
 
 class AttentionHistory(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,8 @@ class SummedInputs(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Encoded features of B rows → [B, dim]. Not called without features."""
-        return torch.stack([self.parts[part_name(name)](features[name]) for name in self._names]).sum(0)
+        parts = (self.parts[part_name(name)](features[name]) for name in self._names)
+        return reduce(torch.add, parts)  # type: ignore[no-any-return]
 
 
 class ConcatenatedInputs(nn.Module):

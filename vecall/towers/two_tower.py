@@ -1,13 +1,13 @@
 """The user tower and the item tower: what each reads, and the vectors that they are compared by."""
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from vecall.data.encode import Shape
-from vecall.towers.blocks import Mlp
+from vecall.towers.blocks import Mlp, unit
 from vecall.towers.causal import CausalHistory
 from vecall.towers.history import history_encoder
 from vecall.towers.inputs import ConcatenatedInputs, SummedInputs, embedding
@@ -38,7 +38,7 @@ class Combiner(nn.Module):
             parts.append(self.inputs(features))
         if self.mlp is not None:
             return self.mlp(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
-        return torch.stack(parts).sum(0)
+        return reduce(torch.add, parts)
 
 
 class ItemTower(nn.Module):
@@ -50,7 +50,7 @@ class ItemTower(nn.Module):
 
     def forward(self, id_vectors: Tensor | None, features: Features) -> Tensor:
         """[B, D] id vectors (None without) and encoded features of B items → [B, D] of length 1."""
-        return normalize(self.combine(id_vectors, features), dim=-1)
+        return unit(self.combine(id_vectors, features))
 
 
 class UserTower(nn.Module):
@@ -68,7 +68,7 @@ class UserTower(nn.Module):
 
     def finish(self, summary: Tensor | None, features: Features) -> Tensor:
         """What a history came to, [B, D], and features of B users → [B, D] of length 1."""
-        return normalize(self.combine(summary, features), dim=-1)
+        return unit(self.combine(summary, features))
 
 
 class TwoTower(nn.Module):

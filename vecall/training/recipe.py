@@ -114,7 +114,7 @@ class Recipe(LightningModule):
         """AdamW, which without weight decay is Adam; the rate changes by the step."""
         settings = self.settings
         learned = [*self.towers.parameters(), self.log_temperature]
-        optimizer = torch.optim.AdamW(learned, lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(learned, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         steps = settings.epochs * len(self.train_dataloader())
         rate = warm_cosine(steps) if settings.schedule == "cosine" else lambda _: 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
