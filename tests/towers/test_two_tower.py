@@ -111,6 +111,33 @@ def test_ids_are_hidden_in_training_alone():
     assert hidden == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.parametrize("encoder", ["mean", "attention", "causal"])
+def test_a_share_of_the_history_is_not_seen_in_training_alone(encoder):
+    made = towers(history=HistorySettings(encoder=encoder, dropout=0.25))
+    vectors, histories = torch.randn(5, 8), torch.randint(5, (200, 20))
+    assert torch.equal(made._read(vectors, histories), vectors[histories])
+    made.train()
+    read = made._read(vectors, histories)
+    hidden = (read == 0).all(-1)
+    assert hidden.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(read[~hidden], vectors[histories][~hidden])
+
+
+def test_places_of_a_window_are_read_with_gaps_too():
+    made = towers(history=HistorySettings(encoder="causal", dropout=0.5), dropout=0.0, users={}).train()
+    windows = torch.randn(5, 8), torch.randint(5, (3, 20)), torch.tensor([0, 1, 2]), torch.tensor([20, 0, 9]), {}
+    once, again = made.encode_places(*windows), made.encode_places(*windows)
+    assert not torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])  # nothing was read there
+
+
+def test_a_history_of_which_nothing_is_seen_is_no_danger():
+    made = towers(history=HistorySettings(dropout=0.99)).train()
+    histories, lengths = some_histories()
+    users_of(made, torch.arange(9), histories, lengths).sum().backward()
+    assert all(weights.grad is None or weights.grad.isfinite().all() for weights in made.parameters())
+
+
 def test_without_features_no_id_is_hidden():
     made = towers(items={}, id_dropout=0.9).train()
     assert torch.equal(made._some_hidden(torch.arange(9)), torch.arange(9))

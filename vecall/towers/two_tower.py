@@ -121,7 +121,15 @@ class TwoTower(nn.Module):
         """
         if not self.reads_history:
             return self.user(None, None, features)  # type: ignore[no-any-return]
-        return self.user(item_vectors[histories], lengths, features)  # type: ignore[no-any-return]
+        return self.user(self._read(item_vectors, histories), lengths, features)  # type: ignore[no-any-return]
+
+    def _read(self, item_vectors: Tensor, histories: Tensor) -> Tensor:
+        """[B, L, D] vectors of [B, L] places; in training a share of them is nothing, so that none is leant on."""
+        vectors = item_vectors[histories]
+        share = self.settings.history.dropout
+        if not self.training or share == 0:
+            return vectors
+        return vectors * (torch.rand(histories.shape, device=vectors.device) >= share).unsqueeze(-1)
 
     @property
     def is_causal(self) -> bool:
@@ -144,5 +152,5 @@ class TwoTower(nn.Module):
             [P, D] vectors of length 1.
         """
         assert isinstance(self.user.history, CausalHistory)  # noqa: S101 - as said; tells mypy
-        every = self.user.history.everywhere(item_vectors[histories])  # [B, L + 1, D]
+        every = self.user.history.everywhere(self._read(item_vectors, histories))  # [B, L + 1, D]
         return self.user.finish(every[owners, places], {name: x[owners] for name, x in features.items()})
