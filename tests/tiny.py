@@ -70,13 +70,15 @@ def walks(seed: int = 0, users: int = USERS, length: int = GROUP_SIZE) -> list[n
     return [rng.permutation(np.flatnonzero(item_groups() == u % GROUPS))[:length] for u in range(users)]
 
 
-def problem(*, item_features: bool = False, user_features: bool = False, negatives: Pairs = NO_PAIRS) -> Problem:
-    """All but each user's last item, to be learned from."""
+def problem(
+    *, item_features: bool = False, user_features: bool = False, negatives: Pairs = NO_PAIRS, untaken: int = 0
+) -> Problem:
+    """All but each user's last item, to be learned from, and without those of the last `untaken` items."""
     item_fields, user_fields = fields(ITEMS, 1, groups=item_groups()), fields(USERS, 2)
     items = Encoders.fit(FEATURES if item_features else {}, item_fields)
     users = Encoders.fit(FEATURES if user_features else {}, user_fields)
     return Problem(
-        train=Sequences.of([walk[:-1] for walk in walks()]),
+        train=Sequences.of([[item for item in walk[:-1] if item < ITEMS - untaken] for walk in walks()]),
         negatives=negatives,
         n_items=ITEMS,
         item_features=items.encode(item_fields),

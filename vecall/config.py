@@ -51,6 +51,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {
             "temperature": 0.07,
             "label_smoothing": 0.1,
+            "history_is_negative": True,
             "batch": 768,
             "epochs": 14,
             "lr": 1e-3,

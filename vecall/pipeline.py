@@ -1,10 +1,10 @@
 """Tables to a release, the README's story in code: fit, publish, evaluate."""
 
+import dataclasses
 import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,6 +19,7 @@ from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.sequences import Cases, Sequences
 from vecall.data.split import Pairs, labelled_negatives
+from vecall.data.vocabulary import UNKNOWN
 from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.offline import judge
 from vecall.export import export_towers
@@ -63,15 +64,16 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     begin(folder, config)
-    problem, known = _problem(dataset, split.train, split.negatives)
+    # Of the older run the model that has not seen what this one is judged by.
+    model = None if older is None else older.judged_model()
+    problem, known = _problem(dataset, split.train, split.negatives, model)
     outcome = train(
         problem,
         config.model,
         config.training,
         folder,
         validate=partial(_validate, cases=split.valid, n_items=problem.n_items),
-        # Of the older run the model that has not seen what this one is judged by.
-        start_from=None if older is None else partial(_start_from, known=known, model=older.judged_model()),
+        start_from=None if model is None else partial(_start_from, known=known, model=model),
     )
     Model(outcome.towers, known).save(folder / MODEL)
     judged = judge(TowerScorer(outcome.towers, problem), split.test, problem.n_items, config.evaluation.ks)
@@ -92,10 +94,14 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     return Run.open(folder)
 
 
-def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs) -> tuple[Problem, Known]:
+def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs, older: Model | None) -> tuple[Problem, Known]:
     items, users = dataset.fit_encoders(train_on.rows, np.flatnonzero(train_on.lengths))
     problem = Problem.encoded(dataset.catalogue, (items, users), train_on, negatives)
-    return problem, Known(dataset.catalogue.items, items, users)
+    vocabulary = dataset.catalogue.items
+    if older is not None and older.known.items.id_type == vocabulary.id_type:
+        found = older.known.items.rows_of(dataset.catalogue.item_fields["id"])
+        problem = dataclasses.replace(problem, learned_before=np.flatnonzero(found != UNKNOWN))
+    return problem, Known(vocabulary, items, users)
 
 
 def _validate(scorer: Scorer, *, cases: Cases, n_items: int) -> Mapping[str, float]:
@@ -113,8 +119,9 @@ def _start_from(towers: TwoTower, *, known: Known, model: Model) -> None:
 def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int, older: Run | None) -> float:
     """Train again on all interactions for the chosen number of epochs; returns the seconds."""
     logger.info("training again on all interactions for %d epochs", epochs)
-    problem, known = _problem(dataset, dataset.histories, labelled_negatives(dataset.interactions))
-    start_from = None if older is None else partial(_start_from, known=known, model=older.live_model())
+    model = None if older is None else older.live_model()
+    problem, known = _problem(dataset, dataset.histories, labelled_negatives(dataset.interactions), model)
+    start_from = None if model is None else partial(_start_from, known=known, model=model)
     outcome = train(problem, config.model, config.training, folder, epochs=epochs, start_from=start_from)
     Model(outcome.towers, known).save(folder)
     forget_checkpoints(folder)
@@ -256,7 +263,7 @@ def _assess_run(run: Run, config: Config | None) -> Assessment:
     valid = scorer.user_vectors(split.valid)
     built = build_index(scorer.item_vectors.numpy(), valid if len(valid) > 1 else None, config.index)
     curve = None if built.tuning is None else built.tuning.curve
-    tried = () if built.tuning is None else [asdict(point) for point in built.tuning.tried]
+    tried = () if built.tuning is None else [dataclasses.asdict(point) for point in built.tuning.tried]
     served = Served(scorer.user_vectors, built.index, curve, built.engine, tried)
     return assess(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
 

@@ -62,6 +62,13 @@ def test_missing_and_never_seen_values_hardly_speak():
     assert lengths.min() > 0
 
 
+def test_of_values_that_training_never_saw_nothing_is_learned():
+    table = value_embedding(5, 4, 0.1)
+    table(torch.tensor([NEVER_SEEN, 3])).sum().backward()
+    assert table.weight.grad[NEVER_SEEN].tolist() == [0.0] * 4
+    assert table.weight.grad[3].tolist() == [1.0] * 4
+
+
 @pytest.mark.parametrize("scale", [0.1, 0.02])
 def test_features_of_all_kinds_begin_equally_loud(scale):
     torch.manual_seed(0)

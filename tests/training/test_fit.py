@@ -16,6 +16,7 @@ from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import recall_at, target_ranks
 from vecall.training.fit import train
+from vecall.training.problem import take, tensors
 from vecall.training.scoring import item_vectors
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
@@ -205,9 +206,27 @@ def test_hidden_ids_of_items_that_no_feature_describes_do_not_overflow(tmp_path)
     assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
+    untaken = np.arange(tiny.ITEMS - 5, tiny.ITEMS)
+    problem = tiny.problem(item_features=True, untaken=len(untaken))
+    outcome = train(problem, tiny.model(id_dropout=0.3), settings(average=average), tmp_path / "a", validate=validate)
+    towers, rows = outcome.towers, torch.from_numpy(untaken)
+    features = take(tensors(problem.item_features, torch.device("cpu")), rows)
+    with torch.no_grad():
+        new = towers.encode_items(torch.full_like(rows, tiny.ITEMS), features)
+        torch.testing.assert_close(towers.encode_items(rows, features), new)
+    known = dataclasses.replace(problem, learned_before=untaken)
+    outcome = train(known, tiny.model(id_dropout=0.3), settings(average=average), tmp_path / "b", validate=validate)
+    with torch.no_grad():
+        own = outcome.towers.encode_items(rows, features)
+        new = outcome.towers.encode_items(torch.full_like(rows, tiny.ITEMS), features)
+    assert (own - new).norm(dim=1).min() > 0.01
+
+
 def test_too_little_to_learn_from_is_refused(tmp_path):
-    problem = types.SimpleNamespace(n_items=1, train=Sequences.of([[0]]))
-    with pytest.raises(TrainingError, match="at least 2 items"):
+    problem = types.SimpleNamespace(n_items=9, met=np.array([3]), train=Sequences.of([[3]]))
+    with pytest.raises(TrainingError, match="got 1 and 1 of 9"):
         train(problem, tiny.model(), settings(), tmp_path)
 
 

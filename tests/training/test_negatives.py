@@ -13,15 +13,19 @@ N, DRAWS = 20, 3000
 def test_items_stand_in_the_list_as_often_as_log_q_says(uniform, in_batch):
     torch.manual_seed(0)
     frequencies = torch.arange(1, N + 1, dtype=torch.float32)
+    met = torch.arange(2, N)  # of the first two nothing is known
+    frequencies[:2] = 0
     frequencies /= frequencies.sum()
     settings = NegativeSettings(uniform=uniform, in_batch=in_batch)
     counts, said = np.zeros(N), np.full(N, np.nan)
     for _ in range(DRAWS):
         targets = torch.multinomial(frequencies, 16, replacement=True)
-        drawn = draw_candidates(settings, targets, frequencies)
+        drawn = draw_candidates(settings, targets, met, frequencies)
         assert len(drawn.rows) == len(drawn.log_q) == uniform + min(in_batch, 16)
         counts += np.bincount(drawn.rows, minlength=N)
         said[drawn.rows] = drawn.log_q.exp()
+    assert np.isnan(said[:2]).all()
+    counts, said = counts[2:], said[2:]
     expected = DRAWS * said
     assert np.isfinite(expected).all()
     # Counts are sums of Bernoulli draws: their variance is at most their mean.

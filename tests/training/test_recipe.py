@@ -70,7 +70,7 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
     batch = first_batch(made)
     loss = made.training_step(batch, 3)
     seed_step(0, 0, 3)
-    drawn = draw_candidates(negatives, batch.items, made.frequencies)
+    drawn = draw_candidates(negatives, batch.items, made.met, made.frequencies)
     items = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
     users = made.towers.encode_users(items, batch.histories, batch.lengths, {})
     expected = []
@@ -103,7 +103,7 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     batch = first_batch(made)
     loss = made.training_step(batch, 3)
     seed_step(0, 0, 3)
-    drawn = draw_candidates(negatives, batch.items, made.frequencies)
+    drawn = draw_candidates(negatives, batch.items, made.met, made.frequencies)
     vectors = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
     users = batch.encode_users(made.towers, vectors, {})
     expected, both = [], 0
@@ -118,6 +118,56 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     assert both
     torch.testing.assert_close(loss, torch.stack(expected).mean() * made._share(batch))
+
+
+UNTAKEN = 7
+
+
+def test_items_are_met_by_opinions_or_where_an_id_is_all_there_is():
+    disliked = Pairs(np.array([0, 1]), np.array([tiny.ITEMS - 1] * 2), np.array([2, 2]))
+    problem = tiny.problem(item_features=True, untaken=UNTAKEN, negatives=disliked)
+    taken = np.arange(tiny.ITEMS - UNTAKEN)
+    assert problem.met.tolist() == [*taken, tiny.ITEMS - 1]
+    older = dataclasses.replace(problem, learned_before=np.array([3, tiny.ITEMS - 3]))
+    assert older.met.tolist() == [*taken, tiny.ITEMS - 3, tiny.ITEMS - 1]
+    assert tiny.problem(untaken=UNTAKEN).met.tolist() == list(range(tiny.ITEMS))
+
+
+@pytest.mark.parametrize(
+    ("loss", "encoder"),
+    [
+        ("softmax", "mean"),
+        ("softmax", "causal"),
+        ("sampled_softmax", "mean"),
+        ("sampled_softmax", "causal"),
+        ("bce", "mean"),
+    ],
+)
+def test_what_no_one_took_is_no_negative(loss, encoder):
+    problem = tiny.problem(item_features=True, untaken=UNTAKEN)
+    made = recipe(problem, tiny.model(encoder), loss=loss, negatives=NegativeSettings(uniform=200))
+    made.training_step(first_batch(made), 0).backward()
+    of_ids = made.towers.item_ids.weight.grad.abs().sum(1)
+    assert (of_ids[: tiny.ITEMS - UNTAKEN] > 0).all()
+    assert (of_ids[tiny.ITEMS - UNTAKEN :] == 0).all()
+
+
+def test_the_race_is_among_the_items_that_are_met():
+    problem = tiny.problem(item_features=True, untaken=UNTAKEN)
+    # Rows of items and places among the met ones differ where the first item is not met.
+    shifted = dataclasses.replace(
+        problem, train=Sequences(problem.train.offsets, (problem.train.rows + UNTAKEN) % tiny.ITEMS)
+    )
+    made = recipe(shifted, loss="softmax", temperature=0.5)
+    batch = first_batch(made)
+    loss = made.training_step(batch, 0)
+    items = made.towers.encode_items(torch.arange(tiny.ITEMS), made._on_device["items"])
+    scores = made.towers.encode_users(items, batch.histories, batch.lengths, {}) @ items.T / 0.5
+    scores[:, :UNTAKEN] = -torch.inf
+    for row, length in enumerate(batch.lengths):
+        known = [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]
+        scores[row, known] = -torch.inf
+    torch.testing.assert_close(loss, full_softmax(scores, batch.items))
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])

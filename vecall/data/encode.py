@@ -139,12 +139,16 @@ def _encode_numbers(column: pl.Series, fitted: NumericState) -> NDArray[np.float
     return np.stack([standard, given], axis=1).astype(np.float32)
 
 
-def _encode_tags(column: pl.Series, row_of: Callable[[str, int], int], max_tags: int) -> NDArray[np.int64]:
-    """[B, T] rows of the values, padded with 0; T is the most values of one row, at least 1."""
-    lists = [[] if values is None else list(values)[:max_tags] for values in column.to_list()]
+def _encode_tags(column: pl.Series, row_of: Callable[[str], int | None], max_tags: int) -> NDArray[np.int64]:
+    """[B, T] rows of the values, padded with 0; T is the most values of one row, at least 1.
+
+    Values that training never saw are left out: nothing is known of them, and so the others speak at full strength.
+    """
+    read = [[] if values is None else list(values)[:max_tags] for values in column.to_list()]
+    lists = [[row for row in map(row_of, values) if row is not None] for values in read]
     table = np.zeros((len(lists), max(1, max(map(len, lists), default=0))), dtype=np.int64)
-    for place, values in enumerate(lists):
-        table[place, : len(values)] = [row_of(value, NEVER_SEEN) for value in values]
+    for place, rows in enumerate(lists):
+        table[place, : len(rows)] = rows
     return table
 
 

@@ -25,7 +25,7 @@ class Bag(nn.Module):
 
     def __init__(self, size: int, width: int, scale: float) -> None:
         super().__init__()
-        self.table = value_embedding(size, width, scale)
+        self.table = embedding(size, width, scale)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[B, T] rows, 0 is padding → [B, width]; zeros for an empty list."""
@@ -45,8 +45,13 @@ def embedding(size: int, width: int, scale: float) -> nn.Embedding:
 
 
 def value_embedding(size: int, width: int, scale: float) -> nn.Embedding:
-    """A table of values, in which missing and never-seen ones hardly speak: training may never have met them."""
-    table = embedding(size, width, scale)
+    """A table of values, in which those that training never saw hardly speak, for good.
+
+    They could be learned only from items that stand in the catalogue and that no one took: as a sign of what no one
+    wants. Missing ones begin like them, as training may not meet them either.
+    """
+    table = nn.Embedding(size, width, padding_idx=NEVER_SEEN)  # has no gradient
+    nn.init.normal_(table.weight, std=scale)
     with torch.no_grad():
         table.weight[: NEVER_SEEN + 1] *= _HUSHED
     return table

@@ -107,6 +107,12 @@ class TwoTower(nn.Module):
         hidden = torch.rand(rows.shape, device=rows.device) < self._hidden_share
         return torch.where(hidden, self.n_items, rows)
 
+    @torch.no_grad()
+    def forget_ids(self, items: Tensor) -> None:
+        """Give the marked ones of the N items, [N] bool, the unknown item's id; without features it would be none."""
+        if self.item_ids is not None:
+            self.item_ids.weight[:-1][items] = self.item_ids.weight[-1]
+
     def encode_users(self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: Features) -> Tensor:
         """User vectors from item vectors that are at hand.
 

@@ -56,6 +56,7 @@ class EpochLog(Callback):
         assert isinstance(recipe, Recipe)  # noqa: S101 - ours; tells mypy
         line: dict[str, float] = {"epoch": trainer.current_epoch, "loss": torch.stack(self._losses).mean().item()}
         check_finite(line["loss"], trainer.current_epoch)
+        recipe.settle()
         if self._validate is not None:
             line |= self._validate(TowerScorer(recipe.kept, recipe.problem))
             recipe.log(MONITOR, line[MONITOR])

@@ -65,9 +65,10 @@ def train(
     Raises:
         TrainingError: too little to learn from, the loss is not finite, or what was cut short was of other tables.
     """
-    if problem.n_items < 2 or len(problem.train.rows) == 0:
+    if len(problem.met) < 2 or len(problem.train.rows) == 0:
         raise TrainingError(
-            f"training needs at least 2 items and 1 positive, got {problem.n_items} and {len(problem.train.rows)}"
+            f"training needs at least 1 positive and 2 items that users took, or were known not to like, got "
+            f"{len(problem.train.rows)} and {len(problem.met)} of {problem.n_items}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()

@@ -25,29 +25,29 @@ class Candidates:
     log_q: Tensor
 
 
-def draw_candidates(settings: NegativeSettings, targets: Tensor, frequencies: Tensor) -> Candidates:
+def draw_candidates(settings: NegativeSettings, targets: Tensor, met: Tensor, frequencies: Tensor) -> Candidates:
     """A mixture of uniform items and of the step's own positives.
 
-    Q(i) = uniform / N + in_batch · f(i), the expected count of item i in the list (Yi et al., RecSys 2019, with
+    Q(i) = uniform / M + in_batch · f(i), the expected count of item i in the list (Yi et al., RecSys 2019, with
     counts instead of probabilities, so that mixtures add up).
 
     Args:
         settings: how many of each; of in-batch ones there are at most B.
         targets: [B] the step's positives.
+        met: [M] rows of the items that uniform ones are drawn from, the positives among them.
         frequencies: [N] share f of each item among training positives.
     """
-    n_items = len(frequencies)
-    uniform = torch.randint(n_items, (settings.uniform,), device=targets.device)
+    uniform = met[torch.randint(len(met), (settings.uniform,), device=targets.device)]
     in_batch = targets[torch.randperm(len(targets), device=targets.device)[: settings.in_batch]]
     rows = torch.cat([uniform, in_batch])
-    expected = settings.uniform / n_items + len(in_batch) * frequencies[rows]
+    expected = settings.uniform / len(met) + len(in_batch) * frequencies[rows]
     return Candidates(rows, expected.log())
 
 
 def draw_uniform(count: int, n_items: int, targets: Tensor) -> Tensor:
-    """[B, count] uniform items for each positive of its own, never the positive itself.
+    """[B, count] uniform rows in 0 .. n_items - 1 for each positive of its own, never the positive itself.
 
-    Drawn among the other N − 1 items by stepping over the target, so no hit has to be masked.
+    Drawn among the other n_items − 1 by stepping over the target, so no hit has to be masked.
     """
     drawn = torch.randint(n_items - 1, (len(targets), count), device=targets.device)
     return drawn + (drawn >= targets.unsqueeze(1)).to(drawn.dtype)

@@ -1,14 +1,16 @@
 """What is learned from, as arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vecall.data.encode import Encoded, Encoders, Shape
 from vecall.data.interactions import Catalogue
-from vecall.data.sequences import Sequences
+from vecall.data.sequences import Rows, Sequences
 from vecall.data.split import Pairs
 
 
@@ -24,6 +26,7 @@ class Problem:
         user_features: encoded, [U, ...] each.
         item_shapes: what the item features look like.
         user_shapes: what the user features look like.
+        learned_before: item rows that an older model starts this one with.
     """
 
     train: Sequences
@@ -33,10 +36,26 @@ class Problem:
     user_features: Encoded
     item_shapes: Mapping[str, Shape]
     user_shapes: Mapping[str, Shape]
+    learned_before: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @cached_property
+    def met(self) -> Rows:
+        """[M] ascending rows of the items that are told apart: those of which some user's opinion is known.
+
+        The others are new, or the test's. As negatives they would teach that nobody wants what nobody has seen yet.
+        Where items have no features, an id is all there is to tell them by, and all of them are met.
+        """
+        if not self.item_shapes:
+            return np.arange(self.n_items)
+        return np.unique(np.concatenate([self.train.rows, self.negatives.items, self.learned_before]))
 
     @classmethod
     def encoded(
-        cls, catalogue: Catalogue, encoders: tuple[Encoders, Encoders], train: Sequences, negatives: Pairs
+        cls,
+        catalogue: Catalogue,
+        encoders: tuple[Encoders, Encoders],
+        train: Sequences,
+        negatives: Pairs,
     ) -> "Problem":
         """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
         items, users = encoders

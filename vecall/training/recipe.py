@@ -64,7 +64,7 @@ class Recipe(LightningModule):
         self._least = 1 if towers.reads_history and not problem.user_features else 0
         length = towers.settings.history.length
         self._windows = cut_windows(problem.train, length, least_history=self._least) if towers.is_causal else None
-        self.loss_name = resolve_loss(settings, problem.n_items)
+        self.loss_name = resolve_loss(settings, len(problem.met))
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
@@ -72,6 +72,12 @@ class Recipe(LightningModule):
         self.frequencies: Tensor  # [N] each item's share of the samples
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=problem.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
+        self.met: Tensor  # [M] rows of the items that are told apart
+        self.place_of: Tensor  # [N] where each of them stands in `met`; 0, as padding, for others
+        met = torch.from_numpy(problem.met)
+        self.register_buffer("met", met, persistent=False)
+        places = torch.zeros(problem.n_items, dtype=torch.int64).scatter_(0, met, torch.arange(len(met)))
+        self.register_buffer("place_of", places, persistent=False)
         self.averaged: AveragedModel | None = None
         if settings.average:
             moving: Any = get_ema_multi_avg_fn  # it has no types
@@ -85,6 +91,12 @@ class Recipe(LightningModule):
         if self.averaged is None:
             return self.towers
         return cast("TwoTower", self.averaged.module)
+
+    def settle(self) -> None:
+        """Items that were not met get the id that stands for unknown ones; their own has learned nothing."""
+        unmet = torch.ones(self.problem.n_items, dtype=torch.bool, device=self.met.device)
+        unmet[self.met] = False
+        self.kept.forget_ids(unmet)
 
     def _make_samples(self) -> Samples:
         positives = positive_samples(self.problem.train, least_history=self._least)
@@ -166,12 +178,13 @@ class Recipe(LightningModule):
         return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
 
     def _full_softmax(self, batch: AnyBatch) -> Tensor:
-        everything = self._encode(torch.arange(self.problem.n_items, device=self.device))  # [N, D]
+        everything = self._encode(self.met)  # [M, D]
+        batch, targets = batch.with_rows(self.place_of[batch.rows]), self.place_of[batch.items]
         return catalogue_softmax(
             self._encode_users(everything, batch),
             everything,
-            batch.items,
-            None if self.settings.history_is_negative else known_items(batch, batch.items),
+            targets,
+            None if self.settings.history_is_negative else known_items(batch, targets),
             label_smoothing=self.settings.label_smoothing,
         )
 
@@ -181,7 +194,7 @@ class Recipe(LightningModule):
         So the sum over the list is in expectation that over the catalogue: a drawn candidate that is among a row's
         known negatives is left out there, and what is in neither was as likely to be drawn as its correction says.
         """
-        drawn = draw_candidates(self.settings.negatives, batch.items, self.frequencies)
+        drawn = draw_candidates(self.settings.negatives, batch.items, self.met, self.frequencies)
         known, given = self._known_negatives.draw(batch.takers, self.settings.negatives.known)  # [B, H]
         distinct, (rows, targets, candidates, known) = _distinct(batch.rows, batch.items, drawn.rows, known)
         vectors = self._encode(distinct)
@@ -208,7 +221,7 @@ class Recipe(LightningModule):
 
     def _bce(self, batch: Batch) -> Tensor:
         """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
-        drawn = draw_uniform(self.settings.negatives.uniform, self.problem.n_items, batch.items)
+        drawn = self.met[draw_uniform(self.settings.negatives.uniform, len(self.met), self.place_of[batch.items])]
         pairs = torch.cat([batch.items.unsqueeze(1), drawn], dim=1)  # [B, 1 + n]
         distinct, (rows, items) = _distinct(batch.rows, pairs)
         vectors = self._encode(distinct)
