@@ -58,6 +58,8 @@ CASES = {
     "attention, hidden, batch norm": (tiny.model("attention", hidden=(16,), norm="batch"), SIDES),
     "causal": (tiny.model("causal"), (SIDES[0], NO_FEATURES)),
     "causal, hidden": (tiny.model("causal", hidden=(16,)), SIDES),
+    "members, causal": (tiny.model("causal", members=2, hidden=(16,)), SIDES),
+    "members, mean": (tiny.model("mean", members=4), (SIDES[0], NO_FEATURES)),
     "ids, and users without a history": (tiny.model("none"), (NO_FEATURES, SIDES[1])),
 }
 

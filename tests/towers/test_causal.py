@@ -47,7 +47,7 @@ def test_order_matters_and_an_empty_history_has_a_vector(made):
 
 
 def test_heads_divide_the_dimension():
-    with pytest.raises(ValueError, match="heads must divide dim, got 3 and 8"):
+    with pytest.raises(ValueError, match="heads must divide dim / members, got 3 and 8"):
         ModelSettings.model_validate({"dim": 8, "history": {"encoder": "causal", "heads": 3}})
 
 

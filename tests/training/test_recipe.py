@@ -120,6 +120,27 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     torch.testing.assert_close(loss, torch.stack(expected).mean() * made._share(batch))
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce"])
+def test_each_member_learns_by_itself(loss):
+    """The loss is the mean of theirs, and what one has to learn the other does not see."""
+    made = recipe(
+        model=tiny.model("mean", members=2), loss=loss, negatives=NegativeSettings(uniform=20), temperature=0.5
+    )
+    batch, half = first_batch(made), tiny.model().dim // 2
+    losses = []
+    with pytest.MonkeyPatch.context() as patch:
+        members = made._members
+        for one in (0, 1):
+            patch.setattr(made, "_members", lambda *both, one=one: [list(members(*both))[one]])
+            made.zero_grad()
+            losses.append(made.training_step(batch, 0))
+            losses[-1].backward()
+            of_ids = made.towers.item_ids.weight.grad.abs().sum(0)
+            assert (of_ids > 0).tolist() == [one == 0] * half + [one == 1] * half
+    torch.testing.assert_close(made.training_step(batch, 0), torch.stack(losses).mean())
+    assert losses[0] != losses[1]
+
+
 UNTAKEN = 7
 
 

@@ -24,6 +24,9 @@ class ModelSettings(Section):
 
     preset: Literal["founding", "pooled", "sequence"] = "pooled"
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of the vectors that are compared")
+    members: int = Field(
+        1, ge=1, le=16, description="models side by side in a vector, dim / members each; a score is the mean of theirs"
+    )
     hidden: tuple[int, ...] = Field((), description="widths of the MLP's hidden layers, both towers")
     norm: Literal["layer", "batch", "none"] = "layer"
     dropout: float = Field(0.0, ge=0, lt=1, description="in hidden layers and in what reads the history")
@@ -38,6 +41,9 @@ class ModelSettings(Section):
     def _widths_are_widths(self) -> Self:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: widths are at least 1, got {list(self.hidden)}")
-        if self.history.encoder == "causal" and self.dim % self.history.heads:
-            raise ValueError(f"history.heads must divide dim, got {self.history.heads} and {self.dim}")
+        if self.dim % self.members:
+            raise ValueError(f"members must divide dim, got {self.members} and {self.dim}")
+        width = self.dim // self.members
+        if self.history.encoder == "causal" and width % self.history.heads:
+            raise ValueError(f"history.heads must divide dim / members, got {self.history.heads} and {width}")
         return self

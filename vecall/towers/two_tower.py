@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from vecall.data.encode import Shape
-from vecall.towers.blocks import Mlp, unit
+from vecall.towers.blocks import Mlp
 from vecall.towers.causal import CausalHistory
 from vecall.towers.history import history_encoder
 from vecall.towers.inputs import ConcatenatedInputs, SummedInputs, embedding
+from vecall.towers.members import HistoryMembers, unit_parts
 from vecall.towers.settings import ModelSettings
 
 Shapes = Mapping[str, Shape]
@@ -46,11 +47,19 @@ class ItemTower(nn.Module):
 
     def __init__(self, settings: ModelSettings, shapes: Shapes) -> None:
         super().__init__()
+        self.members = settings.members
         self.combine = Combiner(settings, shapes, has_vector=settings.item_id)
 
     def forward(self, id_vectors: Tensor | None, features: Features) -> Tensor:
         """[B, D] id vectors (None without) and encoded features of B items → [B, D] of length 1."""
-        return unit(self.combine(id_vectors, features))
+        return unit_parts(self.combine(id_vectors, features), self.members)
+
+
+def _history(settings: ModelSettings) -> nn.Module | None:
+    width = settings.dim // settings.members
+    made = [history_encoder(settings.history, width, settings.dropout) for _ in range(settings.members)]
+    encoders = [one for one in made if one is not None]
+    return HistoryMembers(encoders) if len(encoders) > 1 else made[0]
 
 
 class UserTower(nn.Module):
@@ -58,7 +67,8 @@ class UserTower(nn.Module):
 
     def __init__(self, settings: ModelSettings, shapes: Shapes) -> None:
         super().__init__()
-        self.history = history_encoder(settings.history, settings.dim, settings.dropout)
+        self.members = settings.members
+        self.history = _history(settings)
         self.combine = Combiner(settings, shapes, has_vector=self.history is not None)
 
     def forward(self, history: Tensor | None, lengths: Tensor | None, features: Features) -> Tensor:
@@ -68,7 +78,7 @@ class UserTower(nn.Module):
 
     def finish(self, summary: Tensor | None, features: Features) -> Tensor:
         """What a history came to, [B, D], and features of B users → [B, D] of length 1."""
-        return unit(self.combine(summary, features))
+        return unit_parts(self.combine(summary, features), self.members)
 
 
 class TwoTower(nn.Module):
@@ -140,7 +150,7 @@ class TwoTower(nn.Module):
     @property
     def is_causal(self) -> bool:
         """Whether one pass over a history gives the user as of each of its places."""
-        return isinstance(self.user.history, CausalHistory)
+        return self.settings.history.encoder == "causal"
 
     def encode_places(
         self, item_vectors: Tensor, histories: Tensor, owners: Tensor, places: Tensor, features: Features
@@ -157,6 +167,6 @@ class TwoTower(nn.Module):
         Returns:
             [P, D] vectors of length 1.
         """
-        assert isinstance(self.user.history, CausalHistory)  # noqa: S101 - as said; tells mypy
+        assert isinstance(self.user.history, CausalHistory | HistoryMembers)  # noqa: S101 - as said; tells mypy
         every = self.user.history.everywhere(self._read(item_vectors, histories))  # [B, L + 1, D]
         return self.user.finish(every[owners, places], {name: x[owners] for name, x in features.items()})

@@ -1,7 +1,7 @@
 """One training step, as Lightning wants it: encode what occurs in the batch, score it, take the loss."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vecall.errors import TrainingError
+from vecall.towers.members import parts
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import Batch, EpochBatches, Samples, labelled_samples, positive_samples
 from vecall.training.draws import seed_step
@@ -177,15 +178,19 @@ class Recipe(LightningModule):
         features = take(self._on_device["users"], batch.users)
         return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
 
+    def _members(self, users: Tensor, items: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each member learns by itself: its parts of [B, D] users, divided by the temperature, and of [M, D] items."""
+        members = self.towers.settings.members
+        return zip(parts(users, members), parts(items, members), strict=True)
+
     def _full_softmax(self, batch: AnyBatch) -> Tensor:
         everything = self._encode(self.met)  # [M, D]
         batch, targets = batch.with_rows(self.place_of[batch.rows]), self.place_of[batch.items]
-        return catalogue_softmax(
-            self._encode_users(everything, batch),
-            everything,
-            targets,
-            None if self.settings.history_is_negative else known_items(batch, targets),
-            label_smoothing=self.settings.label_smoothing,
+        out = None if self.settings.history_is_negative else known_items(batch, targets)
+        smoothing = self.settings.label_smoothing
+        return _mean(
+            catalogue_softmax(users, items, targets, out, label_smoothing=smoothing)
+            for users, items in self._members(self._encode_users(everything, batch), everything)
         )
 
     def _sampled_softmax(self, batch: AnyBatch) -> Tensor:
@@ -199,17 +204,20 @@ class Recipe(LightningModule):
         distinct, (rows, targets, candidates, known) = _distinct(batch.rows, batch.items, drawn.rows, known)
         vectors = self._encode(distinct)
         batch = batch.with_rows(rows)
-        users = self._encode_users(vectors, batch)
         out = self._not_counted(batch, targets, len(distinct))
         not_known = out.gather(1, known) | ~given
         out.scatter_(1, torch.where(given, known, targets.unsqueeze(1)), value=True)
-        of_known = (vectors[known] @ users.unsqueeze(-1)).squeeze(-1)  # [B, H]
-        return sampled_softmax(
-            positive=(users * vectors[targets]).sum(1),
-            candidates=torch.cat([users @ vectors[candidates].T, of_known], dim=1),
-            log_q=torch.cat([drawn.log_q, drawn.log_q.new_zeros(known.shape[1])]),
-            hits=torch.cat([out[:, candidates], not_known], dim=1),
-            label_smoothing=self.settings.label_smoothing,
+        log_q = torch.cat([drawn.log_q, drawn.log_q.new_zeros(known.shape[1])])
+        hits = torch.cat([out[:, candidates], not_known], dim=1)
+        return _mean(
+            sampled_softmax(
+                positive=(users * items[targets]).sum(1),
+                candidates=torch.cat([users @ items[candidates].T, _scores(users, items[known])], dim=1),
+                log_q=log_q,
+                hits=hits,
+                label_smoothing=self.settings.label_smoothing,
+            )
+            for users, items in self._members(self._encode_users(vectors, batch), vectors)
         )
 
     def _not_counted(self, batch: AnyBatch, targets: Tensor, n_items: int) -> Tensor:
@@ -225,13 +233,23 @@ class Recipe(LightningModule):
         pairs = torch.cat([batch.items.unsqueeze(1), drawn], dim=1)  # [B, 1 + n]
         distinct, (rows, items) = _distinct(batch.rows, pairs)
         vectors = self._encode(distinct)
-        users = self._encode_users(vectors, batch.with_rows(rows))
-        scores = (vectors[items] @ users.unsqueeze(-1)).squeeze(-1)  # [B, 1 + n]
-        labels = torch.zeros_like(scores)
+        labels = torch.zeros(items.shape, device=items.device)
         labels[:, 0] = batch.labels
-        counted = (batch.labels > 0).unsqueeze(1).expand_as(scores).clone()
+        counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
         counted[:, 0] = True  # a known negative speaks for itself and draws no others
-        return bce_pairs(scores[counted], labels[counted])
+        return _mean(
+            bce_pairs(_scores(users, vectors[items])[counted], labels[counted])
+            for users, vectors in self._members(self._encode_users(vectors, batch.with_rows(rows)), vectors)
+        )
+
+
+def _mean(losses: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).mean()
+
+
+def _scores(users: Tensor, items: Tensor) -> Tensor:
+    """[B, D] and n items of its own for each, [B, n, D] → [B, n]."""
+    return (items @ users.unsqueeze(-1)).squeeze(-1)
 
 
 def check_finite(loss: float, epoch: int) -> None:
