@@ -42,7 +42,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "pooled": {},
     "sequence": {
         "model": {
-            "dim": 128,
+            "dim": 256,
+            "members": 2,
             "dropout": 0.5,
             "init_scale": 0.02,
             "id_dropout": 0.2,
