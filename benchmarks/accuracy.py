@@ -4,8 +4,8 @@
     python benchmarks/accuracy.py --quick          # one seed of Beauty
 
 One set of defaults (the preset) for all sets. Each (set, seed) is fitted and judged once and lies in
-`results/accuracy/`; what is there is not measured again, unless --fresh. Baselines, and the model through its index,
-are judged with the first seed.
+`results/accuracy/`; what is there is not measured again, unless with --fresh or when the preset has changed.
+Baselines, and the model through its index, are judged with the first seed.
 """
 
 import argparse
@@ -58,9 +58,6 @@ def _one(name: str, seed: int, options: argparse.Namespace, *, with_baselines: b
     """One set with one seed, from its file where it lies."""
     file = options.out / f"{name}-{options.preset}-{seed}.json"
     kept = read_json(file)
-    if kept and not options.fresh and ("popularity" in kept or not with_baselines):
-        return kept
-    console.print(f"{name}, seed {seed}", style="dim")
     folder, sections_of = SETS[name]
     with tempfile.TemporaryDirectory(prefix="accuracy-") as work:
         sections = sections_of(options.data / folder, Path(work))
@@ -70,6 +67,11 @@ def _one(name: str, seed: int, options: argparse.Namespace, *, with_baselines: b
             "evaluation": {"ks": KS},
         }
         config = parse_config(sections)
+        settings = {part: config.as_json()[part] for part in ("model", "training")}
+        same = kept.get("settings") == settings  # else the preset has changed since
+        if same and not options.fresh and ("popularity" in kept or not with_baselines):
+            return kept
+        console.print(f"{name}, seed {seed}", style="dim")
         begun_with = facts()
         run = fit(config, Path(work) / "run")
         judged: Result = evaluate(run=run.folder) if with_baselines else {"model": run.summary.metrics}
@@ -77,7 +79,7 @@ def _one(name: str, seed: int, options: argparse.Namespace, *, with_baselines: b
             "set": name,
             "seed": seed,
             "facts": begun_with,
-            "settings": {part: config.as_json()[part] for part in ("model", "training")},
+            "settings": settings,
             "seconds": run.summary.seconds,
             "epochs": run.summary.epochs,
             "best_epoch": run.summary.best_epoch + 1,
