@@ -5,7 +5,8 @@
 A model is fitted on tables that do not hold the articles; then it is published from tables that do, and asked through a
 recaller for each user's library. Mean recall@100 over the users who have both kinds, among all articles outside the
 library and among the held-out ones. Beside it the cosine of TF-IDF tags. Warm recall@100 is `fit`'s own test: the last
-article of each library in random order. Each (id dropout, seed) lies in `results/cold-start/`, and is measured once.
+article of each library in random order. Each (id dropout, seed) lies in `results/cold-start/`; it is measured again only
+with --fresh or when the preset has changed.
 """
 
 import argparse
@@ -74,23 +75,26 @@ def _one(
     """One training, from its file where it lies."""
     file = options.out / f"{options.preset}-{dropout}-{seed}.json"
     kept = read_json(file)
-    if kept and not options.fresh:
-        return kept
-    console.print(f"id dropout {dropout}, seed {seed}", style="dim")
     with tempfile.TemporaryDirectory(prefix="cold-") as work:
-        begun_with, folder = facts(), Path(work)
+        folder = Path(work)
+        config = _config(folder, dropout, seed, options.preset)
+        settings = {part: config.as_json()[part] for part in ("model", "training")}
+        if kept.get("settings") == settings and not options.fresh:
+            return kept
+        console.print(f"id dropout {dropout}, seed {seed}", style="dim")
+        begun_with = facts()
         warm = np.setdiff1d(np.arange(ARTICLES), held_out)
         warm_libraries = [_shuffled(np.setdiff1d(library, held_out), seed) for library in libraries]
         _write_taken(folder, warm_libraries)
         _write_items(folder, tags, warm, held_out)
-        run = fit(_config(folder, dropout, seed, options.preset), folder / "run")
+        run = fit(config, folder / "run")
         _write_items(folder, tags, np.arange(ARTICLES), held_out)  # the held-out ones come in
         publish(run.folder, folder / "store")
         found = _recalled(folder / "store", libraries, held_out, seed)
         metrics: Any = run.summary.metrics["seen_excluded"]
         result = {
             "facts": begun_with,
-            "settings": {part: run.config.as_json()[part] for part in ("model", "training")},
+            "settings": settings,
             "seconds": run.summary.seconds,
             "best_epoch": run.summary.best_epoch + 1,
             "warm": metrics[f"recall@{K}"],
