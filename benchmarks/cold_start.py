@@ -5,8 +5,8 @@
 A model is fitted on tables that do not hold the articles; then it is published from tables that do, and asked through a
 recaller for each user's library. Mean recall@100 over the users who have both kinds, among all articles outside the
 library and among the held-out ones. Beside it the cosine of TF-IDF tags. Warm recall@100 is `fit`'s own test: the last
-article of each library in random order. Each (id dropout, seed) lies in `results/cold-start/`; it is measured again only
-with --fresh or when the preset has changed.
+article of each library in random order. Each (id dropout, seed) lies in `results/cold-start/`; it is measured again
+only with --fresh or when the preset has changed.
 """
 
 import argparse
