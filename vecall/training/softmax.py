@@ -43,13 +43,13 @@ class _CatalogueSoftmax(torch.autograd.Function):
     ) -> Tensor:
         """The loss; both gradients are kept for `backward`."""
         of_users, of_items = torch.empty_like(users), torch.zeros_like(items)
-        sum_of_items, columns = items.sum(0), items.T.contiguous()  # [D, N]: a tenth quicker to multiply by
+        sum_of_items = items.sum(0)
         at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, _LOGITS_ELSEWHERE) // len(items))
         buffer = users.new_empty(min(at_once, len(users)), len(items))  # memory that is asked for anew is slow
         loss = users.new_zeros(())
         for start in range(0, len(users), at_once):
             part = slice(start, min(start + at_once, len(users)))
-            logits = torch.mm(users[part], columns, out=buffer[: part.stop - start])  # [rows, N]
+            logits = torch.mm(users[part], items.T, out=buffer[: part.stop - start])  # [rows, N]
             race = _Race(logits, targets[part], None if known is None else known[part], smoothing)
             race.weigh(sums=users[part] @ sum_of_items)
             loss += race.losses.sum()
