@@ -144,14 +144,17 @@ def test_each_member_learns_by_itself(loss):
 UNTAKEN = 7
 
 
-def test_items_are_met_by_opinions_or_where_an_id_is_all_there_is():
+def test_items_are_met_by_opinions():
     disliked = Pairs(np.array([0, 1]), np.array([tiny.ITEMS - 1] * 2), np.array([2, 2]))
     problem = tiny.problem(item_features=True, untaken=UNTAKEN, negatives=disliked)
     taken = np.arange(tiny.ITEMS - UNTAKEN)
     assert problem.met.tolist() == [*taken, tiny.ITEMS - 1]
     older = dataclasses.replace(problem, learned_before=np.array([3, tiny.ITEMS - 3]))
     assert older.met.tolist() == [*taken, tiny.ITEMS - 3, tiny.ITEMS - 1]
-    assert tiny.problem(untaken=UNTAKEN).met.tolist() == list(range(tiny.ITEMS))
+    # Where nothing is learned of items without ids, all are told apart.
+    for features, hidden in ((False, 0.3), (True, 0.0)):
+        made = recipe(tiny.problem(item_features=features, untaken=UNTAKEN), tiny.model(id_dropout=hidden))
+        assert made.met.tolist() == made.place_of.tolist() == list(range(tiny.ITEMS))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,8 @@ def test_items_are_met_by_opinions_or_where_an_id_is_all_there_is():
 )
 def test_what_no_one_took_is_no_negative(loss, encoder):
     problem = tiny.problem(item_features=True, untaken=UNTAKEN)
-    made = recipe(problem, tiny.model(encoder), loss=loss, negatives=NegativeSettings(uniform=200))
+    made = recipe(problem, tiny.model(encoder, id_dropout=0.1), loss=loss, negatives=NegativeSettings(uniform=200))
+    made.towers.eval()  # none is hidden
     made.training_step(first_batch(made), 0).backward()
     of_ids = made.towers.item_ids.weight.grad.abs().sum(1)
     assert (of_ids[: tiny.ITEMS - UNTAKEN] > 0).all()
@@ -179,7 +183,8 @@ def test_the_race_is_among_the_items_that_are_met():
     shifted = dataclasses.replace(
         problem, train=Sequences(problem.train.offsets, (problem.train.rows + UNTAKEN) % tiny.ITEMS)
     )
-    made = recipe(shifted, loss="softmax", temperature=0.5)
+    made = recipe(shifted, tiny.model(id_dropout=0.3), loss="softmax", temperature=0.5)
+    made.towers.eval()  # none is hidden
     batch = first_batch(made)
     loss = made.training_step(batch, 0)
     items = made.towers.encode_items(torch.arange(tiny.ITEMS), made._on_device["items"])

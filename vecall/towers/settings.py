@@ -34,7 +34,13 @@ class ModelSettings(Section):
         0.1, gt=0, description="standard deviation that embeddings begin with; smaller ones turn faster at the same lr"
     )
     item_id: bool = Field(True, description="an embedding per item beside its features")
-    id_dropout: float = Field(0.0, ge=0, lt=1, description="share of ids hidden in a step, where items have features")
+    id_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of ids hidden in a step, where items have features; above 0, items that no one took yet are "
+        "known by their features and are no negatives",
+    )
     history: HistorySettings = HistorySettings()
 
     @model_validator(mode="after")

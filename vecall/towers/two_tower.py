@@ -105,6 +105,11 @@ class TwoTower(nn.Module):
         """Whether the user tower looks at histories at all."""
         return self.user.history is not None
 
+    @property
+    def hides_ids(self) -> bool:
+        """Whether training teaches what an item without an id of its own is like."""
+        return self._hidden_share > 0
+
     def encode_items(self, rows: Tensor, features: Features) -> Tensor:
         """[B] rows in 0 .. N (N is the unknown item) and their encoded features → [B, D]."""
         id_vectors = None if self.item_ids is None else self.item_ids(self._some_hidden(rows))

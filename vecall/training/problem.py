@@ -40,13 +40,10 @@ class Problem:
 
     @cached_property
     def met(self) -> Rows:
-        """[M] ascending rows of the items that are told apart: those of which some user's opinion is known.
+        """[M] ascending rows of the items of which some user's opinion is known.
 
         The others are new, or the test's. As negatives they would teach that nobody wants what nobody has seen yet.
-        Where items have no features, an id is all there is to tell them by, and all of them are met.
         """
-        if not self.item_shapes:
-            return np.arange(self.n_items)
         return np.unique(np.concatenate([self.train.rows, self.negatives.items, self.learned_before]))
 
     @classmethod

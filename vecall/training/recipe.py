@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -65,7 +66,9 @@ class Recipe(LightningModule):
         self._least = 1 if towers.reads_history and not problem.user_features else 0
         length = towers.settings.history.length
         self._windows = cut_windows(problem.train, length, least_history=self._least) if towers.is_causal else None
-        self.loss_name = resolve_loss(settings, len(problem.met))
+        # Unless some ids are hidden, nothing would hold the scores of items without one in place.
+        told_apart = problem.met if towers.hides_ids else np.arange(problem.n_items)
+        self.loss_name = resolve_loss(settings, len(told_apart))
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
@@ -75,7 +78,7 @@ class Recipe(LightningModule):
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
         self.met: Tensor  # [M] rows of the items that are told apart
         self.place_of: Tensor  # [N] where each of them stands in `met`; 0, as padding, for others
-        met = torch.from_numpy(problem.met)
+        met = torch.from_numpy(told_apart)
         self.register_buffer("met", met, persistent=False)
         places = torch.zeros(problem.n_items, dtype=torch.int64).scatter_(0, met, torch.arange(len(met)))
         self.register_buffer("place_of", places, persistent=False)
