@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_sets import PUBLISHED, REACH, SETS
-from facts import RESULTS, facts, read_json, write_json
+from facts import RESULTS, facts, model_settings, read_json, write_json
 from tables import console, show
 
 from vecall import evaluate, fit
@@ -67,7 +67,7 @@ def _one(name: str, seed: int, options: argparse.Namespace, *, with_baselines: b
             "evaluation": {"ks": KS},
         }
         config = parse_config(sections)
-        settings = {part: config.as_json()[part] for part in ("model", "training")}
+        settings = model_settings(config)
         same = kept.get("settings") == settings  # else the preset has changed since
         if same and not options.fresh and ("popularity" in kept or not with_baselines):
             return kept

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from facts import RESULTS, facts, read_json, write_json
+from facts import RESULTS, facts, model_settings, read_json, write_json
 from numpy.typing import NDArray
 from tables import console, show
 
@@ -78,7 +78,7 @@ def _one(
     with tempfile.TemporaryDirectory(prefix="cold-") as work:
         folder = Path(work)
         config = _config(folder, dropout, seed, options.preset)
-        settings = {part: config.as_json()[part] for part in ("model", "training")}
+        settings = model_settings(config)
         if kept.get("settings") == settings and not options.fresh:
             return kept
         console.print(f"id dropout {dropout}, seed {seed}", style="dim")

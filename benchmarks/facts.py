@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vecall.config import Config
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,6 +35,11 @@ def facts() -> dict[str, Any]:
 def load_average() -> float:
     """Processes that wanted a core over the last minute; beyond the number of cores, timings are too long."""
     return round(os.getloadavg()[0], 2)
+
+
+def model_settings(config: Config) -> dict[str, Any]:
+    """What a result of training depends on beside the data: kept with it, and when it changes it is measured again."""
+    return {part: config.as_json()[part] for part in ("model", "training")}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
     batch = first_batch(made)
     loss = made.training_step(batch, 3)
     seed_step(0, 0, 3)
-    drawn = draw_candidates(negatives, batch.items, made.met, made.frequencies)
+    drawn = draw_candidates(negatives, batch.items, made.told_apart, made.frequencies)
     items = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
     users = made.towers.encode_users(items, batch.histories, batch.lengths, {})
     expected = []
@@ -103,7 +103,7 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     batch = first_batch(made)
     loss = made.training_step(batch, 3)
     seed_step(0, 0, 3)
-    drawn = draw_candidates(negatives, batch.items, made.met, made.frequencies)
+    drawn = draw_candidates(negatives, batch.items, made.told_apart, made.frequencies)
     vectors = made.towers.encode_items(torch.arange(tiny.ITEMS), {})
     users = batch.encode_users(made.towers, vectors, {})
     expected, both = [], 0
@@ -154,7 +154,7 @@ def test_items_are_met_by_opinions():
     # Where nothing is learned of items without ids, all are told apart.
     for features, hidden in ((False, 0.3), (True, 0.0)):
         made = recipe(tiny.problem(item_features=features, untaken=UNTAKEN), tiny.model(id_dropout=hidden))
-        assert made.met.tolist() == made.place_of.tolist() == list(range(tiny.ITEMS))
+        assert made.told_apart.tolist() == made.place_of.tolist() == list(range(tiny.ITEMS))
 
 
 @pytest.mark.parametrize(

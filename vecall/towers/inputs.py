@@ -37,9 +37,9 @@ class Bag(nn.Module):
         return total / given.sum(1, keepdim=True).clamp(min=1.0).sqrt()
 
 
-def embedding(size: int, width: int, scale: float) -> nn.Embedding:
+def embedding(size: int, width: int, scale: float, *, without_gradient: int | None = None) -> nn.Embedding:
     """A table whose vectors begin small: in a sum that is normalised, small ones turn fast and large ones slowly."""
-    table = nn.Embedding(size, width)
+    table = nn.Embedding(size, width, padding_idx=without_gradient)
     nn.init.normal_(table.weight, std=scale)
     return table
 
@@ -50,8 +50,7 @@ def value_embedding(size: int, width: int, scale: float) -> nn.Embedding:
     They could be learned only from items that stand in the catalogue and that no one took: as a sign of what no one
     wants. Missing ones begin like them, as training may not meet them either.
     """
-    table = nn.Embedding(size, width, padding_idx=NEVER_SEEN)  # has no gradient
-    nn.init.normal_(table.weight, std=scale)
+    table = embedding(size, width, scale, without_gradient=NEVER_SEEN)
     with torch.no_grad():
         table.weight[: NEVER_SEEN + 1] *= _HUSHED
     return table

@@ -5,7 +5,8 @@ of their scores is better than each. Every member reads and is judged by its own
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,11 @@ class HistoryMembers(nn.Module):
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
-        read = zip(self.encoders, parts(vectors, len(self.encoders)), strict=True)
-        return torch.cat([encoder(part, lengths) for encoder, part in read], dim=-1)
+        return torch.cat([encoder(part, lengths) for encoder, part in self._each(vectors)], dim=-1)
 
     def everywhere(self, vectors: Tensor) -> Tensor:
         """Of causal encoders: [B, L, D] → [B, L + 1, D]; place t has read the first t items."""
-        read = zip(self.encoders, parts(vectors, len(self.encoders)), strict=True)
-        return torch.cat([encoder.everywhere(part) for encoder, part in read], dim=-1)  # type: ignore[operator]
+        return torch.cat([encoder.everywhere(part) for encoder, part in self._each(vectors)], dim=-1)
+
+    def _each(self, vectors: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        return zip(self.encoders, parts(vectors, len(self.encoders)), strict=True)

@@ -16,7 +16,7 @@ class HistorySettings(Section):
     length: int = Field(50, ge=1, le=1000, description="L: how many of the newest items are read")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of a history's items that a step does not see")
     layers: int = Field(2, ge=1, le=16, description="causal only: transformer blocks")
-    heads: int = Field(2, ge=1, le=64, description="causal only: of attention; they divide dim")
+    heads: int = Field(2, ge=1, le=64, description="causal only: of attention; they divide dim / members")
 
 
 class ModelSettings(Section):

@@ -25,7 +25,7 @@ class Candidates:
     log_q: Tensor
 
 
-def draw_candidates(settings: NegativeSettings, targets: Tensor, met: Tensor, frequencies: Tensor) -> Candidates:
+def draw_candidates(settings: NegativeSettings, targets: Tensor, told_apart: Tensor, frequencies: Tensor) -> Candidates:
     """A mixture of uniform items and of the step's own positives.
 
     Q(i) = uniform / M + in_batch · f(i), the expected count of item i in the list (Yi et al., RecSys 2019, with
@@ -34,13 +34,13 @@ def draw_candidates(settings: NegativeSettings, targets: Tensor, met: Tensor, fr
     Args:
         settings: how many of each; of in-batch ones there are at most B.
         targets: [B] the step's positives.
-        met: [M] rows of the items that uniform ones are drawn from, the positives among them.
+        told_apart: [M] rows of the items that uniform ones are drawn from, the positives among them.
         frequencies: [N] share f of each item among training positives.
     """
-    uniform = met[torch.randint(len(met), (settings.uniform,), device=targets.device)]
+    uniform = told_apart[torch.randint(len(told_apart), (settings.uniform,), device=targets.device)]
     in_batch = targets[torch.randperm(len(targets), device=targets.device)[: settings.in_batch]]
     rows = torch.cat([uniform, in_batch])
-    expected = settings.uniform / len(met) + len(in_batch) * frequencies[rows]
+    expected = settings.uniform / len(told_apart) + len(in_batch) * frequencies[rows]
     return Candidates(rows, expected.log())
 
 

@@ -48,11 +48,7 @@ class Problem:
 
     @classmethod
     def encoded(
-        cls,
-        catalogue: Catalogue,
-        encoders: tuple[Encoders, Encoders],
-        train: Sequences,
-        negatives: Pairs,
+        cls, catalogue: Catalogue, encoders: tuple[Encoders, Encoders], train: Sequences, negatives: Pairs
     ) -> "Problem":
         """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
         items, users = encoders

@@ -67,7 +67,7 @@ class Recipe(LightningModule):
         length = towers.settings.history.length
         self._windows = cut_windows(problem.train, length, least_history=self._least) if towers.is_causal else None
         # Unless some ids are hidden, nothing would hold the scores of items without one in place.
-        told_apart = problem.met if towers.hides_ids else np.arange(problem.n_items)
+        told_apart = torch.from_numpy(problem.met if towers.hides_ids else np.arange(problem.n_items))
         self.loss_name = resolve_loss(settings, len(told_apart))
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
@@ -76,11 +76,10 @@ class Recipe(LightningModule):
         self.frequencies: Tensor  # [N] each item's share of the samples
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=problem.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
-        self.met: Tensor  # [M] rows of the items that are told apart
-        self.place_of: Tensor  # [N] where each of them stands in `met`; 0, as padding, for others
-        met = torch.from_numpy(told_apart)
-        self.register_buffer("met", met, persistent=False)
-        places = torch.zeros(problem.n_items, dtype=torch.int64).scatter_(0, met, torch.arange(len(met)))
+        self.told_apart: Tensor  # [M] item rows
+        self.register_buffer("told_apart", told_apart, persistent=False)
+        self.place_of: Tensor  # [N] where each of them stands among these; 0, as padding, for others
+        places = torch.zeros(problem.n_items, dtype=torch.int64).scatter_(0, told_apart, torch.arange(len(told_apart)))
         self.register_buffer("place_of", places, persistent=False)
         self.averaged: AveragedModel | None = None
         if settings.average:
@@ -97,9 +96,9 @@ class Recipe(LightningModule):
         return cast("TwoTower", self.averaged.module)
 
     def settle(self) -> None:
-        """Items that were not met get the id that stands for unknown ones; their own has learned nothing."""
-        unmet = torch.ones(self.problem.n_items, dtype=torch.bool, device=self.met.device)
-        unmet[self.met] = False
+        """Items that are not told apart get the id that stands for unknown ones; their own has learned nothing."""
+        unmet = torch.ones(self.problem.n_items, dtype=torch.bool, device=self.told_apart.device)
+        unmet[self.told_apart] = False
         self.kept.forget_ids(unmet)
 
     def _make_samples(self) -> Samples:
@@ -187,7 +186,7 @@ class Recipe(LightningModule):
         return zip(parts(users, members), parts(items, members), strict=True)
 
     def _full_softmax(self, batch: AnyBatch) -> Tensor:
-        everything = self._encode(self.met)  # [M, D]
+        everything = self._encode(self.told_apart)  # [M, D]
         batch, targets = batch.with_rows(self.place_of[batch.rows]), self.place_of[batch.items]
         out = None if self.settings.history_is_negative else known_items(batch, targets)
         smoothing = self.settings.label_smoothing
@@ -202,7 +201,7 @@ class Recipe(LightningModule):
         So the sum over the list is in expectation that over the catalogue: a drawn candidate that is among a row's
         known negatives is left out there, and what is in neither was as likely to be drawn as its correction says.
         """
-        drawn = draw_candidates(self.settings.negatives, batch.items, self.met, self.frequencies)
+        drawn = draw_candidates(self.settings.negatives, batch.items, self.told_apart, self.frequencies)
         known, given = self._known_negatives.draw(batch.takers, self.settings.negatives.known)  # [B, H]
         distinct, (rows, targets, candidates, known) = _distinct(batch.rows, batch.items, drawn.rows, known)
         vectors = self._encode(distinct)
@@ -232,7 +231,8 @@ class Recipe(LightningModule):
 
     def _bce(self, batch: Batch) -> Tensor:
         """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
-        drawn = self.met[draw_uniform(self.settings.negatives.uniform, len(self.met), self.place_of[batch.items])]
+        places = self.place_of[batch.items]
+        drawn = self.told_apart[draw_uniform(self.settings.negatives.uniform, len(self.told_apart), places)]
         pairs = torch.cat([batch.items.unsqueeze(1), drawn], dim=1)  # [B, 1 + n]
         distinct, (rows, items) = _distinct(batch.rows, pairs)
         vectors = self._encode(distinct)
