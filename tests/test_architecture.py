@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "live": {"data", "index", "release"},
     "recall": {"data", "index", "live", "release"},
     "ranking": set(),
+    "service": {"data", "index", "live", "recall", "release"},
     "export": {"data", "index", "release", "towers"},
     "evaluation": {"data", "index"},
     "vectors": {"data", "index", "live", "release"},
@@ -62,7 +63,9 @@ MAY_IMPORT = {
             "runs",
         ),
     },
-    "cli": {*("config", "console", "live", "pipeline", "quickstart", "recall", "release", "reporting", "runs")},
+    "cli": {
+        *("config", "console", "live", "pipeline", "quickstart", "recall", "release", "reporting", "runs", "service")
+    },
     "__main__": {"cli"},
 }
 # Settings, which torch-free code reads: the one kind of file in them that others may import from there.
@@ -154,7 +157,15 @@ def test_there_is_no_drawer_for_odds_and_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["vecall.recall.recaller", "vecall.live.compact", "vecall.vectors", "vecall.cli", "vecall.release.store"]
+    "module",
+    [
+        "vecall.recall.recaller",
+        "vecall.live.compact",
+        "vecall.vectors",
+        "vecall.cli",
+        "vecall.release.store",
+        "vecall.service.app",
+    ],
 )
 def test_serving_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(m.split('.')[0] in ('torch', 'lightning') for m in sys.modules))"

@@ -22,6 +22,8 @@ releases = typer.Typer(
 )
 app.add_typer(releases, name="releases")
 
+_SERVE_EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "starlette", "uvicorn", "uvloop")
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
 StoreDir = Annotated[Path, typer.Option("--store", help="The store's folder.")]
 RunDir = Annotated[Path, typer.Option("--run", help="The run's folder.")]
@@ -46,7 +48,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             _print_error(error, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from None
         except ModuleNotFoundError as error:
-            missing = VecallError(f"this command needs {error.name}: pip install 'vecall[train]'")
+            extra = "serve" if error.name in _SERVE_EXTRA else "train"
+            missing = VecallError(f"this command needs {error.name}: pip install 'vecall[{extra}]'")
             _print_error(missing, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
 
@@ -233,6 +236,28 @@ def recall(
     console.show_table(f"release {answer.release}", ["id", "score"], rows)
     if answer.fallback:
         console.out.print(f"fallback: {answer.fallback}")
+
+
+@app.command()
+@reported
+def serve(
+    store: StoreDir,
+    host: Annotated[str | None, typer.Option(help="To listen on; 127.0.0.1, and others need keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="8080; 0 is one that is free.")] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="TOML with `read` and `admin` keys.")] = None,
+    settings: Annotated[Path | None, typer.Option("--settings", help="TOML with further settings.")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option("--allow-host", help="A name that clients may use.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Take no upserts and deletes.")] = False,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request.")] = False,
+) -> None:
+    """Serve a store over HTTP. Loads no torch."""
+    from vecall.service.run import run
+    from vecall.service.settings import read_settings
+
+    given: dict[str, object] = {"host": host, "port": port, "allowed_hosts": tuple(allow_host or ()) or None}
+    given |= {"writable": False if read_only else None, "log_requests": True if log_requests else None}
+    said = {name: value for name, value in given.items() if value is not None}
+    run(store, read_settings(settings, said), keys_file=keys)
 
 
 def _read_request(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ VecallError                  catch this one to catch them all
 ├── ExportError              the exported towers do not answer as the trained ones do
 ├── QueryError               a request is wrong; carries `code` and `field`, as over HTTP
 │   └── EncoderMismatch      a given vector is of another encoder than the release's
+├── Overloaded               there is too much to do for this request just now; try again
+│   └── TooManyScans         too many requests are scanning large parts of the pool
 └── StoreError               a store cannot do what was asked
     ├── ReleaseRefused       a release is damaged or incomplete; carries the file's name
     ├── JournalDamaged       the journal of live changes is damaged; carries the operation's number
@@ -59,6 +61,22 @@ class EncoderMismatch(QueryError):  # noqa: N818 - it is what happened, and read
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message, code="encoder_mismatch", field=field)
+
+
+class Overloaded(VecallError):  # noqa: N818 - as above
+    """A request waited too long, or too many wait already: trying again a little later may help.
+
+    Attributes:
+        code: as over HTTP.
+    """
+
+    code = "overloaded"
+
+
+class TooManyScans(Overloaded):
+    """Too many requests scan large parts of the pool, and one more would slow down all others."""
+
+    code = "too_many_scans"
 
 
 class StoreError(VecallError):

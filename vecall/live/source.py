@@ -11,12 +11,14 @@ from vecall.errors import DeltaFull, StoreError
 from vecall.live.compaction import Compactor
 from vecall.live.items import deletions, upserts
 from vecall.live.journal import Journal
+from vecall.live.memory import check_memory
 from vecall.live.operations import Operation
 from vecall.live.overlay import Overlay
 from vecall.live.replay import replay
 from vecall.live.retention import check_reaches, journal_path
 from vecall.release.bundle import Release, open_release, prove_release
 from vecall.release.locks import hold
+from vecall.release.manifest import read_manifest
 from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
@@ -63,9 +65,18 @@ class Source:
         view: what is served now.
     """
 
-    def __init__(self, overlay: Overlay, store: Store | None = None, *, delta_max: int = DELTA_MAX) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        store: Store | None = None,
+        *,
+        delta_max: int = DELTA_MAX,
+        keep_previous: bool = False,
+    ) -> None:
         self.view = overlay.view
         self._overlay, self._store, self._delta_max = overlay, store, delta_max
+        self._keep_previous = keep_previous
+        self._previous: Release | None = None
         self._journal: Journal | None = None  # only of a writer
         self._compactor: Compactor | None = None
         self._held = ExitStack()
@@ -79,7 +90,14 @@ class Source:
 
     @classmethod
     def open(
-        cls, store: Store, name: str | None, *, writable: bool, delta_max: int = DELTA_MAX, auto_compact: bool = True
+        cls,
+        store: Store,
+        name: str | None,
+        *,
+        writable: bool,
+        delta_max: int = DELTA_MAX,
+        auto_compact: bool = True,
+        keep_previous: bool = False,
     ) -> Self:
         """Open a release and bring the journal's operations onto it.
 
@@ -89,6 +107,7 @@ class Source:
             writable: take upserts and deletes; of all processes one may at a time.
             delta_max: items beside the base, beyond which new ones are refused.
             auto_compact: start a compaction when there are many changes, and go over to its release.
+            keep_previous: keep in memory the release that was served before, to go back to it at once.
 
         Raises:
             StoreError: there is no such release, or the journal is not the one that it was made beside.
@@ -99,7 +118,8 @@ class Source:
         with ExitStack() as held:
             if writable:
                 held.enter_context(hold(store.path / "writer.lock", timeout=0))
-            source = cls(Overlay(open_release(store, name)), store, delta_max=delta_max)
+            overlay = Overlay(open_release(store, name))
+            source = cls(overlay, store, delta_max=delta_max, keep_previous=keep_previous)
             if writable:
                 id_type = source.view.release.items.id_type
                 source._journal = held.enter_context(Journal.open(journal_path(store), id_type))
@@ -154,6 +174,24 @@ class Source:
             self._swap(overlay)
         return previous
 
+    def follow(self) -> str | None:
+        """Go over to the store's current release, once it has proved itself, if it is another than the one served.
+
+        Returns:
+            Its name; None where it is the one served.
+
+        Raises:
+            StoreError: none is current, there is no memory for it, or the journal is not its own.
+            ReleaseRefused: it or the file `CURRENT` is damaged, or it answers otherwise than it did.
+        """
+        store = self._of_store()
+        with self._swaps:
+            name = store.current().release
+            if name == self.view.release.name:
+                return None
+            self._swap(self._prepared(store, name))
+        return name
+
     def adopt(self, base: str, name: str) -> None:
         """Go over to what was compacted of `base`, unless another release has been activated meanwhile."""
         store = self._of_store()
@@ -169,7 +207,7 @@ class Source:
 
     def _prepared(self, store: Store, name: str) -> Overlay:
         """A release that has proved itself, with the journal's operations so far."""
-        release = prove_release(store, name)
+        release = self._kept(store, name) or self._opened(store, name)
         if self._journal is not None:
             check_reaches(self._journal, [release.manifest])
             if release.items.id_type != (ids := self.view.release.items.id_type):
@@ -182,10 +220,24 @@ class Source:
         store.folder(name)  # as above
         return overlay
 
+    def _kept(self, store: Store, name: str) -> Release | None:
+        """The release of that name if it is in memory, and what is on the disk is still it."""
+        for kept in (self.view.release, self._previous):
+            if kept is not None and kept.name == name and kept.manifest == read_manifest(store.folder(name))[0]:
+                return kept
+        return None
+
+    def _opened(self, store: Store, name: str) -> Release:
+        self._previous = None  # at most two of them are in memory
+        check_memory(read_manifest(store.folder(name))[0])
+        return prove_release(store, name)
+
     def _swap(self, overlay: Overlay) -> None:
         with self._writes:
             self._catch_up(overlay)
-            self._overlay, self.view = overlay, overlay.view
+            before, self._overlay, self.view = self.view, overlay, overlay.view
+        if self._keep_previous and before.release is not self.view.release:
+            self._previous = before.release
         logger.info("release %s is served, with %d items beside it", self.view.release.name, self.view.delta.count)
 
     def _catch_up(self, overlay: Overlay) -> None:

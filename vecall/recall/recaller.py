@@ -1,7 +1,8 @@
 """The recall stage itself: any number of queries, from any number of threads, while items change. No torch."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,23 +14,56 @@ from vecall.data.vocabulary import Id
 from vecall.errors import QueryError
 from vecall.live.source import DELTA_MAX, Source
 from vecall.live.view import View
-from vecall.recall.filters import Filters
+from vecall.recall.filters import Filters, Passing
+from vecall.recall.scans import NO_LIMIT, ScanLimit
 from vecall.recall.search import Found, find
 from vecall.recall.types import Plan, Query, Recalled
 from vecall.recall.understand import Ask, understand
 from vecall.release.store import Store
 
+STAGES = ("encode", "plan", "search", "merge")
+
+
+def _nothing() -> None:
+    """Between stages."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer and what it was made of.
+
+    Attributes:
+        view: what was searched.
+        ask: the query as it was understood.
+        passing: what passed `where`; None: there was none.
+        found: rows of the view.
+        recalled: the answer.
+        ms: milliseconds by stage, see `STAGES`.
+    """
+
+    view: View
+    ask: Ask
+    passing: Passing | None
+    found: Found
+    recalled: Recalled
+    ms: Mapping[str, float]
+
 
 class Recaller:
     """Answers queries, each from one release and the changes made to it so far. A context manager.
+
+    Args:
+        live: what is served, and changed.
+        scans: how many large exact scans may run at a time.
 
     Attributes:
         live: what is served, and changed: the methods of its name here, with fuller answers.
     """
 
-    def __init__(self, live: Source) -> None:
+    def __init__(self, live: Source, *, scans: ScanLimit = NO_LIMIT) -> None:
         self.live = live
         self._filters = Filters()
+        self._scans = scans
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +106,7 @@ class Recaller:
         Raises:
             QueryError: the query does not go with this release.
         """
-        return self._answer(query, self.live.view)[2]
+        return self.answer(query).recalled
 
     def candidates(self, query: Query) -> pl.DataFrame:
         """The same items as a table for ranking: `id`, `score`, `rank` (from 1), `channel` and the attributes.
@@ -80,9 +114,9 @@ class Recaller:
         Raises:
             QueryError: the query does not go with this release.
         """
-        view = self.live.view
-        ask, found, answer = self._answer(query, view)
-        channel = "vector" if ask.vector is not None else "popular"
+        made = self.answer(query)
+        view, answer = made.view, made.recalled
+        channel = "vector" if made.ask.vector is not None else "popular"
         id_type = pl.Int64 if view.release.items.id_type == "integer" else pl.String
         table = pl.DataFrame(
             {
@@ -92,7 +126,7 @@ class Recaller:
                 "channel": pl.Series([channel] * len(answer.ids), dtype=pl.String),
             }
         )
-        return table.hstack(view.attributes(found.rows))
+        return table.hstack(view.attributes(made.found.rows))
 
     def upsert(self, items: Sequence[Mapping[str, object]]) -> int:
         """Add or replace items, all or none; the next request sees them, and they outlive a crash.
@@ -141,37 +175,52 @@ class Recaller:
         """
         return self.live.activate(name)
 
-    def _answer(self, query: Query, view: View) -> tuple[Ask, Found, Recalled]:
+    def answer(self, query: Query, *, between: Callable[[], object] = _nothing) -> Answered:
+        """What `recall` answers, with what it was made of.
+
+        Args:
+            query: the request.
+            between: called between the stages; what it raises ends the request.
+
+        Raises:
+            QueryError: the query does not go with this release.
+            TooManyScans: it takes a large scan, and as many run as may.
+        """
+        view = self.live.view
         times = [time.perf_counter()]
         ask = understand(query, view)
         times.append(time.perf_counter())
+        between()
         passing = self._filters.passing(query.where, view) if query.where else None
         times.append(time.perf_counter())
-        found = find(view, ask, passing, query.k)
+        between()
+        found = find(view, ask, passing, query.k, scans=self._scans)
         times.append(time.perf_counter())
         ids = view.ids(found.rows)
         times.append(time.perf_counter())
-        plan = None
-        if query.explain:
-            stages = zip(("encode", "plan", "search", "merge"), np.diff(times) * 1e3, strict=True)
-            plan = Plan(
-                path=found.path,
-                matches=found.matches,
-                excluded=found.matches - found.available,
-                delta=found.delta,
-                effort=None if found.effort is None else found.effort._asdict(),
-                ms={stage: round(float(ms), 3) for stage, ms in stages},
-            )
-        answer = Recalled(
+        stages = zip(STAGES, np.diff(times) * 1e3, strict=True)
+        ms = {stage: round(float(took), 3) for stage, took in stages}
+        recalled = Recalled(
             release=view.release.name,
             ids=ids,
             scores=found.scores.tolist(),
             exhausted=len(ids) == found.available,
             fallback=ask.fallback,
             unknown=ask.unknown,
-            plan=plan,
+            plan=_plan(found, ms) if query.explain else None,
         )
-        return ask, found, answer
+        return Answered(view, ask, passing, found, recalled, ms)
+
+
+def _plan(found: Found, ms: Mapping[str, float]) -> Plan:
+    return Plan(
+        path=found.path,
+        matches=found.matches,
+        excluded=found.matches - found.available,
+        delta=found.delta,
+        effort=None if found.effort is None else found.effort._asdict(),
+        ms=ms,
+    )
 
 
 def open_recaller(

@@ -14,6 +14,7 @@ from vecall.index.order import best_first, top_k
 from vecall.index.planner import decide
 from vecall.live.view import View
 from vecall.recall.filters import Passing
+from vecall.recall.scans import NO_LIMIT, ScanLimit
 from vecall.recall.understand import Ask
 
 How = Literal["index", "scan", "all", "popular"]
@@ -74,7 +75,7 @@ class _Pool:
         return (Bitmap.all_of(self.size) if self.base is None else self.base).without(self.excluded)
 
 
-def find(view: View, ask: Ask, passing: Passing | None, k: int) -> Found:
+def find(view: View, ask: Ask, passing: Passing | None, k: int, *, scans: ScanLimit = NO_LIMIT) -> Found:
     """Exactly min(k, available) items.
 
     Args:
@@ -82,17 +83,29 @@ def find(view: View, ask: Ask, passing: Passing | None, k: int) -> Found:
         ask: the user's vector, and what is excluded.
         passing: what passes `where`; None is everything.
         k: at least 1.
+        scans: how many large ones may run.
 
     Raises:
         QueryError: popular items are asked for, and the release does not know which they are.
+        TooManyScans: it takes a large scan, and `scans` run.
     """
     pool = _pool(view, ask.excluded, passing)
     if ask.vector is None:
         rows, scores = _most_popular(view, pool, min(k, pool.available))
         return Found(rows, scores, "popular", pool.matches, pool.available, len(pool.slots), None)
-    path, effort, base = _search_base(view, ask.vector, pool, k)
-    rows, scores = base if not len(pool.slots) else _with_delta(view, base, _scan_delta(view, ask.vector, pool, k), k)
+    path, effort, base = _search_base(view, ask.vector, pool, k, scans)
+    rows, scores = _with_delta(view, ask.vector, pool, base, k)
     return Found(rows, scores, path, pool.matches, pool.available, len(pool.slots), effort)
+
+
+def find_exactly(view: View, vector: NDArray[np.float32], excluded: Rows, passing: Passing | None, k: int) -> Rows:
+    """The rows that `find` would give if it scanned every item, which is what its answer is judged by."""
+    pool = _pool(view, excluded, passing)
+    base = _NONE
+    if wanted := min(k, pool.of_base):
+        hits = view.release.index.search_exact(vector, wanted, allowed=pool.left())
+        base = hits.rows[0], hits.scores[0]
+    return _with_delta(view, vector, pool, base, k)[0]
 
 
 def _pool(view: View, excluded: Rows, passing: Passing | None) -> _Pool:
@@ -110,7 +123,9 @@ def _pool(view: View, excluded: Rows, passing: Passing | None) -> _Pool:
     return _Pool(base, n, out, np.flatnonzero(left), matches + int(np.count_nonzero(live)))
 
 
-def _search_base(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -> tuple[How, Effort | None, Scored]:
+def _search_base(
+    view: View, vector: NDArray[np.float32], pool: _Pool, k: int, scans: ScanLimit
+) -> tuple[How, Effort | None, Scored]:
     release = view.release
     wanted = min(k, pool.of_base)
     if not wanted:
@@ -125,7 +140,8 @@ def _search_base(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -
         rows, scores = hits.rows[0], hits.scores[0]
         kept = np.flatnonzero(~_among(rows, pool.excluded))[:wanted]
         return "index", plan.effort, (rows[kept], scores[kept])
-    hits = release.index.search_exact(vector, wanted, allowed=pool.left())
+    with scans.slot(pool.of_base):
+        hits = release.index.search_exact(vector, wanted, allowed=pool.left())
     return plan.path, None, (hits.rows[0], hits.scores[0])
 
 
@@ -145,8 +161,13 @@ def _scan_delta(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) ->
     return pool.slots[near] + pool.size, scores[near]
 
 
-def _with_delta(view: View, base: Scored, delta: Scored, k: int) -> Scored:
-    """The k best of both. Rows of the base stand in the order of ids; those of the delta do not."""
+def _with_delta(view: View, vector: NDArray[np.float32], pool: _Pool, base: Scored, k: int) -> Scored:
+    """The k best of the base's and the delta's."""
+    return base if not len(pool.slots) else _merged(view, base, _scan_delta(view, vector, pool, k), k)
+
+
+def _merged(view: View, base: Scored, delta: Scored, k: int) -> Scored:
+    """Rows of the base stand in the order of ids; those of the delta do not."""
     hits = best_first(
         np.concatenate([base[0], delta[0]])[None],
         np.concatenate([base[1], delta[1]])[None],
@@ -176,4 +197,4 @@ def _most_popular(view: View, pool: _Pool, k: int) -> Scored:
         return base
     origins = view.delta.origins[pool.slots]
     taken = np.where(origins >= 0, popularity[origins], 0).astype(np.float32)
-    return _with_delta(view, base, (pool.slots + pool.size, taken), k)
+    return _merged(view, base, (pool.slots + pool.size, taken), k)

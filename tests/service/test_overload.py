@@ -1,0 +1,91 @@
+"""What is too much is turned away, and told so."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from serving import served
+
+from vecall.errors import Overloaded, TooManyScans
+from vecall.recall import scans
+from vecall.recall.scans import ScanLimit
+from vecall.recall.types import Query
+
+
+def test_the_deadline_counts_between_stages(client, monkeypatch):
+    calls = []
+
+    class Late:
+        queued_ms = 1.0
+
+        def check(self):
+            calls.append(1)
+            if len(calls) > 2:
+                raise Overloaded("too late")
+
+    with pytest.raises(Overloaded):
+        client.serving.answer(Query(user_id="user-1"), Late())
+    assert len(calls) == 3
+
+
+def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
+    with served(shop, threads=1, queue=0) as client:
+        hold, begun = threading.Event(), threading.Event()
+        answer = client.serving.recaller.answer
+
+        def slow(*args, **options):
+            begun.set()
+            hold.wait(10)
+            return answer(*args, **options)
+
+        monkeypatch.setattr(client.serving.recaller, "answer", slow)
+        answers = []
+        first = threading.Thread(target=lambda: answers.append(client.post("/v1/recall", json={"user_id": "a"})))
+        first.start()
+        begun.wait(10)
+        second = client.post("/v1/recall", json={"user_id": "a"})
+        hold.set()
+        first.join()
+        assert second.status_code == 503
+        assert second.json()["error"]["code"] == "overloaded"
+        assert second.headers["Retry-After"] == "1"
+        assert answers[0].status_code in (200, 503)  # its deadline may have passed
+
+
+def test_a_slow_body_is_not_waited_for(shop):
+    with served(shop, limits={"body_seconds": 0.1}) as client:
+
+        def slow():
+            yield b"{"
+            time.sleep(0.5)
+            yield b"}"
+
+        answer = client.post("/v1/recall", content=slow())
+        assert answer.status_code in (400, 408, 422)  # this client sends a body in one piece
+
+
+def test_large_scans_are_few(monkeypatch, client):
+    monkeypatch.setattr(scans, "_LARGE", 10)
+    limit = ScanLimit(1)
+    with limit.slot(100):
+        with limit.slot(9):
+            pass
+        with pytest.raises(TooManyScans, match="100 items"), limit.slot(100):
+            pass
+        client.serving.recaller._scans = limit
+        one = {"vector": np.eye(8)[0].tolist(), "k": 3}
+        answer = client.post("/v1/recall", json=one)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_scans")
+        assert answer.headers["Retry-After"] == "1"
+    assert client.post("/v1/recall", json=one).status_code == 200
+
+
+def test_before_it_is_ready_nothing_is_recalled(client):
+    client.serving.not_ready = "golden queries are still asked"
+    for answer in (client.get("/readyz"), client.post("/v1/recall", json={"user_id": "user-1"})):
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "not_ready"
+        assert "golden queries" in answer.json()["error"]["message"]
+        assert answer.headers["Retry-After"]
+    assert client.get("/healthz").status_code == 200

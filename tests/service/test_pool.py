@@ -1,0 +1,55 @@
+"""A queue that cannot grow, and a deadline."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from vecall.errors import Overloaded
+from vecall.service.pool import Pool
+
+
+def test_more_than_may_wait_are_turned_away_at_once():
+    pool, hold = Pool(1, 2, 60_000, name="test"), threading.Event()
+
+    async def crowd():
+        begun = [asyncio.ensure_future(pool.run(lambda _: hold.wait(10))) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        began = time.perf_counter()
+        with pytest.raises(Overloaded, match="3 requests"):
+            await pool.run(lambda _: None)
+        assert time.perf_counter() - began < 0.05
+        hold.set()
+        assert await asyncio.gather(*begun) == [True] * 3
+        return await pool.run(lambda _: "again")
+
+    assert asyncio.run(crowd()) == "again"
+    assert pool.inside == 0
+
+
+def test_who_waited_too_long_is_not_worked_on():
+    pool, worked = Pool(1, 5, 50, name="test"), []
+
+    async def crowd():
+        first = asyncio.ensure_future(pool.run(lambda _: time.sleep(0.2)))
+        await asyncio.sleep(0.02)
+        with pytest.raises(Overloaded, match="deadline"):
+            await pool.run(lambda _: worked.append("late"))
+        await first
+
+    asyncio.run(crowd())
+    assert not worked
+
+
+def test_a_turn_ends_at_its_deadline():
+    pool = Pool(1, 5, 50, name="test")
+
+    def slow(turn):
+        turn.check()
+        time.sleep(0.1)
+        turn.check()
+
+    with pytest.raises(Overloaded, match="deadline"):
+        asyncio.run(pool.run(slow))
+    assert pool.inside == 0

@@ -1,0 +1,219 @@
+"""The HTTP application: endpoints, and what their OpenAPI document says."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from vecall import __version__
+from vecall.errors import StoreError, VecallError
+from vecall.service import openapi, wire
+from vecall.service.answers import Refusal, answer, refusal_of, refused
+from vecall.service.door import Door
+from vecall.service.guard import Guard
+from vecall.service.keys import Keys
+from vecall.service.pool import Turn
+from vecall.service.reading import read
+from vecall.service.serving import Serving
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def make_app(serving: Serving, keys: Keys) -> FastAPI:
+    """The application over a store that is being served. It starts and closes `serving`.
+
+    Args:
+        serving: opened, not started.
+        keys: of those who are let in; without any, all are.
+    """
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        serving.start()
+        yield
+        serving.close()
+
+    guard = Guard(keys, serving.settings)
+    app = FastAPI(
+        title="vecall",
+        version=__version__,
+        summary="Vector recall: the items that a user most likely wants.",
+        lifespan=life,
+        docs_url=None,  # it would load scripts from elsewhere
+        redoc_url=None,
+        openapi_url=None,
+    )
+    _add_health(app, serving)
+    _add_recall(app, serving, guard)
+    _add_changes(app, serving, guard)
+    _add_releases(app, serving, guard)
+    _add_error_handlers(app)
+    app.add_middleware(Door, serving=serving, guard=guard)
+    return app
+
+
+def _add_health(app: FastAPI, serving: Serving) -> None:
+    @app.get("/healthz", tags=["state"], summary="Does the process answer?", response_model=wire.Health)
+    async def healthz() -> Response:
+        return answer({"status": "ok"})
+
+    @app.get(
+        "/readyz",
+        tags=["state"],
+        summary="Are recalls answered?",
+        response_model=wire.Readiness,
+        responses=openapi.errors(503),
+    )
+    async def readyz() -> Response:
+        if serving.not_ready is not None:
+            raise _not_ready(serving)
+        return answer({"ready": True, "release": serving.view.release.name, "why": serving.problem})
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document() -> Response:
+        return answer(openapi.document(app))
+
+
+def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
+    async def reads(request: Request) -> None:
+        guard.check_key(request.headers, "read")
+
+    @app.post(
+        "/v1/recall",
+        tags=["recall"],
+        summary="The k items that a user most likely wants",
+        response_model=wire.RecallAnswer,
+        responses=openapi.errors(400, 401, 403, 408, 413, 415, 422, 429, 503),
+        openapi_extra=openapi.body(wire.RecallRequest),
+        dependencies=[Depends(reads)],
+    )
+    async def recall(request: Request) -> Response:
+        if serving.not_ready is not None:
+            raise _not_ready(serving)
+        content = await guard.body(request, serving.settings.limits.body)
+
+        def work(turn: Turn) -> Response:
+            return answer(serving.recall(content, turn).recalled.as_json())
+
+        return await serving.pool.run(work)
+
+    @app.get(
+        "/metrics",
+        tags=["state"],
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses=openapi.errors(401, 403) | {200: {"content": {"text/plain": {}}}},
+        openapi_extra=openapi.KEY,
+        dependencies=[Depends(reads)],
+    )
+    def metrics() -> Response:
+        return Response(serving.telemetry.text(), media_type=_METRICS_TYPE)
+
+
+def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
+    async def changes(request: Request) -> None:
+        guard.check_key(request.headers, "admin")
+        guard.check_change(request.headers)
+        if not serving.settings.writable:
+            raise Refusal(
+                403, "forbidden", "this process only reads; send changes to the one that was started to write"
+            )
+
+    errors = openapi.errors(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507)
+
+    @app.post(
+        "/v1/items",
+        tags=["changes"],
+        summary="Add or replace items, all or none",
+        response_model=wire.UpsertAnswer,
+        responses=errors,
+        openapi_extra=openapi.body(wire.UpsertRequest),
+        dependencies=[Depends(changes)],
+    )
+    async def upsert(request: Request) -> Response:
+        content = await guard.body(request, serving.settings.limits.batch_body)
+        return answer(await serving.changes.run(lambda _: serving.upsert(content)))
+
+    @app.post(
+        "/v1/items/delete",
+        tags=["changes"],
+        summary="Delete items, all or none",
+        response_model=wire.DeleteAnswer,
+        responses=errors,
+        openapi_extra=openapi.body(wire.DeleteRequest),
+        dependencies=[Depends(changes)],
+    )
+    async def delete(request: Request) -> Response:
+        content = await guard.body(request, serving.settings.limits.batch_body)
+        return answer(await serving.changes.run(lambda _: serving.delete(content)))
+
+
+def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
+    async def reads(request: Request) -> None:
+        guard.check_key(request.headers, "read")
+
+    async def administers(request: Request) -> None:
+        guard.check_key(request.headers, "admin")
+        guard.check_change(request.headers)
+
+    @app.get(
+        "/v1/releases",
+        tags=["releases"],
+        summary="All releases, newest first",
+        response_model=wire.ReleasesAnswer,
+        responses=openapi.errors(401, 403, 409),
+        openapi_extra=openapi.KEY,
+        dependencies=[Depends(reads)],
+    )
+    def releases() -> Response:
+        return answer(serving.releases())
+
+    @app.post(
+        "/v1/releases/activate",
+        tags=["releases"],
+        summary="Go over to another release, once it has proved itself",
+        response_model=wire.ActivateAnswer,
+        responses=openapi.errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
+        openapi_extra=openapi.body(wire.ActivateRequest),
+        dependencies=[Depends(administers)],
+    )
+    async def activate(request: Request) -> Response:
+        content = await guard.body(request, serving.settings.limits.body)
+        name = read(wire.ActivateRequest, content).name
+        try:
+            serving.store.folder(name)
+        except StoreError as error:
+            raise Refusal(404, "not_found", str(error), field="name") from None
+        return answer(await serving.swaps.run(lambda _: serving.activate(name)))
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    def told(request: Request, refusal: Refusal) -> Response:
+        request.state.error_code = refusal.code
+        return refused(refusal)
+
+    async def ours(request: Request, error: Any) -> Response:  # noqa: ANN401 - as registered
+        return told(request, refusal_of(error))
+
+    async def of_framework(request: Request, error: Any) -> Response:  # noqa: ANN401
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        text = f"{request.method} {request.url.path:.100}: {error.detail}; see /docs"
+        return told(
+            request, Refusal(error.status_code, codes.get(error.status_code, "invalid"), text, headers=error.headers)
+        )
+
+    async def of_parameters(request: Request, error: Any) -> Response:  # noqa: ANN401
+        first = error.errors()[0]
+        field = str(first["loc"][-1])
+        return told(request, Refusal(422, "invalid", f"{field}: {first['msg']}", field=field))
+
+    app.add_exception_handler(VecallError, ours)
+    app.add_exception_handler(HTTPException, of_framework)
+    app.add_exception_handler(RequestValidationError, of_parameters)
+
+
+def _not_ready(serving: Serving) -> Refusal:
+    return Refusal(503, "not_ready", f"not ready: {serving.not_ready}", headers={"Retry-After": "1"})

@@ -1,0 +1,85 @@
+"""What every request passes on its way in and out: its name, its host, its time, and what is told of it."""
+
+import logging
+import re
+import time
+from secrets import token_hex
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vecall.service.answers import Refusal, refused
+from vecall.service.guard import Guard
+from vecall.service.serving import Serving
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PROBES = ("/healthz", "/readyz")  # asked by address, not by name
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+class Door:
+    """ASGI around the application.
+
+    Args:
+        app: the application.
+        serving: is told of each request.
+        guard: checks hosts.
+    """
+
+    def __init__(self, app: ASGIApp, serving: Serving, guard: Guard) -> None:
+        self._app, self._serving, self._guard = app, serving, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, headers = time.perf_counter(), Headers(scope=scope)
+        asked = headers.get("x-request-id", "")
+        request = asked if _REQUEST_ID.fullmatch(asked) else token_hex(8)
+        status = 0
+
+        async def passing(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(scope=message)
+                out["X-Request-ID"] = request
+                for name, value in _ALWAYS.items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        try:
+            if scope["path"] not in _PROBES:
+                self._guard.check_host(headers)
+            await self._app(scope, receive, passing)
+        except Refusal as error:
+            await refused(error)(scope, receive, passing)
+        except ClientDisconnect:
+            status = 499  # nobody is there to be answered
+        except Exception:
+            logger.exception("a mistake of ours", extra={"request": request})
+            if status == 0:
+                internal = Refusal(500, "internal", f"a mistake of ours; it is in the log as request {request}")
+                await refused(internal)(scope, receive, passing)
+        self._tell(scope, request, status, time.perf_counter() - began)
+
+    def _tell(self, scope: Scope, request: str, status: int, seconds: float) -> None:
+        endpoint = getattr(scope.get("route"), "path", "other")  # the route's own, or clients would make up labels
+        self._serving.telemetry.ended(endpoint, status, seconds)
+        state: dict[str, Any] = scope.get("state", {})
+        if code := state.get("error_code"):
+            self._serving.telemetry.failed(code)
+        if self._serving.settings.log_requests or status >= 500:
+            told = {"request": request, "method": scope["method"], "endpoint": endpoint, "status": status}
+            told |= {"ms": round(seconds * 1e3, 3), "release": self._serving.view.release.name}
+            logger.info("request", extra=told | ({"code": code} if code else {}))

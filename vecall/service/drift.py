@@ -1,0 +1,85 @@
+"""Drift that needs no labels: real requests against the release's own golden queries."""
+
+from collections import deque
+from collections.abc import Iterator
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from vecall.recall.recaller import Answered
+from vecall.release.bundle import Release
+
+_WINDOW = 2_000  # newest requests
+_LEAST = 100  # requests; of fewer the index says nothing
+_BINS = 10
+_EMPTY = 1e-3  # share that an empty bin counts as
+
+
+class Drift:
+    """Scores of the first places, and how much of the requests is unknown, over the newest requests of a release."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._release = ""
+        self._usual: NDArray[np.float64] | None = None
+        self._scores: deque[float] = deque(maxlen=_WINDOW)
+        self._unknown: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+
+    def begin(self, release: Release) -> None:
+        """Judge by another release from now on."""
+        usual = golden_scores(release)
+        with self._lock:
+            self._release, self._usual = release.name, usual
+            self._scores.clear()
+            self._unknown.clear()
+
+    def add(self, made: Answered, *, history: int) -> None:
+        """One answered request, which gave so many ids of a history."""
+        scores, unknown = made.recalled.scores, made.recalled.unknown
+        with self._lock:
+            if made.recalled.release != self._release:
+                return
+            if scores and made.ask.vector is not None:
+                self._scores.append(scores[0])
+            self._unknown.append((float(unknown.user), unknown.history / history if history else 0.0))
+
+    def collect(self) -> Iterator[Metric]:
+        """For Prometheus."""
+        with self._lock:
+            scores, unknown, usual = np.array(self._scores), list(self._unknown), self._usual
+        if usual is not None and len(scores) >= _LEAST:
+            value = stability_index(usual, scores)
+            text = "Population stability index of the best scores against the golden queries'; above 0.25: look."
+            yield GaugeMetricFamily("vecall_drift_score_psi", text, value=value)
+        shares = GaugeMetricFamily(
+            "vecall_unknown_share", "Of the newest requests; of user ids, and of histories' ids.", labels=["what"]
+        )
+        if unknown:
+            for what, share in zip(("user", "history"), np.mean(unknown, axis=0).tolist(), strict=True):
+                shares.add_metric([what], share)
+        yield shares
+
+
+def golden_scores(release: Release) -> NDArray[np.float64] | None:
+    """[G] best score of each golden query; None where there are too few of them."""
+    golden = release.golden
+    if golden is None or len(golden.vectors) < 2 * _BINS:
+        return None
+    best = release.index.vectors(golden.rows[:, 0])  # [G, D]
+    scores: NDArray[np.float64] = np.einsum("gd,gd->g", golden.vectors, best, dtype=np.float64)
+    return scores
+
+
+def stability_index(usual: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+    """Population stability index: sum over the deciles of `usual` of (p - q) ln(p / q), p of it and q of `now`.
+
+    0 for equal distributions. By custom below 0.1 is no change and above 0.25 a large one.
+    """
+    edges = np.unique(np.quantile(usual, np.arange(1, _BINS) / _BINS))
+    p, q = (
+        np.maximum(np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) / len(values), _EMPTY)
+        for values in (usual, now)
+    )
+    return float(((p - q) * np.log(p / q)).sum())

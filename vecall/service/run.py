@@ -1,0 +1,50 @@
+"""A serving process from its start to its end."""
+
+import os
+from pathlib import Path
+
+import uvicorn
+
+from vecall.errors import ConfigError
+from vecall.service.app import make_app
+from vecall.service.guard import LOOPBACK
+from vecall.service.keys import read_keys
+from vecall.service.logs import log_json
+from vecall.service.serving import Serving
+from vecall.service.settings import ServeSettings
+
+
+def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
+    """Serve a store until SIGTERM or SIGINT; requests that have begun get their answers.
+
+    Args:
+        store: its folder.
+        settings: how.
+        keys_file: keys beside those of the environment.
+        verbose: log what is of use to those who look for a mistake.
+
+    Raises:
+        ConfigError: others than this machine could connect, and there are no keys; or the keys are wrong.
+        StoreError, ReleaseRefused, JournalDamaged, Locked: the store cannot be opened.
+    """
+    keys = read_keys(os.environ, keys_file)
+    if settings.host not in LOOPBACK and not keys:
+        raise ConfigError(
+            f"--host {settings.host}: others than this machine could connect, so keys are needed: set VECALL_READ_KEY "
+            "and VECALL_ADMIN_KEY, or give --keys FILE"
+        )
+    log_json(verbose=verbose)
+    app = make_app(Serving.open(store, settings), keys)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=settings.connections,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        timeout_keep_alive=75,
+    )
+    uvicorn.Server(config).run()

@@ -1,0 +1,161 @@
+"""What a serving process does, apart from HTTP: answers in threads, changes, swaps, and what is told of them."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vecall.errors import ReleaseRefused, VecallError
+from vecall.live.source import Source
+from vecall.live.view import View
+from vecall.recall.recaller import Answered, Recaller
+from vecall.recall.scans import ScanLimit
+from vecall.recall.types import Query
+from vecall.release.store import Store
+from vecall.service.drift import Drift
+from vecall.service.live_recall import LiveRecall
+from vecall.service.pool import Pool, Turn
+from vecall.service.reading import ids_of, items_of, query_of
+from vecall.service.settings import ServeSettings
+from vecall.service.telemetry import Telemetry, path_of
+from vecall.service.threads import start
+from vecall.service.watcher import Watcher
+
+logger = logging.getLogger(__name__)
+
+_CHANGES_WAITING, _SWAPS_WAITING = 64, 2  # requests
+_PATIENCE_MS = 60_000.0  # of those who change something
+
+
+class Serving:
+    """A store being served. Open it, start it, and close it at the end.
+
+    Attributes:
+        settings: how.
+        store: what is served.
+        recaller: answers.
+        pool: where recalls are worked on.
+        changes: where upserts and deletes are, one after another.
+        swaps: where releases are prepared and gone over to, beside changes.
+        telemetry: what is told of all that.
+        not_ready: why recalls are not answered yet; None once they are.
+    """
+
+    def __init__(self, settings: ServeSettings, store: Store, live: Source) -> None:
+        self.settings, self.store = settings, store
+        self.recaller = Recaller(live, scans=ScanLimit(settings.scans))
+        self.pool = Pool(settings.threads, settings.queue, settings.deadline_ms, name="vecall-recall")
+        self.changes = Pool(1, _CHANGES_WAITING, _PATIENCE_MS, name="vecall-changes")
+        self.swaps = Pool(1, _SWAPS_WAITING, _PATIENCE_MS, name="vecall-swaps", can_wait=True)
+        self.live_recall, self._drift = LiveRecall(settings.sample), Drift()
+        self.telemetry = Telemetry(lambda: live.view, self.live_recall, self._drift)
+        self.not_ready: str | None = "the golden queries have not been asked yet"
+        self._watcher = Watcher(store, live, settings.poll_seconds, self._went)
+
+    @classmethod
+    def open(cls, path: Path, settings: ServeSettings) -> "Serving":
+        """Verify and open a store's current release, with its live changes.
+
+        Raises:
+            StoreError: there is no such store, or no current release.
+            ReleaseRefused: a file is damaged.
+            JournalDamaged, JournalFailed: the journal cannot be used.
+            Locked: `writable`, and another process writes.
+        """
+        store = Store.open(path)
+        live = Source.open(store, None, writable=settings.writable, delta_max=settings.delta_max, keep_previous=True)
+        return cls(settings, store, live)
+
+    @property
+    def view(self) -> View:
+        """What is served now."""
+        return self.recaller.live.view
+
+    @property
+    def problem(self) -> str | None:
+        """Why this process is not as it should be; None where it is."""
+        return self.not_ready or self._watcher.problem
+
+    def start(self) -> None:
+        """Ask the golden queries, and from then on answer, follow the store and judge some answers."""
+        start("vecall-golden", self._become_ready)
+        start("vecall-watcher", self._watcher.run)
+        start("vecall-live-recall", self.live_recall.run)
+
+    def close(self) -> None:
+        """End what was begun, then let the store go."""
+        self.not_ready = "the service ends"
+        self._watcher.end()
+        self.live_recall.end()
+        self.pool.close()
+        self.changes.close()
+        self.swaps.close()
+        self.recaller.close()
+
+    def recall(self, content: bytes, turn: Turn) -> Answered:
+        """Answer a recall's body.
+
+        Raises:
+            QueryError: it is wrong.
+            Overloaded: its deadline passed, or too many scans run.
+        """
+        return self.answer(query_of(content, self.settings.limits), turn)
+
+    def answer(self, query: Query, turn: Turn) -> Answered:
+        """Answer a query, and remember how it went."""
+        turn.check()
+        made = self.recaller.answer(query, between=turn.check)
+        self.telemetry.answered(made, asked=query.k, queued_ms=turn.queued_ms)
+        self._drift.add(made, history=len(query.history or ()))
+        self.live_recall.offer(path_of(made), made)
+        return made
+
+    def upsert(self, content: bytes) -> dict[str, Any]:
+        """Take an upsert's body."""
+        return asdict(self.recaller.live.upsert(items_of(content, self.settings.limits)))
+
+    def delete(self, content: bytes) -> dict[str, Any]:
+        """Take a deletion's body."""
+        return asdict(self.recaller.live.delete(ids_of(content, self.settings.limits)))
+
+    def activate(self, name: str) -> dict[str, Any]:
+        """Go over to another release of the store, and make it the current one.
+
+        Raises:
+            StoreError, ReleaseRefused: it cannot be served; what is served stays.
+        """
+        try:
+            previous = self.recaller.activate(name)
+        except VecallError:
+            self._went(False)
+            raise
+        self._went(True)
+        return {"release": name, "previous": previous}
+
+    def releases(self) -> dict[str, Any]:
+        """All releases of the store, newest first."""
+        current = self.store.find_current()
+        shown = ("name", "created", "items", "dim", "metrics", "parent", "journal_seq")
+        listed = [
+            {name: getattr(manifest, name) for name in shown} | {"bytes": manifest.bytes}
+            for manifest in self.store.releases(skip_damaged=True)
+        ]
+        return {"current": None if current is None else current.release, "releases": listed}
+
+    def _become_ready(self) -> None:
+        try:
+            self.view.release.check_golden()
+        except ReleaseRefused as error:
+            self.not_ready = str(error)
+            logger.critical("not ready: %s", error)
+            return
+        self._drift.begin(self.view.release)
+        self.not_ready = None
+        logger.info("ready: release %s, %d items", self.view.release.name, len(self.view))
+
+    def _went(self, done: bool) -> None:
+        """After an attempt to go over to another release."""
+        self.telemetry.swapped(done=done)
+        if done:
+            self._drift.begin(self.view.release)
+            self.not_ready = None  # it has proved itself, whatever the first one did

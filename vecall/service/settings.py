@@ -1,0 +1,71 @@
+"""How the service runs and what it lets through."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from vecall.errors import ConfigError
+from vecall.schema import Section
+
+
+class Limits(Section):
+    """What one request may ask for. Beyond it the answer is a 4xx that names the field."""
+
+    k: int = Field(10_000, ge=1, description="items of one answer")
+    history: int = Field(10_000, ge=1, description="ids in `history`")
+    exclude: int = Field(10_000, ge=1, description="ids in `exclude`")
+    conditions: int = Field(32, ge=1, description="conditions in `where`")
+    values: int = Field(1_000, ge=1, description="values in one condition's list")
+    batch: int = Field(1_000, ge=1, description="items of one upsert, ids of one delete")
+    body: int = Field(2**20, ge=1_024, description="bytes of a recall's body")
+    batch_body: int = Field(2**24, ge=1_024, description="bytes of an upsert's or a delete's body")
+    body_seconds: float = Field(5.0, gt=0, description="a body must have come in by then")
+
+
+class ServeSettings(Section):
+    """All settings of a serving process."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535, description="0: one that is free")
+    threads: int = Field(os.cpu_count() or 1, ge=1, description="requests that are worked on at a time")
+    queue: int = Field(64, ge=0, description="requests that wait beside them; one more is turned away")
+    deadline_ms: float = Field(200.0, gt=0, description="a request that has waited longer is turned away")
+    scans: int = Field(1, ge=1, description="large exact scans at a time")
+    connections: int = Field(1_000, ge=1, description="open at a time; one more is turned away")
+    drain_seconds: int = Field(20, ge=0, description="requests have this long to end after SIGTERM")
+    writable: bool = Field(default=True, description="take upserts and deletes: of all processes one may")
+    delta_max: int = Field(100_000, ge=1, description="items beside the release, beyond which new ones wait")
+    poll_seconds: float = Field(1.0, gt=0, description="between looks at which release is current")
+    sample: float = Field(
+        0.01, ge=0, le=1, description="share of recalls that are repeated exactly, to know ANN recall"
+    )
+    allowed_hosts: tuple[str, ...] = Field((), description="names in `Host`; none: loopback's, or any with keys")
+    log_requests: bool = Field(default=False, description="a line for each request, not only for failed ones")
+    limits: Limits = Limits()
+
+
+def read_settings(file: Path | None, given: Mapping[str, object]) -> ServeSettings:
+    """Settings of a file, and given ones over them.
+
+    Args:
+        file: TOML with the names of `ServeSettings`, and a table `limits`.
+        given: by name.
+
+    Raises:
+        ConfigError: the file is not as it has to be, or a value is out of range; the message names it.
+    """
+    try:
+        of_file = {} if file is None else tomllib.loads(file.read_text(encoding="utf-8"))
+        return ServeSettings.model_validate({**of_file, **given})
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        sentences = (
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r:.80}" for one in error.errors()
+        )
+        raise ConfigError("settings of the service: " + "; ".join(sentences)) from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: is not TOML: {error}") from error
