@@ -15,6 +15,7 @@ from vecall.service.answers import Refusal, answer, refusal_of, refused
 from vecall.service.door import Door
 from vecall.service.guard import Guard
 from vecall.service.keys import Keys
+from vecall.service.page.routes import add_pages
 from vecall.service.pool import Turn
 from vecall.service.reading import read
 from vecall.service.serving import Serving
@@ -50,6 +51,7 @@ def make_app(serving: Serving, keys: Keys) -> FastAPI:
     _add_recall(app, serving, guard)
     _add_changes(app, serving, guard)
     _add_releases(app, serving, guard)
+    add_pages(app, serving, guard)
     _add_error_handlers(app)
     app.add_middleware(Door, serving=serving, guard=guard)
     return app
