@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "live": {"data", "index", "release"},
     "recall": {"data", "index", "live", "release"},
     "ranking": set(),
+    "client": set(),
     "service": {"data", "index", "live", "recall", "release"},
     "export": {"data", "index", "release", "towers"},
     "evaluation": {"data", "index"},
