@@ -1,7 +1,7 @@
 """What is asked of a recaller, and what it answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -135,10 +135,10 @@ class Recalled:
 
     def as_json(self) -> dict[str, object]:
         """The answer as over HTTP."""
-        answer = asdict(self)
-        if self.plan is None:
-            del answer["plan"]
-        return answer
+        answer: dict[str, object] = dict(vars(self))  # its lists are not copied, as `asdict` would do
+        answer["unknown"] = vars(self.unknown)
+        del answer["plan"]
+        return answer if self.plan is None else answer | {"plan": vars(self.plan)}
 
 
 def _check(field: str, ok: bool, value: object, expected: str) -> None:

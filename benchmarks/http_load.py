@@ -1,0 +1,135 @@
+"""Our own load: requests over loopback by asyncio, in a closed loop or at a rate, and what the answers took.
+
+A closed loop asks again as soon as there is an answer. An open one asks when it is time, by a Poisson process, answered
+or not, and counts from the time at which the request was due: a service that stalls cannot hide it.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_LIMIT = 2**22  # bytes of an answer
+
+
+@dataclass
+class Load:
+    """What was measured.
+
+    Attributes:
+        seconds: of each answered request.
+        statuses: how often each came.
+        took: seconds from the first request to the last answer.
+        cpu: seconds of processor that this generator used.
+        late: seconds by which requests left after their time, in an open loop.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    took: float = 0.0
+    cpu: float = 0.0
+    late: list[float] = field(default_factory=list)
+
+    def figures(self) -> dict[str, float]:
+        """Latency in milliseconds, requests a second, failures, and the generator's share of one core."""
+        p50, p99 = np.percentile(self.seconds, [50, 99]) * 1e3 if self.seconds else (float("nan"),) * 2
+        made = {
+            "requests": sum(self.statuses.values()),
+            "failed": sum(count for status, count in self.statuses.items() if status != 200),
+            "p50_ms": round(float(p50), 3),
+            "p99_ms": round(float(p99), 3),
+            "per_second": round(sum(self.statuses.values()) / self.took, 1),
+            "generator_cpu": round(self.cpu / self.took, 3),
+        }
+        if self.late:
+            made["late_p99_ms"] = round(float(np.percentile(self.late, 99)) * 1e3, 3)
+        return made
+
+
+class Connection:
+    """One connection that is kept open."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_LIMIT)
+        reader, writer = self._streams
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return int(head[9:12]), await reader.readexactly(length)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+def post(path: str, content: object) -> bytes:
+    """A whole request."""
+    body = json.dumps(content).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def closed(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
+    """So many connections, each of which asks again once it was answered."""
+
+    async def one(number: int, load: Load, ends: float) -> None:
+        line, place = Connection(port), number
+        while time.perf_counter() < ends:
+            await _asked(line, requests[place % len(requests)], load, None)
+            place += connections
+        line.close()
+
+    async def all_of_them(load: Load) -> None:
+        ends = time.perf_counter() + seconds
+        await asyncio.gather(*(one(number, load, ends) for number in range(connections)))
+
+    return _measured(all_of_them)
+
+
+def open_loop(port: int, requests: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Load:
+    """So many requests a second on average, over as many connections as that takes."""
+
+    async def all_of_them(load: Load) -> None:
+        rng, free, tasks = np.random.default_rng(seed), [], []
+        due = begun = time.perf_counter()
+        place = 0
+        while (due := due + rng.exponential(1 / rate)) < begun + seconds:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            load.late.append(max(0.0, time.perf_counter() - due))
+            line = free.pop() if free else Connection(port)
+            tasks.append(asyncio.create_task(_lent(line, requests[place % len(requests)], load, due, free)))
+            place += 1
+        await asyncio.gather(*tasks)
+        for line in free:
+            line.close()
+
+    return _measured(all_of_them)
+
+
+async def _lent(line: Connection, request: bytes, load: Load, due: float, free: list[Connection]) -> None:
+    await _asked(line, request, load, due)
+    free.append(line)
+
+
+async def _asked(line: Connection, request: bytes, load: Load, due: float | None) -> None:
+    began = time.perf_counter() if due is None else due
+    status, _ = await line.ask(request)
+    load.statuses[status] = load.statuses.get(status, 0) + 1
+    if status == 200:
+        load.seconds.append(time.perf_counter() - began)
+
+
+def _measured(work: Callable[[Load], object]) -> Load:
+    load, began, cpu = Load(), time.perf_counter(), time.process_time()
+    asyncio.run(work(load))  # type: ignore[arg-type]
+    load.took, load.cpu = time.perf_counter() - began, time.process_time() - cpu
+    return load

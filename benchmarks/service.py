@@ -1,0 +1,181 @@
+"""HTTP end to end beside the bare calls that it stands on: one run, one machine, JSON in, 500 ids and scores out.
+
+    python benchmarks/service.py [--items 1_000_000] [--dim 128] [--seconds 10] [--work DIR]
+
+The bare loop encodes a history by ONNX Runtime and searches the index, in one thread of a process of its own. HTTP is
+`vecall serve`, asked with the same histories by `http_load.py` from this process. ANN recall is that of HTTP answers.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clustered import Clusters
+from facts import RESULTS, facts, load_average, read_json, write_json
+from http_load import Connection, closed, open_loop, post
+from service_store import HISTORY, K
+from tables import console, show
+
+from vecall.data.fields import frame_of
+from vecall.release.bundle import open_release
+from vecall.release.store import Store
+
+CONNECTIONS = (1, 2, 4, 8)
+_LIMIT_SHARE = 0.6
+_JUDGED = 100  # answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--encoders", nargs="+", default=["mean", "causal"])
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vecall-service")
+    parser.add_argument("--out", type=Path, default=RESULTS / "service.json")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for encoder in options.encoders:
+        store = options.work / f"{encoder}-{options.items}-{options.dim}"
+        if not (store / "CURRENT").exists():
+            command = [sys.executable, str(Path(__file__).with_name("service_store.py")), str(store)]
+            command += ["--items", str(options.items), "--dim", str(options.dim), "--encoder", encoder]
+            subprocess.run(command, check=True)
+        result = {"facts": facts()} | measure(store, Clusters(options.items, options.dim), options.seconds)
+        write_json(options.out, read_json(options.out) | {encoder: result | {"load_after": load_average()}})
+        _show(encoder, result)
+
+
+def measure(store: Path, pool: Clusters, seconds: float) -> dict[str, Any]:
+    """Bare, then HTTP by connections, then the open loop with the bare loop once more beside it in time."""
+    histories = _histories(pool)
+    requests = [post("/v1/recall", {"history": one, "k": K, "exclude_seen": False}) for one in histories]
+    bare = _bare(store, seconds)
+    with Served(store) as served:
+        closed(served.port, requests, connections=2, seconds=2)  # warm up
+        judged = _ann_recall(store, served.port, requests[:_JUDGED], histories)
+        by_connections = {
+            str(count): closed(served.port, requests, connections=count, seconds=seconds).figures()
+            for count in CONNECTIONS
+        }
+        limit = max(one["per_second"] for one in by_connections.values())
+        opened = open_loop(served.port, requests, rate=_LIMIT_SHARE * limit, seconds=2 * seconds).figures()
+    bare_after = _bare(store, seconds)
+    return {
+        "k": K,
+        "history": HISTORY,
+        "bare": bare,
+        "bare_after": bare_after,
+        "ann_recall": judged,
+        "http": by_connections,
+        "limit_per_second": limit,
+        "open_at_60_percent": opened,
+    }
+
+
+class Served:
+    """`vecall serve`, while the `with` block runs."""
+
+    def __init__(self, store: Path, *options: str) -> None:
+        self._command = [sys.executable, "-m", "vecall", "serve", "--store", str(store), "--port", "0", *options]
+
+    def __enter__(self) -> "Served":
+        self._log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(self._command, stderr=self._log, stdout=subprocess.DEVNULL)
+        while not (found := re.search(r"running on http://[^ ]*?:(\d+)", self.log())):
+            if self.process.poll() is not None:
+                raise SystemExit(self.log())
+            time.sleep(0.1)
+        self.port = int(found.group(1))
+        self._wait_until_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+        self._log.close()
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10).close()
+            except urllib.error.HTTPError:
+                time.sleep(0.1)
+            else:
+                return
+        raise SystemExit("the service does not become ready")
+
+
+def _histories(pool: Clusters) -> list[list[int]]:
+    """Other users than those that the index was tuned on: items around one place each."""
+    some = pool.block(0).astype(np.float32)
+    queries = pool.queries(1_000)
+    nearest = np.argpartition(-(queries @ some.T), 2 * HISTORY, axis=1)[:, : 2 * HISTORY]
+    rng = np.random.default_rng(1)
+    return [rng.choice(row, HISTORY, replace=False).tolist() for row in nearest]
+
+
+def _bare(store: Path, seconds: float) -> dict[str, float]:
+    script = Path(__file__).with_name("service_bare.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(store), str(seconds)], capture_output=True, text=True, check=True
+    )
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[list[int]]) -> float:
+    """Share of the exact answer in the answers over HTTP."""
+
+    async def ask() -> list[list[int]]:
+        line = Connection(port)
+        answers = [json.loads((await line.ask(request))[1])["ids"] for request in requests]
+        line.close()
+        return answers
+
+    answers = asyncio.run(ask())
+    release = open_release(Store.open(store))
+    shares = []
+    for history, ids in zip(histories, answers, strict=False):
+        vectors = release.index.vectors(release.items.rows(history))[None]
+        assert release.encoder is not None
+        vector = release.encoder.encode_users(frame_of([{}], {}), vectors, np.array([len(history)]))
+        exact = release.items.ids(release.index.search_exact(vector, K).rows[0])
+        shares.append(len(set(exact) & set(ids)) / K)
+    return round(float(np.mean(shares)), 4)
+
+
+def _show(encoder: str, result: dict[str, Any]) -> None:
+    bare = result["bare"]
+    lines = {"bare calls": bare} | {f"HTTP, {count} at a time": one for count, one in result["http"].items()}
+    lines[f"HTTP, {_LIMIT_SHARE:.0%} of the limit"] = result["open_at_60_percent"]
+    rows = [
+        [
+            *(name, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", f"{one['per_second']:.0f}"),
+            *(f"{one['p50_ms'] / bare['p50_ms']:.2f}", f"{one['generator_cpu']:.2f}" if "generator_cpu" in one else ""),
+        ]
+        for name, one in lines.items()
+    ]
+    columns = ["", "p50 ms", "p99 ms", "a second", "x bare p50", "generator, cores"]
+    show(f"{encoder} tower, k {K}, ANN recall {result['ann_recall']}", columns, rows)
+    cores = facts()["machine"]["cores"]
+    reach = 0.5 * cores / (bare["p50_ms"] / 1e3)
+    console.print(f"limit {result['limit_per_second']:.0f} a second; 0.5 × {cores} cores / bare p50 = {reach:.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""A store with towers over a made-up pool: user towers that were not trained give vectors near a history's items.
+
+    python benchmarks/service_store.py STORE --items 1_000_000 --dim 128 --encoder mean|causal
+
+The mean of a history is what the pooled tower begins from. In the sequence tower the map of the mean is made to
+outweigh its blocks, which work as hard as trained ones do.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from clustered import Clusters
+
+from vecall.data.encode import Encoders
+from vecall.data.sequences import Sequences
+from vecall.data.vocabulary import build_vocabulary
+from vecall.export import export_towers
+from vecall.index.settings import IndexSettings
+from vecall.release.build import Contents, write_contents
+from vecall.release.encoder import Encoder, TowersState
+from vecall.release.store import Store
+from vecall.release.users import Users
+from vecall.schema import Vector
+from vecall.towers.settings import HistorySettings, ModelSettings
+from vecall.towers.two_tower import TwoTower
+
+K, HISTORY, USERS = 500, 20, 2_000
+_LENGTH = 50  # of a history that is read
+_OUTWEIGHING = 30.0  # the blocks' output has a length of about sqrt(dim)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--encoder", choices=("mean", "causal"), default="mean")
+    options = parser.parse_args()
+    make(options.store, Clusters(options.items, options.dim), options.encoder)
+
+
+def make(store: Path, pool: Clusters, encoder: str, name: str | None = None) -> None:
+    """Publish a release; the store's vectors are written beside it once."""
+    vectors = store.with_name(f"{store.name}-{pool.n}-{pool.dim}.npy")
+    pool.fill(vectors)
+    items = np.load(vectors, mmap_mode="r")
+    with Store.create(store).draft(name) as draft:
+        towers, digest = _towers(draft.folder, pool.dim, encoder)
+        contents = Contents(
+            items=build_vocabulary(pl.Series(np.arange(pool.n)), "integer"),
+            vectors=items,
+            attributes=pl.DataFrame({"shop": np.arange(pool.n) % 10, "title": [f"title {i}" for i in range(pool.n)]}),
+            popularity=np.ones(pool.n, dtype=np.float32),
+            users=_users(pool, items),
+        )
+        settings = IndexSettings(ks=(100, K), target_recall=0.98)
+        draft.commit(write_contents(draft.folder, contents, settings, encoder=(towers, digest)), activate=True)
+
+
+def _towers(folder: Path, dim: int, encoder: str) -> tuple[Encoder, str]:
+    torch.manual_seed(0)
+    features = {"look": Vector(size=dim)}
+    looks = pl.DataFrame({"look": [[0.0] * dim, [1.0] * dim]}, schema={"look": pl.List(pl.Float32)})
+    items = Encoders.fit(features, looks)
+    users = Encoders.fit({}, pl.DataFrame())
+    history = HistorySettings(encoder=encoder, length=_LENGTH)  # type: ignore[arg-type]
+    settings = ModelSettings(dim=dim, item_id=False, history=history)
+    towers = TwoTower(settings, items.shapes, users.shapes, 0).eval()
+    for name, weight in towers.named_parameters():
+        if name.endswith("of_mean.weight"):
+            weight.data.copy_(_OUTWEIGHING * torch.eye(dim))
+    state = TowersState(dim=dim, history_length=_LENGTH, items=items.state, users=users.state)
+    digest = export_towers(towers, state, (items.shapes, users.shapes), np.empty(0, np.int64), folder)
+    return Encoder(folder), digest
+
+
+def _users(pool: Clusters, items: np.ndarray) -> Users:
+    """Users who took items around one place each, among the first 100,000 items."""
+    some = items[:100_000].astype(np.float32)
+    rng = np.random.default_rng(0)
+    histories = []
+    for queries in np.array_split(pool.queries(USERS, who="users"), 20):
+        nearest = np.argpartition(-(queries @ some.T), 2 * HISTORY, axis=1)[:, : 2 * HISTORY]
+        histories += [rng.choice(row, HISTORY, replace=False).astype(np.int64) for row in nearest]
+    ids = build_vocabulary(pl.Series(np.arange(USERS)), "integer")
+    return Users(ids, pl.DataFrame(height=USERS), Sequences.of(histories))
+
+
+if __name__ == "__main__":
+    main()
