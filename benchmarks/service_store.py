@@ -44,7 +44,7 @@ def main() -> None:
 
 def make(store: Path, pool: Clusters, encoder: str, name: str | None = None) -> None:
     """Publish a release; the store's vectors are written beside it once."""
-    vectors = store.with_name(f"{store.name}-{pool.n}-{pool.dim}.npy")
+    vectors = store.with_name(f"pool-{pool.n}-{pool.dim}.npy")
     pool.fill(vectors)
     items = np.load(vectors, mmap_mode="r")
     with Store.create(store).draft(name) as draft:

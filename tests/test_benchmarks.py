@@ -1,6 +1,7 @@
 """The benchmarks run: here at a size at which their figures mean nothing."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -114,3 +115,43 @@ def test_clustered_vectors_go_on_where_they_were_cut_off(
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def test_service_measures_http_beside_its_bare_calls(tmp_path: Path) -> None:
+    options = ["--items", 3000, "--dim", 16, "--seconds", 0.5, "--encoders", "causal", "--work", tmp_path]
+    said = run("service.py", *options, "--out", tmp_path / "service.json")
+    measured = json.loads((tmp_path / "service.json").read_text())["causal"]
+    assert measured["ann_recall"] > 0.97
+    assert set(measured["http"]) == {"1", "2", "4", "8"}
+    assert all(one["failed"] == 0 < one["requests"] for one in measured["http"].values())
+    assert measured["open_at_60_percent"]["failed"] == 0
+    assert measured["bare"]["p50_ms"] < measured["http"]["1"]["p50_ms"]
+    assert "HTTP, 8 at a time" in said
+
+
+def test_the_soak_sees_what_is_wrong() -> None:
+    check = """
+import json
+import numpy as np, soak
+one, two = np.eye(4, dtype=np.float32), -np.eye(4, dtype=np.float32)
+truth = soak.Truth({"one": one, "two": two})
+asked = {"vector": [1.0, 0, 0, 0], "k": 2, "where": [{"field": "kind", "op": "eq", "value": 1}]}
+def answer(release, ids, scores, began=0.0, **more):
+    body = json.dumps({"release": release, "ids": ids, "scores": scores}).encode()
+    truth.check(asked | more, began, 200, body)
+    return dict(truth.counts)
+fine = answer("two", [1, soak.LIVE], [0.0, float(soak.live_vector(soak.LIVE, 4)[0])])
+assert fine == {"recalls": 1}, fine
+assert answer("two", [0, 1], [1.0, 0.0], where=[])["mixed"] == 1  # scores of the other release
+assert answer("one", [1], [0.0])["mixed"] == 2  # too few
+assert answer("one", [0, 1], [1.0, 0.0])["mixed"] == 3  # 0 does not pass
+truth.deleted[1] = 5.0
+assert "resurrected" not in answer("one", [0, 1], [1.0, 0.0], began=4.0, where=[])
+assert answer("one", [0, 1], [1.0, 0.0], began=6.0, where=[])["resurrected"] == 1
+truth.check(asked, 0.0, 503, b"busy")
+assert truth.counts["failed"] == 1
+"""
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    command = [sys.executable, "-c", check]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
