@@ -53,3 +53,36 @@ def test_a_turn_ends_at_its_deadline():
     with pytest.raises(Overloaded, match="deadline"):
         asyncio.run(pool.run(slow))
     assert pool.inside == 0
+
+
+def test_who_steps_aside_lets_another_in():
+    pool, scanned = Pool(1, 5, 10_000, name="test", aside=1), threading.Event()
+
+    def scan(_):
+        with pool.aside():
+            return scanned.wait(10)
+
+    async def crowd():
+        first = asyncio.ensure_future(pool.run(scan))
+        await asyncio.sleep(0.02)
+        assert await pool.run(lambda _: "meanwhile") == "meanwhile"
+        scanned.set()
+        return await first
+
+    assert asyncio.run(crowd()) is True
+
+
+def test_without_stepping_aside_one_at_a_time_is_worked_on():
+    pool, inside, most = Pool(1, 50, 10_000, name="test", aside=3), [], []
+
+    def work(_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.002)
+        inside.pop()
+
+    async def crowd():
+        await asyncio.gather(*(pool.run(work) for _ in range(20)))
+
+    asyncio.run(crowd())
+    assert max(most) == 1

@@ -1,7 +1,7 @@
 """How many large scans may run side by side: each takes the memory's whole bandwidth from all other requests."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import BoundedSemaphore
 
 from vecall.errors import TooManyScans
@@ -14,10 +14,11 @@ class ScanLimit:
 
     Args:
         most: how many; None does not limit them.
+        aside: each of them is done within this.
     """
 
-    def __init__(self, most: int | None) -> None:
-        self._most = most
+    def __init__(self, most: int | None, *, aside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._most, self._aside = most, aside
         self._free = None if most is None else BoundedSemaphore(most)
 
     @contextmanager
@@ -35,7 +36,8 @@ class ScanLimit:
                 f"`where` or `exclude` make this a scan of {rows:,} items, and {self._most} such scans run: try again"
             )
         try:
-            yield
+            with self._aside():
+                yield
         finally:
             self._free.release()
 

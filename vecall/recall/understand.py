@@ -76,6 +76,8 @@ def _user_row(query: Query, release: Release) -> Row | None:
 
 def _known_rows(field: str, ids: Sequence[Id], view: View) -> tuple[Rows, int]:
     """Rows of the ids that are known, and how many are not."""
+    if not len(ids):
+        return _NO_ROWS, 0
     try:
         rows = view.rows(ids)
     except DataError as error:

@@ -2,15 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import TypeVar
 
 from vecall.errors import Overloaded
-from vecall.service.threads import give_way, one_core_each
+from vecall.service.threads import one_core_each
 
 Answer = TypeVar("Answer")
+
+_TOO_LATE = "the deadline passed before there was an answer: the service is too busy; try again"
 
 
 @dataclass(frozen=True)
@@ -32,25 +36,37 @@ class Turn:
             Overloaded: it is too late.
         """
         if time.perf_counter() > self.deadline:
-            raise Overloaded("the deadline passed before there was an answer: the service is too busy; try again")
+            raise Overloaded(_TOO_LATE)
 
 
 class Pool:
     """Threads that work side by side, and a queue before them.
+
+    Most of a request's work holds Python's lock, so that more threads than half the cores only wait for one another. A
+    large scan does not: who does it steps aside, and lets another request have the thread's place meanwhile.
 
     Args:
         threads: that work.
         queue: requests that wait beside those that are worked on.
         deadline_ms: from arrival to answer.
         name: of the threads, for those who look from outside.
-        can_wait: whether they give way to others.
+        aside: threads that may have stepped aside.
     """
 
-    def __init__(self, threads: int, queue: int, deadline_ms: float, *, name: str, can_wait: bool = False) -> None:
-        self._most, self._seconds = threads + queue, deadline_ms / 1e3
-        set_up = give_way if can_wait else one_core_each
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=set_up)
+    def __init__(self, threads: int, queue: int, deadline_ms: float, *, name: str, aside: int = 0) -> None:
+        self._most, self._seconds = threads + aside + queue, deadline_ms / 1e3
+        self._executor = ThreadPoolExecutor(threads + aside, thread_name_prefix=name, initializer=one_core_each)
+        self._places = BoundedSemaphore(threads)
         self.inside = 0  # only the event loop's thread counts
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For work given to `run`: let another request have this one's place."""
+        self._places.release()
+        try:
+            yield
+        finally:
+            self._places.acquire()
 
     async def run(self, work: Callable[[Turn], Answer]) -> Answer:
         """Do `work` in a thread, when one is free.
@@ -68,9 +84,15 @@ class Pool:
             self.inside -= 1
 
     def _begun(self, work: Callable[[Turn], Answer], arrived: float) -> Answer:
-        turn = Turn(arrived + self._seconds, (time.perf_counter() - arrived) * 1e3)
-        turn.check()
-        return work(turn)
+        deadline = arrived + self._seconds
+        if not self._places.acquire(timeout=max(0.0, deadline - time.perf_counter())):
+            raise Overloaded(_TOO_LATE)
+        try:
+            turn = Turn(deadline, (time.perf_counter() - arrived) * 1e3)
+            turn.check()
+            return work(turn)
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """Wait for what is worked on."""

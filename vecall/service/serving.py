@@ -43,10 +43,12 @@ class Serving:
 
     def __init__(self, settings: ServeSettings, store: Store, live: Source) -> None:
         self.settings, self.store = settings, store
-        self.recaller = Recaller(live, scans=ScanLimit(settings.scans))
-        self.pool = Pool(settings.threads, settings.queue, settings.deadline_ms, name="vecall-recall")
+        self.pool = Pool(
+            settings.threads, settings.queue, settings.deadline_ms, name="vecall-recall", aside=settings.scans
+        )
+        self.recaller = Recaller(live, scans=ScanLimit(settings.scans, aside=self.pool.aside))
         self.changes = Pool(1, _CHANGES_WAITING, _PATIENCE_MS, name="vecall-changes")
-        self.swaps = Pool(1, _SWAPS_WAITING, _PATIENCE_MS, name="vecall-swaps", can_wait=True)
+        self.swaps = Pool(1, _SWAPS_WAITING, _PATIENCE_MS, name="vecall-swaps")
         self.live_recall, self._drift = LiveRecall(settings.sample), Drift()
         self.telemetry = Telemetry(lambda: live.view, self.live_recall, self._drift)
         self.not_ready: str | None = "the golden queries have not been asked yet"
