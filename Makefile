@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test slow torture check install clean
+.PHONY: quickstart test slow soak torture check install clean
 
 quickstart: $(INSTALLED)  ## The whole story on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
@@ -15,6 +15,9 @@ test: $(INSTALLED)  ## The test suite
 
 slow: $(INSTALLED)  ## Proofs that take minutes
 	$(BIN)/python -m pytest -m slow
+
+soak: $(INSTALLED)  ## A minute of mixed load on a service whose releases are swapped
+	$(BIN)/python benchmarks/soak.py --seconds 60 --items 30_000 --swap 6 --out build/soak.json
 
 # CYCLES=100 and SEED=1 may be given in the environment.
 torture: $(INSTALLED)  ## A thousand writers killed, and a disk that fails at every call

@@ -58,3 +58,13 @@ def test_faiss_reads_it_likewise():
     selector = faiss.IDSelectorBitmap(Bitmap.of(marked).bits)
     assert [selector.is_member(row) for row in range(99)] == marked.tolist()
     assert not any(selector.is_member(row) for row in range(99, 200))
+
+
+@given(st.integers(1, 100), st.integers(0, 12), st.integers(0, 14), st.integers(0, 2**32 - 1))
+def test_between_keeps_what_lies_there(size, start, stop, seed):
+    mask = np.random.default_rng(seed).random(size) < 0.5
+    kept = Bitmap.of(mask).between(8 * start, 8 * stop)
+    rows = np.arange(size)
+    expected = mask & (rows >= 8 * start) & (rows < 8 * stop)
+    assert kept.mask().tolist() == expected.tolist()
+    assert kept.count == expected.sum()

@@ -1,5 +1,7 @@
 """ANN recall of real requests, by hand."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vecall.recall import search
 from vecall.recall.recaller import Recaller, open_recaller
 from vecall.recall.types import Query
 from vecall.service import live_recall
@@ -30,6 +33,10 @@ def answered(recaller: Recaller, seed=0, **more):
     return recaller.answer(Query(vector=vector, k=10, **more))
 
 
+def everything(seed):
+    return Query(vector=np.random.default_rng(seed).standard_normal(8), k=50, exclude=[1, 2, 3])
+
+
 def test_exact_answers_have_recall_1(recaller):
     judge = LiveRecall(1.0)
     recaller.upsert([{"id": 5000, "vector": [1.0] * 8}])
@@ -38,6 +45,29 @@ def test_exact_answers_have_recall_1(recaller):
         judge._judge("scan", answered(recaller, seed, exclude=[1, 2, 3]))
     assert judge.estimates()["scan"].recall == 1.0
     assert judge.estimates()["scan"].samples == 5
+
+
+def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
+    recaller.upsert([{"id": 5000, "vector": [1.0] * 8}])
+    recaller.delete([7, 8])
+    made = answered(recaller, 3, exclude=[1, 2, 3])
+    rests = []
+    for at_once in (8, 104, 4096):
+        monkeypatch.setattr(search, "_SCANNED_AT_ONCE", at_once)
+        exact = search.find_exactly(
+            made.view, made.ask.vector, made.ask.excluded, None, 50, rest=lambda: rests.append(1)
+        )
+        assert exact.tolist() == made.view.rows(recaller.recall(everything(3)).ids).tolist()
+    assert len(rests) == 250 + 20 + 1
+
+
+def test_judging_takes_a_small_share_of_a_core():
+    began, rest = time.perf_counter(), live_recall._Rest(threading.Event())
+    cpu = time.thread_time()
+    for _ in range(3):
+        np.linalg.svd(np.random.default_rng(0).standard_normal((60, 60)))
+        rest()
+    assert time.thread_time() - cpu < 2 * live_recall._OF_A_CORE * (time.perf_counter() - began)
 
 
 def test_what_an_answer_lacks_is_counted(recaller):
@@ -102,4 +132,4 @@ def test_drift_begins_anew_with_a_release(recaller):
     shares = {sample.labels["what"]: sample.value for sample in told["vecall_unknown_share"].samples}
     assert shares == {"user": 0.0, "history": 0.5}
     drift.begin(recaller.live.view.release)
-    assert [metric.name for metric in drift.collect()] == ["vecall_unknown_share"]
+    assert [metric.samples for metric in drift.collect()] == [[], []]

@@ -46,6 +46,12 @@ class Bitmap:
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
         return Bitmap(bits, self.size, self.count - int(np.count_nonzero(self.has(np.unique(rows)))))
 
+    def between(self, start: int, stop: int) -> "Bitmap":
+        """Those of its rows that lie in start .. stop - 1, both divisible by eight; `stop` may lie beyond N."""
+        bits = np.zeros_like(self.bits)
+        bits[start // 8 : stop // 8] = self.bits[start // 8 : stop // 8]
+        return Bitmap(bits, self.size, int(np.bitwise_count(bits[start // 8 : stop // 8]).sum()))
+
     def has(self, rows: Rows) -> Mask:
         """Whether each of these rows, in 0 .. N - 1, is in it."""
         marked: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(np.bool_)

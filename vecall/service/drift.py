@@ -49,10 +49,11 @@ class Drift:
         """For Prometheus."""
         with self._lock:
             scores, unknown, usual = np.array(self._scores), list(self._unknown), self._usual
+        text = "Population stability index of the best scores against the golden queries'; above 0.25: look."
+        moved = GaugeMetricFamily("vecall_drift_score_psi", text)
         if usual is not None and len(scores) >= _LEAST:
-            value = stability_index(usual, scores)
-            text = "Population stability index of the best scores against the golden queries'; above 0.25: look."
-            yield GaugeMetricFamily("vecall_drift_score_psi", text, value=value)
+            moved.add_metric([], stability_index(usual, scores))
+        yield moved
         shares = GaugeMetricFamily(
             "vecall_unknown_share", "Of the newest requests; of user ids, and of histories' ids.", labels=["what"]
         )
