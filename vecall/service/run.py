@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import uvicorn
+from prometheus_client import disable_created_metrics
 
 from vecall.errors import ConfigError
 from vecall.service.app import make_app
@@ -34,6 +35,7 @@ def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, 
             "and VECALL_ADMIN_KEY, or give --keys FILE"
         )
     log_json(verbose=verbose)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
     app = make_app(Serving.open(store, settings), keys)
     config = uvicorn.Config(
         app,
