@@ -114,6 +114,7 @@ def test_no_page_of_someone_else_sends_changes(client):
         for headers, expected in (
             ({"Origin": "http://evil.example"}, 403),
             ({"Origin": "null"}, 403),
+            ({"Origin": "http://["}, 403),
             ({"Origin": "http://localhost:81"}, 403),
             ({"Content-Type": "text/plain"}, 415),
             ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
@@ -126,6 +127,13 @@ def test_no_page_of_someone_else_sends_changes(client):
 def test_compressed_bodies_are_not_unpacked(client):
     answer = client.post("/v1/recall", json=QUERY, headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415
+
+
+def test_large_changes_come_through(client):
+    """No layer beneath has a smaller limit of its own."""
+    body = b'{"ids": ["nothing"]' + b" " * (12 * 2**20) + b"}"
+    answer = client.post("/v1/items/delete", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
 
 
 def test_one_that_only_reads_takes_no_changes(shop):

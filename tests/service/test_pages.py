@@ -1,5 +1,6 @@
 """What the pages show, without a browser."""
 
+import random
 import re
 
 import numpy as np
@@ -20,6 +21,7 @@ from vecall.service.page.map import draw
 from vecall.service.page.shown import find_ids, find_items, some_ids, title_column
 from vecall.service.page.texts import TEXTS, language_of
 from vecall.service.settings import Limits
+from vecall.service.wire import OPERATIONS
 from vecall.vectors import publish_vectors
 
 SCORED = r'>(Item \d+)</a>\s*<span class="score"'
@@ -214,3 +216,17 @@ def test_a_problem_is_said_on_every_page(client, shop):
     (shop / "CURRENT").write_text("{")
     eventually(lambda: client.serving.problem is not None)
     assert "CURRENT" in page(client, "/map")
+
+
+@pytest.mark.parametrize("path", ["/", "/items", "/map", "/releases", "/docs", "/page/users"])
+def test_no_address_is_a_mistake_of_ours(client, path):
+    rng = random.Random(0)
+    odd = ["", "user-1", "-1", "9" * 40, "%00", "%ff", "%ED%A0%80", "a" * 5000, "٣", "1e9", "NaN", ",,,", "null", "<>"]
+    names = ["user", "history", "k", "exclude", "sent", "field", "op", "value", "q", "id", "colour", "lang", "prefix"]
+    for _ in range(150):
+        given = [f"{rng.choice(names)}={rng.choice(odd)}" for _ in range(rng.randrange(6))]
+        if rng.random() < 0.3:
+            given += ["field=year", f"op={rng.choice(OPERATIONS)}", f"value={rng.choice(odd)}"]
+        answer = client.get(f"{path}?{'&'.join(given)}")
+        assert answer.status_code in (200, 422), (given, answer.text)
+    assert client.get(path + "?" + "a=1&" * 300).status_code in (200, 422)

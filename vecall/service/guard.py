@@ -70,7 +70,7 @@ class Guard:
             Refusal: 403 for its origin, 415 for its type.
         """
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise Refusal(
                 403, "forbidden", "Origin: changes are taken from pages of this service alone", field="Origin"
             )

@@ -25,6 +25,7 @@ from vecall.service.serving import Serving
 from vecall.service.wire import OPERATIONS
 
 _SUGGESTED, _NEIGHBOURS, _HISTORY = 12, 24, 50
+_MOST_FIELDS = 200  # of an address
 _STATIC = Path(__file__).parent / "static"
 
 Content = dict[str, Any]
@@ -69,7 +70,7 @@ class _Pages:
         """An endpoint that renders a template with what `content` makes of a query string."""
 
         async def endpoint(request: Request) -> Response:
-            given = parse_qs(request.url.query, keep_blank_values=True, max_num_fields=200)
+            given = _parsed(request.url.query)
             language = language_of((given.get("lang") or [""])[0], request.headers.get("accept-language", ""))
             texts = TEXTS[language]
 
@@ -158,6 +159,13 @@ class _Pages:
     def releases(self, _: Mapping[str, list[str]], __: Mapping[str, str], ___: Turn) -> Content:
         """All releases of the store."""
         return self._serving.releases()
+
+
+def _parsed(query: str) -> dict[str, list[str]]:
+    try:
+        return parse_qs(query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise QueryError(f"the address: at most {_MOST_FIELDS} fields are allowed") from None
 
 
 def _stored_history(view: Any, query: Query) -> Any:  # noqa: ANN401 - a view, and rows
