@@ -17,7 +17,7 @@ slow: $(INSTALLED)  ## Proofs that take minutes
 	$(BIN)/python -m pytest -m slow
 
 soak: $(INSTALLED)  ## A minute of mixed load on a service whose releases are swapped
-	$(BIN)/python benchmarks/soak.py --seconds 60 --items 30_000 --swap 6 --out build/soak.json
+	$(BIN)/python benchmarks/soak.py --seconds 60 --items 30_000 --swap 6 --deadline-ms 2000 --out build/soak.json
 
 # CYCLES=100 and SEED=1 may be given in the environment.
 torture: $(INSTALLED)  ## A thousand writers killed, and a disk that fails at every call

@@ -95,15 +95,23 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--swap", type=float, default=20, help="seconds between two swaps")
+    parser.add_argument("--deadline-ms", type=float, default=200, help="the service's; more on a machine that is busy")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     options = parser.parse_args()
     begun_with = facts()
     with tempfile.TemporaryDirectory(prefix="soak-") as work:
         store = Path(work) / "store"
         truth = Truth({name: _publish(store, name, seed, options) for seed, name in enumerate(("one", "two"))})
-        with Served(store) as served:
+        settings = Path(work) / "settings.toml"
+        settings.write_text(f"deadline_ms = {options.deadline_ms}\n", encoding="utf-8")
+        with Served(store, "--settings", str(settings)) as served:
             memory = asyncio.run(_soak(truth, served, store, options))
-    result = {"facts": begun_with, "load_after": load_average(), "seconds": options.seconds}
+    result = {
+        "facts": begun_with,
+        "load_after": load_average(),
+        "seconds": options.seconds,
+        "deadline_ms": options.deadline_ms,
+    }
     result |= _result(truth, memory)
     write_json(options.out, result)
     _show(result)

@@ -189,9 +189,10 @@ def test_heads_that_are_no_http(shop, process_of):
     line = Line(int(served.url.rpartition(":")[2]))
     for head in (b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
         status, _ = line.ask(head)
-        assert status in (0, 400, 403, 404, 505), head
         line.close()
+        assert status in (0, 400, 403, 404, 505), head
     too_long = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n"
-    assert line.ask(too_long)[0] in (0, 400, 404, 431)
+    status, _ = line.ask(too_long)
     line.close()
+    assert status in (0, 400, 431)
     assert served.ask("/healthz")[0] == 200

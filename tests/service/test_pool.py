@@ -72,6 +72,12 @@ def test_who_steps_aside_lets_another_in():
     assert asyncio.run(crowd()) is True
 
 
+def test_who_has_no_place_cannot_step_aside_from_it():
+    pool = Pool(1, 5, 10_000, name="test")
+    with pool.aside():
+        assert asyncio.run(pool.run(lambda _: "worked")) == "worked"
+
+
 def test_without_stepping_aside_one_at_a_time_is_worked_on():
     pool, inside, most = Pool(1, 50, 10_000, name="test", aside=3), [], []
 

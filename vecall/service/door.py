@@ -59,6 +59,7 @@ class Door:
             await send(message)
 
         try:
+            self._guard.check_size(headers)
             if scope["path"] not in _PROBES:
                 self._guard.check_host(headers)
             await self._app(scope, receive, passing)

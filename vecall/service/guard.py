@@ -15,6 +15,7 @@ from vecall.service.settings import ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _JSON = "application/json"
+_MOST_HEAD = 2**16  # bytes
 
 
 class Guard:
@@ -34,6 +35,15 @@ class Guard:
     def __init__(self, keys: Keys, settings: ServeSettings) -> None:
         self._keys, self._seconds = keys, settings.limits.body_seconds
         self._names = settings.allowed_hosts or (() if keys else LOOPBACK)
+
+    def check_size(self, headers: Headers) -> None:
+        """That the head is of a reasonable size.
+
+        Raises:
+            Refusal: 431.
+        """
+        if sum(len(name) + len(value) for name, value in headers.raw) > _MOST_HEAD:
+            raise Refusal(431, "too_large", f"the head: at most {_MOST_HEAD:,} bytes are allowed")
 
     def check_host(self, headers: Headers) -> None:
         """The name that the client calls this service by.

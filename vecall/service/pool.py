@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, local
 from typing import TypeVar
 
 from vecall.errors import Overloaded
@@ -57,11 +57,15 @@ class Pool:
         self._most, self._seconds = threads + aside + queue, deadline_ms / 1e3
         self._executor = ThreadPoolExecutor(threads + aside, thread_name_prefix=name, initializer=one_core_each)
         self._places = BoundedSemaphore(threads)
+        self._here = local()
         self.inside = 0  # only the event loop's thread counts
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """For work given to `run`: let another request have this one's place."""
+        """Let another request have the place of this thread, if it has one here."""
+        if not getattr(self._here, "has_place", False):
+            yield
+            return
         self._places.release()
         try:
             yield
@@ -87,11 +91,13 @@ class Pool:
         deadline = arrived + self._seconds
         if not self._places.acquire(timeout=max(0.0, deadline - time.perf_counter())):
             raise Overloaded(_TOO_LATE)
+        self._here.has_place = True
         try:
             turn = Turn(deadline, (time.perf_counter() - arrived) * 1e3)
             turn.check()
             return work(turn)
         finally:
+            self._here.has_place = False
             self._places.release()
 
     def close(self) -> None:

@@ -23,8 +23,8 @@ from vecall.service.watcher import Watcher
 
 logger = logging.getLogger(__name__)
 
-_CHANGES_WAITING, _SWAPS_WAITING = 64, 2  # requests
-_PATIENCE_MS = 60_000.0  # of those who change something
+_PAGES_WAITING, _CHANGES_WAITING, _SWAPS_WAITING = 16, 64, 2  # requests
+_PATIENCE_MS = 60_000.0  # of people, and of those who change something
 
 
 class Serving:
@@ -35,6 +35,7 @@ class Serving:
         store: what is served.
         recaller: answers.
         pool: where recalls are worked on.
+        pages: where what people look at is made; they wait longer than machines do.
         changes: where upserts and deletes are, one after another.
         swaps: where releases are prepared and gone over to, beside changes.
         telemetry: what is told of all that.
@@ -47,6 +48,7 @@ class Serving:
             settings.threads, settings.queue, settings.deadline_ms, name="vecall-recall", aside=settings.scans
         )
         self.recaller = Recaller(live, scans=ScanLimit(settings.scans, aside=self.pool.aside))
+        self.pages = Pool(1, _PAGES_WAITING, _PATIENCE_MS, name="vecall-pages")
         self.changes = Pool(1, _CHANGES_WAITING, _PATIENCE_MS, name="vecall-changes")
         self.swaps = Pool(1, _SWAPS_WAITING, _PATIENCE_MS, name="vecall-swaps")
         self.live_recall, self._drift = LiveRecall(settings.sample), Drift()
@@ -89,9 +91,8 @@ class Serving:
         self.not_ready = "the service ends"
         self._watcher.end()
         self.live_recall.end()
-        self.pool.close()
-        self.changes.close()
-        self.swaps.close()
+        for pool in (self.pool, self.pages, self.changes, self.swaps):
+            pool.close()
         self.recaller.close()
 
     def recall(self, content: bytes, turn: Turn) -> Answered:

@@ -51,13 +51,13 @@ def add_pages(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
     @app.get("/page/users", include_in_schema=False, dependencies=[Depends(reads)])
     async def users(prefix: str = "") -> Response:
-        return answer({"ids": await serving.pool.run(lambda _: pages.users(prefix[:100]))})
+        return answer({"ids": await serving.pages.run(lambda _: pages.users(prefix[:100]))})
 
     app.mount("/static", StaticFiles(directory=_STATIC))
 
 
 class _Pages:
-    """What each page shows, made in the pool where recalls are."""
+    """What each page shows, made beside recalls, in a pool of its own."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -79,7 +79,7 @@ class _Pages:
                 state = {"release": self._serving.view.release.name, "problem": self._serving.problem}
                 return self._templates.get_template(name).render(usual | state | content(given, texts, turn))
 
-            html = await self._serving.pool.run(work)
+            html = await self._serving.pages.run(work)
             return Response(html, media_type="text/html", headers={"Content-Language": language})
 
         return endpoint
