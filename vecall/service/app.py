@@ -1,5 +1,6 @@
 """The HTTP application: endpoints, and what their OpenAPI document says."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,7 +36,7 @@ def make_app(serving: Serving, keys: Keys) -> FastAPI:
     async def life(_: FastAPI) -> AsyncIterator[None]:
         serving.start()
         yield
-        serving.close()
+        await asyncio.to_thread(serving.close)  # what is still worked on may need the loop to end
 
     guard = Guard(keys, serving.settings)
     app = FastAPI(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import BoundedSemaphore, local
+from threading import local
 from typing import TypeVar
 
 from vecall.errors import Overloaded
@@ -56,21 +56,10 @@ class Pool:
     def __init__(self, threads: int, queue: int, deadline_ms: float, *, name: str, aside: int = 0) -> None:
         self._most, self._seconds = threads + aside + queue, deadline_ms / 1e3
         self._executor = ThreadPoolExecutor(threads + aside, thread_name_prefix=name, initializer=one_core_each)
-        self._places = BoundedSemaphore(threads)
+        # Who waits does so here and not in a thread, which would wake up only to wait again.
+        self._places = asyncio.Semaphore(threads)
         self._here = local()
-        self.inside = 0  # only the event loop's thread counts
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Let another request have the place of this thread, if it has one here."""
-        if not getattr(self._here, "has_place", False):
-            yield
-            return
-        self._places.release()
-        try:
-            yield
-        finally:
-            self._places.acquire()
+        self.inside = 0
 
     async def run(self, work: Callable[[Turn], Answer]) -> Answer:
         """Do `work` in a thread, when one is free.
@@ -83,23 +72,47 @@ class Pool:
         arrived = time.perf_counter()
         self.inside += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._begun, work, arrived)
+            await self._take_place()
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._executor, self._begun, work, arrived, loop)
+            finally:
+                self._places.release()
         finally:
             self.inside -= 1
 
-    def _begun(self, work: Callable[[Turn], Answer], arrived: float) -> Answer:
-        deadline = arrived + self._seconds
-        if not self._places.acquire(timeout=max(0.0, deadline - time.perf_counter())):
-            raise Overloaded(_TOO_LATE)
-        self._here.has_place = True
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let another request have the place of this thread, if it has one here."""
+        loop: asyncio.AbstractEventLoop | None = getattr(self._here, "loop", None)
+        if loop is None:
+            yield
+            return
+        loop.call_soon_threadsafe(self._places.release)
         try:
-            turn = Turn(deadline, (time.perf_counter() - arrived) * 1e3)
-            turn.check()
-            return work(turn)
+            yield
         finally:
-            self._here.has_place = False
-            self._places.release()
+            asyncio.run_coroutine_threadsafe(self._places.acquire(), loop).result()
 
     def close(self) -> None:
         """Wait for what is worked on."""
         self._executor.shutdown(cancel_futures=True)
+
+    async def _take_place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded(_TOO_LATE) from None
+
+    def _begun(self, work: Callable[[Turn], Answer], arrived: float, loop: asyncio.AbstractEventLoop) -> Answer:
+        turn = Turn(arrived + self._seconds, (time.perf_counter() - arrived) * 1e3)
+        turn.check()
+        self._here.loop = loop
+        try:
+            return work(turn)
+        finally:
+            self._here.loop = None

@@ -1,5 +1,6 @@
 """What a serving process does, apart from HTTP: answers in threads, changes, swaps, and what is told of them."""
 
+import gc
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -153,6 +154,8 @@ class Serving:
             logger.critical("not ready: %s", error)
             return
         self._drift.begin(self.view.release)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: to look through all of it now and then would stop requests for 60 ms
         self.not_ready = None
         logger.info("ready: release %s, %d items", self.view.release.name, len(self.view))
 
