@@ -188,8 +188,8 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
         name = read(wire.ActivateRequest, content).name
         try:
             serving.store.folder(name)
-        except StoreError as error:
-            raise Refusal(404, "not_found", str(error), field="name") from None
+        except StoreError:  # its text has the store's path
+            raise Refusal(404, "not_found", f"there is no release {name!r}: see /v1/releases", field="name") from None
         return answer(await serving.swaps.run(lambda _: serving.activate(name)))
 
 
