@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,13 +124,13 @@ def test_stability_index_by_hand():
 
 
 def test_drift_begins_anew_with_a_release(recaller):
-    drift = Drift()
-    drift.begin(recaller.live.view.release)
+    drift, release = Drift(), recaller.live.view.release
     for seed in range(150):
-        drift.add(answered(recaller, seed, history=[1, 9999]), history=2)
+        drift.add(answered(recaller, seed, history=[1, 9999]), history=2, served=release)
     told = {metric.name: metric for metric in drift.collect()}
     assert told["vecall_drift_score_psi"].samples[0].value < 0.25
     shares = {sample.labels["what"]: sample.value for sample in told["vecall_unknown_share"].samples}
     assert shares == {"user": 0.0, "history": 0.5}
-    drift.begin(recaller.live.view.release)
+    other = replace(release, manifest=release.manifest.model_copy(update={"name": "other"}))
+    drift.add(answered(recaller), history=0, served=other)  # of the release before
     assert [metric.samples for metric in drift.collect()] == [[], []]

@@ -4,12 +4,19 @@ import threading
 
 import numpy as np
 import pytest
-from serving import served
+from serving import eventually, served
+from starlette.testclient import TestClient
 
-from vecall.errors import Overloaded, TooManyScans
+from vecall.errors import Overloaded, ReleaseRefused, TooManyScans
 from vecall.recall import scans
 from vecall.recall.scans import ScanLimit
 from vecall.recall.types import Query
+from vecall.release.bundle import Release
+from vecall.release.store import Store
+from vecall.service.app import make_app
+from vecall.service.keys import Keys
+from vecall.service.serving import Serving
+from vecall.service.settings import ServeSettings
 
 
 def test_the_deadline_counts_between_stages(client, monkeypatch):
@@ -77,3 +84,22 @@ def test_before_it_is_ready_nothing_is_recalled(client):
         assert "golden queries" in answer.json()["error"]["message"]
         assert answer.headers["Retry-After"]
     assert client.get("/healthz").status_code == 200
+
+
+def test_a_release_that_answers_otherwise_is_not_ready_until_another_one_is(shop, publish_more, monkeypatch):
+    publish_more(shop, "second", activate=False)
+    check = Release.check_golden
+
+    def other_processor(release):
+        if release.name == "tiny":
+            raise ReleaseRefused("golden queries: user vectors differ", file="golden.vectors.npy")
+        check(release)
+
+    monkeypatch.setattr(Release, "check_golden", other_processor)
+    serving = Serving.open(shop, ServeSettings(poll_seconds=0.05))
+    with TestClient(make_app(serving, Keys()), base_url="http://localhost") as client:
+        eventually(lambda: "user vectors differ" in client.get("/readyz").text)
+        assert client.post("/v1/recall", json={"user_id": "user-1"}).status_code == 503
+        Store.open(shop).activate("second")  # by another process
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        assert client.post("/v1/recall", json={"user_id": "user-1"}).json()["release"] == "second"

@@ -27,16 +27,23 @@ class Drift:
         self._scores: deque[float] = deque(maxlen=_WINDOW)
         self._unknown: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
 
-    def begin(self, release: Release) -> None:
-        """Judge by another release from now on."""
+    def _begin(self, release: Release) -> None:
         usual = golden_scores(release)
         with self._lock:
             self._release, self._usual = release.name, usual
             self._scores.clear()
             self._unknown.clear()
 
-    def add(self, made: Answered, *, history: int) -> None:
-        """One answered request, which gave so many ids of a history."""
+    def add(self, made: Answered, *, history: int, served: Release) -> None:
+        """One answered request.
+
+        Args:
+            made: the answer; one of another release than `served` counts for nothing.
+            history: how many ids of a history the request gave.
+            served: what is served now. With another one it begins anew.
+        """
+        if served.name != self._release:
+            self._begin(served)
         scores, unknown = made.recalled.scores, made.recalled.unknown
         with self._lock:
             if made.recalled.release != self._release:

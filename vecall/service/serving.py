@@ -110,7 +110,7 @@ class Serving:
         turn.check()
         made = self.recaller.answer(query, between=turn.check)
         self.telemetry.answered(made, asked=query.k, queued_ms=turn.queued_ms)
-        self._drift.add(made, history=len(query.history or ()))
+        self._drift.add(made, history=len(query.history or ()), served=self.view.release)
         self.live_recall.offer(path_of(made), made)
         return made
 
@@ -147,13 +147,14 @@ class Serving:
         return {"current": None if current is None else current.release, "releases": listed}
 
     def _become_ready(self) -> None:
+        release = self.view.release
         try:
-            self.view.release.check_golden()
+            release.check_golden()
         except ReleaseRefused as error:
-            self.not_ready = str(error)
+            if self.view.release is release:  # else another one has proved itself meanwhile
+                self.not_ready = str(error)
             logger.critical("not ready: %s", error)
             return
-        self._drift.begin(self.view.release)
         gc.collect()
         gc.freeze()  # what was loaded stays: to look through all of it now and then would stop requests for 60 ms
         self.not_ready = None
@@ -163,5 +164,4 @@ class Serving:
         """After an attempt to go over to another release."""
         self.telemetry.swapped(done=done)
         if done:
-            self._drift.begin(self.view.release)
             self.not_ready = None  # it has proved itself, whatever the first one did
