@@ -1,6 +1,6 @@
 """The pages: rendered here, with a little script for comfort."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 from vecall.errors import QueryError
+from vecall.index.bitmaps import Rows
+from vecall.live.view import View
 from vecall.recall.types import Query
 from vecall.service import openapi
 from vecall.service.answers import answer
@@ -29,6 +31,8 @@ _MOST_FIELDS = 200  # of an address
 _STATIC = Path(__file__).parent / "static"
 
 Content = dict[str, Any]
+# What an address asks for, the texts of the reader's language, a turn in the pool -> what the template shows.
+Maker = Callable[[Mapping[str, list[str]], Mapping[str, str], Turn], Content]
 
 
 def add_pages(app: FastAPI, serving: Serving, guard: Guard) -> None:
@@ -66,7 +70,7 @@ class _Pages:
         )
         self._templates.filters["query"] = partial(urlencode, doseq=True)
 
-    def page(self, name: str, content: Callable[[Mapping[str, list[str]], Mapping[str, str], Turn], Content]) -> Any:  # noqa: ANN401 - an endpoint
+    def page(self, name: str, content: Maker) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint that renders a template with what `content` makes of a query string."""
 
         async def endpoint(request: Request) -> Response:
@@ -168,10 +172,11 @@ def _parsed(query: str) -> dict[str, list[str]]:
         raise QueryError(f"the address: at most {_MOST_FIELDS} fields are allowed") from None
 
 
-def _stored_history(view: Any, query: Query) -> Any:  # noqa: ANN401 - a view, and rows
+def _stored_history(view: View, query: Query) -> Rows:
+    """Rows of the items that a user had taken when the release was made; none of who is not known."""
     users = view.release.users
     row = None if users is None or query.user_id is None else users.ids.row(query.user_id)
-    return np.empty(0, dtype=np.int64) if row is None else view.current(users.histories[row])
+    return np.empty(0, dtype=np.int64) if users is None or row is None else view.current(users.histories[row])
 
 
 def _described(app: FastAPI, _: Mapping[str, list[str]], __: Mapping[str, str], ___: Turn) -> Content:
