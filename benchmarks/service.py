@@ -23,7 +23,7 @@ import numpy as np
 from clustered import Clusters
 from facts import RESULTS, facts, load_average, read_json, write_json
 from http_load import Connection, closed, open_loop, post
-from service_store import HISTORY, K
+from service_users import HISTORY, K, asked
 from tables import console, show
 
 from vecall.data.fields import frame_of
@@ -58,7 +58,7 @@ def main() -> None:
 
 def measure(store: Path, pool: Clusters, seconds: float) -> dict[str, Any]:
     """Bare, then HTTP by connections, then the open loop with the bare loop once more beside it in time."""
-    histories = _histories(pool)
+    histories = asked(pool)
     requests = [post("/v1/recall", {"history": one, "k": K, "exclude_seen": False}) for one in histories]
     bare = _bare(store, seconds)
     with Served(store) as served:
@@ -118,15 +118,6 @@ class Served:
             else:
                 return
         raise SystemExit("the service does not become ready")
-
-
-def _histories(pool: Clusters) -> list[list[int]]:
-    """Other users than those that the index was tuned on: items around one place each."""
-    some = pool.block(0).astype(np.float32)
-    queries = pool.queries(1_000)
-    nearest = np.argpartition(-(queries @ some.T), 2 * HISTORY, axis=1)[:, : 2 * HISTORY]
-    rng = np.random.default_rng(1)
-    return [rng.choice(row, HISTORY, replace=False).tolist() for row in nearest]
 
 
 def _bare(store: Path, seconds: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from clustered import Clusters
-from service import K, _histories
+from service_users import K, asked
 
 from vecall.data.fields import frame_of
 from vecall.release.bundle import open_release
@@ -24,7 +24,7 @@ def main() -> None:
     encoder, effort = release.encoder, release.effort
     if encoder is None or effort is None:
         raise SystemExit(f"{store}: the release needs towers and an index")
-    histories = [release.items.rows(one) for one in _histories(Clusters(release.index.size, release.index.dim))]
+    histories = [release.items.rows(one) for one in asked(Clusters(release.index.size, release.index.dim))]
     nothing, hard = frame_of([{}], {}), effort.at(K)
     one_core_each()
     took: list[float] = []

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 from clustered import Clusters
+from service_users import K, around
 
 from vecall.data.encode import Encoders
 from vecall.data.sequences import Sequences
@@ -27,7 +28,7 @@ from vecall.schema import Vector
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.towers.two_tower import TwoTower
 
-K, HISTORY, USERS = 500, 20, 2_000
+USERS = 2_000
 _LENGTH = 50  # of a history that is read
 _OUTWEIGHING = 30.0  # the blocks' output has a length of about sqrt(dim)
 
@@ -80,11 +81,7 @@ def _towers(folder: Path, dim: int, encoder: str) -> tuple[Encoder, str]:
 def _users(pool: Clusters, items: np.ndarray) -> Users:
     """Users who took items around one place each, among the first 100,000 items."""
     some = items[:100_000].astype(np.float32)
-    rng = np.random.default_rng(0)
-    histories = []
-    for queries in np.array_split(pool.queries(USERS, who="users"), 20):
-        nearest = np.argpartition(-(queries @ some.T), 2 * HISTORY, axis=1)[:, : 2 * HISTORY]
-        histories += [rng.choice(row, HISTORY, replace=False).astype(np.int64) for row in nearest]
+    histories = around(pool.queries(USERS, who="users"), some, np.random.default_rng(0))
     ids = build_vocabulary(pl.Series(np.arange(USERS)), "integer")
     return Users(ids, pl.DataFrame(height=USERS), Sequences.of(histories))
 

@@ -278,11 +278,7 @@ def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
 
     opened = Store.open(store)
     current = opened.find_current()
-    shown = ("name", "created", "items", "dim", "metrics", "parent", "journal_seq")
-    manifests = [
-        {key: value for key, value in one.model_dump(mode="json").items() if key in shown} | {"bytes": one.bytes}
-        for one in opened.releases()
-    ]
+    manifests = [one.listed() for one in opened.releases()]
     active = None if current is None else current.release
     if as_json:
         console.print_json({"current": active, "releases": manifests})

@@ -11,13 +11,12 @@ import numpy as np
 import polars as pl
 
 from vecall.data.vocabulary import Id
-from vecall.errors import QueryError
 from vecall.live.source import DELTA_MAX, Source
 from vecall.live.view import View
 from vecall.recall.filters import Filters, Passing
 from vecall.recall.scans import NO_LIMIT, ScanLimit
 from vecall.recall.search import Found, find
-from vecall.recall.types import Plan, Query, Recalled
+from vecall.recall.types import Plan, Query, Recalled, parse_id
 from vecall.recall.understand import Ask, understand
 from vecall.release.store import Store
 
@@ -90,12 +89,7 @@ class Recaller:
             QueryError: ids are integers, and the text is none.
         """
         users = self.live.view.release.users
-        if users is None or users.ids.id_type == "string":
-            return text
-        try:
-            return int(text)
-        except ValueError:
-            raise QueryError(f"user_id: ids here are integers, got {text!r}", field="user_id") from None
+        return parse_id("user_id", text, "string" if users is None else users.ids.id_type)
 
     def recall(self, query: Query) -> Recalled:
         """The k items that the user most likely wants.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vecall.data.fields import is_number
 from vecall.data.vocabulary import Id
 from vecall.errors import QueryError
+from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
 
@@ -139,6 +140,20 @@ class Recalled:
         answer["unknown"] = vars(self.unknown)
         del answer["plan"]
         return answer if self.plan is None else answer | {"plan": vars(self.plan)}
+
+
+def parse_id(field: str, text: str, id_type: IdType) -> Id:
+    """An id written as text, in the type that ids have.
+
+    Raises:
+        QueryError: ids are integers, and the text is none.
+    """
+    if id_type == "string":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field) from None
 
 
 def _check(field: str, ok: bool, value: object, expected: str) -> None:

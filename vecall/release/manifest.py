@@ -17,6 +17,7 @@ FORMAT = 2  # 1 is read too: it lacks `declared_seq`
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 MANIFEST, MANIFEST_SUM = "manifest.json", "manifest.sha256"
 _SUM = r"[0-9a-f]{64}"
+_LISTED = {"name", "created", "items", "dim", "metrics", "parent", "journal_seq"}
 
 
 class FileSum(Section):
@@ -65,6 +66,10 @@ class Manifest(Description):
     def bytes(self) -> int:
         """Size of all files but the manifest and its sum."""
         return sum(entry.bytes for entry in self.files.values())
+
+    def listed(self) -> dict[str, Any]:
+        """What a list of releases tells of this one, as JSON."""
+        return self.model_dump(mode="json", include=_LISTED) | {"bytes": self.bytes}
 
 
 def sum_files(folder: Path) -> dict[str, FileSum]:

@@ -18,8 +18,8 @@ from vecall.errors import (
     VecallError,
 )
 
-RETRY_SECONDS = 1
-_JSON = "application/json"
+RETRY = {"Retry-After": "1"}  # seconds
+JSON = "application/json"
 
 
 class Refusal(VecallError):  # noqa: N818 - it is what happened
@@ -47,12 +47,11 @@ class Refusal(VecallError):  # noqa: N818 - it is what happened
 
 def answer(content: Mapping[str, Any]) -> Response:
     """Success."""
-    return Response(to_json(content), media_type=_JSON)
+    return Response(to_json(content), media_type=JSON)
 
 
 def refusal_of(error: VecallError) -> Refusal:
     """An error as HTTP tells it."""
-    retry = {"Retry-After": str(RETRY_SECONDS)}
     text = str(error)
     match error:
         case Refusal():
@@ -62,15 +61,15 @@ def refusal_of(error: VecallError) -> Refusal:
         case QueryError():
             return Refusal(400 if error.code == "bad_json" else 422, error.code, text, field=error.field)
         case TooManyScans():
-            return Refusal(429, error.code, text, headers=retry)
+            return Refusal(429, error.code, text, headers=RETRY)
         case Overloaded():
-            return Refusal(503, error.code, text, headers=retry)
+            return Refusal(503, error.code, text, headers=RETRY)
         case DeltaFull():
-            return Refusal(429, error.code, text, headers=retry)
+            return Refusal(429, error.code, text, headers=RETRY)
         case JournalFailed(disk_full=True):
             return Refusal(507, "disk_full", text)
         case JournalFailed() | Locked():
-            return Refusal(503, "overloaded", text, headers=retry)
+            return Refusal(503, "overloaded", text, headers=RETRY)
         case StoreError():
             return Refusal(409, "release_refused", text)
     return Refusal(422, "invalid", text)
@@ -79,4 +78,4 @@ def refusal_of(error: VecallError) -> Refusal:
 def refused(refusal: Refusal) -> Response:
     """An error's answer."""
     told = {"error": {"code": refusal.code, "message": str(refusal), "field": refusal.field}}
-    return Response(to_json(told), refusal.status, refusal.headers, media_type=_JSON)
+    return Response(to_json(told), refusal.status, refusal.headers, media_type=JSON)

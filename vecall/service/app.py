@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from vecall import __version__
 from vecall.errors import StoreError, VecallError
 from vecall.service import openapi, wire
-from vecall.service.answers import Refusal, answer, refusal_of, refused
+from vecall.service.answers import RETRY, Refusal, answer, refusal_of, refused
 from vecall.service.door import Door
 from vecall.service.guard import Guard
 from vecall.service.keys import Keys
@@ -81,9 +81,6 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
 
 
 def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
-    async def reads(request: Request) -> None:
-        guard.check_key(request.headers, "read")
-
     @app.post(
         "/v1/recall",
         tags=["recall"],
@@ -91,7 +88,7 @@ def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
         response_model=wire.RecallAnswer,
         responses=openapi.errors(400, 401, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra=openapi.body(wire.RecallRequest),
-        dependencies=[Depends(reads)],
+        dependencies=[Depends(guard.reads)],
     )
     async def recall(request: Request) -> Response:
         if serving.not_ready is not None:
@@ -110,7 +107,7 @@ def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
         response_class=Response,
         responses=openapi.errors(401, 403) | {200: {"content": {"text/plain": {}}}},
         openapi_extra=openapi.KEY,
-        dependencies=[Depends(reads)],
+        dependencies=[Depends(guard.reads)],
     )
     def metrics() -> Response:
         return Response(serving.telemetry.text(), media_type=_METRICS_TYPE)
@@ -118,8 +115,7 @@ def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
 def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
     async def changes(request: Request) -> None:
-        guard.check_key(request.headers, "admin")
-        guard.check_change(request.headers)
+        await guard.administers(request)
         if not serving.settings.writable:
             raise Refusal(
                 403, "forbidden", "this process only reads; send changes to the one that was started to write"
@@ -155,13 +151,6 @@ def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
 
 def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
-    async def reads(request: Request) -> None:
-        guard.check_key(request.headers, "read")
-
-    async def administers(request: Request) -> None:
-        guard.check_key(request.headers, "admin")
-        guard.check_change(request.headers)
-
     @app.get(
         "/v1/releases",
         tags=["releases"],
@@ -169,7 +158,7 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
         response_model=wire.ReleasesAnswer,
         responses=openapi.errors(401, 403, 409),
         openapi_extra=openapi.KEY,
-        dependencies=[Depends(reads)],
+        dependencies=[Depends(guard.reads)],
     )
     def releases() -> Response:
         return answer(serving.releases())
@@ -181,7 +170,7 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
         response_model=wire.ActivateAnswer,
         responses=openapi.errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
         openapi_extra=openapi.body(wire.ActivateRequest),
-        dependencies=[Depends(administers)],
+        dependencies=[Depends(guard.administers)],
     )
     async def activate(request: Request) -> Response:
         content = await guard.body(request, serving.settings.limits.body)
@@ -219,4 +208,4 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _not_ready(serving: Serving) -> Refusal:
-    return Refusal(503, "not_ready", f"not ready: {serving.not_ready}", headers={"Retry-After": "1"})
+    return Refusal(503, "not_ready", f"not ready: {serving.not_ready}", headers=RETRY)

@@ -9,12 +9,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from vecall.service.answers import Refusal
+from vecall.service.answers import JSON, Refusal
 from vecall.service.keys import Keys, Role
 from vecall.service.settings import ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_JSON = "application/json"
 _MOST_HEAD = 2**16  # bytes
 
 
@@ -84,8 +83,17 @@ class Guard:
             raise Refusal(
                 403, "forbidden", "Origin: changes are taken from pages of this service alone", field="Origin"
             )
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
-            raise Refusal(415, "unsupported_media_type", f"Content-Type: expected {_JSON}", field="Content-Type")
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+            raise Refusal(415, "unsupported_media_type", f"Content-Type: expected {JSON}", field="Content-Type")
+
+    async def reads(self, request: Request) -> None:
+        """For endpoints that only tell."""
+        self.check_key(request.headers, "read")
+
+    async def administers(self, request: Request) -> None:
+        """For endpoints that change something."""
+        self.check_key(request.headers, "admin")
+        self.check_change(request.headers)
 
     async def body(self, request: Request, most: int) -> bytes:
         """The body, if it is not too large and comes in time.

@@ -139,11 +139,7 @@ class Serving:
     def releases(self) -> dict[str, Any]:
         """All releases of the store, newest first."""
         current = self.store.find_current()
-        shown = ("name", "created", "items", "dim", "metrics", "parent", "journal_seq")
-        listed = [
-            {name: getattr(manifest, name) for name in shown} | {"bytes": manifest.bytes}
-            for manifest in self.store.releases(skip_damaged=True)
-        ]
+        listed = [manifest.listed() for manifest in self.store.releases(skip_damaged=True)]
         return {"current": None if current is None else current.release, "releases": listed}
 
     def _become_ready(self) -> None:

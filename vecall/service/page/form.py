@@ -9,7 +9,7 @@ import polars as pl
 from vecall.data.vocabulary import Id
 from vecall.errors import QueryError
 from vecall.live.view import View
-from vecall.recall.types import Query
+from vecall.recall.types import Query, parse_id
 from vecall.service.settings import Limits
 from vecall.service.wire import OPERATIONS
 
@@ -105,21 +105,12 @@ class Form:
 def user_id(view: View, text: str) -> Id:
     """A user id that was typed, of the release's type."""
     users = view.release.users
-    return _id("user_id", text, "string" if users is None else users.ids.id_type)
+    return parse_id("user_id", text, "string" if users is None else users.ids.id_type)
 
 
 def item_ids(view: View, field: str, text: str) -> list[Id]:
     """Item ids that were typed, with commas between them."""
-    return [_id(field, one.strip(), view.release.items.id_type) for one in text.split(",") if one.strip()]
-
-
-def _id(field: str, text: str, id_type: str) -> Id:
-    if id_type == "string":
-        return text
-    try:
-        return int(text[:20])
-    except ValueError:
-        raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field) from None
+    return [parse_id(field, one.strip(), view.release.items.id_type) for one in text.split(",") if one.strip()]
 
 
 def _typed(place: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a Polars type, loosely typed there

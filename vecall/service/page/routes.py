@@ -37,10 +37,6 @@ Maker = Callable[[Mapping[str, list[str]], Mapping[str, str], Turn], Content]
 
 def add_pages(app: FastAPI, serving: Serving, guard: Guard) -> None:
     """The explorer, items, map, releases and the page of the API, for people."""
-
-    async def reads(request: Request) -> None:
-        guard.check_key(request.headers, "read")
-
     pages = _Pages(serving)
     for path, name, content in (
         ("/", "explore.html", pages.explore),
@@ -50,10 +46,14 @@ def add_pages(app: FastAPI, serving: Serving, guard: Guard) -> None:
         ("/docs", "docs.html", partial(_described, app)),
     ):
         app.add_api_route(
-            path, pages.page(name, content), include_in_schema=False, dependencies=[Depends(reads)], methods=["GET"]
+            path,
+            pages.page(name, content),
+            include_in_schema=False,
+            dependencies=[Depends(guard.reads)],
+            methods=["GET"],
         )
 
-    @app.get("/page/users", include_in_schema=False, dependencies=[Depends(reads)])
+    @app.get("/page/users", include_in_schema=False, dependencies=[Depends(guard.reads)])
     async def users(prefix: str = "") -> Response:
         return answer({"ids": await serving.pages.run(lambda _: pages.users(prefix[:100]))})
 

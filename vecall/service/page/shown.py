@@ -12,14 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.vocabulary import Id, Vocabulary
+from vecall.index.bitmaps import Rows
 from vecall.live.view import View
 
 _TITLES = ("title", "name")
 _MOST_ATTRIBUTES = 6
 _LONGEST = 120  # characters of a text
 _MOST_FOUND = 50
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
