@@ -98,7 +98,7 @@ def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
         def work(turn: Turn) -> Response:
             return answer(serving.recall(content, turn).recalled.as_json())
 
-        return await serving.pool.run(work)
+        return await serving.line.run(work)
 
     @app.get(
         "/metrics",

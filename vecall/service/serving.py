@@ -14,12 +14,13 @@ from vecall.recall.scans import ScanLimit
 from vecall.recall.types import Query
 from vecall.release.store import Store
 from vecall.service.drift import Drift
+from vecall.service.line import Line
 from vecall.service.live_recall import LiveRecall
 from vecall.service.pool import Pool, Turn
 from vecall.service.reading import ids_of, items_of, query_of
 from vecall.service.settings import ServeSettings
 from vecall.service.telemetry import Telemetry, path_of
-from vecall.service.threads import start
+from vecall.service.threads import one_core_each, start
 from vecall.service.watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Serving:
         settings: how.
         store: what is served.
         recaller: answers.
-        pool: where recalls are worked on.
+        line: where recalls are worked on.
         pages: where what people look at is made; they wait longer than machines do.
         changes: where upserts and deletes are, one after another.
         swaps: where releases are prepared and gone over to, beside changes.
@@ -45,10 +46,8 @@ class Serving:
 
     def __init__(self, settings: ServeSettings, store: Store, live: Source) -> None:
         self.settings, self.store = settings, store
-        self.pool = Pool(
-            settings.threads, settings.queue, settings.deadline_ms, name="vecall-recall", aside=settings.scans
-        )
-        self.recaller = Recaller(live, scans=ScanLimit(settings.scans, aside=self.pool.aside))
+        self.line = Line(settings.queue, settings.deadline_ms, aside=settings.scans, name="vecall-scan")
+        self.recaller = Recaller(live, scans=ScanLimit(settings.scans, aside=self.line.aside))
         self.pages = Pool(1, _PAGES_WAITING, _PATIENCE_MS, name="vecall-pages")
         self.changes = Pool(1, _CHANGES_WAITING, _PATIENCE_MS, name="vecall-changes")
         self.swaps = Pool(1, _SWAPS_WAITING, _PATIENCE_MS, name="vecall-swaps")
@@ -82,7 +81,11 @@ class Serving:
         return self.not_ready or self._watcher.problem
 
     def start(self) -> None:
-        """Ask the golden queries, and from then on answer, follow the store and judge some answers."""
+        """Ask the golden queries, and from then on answer, follow the store and judge some answers.
+
+        Called by the thread that is to answer.
+        """
+        one_core_each()
         start("vecall-golden", self._become_ready)
         start("vecall-watcher", self._watcher.run)
         start("vecall-live-recall", self.live_recall.run)
@@ -92,7 +95,7 @@ class Serving:
         self.not_ready = "the service ends"
         self._watcher.end()
         self.live_recall.end()
-        for pool in (self.pool, self.pages, self.changes, self.swaps):
+        for pool in (self.line, self.pages, self.changes, self.swaps):
             pool.close()
         self.recaller.close()
 

@@ -1,6 +1,5 @@
 """How the service runs and what it lets through."""
 
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,10 +29,9 @@ class ServeSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535, description="0: one that is free")
-    threads: int = Field(max(1, (os.cpu_count() or 1) // 2), ge=1, description="requests worked on at a time")
-    queue: int = Field(64, ge=0, description="requests that wait beside them; one more is turned away")
+    queue: int = Field(64, ge=0, description="recalls that wait; one more is turned away")
     deadline_ms: float = Field(200.0, gt=0, description="a request that has waited longer is turned away")
-    scans: int = Field(1, ge=1, description="large exact scans at a time, beside `threads`")
+    scans: int = Field(1, ge=1, description="large exact scans at a time, in threads of their own")
     connections: int = Field(1_000, ge=1, description="open at a time; one more is turned away")
     drain_seconds: int = Field(20, ge=0, description="requests have this long to end after SIGTERM")
     writable: bool = Field(default=True, description="take upserts and deletes: of all processes one may")
