@@ -30,7 +30,7 @@ def eventually(told, seconds=20.0):
 @contextmanager
 def served(store, keys=Keys(), **settings):  # noqa: B008 - frozen
     """A client of the application over a store, once it is ready."""
-    serving = Serving.open(store, ServeSettings(**{"threads": 2, "poll_seconds": 0.05, "sample": 1.0} | settings))
+    serving = Serving.open(store, ServeSettings(**{"poll_seconds": 0.05, "sample": 1.0} | settings))
     with TestClient(make_app(serving, keys), base_url="http://localhost") as client:
         client.serving = serving
         eventually(lambda: serving.not_ready is None)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 import vecall
 from vecall.index import kernels
 from vecall.index.bitmaps import Bitmap
-from vecall.index.kernels import near_best, rows_of, scores_of
+from vecall.index.kernels import best_scored, near_best, rows_of, scores_of
 
 DIMS = [*range(1, 70), 127, 128, 129, 256, 300, 768]
 
@@ -67,6 +67,7 @@ def test_whatever_arrays_are_like_nothing_is_compiled_anew(tmp_path):
     """A request would wait for it."""
     kernels.warm()
     compiled = [kernels._score_all, kernels._score_rows, kernels._list_rows, kernels._collect_near_best]
+    compiled += [kernels._pack_best, kernels._unpack_best]
     before = [len(one.signatures) for one in compiled]
     codes, query = some(30, 6)
     codes.tofile(tmp_path / "codes")
@@ -78,6 +79,7 @@ def test_whatever_arrays_are_like_nothing_is_compiled_anew(tmp_path):
                 scores = scores_of(array, asked, rows)
                 scores.flags.writeable = False
                 near_best(scores, 2)
+                best_scored(scores, rows, 2)
     assert [len(one.signatures) for one in compiled] == before
     assert isinstance(mapped.base, mmap.mmap)
     assert codes.flags.writeable
@@ -104,6 +106,17 @@ def test_the_k_best_and_their_ties_are_near_the_best(scores, k):
         step = (float(scores.max()) - float(scores.min())) / 2047
         assert (scores[places].astype(np.float64) >= float(kth) - step * (1 + 1e-6)).all()
     np.testing.assert_array_equal(scores, before)
+
+
+@settings(max_examples=300)
+@given(hnp.arrays(np.float32, st.integers(0, 60), elements=numbers), st.integers(1, 70), st.booleans(), st.data())
+def test_the_best_stand_in_the_one_order(scores, k, all_rows, data):
+    rows = data.draw(st.permutations([*range(len(scores) - 1), 2**32 - 1][: len(scores)]))
+    places = np.arange(len(scores)) if all_rows else np.array(rows, dtype=np.int64)
+    best, best_scores = best_scored(scores, None if all_rows else places, k)
+    by_sorting = sorted(zip((-scores).tolist(), places.tolist(), strict=True))[:k]
+    assert best.tolist() == [row for _, row in by_sorting]
+    assert best_scores.tolist() == [-score for score, _ in by_sorting]
 
 
 @pytest.mark.parametrize("k", [1, 100, 5000, 9999])

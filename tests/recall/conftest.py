@@ -31,6 +31,7 @@ class HandMadeTowers:
         users = Encoders.fit(features, frame_of([{}], features))
         self.state = TowersState(dim=dim, history_length=length, items=nothing.state, users=users.state)
         self.dim, self.history_length = dim, length
+        self.no_user_fields = frame_of([{}], features)
 
     def encode_users(self, fields, histories, lengths):
         assert histories.shape == (1, lengths[0], self.dim)

@@ -36,7 +36,7 @@ def test_the_deadline_counts_between_stages(client, monkeypatch):
 
 
 def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
-    with served(shop, threads=1, queue=0, scans=1) as client:
+    with served(shop, queue=0, scans=1) as client:
         hold, begun = threading.Event(), threading.Event()
         answer = client.serving.recaller.answer
 

@@ -35,12 +35,16 @@ class CellsIndex:
     Args:
         refined: a `faiss.IndexRefine` over an `IndexIVFPQFastScan` of residuals by inner product, whose refining
             index is an `IndexScalarQuantizer` of half-precision numbers.
+
+    Attributes:
+        cells: how many there are.
     """
 
     def __init__(self, refined: Any) -> None:  # noqa: ANN401 - as above
         self._refined = refined  # owns both
         self._lists = faiss.downcast_index(refined.base_index)
         self._stored = ExactIndex(faiss.downcast_index(refined.refine_index))
+        self.cells = int(self._lists.nlist)
         self._centroids: Vectors = faiss.downcast_index(self._lists.quantizer).reconstruct_n(0, self.cells)
         self._half_centroids = self._centroids.astype(np.float16)
 
@@ -78,11 +82,6 @@ class CellsIndex:
     def dim(self) -> int:
         """D, the dimension of a vector."""
         return self._stored.dim
-
-    @property
-    def cells(self) -> int:
-        """How many there are."""
-        return int(self._lists.nlist)
 
     def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vecall.errors import DataError, QueryError
 from vecall.index.base import Codes, Effort, Hits, Rows, Scores, Vectors
 from vecall.index.bitmaps import Bitmap
-from vecall.index.kernels import near_best, rows_of, scores_of
+from vecall.index.kernels import best_scored, rows_of, scores_of
 from vecall.index.native import write_file
 from vecall.index.order import best_first, nothing
 
@@ -81,7 +81,9 @@ class ExactIndex:
         Among many equal vectors a graph falls apart; under a bitmap a search may not reach what is allowed.
         """
         places = min(hits.rows.shape[1], self.size if allowed is None else allowed.count)
-        short = np.flatnonzero(hits.rows[:, places - 1] < 0) if places else np.empty(0, dtype=np.intp)
+        if not places or not len(hits.rows):
+            return hits
+        short = np.flatnonzero(hits.rows[:, places - 1] < 0)
         if len(short):
             exact = self.search_exact(queries[short], hits.rows.shape[1], allowed=allowed)
             hits.rows[short], hits.scores[short] = exact.rows, exact.scores
@@ -143,19 +145,21 @@ def scan(codes: Codes, queries: Vectors, k: int, allowed: Bitmap | None = None) 
 
 def best_of_one(codes: Codes, query: Vectors, rows: Rows | None, k: int) -> Hits:
     """[1, k] the best of some distinct rows, None: of all, for one query [D]; scores and order are those of `scan`."""
-    scores = scores_of(codes, query, rows)
-    near = near_best(scores, k)
-    return best_first((near if rows is None else rows[near])[None], scores[near][None], k)
+    best, scores = best_scored(scores_of(codes, query, rows), rows, k)
+    if len(best) == k:
+        return Hits(best[None], scores[None])
+    hits = nothing(1, k)
+    hits.rows[0, : len(best)], hits.scores[0, : len(best)] = best, scores
+    return hits
 
 
 def rescored(codes: Codes, queries: Vectors, rows: Rows) -> Hits:
     """[B, k] rows found by other means (-1: none), with the scores and the order of `scan`."""
     hits = nothing(*rows.shape)
     for b, query in enumerate(queries):
-        found = rows[b][rows[b] >= 0]
-        hits.rows[b, : len(found)] = found
-        hits.scores[b, : len(found)] = scores_of(codes, query, found)
-    return best_first(hits.rows, hits.scores, rows.shape[1])
+        best = best_of_one(codes, query, rows[b][rows[b] >= 0], rows.shape[1])
+        hits.rows[b], hits.scores[b] = best.rows[0], best.scores[0]
+    return hits
 
 
 def rounded(vectors: Vectors | Codes) -> Vectors:

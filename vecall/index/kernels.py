@@ -127,6 +127,30 @@ def _collect_near_best(scores, k, places):  # type: ignore[no-untyped-def]  # no
     return found
 
 
+@_compiled
+def _pack_best(bits, rows, places, keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Numbers that ascend as scores descend, then as rows ascend: 32 bits of either."""
+    for at in range(places.shape[0]):
+        place = places[at]
+        row = place if rows is None else rows[place]
+        keys[at] = np.uint64(_flip(bits[place])) << np.uint64(32) | np.uint64(row)
+
+
+@_compiled
+def _unpack_best(keys, rows, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for at in range(rows.shape[0]):
+        rows[at] = np.int64(keys[at] & np.uint64(0xFFFFFFFF))
+        bits[at] = _flip(np.uint32(keys[at] >> np.uint64(32)))
+
+
+@_compiled
+def _flip(bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A float32's bits as a number that ascends as it descends, and back; both zeros are one."""
+    if bits == np.uint32(0x80000000):
+        return np.uint32(0x7FFFFFFF)
+    return bits if bits >> np.uint32(31) else np.uint32(0x7FFFFFFF) - bits
+
+
 def _read_only(array: Any) -> Any:  # noqa: ANN401 - an array
     """The same numbers, never to be written: to numba, which compiles anew for others, all arrays are of one type."""
     view = array.view()
@@ -159,6 +183,24 @@ def near_best(scores: Scores, k: int) -> NDArray[np.int64]:
     return places[: _collect_near_best(_read_only(scores), k, places)]
 
 
+def best_scored(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Scores]:
+    """The k best of n scored rows, or all, by score descending, then row ascending.
+
+    Args:
+        scores: [n], finite.
+        rows: [n], distinct, below 2^32; None: 0 .. n - 1.
+        k: at least 1.
+    """
+    near = near_best(scores, k)
+    keys = np.empty(len(near), dtype=np.uint64)
+    _pack_best(_read_only(scores.view(np.uint32)), None if rows is None else _read_only(rows), _read_only(near), keys)
+    keys.sort()  # one sort of whole numbers, where one by two columns takes ten times as long
+    found = min(k, len(keys))
+    best, bits = np.empty(found, dtype=np.int64), np.empty(found, dtype=np.uint32)
+    _unpack_best(_read_only(keys), best, bits)
+    return best, bits.view(np.float32)
+
+
 def rows_of(allowed: Bitmap) -> Rows:
     """The rows in a bitmap, ascending."""
     rows = np.empty(allowed.count, dtype=np.int64)
@@ -171,4 +213,7 @@ def warm() -> None:
     codes = np.zeros((1, 1), dtype=np.float16)
     query = np.zeros(1, dtype=np.float32)
     scores_of(codes, query)
-    near_best(scores_of(codes, query, rows_of(Bitmap.all_of(1))), 0)
+    rows = rows_of(Bitmap.all_of(1))
+    near_best(scores_of(codes, query, rows), 0)
+    best_scored(np.zeros(1, dtype=np.float32), None, 1)
+    best_scored(np.zeros(1, dtype=np.float32), rows, 1)

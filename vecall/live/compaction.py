@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock, Thread
 
-from vecall.errors import StoreError, VecallError
+from vecall.errors import Locked, StoreError, VecallError
 from vecall.live.view import View
+from vecall.release.locks import hold
+from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +47,13 @@ class Compactor:
         store: the store's folder.
         adopt: called with the names of the base and of the release that was made of it.
         delta_max: see `is_due`.
+        turns: a file of processes that write side by side, of which one compacts at a time; None: there are no others.
     """
 
-    def __init__(self, store: Path, adopt: Callable[[str, str], None], delta_max: int) -> None:
+    def __init__(
+        self, store: Path, adopt: Callable[[str, str], None], delta_max: int, turns: Path | None = None
+    ) -> None:
+        self._lock_file = None if turns is None else turns.with_name("compaction.lock")
         self._store, self._adopt, self._delta_max = store.absolute(), adopt, delta_max
         self._seconds = 0.0  # that the last compaction took
         self._since = (time.monotonic(), 0)  # from when on arrivals are counted, and the operation then
@@ -93,18 +100,42 @@ class Compactor:
             self._thread.join()
 
     def _run(self, base: str, seq: int, changes: int) -> None:
+        try:
+            with nullcontext() if self._lock_file is None else hold(self._lock_file, timeout=0):
+                made = None if self._was_done_by_another(base) else self._made(base, seq, changes)
+        except Locked:
+            return  # another process compacts, and all follow what it makes
+        if made is not None and not self._closed:
+            self._adopted(base, made)
+
+    def _was_done_by_another(self, base: str) -> bool:
+        current = None if self._lock_file is None else Store.open(self._store).find_current()
+        return current is not None and current.release != base
+
+    def _made(self, base: str, seq: int, changes: int) -> str | None:
+        """The release that was made; None if that failed."""
         began = time.monotonic()
         self._not_below = 1.1 * changes + 1  # should it fail
         logger.info("compaction of release %s starts, with %d changes", base, changes)
         try:
             made = self._compact(base)
-            self._seconds, self._since = time.monotonic() - began, (began, seq)
-            if not self._closed:
-                self._adopt(base, made)
-            self._not_below = 0.0
         except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
-            if not self._closed:
-                logger.warning("compaction of release %s failed, and waits for more changes: %s", base, error)
+            self._failed(base, error)
+            return None
+        self._seconds, self._since = time.monotonic() - began, (began, seq)
+        return made
+
+    def _adopted(self, base: str, made: str) -> None:
+        try:
+            self._adopt(base, made)
+        except (VecallError, OSError) as error:
+            self._failed(base, error)
+        else:
+            self._not_below = 0.0
+
+    def _failed(self, base: str, error: Exception) -> None:
+        if not self._closed:
+            logger.warning("compaction of release %s failed, and waits for more changes: %s", base, error)
 
     def _compact(self, base: str) -> str:
         """Name of the release that was made."""

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Self
 
@@ -16,6 +17,7 @@ from vecall.live.operations import Operation
 from vecall.live.overlay import Overlay
 from vecall.live.replay import replay
 from vecall.live.retention import check_reaches, journal_path
+from vecall.live.tail import Tail, Version
 from vecall.release.bundle import Release, open_release, prove_release
 from vecall.release.locks import hold
 from vecall.release.manifest import read_manifest
@@ -24,6 +26,7 @@ from vecall.release.store import Store
 logger = logging.getLogger(__name__)
 
 DELTA_MAX = 100_000  # items beside the base; each is scanned by each request
+_PATIENCE = 10.0  # seconds to wait for another process's write
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,13 @@ class Source:
         self._previous: Release | None = None
         self._journal: Journal | None = None  # only of a writer
         self._compactor: Compactor | None = None
+        self._tail: Tail | None = None  # where other processes write
+        self._seen: Version | None = None
+        self._turns: Path | None = None
         self._held = ExitStack()
-        self._writes = Lock()
         self._swaps = Lock()
+        self._writes = Lock()
+        self._applying = Lock()  # of the overlay and what is seen of it; never held while the disk is waited for
 
     @classmethod
     def of(cls, release: Release) -> Self:
@@ -98,6 +105,8 @@ class Source:
         delta_max: int = DELTA_MAX,
         auto_compact: bool = True,
         keep_previous: bool = False,
+        follow: bool = False,
+        turns: Path | None = None,
     ) -> Self:
         """Open a release and bring the journal's operations onto it.
 
@@ -108,6 +117,9 @@ class Source:
             delta_max: items beside the base, beyond which new ones are refused.
             auto_compact: start a compaction when there are many changes, and go over to its release.
             keep_previous: keep in memory the release that was served before, to go back to it at once.
+            follow: `see_others` takes in what other processes write.
+            turns: a lock file of processes that all write and follow, one at a time; whoever started them holds the
+                store's `writer.lock` for them.
 
         Raises:
             StoreError: there is no such release, or the journal is not the one that it was made beside.
@@ -116,17 +128,22 @@ class Source:
             Locked: `writable`, and another process writes.
         """
         with ExitStack() as held:
-            if writable:
+            if writable and turns is None:
                 held.enter_context(hold(store.path / "writer.lock", timeout=0))
             overlay = Overlay(open_release(store, name))
             source = cls(overlay, store, delta_max=delta_max, keep_previous=keep_previous)
+            source._turns = turns
             if writable:
                 id_type = source.view.release.items.id_type
                 source._journal = held.enter_context(Journal.open(journal_path(store), id_type))
                 check_reaches(source._journal, store.releases(skip_damaged=True))
                 if auto_compact:
-                    source._compactor = Compactor(store.path, source.adopt, delta_max)
+                    source._compactor = Compactor(store.path, source.adopt, delta_max, turns)
                     held.callback(source._compactor.close)
+            if follow:
+                source._tail = Tail(journal_path(store))
+                held.callback(source._tail.close)
+                source._seen = source._tail.version()
             source._catch_up(source._overlay)
             store.folder(source.view.release.name)  # or operations that it lacks may have been pruned with it
             source.view = source._overlay.view
@@ -153,6 +170,20 @@ class Source:
             there = int(self.view.has(self.view.rows(distinct)).sum())
             seq = self._commit(journal, operations)
             return Deleted(self.view.release.name, seq, there, len(distinct) - there)
+
+    def see_others(self) -> None:
+        """Take in what other processes have written, if this source follows them. Costs next to nothing if none has.
+
+        Raises:
+            JournalDamaged, JournalFailed: the journal cannot be read; the view stays.
+            StoreError: the release that is served was pruned, and with it what it lacks.
+        """
+        if self._tail is None or (now := self._tail.version()) == self._seen:
+            return
+        with self._applying:
+            self._catch_up(self._overlay)
+            self._of_store().folder(self.view.release.name)  # as in `open`
+            self.view, self._seen = self._overlay.view, now
 
     def activate(self, name: str) -> str | None:
         """Go over to another release, once it has proved itself, and make it the store's current one.
@@ -209,7 +240,7 @@ class Source:
         """A release that has proved itself, with the journal's operations so far."""
         release = self._kept(store, name) or self._opened(store, name)
         if self._journal is not None:
-            check_reaches(self._journal, [release.manifest])
+            check_reaches(self._journal_now(release) or self._journal, [release.manifest])
             if release.items.id_type != (ids := self.view.release.items.id_type):
                 raise StoreError(
                     f"release {name!r} has {release.items.id_type} ids, and {ids} ids are served and in the journal: "
@@ -233,7 +264,7 @@ class Source:
         return prove_release(store, name)
 
     def _swap(self, overlay: Overlay) -> None:
-        with self._writes:
+        with self._writes, self._applying:
             self._catch_up(overlay)
             before, self._overlay, self.view = self.view, overlay, overlay.view
         if self._keep_previous and before.release is not self.view.release:
@@ -242,20 +273,32 @@ class Source:
 
     def _catch_up(self, overlay: Overlay) -> None:
         """Apply what the journal has beyond the overlay's view."""
-        if self._store is not None:
-            id_type = overlay.view.release.items.id_type
-            journal = self._journal or Journal.read(journal_path(self._store), id_type)
-            if journal is not None and journal.last_seq > overlay.view.seq:
-                replay(overlay, journal.since(overlay.view.seq))
+        journal = self._journal_now(overlay.view.release)
+        if journal is not None and journal.last_seq > overlay.view.seq:
+            replay(overlay, journal.since(overlay.view.seq))
+
+    def _journal_now(self, release: Release) -> Journal | None:
+        """The journal as it is now; one that others write to is not known from having been opened."""
+        if self._store is None:
+            return None
+        if self._journal is not None and self._turns is None:
+            return self._journal
+        return Journal.read(journal_path(self._store), release.items.id_type)
 
     @contextmanager
     def _writing(self) -> Iterator[Journal]:
-        with self._writes:
+        with self._writes, self._turn():
             if self._journal is None:
                 raise StoreError("this recaller takes no changes: open it with writable=True, and do not close it")
+            self.see_others()
             yield self._journal
+            if self._tail is not None:
+                self._seen = self._tail.version()  # it is this process's turn, so this write was the last one
             if self._compactor is not None:
                 self._compactor.consider(self.view)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._turns is None else hold(self._turns, timeout=_PATIENCE)
 
     def _check_room(self, operations: list[Operation]) -> None:
         delta = self.view.delta
@@ -270,11 +313,12 @@ class Source:
     def _commit(self, journal: Journal, operations: list[Operation]) -> int:
         if operations:
             last = journal.append(operations)
-            if self.view.seq == last - len(operations):
-                self._overlay.apply(operations, seq=last)
-            else:  # something was on the disk that an earlier failure had not let us know
-                self._catch_up(self._overlay)
-            self.view = self._overlay.view
+            with self._applying:
+                if self.view.seq == last - len(operations):
+                    self._overlay.apply(operations, seq=last)
+                else:  # something was on the disk that an earlier failure had not let us know
+                    self._catch_up(self._overlay)
+                self.view = self._overlay.view
         return self.view.seq
 
     def _of_store(self) -> Store:

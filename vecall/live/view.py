@@ -145,6 +145,8 @@ class View:
 
     def ids(self, rows: Rows) -> list[int] | list[str]:
         """The ids at `rows`."""
+        if not len(self.delta):
+            return self.release.items.ids(rows)
         slots = rows - self.release.index.size
         if (slots < 0).all():
             return self.release.items.ids(rows)
@@ -153,10 +155,10 @@ class View:
 
     def vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32."""
+        if not len(self.delta):
+            return self.release.index.vectors(rows)
         slots = rows - self.release.index.size
         new = slots >= 0
-        if not new.any():
-            return self.release.index.vectors(rows)
         vectors = np.empty((len(rows), self.release.index.dim), dtype=np.float32)
         vectors[new] = self.delta.codes[slots[new]]
         vectors[~new] = self.release.index.vectors(rows[~new])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -192,8 +193,7 @@ class Recaller:
         times.append(time.perf_counter())
         ids = view.ids(found.rows)
         times.append(time.perf_counter())
-        stages = zip(STAGES, np.diff(times) * 1e3, strict=True)
-        ms = {stage: round(float(took), 3) for stage, took in stages}
+        ms = {stage: round((end - begin) * 1e3, 3) for stage, (begin, end) in zip(STAGES, pairwise(times), strict=True)}
         recalled = Recalled(
             release=view.release.name,
             ids=ids,

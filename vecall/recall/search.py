@@ -136,9 +136,10 @@ def find_exactly(
 def _pool(view: View, excluded: Rows, passing: Passing | None) -> _Pool:
     n, delta = view.release.index.size, view.delta
     base = view.live if passing is None else passing.base if view.live is None else view.live & passing.base
-    out = excluded[excluded < n]
-    if base is not None:
-        out = out[base.has(out)]
+    out = excluded
+    if len(out):
+        out = excluded[excluded < n]
+        out = out if base is None else out[base.has(out)]
     matches = n if base is None else base.count
     if not len(delta):
         return _Pool(base, n, out, _NONE[0], matches)
@@ -163,17 +164,17 @@ def _search_base(
         bitmap = None if allowed == pool.size else pool.base
         hits = release.index.search(vector, plan.fetch, effort=plan.effort, allowed=bitmap)
         rows, scores = hits.rows[0], hits.scores[0]
-        kept = np.flatnonzero(~_among(rows, pool.excluded))[:wanted]
-        return "index", plan.effort, (rows[kept], scores[kept])
+        if len(pool.excluded):
+            kept = np.flatnonzero(~_among(rows, pool.excluded))[:wanted]
+            rows, scores = rows[kept], scores[kept]
+        return "index", plan.effort, (rows, scores)
     with scans.slot(pool.of_base):
         hits = release.index.search_exact(vector, wanted, allowed=pool.left())
     return plan.path, None, (hits.rows[0], hits.scores[0])
 
 
 def _among(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
-    """[len(rows)] whether each row stands in a list that ascends."""
-    if not len(ascending):
-        return np.zeros(len(rows), dtype=np.bool_)
+    """[len(rows)] whether each row stands in a list that ascends and is not empty."""
     places = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
     found: NDArray[np.bool_] = ascending[places] == rows
     return found

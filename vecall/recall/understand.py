@@ -50,7 +50,7 @@ def understand(query: Query, view: View) -> Ask:
     exclude, unknown_exclude = _known_rows("exclude", query.exclude, view)
     history = _as_read(stored if query.history is None else given, release)
     vector = _vector(query, view, user, history)
-    seen = [stored, given] if query.exclude_seen else []
+    left_out = [part for part in (exclude, *((stored, given) if query.exclude_seen else ())) if len(part)]
     unknown_user = query.user_id is not None and user is None
     fallback: Fallback | None = None
     if query.vector is None and vector is None:
@@ -59,7 +59,7 @@ def understand(query: Query, view: View) -> Ask:
         fallback = "history"
     return Ask(
         vector=vector,
-        excluded=np.unique(np.concatenate([exclude, *seen])),
+        excluded=np.unique(np.concatenate(left_out)) if left_out else _NO_ROWS,
         fallback=fallback,
         unknown=Unknown(unknown_user, unknown_history, unknown_exclude),
     )
@@ -104,7 +104,7 @@ def _vector(query: Query, view: View, user: Row | None, history: Rows) -> NDArra
     if not len(history) and fields is None:
         return None
     if fields is None:
-        fields = frame_of([{}], encoder.state.users.features)
+        fields = encoder.no_user_fields
     vectors = view.vectors(history)[None]  # [1, L, D]
     return encoder.encode_users(fields, vectors, np.array([len(history)]))
 

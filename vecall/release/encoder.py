@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.data.encode import Encoded, Encoders, EncodersState
+from vecall.data.fields import frame_of
 from vecall.errors import ReleaseRefused
 from vecall.release.files import read_array
 
@@ -44,7 +45,12 @@ class TowersState(BaseModel):
 
 
 class Encoder:
-    """Fields and histories to vectors of length 1. Safe to call from several threads."""
+    """Fields and histories to vectors of length 1. Safe to call from several threads.
+
+    Attributes:
+        state: how fields become inputs.
+        no_user_fields: one row, of a user of whom no field is known.
+    """
 
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         """Open the towers in `folder`, whose checksums have been verified.
@@ -61,6 +67,7 @@ class Encoder:
         self._item_tower = _session(folder / ITEM_TOWER, threads)
         self._query_tower = _session(folder / QUERY_TOWER, threads)
         self._query_inputs = {one.name for one in self._query_tower.get_inputs()}
+        self.no_user_fields = frame_of([{}], self.state.users.features)
         ids = folder / ITEM_IDS
         self._item_ids: Vectors | None = read_array(ids) if ids.exists() else None
 

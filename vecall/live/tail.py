@@ -1,0 +1,50 @@
+"""Whether other processes have written to a journal since it was last read; asked before each recall, so it is cheap."""
+
+import os
+import sqlite3
+from pathlib import Path
+from threading import Lock
+
+from vecall.live.journal_file import connect, explained
+
+Version = tuple[int, int]
+
+
+class Tail:
+    """The end of a journal, as others may move it. Safe to use from several threads.
+
+    Args:
+        path: of the journal, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._db: sqlite3.Connection | None = None
+        self._inode = 0
+
+    def version(self) -> Version | None:
+        """Another value than before if anything was written since; None while there is no journal.
+
+        Raises:
+            JournalFailed, JournalDamaged: it cannot be looked at.
+        """
+        with self._lock, explained(self._path):
+            try:
+                inode = os.stat(self._path).st_ino
+            except FileNotFoundError:
+                return None
+            if self._db is None or inode != self._inode:  # it was brought back from a copy
+                self._close()
+                self._db, self._inode = connect(self._path, "ro"), inode
+            return inode, self._db.execute("PRAGMA data_version").fetchone()[0]
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
