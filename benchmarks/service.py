@@ -113,7 +113,7 @@ class Served:
         for _ in range(600):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10).close()
-            except urllib.error.HTTPError:
+            except urllib.error.URLError:  # it does not listen yet, or is not ready
                 time.sleep(0.1)
             else:
                 return

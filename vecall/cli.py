@@ -244,6 +244,9 @@ def serve(
     store: StoreDir,
     host: Annotated[str | None, typer.Option(help="To listen on; 127.0.0.1, and others need keys.")] = None,
     port: Annotated[int | None, typer.Option(help="8080; 0 is one that is free.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="1; more use more cores, each with the store in memory.")
+    ] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="TOML with `read` and `admin` keys.")] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="TOML with further settings.")] = None,
     allow_host: Annotated[list[str] | None, typer.Option("--allow-host", help="A name that clients may use.")] = None,
@@ -254,7 +257,8 @@ def serve(
     from vecall.service.run import run
     from vecall.service.settings import read_settings
 
-    given: dict[str, object] = {"host": host, "port": port, "allowed_hosts": tuple(allow_host or ()) or None}
+    given: dict[str, object] = {"host": host, "port": port, "processes": processes}
+    given |= {"allowed_hosts": tuple(allow_host or ()) or None}
     given |= {"writable": False if read_only else None, "log_requests": True if log_requests else None}
     said = {name: value for name, value in given.items() if value is not None}
     run(store, read_settings(settings, said), keys_file=keys)

@@ -61,8 +61,7 @@ def test_each_write_is_checked_against_all_before_it(both):
 
 
 def test_nothing_is_read_again_where_nothing_was_written(both, monkeypatch):
-    first, second = both
-    first.upsert([item(9)])
+    both[0].upsert([item(9)])
     for one in both:
         one.see_others()
     monkeypatch.setattr(Source, "_catch_up", lambda *_: pytest.fail("it was read"))
@@ -172,10 +171,7 @@ def test_many_at_once_end_in_the_same(both):
         mine, other = both[number % 2], both[1 - number % 2]
         for step, one in enumerate(jobs[number]):
             own = 100 * (number + 1) + one
-            if step % 3:
-                seq = mine.upsert([item(own, step % 4)]).seq
-            else:
-                seq = mine.delete([own]).seq
+            seq = (mine.upsert([item(own, step % 4)]) if step % 3 else mine.delete([own])).seq
             other.see_others()
             if other.view.seq < seq or (own in live_ids(other)) != bool(step % 3):
                 wrong.append((number, step))

@@ -10,13 +10,17 @@ _CGROUP_MAX, _CGROUP_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgr
 _SPARE = 1.1  # times its files: hash tables of ids, buffers of the loaders
 
 
-def check_memory(manifest: Manifest) -> None:
+def check_memory(manifest: Manifest, copies: int = 1) -> None:
     """See that a release can be opened beside what is there.
+
+    Args:
+        manifest: its.
+        copies: processes that will open it at the same time.
 
     Raises:
         StoreError: it needs more than is free, as far as the system tells.
     """
-    needed, free = round(_SPARE * manifest.bytes), free_memory()
+    needed, free = round(_SPARE * manifest.bytes) * copies, free_memory()
     if free is not None and needed > free:
         raise StoreError(
             f"release {manifest.name!r} needs about {needed:,} bytes beside the one that is served, and {free:,} are "

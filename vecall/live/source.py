@@ -75,10 +75,11 @@ class Source:
         *,
         delta_max: int = DELTA_MAX,
         keep_previous: bool = False,
+        copies: int = 1,
     ) -> None:
         self.view = overlay.view
         self._overlay, self._store, self._delta_max = overlay, store, delta_max
-        self._keep_previous = keep_previous
+        self._keep_previous, self._copies = keep_previous, copies
         self._previous: Release | None = None
         self._journal: Journal | None = None  # only of a writer
         self._compactor: Compactor | None = None
@@ -107,6 +108,7 @@ class Source:
         keep_previous: bool = False,
         follow: bool = False,
         turns: Path | None = None,
+        copies: int = 1,
     ) -> Self:
         """Open a release and bring the journal's operations onto it.
 
@@ -120,6 +122,7 @@ class Source:
             follow: `see_others` takes in what other processes write.
             turns: a lock file of processes that all write and follow, one at a time; whoever started them holds the
                 store's `writer.lock` for them.
+            copies: how many processes go over to releases at the same time, each with one of its own in memory.
 
         Raises:
             StoreError: there is no such release, or the journal is not the one that it was made beside.
@@ -131,7 +134,7 @@ class Source:
             if writable and turns is None:
                 held.enter_context(hold(store.path / "writer.lock", timeout=0))
             overlay = Overlay(open_release(store, name))
-            source = cls(overlay, store, delta_max=delta_max, keep_previous=keep_previous)
+            source = cls(overlay, store, delta_max=delta_max, keep_previous=keep_previous, copies=copies)
             source._turns = turns
             if writable:
                 id_type = source.view.release.items.id_type
@@ -260,7 +263,7 @@ class Source:
 
     def _opened(self, store: Store, name: str) -> Release:
         self._previous = None  # at most two of them are in memory
-        check_memory(read_manifest(store.folder(name))[0])
+        check_memory(read_manifest(store.folder(name))[0], self._copies)
         return prove_release(store, name)
 
     def _swap(self, overlay: Overlay) -> None:

@@ -1,6 +1,5 @@
-"""Whether other processes have written to a journal since it was last read; asked before each recall, so it is cheap."""
+"""Whether other processes have written to a journal since it was read: asked before each recall, so it is cheap."""
 
-import os
 import sqlite3
 from pathlib import Path
 from threading import Lock
@@ -31,7 +30,7 @@ class Tail:
         """
         with self._lock, explained(self._path):
             try:
-                inode = os.stat(self._path).st_ino
+                inode = self._path.stat().st_ino
             except FileNotFoundError:
                 return None
             if self._db is None or inode != self._inode:  # it was brought back from a copy

@@ -110,7 +110,7 @@ def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
         dependencies=[Depends(guard.reads)],
     )
     def metrics() -> Response:
-        return Response(serving.telemetry.text(), media_type=_METRICS_TYPE)
+        return Response(serving.metrics(), media_type=_METRICS_TYPE)
 
 
 def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:

@@ -1,18 +1,19 @@
-"""A serving process from its start to its end."""
+"""Serving from its start to its end."""
 
 import os
 from pathlib import Path
 
 import uvicorn
-from prometheus_client import disable_created_metrics
 
 from vecall.errors import ConfigError
 from vecall.service.app import make_app
 from vecall.service.guard import LOOPBACK
 from vecall.service.keys import read_keys
+from vecall.service.listening import listening
 from vecall.service.logs import log_json
 from vecall.service.serving import Serving
 from vecall.service.settings import ServeSettings
+from vecall.service.together import run_together
 
 
 def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
@@ -35,18 +36,7 @@ def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, 
             "and VECALL_ADMIN_KEY, or give --keys FILE"
         )
     log_json(verbose=verbose)
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
-    app = make_app(Serving.open(store, settings), keys)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        limit_concurrency=settings.connections,
-        timeout_graceful_shutdown=settings.drain_seconds,
-        timeout_keep_alive=75,
-    )
-    uvicorn.Server(config).run()
+    if settings.processes > 1:
+        run_together(store, settings, keys, verbose=verbose)
+    else:
+        uvicorn.Server(listening(make_app(Serving.open(store, settings), keys), settings)).run()

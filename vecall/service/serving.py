@@ -19,6 +19,7 @@ from vecall.service.live_recall import LiveRecall
 from vecall.service.pool import Pool, Turn
 from vecall.service.reading import ids_of, items_of, query_of
 from vecall.service.settings import ServeSettings
+from vecall.service.siblings import Siblings
 from vecall.service.telemetry import Telemetry, path_of
 from vecall.service.threads import one_core_each, start
 from vecall.service.watcher import Watcher
@@ -44,8 +45,8 @@ class Serving:
         not_ready: why recalls are not answered yet; None once they are.
     """
 
-    def __init__(self, settings: ServeSettings, store: Store, live: Source) -> None:
-        self.settings, self.store = settings, store
+    def __init__(self, settings: ServeSettings, store: Store, live: Source, siblings: Siblings | None = None) -> None:
+        self.settings, self.store, self._siblings = settings, store, siblings
         self.line = Line(settings.queue, settings.deadline_ms, aside=settings.scans, name="vecall-scan")
         self.recaller = Recaller(live, scans=ScanLimit(settings.scans, aside=self.line.aside))
         self.pages = Pool(1, _PAGES_WAITING, _PATIENCE_MS, name="vecall-pages")
@@ -54,11 +55,17 @@ class Serving:
         self.live_recall, self._drift = LiveRecall(settings.sample), Drift()
         self.telemetry = Telemetry(lambda: live.view, self.live_recall, self._drift)
         self.not_ready: str | None = "the golden queries have not been asked yet"
-        self._watcher = Watcher(store, live, settings.poll_seconds, self._went)
+        self._watcher = Watcher(store, live, settings.poll_seconds, self._went, self._looked)
+        self._behind: str | None = None
 
     @classmethod
-    def open(cls, path: Path, settings: ServeSettings) -> "Serving":
+    def open(cls, path: Path, settings: ServeSettings, *, siblings: Siblings | None = None) -> "Serving":
         """Verify and open a store's current release, with its live changes.
+
+        Args:
+            path: the store's folder.
+            settings: how to serve it.
+            siblings: this process among others that serve it too.
 
         Raises:
             StoreError: there is no such store, or no current release.
@@ -67,8 +74,17 @@ class Serving:
             Locked: `writable`, and another process writes.
         """
         store = Store.open(path)
-        live = Source.open(store, None, writable=settings.writable, delta_max=settings.delta_max, keep_previous=True)
-        return cls(settings, store, live)
+        live = Source.open(
+            store,
+            None,
+            writable=settings.writable,
+            delta_max=settings.delta_max,
+            keep_previous=True,
+            follow=not settings.writable or siblings is not None,
+            turns=None if siblings is None else siblings.turns,
+            copies=settings.processes,
+        )
+        return cls(settings, store, live, siblings)
 
     @property
     def view(self) -> View:
@@ -78,7 +94,12 @@ class Serving:
     @property
     def problem(self) -> str | None:
         """Why this process is not as it should be; None where it is."""
-        return self.not_ready or self._watcher.problem
+        return self.not_ready or self._watcher.problem or self._behind
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process answers on this port."""
+        return self._siblings is None
 
     def start(self) -> None:
         """Ask the golden queries, and from then on answer, follow the store and judge some answers.
@@ -86,7 +107,10 @@ class Serving:
         Called by the thread that is to answer.
         """
         one_core_each()
-        start("vecall-golden", self._become_ready)
+        if self.is_alone:
+            start("vecall-golden", self._become_ready)
+        else:
+            self._become_ready()  # before a request comes here, which another process might have answered meanwhile
         start("vecall-watcher", self._watcher.run)
         start("vecall-live-recall", self.live_recall.run)
 
@@ -111,6 +135,7 @@ class Serving:
     def answer(self, query: Query, turn: Turn) -> Answered:
         """Answer a query, and remember how it went."""
         turn.check()
+        self._see_others()
         made = self.recaller.answer(query, between=turn.check)
         self.telemetry.answered(made, asked=query.k, queued_ms=turn.queued_ms)
         self._drift.add(made, history=len(query.history or ()), served=self.view.release)
@@ -144,6 +169,27 @@ class Serving:
         current = self.store.find_current()
         listed = [manifest.listed() for manifest in self.store.releases(skip_damaged=True)]
         return {"current": None if current is None else current.release, "releases": listed}
+
+    def metrics(self) -> bytes:
+        """For Prometheus, of all processes that answer on this port."""
+        text = self.telemetry.text()
+        return text if self._siblings is None else self._siblings.together(text)
+
+    def _looked(self) -> None:
+        self._see_others()
+        if self._siblings is not None:
+            self._siblings.tell(self.telemetry.text())
+
+    def _see_others(self) -> None:
+        """What other processes wrote; if it cannot be read, what is known is served on, and `problem` says so."""
+        try:
+            self.recaller.live.see_others()
+        except VecallError as error:
+            if self._behind is None:
+                logger.warning("changes by other processes are not seen: %s", error)
+            self._behind = str(error)
+        else:
+            self._behind = None
 
     def _become_ready(self) -> None:
         release = self.view.release

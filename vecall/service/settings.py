@@ -29,6 +29,7 @@ class ServeSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535, description="0: one that is free")
+    processes: int = Field(1, ge=1, le=256, description="that answer side by side, each with the store in memory")
     queue: int = Field(64, ge=0, description="recalls that wait; one more is turned away")
     deadline_ms: float = Field(200.0, gt=0, description="a request that has waited longer is turned away")
     scans: int = Field(1, ge=1, description="large exact scans at a time, in threads of their own")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
@@ -26,6 +26,7 @@ class Telemetry:
     """
 
     def __init__(self, view: Callable[[], View], live_recall: LiveRecall, drift: Drift) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
         self._registry = registry = CollectorRegistry()
         self._seconds = Histogram(
             "vecall_request_seconds",

@@ -20,10 +20,18 @@ class Watcher:
         live: what goes over.
         seconds: between two looks.
         went: told of each attempt whether it succeeded.
+        looked: called after each look.
     """
 
-    def __init__(self, store: Store, live: Source, seconds: float, went: Callable[[bool], None]) -> None:
-        self._store, self._live, self._seconds, self._went = store, live, seconds, went
+    def __init__(
+        self,
+        store: Store,
+        live: Source,
+        seconds: float,
+        went: Callable[[bool], None],
+        looked: Callable[[], None],
+    ) -> None:
+        self._store, self._live, self._seconds, self._went, self._looked = store, live, seconds, went, looked
         self._refused: Current | None = None
         self._ended = Event()
         self.problem: str | None = None
@@ -32,6 +40,7 @@ class Watcher:
         """Look, until `end`."""
         while not self._ended.wait(self._seconds):
             self.look()
+            self._looked()
 
     def end(self) -> None:
         """Let `run` return."""

@@ -1,0 +1,146 @@
+"""Several processes that answer on one port; a parent starts them, and starts again which one dies.
+
+Each has the store in memory by itself. All of them write, one at a time, and take in before each recall what the others
+have written, so that whichever is asked knows all that was acknowledged. The kernel spreads connections over them.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from threading import Event
+
+import uvicorn
+
+from vecall.errors import ConfigError, StoreError, VecallError
+from vecall.release.locks import hold
+from vecall.release.store import Store
+from vecall.service.app import make_app
+from vecall.service.keys import Keys
+from vecall.service.listening import listening
+from vecall.service.logs import log_json
+from vecall.service.serving import Serving
+from vecall.service.settings import ServeSettings
+from vecall.service.siblings import Siblings
+from vecall.service.threads import start
+
+logger = logging.getLogger(__name__)
+
+_CANNOT_SERVE = 3  # exit status
+_LOOK, _PAUSE, _KILLED_AFTER = 1.0, 2.0, 10.0  # seconds
+
+
+def run_together(store: Path, settings: ServeSettings, keys: Keys, *, verbose: bool) -> None:
+    """Serve a store by `settings.processes` processes, until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the port cannot be had.
+        StoreError, ReleaseRefused: there is no such store or current release, or the processes cannot serve it.
+        Locked: `writable`, and another process writes.
+    """
+    opened = Store.open(store)
+    opened.current()  # told here, and not by each process
+    with ExitStack() as held:
+        if settings.writable:
+            held.enter_context(hold(opened.path / "writer.lock", timeout=0))
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vecall-")))
+        port = held.enter_context(_bound(settings.host, settings.port)).getsockname()[1]
+        there = settings.model_copy(update={"port": port})
+        logger.info("%d processes, running on http://%s:%d", settings.processes, settings.host, port)
+        _Parent(settings, partial(_serve, store.absolute(), there, keys, verbose, folder, os.getpid())).run()
+
+
+class _Parent:
+    """Starts the processes and sees to it that they are there."""
+
+    def __init__(self, settings: ServeSettings, serve: partial[None]) -> None:
+        self._settings, self._serve = settings, serve
+        self._ended = Event()
+        self._running: dict[int, SpawnProcess] = {}
+        self._have_served = False
+
+    def run(self) -> None:
+        """Until a signal."""
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda *_: self._ended.set())
+        for number in range(self._settings.processes):
+            self._start(number)
+        try:
+            while not self._ended.is_set():
+                wait([one.sentinel for one in self._running.values()], timeout=_LOOK)
+                self._see_to_them()
+        finally:
+            self._end()
+
+    def _start(self, number: int) -> None:
+        self._running[number] = get_context("spawn").Process(
+            target=self._serve, args=(number,), name=f"vecall-{number}"
+        )
+        self._running[number].start()
+
+    def _see_to_them(self) -> None:
+        for number, one in list(self._running.items()):
+            if one.is_alive() or self._ended.is_set():
+                continue
+            if one.exitcode == _CANNOT_SERVE and not self._have_served:
+                raise StoreError(f"process {number} cannot serve; the log says why")
+            logger.error("process %d has ended with status %s and is started again", number, one.exitcode)
+            self._ended.wait(_PAUSE)
+            self._start(number)
+        self._have_served = self._have_served or all(one.is_alive() for one in self._running.values())
+
+    def _end(self) -> None:
+        for one in self._running.values():
+            one.terminate()  # upon which it drains
+        ends = time.monotonic() + self._settings.drain_seconds + _KILLED_AFTER
+        for one in self._running.values():
+            one.join(max(0.0, ends - time.monotonic()))
+            one.kill()
+
+
+def _serve(
+    store: Path, settings: ServeSettings, keys: Keys, verbose: bool, folder: Path, parent: int, number: int
+) -> None:
+    """One of the processes, from its start to its end."""
+    log_json(verbose=verbose)
+    start("vecall-parent", partial(_end_with, parent))
+    try:
+        serving = Serving.open(store, settings, siblings=Siblings(folder, number))
+    except VecallError as error:
+        logger.critical("process %d cannot serve: %s", number, error)
+        sys.exit(_CANNOT_SERVE)
+    server = uvicorn.Server(listening(make_app(serving, keys), settings))
+    server.run(sockets=[_bound(settings.host, settings.port)])
+
+
+def _end_with(parent: int) -> None:
+    """A process without its parent would be started again by nobody, and would keep the port."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at an address that others of this user may have too.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another") from error
+    return made
