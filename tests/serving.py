@@ -47,7 +47,7 @@ class Process:
         self._log = log
         eventually(self._has_begun, 60)
         self.url = "http://127.0.0.1:" + re.search(r"running on http://[^ ]*?:(\d+)", self.log()).group(1)
-        eventually(lambda: self.ask("/readyz")[0] == 200, 60)
+        eventually(self._is_ready, 60)
 
     def log(self):
         return self._log.read_text()
@@ -55,6 +55,13 @@ class Process:
     def _has_begun(self):
         assert self.process.poll() is None, self.log()
         return "running on" in self.log()
+
+    def _is_ready(self):
+        assert self.process.poll() is None, self.log()
+        try:
+            return self.ask("/readyz")[0] == 200
+        except OSError:  # of several processes none listens before it is ready
+            return False
 
     def ask(self, path, body=None, **headers):
         """Status and content."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,15 @@ def test_a_second_writer_is_refused_with_the_first_one_s_pid(shop, process_of):
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert str(served.process.pid) in second.stderr
-    reader = process_of(shop, "--read-only")
-    assert reader.ask("/v1/recall", {"user_id": "user-1"})[0] == 200
+
+
+def test_who_only_reads_sees_what_the_writer_has_acknowledged(shop, process_of):
+    writer, reader = process_of(shop), process_of(shop, "--read-only")
+    assert writer.ask("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
+    assert reader.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
+    assert writer.ask("/v1/items/delete", {"ids": ["new"]})[0] == 200
+    assert reader.ask("/v1/recall", NEW)[1]["ids"] == []
+    assert reader.ask("/v1/items", {"items": []})[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,7 @@ def test_killed_under_load_nothing_acknowledged_is_lost(shop, process_of):
                     item = {"id": one, "fields": {"year": 5000, "type": "kind 1"}}
                     status, _ = served.ask("/v1/items", {"items": [item]})
                     served.ask("/v1/recall", {"user_id": "user-1"})
-                except OSError:
+                except (OSError, HTTPException):
                     return
                 if status == 200:
                     acknowledged.append(one)

@@ -36,6 +36,7 @@ from vecall.service.threads import start
 logger = logging.getLogger(__name__)
 
 _CANNOT_SERVE = 3  # exit status
+_HAS_SERVED = "served"  # a file that is there once a process could open the store; from then on all are tried again
 _LOOK, _PAUSE, _KILLED_AFTER = 1.0, 2.0, 10.0  # seconds
 
 
@@ -56,17 +57,16 @@ def run_together(store: Path, settings: ServeSettings, keys: Keys, *, verbose: b
         port = held.enter_context(_bound(settings.host, settings.port)).getsockname()[1]
         there = settings.model_copy(update={"port": port})
         logger.info("%d processes, running on http://%s:%d", settings.processes, settings.host, port)
-        _Parent(settings, partial(_serve, store.absolute(), there, keys, verbose, folder, os.getpid())).run()
+        _Parent(settings, folder, partial(_serve, store.absolute(), there, keys, verbose, folder, os.getpid())).run()
 
 
 class _Parent:
     """Starts the processes and sees to it that they are there."""
 
-    def __init__(self, settings: ServeSettings, serve: partial[None]) -> None:
-        self._settings, self._serve = settings, serve
+    def __init__(self, settings: ServeSettings, folder: Path, serve: partial[None]) -> None:
+        self._settings, self._folder, self._serve = settings, folder, serve
         self._ended = Event()
         self._running: dict[int, SpawnProcess] = {}
-        self._have_served = False
 
     def run(self) -> None:
         """Until a signal."""
@@ -91,12 +91,11 @@ class _Parent:
         for number, one in list(self._running.items()):
             if one.is_alive() or self._ended.is_set():
                 continue
-            if one.exitcode == _CANNOT_SERVE and not self._have_served:
+            if one.exitcode == _CANNOT_SERVE and not (self._folder / _HAS_SERVED).exists():
                 raise StoreError(f"process {number} cannot serve; the log says why")
             logger.error("process %d has ended with status %s and is started again", number, one.exitcode)
             self._ended.wait(_PAUSE)
             self._start(number)
-        self._have_served = self._have_served or all(one.is_alive() for one in self._running.values())
 
     def _end(self) -> None:
         for one in self._running.values():
@@ -118,6 +117,7 @@ def _serve(
     except VecallError as error:
         logger.critical("process %d cannot serve: %s", number, error)
         sys.exit(_CANNOT_SERVE)
+    (folder / _HAS_SERVED).touch()
     server = uvicorn.Server(listening(make_app(serving, keys), settings))
     server.run(sockets=[_bound(settings.host, settings.port)])
 
