@@ -1,10 +1,10 @@
 """A service under mixed load while it changes: recalls, filters, upserts, deletes, and another release every 20 s.
 
-    python benchmarks/soak.py [--seconds 600] [--items 100_000] [--dim 64]
+    python benchmarks/soak.py [--seconds 600] [--items 100_000] [--dim 64] [--processes 1]
 
 Two releases give every item another vector. So each score of each answer tells which release it is of, and it must be
 the one that the answer names. What was acknowledged must be seen by requests that begin later: upserted items found,
-deleted ones not. Memory is that of the serving process.
+deleted ones not; with several processes by whichever the next connection reaches. Memory is that of all of them.
 """
 
 import argparse
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--swap", type=float, default=20, help="seconds between two swaps")
     parser.add_argument("--deadline-ms", type=float, default=200, help="the service's; more on a machine that is busy")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
@@ -104,12 +105,13 @@ def main() -> None:
         truth = Truth({name: _publish(store, name, seed, options) for seed, name in enumerate(("one", "two"))})
         settings = Path(work) / "settings.toml"
         settings.write_text(f"deadline_ms = {options.deadline_ms}\n", encoding="utf-8")
-        with Served(store, "--settings", str(settings)) as served:
+        with Served(store, "--settings", str(settings), "--processes", str(options.processes)) as served:
             memory = asyncio.run(_soak(truth, served, store, options))
     result = {
         "facts": begun_with,
         "load_after": load_average(),
         "seconds": options.seconds,
+        "processes": options.processes,
         "deadline_ms": options.deadline_ms,
     }
     result |= _result(truth, memory)
@@ -168,7 +170,7 @@ async def _changes(truth: Truth, port: int, options: argparse.Namespace, ends: f
         items = [_item(one, options.dim) for one in ids]
         await _changed(truth, line, "/v1/items", {"items": items})
         there += ids
-        await _see(truth, line, ids[0], options.dim)
+        await _see(truth, port, ids[0], options.dim)
         doomed, there = there[:-_KEPT], there[-_KEPT:]
         if base_left > 0:
             doomed += rng.integers(options.items, size=2).tolist()
@@ -192,8 +194,9 @@ async def _changed(truth: Truth, line: Connection, path: str, content: dict[str,
         truth.wrong.append(f"{path}: {status}: {body[:200]!r}")
 
 
-async def _see(truth: Truth, line: Connection, one: int, dim: int) -> None:
-    """An upserted item is the best answer to its own vector."""
+async def _see(truth: Truth, port: int, one: int, dim: int) -> None:
+    """An upserted item is the best answer to its own vector, by a connection that no process has yet."""
+    line = Connection(port)
     request = {"vector": live_vector(one, dim).tolist(), "k": 5}
     began = time.perf_counter()
     status, body = await line.ask(post("/v1/recall", request))
@@ -201,6 +204,7 @@ async def _see(truth: Truth, line: Connection, one: int, dim: int) -> None:
     if status == 200 and one not in json.loads(body)["ids"]:
         truth.count("lost")
         truth.wrong.append(f"upserted item {one} is not found")
+    line.close()
 
 
 async def _swaps(truth: Truth, port: int, store: Path, pause: float, ends: float) -> None:
@@ -224,10 +228,17 @@ async def _swaps(truth: Truth, port: int, store: Path, pause: float, ends: float
 
 
 async def _watch(pid: int, memory: list[int], ends: float) -> None:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    serving = [pid, *map(int, listed)]
     while time.perf_counter() < ends:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-        memory.append(1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))))
+        memory.append(sum(map(_resident, serving)))
         await asyncio.sleep(1)
+
+
+def _resident(pid: int) -> int:
+    """Bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
 
 
 def _result(truth: Truth, memory: list[int]) -> dict[str, Any]:
