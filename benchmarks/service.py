@@ -3,12 +3,14 @@
     python benchmarks/service.py [--items 1_000_000] [--dim 128] [--seconds 10] [--work DIR]
 
 The bare loop encodes a history by ONNX Runtime and searches the index, in one thread of a process of its own. HTTP is
-`vecall serve`, asked with the same histories by `http_load.py` from this process. ANN recall is that of HTTP answers.
+`vecall serve` by one process and by one for each core, asked with the same histories by `http_load.py` from this
+process. ANN recall is that of HTTP answers.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from vecall.release.bundle import open_release
 from vecall.release.store import Store
 
 CONNECTIONS = (1, 2, 4, 8)
+PROCESSES = (1, os.cpu_count() or 1)
 _LIMIT_SHARE = 0.6
 _JUDGED = 100  # answers
 
@@ -60,27 +63,24 @@ def measure(store: Path, pool: Clusters, seconds: float) -> dict[str, Any]:
     """Bare, then HTTP by connections, then the open loop with the bare loop once more beside it in time."""
     histories = asked(pool)
     requests = [post("/v1/recall", {"history": one, "k": K, "exclude_seen": False}) for one in histories]
-    bare = _bare(store, seconds)
+    result: dict[str, Any] = {"k": K, "history": HISTORY, "bare": _bare(store, seconds)}
     with Served(store) as served:
-        closed(served.port, requests, connections=2, seconds=2)  # warm up
-        judged = _ann_recall(store, served.port, requests[:_JUDGED], histories)
+        result["ann_recall"] = _ann_recall(store, served.port, requests[:_JUDGED], histories)
+    result["by_processes"] = {str(count): _served(store, count, requests, seconds) for count in PROCESSES}
+    return result | {"bare_after": _bare(store, seconds)}
+
+
+def _served(store: Path, processes: int, requests: list[bytes], seconds: float) -> dict[str, Any]:
+    """By connections, each of which asks again at once; then at a part of the most that this gave."""
+    with Served(store, "--processes", str(processes)) as served:
+        closed(served.port, requests, connections=4 * processes, seconds=2)  # warm up
         by_connections = {
             str(count): closed(served.port, requests, connections=count, seconds=seconds).figures()
             for count in CONNECTIONS
         }
         limit = max(one["per_second"] for one in by_connections.values())
         opened = open_loop(served.port, requests, rate=_LIMIT_SHARE * limit, seconds=2 * seconds).figures()
-    bare_after = _bare(store, seconds)
-    return {
-        "k": K,
-        "history": HISTORY,
-        "bare": bare,
-        "bare_after": bare_after,
-        "ann_recall": judged,
-        "http": by_connections,
-        "limit_per_second": limit,
-        "open_at_60_percent": opened,
-    }
+    return {"http": by_connections, "limit_per_second": limit, "open_at_60_percent": opened}
 
 
 class Served:
@@ -152,8 +152,11 @@ def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[l
 
 def _show(encoder: str, result: dict[str, Any]) -> None:
     bare = result["bare"]
-    lines = {"bare calls": bare} | {f"HTTP, {count} at a time": one for count, one in result["http"].items()}
-    lines[f"HTTP, {_LIMIT_SHARE:.0%} of the limit"] = result["open_at_60_percent"]
+    lines = {"bare calls": bare}
+    for processes, served in result["by_processes"].items():
+        name = "1 process" if processes == "1" else f"{processes} processes"
+        lines |= {f"{name}, {count} at a time": one for count, one in served["http"].items()}
+        lines[f"{name}, {_LIMIT_SHARE:.0%} of the limit"] = served["open_at_60_percent"]
     rows = [
         [
             *(name, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", f"{one['per_second']:.0f}"),
@@ -165,7 +168,8 @@ def _show(encoder: str, result: dict[str, Any]) -> None:
     show(f"{encoder} tower, k {K}, ANN recall {result['ann_recall']}", columns, rows)
     cores = facts()["machine"]["cores"]
     reach = 0.5 * cores / (bare["p50_ms"] / 1e3)
-    console.print(f"limit {result['limit_per_second']:.0f} a second; 0.5 × {cores} cores / bare p50 = {reach:.0f}")
+    limit = max(served["limit_per_second"] for served in result["by_processes"].values())
+    console.print(f"limit {limit:.0f} a second; 0.5 × {cores} cores / bare p50 = {reach:.0f}")
 
 
 if __name__ == "__main__":

@@ -122,11 +122,13 @@ def test_service_measures_http_beside_its_bare_calls(tmp_path: Path) -> None:
     said = run("service.py", *options, "--out", tmp_path / "service.json")
     measured = json.loads((tmp_path / "service.json").read_text())["causal"]
     assert measured["ann_recall"] > 0.97
-    assert set(measured["http"]) == {"1", "2", "4", "8"}
-    for one in [*measured["http"].values(), measured["open_at_60_percent"]]:
-        assert one["failed"] < one["requests"]  # a machine full of tests misses deadlines
-    assert measured["bare"]["p50_ms"] < measured["http"]["1"]["p50_ms"]
-    assert "HTTP, 8 at a time" in said
+    assert set(measured["by_processes"]) == {"1", str(os.cpu_count())}
+    for served in measured["by_processes"].values():
+        assert set(served["http"]) == {"1", "2", "4", "8"}
+        for one in [*served["http"].values(), served["open_at_60_percent"]]:
+            assert one["failed"] < one["requests"]  # a machine full of tests misses deadlines
+    assert measured["bare"]["p50_ms"] < measured["by_processes"]["1"]["http"]["1"]["p50_ms"]
+    assert "1 process, 8 at a time" in said
 
 
 def test_the_soak_sees_what_is_wrong() -> None:

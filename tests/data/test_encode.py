@@ -32,6 +32,17 @@ def test_numbers_are_standardised_and_missing_is_not_the_mean(encoders):
     assert got.dtype == np.float32
 
 
+def test_values_never_seen_are_counted(encoders):
+    def count(**given):
+        return encoders.count_unknown(frame_of([given], {name: FEATURES[name] for name in given}))
+
+    assert count() == (0, 0)
+    assert count(c="a") == (0, 1)
+    assert count(c="never", n=7, x="words") == (1, 1)  # numbers and words have no names
+    assert count(t=["x", "never", "nor this"]) == (2, 3)
+    assert count(c=None, t=[]) == (0, 0)
+
+
 def test_unknown_and_missing_have_rows_of_their_own(encoders):
     got = encode(encoders, {"c": "a"}, {"c": "b"}, {"c": "never"}, {}, {"c": ""})["c"]
     assert got.tolist() == [2, 3, NEVER_SEEN, MISSING, NEVER_SEEN]

@@ -179,16 +179,19 @@ def test_metrics_tell_what_happened(client):
     for k in (5, 10):
         recall(client, vector=np.eye(8)[0].tolist(), k=k)
     recall(client, user_id="nobody", k=1)
+    recall(client, user={"type": "never heard of", "price.eur": 5}, k=1)
     client.post("/v1/recall", content=b"{")
     client.get("/nothing")
     text = client.get("/metrics").text
     for line in (
-        'vecall_requests_total{endpoint="/v1/recall",status="200"} 3.0',
+        'vecall_requests_total{endpoint="/v1/recall",status="200"} 4.0',
         'vecall_requests_total{endpoint="/v1/recall",status="400"} 1.0',
         'vecall_requests_total{endpoint="other",status="404"} 1.0',
         'vecall_errors_total{code="bad_json"} 1.0',
         'vecall_recall_fallbacks_total{kind="popular"} 1.0',
-        'vecall_recall_stage_seconds_count{stage="search"} 3.0',
+        'vecall_recall_stage_seconds_count{stage="search"} 4.0',
+        'vecall_unknown_share{what="user"} 1.0',
+        'vecall_unknown_share{what="features"} 1.0',
         "vecall_items 36.0",
     ):
         assert line in text

@@ -106,6 +106,16 @@ class Encoders:
         """Arrays by feature, for B rows: see `Shape`."""
         return {name: self._encode(name, feature, frame[name]) for name, feature in self.state.features.items()}
 
+    def count_unknown(self, frame: pl.DataFrame) -> tuple[int, int]:
+        """How many categories and tags in some of the features' columns training never saw, and how many there are."""
+        known = [
+            value in self._row_of[name]
+            for name in frame.columns
+            if name in self._row_of
+            for value in (frame[name].explode() if frame[name].dtype == pl.List else frame[name]).drop_nulls()
+        ]
+        return len(known) - sum(known), len(known)
+
     def _encode(self, name: str, feature: Feature, column: pl.Series) -> Array:
         match feature:
             case Numeric():

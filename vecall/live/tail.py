@@ -6,7 +6,7 @@ from threading import Lock
 
 from vecall.live.journal_file import connect, explained
 
-Version = tuple[int, int]
+Version = tuple[int, bool, int]
 
 
 class Tail:
@@ -17,10 +17,10 @@ class Tail:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._wal = path, path.with_name(f"{path.name}-wal")
         self._lock = Lock()
         self._db: sqlite3.Connection | None = None
-        self._inode = 0
+        self._file = (0, False)
 
     def version(self) -> Version | None:
         """Another value than before if anything was written since; None while there is no journal.
@@ -30,13 +30,14 @@ class Tail:
         """
         with self._lock, explained(self._path):
             try:
-                inode = self._path.stat().st_ino
+                file = (self._path.stat().st_ino, self._wal.exists())
             except FileNotFoundError:
                 return None
-            if self._db is None or inode != self._inode:  # it was brought back from a copy
+            # Another file was brought back from a copy. Without -wal on a read-only disk it was taken for unchangeable.
+            if self._db is None or file != self._file:
                 self._close()
-                self._db, self._inode = connect(self._path, "ro"), inode
-            return inode, self._db.execute("PRAGMA data_version").fetchone()[0]
+                self._db, self._file = connect(self._path, "ro"), file
+            return *file, self._db.execute("PRAGMA data_version").fetchone()[0]
 
     def close(self) -> None:
         """Let the file go."""

@@ -86,6 +86,11 @@ class Encoder:
         """Whether user features count at all."""
         return bool(self.state.users.features)
 
+    def count_unknown(self, given: Mapping[str, object]) -> tuple[int, int]:
+        """Of categories and tags in user features by column: how many training never saw, and how many there are."""
+        features = {name: feature for name, feature in self.state.users.features.items() if name in given}
+        return self._users.count_unknown(frame_of([given], features))
+
     def encode_items(self, fields: pl.DataFrame, rows: Rows) -> Vectors:
         """Item vectors.
 

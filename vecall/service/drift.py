@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from vecall.recall.recaller import Answered
+from vecall.recall.types import Query
 from vecall.release.bundle import Release
 
 _WINDOW = 2_000  # newest requests
 _LEAST = 100  # requests; of fewer the index says nothing
 _BINS = 10
 _EMPTY = 1e-3  # share that an empty bin counts as
+
+
+Counted = tuple[int, int]  # how many are unknown, of how many
 
 
 class Drift:
@@ -25,7 +29,7 @@ class Drift:
         self._release = ""
         self._usual: NDArray[np.float64] | None = None
         self._scores: deque[float] = deque(maxlen=_WINDOW)
-        self._unknown: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+        self._unknown: deque[tuple[Counted, ...]] = deque(maxlen=_WINDOW)
 
     def _begin(self, release: Release) -> None:
         usual = golden_scores(release)
@@ -34,23 +38,23 @@ class Drift:
             self._scores.clear()
             self._unknown.clear()
 
-    def add(self, made: Answered, *, history: int, served: Release) -> None:
+    def add(self, made: Answered, query: Query, *, served: Release) -> None:
         """One answered request.
 
         Args:
             made: the answer; one of another release than `served` counts for nothing.
-            history: how many ids of a history the request gave.
+            query: the request.
             served: what is served now. With another one it begins anew.
         """
         if served.name != self._release:
             self._begin(served)
-        scores, unknown = made.recalled.scores, made.recalled.unknown
+        scores, unknown = made.recalled.scores, _unknown_of(made, query)
         with self._lock:
             if made.recalled.release != self._release:
                 return
             if scores and made.ask.vector is not None:
                 self._scores.append(scores[0])
-            self._unknown.append((float(unknown.user), unknown.history / history if history else 0.0))
+            self._unknown.append(unknown)
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""
@@ -62,12 +66,26 @@ class Drift:
             moved.add_metric([], stability_index(usual, scores))
         yield moved
         shares = GaugeMetricFamily(
-            "vecall_unknown_share", "Of the newest requests; of user ids, and of histories' ids.", labels=["what"]
+            "vecall_unknown_share",
+            "Of what the newest requests gave: of user ids, of histories' ids, of user features' categories and tags.",
+            labels=["what"],
         )
         if unknown:
-            for what, share in zip(("user", "history"), np.mean(unknown, axis=0).tolist(), strict=True):
-                shares.add_metric([what], share)
+            for what, (absent, given) in zip(_WHAT, np.sum(unknown, axis=0).tolist(), strict=True):
+                if given:
+                    shares.add_metric([what], absent / given)
         yield shares
+
+
+_WHAT = ("user", "history", "features")
+
+
+def _unknown_of(made: Answered, query: Query) -> tuple[Counted, ...]:
+    """As `_WHAT` has them."""
+    unknown, encoder = made.recalled.unknown, made.view.release.encoder
+    features = encoder.count_unknown(query.user) if query.user and encoder is not None else (0, 0)
+    user = (int(unknown.user), int(query.user_id is not None))
+    return user, (unknown.history, len(query.history or ())), features
 
 
 def golden_scores(release: Release) -> NDArray[np.float64] | None:

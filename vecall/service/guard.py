@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from functools import lru_cache
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -141,6 +142,7 @@ def _given_key(authorization: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=64)
 def _name(host: str) -> str:
     """A `Host` without its port."""
     try:

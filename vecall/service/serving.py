@@ -138,7 +138,7 @@ class Serving:
         self._see_others()
         made = self.recaller.answer(query, between=turn.check)
         self.telemetry.answered(made, asked=query.k, queued_ms=turn.queued_ms)
-        self._drift.add(made, history=len(query.history or ()), served=self.view.release)
+        self._drift.add(made, query, served=self.view.release)
         self.live_recall.offer(path_of(made), made)
         return made
 
