@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
 from vecall.schema import Category, Numeric, Schema, Section, Tags, Text, Vector
+from vecall.toml_files import read_toml
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
@@ -135,13 +135,7 @@ def load_config(path: str | Path) -> Config:
         ConfigError: no such file, no TOML, an unknown key or a bad value; the message begins with the key's path.
     """
     path = Path(path)
-    try:
-        sections = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
-    config = parse_config(sections, source=str(path))
+    config = parse_config(read_toml(path), source=str(path))
     return config.model_copy(update={"data": config.data.within(path.resolve().parent)})
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -73,7 +73,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config.training,
         folder,
         validate=partial(_validate, cases=split.valid, n_items=problem.n_items),
-        start_from=None if model is None else partial(_start_from, known=known, model=model),
+        start_from=_start_from(known, model),
     )
     Model(outcome.towers, known).save(folder / MODEL)
     judged = judge(TowerScorer(outcome.towers, problem), split.test, problem.n_items, config.evaluation.ks)
@@ -112,8 +112,8 @@ def _validate(scorer: Scorer, *, cases: Cases, n_items: int) -> Mapping[str, flo
     return {MONITOR: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
 
-def _start_from(towers: TwoTower, *, known: Known, model: Model) -> None:
-    warm_start(towers, known, model.weights(), model.known)
+def _start_from(known: Known, model: Model | None) -> Callable[[TwoTower], None] | None:
+    return None if model is None else partial(warm_start, known=known, old_weights=model.weights(), old=model.known)
 
 
 def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int, older: Run | None) -> float:
@@ -121,8 +121,7 @@ def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int, older
     logger.info("training again on all interactions for %d epochs", epochs)
     model = None if older is None else older.live_model()
     problem, known = _problem(dataset, dataset.histories, labelled_negatives(dataset.interactions), model)
-    start_from = None if model is None else partial(_start_from, known=known, model=model)
-    outcome = train(problem, config.model, config.training, folder, epochs=epochs, start_from=start_from)
+    outcome = train(problem, config.model, config.training, folder, epochs=epochs, start_from=_start_from(known, model))
     Model(outcome.towers, known).save(folder)
     forget_checkpoints(folder)
     return outcome.seconds

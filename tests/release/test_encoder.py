@@ -30,7 +30,7 @@ def folder(published, tmp_path):
 
 def test_it_knows_what_it_reads(release):
     encoder = release.encoder
-    assert (encoder.dim, encoder.history_length, encoder.reads_user_fields) == (8, 4, True)
+    assert (encoder.dim, encoder.history_length) == (8, 4)
 
 
 def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release):

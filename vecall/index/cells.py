@@ -19,6 +19,7 @@ from vecall.index.centroids import find_centroids, nearest_finder, sample_rows, 
 from vecall.index.exact import ExactIndex, best_of_one, check_allowed, check_queries, check_vectors
 from vecall.index.native import openmp, selector, write_file
 from vecall.index.order import nothing
+from vecall.index.over_stored import OverStored
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -29,7 +30,7 @@ _CHUNK = 2**17  # vectors added at a time
 _PROBES, _DEPTH = 64, 3  # where nothing was tuned: cells scanned, rows scored exactly as a multiple of k
 
 
-class CellsIndex:
+class CellsIndex(OverStored):
     """Cells over N vectors; the vectors themselves lie beside them once, as `ExactIndex` stores them.
 
     Args:
@@ -43,7 +44,7 @@ class CellsIndex:
     def __init__(self, refined: Any) -> None:  # noqa: ANN401 - as above
         self._refined = refined  # owns both
         self._lists = faiss.downcast_index(refined.base_index)
-        self._stored = ExactIndex(faiss.downcast_index(refined.refine_index))
+        super().__init__(refined.refine_index)
         self.cells = int(self._lists.nlist)
         self._centroids: Vectors = faiss.downcast_index(self._lists.quantizer).reconstruct_n(0, self.cells)
         self._half_centroids = self._centroids.astype(np.float16)
@@ -72,16 +73,6 @@ class CellsIndex:
         lists.this.disown()
         refined.own_fields = refined.own_refine_index = True
         return cls(refined)
-
-    @property
-    def size(self) -> int:
-        """N, the number of vectors."""
-        return self._stored.size
-
-    @property
-    def dim(self) -> int:
-        """D, the dimension of a vector."""
-        return self._stored.dim
 
     def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
@@ -134,14 +125,6 @@ class CellsIndex:
                 settings,
             )
         return rows
-
-    def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
-        """The k best rows among those `allowed`, exactly. See `vecall.index.exact.scan`."""
-        return self._stored.search_exact(queries, k, allowed=allowed)
-
-    def vectors(self, rows: Rows) -> Vectors:
-        """[len(rows), D] stored vectors, as float32. See `ExactIndex.vectors`."""
-        return self._stored.vectors(rows)
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""

@@ -6,15 +6,16 @@ from typing import Any, Self
 import faiss as typed_faiss
 
 from vecall import progress
-from vecall.index.base import Codes, Effort, Hits, Rows, Vectors
+from vecall.index.base import Codes, Effort, Hits, Vectors
 from vecall.index.bitmaps import Bitmap
-from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, rescored, rounded
+from vecall.index.exact import check_allowed, check_queries, check_vectors, rescored, rounded
 from vecall.index.native import openmp, selector, write_file
+from vecall.index.over_stored import OverStored
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
 
-class HnswIndex:
+class HnswIndex(OverStored):
     """A graph over N vectors; the vectors themselves lie in it once, as `ExactIndex` stores them.
 
     Args:
@@ -24,7 +25,7 @@ class HnswIndex:
 
     def __init__(self, graph: Any) -> None:  # noqa: ANN401 - as above
         self._graph = graph  # owns the storage
-        self._stored = ExactIndex(faiss.downcast_index(graph.storage))
+        super().__init__(graph.storage)
         self.ef = int(graph.hnsw.efSearch)
 
     @classmethod
@@ -67,16 +68,6 @@ class HnswIndex:
                 advance(len(part))
         return cls(graph)
 
-    @property
-    def size(self) -> int:
-        """N, the number of vectors."""
-        return self._stored.size
-
-    @property
-    def dim(self) -> int:
-        """D, the dimension of a vector."""
-        return self._stored.dim
-
     def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
 
@@ -103,14 +94,6 @@ class HnswIndex:
             _, rows = self._graph.search(queries, k, params=settings)  # [B, k]
         hits = rescored(self._stored.codes, queries, rows)
         return self._stored.filled(hits, queries, allowed)
-
-    def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
-        """The k best rows among those `allowed`, exactly. See `vecall.index.exact.scan`."""
-        return self._stored.search_exact(queries, k, allowed=allowed)
-
-    def vectors(self, rows: Rows) -> Vectors:
-        """[len(rows), D] stored vectors, as float32. See `ExactIndex.vectors`."""
-        return self._stored.vectors(rows)
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.files.load`."""

@@ -81,11 +81,6 @@ class Encoder:
         """L: how many of the newest items of a history are read."""
         return self.state.history_length
 
-    @property
-    def reads_user_fields(self) -> bool:
-        """Whether user features count at all."""
-        return bool(self.state.users.features)
-
     def count_unknown(self, given: Mapping[str, object]) -> tuple[int, int]:
         """Of categories and tags in user features by column: how many training never saw, and how many there are."""
         features = {name: feature for name, feature in self.state.users.features.items() if name in given}

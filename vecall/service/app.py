@@ -1,12 +1,13 @@
 """The HTTP application: endpoints, and what their OpenAPI document says."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from vecall import __version__
@@ -20,6 +21,8 @@ from vecall.service.page.routes import add_pages
 from vecall.service.pool import Turn
 from vecall.service.reading import read
 from vecall.service.serving import Serving
+
+Change = Callable[[bytes], dict[str, Any]]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -121,33 +124,25 @@ def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
                 403, "forbidden", "this process only reads; send changes to the one that was started to write"
             )
 
-    errors = openapi.errors(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507)
+    def add(path: str, summary: str, asked: type[wire.Body], told: type[BaseModel], change: Change) -> None:
+        async def endpoint(request: Request) -> Response:
+            content = await guard.body(request, serving.settings.limits.batch_body)
+            return answer(await serving.changes.run(lambda _: change(content)))
 
-    @app.post(
-        "/v1/items",
-        tags=["changes"],
-        summary="Add or replace items, all or none",
-        response_model=wire.UpsertAnswer,
-        responses=errors,
-        openapi_extra=openapi.body(wire.UpsertRequest),
-        dependencies=[Depends(changes)],
-    )
-    async def upsert(request: Request) -> Response:
-        content = await guard.body(request, serving.settings.limits.batch_body)
-        return answer(await serving.changes.run(lambda _: serving.upsert(content)))
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            tags=["changes"],
+            summary=summary,
+            response_model=told,
+            responses=openapi.errors(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
+            openapi_extra=openapi.body(asked),
+            dependencies=[Depends(changes)],
+        )
 
-    @app.post(
-        "/v1/items/delete",
-        tags=["changes"],
-        summary="Delete items, all or none",
-        response_model=wire.DeleteAnswer,
-        responses=errors,
-        openapi_extra=openapi.body(wire.DeleteRequest),
-        dependencies=[Depends(changes)],
-    )
-    async def delete(request: Request) -> Response:
-        content = await guard.body(request, serving.settings.limits.batch_body)
-        return answer(await serving.changes.run(lambda _: serving.delete(content)))
+    add("/v1/items", "Add or replace items, all or none", wire.UpsertRequest, wire.UpsertAnswer, serving.upsert)
+    add("/v1/items/delete", "Delete items, all or none", wire.DeleteRequest, wire.DeleteAnswer, serving.delete)
 
 
 def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:

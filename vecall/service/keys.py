@@ -1,13 +1,13 @@
 """Who may ask and who may change: API keys."""
 
 import hmac
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vecall.errors import ConfigError
+from vecall.toml_files import read_toml
 
 Role = Literal["read", "admin"]
 
@@ -56,22 +56,13 @@ def read_keys(environment: Mapping[str, str], file: Path | None) -> Keys:
     for name, role in _ENVIRONMENT.items():
         if name in environment:
             found[role].append(_checked(name, environment[name]))
-    for role_name, given in ({} if file is None else _parsed(file)).items():
+    for role_name, given in ({} if file is None else read_toml(file, secret=True)).items():
         if role_name not in ("read", "admin"):
             raise ConfigError(f"{file}: {role_name}: unknown key; expected read and admin")
         role = "admin" if role_name == "admin" else "read"
         for number, one in enumerate(given if isinstance(given, list) else [given]):
             found[role].append(_checked(f"{file}: {role}[{number}]", one))
     return Keys(tuple(found["read"]), tuple(found["admin"]))
-
-
-def _parsed(file: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: the keys cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f'{file}: is not TOML such as read = "..."') from error
 
 
 def _checked(place: str, key: object) -> bytes:

@@ -1,6 +1,5 @@
 """How the service runs and what it lets through."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from pydantic import Field, ValidationError
 
 from vecall.errors import ConfigError
 from vecall.schema import Section
+from vecall.toml_files import read_toml
 
 
 class Limits(Section):
@@ -57,14 +57,9 @@ def read_settings(file: Path | None, given: Mapping[str, object]) -> ServeSettin
         ConfigError: the file is not as it has to be, or a value is out of range; the message names it.
     """
     try:
-        of_file = {} if file is None else tomllib.loads(file.read_text(encoding="utf-8"))
-        return ServeSettings.model_validate({**of_file, **given})
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+        return ServeSettings.model_validate({**({} if file is None else read_toml(file)), **given})
     except ValidationError as error:
         sentences = (
             f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r:.80}" for one in error.errors()
         )
         raise ConfigError("settings of the service: " + "; ".join(sentences)) from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: is not TOML: {error}") from error

@@ -1,0 +1,25 @@
+"""TOML files that people write."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from vecall.errors import ConfigError
+
+
+def read_toml(path: Path, *, secret: bool = False) -> dict[str, Any]:
+    """What a file says.
+
+    Args:
+        path: the file.
+        secret: no message may show anything of it.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not TOML" + ("" if secret else f": {error}")) from (None if secret else error)
