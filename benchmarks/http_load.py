@@ -8,6 +8,7 @@ import asyncio
 import gc
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,11 +103,11 @@ def open_loop(port: int, requests: Sequence[bytes], *, rate: float, seconds: flo
     """So many requests a second on average, over as many connections as that takes."""
 
     async def all_of_them(load: Load) -> None:
-        loop, free, tasks = asyncio.get_running_loop(), [], []
+        loop, free, tasks = asyncio.get_running_loop(), deque[Connection](), []
 
         def leave(place: int, due: float) -> None:
             load.late.append(time.perf_counter() - due)
-            line = free.pop() if free else Connection(port)
+            line = free.popleft() if free else Connection(port)  # in turn, as many clients would come
             tasks.append(loop.create_task(_lent(line, requests[place % len(requests)], load, due, free)))
 
         await asyncio.to_thread(_call_when_due, leave, loop, rate, seconds, seed)
@@ -129,7 +130,7 @@ def _call_when_due(
         place += 1
 
 
-async def _lent(line: Connection, request: bytes, load: Load, due: float, free: list[Connection]) -> None:
+async def _lent(line: Connection, request: bytes, load: Load, due: float, free: deque[Connection]) -> None:
     await _asked(line, request, load, due)
     free.append(line)
 
