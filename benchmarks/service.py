@@ -4,7 +4,7 @@
 
 The bare loop encodes a history by ONNX Runtime and searches the index, in one thread of a process of its own. HTTP is
 `vecall serve` by one process and by one for each core, asked with the same histories by `http_load.py` from this
-process. ANN recall is that of HTTP answers.
+process; the most a second by `wrk` too, where it is installed. ANN recall is that of HTTP answers.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from clustered import Clusters
 from facts import RESULTS, facts, load_average, read_json, write_json
-from http_load import Connection, closed, open_loop, post
+from http_load import Connection, closed, open_loop, post, wrk
 from service_users import HISTORY, K, asked
 from tables import console, show
 
@@ -78,9 +78,10 @@ def _served(store: Path, processes: int, requests: list[bytes], seconds: float) 
             str(count): closed(served.port, requests, connections=count, seconds=seconds).figures()
             for count in CONNECTIONS
         }
-        limit = max(one["per_second"] for one in by_connections.values())
+        by_wrk = wrk(served.port, requests, connections=max(CONNECTIONS), seconds=seconds)
+        limit = max([one["per_second"] for one in by_connections.values()] + ([by_wrk] if by_wrk else []))
         opened = open_loop(served.port, requests, rate=_LIMIT_SHARE * limit, seconds=2 * seconds).figures()
-    return {"http": by_connections, "limit_per_second": limit, "open_at_60_percent": opened}
+    return {"http": by_connections, "wrk_per_second": by_wrk, "limit_per_second": limit, "open_at_60_percent": opened}
 
 
 class Served:
