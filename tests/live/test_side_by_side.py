@@ -88,6 +88,19 @@ def test_a_journal_that_comes_later_is_followed(store):
     writer.close()
 
 
+def test_writers_come_and_go(store):
+    """The last one to close takes the -wal along."""
+    reader = Source.open(store, None, writable=False, follow=True)
+    for number in range(3):
+        writer = Source.open(store, None, writable=True)
+        writer.upsert([item(10 + number)])
+        reader.see_others()
+        assert live_ids(reader)[-1] == 10 + number
+        writer.close()
+        reader.see_others()
+    assert live_ids(reader) == [1, 2, 3, 4, 10, 11, 12]
+
+
 def test_another_writer_keeps_its_turn(both, tmp_path, monkeypatch):
     monkeypatch.setattr("vecall.live.source._PATIENCE", 0.05)
     with hold(tmp_path / "turns", timeout=0), pytest.raises(Locked):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,17 @@ def test_no_other_may_write_meanwhile(shop, two):
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert str(two.process.pid) in second.stderr
+
+
+def test_they_share_their_port_with_no_others(shop, two, tmp_path):
+    shutil.copytree(shop / "releases", tmp_path / "other" / "releases")
+    shutil.copy(shop / "CURRENT", tmp_path / "other")
+    command = [sys.executable, "-m", "vecall", "serve", "--store", str(tmp_path / "other"), "--processes", "2"]
+    port = two.url.rpartition(":")[2]
+    second = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert port in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_what_they_cannot_serve_is_told(shop):

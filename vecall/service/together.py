@@ -54,6 +54,9 @@ def run_together(store: Path, settings: ServeSettings, keys: Keys, *, verbose: b
         if settings.writable:
             held.enter_context(hold(opened.path / "writer.lock", timeout=0))
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vecall-")))
+        _bound(
+            settings.host, settings.port, shared=False
+        ).close()  # or processes of another store might share it with us
         port = held.enter_context(_bound(settings.host, settings.port)).getsockname()[1]
         there = settings.model_copy(update={"port": port})
         logger.info("%d processes, running on http://%s:%d", settings.processes, settings.host, port)
@@ -129,15 +132,15 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket at an address that others of this user may have too.
+def _bound(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """A socket at an address, which others of this user may have too if it is shared.
 
     Raises:
         ConfigError: it cannot be had.
     """
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
     try:
         made.bind((host, port))
     except OSError as error:
