@@ -8,7 +8,7 @@ from serving import eventually, served
 from starlette.testclient import TestClient
 
 from vecall.errors import Overloaded, ReleaseRefused, TooManyScans
-from vecall.recall import scans
+from vecall.recall import filters, scans
 from vecall.recall.scans import ScanLimit
 from vecall.recall.types import Query
 from vecall.release.bundle import Release
@@ -74,6 +74,20 @@ def test_large_scans_are_few(monkeypatch, client):
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_scans")
         assert answer.headers["Retry-After"] == "1"
     assert client.post("/v1/recall", json=one).status_code == 200
+
+
+def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
+    """Among millions of items it takes as long as many recalls; its answer is kept."""
+    monkeypatch.setattr(scans, "_LARGE", 10)
+    where, evaluated = [{"field": "year", "op": "gte", "value": 1}], []
+    plainly = filters.mask_of
+    monkeypatch.setattr(
+        filters, "mask_of", lambda *asked: (evaluated.append(threading.current_thread().name), plainly(*asked))[1]
+    )
+    for _ in range(3):
+        assert client.post("/v1/recall", json={"user_id": "user-1", "k": 3, "where": where}).status_code == 200
+    assert len(evaluated) == 1
+    assert evaluated[0].startswith("vecall-scan")
 
 
 def test_before_it_is_ready_nothing_is_recalled(client):

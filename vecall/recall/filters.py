@@ -17,6 +17,7 @@ from vecall.data.fields import is_number, is_text
 from vecall.errors import QueryError
 from vecall.index.bitmaps import Bitmap
 from vecall.live.view import Slots, View
+from vecall.recall.scans import NO_LIMIT, ScanLimit
 from vecall.release.bundle import Release
 
 _MOST_BYTES = 2**28  # of filters and their answers that are kept
@@ -57,9 +58,13 @@ class Filters:
     """What passes which filter: evaluated once for a release's items, and for each slot of the delta.
 
     Safe to call from several threads: a filter may then be evaluated twice, and the last answer is kept.
+
+    Args:
+        scans: says where many items are looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scans: ScanLimit = NO_LIMIT) -> None:
+        self._scans = scans
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the one asked for last stands last
         self._nbytes = 0
         self._keeping = Lock()
@@ -73,11 +78,15 @@ class Filters:
         if not where:
             return None
         key = repr([sorted(condition.items(), key=repr) for condition in where])
-        base, mask = self._known(key, view) or (Bitmap.of(mask_of(where, view.release.attributes)), _NOTHING)
+        base, mask = self._known(key, view) or (self._of_base(where, view.release), _NOTHING)
         if len(mask) < len(view.delta):
             mask = np.concatenate([mask, mask_of(where, view.delta.attributes[len(mask) :])])
         self._keep(key, view, Passing(base, mask))
         return Passing(base, mask[: len(view.delta)])
+
+    def _of_base(self, where: Sequence[Mapping[str, object]], release: Release) -> Bitmap:
+        with self._scans.aside(release.index.size):
+            return Bitmap.of(mask_of(where, release.attributes))
 
     def _known(self, key: str, view: View) -> tuple[Bitmap, NDArray[np.bool_]] | None:
         kept = self._kept.get(key)

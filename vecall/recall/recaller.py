@@ -62,7 +62,7 @@ class Recaller:
 
     def __init__(self, live: Source, *, scans: ScanLimit = NO_LIMIT) -> None:
         self.live = live
-        self._filters = Filters()
+        self._filters = Filters(scans)
         self._scans = scans
 
     def __enter__(self) -> Self:

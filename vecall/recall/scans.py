@@ -21,6 +21,10 @@ class ScanLimit:
         self._most, self._aside = most, aside
         self._free = None if most is None else BoundedSemaphore(most)
 
+    def aside(self, rows: int) -> AbstractContextManager[None]:
+        """Look at so many rows in another way than by scanning their vectors: however many do so, it is short."""
+        return self._aside() if rows >= _LARGE else nullcontext()
+
     @contextmanager
     def slot(self, rows: int) -> Iterator[None]:
         """Scan so many rows.

@@ -17,6 +17,7 @@ from vecall.live.view import View
 from vecall.recall.filters import Passing
 from vecall.recall.scans import NO_LIMIT, ScanLimit
 from vecall.recall.understand import Ask
+from vecall.release.bundle import Release
 
 How = Literal["index", "scan", "all", "popular"]
 Rows = NDArray[np.int64]
@@ -213,14 +214,20 @@ def _most_popular(view: View, pool: _Pool, k: int) -> Scored:
     popularity = view.release.popularity
     if popularity is None:
         raise QueryError("nothing is known of this user, and this release has no popularity to fall back on")
-    base = _NONE
-    if wanted := min(k, pool.of_base):
-        left = pool.left()
-        scores = popularity if left is None else np.where(left.mask(), popularity, -np.inf).astype(np.float32)
-        hits = top_k(scores[None], wanted)
-        base = hits.rows[0], hits.scores[0]
+    wanted = min(k, pool.of_base)
+    base = _most_popular_of_base(view.release, popularity, pool.left(), wanted) if wanted else _NONE
     if not len(pool.slots) or not k:
         return base
     origins = view.delta.origins[pool.slots]
     taken = np.where(origins >= 0, popularity[origins], 0).astype(np.float32)
     return _merged(view, base, (pool.slots + pool.size, taken), k)
+
+
+def _most_popular_of_base(release: Release, popularity: Scores, left: Bitmap | None, k: int) -> Scored:
+    """Nearly always among the first that are kept in order; else by looking at all."""
+    first = release.most_popular if left is None else release.most_popular[left.has(release.most_popular)]
+    if len(first) >= k:
+        return first[:k], popularity[first[:k]]
+    scores = popularity if left is None else np.where(left.mask(), popularity, -np.inf).astype(np.float32)
+    hits = top_k(scores[None], k)
+    return hits.rows[0], hits.scores[0]

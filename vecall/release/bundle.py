@@ -1,6 +1,7 @@
 """A release opened: verified first, then everything that a request needs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from vecall.data.vocabulary import Vocabulary
 from vecall.errors import ReleaseRefused
 from vecall.index import files as index_files
-from vecall.index.base import Effort, Index
+from vecall.index.base import Effort, Index, Rows
 from vecall.index.effort import EffortCurve, Filtered, Width
 from vecall.index.kernels import warm
+from vecall.index.order import top_k
 from vecall.index.planner import USUAL_COSTS, Costs
 from vecall.release.encoder import ENCODERS, Encoder
 from vecall.release.files import read_array, read_table
@@ -27,6 +29,7 @@ ATTRIBUTES = "attributes.arrow"
 POPULARITY = "popularity.npy"
 ITEM_PREFIX = "ids."
 
+_FIRST = 2**15  # rows that are kept in the order of their popularity
 _USUAL_EF = 50  # of a graph in a release of format 1 that was published without queries
 
 
@@ -57,6 +60,14 @@ class Release:
     users: Users | None
     encoder: Encoder | None
     golden: Golden | None
+
+    @cached_property
+    def most_popular(self) -> Rows:
+        """Some ten thousand rows by popularity descending, then row ascending; none where it is not known."""
+        if self.popularity is None:
+            return np.empty(0, dtype=np.int64)
+        rows: Rows = top_k(self.popularity[None], min(_FIRST, len(self.popularity))).rows[0]
+        return rows
 
     @property
     def name(self) -> str:
@@ -138,6 +149,7 @@ def load_release(folder: Path, manifest: Manifest) -> Release:
         golden=Golden.load(folder),
     )
     _check_sizes(release)
+    _ = release.most_popular  # found here, so that no request waits for it
     return release
 
 
