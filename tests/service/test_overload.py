@@ -50,7 +50,7 @@ def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
         first = threading.Thread(target=lambda: answers.append(client.post("/v1/recall", json={"user_id": "a"})))
         first.start()
         begun.wait(10)
-        # It may wait for a thread, and does until its deadline.
+        # It comes to its turn when the first one has ended, after its deadline.
         second = client.post("/v1/recall", json={"user_id": "a"})
         hold.set()
         first.join()

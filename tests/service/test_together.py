@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from serving import eventually
 
+from vecall.errors import ConfigError, Locked
+from vecall.release.locks import hold
+from vecall.service import together
 from vecall.service.siblings import Siblings
 
 NEW = {"where": [{"field": "year", "op": "gte", "value": 5000}], "user_id": "user-1", "k": 1000, "exclude_seen": False}
@@ -93,10 +96,12 @@ def test_all_go_over_to_the_release_that_one_activates(shop, publish_more, two):
     assert two.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
 
 
-def test_none_of_them_outlives_their_parent(two):
+def test_none_of_them_outlives_their_parent(shop, two):
     begun = children(two.process.pid)
     two.process.kill()
     two.process.wait()
+    with pytest.raises(Locked), hold(shop / "writer.lock", timeout=0):
+        pass  # until the last of them has ended, no other may write
 
     def gone(pid):
         try:
@@ -106,6 +111,8 @@ def test_none_of_them_outlives_their_parent(two):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
     eventually(lambda: all(map(gone, begun)))
+    with hold(shop / "writer.lock", timeout=5):
+        pass
 
 
 def test_they_end_when_they_are_told_to(two):
@@ -119,6 +126,19 @@ def test_no_other_may_write_meanwhile(shop, two):
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert str(two.process.pid) in second.stderr
+
+
+def test_a_port_that_is_reserved_is_shared_by_these_processes_alone():
+    """Before the first of them listens, too."""
+    with together._reserved("127.0.0.1", 0) as reserved:
+        port = reserved.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)):
+            together._reserved("127.0.0.1", port)
+        with together._bound("127.0.0.1", port) as one, together._bound("127.0.0.1", port) as other:
+            one.listen()
+            other.listen()
+            with pytest.raises(ConfigError, match=str(port)):
+                together._reserved("127.0.0.1", port)
 
 
 def test_they_share_their_port_with_no_others(shop, two, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -100,13 +100,15 @@ class Compactor:
             self._thread.join()
 
     def _run(self, base: str, seq: int, changes: int) -> None:
-        try:
-            with nullcontext() if self._lock_file is None else hold(self._lock_file, timeout=0):
-                made = None if self._was_done_by_another(base) else self._made(base, seq, changes)
-        except Locked:
-            return  # another process compacts, and all follow what it makes
-        if made is not None and not self._closed:
-            self._adopted(base, made)
+        with ExitStack() as held:
+            try:
+                if self._lock_file is not None:
+                    held.enter_context(hold(self._lock_file, timeout=0))
+            except Locked:
+                return  # another process compacts, and all follow what it makes
+            made = None if self._was_done_by_another(base) else self._made(base, seq, changes)
+            if made is not None and not self._closed:
+                self._adopted(base, made)
 
     def _was_done_by_another(self, base: str) -> bool:
         current = None if self._lock_file is None else Store.open(self._store).find_current()

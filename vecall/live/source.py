@@ -26,7 +26,7 @@ from vecall.release.store import Store
 logger = logging.getLogger(__name__)
 
 DELTA_MAX = 100_000  # items beside the base; each is scanned by each request
-_PATIENCE = 10.0  # seconds to wait for another process's write
+_PATIENCE, _LONG = 10.0, 600.0  # seconds to wait for another process's write, and for its loading of a release
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Source:
             follow: `see_others` takes in what other processes write.
             turns: a lock file of processes that all write and follow, one at a time; whoever started them holds the
                 store's `writer.lock` for them.
-            copies: how many processes go over to releases at the same time, each with one of its own in memory.
+            copies: how many processes follow when this one goes over to a release, each with one of its own in memory.
 
         Raises:
             StoreError: there is no such release, or the journal is not the one that it was made beside.
@@ -160,8 +160,11 @@ class Source:
 
     def upsert(self, items: object) -> Written:
         """Add or replace items, all or none: on return they are on the disk and in `view`. See `Recaller.upsert`."""
+        release = self.view.release
+        operations = upserts(items, release)  # which takes long, before others are kept from writing
         with self._writing() as journal:
-            operations = upserts(items, self.view.release)
+            if self.view.release is not release:
+                operations = upserts(items, self.view.release)
             self._check_room(operations)
             seq = self._commit(journal, operations)
             return Written(self.view.release.name, seq, len(operations))
@@ -203,7 +206,7 @@ class Source:
         """
         store = self._of_store()
         with self._swaps:
-            overlay = self._prepared(store, name)
+            overlay = self._prepared(store, name, copies=self._copies)
             previous = store.activate(name)
             self._swap(overlay)
         return previous
@@ -233,15 +236,17 @@ class Source:
             if name == base or self.view.release.name != base:
                 logger.info("release %s is not gone over to: %s is served", name, self.view.release.name)
                 return
-            overlay = self._prepared(store, name)
+            overlay = self._prepared(store, name, copies=self._copies)
             current = store.find_current()
             if current is not None and current.release == base:
                 store.activate(name)
+            elif self._turns is not None:
+                return  # all of these processes follow what is current
             self._swap(overlay)
 
-    def _prepared(self, store: Store, name: str) -> Overlay:
+    def _prepared(self, store: Store, name: str, *, copies: int = 1) -> Overlay:
         """A release that has proved itself, with the journal's operations so far."""
-        release = self._kept(store, name) or self._opened(store, name)
+        release = self._kept(store, name) or self._opened(store, name, copies)
         if self._journal is not None:
             check_reaches(self._journal_now(release) or self._journal, [release.manifest])
             if release.items.id_type != (ids := self.view.release.items.id_type):
@@ -261,10 +266,12 @@ class Source:
                 return kept
         return None
 
-    def _opened(self, store: Store, name: str) -> Release:
+    def _opened(self, store: Store, name: str, copies: int) -> Release:
         self._previous = None  # at most two of them are in memory
-        check_memory(read_manifest(store.folder(name))[0], self._copies)
-        return prove_release(store, name)
+        alone = nullcontext() if self._turns is None else hold(self._turns.with_name("load.lock"), timeout=_LONG)
+        with alone:  # or several would count on the same free memory
+            check_memory(read_manifest(store.folder(name))[0], copies)
+            return prove_release(store, name)
 
     def _swap(self, overlay: Overlay) -> None:
         with self._writes, self._applying:
@@ -295,12 +302,10 @@ class Source:
                 raise StoreError("this recaller takes no changes: open it with writable=True, and do not close it")
             self.see_others()
             yield self._journal
-            if self._tail is not None:
-                self._seen = self._tail.version()  # it is this process's turn, so this write was the last one
             if self._compactor is not None:
                 self._compactor.consider(self.view)
 
-    def _turn(self) -> AbstractContextManager[None]:
+    def _turn(self) -> AbstractContextManager[object]:
         return nullcontext() if self._turns is None else hold(self._turns, timeout=_PATIENCE)
 
     def _check_room(self, operations: list[Operation]) -> None:

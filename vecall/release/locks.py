@@ -14,8 +14,10 @@ _PAUSE = 0.01  # seconds between attempts
 
 
 @contextmanager
-def hold(path: Path, *, timeout: float) -> Iterator[None]:
+def hold(path: Path, *, timeout: float) -> Iterator[int]:
     """Hold a lock file, which then says the holder's process id. It is freed even if the process dies.
+
+    Gives its descriptor: a process that has a copy of it holds the lock as well, after this one has died too.
 
     The file stays: were it removed, two processes could hold two files of one name. Within a process too
     it is held once: by one thread, and not again by the same.
@@ -36,7 +38,7 @@ def hold(path: Path, *, timeout: float) -> Iterator[None]:
             os.ftruncate(descriptor, 0)  # a holder that died left its own
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         try:
-            yield
+            yield descriptor
         finally:
             with suppress(OSError):  # what was to be done is done, and the lock is what counts
                 os.ftruncate(descriptor, 0)

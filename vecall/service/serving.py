@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ class Serving:
     def _looked(self) -> None:
         self._see_others()
         if self._siblings is not None:
-            self._siblings.tell(self.telemetry.text())
+            with suppress(OSError):  # the others then lack these metrics
+                self._siblings.tell(self.telemetry.text())
 
     def _see_others(self) -> None:
         """What other processes wrote; if it cannot be read, what is known is served on, and `problem` says so."""

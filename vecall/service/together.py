@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from threading import Event
+from typing import Any
 
 import uvicorn
 
@@ -35,7 +37,6 @@ from vecall.service.threads import start
 
 logger = logging.getLogger(__name__)
 
-_CANNOT_SERVE = 3  # exit status
 _HAS_SERVED = "served"  # a file that is there once a process could open the store; from then on all are tried again
 _LOOK, _PAUSE, _KILLED_AFTER = 1.0, 2.0, 10.0  # seconds
 
@@ -51,16 +52,42 @@ def run_together(store: Path, settings: ServeSettings, keys: Keys, *, verbose: b
     opened = Store.open(store)
     opened.current()  # told here, and not by each process
     with ExitStack() as held:
-        if settings.writable:
-            held.enter_context(hold(opened.path / "writer.lock", timeout=0))
+        writer = held.enter_context(hold(opened.path / "writer.lock", timeout=0)) if settings.writable else None
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vecall-")))
-        _bound(
-            settings.host, settings.port, shared=False
-        ).close()  # or processes of another store might share it with us
-        port = held.enter_context(_bound(settings.host, settings.port)).getsockname()[1]
+        port = held.enter_context(_reserved(settings.host, settings.port)).getsockname()[1]
         there = settings.model_copy(update={"port": port})
         logger.info("%d processes, running on http://%s:%d", settings.processes, settings.host, port)
-        _Parent(settings, folder, partial(_serve, store.absolute(), there, keys, verbose, folder, os.getpid())).run()
+        ours = _Ours(folder, os.getpid(), _Descriptor(writer))
+        _Parent(settings, folder, partial(_serve, store.absolute(), there, keys, verbose, ours)).run()
+
+
+class _Descriptor:
+    """A descriptor that a process which is started gets a copy of: with it, it holds the parent's lock too."""
+
+    def __init__(self, number: int | None) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Descriptor._copied, (None if self._number is None else DupFd(self._number),)
+
+    @staticmethod
+    def _copied(copy: Any) -> "_Descriptor":  # noqa: ANN401 - multiprocessing's
+        return _Descriptor(None if copy is None else copy.detach())
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """What the processes have of their parent.
+
+    Attributes:
+        folder: of theirs alone.
+        parent: its process id.
+        writer: the store's `writer.lock`, held until the last of them has ended.
+    """
+
+    folder: Path
+    parent: int
+    writer: _Descriptor
 
 
 class _Parent:
@@ -68,21 +95,24 @@ class _Parent:
 
     def __init__(self, settings: ServeSettings, folder: Path, serve: partial[None]) -> None:
         self._settings, self._folder, self._serve = settings, folder, serve
-        self._ended = Event()
+        self._ended = False
         self._running: dict[int, SpawnProcess] = {}
 
     def run(self) -> None:
         """Until a signal."""
         for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, lambda *_: self._ended.set())
-        for number in range(self._settings.processes):
-            self._start(number)
+            signal.signal(one, self._told_to_end)
         try:
-            while not self._ended.is_set():
+            for number in range(self._settings.processes):
+                self._start(number)
+            while not self._ended:
                 wait([one.sentinel for one in self._running.values()], timeout=_LOOK)
                 self._see_to_them()
         finally:
             self._end()
+
+    def _told_to_end(self, *_: object) -> None:
+        self._ended = True
 
     def _start(self, number: int) -> None:
         self._running[number] = get_context("spawn").Process(
@@ -92,13 +122,16 @@ class _Parent:
 
     def _see_to_them(self) -> None:
         for number, one in list(self._running.items()):
-            if one.is_alive() or self._ended.is_set():
+            if one.is_alive() or self._ended:
                 continue
-            if one.exitcode == _CANNOT_SERVE and not (self._folder / _HAS_SERVED).exists():
+            if not (self._folder / _HAS_SERVED).exists():
                 raise StoreError(f"process {number} cannot serve; the log says why")
             logger.error("process %d has ended with status %s and is started again", number, one.exitcode)
-            self._ended.wait(_PAUSE)
-            self._start(number)
+            time.sleep(_PAUSE)
+            try:
+                self._start(number)
+            except OSError:
+                logger.exception("process %d could not be started, and will be tried again", number)
 
     def _end(self) -> None:
         for one in self._running.values():
@@ -107,39 +140,60 @@ class _Parent:
         for one in self._running.values():
             one.join(max(0.0, ends - time.monotonic()))
             one.kill()
+            one.join()
 
 
-def _serve(
-    store: Path, settings: ServeSettings, keys: Keys, verbose: bool, folder: Path, parent: int, number: int
-) -> None:
+def _serve(store: Path, settings: ServeSettings, keys: Keys, verbose: bool, ours: _Ours, number: int) -> None:
     """One of the processes, from its start to its end."""
     log_json(verbose=verbose)
-    start("vecall-parent", partial(_end_with, parent))
+    start("vecall-parent", partial(_end_with, ours.parent, settings.drain_seconds + _KILLED_AFTER))
     try:
-        serving = Serving.open(store, settings, siblings=Siblings(folder, number))
+        port = _bound(settings.host, settings.port)
+        serving = Serving.open(store, settings, siblings=Siblings(ours.folder, number))
     except VecallError as error:
         logger.critical("process %d cannot serve: %s", number, error)
-        sys.exit(_CANNOT_SERVE)
-    (folder / _HAS_SERVED).touch()
+        sys.exit(1)
+    (ours.folder / _HAS_SERVED).touch()
     server = uvicorn.Server(listening(make_app(serving, keys), settings))
-    server.run(sockets=[_bound(settings.host, settings.port)])
+    server.run(sockets=[port])
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, seconds: float) -> None:
     """A process without its parent would be started again by nobody, and would keep the port."""
     while os.getppid() == parent:
         time.sleep(_LOOK)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(seconds)
+    os._exit(1)
 
 
-def _bound(host: str, port: int, *, shared: bool = True) -> socket.socket:
-    """A socket at an address, which others of this user may have too if it is shared.
+def _reserved(host: str, port: int) -> socket.socket:
+    """The address for these processes, and for none of another store.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    _bound(host, port, shared=False).close()  # nobody listens
+    try:
+        return _bound(host, port, again=False)  # nor will anybody else begin to
+    except ConfigError:  # connections of who listened before are not forgotten yet
+        return _bound(host, port)
+
+
+def _bound(host: str, port: int, *, shared: bool = True, again: bool = True) -> socket.socket:
+    """A socket at an address.
+
+    Args:
+        host: of the address.
+        port: of the address.
+        shared: others of this user may have it too, if theirs is shared.
+        again: it may be had while connections of who had it before are not forgotten.
 
     Raises:
         ConfigError: it cannot be had.
     """
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(again))
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
     try:
         made.bind((host, port))
