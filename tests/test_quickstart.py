@@ -75,6 +75,6 @@ def test_the_figures_that_it_must_reach(tmp_path: Path) -> None:
     recall = {name: told[name]["recall@100"] for name in ("model", "popularity", "ease", "founding_bce")}
     assert recall["model"] >= 0.43
     assert recall["model"] > max(recall["popularity"], recall["ease"], recall["founding_bce"])
-    assert told["ann"]["engine"] == "hnsw"
+    assert told["ann"]["engine"] in ("hnsw", "cells")  # whichever is quicker here
     assert told["ann"]["k"] == 100
     assert told["ann"]["recall"] >= 0.98
