@@ -44,7 +44,7 @@ class CellsIndex(OverStored):
     def __init__(self, refined: Any) -> None:  # noqa: ANN401 - as above
         self._refined = refined  # owns both
         self._lists = faiss.downcast_index(refined.base_index)
-        super().__init__(refined.refine_index)
+        super().__init__(faiss.downcast_index(refined.refine_index))
         self.cells = int(self._lists.nlist)
         self._centroids: Vectors = faiss.downcast_index(self._lists.quantizer).reconstruct_n(0, self.cells)
         self._half_centroids = self._centroids.astype(np.float16)

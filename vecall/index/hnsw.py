@@ -25,7 +25,7 @@ class HnswIndex(OverStored):
 
     def __init__(self, graph: Any) -> None:  # noqa: ANN401 - as above
         self._graph = graph  # owns the storage
-        super().__init__(graph.storage)
+        super().__init__(faiss.downcast_index(graph.storage))
         self.ef = int(graph.hnsw.efSearch)
 
     @classmethod

@@ -23,11 +23,6 @@ def openmp(threads: int | None) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def downcast(index: Any) -> Any:  # noqa: ANN401 - objects of faiss
-    """An index as what it is."""
-    return faiss.downcast_index(index)
-
-
 def selector(allowed: Bitmap | None) -> Any:  # noqa: ANN401 - an object of faiss
     """The rows as faiss takes them; None where all are allowed."""
     return None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)

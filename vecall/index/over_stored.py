@@ -5,7 +5,6 @@ from typing import Any
 from vecall.index.base import Hits, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.exact import ExactIndex
-from vecall.index.native import downcast
 
 
 class OverStored:
@@ -16,7 +15,7 @@ class OverStored:
     """
 
     def __init__(self, flat: Any) -> None:  # noqa: ANN401 - an object of faiss
-        self._stored = ExactIndex(downcast(flat))
+        self._stored = ExactIndex(flat)
 
     @property
     def size(self) -> int:

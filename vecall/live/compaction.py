@@ -100,44 +100,32 @@ class Compactor:
             self._thread.join()
 
     def _run(self, base: str, seq: int, changes: int) -> None:
-        with ExitStack() as held:
-            try:
-                if self._lock_file is not None:
-                    held.enter_context(hold(self._lock_file, timeout=0))
-            except Locked:
-                return  # another process compacts, and all follow what it makes
-            made = None if self._was_done_by_another(base) else self._made(base, seq, changes)
-            if made is not None and not self._closed:
-                self._adopted(base, made)
+        try:
+            with ExitStack() as held:
+                if self._lock_file is None or self._is_ours(held, self._lock_file, base):
+                    self._compact_and_adopt(base, seq, changes)
+        except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
+            if not self._closed:
+                logger.warning("compaction of release %s failed, and waits for more changes: %s", base, error)
 
-    def _was_done_by_another(self, base: str) -> bool:
-        current = None if self._lock_file is None else Store.open(self._store).find_current()
-        return current is not None and current.release != base
+    def _is_ours(self, held: ExitStack, lock_file: Path, base: str) -> bool:
+        """Whether no other process compacts the base, or has; all follow what it makes."""
+        try:
+            held.enter_context(hold(lock_file, timeout=0))
+        except Locked:
+            return False
+        current = Store.open(self._store).find_current()
+        return current is None or current.release == base
 
-    def _made(self, base: str, seq: int, changes: int) -> str | None:
-        """The release that was made; None if that failed."""
+    def _compact_and_adopt(self, base: str, seq: int, changes: int) -> None:
         began = time.monotonic()
         self._not_below = 1.1 * changes + 1  # should it fail
         logger.info("compaction of release %s starts, with %d changes", base, changes)
-        try:
-            made = self._compact(base)
-        except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
-            self._failed(base, error)
-            return None
+        made = self._compact(base)
         self._seconds, self._since = time.monotonic() - began, (began, seq)
-        return made
-
-    def _adopted(self, base: str, made: str) -> None:
-        try:
-            self._adopt(base, made)
-        except (VecallError, OSError) as error:
-            self._failed(base, error)
-        else:
-            self._not_below = 0.0
-
-    def _failed(self, base: str, error: Exception) -> None:
         if not self._closed:
-            logger.warning("compaction of release %s failed, and waits for more changes: %s", base, error)
+            self._adopt(base, made)
+        self._not_below = 0.0
 
     def _compact(self, base: str) -> str:
         """Name of the release that was made."""

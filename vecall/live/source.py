@@ -89,7 +89,7 @@ class Source:
         self._held = ExitStack()
         self._swaps = Lock()
         self._writes = Lock()
-        self._applying = Lock()  # of the overlay and what is seen of it; never held while the disk is waited for
+        self._applying = Lock()  # of the overlay and what is seen of it; not held while a write goes to the disk
 
     @classmethod
     def of(cls, release: Release) -> Self:

@@ -13,6 +13,7 @@ from vecall.data.encode import Encoded, Encoders, EncodersState
 from vecall.data.fields import frame_of
 from vecall.errors import ReleaseRefused
 from vecall.release.files import read_array
+from vecall.schema import Category, Features, Tags
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -83,7 +84,11 @@ class Encoder:
 
     def count_unknown(self, given: Mapping[str, object]) -> tuple[int, int]:
         """Of categories and tags in user features by column: how many training never saw, and how many there are."""
-        features = {name: feature for name, feature in self.state.users.features.items() if name in given}
+        features: Features = {
+            name: feature
+            for name, feature in self.state.users.features.items()
+            if name in given and isinstance(feature, Category | Tags)
+        }
         return self._users.count_unknown(frame_of([given], features))
 
     def encode_items(self, fields: pl.DataFrame, rows: Rows) -> Vectors:

@@ -6,16 +6,12 @@ has come is counted and looked at between two recalls, so that a queue cannot gr
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from vecall.errors import Overloaded
-from vecall.service.pool import Turn
-from vecall.service.threads import one_core_each
+from vecall.service.pool import Bounded, Turn
 
 Answer = TypeVar("Answer")
 
@@ -24,7 +20,7 @@ class _TakesLong(Exception):  # noqa: N818 - it is no mistake
     """What was begun in the loop's thread would hold it up."""
 
 
-class Line:
+class Line(Bounded):
     """Requests in the order in which they came.
 
     Args:
@@ -35,12 +31,10 @@ class Line:
     """
 
     def __init__(self, queue: int, deadline_ms: float, *, aside: int, name: str) -> None:
-        self._most, self._seconds = 1 + aside + queue, deadline_ms / 1e3
-        self._executor = ThreadPoolExecutor(aside, thread_name_prefix=name, initializer=one_core_each)
+        super().__init__(aside, 1 + aside + queue, deadline_ms, name=name)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._taken = False  # this turn of the loop
         self._works_here: int | None = None  # the loop's thread, while it works on a request
-        self.inside = 0
 
     async def run(self, work: Callable[[Turn], Answer]) -> Answer:
         """Do `work` when those who came before are done.
@@ -50,19 +44,14 @@ class Line:
         Raises:
             Overloaded: too many wait already, or the deadline passed.
         """
-        if self.inside >= self._most:
-            raise Overloaded(f"{self.inside} requests are worked on or wait already: try again")
-        arrived, loop = time.perf_counter(), asyncio.get_running_loop()
-        self.inside += 1
-        try:
+        loop = asyncio.get_running_loop()
+        with self._counted() as arrived:
             await self._stand_in_line(loop)
             turn = Turn.begun(arrived, self._seconds)
             try:
                 return self._work_here(work, turn)
             except _TakesLong:
                 return await loop.run_in_executor(self._executor, work, turn)
-        finally:
-            self.inside -= 1
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -70,10 +59,6 @@ class Line:
         if self._works_here == threading.get_ident():
             raise _TakesLong
         yield
-
-    def close(self) -> None:
-        """Wait for what is worked on."""
-        self._executor.shutdown(cancel_futures=True)
 
     async def _stand_in_line(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._taken:

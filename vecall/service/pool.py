@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -48,7 +49,45 @@ class Turn:
             raise Overloaded(_TOO_LATE)
 
 
-class Pool:
+class Bounded:
+    """So many requests inside at the most, some of which are worked on in threads.
+
+    Args:
+        threads: that work.
+        most: requests inside, worked on or waiting; one more is turned away.
+        deadline_ms: from arrival to answer.
+        name: of the threads, for those who look from outside.
+
+    Attributes:
+        inside: requests that are.
+    """
+
+    def __init__(self, threads: int, most: int, deadline_ms: float, *, name: str) -> None:
+        self._most, self._seconds = most, deadline_ms / 1e3
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=one_core_each)
+        self.inside = 0
+
+    def close(self) -> None:
+        """Wait for what is worked on."""
+        self._executor.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _counted(self) -> Iterator[float]:
+        """A request inside; gives when it arrived.
+
+        Raises:
+            Overloaded: too many are.
+        """
+        if self.inside >= self._most:
+            raise Overloaded(f"{self.inside} requests are worked on or wait already: try again")
+        self.inside += 1
+        try:
+            yield time.perf_counter()
+        finally:
+            self.inside -= 1
+
+
+class Pool(Bounded):
     """Threads that work side by side, and a queue before them.
 
     Args:
@@ -59,11 +98,9 @@ class Pool:
     """
 
     def __init__(self, threads: int, queue: int, deadline_ms: float, *, name: str) -> None:
-        self._most, self._seconds = threads + queue, deadline_ms / 1e3
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=one_core_each)
+        super().__init__(threads, threads + queue, deadline_ms, name=name)
         # Who waits does so here and not in a thread, where nobody would tell it that its deadline has passed.
         self._places = asyncio.Semaphore(threads)
-        self.inside = 0
 
     async def run(self, work: Callable[[Turn], Answer]) -> Answer:
         """Do `work` in a thread, when one is free.
@@ -71,23 +108,13 @@ class Pool:
         Raises:
             Overloaded: too many wait already, or the deadline passed while this one did.
         """
-        if self.inside >= self._most:
-            raise Overloaded(f"{self.inside} requests are worked on or wait already: try again")
-        arrived = time.perf_counter()
-        self.inside += 1
-        try:
+        with self._counted() as arrived:
             await self._take_place()
             try:
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._executor, self._begun, work, arrived)
             finally:
                 self._places.release()
-        finally:
-            self.inside -= 1
-
-    def close(self) -> None:
-        """Wait for what is worked on."""
-        self._executor.shutdown(cancel_futures=True)
 
     async def _take_place(self) -> None:
         try:

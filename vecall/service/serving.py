@@ -97,18 +97,13 @@ class Serving:
         """Why this process is not as it should be; None where it is."""
         return self.not_ready or self._watcher.problem or self._behind
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether no other process answers on this port."""
-        return self._siblings is None
-
     def start(self) -> None:
         """Ask the golden queries, and from then on answer, follow the store and judge some answers.
 
         Called by the thread that is to answer.
         """
         one_core_each()
-        if self.is_alone:
+        if self._siblings is None:
             start("vecall-golden", self._become_ready)
         else:
             self._become_ready()  # before a request comes here, which another process might have answered meanwhile
