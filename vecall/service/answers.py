@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Scope
 
 from vecall.errors import (
     DeltaFull,
@@ -75,7 +76,8 @@ def refusal_of(error: VecallError) -> Refusal:
     return Refusal(422, "invalid", text)
 
 
-def refused(refusal: Refusal) -> Response:
-    """An error's answer."""
+def refused(refusal: Refusal, scope: Scope) -> Response:
+    """An error's answer to the request of an ASGI scope, where its code is left for who counts it."""
+    scope.setdefault("state", {})["error_code"] = refusal.code
     told = {"error": {"code": refusal.code, "message": str(refusal), "field": refusal.field}}
     return Response(to_json(told), refusal.status, refusal.headers, media_type=JSON)

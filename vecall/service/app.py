@@ -13,13 +13,13 @@ from starlette.exceptions import HTTPException
 from vecall import __version__
 from vecall.errors import StoreError, VecallError
 from vecall.service import openapi, wire
-from vecall.service.answers import RETRY, Refusal, answer, refusal_of, refused
+from vecall.service.answers import Refusal, answer, refusal_of, refused
 from vecall.service.door import Door
 from vecall.service.guard import Guard
 from vecall.service.keys import Keys
 from vecall.service.page.routes import add_pages
-from vecall.service.pool import Turn
 from vecall.service.reading import read
+from vecall.service.recalls import Recalls, check_ready
 from vecall.service.serving import Serving
 
 Change = Callable[[bytes], dict[str, Any]]
@@ -42,6 +42,7 @@ def make_app(serving: Serving, keys: Keys) -> FastAPI:
         await asyncio.to_thread(serving.close)  # what is still worked on may need the loop to end
 
     guard = Guard(keys, serving.settings)
+    recalls = Recalls(serving, guard)
     app = FastAPI(
         title="vecall",
         version=__version__,
@@ -52,12 +53,13 @@ def make_app(serving: Serving, keys: Keys) -> FastAPI:
         openapi_url=None,
     )
     _add_health(app, serving)
-    _add_recall(app, serving, guard)
+    _add_recall(app, recalls)
+    _add_metrics(app, serving, guard)
     _add_changes(app, serving, guard)
     _add_releases(app, serving, guard)
     add_pages(app, serving, guard)
     _add_error_handlers(app)
-    app.add_middleware(Door, serving=serving, guard=guard)
+    app.add_middleware(Door, recalls=recalls, serving=serving, guard=guard)
     return app
 
 
@@ -74,8 +76,7 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
         responses=openapi.errors(503),
     )
     async def readyz() -> Response:
-        if serving.not_ready is not None:
-            raise _not_ready(serving)
+        check_ready(serving)
         return answer({"ready": True, "release": serving.view.release.name, "why": serving.problem})
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -83,26 +84,20 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
         return answer(openapi.document(app))
 
 
-def _add_recall(app: FastAPI, serving: Serving, guard: Guard) -> None:
+def _add_recall(app: FastAPI, recalls: Recalls) -> None:
     @app.post(
-        "/v1/recall",
+        recalls.path,
         tags=["recall"],
         summary="The k items that a user most likely wants",
         response_model=wire.RecallAnswer,
         responses=openapi.errors(400, 401, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra=openapi.body(wire.RecallRequest),
     )
-    async def recall(request: Request) -> Response:
-        guard.check_key(request.headers, "read")  # a dependency would take 20 µs to get here
-        if serving.not_ready is not None:
-            raise _not_ready(serving)
-        content = await guard.body(request, serving.settings.limits.body)
+    async def recall(request: Request) -> Response:  # for the document: the door asks `recalls` itself
+        return await recalls.answer(request.headers, request.receive)
 
-        def work(turn: Turn) -> Response:
-            return answer(serving.recall(content, turn).recalled.as_json())
 
-        return await serving.line.run(work)
-
+def _add_metrics(app: FastAPI, serving: Serving, guard: Guard) -> None:
     @app.get(
         "/metrics",
         tags=["state"],
@@ -126,7 +121,7 @@ def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
     def add(path: str, summary: str, asked: type[wire.Body], told: type[BaseModel], change: Change) -> None:
         async def endpoint(request: Request) -> Response:
-            content = await guard.body(request, serving.settings.limits.batch_body)
+            content = await guard.body(request.headers, request.receive, serving.settings.limits.batch_body)
             return answer(await serving.changes.run(lambda _: change(content)))
 
         app.add_api_route(
@@ -168,7 +163,7 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
         dependencies=[Depends(guard.administers)],
     )
     async def activate(request: Request) -> Response:
-        content = await guard.body(request, serving.settings.limits.body)
+        content = await guard.body(request.headers, request.receive, serving.settings.limits.body)
         name = read(wire.ActivateRequest, content).name
         try:
             serving.store.folder(name)
@@ -178,29 +173,20 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def told(request: Request, refusal: Refusal) -> Response:
-        request.state.error_code = refusal.code
-        return refused(refusal)
-
     async def ours(request: Request, error: Any) -> Response:  # noqa: ANN401 - as registered
-        return told(request, refusal_of(error))
+        return refused(refusal_of(error), request.scope)
 
     async def of_framework(request: Request, error: Any) -> Response:  # noqa: ANN401
         codes = {404: "not_found", 405: "method_not_allowed"}
         text = f"{request.method} {request.url.path:.100}: {error.detail}; see /docs"
-        return told(
-            request, Refusal(error.status_code, codes.get(error.status_code, "invalid"), text, headers=error.headers)
-        )
+        code = codes.get(error.status_code, "invalid")
+        return refused(Refusal(error.status_code, code, text, headers=error.headers), request.scope)
 
     async def of_parameters(request: Request, error: Any) -> Response:  # noqa: ANN401
         first = error.errors()[0]
         field = str(first["loc"][-1])
-        return told(request, Refusal(422, "invalid", f"{field}: {first['msg']}", field=field))
+        return refused(Refusal(422, "invalid", f"{field}: {first['msg']}", field=field), request.scope)
 
     app.add_exception_handler(VecallError, ours)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, of_parameters)
-
-
-def _not_ready(serving: Serving) -> Refusal:
-    return Refusal(503, "not_ready", f"not ready: {serving.not_ready}", headers=RETRY)

@@ -6,12 +6,13 @@ import time
 from secrets import token_hex
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vecall.service.answers import Refusal, refused
-from vecall.service.guard import Guard
+from vecall.errors import VecallError
+from vecall.service.answers import Refusal, refusal_of, refused
+from vecall.service.guard import Guard, Head
+from vecall.service.recalls import Recalls
 from vecall.service.serving import Serving
 
 logger = logging.getLogger(__name__)
@@ -31,20 +32,21 @@ class Door:
 
     Args:
         app: the application.
+        recalls: answers recalls in its place.
         serving: is told of each request.
         guard: checks hosts.
     """
 
-    def __init__(self, app: ASGIApp, serving: Serving, guard: Guard) -> None:
-        self._app, self._serving, self._guard = app, serving, guard
+    def __init__(self, app: ASGIApp, recalls: Recalls, serving: Serving, guard: Guard) -> None:
+        self._app, self._recalls, self._serving, self._guard = app, recalls, serving, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, headers = time.perf_counter(), Headers(scope=scope)
-        asked = headers.get("x-request-id", "")
+        began, head = time.perf_counter(), _head(scope)
+        asked = head.get("x-request-id", "")
         request = asked if _REQUEST_ID.fullmatch(asked) else token_hex(8)
         status = 0
 
@@ -56,20 +58,28 @@ class Door:
             await send(message)
 
         try:
-            self._guard.check_size(headers)
-            if scope["path"] not in _PROBES:
-                self._guard.check_host(headers)
-            await self._app(scope, receive, passing)
-        except Refusal as error:
-            await refused(error)(scope, receive, passing)
+            await (await self._answering(scope, head, receive))(scope, receive, passing)
         except ClientDisconnect:
             status = 499  # nobody is there to be answered
         except Exception:
             logger.exception("a mistake of ours", extra={"request": request})
             if status == 0:
                 internal = Refusal(500, "internal", f"a mistake of ours; it is in the log as request {request}")
-                await refused(internal)(scope, receive, passing)
+                await refused(internal, scope)(scope, receive, passing)
         self._tell(scope, request, status, time.perf_counter() - began)
+
+    async def _answering(self, scope: Scope, head: Head, receive: Receive) -> ASGIApp:
+        """What sends the answer."""
+        try:
+            self._guard.check_size(scope["headers"])
+            if scope["path"] not in _PROBES:
+                self._guard.check_host(head)
+            if scope["path"] != self._recalls.path or scope["method"] != "POST":
+                return self._app
+            scope["route"] = self._recalls
+            return await self._recalls.answer(head, receive)
+        except VecallError as error:
+            return refused(refusal_of(error), scope)
 
     def _tell(self, scope: Scope, request: str, status: int, seconds: float) -> None:
         endpoint = getattr(scope.get("route"), "path", "other")  # the route's own, or clients would make up labels
@@ -81,3 +91,8 @@ class Door:
             told = {"request": request, "method": scope["method"], "endpoint": endpoint, "status": status}
             told |= {"ms": round(seconds * 1e3, 3), "release": self._serving.view.release.name}
             logger.info("request", extra=told | ({"code": code} if code else {}))
+
+
+def _head(scope: Scope) -> Head:
+    """Of equal names the first one counts."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}

@@ -3,16 +3,19 @@
 import asyncio
 import base64
 import binascii
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from vecall.service.answers import JSON, Refusal
 from vecall.service.keys import Keys, Role
 from vecall.service.settings import ServeSettings
+
+Head = Mapping[str, str]  # a request's headers, their names in small letters
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_HEAD = 2**16  # bytes
@@ -36,22 +39,22 @@ class Guard:
         self._keys, self._seconds = keys, settings.limits.body_seconds
         self._names = settings.allowed_hosts or (() if keys else LOOPBACK)
 
-    def check_size(self, headers: Headers) -> None:
+    def check_size(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """That the head is of a reasonable size.
 
         Raises:
             Refusal: 431.
         """
-        if sum(len(name) + len(value) for name, value in headers.raw) > _MOST_HEAD:
+        if sum(len(name) + len(value) for name, value in headers) > _MOST_HEAD:
             raise Refusal(431, "too_large", f"the head: at most {_MOST_HEAD:,} bytes are allowed")
 
-    def check_host(self, headers: Headers) -> None:
+    def check_host(self, head: Head) -> None:
         """The name that the client calls this service by.
 
         Raises:
             Refusal: 403, it is not one of ours.
         """
-        if self._names and _name(headers.get("host", "")) not in self._names:
+        if self._names and _name(head.get("host", "")) not in self._names:
             raise Refusal(
                 403,
                 "forbidden",
@@ -59,7 +62,7 @@ class Guard:
                 field="Host",
             )
 
-    def check_key(self, headers: Headers, needed: Role) -> None:
+    def check_key(self, head: Head, needed: Role) -> None:
         """What the client's key allows.
 
         Raises:
@@ -67,24 +70,24 @@ class Guard:
         """
         if not self._keys:
             return
-        role = self._keys.role_of(_given_key(headers.get("authorization", "")))
+        role = self._keys.role_of(_given_key(head.get("authorization", "")))
         if role is None:
             raise Refusal(401, "unauthorized", "a key is needed: Authorization: Bearer KEY", headers=self._ASK)
         if needed == "admin" and role != "admin":
             raise Refusal(403, "forbidden", "this key may read; changes need an admin key")
 
-    def check_change(self, headers: Headers) -> None:
+    def check_change(self, head: Head) -> None:
         """That no page of someone else sends a change.
 
         Raises:
             Refusal: 403 for its origin, 415 for its type.
         """
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        origin = head.get("origin")
+        if origin is not None and origin.partition("://")[2] != head.get("host"):
             raise Refusal(
                 403, "forbidden", "Origin: changes are taken from pages of this service alone", field="Origin"
             )
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        if head.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise Refusal(415, "unsupported_media_type", f"Content-Type: expected {JSON}", field="Content-Type")
 
     async def reads(self, request: Request) -> None:
@@ -96,31 +99,37 @@ class Guard:
         self.check_key(request.headers, "admin")
         self.check_change(request.headers)
 
-    async def body(self, request: Request, most: int) -> bytes:
+    async def body(self, head: Head, receive: Receive, most: int) -> bytes:
         """The body, if it is not too large and comes in time.
 
         Raises:
             Refusal: 413, 415 where it is compressed, or 408.
+            ClientDisconnect: it does not come at all.
         """
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if head.get("content-encoding", "identity") != "identity":
             raise Refusal(415, "unsupported_media_type", "Content-Encoding: bodies must not be compressed")
-        said = request.headers.get("content-length", "0")
+        said = head.get("content-length", "0")
         if said.isdigit() and int(said) > most:
             raise _too_large(most)
         try:
-            return await asyncio.wait_for(_collected(request, most), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                return await _collected(receive, most)
         except TimeoutError:
             raise Refusal(
                 408, "timeout", f"the body did not come within {self._seconds:g} s", headers={"Connection": "close"}
             ) from None
 
 
-async def _collected(request: Request, most: int) -> bytes:
-    content = bytearray()
-    async for part in request.stream():
-        content += part
+async def _collected(receive: Receive, most: int) -> bytes:
+    content, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
         if len(content) > most:
             raise _too_large(most)
+        more = message.get("more_body", False)
     return bytes(content)
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from vecall.live.view import View
-from vecall.recall.recaller import STAGES, Answered
+from vecall.recall.recaller import Answered
 from vecall.service.drift import Drift
 from vecall.service.live_recall import LiveRecall
+from vecall.service.tally import Counts, Distribution
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -28,52 +29,47 @@ class Telemetry:
     def __init__(self, view: Callable[[], View], live_recall: LiveRecall, drift: Drift) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
         self._registry = registry = CollectorRegistry()
-        self._seconds = Histogram(
+        self._seconds = Distribution(
             "vecall_request_seconds",
             "From the request's first byte to its answer.",
             ["endpoint"],
-            buckets=_SECONDS,
-            registry=registry,
+            bounds=_SECONDS,
         )
-        self._requests = Counter(
-            "vecall_requests", "Answers by HTTP status.", ["endpoint", "status"], registry=registry
+        self._requests = Counts("vecall_requests", "Answers by HTTP status.", ["endpoint", "status"])
+        self._stages = Distribution(
+            "vecall_recall_stage_seconds", "A recall's time by stage.", ["stage"], bounds=_SECONDS
         )
-        self._errors = Counter(
-            "vecall_errors", "Answers that are no success, by error code.", ["code"], registry=registry
-        )
-        self._stages = Histogram(
-            "vecall_recall_stage_seconds", "A recall's time by stage.", ["stage"], buckets=_SECONDS, registry=registry
-        )
-        self._recalls = Counter(
+        self._recalls = Counts(
             "vecall_recalls",
             "Recalls by how they were found; pass_rate: at least this share of items satisfied `where`.",
             ["path", "pass_rate"],
-            registry=registry,
         )
-        self._fill = Histogram(
-            "vecall_recall_fill", "Items in the answer for each one asked for.", buckets=_SHARES, registry=registry
+        self._fill = Distribution("vecall_recall_fill", "Items in the answer for each one asked for.", bounds=_SHARES)
+        self._errors = Counter(
+            "vecall_errors", "Answers that are no success, by error code.", ["code"], registry=registry
         )
         self._fallbacks = Counter("vecall_recall_fallbacks", "What stood in for a user.", ["kind"], registry=registry)
         self._swaps = Counter("vecall_swaps", "Releases gone over to, or refused.", ["result"], registry=registry)
-        self._stage = {stage: self._stages.labels(stage) for stage in ("queue", *STAGES)}
         for result in ("done", "refused"):
             self._swaps.labels(result)
-        ProcessCollector(registry=self._registry)
-        self._registry.register(_Now(view, live_recall, drift))
+        ProcessCollector(registry=registry)
+        for one in (self._seconds, self._requests, self._stages, self._recalls, self._fill):
+            registry.register(one)
+        registry.register(_Now(view, live_recall, drift))
 
     def answered(self, made: Answered, *, asked: int, queued_ms: float) -> None:
         """A recall of `asked` items was answered."""
         for stage, ms in (("queue", queued_ms), *made.ms.items()):
-            self._stage[stage].observe(ms / 1e3)
-        self._recalls.labels(path_of(made), _pass_rate(made)).inc()
+            self._stages.observe(ms / 1e3, stage)
+        self._recalls.add(path_of(made), _pass_rate(made))
         self._fill.observe(len(made.recalled.ids) / asked)
         if made.recalled.fallback is not None:
             self._fallbacks.labels(made.recalled.fallback).inc()
 
     def ended(self, endpoint: str, status: int, seconds: float) -> None:
         """A request has its answer."""
-        self._requests.labels(endpoint, str(status)).inc()
-        self._seconds.labels(endpoint).observe(seconds)
+        self._requests.add(endpoint, str(status))
+        self._seconds.observe(seconds, endpoint)
 
     def failed(self, code: str) -> None:
         """A request had no success."""
