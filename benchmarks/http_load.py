@@ -11,9 +11,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,24 @@ class Load:
     """
 
     seconds: list[float] = field(default_factory=list)
-    statuses: dict[int, int] = field(default_factory=dict)
+    statuses: Counter[int] = field(default_factory=Counter)
     took: float = 0.0
     cpu: float = 0.0
     late: list[float] = field(default_factory=list)
+
+    def __add__(self, other: "Load") -> "Load":
+        """Both, one after the other."""
+        return Load(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+    @property
+    def p50(self) -> float:
+        """Seconds."""
+        return float(np.median(self.seconds))
+
+    @property
+    def per_second(self) -> float:
+        """Answers, failed ones too."""
+        return sum(self.statuses.values()) / self.took
 
     def figures(self) -> dict[str, float]:
         """Latency in milliseconds, requests a second, failures, and the generator's share of one core."""
@@ -49,7 +63,7 @@ class Load:
             "failed": sum(count for status, count in self.statuses.items() if status != 200),
             "p50_ms": round(float(p50), 3),
             "p99_ms": round(float(p99), 3),
-            "per_second": round(sum(self.statuses.values()) / self.took, 1),
+            "per_second": round(self.per_second, 1),
             "generator_cpu": round(self.cpu / self.took, 3),
         }
         if self.late:
@@ -142,7 +156,7 @@ async def _lent(line: Connection, request: bytes, load: Load, due: float, free: 
 async def _asked(line: Connection, request: bytes, load: Load, due: float | None) -> None:
     began = time.perf_counter() if due is None else due
     status, _ = await line.ask(request)
-    load.statuses[status] = load.statuses.get(status, 0) + 1
+    load.statuses[status] += 1
     if status == 200:
         load.seconds.append(time.perf_counter() - began)
 

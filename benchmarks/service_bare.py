@@ -1,11 +1,16 @@
 """The calls under a recall, in a loop and one thread: ids to rows, history vectors, ONNX tower, index.
 
-python benchmarks/service_bare.py STORE SECONDS
+python benchmarks/service_bare.py STORE
+
+Each line of standard input asks for one burst, `{"seconds": 2, "rate": 500}`; its answer is a line of what each call
+took. With a rate calls are due by a Poisson process and wait for one another, as requests at a service do; time counts
+from when a call was due.
 """
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +24,56 @@ from vecall.service.threads import one_core_each
 
 
 def main() -> None:
-    store, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    call = _calls(Path(sys.argv[1]))
+    for _ in range(200):  # warm up
+        call()
+    for line in sys.stdin:
+        burst = json.loads(line)
+        began, cpu = time.perf_counter(), time.process_time()
+        took = _paced(call, burst["seconds"], burst["rate"]) if burst["rate"] else _closed(call, burst["seconds"])
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        print(json.dumps({"calls": [round(one, 7) for one in took], "took": seconds, "cpu": cpu}), flush=True)
+
+
+def _calls(store: Path) -> Callable[[], object]:
+    """One recall's calls for the next history."""
     release = open_release(Store.open(store))
     encoder, effort = release.encoder, release.effort
     if encoder is None or effort is None:
         raise SystemExit(f"{store}: the release needs towers and an index")
     histories = [release.items.rows(one) for one in asked(Clusters(release.index.size, release.index.dim))]
-    nothing, hard = frame_of([{}], {}), effort.at(K)
+    nothing, hard, number = frame_of([{}], {}), effort.at(K), 0
     one_core_each()
-    took: list[float] = []
-    ends = time.perf_counter() + seconds + 1
-    while time.perf_counter() < ends:
-        rows = histories[len(took) % len(histories)]
-        began = time.perf_counter()
+
+    def call() -> None:
+        nonlocal number
+        rows = histories[number % len(histories)]
         vector = encoder.encode_users(nothing, release.index.vectors(rows)[None], np.array([len(rows)]))
         release.index.search(vector, K, effort=hard)
-        took.append(time.perf_counter() - began)
-    kept = took[len(took) // 10 :]
-    p50, p99 = np.percentile(kept, [50, 99]) * 1e3
-    print(json.dumps({"p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "per_second": round(len(kept) / sum(kept), 1)}))
+        number += 1
+
+    return call
+
+
+def _closed(call: Callable[[], object], seconds: float) -> list[float]:
+    took, now = [], time.perf_counter()
+    ends = now + seconds
+    while now < ends:
+        began = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        took.append(now - began)
+    return took
+
+
+def _paced(call: Callable[[], object], seconds: float, rate: float) -> list[float]:
+    rng, took = np.random.default_rng(0), []
+    due = begun = time.perf_counter()
+    while (due := due + rng.exponential(1 / rate)) < begun + seconds:
+        time.sleep(max(0.0, due - time.perf_counter()))
+        call()
+        took.append(time.perf_counter() - due)
+    return took
 
 
 if __name__ == "__main__":

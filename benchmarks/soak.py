@@ -24,7 +24,7 @@ from clustered import Clusters
 from facts import RESULTS, facts, load_average, write_json
 from http_load import Connection, post
 from numpy.typing import NDArray
-from service import Served
+from service_processes import Served
 from tables import console, show
 
 from vecall.index.settings import IndexSettings
