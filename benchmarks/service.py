@@ -16,8 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,59 +63,76 @@ def main() -> None:
 
 
 def measure(store: Path, pool: Clusters, seconds: float, rounds: int) -> dict[str, Any]:
-    """Bare calls and HTTP in turns, by processes and connections; then both at a part of the most that HTTP gave."""
+    """Bare calls and HTTP in turns, by processes and connections, and both at a part of the most that HTTP gave."""
     histories = asked(pool)
     requests = [post("/v1/recall", {"history": one, "k": K, "exclude_seen": False}) for one in histories]
     with Served(store) as served:
         recall = _ann_recall(store, served.port, requests[:_JUDGED], histories)
+    by_processes = {}
     with Bare(store) as bare:
-        by_processes = {str(count): _served(store, bare, count, requests, seconds, rounds) for count in PROCESSES}
+        for count in PROCESSES:
+            with Served(store, "--processes", str(count)) as served:
+                closed(served.port, requests, connections=4 * count, seconds=2)  # warm up
+                made = [_round(bare, served.port, count, requests, seconds) for _ in range(rounds)]
+            by_processes[str(count)] = _together(made)
     return {"k": K, "history": HISTORY, "ann_recall": recall, "by_processes": by_processes}
 
 
-def _served(
-    store: Path, bare: Bare, processes: int, requests: list[bytes], seconds: float, rounds: int
-) -> dict[str, Any]:
-    with Served(store, "--processes", str(processes)) as served:
-        port = served.port
-        closed(port, requests, connections=4 * processes, seconds=2)  # warm up
-        ways: dict[str, Callable[[], Load]] = {"bare": lambda: bare.calls(seconds)}
-        for count in CONNECTIONS:
-            ways[str(count)] = partial(closed, port, requests, connections=count, seconds=seconds)
-        loads = _in_turns(ways, rounds)
-        by_wrk = wrk(port, requests, connections=max(CONNECTIONS), seconds=rounds * seconds)
-        limit = max([sum(loads[str(count)], Load()).per_second for count in CONNECTIONS] + ([by_wrk] if by_wrk else []))
-        rate = _LIMIT_SHARE * limit
-        paced = _in_turns(
-            {
-                "bare": lambda: bare.calls(2 * seconds, rate=rate / processes),  # each process gets its part
-                "http": lambda: open_loop(port, requests, rate=rate, seconds=2 * seconds),
-            },
-            rounds,
-        )
+@dataclass(frozen=True)
+class _Round:
+    """A minute's measurements, so that a ratio is not of what else the machine did.
+
+    Attributes:
+        bare: calls in a loop.
+        closed: HTTP by connections.
+        by_wrk: answers a second; None without `wrk`.
+        bare_paced: calls at the pace of `opened`, or each process's part of it.
+        opened: HTTP at a part of the most that this round gave.
+    """
+
+    bare: Load
+    closed: dict[int, Load]
+    by_wrk: float | None
+    bare_paced: Load
+    opened: Load
+
+    @property
+    def limit(self) -> float:
+        """The most answers a second."""
+        return max([one.per_second for one in self.closed.values()] + ([self.by_wrk] if self.by_wrk else []))
+
+
+def _round(bare: Bare, port: int, processes: int, requests: list[bytes], seconds: float) -> _Round:
+    loop = bare.calls(seconds)
+    by_connections = {count: closed(port, requests, connections=count, seconds=seconds) for count in CONNECTIONS}
+    by_wrk = wrk(port, requests, connections=max(CONNECTIONS), seconds=seconds)
+    before = _Round(loop, by_connections, by_wrk, Load(), Load())
+    rate = _LIMIT_SHARE * before.limit
+    paced = bare.calls(2 * seconds, rate=rate / processes)
+    return replace(before, bare_paced=paced, opened=open_loop(port, requests, rate=rate, seconds=2 * seconds))
+
+
+def _together(rounds: list[_Round]) -> dict[str, Any]:
+    bare, paced = [one.bare for one in rounds], [one.bare_paced for one in rounds]
     return {
-        "bare": sum(loads["bare"], Load()).figures(),
-        "http": {str(count): _beside(loads[str(count)], loads["bare"]) for count in CONNECTIONS},
-        "wrk_per_second": by_wrk,
-        "limit_per_second": limit,
-        "bare_at_60_percent": sum(paced["bare"], Load()).figures(),
-        "open_at_60_percent": _beside(paced["http"], paced["bare"]),
+        "bare": sum(bare, Load()).figures(),
+        "http": {str(count): _beside([one.closed[count] for one in rounds], bare) for count in CONNECTIONS},
+        "limit_per_second": round(float(np.median([one.limit for one in rounds])), 1),
+        "limit_x_bare": round(float(np.median([one.limit * one.bare.p50 for one in rounds])), 3),
+        "bare_at_60_percent": sum(paced, Load()).figures(),
+        "open_at_60_percent": _beside([one.opened for one in rounds], paced),
     }
 
 
-def _in_turns(ways: Mapping[str, Callable[[], Load]], rounds: int) -> dict[str, list[Load]]:
-    """Each way once a round: what else the machine does comes and goes by minutes."""
-    loads: dict[str, list[Load]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, load in ways.items():
-            loads[name].append(load())
-    return loads
-
-
-def _beside(loads: list[Load], bare: list[Load]) -> dict[str, float]:
-    """All rounds together, and what p50 is of that of the bare calls in the same round, in the middle of the rounds."""
+def _beside(loads: list[Load], bare: list[Load]) -> dict[str, Any]:
+    """All rounds together; and by round, in the middle of them: what p50 is of the bare calls', and p99."""
     ratios = [one.p50 / other.p50 for one, other in zip(loads, bare, strict=True)]
-    return sum(loads, Load()).figures() | {"x_bare_p50": round(float(np.median(ratios)), 3)}
+    p99 = [one.figures()["p99_ms"] for one in loads]
+    return sum(loads, Load()).figures() | {
+        "x_bare_p50": round(float(np.median(ratios)), 3),
+        "p99_ms_by_round": p99,
+        "p99_ms_median": float(np.median(p99)),
+    }
 
 
 def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[list[int]]) -> float:
@@ -140,26 +157,29 @@ def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[l
 
 
 def _show(encoder: str, result: dict[str, Any]) -> None:
-    cores, rows = facts()["machine"]["cores"], []
+    rows = []
     for processes, served in result["by_processes"].items():
         name = "1 process" if processes == "1" else f"{processes} processes"
         lines = {"bare calls beside it": served["bare"]}
         lines |= {f"{name}, {count} at a time": one for count, one in served["http"].items()}
         lines["bare calls at the pace of 60 %"] = served["bare_at_60_percent"]
         lines[f"{name}, {_LIMIT_SHARE:.0%} of the limit"] = served["open_at_60_percent"]
-        for line, one in lines.items():
-            ratio = f"{one['x_bare_p50']:.2f}" if "x_bare_p50" in one else ""
-            rows.append(
-                [
-                    *(line, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", f"{one['per_second']:.0f}"),
-                    *(ratio, f"{one['generator_cpu']:.2f}" if "x_bare_p50" in one else ""),
-                ]
-            )
-    columns = ["", "p50 ms", "p99 ms", "a second", "x bare p50", "generator, cores"]
+        rows += [_row(line, one) for line, one in lines.items()]
+    columns = ["", "p50 ms", "p99 ms", "p99, middle round", "a second", "x bare p50", "generator, cores"]
     show(f"{encoder} tower, k {K}, ANN recall {result['ann_recall']}", columns, rows)
-    last = result["by_processes"][str(max(PROCESSES))]
-    reach = 0.5 * cores / (last["bare"]["p50_ms"] / 1e3)
-    console.print(f"limit {last['limit_per_second']:.0f} a second; 0.5 × {cores} cores / bare p50 = {reach:.0f}")
+    last, cores = result["by_processes"][str(max(PROCESSES))], facts()["machine"]["cores"]
+    console.print(
+        f"limit {last['limit_per_second']:.0f} a second: {last['limit_x_bare'] / cores:.2f} × {cores} cores / bare p50"
+    )
+
+
+def _row(name: str, one: Mapping[str, Any]) -> list[str]:
+    by_http = "x_bare_p50" in one
+    return [
+        *(name, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", f"{one['p99_ms_median']:.2f}" if by_http else ""),
+        *(f"{one['per_second']:.0f}", f"{one['x_bare_p50']:.2f}" if by_http else ""),
+        f"{one['generator_cpu']:.2f}" if by_http else "",
+    ]
 
 
 if __name__ == "__main__":
