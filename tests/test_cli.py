@@ -47,6 +47,23 @@ def test_recall_by_request(store: Path, tmp_path: Path) -> None:
     assert "release two" in run("recall", "--store", store, "--request", request).stdout
 
 
+def test_batch(store: Path, tmp_path: Path) -> None:
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "out.parquet"
+    requests.write_text("".join(json.dumps({"user_id": u, "vector": [u, 1.0] + [0.0] * 6}) + "\n" for u in range(3)))
+    options = ["batch", "--store", store, "--users", requests, "--out", out, "-k", 4]
+    done = answer(run(*options, "--json"))
+    assert set(done) == {"users", "seconds", "out"}
+    assert (done["users"], done["out"]) == (3, str(out))
+    table = pl.read_parquet(out)
+    assert table["ids"].list.len().to_list() == [4, 4, 4]
+    assert table["release"].unique().to_list() == ["two"]
+    assert "3 users in" in run(*options).stdout
+    requests.write_text("{}\n")
+    mistaken = run(*options, "--json")
+    assert mistaken.exit_code == 1
+    assert json.loads(mistaken.stdout)["error"]["code"] == "empty_query"
+
+
 def test_releases(store: Path) -> None:
     listed = answer(run("releases", "list", "--store", store, "--json"))
     assert listed["current"] == "two"

@@ -240,6 +240,27 @@ def recall(
 
 @app.command()
 @reported
+def batch(
+    store: StoreDir,
+    users: Annotated[Path, typer.Option("--users", help="Requests, JSON, one a line; or a .parquet or .csv of ids.")],
+    out: Annotated[Path, typer.Option("--out", help="The Parquet table of answers.")],
+    k: Annotated[int | None, typer.Option("-k", help="How many items; 100, or what a request says.")] = None,
+    release: Annotated[str | None, typer.Option("--release", help="The current one by default.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Recall items for all users of a file. Loads no torch."""
+    from vecall.recall.batch import recall_file
+    from vecall.recall.recaller import open_recaller
+
+    with open_recaller(store, release=release) as recaller:
+        done = recall_file(recaller, users, out, k=k)
+    line = f"{done.users:,} users in {done.seconds:.1f} s, {done.users / max(done.seconds, 1e-9):,.0f} a second: {out}"
+    _say(done.as_json(), line, as_json=as_json)
+
+
+@app.command()
+@reported
 def serve(
     store: StoreDir,
     host: Annotated[str | None, typer.Option(help="To listen on; 127.0.0.1, and others need keys.")] = None,

@@ -1,0 +1,177 @@
+"""Recall for many: a file of users or of requests in, one Parquet table out."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from vecall import progress
+from vecall.data.columns import cast_id
+from vecall.data.tables import read_table
+from vecall.errors import DataError, QueryError, StoreError
+from vecall.recall.recaller import Recaller
+from vecall.recall.types import Query, Recalled
+from vecall.schema import IdType
+
+_TABLES = (".parquet", ".csv")
+_COLUMN = "user_id"
+_AT_ONCE = 4_096  # users whose answers are in memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What was done.
+
+    Attributes:
+        users: how many were recalled for.
+        seconds: that it took.
+        out: where the answers are.
+    """
+
+    users: int
+    seconds: float
+    out: Path
+
+    def as_json(self) -> dict[str, object]:
+        """As on the command line."""
+        return asdict(self) | {"out": str(self.out)}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, and where it stands in its file, from 1."""
+
+    place: str
+    query: Query
+
+
+def recall_file(recaller: Recaller, users: Path, out: Path, *, k: int | None = None) -> Batch:
+    """Recall for all users of a file, each as `Recaller.recall` does.
+
+    Args:
+        recaller: answers; its release and live changes must stay the same meanwhile.
+        users: a `.parquet` or `.csv` table with a column `user_id`, or with one column; any other file holds requests,
+            one a line, in JSON as over HTTP.
+        out: a Parquet table of `user_id`, `ids`, `scores` and `release`, in the order of the file. It is there once it
+            is whole; an older one is replaced.
+        k: how many items; None is what a request says, else 100.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column or bad ids in it.
+        QueryError: a line is no request, or does not go with the release; nothing is written.
+        StoreError: the table cannot be written.
+    """
+    began = time.perf_counter()
+    total = sum(1 for _ in _read(recaller, users, k))  # what is wrong is told before hours of work
+    if not total:
+        raise DataError(f"{users}: holds no user")
+    with _parts_of(out) as folder, progress.task("recalling", total) as advance:
+        asked, written = _read(recaller, users, k), 0
+        while part := list(islice(asked, _AT_ONCE)):
+            _table(recaller, part, _answers(recaller, part)).write_parquet(folder / f"{written:012}.parquet")
+            written += len(part)
+            advance(len(part))
+    return Batch(total, round(time.perf_counter() - began, 2), out)
+
+
+def _read(recaller: Recaller, path: Path, k: int | None) -> Iterator[_Asked]:
+    if path.suffix in _TABLES:
+        for row, one in enumerate(_user_ids(recaller, path), 1):
+            yield _Asked(f"{path}: row {row}", Query(user_id=one) if k is None else Query(user_id=one, k=k))
+        return
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _request(f"{path}: line {number}", line, k)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _user_ids(recaller: Recaller, path: Path) -> Sequence[int | str]:
+    table = read_table(path)
+    if _COLUMN not in table.columns and table.width != 1:
+        raise DataError(f"{path}: expected a column {_COLUMN!r}, or one column only; it has {table.columns}")
+    column = table[_COLUMN if _COLUMN in table.columns else table.columns[0]]
+    cast = cast_id(column, _id_type(recaller))
+    if not cast.good.all():
+        row = int((~cast.good).arg_max() or 0)
+        raise DataError(f"{path}: row {row + 1}: expected {cast.expected}, got {column[row]!r}")
+    ids: list[int | str] = cast.values.to_list()
+    return ids
+
+
+def _id_type(recaller: Recaller) -> IdType:
+    users = recaller.live.view.release.users
+    return "string" if users is None else users.ids.id_type
+
+
+def _request(place: str, line: str, k: int | None) -> _Asked:
+    try:
+        query = Query.from_json(json.loads(line))
+    except ValueError as error:
+        raise QueryError(f"{place}: is not JSON: {error}", code="bad_json") from error
+    except QueryError as error:
+        raise _placed(error, place) from error
+    return _Asked(place, query if k is None else replace(query, k=k))
+
+
+def _placed(error: QueryError, place: str) -> QueryError:
+    return QueryError(f"{place}: {error}", code=error.code, field=error.field)
+
+
+def _answers(recaller: Recaller, asked: Sequence[_Asked]) -> list[Recalled]:
+    """Of several threads: most of a search leaves Python to the others."""
+
+    def answer(some: Sequence[_Asked]) -> list[Recalled]:
+        return [_answer(recaller, one) for one in some]
+
+    threads = os.cpu_count() or 1
+    step = -(-len(asked) // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(answer, (asked[start : start + step] for start in range(0, len(asked), step)))
+        return [one for part in parts for one in part]
+
+
+def _answer(recaller: Recaller, asked: _Asked) -> Recalled:
+    try:
+        return recaller.recall(asked.query)
+    except QueryError as error:
+        raise _placed(error, asked.place) from error
+
+
+def _table(recaller: Recaller, asked: Sequence[_Asked], answers: Sequence[Recalled]) -> pl.DataFrame:
+    item = pl.Int64 if recaller.live.view.release.items.id_type == "integer" else pl.String
+    users = [one.query.user_id for one in asked]
+    if _id_type(recaller) == "string":  # so they are, or the release knows no users and takes ids of any type
+        users = [None if one is None else str(one) for one in users]
+    return pl.DataFrame(
+        {
+            _COLUMN: pl.Series(users, dtype=pl.Int64 if _id_type(recaller) == "integer" else pl.String),
+            "ids": pl.Series([one.ids for one in answers], dtype=pl.List(item)),
+            "scores": pl.Series([one.scores for one in answers], dtype=pl.List(pl.Float32)),
+            "release": [one.release for one in answers],
+        }
+    )
+
+
+@contextmanager
+def _parts_of(out: Path) -> Iterator[Path]:
+    """A folder for parts of a table, which is put together of them at the end."""
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
+            parts = Path(folder)
+            yield parts
+            whole = parts / "whole"
+            pl.scan_parquet(sorted(parts.glob("*.parquet"))).sink_parquet(whole)
+            whole.replace(out)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"{out} cannot be written: is there such a folder, and room in it? {error}") from error
