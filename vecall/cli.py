@@ -134,6 +134,7 @@ def compact(
     activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
     release: Annotated[str | None, typer.Option("--release", help="To start from; the current one by default.")] = None,
     *,
+    ends_with_parent: Annotated[bool, typer.Option("--ends-with-parent", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Make the next release of a release and the live changes since. One thread, low priority; loads no torch."""
@@ -142,7 +143,10 @@ def compact(
     import faiss
 
     from vecall.live.compact import compact as compact_store
+    from vecall.live.compaction import end_with_parent
 
+    if ends_with_parent:
+        end_with_parent()
     os.nice(19)
     faiss.omp_set_num_threads(1)
     made = compact_store(store, name=name, activate=activate, release=release)

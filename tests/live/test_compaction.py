@@ -110,6 +110,18 @@ def test_closing_ends_it(store, monkeypatch):
     open_recaller(store.path, writable=True).close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_it_ends_with_a_server_that_is_killed():
+    child = "from vecall.live.compaction import end_with_parent; import time; end_with_parent(); print(1, flush=True)"
+    server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child + '; time.sleep(60)'!r}])"
+    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE) as killed:
+        assert killed.stdout.readline() == b"1\n"
+        killed.kill()
+        began = time.monotonic()
+        assert killed.stdout.read() == b""  # which the child holds open while it lives
+        assert time.monotonic() - began < 30
+
+
 def test_not_without_being_asked(store, monkeypatch):
     monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 1)
     monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)

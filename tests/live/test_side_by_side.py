@@ -9,7 +9,7 @@ import pytest
 
 from vecall.errors import JournalDamaged, Locked, StoreError
 from vecall.live.retention import journal_path, prune
-from vecall.live.source import Source
+from vecall.live.source import Others, Source
 from vecall.live.tail import Tail
 from vecall.release.locks import hold
 from vecall.vectors import publish_vectors
@@ -34,7 +34,7 @@ def store(store_of):
 @pytest.fixture
 def both(store, tmp_path):
     """Two that write; they are what two processes would be."""
-    opened = [Source.open(store, None, writable=True, follow=True, turns=tmp_path / "turns") for _ in range(2)]
+    opened = [Source.open(store, None, writable=True, others=Others(tmp_path / "turns")) for _ in range(2)]
     yield opened
     for one in opened:
         one.close()
@@ -70,7 +70,7 @@ def test_nothing_is_read_again_where_nothing_was_written(both, monkeypatch):
 
 
 def test_who_only_reads_follows(store, both):
-    reader, other = (Source.open(store, None, writable=False, follow=follow) for follow in (True, False))
+    reader, other = (Source.open(store, None, writable=False, others=others) for others in (Others(), None))
     both[0].upsert([item(9)])
     for one in (reader, other):
         one.see_others()
@@ -79,7 +79,7 @@ def test_who_only_reads_follows(store, both):
 
 
 def test_a_journal_that_comes_later_is_followed(store):
-    reader = Source.open(store, None, writable=False, follow=True)
+    reader = Source.open(store, None, writable=False, others=Others())
     reader.see_others()
     writer = Source.open(store, None, writable=True)
     writer.upsert([item(9)])
@@ -90,7 +90,7 @@ def test_a_journal_that_comes_later_is_followed(store):
 
 def test_writers_come_and_go(store):
     """The last one to close takes the -wal along."""
-    reader = Source.open(store, None, writable=False, follow=True)
+    reader = Source.open(store, None, writable=False, others=Others())
     for number in range(3):
         writer = Source.open(store, None, writable=True)
         writer.upsert([item(10 + number)])
@@ -132,7 +132,7 @@ def test_a_release_newer_than_the_journal_that_was_opened_is_gone_over_to(store,
 
 def test_who_serves_what_was_pruned_says_so_and_goes_on(store, both):
     """Operations that it lacks may be gone as well, and it must not seem to have them."""
-    reader = Source.open(store, None, writable=False, follow=True)
+    reader = Source.open(store, None, writable=False, others=Others())
     first, _ = both
     served = reader.view.release.name
     publish_vectors(store.path, [1, 2], EYE[:2], name="two", journal_seq=first.view.seq)
@@ -151,7 +151,7 @@ def test_who_serves_what_was_pruned_says_so_and_goes_on(store, both):
 
 
 def test_damage_does_not_pass_for_nothing_new(store, both):
-    reader = Source.open(store, None, writable=False, follow=True)
+    reader = Source.open(store, None, writable=False, others=Others())
     for one in both:
         one.upsert([item(9)])
         one.close()

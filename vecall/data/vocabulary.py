@@ -75,22 +75,37 @@ class IntegerVocabulary(Vocabulary):
         return len(self._ids)
 
     def rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
-        for one in ids:
-            if not isinstance(one, (int, np.integer)) or isinstance(one, bool):
-                raise DataError(f"ids here are integers, got {one!r} of type {type(one).__name__}")
-        integers = cast("Sequence[int]", ids)
-        possible = np.array([_INT64[0] <= one <= _INT64[1] for one in integers], dtype=np.bool_)
-        asked = np.array([one if ok else 0 for one, ok in zip(integers, possible, strict=True)], dtype=np.int64)
+        integers = _as_integers(ids)
+        try:
+            return self._rows(np.array(integers, dtype=np.int64))
+        except OverflowError:  # no id here is as large
+            possible = np.array([_INT64[0] <= one <= _INT64[1] for one in integers])
+            rows = np.full(len(ids), UNKNOWN, dtype=np.int64)
+            rows[possible] = self._rows(
+                np.array([one for one, ok in zip(integers, possible, strict=True) if ok], np.int64)
+            )
+            return rows
+
+    def _rows(self, asked: NDArray[np.int64]) -> Rows:
         if len(self._ids) == 0:
             return np.full(len(asked), UNKNOWN, dtype=np.int64)
         places = np.minimum(np.searchsorted(self._ids, asked), len(self._ids) - 1)
-        return np.where((self._ids[places] == asked) & possible, places, UNKNOWN)
+        return np.where(self._ids[places] == asked, places, UNKNOWN)
 
     def ids(self, rows: Rows) -> list[int]:  # noqa: D102
         return cast("list[int]", self._ids[rows].tolist())
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
         return {"integers": self._ids}
+
+
+def _as_integers(ids: Sequence[Id]) -> Sequence[int]:
+    if set(map(type, ids)) <= {int}:
+        return cast("Sequence[int]", ids)
+    for one in ids:
+        if not isinstance(one, (int, np.integer)) or isinstance(one, bool):
+            raise DataError(f"ids here are integers, got {one!r} of type {type(one).__name__}")
+    return list(map(int, ids))
 
 
 class StringVocabulary(Vocabulary):

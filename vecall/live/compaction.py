@@ -1,8 +1,10 @@
 """When live changes are compacted into the next release, and the process that does it beside the server."""
 
+import ctypes
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ _DELTA_FROM = 20_000  # items; below, a request scans them faster than it could 
 _TOMBSTONES_FROM = 100  # rows; a tiny base is scanned anyway
 _TOMBSTONE_SHARE = 0.1  # of the base; beyond, searches of the index lose too much to what is gone
 _PATIENCE = 10.0  # seconds for the child to end when it is told to
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -134,7 +137,7 @@ class Compactor:
             if self._closed:
                 raise StoreError("closed")
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                [*command, "--no-activate", "--json"],
+                [*command, "--no-activate", "--json", "--ends-with-parent"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -145,3 +148,9 @@ class Compactor:
         if self._child.returncode != 0:
             raise StoreError(f"exit {self._child.returncode}: {(answer or log).strip()[-500:]}")
         return str(json.loads(answer)["release"])
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, be it killed: nobody would take what it makes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -61,6 +61,20 @@ class Deleted:
     unknown: int
 
 
+@dataclass(frozen=True)
+class Others:
+    """Other processes that serve the same store. A source that is told of them takes in what they write.
+
+    Attributes:
+        turns: a lock file of processes that write one at a time, whose `writer.lock` is held by who started them; None:
+            the others take no notice of this one, which only reads.
+        copies: how many processes go over to a release together, each with one of its own in memory.
+    """
+
+    turns: Path | None = None
+    copies: int = 1
+
+
 class Source:
     """A release and its changes. A request takes `view` once and uses it to its end; any thread may write.
 
@@ -75,17 +89,16 @@ class Source:
         *,
         delta_max: int = DELTA_MAX,
         keep_previous: bool = False,
-        copies: int = 1,
+        others: Others | None = None,
     ) -> None:
         self.view = overlay.view
         self._overlay, self._store, self._delta_max = overlay, store, delta_max
-        self._keep_previous, self._copies = keep_previous, copies
+        self._keep_previous, self._others = keep_previous, others or Others()
         self._previous: Release | None = None
         self._journal: Journal | None = None  # only of a writer
         self._compactor: Compactor | None = None
         self._tail: Tail | None = None  # where other processes write
         self._seen: Version | None = None
-        self._turns: Path | None = None
         self._held = ExitStack()
         self._swaps = Lock()
         self._writes = Lock()
@@ -106,9 +119,7 @@ class Source:
         delta_max: int = DELTA_MAX,
         auto_compact: bool = True,
         keep_previous: bool = False,
-        follow: bool = False,
-        turns: Path | None = None,
-        copies: int = 1,
+        others: Others | None = None,
     ) -> Self:
         """Open a release and bring the journal's operations onto it.
 
@@ -119,10 +130,7 @@ class Source:
             delta_max: items beside the base, beyond which new ones are refused.
             auto_compact: start a compaction when there are many changes, and go over to its release.
             keep_previous: keep in memory the release that was served before, to go back to it at once.
-            follow: `see_others` takes in what other processes write.
-            turns: a lock file of processes that all write and follow, one at a time; whoever started them holds the
-                store's `writer.lock` for them.
-            copies: how many processes follow when this one goes over to a release, each with one of its own in memory.
+            others: that serve the store too, and whose writes `see_others` takes in; None: there are none.
 
         Raises:
             StoreError: there is no such release, or the journal is not the one that it was made beside.
@@ -131,19 +139,18 @@ class Source:
             Locked: `writable`, and another process writes.
         """
         with ExitStack() as held:
-            if writable and turns is None:
+            if writable and (others is None or others.turns is None):
                 held.enter_context(hold(store.path / "writer.lock", timeout=0))
             overlay = Overlay(open_release(store, name))
-            source = cls(overlay, store, delta_max=delta_max, keep_previous=keep_previous, copies=copies)
-            source._turns = turns
+            source = cls(overlay, store, delta_max=delta_max, keep_previous=keep_previous, others=others)
             if writable:
                 id_type = source.view.release.items.id_type
                 source._journal = held.enter_context(Journal.open(journal_path(store), id_type))
                 check_reaches(source._journal, store.releases(skip_damaged=True))
                 if auto_compact:
-                    source._compactor = Compactor(store.path, source.adopt, delta_max, turns)
+                    source._compactor = Compactor(store.path, source.adopt, delta_max, source._others.turns)
                     held.callback(source._compactor.close)
-            if follow:
+            if others is not None:
                 source._tail = Tail(journal_path(store))
                 held.callback(source._tail.close)
                 source._seen = source._tail.version()
@@ -206,7 +213,7 @@ class Source:
         """
         store = self._of_store()
         with self._swaps:
-            overlay = self._prepared(store, name, copies=self._copies)
+            overlay = self._prepared(store, name, copies=self._others.copies)
             previous = store.activate(name)
             self._swap(overlay)
         return previous
@@ -236,11 +243,11 @@ class Source:
             if name == base or self.view.release.name != base:
                 logger.info("release %s is not gone over to: %s is served", name, self.view.release.name)
                 return
-            overlay = self._prepared(store, name, copies=self._copies)
+            overlay = self._prepared(store, name, copies=self._others.copies)
             current = store.find_current()
             if current is not None and current.release == base:
                 store.activate(name)
-            elif self._turns is not None:
+            elif self._others.turns is not None:
                 return  # all of these processes follow what is current
             self._swap(overlay)
 
@@ -268,7 +275,11 @@ class Source:
 
     def _opened(self, store: Store, name: str, copies: int) -> Release:
         self._previous = None  # at most two of them are in memory
-        alone = nullcontext() if self._turns is None else hold(self._turns.with_name("load.lock"), timeout=_LONG)
+        alone = (
+            nullcontext()
+            if self._others.turns is None
+            else hold(self._others.turns.with_name("load.lock"), timeout=_LONG)
+        )
         with alone:  # or several would count on the same free memory
             check_memory(read_manifest(store.folder(name))[0], copies)
             return prove_release(store, name)
@@ -291,7 +302,7 @@ class Source:
         """The journal as it is now; one that others write to is not known from having been opened."""
         if self._store is None:
             return None
-        if self._journal is not None and self._turns is None:
+        if self._journal is not None and self._others.turns is None:
             return self._journal
         return Journal.read(journal_path(self._store), release.items.id_type)
 
@@ -306,7 +317,7 @@ class Source:
                 self._compactor.consider(self.view)
 
     def _turn(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._turns is None else hold(self._turns, timeout=_PATIENCE)
+        return nullcontext() if self._others.turns is None else hold(self._others.turns, timeout=_PATIENCE)
 
     def _check_room(self, operations: list[Operation]) -> None:
         delta = self.view.delta

@@ -49,10 +49,10 @@ class Query:
             raise QueryError("expected at least one of user_id, user, history and vector", code="empty_query")
         _check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         _check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
-        _check("history", self.history is None or _all(_is_id, self.history), self.history, "a list of item ids")
+        _check("history", self.history is None or _all_ids(self.history), self.history, "a list of item ids")
         _check("k", _is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
         _check("where", _all(_is_mapping, self.where), self.where, "a list of {field, op, value}")
-        _check("exclude", _all(_is_id, self.exclude), self.exclude, "a list of item ids")
+        _check("exclude", _all_ids(self.exclude), self.exclude, "a list of item ids")
         _check("exclude_seen", isinstance(self.exclude_seen, bool), self.exclude_seen, "true or false")
         _check("explain", isinstance(self.explain, bool), self.explain, "true or false")
         if self.vector is not None:
@@ -176,3 +176,7 @@ def _is_mapping(value: object) -> bool:
 def _all(test: Any, values: object) -> bool:  # noqa: ANN401 - a predicate
     listed = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
     return listed and all(map(test, values))  # type: ignore[call-overload]
+
+
+def _all_ids(values: object) -> bool:
+    return (isinstance(values, list) and set(map(type, values)) <= {int, str}) or _all(_is_id, values)

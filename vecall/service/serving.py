@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vecall.errors import ReleaseRefused, VecallError
-from vecall.live.source import Source
+from vecall.live.source import Others, Source
 from vecall.live.view import View
 from vecall.recall.recaller import Answered, Recaller
 from vecall.recall.scans import ScanLimit
@@ -81,9 +81,7 @@ class Serving:
             writable=settings.writable,
             delta_max=settings.delta_max,
             keep_previous=True,
-            follow=not settings.writable or siblings is not None,
-            turns=None if siblings is None else siblings.turns,
-            copies=settings.processes,
+            others=_others(settings, siblings),
         )
         return cls(settings, store, live, siblings)
 
@@ -207,3 +205,10 @@ class Serving:
         self.telemetry.swapped(done=done)
         if done:
             self.not_ready = None  # it has proved itself, whatever the first one did
+
+
+def _others(settings: ServeSettings, siblings: Siblings | None) -> Others | None:
+    """Who else serves the store: processes of this port, or, where this one only reads, perhaps a writer."""
+    if siblings is not None:
+        return Others(siblings.turns, settings.processes)
+    return None if settings.writable else Others()

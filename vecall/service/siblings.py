@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-_STALE = 15.0  # seconds after which a process that told nothing is gone
+_STALE = 120.0  # seconds after which a process that told nothing is gone; while it loads a release it tells nothing
 
 
 class Siblings:
