@@ -22,7 +22,7 @@ from vecall.service.reading import ids_of, items_of, query_of
 from vecall.service.settings import ServeSettings
 from vecall.service.siblings import Siblings
 from vecall.service.telemetry import Telemetry, path_of
-from vecall.service.threads import one_core_each, start
+from vecall.service.threads import answer_first, one_core_each, start
 from vecall.service.watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Serving:
         Called by the thread that is to answer.
         """
         one_core_each()
+        answer_first()
         if self._siblings is None:
             start("vecall-golden", self._become_ready)
         else:
