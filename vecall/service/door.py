@@ -76,7 +76,7 @@ class Door:
                 self._guard.check_host(head)
             if scope["path"] != self._recalls.path or scope["method"] != "POST":
                 return self._app
-            scope["route"] = self._recalls
+            scope["route"] = self._recalls  # as a router says which one it took
             return await self._recalls.answer(head, receive)
         except VecallError as error:
             return refused(refusal_of(error), scope)
