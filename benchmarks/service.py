@@ -72,7 +72,7 @@ def measure(store: Path, pool: Clusters, seconds: float, rounds: int) -> dict[st
     with Bare(store) as bare:
         for count in PROCESSES:
             with Served(store, "--processes", str(count)) as served:
-                closed(served.port, requests, connections=4 * count, seconds=2)  # warm up
+                closed(served.port, requests, connections=4 * count, seconds=seconds)  # warm up
                 made = [_round(bare, served.port, count, requests, seconds) for _ in range(rounds)]
             by_processes[str(count)] = _together(made)
     return {"k": K, "history": HISTORY, "ann_recall": recall, "by_processes": by_processes}
