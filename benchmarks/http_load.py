@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -140,12 +140,17 @@ def _call_when_due(
     leave: Callable[[int, float], None], loop: asyncio.AbstractEventLoop, rate: float, seconds: float, seed: int
 ) -> None:
     """In a thread of its own: the loop's timers are a millisecond late."""
-    rng, place = np.random.default_rng(seed), 0
+    for place, due in enumerate(when_due(rate, seconds, seed)):
+        loop.call_soon_threadsafe(leave, place, due)
+
+
+def when_due(rate: float, seconds: float, seed: int = 0) -> Iterator[float]:
+    """The times of a Poisson process of so many a second on average, each given when it has come."""
+    rng = np.random.default_rng(seed)
     due = begun = time.perf_counter()
     while (due := due + rng.exponential(1 / rate)) < begun + seconds:
         time.sleep(max(0.0, due - time.perf_counter()))
-        loop.call_soon_threadsafe(leave, place, due)
-        place += 1
+        yield due
 
 
 async def _lent(line: Connection, request: bytes, load: Load, due: float, free: deque[Connection]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from clustered import Clusters
+from http_load import when_due
 from service_users import K, asked
 
 from vecall.data.fields import frame_of
@@ -67,10 +68,8 @@ def _closed(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _paced(call: Callable[[], object], seconds: float, rate: float) -> list[float]:
-    rng, took = np.random.default_rng(0), []
-    due = begun = time.perf_counter()
-    while (due := due + rng.exponential(1 / rate)) < begun + seconds:
-        time.sleep(max(0.0, due - time.perf_counter()))
+    took = []
+    for due in when_due(rate, seconds):
         call()
         took.append(time.perf_counter() - due)
     return took

@@ -50,6 +50,16 @@ def test_counts_too(noted):
     assert told(ours) == lines(registry)
 
 
+def test_what_is_known_is_told_from_the_start():
+    registry = CollectorRegistry()
+    Histogram("fill", "How full.", buckets=BOUNDS, registry=registry)
+    assert told(Distribution("fill", "How full.", bounds=BOUNDS)) == lines(registry)
+    registry = CollectorRegistry()
+    Histogram("seconds", "How long.", ["stage"], buckets=BOUNDS, registry=registry).labels("a")
+    ours = Distribution("seconds", "How long.", ["stage"], bounds=BOUNDS, known=[("a",)])
+    assert told(ours) == lines(registry)
+
+
 def test_nothing_is_lost_between_threads(monkeypatch):
     monkeypatch.setattr(tally, "_MOST", 3)
     ours = Distribution("seconds", "How long.", bounds=BOUNDS)

@@ -17,7 +17,6 @@ from vecall.data.tables import read_table
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall.recaller import Recaller
 from vecall.recall.types import Query, Recalled
-from vecall.schema import IdType
 
 _TABLES = (".parquet", ".csv")
 _COLUMN = "user_id"
@@ -52,7 +51,7 @@ class _Asked:
 
 
 def recall_file(recaller: Recaller, users: Path, out: Path, *, k: int | None = None) -> Batch:
-    """Recall for all users of a file, each as `Recaller.recall` does, on one core: threads would gain a tenth.
+    """Recall for all users of a file, each as `Recaller.recall` does, on one core: two threads were not quicker.
 
     Args:
         recaller: answers; its release and live changes must stay the same meanwhile.
@@ -101,17 +100,12 @@ def _user_ids(recaller: Recaller, path: Path) -> Sequence[int | str]:
     if _COLUMN not in table.columns and table.width != 1:
         raise DataError(f"{path}: expected a column {_COLUMN!r}, or one column only; it has {table.columns}")
     column = table[_COLUMN if _COLUMN in table.columns else table.columns[0]]
-    cast = cast_id(column, _id_type(recaller))
+    cast = cast_id(column, recaller.user_id_type)
     if not cast.good.all():
         row = int((~cast.good).arg_max() or 0)
         raise DataError(f"{path}: row {row + 1}: expected {cast.expected}, got {column[row]!r}")
     ids: list[int | str] = cast.values.to_list()
     return ids
-
-
-def _id_type(recaller: Recaller) -> IdType:
-    users = recaller.live.view.release.users
-    return "string" if users is None else users.ids.id_type
 
 
 def _request(place: str, line: str, k: int | None) -> _Asked:
@@ -138,11 +132,11 @@ def _answer(recaller: Recaller, asked: _Asked) -> Recalled:
 def _table(recaller: Recaller, asked: Sequence[_Asked], answers: Sequence[Recalled]) -> pl.DataFrame:
     item = pl.Int64 if recaller.live.view.release.items.id_type == "integer" else pl.String
     users = [one.query.user_id for one in asked]
-    if _id_type(recaller) == "string":  # so they are, or the release knows no users and takes ids of any type
+    if recaller.user_id_type == "string":  # so they are, or the release knows no users and takes ids of any type
         users = [None if one is None else str(one) for one in users]
     return pl.DataFrame(
         {
-            _COLUMN: pl.Series(users, dtype=pl.Int64 if _id_type(recaller) == "integer" else pl.String),
+            _COLUMN: pl.Series(users, dtype=pl.Int64 if recaller.user_id_type == "integer" else pl.String),
             "ids": pl.Series([one.ids for one in answers], dtype=pl.List(item)),
             "scores": pl.Series([one.scores for one in answers], dtype=pl.List(pl.Float32)),
             "release": [one.release for one in answers],

@@ -20,6 +20,7 @@ from vecall.recall.search import Found, find
 from vecall.recall.types import Plan, Query, Recalled, parse_id
 from vecall.recall.understand import Ask, understand
 from vecall.release.store import Store
+from vecall.schema import IdType
 
 STAGES = ("encode", "plan", "search", "merge")
 
@@ -83,14 +84,19 @@ class Recaller:
         """Name of the release that answers."""
         return self.live.view.release.name
 
+    @property
+    def user_id_type(self) -> IdType:
+        """Of this release's users; where it has none, ids are taken as text."""
+        users = self.live.view.release.users
+        return "string" if users is None else users.ids.id_type
+
     def parse_user_id(self, text: str) -> Id:
         """A user id written as text, such as on a command line, in the type that this release's ids have.
 
         Raises:
             QueryError: ids are integers, and the text is none.
         """
-        users = self.live.view.release.users
-        return parse_id("user_id", text, "string" if users is None else users.ids.id_type)
+        return parse_id("user_id", text, self.user_id_type)
 
     def recall(self, query: Query) -> Recalled:
         """The k items that the user most likely wants.

@@ -6,7 +6,7 @@ the processor's caches, a recall's seven values took a tenth of its time (decisi
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -86,13 +86,24 @@ class Distribution(_Tally[tuple[Labels, float]]):
         text: what it tells.
         labels: names.
         bounds: [B] ascending; a value counts for the first that is at least as large, or for a last one without bound.
+        known: label values that are told from the start, with noughts; without labels there is but one.
     """
 
-    def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, bounds: Sequence[float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *,
+        bounds: Sequence[float],
+        known: Iterable[Labels] = (),
+    ) -> None:
         super().__init__(name, text, labels)
         self._bounds = np.array([*bounds, np.inf])
         self._counts: defaultdict[Labels, NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(bounds) + 1, np.int64))
         self._sums: defaultdict[Labels, float] = defaultdict(float)
+        for one in known if labels else [()]:
+            self._counts[one] += 0
 
     def observe(self, value: float, *labels: str) -> None:
         """It was so large."""

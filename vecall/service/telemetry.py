@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from vecall.live.view import View
-from vecall.recall.recaller import Answered
+from vecall.recall.recaller import STAGES, Answered
 from vecall.service.drift import Drift
 from vecall.service.live_recall import LiveRecall
 from vecall.service.tally import Counts, Distribution
@@ -37,7 +37,11 @@ class Telemetry:
         )
         self._requests = Counts("vecall_requests", "Answers by HTTP status.", ["endpoint", "status"])
         self._stages = Distribution(
-            "vecall_recall_stage_seconds", "A recall's time by stage.", ["stage"], bounds=_SECONDS
+            "vecall_recall_stage_seconds",
+            "A recall's time by stage.",
+            ["stage"],
+            bounds=_SECONDS,
+            known=[(one,) for one in ("queue", *STAGES)],
         )
         self._recalls = Counts(
             "vecall_recalls",
