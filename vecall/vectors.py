@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.data.columns import id_dtype
 from vecall.data.vocabulary import Id, build_vocabulary
 from vecall.errors import DataError
 from vecall.index.settings import IndexSettings
@@ -116,6 +117,6 @@ def _id_column(ids: Sequence[Id] | NDArray[Any] | pl.Series) -> tuple[pl.Series,
         if not isinstance(one, wanted) or isinstance(one, bool):
             raise DataError(f"ids must be all integers or all strings, got {listed[0]!r} and {one!r}")
     try:
-        return pl.Series("id", listed, dtype=pl.Int64 if id_type == "integer" else pl.String), id_type
+        return pl.Series("id", listed, dtype=id_dtype(id_type)), id_type
     except (OverflowError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"integer ids must fit 64 bits: {error}") from error

@@ -35,6 +35,11 @@ def _to(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     return pl.repeat(None, len(column), dtype=dtype, eager=True).alias(column.name)
 
 
+def id_dtype(id_type: IdType) -> type[pl.Int64 | pl.String]:
+    """How ids of a type are held in a column."""
+    return pl.Int64 if id_type == "integer" else pl.String
+
+
 def cast_id(column: pl.Series, id_type: IdType) -> Cast:
     """Ids: Int64 or non-empty String, never null."""
     if id_type == "integer":

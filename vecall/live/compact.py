@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from vecall.data.columns import id_dtype
 from vecall.data.sequences import Sequences
 from vecall.data.vocabulary import build_vocabulary
 from vecall.errors import StoreError
@@ -87,7 +88,7 @@ def _in_order(view: View) -> Rows:
 
 
 def _id_column(view: View, rows: Rows) -> pl.Series:
-    return pl.Series("id", view.ids(rows), dtype=pl.Int64 if view.release.items.id_type == "integer" else pl.String)
+    return pl.Series("id", view.ids(rows), dtype=id_dtype(view.release.items.id_type))
 
 
 def _origins(view: View, rows: Rows) -> Rows:

@@ -3,16 +3,17 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
 from vecall import progress
-from vecall.data.columns import cast_id
+from vecall.data.columns import cast_id, id_dtype
 from vecall.data.tables import read_table
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall.recaller import Recaller
@@ -67,11 +68,12 @@ def recall_file(recaller: Recaller, users: Path, out: Path, *, k: int | None = N
         StoreError: the table cannot be written.
     """
     began = time.perf_counter()
-    total = sum(1 for _ in _read(recaller, users, k))  # what is wrong is told before hours of work
+    read = _reader(recaller, users, k)
+    total = sum(1 for _ in read())  # what is wrong is told before hours of work
     if not total:
         raise DataError(f"{users}: holds no user")
     with _parts_of(out) as folder, progress.task("recalling", total) as advance:
-        asked, written = _read(recaller, users, k), 0
+        asked, written = read(), 0
         while part := list(islice(asked, _AT_ONCE)):
             _table(recaller, part, [_answer(recaller, one) for one in part]).write_parquet(
                 folder / f"{written:012}.parquet"
@@ -81,11 +83,19 @@ def recall_file(recaller: Recaller, users: Path, out: Path, *, k: int | None = N
     return Batch(total, round(time.perf_counter() - began, 2), out)
 
 
-def _read(recaller: Recaller, path: Path, k: int | None) -> Iterator[_Asked]:
+def _reader(recaller: Recaller, path: Path, k: int | None) -> Callable[[], Iterator[_Asked]]:
+    """Gives all that is asked, each time that it is called; a table is read once."""
     if path.suffix in _TABLES:
-        for row, one in enumerate(_user_ids(recaller, path), 1):
-            yield _Asked(f"{path}: row {row}", Query(user_id=one) if k is None else Query(user_id=one, k=k))
-        return
+        return partial(_of_ids, path, _user_ids(recaller, path), k)
+    return partial(_of_lines, path, k)
+
+
+def _of_ids(path: Path, ids: Sequence[int | str], k: int | None) -> Iterator[_Asked]:
+    for row, one in enumerate(ids, 1):
+        yield _Asked(f"{path}: row {row}", Query(user_id=one) if k is None else Query(user_id=one, k=k))
+
+
+def _of_lines(path: Path, k: int | None) -> Iterator[_Asked]:
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -130,13 +140,13 @@ def _answer(recaller: Recaller, asked: _Asked) -> Recalled:
 
 
 def _table(recaller: Recaller, asked: Sequence[_Asked], answers: Sequence[Recalled]) -> pl.DataFrame:
-    item = pl.Int64 if recaller.live.view.release.items.id_type == "integer" else pl.String
+    item = id_dtype(recaller.live.view.release.items.id_type)
     users = [one.query.user_id for one in asked]
     if recaller.user_id_type == "string":  # so they are, or the release knows no users and takes ids of any type
         users = [None if one is None else str(one) for one in users]
     return pl.DataFrame(
         {
-            _COLUMN: pl.Series(users, dtype=pl.Int64 if recaller.user_id_type == "integer" else pl.String),
+            _COLUMN: pl.Series(users, dtype=id_dtype(recaller.user_id_type)),
             "ids": pl.Series([one.ids for one in answers], dtype=pl.List(item)),
             "scores": pl.Series([one.scores for one in answers], dtype=pl.List(pl.Float32)),
             "release": [one.release for one in answers],

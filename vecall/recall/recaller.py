@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import polars as pl
 
+from vecall.data.columns import id_dtype
 from vecall.data.vocabulary import Id
 from vecall.live.source import DELTA_MAX, Source
 from vecall.live.view import View
@@ -118,10 +119,9 @@ class Recaller:
         made = self.answer(query)
         view, answer = made.view, made.recalled
         channel = "vector" if made.ask.vector is not None else "popular"
-        id_type = pl.Int64 if view.release.items.id_type == "integer" else pl.String
         table = pl.DataFrame(
             {
-                "id": pl.Series(answer.ids, dtype=id_type),
+                "id": pl.Series(answer.ids, dtype=id_dtype(view.release.items.id_type)),
                 "score": pl.Series(answer.scores, dtype=pl.Float32),
                 "rank": np.arange(1, len(answer.ids) + 1),
                 "channel": pl.Series([channel] * len(answer.ids), dtype=pl.String),
