@@ -78,7 +78,7 @@ def test_the_tables_of_today_are_published(shop, published):
 
     model, dataset = run.live_model(), tiny.dataset(Run.open(shop / "run").config)
     new = release.items.row(tiny.item_id(tiny.ITEMS))
-    features = model.known.item_encoders.encode(dataset.catalogue.item_fields[new : new + 1])
+    features = model.known.item_encoders.encode(dataset.catalogue.item_features[new : new + 1])
     with torch.no_grad():
         unknown = torch.tensor([model.towers.n_items])
         expected = model.towers.encode_items(unknown, {name: torch.from_numpy(x) for name, x in features.items()})
@@ -110,7 +110,7 @@ def test_a_refit_is_published_and_the_judged_model_keeps_its_metrics(shop):
     assert store.find_current() is None
     release = open_release(store, "refitted")
     assert release.manifest.metrics == {"model": plain.summary.metrics, "refit": True}
-    features = live.known.item_encoders.encode(dataset.catalogue.item_fields)
+    features = live.known.item_encoders.encode(dataset.catalogue.item_features)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(x) for name, x in features.items()}
         items = live.towers.encode_items(torch.arange(tiny.ITEMS), tensors)

@@ -145,7 +145,7 @@ def config(folder, **sections: dict[str, object]) -> Config:
                 "id": "id",
                 "id_type": "string",
                 "title": "title",
-                "attributes": ["year", "type"],
+                "attributes": {"year": "integer", "type": "string"},
                 "features": declared,
             },
             "users": {"id": "id", "id_type": "string", "features": declared},

@@ -72,9 +72,17 @@ class Client:
         """
         return self._ask("POST", "/v1/recall", query)
 
-    def upsert(self, items: Sequence[Mapping[str, object]]) -> dict[str, Any]:
-        """Add or replace items, all or none; the next recall sees them. Raises `ServiceError`."""
-        return self._ask("POST", "/v1/items", {"items": items})
+    def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> dict[str, Any]:
+        """Add or replace items, all or none; the next recall sees them.
+
+        Args:
+            items: `{"id", "fields"}`, or with a `vector` and its `encoder`.
+            partial: a missing column keeps its value; the items must be there.
+
+        Raises:
+            ServiceError: the service refused, or cannot be reached.
+        """
+        return self._ask("POST", "/v1/items", {"items": items} | ({"partial": True} if partial else {}))
 
     def delete(self, ids: Sequence[int | str]) -> dict[str, Any]:
         """Delete items; no later recall returns them. Raises `ServiceError`."""

@@ -71,9 +71,9 @@ def founding_config(dataset: Dataset, train: Sequences, config: Config, folder: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     genres = _genres(dataset)
-    items = pl.DataFrame({"id": dataset.catalogue.item_fields["id"], "profile": _item_inputs(dataset, train, genres)})
+    items = pl.DataFrame({"id": dataset.catalogue.item_ids, "profile": _item_inputs(dataset, train, genres)})
     users = pl.DataFrame(
-        {"id": dataset.catalogue.user_fields["id"], "profile": _user_inputs(dataset, train, genres, config)}
+        {"id": dataset.catalogue.user_ids, "profile": _user_inputs(dataset, train, genres, config)}
     )
     items.write_parquet(folder / "items.parquet")
     users.write_parquet(folder / "users.parquet")
@@ -99,13 +99,13 @@ def _profile(width: int) -> dict[str, Any]:
 
 def _genres(dataset: Dataset) -> NDArray[np.float32]:
     """[N, genres] 1 where an item has the genre."""
-    lists = dataset.catalogue.item_fields["genres"].to_list()
+    lists = dataset.catalogue.item_features["genres"].to_list()
     names = sorted({genre for genres in lists for genre in genres or []})
     return np.array([[genre in (genres or []) for genre in names] for genres in lists], dtype=np.float32)
 
 
 def _item_inputs(dataset: Dataset, train: Sequences, genres: NDArray[np.float32]) -> NDArray[np.float32]:
-    years = dataset.catalogue.item_fields["title"].str.extract(_YEAR).cast(pl.Float32).fill_null(1990).to_numpy()
+    years = dataset.catalogue.item_attributes["title"].str.extract(_YEAR).cast(pl.Float32).fill_null(1990).to_numpy()
     counts = np.bincount(train.rows, minlength=len(genres))
     return _padded(ITEM_WIDTH, genres, (years - 1990) / 10, np.log1p(counts))
 

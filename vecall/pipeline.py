@@ -99,7 +99,7 @@ def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs, older: Mod
     problem = Problem.encoded(dataset.catalogue, (items, users), train_on, negatives)
     vocabulary = dataset.catalogue.items
     if older is not None and older.known.items.id_type == vocabulary.id_type:
-        found = older.known.items.rows_of(dataset.catalogue.item_fields["id"])
+        found = older.known.items.rows_of(dataset.catalogue.item_ids)
         problem = dataclasses.replace(problem, learned_before=np.flatnonzero(found != UNKNOWN))
     return problem, Known(vocabulary, items, users)
 
@@ -165,10 +165,11 @@ def publish(
         rows = np.arange(len(dataset.catalogue.items))
         contents = Contents(
             items=dataset.catalogue.items,
-            vectors=_encode_catalogue(encoder, dataset.catalogue.item_fields, rows),
-            attributes=_attributes(dataset),
+            vectors=_encode_catalogue(encoder, dataset.catalogue.item_features, rows),
+            attributes=dataset.catalogue.item_attributes,
             popularity=dataset.popularity,
             users=_users(dataset),
+            features=dataset.catalogue.item_features,
             metrics={"model": run.summary.metrics, "refit": run.summary.refit},
             journal_seq=journal_seq,
             declared_seq=journal_seq,
@@ -186,7 +187,7 @@ def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[Encoder, str]
         items=known.item_encoders.state,
         users=known.user_encoders.state,
     )
-    id_rows = known.items.rows_of(dataset.catalogue.item_fields["id"])
+    id_rows = known.items.rows_of(dataset.catalogue.item_ids)
     shapes = known.item_encoders.shapes, known.user_encoders.shapes
     digest = export_towers(model.towers, state, shapes, id_rows, folder)
     return Encoder(folder, threads=os.cpu_count() or 1), digest
@@ -203,17 +204,8 @@ def _encode_catalogue(encoder: Encoder, fields: pl.DataFrame, rows: NDArray[np.i
     return vectors
 
 
-def _attributes(dataset: Dataset) -> pl.DataFrame:
-    """What `where`, ranking and people look at: the attributes and the title."""
-    items = dataset.schema.items
-    shown = [*items.attributes, *([items.title] if items.title else [])]
-    fields = dataset.catalogue.item_fields
-    return fields.drop([name for name in fields.columns if name not in shown])
-
-
 def _users(dataset: Dataset) -> Users:
-    fields = dataset.catalogue.user_fields.drop("id")
-    return Users(dataset.catalogue.users, fields, dataset.histories)
+    return Users(dataset.catalogue.users, dataset.catalogue.user_features, dataset.histories)
 
 
 def evaluate(
@@ -270,7 +262,7 @@ def _assess_run(run: Run, config: Config | None) -> Assessment:
 def _assess_release(release: Release, config: Config) -> Assessment:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    encoder, users = release.encoder, dataset.catalogue.user_fields
+    encoder, users = release.encoder, dataset.catalogue.user_features
     if encoder is None:
         raise StoreError(f"release {release.name!r} has no towers: its users cannot be encoded, so not judged")
     if release.manifest.metrics.get("refit"):

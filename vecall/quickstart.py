@@ -145,7 +145,7 @@ def _founding_floor(main: Run, dataset: Dataset, split: Split, folder: Path) -> 
 def _examples(recaller: Recaller, dataset: Dataset) -> tuple[Example, ...]:
     histories = dataset.histories
     by_length = np.argsort(histories.lengths, kind="stable")
-    titles = dataset.catalogue.item_fields["title"]
+    titles = dataset.catalogue.item_attributes["title"]
     examples = []
     for share in _SHOWN_SHARES:
         row = int(by_length[int(share * (len(by_length) - 1))])

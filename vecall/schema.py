@@ -1,10 +1,13 @@
 """What users, items and interactions look like: the `[schema.*]` sections of vecall.toml."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 IdType = Literal["string", "integer"]
+AttributeType = Literal["string", "integer", "number", "boolean", "datetime", "tags"]
+DEFAULT_TAG_SEPARATOR = "|"
 
 
 class Section(BaseModel):
@@ -29,7 +32,7 @@ class Tags(Section):
     """Any number of values: a list column, or text to be cut at `separator`."""
 
     kind: Literal["tags"] = "tags"
-    separator: str = Field("|", min_length=1)
+    separator: str = Field(DEFAULT_TAG_SEPARATOR, min_length=1)
     max_tags: int = Field(64, ge=1, le=4096, description="values read of one row; further ones are ignored")
 
 
@@ -80,14 +83,23 @@ class ItemSchema(Section):
     id: str
     id_type: IdType
     title: str | None = None
-    attributes: tuple[str, ...] = ()
+    attributes: dict[str, AttributeType | None] = Field(
+        {}, description="what `where` may name, with its type; a plain list keeps the table's types (CSV: text)"
+    )
     features: Features = {}
+
+    @field_validator("attributes", mode="before")
+    @classmethod
+    def _list_keeps_types(cls, attributes: object) -> object:
+        if not isinstance(attributes, Sequence) or isinstance(attributes, str):
+            return attributes
+        if len(set(attributes)) < len(attributes):
+            raise ValueError(f"attributes names a column twice: {list(attributes)}")
+        return dict.fromkeys(attributes)
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "ItemSchema":
         _check_names(self.id, {*self.attributes, *self.features, *([self.title] if self.title else [])})
-        if len(set(self.attributes)) < len(self.attributes):
-            raise ValueError(f"attributes names a column twice: {list(self.attributes)}")
         return self
 
 

@@ -43,7 +43,7 @@ def test_encoders_know_nothing_of_what_came_after_the_cut(settings):
     assert items.state.values["kind"].values == ("x", "y")
     assert users.state.values["town"].values == ("here", "there")
     assert "future" not in items.state.model_dump_json() + users.state.model_dump_json()
-    everyone = items.encode(dataset.catalogue.item_fields), users.encode(dataset.catalogue.user_fields)
+    everyone = items.encode(dataset.catalogue.item_features), users.encode(dataset.catalogue.user_features)
     assert everyone[0]["kind"].tolist() == [3, 2, NEVER_SEEN, NEVER_SEEN]
     assert everyone[0]["words"].tolist() == [[0, 0], [2, 3], [0, 0], [0, 0]]
     assert everyone[1]["town"].tolist() == [2, 3, NEVER_SEEN]
@@ -78,8 +78,8 @@ def test_only_positives_make_histories_and_popularity(tmp_path):
 
 def test_an_interaction_of_an_unknown_item_is_an_error_or_counted(settings):
     pl.DataFrame({"u": ["a", "a"], "i": [1, 77], "t": [1, 2]}).write_csv(settings.interactions[0])
-    with pytest.raises(DataError, match=r"'i': expected an item of the items table, .*row 2: 77"):
+    with pytest.raises(DataError, match=r"'i': expected an item of the items table, .*row 2: '77'"):
         read_dataset(settings, SCHEMA)
     dataset = read_dataset(settings.model_copy(update={"bad_rows": "drop"}), SCHEMA)
-    assert dict(dataset.dropped) == {"log.csv: i: not an item of the items table": 1}
+    assert dict(dataset.dropped) == {"log.csv: i: not an item of the items table (of 2 rows)": 1}
     assert dataset.interactions.items.tolist() == [0]

@@ -2,10 +2,9 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
-import pytest
 
 from vecall.data.interactions import build_catalogue, order_interactions
-from vecall.data.tables import Tables
+from vecall.data.tables import Entities, Tables
 from vecall.schema import Schema
 
 
@@ -20,10 +19,17 @@ def schema(**interactions):
 
 
 def read(log, items=None, users=None, **interactions):
-    frames = [None if one is None else pl.DataFrame(one) for one in (items, users)]
-    tables = Tables(pl.DataFrame(log), *frames)
+    frames = [None if one is None else entities(one) for one in (items, users)]
+    log = pl.DataFrame({"positive": [True] * len(log["user"])} | log)
+    tables = Tables(log, *frames)
     catalogue = build_catalogue(tables, schema(**interactions))
-    return catalogue, order_interactions(tables, catalogue, schema(**interactions))
+    return catalogue, order_interactions(tables, catalogue)
+
+
+def entities(columns):
+    frame = pl.DataFrame(columns)
+    others = frame.drop("id")
+    return Entities(frame["id"], others, others)
 
 
 LOG = {"user": ["b", "a", "b", "b", "a"], "item": [30, 10, 10, 20, 20], "time": [2, 5, 2, 1, 5]}
@@ -51,28 +57,12 @@ def test_datetimes_are_microseconds():
     assert (log.dated, log.times.tolist()) == (True, [86_400_000_000])
 
 
-@pytest.mark.parametrize(
-    ("columns", "named", "positive"),
-    [
-        ({"label": [3.0, 3.5, -1.0]}, {"label": "l", "positive": 3.5}, [False, True, False]),
-        ({"label": [0.0, 1.0, -1.0]}, {"label": "l"}, [True, True, False]),
-        ({"shown": [True, False, False]}, {"shown": "s"}, [False, True, True]),
-        (
-            {"label": [5.0, 5.0, 0.0], "shown": [True, False, False]},
-            {"label": "l", "positive": 3.0, "shown": "s"},
-            [False, True, False],
-        ),
-    ],
-)
-def test_what_counts_as_a_positive(columns, named, positive):
-    _, log = read({"user": ["a"] * 3, "item": [1, 2, 3]} | columns, **named)
-    assert log.positive.tolist() == positive
-
-
 def test_the_catalogue_holds_all_that_any_table_knows():
     items = {"id": [40, 10, 30, 20], "year": [4, 1, 3, 2]}
     users = {"id": ["c", "b"], "age": [3.0, 2.0]}
     catalogue, log = read(LOG, items, users)
-    assert catalogue.item_fields.rows() == [(10, 1), (20, 2), (30, 3), (40, 4)]
-    assert catalogue.user_fields.rows() == [("a", None), ("b", 2.0), ("c", 3.0)]
+    assert catalogue.item_ids.to_list() == [10, 20, 30, 40]
+    assert catalogue.item_features.rows() == catalogue.item_attributes.rows() == [(1,), (2,), (3,), (4,)]
+    assert catalogue.user_ids.to_list() == ["a", "b", "c"]
+    assert catalogue.user_features.rows() == [(None,), (2.0,), (3.0,)]
     assert (len(catalogue.items), len(catalogue.users), log.users.max()) == (4, 3, 1)

@@ -65,10 +65,15 @@ def test_columns_come_in_the_types_of_the_schema(read):
         "user": ["1", "2", "1"],
         "item": [10, 11, 11],
         "time": [3, 1, 2],
+        "positive": [True] * 3,
     }
-    assert tables.items.columns == ["id", "year", "genres", "price", "note"]
-    assert tables.items.rows() == [(11, 1999.0, ["a", "b"], 2.5, "7"), (10, None, None, None, "x")]
-    assert tables.users.rows() == [("2", 30.0)]
+    assert tables.items.ids.to_list() == [11, 10]
+    assert tables.items.features.to_dicts() == [{"year": 1999.0, "genres": ["a", "b"]}, {"year": None, "genres": None}]
+    assert tables.items.attributes.to_dicts() == [
+        {"note": "7", "price": "2.5", "year": "1999"},
+        {"note": "x", "price": None, "year": None},
+    ]
+    assert (tables.users.ids.to_list(), tables.users.features.rows()) == (["2"], [(30.0,)])
     assert tables.dropped == {}
 
 
@@ -98,14 +103,14 @@ def test_times_of_one_kind_alone_compare(read):
     [
         ("interactions", "u", ["1", None, "1"], "a non-empty id", "row 2: None"),
         ("interactions", "i", ["10", "11", "x"], "an integer id", "row 3: 'x'"),
-        ("interactions", "i", ["10", "99", "11"], "an item of the items table", "row 2: 99"),
+        ("interactions", "i", ["10", "99", "11"], "an item of the items table", "row 2: '99'"),
         ("interactions", "when", ["3", "noon", "2"], "a time as a number", "row 2: 'noon'"),
         ("interactions", "when", ["2018-01-01", "x", "2018"], "an ISO 8601 time", "row 2: 'x'; row 3: '2018'"),
         ("interactions", "label", ["1", "nan", "2"], "a finite number", "row 2: 'nan'"),
         ("interactions", "shown", ["true", "maybe", "0"], "true or false", "row 2: 'maybe'"),
-        ("items", "i", ["10", "10"], "an id that stands once", "row 2: 10"),
+        ("items", "i", ["10", "10"], "an id that stands once", "row 2: '10'"),
         ("items", "year", ["old", "1999"], "a finite number or nothing", "row 1: 'old'"),
-        ("items", "year", ["nan", "1999"], "a finite number or nothing", "row 1: 'nan'"),
+        ("items", "year", ["inf", "1999"], "a finite number or nothing", "row 1: 'inf'"),
         ("users", "age", ["x"], "a finite number or nothing", "row 1: 'x'"),
     ],
 )
@@ -124,13 +129,14 @@ def test_bad_rows_are_told_or_dropped_and_counted(read, table, column, cells, er
     reason, count = next(iter(dropped.items()))  # a dropped item's interactions come after it
     assert reason.startswith(f"{file}.")
     assert f": {column}: not {error}" in reason
+    assert "rows)" in reason
     assert count == rows.count("row ")
 
 
 def test_dropped_rows_leave_the_others_as_they_are(read):
     log = {"u": ["1", None, "2", "3"], "i": ["10", "10", "99", "11"], "when": ["1", "2", "3", "4"]}
     tables = read(schema(), log, bad_rows="drop")
-    assert tables.interactions.rows() == [("1", 10, 1), ("3", 11, 4)]
+    assert tables.interactions.rows() == [("1", 10, 1, True), ("3", 11, 4, True)]
     assert sorted(tables.dropped.values()) == [1, 1]
     assert sorted(reason.split(".")[0] + reason.split(":")[1] for reason in tables.dropped) == ["log0 i", "log0 u"]
 
@@ -139,7 +145,7 @@ def test_of_many_bad_rows_three_are_shown(read):
     log = {"u": ["1"] * 9, "i": ["x"] * 9, "when": ["1"] * 9}
     with pytest.raises(DataError, match=r"9 bad of 9 rows \(row 1: 'x'; row 2: 'x'; row 3: 'x'\)"):
         read(schema(), log, None)
-    with pytest.raises(DataError, match=r"no interaction is left .*'log0\..*: i: not an integer id': 9"):
+    with pytest.raises(DataError, match=r"no interaction is left .*'log0\..*: i: not an integer id \(of 9 rows\)': 9"):
         read(schema(), log, None, bad_rows="drop")
 
 
@@ -164,16 +170,16 @@ def test_lists_and_datetimes_of_parquet(tmp_path):
     pl.DataFrame({**ITEMS, "genres": [["b"], None], "price": [day, None]}).write_parquet(items)
     pl.DataFrame({"u": [1], "i": [10], "when": [day]}).write_parquet(log)
     tables = read_tables(DataSettings(interactions=(log,), items=items), schema())
-    assert tables.interactions.rows() == [("1", 10, day)]
-    assert tables.items["genres"].to_list() == [["b"], None]
-    assert tables.items["price"].to_list() == [day, None]
+    assert tables.interactions.rows() == [("1", 10, day, True)]
+    assert tables.items.features["genres"].to_list() == [["b"], None]
+    assert tables.items.attributes["price"].to_list() == [day, None]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
         ("gone.csv", None, "no such file; paths in vecall.toml are relative"),
-        ("log.txt", b"u,i\n", "a table is a .parquet or a .csv file, got '.txt'"),
+        ("log.txt", b"u,i\n", "expected a .parquet, .csv or .tsv file .*got '.txt'"),
         ("log.csv", b"", "cannot be read"),
         ("log.csv", b"u,i,when\n1,2\n1,2,3,4,5\n", "cannot be read"),
         ("log.csv", b"u,i,when\n\xff\xfe,1,2\n", "cannot be read"),

@@ -4,7 +4,8 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from vecall.live.fields import ItemFields, rule_of
+from vecall.live.columns import rule_for
+from vecall.live.fields import ItemFields
 from vecall.schema import Category, Tags
 
 DAY = date(2018, 6, 1)
@@ -74,7 +75,7 @@ def test_values_become_the_releases_own_type(dtype, values, expected):
 )
 def test_other_values_are_told(dtype, value, message):
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError(rule_of(dtype).problem(value))
+        raise AssertionError(rule_for(dtype).validation_error(value))
 
 
 def test_a_feature_that_is_an_attribute_too_is_read_as_tables_are():

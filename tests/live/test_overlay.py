@@ -99,7 +99,7 @@ def test_half_precision_as_in_a_release(release, ids):
 
 def test_without_changes_nothing_is_added(release, ids):
     view = View.of(release)
-    assert (view.live, len(view.delta), view.seq, view.refused, len(view)) == (None, 0, 0, 0, N)
+    assert (view.live, len(view.delta), view.seq, view.refused, len(view)) == (None, 0, 0, {}, N)
     assert view.rows([ids[4], ids[4]]).tolist() == [4, 4]
     with pytest.raises(DataError, match="ids here are"):
         view.rows([1.5])

@@ -192,9 +192,9 @@ def evaluated(monkeypatch):
     """How many rows filters were evaluated on, one number for each time."""
     told, mask_of = [], filters.mask_of
 
-    def noting(where, attributes):
+    def noting(where, attributes, **options):
         told.append(len(attributes))
-        return mask_of(where, attributes)
+        return mask_of(where, attributes, **options)
 
     monkeypatch.setattr(filters, "mask_of", noting)
     return told

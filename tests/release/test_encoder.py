@@ -43,16 +43,16 @@ def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release
     everything = np.arange(tiny.ITEMS)
     assert release.items.ids(everything) == dataset.catalogue.items.ids(everything)
     np.testing.assert_allclose(release.index.vectors(everything), scorer.item_vectors, atol=1e-3)
-    exact = release.encoder.encode_items(dataset.catalogue.item_fields, everything)
+    exact = release.encoder.encode_items(dataset.catalogue.item_features, everything)
     np.testing.assert_allclose(exact, scorer.item_vectors, atol=1e-4)
 
     users = np.arange(tiny.USERS)
     cut = [dataset.histories[user][: user % 7] for user in users]  # lengths 0 to 6; 4 are read
     cases = Cases(users, Sequences.of(cut), Sequences.of([[0]] * len(users)))
-    served = UserInputs(cases.histories, dataset.catalogue.user_fields).encode(release.encoder, release.index.vectors)
+    served = UserInputs(cases.histories, dataset.catalogue.user_features).encode(release.encoder, release.index.vectors)
     np.testing.assert_allclose(served, scorer.user_vectors(cases), atol=1e-3)
     # A user that the tables do not know: no field is given.
-    nothing = dataset.catalogue.user_fields.clear(1)
+    nothing = dataset.catalogue.user_features.clear(1)
     stranger = release.encoder.encode_users(nothing, np.zeros((1, 0, 8), np.float32), np.array([0]))
     np.testing.assert_allclose(np.linalg.norm(stranger), 1, atol=1e-5)
 

@@ -50,8 +50,8 @@ class Dataset:
     def fit_encoders(self, items: Rows, users: Rows) -> tuple[Encoders, Encoders]:
         """Item and user encoders, fitted on the given rows alone."""
         return (
-            Encoders.fit(self.schema.items.features, self.catalogue.item_fields[np.unique(items)]),
-            Encoders.fit(self.schema.users.features, self.catalogue.user_fields[np.unique(users)]),
+            Encoders.fit(self.schema.items.features, self.catalogue.item_features[np.unique(items)]),
+            Encoders.fit(self.schema.users.features, self.catalogue.user_features[np.unique(users)]),
         )
 
 
@@ -63,4 +63,4 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     """
     tables = read_tables(settings, schema)
     catalogue = build_catalogue(tables, schema)
-    return Dataset(schema, catalogue, order_interactions(tables, catalogue, schema), tables.dropped)
+    return Dataset(schema, catalogue, order_interactions(tables, catalogue), tables.dropped)

@@ -3,11 +3,14 @@
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from vecall.data.columns import cast_feature
+from vecall.data.columns import cast_feature, cast_tags
+from vecall.data.frames import frame_from
+from vecall.data.spelling import spell_value
 from vecall.schema import Category, Feature, Features, Numeric, Tags, Text, Vector
 
 Fields = Mapping[str, object]
@@ -19,7 +22,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 def is_number(value: object, *, largest: float = sys.float_info.max) -> bool:
     """A finite number, of Python's or NumPy's; true and false are none, and neither is an integer beyond any float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
     plain = value.item() if isinstance(value, np.generic) else value  # NumPy would narrow `largest` to its own type
     return bool(-largest <= plain <= largest)
@@ -34,12 +37,19 @@ def _component(value: object) -> bool:
     return is_number(value, largest=_LARGEST_FLOAT32)
 
 
-def _scalar(value: object) -> bool:
-    return is_text(value) or isinstance(value, bool) or is_number(value)
+def is_scalar(value: object) -> bool:
+    """Text, true or false, or a finite number."""
+    return is_text(value) or isinstance(value, (bool, np.bool_)) or is_number(value)
 
 
 def _list_of(ok: Callable[[object], bool], value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(ok(one) for one in value)
+
+
+def _is_tag_text(value: object, separator: str) -> bool:
+    if not isinstance(value, str) or not is_text(value):
+        return False
+    return not value.lstrip().startswith("[") or bool(cast_tags(pl.Series([value]), separator).good[0])
 
 
 def problem(value: object, feature: Feature) -> str | None:
@@ -50,9 +60,10 @@ def problem(value: object, feature: Feature) -> str | None:
         case Numeric():
             ok, expected = is_number(value), "a finite number"
         case Category():
-            ok, expected = _scalar(value), "a string, a number, true or false"
+            ok, expected = is_scalar(value), "a string, a number, true or false"
         case Tags():
-            ok, expected = is_text(value) or _list_of(_scalar, value), "a list of strings"
+            ok = _list_of(is_scalar, value) or _is_tag_text(value, feature.separator)
+            expected = "a list of strings"
         case Text():
             ok, expected = is_text(value), "a string"
         case Vector():
@@ -63,30 +74,30 @@ def problem(value: object, feature: Feature) -> str | None:
 
 def frame_of(rows: Sequence[Fields], features: Features) -> pl.DataFrame:
     """[B] rows of checked fields as a frame with the features' columns; a field that is not given is missing."""
-    columns = [_column(name, [row.get(name) for row in rows], feature) for name, feature in features.items()]
-    return pl.DataFrame(columns) if columns else pl.DataFrame(height=len(rows))
+    columns = {name: feature_column([row.get(name) for row in rows], feature) for name, feature in features.items()}
+    return frame_from(columns, len(rows))
 
 
-def _column(name: str, values: list[object], feature: Feature) -> pl.Series:
+def feature_column(values: Sequence[Any], feature: Feature) -> pl.Series:
+    """[n] checked values of one feature, as `cast_feature` types them; None is missing."""
     match feature:
-        case Tags() if any(isinstance(value, (list, tuple)) for value in values):
-            parts = [value.split(feature.separator) if isinstance(value, str) else value for value in values]
-            plain = pl.Series(name, [_strings(part) for part in parts], dtype=pl.List(pl.String))
+        case Tags():
+            cells = tag_lists(values, feature.separator)
         case Vector():
-            plain = pl.Series(name, values, dtype=pl.List(pl.Float64))
+            cells = pl.Series(values, dtype=pl.List(pl.Float64))
         case Numeric():
-            plain = pl.Series(name, values, dtype=pl.Float64, strict=False)
+            cells = pl.Series(values, dtype=pl.Float64, strict=False)
         case _:
-            plain = pl.Series(name, [None if value is None else _as_text(value) for value in values], dtype=pl.String)
-    return cast_feature(plain, feature).values
+            cells = pl.Series([None if value is None else spell_value(value) for value in values], dtype=pl.String)
+    return cast_feature(cells, feature).values
 
 
-def _strings(part: object) -> list[str] | None:
-    return None if part is None else [_as_text(one) for one in part]  # type: ignore[attr-defined]
-
-
-def _as_text(value: object) -> str:
-    """As `cast_feature` writes the value out of a table: 1e-07 is 1e-7 there, and True is true."""
-    if isinstance(value, (bool, float)):
-        return str(pl.Series([value]).cast(pl.String)[0])
-    return str(value)
+def tag_lists(values: Sequence[Any], separator: str) -> pl.Series:
+    """[n] List(String) of checked tags: lists of scalars, or text that is cut as a table's cell is."""
+    text = [value if isinstance(value, str) else None for value in values]
+    cut = cast_tags(pl.Series(text, dtype=pl.String), separator).values.to_list()
+    lists = [
+        [spell_value(one) for one in value if one != ""] if isinstance(value, (list, tuple)) else parts
+        for value, parts in zip(values, cut, strict=True)
+    ]
+    return pl.Series(lists, dtype=pl.List(pl.String))

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.data.frames import column, frame_from
 from vecall.data.sequences import Rows
-from vecall.data.tables import Tables
+from vecall.data.tables import Entities, Tables
 from vecall.data.vocabulary import Vocabulary, build_vocabulary
 from vecall.schema import Schema
 
@@ -44,47 +45,57 @@ class Catalogue:
     Attributes:
         items: vocabulary of all N items: those of the items table, or without one all that were interacted with.
         users: vocabulary of all U users, of the users table and of the interactions.
-        item_fields: [N] rows in vocabulary order: `id`, features, attributes and title; only `id` without a table.
-        user_fields: [U] rows likewise: `id` and features, null for a user that the users table lacks.
+        item_ids: [N] the items' ids in vocabulary order.
+        user_ids: [U] the users' ids likewise.
+        item_features: [N] rows with a column per item feature; no column without a table.
+        user_features: [U] rows with a column per user feature, null for a user that the users table lacks.
+        item_attributes: [N] rows with a column per attribute, the title among them.
     """
 
     items: Vocabulary
     users: Vocabulary
-    item_fields: pl.DataFrame
-    user_fields: pl.DataFrame
+    item_ids: pl.Series
+    user_ids: pl.Series
+    item_features: pl.DataFrame
+    user_features: pl.DataFrame
+    item_attributes: pl.DataFrame
 
 
 def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
     """Give every item and user of the tables a row."""
-    item_table = tables.items if tables.items is not None else _ids_alone(tables.interactions["item"])
-    user_ids = _ids_alone(tables.interactions["user"])
-    user_table = user_ids
-    if tables.users is not None:
-        every_user = pl.concat([tables.users.select("id"), user_ids]).unique()
-        user_table = every_user.join(tables.users, on="id", how="left")
+    items, users = tables.items, tables.users
+    item_ids = (tables.interactions["item"].unique() if items is None else items.ids).sort()
+    user_ids = tables.interactions["user"]
+    if users is not None:
+        user_ids = pl.concat([users.ids.rename("user"), user_ids])
+    user_ids = user_ids.unique().sort()
     return Catalogue(
-        items=build_vocabulary(item_table["id"], schema.items.id_type),
-        users=build_vocabulary(user_table["id"], schema.users.id_type),
-        item_fields=item_table.sort("id"),
-        user_fields=user_table.sort("id"),
+        items=build_vocabulary(item_ids, schema.items.id_type),
+        users=build_vocabulary(user_ids, schema.users.id_type),
+        item_ids=item_ids,
+        user_ids=user_ids,
+        item_features=_aligned(items, items and items.features, item_ids),
+        user_features=_aligned(users, users and users.features, user_ids),
+        item_attributes=_aligned(items, items and items.attributes, item_ids),
     )
 
 
-def _ids_alone(column: pl.Series) -> pl.DataFrame:
-    return column.unique().rename("id").to_frame()
+def _aligned(table: Entities | None, frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
+    """[len(ids)] rows of `frame`, whose ids are those of the table; null where an id is not among them."""
+    if table is None or frame is None or not frame.width:
+        return pl.DataFrame(height=len(ids))
+    places = pl.DataFrame({"id": table.ids, "place": np.arange(len(table.ids), dtype=np.int64)})
+    found = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")["place"]
+    return frame_from({name: column(frame, name).gather(found) for name in frame.columns}, len(ids))
 
 
-def order_interactions(tables: Tables, catalogue: Catalogue, schema: Schema) -> Interactions:
+def order_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
     """Interactions as rows, in the order that histories are read in."""
     frame = tables.interactions
     users = catalogue.users.rows_of(frame["user"])
     items = catalogue.items.rows_of(frame["item"])
     dated = "time" in frame.columns and frame["time"].dtype.is_temporal()
     times = frame["time"].to_physical().to_numpy() if "time" in frame.columns else np.arange(len(frame))
-    positive = np.ones(len(frame), dtype=np.bool_)
-    if "label" in frame.columns:
-        positive &= (frame["label"] >= schema.interactions.positive).to_numpy()
-    if "shown" in frame.columns:
-        positive &= ~frame["shown"].to_numpy()
+    positive = frame["positive"].to_numpy()
     order = np.lexsort((times, users))  # stable: equal times keep the file's order
     return Interactions(users[order], items[order], times[order], positive[order], dated)

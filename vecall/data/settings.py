@@ -11,13 +11,23 @@ from vecall.schema import Section
 Moment = int | float | str  # text is ISO 8601
 
 
+class CsvSettings(Section):
+    """How text tables are written."""
+
+    separator: str | None = Field(None, min_length=1, max_length=1, description="a comma; of .tsv files a tab")
+    decimal: Literal[".", ","] = Field(".", description="what stands before the fraction of a number")
+
+
 class DataSettings(Section):
     """Where the tables lie and how time is cut."""
 
     interactions: tuple[Path, ...] = Field(min_length=1, description="one table, or a list of them")
     items: Path | None = None
     users: Path | None = None
-    bad_rows: Literal["error", "drop"] = "error"
+    bad_rows: Literal["error", "drop"] = Field(
+        "error", description="drop: rows without usable ids are left out, unreadable features are missing, both counted"
+    )
+    csv: CsvSettings = CsvSettings()
     split: Literal["leave_one_out", "global_time"] = "leave_one_out"
     valid_from: Moment | None = Field(None, description="global_time: where validation begins")
     test_from: Moment | None = Field(None, description="global_time: where the test begins")

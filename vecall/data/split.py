@@ -8,11 +8,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.columns import moment_to_microseconds
+from vecall.data.times import moment_to_microseconds
 from vecall.data.interactions import Interactions
 from vecall.data.sequences import Cases, Rows, Sequences
 from vecall.data.settings import DataSettings, Moment
 from vecall.errors import DataError
+
+Cut = int | float  # in the numbers of the time column: an integer stays one, or it would lose digits beyond 2^53
 
 # Leave-one-out needs one item to learn from, one to choose by and one to judge by.
 _LEAST_POSITIVES = 3
@@ -73,7 +75,7 @@ def split(interactions: Interactions, n_users: int, settings: DataSettings) -> S
     ):
         if count == 0:
             ends = interactions.times.min(), interactions.times.max()
-            first, last = (_written(float(end), interactions) for end in ends)
+            first, last = (_written(end.item(), interactions) for end in ends)
             raise DataError(
                 f"{made.protocol}: nothing falls into {name}. There are {int(interactions.positive.sum())} positives, "
                 f"and times go from {first} to {last}; dropped: {dict(made.dropped) or 'nothing'}"
@@ -108,7 +110,7 @@ def leave_one_out(interactions: Interactions, n_users: int) -> Split:
     )
 
 
-def global_time(interactions: Interactions, n_users: int, valid_from: float, test_from: float) -> Split:
+def global_time(interactions: Interactions, n_users: int, valid_from: Cut, test_from: Cut) -> Split:
     """Learn before `valid_from`, choose on what came up to `test_from`, judge by what came after.
 
     Targets of a user are the distinct items taken within the window; the history is all that came before it.
@@ -166,18 +168,21 @@ def _counted(reasons: dict[str, int]) -> Mapping[str, int]:
     return MappingProxyType({reason: count for reason, count in reasons.items() if count})
 
 
-def _cut(key: str, moment: Moment | None, interactions: Interactions) -> float:
+def _cut(key: str, moment: Moment | None, interactions: Interactions) -> Cut:
     """A cut in the numbers of the time column: see `vecall.data.columns.cast_time`."""
     if moment is None:
         raise DataError(f"{key} is missing: split = 'global_time' needs valid_from and test_from")
     if isinstance(moment, str) != interactions.dated:
         have, need = ("datetimes", "a date or datetime") if interactions.dated else ("numbers", "a number in its unit")
         raise DataError(f"{key} is {moment!r}, but the interactions' times are {have}: give {need}")
-    return float(moment_to_microseconds(datetime.fromisoformat(moment)) if isinstance(moment, str) else moment)
+    return moment_to_microseconds(datetime.fromisoformat(moment)) if isinstance(moment, str) else moment
 
 
-def _written(time: float, interactions: Interactions) -> str:
+def _written(time: Cut, interactions: Interactions) -> str:
     """A time for people, in the kind of the time column."""
-    if interactions.dated:
-        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=float(time))).isoformat()
-    return f"{time:.15g}"
+    if not interactions.dated:
+        return f"{time:.15g}" if isinstance(time, float) else str(time)
+    try:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)).isoformat()
+    except OverflowError:  # beyond the years that Python has
+        return f"{time} microseconds since 1970"

@@ -2,17 +2,21 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from vecall.data.columns import id_dtype
+from vecall.data.frames import select
 from vecall.data.sequences import Sequences
-from vecall.data.vocabulary import build_vocabulary
+from vecall.data.vocabulary import Id, build_vocabulary
 from vecall.errors import StoreError
 from vecall.index.bitmaps import Rows
 from vecall.index.settings import IndexSettings
+from vecall.live.fields import Fields, ItemFields
 from vecall.live.journal import Journal
 from vecall.live.overlay import Overlay
 from vecall.live.replay import replay
@@ -59,11 +63,12 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         logger.info("release %s contains all operations already", base.name)
         return base.name
     view = replay(overlay, journal.since(base.manifest.journal_seq, cut))
+    changes = _LiveUpserts.of(view, journal, cut)
     if not len(view):
         raise StoreError(f"all items of release {base.name!r} are deleted, and a release has at least one: upsert some")
     with opened.draft(name) as draft:
         rows = _in_order(view)
-        contents = _contents(view, rows, cut)
+        contents = _contents(view, rows, cut, changes)
         encoder = _carry_towers(opened.folder(base.name), draft.folder, view, rows)
         queries = None if base.golden is None or encoder is not None else np.asarray(base.golden.vectors)
         settings = _settings(base)
@@ -99,7 +104,46 @@ def _origins(view: View, rows: Rows) -> Rows:
     return origins
 
 
-def _contents(view: View, rows: Rows, cut: int) -> Contents:
+@dataclass(frozen=True)
+class _LiveUpserts:
+    """What the delta's items were given with, by id."""
+
+    fields: Mapping[Id, Fields]
+    given: frozenset[Id]
+
+    @classmethod
+    def of(cls, view: View, journal: Journal, cut: int) -> "_LiveUpserts":
+        """Read from the journal again: a view keeps what requests look at alone."""
+        fields: dict[Id, Fields] = {}
+        given = set()
+        for operation in journal.since(view.release.manifest.journal_seq, cut):
+            if operation.kind == "upsert":
+                fields[operation.id] = operation.fields or {}
+                given |= {operation.id} if operation.given else set()
+        return cls(fields, frozenset(given))
+
+
+def _features(view: View, rows: Rows, changes: _LiveUpserts) -> pl.DataFrame | None:
+    """[len(rows)] rows of the features that a release keeps."""
+    release, new = view.release, rows >= view.release.index.size
+    if release.features is None:
+        return None
+    old = release.features.take(rows[~new])
+    columns = ItemFields.of(release)
+    given = [columns.fitting(changes.fields[one]) for one in view.ids(rows[new])]
+    both = old.vstack(select(columns.feature_frame(given), old.columns))
+    return both[np.argsort(np.concatenate([np.flatnonzero(~new), np.flatnonzero(new)]))]
+
+
+def _given_rows(view: View, rows: Rows, changes: _LiveUpserts) -> Rows:
+    """Places among the rows of items whose vector was given."""
+    new = rows >= view.release.index.size
+    given = np.isin(rows, view.release.given_rows) & ~new
+    given[new] = [one in changes.given for one in view.ids(rows[new])]
+    return np.flatnonzero(given)
+
+
+def _contents(view: View, rows: Rows, cut: int, changes: _LiveUpserts) -> Contents:
     base, origins = view.release, _origins(view, rows)
     vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # as they are stored, so no bit is lost
     for start in range(0, len(rows), _AT_ONCE):
@@ -113,6 +157,8 @@ def _contents(view: View, rows: Rows, cut: int) -> Contents:
         attributes=view.attributes(rows),
         popularity=popularity,
         users=None if base.users is None else _moved(base.users, origins, base.index.size),
+        features=_features(view, rows, changes),
+        given_rows=_given_rows(view, rows, changes) if base.encoder is not None else rows[:0],
         metrics=base.manifest.metrics,
         journal_seq=cut,
         declared_seq=base.manifest.declared_seq,

@@ -2,25 +2,41 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import polars as pl
 
-from vecall.data.columns import moment_to_microseconds
-from vecall.data.fields import frame_of, is_number, is_text
+from vecall.data.columns import cast_feature
+from vecall.data.fields import feature_column, is_scalar, tag_lists
 from vecall.data.fields import problem as feature_problem
+from vecall.data.frames import frame_from
+from vecall.data.spelling import spell_value
+from vecall.live.columns import ColumnRule, build_column, rule_for
 from vecall.release.bundle import Release
-from vecall.schema import Features
+from vecall.schema import Feature, Features, Numeric, Tags
 
 Fields = Mapping[str, object]
 
 
+class UnfitValueError(Exception):
+    """A checked value that its column does not take all the same, such as one category too many.
+
+    Attributes:
+        row: place of the item among those given.
+        column: name of the column.
+        reason: what Polars says.
+    """
+
+    def __init__(self, row: int, column: str, reason: str) -> None:
+        super().__init__(f"{column}: {reason}")
+        self.row, self.column, self.reason = row, column, reason
+
+
 @dataclass(frozen=True)
 class ItemFields:
-    """The columns that an item may bring.
+    """The columns that an item may bring. A name may be that of a feature and of an attribute at once.
 
     Attributes:
         features: what the item tower reads; none without towers.
@@ -32,8 +48,7 @@ class ItemFields:
     _rules: Mapping[str, Callable[[object], str | None]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        rules = {name: rule_of(dtype).problem for name, dtype in self.attributes.items()}
-        rules |= {name: partial(feature_problem, feature=feature) for name, feature in self.features.items()}
+        rules = {name: self._rule(name) for name in dict.fromkeys([*self.attributes, *self.features])}
         object.__setattr__(self, "_rules", rules)
 
     @classmethod
@@ -41,6 +56,14 @@ class ItemFields:
         """Those of a release."""
         features = {} if release.encoder is None else release.encoder.state.items.features
         return cls(features, release.attributes.schema)
+
+    def _rule(self, name: str) -> Callable[[object], str | None]:
+        feature, dtype = self.features.get(name), self.attributes.get(name)
+        if feature is None:
+            return rule_for(dtype).validation_error
+        if dtype is None or _is_tag_list(feature, dtype):
+            return partial(feature_problem, feature=feature)
+        return partial(_shared_error, feature=feature, rule=_shared_rule(feature, dtype), text=dtype == pl.String)
 
     def problem(self, name: str, value: object) -> str | None:
         """What is wrong with one value, as the end of a sentence; None if nothing is."""
@@ -54,111 +77,77 @@ class ItemFields:
 
     def feature_frame(self, rows: Sequence[Fields]) -> pl.DataFrame:
         """[B] rows with a column per feature; what is not given is missing."""
-        return frame_of(rows, self.features)
+        columns = {name: self._feature_column(name, [row.get(name) for row in rows]) for name in self.features}
+        return frame_from(columns, len(rows))
+
+    def _feature_column(self, name: str, values: Sequence[Any]) -> pl.Series:
+        feature = self.features[name]
+        if self.attributes.get(name) != pl.String or isinstance(feature, Tags):
+            if isinstance(feature, Numeric):  # an attribute of flags
+                values = [float(value) if isinstance(value, (bool, np.bool_)) else value for value in values]
+            return feature_column(values, feature)
+        text = [value if isinstance(value, str) else None for value in values]
+        cells = cast_feature(pl.Series(text, dtype=pl.String), feature).values  # as a table's cell is read
+        others = feature_column([None if isinstance(value, str) else value for value in values], feature)
+        return cells.zip_with(cells.is_not_null(), others)
 
     def attribute_frame(self, rows: Sequence[Fields]) -> pl.DataFrame:
-        """[B] rows of checked fields with the columns and types of the release's attributes."""
-        shared = {name: feature for name, feature in self.features.items() if name in self.attributes}
-        read = frame_of(rows, shared)  # a feature is cast as tables are
-        columns = [
-            read[name].cast(dtype) if name in shared else _column(name, [row.get(name) for row in rows], dtype)
-            for name, dtype in self.attributes.items()
-        ]
-        return pl.DataFrame(columns) if columns else pl.DataFrame(height=len(rows))
+        """[B] rows of checked fields with the columns and types of the release's attributes.
+
+        Raises:
+            UnfitValueError: a column does not take a value.
+        """
+        columns = {}
+        for name, dtype in self.attributes.items():
+            values = [row.get(name) for row in rows]
+            try:
+                columns[name] = self._attribute_column(name, values, dtype)
+            except (pl.exceptions.PolarsError, OverflowError, TypeError, ValueError) as error:
+                build = partial(self._attribute_column, name, dtype=dtype)
+                raise UnfitValueError(_first_failing(values, build), name, str(error)) from error
+        return frame_from(columns, len(rows))
+
+    def _attribute_column(self, name: str, values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN401 - Polars'
+        feature = self.features.get(name)
+        if feature is not None and _is_tag_list(feature, dtype):
+            return tag_lists(values, feature.separator)
+        if feature is not None and dtype == pl.String:
+            values = [None if value is None else spell_value(value) for value in values]
+        return build_column(values, dtype)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What values a column takes.
-
-    Attributes:
-        takes: whether a value that is not None is one of them.
-        expected: what they are, for the error.
-    """
-
-    takes: Callable[[Any], bool]
-    expected: str
-
-    def problem(self, value: object) -> str | None:
-        """As `vecall.data.fields.problem`."""
-        if value is None or self.takes(value):
-            return None
-        return f"expected {self.expected} or null, got {value!r:.80}"
+def _is_tag_list(feature: Feature, dtype: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether an attribute is the feature's tags, which come as lists or as text that is cut."""
+    return isinstance(feature, Tags) and dtype == pl.List(pl.String)
 
 
-def rule_of(dtype: Any) -> Rule:  # noqa: ANN401 - polars types its inner types loosely
-    """The rule of an attribute of this type; times are ISO 8601 text."""
-    if isinstance(dtype, (pl.List, pl.Array)):
-        return _list_rule(dtype)
-    if isinstance(dtype, pl.Enum):
-        names = set(dtype.categories)
-        return Rule(lambda value: isinstance(value, str) and value in names, f"one of {sorted(names)}")
-    if isinstance(dtype, (pl.String, pl.Categorical)):
-        return Rule(is_text, "a string")
-    if isinstance(dtype, pl.Boolean):
-        return Rule(lambda value: isinstance(value, bool), "true or false")
-    if isinstance(dtype, (pl.Date, pl.Datetime)):
-        return Rule(lambda value: _microseconds(value) is not None, "an ISO 8601 time, such as 2018-06-01")
-    if dtype.is_integer():
-        least, most = _bounds(dtype)
-        return Rule(
-            lambda value: is_number(value) and value == int(value) and least <= value <= most,
-            f"an integer from {least} to {most}",
-        )
-    if dtype.is_numeric():
-        largest = float(np.finfo(np.float32 if dtype == pl.Float32 else np.float64).max)
-        return Rule(lambda value: is_number(value, largest=largest), "a finite number")
-    return Rule(lambda _: False, f"nothing (this column holds {dtype})")
+def _shared_rule(feature: Feature, dtype: Any) -> ColumnRule:  # noqa: ANN401 - as above
+    """Of an attribute that is a feature too: text takes numbers and flags, which are spelled."""
+    if dtype == pl.String and not isinstance(feature, Tags):
+        return ColumnRule(is_scalar, "a string, a number, true or false")
+    return rule_for(dtype)
 
 
-def _list_rule(dtype: pl.List | pl.Array) -> Rule:
-    takes = rule_of(dtype.inner).takes
-    size = dtype.size if isinstance(dtype, pl.Array) else None
-
-    def listed(value: object) -> bool:
-        return (
-            isinstance(value, (list, tuple))
-            and (size is None or len(value) == size)
-            and all(one is not None and takes(one) for one in value)
-        )
-
-    return Rule(listed, f"a list of {'' if size is None else f'{size} '}{dtype.inner}")
+def _shared_error(value: object, *, feature: Feature, rule: ColumnRule, text: bool) -> str | None:
+    """What is wrong with a value of an attribute that is a feature too."""
+    if (wrong := rule.validation_error(value)) is not None:
+        return wrong
+    if text and isinstance(value, str):
+        cast = cast_feature(pl.Series([value]), feature)
+        return None if cast.good[0] else f"expected {cast.expected}, got {value!r:.80}"
+    if isinstance(feature, Numeric) and isinstance(value, (bool, np.bool_)):
+        return None  # as in a table: 1 and 0
+    return feature_problem(value, feature)
 
 
-def _bounds(dtype: pl.DataType) -> tuple[int, int]:
-    bits = min(64, int(str(dtype).lower().removeprefix("u").removeprefix("int")))
-    return (0, 2**bits - 1) if dtype.is_unsigned_integer() else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-def _microseconds(value: object) -> int | None:
-    try:
-        return moment_to_microseconds(datetime.fromisoformat(value)) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN401 - as above
-    """Checked values as a column of this type."""
-    if isinstance(dtype, (pl.List, pl.Array)):
-        return _list_column(name, values, dtype)
-    if isinstance(dtype, (pl.Date, pl.Datetime)):
-        return pl.Series(name, [_microseconds(value) for value in values], dtype=pl.Datetime("us")).cast(dtype)
-    if dtype.is_integer():
-        held = pl.UInt64 if dtype.is_unsigned_integer() else pl.Int64
-        return pl.Series(name, [None if value is None else int(value) for value in values], dtype=held).cast(dtype)
-    if dtype.is_numeric():
-        return pl.Series(name, values, dtype=pl.Float64, strict=False).cast(dtype)
-    if isinstance(dtype, (pl.Categorical, pl.Enum)):
-        return pl.Series(name, values, dtype=pl.String).cast(dtype)
-    return pl.Series(name, values, dtype=dtype)
-
-
-def _list_column(name: str, values: Sequence[Any], dtype: pl.List | pl.Array) -> pl.Series:
-    """All lists' values as one column, then cut apart: list by list, Polars takes ten times as long."""
-    rows = np.repeat(np.arange(len(values)), [1 + len(one or ()) for one in values])
-    flat = _column(
-        name, [inner for one in values for inner in (None, *(one or ()))], dtype.inner
-    )  # None: empty ones too
-    lists = pl.DataFrame({"row": rows, name: flat}).group_by("row", maintain_order=True).agg(name)[name].list.slice(1)
-    given = pl.Series([one is not None for one in values], dtype=pl.Boolean)
-    return lists.zip_with(given, pl.repeat(None, len(values), dtype=lists.dtype, eager=True)).cast(dtype)
+def _first_failing(values: Sequence[Any], build: Callable[[Sequence[Any]], pl.Series]) -> int:
+    """Place of the value with which the values begin to fail; they do."""
+    good, bad = 0, len(values)  # lengths: so many can be built, so many cannot
+    while good + 1 < bad:
+        middle = (good + bad) // 2
+        try:
+            build(values[:middle])
+            good = middle
+        except (pl.exceptions.PolarsError, OverflowError, TypeError, ValueError):
+            bad = middle
+    return bad - 1

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from vecall.data.fields import is_number, is_text
 from vecall.data.vocabulary import Id
 from vecall.errors import EncoderMismatch, QueryError
-from vecall.live.fields import ItemFields
+from vecall.live.fields import ItemFields, UnfitValueError
 from vecall.live.operations import Operation
+from vecall.live.partial import Completer
 from vecall.live.turns import in_turns
 from vecall.release.bundle import Release
 
@@ -21,8 +22,13 @@ _LARGEST = float(np.finfo(np.float16).max)  # a vector is stored in half precisi
 _ENCODED_AT_ONCE = 4_096  # items
 
 
-def upserts(items: object, release: Release) -> list[Operation]:
+def upserts(items: object, release: Release, completer: Completer | None = None) -> list[Operation]:
     """Operations of `{"id", "fields"}` and `{"id", "vector", "encoder", "fields"}`; of equal ids the last one.
+
+    Args:
+        items: as they were given.
+        release: takes them.
+        completer: makes partial items whole; None: they are whole, and a missing column is null.
 
     Raises:
         QueryError: an item is not as it has to be; `field` is such as `items[3].fields.colour`.
@@ -30,9 +36,17 @@ def upserts(items: object, release: Release) -> list[Operation]:
     """
     fields = ItemFields.of(release)
     listed = _listed("items", items, Mapping, "{id, fields} or {id, vector, encoder, fields}")
-    read = [_read(f"items[{place}]", item, release, fields) for place, item in enumerate(in_turns(listed))]
+    read = [_read(f"items[{place}]", item, release, fields, completer) for place, item in enumerate(in_turns(listed))]
     last = list({operation.id: operation for operation in read}.values())
     return encoded(last, release, fields)
+
+
+def unfit_error(error: UnfitValueError, operations: Sequence[Operation], items: Sequence[Mapping[str, Any]]) -> QueryError:
+    """The refusal of a value that its column does not take, at its place in the request."""
+    one = operations[error.row].id
+    place = max(place for place, item in enumerate(items) if item["id"] == one)
+    field = f"items[{place}].fields.{error.column}"
+    return QueryError(f"{field}: the column does not take this value: {error.reason}", field=field)
 
 
 def deletions(ids: object, release: Release) -> tuple[list[Id], list[Operation]]:
@@ -57,12 +71,17 @@ def encoded(operations: Sequence[Operation], release: Release, fields: ItemField
         places = bare[start : start + _ENCODED_AT_ONCE]
         given = fields.feature_frame([made[place].fields or {} for place in places])
         rows = release.items.rows([made[place].id for place in places])  # -1: the unknown item's id vector
-        for place, vector in zip(places, encoder.encode_items(given, rows), strict=True):
+        vectors = encoder.encode_items(given, rows)
+        if not (np.abs(vectors) <= _LARGEST).all():
+            raise QueryError("items: the item tower makes vectors of them that are not finite: look at their numbers")
+        for place, vector in zip(places, vectors, strict=True):
             made[place] = replace(made[place], vector=vector, encoder=release.manifest.encoder)
     return made
 
 
-def _read(place: str, item: Mapping[str, object], release: Release, fields: ItemFields) -> Operation:
+def _read(
+    place: str, item: Mapping[str, object], release: Release, fields: ItemFields, completer: Completer | None
+) -> Operation:
     """One item as an operation; its vector is still to be made where the item has none."""
     for key in item:
         if key not in _KEYS:
@@ -72,6 +91,9 @@ def _read(place: str, item: Mapping[str, object], release: Release, fields: Item
         what = "an integer of 64 bits" if isinstance(one, int) else "valid Unicode that is not empty"
         raise QueryError(f"{place}.id: expected {what}, got {one!r:.80}", field=f"{place}.id")
     columns = _fields(f"{place}.fields", item.get("fields"), fields)
+    if completer is not None:
+        item = completer.complete(place, one, {**item, "fields": columns})
+        columns = _fields(f"{place}.fields", item["fields"], fields)
     given, encoder = item.get("vector"), item.get("encoder")
     if given is None:
         _check_can_be_made(place, item, release)

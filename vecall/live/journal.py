@@ -33,6 +33,7 @@ _CHECKPOINT_EVERY = 1_000  # operations
 _PRUNED_AT_ONCE = 10_000  # operations in one transaction, so that a writer beside does not wait long
 
 _RANGE = "SELECT * FROM operations WHERE seq > ? AND seq <= ? ORDER BY seq"
+_ONE = "SELECT * FROM operations WHERE seq = ?"
 _FIND = "SELECT * FROM operations WHERE id = ?"
 _INSERT = "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REPLACE = "REPLACE INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -154,6 +155,41 @@ class Journal:
                 raise explain(self._path, error, place + 1) from error
             if place < end:
                 raise damaged(self._path, f"operation {place + 1} is missing or not what was written", place + 1)
+
+    def find(self, one: int | str) -> Operation | None:
+        """The last operation of an item; None where it has none, or none any more.
+
+        Raises:
+            JournalDamaged: it is not what was written.
+            JournalFailed: the disk or another process does not let it be read.
+        """
+        with explained(self._path), closing(connect(self._path, "ro")) as db:
+            read_state(db, self._path, self._id_type)
+            for row in db.execute(_FIND, (one,)):
+                if row[2] != one or not is_whole(row):
+                    raise damaged(self._path, f"operation {row[0]} is not what was written", row[0])
+                return operation_of(row)
+        return None
+
+    def drop(self, seq: int) -> None:
+        """Take one operation out: from now on it says nothing. It may be one that is damaged.
+
+        Its place stays, for the journal has no gaps. What was said of the item before it is no longer there.
+
+        Raises:
+            StoreError: the journal has no such operation, or it was dropped or replaced already.
+            JournalFailed, JournalDamaged: as for `append`.
+        """
+        with self._transaction() as (db, state):
+            row = db.execute(_ONE, (seq,)).fetchone()
+            if row is None:
+                raise StoreError(
+                    f"{self._path} has no operation {seq}: it holds those from {state.pruned_to + 1} to {state.last_seq}"
+                )
+            if is_whole(row) and row[1] == SUPERSEDED[0]:
+                raise StoreError(f"operation {seq} of {self._path} says nothing: it was dropped, or replaced by a later one")
+            db.execute(_REPLACE, row_of(seq, SUPERSEDED))
+            self._commit(db, state, 1)
 
     def prune(self, upto: int) -> int:
         """Drop the operations up to `upto`, which every release that may be opened has to contain.

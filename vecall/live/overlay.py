@@ -1,12 +1,15 @@
 """The one place where views are made: operations in, the next view out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.data.vocabulary import Id
 from vecall.index.bitmaps import Bitmap, Rows
 from vecall.live.fields import ItemFields
 from vecall.live.operations import Operation
@@ -15,6 +18,23 @@ from vecall.release.bundle import Release
 
 _MOST_CHUNKS = 32  # of the attributes; a filter looks at each
 _SPARE = 1_024  # slots that may be out of use before they are cleared away
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Operations that can be applied without fail.
+
+    Attributes:
+        last: the last operation of each id.
+        upserts: those of them that are upserts.
+        codes: float16 [upserts, D] their vectors.
+        rows: [upserts] rows of the release's attributes.
+    """
+
+    last: Mapping[Id, Operation]
+    upserts: Sequence[Operation]
+    codes: NDArray[np.float16]
+    rows: pl.DataFrame
 
 
 class Overlay:
@@ -34,36 +54,55 @@ class Overlay:
         self._origins: Rows = self.view.delta.origins  # [room]
         self._settled = self._recent = self.view.delta.attributes
 
-    def apply(self, operations: Sequence[Operation], *, seq: int, refused: int = 0) -> View:
-        """The view after some more operations.
+    def prepare(self, operations: Sequence[Operation]) -> "Prepared":
+        """All of an application that may fail, so that what was prepared can be written down and applied.
 
         Args:
             operations: of equal ids the last one counts. Upserts have a vector of this release's space and fields
                 that were checked against it.
-            seq: the last operation that is contained from now on.
-            refused: operations up to it that this release could not take.
+
+        Raises:
+            UnfitValueError: a column does not take a value; its row is that of the upsert among the upserts.
         """
-        before = self.view
         last = {operation.id: operation for operation in operations}
         upserts = [operation for operation in last.values() if operation.vector is not None]
+        codes = np.empty((len(upserts), self.view.release.index.dim), dtype=np.float16)
+        for place, operation in enumerate(upserts):
+            codes[place] = operation.vector
+        rows = self._fields.attribute_frame([operation.fields or {} for operation in upserts])
+        return Prepared(last, upserts, codes, rows)
+
+    def commit(self, prepared: "Prepared", *, seq: int, refused: Mapping[Id, int] = MappingProxyType({})) -> View:
+        """The view after some more operations.
+
+        Args:
+            prepared: what `prepare` made of them.
+            seq: the last operation that is contained from now on.
+            refused: ids whose last operation, by its number, this release cannot take.
+        """
+        before, last = self.view, prepared.last
         origins = before.release.items.rows(list(last))
-        delta = self._appended(before.delta, upserts, origins, last)
+        delta = self._appended(before.delta, prepared, origins)
         gone = origins[origins >= 0]
         live = before.live
         if len(gone):
             live = (Bitmap.all_of(before.release.index.size) if live is None else live).without(gone)
-        self.view = View(before.release, live, delta, seq, before.refused + refused)
+        if refused or not before.refused.keys().isdisjoint(last):
+            left = {one: number for one, number in before.refused.items() if one not in last}
+            refused = MappingProxyType(left | dict(refused))
+        else:
+            refused = before.refused
+        self.view = View(before.release, live, delta, seq, refused)
         return self.view
 
-    def _appended(
-        self, delta: Delta, upserts: list[Operation], origins: Rows, last: dict[int | str, Operation]
-    ) -> Delta:
-        """`delta` with slots for `upserts`; slots that the ids of `last` had are not live any more."""
+    def apply(self, operations: Sequence[Operation], *, seq: int) -> View:
+        """Prepare and commit at once: for operations that are written down already, or never will be."""
+        return self.commit(self.prepare(operations), seq=seq)
+
+    def _appended(self, delta: Delta, prepared: "Prepared", origins: Rows) -> Delta:
+        """`delta` with slots for the upserts; slots that the ids had are not live any more."""
+        upserts, last, codes, rows = prepared.upserts, prepared.last, prepared.codes, prepared.rows
         slots, length, added = delta.slots, len(delta), len(upserts)
-        codes = np.empty((added, delta.codes.shape[1]), dtype=np.float16)
-        for place, operation in enumerate(upserts):
-            codes[place] = operation.vector
-        rows = self._fields.attribute_frame([operation.fields or {} for operation in upserts])
         replaced = [slot for one in last if (slot := slots.newest.get(one, -1)) >= 0]
         live = np.concatenate([delta.live, np.ones(added, dtype=np.bool_)])
         live[replaced] = False

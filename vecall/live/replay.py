@@ -2,43 +2,82 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from vecall.live.fields import ItemFields
+import polars as pl
+
+from vecall.data.vocabulary import Id
+from vecall.errors import VecallError
+from vecall.live.fields import ItemFields, UnfitValueError
 from vecall.live.items import encoded
 from vecall.live.operations import Operation
-from vecall.live.overlay import Overlay
+from vecall.live.overlay import Overlay, Prepared
 from vecall.live.turns import in_turns
 from vecall.live.view import View
 from vecall.release.bundle import Release
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 8_192  # operations
+_BATCH_OPERATIONS = 8_192
+_MAX_EXAMPLES = 5
+# What the data of an operation may raise; whatever it is, the release is served without that operation.
+_DATA_ERRORS = (VecallError, UnfitValueError, pl.exceptions.PolarsError, ArithmeticError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An operation as a release takes it.
+
+    Attributes:
+        operation: without a vector where the release's tower has to make one; None where the release cannot take it.
+        problem: why it cannot, or what is left out; None where nothing is.
+    """
+
+    operation: Operation | None
+    problem: str | None = None
 
 
 def replay(overlay: Overlay, operations: Iterable[Operation]) -> View:
     """Apply operations in the order of their `seq`; vectors of another encoder are made again from fields.
 
-    A vector that a caller gave for another encoder cannot be made again: such an operation is left out and counted
-    in `View.refused`. Columns that the release does not have, or has with another meaning, are left out too.
+    What the release cannot take is left out, logged, and listed in `View.refused`: a vector that was given for another
+    encoder, or a value that a column does not hold. Columns that the release does not have, or has with another
+    meaning, are left out and counted.
     """
     release = overlay.view.release
-    fields = ItemFields.of(release)
-    refused = overlay.view.refused
-    for batch in _batches(operations, _AT_ONCE):
-        fitting = [_fitted(operation, release, fields) for operation in in_turns(batch)]
-        taken = encoded([operation for operation in fitting if operation is not None], release, fields)
-        overlay.apply(taken, seq=batch[-1].seq, refused=len(batch) - len(taken))
-    if refused < overlay.view.refused:
-        logger.warning(
-            "%d upserts of the journal were left out: their vectors were given for another encoder than that of "
-            "release %s; give these items again",
-            overlay.view.refused - refused,
-            release.name,
-        )
+    adapter = Adapter(release)
+    refused: dict[int, str] = {}
+    lost_columns: dict[str, int] = {}
+    for batch in _batches(operations, _BATCH_OPERATIONS):
+        adapted = [(operation, adapter.adapt(operation)) for operation in in_turns(batch)]
+        rejected = {one.seq: (one.id, str(made.problem)) for one, made in adapted if made.operation is None}
+        for one, made in adapted:
+            for name in _lost_columns(one, made.operation):
+                lost_columns[name] = lost_columns.get(name, 0) + 1
+        prepared, failed = _prepare(overlay, adapter, [made.operation for _, made in adapted if made.operation])
+        rejected |= failed
+        for part in prepared[:-1]:
+            overlay.commit(part, seq=overlay.view.seq)
+        last_refused: dict[Id, int] = {one: seq for seq, (one, _) in rejected.items()}
+        overlay.commit(prepared[-1], seq=batch[-1].seq, refused=last_refused)
+        refused |= {seq: problem for seq, (_, problem) in rejected.items()}
+    _log(release, refused, lost_columns)
     return overlay.view
+
+
+def _log(release: Release, refused: dict[int, str], lost_columns: dict[str, int]) -> None:
+    if refused:
+        examples = "; ".join(f"{seq}: {problem}" for seq, problem in sorted(refused.items())[:_MAX_EXAMPLES])
+        logger.warning(
+            "release %s cannot take %d operations of the journal, and is served without them: give these items again, "
+            "or see `vecall journal list` (%s)",
+            release.name,
+            len(refused),
+            examples,
+        )
+    if lost_columns:
+        logger.warning("release %s has no place for values of the journal, by column: %s", release.name, lost_columns)
 
 
 def _batches(operations: Iterable[Operation], size: int) -> Iterator[Sequence[Operation]]:
@@ -47,16 +86,68 @@ def _batches(operations: Iterable[Operation], size: int) -> Iterator[Sequence[Op
         yield batch
 
 
-def _fitted(operation: Operation, release: Release, fields: ItemFields) -> Operation | None:
-    """The operation as this release takes it, without a vector where that is to be made; None if it cannot be."""
-    if operation.kind == "delete":
-        return operation
-    vector = operation.vector
-    if operation.encoder != release.manifest.encoder or vector is None or len(vector) != release.index.dim:
-        if operation.given or release.encoder is None:
-            return None
-        vector = None
-    given = operation.fields or {}
-    columns = fields.fitting(given)
-    unchanged = vector is operation.vector and len(columns) == len(given)
-    return operation if unchanged else replace(operation, fields=columns, vector=vector)
+def _prepare(
+    overlay: Overlay, adapter: "Adapter", operations: Sequence[Operation]
+) -> tuple[list[Prepared], dict[int, tuple[Id, str]]]:
+    """Operations in parts that can be applied, and by number those that cannot: halved until these stand alone."""
+    try:
+        return [overlay.prepare(adapter.encode(operations))], {}
+    except _DATA_ERRORS as error:
+        if len(operations) == 1:
+            return [overlay.prepare([])], {operations[0].seq: (operations[0].id, str(error))}
+    half = len(operations) // 2
+    (first, failed), (second, failed_too) = (
+        _prepare(overlay, adapter, part) for part in (operations[:half], operations[half:])
+    )
+    return first + second, failed | failed_too
+
+
+def _lost_columns(before: Operation, after: Operation | None) -> set[str]:
+    return set() if after is None else set(before.fields or ()) - set(after.fields or ())
+
+
+class Adapter:
+    """Makes operations what a release takes.
+
+    Args:
+        release: the one.
+    """
+
+    def __init__(self, release: Release) -> None:
+        self._release, self._fields = release, ItemFields.of(release)
+
+    def adapt(self, operation: Operation) -> Adapted:
+        """The operation as this release takes it, without a vector where that is to be made."""
+        if operation.kind == "delete":
+            return Adapted(operation)
+        release, vector = self._release, operation.vector
+        if operation.encoder != release.manifest.encoder or vector is None or len(vector) != release.index.dim:
+            if operation.given or release.encoder is None:
+                return Adapted(None, self._vector_problem(operation))
+            vector = None
+        given = operation.fields or {}
+        columns = self._fields.fitting(given)
+        if vector is operation.vector and len(columns) == len(given):
+            return Adapted(operation)
+        lost = sorted(given.keys() - columns)
+        problem = f"these columns are left out: {', '.join(lost)}" if lost else None
+        return Adapted(replace(operation, fields=columns, vector=vector), problem)
+
+    def _vector_problem(self, operation: Operation) -> str:
+        encoder, expected = operation.encoder, self._release.manifest.encoder
+        if encoder != expected:
+            return f"its vector was made by encoder {encoder}, and this release has {expected}"
+        size = "no" if operation.vector is None else len(operation.vector)
+        return f"its vector has {size} numbers, and this release's have {self._release.index.dim}"
+
+    def encode(self, operations: Sequence[Operation]) -> list[Operation]:
+        """The same with vectors from the item tower where upserts have none."""
+        return encoded(operations, self._release, self._fields)
+
+    def problem(self, operation: Operation) -> tuple[bool, str | None]:
+        """Whether this release can take an operation, and what is wrong with it or left out of it."""
+        adapted = self.adapt(operation)
+        if adapted.operation is None:
+            return False, adapted.problem
+        _, failed = _prepare(Overlay(self._release), self, [adapted.operation])
+        return (False, failed[operation.seq][1]) if failed else (True, adapted.problem)

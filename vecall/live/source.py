@@ -6,15 +6,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Any, Self
 
 from vecall.errors import DeltaFull, StoreError
 from vecall.live.compaction import Compactor
-from vecall.live.items import deletions, upserts
+from vecall.live.fields import UnfitValueError
+from vecall.live.items import deletions, unfit_error, upserts
 from vecall.live.journal import Journal
 from vecall.live.memory import check_memory
 from vecall.live.operations import Operation
-from vecall.live.overlay import Overlay
+from vecall.live.overlay import Overlay, Prepared
+from vecall.live.partial import Completer
 from vecall.live.replay import replay
 from vecall.live.retention import check_reaches, journal_path
 from vecall.live.tail import Tail, Version
@@ -165,23 +167,32 @@ class Source:
         self._held.close()  # not under `_writes`, which an ending compaction may be waiting for
         self._journal = None
 
-    def upsert(self, items: object) -> Written:
+    def upsert(self, items: object, *, partial: bool = False) -> Written:
         """Add or replace items, all or none: on return they are on the disk and in `view`. See `Recaller.upsert`."""
         release = self.view.release
-        operations = upserts(items, release)  # which takes long, before others are kept from writing
+        # Which takes long, before others are kept from writing; partial ones need to know what they are part of.
+        operations = None if partial else upserts(items, release)
         with self._writing() as journal:
-            if self.view.release is not release:
-                operations = upserts(items, self.view.release)
+            if operations is None or self.view.release is not release:
+                completer = Completer(self.view, journal) if partial else None
+                operations = upserts(items, self.view.release, completer)
             self._check_room(operations)
-            seq = self._commit(journal, operations)
+            seq = self._commit(journal, operations, self._prove(operations, items))
             return Written(self.view.release.name, seq, len(operations))
+
+    def _prove(self, operations: list[Operation], items: Any) -> Prepared:  # noqa: ANN401 - as they were given
+        """The operations ready to be applied, before they are written down: what is in the journal must never fail."""
+        try:
+            return self._overlay.prepare(operations)
+        except UnfitValueError as error:
+            raise unfit_error(error, operations, items) from error
 
     def delete(self, ids: object) -> Deleted:
         """Delete items, all or none, likewise; it is never too much. See `Recaller.delete`."""
         with self._writing() as journal:
             distinct, operations = deletions(ids, self.view.release)
             there = int(self.view.has(self.view.rows(distinct)).sum())
-            seq = self._commit(journal, operations)
+            seq = self._commit(journal, operations, self._overlay.prepare(operations))
             return Deleted(self.view.release.name, seq, there, len(distinct) - there)
 
     def see_others(self) -> None:
@@ -329,12 +340,12 @@ class Source:
                 "compaction that runs, then try again"
             )
 
-    def _commit(self, journal: Journal, operations: list[Operation]) -> int:
+    def _commit(self, journal: Journal, operations: list[Operation], prepared: Prepared) -> int:
         if operations:
             last = journal.append(operations)
             with self._applying:
                 if self.view.seq == last - len(operations):
-                    self._overlay.apply(operations, seq=last)
+                    self._overlay.commit(prepared, seq=last)
                 else:  # something was on the disk that an earlier failure had not let us know
                     self._catch_up(self._overlay)
                 self.view = self._overlay.view

@@ -1,7 +1,7 @@
 """What one request looks at from its beginning to its end: a release, and what was changed since."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self, cast
 
 import numpy as np
@@ -90,14 +90,15 @@ class View:
         live: rows of the base that are neither deleted nor replaced; None: all of them.
         delta: what was upserted since.
         seq: the last operation that is contained.
-        refused: operations that this release cannot take: vectors given for another encoder.
+        refused: items whose last upsert this release cannot take, and the operation's number: what was served of
+            them before is served still.
     """
 
     release: Release
     live: Bitmap | None
     delta: Delta
     seq: int
-    refused: int = 0
+    refused: Mapping[Id, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, release: Release) -> Self:

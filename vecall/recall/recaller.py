@@ -129,13 +129,15 @@ class Recaller:
         )
         return table.hstack(view.attributes(made.found.rows))
 
-    def upsert(self, items: Sequence[Mapping[str, object]]) -> int:
+    def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> int:
         """Add or replace items, all or none; the next request sees them, and they outlive a crash.
 
         Args:
             items: `{"id", "fields"}`, or `{"id", "vector", "encoder", "fields"}`: `fields` by column, one that is
                 left out is null; `vector` [D] replaces the item tower, made by the encoder of that hash. A release
                 without towers has no encoder and takes vectors alone. Of equal ids the last one counts.
+            partial: a column that is left out keeps its value, and so does a vector that was given; the items must be
+                there. Of equal ids one builds upon the other.
 
         Returns:
             How many distinct items were taken.
@@ -147,7 +149,7 @@ class Recaller:
             JournalFailed: the disk does not take them; nothing has changed.
             StoreError: this recaller was not opened with `writable=True`.
         """
-        return self.live.upsert(items).accepted
+        return self.live.upsert(items, partial=partial).accepted
 
     def delete(self, ids: Sequence[Id]) -> int:
         """Delete items, all or none; no later request returns them.
@@ -192,7 +194,7 @@ class Recaller:
         ask = understand(query, view)
         times.append(time.perf_counter())
         between()
-        passing = self._filters.passing(query.where, view) if query.where else None
+        passing = self._filters.passing(query.where, view, checkpoint=between) if query.where else None
         times.append(time.perf_counter())
         between()
         found = find(view, ask, passing, query.k, scans=self._scans)

@@ -18,8 +18,9 @@ from vecall.index.base import Codes, Index, Vectors
 from vecall.index.choose import Built, build_index
 from vecall.index.exact import rounded
 from vecall.index.settings import IndexSettings
-from vecall.release.bundle import ATTRIBUTES, INDEX, ITEM_PREFIX, POPULARITY
+from vecall.release.bundle import ATTRIBUTES, GIVEN_ROWS, INDEX, ITEM_PREFIX, POPULARITY
 from vecall.release.encoder import Encoder
+from vecall.release.features import write_features
 from vecall.release.files import write_array, write_table
 from vecall.release.golden import MOST, Golden, UserInputs
 from vecall.release.manifest import Description, IndexFacts
@@ -42,6 +43,8 @@ class Contents:
         attributes: [N] rows likewise.
         popularity: [N] how often each item was taken, or None.
         users: known users, or None.
+        features: [N] rows of the item features, in vocabulary order; None where items are not encoded here.
+        given_rows: items whose vector was given, though the release has towers.
         metrics: of the model, for the manifest.
         journal_seq: operations of the journal up to this one are in here.
         declared_seq: operations up to this one are in the tables, so that no publishing of them will need it.
@@ -52,6 +55,8 @@ class Contents:
     attributes: pl.DataFrame
     popularity: NDArray[np.float32] | None = None
     users: Users | None = None
+    features: pl.DataFrame | None = None
+    given_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     declared_seq: int = 0
@@ -93,6 +98,10 @@ def write_contents(
         write_array(folder / POPULARITY, contents.popularity)
     if contents.users is not None:
         contents.users.save(folder)
+    if contents.features is not None:
+        write_features(folder, contents.features, contents.attributes.columns)
+    if len(contents.given_rows):
+        write_array(folder / GIVEN_ROWS, contents.given_rows)
     if golden is not None:
         golden.save(folder)
     return Description(

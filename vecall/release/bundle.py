@@ -1,6 +1,6 @@
 """A release opened: verified first, then everything that a request needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from vecall.index.kernels import warm
 from vecall.index.order import top_k
 from vecall.index.planner import USUAL_COSTS, Costs
 from vecall.release.encoder import ENCODERS, Encoder
+from vecall.release.features import FEATURES, ItemFeatures
 from vecall.release.files import read_array, read_table
 from vecall.release.golden import Golden
 from vecall.release.manifest import Manifest, verify
@@ -27,6 +28,7 @@ from vecall.release.users import Users, load_vocabulary
 INDEX = "index.faiss"
 ATTRIBUTES = "attributes.arrow"
 POPULARITY = "popularity.npy"
+GIVEN_ROWS = "given_rows.npy"
 ITEM_PREFIX = "ids."
 
 _FIRST = 2**15  # rows that are kept in the order of their popularity
@@ -48,6 +50,8 @@ class Release:
         users: known users; None without.
         encoder: both towers; None where the vectors were brought.
         golden: queries with known answers; None without.
+        features: of the items, as far as they are no attributes; None without.
+        given_rows: items whose vector was given, though the release has towers; ascending.
     """
 
     manifest: Manifest
@@ -60,6 +64,8 @@ class Release:
     users: Users | None
     encoder: Encoder | None
     golden: Golden | None
+    features: ItemFeatures | None = None
+    given_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @cached_property
     def most_popular(self) -> Rows:
@@ -147,6 +153,8 @@ def load_release(folder: Path, manifest: Manifest) -> Release:
         users=Users.load(folder),
         encoder=Encoder(folder) if (folder / ENCODERS).exists() else None,
         golden=Golden.load(folder),
+        features=ItemFeatures(folder / FEATURES) if (folder / FEATURES).exists() else None,
+        given_rows=read_array(folder / GIVEN_ROWS) if (folder / GIVEN_ROWS).exists() else np.empty(0, dtype=np.int64),
     )
     _check_sizes(release)
     _ = release.most_popular  # found here, so that no request waits for it

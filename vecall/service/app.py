@@ -77,7 +77,9 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
     )
     async def readyz() -> Response:
         check_ready(serving)
-        return answer({"ready": True, "release": serving.view.release.name, "why": serving.problem})
+        view = serving.view
+        told = {"ready": True, "release": view.release.name, "why": serving.problem, "refused": len(view.refused)}
+        return answer(told)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:

@@ -54,15 +54,15 @@ def query_of(content: bytes, limits: Limits) -> Query:
     )
 
 
-def items_of(content: bytes, limits: Limits) -> list[dict[str, Any]]:
-    """An upsert's items, as `Source.upsert` takes them.
+def items_of(content: bytes, limits: Limits) -> tuple[list[dict[str, Any]], bool]:
+    """An upsert's items, as `Source.upsert` takes them, and whether they are partial.
 
     Raises:
         QueryError: as for `query_of`.
     """
     asked = read(UpsertRequest, content)
     _check_length("items", asked.items, limits.batch)
-    return [item.model_dump(exclude_none=True) for item in asked.items]
+    return [item.model_dump(exclude_none=True) for item in asked.items], asked.partial
 
 
 def ids_of(content: bytes, limits: Limits) -> list[int | str]:

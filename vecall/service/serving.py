@@ -28,6 +28,7 @@ from vecall.service.watcher import Watcher
 logger = logging.getLogger(__name__)
 
 _PAGES_WAITING, _CHANGES_WAITING, _SWAPS_WAITING = 16, 64, 2  # requests
+_MAX_EXAMPLES = 5
 _PATIENCE_MS = 60_000.0  # of people, and of those who change something
 
 
@@ -93,7 +94,17 @@ class Serving:
     @property
     def problem(self) -> str | None:
         """Why this process is not as it should be; None where it is."""
-        return self.not_ready or self._watcher.problem or self._behind
+        return self.not_ready or self._watcher.problem or self._behind or self._refused_changes()
+
+    def _refused_changes(self) -> str | None:
+        refused = self.view.refused
+        if not refused:
+            return None
+        numbers = ", ".join(map(str, sorted(refused.values())[:_MAX_EXAMPLES]))
+        return (
+            f"release {self.view.release.name} cannot take {len(refused)} live changes ({numbers}): give these items "
+            "again, or see `vecall journal list`"
+        )
 
     def start(self) -> None:
         """Ask the golden queries, and from then on answer, follow the store and judge some answers.
@@ -139,7 +150,8 @@ class Serving:
 
     def upsert(self, content: bytes) -> dict[str, Any]:
         """Take an upsert's body."""
-        return asdict(self.recaller.live.upsert(items_of(content, self.settings.limits)))
+        items, partial = items_of(content, self.settings.limits)
+        return asdict(self.recaller.live.upsert(items, partial=partial))
 
     def delete(self, content: bytes) -> dict[str, Any]:
         """Take a deletion's body."""

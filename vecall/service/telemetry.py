@@ -116,7 +116,7 @@ class _Now:
             ("vecall_delta_items", "Live items beside the release.", view.delta.count),
             ("vecall_tombstones", "Items of the release that were deleted or replaced.", view.tombstones),
             ("vecall_journal_seq", "Number of the last change that is served.", view.seq),
-            ("vecall_refused_changes", "Changes whose vector is of another encoder than the release's.", view.refused),
+            ("vecall_refused_changes", "Live changes that the release cannot take.", len(view.refused)),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
         yield from self._live_recall.collect()

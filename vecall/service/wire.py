@@ -4,11 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from vecall.recall.conditions import FILTER_OPS
 from vecall.release.manifest import NAME
 
 ItemId = Annotated[int | str, Field(description="An id of your own, of the type that the release's ids have.")]
-
-OPERATIONS = ("eq", "ne", "in", "not_in", "gt", "gte", "lt", "lte", "contains_any", "contains_all", "contains_none")
 
 
 class Body(BaseModel):
@@ -21,7 +20,7 @@ class Condition(Body):
     """One condition on an attribute. Null satisfies none of them, not even `ne`."""
 
     field: str = Field(description="Name of an attribute.", examples=["year"])
-    op: Literal[OPERATIONS] = Field(  # type: ignore[valid-type]
+    op: Literal[FILTER_OPS] = Field(  # type: ignore[valid-type]
         description="On scalars eq, ne, in, not_in, gt, gte, lt, lte; on tags contains_any, contains_all, "
         "contains_none; on flags eq, ne, in, not_in.",
         examples=["gte"],
@@ -67,6 +66,10 @@ class UpsertRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"id": 9001, "fields": {"title": "New"}}]}]})
 
     items: list[Item] = Field(description="In any order.")
+    partial: bool = Field(
+        default=False,
+        description="A missing column keeps its value instead of becoming null; the items must be there.",
+    )
 
 
 class DeleteRequest(Body):
@@ -190,3 +193,4 @@ class Readiness(BaseModel):
     ready: bool = Field(description="True: they are.")
     release: str
     why: str | None = Field(description="What it waits for, or what is wrong.")
+    refused: int = Field(description="Live changes that the release cannot take; see `vecall journal list`.")

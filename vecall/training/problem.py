@@ -56,8 +56,8 @@ class Problem:
             train=train,
             negatives=negatives,
             n_items=len(catalogue.items),
-            item_features=items.encode(catalogue.item_fields),
-            user_features=users.encode(catalogue.user_fields),
+            item_features=items.encode(catalogue.item_features),
+            user_features=users.encode(catalogue.user_features),
             item_shapes=items.shapes,
             user_shapes=users.shapes,
         )

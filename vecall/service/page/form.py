@@ -9,12 +9,11 @@ import polars as pl
 from vecall.data.vocabulary import Id
 from vecall.errors import QueryError
 from vecall.live.view import View
+from vecall.recall.conditions import FILTER_OPS, LIST_OPS
 from vecall.recall.types import Query, parse_id
 from vecall.service.settings import Limits
-from vecall.service.wire import OPERATIONS
 
 _USUAL_K = 20
-_WITH_LIST = ("in", "not_in", "contains_any", "contains_all", "contains_none")
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,12 @@ class Form:
 
     def _condition(self, place: str, row: Filter, view: View) -> dict[str, Any]:
         attributes = view.release.attributes
-        if row.field not in attributes.columns or row.op not in OPERATIONS:
+        if row.field not in attributes.columns or row.op not in FILTER_OPS:
             raise QueryError(f"{place}: expected an attribute and an operation, got {row.field!r:.80}", field=place)
         kind = attributes.schema[row.field]
         inner = kind.inner if isinstance(kind, (pl.List, pl.Array)) else kind
         listed = [_typed(f"{place}.value", one.strip(), inner) for one in row.value.split(",")]
-        whole = listed if row.op in _WITH_LIST else _typed(f"{place}.value", row.value, inner)
+        whole = listed if row.op in LIST_OPS else _typed(f"{place}.value", row.value, inner)
         return {"field": row.field, "op": row.op, "value": whole}
 
 

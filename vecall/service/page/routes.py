@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from vecall.errors import QueryError
 from vecall.index.bitmaps import Rows
 from vecall.live.view import View
+from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.types import Query
 from vecall.service import openapi
 from vecall.service.answers import answer
@@ -24,7 +25,6 @@ from vecall.service.page.shown import find_ids, find_items, shown, some_ids
 from vecall.service.page.texts import TEXTS, language_of
 from vecall.service.pool import Turn
 from vecall.service.serving import Serving
-from vecall.service.wire import OPERATIONS
 
 _SUGGESTED, _NEIGHBOURS, _HISTORY = 12, 24, 50
 _MOST_FIELDS = 200  # of an address
@@ -101,7 +101,7 @@ class _Pages:
         content: Content = {
             "form": form,
             "attributes": view.release.attributes.columns,
-            "operations": OPERATIONS,
+            "operations": FILTER_OPS,
             "users": self.users(""),
             "recalled": None,
             "error": None,

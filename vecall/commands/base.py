@@ -1,0 +1,53 @@
+"""What all commands share: their options, one readable line for a mistake, and one JSON object where it is asked for."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vecall import console, progress
+from vecall.errors import QueryError, VecallError
+
+_SERVE_EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "starlette", "uvicorn", "uvloop")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
+StoreDir = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+RunDir = Annotated[Path, typer.Option("--run", help="The run's folder.")]
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Show progress, and turn a user's mistake into one readable line and exit code 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> None:  # noqa: ANN401 - whatever typer parsed
+        try:
+            with progress.shown_by(console.Bars()):
+                command(*args, **options)
+        except VecallError as error:
+            _print_error(error, as_json=bool(options.get("as_json")))
+            raise typer.Exit(1) from None
+        except ModuleNotFoundError as error:
+            extra = "serve" if error.name in _SERVE_EXTRA else "train"
+            missing = VecallError(f"this command needs {error.name}: pip install 'vecall[{extra}]'")
+            _print_error(missing, as_json=bool(options.get("as_json")))
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+def _print_error(error: VecallError, *, as_json: bool) -> None:
+    if as_json:
+        code = error.code if isinstance(error, QueryError) else type(error).__name__
+        field = error.field if isinstance(error, QueryError) else None
+        console.print_json({"error": {"code": code, "message": str(error), "field": field}})
+    else:
+        console.err.print(f"vecall: {error}", style="red", markup=False, soft_wrap=True)
+
+
+def say(answer: dict[str, Any], line: str, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(answer)
+    else:
+        console.out.print(line)

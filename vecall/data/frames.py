@@ -1,0 +1,20 @@
+"""Frames whose columns users have named: Polars reads names such as `*`, `^a$` and the empty one as something else."""
+
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+
+def column(frame: pl.DataFrame, name: str) -> pl.Series:
+    """A column of a frame, under no name: what is done to it cannot mistake its own name for a pattern."""
+    return frame.get_column(name).alias("")
+
+
+def frame_from(columns: Mapping[str, pl.Series], height: int) -> pl.DataFrame:
+    """The frame of some columns by name, each of `height` cells; without any it has that many rows all the same."""
+    return pl.DataFrame(dict(columns)) if columns else pl.DataFrame(height=height)
+
+
+def select(frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+    """Some columns of a frame, in this order."""
+    return frame_from({name: frame.get_column(name) for name in names}, len(frame))

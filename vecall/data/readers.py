@@ -1,0 +1,98 @@
+"""Files and folders that hold a table, read as they are: Parquet and CSV, in one file or in the parts that Spark writes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from vecall.data.settings import CsvSettings
+from vecall.errors import DataError
+
+_TEXT = (".csv", ".tsv")
+_PACKED = (".gz", ".zst")
+_READ = ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a folder of such files as Spark writes it"
+# First bytes of what is often named .csv and is none.
+_SIGNATURES = {
+    b"PAR1": "Parquet by its content: name it .parquet",
+    b"PK\x03\x04": "a spreadsheet or an archive: export the table as CSV",
+    b"\xff\xfe": "text in UTF-16: write it in UTF-8",
+    b"\xfe\xff": "text in UTF-16: write it in UTF-8",
+}
+_SEPARATORS = (",", ";", "\t", "|")
+
+
+def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
+    """The table in a file or folder; all columns of a CSV come as text, so that no type is guessed from its cells.
+
+    An empty cell of a CSV is null, in quotes too.
+
+    Args:
+        path: a `.parquet`, `.csv` or `.tsv` file, text perhaps compressed, or a folder of such files of one kind.
+        csv: how text is written.
+
+    Raises:
+        DataError: it is missing, of another kind, or cannot be parsed.
+    """
+    csv = csv or CsvSettings()
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own folder")
+        if path.is_dir():
+            return _read_folder(path, csv)
+        return _reader_of(path, csv)(path)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _reader_of(path: Path, csv: CsvSettings) -> Callable[[Path], pl.DataFrame]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _PACKED else "".join(suffixes[-1:])
+    if kind == ".parquet":
+        return lambda file: pl.read_parquet(file, glob=False)  # a `[` or `*` in a file's name is no pattern
+    if kind in _TEXT:
+        return lambda file: _read_text(file, csv.separator or ("\t" if kind == ".tsv" else ","))
+    raise DataError(f"{path}: expected a {_READ}; got {path.suffix or 'no suffix'!r}")
+
+
+def _read_text(path: Path, separator: str) -> pl.DataFrame:
+    with path.open("rb") as file:
+        head = file.read(4)
+    for signature, told in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise DataError(f"{path}: is {told}")
+    table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
+    return table.with_columns(column.replace({"": None}) for column in table)
+
+
+def _read_folder(folder: Path, csv: CsvSettings) -> pl.DataFrame:
+    if (folder / "_delta_log").exists():
+        raise DataError(f"{folder}: is a Delta Lake table, whose folder holds older versions too: export it to Parquet")
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_hidden(file, folder))
+    kinds = {_kind(file) for file in files}
+    if len(kinds) != 1:
+        held = f"files of {len(kinds)} kinds ({', '.join(sorted(kinds))})" if kinds else "no file of a table"
+        raise DataError(f"{folder}: expected a {_READ}; this folder holds {held}")
+    if kinds == {".parquet"}:
+        return pl.scan_parquet(files, glob=False, hive_partitioning=True).collect()
+    parts = [_reader_of(file, csv)(file) for file in files]
+    return pl.concat([part for part in parts if len(part)] or parts[:1])
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+
+
+def _kind(file: Path) -> str:
+    return "".join(suffix for suffix in file.suffixes[-2:] if suffix in (".parquet", *_TEXT)) or file.suffix
+
+
+def separator_hint(columns: list[str]) -> str:
+    """What to try where a table has one column whose name holds several; empty elsewhere."""
+    if len(columns) != 1:
+        return ""
+    found = [one for one in _SEPARATORS if one in columns[0]]
+    return f"; its columns seem to be separated by {found[0]!r}: set data.csv.separator" if found else ""

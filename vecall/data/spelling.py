@@ -1,0 +1,77 @@
+"""One spelling for one value, whatever type brings it: 1, 1.0, Decimal("1.00") and the CSV cell "1.0" are one category.
+
+Tables, requests and upserts write categories, tags and string ids through these functions, so that a value learned from
+a Float64 column is found again by a JSON integer.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+_WHOLE = r"^(-?\d+)\.0+$"  # how pandas writes integers of a column with missing cells
+_MAX_WHOLE = 1.7e38  # an Int128 holds every whole float below
+_FLAGS = ["true", "false"]
+
+
+def spell(column: pl.Series) -> pl.Series:
+    """Text of each cell: whole numbers without a fraction, flags as true and false, times as ISO 8601, text as it is.
+
+    Args:
+        column: [n] cells of any type but structs; of a list each element is spelled.
+
+    Returns:
+        [n] String, or List(String); null where the cell is null or NaN.
+    """
+    if isinstance(column.dtype, (pl.List, pl.Array)):
+        lists = column.cast(pl.List(column.dtype.inner))
+        return lists.list.eval(_spelled(pl.element(), column.dtype.inner))
+    return column.rename("cell").to_frame().select(_spelled(pl.col("cell"), column.dtype)).to_series()
+
+
+def _spelled(cell: pl.Expr, dtype: Any) -> pl.Expr:  # noqa: ANN401 - polars types its inner types loosely
+    if dtype.is_float():
+        whole = (cell == cell.floor()) & (cell.abs() < _MAX_WHOLE)
+        integers = cell.cast(pl.Int128, strict=False).cast(pl.String)
+        return pl.when(whole).then(integers).otherwise(cell.fill_nan(None).cast(pl.String))
+    text = cell.cast(pl.String)
+    if isinstance(dtype, pl.Decimal):
+        return text.str.strip_chars_end("0").str.strip_chars_end(".") if dtype.scale else text
+    if isinstance(dtype, pl.Datetime):
+        iso = cell.dt.to_string("iso:strict")
+        return iso.str.replace(r"\.0+($|[+-])", "$1").str.replace(r"(\.\d*[1-9])0+($|[+-])", "$1$2")
+    return text
+
+
+def fold(text: pl.Series) -> pl.Series:
+    """Text of values that are compared, one for all spellings: "1.0" is "1", "True" is "true", "" is missing.
+
+    Numbers that are not whole stay as they are: 1.10 and 1.1 may be two versions.
+
+    Args:
+        text: [n] String, or List(String).
+    """
+    if text.dtype == pl.List:
+        return text.list.eval(_folded(pl.element()))
+    return text.rename("cell").to_frame().select(_folded(pl.col("cell"))).to_series()
+
+
+def _folded(text: pl.Expr) -> pl.Expr:
+    folded = text.str.replace(_WHOLE, "$1").replace({"-0": "0", "": None})
+    flag = folded.str.to_lowercase()
+    return pl.when(flag.is_in(_FLAGS)).then(flag).otherwise(folded)
+
+
+def spell_value(value: object) -> str:
+    """As `spell`, for one scalar of Python or NumPy that is not NaN."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        if math.isfinite(value) and value == math.floor(value) and abs(value) < _MAX_WHOLE:
+            return str(int(value))
+        dtype = pl.Float32 if isinstance(value, (np.float32, np.float16)) else pl.Float64
+        return str(pl.Series([float(value)]).cast(dtype).cast(pl.String)[0])
+    return str(value)
