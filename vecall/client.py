@@ -65,7 +65,7 @@ class Client:
         """The k items that a user most likely wants: `ids`, `scores`, `release`, ...
 
         Args:
-            query: user_id, user, history, vector, k, where, exclude, exclude_seen, explain.
+            query: user_id, user, history, recent, vector, k, where, exclude, exclude_seen, explain.
 
         Raises:
             ServiceError: the service refused, or cannot be reached.
@@ -82,7 +82,7 @@ class Client:
         Raises:
             ServiceError: the service refused, or cannot be reached.
         """
-        return self._ask("POST", "/v1/items", {"items": items} | ({"partial": True} if partial else {}))
+        return self._ask("POST", "/v1/items", {"items": items, "partial": partial})
 
     def delete(self, ids: Sequence[int | str]) -> dict[str, Any]:
         """Delete items; no later recall returns them. Raises `ServiceError`."""

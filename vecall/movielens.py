@@ -72,9 +72,7 @@ def founding_config(dataset: Dataset, train: Sequences, config: Config, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     genres = _genres(dataset)
     items = pl.DataFrame({"id": dataset.catalogue.item_ids, "profile": _item_inputs(dataset, train, genres)})
-    users = pl.DataFrame(
-        {"id": dataset.catalogue.user_ids, "profile": _user_inputs(dataset, train, genres, config)}
-    )
+    users = pl.DataFrame({"id": dataset.catalogue.user_ids, "profile": _user_inputs(dataset, train, genres, config)})
     items.write_parquet(folder / "items.parquet")
     users.write_parquet(folder / "users.parquet")
     given = config.as_json()

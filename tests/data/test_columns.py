@@ -31,7 +31,7 @@ def result(cast):
         ([1.0, 2.5, float("nan"), 1e30, None], [1, "bad", "bad", "bad", "bad"]),
         ([2.0**53 - 1, 2.0**53, -(2.0**60)], [2**53 - 1, "bad", "bad"]),  # 2**53 and 2**53 + 1 are one float
         (pl.Series([2.0**24 - 1, 2.0**24], dtype=pl.Float32), [2**24 - 1, "bad"]),
-        ([Decimal("7"), Decimal("7.50"), None], [7, "bad", "bad"]),
+        ([Decimal(7), Decimal("7.50"), None], [7, "bad", "bad"]),
         (["007", "x", "", "1.0", "2.5", str(2**63)], [7, "bad", "bad", 1, "bad", "bad"]),
         ([True, False], ["bad", "bad"]),
         ([date(2018, 6, 1)], ["bad"]),

@@ -167,3 +167,24 @@ def test_a_package_that_cannot_be_written_to_can_be_used(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == [str(tmp_path / "vecall" / "index" / "kernels.py"), "[3.]", "None"], done.stderr
+
+
+def test_no_score_makes_a_kernel_read_or_write_outside_its_arrays():
+    """Whatever comes in: numbers that are not finite, all equal, or as far apart as float32 goes."""
+    for scores in ([np.nan, 1, 2], [np.inf, -np.inf, 0], [np.inf] * 3, [3e38, -3e38, 0], [np.nan] * 3, [0.0] * 3):
+        places = kernels.near_best(np.array(scores, dtype=np.float32), 2)
+        assert set(places.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.skipif("NUMBA_BOUNDSCHECK" in os.environ, reason="runs itself")
+def test_all_of_this_file_with_every_index_checked(tmp_path):
+    """Compiled without it, an index outside an array is no error: memory is read or written."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not cannot_be_written", __file__],
+        env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

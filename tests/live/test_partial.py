@@ -47,7 +47,13 @@ def test_a_column_that_is_left_out_keeps_its_value_and_so_does_a_vector(store):
         assert row_of(writer, 1) == (5, *before[1:])
         assert writer.recall(Query(vector=[1.0, 0.0], k=1)).ids == [1]  # as it was: its own vector
         writer.upsert([{"id": 1, "fields": {"tags": None}}, {"id": 1, "fields": {"x": 2}}], partial=True)
-        assert row_of(writer, 1) == (5, 2.0, *before[2:4], None, before[5])  # one builds upon the other; null is a value
+        assert row_of(writer, 1) == (
+            5,
+            2.0,
+            *before[2:4],
+            None,
+            before[5],
+        )  # one builds upon the other; null is a value
         writer.upsert([{"id": 1, "vector": [0.0, 3.0]}], partial=True)
         assert row_of(writer, 1) == (5, 2.0, *before[2:4], None, before[5])
         assert writer.recall(Query(vector=[0.0, 1.0], k=1)).ids == [1]
@@ -120,9 +126,12 @@ def test_an_item_is_encoded_of_all_its_features(shop):
         writer.upsert([given])
     compact(shop, name="two")
     with open_recaller(shop, writable=True, auto_compact=False) as writer:
-        writer.upsert([{"id": "new", "fields": {"year": 6}}, {"id": tiny.item_id(4), "fields": {"year": 7}}], partial=True)
+        writer.upsert(
+            [{"id": "new", "fields": {"year": 6}}, {"id": tiny.item_id(4), "fields": {"year": 7}}], partial=True
+        )
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
         assert vectors(writer, tiny.item_id(4)).tolist() == [[0.5] * 8]  # given, and stays
-        assert writer.live.view.release.given_rows.tolist() == writer.live.view.release.items.rows([tiny.item_id(4)]).tolist()
-
-
+        assert (
+            writer.live.view.release.given_rows.tolist()
+            == writer.live.view.release.items.rows([tiny.item_id(4)]).tolist()
+        )

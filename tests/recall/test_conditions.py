@@ -78,7 +78,10 @@ MOMENTS = st.datetimes(timezones=st.just(UTC)) | st.sampled_from(
 
 @settings(max_examples=200)
 @given(
-    st.lists(st.none() | MOMENTS, min_size=1, max_size=5), st.sampled_from(["ms", "us"]), st.integers(-12, 12), st.data()
+    st.lists(st.none() | MOMENTS, min_size=1, max_size=5),
+    st.sampled_from(["ms", "us"]),
+    st.integers(-12, 12),
+    st.data(),
 )
 def test_times_are_compared_as_moments_in_every_year(cells, unit, hours, data):
     cells = [
@@ -132,7 +135,9 @@ def test_names_are_just_names(name):
 
 
 def test_text_that_looks_like_numbers_says_what_to_do():
-    with pytest.raises(QueryError, match=r"expected a string, got 1999; this attribute is text: .*attributes = \{ x = "):
+    with pytest.raises(
+        QueryError, match=r"expected a string, got 1999; this attribute is text: .*attributes = \{ x = "
+    ):
         passing(pl.Series(["1999"]), "gte", 1999)
 
 

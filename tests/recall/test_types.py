@@ -1,5 +1,7 @@
 import numpy as np
+import polars as pl
 import pytest
+import torch
 
 from vecall.errors import QueryError
 from vecall.recall.types import Plan, Query, Recalled, Unknown
@@ -15,6 +17,7 @@ def test_all_parts_from_json():
         "user_id": "u",
         "user": {"age": 3},
         "history": ["a"],
+        "recent": ["c"],
         "vector": [1, 2.5],
         "k": 5,
         "where": [{"field": "year", "op": "gt", "value": 3}],
@@ -31,6 +34,7 @@ def test_all_parts_from_json():
     [
         *[("user_id", wrong) for wrong in (1.5, True, ["a"], {})],
         *[("user", wrong) for wrong in ("a", [], 3)],
+        *[("recent", wrong) for wrong in ("abc", 3, [1.5], [None])],
         *[("history", wrong) for wrong in ("abc", b"abc", 3, [1.5], [None], [True], {"a": 1})],
         *[("vector", wrong) for wrong in ("12", 3, [[1.0]], ["1"], [True], [None], [float("nan")], [10**400])],
         *[("vector", np.array(wrong)) for wrong in (["1"], [True], [1j], [None])],
@@ -51,7 +55,7 @@ def test_a_wrong_part_is_told_by_its_name(field, wrong):
 
 @pytest.mark.parametrize("nothing", [{}, {"k": 3}, {"user_id": None, "user": None, "history": None, "vector": None}])
 def test_a_query_of_nothing_is_refused(nothing):
-    with pytest.raises(QueryError, match="at least one of user_id, user, history and vector") as caught:
+    with pytest.raises(QueryError, match="at least one of user_id, user, history, recent and vector") as caught:
         Query.from_json(nothing)
     assert caught.value.code == "empty_query"
 
@@ -69,13 +73,21 @@ def test_what_is_no_request(request_, code, field):
 
 
 def test_numpys_numbers_will_do():
-    Query(
+    query = Query(
         user_id=np.int64(3),
         history=np.array([1, 2]),
         vector=np.ones(3, np.float16),
-        k=np.int32(4),
-        exclude=np.array([3]),
+        k=np.int8(100),
+        exclude=pl.Series([3]),
+        exclude_seen=np.bool_(False),
+        recent=np.array([4], dtype=np.int8),
     )
+    assert 10 * query.k == 1000  # an int8 would overflow
+    assert [type(one) for part in (query.history, query.recent, query.exclude) for one in part] == [int] * 4
+    tensor = torch.ones(3, requires_grad=True)
+    assert Query(vector=tensor.detach()).vector.tolist() == [1, 1, 1]
+    with pytest.raises(QueryError, match=r"vector: expected a list of finite numbers, got Tensor: .*detach"):
+        Query(vector=tensor)
 
 
 def test_the_answer_as_json():

@@ -37,6 +37,30 @@ def test_a_given_history_replaces_the_stored_one_and_both_are_seen(release):
     assert ask(release, history=np.array([100, 104])) == ([3, 0, 0, 0], [0, 4], None, Unknown())
 
 
+def test_recent_items_come_after_the_stored_or_given_history(release):
+    """The towers read the three newest items."""
+    assert ask(release, user_id="ann", recent=[107]) == ([1, 0, 1, 10], [0, 1, 2, 3, 7], None, Unknown())
+    assert ask(release, user_id="ann", history=[101], recent=[107, 999]) == (
+        [1, 1, 0, 9],
+        [0, 1, 2, 3, 7],
+        None,
+        Unknown(history=1),
+    )
+    assert ask(release, recent=[100, 104]) == ([3, 0, 0, 0], [0, 4], None, Unknown())
+    assert ask(release, user_id="nobody", recent=[101]) == ([0, 1, 0, 0], [1], "history", Unknown(user=True))
+    assert ask(release, user_id="ann", recent=[107], exclude_seen=False)[1] == []
+    assert ask(release, recent=[]) == (None, [], "popular", Unknown())
+
+
+def test_of_whom_nothing_is_known_gets_what_is_popular(release):
+    """Known or not: the tower's answer to nothing at all is nobody's taste."""
+    assert ask(release, user_id="bob") == (None, [], "popular", Unknown())
+    assert ask(release, user_id="bob", user={"age": None}) == (None, [], "popular", Unknown())
+    assert ask(release, user={"age": None, "taste": None}) == (None, [], "popular", Unknown())
+    assert ask(release, user_id="bob", user={"age": 3})[2] is None
+    assert ask(release, user_id="bob", recent=[101])[2] is None
+
+
 def test_given_features_override_the_stored_ones(release):
     assert ask(release, user_id="ann", history=[], user={"age": 5})[0] == [5, 0, 0, 7]
     assert ask(release, user_id="ann", history=[], user={"taste": None})[0] == [1, 0, 0, 0]
@@ -85,8 +109,9 @@ def test_towers_without_features(release_of, towers):
         ({"user_id": "ann", "exclude": ["100"]}, "exclude", "ids here are integers, got '100'"),
         ({"vector": [1, 2, 3]}, "vector", r"expected 4 numbers, got shape \[3\]"),
         ({"vector": np.ones((1, 4))}, "vector", r"expected 4 numbers, got shape \[1, 4\]"),
-        ({"vector": [1, 2, 3, 1e39]}, "vector", "expected finite float32 numbers"),
-        ({"vector": np.array([1, 2, 3, np.nan])}, "vector", "expected finite float32 numbers"),
+        ({"vector": [1, 2, 3, 1e39]}, "vector", r"expected finite numbers within ±1e\+29, got 1e\+39"),
+        ({"vector": [1, 2, 3, 2e29]}, "vector", r"expected finite numbers within ±1e\+29, got 2e\+29"),
+        ({"vector": np.array([1, 2, 3, np.nan])}, "vector", "expected finite numbers .* got nan"),
         ({"user": {"agee": 3}}, "user.agee", r"expected some of \['age', 'town', 'taste'\]"),
         ({"user": {"age": "old"}}, "user.age", "expected a finite number or null, got 'old'"),
         ({"user": {"age": True}}, "user.age", "expected a finite number"),

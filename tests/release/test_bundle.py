@@ -39,7 +39,7 @@ def test_all_parts_are_there(store, published):
     items = pl.read_csv(published / "items.csv", infer_schema=False).sort("id")
     everything = np.arange(len(items))
     assert release.items.ids(everything) == items["id"].to_list()
-    assert release.attributes.columns == ["type", "year", "title"]
+    assert release.attributes.columns == ["title", "year", "type"]
     assert release.attributes["year"].cast(pl.String).to_list() == items["year"].to_list()
     taken = pl.read_csv(published / "taken.csv").filter(pl.col("rating") >= 3)
     counts = dict(taken.group_by("item").len().iter_rows())

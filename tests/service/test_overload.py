@@ -81,7 +81,9 @@ def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
     where, evaluated = [{"field": "year", "op": "gte", "value": 1}], []
     plainly = filters.mask_of
     monkeypatch.setattr(
-        filters, "mask_of", lambda *asked: (evaluated.append(threading.current_thread().name), plainly(*asked))[1]
+        filters,
+        "mask_of",
+        lambda *asked, **options: (evaluated.append(threading.current_thread().name), plainly(*asked, **options))[1],
     )
     for _ in range(3):
         assert client.post("/v1/recall", json={"user_id": "user-1", "k": 3, "where": where}).status_code == 200

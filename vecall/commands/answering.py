@@ -10,6 +10,7 @@ from vecall import console
 from vecall.commands.base import Json, StoreDir, reported, say
 from vecall.errors import QueryError
 
+
 @reported
 def recall(
     store: StoreDir,

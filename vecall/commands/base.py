@@ -1,4 +1,4 @@
-"""What all commands share: their options, one readable line for a mistake, and one JSON object where it is asked for."""
+"""What all commands share: options, one readable line for a mistake, one JSON object where it is asked for."""
 
 import functools
 from collections.abc import Callable
@@ -47,6 +47,7 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
 
 
 def say(answer: dict[str, Any], line: str, *, as_json: bool) -> None:
+    """Print a result, as JSON or as a line for people."""
     if as_json:
         console.print_json(answer)
     else:

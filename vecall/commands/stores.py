@@ -1,7 +1,6 @@
 """Commands on a store: its releases, compaction, the journal of live changes. None loads torch."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -137,7 +136,13 @@ def list_operations(
         console.print_json({"operations": operations})
         return
     rows = [
-        [str(one["seq"]), str(one["op"]), str(one["id"]), "yes" if one["applicable"] else "no", str(one["problem"] or "")]
+        [
+            str(one["seq"]),
+            str(one["op"]),
+            str(one["id"]),
+            "yes" if one["applicable"] else "no",
+            str(one["problem"] or ""),
+        ]
         for one in operations
     ]
     console.show_table(str(store), ["seq", "op", "id", "applicable", "problem"], rows, left=True)

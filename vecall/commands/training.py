@@ -8,6 +8,7 @@ import typer
 from vecall import console
 from vecall.commands.base import Json, RunDir, StoreDir, reported
 
+
 @reported
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="Where run, store and report go.")] = Path("quickstart"),
@@ -67,6 +68,7 @@ def publish(
 
 
 def show_made(store: Path, made: str, *, as_json: bool) -> None:
+    """Print what a new release is, with the index efforts that were tried."""
     from vecall.release.store import Store
 
     manifest = Store.open(store).verify(made)

@@ -1,4 +1,4 @@
-"""Attributes, which `where` names and `candidates` gives back, in the type that the schema or their table gives them."""
+"""Attributes, which `where` names and `candidates` gives back, in the type that the schema or their table gives."""
 
 from datetime import datetime
 
@@ -6,13 +6,13 @@ import polars as pl
 
 from vecall.data.columns import (
     Cast,
-    cast_integer,
-    spelled_text,
     cast_flag,
+    cast_integer,
     cast_moment,
     cast_number,
     cast_tags,
     is_blank,
+    spelled_text,
 )
 from vecall.data.times import NS_PER_UNIT, moment_to_microseconds
 from vecall.schema import AttributeType

@@ -3,7 +3,9 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from vecall.data.lists import split_numbers, split_tags
@@ -59,6 +61,16 @@ def is_blank(column: pl.Series) -> pl.Series:
     return blank | column.is_nan().fill_null(value=False) if column.dtype.is_float() else blank
 
 
+def numpy_float(dtype: Any) -> type[np.floating[Any]]:  # noqa: ANN401 - polars types its inner types loosely
+    """NumPy's type of a float column."""
+    match dtype:
+        case pl.Float64():
+            return np.float64
+        case pl.Float32():
+            return np.float32
+    return np.float16
+
+
 def id_dtype(id_type: IdType) -> type[pl.Int64 | pl.String]:
     """How ids of a type are held in a column."""
     return pl.Int64 if id_type == "integer" else pl.String
@@ -76,7 +88,11 @@ def cast_id(column: pl.Series, id_type: IdType) -> Cast:
     if id_type == "integer":
         values = cast_integer(column)
         return Cast(values, values.is_not_null() & exact, "an integer id" + expected)
-    values = pl.repeat(None, len(column), dtype=pl.String, eager=True) if column.dtype == pl.Boolean else spelled_text(column)
+    values = (
+        pl.repeat(None, len(column), dtype=pl.String, eager=True)
+        if column.dtype == pl.Boolean
+        else spelled_text(column)
+    )
     return Cast(values, values.is_not_null() & (values.fill_null("") != "") & exact, "a non-empty id" + expected)
 
 
@@ -138,7 +154,10 @@ def cast_flag(column: pl.Series, *, optional: bool = False) -> Cast:
         words = spelled_text(column).str.to_lowercase()
         frame = words.rename("word").to_frame()
         values = frame.select(
-            pl.when(pl.col("word").is_in(["true", "1"])).then(True).when(pl.col("word").is_in(["false", "0"])).then(False)
+            pl.when(pl.col("word").is_in(["true", "1"]))
+            .then(True)
+            .when(pl.col("word").is_in(["false", "0"]))
+            .then(False)
         ).to_series()
     good = values.is_not_null()
     return Cast(values, good | is_blank(column) if optional else good, "true or false")

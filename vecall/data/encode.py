@@ -115,7 +115,9 @@ class Encoders:
             value in self._row_of[name]
             for name in frame.columns
             if name in self._row_of
-            for value in (column(frame, name).explode() if column(frame, name).dtype == pl.List else column(frame, name)).drop_nulls()
+            for value in (
+                column(frame, name).explode() if column(frame, name).dtype == pl.List else column(frame, name)
+            ).drop_nulls()
         ]
         return len(known) - sum(known), len(known)
 

@@ -1,6 +1,7 @@
 """Checked tables as rows and ordered histories: where ids end and rows begin."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -74,16 +75,17 @@ def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
         users=build_vocabulary(user_ids, schema.users.id_type),
         item_ids=item_ids,
         user_ids=user_ids,
-        item_features=_aligned(items, items and items.features, item_ids),
-        user_features=_aligned(users, users and users.features, user_ids),
-        item_attributes=_aligned(items, items and items.attributes, item_ids),
+        item_features=_aligned(items, "features", item_ids),
+        user_features=_aligned(users, "features", user_ids),
+        item_attributes=_aligned(items, "attributes", item_ids),
     )
 
 
-def _aligned(table: Entities | None, frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
-    """[len(ids)] rows of `frame`, whose ids are those of the table; null where an id is not among them."""
-    if table is None or frame is None or not frame.width:
+def _aligned(table: Entities | None, part: Literal["features", "attributes"], ids: pl.Series) -> pl.DataFrame:
+    """[len(ids)] rows of a part of a table; null where it has no such id, without columns where there is none."""
+    if table is None:
         return pl.DataFrame(height=len(ids))
+    frame: pl.DataFrame = getattr(table, part)
     places = pl.DataFrame({"id": table.ids, "place": np.arange(len(table.ids), dtype=np.int64)})
     found = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")["place"]
     return frame_from({name: column(frame, name).gather(found) for name in frame.columns}, len(ids))

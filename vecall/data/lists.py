@@ -63,7 +63,7 @@ def _parse_python_list(text: str) -> object:
 
 
 def split_numbers(text: pl.Series, separator: str) -> pl.Series:
-    """[n] List(String) of text cells that hold a vector: cut at the separator, or, in brackets, at commas and blanks."""
+    """[n] List(String) of text cells that hold a vector: cut at the separator; in brackets, at commas and blanks."""
     bracketed = text.str.contains(f"(?s){_IN_BRACKETS}").fill_null(value=False)
     parts = text.str.split(separator)
     if not bracketed.any():

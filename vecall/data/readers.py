@@ -1,4 +1,4 @@
-"""Files and folders that hold a table, read as they are: Parquet and CSV, in one file or in the parts that Spark writes."""
+"""Files and folders that hold a table, read as they are: Parquet and CSV, in one file or in the parts of Spark."""
 
 from collections.abc import Callable
 from pathlib import Path

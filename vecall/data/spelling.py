@@ -70,8 +70,9 @@ def spell_value(value: object) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, (float, np.floating)):
-        if math.isfinite(value) and value == math.floor(value) and abs(value) < _MAX_WHOLE:
-            return str(int(value))
-        dtype = pl.Float32 if isinstance(value, (np.float32, np.float16)) else pl.Float64
-        return str(pl.Series([float(value)]).cast(dtype).cast(pl.String)[0])
+        number = float(value)
+        if math.isfinite(number) and number == math.floor(number) and abs(number) < _MAX_WHOLE:
+            return str(int(number))
+        narrow = isinstance(value, (np.float32, np.float16))
+        return str(pl.Series([number]).cast(pl.Float32 if narrow else pl.Float64).cast(pl.String)[0])
     return str(value)

@@ -8,10 +8,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.times import moment_to_microseconds
 from vecall.data.interactions import Interactions
 from vecall.data.sequences import Cases, Rows, Sequences
 from vecall.data.settings import DataSettings, Moment
+from vecall.data.times import moment_to_microseconds
 from vecall.errors import DataError
 
 Cut = int | float  # in the numbers of the time column: an integer stays one, or it would lose digits beyond 2^53

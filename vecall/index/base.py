@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from vecall.index.bitmaps import Bitmap
 
+MAX_STORED = 65504.0  # float16's largest number
+MAX_QUERY = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
+
 Codes = NDArray[np.float16]
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import DataError, QueryError
-from vecall.index.base import Codes, Effort, Hits, Rows, Scores, Vectors
+from vecall.index.base import MAX_QUERY, MAX_STORED, Codes, Effort, Hits, Rows, Scores, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.kernels import best_scored, rows_of, scores_of
 from vecall.index.native import write_file
 from vecall.index.order import best_first, nothing
 
-_LARGEST_STORED = 65504.0  # float16's largest number
-_LARGEST_ASKED = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
 _BLOCK = 2**21  # numbers scored or widened at a time: 8 MiB of float32
 _QUERIES = 128  # queries scored at a time
 
@@ -184,12 +182,12 @@ def check_vectors(vectors: Vectors | Codes) -> None:
         )
     for start in range(0, len(vectors), step := _rows_at_once(vectors.shape[1])):
         block = vectors[start : start + step]
-        bad = np.argwhere(~(np.abs(block) <= _LARGEST_STORED))
+        bad = np.argwhere(~(np.abs(block) <= MAX_STORED))
         if len(bad):
             row, axis = bad[0]
             raise DataError(
                 f"item vector {start + row} holds {block[row, axis]} at {axis}; expected finite numbers within "
-                f"±{_LARGEST_STORED:.0f}, which half precision can hold: normalise the vectors or drop the item"
+                f"±{MAX_STORED:.0f}, which half precision can hold: normalise the vectors or drop the item"
             )
 
 
@@ -204,9 +202,9 @@ def check_queries(queries: Vectors, dim: int, k: int) -> None:
             f"queries are {queries.dtype} {list(queries.shape)}; this index expects float32 [B, {dim}]",
             field="vector",
         )
-    if not np.abs(queries).max(initial=0.0) <= _LARGEST_ASKED:
+    if not np.abs(queries).max(initial=0.0) <= MAX_QUERY:
         raise QueryError(
-            f"a query holds a number that is not finite, or beyond ±{_LARGEST_ASKED:g}; expected finite "
+            f"a query holds a number that is not finite, or beyond ±{MAX_QUERY:g}; expected finite "
             "numbers: look for a division by zero where the query was made",
             field="vector",
         )

@@ -21,7 +21,7 @@ from vecall.index.bitmaps import Bitmap
 intrinsic: Any = typed_intrinsic  # its type is that of another protocol
 
 _AHEAD = 16  # rows that are asked of the memory before their turn; random rows come 1.5 times as fast
-_STEPS = 2048  # of the scale that tells the best scores from the others
+_LAST_STEP = 2**11 - 1  # of the scale, from 0, that tells the best scores from the others; all its bits are set
 _LINE = 64  # bytes that memory hands over at once
 # Sums may be taken in an order that fills the registers; it is the same for every row.
 _LOOSE = {"reassoc", "contract", "nsz"}
@@ -111,17 +111,17 @@ def _score_all(codes, query, scores):  # type: ignore[no-untyped-def]  # noqa: A
 def _collect_near_best(scores, k, places):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count how many scores fall into each of equal steps from the lowest to the highest, then take the top steps."""
     low, high = np.float64(scores.min()), np.float64(scores.max())  # a difference of float32 may be beyond float32
-    scale = np.float64(_STEPS - 1) / max(high - low, 1e-300)
-    counts = np.zeros(_STEPS, dtype=np.int64)
+    scale = np.float64(_LAST_STEP) / max(high - low, 1e-300)
+    counts = np.zeros(_LAST_STEP + 1, dtype=np.int64)
     for score in scores:
-        counts[int((score - low) * scale)] += 1
-    step, above = _STEPS - 1, counts[_STEPS - 1]
-    while above < k:
+        counts[int((score - low) * scale) & _LAST_STEP] += 1  # whatever the score is, that step exists
+    step, above = _LAST_STEP, counts[_LAST_STEP]
+    while above < k and step > 0:
         step -= 1
         above += counts[step]
     found = 0
     for place in range(scores.shape[0]):
-        if int((scores[place] - low) * scale) >= step:
+        if int((scores[place] - low) * scale) & _LAST_STEP >= step:
             places[found] = place
             found += 1
     return found

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 
 from vecall.data.attributes import MAX_MICROSECONDS, MIN_MICROSECONDS
+from vecall.data.columns import numpy_float
 from vecall.data.fields import is_number, is_text
 from vecall.data.times import NS_PER_DAY, NS_PER_UNIT, parse_time
 
 _MICROSECONDS_PER_DAY = 86_400 * 10**6
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC, as columns hold times
+_EPOCH = datetime(1970, 1, 1)  # in UTC, as columns hold times
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def rule_for(dtype: Any) -> ColumnRule:  # noqa: ANN401 - polars types its inner
             f"an integer from {low} to {high}",
         )
     if dtype.is_float():
-        largest = float(np.finfo({pl.Float32: np.float32, pl.Float64: np.float64}.get(type(dtype), np.float16)).max)
+        largest = float(np.finfo(numpy_float(dtype)).max)
         return ColumnRule(lambda value: is_number(value, largest=largest), "a finite number")
     return ColumnRule(lambda _: False, f"nothing (this column holds {dtype})")
 
@@ -109,8 +110,8 @@ def _to_physical_time(value: object, dtype: pl.Date | pl.Datetime) -> int | None
 
 
 def _integer_bounds(dtype: Any) -> tuple[int, int]:  # noqa: ANN401 - as above
-    bits = {1: 8, 2: 16, 4: 32, 8: 64, 16: 128}[pl.Series([0]).cast(dtype).estimated_size()]
-    return (0, 2**bits - 1) if dtype.is_unsigned_integer() else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    low, high = pl.select(low=dtype.min(), high=dtype.max()).row(0)
+    return int(low), int(high)
 
 
 def _to_decimal(value: object, dtype: pl.Decimal) -> Decimal | None:

@@ -109,7 +109,7 @@ class ItemFields:
 
     def _attribute_column(self, name: str, values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN401 - Polars'
         feature = self.features.get(name)
-        if feature is not None and _is_tag_list(feature, dtype):
+        if isinstance(feature, Tags) and dtype == pl.List(pl.String):
             return tag_lists(values, feature.separator)
         if feature is not None and dtype == pl.String:
             values = [None if value is None else spell_value(value) for value in values]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vecall.data.fields import is_number, is_text
 from vecall.data.vocabulary import Id
 from vecall.errors import EncoderMismatch, QueryError
+from vecall.index.base import MAX_STORED
 from vecall.live.fields import ItemFields, UnfitValueError
 from vecall.live.operations import Operation
 from vecall.live.partial import Completer
@@ -18,7 +19,6 @@ from vecall.live.turns import in_turns
 from vecall.release.bundle import Release
 
 _KEYS = ("id", "fields", "vector", "encoder")
-_LARGEST = float(np.finfo(np.float16).max)  # a vector is stored in half precision
 _ENCODED_AT_ONCE = 4_096  # items
 
 
@@ -41,7 +41,9 @@ def upserts(items: object, release: Release, completer: Completer | None = None)
     return encoded(last, release, fields)
 
 
-def unfit_error(error: UnfitValueError, operations: Sequence[Operation], items: Sequence[Mapping[str, Any]]) -> QueryError:
+def unfit_error(
+    error: UnfitValueError, operations: Sequence[Operation], items: Sequence[Mapping[str, Any]]
+) -> QueryError:
     """The refusal of a value that its column does not take, at its place in the request."""
     one = operations[error.row].id
     place = max(place for place, item in enumerate(items) if item["id"] == one)
@@ -72,7 +74,7 @@ def encoded(operations: Sequence[Operation], release: Release, fields: ItemField
         given = fields.feature_frame([made[place].fields or {} for place in places])
         rows = release.items.rows([made[place].id for place in places])  # -1: the unknown item's id vector
         vectors = encoder.encode_items(given, rows)
-        if not (np.abs(vectors) <= _LARGEST).all():
+        if not (np.abs(vectors) <= MAX_STORED).all():
             raise QueryError("items: the item tower makes vectors of them that are not finite: look at their numbers")
         for place, vector in zip(places, vectors, strict=True):
             made[place] = replace(made[place], vector=vector, encoder=release.manifest.encoder)
@@ -160,8 +162,8 @@ def _vector(place: str, given: object, dim: int) -> NDArray[np.float32]:
         vector = np.asarray(given, dtype=np.float64)
     except OverflowError:  # an integer beyond any float
         vector = np.full(dim, np.inf)
-    if not (np.abs(vector) <= _LARGEST).all():
-        raise QueryError(f"{place}: expected finite numbers within ±{_LARGEST:.0f}, got {given!r:.80}", field=place)
+    if not (np.abs(vector) <= MAX_STORED).all():
+        raise QueryError(f"{place}: expected finite numbers within ±{MAX_STORED:.0f}, got {given!r:.80}", field=place)
     return vector.astype(np.float32)
 
 

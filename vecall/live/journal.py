@@ -184,10 +184,13 @@ class Journal:
             row = db.execute(_ONE, (seq,)).fetchone()
             if row is None:
                 raise StoreError(
-                    f"{self._path} has no operation {seq}: it holds those from {state.pruned_to + 1} to {state.last_seq}"
+                    f"{self._path} has no operation {seq}: it holds those from {state.pruned_to + 1} to "
+                    f"{state.last_seq}"
                 )
             if is_whole(row) and row[1] == SUPERSEDED[0]:
-                raise StoreError(f"operation {seq} of {self._path} says nothing: it was dropped, or replaced by a later one")
+                raise StoreError(
+                    f"operation {seq} of {self._path} says nothing: it was dropped, or replaced by a later one"
+                )
             db.execute(_REPLACE, row_of(seq, SUPERSEDED))
             self._commit(db, state, 1)
 

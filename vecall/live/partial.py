@@ -82,8 +82,8 @@ class Completer:
             if missing := stored_names(features, release.attributes.columns):
                 if release.features is None:
                     raise QueryError(
-                        f"{location}: release {release.name!r} does not hold the items' {missing}: give the whole item, "
-                        "or publish the release again",
+                        f"{location}: release {release.name!r} does not hold the items' {missing}: give the whole "
+                        "item, or publish the release again",
                         field=f"{location}.fields",
                     )
                 fields |= _json_fields(location, release.features.take(rows))

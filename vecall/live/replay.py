@@ -22,7 +22,15 @@ logger = logging.getLogger(__name__)
 _BATCH_OPERATIONS = 8_192
 _MAX_EXAMPLES = 5
 # What the data of an operation may raise; whatever it is, the release is served without that operation.
-_DATA_ERRORS = (VecallError, UnfitValueError, pl.exceptions.PolarsError, ArithmeticError, LookupError, TypeError, ValueError)
+_DATA_ERRORS = (
+    VecallError,
+    UnfitValueError,
+    pl.exceptions.PolarsError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)

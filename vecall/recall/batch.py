@@ -14,7 +14,7 @@ import polars as pl
 
 from vecall import progress
 from vecall.data.columns import cast_id, id_dtype
-from vecall.data.tables import read_table
+from vecall.data.readers import read_table
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall.recaller import Recaller
 from vecall.recall.types import Query, Recalled

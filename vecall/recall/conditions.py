@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vecall.data.columns import numpy_float
 from vecall.data.fields import is_number, is_text
 from vecall.data.frames import column
 from vecall.data.times import NS_PER_DAY, NS_PER_UNIT, parse_time
@@ -64,7 +65,7 @@ def parse_condition(location: str, condition: Mapping[str, object], schema: pl.S
         raise QueryError(
             f"{location}.field: expected one of {list(schema)}, got {name!r:.80}", field=f"{location}.field"
         )
-    dtype = schema[name]
+    dtype: Any = schema[name]
     is_list = isinstance(dtype, (pl.List, pl.Array))
     kind = _kind_of(dtype.inner if is_list else dtype)
     if kind is None:
@@ -282,7 +283,7 @@ def _kind_of(dtype: Any) -> _Kind | None:  # noqa: ANN401 - polars types its inn
     if dtype.is_integer():
         return _Integers(Fraction(1))
     if dtype.is_float():
-        return _Floats({pl.Float64: np.float64, pl.Float32: np.float32}.get(type(dtype), np.float16))
+        return _Floats(numpy_float(dtype))
     return None
 
 

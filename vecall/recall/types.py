@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.fields import is_number
@@ -17,17 +18,18 @@ Fallback = Literal["history", "popular"]
 
 @dataclass(frozen=True)
 class Query:
-    """One request. At least one of the first four is needed.
+    """One request. At least one of the first five is needed.
 
     Attributes:
         user_id: whose stored history and features are used.
         user: features by column; they override the stored ones.
         history: item ids, oldest first; given, it replaces the stored one.
+        recent: item ids, oldest first, that come after the stored or given history, such as today's clicks.
         vector: [D] the user's vector itself; the tower is skipped.
         k: how many items, at least 1.
         where: conditions `{"field", "op", "value"}` on attributes; all must hold.
         exclude: item ids never to return.
-        exclude_seen: leave out the items of the stored and of the given history.
+        exclude_seen: leave out the items of the stored and of the given history, the recent ones among them.
         explain: say in the answer how it was found.
 
     Raises:
@@ -37,6 +39,7 @@ class Query:
     user_id: Id | None = None
     user: Mapping[str, object] | None = None
     history: Sequence[Id] | None = None
+    recent: Sequence[Id] | None = None
     vector: Sequence[float] | NDArray[np.floating[Any]] | None = None
     k: int = 100
     where: Sequence[Mapping[str, object]] = ()
@@ -45,17 +48,22 @@ class Query:
     explain: bool = False
 
     def __post_init__(self) -> None:
-        if all(part is None for part in (self.user_id, self.user, self.history, self.vector)):
-            raise QueryError("expected at least one of user_id, user, history and vector", code="empty_query")
+        if all(part is None for part in (self.user_id, self.user, self.history, self.recent, self.vector)):
+            raise QueryError("expected at least one of user_id, user, history, recent and vector", code="empty_query")
+        for name in ("history", "recent", "exclude"):  # to Python's own numbers
+            object.__setattr__(self, name, _to_list(getattr(self, name)))
         _check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         _check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
         _check("history", self.history is None or _all_ids(self.history), self.history, "a list of item ids")
+        _check("recent", self.recent is None or _all_ids(self.recent), self.recent, "a list of item ids")
         _check("k", _is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
         _check("where", _all(_is_mapping, self.where), self.where, "a list of {field, op, value}")
         _check("exclude", _all_ids(self.exclude), self.exclude, "a list of item ids")
-        _check("exclude_seen", isinstance(self.exclude_seen, bool), self.exclude_seen, "true or false")
-        _check("explain", isinstance(self.explain, bool), self.explain, "true or false")
+        _check("exclude_seen", _is_flag(self.exclude_seen), self.exclude_seen, "true or false")
+        _check("explain", _is_flag(self.explain), self.explain, "true or false")
+        object.__setattr__(self, "k", int(self.k))  # a narrow integer of NumPy would overflow when it is reckoned with
         if self.vector is not None:
+            object.__setattr__(self, "vector", _to_array(self.vector))
             array = isinstance(self.vector, np.ndarray)
             numbers = self.vector.dtype.kind in "fiu" if array else _all(is_number, self.vector)  # type: ignore[union-attr]
             _check("vector", numbers, self.vector, "a list of finite numbers")
@@ -163,6 +171,27 @@ def _check(field: str, ok: bool, value: object, expected: str) -> None:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+def _to_list(ids: object) -> object:
+    """Arrays and columns of ids as lists; anything else stays."""
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids.to_list() if isinstance(ids, pl.Series) else ids
+
+
+def _to_array(vector: object) -> object:
+    """What says how it becomes an array, such as a tensor, as one; anything else stays."""
+    if isinstance(vector, np.ndarray) or not hasattr(vector, "__array__"):
+        return vector
+    try:
+        return np.asarray(vector)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise QueryError(
+            f"vector: expected a list of finite numbers, got {type(vector).__name__}: {error}", field="vector"
+        ) from error
 
 
 def _is_id(value: object) -> bool:

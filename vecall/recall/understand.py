@@ -8,8 +8,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.fields import frame_of, problem
+from vecall.data.frames import column, frame_from, select
 from vecall.data.vocabulary import UNKNOWN, Id, Row
 from vecall.errors import DataError, QueryError
+from vecall.index.base import MAX_QUERY
 from vecall.live.view import View
 from vecall.recall.types import Fallback, Query, Unknown
 from vecall.release.bundle import Release
@@ -46,11 +48,13 @@ def understand(query: Query, view: View) -> Ask:
     release = view.release
     user = _user_row(query, release)
     stored = _NO_ROWS if user is None or release.users is None else view.current(release.users.histories[user])
-    given, unknown_history = _known_rows("history", () if query.history is None else query.history, view)
+    given, unknown_history = _known_rows("history", query.history or (), view)
+    recent, unknown_recent = _known_rows("recent", query.recent or (), view)
     exclude, unknown_exclude = _known_rows("exclude", query.exclude, view)
-    history = _as_read(stored if query.history is None else given, release)
+    before = stored if query.history is None else given
+    history = _as_read(np.concatenate([before, recent]) if len(recent) else before, release)
     vector = _vector(query, view, user, history)
-    left_out = [part for part in (exclude, *((stored, given) if query.exclude_seen else ())) if len(part)]
+    left_out = [part for part in (exclude, *((stored, given, recent) if query.exclude_seen else ())) if len(part)]
     unknown_user = query.user_id is not None and user is None
     fallback: Fallback | None = None
     if query.vector is None and vector is None:
@@ -61,7 +65,7 @@ def understand(query: Query, view: View) -> Ask:
         vector=vector,
         excluded=np.unique(np.concatenate(left_out)) if left_out else _NO_ROWS,
         fallback=fallback,
-        unknown=Unknown(unknown_user, unknown_history, unknown_exclude),
+        unknown=Unknown(unknown_user, unknown_history + unknown_recent, unknown_exclude),
     )
 
 
@@ -101,7 +105,7 @@ def _vector(query: Query, view: View, user: Row | None, history: Rows) -> NDArra
     if encoder is None:
         raise QueryError("this release has no towers, so a query must bring its `vector`", field="vector")
     fields = _user_fields(query.user, release, user)
-    if not len(history) and fields is None:
+    if not len(history) and (fields is None or _is_blank(fields)):
         return None
     if fields is None:
         fields = encoder.no_user_fields
@@ -109,14 +113,21 @@ def _vector(query: Query, view: View, user: Row | None, history: Rows) -> NDArra
     return encoder.encode_users(fields, vectors, np.array([len(history)]))
 
 
+def _is_blank(fields: pl.DataFrame) -> bool:
+    """Whether one row of features says nothing at all."""
+    return all(value is None or value == [] for value in fields.row(0))
+
+
 def _given_vector(vector: object, dim: int) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-        asked = np.asarray(vector, dtype=np.float64).astype(np.float32)
+    asked = np.asarray(vector, dtype=np.float64)
     if asked.shape != (dim,):
         raise QueryError(f"vector: expected {dim} numbers, got shape {list(asked.shape)}", field="vector")
-    if not np.isfinite(asked).all():
-        raise QueryError("vector: expected finite float32 numbers, got NaN or infinite ones", field="vector")
-    return asked[None]
+    if not (np.abs(asked) <= MAX_QUERY).all():  # however it is searched, its scores must be finite
+        raise QueryError(
+            f"vector: expected finite numbers within ±{MAX_QUERY:g}, got {asked[~(np.abs(asked) <= MAX_QUERY)][0]}",
+            field="vector",
+        )
+    return asked.astype(np.float32)[None]
 
 
 def _user_fields(given: Mapping[str, object] | None, release: Release, user: Row | None) -> pl.DataFrame | None:
@@ -129,9 +140,10 @@ def _user_fields(given: Mapping[str, object] | None, release: Release, user: Row
             raise QueryError(f"user.{name}: {wrong}", field=f"user.{name}")
     stored = None
     if features and user is not None and release.users is not None:
-        stored = release.users.fields[int(user)].select(list(features))
+        stored = select(release.users.fields[int(user)], features)
     if not given:
         return stored
     if stored is None:
         return frame_of([given], features)
-    return stored.with_columns(frame_of([given], {name: features[name] for name in given}))
+    over = frame_of([given], {name: features[name] for name in given})
+    return frame_from({name: column(over if name in given else stored, name) for name in features}, 1)

@@ -1,4 +1,4 @@
-"""Item features as a release keeps them beside the vectors: what an item is encoded from when only a part of it changes."""
+"""Item features as a release keeps them: what an item is encoded from again when a part of it changes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

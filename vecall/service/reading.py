@@ -36,6 +36,7 @@ def query_of(content: bytes, limits: Limits) -> Query:
     asked = read(RecallRequest, content)
     _check_most("k", asked.k, limits.k, "items of one answer")
     _check_length("history", asked.history or (), limits.history)
+    _check_length("recent", asked.recent or (), limits.history)
     _check_length("exclude", asked.exclude, limits.exclude)
     _check_length("where", asked.where, limits.conditions)
     for place, condition in enumerate(asked.where):
@@ -45,6 +46,7 @@ def query_of(content: bytes, limits: Limits) -> Query:
         user_id=asked.user_id,
         user=asked.user,
         history=asked.history,
+        recent=asked.recent,
         vector=asked.vector,
         k=asked.k,
         where=[dict(condition) for condition in asked.where],

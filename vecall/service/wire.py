@@ -32,7 +32,7 @@ class Condition(Body):
 
 
 class RecallRequest(Body):
-    """Whom to recall for, and what may be in the answer. At least one of the first four is needed."""
+    """Whom to recall for, and what may be in the answer. At least one of the first five is needed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": [1, 50, 260], "k": 10}]})
 
@@ -40,6 +40,9 @@ class RecallRequest(Body):
     user: dict[str, JsonValue] | None = Field(None, description="Features by column; they go over the stored ones.")
     history: list[ItemId] | None = Field(
         None, description="Item ids taken, oldest first; given, it replaces the stored history."
+    )
+    recent: list[ItemId] | None = Field(
+        None, description="Item ids, oldest first, that come after the stored or given history: today's clicks."
     )
     vector: list[float] | None = Field(None, description="The user's vector itself, D numbers; the tower is skipped.")
     k: int = Field(100, ge=1, description="How many items.")
