@@ -32,7 +32,6 @@ from tables import console, show
 
 from vecall.console import quiet_libraries
 from vecall.index.base import Rows, Vectors
-from vecall.index.effort import overlap
 
 QUERIES = 300  # to tune with, and as many others to ask
 TIMED = 60  # queries that choose between efforts which reach the target
@@ -132,7 +131,7 @@ def _one_round(library: Library, queries: Vectors, k: int, effort: Any) -> tuple
 
 
 def _recall(found: Rows, truth: Rows) -> float:
-    return float(overlap(found, truth).mean())
+    return float(np.mean([np.isin(exact, rows).mean() for rows, exact in zip(found, truth, strict=True)]))
 
 
 def _summary(one: dict[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from planted import FEATURE, ITEM_FEATURES, USER_FEATURES, Market
 from vecall import progress
 from vecall.config import Config, parse_config
 from vecall.data.fields import frame_of
+from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort, Index, Vectors
 from vecall.index.choose import Structure
-from vecall.index.effort import overlap
 from vecall.index.settings import IndexSettings
 from vecall.pipeline import fit, publish
 from vecall.release.bundle import Release, open_release
@@ -262,7 +262,7 @@ def _step(index: Index, vectors: Vectors, truth: NDArray[np.int64], ef: int) -> 
         began = time.perf_counter()
         found[at] = index.search(vector[None], k, effort=Effort(ef)).rows[0]
         seconds[at] = time.perf_counter() - began
-    shares = overlap(found, truth)
+    shares = recall_per_query(index, vectors, found, truth)
     return {
         "ef": max(ef, k),
         "ann_recall": round(float(shares.mean()), 4),

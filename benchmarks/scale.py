@@ -22,7 +22,7 @@ from facts import RESULTS, facts, load_average, read_json, write_json
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
-from vecall.index.effort import overlap
+from vecall.index.ann_recall import recall_per_query
 from vecall.recall.recaller import Recaller
 from vecall.release.store import Store
 
@@ -130,7 +130,7 @@ def _measured(
     passing = recaller._filters.passing(where, view)  # noqa: SLF001 - the truth is to be of the same items
     truth = view.release.index.search_exact(queries, k, allowed=None if passing is None else passing.base).rows
     found = np.array([view.rows(answer.ids) for answer in answers])
-    shares = overlap(found, truth)
+    shares = recall_per_query(view.release.index, queries, found, truth)
     plan = recaller.recall(Query(vector=queries[0], k=k, where=where, explain=True)).plan
     return {
         "ann_recall": float(shares.mean()),

@@ -36,6 +36,9 @@ class ScanWith:
     def vectors(self, rows):
         return self.stored[rows]
 
+    def scores(self, query, rows):
+        return (self.stored[rows] * query).sum(axis=1)
+
 
 def lose_the_last_half(rows):
     rows[:, rows.shape[1] // 2 :] = -1

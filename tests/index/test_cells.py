@@ -6,10 +6,10 @@ import pytest
 
 from vecall import progress
 from vecall.index import cells, centroids
+from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort
 from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
-from vecall.index.effort import overlap
 from vecall.index.exact import ExactIndex
 from vecall.index.files import load
 
@@ -35,7 +35,8 @@ def index(clustered):
 
 def ann_recall(index, queries, k, effort):
     """ANN recall@k: overlap with the exact answer."""
-    return overlap(index.search(queries, k, effort=effort).rows, index.search_exact(queries, k).rows).mean()
+    exact = index.search_exact(queries, k).rows
+    return recall_per_query(index, queries, index.search(queries, k, effort=effort).rows, exact).mean()
 
 
 def assert_same(hits, others):

@@ -1,8 +1,7 @@
-import numpy as np
 import pytest
 
 from vecall.index.base import Effort
-from vecall.index.effort import EffortCurve, EffortPoint, Filtered, Width, overlap
+from vecall.index.effort import EffortCurve, EffortPoint, Filtered, Width
 
 CURVE = EffortCurve([(10, Effort(40, 20)), (20, Effort(80, 30)), (50, Effort(144, 90))])
 
@@ -40,12 +39,6 @@ def test_one_point_is_a_curve():
 def test_an_effort_says_itself():
     assert (Effort(48).label(), Effort(48, 150).label()) == ("48", "48 × 150")
     assert EffortPoint(10, 48, 150, 0.99, 0.001, 0.3).effort == Effort(48, 150)
-
-
-def test_overlap_by_hand():
-    truth = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-    found = np.array([[4, 3, -1, 9], [8, 7, 6, 5]])
-    assert overlap(found, truth).tolist() == [0.5, 1.0]
 
 
 def line(*widths):

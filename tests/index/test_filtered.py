@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from vecall.index import tune as tuning
+from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort
 from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
-from vecall.index.effort import overlap
 from vecall.index.filtered import find_filtered
 from vecall.index.hnsw import HnswIndex
 from vecall.index.planner import Costs
@@ -40,7 +40,7 @@ def test_widths_under_filters_are_measured(monkeypatch, kind):
             effort = found.curve.at(wanted, rank=math.ceil(wanted * 4000 / allowed.count), dropped=excluded)
             truth = index.search_exact(others, wanted, allowed=allowed).rows[:, excluded:]
             rows = index.search(others, wanted, effort=effort, allowed=allowed).rows
-            assert overlap(rows, truth).mean() > 0.93
+            assert recall_per_query(index, others, rows, truth).mean() > 0.93
 
 
 def test_widths_that_would_cost_more_than_a_scan_are_not_looked_for(monkeypatch):
@@ -53,6 +53,9 @@ class Planted:
     """Of the exact answer the rows up to `width` are found, if they are among the first `depth`."""
 
     size = 10_000
+
+    def scores(self, query, rows):
+        return -rows.astype(np.float32)
 
     def search_exact(self, queries, k, *, allowed=None):
         raise AssertionError("only the answer without a filter is asked for")

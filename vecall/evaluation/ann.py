@@ -5,9 +5,9 @@ import time
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecall.errors import ConfigError
+from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort, Index, Rows, Vectors
 
 WARM_UP = 20  # searches that are not timed
@@ -55,7 +55,7 @@ def measure_ann(
 
     Args:
         index: the index; `search_exact` and `vectors` of it give the truth.
-        queries: [B, D] user vectors, at least 2.
+        queries: [B, D] user vectors, at least 1.
         k: 1 <= k.
         engine: label for the report.
         effort: for every search.
@@ -80,12 +80,20 @@ def measure_ann(
             seconds[passing, at] = time.perf_counter() - start
             if passing == 0:
                 answers.append(hits.rows[0])
-    overlaps = _overlaps(index, queries, answers, k)
+    shares = np.concatenate(
+        [
+            recall_per_query(
+                index, part, np.array(answers[start : start + EXACT_BATCH]), index.search_exact(part, k).rows
+            )
+            for start in range(0, len(queries), EXACT_BATCH)
+            for part in (queries[start : start + EXACT_BATCH],)
+        ]
+    )
     p50, p99 = np.percentile(seconds * 1e3, [50, 99])
     return AnnReport(
         k=k,
-        recall=float(overlaps.mean()),
-        recall_ci95=float(1.96 * overlaps.std(ddof=1) / math.sqrt(len(overlaps))),
+        recall=float(shares.mean()),
+        recall_ci95=float(1.96 * shares.std(ddof=1) / math.sqrt(len(shares))),
         p50_ms=float(p50),
         p99_ms=float(p99),
         queries=len(queries),
@@ -93,23 +101,3 @@ def measure_ann(
         effort=None if effort is None else effort.label(),
         engine=engine,
     )
-
-
-def _overlaps(index: Index, queries: Vectors, answers: list[Rows], k: int) -> NDArray[np.float64]:
-    """[B] share of the exact answer's places that each answer fills rightly."""
-    shares = np.empty(len(queries))
-    for start in range(0, len(queries), EXACT_BATCH):
-        exact = index.search_exact(queries[start : start + EXACT_BATCH], k).rows
-        for at, truth in enumerate(exact, start):
-            wanted = truth[truth >= 0]
-            given = np.unique(answers[at][answers[at] >= 0])
-            # Both sides are scored here, in one way: scores that the two paths report may differ in the last bit.
-            border = _scores(index, wanted, queries[at]).min()
-            shares[at] = np.count_nonzero(_scores(index, given, queries[at]) >= border) / len(wanted)
-    return shares
-
-
-def _scores(index: Index, rows: Rows, query: Vectors) -> NDArray[np.float64]:
-    """[rows] inner products with the stored vectors."""
-    products: NDArray[np.float64] = (index.vectors(rows).astype(np.float64) * query).sum(axis=1)
-    return products

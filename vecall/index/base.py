@@ -75,6 +75,9 @@ class Index(Protocol):
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
         """As `search`, but exact over the stored vectors."""
 
+    def scores(self, query: Vectors, rows: Rows) -> Scores:
+        """[n] inner products of one query [D] with the stored vectors of rows in 0 .. N - 1, as searches give them."""
+
     def vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32."""
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vecall.index.base import Effort, Rows
+from vecall.index.base import Effort
 
 
 @dataclass(frozen=True)
@@ -128,22 +127,3 @@ class _Line:
         if beyond > 1:
             return float(self._values[-1]) * float(beyond**self._power)
         return float(np.interp(place, self._places, self._values))
-
-
-def overlap(found: Rows, truth: Rows) -> NDArray[np.float64]:
-    """[B] share of the exact answer's rows, [B, k], that were found among [B, C] distinct rows, -1 being none."""
-    shares: NDArray[np.float64] = (places_of(truth, found) < found.shape[1]).mean(axis=1)
-    return shares
-
-
-def places_of(truth: Rows, found: Rows) -> Rows:
-    """[B, k] for each row of the truth the place where it stands among the [B, C] found; C where it does not."""
-    absent = found.shape[1]
-    place_of_row = np.full(max(int(truth.max(initial=0)), int(found.max(initial=0))) + 1, absent, dtype=np.int32)
-    places = np.empty(truth.shape, dtype=np.int64)
-    for b, rows in enumerate(found):
-        there = np.flatnonzero(rows >= 0)
-        place_of_row[rows[there]] = there
-        places[b] = place_of_row[truth[b]]
-        place_of_row[rows[there]] = absent
-    return places

@@ -73,6 +73,10 @@ class ExactIndex:
         """The k best rows among those `allowed`. See `scan`."""
         return scan(self.codes, queries, k, allowed)
 
+    def scores(self, query: Vectors, rows: Rows) -> Scores:
+        """[n] inner products of one query [D] with the stored vectors of some rows. See `Index.scores`."""
+        return scores_of(self.codes, query, np.ascontiguousarray(rows))
+
     def filled(self, hits: Hits, queries: Vectors, allowed: Bitmap | None) -> Hits:
         """An approximate answer, exact for those queries where places without a row are left for no reason.
 

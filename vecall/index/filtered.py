@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.index.ann_recall import recall_per_query, tail_recall_per_query
 from vecall.index.base import Effort, Index, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
-from vecall.index.effort import EffortCurve, Filtered, Width, overlap
+from vecall.index.effort import EffortCurve, Filtered, Width
 from vecall.index.planner import Costs
 
 LENGTH = 5  # times the least k: answers here, which reach past as many as a usual exclusion takes
@@ -53,7 +54,7 @@ def _depth_that_lets_reach(index: Index, queries: Vectors, nearest: Rows, usual:
     for times in _DEEPER:
         effort = Effort(_WIDE * usual.width, math.ceil(times * usual.depth))
         found = index.search(queries, nearest.shape[1], effort=effort).rows
-        if overlap(found, _last(nearest)).mean() >= (1 + target) / 2:
+        if _last_recall(index, queries, found, nearest).mean() >= (1 + target) / 2:
             break
     return times
 
@@ -74,9 +75,9 @@ def _widths(
         reaches_all = 0
         while True:
             found = index.search(queries, length, effort=Effort(width, depth), allowed=allowed).rows
-            if not reaches_all and _good(overlap(found, truth), target):
+            if not reaches_all and _good(recall_per_query(index, queries, found, truth), target):
                 reaches_all = width
-            if width >= widest or _good(overlap(found, _last(truth)), target):
+            if width >= widest or _good(_last_recall(index, queries, found, truth), target):
                 break
             width = min(widest, math.ceil(_WIDER * width))
             if costs.of_index(Effort(width, depth)) > _TOO_DEAR * costs.of_scan(min(index.size, _MOST * count)):
@@ -84,8 +85,9 @@ def _widths(
         yield Width(math.ceil(length / share), reaches_all or width, width)
 
 
-def _last(truth: Rows) -> Rows:
-    return truth[:, -max(1, truth.shape[1] // _LAST) :]
+def _last_recall(index: Index, queries: Vectors, found: Rows, truth: Rows) -> NDArray[np.float64]:
+    """[Q] share of the last of the truth's rows that were found."""
+    return tail_recall_per_query(index, queries, found, truth, max(1, truth.shape[1] // _LAST))
 
 
 def _good(shares: NDArray[np.float64], target: float) -> bool:

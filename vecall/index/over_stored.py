@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vecall.index.base import Hits, Rows, Vectors
+from vecall.index.base import Hits, Rows, Scores, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.exact import ExactIndex
 
@@ -30,6 +30,10 @@ class OverStored:
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
         """The k best rows among those `allowed`, exactly. See `vecall.index.exact.scan`."""
         return self._stored.search_exact(queries, k, allowed=allowed)
+
+    def scores(self, query: Vectors, rows: Rows) -> Scores:
+        """[n] inner products of one query [D] with the stored vectors of some rows. See `Index.scores`."""
+        return self._stored.scores(query, rows)
 
     def vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32. See `ExactIndex.vectors`."""

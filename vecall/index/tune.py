@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort, Index, Rows, Vectors
 from vecall.index.bitmaps import Bitmap
 from vecall.index.cells import CellsIndex
-from vecall.index.effort import EffortCurve, EffortPoint, Filtered, overlap, places_of
+from vecall.index.effort import EffortCurve, EffortPoint, Filtered
 from vecall.index.filtered import LENGTH, find_filtered, random_rows
 from vecall.index.planner import Costs
 
@@ -24,6 +25,8 @@ _FEWEST_PROBES, _MORE_PROBES = 4, 2  # tried at least; from one number to the ne
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
 _WORSE = 1.1  # times the best latency: more cells can only cost more
 _TIMED = 60  # queries that a latency is taken from
+_TOO_DEAR = 4  # times a scan of everything, beyond which a search is none
+_IN_VAIN, _GAIN = 5, 0.002  # so many efforts more that brought less than so much more recall: more will bring no more
 _FAR = 8  # times the last width
 _SCANNED = 100_000  # rows, to time a scan: fewer would lie in the cache
 
@@ -74,13 +77,14 @@ def tune(
         quiet: a missed target is no news, and filters are not tried: it is only to compare structures.
     """
     asked = [k for k in ks if k <= index.size] or [index.size]
+    scan_ms = scan_cost(index, queries)  # of a row
     with progress.task("tuning index", len(asked) + 1) as advance:
         length = min(LENGTH * asked[0], index.size)
         truth = index.search_exact(queries, max(asked[-1], length)).rows
         advance(1)
         chosen, tried = [], []
         for k in asked:
-            measured = list(_ladder(index, queries, truth[:, :k], target, width))
+            measured = list(_ladder(index, queries, truth[:, :k], target, width, _TOO_DEAR * scan_ms * index.size))
             chosen.append(_least(measured, target, latency_ms))
             tried += measured
             advance(1)
@@ -90,27 +94,34 @@ def tune(
                 "ANN recall@%d of at least %.3f was not reached within %g ms: %.4f ± %.4f in %.2f ms is the best of %d "
                 "efforts tried", point.k, target, latency_ms, point.recall, point.recall_ci95, point.p50_ms, len(tried),
             )  # fmt: skip
-    costs = _costs(index, queries, tried)
+    costs = _costs(index, queries, tried, scan_ms)
     if quiet or width is not None:
         return Tuning(tuple(chosen), tuple(tried), costs, Filtered())
     filtered = find_filtered(index, queries, truth[:, :length], [(one.k, one.effort) for one in chosen], target, costs)
     return Tuning(tuple(chosen), tuple(tried), costs, filtered)
 
 
-def _ladder(index: Index, queries: Vectors, truth: Rows, target: float, width: int | None) -> Iterator[EffortPoint]:
-    """Ever harder searches, up to the first that reaches the target or looks at everything."""
+def _ladder(
+    index: Index, queries: Vectors, truth: Rows, target: float, width: int | None, dear_ms: float
+) -> Iterator[EffortPoint]:
+    """Ever harder searches, up to the first that reaches the target, or looks at everything, or is not worth it."""
     if isinstance(index, CellsIndex):
         yield from _cells_ladder(index, queries, truth, target, width)
         return
     k = truth.shape[1]
-    ef = float(k if width is None else width)
+    ef, recalls = float(k if width is None else width), []
     while True:
         effort = Effort(min(index.size, math.ceil(ef)))
-        point = _point(index, queries, effort, overlap(index.search(queries, k, effort=effort).rows, truth), k)
+        found = index.search(queries, k, effort=effort).rows
+        point = _point(index, queries, effort, recall_per_query(index, queries, found, truth), k)
         yield point
-        if _reaches(point, target) or effort.width >= index.size or width is not None:
+        recalls.append(point.recall)
+        in_vain = len(recalls) > _IN_VAIN and recalls[-1] - recalls[-1 - _IN_VAIN] < _GAIN
+        if _reaches(point, target) or width is not None or in_vain or point.p50_ms > dear_ms:
             return
         ef = effort.width * _GROWTH
+        if ef >= index.size:  # the graph would be scanned, and answer right by another name
+            return
 
 
 def _cells_ladder(
@@ -138,10 +149,10 @@ def _cells_point(index: CellsIndex, queries: Vectors, truth: Rows, target: float
     """So many cells with the least depth that reaches the target, or with the greatest."""
     k = truth.shape[1]
     deepest = Effort(probes, min(index.size, math.ceil(_DEPTHS[-1] * k)))
-    places = places_of(truth, index.candidates(queries, deepest))
+    found = index.candidates(queries, deepest)
     for depth in sorted({min(deepest.depth, math.ceil(times * k)) for times in _DEPTHS}):
         # The exact scores pick the truth out of whatever was found of it.
-        shares = (places < depth).mean(axis=1)
+        shares = recall_per_query(index, queries, found[:, :depth], truth)
         if _lower_bound(shares) >= target or depth == deepest.depth:
             break
     return _point(index, queries, Effort(probes, depth), shares, k)
@@ -181,7 +192,7 @@ def _least(measured: list[EffortPoint], target: float, latency_ms: float) -> Eff
     return max(quick, key=lambda point: (point.recall, -point.p50_ms))
 
 
-def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Costs:
+def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint], scan_ms: float) -> Costs:
     """Milliseconds by effort, as the measured points say (least squares), and of a scanned row."""
     last = tried[-1]
     far = Effort(_FAR * last.width, last.depth)  # wide searches are filtered ones, and chance must not set their price
@@ -195,7 +206,7 @@ def _costs(index: Index, queries: Vectors, tried: Sequence[EffortPoint]) -> Cost
         free = [column for column, weight in zip(free, weights, strict=True) if weight > 0]
         weights = np.linalg.lstsq(efforts[:, free], spent, rcond=None)[0]
     fixed, per_width, per_depth = (dict(zip(free, weights.tolist(), strict=True)).get(at, 0.0) for at in range(3))
-    return Costs(fixed, per_width, per_depth, scan_cost(index, queries))
+    return Costs(fixed, per_width, per_depth, scan_ms)
 
 
 def scan_cost(index: Index, queries: Vectors) -> float:

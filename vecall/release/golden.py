@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from vecall.data.sequences import Sequences
 from vecall.errors import ReleaseRefused
+from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort, Index
-from vecall.index.effort import overlap
 from vecall.release.encoder import Encoder
 from vecall.release.files import read_array, read_table, write_array, write_table
 
@@ -85,7 +85,8 @@ class Golden:
 
     def ann_recall(self, index: Index, effort: Effort | None) -> float:
         """ANN recall of the stored answers."""
-        return float(overlap(index.search(self.vectors, self.rows.shape[1], effort=effort).rows, self.rows).mean())
+        found = index.search(self.vectors, self.rows.shape[1], effort=effort).rows
+        return float(recall_per_query(index, self.vectors, found, self.rows).mean())
 
     def check(self, index: Index, encoder: Encoder | None, *, effort: Effort | None, floor: float) -> None:
         """Give the queries again and compare.

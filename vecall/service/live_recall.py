@@ -10,8 +10,10 @@ from queue import Empty, Full, Queue
 from threading import Event, Lock
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from vecall.index.bitmaps import Rows
 from vecall.recall.recaller import Answered
 from vecall.recall.search import find_exactly
 
@@ -102,9 +104,17 @@ class LiveRecall:
         exact = find_exactly(
             made.view, made.ask.vector, made.ask.excluded, made.passing, len(made.found.rows), rest=_Rest(self._ended)
         )
-        share = float(np.isin(exact, made.found.rows).mean())
+        # By score, as in `vecall.index.ann_recall`: which of equal items was returned makes no difference.
+        found, wanted = (_scores(made, rows) for rows in (made.found.rows, exact))
+        share = min(1.0, float(np.count_nonzero(found >= wanted.min()) / len(wanted)))
         with self._lock:
             self._shares.setdefault(path, deque(maxlen=_WINDOW)).append(share)
+
+
+def _scores(made: Answered, rows: Rows) -> NDArray[np.float64]:
+    """[n] inner products of the user's vector with some items' stored ones."""
+    products: NDArray[np.float64] = (made.view.vectors(rows).astype(np.float64) * made.ask.vector).sum(axis=1)
+    return products
 
 
 class _Rest:
