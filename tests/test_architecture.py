@@ -34,6 +34,7 @@ MAY_IMPORT = {
     # From here on everything may be used; what stands further down may use what stands above.
     "config": {"data", "evaluation", "index", "towers", "training"},
     "runs": {"config", "data", "release", "towers", "training"},
+    "lineage": {"data", "release", "training"},
     "assessment": {"data", "evaluation", "index"},
     "pipeline": {
         "assessment",
@@ -42,6 +43,7 @@ MAY_IMPORT = {
         "evaluation",
         "export",
         "index",
+        "lineage",
         "live",
         "release",
         "runs",
@@ -66,7 +68,19 @@ MAY_IMPORT = {
         ),
     },
     "commands": {
-        *("config", "console", "live", "pipeline", "quickstart", "recall", "release", "reporting", "runs", "service")
+        *(
+            "assessment",
+            "config",
+            "console",
+            "live",
+            "pipeline",
+            "quickstart",
+            "recall",
+            "release",
+            "reporting",
+            "runs",
+            "service",
+        )
     },
     "cli": {"commands", "console"},
     "__main__": {"cli"},

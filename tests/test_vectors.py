@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from vecall import DataError, IndexSettings, Query, VecallError, open_recaller, publish_vectors
+from vecall import ConfigError, DataError, IndexSettings, Query, StoreError, VecallError, open_recaller, publish_vectors
 from vecall.ranking import WeightedSum, rank
 from vecall.release.store import Store
 
@@ -50,6 +51,29 @@ def test_the_effort_is_found_on_the_queries(tmp_path: Path) -> None:
         ({"ids": [*IDS[:-1], IDS[0]]}, "item-0"),
         ({"ids": [*IDS[:-1], 3]}, "all strings"),
         ({"ids": []}, "at least one item"),
+        ({"ids": set(IDS)}, "a sequence of ids in the order of the vectors"),
+        ({"ids": dict.fromkeys(IDS)}, "a sequence of ids in the order of the vectors"),
+        ({"ids": "abc"}, "a sequence of ids"),
+        ({"ids": None}, "a sequence of ids, got NoneType"),
+        ({"ids": ["", *IDS[1:]]}, "a non-empty id .*got '' at 0"),
+        ({"ids": [*IDS[1:], "a\ud800"]}, "valid Unicode"),
+        ({"ids": [True, *range(N - 1)]}, "all integers or all strings"),
+        ({"ids": np.arange(N) * 0.5}, "all integers or all strings"),
+        ({"ids": pl.Series([2**63, *range(N - 1)], dtype=pl.UInt64)}, "an integer id of at most 64 bits"),
+        ({"ids": pl.Series([None, *IDS[1:]])}, "a non-empty id .*got None at 0"),
+        ({"vectors": VECTORS * 1j}, "real numbers, got complex"),
+        ({"vectors": VECTORS > 0}, "real numbers, got bool"),
+        ({"vectors": VECTORS.astype(str)}, "real numbers, got <U"),
+        ({"vectors": np.ma.array(VECTORS, mask=VECTORS > 0)}, "masked"),
+        ({"vectors": [[1.0], [1.0, 2.0]] * (N // 2)}, "vectors: expected an array of numbers, got list"),
+        ({"vectors": torch.tensor(VECTORS, requires_grad=True)}, "vectors: .*got Tensor: .*detach"),
+        ({"vectors": VECTORS[:, :0]}, "at least one vector and one dimension"),
+        ({"vectors": VECTORS * 1e6}, "within ±65504"),
+        ({"queries": VECTORS * np.inf}, "queries must be finite"),
+        ({"queries": [["a"] * D]}, "queries: expected an array of real numbers"),
+        ({"attributes": [{"x": 1}] * N}, "expected a polars.DataFrame"),
+        ({"attributes": pl.DataFrame({"a": pl.Series([object()] * N, dtype=pl.Object)})}, "Python objects"),
+        ({"attributes": pl.DataFrame({"a": pl.Series([10**18] * N).cast(pl.Datetime("us"))})}, "years 1 to 9999"),
         ({"ids": [2**70, *range(N - 1)]}, "64 bits"),
         ({"vectors": VECTORS[0]}, r"\[N, D\]"),
         ({"vectors": np.full_like(VECTORS, np.nan)}, "finite"),
@@ -63,6 +87,45 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, change: dict[str, 
     with pytest.raises(DataError, match=said):
         publish_vectors(tmp_path, **given)
     assert not list((tmp_path / "releases").iterdir()) if tmp_path.joinpath("releases").exists() else True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vectors": VECTORS.tolist()},
+        {"vectors": VECTORS.astype(object)},
+        {"vectors": torch.tensor(VECTORS)},
+        {"vectors": VECTORS.astype(np.float64), "queries": VECTORS[:9].tolist()},
+        {"ids": torch.arange(N)},
+        {"ids": pl.Series(IDS, dtype=pl.Categorical)},
+        {"ids": np.arange(N, dtype=np.int16)},
+        {"ids": (one for one in IDS)},
+        {"queries": VECTORS[:0]},
+    ],
+    ids=[
+        "lists",
+        "objects",
+        "tensor",
+        "doubles",
+        "ids-tensor",
+        "ids-categories",
+        "ids-narrow",
+        "ids-once",
+        "no-queries",
+    ],
+)
+def test_what_becomes_an_array_is_taken(tmp_path: Path, change: dict[str, Any]) -> None:
+    publish_vectors(tmp_path, **{"ids": IDS, "vectors": VECTORS, "index": IndexSettings(engine="exact")} | change)
+    with open_recaller(tmp_path) as recaller:
+        answer = recaller.recall(Query(vector=VECTORS[7], k=1))
+    assert answer.ids in (["item-7"], [7])
+
+
+def test_settings_and_numbers_of_operations_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected IndexSettings"):
+        publish_vectors(tmp_path, IDS, VECTORS, index={"engine": "exact"})  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="journal_seq is -1"):
+        publish_vectors(tmp_path, IDS, VECTORS, journal_seq=-1)
 
 
 def test_ranking_takes_candidates_to_the_final_list(tmp_path: Path) -> None:

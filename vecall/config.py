@@ -105,6 +105,11 @@ class Config(Section):
             raise ValueError(
                 "model.history.encoder = 'causal' learns by a softmax; set training.loss to another than bce"
             )
+        if self.model.norm == "batch" and self.model.hidden and self.training.batch == 1:
+            raise ValueError(
+                "training.batch = 1: model.norm = 'batch' needs at least 2 samples a step, for one has no deviation; "
+                "set training.batch higher, or model.norm to 'layer'"
+            )
         if not self.model.item_id and not self.schema_.items.features:
             raise ValueError("model.item_id = false needs item features: nothing else tells items apart")
         return self

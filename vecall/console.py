@@ -73,10 +73,13 @@ def print_json(answer: Mapping[str, object]) -> None:
     print(json.dumps(answer, ensure_ascii=False))
 
 
-def show_metrics(title: str, models: Mapping[str, Mapping[str, float]]) -> None:
+def show_metrics(title: str, models: Mapping[str, Mapping[str, float | None]]) -> None:
     """Models by metrics, three digits behind the point, on stdout; recall@k is headed by its @k, to fit 80 columns."""
     names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
-    rows = [[model, *(f"{metrics[name]:.3f}" for name in names)] for model, metrics in models.items()]
+    rows = [
+        [model, *("–" if (at := metrics[name]) is None else f"{at:.3f}" for name in names)]
+        for model, metrics in models.items()
+    ]
     show_table(title, ["recall", *(name.removeprefix("recall") for name in names)], rows)
 
 

@@ -30,6 +30,7 @@ from vecall.release.encoder import (
     TowersState,
 )
 from vecall.release.files import write_array
+from vecall.towers.causal import SHORTEST_TRACED
 from vecall.towers.two_tower import ItemTower, TwoTower, UserTower
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def export_towers(
         (QueryGraph(towers.user, query_names), user_shapes, folder / QUERY_TOWER),
     )
     for graph, features, path in graphs:
-        _export(graph, Examples(graph.names, features, dim), path)
+        _export(graph, Examples(graph.names, features, dim), length, path)
         _accept(graph, Examples(graph.names, features, dim), length, path)
     (folder / ENCODERS).write_text(state.model_dump_json(), encoding="utf-8")
     if towers.item_ids is not None:
@@ -159,8 +160,8 @@ class Examples:
         return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if ragged else {0: Dim.DYNAMIC}
 
 
-def _export(graph: ItemGraph | QueryGraph, examples: Examples, path: Path) -> None:
-    inputs = examples.make(batch=3, length=5)
+def _export(graph: ItemGraph | QueryGraph, examples: Examples, most: int, path: Path) -> None:
+    inputs = examples.make(batch=3, length=max(SHORTEST_TRACED, min(5, most)))
     with _quiet_exporter():
         program = torch.onnx.export(
             graph.cpu(),
@@ -218,5 +219,5 @@ def _accept(graph: ItemGraph | QueryGraph, examples: Examples, most: int, path: 
 
 def _sizes(most: int) -> Iterator[tuple[int, int]]:
     for batch in (1, 7):
-        for length in sorted({0, 1, 2, most}):
+        for length in sorted({0, 1, min(2, most), most}):
             yield batch, length

@@ -17,13 +17,18 @@ from vecall import progress
 from vecall.assessment import Assessment, Served, assess
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
+from vecall.data.frames import blank_rows
 from vecall.data.sequences import Cases, Sequences
-from vecall.data.split import Pairs, labelled_negatives
+from vecall.data.split import TRAIN, Pairs, Split, labelled_negatives
 from vecall.data.vocabulary import UNKNOWN
 from vecall.errors import ConfigError, StoreError, TrainingError
+from vecall.evaluation.baselines import Popularity
+from vecall.evaluation.fallback import WithFallback
 from vecall.evaluation.offline import judge
 from vecall.export import export_towers
 from vecall.index.choose import build_index
+from vecall.index.planner import USUAL_COSTS
+from vecall.lineage import DataState, check_no_leak, interaction_hashes, write_learned
 from vecall.live.retention import check_declared
 from vecall.release.build import Contents, write_contents
 from vecall.release.bundle import Release, open_release
@@ -57,26 +62,33 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     Raises:
         DataError: a table does not hold what the schema says.
         ConfigError: the settings do not go together.
-        TrainingError: the run directory is taken, `init` has other layers, or there is too little to learn from.
+        TrainingError: the run directory is taken, or holds a fit of other tables that was cut short; `init` has other
+            layers, or has learned what this run would be judged by; or there is too little to learn from.
     """
     folder = Path(run_dir)
     older = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
+    hashes = interaction_hashes(dataset)
+    if older is not None:
+        check_no_leak(older.folder, hashes, split)
     begin(folder, config)
-    # Of the older run the model that has not seen what this one is judged by.
+    # Of the older run the model that has not seen what it was judged by, and so, in general, what this one is.
     model = None if older is None else older.judged_model()
     problem, known = _problem(dataset, split.train, split.negatives, model)
+    DataState.of(dataset, split, problem, known, None if older is None else older.weights_file).begin(folder)
+    write_learned(folder, hashes[split.parts == TRAIN], None if older is None else older.folder)
+    served = _fallback(dataset, split, config)
     outcome = train(
         problem,
         config.model,
         config.training,
         folder,
-        validate=partial(_validate, cases=split.valid, n_items=problem.n_items),
+        validate=partial(_validate, cases=split.valid, n_items=problem.n_items, served=served),
         start_from=_start_from(known, model),
     )
     Model(outcome.towers, known).save(folder / MODEL)
-    judged = judge(TowerScorer(outcome.towers, problem), split.test, problem.n_items, config.evaluation.ks)
+    judged = judge(served(TowerScorer(outcome.towers, problem)), split.test, problem.n_items, config.evaluation.ks)
     seconds = outcome.seconds
     if config.training.refit:
         seconds += _refit(dataset, config, folder / REFIT, epochs=outcome.best_epoch + 1, older=older)
@@ -104,9 +116,21 @@ def _problem(dataset: Dataset, train_on: Sequences, negatives: Pairs, older: Mod
     return problem, Known(vocabulary, items, users)
 
 
-def _validate(scorer: Scorer, *, cases: Cases, n_items: int) -> Mapping[str, float]:
+def _fallback(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], WithFallback]:
+    """Makes of a model's scores what is served: popular items to those of whom it knows nothing."""
+    return partial(
+        WithFallback,
+        popularity=Popularity(split.train, len(dataset.catalogue.items)).counts,
+        reads_history=config.model.history.encoder != "none",
+        has_features=~blank_rows(dataset.catalogue.user_features),
+    )
+
+
+def _validate(
+    scorer: Scorer, *, cases: Cases, n_items: int, served: Callable[[Scorer], WithFallback]
+) -> Mapping[str, float]:
     k = min(_MONITORED_K, max(1, n_items // 10))  # deeper, a small catalogue is found whole
-    judged = judge(scorer, cases, n_items, (k,), sample_users=0).seen_excluded
+    judged = judge(served(scorer), cases, n_items, (k,), sample_users=0).main
     recall, ndcg = judged[f"recall@{k}"], judged["ndcg@10"]
     # One per cent more at the top counts as one per cent more in depth.
     return {MONITOR: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
@@ -253,9 +277,17 @@ def _assess_run(run: Run, config: Config | None) -> Assessment:
     scorer = model.scorer(dataset, split)
     valid = scorer.user_vectors(split.valid)
     built = build_index(scorer.item_vectors.numpy(), valid if len(valid) > 1 else None, config.index)
-    curve = None if built.tuning is None else built.tuning.curve
-    tried = () if built.tuning is None else [dataclasses.asdict(point) for point in built.tuning.tried]
-    served = Served(scorer.user_vectors, built.index, curve, built.engine, tried)
+    tuning = built.tuning
+    served = Served(
+        user_vectors=scorer.user_vectors,
+        index=built.index,
+        effort=None if tuning is None else tuning.curve,
+        engine=built.engine,
+        costs=USUAL_COSTS if tuning is None else tuning.costs,
+        has_features=~blank_rows(catalogue.user_features),
+        reads_history=model.towers.reads_history,
+        frontier=() if tuning is None else [dataclasses.asdict(point) for point in tuning.tried],
+    )
     return assess(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
 
 
@@ -279,8 +311,16 @@ def _assess_release(release: Release, config: Config) -> Assessment:
         return UserInputs(cases.histories, users[cases.users]).encode(encoder, release.index.vectors)
 
     vectors = release.index.vectors(everything)
-    tried = cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", []))
-    served = Served(user_vectors, release.index, release.effort, release.manifest.index.engine, tried)
+    served = Served(
+        user_vectors=user_vectors,
+        index=release.index,
+        effort=release.effort,
+        engine=release.manifest.index.engine,
+        costs=release.costs,
+        has_features=~blank_rows(users),
+        reads_history=encoder.history_length > 0,
+        frontier=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
+    )
     return assess(
         dataset, split, lambda cases: user_vectors(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
     )

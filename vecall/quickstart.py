@@ -60,7 +60,8 @@ class Story:
             "release": self.release,
             **{name: judged[name].seen_excluded for name in names},
             "founding_bce": self.founding.seen_excluded,
-            "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
+            "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")}
+            | {"paths": dict(self.assessment.paths)},
             "report": str(self.report),
             "seconds": dict(self.seconds),
         }
@@ -77,7 +78,8 @@ class Story:
         ann = self.assessment.ann[0]
         console.out.print(
             f"\n{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, one query {ann.p50_ms:.2f} ms (p50), "
-            f"{ann.p99_ms:.2f} ms (p99)\nrelease {self.release}; report: {self.report}\n"
+            f"{ann.p99_ms:.2f} ms (p99)\n{self.assessment.paths_sentence}\n"
+            f"release {self.release}; report: {self.report}\n"
             + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         )
 

@@ -50,9 +50,9 @@ def write_assessment(
         ann=tuple(one.as_json() for one in assessment.ann),
         ann_method=_ANN_METHOD,
         learning_curve=_learning_curve(epochs) if epochs else "",
-        recall_over_k=plots.recall_over_k({name: one.seen_excluded for name, one in lines.items()}),
+        recall_over_k=plots.recall_over_k({name: one.main for name, one in lines.items()}),
         ann_frontier=plots.ann_frontier(assessment.frontier) if assessment.frontier else "",
-        scores=plots.score_histograms(sample.hit_scores, sample.rest_scores),
+        scores=plots.score_histograms(sample.hit_scores, sample.rest_scores) if len(sample.hit_scores) else "",
         popularity=plots.recalled_popularity(
             {name: one.sample.top for name, one in lines.items()}, assessment.item_counts
         ),
@@ -72,7 +72,7 @@ def _learning_curve(lines: Sequence[Mapping[str, float]]) -> str:
 
 
 def _headline(assessment: Assessment) -> str:
-    recalls = {name: one.seen_excluded for name, one in assessment.judgements.items()}
+    recalls = {name: one.main for name, one in assessment.judgements.items()}
     depths = [int(key.removeprefix("recall@")) for key in recalls["model"] if key.startswith("recall@")]
     k = 100 if 100 in depths else max(depths)
     others = ", ".join(

@@ -2,6 +2,7 @@
 
 RUN/config.json      the settings, with absolute paths
 RUN/metrics.jsonl    a line per epoch
+RUN/data.json        digests of what it learns from, and RUN/learned.npy: see `vecall.lineage`
 RUN/model/           the judged model: weights.safetensors, encoders.json, the item ids it knows
 RUN/refit/           with `refit = true`, the same, trained again on everything: this one is published
 RUN/summary.json     what came out; a run without it was cut short and is resumed
@@ -145,6 +146,11 @@ class Run:
         except ValidationError as error:
             raise TrainingError(f"{folder / SUMMARY}: damaged: {error}") from error
         return cls(folder, read_config(folder), summary)
+
+    @property
+    def weights_file(self) -> Path:
+        """The weights of the judged model."""
+        return self.folder / MODEL / _WEIGHTS
 
     def judged_model(self) -> Model:
         """The model that the metrics are of; it has not seen what it was judged by."""

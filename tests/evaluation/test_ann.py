@@ -91,6 +91,8 @@ def test_k_beyond_the_index_is_measured_by_what_there_is():
     assert measure_ann(ScanWith(), QUERIES, 100, engine="scan", repeats=1).recall == 1.0
 
 
-def test_one_query_measures_nothing():
-    with pytest.raises(ConfigError, match="at least 2 queries"):
-        measure_ann(ScanWith(), QUERIES[:1], 10, engine="scan")
+def test_one_query_has_no_interval_and_none_measures_nothing():
+    report = measure_ann(ScanWith(), QUERIES[:1], 10, engine="scan")
+    assert (report.recall, report.recall_ci95, report.queries) == (1.0, None, 1)
+    with pytest.raises(ConfigError, match="at least 1 query"):
+        measure_ann(ScanWith(), QUERIES[:0], 10, engine="scan")

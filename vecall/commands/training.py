@@ -103,6 +103,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a run or a release beside popularity, EASE and co-occurrence, by one protocol."""
+    from vecall.assessment import WITH_HISTORY
     from vecall.config import load_config
     from vecall.pipeline import assess_run_or_store
 
@@ -119,9 +120,13 @@ def evaluate(
     for seen in ("seen_excluded", "seen_included"):
         models = {name: judged.as_json()[seen] for name, judged in made.judgements.items()}
         console.show_metrics(f"model recall, {seen.replace('_', ' items ')}", models)
+    if any(judged.as_json(WITH_HISTORY) != judged.as_json() for judged in made.judgements.values()):
+        models = {name: judged.as_json(WITH_HISTORY)["seen_excluded"] for name, judged in made.judgements.items()}
+        console.show_metrics("model recall, seen items excluded, of users with a history", models)
     for ann in made.ann:
         console.out.print(
             f"{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, "
             f"one query {ann.p50_ms:.2f} ms (p50), {ann.p99_ms:.2f} ms (p99)"
         )
+    console.out.print(made.paths_sentence)
     console.out.print("\n".join([*made.protocol, *(f"dropped: {n:,} {why}" for why, n in made.dropped.items())]))

@@ -24,12 +24,14 @@ class Dataset:
         catalogue: items and users.
         interactions: all of them, ordered.
         dropped: rows left out while reading, by reason.
+        timed: whether the interactions have times; else the file's order stands for them.
     """
 
     schema: Schema
     catalogue: Catalogue
     interactions: Interactions
     dropped: Mapping[str, int]
+    timed: bool
 
     @property
     def histories(self) -> Sequences:
@@ -63,4 +65,5 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     """
     tables = read_tables(settings, schema)
     catalogue = build_catalogue(tables, schema)
-    return Dataset(schema, catalogue, order_interactions(tables, catalogue), tables.dropped)
+    timed = schema.interactions.time is not None
+    return Dataset(schema, catalogue, order_interactions(tables, catalogue), tables.dropped, timed)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 
 def column(frame: pl.DataFrame, name: str) -> pl.Series:
@@ -18,3 +20,15 @@ def frame_from(columns: Mapping[str, pl.Series], height: int) -> pl.DataFrame:
 def select(frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
     """Some columns of a frame, in this order."""
     return frame_from({name: frame.get_column(name) for name in names}, len(frame))
+
+
+def blank_rows(frame: pl.DataFrame) -> NDArray[np.bool_]:
+    """[n] rows that say nothing at all: every cell is null or an empty list."""
+    blank = np.ones(len(frame), dtype=np.bool_)
+    for name in frame.columns:
+        cells = column(frame, name)
+        says = cells.is_not_null()
+        if isinstance(cells.dtype, pl.List):
+            says = says & (cells.list.len() > 0).fill_null(value=False)
+        blank &= ~says.to_numpy()
+    return blank

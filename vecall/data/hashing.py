@@ -26,11 +26,17 @@ def hash_bytes(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Hashes:
     for position in range(int(lengths.max(initial=0))):
         alive = longest_first[: np.searchsorted(-ordered_lengths, -position, side="left")]
         hashes[alive] = (hashes[alive] ^ blob[starts[alive] + position]) * _PRIME
-    hashes ^= hashes >> np.uint64(30)
-    hashes *= _MIX[0]
-    hashes ^= hashes >> np.uint64(27)
-    hashes *= _MIX[1]
-    return hashes ^ (hashes >> np.uint64(31))
+    return mix(hashes)
+
+
+def mix(numbers: Hashes) -> Hashes:
+    """[n] numbers whose bits depend on all bits of those given: SplitMix64's finaliser."""
+    mixed: Hashes = numbers ^ (numbers >> np.uint64(30))
+    mixed *= _MIX[0]
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= _MIX[1]
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def hash_strings(strings: Sequence[str]) -> Hashes:

@@ -90,3 +90,7 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def take(self, indices: NDArray[np.int64]) -> "Cases":
+        """The cases at `indices`, in that order."""
+        return Cases(self.users[indices], self.histories.take(indices), self.targets.take(indices))

@@ -16,6 +16,8 @@ from vecall.errors import DataError
 
 Cut = int | float  # in the numbers of the time column: an integer stays one, or it would lose digits beyond 2^53
 
+TRAIN, VALID, TEST = 0, 1, 2
+
 # Leave-one-out needs one item to learn from, one to choose by and one to judge by.
 _LEAST_POSITIVES = 3
 
@@ -46,6 +48,7 @@ class Split:
         valid: cases to choose by; their histories are the training ones.
         test: cases to judge by; their histories hold all that came before the test.
         dropped: what takes no part in judging, by reason.
+        parts: [positives] which part each positive of the interactions is in, see `TRAIN`, `VALID`, `TEST`.
     """
 
     protocol: str
@@ -54,6 +57,7 @@ class Split:
     valid: Cases
     test: Cases
     dropped: Mapping[str, int]
+    parts: NDArray[np.int8]
 
 
 def split(interactions: Interactions, n_users: int, settings: DataSettings) -> Split:
@@ -95,6 +99,7 @@ def leave_one_out(interactions: Interactions, n_users: int) -> Split:
     from_end = np.repeat(everything.offsets[1:], everything.lengths) - 1 - np.arange(len(everything.rows))
     held_out = (from_end <= 1) & (everything.lengths >= _LEAST_POSITIVES)[positives.users]
     train = Sequences.grouped(positives.users[~held_out], positives.items[~held_out], n_users)
+    parts = np.where(held_out, TEST - from_end, TRAIN).astype(np.int8)
     upto_valid = (from_end >= 1) | ~held_out
     before_test = Sequences.grouped(positives.users[upto_valid], positives.items[upto_valid], n_users)
     ends = everything.offsets[1:][judged]
@@ -107,6 +112,7 @@ def leave_one_out(interactions: Interactions, n_users: int) -> Split:
         valid=Cases(judged, train.take(judged), Sequences.of(everything.rows[ends - 2, None])),
         test=Cases(judged, before_test.take(judged), Sequences.of(everything.rows[ends - 1, None])),
         dropped=_counted({"users with fewer than 3 positives": int((everything.lengths < _LEAST_POSITIVES).sum())}),
+        parts=parts,
     )
 
 
@@ -142,6 +148,7 @@ def global_time(interactions: Interactions, n_users: int, valid_from: Cut, test_
                 "test users without a history (judged all the same)": int((test.histories.lengths == 0).sum()),
             }
         ),
+        parts=np.where(before_valid, TRAIN, np.where(before_test, VALID, TEST)).astype(np.int8),
     )
 
 

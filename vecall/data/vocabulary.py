@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.hashing import Hashes, hash_bytes, pack, pack_bytes, to_bytes
+from vecall.data.hashing import Hashes, hash_bytes, mix, pack, pack_bytes, to_bytes
 from vecall.errors import DataError
 from vecall.schema import IdType
 
@@ -46,6 +46,10 @@ class Vocabulary(ABC):
     @abstractmethod
     def ids(self, rows: Rows) -> list[int] | list[str]:
         """The ids at `rows`, as Python's own integers or strings."""
+
+    @abstractmethod
+    def hashes(self) -> Hashes:
+        """[N] a hash of each id, the same in every vocabulary that has it."""
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -94,6 +98,9 @@ class IntegerVocabulary(Vocabulary):
 
     def ids(self, rows: Rows) -> list[int]:  # noqa: D102
         return cast("list[int]", self._ids[rows].tolist())
+
+    def hashes(self) -> Hashes:  # noqa: D102
+        return mix(self._ids.view(np.uint64))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
         return {"integers": self._ids}
@@ -172,6 +179,9 @@ class StringVocabulary(Vocabulary):
         starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
         blob = self._bytes
         return [str(blob[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+
+    def hashes(self) -> Hashes:  # noqa: D102
+        return hash_bytes(self._blob, self._offsets)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
         return {"bytes": self._blob, "offsets": self._offsets}

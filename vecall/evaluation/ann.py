@@ -21,7 +21,8 @@ class AnnReport:
     Attributes:
         k: answers asked for.
         recall: ANN recall@k in 0 .. 1, mean over the queries.
-        recall_ci95: half the width of its 95 % confidence interval over the queries (normal approximation).
+        recall_ci95: half the width of its 95 % confidence interval over the queries (normal approximation); None of
+            one query alone.
         p50_ms: median latency of one query searched alone, in milliseconds.
         p99_ms: its 99th percentile.
         queries: distinct queries.
@@ -32,7 +33,7 @@ class AnnReport:
 
     k: int
     recall: float
-    recall_ci95: float
+    recall_ci95: float | None
     p50_ms: float
     p99_ms: float
     queries: int
@@ -64,9 +65,9 @@ def measure_ann(
     Raises:
         ConfigError: too few queries or repeats, or k < 1.
     """
-    if len(queries) < 2 or repeats < 1 or k < 1:
+    if len(queries) < 1 or repeats < 1 or k < 1:
         raise ConfigError(
-            f"measuring an index needs at least 2 queries, 1 repeat and k >= 1; got {len(queries)} queries, "
+            f"measuring an index needs at least 1 query, 1 repeat and k >= 1; got {len(queries)} queries, "
             f"{repeats} repeats and k = {k}"
         )
     for query in queries[:WARM_UP]:
@@ -93,7 +94,7 @@ def measure_ann(
     return AnnReport(
         k=k,
         recall=float(shares.mean()),
-        recall_ci95=float(1.96 * shares.std(ddof=1) / math.sqrt(len(shares))),
+        recall_ci95=float(1.96 * shares.std(ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else None,
         p50_ms=float(p50),
         p99_ms=float(p99),
         queries=len(queries),

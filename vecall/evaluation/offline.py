@@ -1,6 +1,7 @@
 """Judging a scorer over all items: full ranking, with and without what the user has seen."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 from vecall.data.sequences import Cases, Rows, Sequences
 from vecall.errors import DataError
 from vecall.evaluation.metrics import (
-    Offsets,
     Ranks,
     Scores,
     coverage_at,
@@ -51,8 +51,10 @@ class Judgement:
     """How well a scorer recalls what is held out.
 
     Attributes:
-        seen_excluded: `recall@k` of each k, `ndcg@10`, `coverage@10`, ranked among unseen items.
+        seen_excluded: `recall@k` of each k, `ndcg@10`, `coverage@10`, ranked among unseen items; NaN where every target
+            is a repeat, so that nothing can be said.
         seen_included: the same, ranked among all items.
+        groups: both, of some of the users, by the group's name.
         users: users judged with seen items included.
         targets: their held-out items.
         users_dropped: users of whom no target is left once repeats are dropped.
@@ -62,15 +64,26 @@ class Judgement:
 
     seen_excluded: Metrics
     seen_included: Metrics
+    groups: Mapping[str, tuple[Metrics, Metrics]]
     users: int
     targets: int
     users_dropped: int
     repeats_dropped: int
     sample: Sample
 
-    def as_json(self) -> dict[str, Metrics]:
-        """The metrics as `vecall evaluate --json` prints them."""
-        return {"seen_excluded": self.seen_excluded, "seen_included": self.seen_included}
+    @property
+    def main(self) -> Metrics:
+        """Ranked among unseen items; among all items where every target is a repeat."""
+        return self.seen_included if math.isnan(self.seen_excluded[f"ndcg@{SHORT_LIST}"]) else self.seen_excluded
+
+    def as_json(self, group: str | None = None) -> dict[str, dict[str, float | None]]:
+        """The metrics of all users or of a group, as `vecall evaluate --json` prints them; null where there is none."""
+        excluded, included = (self.seen_excluded, self.seen_included) if group is None else self.groups[group]
+        return {"seen_excluded": _or_null(excluded), "seen_included": _or_null(included)}
+
+
+def _or_null(metrics: Metrics) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 def judge(
@@ -79,6 +92,7 @@ def judge(
     n_items: int,
     ks: Sequence[int],
     *,
+    groups: Mapping[str, NDArray[np.bool_]] | None = None,
     batch: int = 256,
     sample_users: int = 500,
     seed: int = 0,
@@ -90,12 +104,13 @@ def judge(
         cases: users, histories (these are "the seen items") and held-out targets.
         n_items: N.
         ks: depths of recall, each >= 1.
+        groups: by name, which of the cases are judged by themselves too, [cases].
         batch: cases scored together; [batch, N] float32 is held three times over.
         sample_users: users kept for plots, at most.
         seed: of the sample.
 
     Raises:
-        DataError: there are no cases, no target is left to judge, or the scores are not [B, N].
+        DataError: there are no cases, or the scores are not [B, N].
         TrainingError: a score is NaN.
     """
     if not len(cases):
@@ -106,16 +121,24 @@ def judge(
     excluded, included, samples = _Ranking(), _Ranking(), []
     for start in range(0, len(cases), batch):
         positions = np.arange(start, min(start + batch, len(cases)))
-        part = Cases(cases.users[positions], cases.histories.take(positions), cases.targets.take(positions))
+        part = cases.take(positions)
         scores = _scored(scorer, part, n_items)
         new = fresh.take(positions)
         excluded.add(scores, new, part.histories)
         included.add(scores, part.targets, None)
         inside = sampled[(sampled >= start) & (sampled < start + batch)] - start
         samples.append(_sample(scores, part, new, inside, start, rng))
+    rankings = ((excluded, fresh), (included, cases.targets))
+
+    def metrics(chosen: NDArray[np.bool_]) -> tuple[Metrics, Metrics]:
+        of_unseen, of_all = (ranking.metrics(targets, chosen, n_items, ks) for ranking, targets in rankings)
+        return of_unseen, of_all
+
+    seen_excluded, seen_included = metrics(np.ones(len(cases), dtype=np.bool_))
     return Judgement(
-        seen_excluded=excluded.metrics(fresh.offsets, n_items, ks),
-        seen_included=included.metrics(cases.targets.offsets, n_items, ks),
+        seen_excluded=seen_excluded,
+        seen_included=seen_included,
+        groups={name: metrics(chosen) for name, chosen in (groups or {}).items()},
         users=len(cases),
         targets=len(cases.targets.rows),
         users_dropped=int((fresh.lengths == 0).sum()),
@@ -136,11 +159,13 @@ class _Ranking:
         self._ranks.append(target_ranks(scores, targets, seen))
         self._tops.append(top_rows(scores, seen, SHORT_LIST))
 
-    def metrics(self, offsets: Offsets, n_items: int, ks: Sequence[int]) -> Metrics:
-        ranks = np.concatenate(self._ranks)
-        measured = {f"recall@{k}": recall_at(ranks, offsets, k) for k in ks}
-        measured[f"ndcg@{SHORT_LIST}"] = ndcg_at(ranks, offsets, SHORT_LIST)
-        measured[f"coverage@{SHORT_LIST}"] = coverage_at(np.concatenate(self._tops), n_items, SHORT_LIST)
+    def metrics(self, targets: Sequences, chosen: NDArray[np.bool_], n_items: int, ks: Sequence[int]) -> Metrics:
+        """Of the chosen users, [B]; NaN where none of them has a target."""
+        ranks = np.concatenate(self._ranks)[chosen[targets.owners]]
+        offsets = np.concatenate([[0], np.cumsum(targets.lengths[chosen])])
+        measured = {f"recall@{k}": recall_at(ranks, offsets, k) if len(ranks) else math.nan for k in ks}
+        measured[f"ndcg@{SHORT_LIST}"] = ndcg_at(ranks, offsets, SHORT_LIST) if len(ranks) else math.nan
+        measured[f"coverage@{SHORT_LIST}"] = coverage_at(np.concatenate(self._tops)[chosen], n_items, SHORT_LIST)
         return measured
 
 

@@ -55,7 +55,7 @@ class ReportContent:
     title: str
     headline: str
     protocol: tuple[str, ...]
-    models: Mapping[str, Mapping[str, Mapping[str, float]]]
+    models: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     dropped: tuple[tuple[str, int, str], ...] = ()
     ann: tuple[AnnRow, ...] = ()
     ann_method: str = ""
@@ -152,7 +152,7 @@ def _bullets(lines: Iterable[str]) -> str:
 
 def _tiles(content: ReportContent) -> str:
     """The few numbers to take away: the model and the two best others at one depth, then the index."""
-    metrics = {name: judged["seen_excluded"] for name, judged in content.models.items() if name != "index"}
+    metrics = {name: _main(judged) for name, judged in content.models.items() if name != "index"}
     depths = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
     depth = "recall@100" if "recall@100" in depths else depths[-1]
     model, *others = [(at[depth], name) for name, at in metrics.items() if depth in at]
@@ -168,10 +168,22 @@ def _tiles(content: ReportContent) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
+def _main(judged: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Metrics with seen items excluded; included where there are no others, for every target is a repeat."""
+    for seen in ("seen_excluded", "seen_included"):
+        known = {key: value for key, value in judged[seen].items() if value is not None}
+        if any(key.startswith("recall@") for key in known):
+            return known
+    return known
+
+
 def _model_table(content: ReportContent, seen: str) -> str:
     metrics = {name: judged[seen] for name, judged in content.models.items()}
     columns = list(dict.fromkeys(key for judged in metrics.values() for key in judged))
-    best = {key: max(judged[key] for judged in metrics.values() if key in judged) for key in columns}
+    best = {
+        key: max((value for judged in metrics.values() if (value := judged.get(key)) is not None), default=0.0)
+        for key in columns
+    }
     rows = [
         [_name(name)] + [_share(judged.get(key), best=best[key]) for key in columns] for name, judged in metrics.items()
     ]

@@ -65,6 +65,8 @@ def check_declared(store: Store, id_type: IdType, seq: int) -> None:
     Raises:
         StoreError: the journal ends before `seq`, or its ids are of another type.
     """
+    if seq < 0:
+        raise StoreError(f"journal_seq is {seq}; expected the number of an operation, or 0 for none")
     if seq == 0:
         return
     journal = Journal.read(journal_path(store), id_type)

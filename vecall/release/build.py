@@ -11,6 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from vecall.data.attributes import is_within_calendar
+from vecall.data.frames import column
+from vecall.data.spelling import spell
 from vecall.data.vocabulary import Vocabulary
 from vecall.errors import DataError
 from vecall.index import files as index_files
@@ -180,3 +183,12 @@ def check_attributes(attributes: pl.DataFrame, n_items: int) -> None:
         raise DataError(f"attributes have {len(attributes)} rows for {n_items} ids: one row per id, in the same order")
     if taken := sorted(RESERVED & set(attributes.columns)):
         raise DataError(f"attributes named {taken} clash with the answer's own names; rename them")
+    for name in attributes.columns:
+        cells = column(attributes, name)
+        if cells.dtype == pl.Object:
+            raise DataError(f"attribute {name!r} holds Python objects: make it text, numbers, flags, times or lists")
+        if not (within := is_within_calendar(cells)).all():
+            raise DataError(
+                f"attribute {name!r}: expected times in the years 1 to 9999, got {int((~within).sum())} that are not, "
+                f"such as {spell(cells.filter(~within))[0]}: make them null, or the last moment of 9999"
+            )

@@ -113,7 +113,8 @@ class LiveRecall:
 
 def _scores(made: Answered, rows: Rows) -> NDArray[np.float64]:
     """[n] inner products of the user's vector with some items' stored ones."""
-    products: NDArray[np.float64] = (made.view.vectors(rows).astype(np.float64) * made.ask.vector).sum(axis=1)
+    vector = np.asarray(made.ask.vector, dtype=np.float64)
+    products: NDArray[np.float64] = (made.view.vectors(rows).astype(np.float64) * vector).sum(axis=1)
     return products
 
 

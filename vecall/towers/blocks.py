@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import batch_norm, normalize
 
 Norm = Literal["layer", "batch", "none"]
 
@@ -16,9 +16,19 @@ def norm_layer(norm: Norm, width: int) -> nn.Module:
         case "layer":
             return nn.LayerNorm(width)
         case "batch":
-            return nn.BatchNorm1d(width)
+            return BatchNorm(width)
         case "none":
             return nn.Identity()
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """As torch's; in training a batch of one, which has no deviation, is normalised by what was learned so far."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width] → [B, width]."""
+        if self.training and len(x) == 1:
+            return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 class Mlp(nn.Module):

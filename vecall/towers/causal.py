@@ -9,6 +9,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from vecall.towers.blocks import Dropout
 from vecall.towers.inputs import embedding
 
+SHORTEST_TRACED = 2  # items of the history that an export is traced with: a length of 1 would be taken for a constant
 _BEGINS_AT = 0.1  # standard deviation; of an item's vector it is 1
 
 
@@ -23,7 +24,7 @@ class CausalHistory(nn.Module):
     def __init__(self, dim: int, dropout: float, *, length: int, layers: int, heads: int) -> None:
         super().__init__()
         self.start = nn.Parameter(_BEGINS_AT * torch.randn(dim))
-        self.places = embedding(length + 1, dim, _BEGINS_AT)
+        self.places = embedding(max(length, SHORTEST_TRACED) + 1, dim, _BEGINS_AT)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, dropout, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)

@@ -73,6 +73,11 @@ class Recipe(LightningModule):
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
         self._samples = self._make_samples()
+        if len(self._samples) == 1 and towers.settings.norm == "batch" and towers.settings.hidden:
+            raise TrainingError(
+                "there is one sample to learn from, and model.norm = 'batch' needs at least 2: give more interactions, "
+                "or set model.norm = 'layer'"
+            )
         self.frequencies: Tensor  # [N] each item's share of the samples
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=problem.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
