@@ -21,3 +21,24 @@ def published(tmp_path_factory):
     pipeline.fit(config, folder / "run")
     pipeline.publish(folder / "run", folder / "store", name="tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_with_index(published, tmp_path_factory):
+    """The same run as a store whose recalls search an index: of so few items a release would have none."""
+    import json
+    import shutil
+
+    from vecall import pipeline
+    from vecall.index import tune
+    from vecall.index.planner import Costs
+
+    folder = tmp_path_factory.mktemp("published-with-index")
+    shutil.copytree(published / "run", folder / "run")
+    config = json.loads((folder / "run" / "config.json").read_text())
+    config["index"] |= {"engine": "hnsw"}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "_costs", lambda *_: Costs(fixed=0.0, per_width=0.0, per_depth=0.0, per_row=1.0))
+        pipeline.publish(folder / "run", folder / "store", name="tiny")
+    return folder / "store"

@@ -33,11 +33,11 @@ PUBLIC = [
 SIGNATURES = {
     "load_config": "(path)",
     "fit": "(config, run_dir, *, init)",
-    "publish": "(run_dir, store, *, name, activate, journal_seq)",
+    "publish": "(run_dir, store, *, name, activate, journal_seq, allow_worse)",
     "publish_vectors": "(store, ids, vectors, *, attributes, queries, index, name, activate, journal_seq)",
     "evaluate": "(*, run, store, config)",
     "open_recaller": "(store, *, release, writable, delta_max, auto_compact)",
-    "Query": "(user_id, user, history, vector, k, where, exclude, exclude_seen, explain)",
+    "Query": "(user_id, user, history, recent, vector, k, where, exclude, exclude_seen, explain)",
 }
 
 

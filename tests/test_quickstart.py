@@ -43,10 +43,11 @@ def test_it_tells_the_whole_story(tmp_path: Path) -> None:
     ratings.rename({"user_id": "userId", "item_id": "movieId"}).write_csv(data / "ratings.csv")
     movies.rename({"item_id": "movieId"}).write_csv(data / "movies.csv")
     told = vecall("--out", tmp_path / "out", "--data", data)
-    assert {"release", "model", "popularity", "ease", "founding_bce", "ann", "report"} <= set(told)
+    assert {"release", "model", "popularity", "ease", "founding_bce", "ann", "paths", "report"} <= set(told)
     for name in ("model", "popularity", "ease", "founding_bce"):
         assert list(told[name]) == METRICS
     assert set(told["ann"]) == {"k", "recall", "p50_ms", "p99_ms", "engine"}
+    assert sum(told["paths"].values()) == 40
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run", "store", "founding", "report.html"}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 5

@@ -7,6 +7,8 @@ load torch.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vecall.openmp import limit_spinning
+
 if TYPE_CHECKING:
     from vecall.config import Config, load_config
     from vecall.errors import (
@@ -76,6 +78,7 @@ def __getattr__(name: str) -> object:
     """Public names from the files that they live in, when they are first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vecall' has no attribute {name!r}")
+    limit_spinning()
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ import typer
 
 from vecall import console
 from vecall.commands import answering, stores, training
+from vecall.openmp import limit_spinning
 
 app = typer.Typer(
     help="vecall (矢量召回): train two towers, publish a release, recall items.",
@@ -37,4 +38,5 @@ def _setup(
 
 def main() -> None:
     """The console script."""
+    limit_spinning()
     app()

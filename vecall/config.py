@@ -12,6 +12,7 @@ from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
+from vecall.paths import check_path
 from vecall.schema import Category, Numeric, Schema, Section, Tags, Text, Vector
 from vecall.toml_files import read_toml
 from vecall.towers.settings import ModelSettings
@@ -139,9 +140,9 @@ def load_config(path: str | Path) -> Config:
     Raises:
         ConfigError: no such file, no TOML, an unknown key or a bad value; the message begins with the key's path.
     """
-    path = Path(path)
-    config = parse_config(read_toml(path), source=str(path))
-    return config.model_copy(update={"data": config.data.within(path.resolve().parent)})
+    file = check_path(path)
+    config = parse_config(read_toml(file), source=str(path))
+    return config.model_copy(update={"data": config.data.within(file.resolve().parent)})
 
 
 def parse_config(sections: dict[str, Any], *, source: str = "config") -> Config:

@@ -70,7 +70,7 @@ def quiet_libraries(*, verbose: bool) -> None:
 
 def print_json(answer: Mapping[str, object]) -> None:
     """One object on stdout."""
-    print(json.dumps(answer, ensure_ascii=False))
+    print(json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace").decode())
 
 
 def show_metrics(title: str, models: Mapping[str, Mapping[str, float | None]]) -> None:

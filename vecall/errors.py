@@ -7,6 +7,7 @@ VecallError                  catch this one to catch them all
 ├── ExportError              the exported towers do not answer as the trained ones do
 ├── QueryError               a request is wrong; carries `code` and `field`, as over HTTP
 │   └── EncoderMismatch      a given vector is of another encoder than the release's
+├── ForkError                this process was forked from one that had used vecall, and would hang
 ├── Overloaded               there is too much to do for this request just now; try again
 │   └── TooManyScans         too many requests are scanning large parts of the pool
 └── StoreError               a store cannot do what was asked
@@ -61,6 +62,10 @@ class EncoderMismatch(QueryError):  # noqa: N818 - it is what happened, and read
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message, code="encoder_mismatch", field=field)
+
+
+class ForkError(VecallError):
+    """This process was forked from one that had used vecall: libraries would wait for threads that are not here."""
 
 
 class Overloaded(VecallError):  # noqa: N818 - as above

@@ -38,7 +38,7 @@ def data_folder(given: Path | None) -> Path:
 
 def sections(folder: Path) -> dict[str, Any]:
     """The quickstart's settings, as vecall.toml would hold them."""
-    header = pl.scan_csv(folder / RATINGS).collect_schema().names()
+    header = pl.scan_csv(folder / RATINGS, glob=False).collect_schema().names()
     user, item = ("user_id", "item_id") if "user_id" in header else ("userId", "movieId")  # MovieLens' own names
     return {
         "data": {"interactions": str(folder / RATINGS), "items": str(folder / MOVIES)},
@@ -120,7 +120,7 @@ def _user_inputs(
 def _mean_ratings(dataset: Dataset, train: Sequences, config: Config) -> NDArray[np.float32]:
     """[U] mean rating of each user's training history."""
     names = config.schema_.interactions
-    ratings = pl.read_csv(config.data.interactions[0])
+    ratings = pl.read_csv(config.data.interactions[0], glob=False)
     users = dataset.catalogue.users.rows_of(ratings[names.user])
     items = dataset.catalogue.items.rows_of(ratings[names.item])
     n_items = len(dataset.catalogue.items)

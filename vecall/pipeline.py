@@ -26,15 +26,18 @@ from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.fallback import WithFallback
 from vecall.evaluation.offline import judge
 from vecall.export import export_towers
+from vecall.forks import check_not_forked
 from vecall.index.choose import build_index
 from vecall.index.planner import USUAL_COSTS
 from vecall.lineage import DataState, check_no_leak, interaction_hashes, write_learned
 from vecall.live.retention import check_declared
+from vecall.paths import check_path
 from vecall.release.build import Contents, write_contents
 from vecall.release.bundle import Release, open_release
 from vecall.release.encoder import Encoder, TowersState
 from vecall.release.files import replace
 from vecall.release.golden import UserInputs
+from vecall.release.regression import find_regression
 from vecall.release.store import Store
 from vecall.release.users import Users
 from vecall.runs import MODEL, REFIT, SUMMARY, Model, Run, Summary, begin, forget_checkpoints
@@ -65,7 +68,8 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         TrainingError: the run directory is taken, or holds a fit of other tables that was cut short; `init` has other
             layers, or has learned what this run would be judged by; or there is too little to learn from.
     """
-    folder = Path(run_dir)
+    check_not_forked()
+    folder = check_path(run_dir)
     older = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
@@ -158,6 +162,7 @@ def publish(
     name: str | None = None,
     activate: bool = True,
     journal_seq: int = 0,
+    allow_worse: bool = False,
 ) -> str:
     """Make a release of a run: export the towers, encode all items of the tables, build the index, prove it.
 
@@ -170,6 +175,8 @@ def publish(
         name: of the release; None takes the time.
         activate: whether it becomes the current one.
         journal_seq: operations of the store's journal that the tables already hold.
+        allow_worse: publish it though it has less than half of the current release's items, or its model less than half
+            of that one's recall. With `activate` false it is published all the same, with a warning.
 
     Returns:
         The release's name.
@@ -178,13 +185,17 @@ def publish(
         TrainingError: there is no finished run.
         DataError: the tables do not hold what the schema says.
         ExportError: the exported towers answer otherwise than the trained ones.
-        StoreError: the name is taken, the journal has no operation `journal_seq`, or the store cannot be written.
+        StoreError: the name is taken, the journal has no operation `journal_seq`, the release has lost much and
+            `allow_worse` is false, or the store cannot be written.
     """
+    check_not_forked()
     run = Run.open(run_dir)
     model = run.live_model()
-    check_declared(Store.create(Path(store)), run.config.schema_.items.id_type, journal_seq)
+    opened = Store.create(Path(store))
+    check_declared(opened, run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
-    with Store.create(Path(store)).draft(name) as draft:
+    _check_no_regression(opened, run, dataset, activate=activate, allow_worse=allow_worse)
+    with opened.draft(name) as draft:
         encoder, digest = _export(model, dataset, draft.folder)
         rows = np.arange(len(dataset.catalogue.items))
         contents = Contents(
@@ -200,6 +211,19 @@ def publish(
         )
         description = write_contents(draft.folder, contents, run.config.index, encoder=(encoder, digest))
         return draft.commit(description, activate=activate)
+
+
+def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: bool, allow_worse: bool) -> None:
+    lost = find_regression(store, len(dataset.catalogue.items), run.summary.metrics)
+    if lost is None:
+        return
+    left_out = f" Left out while reading: {dict(dataset.dropped)}." if dataset.dropped else ""
+    if activate and not allow_worse:
+        raise StoreError(
+            f"{run.folder}: is not published: {lost}.{left_out} See to the tables and the run; if it is meant, publish "
+            "with --allow-worse, or with --no-activate to look at it first"
+        )
+    logger.warning("%s: %s.%s", run.folder, lost, left_out)
 
 
 def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[Encoder, str]:
@@ -256,6 +280,7 @@ def assess_run_or_store(
     *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
 ) -> Assessment:
     """As `evaluate`, with all that a report shows."""
+    check_not_forked()
     if (run is None) == (store is None):
         raise ConfigError("evaluate takes either a run or a store")
     if run is not None:

@@ -60,8 +60,8 @@ class Story:
             "release": self.release,
             **{name: judged[name].seen_excluded for name in names},
             "founding_bce": self.founding.seen_excluded,
-            "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")}
-            | {"paths": dict(self.assessment.paths)},
+            "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
+            "paths": dict(self.assessment.paths),
             "report": str(self.report),
             "seconds": dict(self.seconds),
         }

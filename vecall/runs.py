@@ -23,6 +23,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.encode import Encoders, EncodersState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
+from vecall.paths import check_path
 from vecall.release.files import replace
 from vecall.release.users import load_vocabulary, save_vocabulary
 from vecall.towers.settings import ModelSettings
@@ -136,10 +137,10 @@ class Run:
         Raises:
             TrainingError: there is none, or it was cut short.
         """
-        folder = Path(folder)
-        if not (folder / CONFIG).exists():
+        folder = check_path(folder)
+        if not _exists(folder / CONFIG):
             raise TrainingError(f"{folder}: no run here; make one: vecall fit CONFIG --run {folder}")
-        if not (folder / SUMMARY).exists():
+        if not _exists(folder / SUMMARY):
             raise TrainingError(f"{folder}: this run was cut short; the same `vecall fit` again goes on with it")
         try:
             summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
@@ -171,7 +172,7 @@ def begin(folder: Path, config: Config) -> None:
     Raises:
         TrainingError: the folder holds a finished run, one of other settings, or something else.
     """
-    if (folder / SUMMARY).exists():
+    if _exists(folder / SUMMARY):
         raise TrainingError(f"{folder}: holds a finished run; choose another --run, or delete it")
     if (folder / CONFIG).exists():
         if read_config(folder) != config:
@@ -179,8 +180,18 @@ def begin(folder: Path, config: Config) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise TrainingError(f"{folder}: is not empty and not a run; choose another --run")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / CONFIG, json.dumps(config.as_json(), indent=1).encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(folder / CONFIG, json.dumps(config.as_json(), indent=1).encode())
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written: {error.strerror}; choose another --run") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be looked at: {error.strerror}; see to its permissions") from error
 
 
 def read_config(folder: Path) -> Config:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vecall.data.columns import cast_id
 from vecall.data.vocabulary import Id, build_vocabulary
 from vecall.errors import ConfigError, DataError
+from vecall.forks import check_not_forked
 from vecall.index.base import MAX_QUERY
 from vecall.index.settings import IndexSettings
 from vecall.live.retention import check_declared
@@ -57,6 +58,7 @@ def publish_vectors(
         ConfigError: `index` are no settings.
         StoreError: the name is taken, the journal has no operation `journal_seq`, or the store cannot be written.
     """
+    check_not_forked()
     if index is not None and not isinstance(index, IndexSettings):
         raise ConfigError(f"index: expected IndexSettings, got {index!r:.80}; IndexSettings(**given) makes them")
     column, id_type = _id_column(ids)
@@ -65,23 +67,30 @@ def publish_vectors(
     _check_together(column, numbers, asked)
     table = pl.DataFrame(height=len(column)) if attributes is None else _check_frame(attributes)
     check_attributes(table, len(column))
-    stored = numbers if numbers.dtype == np.float16 else numbers.astype(np.float32, copy=False)
-    if not column.is_sorted():  # rows ascend with ids
-        order = column.arg_sort().to_numpy()
-        stored, table = stored[order], table[order]
-    contents = Contents(
-        items=build_vocabulary(column, id_type),
-        vectors=stored,
-        attributes=table,
-        journal_seq=journal_seq,
-        declared_seq=journal_seq,
-    )
+    contents = _contents(column, id_type, numbers, table, journal_seq)
     tuned_on = None if asked is None else np.ascontiguousarray(asked, dtype=np.float32)
     opened = Store.create(Path(store))
     check_declared(opened, id_type, journal_seq)
     with opened.draft(name) as draft:
         description = write_contents(draft.folder, contents, index or IndexSettings(), queries=tuned_on)
         return draft.commit(description, activate=activate)
+
+
+def _contents(
+    column: pl.Series, id_type: IdType, numbers: NDArray[Any], table: pl.DataFrame, journal_seq: int
+) -> Contents:
+    """All of it in the order of the ids."""
+    stored = numbers if numbers.dtype == np.float16 else numbers.astype(np.float32, copy=False)
+    if not column.is_sorted():
+        order = column.arg_sort().to_numpy()
+        stored, table = stored[order], table[order]
+    return Contents(
+        items=build_vocabulary(column, id_type),
+        vectors=stored,
+        attributes=table,
+        journal_seq=journal_seq,
+        declared_seq=journal_seq,
+    )
 
 
 def _to_array(name: str, given: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever callers have

@@ -249,7 +249,7 @@ def test_vectors_of_another_encoder_are_counted(store, caplog):
         recaller.delete([1])
         assert recaller.live.view.refused == {9: 1, 8: 2, 7: 3}  # a later operation has the last word
     assert "release one cannot take 4 operations of the journal" in caplog.text
-    assert "has no place for values of the journal, by column: {'size': 1, 'colour': 1}" in caplog.text
+    assert "has no place for values of the journal, by column: {'colour': 1, 'size': 1}" in caplog.text
 
 
 def test_readers_among_writes(writer):

@@ -2,10 +2,18 @@
 
 import shutil
 
+import numpy as np
+import polars as pl
 import pytest
 import serving
 
 from vecall import pipeline
+from vecall.data.sequences import Sequences
+from vecall.data.vocabulary import build_vocabulary
+from vecall.index.settings import IndexSettings
+from vecall.release.build import Contents, write_contents
+from vecall.release.store import Store
+from vecall.release.users import Users
 
 
 @pytest.fixture
@@ -19,6 +27,37 @@ def shop(published, tmp_path):
 def client(shop):
     with serving.served(shop) as client:
         yield client
+
+
+@pytest.fixture
+def index_client(published_with_index, tmp_path):
+    """A client of a store whose recalls search the index; other tests' shop is so small that it is always scanned."""
+    shutil.copytree(published_with_index, tmp_path / "indexed")
+    with serving.served(tmp_path / "indexed") as client:
+        yield client
+
+
+@pytest.fixture
+def publish_users(tmp_path):
+    """Publishes twenty items and users of some integer ids, without towers."""
+
+    def publish(ids):
+        known = Users(
+            build_vocabulary(pl.Series(ids), "integer"), pl.DataFrame(height=len(ids)), Sequences.of([[0]] * len(ids))
+        )
+        contents = Contents(
+            items=build_vocabulary(pl.Series(range(20)), "integer"),
+            vectors=np.eye(20, 4, dtype=np.float32),
+            attributes=pl.DataFrame(height=20),
+            popularity=np.ones(20, dtype=np.float32),
+            users=known,
+        )
+        store = Store.create(tmp_path / "users")
+        with store.draft("one") as draft:
+            draft.commit(write_contents(draft.folder, contents, IndexSettings()), activate=True)
+        return store.path
+
+    return publish
 
 
 @pytest.fixture

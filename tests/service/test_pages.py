@@ -11,6 +11,7 @@ from serving import eventually, served
 
 from vecall.errors import QueryError
 from vecall.live.view import View
+from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.recaller import open_recaller
 from vecall.recall.types import Query
 from vecall.release.bundle import open_release
@@ -21,7 +22,6 @@ from vecall.service.page.map import draw
 from vecall.service.page.shown import find_ids, find_items, some_ids, title_column
 from vecall.service.page.texts import TEXTS, language_of
 from vecall.service.settings import Limits
-from vecall.service.wire import OPERATIONS
 from vecall.vectors import publish_vectors
 
 SCORED = r'>(Item \d+)</a>\s*<span class="score"'
@@ -70,6 +70,43 @@ def test_a_user_s_history_stands_beside_what_is_recalled(client, shop):
     assert re.findall(SCORED, html) == recalled
     taken = {f"Item {item}" for item in tiny.walks()[3]}
     assert taken <= set(re.findall(r">(Item \d+)</a>\s*<span class=\"id\"", html))
+
+
+def test_what_the_index_answers_is_shown_too(index_client):
+    answer = index_client.post("/v1/recall", json={"user_id": "user-3", "k": 7, "explain": True}).json()
+    assert answer["plan"]["path"] == "index"
+    assert answer["plan"]["effort"]["width"] > 0
+    html = page(index_client, "/?user=user-3&k=7")
+    assert len(re.findall(SCORED, html)) == 7
+    assert f"width {answer['plan']['effort']['width']}" in html
+
+
+def test_a_browser_is_shown_a_page_where_a_machine_gets_json(client, monkeypatch):
+    html = {"Accept": "text/html,application/xhtml+xml"}
+    missing = client.get("/nothing", headers=html)
+    assert (missing.status_code, missing.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "This page cannot be shown" in missing.text
+    assert "无法显示此页面" in client.get("/nothing?lang=zh", headers=html).text
+    assert client.get("/nothing").json()["error"]["code"] == "not_found"
+    assert client.get("/v1/nothing", headers=html).json()["error"]["code"] == "not_found"
+
+    def fail(*_):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("vecall.service.page.routes.find_items", fail)
+    broken = client.get("/items?q=a", headers=html)
+    assert broken.status_code == 500
+    assert "it is in the log as request" in broken.text
+    assert "planted" not in broken.text
+    assert client.get("/items?q=a").json()["error"]["code"] == "internal"
+
+
+def test_a_key_is_asked_for_on_a_page(shop):
+    with served(shop, Keys((b"read-key-0123456789",))) as client:
+        answer = client.get("/", headers={"Accept": "text/html"})
+        assert answer.status_code == 401
+        assert "Basic" in answer.headers["WWW-Authenticate"]
+        assert answer.headers["content-type"].startswith("text/html")
 
 
 def test_filters_and_exclusions_are_those_of_the_form(client):
@@ -161,6 +198,26 @@ def test_integer_ids_are_found_by_their_first_digits(view_of):
     assert some_ids(ids, 3) == [1, 101, 12345]
 
 
+def test_large_integer_ids_are_suggested_to_the_last_digit(view_of):
+    big = [5, 1_800_000_000_000_000_001, 5_000_000_000_000_000_001, 2**63 - 1, -(2**63), -12, -125]
+    ids = view_of(big).release.items
+    assert find_ids(ids, "18", 9) == [1_800_000_000_000_000_001]
+    assert find_ids(ids, "50", 9) == find_ids(ids, "5000000000000000001", 9) == [5_000_000_000_000_000_001]
+    assert find_ids(ids, "5", 9) == [5, 5_000_000_000_000_000_001]
+    assert find_ids(ids, "9", 9) == find_ids(ids, str(2**63 - 1), 9) == [2**63 - 1]
+    assert find_ids(ids, str(2**63), 9) == find_ids(ids, "9" * 30, 9) == []
+    assert find_ids(ids, "-12", 9) == [-12, -125]
+    assert find_ids(ids, "-9", 9) == [-(2**63)]
+
+
+def test_a_browser_gets_integer_ids_as_text(tmp_path, publish_users):
+    """JavaScript would round them."""
+    with served(publish_users([5, 1_800_000_000_000_000_001])) as client:
+        assert client.get("/page/users?prefix=18").json()["ids"] == ["1800000000000000001"]
+        assert client.get("/page/users").json()["ids"] == ["5", "1800000000000000001"]
+        assert "1800000000000000001" in page(client, "/?user=1800000000000000001")
+
+
 def test_items_without_titles_are_called_by_their_ids(view_of):
     view = view_of([5, 6, 7])
     assert title_column(view.release.attributes) is None
@@ -226,7 +283,7 @@ def test_no_address_is_a_mistake_of_ours(client, path):
     for _ in range(150):
         given = [f"{rng.choice(names)}={rng.choice(odd)}" for _ in range(rng.randrange(6))]
         if rng.random() < 0.3:
-            given += ["field=year", f"op={rng.choice(OPERATIONS)}", f"value={rng.choice(odd)}"]
+            given += ["field=year", f"op={rng.choice(FILTER_OPS)}", f"value={rng.choice(odd)}"]
         answer = client.get(f"{path}?{'&'.join(given)}")
         assert answer.status_code in (200, 422), (given, answer.text)
     assert client.get(path + "?" + "a=1&" * 300).status_code in (200, 422)

@@ -16,6 +16,7 @@ from serving import eventually
 from vecall.errors import ConfigError, Locked
 from vecall.release.locks import hold
 from vecall.service import together
+from vecall.service.listening import bind
 from vecall.service.siblings import Siblings
 
 NEW = {"where": [{"field": "year", "op": "gte", "value": 5000}], "user_id": "user-1", "k": 1000, "exclude_seen": False}
@@ -134,7 +135,7 @@ def test_a_port_that_is_reserved_is_shared_by_these_processes_alone():
         port = reserved.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)):
             together._reserved("127.0.0.1", port)
-        with together._bound("127.0.0.1", port) as one, together._bound("127.0.0.1", port) as other:
+        with bind("127.0.0.1", port, shared=True) as one, bind("127.0.0.1", port, shared=True) as other:
             one.listen()
             other.listen()
             with pytest.raises(ConfigError, match=str(port)):

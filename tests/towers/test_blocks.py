@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vecall.towers.blocks import Dropout, Mlp, unit
+from vecall.towers.blocks import BatchNorm, Dropout, Mlp, unit
 
 
 def test_without_hidden_layers_it_is_one_linear_layer():
@@ -12,12 +12,21 @@ def test_without_hidden_layers_it_is_one_linear_layer():
     torch.testing.assert_close(mlp(x), x @ only.weight.T + only.bias)
 
 
-@pytest.mark.parametrize(("norm", "layer"), [("layer", nn.LayerNorm), ("batch", nn.BatchNorm1d), ("none", nn.Identity)])
+@pytest.mark.parametrize(("norm", "layer"), [("layer", nn.LayerNorm), ("batch", BatchNorm), ("none", nn.Identity)])
 def test_hidden_layers_are_normalised_as_asked(norm, layer):
     mlp = Mlp(3, (5, 4), 2, norm=norm, dropout=0.5)
     kinds = [type(one) for one in mlp.layers]
     assert kinds == [nn.Linear, layer, nn.ReLU, Dropout] * 2 + [nn.Linear]
     assert mlp.eval()(torch.randn(1, 3)).shape == (1, 2)
+
+
+def test_a_batch_of_one_is_normalised_by_what_was_learned_and_teaches_nothing():
+    norm = BatchNorm(2)
+    norm(torch.tensor([[0.0, 1.0], [2.0, 5.0]] * 50))
+    before = norm.running_mean.clone()
+    one = torch.tensor([[3.0, 4.0]])
+    torch.testing.assert_close(norm(one), norm.eval()(one))
+    assert torch.equal(norm.running_mean, before)
 
 
 def test_dropout_keeps_the_mean_and_is_for_training_alone():

@@ -180,7 +180,7 @@ def test_checkpoints_hold_no_pickled_objects(tmp_path):
     train(tiny.problem(), tiny.model(), settings(epochs=1), tmp_path, validate=validate)
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl", "threads.json"}
 
 
 def test_the_temperature_is_learned_where_asked(tmp_path):

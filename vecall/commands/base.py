@@ -28,6 +28,9 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         except VecallError as error:
             _print_error(error, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from None
+        except OSError as error:  # of a place that nobody has thought of
+            _print_error(VecallError(f"{error}"), as_json=bool(options.get("as_json")))
+            raise typer.Exit(1) from error
         except ModuleNotFoundError as error:
             extra = "serve" if error.name in _SERVE_EXTRA else "train"
             missing = VecallError(f"this command needs {error.name}: pip install 'vecall[{extra}]'")
@@ -43,7 +46,8 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
         field = error.field if isinstance(error, QueryError) else None
         console.print_json({"error": {"code": code, "message": str(error), "field": field}})
     else:
-        console.err.print(f"vecall: {error}", style="red", markup=False, soft_wrap=True)
+        text = f"vecall: {error}".encode(errors="backslashreplace").decode()  # a path may be no UTF-8
+        console.err.print(text, style="red", markup=False, soft_wrap=True)
 
 
 def say(answer: dict[str, Any], line: str, *, as_json: bool) -> None:

@@ -57,13 +57,16 @@ def publish(
     name: Annotated[str | None, typer.Option(help="Of the release; the time by default.")] = None,
     activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
     journal_seq: Annotated[int, typer.Option(min=0, help="Journal operations that the tables already hold.")] = 0,
+    allow_worse: Annotated[
+        bool, typer.Option("--allow-worse", help="Though half of the items, or of the recall, is gone.")
+    ] = False,
     *,
     as_json: Json = False,
 ) -> None:
     """Make a release of a run: export the towers, encode all items, build the index."""
     from vecall.pipeline import publish as publish_run
 
-    made = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq)
+    made = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq, allow_worse=allow_worse)
     show_made(store, made, as_json=as_json)
 
 

@@ -9,6 +9,7 @@ from string import Template
 
 from vecall.errors import ConfigError
 from vecall.evaluation.plots import three_digits
+from vecall.paths import check_path
 
 AnnRow = Mapping[str, int | float | str | None]
 
@@ -112,6 +113,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     """
     if not content.models:
         raise ConfigError("a report needs the metrics of at least one model; ReportContent.models is empty")
+    path = check_path(path)
     if not path.parent.is_dir():
         raise ConfigError(f"the report's folder {path.parent} does not exist; create it or name another")
     template = Template(resources.files("vecall.evaluation").joinpath("report.html").read_text("utf-8"))
@@ -139,7 +141,10 @@ def write_report(path: Path, content: ReportContent) -> None:
         tiles=_tiles(content),
         sections="\n".join(section for section in sections if section),
     )
-    path.write_text(page, encoding="utf-8")
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the report {path} cannot be written: {error.strerror}; name another file") from error
 
 
 def _section(title: str, body: str) -> str:

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any, Self
 
 from vecall.errors import DeltaFull, StoreError
+from vecall.forks import check_not_forked
 from vecall.live.compaction import Compactor
 from vecall.live.fields import UnfitValueError
 from vecall.live.items import deletions, unfit_error, upserts
@@ -169,6 +170,7 @@ class Source:
 
     def upsert(self, items: object, *, partial: bool = False) -> Written:
         """Add or replace items, all or none: on return they are on the disk and in `view`. See `Recaller.upsert`."""
+        check_not_forked()
         release = self.view.release
         # Which takes long, before others are kept from writing; partial ones need to know what they are part of.
         operations = None if partial else upserts(items, release)
@@ -319,6 +321,7 @@ class Source:
 
     @contextmanager
     def _writing(self) -> Iterator[Journal]:
+        check_not_forked()
         with self._writes, self._turn():
             if self._journal is None:
                 raise StoreError("this recaller takes no changes: open it with writable=True, and do not close it")
@@ -352,6 +355,7 @@ class Source:
         return self.view.seq
 
     def _of_store(self) -> Store:
+        check_not_forked()
         if self._store is None:
             raise StoreError("this recaller was made of one release and has no store to take another from")
         return self._store

@@ -16,6 +16,7 @@ from vecall import progress
 from vecall.data.columns import cast_id, id_dtype
 from vecall.data.readers import read_table
 from vecall.errors import DataError, QueryError, StoreError
+from vecall.paths import check_path
 from vecall.recall.recaller import Recaller
 from vecall.recall.types import Query, Recalled
 
@@ -68,6 +69,7 @@ def recall_file(recaller: Recaller, users: Path, out: Path, *, k: int | None = N
         StoreError: the table cannot be written.
     """
     began = time.perf_counter()
+    users, out = check_path(users), check_path(out)
     read = _reader(recaller, users, k)
     total = sum(1 for _ in read())  # what is wrong is told before hours of work
     if not total:
@@ -162,7 +164,7 @@ def _parts_of(out: Path) -> Iterator[Path]:
             parts = Path(folder)
             yield parts
             whole = parts / "whole"
-            pl.scan_parquet(sorted(parts.glob("*.parquet"))).sink_parquet(whole)
+            pl.scan_parquet(sorted(parts.glob("*.parquet")), glob=False).sink_parquet(whole)
             whole.replace(out)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(f"{out} cannot be written: is there such a folder, and room in it? {error}") from error

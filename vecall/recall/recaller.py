@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import polars as pl
 
 from vecall.data.columns import id_dtype
 from vecall.data.vocabulary import Id
+from vecall.forks import check_not_forked
 from vecall.live.source import DELTA_MAX, Source
 from vecall.live.view import View
 from vecall.recall.filters import Filters, Passing
@@ -75,6 +76,13 @@ class Recaller:
     ) -> None:
         """Close."""
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """A recaller has files, threads and locks of one process."""
+        raise TypeError(
+            "a Recaller cannot be pickled or copied: give other processes the store's path, and call open_recaller in "
+            "each of them"
+        )
 
     def close(self) -> None:
         """Take no more changes, and let another process take them. What only reads has nothing to close."""
@@ -189,6 +197,7 @@ class Recaller:
             QueryError: the query does not go with this release.
             TooManyScans: it takes a large scan, and as many run as may.
         """
+        check_not_forked()
         view = self.live.view
         times = [time.perf_counter()]
         ask = understand(query, view)
@@ -251,6 +260,8 @@ def open_recaller(
         ReleaseRefused: a file is damaged, missing or too many.
         JournalDamaged, JournalFailed: the journal is damaged, or cannot be read or written just now.
         Locked: `writable`, and another process is; the error carries its pid.
+        ForkError: this process was forked from one that had used vecall.
     """
+    check_not_forked()
     opened = Store.open(Path(store))
     return Recaller(Source.open(opened, release, writable=writable, delta_max=delta_max, auto_compact=auto_compact))

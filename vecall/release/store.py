@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from vecall.errors import ReleaseRefused, StoreError
+from vecall.paths import check_path
 from vecall.release.files import explained, replace, sync
 from vecall.release.locks import hold
 from vecall.release.manifest import NAME, Description, Manifest, read_manifest, sum_files, verify, write_manifest
@@ -91,7 +92,12 @@ class Store:
         Raises:
             StoreError: there is none at `path`.
         """
-        if not (path / "releases").is_dir():
+        path = check_path(path)
+        try:
+            found = (path / "releases").is_dir()
+        except OSError as error:
+            raise StoreError(f"{path} cannot be looked at: {error.strerror}; see to its permissions") from error
+        if not found:
             raise StoreError(
                 f"{path} is no store: expected a folder with `releases/` in it; give the path of a store, or "
                 "publish a release to make one"
@@ -105,9 +111,10 @@ class Store:
         Raises:
             StoreError: there is something else at `path`, or it cannot be written.
         """
-        releases = path.absolute() / "releases"
-        missing = [folder for folder in (releases, *releases.parents) if not folder.is_dir()]
+        path = check_path(path)
+        releases = path / "releases"
         with explained(path):
+            missing = [folder for folder in (releases, *releases.parents) if not folder.is_dir()]
             try:
                 for folder in reversed(missing):
                     folder.mkdir(exist_ok=True)
@@ -292,7 +299,8 @@ class Store:
             self._check_free(name)
             current = self.find_current()
             parent = current.release if current else None
-            manifest = Manifest(**dict(description), name=name, created=now, parent=parent, files=files)
+            created = self._after_all(now)
+            manifest = Manifest(**dict(description), name=name, created=created, parent=parent, files=files)
             digest = write_manifest(folder, manifest)
             folder.rename(self.path / "releases" / name)
             sync(self.path / "releases")
@@ -319,6 +327,14 @@ class Store:
         stem = now.strftime("%Y%m%d-%H%M%S")
         taken = {path.name for path in (self.path / "releases").iterdir()}
         return next(name for i in range(len(taken) + 1) if (name := f"{stem}-{i}" if i else stem) not in taken)
+
+    def _after_all(self, now: datetime) -> datetime:
+        """The time, or just after the newest release's, should the clock have gone back: the newest is the last."""
+        newest = next(iter(self.releases(skip_damaged=True)), None)
+        if newest is None or newest.created < now:
+            return now
+        logger.warning("the clock is behind release %s, which was made at %s", newest.name, newest.created)
+        return newest.created + timedelta(microseconds=1)
 
     def _point_to(self, name: str, digest: str) -> None:
         sync(self.path / "releases")  # its name may be there, and yet not be on the disk

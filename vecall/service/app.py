@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from vecall import __version__
 from vecall.errors import StoreError, VecallError
 from vecall.service import openapi, wire
-from vecall.service.answers import Refusal, answer, refusal_of, refused
+from vecall.service.answers import Refusal, answer, refusal_of
 from vecall.service.door import Door
 from vecall.service.guard import Guard
 from vecall.service.keys import Keys
+from vecall.service.page.errors import error_response
 from vecall.service.page.routes import add_pages
 from vecall.service.reading import read
 from vecall.service.recalls import Recalls, check_ready
@@ -176,18 +177,18 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     async def ours(request: Request, error: Any) -> Response:  # noqa: ANN401 - as registered
-        return refused(refusal_of(error), request.scope)
+        return error_response(refusal_of(error), request.scope)
 
     async def of_framework(request: Request, error: Any) -> Response:  # noqa: ANN401
         codes = {404: "not_found", 405: "method_not_allowed"}
         text = f"{request.method} {request.url.path:.100}: {error.detail}; see /docs"
         code = codes.get(error.status_code, "invalid")
-        return refused(Refusal(error.status_code, code, text, headers=error.headers), request.scope)
+        return error_response(Refusal(error.status_code, code, text, headers=error.headers), request.scope)
 
     async def of_parameters(request: Request, error: Any) -> Response:  # noqa: ANN401
         first = error.errors()[0]
         field = str(first["loc"][-1])
-        return refused(Refusal(422, "invalid", f"{field}: {first['msg']}", field=field), request.scope)
+        return error_response(Refusal(422, "invalid", f"{field}: {first['msg']}", field=field), request.scope)
 
     app.add_exception_handler(VecallError, ours)
     app.add_exception_handler(HTTPException, of_framework)

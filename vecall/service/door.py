@@ -10,8 +10,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vecall.errors import VecallError
-from vecall.service.answers import Refusal, refusal_of, refused
+from vecall.service.answers import Refusal, refusal_of
 from vecall.service.guard import Guard, Head
+from vecall.service.page.errors import error_response
 from vecall.service.recalls import Recalls
 from vecall.service.serving import Serving
 
@@ -65,7 +66,7 @@ class Door:
             logger.exception("a mistake of ours", extra={"request": request})
             if status == 0:
                 internal = Refusal(500, "internal", f"a mistake of ours; it is in the log as request {request}")
-                await refused(internal, scope)(scope, receive, passing)
+                await error_response(internal, scope)(scope, receive, passing)
         self._tell(scope, request, status, time.perf_counter() - began)
 
     async def _answering(self, scope: Scope, head: Head, receive: Receive) -> ASGIApp:
@@ -79,7 +80,7 @@ class Door:
             scope["route"] = self._recalls  # as a router says which one it took
             return await self._recalls.answer(head, receive)
         except VecallError as error:
-            return refused(refusal_of(error), scope)
+            return error_response(refusal_of(error), scope)
 
     def _tell(self, scope: Scope, request: str, status: int, seconds: float) -> None:
         endpoint = getattr(scope.get("route"), "path", "other")  # the route's own, or clients would make up labels

@@ -1,8 +1,11 @@
-"""How uvicorn is to listen."""
+"""Where and how uvicorn is to listen."""
+
+import socket
 
 import uvicorn
 from fastapi import FastAPI
 
+from vecall.errors import ConfigError
 from vecall.service.settings import ServeSettings
 
 
@@ -20,3 +23,26 @@ def listening(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=settings.drain_seconds,
         timeout_keep_alive=75,
     )
+
+
+def bind(host: str, port: int, *, shared: bool = False, again: bool = True) -> socket.socket:
+    """A socket at an address.
+
+    Args:
+        host: of the address.
+        port: of the address.
+        shared: others of this user may have it too, if theirs is shared.
+        again: it may be had while connections of who had it before are not forgotten.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(again))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another") from error
+    return made

@@ -1,5 +1,6 @@
 """Serving from its start to its end."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from vecall.errors import ConfigError
 from vecall.service.app import make_app
 from vecall.service.guard import LOOPBACK
 from vecall.service.keys import read_keys
-from vecall.service.listening import listening
+from vecall.service.listening import bind, listening
 from vecall.service.logs import log_json
 from vecall.service.serving import Serving
 from vecall.service.settings import ServeSettings
 from vecall.service.together import run_together
+
+logger = logging.getLogger(__name__)
 
 
 def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
@@ -26,7 +29,8 @@ def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, 
         verbose: log what is of use to those who look for a mistake.
 
     Raises:
-        ConfigError: others than this machine could connect, and there are no keys; or the keys are wrong.
+        ConfigError: others than this machine could connect, and there are no keys; the keys are wrong; or the port is
+            taken.
         StoreError, ReleaseRefused, JournalDamaged, Locked: the store cannot be opened.
     """
     keys = read_keys(os.environ, keys_file)
@@ -39,4 +43,7 @@ def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, 
     if settings.processes > 1:
         run_together(store, settings, keys, verbose=verbose)
     else:
-        uvicorn.Server(listening(make_app(Serving.open(store, settings), keys), settings)).run()
+        port = bind(settings.host, settings.port)  # a port that is taken is told before a store is opened
+        serving = Serving.open(store, settings)
+        logger.info("running on http://%s:%d", settings.host, port.getsockname()[1])
+        uvicorn.Server(listening(make_app(serving, keys), settings)).run(sockets=[port])

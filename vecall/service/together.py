@@ -28,7 +28,7 @@ from vecall.release.locks import hold
 from vecall.release.store import Store
 from vecall.service.app import make_app
 from vecall.service.keys import Keys
-from vecall.service.listening import listening
+from vecall.service.listening import bind, listening
 from vecall.service.logs import log_json
 from vecall.service.serving import Serving
 from vecall.service.settings import ServeSettings
@@ -52,7 +52,9 @@ def run_together(store: Path, settings: ServeSettings, keys: Keys, *, verbose: b
     opened = Store.open(store)
     opened.current()  # told here, and not by each process
     with ExitStack() as held:
-        writer = held.enter_context(hold(opened.path / "writer.lock", timeout=0)) if settings.writable else None
+        writer = (
+            held.enter_context(hold(opened.path / "writer.lock", timeout=0, shared=True)) if settings.writable else None
+        )
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vecall-")))
         port = held.enter_context(_reserved(settings.host, settings.port)).getsockname()[1]
         there = settings.model_copy(update={"port": port})
@@ -148,7 +150,7 @@ def _serve(store: Path, settings: ServeSettings, keys: Keys, verbose: bool, ours
     log_json(verbose=verbose)
     start("vecall-parent", partial(_end_with, ours.parent, settings.drain_seconds + _KILLED_AFTER))
     try:
-        port = _bound(settings.host, settings.port)
+        port = bind(settings.host, settings.port, shared=True)
         serving = Serving.open(store, settings, siblings=Siblings(ours.folder, number))
     except VecallError as error:
         logger.critical("process %d cannot serve: %s", number, error)
@@ -173,31 +175,8 @@ def _reserved(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: it cannot be had.
     """
-    _bound(host, port, shared=False).close()  # nobody listens
+    bind(host, port, shared=False).close()  # nobody listens
     try:
-        return _bound(host, port, again=False)  # nor will anybody else begin to
+        return bind(host, port, shared=True, again=False)  # nor will anybody else begin to
     except ConfigError:  # connections of who listened before are not forgotten yet
-        return _bound(host, port)
-
-
-def _bound(host: str, port: int, *, shared: bool = True, again: bool = True) -> socket.socket:
-    """A socket at an address.
-
-    Args:
-        host: of the address.
-        port: of the address.
-        shared: others of this user may have it too, if theirs is shared.
-        again: it may be had while connections of who had it before are not forgotten.
-
-    Raises:
-        ConfigError: it cannot be had.
-    """
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(again))
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
-    try:
-        made.bind((host, port))
-    except OSError as error:
-        made.close()
-        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another") from error
-    return made
+        return bind(host, port, shared=True)

@@ -19,6 +19,7 @@ from vecall.training.epochs import MONITOR, EpochLog, Validate
 from vecall.training.problem import Problem
 from vecall.training.recipe import Recipe
 from vecall.training.settings import TrainingSettings
+from vecall.training.threads import measured_threads
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
 
@@ -56,7 +57,7 @@ def train(
         problem: what is learned from.
         model: what the towers look like.
         settings: loss, optimiser, when to stop.
-        folder: takes `metrics.jsonl` and the checkpoints; a `last.ckpt` in it is resumed from.
+        folder: takes `metrics.jsonl`, the number of threads and the checkpoints; a `last.ckpt` in it is resumed from.
         validate: judges after each epoch; its `valid_score` stops training early and chooses the epoch.
             None trains for all epochs.
         epochs: fewer than `settings.epochs`, by whose number the learning rate falls all the same.
@@ -85,7 +86,7 @@ def train(
     last = folder / LAST_CHECKPOINT
     if last.exists():
         _check_same_problem(recipe, last)
-    with _quiet_lightning():
+    with _quiet_lightning(), measured_threads(recipe, folder):
         trainer = _trainer(folder, epochs or settings.epochs, callbacks)
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(folder / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)

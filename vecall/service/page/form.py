@@ -118,6 +118,6 @@ def _typed(place: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a Pola
     if not kind.is_numeric():
         return text
     try:
-        return float(text) if any(sign in text for sign in ".eE") else int(text[:20])
+        return float(text) if any(sign in text for sign in ".eE") else int(text)
     except ValueError:
         raise QueryError(f"{place}: expected a number, got {text!r:.80}", field=place) from None

@@ -4,11 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 from vecall.errors import QueryError
@@ -19,6 +18,7 @@ from vecall.recall.types import Query
 from vecall.service import openapi
 from vecall.service.answers import answer
 from vecall.service.guard import Guard
+from vecall.service.page.errors import templates
 from vecall.service.page.form import Form, item_ids
 from vecall.service.page.map import HEIGHT, WIDTH, draw
 from vecall.service.page.shown import find_ids, find_items, shown, some_ids
@@ -55,7 +55,8 @@ def add_pages(app: FastAPI, serving: Serving, guard: Guard) -> None:
 
     @app.get("/page/users", include_in_schema=False, dependencies=[Depends(guard.reads)])
     async def users(prefix: str = "") -> Response:
-        return answer({"ids": await serving.pages.run(lambda _: pages.users(prefix[:100]))})
+        ids = await serving.pages.run(lambda _: pages.users(prefix[:100]))
+        return answer({"ids": [str(one) for one in ids]})  # as text: a browser rounds numbers beyond 2^53
 
     app.mount("/static", StaticFiles(directory=_STATIC))
 
@@ -65,10 +66,6 @@ class _Pages:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._templates = Environment(
-            loader=PackageLoader("vecall.service.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        self._templates.filters["query"] = partial(urlencode, doseq=True)
 
     def page(self, name: str, content: Maker) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint that renders a template with what `content` makes of a query string."""
@@ -81,7 +78,7 @@ class _Pages:
             def work(turn: Turn) -> str:
                 usual = {"t": texts, "lang": language, "languages": TEXTS, "path": request.url.path, "given": given}
                 state = {"release": self._serving.view.release.name, "problem": self._serving.problem}
-                return self._templates.get_template(name).render(usual | state | content(given, texts, turn))
+                return templates().get_template(name).render(usual | state | content(given, texts, turn))
 
             html = await self._serving.pages.run(work)
             return Response(html, media_type="text/html", headers={"Content-Language": language})

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.data.frames import column
 from vecall.data.vocabulary import Id, Vocabulary
 from vecall.index.bitmaps import Rows
 from vecall.live.view import View
@@ -19,6 +20,7 @@ _TITLES = ("title", "name")
 _MOST_ATTRIBUTES = 6
 _LONGEST = 120  # characters of a text
 _MOST_FOUND = 50
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ def shown(view: View, rows: Rows, scores: NDArray[np.float32] | None = None) -> 
     title = title_column(view.release.attributes)
     marks: list[float | None] = [None] * len(rows) if scores is None else scores.tolist()
     table = view.attributes(rows)
-    described = table.iter_rows(named=True) if table.width else repeat({}, len(rows))
+    described = (
+        (dict(zip(table.columns, values, strict=True)) for values in table.iter_rows())
+        if table.width
+        else repeat({}, len(rows))
+    )
     ids = cast("list[Id]", view.ids(rows))
     return [_shown(*each, title) for each in zip(ids, described, marks, strict=True)]
 
@@ -65,9 +71,9 @@ def find_items(view: View, asked: str) -> Rows:
     table, title = view.release.attributes, title_column(view.release.attributes)
     found = np.empty(0, dtype=np.int64)
     if title is not None:
-        holds = pl.col(title).str.to_lowercase().str.contains(asked.lower(), literal=True).fill_null(value=False)
         for part, offset in ((table, 0), (view.delta.attributes, view.release.index.size)):
-            rows = part.select(holds.arg_true().cast(pl.Int64)).to_series().to_numpy() + offset
+            holds = column(part, title).str.to_lowercase().str.contains(asked.lower(), literal=True)
+            rows = holds.fill_null(value=False).arg_true().cast(pl.Int64).to_numpy() + offset
             found = np.concatenate([found, rows])
     typed = asked if view.release.items.id_type == "string" else int(asked) if _is_integer(asked) else None
     if typed is not None:
@@ -83,13 +89,15 @@ def find_ids(ids: Vocabulary, prefix: str, most: int) -> list[Id]:
     if not _is_integer(prefix):
         return []
     found: list[Id] = []
-    low = high = int(prefix)
-    while len(found) < most and abs(low) < 2**62:
-        top = high
-        found += _from(ids, low, most - len(found), partial(_at_most, top))
-        if low <= 0:
+    low = high = int(prefix)  # of the magnitudes that begin so
+    while len(found) < most and low >= _MIN_INTEGER and high <= _MAX_INTEGER:
+        found += _from(ids, low, most - len(found), partial(_at_most, high))
+        if low == 0:
             break
-        low, high = low * 10, high * 10 + 9
+        low, high = (low * 10, high * 10 + 9) if low > 0 else (low * 10 - 9, high * 10)
+        low, high = max(low, _MIN_INTEGER), min(high, _MAX_INTEGER)
+        if low > high:
+            break
     return found
 
 
@@ -111,7 +119,7 @@ def _at_most(top: int, one: Id) -> bool:
 
 
 def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and len(text) < 19
+    return text.removeprefix("-").isdecimal() and len(text) <= 20 and _MIN_INTEGER <= int(text) <= _MAX_INTEGER
 
 
 def _text(value: object) -> str:

@@ -78,6 +78,8 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "meaning": "Meaning",
         "required": "required",
         "document": "The OpenAPI document",
+        "error_title": "This page cannot be shown",
+        "error_back": "Back to the explorer",
     },
     "zh": {
         "language": "中文",
@@ -153,6 +155,8 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "meaning": "含义",
         "required": "必填",
         "document": "OpenAPI 文档",
+        "error_title": "无法显示此页面",
+        "error_back": "返回探索页",
     },
 }
 

@@ -1,0 +1,134 @@
+"""A training step while other processes want the same cores: what OpenMP's default costs, and what is set instead.
+
+python benchmarks/busy_cores.py [--rounds 8] [--preset pooled]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Any
+
+from facts import RESULTS, ROOT, facts, write_json
+from tables import show
+
+_STEPS = 6  # of each variant in a round
+# What is in the environment of a process that trains, and its number of threads (None: as many as torch takes).
+_VARIANTS: dict[str, tuple[dict[str, str], int | None]] = {
+    "libgomp's default": ({}, None),
+    "as vecall sets it": ({"GOMP_SPINCOUNT": "1000"}, None),
+    "never spinning": ({"OMP_WAIT_POLICY": "PASSIVE"}, None),
+    "one thread": ({}, 1),
+}
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--preset", default="pooled")
+    asked = parser.parse_args()
+    workers = {name: _Worker(asked.preset, *variant) for name, variant in _VARIANTS.items()}
+    quiet = _rounds(workers, asked.rounds)
+    others = [_busy_process() for _ in range(os.cpu_count() or 1)]
+    time.sleep(1)
+    busy = _rounds(workers, asked.rounds)
+    for process in (*others, *(worker.process for worker in workers.values())):
+        process.kill()
+    base = quiet["libgomp's default"]
+    cells = {
+        name: {
+            "quiet_ms": round(quiet[name], 1),
+            "busy_ms": round(busy[name], 1),
+            "busy_over_quiet_default": round(busy[name] / base, 2),
+        }
+        for name in workers
+    }
+    write_json(RESULTS / f"busy-cores-{asked.preset}.json", {"facts": facts(), "preset": asked.preset, "step": cells})
+    rows = [[name, *(str(value) for value in cell.values())] for name, cell in cells.items()]
+    show("a training step, median ms", ["variant", "quiet", "busy", "busy / default's quiet"], rows)
+
+
+class _Worker:
+    """A process that trains some steps when it is asked to."""
+
+    def __init__(self, preset: str, environment: dict[str, str], threads: int | None) -> None:
+        given = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", preset, str(threads or 0)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=given | environment,
+        )
+        self.seconds(1)
+
+    def seconds(self, steps: int) -> list[float]:
+        """Of each step."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        told: list[float] = json.loads(self.process.stdout.readline())
+        return told
+
+
+def _rounds(workers: dict[str, _Worker], rounds: int) -> dict[str, float]:
+    """Median milliseconds of a step; the variants take turns, so that noise hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name] += worker.seconds(_STEPS)
+    return {name: 1e3 * median(taken) for name, taken in seconds.items()}
+
+
+def _busy_process() -> subprocess.Popen[bytes]:
+    """One that wants a core, for ten minutes at the most."""
+    return subprocess.Popen([sys.executable, "-c", "import time\nends = time.time() + 600\nwhile time.time() < ends: pass"])
+
+
+def work(preset: str, threads: int) -> None:
+    """Steps on MovieLens, timed; how many is read from stdin, line by line."""
+    import numpy as np
+    import torch
+
+    from vecall.config import load_config, parse_config
+    from vecall.data.dataset import read_dataset
+    from vecall.towers.two_tower import TwoTower
+    from vecall.training.problem import Problem
+    from vecall.training.recipe import Recipe
+
+    if threads:
+        torch.set_num_threads(threads)
+    sections: dict[str, Any] = load_config(ROOT / "examples/movielens/vecall.toml").as_json()
+    config = parse_config({"data": sections["data"], "schema": sections["schema"], "model": {"preset": preset}})
+    dataset = read_dataset(config.data, config.schema_)
+    split = dataset.split(config.data)
+    items, users = dataset.fit_encoders(split.train.rows, np.flatnonzero(split.train.lengths))
+    problem = Problem.encoded(dataset.catalogue, (items, users), split.train, split.negatives)
+    towers = TwoTower(config.model, problem.item_shapes, problem.user_shapes, problem.n_items)
+    recipe = Recipe(towers, problem, config.training)
+    optimizer: Any = recipe.configure_optimizers()["optimizer"]
+    recipe.on_fit_start()
+    recipe.train()
+    for line in sys.stdin:
+        batches: Any = iter(recipe.train_dataloader())
+        seconds = []
+        for step in range(int(line)):
+            batch = next(batches)
+            began = time.perf_counter()
+            optimizer.zero_grad()
+            recipe.training_step(batch, step).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seconds.append(time.perf_counter() - began)
+        print(json.dumps(seconds), flush=True)
+
+
+if __name__ == "__main__":
+    if "--worker" in sys.argv:
+        work(sys.argv[2], int(sys.argv[3]))
+    else:
+        main()

@@ -1,0 +1,106 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+
+from vecall.errors import TrainingError
+from vecall.towers.two_tower import TwoTower
+from vecall.training import threads
+from vecall.training.fit import train
+from vecall.training.recipe import Recipe
+from vecall.training.settings import TrainingSettings
+
+SETTINGS = TrainingSettings(epochs=1, batch=16)
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """As on a machine of four cores whose user said nothing; how long a step takes is planted."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield lambda one, all_of_them: monkeypatch.setattr(threads, "_time_steps", lambda *_: [one, all_of_them])
+    torch.set_num_threads(before)
+
+
+def recipe(**model):
+    problem = tiny.problem(item_features=True)
+    torch.manual_seed(0)
+    towers = TwoTower(tiny.model(**model), problem.item_shapes, problem.user_shapes, problem.n_items)
+    return Recipe(towers, problem, SETTINGS)
+
+
+@pytest.mark.parametrize(("one", "four", "chosen"), [(1.0, 0.6, 4), (1.0, 1.01, 4), (1.0, 1.2, 1)])
+def test_the_quicker_number_is_taken_and_kept(several, tmp_path, one, four, chosen):
+    several(one, four)
+    with threads.measured_threads(recipe(), tmp_path):
+        assert torch.get_num_threads() == chosen
+    assert torch.get_num_threads() == 4
+    assert json.loads((tmp_path / "threads.json").read_text()) == {"threads": chosen}
+    several(four, one)  # another answer now: what was kept stands, for sums depend on it
+    with threads.measured_threads(recipe(), tmp_path):
+        assert torch.get_num_threads() == chosen
+
+
+def test_what_the_user_says_stands(several, tmp_path, monkeypatch):
+    several(1.0, 9.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with threads.measured_threads(recipe(), tmp_path):
+        assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"threads": 0}', '{"threads": "2"}'])
+def test_a_damaged_number_is_told(tmp_path, content):
+    (tmp_path / "threads.json").write_text(content)
+    with pytest.raises(TrainingError, match=r"threads\.json"), threads.measured_threads(recipe(), tmp_path):
+        pass
+
+
+def test_measuring_changes_nothing(tmp_path):
+    made = recipe(hidden=(4,), norm="batch", dropout=0.5)
+    before = {name: x.clone() for name, x in made.state_dict().items()}
+    state = torch.get_rng_state()
+    one, same = threads._time_steps(made, (1, 1))
+    assert one > 0
+    assert same > 0
+    assert all(torch.equal(x, before[name]) for name, x in made.state_dict().items())
+    assert all(x.grad is None for x in made.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_uses_it(several, tmp_path, monkeypatch):
+    several(1.0, 2.0)
+    seen = []
+    step = Recipe.training_step
+    monkeypatch.setattr(
+        Recipe, "training_step", lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1]
+    )
+    train(tiny.problem(), tiny.model(), SETTINGS, tmp_path)
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "expected"),
+    [
+        ("import vecall", {}, None),  # no effect on import
+        ("import vecall; vecall.Query", {}, "1000"),
+        ("import vecall; vecall.Query", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("import vecall; vecall.Query", {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise(code, given, expected):
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import os; print(os.environ.get('GOMP_SPINCOUNT'))"],
+        env=environment | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(expected)

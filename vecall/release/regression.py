@@ -1,0 +1,53 @@
+"""Whether a release that is about to be published has lost much of what is served now."""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from vecall.errors import StoreError
+from vecall.release.manifest import Manifest, read_manifest
+from vecall.release.store import Store
+
+_MIN_SHARE = 0.5  # of the current release's items, and of its model's recall
+
+
+def find_regression(store: Store, items: int, metrics: Mapping[str, JsonValue]) -> str | None:
+    """What a new release has lost against the current one, in a sentence; None where it is no less than half as good.
+
+    Args:
+        store: where it will be published.
+        items: N of the new release.
+        metrics: of its model, as a run's summary has them.
+    """
+    try:
+        current = store.find_current()
+        if current is None:
+            return None
+        manifest, _ = read_manifest(store.folder(current.release))
+    except StoreError:  # nothing that could be compared with
+        return None
+    if items < _MIN_SHARE * manifest.items:
+        return f"it has {items:,} items, and {manifest.name!r}, which is current, has {manifest.items:,}"
+    name, now, before = _recalls(metrics, manifest)
+    if now is not None and before is not None and now < _MIN_SHARE * before:
+        return f"its model's {name} is {now:.3f}, and that of {manifest.name!r}, which is current, is {before:.3f}"
+    return None
+
+
+def _recalls(metrics: Mapping[str, JsonValue], manifest: Manifest) -> tuple[str, float | None, float | None]:
+    """The same recall@k of both models, the one nearest to 100."""
+    now, before = _seen_excluded(metrics), _seen_excluded(_mapping(manifest.metrics.get("model")))
+    shared = [name for name in now if name in before and name.startswith("recall@")]
+    if not shared:
+        return "", None, None
+    name = min(shared, key=lambda one: abs(int(one.removeprefix("recall@")) - 100))
+    return name, now[name], before[name]
+
+
+def _seen_excluded(metrics: Mapping[str, JsonValue]) -> dict[str, float]:
+    known = _mapping(metrics.get("seen_excluded"))
+    return {name: float(value) for name, value in known.items() if isinstance(value, (int, float))}
+
+
+def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+    return value if isinstance(value, dict) else {}
