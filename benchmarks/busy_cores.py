@@ -19,7 +19,7 @@ _STEPS = 6  # of each variant in a round
 # What is in the environment of a process that trains, and its number of threads (None: as many as torch takes).
 _VARIANTS: dict[str, tuple[dict[str, str], int | None]] = {
     "libgomp's default": ({}, None),
-    "as vecall sets it": ({"GOMP_SPINCOUNT": "1000"}, None),
+    "as vecall sets it": ({"GOMP_SPINCOUNT": "5000"}, None),
     "never spinning": ({"OMP_WAIT_POLICY": "PASSIVE"}, None),
     "one thread": ({}, 1),
 }
@@ -87,7 +87,9 @@ def _rounds(workers: dict[str, _Worker], rounds: int) -> dict[str, float]:
 
 def _busy_process() -> subprocess.Popen[bytes]:
     """One that wants a core, for ten minutes at the most."""
-    return subprocess.Popen([sys.executable, "-c", "import time\nends = time.time() + 600\nwhile time.time() < ends: pass"])
+    return subprocess.Popen(
+        [sys.executable, "-c", "import time\nends = time.time() + 600\nwhile time.time() < ends: pass"]
+    )
 
 
 def work(preset: str, threads: int) -> None:

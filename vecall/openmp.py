@@ -1,14 +1,29 @@
 """How OpenMP's threads wait: set before torch and faiss load, for it is read once, by each copy of the library."""
 
 import os
+from pathlib import Path
 
-# Loops at a barrier before a thread sleeps; what libgomp itself takes where threads are more than cores. Its default of
-# 300,000 makes threads that wait take the cores from those that work as soon as another process runs beside them
-# (decision 0012).
-_SPIN_COUNT = "1000"
+# Loops at a barrier before a thread sleeps. libgomp's default of 300,000 makes threads that wait take the cores from
+# those that work as soon as another process runs beside them; so few are as quick on quiet cores (decision 0012).
+_SPIN_COUNT = "5000"
+_BUSY_SHARE = 0.75  # of the cores: if other processes want so many, waiting threads had better sleep at once
+_LOAD = Path("/proc/loadavg")
 
 
 def limit_spinning() -> None:
-    """Let waiting threads sleep soon, unless the environment says how they are to wait."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+    """Let waiting threads sleep soon, and at once on a busy machine, unless the environment says how they wait."""
+    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        return
+    if _wanted_cores() >= _BUSY_SHARE * (os.cpu_count() or 1):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    else:
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+
+
+def _wanted_cores() -> float:
+    """How many cores other processes want: now, or over the last minute; 0 where the system does not tell."""
+    try:
+        minute, _, _, running, *_ = _LOAD.read_text(encoding="ascii").split()
+        return max(float(minute), int(running.partition("/")[0]) - 1)  # this process runs too
+    except (OSError, ValueError):
+        return 0.0

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from vecall import openmp
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training import threads
@@ -84,23 +85,47 @@ def test_training_uses_it(several, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "given", "expected"),
+    ("load", "set_to"),
     [
-        ("import vecall", {}, None),  # no effect on import
-        ("import vecall; vecall.Query", {}, "1000"),
-        ("import vecall; vecall.Query", {"GOMP_SPINCOUNT": "7"}, "7"),
-        ("import vecall; vecall.Query", {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+        ("0.10 0.5 0.5 1/80 99", {"GOMP_SPINCOUNT": "5000"}),
+        ("0.10 0.5 0.5 4/80 99", {"OMP_WAIT_POLICY": "PASSIVE"}),  # three others run now
+        ("3.00 0.5 0.5 1/80 99", {"OMP_WAIT_POLICY": "PASSIVE"}),  # and so they did for a while
+        ("damaged", {"GOMP_SPINCOUNT": "5000"}),
+        (None, {"GOMP_SPINCOUNT": "5000"}),
     ],
 )
-def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise(code, given, expected):
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
+def test_waiting_threads_sleep_soon_and_at_once_on_a_busy_machine(monkeypatch, tmp_path, load, set_to):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(openmp, "_LOAD", tmp_path / "loadavg")
+    if load is not None:
+        (tmp_path / "loadavg").write_text(load)
+    before = dict(os.environ)
+    openmp.limit_spinning()
+    assert dict(os.environ) == before | set_to
+    for name in set_to:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_how_threads_wait_is_the_environment_s_to_say(monkeypatch, name):
+    for one in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv(name, "7")
+    before = dict(os.environ)
+    openmp.limit_spinning()
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(("code", "count"), [("import vecall", 0), ("import vecall; vecall.Query", 1)])
+def test_it_is_set_when_something_is_used_and_not_on_import(code, count):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; import os; print(os.environ.get('GOMP_SPINCOUNT'))"],
-        env=environment | given,
+        [sys.executable, "-c", f"{code}; import os; print(sum(name in os.environ for name in {names}))"],
+        env={name: value for name, value in os.environ.items() if name not in names},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == str(expected)
+    assert int(done.stdout) == count

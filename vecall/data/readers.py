@@ -5,8 +5,10 @@ from pathlib import Path
 
 import polars as pl
 
+from vecall.data.frames import column, frame_from
 from vecall.data.settings import CsvSettings
-from vecall.errors import DataError
+from vecall.errors import ConfigError, DataError
+from vecall.paths import check_path
 
 _TEXT = (".csv", ".tsv")
 _PACKED = (".gz", ".zst")
@@ -35,12 +37,13 @@ def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
     """
     csv = csv or CsvSettings()
     try:
+        check_path(path)
         if not path.exists():
             raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own folder")
         if path.is_dir():
             return _read_folder(path, csv)
         return _reader_of(path, csv)(path)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, ConfigError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {_one_line(error)}") from error
 
 
@@ -65,7 +68,7 @@ def _read_text(path: Path, separator: str) -> pl.DataFrame:
         if head.startswith(signature):
             raise DataError(f"{path}: is {told}")
     table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
-    return table.with_columns(column.replace({"": None}) for column in table)
+    return frame_from({name: column(table, name).replace({"": None}) for name in table.columns}, len(table))
 
 
 def _read_folder(folder: Path, csv: CsvSettings) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 _WHOLE = r"^(-?\d+)\.0+$"  # how pandas writes integers of a column with missing cells
-_MAX_WHOLE = 1.7e38  # an Int128 holds every whole float below
+_MAX_WHOLE = 2.0**126  # an Int128 holds every whole float below
 _FLAGS = ["true", "false"]
 
 

@@ -85,7 +85,11 @@ def _log(release: Release, refused: dict[int, str], lost_columns: dict[str, int]
             examples,
         )
     if lost_columns:
-        logger.warning("release %s has no place for values of the journal, by column: %s", release.name, dict(sorted(lost_columns.items())))
+        logger.warning(
+            "release %s has no place for values of the journal, by column: %s",
+            release.name,
+            dict(sorted(lost_columns.items())),
+        )
 
 
 def _batches(operations: Iterable[Operation], size: int) -> Iterator[Sequence[Operation]]:
