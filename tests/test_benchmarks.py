@@ -1,4 +1,4 @@
-"""The benchmarks run: here at a size at which their figures mean nothing."""
+"""The benchmarks run: here at a size at which their figures mean nothing. The longest ones: in `make slow`."""
 
 import json
 import os
@@ -21,6 +21,7 @@ def run(name: str, *options: object) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_founding_measures_each_claim(tmp_path: Path) -> None:
     said = run("founding.py", "--quick", "--no-movielens", *TINY, "--out", tmp_path)
     pool = json.loads((tmp_path / "founding.json").read_text())["balanced"]["2000"]
@@ -117,6 +118,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
+@pytest.mark.slow
 def test_service_measures_http_beside_its_bare_calls(tmp_path: Path) -> None:
     options = ["--items", 3000, "--dim", 16, "--seconds", 0.3, "--rounds", 1, "--encoders", "causal"]
     said = run("service.py", *options, "--work", tmp_path, "--out", tmp_path / "service.json")

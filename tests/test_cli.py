@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from vecall.cli import app
+from vecall.recall.recaller import open_recaller
+from vecall.recall.types import Query
 from vecall.vectors import publish_vectors
 
 MOVIELENS = Path(__file__).parents[1] / "examples" / "movielens"
@@ -85,6 +87,25 @@ def test_releases(store: Path) -> None:
         assert run("releases", *command, "--store", store).exit_code == 0
 
 
+def test_journal(store: Path) -> None:
+    with open_recaller(store, writable=True, auto_compact=False) as writer:
+        writer.upsert([{"id": 77, "vector": [1.0] * 8}])
+        writer.delete([3])
+    listed = answer(run("journal", "list", "--store", store, "--json"))["operations"]
+    assert [(one["seq"], one["op"], one["id"], one["applicable"]) for one in listed] == [
+        (1, "upsert", 77, True),
+        (2, "delete", 3, True),
+    ]
+    assert "upsert" in run("journal", "list", "--store", store).stdout
+    assert answer(run("journal", "drop", 2, "--store", store, "--json")) == {"seq": 2, "dropped": True}
+    assert run("journal", "drop", 1, "--store", store).exit_code == 0
+    assert answer(run("journal", "list", "--store", store, "--json")) == {"operations": []}
+    again = run("journal", "drop", 1, "--store", store, "--json")
+    assert (again.exit_code, json.loads(again.stdout)["error"]["code"]) == (1, "StoreError")
+    with open_recaller(store) as reader:
+        assert reader.recall(Query(vector=[1.0] * 8, exclude=[77], k=100)).unknown.exclude == 1
+
+
 def test_a_damaged_release_is_named(store: Path) -> None:
     file = store / "releases" / "two" / "index.faiss"
     damaged = bytearray(file.read_bytes())
@@ -154,10 +175,20 @@ def test_fit_publish_evaluate_recall(tmp_path: Path) -> None:
 
     fitted = vecall("fit", config, "--run", tmp_path / "run")
     assert set(fitted) == {"run", "seconds", "metrics"}
-    published = vecall("publish", tmp_path / "run", "--store", tmp_path / "store", "--name", "first")
+    vectors = np.random.default_rng(0).standard_normal((2 * len(movies) + 1, 8))
+    publish_vectors(tmp_path / "store", list(range(len(vectors))), vectors, name="large")
+    publish = ["publish", tmp_path / "run", "--store", tmp_path / "store", "--name", "first"]
+    refused = run(*publish, "--json")
+    assert (refused.exit_code, json.loads(refused.stdout)["error"]["code"]) == (1, "StoreError")
+    assert "--allow-worse" in json.loads(refused.stdout)["error"]["message"]
+    published = vecall(*publish, "--allow-worse")
     assert (published["release"], published["items"], published["dim"]) == ("first", len(movies), 128)
     judged = vecall("evaluate", "--store", tmp_path / "store", "--config", config, "--report", tmp_path / "r.html")
     assert {"protocol", "dropped", "model", "popularity", "ease", "index", "ann"} <= set(judged)
+    for name in ("model", "popularity", "ease", "index"):
+        assert judged["with_history"][name] == judged[name]  # by this split all who are judged have one
+    assert set(judged["ann"]["paths"]) == {"index", "scan", "all", "popular"}
+    assert sum(judged["ann"]["paths"].values()) == judged["ann"]["queries"]
     exact, through = judged["model"]["seen_excluded"], fitted["metrics"]["seen_excluded"]
     for name in exact:
         assert exact[name] == pytest.approx(through[name], abs=0.05)

@@ -30,10 +30,15 @@ def client(shop):
 
 
 @pytest.fixture
-def index_client(published_with_index, tmp_path):
-    """A client of a store whose recalls search the index; other tests' shop is so small that it is always scanned."""
+def index_shop(published_with_index, tmp_path):
+    """A copy of the store whose recalls search the index; `shop` is so small that it is always scanned."""
     shutil.copytree(published_with_index, tmp_path / "indexed")
-    with serving.served(tmp_path / "indexed") as client:
+    return tmp_path / "indexed"
+
+
+@pytest.fixture
+def index_client(index_shop):
+    with serving.served(index_shop) as client:
         yield client
 
 

@@ -7,8 +7,12 @@ import pytest
 import tiny
 from serving import eventually, served
 
+from vecall.live.journal import Journal
+from vecall.live.operations import Operation
+from vecall.live.retention import journal_path
 from vecall.recall.recaller import open_recaller
 from vecall.recall.types import Query
+from vecall.release.store import Store
 
 ITEM = tiny.item_id(3)
 
@@ -26,10 +30,11 @@ def error(answer):
     return answer.status_code, told["error"]["code"], told["error"]["field"]
 
 
-@pytest.mark.parametrize(
+REQUESTS = pytest.mark.parametrize(
     "request_",
     [
         {"user_id": "user-3", "k": 5},
+        {"user_id": "user-3", "k": 5, "recent": [tiny.item_id(9), "unheard of"]},
         {"user_id": "user-3", "k": 5, "exclude_seen": False, "where": [{"field": "year", "op": "lt", "value": 9}]},
         {"user_id": "nobody", "k": 4},
         {"user_id": "nobody", "history": [tiny.item_id(1), "unheard of"], "k": 4, "exclude": [tiny.item_id(7)]},
@@ -37,15 +42,65 @@ def error(answer):
         {"vector": [0.5] * 8, "k": 100},
     ],
 )
+
+
+@REQUESTS
 def test_the_answer_is_the_library_s(client, shop, request_):
     with open_recaller(shop) as recaller:
         assert recall(client, **request_) == recaller.recall(Query.from_json(request_)).as_json()
+
+
+@REQUESTS
+def test_the_index_answers_as_a_scan_does(client, index_client, request_):
+    scanned, searched = recall(client, **request_), recall(index_client, **request_)
+    assert searched["ids"] == scanned["ids"]
+    assert searched["scores"] == pytest.approx(scanned["scores"], abs=1e-6)
+    assert recall(index_client, user_id="user-3", k=5, explain=True)["plan"]["path"] == "index"
+
+
+def test_today_s_clicks_are_appended_and_excluded(client):
+    clicked = recall(client, user_id="user-3", k=1)["ids"]
+    after = recall(client, user_id="user-3", k=36, recent=[*clicked, "unheard of"])
+    assert after["unknown"] == {"user": False, "history": 1, "exclude": 0}
+    assert not set(clicked) & set(after["ids"])
+    assert error(client.post("/v1/recall", json={"user_id": "user-3", "recent": "item"})) == (422, "invalid", "recent")
 
 
 def test_explain_says_how(client):
     plan = recall(client, user_id="user-1", k=3, explain=True)["plan"]
     assert list(plan) == ["path", "matches", "excluded", "delta", "effort", "ms"]
     assert list(plan["ms"]) == ["encode", "plan", "search", "merge"]
+
+
+def test_a_partial_change_keeps_what_it_does_not_name(client):
+    before = {"user_id": "user-1", "k": 36, "exclude_seen": False}
+    held = [{"field": "title", "op": "eq", "value": "Item 3"}]
+    told = client.post("/v1/items", json={"items": [{"id": ITEM, "fields": {"year": 2000}}], "partial": True})
+    assert told.status_code == 200, told.text
+    year = {"field": "year", "op": "eq", "value": 2000}
+    assert recall(client, **before, where=[*held, year])["ids"] == [ITEM]
+    whole = {"items": [{"id": ITEM, "fields": {"year": 2001}}]}
+    assert client.post("/v1/items", json=whole).status_code == 200
+    assert recall(client, **before, where=held)["ids"] == []  # without a title from now on
+    new = {"items": [{"id": "new", "fields": {"year": 2000}}], "partial": True}
+    assert error(client.post("/v1/items", json=new)) == (422, "invalid", "items[0].id")
+    wrong = client.post("/v1/items", json=whole | {"partial": "yes"})
+    assert error(wrong) == (422, "invalid", "partial")
+
+
+def test_changes_that_the_release_cannot_take_are_told(shop):
+    with Journal.open(journal_path(Store.open(shop)), "string") as journal:
+        journal.append([Operation(0, "upsert", "new", {}, np.ones(3, np.float32), None, given=True)])
+    with served(shop) as client:
+        told = client.get("/readyz").json()
+        assert (told["ready"], told["refused"]) == (True, 1)
+        assert "cannot take 1 live changes (1)" in told["why"]
+        assert "vecall_refused_changes 1.0" in client.get("/metrics").text
+        assert "cannot take 1 live changes" in client.get("/").text
+        fields = {"type": "kind 0", "title": "New", "year": 2000}
+        assert client.post("/v1/items", json={"items": [{"id": "new", "fields": fields}]}).status_code == 200
+        told = client.get("/readyz").json()
+        assert (told["refused"], told["why"]) == (0, None)
 
 
 def test_a_change_is_seen_by_the_next_request(client):

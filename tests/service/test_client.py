@@ -11,13 +11,15 @@ from vecall.client import Client, ServiceError
 from vecall.errors import ConfigError
 
 
-def test_it_asks_for_all_that_the_service_does(shop, process_of, publish_more):
-    publish_more(shop, "second", activate=False)
-    served = process_of(shop)
+def test_it_asks_for_all_that_the_service_does(index_shop, process_of, publish_more):
+    publish_more(index_shop, "second", activate=False)
+    served = process_of(index_shop)
     with Client(served.url) as client:
         assert client.is_ready()
-        assert client.recall(user_id="user-1", k=3)["release"] == "tiny"
+        recalled = client.recall(user_id="user-1", k=3, explain=True)
+        assert (recalled["release"], recalled["plan"]["path"]) == ("tiny", "index")
         assert client.upsert([{"id": "new", "fields": {"year": 3}}])["accepted"] == 1
+        assert client.upsert([{"id": "new", "fields": {"title": "New"}}], partial=True)["accepted"] == 1
         assert client.delete(["new"])["deleted"] == 1
         assert client.activate("second") == {"release": "second", "previous": "tiny"}
         assert client.releases()["current"] == "second"

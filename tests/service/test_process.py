@@ -54,6 +54,21 @@ def test_who_only_reads_sees_what_the_writer_has_acknowledged(shop, process_of):
     assert reader.ask("/v1/items", {"items": []})[0] == 403
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_port_that_is_taken_is_told_in_a_line(shop, processes):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop)]
+        command += ["--port", port, "--processes", str(processes)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("vecall: ")
+    assert f"--port {port}: Address already in use; choose another" in refused.stderr
+    assert "terminate called" not in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -43,8 +43,9 @@ def fit(
     if as_json:
         console.print_json({"run": str(run), "seconds": summary.seconds, "metrics": summary.metrics})
         return
-    excluded: Any = summary.metrics["seen_excluded"]
-    console.show_metrics(f"{summary.protocol}; seen items excluded", {"model": excluded})
+    metrics: dict[str, Any] = summary.metrics
+    seen = "excluded" if any(value is not None for value in metrics["seen_excluded"].values()) else "included"
+    console.show_metrics(f"{summary.protocol}; seen items {seen}", {"model": metrics[f"seen_{seen}"]})
     console.out.print(
         f"{summary.epochs} epochs in {summary.seconds:.0f} s, the best was {summary.best_epoch + 1}: {run}"
     )

@@ -26,6 +26,7 @@ _DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # times k
 _WORSE = 1.1  # times the best latency: more cells can only cost more
 _TIMED = 60  # queries that a latency is taken from
 _TOO_DEAR = 4  # times a scan of everything, beyond which a search is none
+_CHEAP_MS = 0.2  # however quick a scan is: below, one late clock tick would end the ladder
 _IN_VAIN, _GAIN = 5, 0.002  # so many efforts more that brought less than so much more recall: more will bring no more
 _FAR = 8  # times the last width
 _SCANNED = 100_000  # rows, to time a scan: fewer would lie in the cache
@@ -83,8 +84,9 @@ def tune(
         truth = index.search_exact(queries, max(asked[-1], length)).rows
         advance(1)
         chosen, tried = [], []
+        dear_ms = max(_CHEAP_MS, _TOO_DEAR * scan_ms * index.size)
         for k in asked:
-            measured = list(_ladder(index, queries, truth[:, :k], target, width, _TOO_DEAR * scan_ms * index.size))
+            measured = list(_ladder(index, queries, truth[:, :k], target, width, dear_ms))
             chosen.append(_least(measured, target, latency_ms))
             tried += measured
             advance(1)
