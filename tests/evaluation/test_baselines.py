@@ -51,7 +51,7 @@ def test_ease_refuses_what_it_cannot_do(monkeypatch):
     with pytest.raises(ConfigError, match="l2"):
         Ease(random_lists(5, 5), 5, 0.0)
     monkeypatch.setattr("vecall.evaluation.baselines.EASE_LIMIT", 10)
-    with pytest.raises(ConfigError, match="sample of the users"):
+    with pytest.raises(ConfigError, match="188 users and 20 items, and it can hold 10"):
         Ease(random_lists(200, 20), 20)
 
 

@@ -62,9 +62,8 @@ class Ease:
         x = taken(train.take(np.flatnonzero(train.lengths)), n_items)
         if min(x.shape) > EASE_LIMIT:
             raise ConfigError(
-                f"EASE inverts a matrix of min(users, items) squared; got {x.shape[0]:,} users and "
-                f"{n_items:,} items, at most {EASE_LIMIT:,} of one are possible: leave this baseline out, "
-                "or fit it on a sample of the users"
+                f"EASE inverts a matrix of min(users, items) squared: there are {x.shape[0]:,} users and {n_items:,} "
+                f"items, and it can hold {EASE_LIMIT:,} of one of them"
             )
         self._n_items = n_items
         self._weights = _FewUsers(x, l2) if x.shape[0] < n_items else _FewItems(x, l2)
