@@ -4,10 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+from vecall.config import parse_config
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
@@ -46,6 +49,16 @@ def test_python_examples_run(a_checkout: Path, place: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
+def test_settings_are_as_they_may_be_written(readme: Path) -> None:
+    texts = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert texts
+    rest = {"interactions": {"user": "user_id", "item": "sku"}, "users": {"id": "user_id", "id_type": "string"}}
+    for text in texts:
+        given = tomllib.loads(text)
+        parse_config(given | {"schema": rest | given["schema"]}, source=readme.name)
 
 
 def test_links_lead_somewhere() -> None:
