@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from vecall.movielens import sections as movielens_sections
+from vecall.quickstart.movielens import sections as movielens_sections
 
 Sections = dict[str, dict[str, Any]]
 

@@ -18,18 +18,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import publish_vectors
-from vecall.index import choose, kernels
-from vecall.index import files as index_files
+from vecall.index import builder, kernels
+from vecall.index import index_io as index_files
 from vecall.index.base import Codes, Effort, Rows, Vectors
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.planner import decide
 from vecall.index.settings import IndexSettings
-from vecall.live.view import View
+from vecall.live.snapshot import View
+from vecall.recall.query import Unknown
+from vecall.recall.resolve import Ask
 from vecall.recall.search import find
-from vecall.recall.types import Unknown
-from vecall.recall.understand import Ask
-from vecall.release.bundle import INDEX, open_release
+from vecall.release.release import INDEX, open_release
 from vecall.release.store import Store
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
@@ -120,7 +120,7 @@ class Ours:
         settings = IndexSettings(engine="auto", target_recall=work.target, ks=work.ks)
         shutil.rmtree(work.folder / self.file, ignore_errors=True)
         began = time.perf_counter()
-        with _watched(choose.Structure, "build") as built, _watched(choose, "tune") as tuned:
+        with _watched(builder.Structure, "build") as built, _watched(builder, "tune") as tuned:
             ids = pl.Series(np.arange(len(items)))
             publish_vectors(work.folder / self.file, ids, items, queries=queries, index=settings)
         seconds = time.perf_counter() - began

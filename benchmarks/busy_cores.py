@@ -100,8 +100,8 @@ def work(preset: str, threads: int) -> None:
     from vecall.config import load_config, parse_config
     from vecall.data.dataset import read_dataset
     from vecall.towers.two_tower import TwoTower
-    from vecall.training.problem import Problem
-    from vecall.training.recipe import Recipe
+    from vecall.training.data import Problem
+    from vecall.training.module import Recipe
 
     if threads:
         torch.set_num_threads(threads)

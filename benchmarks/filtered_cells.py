@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from vecall import IndexSettings, publish_vectors
 from vecall.index.base import Codes, Rows, Vectors
-from vecall.index.bitmaps import Bitmap
-from vecall.live.view import View
+from vecall.index.bitmap import Bitmap
+from vecall.live.snapshot import View
 from vecall.recall.filters import Filters, Passing
+from vecall.recall.query import Unknown
+from vecall.recall.resolve import Ask
 from vecall.recall.search import Found, find
-from vecall.recall.types import Unknown
-from vecall.recall.understand import Ask
-from vecall.release.bundle import open_release
+from vecall.release.release import open_release
 from vecall.release.store import Store
 
 KS, EXCLUDED = (100, 500), (0, 500, 2000)

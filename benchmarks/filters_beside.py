@@ -16,10 +16,10 @@ from ann_libraries import Hnswlib, Work, installed
 from facts import facts, load_average
 from filtered_cells import TARGET, Case, Pool, cases_of, judged, percentiles
 
-from vecall.index import files as index_files
+from vecall.index import index_io as index_files
 from vecall.index.base import Rows
 from vecall.index.hnsw import HnswIndex
-from vecall.index.tune import tune
+from vecall.index.tuning import tune
 from vecall.recall.search import find
 
 RATES, K = (0.5, 0.1, 0.01), 100

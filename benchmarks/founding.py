@@ -20,7 +20,7 @@ from rich.table import Table
 
 from vecall.console import quiet_libraries
 from vecall.errors import ConfigError
-from vecall.movielens import data_folder
+from vecall.quickstart.movielens import data_folder
 
 LATENCY_MS = 10.0  # the claims
 ANN_RECALL = 0.95

@@ -18,9 +18,9 @@ from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
-from vecall.evaluation.offline import Scorer, judge
-from vecall.movielens import data_folder, founding_config, sections
-from vecall.pipeline import fit
+from vecall.evaluation.evaluator import Scorer, judge
+from vecall.pipeline.fit import fit
+from vecall.quickstart.movielens import data_folder, founding_config, sections
 
 SEEDS = (0, 1, 2)
 MODELS = ("popularity", "ease", "cooccurrence", "founding", "pooled")

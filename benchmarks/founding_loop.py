@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import Samples
-from vecall.training.problem import Problem, tensors
+from vecall.training.data import Problem, tensors
 from vecall.training.settings import TrainingSettings
 
 _CPU = torch.device("cpu")

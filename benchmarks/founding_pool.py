@@ -22,16 +22,17 @@ from planted import FEATURE, ITEM_FEATURES, USER_FEATURES, Market
 
 from vecall import progress
 from vecall.config import Config, parse_config
-from vecall.data.fields import frame_of
+from vecall.data.request_features import frame_of
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort, Index, Vectors
-from vecall.index.choose import Structure
+from vecall.index.builder import Structure
 from vecall.index.settings import IndexSettings
-from vecall.pipeline import fit, publish
-from vecall.release.bundle import Release, open_release
+from vecall.pipeline.fit import fit
+from vecall.pipeline.publish import publish
+from vecall.pipeline.run import CONFIG, Run
 from vecall.release.encoder import Encoder
+from vecall.release.release import Release, open_release
 from vecall.release.store import Store
-from vecall.runs import CONFIG, Run
 
 K, EF, M, EF_CONSTRUCTION = 100, 50, 16, 200  # the founding design's
 TRAINED_ON = 10_000  # items at most; a larger pool is served by the towers of this one

@@ -28,7 +28,7 @@ from tables import console, show
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
 from vecall.console import quiet_libraries
 from vecall.recall.recaller import Recaller
-from vecall.release.bundle import open_release
+from vecall.release.release import open_release
 from vecall.release.store import Store
 
 K = 100

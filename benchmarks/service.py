@@ -29,8 +29,8 @@ from service_processes import Bare, Served
 from service_users import HISTORY, K, asked
 from tables import console, show
 
-from vecall.data.fields import frame_of
-from vecall.release.bundle import open_release
+from vecall.data.request_features import frame_of
+from vecall.release.release import open_release
 from vecall.release.store import Store
 
 CONNECTIONS = (1, 2, 4, 8)

@@ -18,8 +18,8 @@ from clustered import Clusters
 from http_load import when_due
 from service_users import K, asked
 
-from vecall.data.fields import frame_of
-from vecall.release.bundle import open_release
+from vecall.data.request_features import frame_of
+from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.service.threads import one_core_each
 

@@ -15,15 +15,15 @@ import torch
 from clustered import Clusters
 from service_users import K, around
 
-from vecall.data.encode import Encoders
-from vecall.data.sequences import Sequences
-from vecall.data.vocabulary import build_vocabulary
-from vecall.export import export_towers
+from vecall.data.feature_encoder import Encoders
+from vecall.data.id_map import build_vocabulary
+from vecall.data.ragged import Sequences
 from vecall.index.settings import IndexSettings
-from vecall.release.build import Contents, write_contents
+from vecall.pipeline.onnx_export import export_towers
 from vecall.release.encoder import Encoder, TowersState
 from vecall.release.store import Store
 from vecall.release.users import Users
+from vecall.release.writer import Contents, write_contents
 from vecall.schema import Vector
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.towers.two_tower import TwoTower

@@ -28,7 +28,7 @@ from service_processes import Served
 from tables import console, show
 
 from vecall.index.settings import IndexSettings
-from vecall.vectors import publish_vectors
+from vecall.pipeline.publish_vectors import publish_vectors
 
 KINDS = 10  # values of the attribute that filters name
 LIVE = 1_000_000_000  # ids from here on were upserted

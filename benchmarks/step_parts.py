@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vecall.training import recipe as recipes
-from vecall.training.recipe import Recipe
+from vecall.training import module as recipes
+from vecall.training.module import Recipe
 
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}  # of these the last two tensors are multiplied
 

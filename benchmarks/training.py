@@ -32,13 +32,13 @@ from vecall.config import Config, parse_config
 from vecall.console import quiet_libraries
 from vecall.data.dataset import read_dataset
 from vecall.data.split import Split
-from vecall.evaluation.offline import judge
-from vecall.movielens import data_folder, founding_config, sections
+from vecall.evaluation.evaluator import judge
+from vecall.quickstart.movielens import data_folder, founding_config, sections
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import positive_samples
+from vecall.training.data import Problem
 from vecall.training.fit import train
-from vecall.training.problem import Problem
-from vecall.training.recipe import Recipe
+from vecall.training.module import Recipe
 from vecall.training.scoring import Scorer, TowerScorer
 
 K = 100

@@ -11,15 +11,16 @@ settings.load_profile("any machine")
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
     """A folder with the tables of `tiny`, a finished run of them in `run` and its release `tiny` in `store`."""
-    import tiny
+    from support import synthetic
 
-    from vecall import pipeline
+    from vecall.pipeline.fit import fit
+    from vecall.pipeline.publish import publish
 
     folder = tmp_path_factory.mktemp("published")
-    tiny.write_tables(folder)
-    config = tiny.config(folder)
-    pipeline.fit(config, folder / "run")
-    pipeline.publish(folder / "run", folder / "store", name="tiny")
+    synthetic.write_tables(folder)
+    config = synthetic.config(folder)
+    fit(config, folder / "run")
+    publish(folder / "run", folder / "store", name="tiny")
     return folder
 
 
@@ -29,9 +30,9 @@ def published_with_index(published, tmp_path_factory):
     import json
     import shutil
 
-    from vecall import pipeline
-    from vecall.index import tune
+    from vecall.index import tuning
     from vecall.index.planner import Costs
+    from vecall.pipeline.publish import publish
 
     folder = tmp_path_factory.mktemp("published-with-index")
     shutil.copytree(published / "run", folder / "run")
@@ -39,6 +40,6 @@ def published_with_index(published, tmp_path_factory):
     config["index"] |= {"engine": "hnsw"}
     (folder / "run" / "config.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "_costs", lambda *_: Costs(fixed=0.0, per_width=0.0, per_depth=0.0, per_row=1.0))
-        pipeline.publish(folder / "run", folder / "store", name="tiny")
+        patch.setattr(tuning, "_costs", lambda *_: Costs(fixed=0.0, per_width=0.0, per_depth=0.0, per_row=1.0))
+        publish(folder / "run", folder / "store", name="tiny")
     return folder / "store"

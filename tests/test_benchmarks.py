@@ -76,7 +76,7 @@ def test_filters_judge_each_cell_once(tmp_path: Path) -> None:
 def test_an_answer_that_is_short_or_unfit_shows(benchmarks: Any) -> None:
     from filtered_cells import Case, judged
 
-    from vecall.index.bitmaps import Bitmap
+    from vecall.index.bitmap import Bitmap
     from vecall.recall.filters import Passing
 
     passing = Passing(Bitmap.of(np.arange(10) != 9), np.empty(0, np.bool_))

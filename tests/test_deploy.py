@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import served
+from support.server import served
 
 from vecall.service.settings import Limits, ServeSettings
 
@@ -68,7 +68,7 @@ def test_what_the_image_installs_serves_without_torch(tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[serve]"]
     subprocess.run(install, check=True)
-    code = "import vecall.service.run, importlib.util; assert not importlib.util.find_spec('torch')"
+    code = "import vecall.service.server, importlib.util; assert not importlib.util.find_spec('torch')"
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path)
     files = [path for path in (tmp_path / "venv").rglob("*") if path.is_file() and not path.is_symlink()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6

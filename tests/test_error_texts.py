@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer.main
 
-from vecall.cli import app
+from vecall.cli.app import app
 from vecall.config import Config
 
 PACKAGE = Path(__file__).parents[1] / "vecall"

@@ -7,7 +7,7 @@ load torch.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from vecall.openmp import limit_spinning
+from vecall.runtime.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from vecall.config import Config, load_config
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         VecallError,
     )
     from vecall.index.settings import IndexSettings
-    from vecall.pipeline import evaluate, fit, publish
+    from vecall.pipeline.evaluate import evaluate
+    from vecall.pipeline.fit import fit
+    from vecall.pipeline.publish import publish
+    from vecall.pipeline.publish_vectors import publish_vectors
+    from vecall.recall.query import Query, Recalled
     from vecall.recall.recaller import Recaller, open_recaller
-    from vecall.recall.types import Query, Recalled
-    from vecall.vectors import publish_vectors
 
 __version__ = "0.1.0"
 
@@ -35,20 +37,20 @@ _HOMES = {
     "DataError": "vecall.errors",
     "ExportError": "vecall.errors",
     "IndexSettings": "vecall.index.settings",
-    "Query": "vecall.recall.types",
+    "Query": "vecall.recall.query",
     "QueryError": "vecall.errors",
-    "Recalled": "vecall.recall.types",
+    "Recalled": "vecall.recall.query",
     "Recaller": "vecall.recall.recaller",
     "ReleaseRefused": "vecall.errors",
     "StoreError": "vecall.errors",
     "TrainingError": "vecall.errors",
     "VecallError": "vecall.errors",
-    "evaluate": "vecall.pipeline",
-    "fit": "vecall.pipeline",
+    "evaluate": "vecall.pipeline.evaluate",
+    "fit": "vecall.pipeline.fit",
     "load_config": "vecall.config",
     "open_recaller": "vecall.recall.recaller",
-    "publish": "vecall.pipeline",
-    "publish_vectors": "vecall.vectors",
+    "publish": "vecall.pipeline.publish",
+    "publish_vectors": "vecall.pipeline.publish_vectors",
 }
 
 __all__ = [

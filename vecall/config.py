@@ -12,9 +12,9 @@ from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
-from vecall.paths import check_path
+from vecall.runtime.paths import check_path
 from vecall.schema import Category, Numeric, Schema, Section, Tags, Text, Vector
-from vecall.toml_files import read_toml
+from vecall.settings_base import read_toml
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from vecall.data.dataset import read_dataset
-from vecall.data.encode import NEVER_SEEN
+from vecall.data.feature_encoder import NEVER_SEEN
 from vecall.data.settings import DataSettings
 from vecall.errors import DataError
 from vecall.schema import Schema

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from vecall.data.sequences import Cases, Sequences
+from vecall.data.ragged import Cases, Sequences
 from vecall.errors import ConfigError
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 

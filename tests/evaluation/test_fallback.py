@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from vecall.data.sequences import Cases, Sequences
+from vecall.data.ragged import Cases, Sequences
+from vecall.evaluation.evaluator import judge
 from vecall.evaluation.fallback import WithFallback
-from vecall.evaluation.offline import judge
 
 POPULARITY = np.array([3.0, 1.0, 9.0, 0.0], dtype=np.float32)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.data.sequences import Sequences
+from vecall.data.ragged import Sequences
 from vecall.errors import ConfigError, DataError, TrainingError
 from vecall.evaluation.metrics import coverage_at, ndcg_at, recall_at, target_ranks, top_rows
 

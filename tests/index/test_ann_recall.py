@@ -4,7 +4,7 @@ import pytest
 from vecall.index.ann_recall import recall_per_query, tail_recall_per_query
 from vecall.index.exact import ExactIndex
 from vecall.index.settings import IndexSettings
-from vecall.vectors import publish_vectors
+from vecall.pipeline.publish_vectors import publish_vectors
 
 # Scores 9, 7, 7, 7, 5, 1 for the query [1, 0].
 INDEX = ExactIndex.build(np.array([[9, 0], [7, 1], [7, 2], [7, 3], [5, 0], [1, 0]], dtype=np.float32))

@@ -8,13 +8,13 @@ import pytest
 
 from vecall.errors import DataError, QueryError
 from vecall.index.base import Effort
-from vecall.index.bitmaps import Bitmap
-from vecall.index.cells import CellsIndex
+from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
-from vecall.index.files import load, save
+from vecall.index.faiss_adapter import openmp
 from vecall.index.hnsw import HnswIndex
+from vecall.index.index_io import load, save
+from vecall.index.ivf import CellsIndex
 from vecall.index.kernels import scores_of
-from vecall.index.native import openmp
 
 SHAPES = [(1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17)]
 LITTLE, ALL = Effort(3, 8), Effort(10**6, 10**6)

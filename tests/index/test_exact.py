@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vecall.index import exact
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex, rescored, rounded, scan
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from vecall import progress
 from vecall.index.base import Effort
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import vecall
 from vecall.index import kernels
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 from vecall.index.kernels import best_scored, near_best, rows_of, scores_of
 
 DIMS = [*range(1, 70), 127, 128, 129, 256, 300, 768]

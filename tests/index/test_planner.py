@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.index.base import Effort
-from vecall.index.effort import EffortCurve
 from vecall.index.planner import Costs, Decision, decide
+from vecall.index.search_params import EffortCurve
 
 CURVE = EffortCurve([(10, Effort(20, 30)), (100, Effort(110, 120))])
 CHEAP = Costs(fixed=0.0, per_width=0.0, per_depth=0.0, per_row=1.0)  # the index always is

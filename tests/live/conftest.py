@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from vecall.release.bundle import open_release
+from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.vectors import publish_vectors
 
 
 @pytest.fixture

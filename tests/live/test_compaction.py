@@ -1,165 +1,226 @@
-"""When a compaction starts, and the process that does it."""
-
-import json
-import logging
-import subprocess
-import sys
-import time
+"""Base + delta - tombstones: nothing but the rows changes."""
 
 import numpy as np
+import polars as pl
 import pytest
+from support import synthetic
 
-from vecall.live import compaction as compaction_file
-from vecall.live.compaction import is_due
+from vecall.errors import JournalDamaged, StoreError
+from vecall.index.settings import IndexSettings
+from vecall.live import compaction as compact_file
+from vecall.live.compaction import compact
+from vecall.live.pruning import journal_path
+from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.recall.types import Query
+from vecall.release.atomic_io import read_array
+from vecall.release.encoder import ITEM_IDS
+from vecall.release.release import open_release
 
-N = 1_200
-VECTORS = np.random.default_rng(0).standard_normal((N, 4)).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("due", "numbers"),
-    [
-        (False, {"held": 19_999}),
-        (True, {"held": 20_000}),
-        (False, {"held": 29_999, "arriving": 30_000.0}),  # or the next one would follow at once
-        (True, {"held": 30_000, "arriving": 30_000.0}),
-        (True, {"held": 50_000, "arriving": 1e9}),  # while there is room for what arrives
-        (False, {"held": 499, "delta_max": 1_000}),
-        (True, {"held": 500, "delta_max": 1_000}),
-        (False, {"tombstones": 99_999}),
-        (True, {"tombstones": 100_000}),
-        (False, {"tombstones": 99, "base": 100}),
-        (True, {"tombstones": 100, "base": 100}),
-        (False, {"base": 1}),
-    ],
-)
-def test_when_it_is_due(due, numbers):
-    usual = {"held": 0, "tombstones": 0, "base": 1_000_000, "arriving": 0.0, "delta_max": 100_000}
-    assert is_due(**usual | numbers) == due
+CHEAP = {"type": "kind 1", "price.eur": 3, "标签": ["红1", "all"], "text": "Word1", "title": "New", "year": 2030}
 
 
 @pytest.fixture
-def store(store_of):
-    return store_of(range(N), VECTORS)
-
-
-def wait_for(what, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
-def test_a_server_goes_over_to_what_was_compacted(store):
-    with open_recaller(store.path, writable=True) as recaller:
-        recaller.upsert([{"id": 5_000, "vector": [1, 1, 1, 1]}])
-        recaller.delete(range(N // 10 - 1))
-        assert recaller.live._compactor._thread is None
-        recaller.delete([N - 1])  # the tenth of the base
-        written = 0
-        while recaller.release == "one":  # writes and reads go on
-            recaller.upsert([{"id": 6_000 + written, "vector": [2, 2, 2, 2]}])
-            written += 1
-            assert len(recaller.recall(Query(vector=[1, 1, 1, 1], k=2_000)).ids) == N - N // 10 + 1 + written
-            time.sleep(0.02)
-        view = recaller.live.view
-        assert (store.current().release, view.tombstones, view.delta.count < written) == (recaller.release, 0, True)
-        assert view.delta.count + view.release.index.size == N - N // 10 + 1 + written
-        manifest = view.release.manifest
-        assert (manifest.parent, manifest.journal_seq + view.delta.count) == ("one", view.seq)
-        assert len(store.releases()) == 2
-
-
-def test_a_compaction_that_fails_waits_for_more(store, monkeypatch, caplog):
-    monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 10)
-    monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with caplog.at_level(logging.WARNING, "vecall"), open_recaller(store.path, writable=True) as recaller:
-        recaller.delete(range(10))
-        compactor = recaller.live._compactor
-        first = compactor._thread
-        first.join()
-        assert "compaction of release one failed, and waits for more changes: exit 1" in caplog.text
-        recaller.delete([10])
-        assert compactor._thread is first
-        recaller.delete([11])  # a tenth more, and one
-        assert compactor._thread is not first
-        compactor._thread.join()
-        assert recaller.release == "one"
-
-
-def test_closing_ends_it(store, monkeypatch):
-    monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 1)
-    monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
-    slow = store.path / "slow"
-    slow.write_text("#!/bin/sh\nexec sleep 60\n")
-    slow.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(slow))
-    recaller = open_recaller(store.path, writable=True)
-    recaller.delete([1])
-    wait_for(lambda: recaller.live._compactor._child is not None)
-    child = recaller.live._compactor._child
-    assert child.poll() is None
-    began = time.monotonic()
-    recaller.close()
-    assert child.poll() is not None
-    assert not recaller.live._compactor._thread.is_alive()
-    assert time.monotonic() - began < 5
-    open_recaller(store.path, writable=True).close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_it_ends_with_a_server_that_is_killed():
-    child = "from vecall.live.compaction import end_with_parent; import time; end_with_parent(); print(1, flush=True)"
-    server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child + '; time.sleep(60)'!r}])"
-    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE) as killed:
-        assert killed.stdout.readline() == b"1\n"
-        killed.kill()
-        began = time.monotonic()
-        assert killed.stdout.read() == b""  # which the child holds open while it lives
-        assert time.monotonic() - began < 30
-
-
-def test_not_without_being_asked(store, monkeypatch):
-    monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 1)
-    monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
-    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
-        recaller.delete([1])
-        assert recaller.live._compactor is None
-
-
-def test_who_went_elsewhere_is_left_there(store):
-    """The compaction of a release that is not served any more is not gone over to."""
-    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
-        recaller.live.adopt("another", "one")
-        recaller.live.adopt("one", "one")
-        assert recaller.release == "one"
-
-
-def test_the_command(store):
-    """A fresh interpreter, at low priority, and without torch."""
-    with open_recaller(store.path, writable=True) as recaller:
-        recaller.delete([0])
-        code = (
-            "import sys, os; sys.argv = ['vecall', *sys.argv[1:]]; from vecall import cli; import faiss, atexit;"
-            "atexit.register(lambda: print(os.nice(0), faiss.omp_get_max_threads(), 'torch' in sys.modules, "
-            "file=sys.stderr)); cli.main()"
+def changed(shop):
+    """The shop with changes: items added, replaced, deleted; users have histories of all kinds."""
+    ids = [synthetic.item_id(row) for row in range(synthetic.ITEMS)]
+    with open_recaller(shop.path, writable=True, auto_compact=False) as recaller:
+        recaller.upsert(
+            [{"id": "a new one", "fields": CHEAP}, {"id": "zz", "fields": CHEAP}, {"id": "w", "fields": {}}]
         )
-        command = [sys.executable, "-c", code, "compact", "--store", store.path, "--name", "two", "--json"]
-        made = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert json.loads(made.stdout) == {
-            "release": "two",
-            "store": str(store.path),
-            "items": N - 1,
-            "dim": 4,
-            "ann": None,
-        }
-        assert made.stderr.split()[-3:] == ["19", "1", "False"]
-        assert store.current().release == "two"
+        recaller.upsert([{"id": ids[0], "fields": CHEAP}, {"id": ids[1], "fields": {"title": "Replaced"}}])
+        recaller.upsert([{"id": ids[2], "fields": CHEAP}])
+        recaller.delete([ids[2], ids[3], "w"])
+        yield shop, recaller, ids
+
+
+def answers(recaller, users, more):
+    """What users are recalled, and strangers."""
+    queries = [Query(user_id=user, k=20) for user in users]
+    queries += [Query(history=[one], k=10, exclude_seen=False) for one in more]
+    queries += [Query(user_id="nobody", k=60), Query(user_id=users[0], k=9, where=[_is("year", 2030)])]
+    return [recaller.recall(query) for query in queries]
+
+
+def _is(field, value):
+    return {"field": field, "op": "eq", "value": value}
+
+
+def test_answers_stay(changed):
+    """To the bit: vectors are what they were, whether from the base or from the delta."""
+    shop, recaller, ids = changed
+    view = recaller.live.view
+    release, more = view.release, ["a new one", "zz", ids[0], ids[1], ids[4]]
+    gone = release.items.rows(ids[2:4])  # who took these is known by fewer items afterwards
+    kept = [user for user in range(synthetic.USERS) if not np.isin(release.users.histories[user], gone).any()]
+    users = release.users.ids.ids(np.array(kept))
+    before = answers(recaller, users, more)
+    assert compact(shop.path, name="two", activate=False) == "two"
+    assert shop.current().release == "tiny"
+    recaller.activate("two")
+    after, now = answers(recaller, users, more), recaller.live.view
+    assert len(users) > 20
+    replaced = release.items.rows(ids[:2])
+    assert any(np.isin(release.users.histories[user], replaced).any() for user in kept)
+    assert (now.delta.count, now.tombstones, len(now)) == (0, 0, len(view)) == (0, 0, synthetic.ITEMS)
+    alive = view.ids(np.flatnonzero(view.has(np.arange(synthetic.ITEMS + len(view.delta)))))
+    for one in alive:
+        assert view.vectors(view.rows([one])).tobytes() == now.vectors(now.rows([one])).tobytes()
+        assert view.attributes(view.rows([one])).equals(now.attributes(now.rows([one])), null_equal=True)
+    assert now.ids(np.arange(len(now))) == sorted(alive)
+    for old, new in zip(before, after, strict=True):
+        assert (old.fallback, old.exhausted, old.unknown) == (new.fallback, new.exhausted, new.unknown)
+        if old.fallback != "popular":
+            assert (old.ids, old.scores) == (new.ids, new.scores)
+
+
+def test_what_else_moves_along(changed):
+    shop, recaller, ids = changed
+    compact(shop.path, name="two")
+    old, new = open_release(shop, "tiny"), open_release(shop, "two")
+    new.check_golden()
+    manifest = new.manifest
+    assert (manifest.parent, manifest.journal_seq, manifest.declared_seq) == ("tiny", recaller.live.view.seq, 0)
+    assert (manifest.encoder, manifest.metrics) == (old.manifest.encoder, old.manifest.metrics)
+    assert (manifest.index.settings, manifest.ann["queries"]) == (old.manifest.index.settings, synthetic.USERS)
+    gone = {ids[2], ids[3]}
+    for user in range(synthetic.USERS):
+        before = old.items.ids(old.users.histories[user])
+        assert new.items.ids(new.users.histories[user]) == [one for one in before if one not in gone]
+    assert new.users.ids.ids(np.arange(3)) == old.users.ids.ids(np.arange(3))
+    assert new.users.fields.equals(old.users.fields, null_equal=True)
+    there = [one for one in ids if one not in gone]
+    taken, takes = old.popularity[old.items.rows(there)], new.popularity[new.items.rows(there)]
+    assert taken.tolist() == takes.tolist()
+    assert new.popularity[new.items.rows(["a new one", "zz"])].tolist() == [0, 0]
+    table, moved = (read_array(shop.folder(name) / ITEM_IDS) for name in ("tiny", "two"))
+    assert len(moved) == new.index.size + 1
+    assert moved[new.items.rows(there)].tolist() == table[old.items.rows(there)].tolist()
+    assert (moved[new.items.rows(["a new one", "zz"])] == table[-1]).all()
+    assert (moved[-1] == table[-1]).all()
+
+
+def test_an_item_is_encoded_by_the_next_release_as_by_the_last(changed):
+    shop, recaller, ids = changed
+    fields = {"type": "kind 2", "price.eur": 9}
+    recaller.upsert([{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}])
+    view = recaller.live.view
+    expected = view.vectors(view.rows([ids[5], "zz"]))
+    compact(shop.path, name="two")
+    recaller.activate("two")
+    recaller.upsert([{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}])
+    view = recaller.live.view
+    assert view.delta.count == 2
+    assert view.vectors(view.rows([ids[5], "zz"])).tolist() == expected.tolist()
+
+
+def test_later_writes_come_on_top(changed):
+    shop, recaller, ids = changed
+    cut = recaller.live.view.seq
+    assert compact(shop.path, name="two") == "two"
+    recaller.delete([ids[6]])
+    recaller.upsert([{"id": ids[3], "fields": CHEAP}])
+    recaller.activate("two")
+    view = recaller.live.view
+    assert (view.release.manifest.journal_seq, view.seq, view.delta.count) == (cut, cut + 2, 1)
+    assert view.has(view.rows([ids[3], ids[6], "zz"])).tolist() == [True, False, True]
+    assert compact(shop.path, name="three") == "three"
+    assert open_release(shop).items.rows([ids[3], ids[6], "zz"])[1] == -1
+
+
+def test_nothing_to_do(shop):
+    assert compact(shop.path) == "tiny"
+    with open_recaller(shop.path, writable=True) as recaller:
+        assert compact(shop.path, name="two") == "tiny"
+        recaller.delete(["nobody's"])
+        assert compact(shop.path, name="two") == "two"
+        assert compact(shop.path, name="three") == "two"
+    assert [one.name for one in shop.releases()] == ["two", "tiny"]
+
+
+def test_own_vectors_with_a_graph(store_of):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((300, 8)).astype(np.float32)
+    settings = IndexSettings(engine="hnsw", M=8, ks=(5, 20))
+    store = store_of(
+        range(300), vectors, queries=vectors[:50], index=settings, attributes=pl.DataFrame({"n": range(300)})
+    )
+    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
+        recaller.delete(range(100))
+        recaller.upsert([{"id": -1, "vector": vectors[0].tolist(), "fields": {"n": -1}}])
+    compact(store.path, name="two")
+    new = open_release(store)
+    new.check_golden()
+    assert (new.manifest.index.engine, new.manifest.index.settings) == (
+        "hnsw",
+        settings.model_dump(exclude_unset=True, mode="json"),
+    )
+    assert new.items.ids(np.arange(3)) == [-1, 100, 101]
+    assert new.attributes["n"].to_list() == [-1, *range(100, 300)]
+    assert (len(new.golden.vectors), new.users, new.popularity, new.encoder) == (50, None, None, None)
+
+
+def test_nothing_left(store_of):
+    store = store_of([1, 2], np.eye(2))
+    with open_recaller(store.path, writable=True) as recaller:
+        recaller.delete([1, 2])
+        assert recaller.recall(Query(vector=[1, 1])).ids == []
+        with pytest.raises(StoreError, match="all items of release 'one' are deleted"):
+            compact(store.path)
+        recaller.upsert([{"id": 3, "vector": [1, 1]}])
+        compact(store.path, name="two")
+        recaller.activate("two")
+        assert recaller.recall(Query(vector=[1, 1])).ids == [3]
+    assert list(store.path.glob("tmp-*")) == []
+
+
+def test_who_was_activated_meanwhile_stays(store_of, monkeypatch, caplog):
+    store = store_of([1, 2], np.eye(2))
+    with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([1])
-        command[-3:] = ["--no-activate"]
-        assert "items of 4 dimensions" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        assert store.current().release == "two"
-        assert [one.items for one in store.releases()] == [N - 2, N - 1, N]
+        publish_vectors(store.path, [1, 2], np.eye(2), name="other", activate=False)
+        write = compact_file.write_contents
+
+        def amid(*args, **options):
+            store.activate("other")
+            return write(*args, **options)
+
+        monkeypatch.setattr(compact_file, "write_contents", amid)
+        assert compact(store.path, name="two") == "two"
+    assert store.current().release == "other"
+    assert "two is not made current: other has taken the place of one" in caplog.text
+    monkeypatch.undo()
+    assert compact(store.path, name="of-one", release="one") == "of-one"
+    assert store.current().release == "other"
+
+
+def test_what_cannot_be_compacted(store_of):
+    store = store_of([1, 2], np.eye(2))
+    with open_recaller(store.path, writable=True) as recaller:
+        recaller.delete([1])
+        with pytest.raises(StoreError, match="already"):
+            compact(store.path, name="one")
+        with pytest.raises(StoreError, match="has no release"):
+            compact(store.path, release="none")
+    with pytest.raises(StoreError, match="is no store"):
+        compact(store.path / "none")
+    path = journal_path(store)
+    content = path.read_bytes()
+    assert content.count(b"delete") >= 1
+    path.write_bytes(content.replace(b"delete", b"delate"))
+    with pytest.raises(JournalDamaged):
+        compact(store.path)
+
+
+def test_the_tables_word_stands_where_it_was_given(store_of):
+    """What they were said to hold is not replayed onto them, by a compaction either."""
+    store = store_of([1, 2], np.eye(2))
+    with open_recaller(store.path, writable=True) as recaller:
+        recaller.upsert([{"id": 3, "vector": [1, 1]}])
+        publish_vectors(store.path, [1, 3], np.diag([1.0, 9.0]), name="two", journal_seq=1)
+        recaller.delete([1])
+    compact(store.path, name="three")
+    with open_recaller(store.path) as recaller:
+        answer = recaller.recall(Query(vector=[1, 1]))
+        assert (answer.release, answer.ids, answer.scores) == ("three", [3], [9])
+    assert [(one.journal_seq, one.declared_seq) for one in store.releases()] == [(2, 1), (1, 1), (0, 0)]

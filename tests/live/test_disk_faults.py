@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-import disk_session
-import journal_session
 import pytest
-from disk_faults import Disk, Run, build, files_in, play, said
-from journal_session import NAME, STEPS, Expected, content, upsert
+from support.fault_injection.disk import Disk, Run, build, files_in, play, said
+from support.sessions import disk_session, journal_session
+from support.sessions.journal_session import NAME, STEPS, Expected, content, upsert
 
 from vecall.errors import JournalDamaged
 from vecall.live.journal import Journal

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_session import Expected, batch, content, delete, upsert
+from support.sessions.journal_session import Expected, batch, content, delete, upsert
 
 from vecall.errors import JournalDamaged, JournalFailed, QueryError, StoreError
 from vecall.live import journal as module
-from vecall.live import journal_file
+from vecall.live import journal_sqlite
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 
@@ -202,7 +202,7 @@ def test_ids_of_another_type_are_refused(written: Path) -> None:
 
 
 def test_another_format_is_refused(written: Path) -> None:
-    state = journal_file.State(2, "string", 0, 9).row()
+    state = journal_sqlite.State(2, "string", 0, 9).row()
     damaged(written, f"UPDATE state SET format = 2, crc = {state[-1]}")
     with pytest.raises(StoreError, match="of format 2"):
         Journal.read(written, "string")
@@ -211,7 +211,7 @@ def test_another_format_is_refused(written: Path) -> None:
 def test_a_journal_is_made_once(path: Path) -> None:
     with Journal.open(path, "string") as journal:
         journal.append(batch("a", 3))
-        journal_file.create(path, "string")  # another process, which saw none a moment ago
+        journal_sqlite.create(path, "string")  # another process, which saw none a moment ago
         assert journal.append(batch("b", 1)) == 4
     assert Journal.read(path, "string").last_seq == 4
     assert not list(path.parent.glob("tmp-*"))
@@ -434,7 +434,7 @@ def test_a_pass_and_its_state_are_of_one_moment(written: Path, monkeypatch) -> N
     with Journal.open(written, "string") as journal:
 
         def read_state(*given):
-            state = journal_file.read_state(*given)
+            state = journal_sqlite.read_state(*given)
             monkeypatch.undo()
             journal.prune(8)
             return state
@@ -456,7 +456,7 @@ def test_checkpoints_keep_the_wal_short(path: Path) -> None:
 
 
 def test_a_busy_journal_fails_and_goes_on(path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(journal_file, "PATIENCE", 0.05)
+    monkeypatch.setattr(journal_sqlite, "PATIENCE", 0.05)
     with Journal.open(path, "string") as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
         journal.append(batch("a", 1))
         before = journal._writer

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from vecall.errors import StoreError
-from vecall.live.compact import compact
-from vecall.live.retention import prune
+from vecall.live.compaction import compact
+from vecall.live.pruning import prune
+from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.recall.types import Query
 from vecall.release.store import Store
-from vecall.vectors import publish_vectors
 
 D = 4
 IDS = st.integers(0, 14)

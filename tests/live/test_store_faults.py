@@ -7,11 +7,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import store_session
-import writers_session
-from disk_faults import Disk, Run, build, files_in, play, said
-from store_model import Model, items_of, look, shown, upserted
-from store_session import FIRST, NEW, STEPS, STORE
+from support.fault_injection.disk import Disk, Run, build, files_in, play, said
+from support.sessions import store_session, writers_session
+from support.sessions.store_session import FIRST, NEW, STEPS, STORE
+from support.store_oracle import Model, items_of, look, shown, upserted
 
 from vecall.errors import StoreError
 from vecall.recall.recaller import open_recaller

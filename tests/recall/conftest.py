@@ -6,18 +6,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.data.encode import Encoders
-from vecall.data.fields import frame_of
-from vecall.data.sequences import Sequences
-from vecall.data.vocabulary import build_vocabulary
+from vecall.data.feature_encoder import Encoders
+from vecall.data.id_map import build_vocabulary
+from vecall.data.ragged import Sequences
+from vecall.data.request_features import frame_of
 from vecall.index.settings import IndexSettings
-from vecall.live.source import Source
+from vecall.live.live_index import Source
 from vecall.recall.recaller import Recaller
-from vecall.release.build import Contents, write_contents
-from vecall.release.bundle import open_release
 from vecall.release.encoder import TowersState
+from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.release.users import Users
+from vecall.release.writer import Contents, write_contents
 from vecall.schema import Category, Numeric, Vector
 
 USER_FEATURES = {"age": Numeric(), "town": Category(), "taste": Vector(size=4)}

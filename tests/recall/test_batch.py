@@ -9,7 +9,7 @@ import pytest
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall import batch
 from vecall.recall.batch import recall_file
-from vecall.recall.types import Query
+from vecall.recall.query import Query
 
 VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
 NOTHING = {"age": None, "town": None, "taste": None}

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.errors import QueryError
-from vecall.live import overlay as overlays
+from vecall.live import memtable as overlays
+from vecall.live.memtable import Overlay
 from vecall.live.operations import Operation
-from vecall.live.overlay import Overlay
-from vecall.live.view import View
+from vecall.live.snapshot import View
 from vecall.recall import filters
 from vecall.recall.filters import Filters, mask_of
 

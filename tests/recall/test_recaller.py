@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from vecall.errors import QueryError, StoreError
+from vecall.recall.query import Query, Unknown
 from vecall.recall.recaller import Recaller, open_recaller
-from vecall.recall.types import Query, Unknown
 
 YEARS = [1990 + row % 30 if row % 7 else None for row in range(200)]
 ATTRIBUTES = {"title": [f"t{row}" for row in range(200)], "year": YEARS}

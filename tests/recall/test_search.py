@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from vecall.errors import QueryError
 from vecall.index.base import Effort
-from vecall.index.bitmaps import Bitmap
-from vecall.index.effort import EffortCurve
+from vecall.index.bitmap import Bitmap
 from vecall.index.planner import Costs
+from vecall.index.search_params import EffortCurve
+from vecall.live.memtable import Overlay
 from vecall.live.operations import Operation
-from vecall.live.overlay import Overlay
-from vecall.live.view import View
+from vecall.live.snapshot import View
 from vecall.recall.filters import Passing
+from vecall.recall.query import Unknown
+from vecall.recall.resolve import Ask
 from vecall.recall.search import find
-from vecall.recall.types import Unknown
-from vecall.recall.understand import Ask
-from vecall.release import bundle
+from vecall.release import release as release_module
 
 N = 60
 DEAR_SCAN, DEAR_INDEX = Costs(0, 0, 0, 1), Costs(1e9, 0, 0, 0)
@@ -111,7 +111,7 @@ def passing_of(marked, view):
     [("exact", DEAR_SCAN), ("hnsw", DEAR_SCAN), ("cells", DEAR_SCAN), ("hnsw", DEAR_INDEX), ("cells", DEAR_INDEX)],
 )
 def test_always_the_true_best_that_remain(release_of, engine, costs, monkeypatch):
-    monkeypatch.setattr(bundle, "_FIRST", 5 if engine == "cells" else N // 2 if engine == "hnsw" else N)
+    monkeypatch.setattr(release_module, "_FIRST", 5 if engine == "cells" else N // 2 if engine == "hnsw" else N)
     popularity = np.arange(N) // 7 % 5
     names = [name_of(2 * row) for row in range(N)]
     release = release_of(whole_numbers(N), ids=names, popularity=popularity, engine=engine)

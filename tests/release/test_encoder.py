@@ -4,16 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import polars as pl
 import pytest
-import tiny
+from support import synthetic
 
-from vecall.data.sequences import Cases, Sequences
+from vecall.data.ragged import Cases, Sequences
 from vecall.errors import ReleaseRefused
-from vecall.release.bundle import open_release
+from vecall.pipeline.run import Run
 from vecall.release.encoder import ENCODERS, ITEM_TOWER, QUERY_TOWER, Encoder
 from vecall.release.golden import UserInputs
+from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.runs import Run
-from vecall.training.problem import Problem
+from vecall.training.data import Problem
 from vecall.training.scoring import TowerScorer
 
 
@@ -36,17 +36,17 @@ def test_it_knows_what_it_reads(release):
 def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release):
     """From the tables to the vectors, all the way: features, ids, histories as they are served."""
     run = Run.open(published / "run")
-    model, dataset = run.live_model(), tiny.dataset(run.config)
+    model, dataset = run.live_model(), synthetic.dataset(run.config)
     encoders = model.known.item_encoders, model.known.user_encoders
-    problem = Problem.encoded(dataset.catalogue, encoders, dataset.histories, tiny.NO_PAIRS)
+    problem = Problem.encoded(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
     scorer = TowerScorer(model.towers, problem)
-    everything = np.arange(tiny.ITEMS)
+    everything = np.arange(synthetic.ITEMS)
     assert release.items.ids(everything) == dataset.catalogue.items.ids(everything)
     np.testing.assert_allclose(release.index.vectors(everything), scorer.item_vectors, atol=1e-3)
     exact = release.encoder.encode_items(dataset.catalogue.item_features, everything)
     np.testing.assert_allclose(exact, scorer.item_vectors, atol=1e-4)
 
-    users = np.arange(tiny.USERS)
+    users = np.arange(synthetic.USERS)
     cut = [dataset.histories[user][: user % 7] for user in users]  # lengths 0 to 6; 4 are read
     cases = Cases(users, Sequences.of(cut), Sequences.of([[0]] * len(users)))
     served = UserInputs(cases.histories, dataset.catalogue.user_features).encode(release.encoder, release.index.vectors)
@@ -58,7 +58,7 @@ def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release
 
 
 def test_it_answers_from_several_threads_at_once(release):
-    fields = tiny.fields(64, 5).with_columns(pl.lit("x").alias("id"))
+    fields = synthetic.fields(64, 5).with_columns(pl.lit("x").alias("id"))
     alone = [release.encoder.encode_items(fields[i : i + 1], np.array([-1])) for i in range(64)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda i: release.encoder.encode_items(fields[i : i + 1], np.array([-1])), range(64)))

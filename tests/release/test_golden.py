@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.data.sequences import Sequences
+from vecall.data.ragged import Sequences
 from vecall.errors import ReleaseRefused
 from vecall.index.base import Effort
 from vecall.index.exact import ExactIndex

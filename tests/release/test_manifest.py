@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from vecall.errors import ReleaseRefused, StoreError
 from vecall.index.exact import ExactIndex
-from vecall.release.files import write_array, write_table
+from vecall.release.atomic_io import write_array, write_table
 from vecall.release.manifest import Description, IndexFacts, read_manifest, sum_files, verify
 from vecall.release.store import Store
 

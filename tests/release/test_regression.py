@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from vecall import pipeline, publish_vectors
+from vecall import publish_vectors
 from vecall.errors import StoreError
+from vecall.pipeline.publish import publish
+from vecall.pipeline.run import Run
 from vecall.release.regression import find_regression
 from vecall.release.store import Store
-from vecall.runs import Run
 
 
 @pytest.fixture
@@ -44,9 +45,9 @@ def test_what_has_lost_its_items_is_not_published(published, tmp_path, caplog):
     run, store = published / "run", tmp_path / "store"
     publish_vectors(store, range(100), np.eye(100, 8), name="one")
     with pytest.raises(StoreError, match=r"is not published: it has 36 items, .*has 100.*--allow-worse"):
-        pipeline.publish(run, store)
+        publish(run, store)
     assert [one.name for one in Store.open(store).releases()] == ["one"]
-    pipeline.publish(run, store, name="beside", activate=False)
+    publish(run, store, name="beside", activate=False)
     assert "it has 36 items" in caplog.text
-    pipeline.publish(run, store, name="meant", allow_worse=True)
+    publish(run, store, name="meant", allow_worse=True)
     assert Store.open(store).current().release == "meant"

@@ -8,8 +8,8 @@ import pytest
 from vecall.errors import Locked, ReleaseRefused, StoreError
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
-from vecall.release.files import sha256
-from vecall.release.locks import hold
+from vecall.release.atomic_io import sha256
+from vecall.release.file_lock import hold
 from vecall.release.manifest import Description, IndexFacts
 from vecall.release.store import Store
 

@@ -2,8 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.data.sequences import Sequences
-from vecall.data.vocabulary import build_vocabulary
+from vecall.data.id_map import build_vocabulary
+from vecall.data.ragged import Sequences
 from vecall.errors import DataError, ReleaseRefused
 from vecall.release.users import Users, load_vocabulary, save_vocabulary
 

@@ -5,15 +5,15 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-import serving
+from support import server
 
-from vecall import pipeline
-from vecall.data.sequences import Sequences
-from vecall.data.vocabulary import build_vocabulary
+from vecall.data.id_map import build_vocabulary
+from vecall.data.ragged import Sequences
 from vecall.index.settings import IndexSettings
-from vecall.release.build import Contents, write_contents
+from vecall.pipeline.publish import publish
 from vecall.release.store import Store
 from vecall.release.users import Users
+from vecall.release.writer import Contents, write_contents
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def shop(published, tmp_path):
 
 @pytest.fixture
 def client(shop):
-    with serving.served(shop) as client:
+    with server.served(shop) as client:
         yield client
 
 
@@ -38,7 +38,7 @@ def index_shop(published_with_index, tmp_path):
 
 @pytest.fixture
 def index_client(index_shop):
-    with serving.served(index_shop) as client:
+    with server.served(index_shop) as client:
         yield client
 
 
@@ -68,7 +68,7 @@ def publish_users(tmp_path):
 @pytest.fixture
 def publish_more(published):
     """Publishes the same run into a store again."""
-    return lambda store, name, *, activate: pipeline.publish(published / "run", store, name=name, activate=activate)
+    return lambda store, name, *, activate: publish(published / "run", store, name=name, activate=activate)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def process_of(tmp_path):
     begun = []
 
     def start(store, *options, **others):
-        begun.append(serving.Process(store, tmp_path / f"serve-{len(begun)}.log", *options, **others))
+        begun.append(server.Process(store, tmp_path / f"serve-{len(begun)}.log", *options, **others))
         return begun[-1]
 
     yield start

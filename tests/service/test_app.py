@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-import tiny
-from serving import eventually, served
+from support import synthetic
+from support.server import eventually, served
 
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
-from vecall.live.retention import journal_path
+from vecall.live.pruning import journal_path
+from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.recall.types import Query
 from vecall.release.store import Store
 
-ITEM = tiny.item_id(3)
+ITEM = synthetic.item_id(3)
 
 
 def recall(client, **request):
@@ -34,10 +34,15 @@ REQUESTS = pytest.mark.parametrize(
     "request_",
     [
         {"user_id": "user-3", "k": 5},
-        {"user_id": "user-3", "k": 5, "recent": [tiny.item_id(9), "unheard of"]},
+        {"user_id": "user-3", "k": 5, "recent": [synthetic.item_id(9), "unheard of"]},
         {"user_id": "user-3", "k": 5, "exclude_seen": False, "where": [{"field": "year", "op": "lt", "value": 9}]},
         {"user_id": "nobody", "k": 4},
-        {"user_id": "nobody", "history": [tiny.item_id(1), "unheard of"], "k": 4, "exclude": [tiny.item_id(7)]},
+        {
+            "user_id": "nobody",
+            "history": [synthetic.item_id(1), "unheard of"],
+            "k": 4,
+            "exclude": [synthetic.item_id(7)],
+        },
         {"user": {"type": "kind 1"}, "history": [], "k": 36},
         {"vector": [0.5] * 8, "k": 100},
     ],

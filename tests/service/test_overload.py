@@ -5,18 +5,18 @@ import time
 
 import numpy as np
 import pytest
-from serving import eventually, served
 from starlette.testclient import TestClient
+from support.server import eventually, served
 
 from vecall.errors import Overloaded, ReleaseRefused, TooManyScans
-from vecall.recall import filters, scans
-from vecall.recall.scans import ScanLimit
-from vecall.recall.types import Query
-from vecall.release.bundle import Release
+from vecall.recall import filters, scan_limiter
+from vecall.recall.query import Query
+from vecall.recall.scan_limiter import ScanLimit
+from vecall.release.release import Release
 from vecall.release.store import Store
 from vecall.service.app import make_app
-from vecall.service.keys import Keys
-from vecall.service.serving import Serving
+from vecall.service.auth import Keys
+from vecall.service.recall_service import Serving
 from vecall.service.settings import ServeSettings
 
 
@@ -60,7 +60,7 @@ def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
 
 
 def test_large_scans_are_few(monkeypatch, client):
-    monkeypatch.setattr(scans, "_LARGE", 10)
+    monkeypatch.setattr(scan_limiter, "_LARGE", 10)
     limit = ScanLimit(1)
     with limit.slot(100):
         with limit.slot(9):
@@ -77,7 +77,7 @@ def test_large_scans_are_few(monkeypatch, client):
 
 def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
     """Among millions of items it takes as long as many recalls; its answer is kept."""
-    monkeypatch.setattr(scans, "_LARGE", 10)
+    monkeypatch.setattr(scan_limiter, "_LARGE", 10)
     where, evaluated = [{"field": "year", "op": "gte", "value": 1}], []
     plainly = filters.mask_of
     monkeypatch.setattr(

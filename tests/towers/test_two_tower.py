@@ -1,19 +1,19 @@
 import pytest
-import tiny
 import torch
+from support import synthetic
 
-from vecall.data.encode import Shape
+from vecall.data.feature_encoder import Shape
 from vecall.towers.settings import HistorySettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.problem import take, tensors
+from vecall.training.data import take, tensors
 
-PROBLEM = tiny.problem(item_features=True, user_features=True)
+PROBLEM = synthetic.problem(item_features=True, user_features=True)
 ITEMS, USERS = (tensors(one, torch.device("cpu")) for one in (PROBLEM.item_features, PROBLEM.user_features))
 
 
 def towers(*, items=PROBLEM.item_shapes, users=PROBLEM.user_shapes, seed=0, **model):
     torch.manual_seed(seed)
-    made = TwoTower(tiny.model(**model), items, users, tiny.ITEMS).eval()
+    made = TwoTower(synthetic.model(**model), items, users, synthetic.ITEMS).eval()
     with torch.no_grad():  # as if trained: layers that begin at zero are moved
         for weights in made.user.parameters():
             weights += 0.1 * torch.randn_like(weights)
@@ -21,13 +21,13 @@ def towers(*, items=PROBLEM.item_shapes, users=PROBLEM.user_shapes, seed=0, **mo
 
 
 def users_of(made, rows, histories, lengths):
-    items = made.encode_items(torch.arange(tiny.ITEMS), ITEMS if made.item.combine.inputs else {})
+    items = made.encode_items(torch.arange(synthetic.ITEMS), ITEMS if made.item.combine.inputs else {})
     return made.encode_users(items, histories, lengths, take(USERS, rows) if made.user.combine.inputs else {})
 
 
 def some_histories():
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(tiny.ITEMS, (9, 4), generator=generator), torch.tensor([0, 1, 2, 3, 4, 4, 0, 2, 3])
+    return torch.randint(synthetic.ITEMS, (9, 4), generator=generator), torch.tensor([0, 1, 2, 3, 4, 4, 0, 2, 3])
 
 
 def one_kind(shapes):
@@ -74,7 +74,7 @@ def test_a_feature_of_any_kind_alone_tells_items_and_users_apart(hidden, shapes)
 def test_padding_of_histories_never_matters():
     made = towers()
     histories, lengths = some_histories()
-    other = torch.where(torch.arange(4) < lengths[:, None], histories, tiny.ITEMS - 1)
+    other = torch.where(torch.arange(4) < lengths[:, None], histories, synthetic.ITEMS - 1)
     with torch.no_grad():
         rows = torch.arange(9)
         torch.testing.assert_close(users_of(made, rows, histories, lengths), users_of(made, rows, other, lengths))
@@ -84,7 +84,7 @@ def test_an_unknown_item_is_its_features_alone():
     made = towers()
     features = take(ITEMS, torch.tensor([3]))
     with torch.no_grad():
-        unknown = made.encode_items(torch.tensor([tiny.ITEMS]), features)
+        unknown = made.encode_items(torch.tensor([synthetic.ITEMS]), features)
         alone = torch.nn.functional.normalize(made.item.combine.inputs(features), dim=-1)
         torch.testing.assert_close(unknown, alone)  # untrained, its id adds nothing
         assert not torch.allclose(unknown, made.encode_items(torch.tensor([3]), features))
@@ -95,7 +95,7 @@ def test_a_hidden_id_has_a_direction_to_begin_from():
     made = towers(id_dropout=0.25).train()
     made.item_ids.weight.grad = None
     nothing = {name: torch.zeros_like(values) for name, values in take(ITEMS, torch.tensor([3])).items()}
-    vector = made.encode_items(torch.tensor([tiny.ITEMS]), nothing)
+    vector = made.encode_items(torch.tensor([synthetic.ITEMS]), nothing)
     vector[0, 0].backward()
     assert 0 < made.item_ids.weight.grad.abs().max() < 100
 
@@ -107,7 +107,7 @@ def test_ids_are_hidden_in_training_alone():
     torch.manual_seed(0)
     assert torch.equal(made.item_ids(made._some_hidden(rows)), own.expand(4000, -1))
     made.train()
-    hidden = (made._some_hidden(rows) == tiny.ITEMS).float().mean().item()
+    hidden = (made._some_hidden(rows) == synthetic.ITEMS).float().mean().item()
     assert hidden == pytest.approx(0.25, abs=0.03)
 
 
@@ -154,7 +154,7 @@ def test_dropout_is_for_training_alone():
 
 def test_the_item_tower_does_not_grow_with_the_catalogue():
     sizes = {
-        n: sum(w.numel() for w in TwoTower(tiny.model(), {"x": Shape("one", 5)}, {}, n).item.parameters())
+        n: sum(w.numel() for w in TwoTower(synthetic.model(), {"x": Shape("one", 5)}, {}, n).item.parameters())
         for n in (9, 99)
     }
     assert sizes[9] == sizes[99]

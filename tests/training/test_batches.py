@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecall.data.sequences import Sequences
+from vecall.data.ragged import Sequences
 from vecall.data.split import Pairs
 from vecall.training.batches import EpochBatches, histories_before, labelled_samples, positive_samples
 

@@ -1,19 +1,21 @@
 import numpy as np
-import tiny
 import torch
+from support import synthetic
 
-from vecall.data.sequences import Cases, Sequences
+from vecall.data.ragged import Cases, Sequences
 from vecall.towers.two_tower import TwoTower
 from vecall.training import scoring
-from vecall.training.problem import take, tensors
+from vecall.training.data import take, tensors
 from vecall.training.scoring import TowerScorer, item_vectors, judging
 
-PROBLEM = tiny.problem(item_features=True, user_features=True)
+PROBLEM = synthetic.problem(item_features=True, user_features=True)
 
 
 def towers():
     torch.manual_seed(0)
-    return TwoTower(tiny.model(dropout=0.5, id_dropout=0.5), PROBLEM.item_shapes, PROBLEM.user_shapes, tiny.ITEMS)
+    return TwoTower(
+        synthetic.model(dropout=0.5, id_dropout=0.5), PROBLEM.item_shapes, PROBLEM.user_shapes, synthetic.ITEMS
+    )
 
 
 def test_scores_are_cosines_of_user_and_item_vectors():
@@ -23,11 +25,11 @@ def test_scores_are_cosines_of_user_and_item_vectors():
     scorer = TowerScorer(made, PROBLEM)
     scores = scorer(cases)
     assert made.training  # left as it was
-    assert scores.shape == (3, tiny.ITEMS)
+    assert scores.shape == (3, synthetic.ITEMS)
     assert scores.dtype == np.float32
     features = tensors(PROBLEM.user_features, torch.device("cpu"))
     with judging(made):
-        items = made.encode_items(torch.arange(tiny.ITEMS), tensors(PROBLEM.item_features, torch.device("cpu")))
+        items = made.encode_items(torch.arange(synthetic.ITEMS), tensors(PROBLEM.item_features, torch.device("cpu")))
         for row, (user, history) in enumerate([(5, []), (0, [3]), (2, [3, 4, 5, 6])]):
             vector = made.encode_users(
                 items,

@@ -4,15 +4,15 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
+from support import synthetic
 
-from vecall import openmp
 from vecall.errors import TrainingError
+from vecall.runtime import openmp
 from vecall.towers.two_tower import TwoTower
 from vecall.training import threads
 from vecall.training.fit import train
-from vecall.training.recipe import Recipe
+from vecall.training.module import Recipe
 from vecall.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=1, batch=16)
@@ -29,9 +29,9 @@ def several(monkeypatch):
 
 
 def recipe(**model):
-    problem = tiny.problem(item_features=True)
+    problem = synthetic.problem(item_features=True)
     torch.manual_seed(0)
-    towers = TwoTower(tiny.model(**model), problem.item_shapes, problem.user_shapes, problem.n_items)
+    towers = TwoTower(synthetic.model(**model), problem.item_shapes, problem.user_shapes, problem.n_items)
     return Recipe(towers, problem, SETTINGS)
 
 
@@ -80,7 +80,7 @@ def test_training_uses_it(several, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Recipe, "training_step", lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1]
     )
-    train(tiny.problem(), tiny.model(), SETTINGS, tmp_path)
+    train(synthetic.problem(), synthetic.model(), SETTINGS, tmp_path)
     assert set(seen) == {1}
 
 

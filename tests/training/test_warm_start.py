@@ -1,10 +1,10 @@
 import polars as pl
 import pytest
-import tiny
 import torch
+from support import synthetic
 
-from vecall.data.encode import MISSING, NEVER_SEEN, Encoders
-from vecall.data.vocabulary import build_vocabulary
+from vecall.data.feature_encoder import MISSING, NEVER_SEEN, Encoders
+from vecall.data.id_map import build_vocabulary
 from vecall.errors import TrainingError
 from vecall.schema import Category, Numeric, Tags
 from vecall.towers.two_tower import TwoTower
@@ -22,7 +22,7 @@ def known(ids, brands, tags, *, features=FEATURES, id_type="string"):
 def towers(knows, seed, **model):
     torch.manual_seed(seed)
     shapes = knows.item_encoders.shapes
-    return TwoTower(tiny.model(**model), shapes, shapes, len(knows.items))
+    return TwoTower(synthetic.model(**model), shapes, shapes, len(knows.items))
 
 
 OLD = known(["b", "d", "e"], ["nike", "puma"], [["x", "z"], []])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecall.data.sequences import Sequences
+from vecall.data.ragged import Sequences
 from vecall.training.windows import WindowBatches, cut_windows
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import polars as pl
 
-from vecall.data.columns import (
+from vecall.data.casting import (
     Cast,
     cast_flag,
     cast_integer,
@@ -14,7 +14,7 @@ from vecall.data.columns import (
     is_blank,
     spelled_text,
 )
-from vecall.data.times import NS_PER_UNIT, moment_to_microseconds
+from vecall.data.timestamps import NS_PER_UNIT, moment_to_microseconds
 from vecall.schema import AttributeType
 
 # Python's calendar, in which candidates and pages show times.

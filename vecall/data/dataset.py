@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.encode import Encoders
+from vecall.data.feature_encoder import Encoders
 from vecall.data.interactions import Catalogue, Interactions, build_catalogue, order_interactions
-from vecall.data.sequences import Rows, Sequences
+from vecall.data.ragged import Rows, Sequences
 from vecall.data.settings import DataSettings
 from vecall.data.split import Split, split
 from vecall.data.tables import read_tables

@@ -8,9 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.frames import column, frame_from
-from vecall.data.sequences import Rows
+from vecall.data.id_map import Vocabulary, build_vocabulary
+from vecall.data.ragged import Rows
 from vecall.data.tables import Entities, Tables
-from vecall.data.vocabulary import Vocabulary, build_vocabulary
 from vecall.schema import Schema
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from vecall.data.frames import column, frame_from
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
-from vecall.paths import check_path
+from vecall.runtime.paths import check_path
 
 _TEXT = (".csv", ".tsv")
 _PACKED = (".gz", ".zst")

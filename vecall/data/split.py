@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.data.interactions import Interactions
-from vecall.data.sequences import Cases, Rows, Sequences
+from vecall.data.ragged import Cases, Rows, Sequences
 from vecall.data.settings import DataSettings, Moment
-from vecall.data.times import moment_to_microseconds
+from vecall.data.timestamps import moment_to_microseconds
 from vecall.errors import DataError
 
 Cut = int | float  # in the numbers of the time column: an integer stays one, or it would lose digits beyond 2^53
@@ -176,7 +176,7 @@ def _counted(reasons: dict[str, int]) -> Mapping[str, int]:
 
 
 def _cut(key: str, moment: Moment | None, interactions: Interactions) -> Cut:
-    """A cut in the numbers of the time column: see `vecall.data.columns.cast_time`."""
+    """A cut in the numbers of the time column: see `vecall.data.casting.cast_time`."""
     if moment is None:
         raise DataError(f"{key} is missing: split = 'global_time' needs valid_from and test_from")
     if isinstance(moment, str) != interactions.dated:

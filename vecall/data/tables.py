@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from vecall.data.attributes import cast_attribute
-from vecall.data.columns import Cast, cast_feature, cast_flag, cast_id, cast_number, cast_time
+from vecall.data.casting import Cast, cast_feature, cast_flag, cast_id, cast_number, cast_time
 from vecall.data.frames import column as column_of
 from vecall.data.frames import frame_from
 from vecall.data.readers import read_table, separator_hint
@@ -30,7 +30,7 @@ class Entities:
 
     Attributes:
         ids: [n] distinct ids.
-        features: [n] rows with a column per feature, in the types of `vecall.data.columns.cast_feature`.
+        features: [n] rows with a column per feature, in the types of `vecall.data.casting.cast_feature`.
         attributes: [n] rows of what `where`, ranking and people look at, the title among them; users have none.
     """
 
@@ -45,7 +45,7 @@ class Tables:
 
     Attributes:
         interactions: columns `user`, `item`, `positive`, and where the schema names it `time`; in file order. Times
-            are numbers or Datetime("us"), see `vecall.data.columns.cast_time`.
+            are numbers or Datetime("us"), see `vecall.data.casting.cast_time`.
         items: None without a table.
         users: None without a table.
         dropped: what was left out under `bad_rows = "drop"`, by reason: rows, or values that are missing now.

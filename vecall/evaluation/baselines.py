@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from vecall.data.sequences import Cases, Sequences
+from vecall.data.ragged import Cases, Sequences
 from vecall.errors import ConfigError
 from vecall.evaluation.metrics import Scores
 

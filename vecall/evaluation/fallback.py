@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.sequences import Cases
+from vecall.data.ragged import Cases
+from vecall.evaluation.evaluator import Scorer
 from vecall.evaluation.metrics import Scores
-from vecall.evaluation.offline import Scorer
 
 
 class WithFallback:

@@ -7,7 +7,7 @@ scores all items alike recalls nothing, instead of whatever a sort happens to pu
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.sequences import Rows, Sequences
+from vecall.data.ragged import Rows, Sequences
 from vecall.errors import ConfigError, DataError, TrainingError
 
 Scores = NDArray[np.float32]

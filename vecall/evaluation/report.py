@@ -9,7 +9,7 @@ from string import Template
 
 from vecall.errors import ConfigError
 from vecall.evaluation.plots import three_digits
-from vecall.paths import check_path
+from vecall.runtime.paths import check_path
 
 AnnRow = Mapping[str, int | float | str | None]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 
 MAX_STORED = 65504.0  # float16's largest number
 MAX_QUERY = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
@@ -82,4 +82,4 @@ class Index(Protocol):
         """[len(rows), D] stored vectors, as float32."""
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.files.load`."""
+        """Write the index to one file, for `vecall.index.index_io.load`."""

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from vecall.errors import DataError, QueryError
 from vecall.index.base import MAX_QUERY, MAX_STORED, Codes, Effort, Hits, Rows, Scores, Vectors
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
+from vecall.index.faiss_adapter import write_file
 from vecall.index.kernels import best_scored, rows_of, scores_of
-from vecall.index.native import write_file
-from vecall.index.order import best_first, nothing
+from vecall.index.topk import best_first, nothing
 
 _BLOCK = 2**21  # numbers scored or widened at a time: 8 MiB of float32
 _QUERIES = 128  # queries scored at a time
@@ -110,7 +110,7 @@ class ExactIndex:
         return self._flat
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.files.load`."""
+        """Write the index to one file, for `vecall.index.index_io.load`."""
         write_file(self._flat, path)
 
 

@@ -6,11 +6,11 @@ from typing import Any, Self
 import faiss as typed_faiss
 
 from vecall import progress
+from vecall.index.approximate import OverStored
 from vecall.index.base import Codes, Effort, Hits, Vectors
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 from vecall.index.exact import check_allowed, check_queries, check_vectors, rescored, rounded
-from vecall.index.native import openmp, selector, write_file
-from vecall.index.over_stored import OverStored
+from vecall.index.faiss_adapter import openmp, selector, write_file
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -96,5 +96,5 @@ class HnswIndex(OverStored):
         return self._stored.filled(hits, queries, allowed)
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.files.load`."""
+        """Write the index to one file, for `vecall.index.index_io.load`."""
         write_file(self._graph, path)

@@ -16,7 +16,7 @@ from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
 from vecall.index.base import Codes, Rows, Scores, Vectors
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 
 intrinsic: Any = typed_intrinsic  # its type is that of another protocol
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vecall.index.base import Effort
-from vecall.index.effort import EffortCurve
+from vecall.index.search_params import EffortCurve
 
 Path = Literal["index", "scan", "all"]
 

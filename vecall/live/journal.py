@@ -14,7 +14,8 @@ from threading import Lock
 from typing import Self
 
 from vecall.errors import StoreError
-from vecall.live.journal_file import (
+from vecall.live.gil import in_turns
+from vecall.live.journal_sqlite import (
     PATIENCE,
     SQLITE_SAYS,
     State,
@@ -26,7 +27,6 @@ from vecall.live.journal_file import (
     read_state,
 )
 from vecall.live.operations import SUPERSEDED, Operation, body_of, is_whole, operation_of, row_of
-from vecall.live.turns import in_turns
 from vecall.schema import IdType
 
 _CHECKPOINT_EVERY = 1_000  # operations

@@ -7,15 +7,15 @@ from itertools import islice
 
 import polars as pl
 
-from vecall.data.vocabulary import Id
+from vecall.data.id_map import Id
 from vecall.errors import VecallError
-from vecall.live.fields import ItemFields, UnfitValueError
-from vecall.live.items import encoded
+from vecall.live.gil import in_turns
+from vecall.live.item_columns import ItemFields, UnfitValueError
+from vecall.live.item_parsing import encoded
+from vecall.live.memtable import Overlay, Prepared
 from vecall.live.operations import Operation
-from vecall.live.overlay import Overlay, Prepared
-from vecall.live.turns import in_turns
-from vecall.live.view import View
-from vecall.release.bundle import Release
+from vecall.live.snapshot import View
+from vecall.release.release import Release
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 from threading import Lock
 
-from vecall.live.journal_file import connect, explained
+from vecall.live.journal_sqlite import connect, explained
 
 Version = tuple[int, bool, int]
 

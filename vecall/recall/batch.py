@@ -13,12 +13,12 @@ from pathlib import Path
 import polars as pl
 
 from vecall import progress
-from vecall.data.columns import cast_id, id_dtype
+from vecall.data.casting import cast_id, id_dtype
 from vecall.data.readers import read_table
 from vecall.errors import DataError, QueryError, StoreError
-from vecall.paths import check_path
+from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
-from vecall.recall.types import Query, Recalled
+from vecall.runtime.paths import check_path
 
 _TABLES = (".parquet", ".csv")
 _COLUMN = "user_id"

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vecall.data.columns import numpy_float
-from vecall.data.fields import is_number, is_text
+from vecall.data.casting import numpy_float
 from vecall.data.frames import column
-from vecall.data.times import NS_PER_DAY, NS_PER_UNIT, parse_time
+from vecall.data.request_features import is_number, is_text
+from vecall.data.timestamps import NS_PER_DAY, NS_PER_UNIT, parse_time
 from vecall.errors import QueryError
 
 ORDER_OPS = ("gt", "gte", "lt", "lte")

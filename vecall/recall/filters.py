@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.index.bitmaps import Bitmap
-from vecall.live.view import Slots, View
+from vecall.index.bitmap import Bitmap
+from vecall.live.snapshot import Slots, View
 from vecall.recall.conditions import parse_condition
-from vecall.recall.scans import NO_LIMIT, ScanLimit
-from vecall.release.bundle import Release
+from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
+from vecall.release.release import Release
 
 _MOST_BYTES = 2**28  # of filters and their answers that are kept
 _BYTES_EACH = 1_024  # that one takes beside its text and its arrays

@@ -11,17 +11,17 @@ from typing import NoReturn, Self
 import numpy as np
 import polars as pl
 
-from vecall.data.columns import id_dtype
-from vecall.data.vocabulary import Id
-from vecall.forks import check_not_forked
-from vecall.live.source import DELTA_MAX, Source
-from vecall.live.view import View
+from vecall.data.casting import id_dtype
+from vecall.data.id_map import Id
+from vecall.live.live_index import DELTA_MAX, Source
+from vecall.live.snapshot import View
 from vecall.recall.filters import Filters, Passing
-from vecall.recall.scans import NO_LIMIT, ScanLimit
+from vecall.recall.query import Plan, Query, Recalled, parse_id
+from vecall.recall.resolve import Ask, understand
+from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
 from vecall.recall.search import Found, find
-from vecall.recall.types import Plan, Query, Recalled, parse_id
-from vecall.recall.understand import Ask, understand
 from vecall.release.store import Store
+from vecall.runtime.fork_safety import check_not_forked
 from vecall.schema import IdType
 
 STAGES = ("encode", "plan", "search", "merge")

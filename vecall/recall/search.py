@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from vecall.errors import QueryError
 from vecall.index.base import Effort
-from vecall.index.bitmaps import Bitmap
+from vecall.index.bitmap import Bitmap
 from vecall.index.kernels import near_best, scores_of
-from vecall.index.order import best_first, top_k
 from vecall.index.planner import decide
-from vecall.live.view import View
+from vecall.index.topk import best_first, top_k
+from vecall.live.snapshot import View
 from vecall.recall.filters import Passing
-from vecall.recall.scans import NO_LIMIT, ScanLimit
-from vecall.recall.understand import Ask
-from vecall.release.bundle import Release
+from vecall.recall.resolve import Ask
+from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
+from vecall.release.release import Release
 
 How = Literal["index", "scan", "all", "popular"]
 Rows = NDArray[np.int64]

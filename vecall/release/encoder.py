@@ -9,10 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vecall.data.encode import Encoded, Encoders, EncodersState
-from vecall.data.fields import frame_of
+from vecall.data.feature_encoder import Encoded, Encoders, EncodersState
+from vecall.data.request_features import frame_of
 from vecall.errors import ReleaseRefused
-from vecall.release.files import read_array
+from vecall.release.atomic_io import read_array
 from vecall.schema import Category, Features, Tags
 
 Vectors = NDArray[np.float32]

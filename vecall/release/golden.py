@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.sequences import Sequences
+from vecall.data.ragged import Sequences
 from vecall.errors import ReleaseRefused
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Effort, Index
+from vecall.release.atomic_io import read_array, read_table, write_array, write_table
 from vecall.release.encoder import Encoder
-from vecall.release.files import read_array, read_table, write_array, write_table
 
 TOLERANCE = 1e-3  # of a component; other processors round otherwise, another model is far beyond it
 MOST = 256  # queries kept

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.release.files import sha256, sync, write_synced
+from vecall.release.atomic_io import sha256, sync, write_synced
 from vecall.schema import IdType, Section
 
 FORMAT = 2  # 1 is read too: it lacks `declared_seq`

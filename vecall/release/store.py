@@ -18,10 +18,10 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.paths import check_path
-from vecall.release.files import explained, replace, sync
-from vecall.release.locks import hold
+from vecall.release.atomic_io import explained, replace, sync
+from vecall.release.file_lock import hold
 from vecall.release.manifest import NAME, Description, Manifest, read_manifest, sum_files, verify, write_manifest
+from vecall.runtime.paths import check_path
 from vecall.schema import Section
 
 logger = logging.getLogger(__name__)

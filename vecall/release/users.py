@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
-from vecall.data.sequences import Sequences
-from vecall.data.vocabulary import Vocabulary, vocabulary_from_arrays
-from vecall.release.files import read_array, read_table, write_array, write_table
+from vecall.data.id_map import Vocabulary, vocabulary_from_arrays
+from vecall.data.ragged import Sequences
+from vecall.release.atomic_io import read_array, read_table, write_array, write_table
 
 _PREFIX = "users."
 _FIELDS = "users.fields.arrow"

@@ -12,16 +12,16 @@ from starlette.exceptions import HTTPException
 
 from vecall import __version__
 from vecall.errors import StoreError, VecallError
-from vecall.service import openapi, wire
-from vecall.service.answers import Refusal, answer, refusal_of
-from vecall.service.door import Door
+from vecall.service import openapi, schemas
+from vecall.service.auth import Keys
 from vecall.service.guard import Guard
-from vecall.service.keys import Keys
-from vecall.service.page.errors import error_response
-from vecall.service.page.routes import add_pages
-from vecall.service.reading import read
+from vecall.service.middleware import Door
+from vecall.service.parsing import read
+from vecall.service.recall_service import Serving
 from vecall.service.recalls import Recalls, check_ready
-from vecall.service.serving import Serving
+from vecall.service.responses import Refusal, answer, refusal_of
+from vecall.service.ui.error_page import error_response
+from vecall.service.ui.routes import add_pages
 
 Change = Callable[[bytes], dict[str, Any]]
 
@@ -65,7 +65,7 @@ def make_app(serving: Serving, keys: Keys) -> FastAPI:
 
 
 def _add_health(app: FastAPI, serving: Serving) -> None:
-    @app.get("/healthz", tags=["state"], summary="Does the process answer?", response_model=wire.Health)
+    @app.get("/healthz", tags=["state"], summary="Does the process answer?", response_model=schemas.Health)
     async def healthz() -> Response:
         return answer({"status": "ok"})
 
@@ -73,7 +73,7 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
         "/readyz",
         tags=["state"],
         summary="Are recalls answered?",
-        response_model=wire.Readiness,
+        response_model=schemas.Readiness,
         responses=openapi.errors(503),
     )
     async def readyz() -> Response:
@@ -92,9 +92,9 @@ def _add_recall(app: FastAPI, recalls: Recalls) -> None:
         recalls.path,
         tags=["recall"],
         summary="The k items that a user most likely wants",
-        response_model=wire.RecallAnswer,
+        response_model=schemas.RecallAnswer,
         responses=openapi.errors(400, 401, 403, 408, 413, 415, 422, 429, 503),
-        openapi_extra=openapi.body(wire.RecallRequest),
+        openapi_extra=openapi.body(schemas.RecallRequest),
     )
     async def recall(request: Request) -> Response:  # for the document: the door asks `recalls` itself
         return await recalls.answer(request.headers, request.receive)
@@ -122,7 +122,7 @@ def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
                 403, "forbidden", "this process only reads; send changes to the one that was started to write"
             )
 
-    def add(path: str, summary: str, asked: type[wire.Body], told: type[BaseModel], change: Change) -> None:
+    def add(path: str, summary: str, asked: type[schemas.Body], told: type[BaseModel], change: Change) -> None:
         async def endpoint(request: Request) -> Response:
             content = await guard.body(request.headers, request.receive, serving.settings.limits.batch_body)
             return answer(await serving.changes.run(lambda _: change(content)))
@@ -139,8 +139,8 @@ def _add_changes(app: FastAPI, serving: Serving, guard: Guard) -> None:
             dependencies=[Depends(changes)],
         )
 
-    add("/v1/items", "Add or replace items, all or none", wire.UpsertRequest, wire.UpsertAnswer, serving.upsert)
-    add("/v1/items/delete", "Delete items, all or none", wire.DeleteRequest, wire.DeleteAnswer, serving.delete)
+    add("/v1/items", "Add or replace items, all or none", schemas.UpsertRequest, schemas.UpsertAnswer, serving.upsert)
+    add("/v1/items/delete", "Delete items, all or none", schemas.DeleteRequest, schemas.DeleteAnswer, serving.delete)
 
 
 def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
@@ -148,7 +148,7 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
         "/v1/releases",
         tags=["releases"],
         summary="All releases, newest first",
-        response_model=wire.ReleasesAnswer,
+        response_model=schemas.ReleasesAnswer,
         responses=openapi.errors(401, 403, 409),
         openapi_extra=openapi.KEY,
         dependencies=[Depends(guard.reads)],
@@ -160,14 +160,14 @@ def _add_releases(app: FastAPI, serving: Serving, guard: Guard) -> None:
         "/v1/releases/activate",
         tags=["releases"],
         summary="Go over to another release, once it has proved itself",
-        response_model=wire.ActivateAnswer,
+        response_model=schemas.ActivateAnswer,
         responses=openapi.errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
-        openapi_extra=openapi.body(wire.ActivateRequest),
+        openapi_extra=openapi.body(schemas.ActivateRequest),
         dependencies=[Depends(guard.administers)],
     )
     async def activate(request: Request) -> Response:
         content = await guard.body(request.headers, request.receive, serving.settings.limits.body)
-        name = read(wire.ActivateRequest, content).name
+        name = read(schemas.ActivateRequest, content).name
         try:
             serving.store.folder(name)
         except StoreError:  # its text has the store's path

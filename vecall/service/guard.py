@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from vecall.service.answers import JSON, Refusal
-from vecall.service.keys import Keys, Role
+from vecall.service.auth import Keys, Role
+from vecall.service.responses import JSON, Refusal
 from vecall.service.settings import ServeSettings
 
 Head = Mapping[str, str]  # a request's headers, their names in small letters

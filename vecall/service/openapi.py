@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from vecall.service.wire import ActivateRequest, DeleteRequest, ErrorAnswer, RecallRequest, UpsertRequest
+from vecall.service.schemas import ActivateRequest, DeleteRequest, ErrorAnswer, RecallRequest, UpsertRequest
 
 _BODIES: tuple[type[BaseModel], ...] = (RecallRequest, UpsertRequest, DeleteRequest, ActivateRequest)
 _REF = "#/components/schemas/{model}"

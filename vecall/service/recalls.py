@@ -3,10 +3,10 @@
 from starlette.responses import Response
 from starlette.types import Receive
 
-from vecall.service.answers import RETRY, Refusal, answer
 from vecall.service.guard import Guard, Head
 from vecall.service.pool import Turn
-from vecall.service.serving import Serving
+from vecall.service.recall_service import Serving
+from vecall.service.responses import RETRY, Refusal, answer
 
 
 class Recalls:

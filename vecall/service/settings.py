@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from vecall.errors import ConfigError
 from vecall.schema import Section
-from vecall.toml_files import read_toml
+from vecall.settings_base import read_toml
 
 
 class Limits(Section):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from vecall.towers.blocks import Dropout
-from vecall.towers.inputs import embedding
+from vecall.towers.features import embedding
 
 SHORTEST_TRACED = 2  # items of the history that an export is traced with: a length of 1 would be taken for a constant
 _BEGINS_AT = 0.1  # standard deviation; of an item's vector it is 1

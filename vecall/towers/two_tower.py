@@ -6,12 +6,12 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from vecall.data.encode import Shape
+from vecall.data.feature_encoder import Shape
 from vecall.towers.blocks import Mlp
 from vecall.towers.causal import CausalHistory
+from vecall.towers.ensemble import HistoryMembers, unit_parts
+from vecall.towers.features import ConcatenatedInputs, SummedInputs, embedding
 from vecall.towers.history import history_encoder
-from vecall.towers.inputs import ConcatenatedInputs, SummedInputs, embedding
-from vecall.towers.members import HistoryMembers, unit_parts
 from vecall.towers.settings import ModelSettings
 
 Shapes = Mapping[str, Shape]

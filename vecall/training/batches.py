@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.sequences import Rows, Sequences
+from vecall.data.ragged import Rows, Sequences
 from vecall.data.split import Pairs
 from vecall.towers.two_tower import Features, TwoTower
-from vecall.training.draws import shuffler
+from vecall.training.seeding import shuffler
 
 
 @dataclass(frozen=True)

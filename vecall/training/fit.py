@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from vecall.errors import TrainingError
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.epochs import MONITOR, EpochLog, Validate
-from vecall.training.problem import Problem
-from vecall.training.recipe import Recipe
+from vecall.training.callbacks import MONITOR, EpochLog, Validate
+from vecall.training.data import Problem
+from vecall.training.module import Recipe
 from vecall.training.settings import TrainingSettings
 from vecall.training.threads import measured_threads
 

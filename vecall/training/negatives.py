@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vecall.data.sequences import Sequences
+from vecall.data.ragged import Sequences
 from vecall.data.split import Pairs
 from vecall.training.settings import NegativeSettings
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vecall.data.sequences import Cases
+from vecall.data.ragged import Cases
 from vecall.towers.two_tower import TwoTower
-from vecall.training.problem import Problem, take, tensors
+from vecall.training.data import Problem, take, tensors
 
 Scorer = Callable[[Cases], NDArray[np.float32]]
 

@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from vecall.errors import TrainingError
-from vecall.training.recipe import AnyBatch, Recipe
+from vecall.training.module import AnyBatch, Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.encode import MISSING, NEVER_SEEN, Encoders
-from vecall.data.vocabulary import UNKNOWN, Vocabulary
+from vecall.data.feature_encoder import MISSING, NEVER_SEEN, Encoders
+from vecall.data.id_map import UNKNOWN, Vocabulary
 from vecall.errors import TrainingError
-from vecall.towers.inputs import part_name
+from vecall.towers.features import part_name
 from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)

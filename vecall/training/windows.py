@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.sequences import Rows, Sequences
+from vecall.data.ragged import Rows, Sequences
 from vecall.towers.two_tower import Features, TwoTower
 from vecall.training.batches import histories_before
-from vecall.training.draws import shuffler
+from vecall.training.seeding import shuffler
 
 _SORTED_TOGETHER = 20  # batches whose windows are sorted by length, so that little is padding
 

@@ -1,0 +1,125 @@
+"""One value, whatever type or text brings it, is one category: in tables, requests and upserts alike."""
+
+from datetime import date, datetime
+from decimal import Decimal
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vecall.data.canonical import fold, spell, spell_value
+from vecall.data.casting import cast_feature, cast_id
+from vecall.data.list_cells import split_numbers, split_tags
+from vecall.data.request_features import frame_of
+from vecall.schema import Category, Tags
+
+# All of these are the one value 1, or true.
+ONE = [
+    pl.Series([1]),
+    pl.Series([1], dtype=pl.UInt8),
+    pl.Series([1], dtype=pl.Int128),
+    pl.Series([1.0]),
+    pl.Series([1.0], dtype=pl.Float32),
+    pl.Series([Decimal("1.00")]),
+    pl.Series(["1"]),
+    pl.Series(["1.0"]),
+    pl.Series(["1"], dtype=pl.Categorical),
+]
+TRUE = [pl.Series([True]), pl.Series(["true"]), pl.Series(["True"]), pl.Series(["TRUE"])]
+
+
+@pytest.mark.parametrize(("columns", "values"), [(ONE, [1, 1.0, "1", "1.0", np.float32(1)]), (TRUE, [True, "True"])])
+def test_all_spellings_of_a_value_are_one_category(columns, values):
+    tables = {cast_feature(column, Category()).values[0] for column in columns}
+    requests = {frame_of([{"c": value}], {"c": Category()})["c"][0] for value in values}
+    assert tables == requests == {fold(pl.Series([spell_value(values[0])]))[0]}
+
+
+@pytest.mark.parametrize("column", ONE[:-1], ids=lambda column: str(column.dtype))
+def test_all_spellings_of_a_value_are_one_tag(column):
+    lists = pl.Series([[column[0]]], dtype=pl.List(column.dtype))
+    assert cast_feature(lists, Tags()).values.to_list() == [["1"]]
+    assert frame_of([{"t": [1.0, "1.0", 1]}], {"t": Tags()})["t"].to_list() == [["1", "1", "1"]]
+
+
+@pytest.mark.parametrize("column", [one for one in ONE if one.dtype != pl.String], ids=lambda column: str(column.dtype))
+def test_numbers_of_all_types_are_one_text_id(column):
+    assert cast_id(column, "string").values.to_list() == ["1"]
+
+
+def test_text_ids_of_a_text_column_stay_as_they_are():
+    assert cast_id(pl.Series(["1.0", "True", "007"]), "string").values.to_list() == ["1.0", "True", "007"]
+
+
+@given(st.floats() | st.integers(-(2**70), 2**70) | st.booleans() | st.floats(width=32).map(np.float32))
+def test_a_scalar_is_spelled_as_a_column_of_it(value):
+    dtype = pl.Float32 if isinstance(value, np.float32) else None
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        dtype = pl.Int128
+    column = spell(pl.Series([value], dtype=dtype, strict=False))
+    if value != value:
+        assert column.to_list() == [None]
+    else:
+        assert column.to_list() == [spell_value(value)]
+
+
+@given(st.lists(st.floats(allow_nan=False) | st.none(), min_size=1))
+def test_a_list_is_spelled_as_its_elements(values):
+    column = pl.Series(values, dtype=pl.Float64)
+    assert spell(pl.Series([values], dtype=pl.List(pl.Float64)))[0].to_list() == spell(column).to_list()
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70))
+def test_numbers_that_are_equal_are_spelled_alike_and_others_are_not(value):
+    if isinstance(value, int) and abs(value) < 2**53:
+        assert spell_value(value) == spell_value(float(value))
+    assert float(spell_value(value)) == float(value)
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        (pl.Series([datetime(2020, 1, 1)]), ["2020-01-01T00:00:00"]),
+        (pl.Series([datetime(2020, 1, 1, 3, 4, 5, 600)]), ["2020-01-01T03:04:05.0006"]),
+        (pl.Series([datetime(2020, 1, 1)]).dt.replace_time_zone("Asia/Shanghai"), ["2020-01-01T00:00:00+08:00"]),
+        (pl.Series([date(2020, 1, 1)]), ["2020-01-01"]),
+        (pl.Series([Decimal("1.50"), Decimal("100.00"), Decimal("0.00")]), ["1.5", "100", "0"]),
+        (pl.Series([Decimal(100), Decimal(-7)]), ["100", "-7"]),
+        (pl.Series([-0.0, 1e20, 1e-7, float("inf"), float("nan")]), ["0", "1" + 20 * "0", "1e-7", "inf", None]),
+    ],
+)
+def test_columns_by_hand(column, texts):
+    assert spell(column).to_list() == texts
+
+
+def test_folding_by_hand():
+    cells = ["True", "1.00", "-0.0", "007.0", "1.10", "v1.0", "", None, "FALSE", "truer"]
+    folded = ["true", "1", "0", "007", "1.10", "v1.0", None, None, "false", "truer"]
+    assert fold(pl.Series(cells)).to_list() == folded
+    assert fold(pl.Series([cells])).to_list() == [folded]
+
+
+def test_lists_that_were_written_out_are_lists_or_nothing():
+    cells = [
+        "a|b",
+        "['a', 'b']",
+        '["a", 1.0, true, null]',
+        None,
+        "['a' 'b']",
+        "[x]",
+        "[]",
+        "[[1]]",
+        '{"a": 1}',
+        "[nan]",
+    ]
+    lists = [["a", "b"], ["a", "b"], ["a", "1", "true"], None, None, None, [], None, ['{"a": 1}'], None]
+    assert split_tags(pl.Series(cells), "|").to_list() == lists
+    assert split_tags(pl.Series(["a, b"]), ", ").to_list() == [["a", "b"]]
+    assert split_numbers(pl.Series(["1 2", "[1, 2]", " [1.5  2]\n", None]), " ").to_list() == [
+        ["1", "2"],
+        ["1", "2"],
+        ["1.5", "2"],
+        None,
+    ]

@@ -1,0 +1,148 @@
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+
+import polars as pl
+import pytest
+
+from vecall.data.casting import cast_feature, cast_flag, cast_id, cast_number, cast_time
+from vecall.data.timestamps import moment_to_microseconds
+from vecall.schema import Category, Numeric, Tags, Text, Vector
+
+NOON = datetime(2018, 6, 1, 12)
+# What no feature, id or time but a list can be made of.
+FOREIGN = [
+    pl.Series("x", [[1], [2]]),
+    pl.Series("x", [{"a": 1}, {"a": 2}]),
+    pl.Series("x", [time(1), time(2)]),
+    pl.Series("x", [timedelta(1), timedelta(2)]),
+    pl.Series("x", [b"\xff", b"\xfe"]),
+]
+
+
+def result(cast):
+    return [value if good else "bad" for value, good in zip(cast.values.to_list(), cast.good.to_list(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([1, -(2**63), None], [1, -(2**63), "bad"]),
+        (pl.Series([2**63], dtype=pl.UInt64), ["bad"]),
+        ([1.0, 2.5, float("nan"), 1e30, None], [1, "bad", "bad", "bad", "bad"]),
+        ([2.0**53 - 1, 2.0**53, -(2.0**60)], [2**53 - 1, "bad", "bad"]),  # 2**53 and 2**53 + 1 are one float
+        (pl.Series([2.0**24 - 1, 2.0**24], dtype=pl.Float32), [2**24 - 1, "bad"]),
+        ([Decimal(7), Decimal("7.50"), None], [7, "bad", "bad"]),
+        (["007", "x", "", "1.0", "2.5", str(2**63)], [7, "bad", "bad", 1, "bad", "bad"]),
+        ([True, False], ["bad", "bad"]),
+        ([date(2018, 6, 1)], ["bad"]),
+    ],
+)
+def test_integer_ids(cells, expected):
+    cast = cast_id(pl.Series("x", cells), "integer")
+    assert (result(cast), cast.values.dtype) == (expected, pl.Int64)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["007", " a", "", None, "1e3"], ["007", " a", "bad", "bad", "1e3"]),
+        ([7, None], ["7", "bad"]),
+        ([7.0, 7.5, float("nan"), 2.0**53], ["7", "7.5", "bad", "bad"]),
+        ([Decimal("7.00"), Decimal("7.50")], ["7", "7.5"]),
+        ([True], ["bad"]),
+        (pl.Series([2**64 - 1], dtype=pl.UInt64), [str(2**64 - 1)]),
+        (pl.Series(["b", "a"], dtype=pl.Categorical), ["b", "a"]),
+    ],
+)
+def test_string_ids(cells, expected):
+    cast = cast_id(pl.Series("x", cells), "string")
+    assert (result(cast), cast.values.dtype) == (expected, pl.String)
+
+
+def test_numbers_are_finite():
+    cells = ["1", "-2.5e3", "nan", "inf", "1,5", "", None]
+    assert result(cast_number(pl.Series("x", cells), optional=False)) == [1, -2500, *["bad"] * 5]
+    assert result(cast_number(pl.Series("x", [1, None]), optional=True)) == [1, None]
+    assert result(cast_number(pl.Series("x", [float("inf"), float("nan")]), optional=True)) == ["bad", None]
+    assert result(cast_number(pl.Series("x", ["1", "", None]), optional=True)) == [1, None, None]
+
+
+def test_decimal_commas_are_read_where_they_are_declared():
+    cells = pl.Series("x", ["1,5", "-2", ",5", "1,5e3", "1.000,5", "1,2,3"])
+    assert result(cast_number(cells, optional=False, decimal=",")) == [1.5, -2, 0.5, 1500, "bad", "bad"]
+    assert "data.csv.decimal" in cast_number(cells, optional=False).expected
+
+
+def test_flags():
+    assert result(cast_flag(pl.Series("x", ["True", "false", "1", "0", "yes", None]))) == [
+        *[True, False] * 2,
+        "bad",
+        "bad",
+    ]
+    assert result(cast_flag(pl.Series("x", [1, 0, 2]))) == [True, False, "bad"]
+    assert result(cast_flag(pl.Series("x", [True, None]))) == [True, "bad"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([3, None], [3, "bad"]),
+        ([1.5, float("nan")], [1.5, "bad"]),
+        (["1527854400", "3"], [1527854400, 3]),
+        (["1.5", "3", "x"], [1.5, 3, "bad"]),  # numbers with a bad cell, not dates
+        ([str(2**60 + 1), str(2**60 + 3), "x"], [2**60 + 1, 2**60 + 3, "bad"]),  # a float would lose the last digit
+        ([NOON, None], [NOON, "bad"]),
+        ([date(2018, 6, 1)], [datetime(2018, 6, 1)]),
+        (pl.Series([NOON]).dt.replace_time_zone("Asia/Shanghai"), [NOON - timedelta(hours=8)]),
+        (pl.Series([NOON]).cast(pl.Datetime("ns")), [NOON]),
+        (
+            ["2018-06-01", "2018-06-01T12:00:00", "2018-06-01 12:00:00Z", "2018-06-01T20:00:00.5+08:00", "June", None],
+            [datetime(2018, 6, 1), NOON, NOON, NOON + timedelta(seconds=0.5), "bad", "bad"],
+        ),
+        ([True], ["bad"]),
+    ],
+)
+def test_times(cells, expected):
+    assert result(cast_time(pl.Series("x", cells))) == expected
+
+
+def test_a_moment_without_a_zone_is_utc():
+    assert moment_to_microseconds(datetime(1970, 1, 2)) == 86_400_000_000
+    assert moment_to_microseconds(datetime(1970, 1, 2, tzinfo=UTC)) == 86_400_000_000
+    assert moment_to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999)) == -1
+
+
+@pytest.mark.parametrize(
+    ("feature", "cells", "expected"),
+    [
+        (Numeric(), ["1", None, "x"], [1.0, None, "bad"]),
+        (Category(), [1, None], ["1", None]),
+        (Category(), [True, False], ["true", "false"]),
+        (Category(), ["True", "1.0", "1.50", "007", ""], ["true", "1", "1.50", "007", None]),
+        (Category(), [1.0, 1.5, float("nan")], ["1", "1.5", None]),
+        (Category(), [Decimal("1.00"), Decimal("1.50")], ["1", "1.5"]),
+        (Category(), [date(2018, 6, 1)], ["2018-06-01"]),
+        (Text(), ["a b", "", None], ["a b", None, None]),
+        (Tags(), ["a|b||a", "|", "", None], [["a", "b", "a"], [], None, None]),
+        (Tags(), ['["a", 1.0]', "['b', 'c']", "[a]", "['b' 'c']", "[[1]]"], [["a", "1"], ["b", "c"], *["bad"] * 3]),
+        (Tags(), [[1.0, 2.5, float("nan")], []], [["1", "2.5"], []]),
+        (Tags(), [[True, False]], [["true", "false"]]),
+        (Tags(separator=", "), ["a, b"], [["a", "b"]]),
+        (Tags(), [["a", None, ""], [], None], [["a"], [], None]),
+        (Tags(), pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), [["1", "2"]]),
+        (Vector(size=2), ["1 -2e3", "1", "1 2 3", "1 x", "1 nan", "1e39 1", None], [[1, -2000], *["bad"] * 5, None]),
+        (Vector(size=2), ["[1, 2]", "[1. 2.]", "[1 x]", ""], [[1, 2], [1, 2], "bad", None]),
+        (Vector(size=2), [[1.0, 2.0], [1.0, None], [1.0], None], [[1, 2], "bad", "bad", None]),
+    ],
+)
+def test_features(feature, cells, expected):
+    assert result(cast_feature(pl.Series("x", cells), feature)) == expected
+
+
+@pytest.mark.parametrize("column", FOREIGN, ids=lambda column: str(column.dtype))
+def test_columns_of_another_kind_are_bad_and_no_crash(column):
+    kinds = [lambda one: cast_id(one, "integer"), cast_time, cast_flag, lambda one: cast_feature(one, Numeric())]
+    if column.dtype != pl.List(pl.Int64):
+        kinds.append(lambda one: cast_feature(one, Vector(size=1)))
+    for kind in kinds:
+        assert result(kind(column)) == ["bad", "bad"]

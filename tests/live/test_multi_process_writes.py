@@ -1,0 +1,201 @@
+"""Processes that write and serve side by side: what one has acknowledged, the next question to another knows."""
+
+import random
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from vecall.errors import JournalDamaged, Locked, StoreError
+from vecall.live.live_index import Others, Source
+from vecall.live.pruning import journal_path, prune
+from vecall.live.tail import Tail
+from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.release.file_lock import hold
+
+EYE = np.eye(4, dtype=np.float32)
+
+
+def item(one, axis=0):
+    return {"id": one, "vector": EYE[axis].tolist()}
+
+
+def live_ids(source):
+    view = source.view
+    return sorted(view.ids(np.flatnonzero(view.has(np.arange(view.release.index.size + len(view.delta))))))
+
+
+@pytest.fixture
+def store(store_of):
+    return store_of([1, 2, 3, 4], EYE)
+
+
+@pytest.fixture
+def both(store, tmp_path):
+    """Two that write; they are what two processes would be."""
+    opened = [Source.open(store, None, writable=True, others=Others(tmp_path / "turns")) for _ in range(2)]
+    yield opened
+    for one in opened:
+        one.close()
+
+
+def test_what_one_wrote_the_other_sees(both):
+    first, second = both
+    first.upsert([item(9)])
+    assert live_ids(second) == [1, 2, 3, 4]
+    second.see_others()
+    assert live_ids(second) == [1, 2, 3, 4, 9]
+    second.delete([9, 1])
+    first.see_others()
+    assert live_ids(first) == [2, 3, 4]
+    assert first.view.seq == second.view.seq == 3
+
+
+def test_each_write_is_checked_against_all_before_it(both):
+    first, second = both
+    first.upsert([item(9)])
+    assert second.delete([9]).deleted == 1
+    assert first.delete([9]).deleted == 0
+    assert [one.seq for one in (second.upsert([item(7)]), first.upsert([item(8)]))] == [4, 5]
+
+
+def test_nothing_is_read_again_where_nothing_was_written(both, monkeypatch):
+    both[0].upsert([item(9)])
+    for one in both:
+        one.see_others()
+    monkeypatch.setattr(Source, "_catch_up", lambda *_: pytest.fail("it was read"))
+    for one in both:
+        one.see_others()
+
+
+def test_who_only_reads_follows(store, both):
+    reader, other = (Source.open(store, None, writable=False, others=others) for others in (Others(), None))
+    both[0].upsert([item(9)])
+    for one in (reader, other):
+        one.see_others()
+    assert 9 in live_ids(reader)
+    assert 9 not in live_ids(other)
+
+
+def test_a_journal_that_comes_later_is_followed(store):
+    reader = Source.open(store, None, writable=False, others=Others())
+    reader.see_others()
+    writer = Source.open(store, None, writable=True)
+    writer.upsert([item(9)])
+    reader.see_others()
+    assert 9 in live_ids(reader)
+    writer.close()
+
+
+def test_writers_come_and_go(store):
+    """The last one to close takes the -wal along."""
+    reader = Source.open(store, None, writable=False, others=Others())
+    for number in range(3):
+        writer = Source.open(store, None, writable=True)
+        writer.upsert([item(10 + number)])
+        reader.see_others()
+        assert live_ids(reader)[-1] == 10 + number
+        writer.close()
+        reader.see_others()
+    assert live_ids(reader) == [1, 2, 3, 4, 10, 11, 12]
+
+
+def test_another_writer_keeps_its_turn(both, tmp_path, monkeypatch):
+    monkeypatch.setattr("vecall.live.live_index._PATIENCE", 0.05)
+    with hold(tmp_path / "turns", timeout=0), pytest.raises(Locked):
+        both[0].upsert([item(9)])
+    both[0].upsert([item(9)])
+
+
+def test_a_release_made_by_one_is_followed_with_what_came_after(store, both):
+    first, second = both
+    first.upsert([item(9)])
+    publish_vectors(store.path, [1, 2, 3, 4, 5], np.vstack([EYE, EYE[:1]]), name="two", activate=False)
+    first.activate("two")
+    second.upsert([item(8)])
+    assert second.follow() == "two"
+    first.see_others()
+    assert live_ids(first) == live_ids(second) == [1, 2, 3, 4, 5, 8, 9]
+
+
+def test_a_release_newer_than_the_journal_that_was_opened_is_gone_over_to(store, both):
+    """What it contains was written by the other process."""
+    from vecall.live.compaction import compact
+
+    first, second = both
+    first.upsert([item(9)])
+    made = compact(store.path)
+    assert second.follow() == made
+    assert live_ids(second) == [1, 2, 3, 4, 9]
+
+
+def test_who_serves_what_was_pruned_says_so_and_goes_on(store, both):
+    """Operations that it lacks may be gone as well, and it must not seem to have them."""
+    reader = Source.open(store, None, writable=False, others=Others())
+    first, _ = both
+    served = reader.view.release.name
+    publish_vectors(store.path, [1, 2], EYE[:2], name="two", journal_seq=first.view.seq)
+    first.follow()
+    first.upsert([item(9)])
+    publish_vectors(store.path, [1, 2, 9], EYE[:3], name="three", journal_seq=first.view.seq)
+    assert served in prune(store, keep=0).releases
+    before = reader.view
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            reader.see_others()
+        assert reader.view is before
+    assert reader.follow() == "three"
+    reader.see_others()
+    assert live_ids(reader) == [1, 2, 9]
+
+
+def test_damage_does_not_pass_for_nothing_new(store, both):
+    reader = Source.open(store, None, writable=False, others=Others())
+    for one in both:
+        one.upsert([item(9)])
+        one.close()
+    path = journal_path(store)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(JournalDamaged):
+        reader.see_others()
+    assert live_ids(reader) == [1, 2, 3, 4]
+
+
+def test_a_journal_brought_back_from_a_copy_is_looked_at_anew(store, both, tmp_path):
+    for one in both:
+        one.close()
+    path, tail = journal_path(store), Tail(journal_path(store))
+    before = tail.version()
+    shutil.copy(path, tmp_path / "copy")
+    (tmp_path / "copy").rename(path)
+    assert tail.version() != before
+    path.unlink()
+    assert tail.version() is None
+    tail.close()
+
+
+def test_many_at_once_end_in_the_same(both):
+    """Threads of two processes' kind write and read; each write is seen by whoever looks after it."""
+    wrong, rng = [], random.Random(0)
+    jobs = [[rng.randrange(20) for _ in range(40)] for _ in range(4)]
+
+    def work(number):
+        mine, other = both[number % 2], both[1 - number % 2]
+        for step, one in enumerate(jobs[number]):
+            own = 100 * (number + 1) + one
+            seq = (mine.upsert([item(own, step % 4)]) if step % 3 else mine.delete([own])).seq
+            other.see_others()
+            if other.view.seq < seq or (own in live_ids(other)) != bool(step % 3):
+                wrong.append((number, step))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    for one in both:
+        one.see_others()
+    assert not wrong
+    assert live_ids(both[0]) == live_ids(both[1])
+    assert both[0].view.seq == both[1].view.seq == 160

@@ -1,0 +1,112 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from vecall.errors import QueryError
+from vecall.recall.query import Plan, Query, Recalled, Unknown
+
+
+def test_defaults():
+    query = Query.from_json({"user_id": 7})
+    assert query == Query(user_id=7, k=100, where=(), exclude=(), exclude_seen=True, explain=False)
+
+
+def test_all_parts_from_json():
+    request = {
+        "user_id": "u",
+        "user": {"age": 3},
+        "history": ["a"],
+        "recent": ["c"],
+        "vector": [1, 2.5],
+        "k": 5,
+        "where": [{"field": "year", "op": "gt", "value": 3}],
+        "exclude": ["b"],
+        "exclude_seen": False,
+        "explain": True,
+    }
+    query = Query.from_json(request)
+    assert {name: getattr(query, name) for name in request} == request
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        *[("user_id", wrong) for wrong in (1.5, True, ["a"], {})],
+        *[("user", wrong) for wrong in ("a", [], 3)],
+        *[("recent", wrong) for wrong in ("abc", 3, [1.5], [None])],
+        *[("history", wrong) for wrong in ("abc", b"abc", 3, [1.5], [None], [True], {"a": 1})],
+        *[("vector", wrong) for wrong in ("12", 3, [[1.0]], ["1"], [True], [None], [float("nan")], [10**400])],
+        *[("vector", np.array(wrong)) for wrong in (["1"], [True], [1j], [None])],
+        *[("k", wrong) for wrong in (0, -1, 1.0, True, "5", None)],
+        *[("where", wrong) for wrong in ({"field": "a"}, "abc", ["abc"], None, [None])],
+        *[("exclude", wrong) for wrong in ("abc", [1.5], None, [False])],
+        *[("exclude_seen", wrong) for wrong in (0, 1, "true", None)],
+        *[("explain", wrong) for wrong in (0, 1, None)],
+    ],
+)
+def test_a_wrong_part_is_told_by_its_name(field, wrong):
+    with pytest.raises(QueryError) as caught:
+        Query.from_json({"user_id": "u", field: wrong})
+    assert (caught.value.field, caught.value.code) == (field, "invalid")
+    assert str(caught.value).startswith(f"{field}: expected ")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("nothing", [{}, {"k": 3}, {"user_id": None, "user": None, "history": None, "vector": None}])
+def test_a_query_of_nothing_is_refused(nothing):
+    with pytest.raises(QueryError, match="at least one of user_id, user, history, recent and vector") as caught:
+        Query.from_json(nothing)
+    assert caught.value.code == "empty_query"
+
+
+def test_empty_parts_are_parts():
+    for part in ({"user": {}}, {"history": []}, {"vector": []}, {"user_id": ""}):
+        Query.from_json(part)
+
+
+@pytest.mark.parametrize(("request_", "code", "field"), [([], "bad_json", None), ({"K": 3}, "invalid", "K")])
+def test_what_is_no_request(request_, code, field):
+    with pytest.raises(QueryError, match="expected") as caught:
+        Query.from_json(request_)
+    assert (caught.value.code, caught.value.field) == (code, field)
+
+
+def test_numpys_numbers_will_do():
+    query = Query(
+        user_id=np.int64(3),
+        history=np.array([1, 2]),
+        vector=np.ones(3, np.float16),
+        k=np.int8(100),
+        exclude=pl.Series([3]),
+        exclude_seen=np.bool_(False),
+        recent=np.array([4], dtype=np.int8),
+    )
+    assert 10 * query.k == 1000  # an int8 would overflow
+    assert [type(one) for part in (query.history, query.recent, query.exclude) for one in part] == [int] * 4
+    tensor = torch.ones(3, requires_grad=True)
+    assert Query(vector=tensor.detach()).vector.tolist() == [1, 1, 1]
+    with pytest.raises(QueryError, match=r"vector: expected a list of finite numbers, got Tensor: .*detach"):
+        Query(vector=tensor)
+
+
+def test_the_answer_as_json():
+    answer = Recalled("r", [3, 1], [0.5, 0.25], exhausted=False, fallback=None, unknown=Unknown(history=2))
+    assert answer.as_json() == {
+        "release": "r",
+        "ids": [3, 1],
+        "scores": [0.5, 0.25],
+        "exhausted": False,
+        "fallback": None,
+        "unknown": {"user": False, "history": 2, "exclude": 0},
+    }
+    plan = Plan("index", matches=9, excluded=1, delta=0, effort=64, ms={"encode": 0.1})
+    explained = Recalled("r", [], [], exhausted=True, fallback="popular", unknown=Unknown(), plan=plan).as_json()
+    assert explained["plan"] == {
+        "path": "index",
+        "matches": 9,
+        "excluded": 1,
+        "delta": 0,
+        "effort": 64,
+        "ms": {"encode": 0.1},
+    }

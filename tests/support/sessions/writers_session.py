@@ -1,0 +1,31 @@
+"""What writes the files of a release, for `disk_faults` to let it fail."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vecall.errors import StoreError
+from vecall.index import index_io
+from vecall.index.exact import ExactIndex
+from vecall.release.atomic_io import write_array, write_synced, write_table
+
+SIZES = (10, 3_000)  # as much as a buffer holds, and more
+
+
+def session(folder: Path, say: Any) -> None:
+    for size in SIZES:
+        for name, write in {
+            "array.npy": lambda path: write_array(path, np.arange(size)),  # noqa: B023
+            "table.arrow": lambda path: write_table(path, pl.DataFrame({"a": range(size)})),  # noqa: B023
+            "index.faiss": lambda path: index_io.save(ExactIndex.build(np.ones((size, 2), np.float32)), path),  # noqa: B023
+            "bytes": lambda path: write_synced(path, bytes(size)),  # noqa: B023
+        }.items():
+            path = folder / f"{size}.{name}"
+            try:
+                write(path)
+            except (OSError, StoreError):
+                say(f"failed {path.name}")
+            else:
+                say(f"done {path.name} {path.stat().st_size}")

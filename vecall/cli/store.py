@@ -1,0 +1,166 @@
+"""Commands on a store: its releases, compaction, the journal of live changes. None loads torch."""
+
+from typing import Annotated
+
+import typer
+
+from vecall import console
+from vecall.cli.output import Json, StoreDir, reported, say
+from vecall.cli.training import show_made
+
+releases = typer.Typer(
+    help="List, verify, activate, roll back and prune the releases of a store.", no_args_is_help=True
+)
+journal = typer.Typer(help="Look at the live changes of a store, and take out one of them.", no_args_is_help=True)
+
+
+@reported
+def compact(
+    store: StoreDir,
+    name: Annotated[str | None, typer.Option(help="Of the new release; the time by default.")] = None,
+    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
+    release: Annotated[str | None, typer.Option("--release", help="To start from; the current one by default.")] = None,
+    *,
+    ends_with_parent: Annotated[bool, typer.Option("--ends-with-parent", hidden=True)] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the next release of a release and the live changes since. One thread, low priority; loads no torch."""
+    import os
+
+    import faiss
+
+    from vecall.live.compaction import compact as compact_store
+    from vecall.live.compactor import end_with_parent
+
+    if ends_with_parent:
+        end_with_parent()
+    os.nice(19)
+    faiss.omp_set_num_threads(1)
+    made = compact_store(store, name=name, activate=activate, release=release)
+    show_made(store, made, as_json=as_json)
+
+
+@releases.command("list")
+@reported
+def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
+    """All releases, newest first."""
+    from vecall.release.store import Store
+
+    opened = Store.open(store)
+    current = opened.find_current()
+    manifests = [one.listed() for one in opened.releases()]
+    active = None if current is None else current.release
+    if as_json:
+        console.print_json({"current": active, "releases": manifests})
+        return
+    rows = [
+        [
+            ("* " if one["name"] == active else "  ") + one["name"],
+            one["created"],
+            f"{one['items']:,}",
+            f"{one['bytes']:,}",
+        ]
+        for one in manifests
+    ]
+    console.show_table(str(store), ["name", "created", "items", "bytes"], rows)
+
+
+@releases.command()
+@reported
+def verify(
+    store: StoreDir,
+    name: Annotated[str | None, typer.Argument(help="The current one by default.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a release, then its golden queries."""
+    from vecall.release.release import open_release
+    from vecall.release.store import Store
+
+    release = open_release(Store.open(store), name)
+    release.check_golden()
+    say({"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json)
+
+
+@releases.command()
+@reported
+def activate(name: str, store: StoreDir, *, as_json: Json = False) -> None:
+    """Make a release the current one, once its golden queries pass."""
+    from vecall.release.release import activate_release
+    from vecall.release.store import Store
+
+    previous = activate_release(Store.open(store), name)
+    say({"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json)
+
+
+@releases.command()
+@reported
+def rollback(store: StoreDir, *, as_json: Json = False) -> None:
+    """Activate the release that was current when the current one was published."""
+    from vecall.release.store import Store
+
+    now, previous = Store.open(store).rollback()
+    say({"release": now, "previous": previous}, f"{now} is active; before it was {previous}", as_json=as_json)
+
+
+@releases.command()
+@reported
+def prune(
+    store: StoreDir,
+    keep: Annotated[int, typer.Option(min=0, help="The newest so many stay; the current one and its parent always.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Delete old releases, and the live changes that neither those that stay nor the tables need."""
+    from vecall.live.pruning import prune as prune_store
+    from vecall.release.store import Store
+
+    pruned = prune_store(Store.open(store), keep)
+    line = f"deleted {', '.join(pruned.releases) or 'no release'}, and {pruned.operations:,} operations of the journal"
+    say({"deleted": pruned.releases, "operations": pruned.operations}, line, as_json=as_json)
+
+
+@journal.command("list")
+@reported
+def list_operations(
+    store: StoreDir,
+    release: Annotated[str | None, typer.Option("--release", help="To be held against; the current one.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """The live changes as they are written down, and whether the release can take each of them."""
+    from vecall.live.journal_repair import list_operations as operations_of
+
+    operations = [operation.as_json() for operation in operations_of(store, release)]
+    if as_json:
+        console.print_json({"operations": operations})
+        return
+    rows = [
+        [
+            str(one["seq"]),
+            str(one["op"]),
+            str(one["id"]),
+            "yes" if one["applicable"] else "no",
+            str(one["problem"] or ""),
+        ]
+        for one in operations
+    ]
+    console.show_table(str(store), ["seq", "op", "id", "applicable", "problem"], rows, left=True)
+
+
+@journal.command()
+@reported
+def drop(
+    seq: Annotated[int, typer.Argument(help="Number of the change, as `vecall journal list` names it.")],
+    store: StoreDir,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Take one live change out of the journal; nobody may write meanwhile.
+
+    A process that only reads, and has taken it in, knows of it until it is started again.
+    """
+    from vecall.live.journal_repair import drop_operation
+
+    drop_operation(store, seq)
+    say({"seq": seq, "dropped": True}, f"operation {seq} is dropped: from now on it says nothing", as_json=as_json)

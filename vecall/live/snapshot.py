@@ -1,0 +1,176 @@
+"""What one request looks at from its beginning to its end: a release, and what was changed since."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall.data.id_map import UNKNOWN, Id
+from vecall.index.base import Vectors
+from vecall.index.bitmap import Bitmap, Mask, Rows
+from vecall.release.release import Release
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Which slots of the delta each id has had. It only grows, and all views of one overlay share it.
+
+    Attributes:
+        ids: the id of each slot.
+        newest: the last slot of each id.
+        previous: for each slot the one that its id had before, or -1.
+    """
+
+    ids: list[Id]
+    newest: dict[Id, int]
+    previous: list[int]
+
+    def find(self, one: Id, length: int) -> int:
+        """The last of an id's slots among the first `length`; -1 if there is none."""
+        slot = self.newest.get(one, UNKNOWN)
+        while slot >= length:
+            slot = self.previous[slot]
+        return slot
+
+    def append(self, one: Id) -> None:
+        """Give an id the next slot; in this order, since views look while it is done."""
+        self.ids.append(one)
+        self.previous.append(self.newest.get(one, UNKNOWN))
+        self.newest[one] = len(self.ids) - 1
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Items beside the base: a snapshot of the first `length` slots of arrays that are only ever appended to.
+
+    Attributes:
+        codes: float16 [length, D] vectors, as a release would store them.
+        live: bool [length]; False where the item was deleted or has a later slot.
+        origins: int64 [length] row of the same item in the base; -1 where it has none.
+        attributes: [length] rows of the release's attributes.
+        count: how many slots are live.
+        held: how many distinct ids have a slot, deleted ones among them.
+        slots: ids to slots and back.
+    """
+
+    codes: NDArray[np.float16]
+    live: Mask
+    origins: Rows
+    attributes: pl.DataFrame
+    count: int
+    held: int
+    slots: Slots
+
+    def __len__(self) -> int:
+        return len(self.live)
+
+    @classmethod
+    def empty(cls, release: Release) -> Self:
+        """Without a slot."""
+        return cls(
+            codes=np.empty((0, release.index.dim), dtype=np.float16),
+            live=np.empty(0, dtype=np.bool_),
+            origins=np.empty(0, dtype=np.int64),
+            attributes=release.attributes.clear(),
+            count=0,
+            held=0,
+            slots=Slots([], {}, []),
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """A release of N items and a delta. A row below N is of the base, row N + i is slot i of the delta.
+
+    Attributes:
+        release: the base.
+        live: rows of the base that are neither deleted nor replaced; None: all of them.
+        delta: what was upserted since.
+        seq: the last operation that is contained.
+        refused: items whose last upsert this release cannot take, and the operation's number: what was served of
+            them before is served still.
+    """
+
+    release: Release
+    live: Bitmap | None
+    delta: Delta
+    seq: int
+    refused: Mapping[Id, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, release: Release) -> Self:
+        """A release without changes."""
+        return cls(release, None, Delta.empty(release), release.manifest.journal_seq)
+
+    @property
+    def tombstones(self) -> int:
+        """Rows of the base that are deleted or replaced."""
+        return 0 if self.live is None else self.live.size - self.live.count
+
+    def __len__(self) -> int:
+        """Items that can be answers."""
+        return self.release.index.size - self.tombstones + self.delta.count
+
+    def rows(self, ids: Sequence[Id]) -> Rows:
+        """[len(ids)] rows, -1 where an id is unknown. A deleted item has a row still, see `has`.
+
+        Raises:
+            DataError: an id is not of the release's type.
+        """
+        rows = self.release.items.rows(ids)
+        if (length := len(self.delta)) == 0:
+            return rows
+        slots = np.fromiter((self.delta.slots.find(one, length) for one in ids), dtype=np.int64, count=len(ids))
+        return np.where(slots >= 0, slots + self.release.index.size, rows)
+
+    def current(self, rows: Rows) -> Rows:
+        """The rows that the items of some base rows have now; those of deleted items stay."""
+        if self.live is None or not len(rows) or (alive := self.live.has(rows)).all():
+            return rows
+        now = rows.copy()
+        now[~alive] = self.rows(self.release.items.ids(rows[~alive]))
+        return now
+
+    def has(self, rows: Rows) -> Mask:
+        """[len(rows)] whether each row is an item that can be an answer; -1 is none."""
+        slots = rows - self.release.index.size
+        found = rows >= 0
+        base = found & (slots < 0)
+        if self.live is not None:
+            found[base] = self.live.has(rows[base])
+        found[slots >= 0] = self.delta.live[slots[slots >= 0]]
+        return found
+
+    def ids(self, rows: Rows) -> list[int] | list[str]:
+        """The ids at `rows`."""
+        if not len(self.delta):
+            return self.release.items.ids(rows)
+        slots = rows - self.release.index.size
+        if (slots < 0).all():
+            return self.release.items.ids(rows)
+        base, names = iter(self.release.items.ids(rows[slots < 0])), self.delta.slots.ids
+        return cast("list[int] | list[str]", [names[slot] if slot >= 0 else next(base) for slot in slots.tolist()])
+
+    def vectors(self, rows: Rows) -> Vectors:
+        """[len(rows), D] stored vectors, as float32."""
+        if not len(self.delta):
+            return self.release.index.vectors(rows)
+        slots = rows - self.release.index.size
+        new = slots >= 0
+        vectors = np.empty((len(rows), self.release.index.dim), dtype=np.float32)
+        vectors[new] = self.delta.codes[slots[new]]
+        vectors[~new] = self.release.index.vectors(rows[~new])
+        return vectors
+
+    def attributes(self, rows: Rows) -> pl.DataFrame:
+        """[len(rows)] attributes in this order."""
+        slots = rows - self.release.index.size
+        new = slots >= 0
+        if not new.any():
+            return self.release.attributes[rows]
+        both = self.release.attributes[rows[~new]].vstack(self.delta.attributes[slots[new]])
+        places = np.concatenate([np.flatnonzero(~new), np.flatnonzero(new)])
+        return both[np.argsort(places)]

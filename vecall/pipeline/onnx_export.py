@@ -1,0 +1,223 @@
+"""Trained towers to the ONNX files of a release, accepted only after they answer as the towers do."""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import Dim
+
+from vecall.data.feature_encoder import Shape
+from vecall.errors import ExportError
+from vecall.release.atomic_io import write_array
+from vecall.release.encoder import (
+    ENCODERS,
+    FEATURE_PREFIX,
+    HISTORY,
+    ID_VECTORS,
+    ITEM_IDS,
+    ITEM_TOWER,
+    LENGTHS,
+    OUTPUT,
+    QUERY_TOWER,
+    TowersState,
+)
+from vecall.towers.causal import SHORTEST_TRACED
+from vecall.towers.two_tower import ItemTower, TwoTower, UserTower
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4  # of a component of a vector of length 1
+
+Inputs = dict[str, NDArray[Any]]
+
+
+class ItemGraph(nn.Module):
+    """The item tower with its inputs as positional arguments, as an ONNX graph has them."""
+
+    def __init__(self, tower: ItemTower, names: list[str]) -> None:
+        super().__init__()
+        self.tower, self.names = tower, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Inputs in the order of `names` → [B, D]."""
+        given = dict(zip(self.names, inputs, strict=True))
+        return self.tower(given.get(ID_VECTORS), _features(given))  # type: ignore[no-any-return]
+
+
+class QueryGraph(nn.Module):
+    """The user tower likewise."""
+
+    def __init__(self, tower: UserTower, names: list[str]) -> None:
+        super().__init__()
+        self.tower, self.names = tower, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Inputs in the order of `names` → [B, D]."""
+        given = dict(zip(self.names, inputs, strict=True))
+        return self.tower(given.get(HISTORY), given.get(LENGTHS), _features(given))  # type: ignore[no-any-return]
+
+
+def _features(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(FEATURE_PREFIX): x for name, x in given.items() if name.startswith(FEATURE_PREFIX)}
+
+
+def export_towers(
+    towers: TwoTower,
+    state: TowersState,
+    shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]],
+    id_rows: NDArray[np.int64],
+    folder: Path,
+) -> str:
+    """Write `query_tower.onnx`, `item_tower.onnx`, `encoders.json` and, where items have ids, `item_ids.npy`.
+
+    Args:
+        towers: trained; in evaluation mode afterwards.
+        state: the encoders that go with them.
+        shapes: of item and of user features.
+        id_rows: [N] for each item of the release its row in the towers' id table; -1 for one they do not know.
+        folder: where the files go.
+
+    Returns:
+        The encoder hash: vectors of two releases can be compared only where it is equal.
+
+    Raises:
+        ExportError: an exported tower answers otherwise than the trained one.
+    """
+    towers.eval()
+    item_shapes, user_shapes = shapes
+    dim, length = state.dim, state.history_length
+    item_names = ([] if towers.item_ids is None else [ID_VECTORS]) + [FEATURE_PREFIX + name for name in item_shapes]
+    query_names = ([HISTORY, LENGTHS] if towers.reads_history else []) + [FEATURE_PREFIX + n for n in user_shapes]
+    graphs = (
+        (ItemGraph(towers.item, item_names), item_shapes, folder / ITEM_TOWER),
+        (QueryGraph(towers.user, query_names), user_shapes, folder / QUERY_TOWER),
+    )
+    for graph, features, path in graphs:
+        _export(graph, Examples(graph.names, features, dim), length, path)
+        _accept(graph, Examples(graph.names, features, dim), length, path)
+    (folder / ENCODERS).write_text(state.model_dump_json(), encoding="utf-8")
+    if towers.item_ids is not None:
+        table = towers.item_ids.weight.detach().cpu().numpy()
+        write_array(folder / ITEM_IDS, np.concatenate([table[id_rows], table[-1:]]))
+    return encoder_hash(folder)
+
+
+def encoder_hash(folder: Path) -> str:
+    """Sha256 over both towers and their encoders; not over the id table, which grows with the catalogue."""
+    digest = hashlib.sha256()
+    for name in (QUERY_TOWER, ITEM_TOWER, ENCODERS):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+class Examples:
+    """Random inputs of a graph, of any size."""
+
+    def __init__(self, names: list[str], features: Mapping[str, Shape], dim: int) -> None:
+        self.names, self._features, self._dim = names, features, dim
+        self._random = np.random.default_rng(0)
+
+    def make(self, batch: int, length: int, *, bag: int = 3) -> Inputs:
+        """B rows with histories of up to L items, and T values in a bag."""
+        return {name: self._make(name, batch, length, bag) for name in self.names}
+
+    def _make(self, name: str, batch: int, length: int, bag: int) -> NDArray[Any]:
+        random = self._random
+        if name == HISTORY:
+            vectors = random.standard_normal((batch, length, self._dim)).astype(np.float32)
+            unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
+            return unit
+        if name == LENGTHS:
+            return random.integers(0, length + 1, batch)
+        if name == ID_VECTORS:
+            return random.standard_normal((batch, self._dim)).astype(np.float32)
+        shape = self._features[name.removeprefix(FEATURE_PREFIX)]
+        match shape.kind:
+            case "dense":
+                return random.standard_normal((batch, shape.size)).astype(np.float32)
+            case "one":
+                return random.integers(0, shape.size, batch)
+            case "bag":
+                given = random.random((batch, bag)) < 0.7  # some places, and some whole rows, are padding
+                return random.integers(0, shape.size, (batch, bag)) * given
+
+    def axes(self) -> list[dict[int, Any]]:
+        """Which axes of each input may change, in the order of the names: B, and L or T."""
+        return [self._axes(name) for name in self.names]
+
+    def _axes(self, name: str) -> dict[int, Any]:
+        shape = self._features.get(name.removeprefix(FEATURE_PREFIX))
+        ragged = name == HISTORY or (shape is not None and shape.kind == "bag")
+        return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if ragged else {0: Dim.DYNAMIC}
+
+
+def _export(graph: ItemGraph | QueryGraph, examples: Examples, most: int, path: Path) -> None:
+    inputs = examples.make(batch=3, length=max(SHORTEST_TRACED, min(5, most)))
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            graph.cpu(),
+            tuple(torch.from_numpy(array) for array in inputs.values()),
+            input_names=examples.names,
+            output_names=[OUTPUT],
+            dynamic_shapes={"inputs": tuple(examples.axes())},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - so with dynamo; tells mypy
+    model = program.model_proto
+    _forget_origins(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without what torch's exporter says about itself, such as that torchvision is not installed."""
+    talker = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = talker.level
+    talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talker.setLevel(level)
+
+
+def _forget_origins(model: Any) -> None:  # noqa: ANN401 - onnx has no types
+    """Drop notes on the Python code that each node came from: nine tenths of the file, and a part of its hash."""
+    graph = model.graph
+    lists = (graph.node, graph.input, graph.output, graph.initializer, graph.value_info)
+    for part in (model, graph, *(one for parts in lists for one in parts)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _accept(graph: ItemGraph | QueryGraph, examples: Examples, most: int, path: Path) -> None:
+    """Compare ONNX Runtime with torch over batch sizes and history lengths, mixed ones included."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch, length in _sizes(most):
+        inputs = examples.make(batch, length, bag=1 + length % 4)
+        with torch.no_grad():
+            expected = graph(*map(torch.from_numpy, inputs.values())).numpy()
+        error = float(np.abs(session.run([OUTPUT], inputs)[0] - expected).max())
+        if not error <= TOLERANCE:
+            raise ExportError(
+                f"{path.name}: ONNX Runtime differs from torch by {error:.2g} (at most {TOLERANCE:.0e} is allowed) "
+                f"at batch {batch}, history length {length}; this release is not published"
+            )
+    logger.info("%s answers as torch does", path.name)
+
+
+def _sizes(most: int) -> Iterator[tuple[int, int]]:
+    for batch in (1, 7):
+        for length in sorted({0, 1, min(2, most), most}):
+            yield batch, length

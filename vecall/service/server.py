@@ -1,0 +1,49 @@
+"""Serving from its start to its end."""
+
+import logging
+import os
+from pathlib import Path
+
+import uvicorn
+
+from vecall.errors import ConfigError
+from vecall.service.app import make_app
+from vecall.service.auth import read_keys
+from vecall.service.guard import LOOPBACK
+from vecall.service.logs import log_json
+from vecall.service.recall_service import Serving
+from vecall.service.server_config import bind, listening
+from vecall.service.settings import ServeSettings
+from vecall.service.supervisor import run_together
+
+logger = logging.getLogger(__name__)
+
+
+def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
+    """Serve a store until SIGTERM or SIGINT; requests that have begun get their answers.
+
+    Args:
+        store: its folder.
+        settings: how.
+        keys_file: keys beside those of the environment.
+        verbose: log what is of use to those who look for a mistake.
+
+    Raises:
+        ConfigError: others than this machine could connect, and there are no keys; the keys are wrong; or the port is
+            taken.
+        StoreError, ReleaseRefused, JournalDamaged, Locked: the store cannot be opened.
+    """
+    keys = read_keys(os.environ, keys_file)
+    if settings.host not in LOOPBACK and not keys:
+        raise ConfigError(
+            f"--host {settings.host}: others than this machine could connect, so keys are needed: set VECALL_READ_KEY "
+            "and VECALL_ADMIN_KEY, or give --keys FILE"
+        )
+    log_json(verbose=verbose)
+    if settings.processes > 1:
+        run_together(store, settings, keys, verbose=verbose)
+    else:
+        port = bind(settings.host, settings.port)  # a port that is taken is told before a store is opened
+        serving = Serving.open(store, settings)
+        logger.info("running on http://%s:%d", settings.host, port.getsockname()[1])
+        uvicorn.Server(listening(make_app(serving, keys), settings)).run(sockets=[port])
