@@ -25,7 +25,7 @@ from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.planner import decide
 from vecall.index.settings import IndexSettings
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Unknown
 from vecall.recall.resolve import Ask
 from vecall.recall.search import find
@@ -111,7 +111,7 @@ class Ours:
 
     def __init__(self) -> None:
         kernels.warm()
-        self._view: View | None = None
+        self._view: Snapshot | None = None
         self._index: Any = None
 
     def build(self, work: Work) -> dict[str, float]:
@@ -140,7 +140,7 @@ class Ours:
 
     def open(self, work: Work) -> None:
         """The whole release, every byte of it verified."""
-        self._view = View.of(open_release(Store.open(work.folder / self.file)))
+        self._view = Snapshot.of(open_release(Store.open(work.folder / self.file)))
 
     def ladders(self, k: int, n: int) -> list[list[Any]]:
         """What the planner takes; None is a scan."""
@@ -164,7 +164,7 @@ class Ours:
             self._index.search_exact(query[None], k)
             self._index.search_exact(query[None], k, allowed=half)
 
-    def _opened(self) -> View:
+    def _opened(self) -> Snapshot:
         if self._view is None:
             raise SystemExit("the release was not opened")
         return self._view

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vecall import IndexSettings, publish_vectors
 from vecall.index.base import Codes, Rows, Vectors
 from vecall.index.bitmap import Bitmap
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import Filters, Passing
 from vecall.recall.query import Unknown
 from vecall.recall.resolve import Ask
@@ -52,7 +52,7 @@ class Pool:
 
     clusters: Clusters
     folder: Path
-    view: View
+    view: Snapshot
     themes: NDArray[np.int64]
     queries: NDArray[np.float32]
 
@@ -67,7 +67,7 @@ class Pool:
         asked = np.unique(clusters.theme_of)[:themes]
         each = math.ceil(queries / len(asked))
         users = np.stack([clusters.queries(each, theme=theme) for theme in asked.tolist()])
-        view = View.of(open_release(Store.open(folder / "store")))
+        view = Snapshot.of(open_release(Store.open(folder / "store")))
         return cls(clusters, folder, view, asked, users)
 
     def describe(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def where(rate: float) -> list[dict[str, object]]:
     return [{"field": "chance", "op": "lt", "value": rate}]
 
 
-def time_filters(view: View, rates: Sequence[float]) -> dict[str, dict[str, float]]:
+def time_filters(view: Snapshot, rates: Sequence[float]) -> dict[str, dict[str, float]]:
     """Milliseconds of making a filter's bitmap, and of finding it made."""
     conditions: dict[str, list[dict[str, object]]] = {f"number, pass {rate:.2%}": where(rate) for rate in rates}
     shelves = [str(shelf) for shelf in range(0, 100, 10)]
@@ -181,7 +181,7 @@ def near_pass(pool: Pool, filters: Sequence[Passing]) -> float:
     return float(np.mean([passing.base.has(near).mean() for near, passing in zip(pool.near, filters, strict=True)]))
 
 
-def cell(view: View, cases: Sequence[Case], excluded: int, k: int) -> dict[str, Any]:
+def cell(view: Snapshot, cases: Sequence[Case], excluded: int, k: int) -> dict[str, Any]:
     """Answers under a filter, and bare ones of the same users in between."""
     asks = [case.ask(excluded) for case in cases]
     probe = [_ms(lambda at=at: find(view, asks[at], cases[at].passing, k)) for at in range(min(5, len(cases)))]

@@ -122,7 +122,7 @@ def _measured(
     recaller: Recaller, queries: NDArray[np.float32], k: int, where: tuple[dict[str, object], ...]
 ) -> dict[str, Any]:
     """Latency of a whole recall, ids included, one after the other; its ANN recall."""
-    view = recaller.live.view
+    view = recaller.live.snapshot
     asked = [Query(vector=query, k=k, where=where) for query in queries]
     first_s = _seconds(lambda: recaller.recall(asked[0]))
     answers = [recaller.recall(query) for query in asked]
@@ -145,7 +145,7 @@ def _measured(
 
 def _ids(recaller: Recaller) -> dict[str, float]:
     """500 rows to ids and back, in milliseconds; the vocabulary's arrays beyond the ids' own bytes."""
-    items = recaller.live.view.release.items
+    items = recaller.live.snapshot.release.items
     rows = np.random.default_rng(0).integers(0, len(items), 500)
     ids = items.ids(rows)
     to_ids = np.median([_seconds(lambda: items.ids(rows)) for _ in range(50)])

@@ -49,7 +49,7 @@ def _is(field, value):
 def test_answers_stay(changed):
     """To the bit: vectors are what they were, whether from the base or from the delta."""
     shop, recaller, ids = changed
-    view = recaller.live.view
+    view = recaller.live.snapshot
     release, more = view.release, ["a new one", "zz", ids[0], ids[1], ids[4]]
     gone = release.items.rows(ids[2:4])  # who took these is known by fewer items afterwards
     kept = [user for user in range(synthetic.USERS) if not np.isin(release.users.histories[user], gone).any()]
@@ -58,7 +58,7 @@ def test_answers_stay(changed):
     assert compact(shop.path, name="two", activate=False) == "two"
     assert shop.current().release == "tiny"
     recaller.activate("two")
-    after, now = answers(recaller, users, more), recaller.live.view
+    after, now = answers(recaller, users, more), recaller.live.snapshot
     assert len(users) > 20
     replaced = release.items.rows(ids[:2])
     assert any(np.isin(release.users.histories[user], replaced).any() for user in kept)
@@ -80,7 +80,7 @@ def test_what_else_moves_along(changed):
     old, new = open_release(shop, "tiny"), open_release(shop, "two")
     new.check_golden()
     manifest = new.manifest
-    assert (manifest.parent, manifest.journal_seq, manifest.declared_seq) == ("tiny", recaller.live.view.seq, 0)
+    assert (manifest.parent, manifest.journal_seq, manifest.declared_seq) == ("tiny", recaller.live.snapshot.seq, 0)
     assert (manifest.encoder, manifest.metrics) == (old.manifest.encoder, old.manifest.metrics)
     assert (manifest.index.settings, manifest.ann["queries"]) == (old.manifest.index.settings, synthetic.USERS)
     gone = {ids[2], ids[3]}
@@ -104,24 +104,24 @@ def test_an_item_is_encoded_by_the_next_release_as_by_the_last(changed):
     shop, recaller, ids = changed
     fields = {"type": "kind 2", "price.eur": 9}
     recaller.upsert([{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}])
-    view = recaller.live.view
+    view = recaller.live.snapshot
     expected = view.vectors(view.rows([ids[5], "zz"]))
     compact(shop.path, name="two")
     recaller.activate("two")
     recaller.upsert([{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}])
-    view = recaller.live.view
+    view = recaller.live.snapshot
     assert view.delta.count == 2
     assert view.vectors(view.rows([ids[5], "zz"])).tolist() == expected.tolist()
 
 
 def test_later_writes_come_on_top(changed):
     shop, recaller, ids = changed
-    cut = recaller.live.view.seq
+    cut = recaller.live.snapshot.seq
     assert compact(shop.path, name="two") == "two"
     recaller.delete([ids[6]])
     recaller.upsert([{"id": ids[3], "fields": CHEAP}])
     recaller.activate("two")
-    view = recaller.live.view
+    view = recaller.live.snapshot
     assert (view.release.manifest.journal_seq, view.seq, view.delta.count) == (cut, cut + 2, 1)
     assert view.has(view.rows([ids[3], ids[6], "zz"])).tolist() == [True, False, True]
     assert compact(shop.path, name="three") == "three"

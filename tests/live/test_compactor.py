@@ -64,7 +64,7 @@ def test_a_server_goes_over_to_what_was_compacted(store):
             written += 1
             assert len(recaller.recall(Query(vector=[1, 1, 1, 1], k=2_000)).ids) == N - N // 10 + 1 + written
             time.sleep(0.02)
-        view = recaller.live.view
+        view = recaller.live.snapshot
         assert (store.current().release, view.tombstones, view.delta.count < written) == (recaller.release, 0, True)
         assert view.delta.count + view.release.index.size == N - N // 10 + 1 + written
         manifest = view.release.manifest
@@ -133,8 +133,8 @@ def test_not_without_being_asked(store, monkeypatch):
 def test_who_went_elsewhere_is_left_there(store):
     """The compaction of a release that is not served any more is not gone over to."""
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
-        recaller.live.adopt("another", "one")
-        recaller.live.adopt("one", "one")
+        recaller.live.switch_to_compacted("another", "one")
+        recaller.live.switch_to_compacted("one", "one")
         assert recaller.release == "one"
 
 
@@ -143,9 +143,9 @@ def test_the_command(store):
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([0])
         code = (
-            "import sys, os; sys.argv = ['vecall', *sys.argv[1:]]; from vecall import cli; import faiss, atexit;"
+            "import sys, os; sys.argv = ['vecall', *sys.argv[1:]]; from vecall.cli.app import main; import faiss, atexit;"
             "atexit.register(lambda: print(os.nice(0), faiss.omp_get_max_threads(), 'torch' in sys.modules, "
-            "file=sys.stderr)); cli.main()"
+            "file=sys.stderr)); main()"
         )
         command = [sys.executable, "-c", code, "compact", "--store", store.path, "--name", "two", "--json"]
         made = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -45,7 +45,7 @@ def check(recaller):
 def reopened(shop, release=None):
     with open_recaller(shop.path, release=release) as recaller:
         check(recaller)
-        return recaller.live.view
+        return recaller.live.snapshot
 
 
 def test_compacted_then_rolled_back(served):
@@ -54,7 +54,7 @@ def test_compacted_then_rolled_back(served):
     compact(shop.path, name="two")
     recaller.activate("two")
     check(recaller)
-    assert (recaller.live.view.delta.count, reopened(shop).delta.count) == (0, 0)
+    assert (recaller.live.snapshot.delta.count, reopened(shop).delta.count) == (0, 0)
     shop.rollback()
     assert reopened(shop).delta.count == 2
     recaller.activate("tiny")
@@ -84,13 +84,16 @@ def test_an_item_that_only_another_release_has_stays_deleted(served):
     recaller.activate("three")
     for name in ("tiny", "two", "three"):
         recaller.activate(name)
-        assert recaller.live.view.has(recaller.live.view.rows([synthetic.item_id(5), synthetic.item_id(6)])).sum() == 0
+        assert (
+            recaller.live.snapshot.has(recaller.live.snapshot.rows([synthetic.item_id(5), synthetic.item_id(6)])).sum()
+            == 0
+        )
 
 
 def test_vectors_of_an_older_encoder_are_made_again(served):
     """As a release of a newly trained model finds them: cached vectors of another hash."""
     shop, recaller = served
-    view = recaller.live.view
+    view = recaller.live.snapshot
     expected = view.vectors(view.rows(["new"]))[0]
     digest, wrong = view.release.manifest.encoder, np.full(8, 0.5, dtype=np.float32)
     recaller.close()
@@ -105,7 +108,7 @@ def test_vectors_of_an_older_encoder_are_made_again(served):
         )
     for name in ("tiny", compact(shop.path)):
         with open_recaller(shop.path, release=name) as reader:
-            view = reader.live.view
+            view = reader.live.snapshot
             rows = view.rows(["old", "cached", "given", "refused"])
             assert (rows >= 0).tolist() == [True, True, True, False]
             old, cached, given = view.vectors(rows[:3])
@@ -129,7 +132,7 @@ def test_a_deleted_item_speaks_in_histories_until_it_is_compacted_away(served):
 def test_features_are_those_of_the_tower(served):
     """Guards the tests above: NEW says something to it."""
     _, recaller = served
-    encoder = recaller.live.view.release.encoder
+    encoder = recaller.live.snapshot.release.encoder
     frame = frame_of([{}, {"type": "kind 1"}], encoder.state.items.features)
     one, other = encoder.encode_items(frame, np.array([-1, -1]))
     assert np.abs(one - other).max() > 1e-3

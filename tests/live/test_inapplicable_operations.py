@@ -112,10 +112,10 @@ def test_one_category_too_many_is_refused_at_its_place(tmp_path):
             writer.upsert(items)
         place = int(caught.value.field[len("items[") :].partition("]")[0])
         assert caught.value.field == f"items[{place}].fields.kind"
-        assert len(writer.live.view) == 250  # all or none
+        assert len(writer.live.snapshot) == 250  # all or none
         assert writer.upsert(items[:place]) == place
     with open_recaller(tmp_path) as reader:
-        assert len(reader.live.view) == 250 + place
+        assert len(reader.live.snapshot) == 250 + place
 
 
 @pytest.fixture
@@ -137,13 +137,13 @@ def poisoned(tmp_path):
 
 def test_what_a_release_cannot_take_is_told_and_served_without(poisoned, caplog):
     with caplog.at_level(logging.WARNING), open_recaller(poisoned, writable=True, auto_compact=False) as writer:
-        assert dict(writer.live.view.refused) == {8: 2}
+        assert dict(writer.live.snapshot.refused) == {8: 2}
         assert sorted(writer.recall(EVERYTHING).ids) == [2, 3, 7, 9]
         assert "cannot take 1 operations" in caplog.text
         assert "2: its vector has 2 numbers, and this release's have 3" in caplog.text
         assert "no place for values of the journal, by column: {'until': 1}" in caplog.text
         writer.upsert([{"id": 8, "vector": [1, 0, 0]}])
-        assert not writer.live.view.refused
+        assert not writer.live.snapshot.refused
 
 
 def test_an_operation_that_fails_when_it_is_built_is_refused_alone(poisoned, monkeypatch, caplog):
@@ -159,9 +159,9 @@ def test_an_operation_that_fails_when_it_is_built_is_refused_alone(poisoned, mon
 
     monkeypatch.setattr(ItemFields, "attribute_frame", failing)
     with open_recaller(poisoned) as reader:
-        assert dict(reader.live.view.refused) == {7: 1, 8: 2}
+        assert dict(reader.live.snapshot.refused) == {7: 1, 8: 2}
         assert sorted(reader.recall(EVERYTHING).ids) == [2, 3, 9]
-        assert reader.live.view.seq == 4
+        assert reader.live.snapshot.seq == 4
     assert "1: planted" in caplog.text
 
 
@@ -183,7 +183,7 @@ def test_an_operator_sees_and_drops(poisoned):
     with pytest.raises(StoreError, match="no operation 5: it holds those from 1 to 4"):
         drop_operation(poisoned, 5)
     with open_recaller(poisoned, writable=True, auto_compact=False) as writer:
-        assert not writer.live.view.refused
+        assert not writer.live.snapshot.refused
         assert writer.live.upsert([{"id": 8, "vector": [1, 0, 0]}]).seq == 5  # no gap, and no number twice
         with pytest.raises(StoreError, match="held by"):
             drop_operation(poisoned, 1)

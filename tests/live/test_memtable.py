@@ -8,9 +8,9 @@ import pytest
 
 from vecall.errors import DataError
 from vecall.live import memtable as overlay_file
-from vecall.live.memtable import Overlay
+from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 
 N, D = 20, 4
 STRINGS = [f"é{i:02}" for i in range(N)]
@@ -53,7 +53,7 @@ def test_views_stay_what_they_were(release, ids, spare, monkeypatch):
     rng = random.Random(0)
     more = ids + ([f"new {i}" for i in range(15)] if isinstance(ids[0], str) else list(range(15)))
     oracle = {one: (float(i), f"c{i}", True) for i, one in enumerate(ids)}
-    overlay, taken = Overlay(release), []
+    overlay, taken = MemTable(release), []
     for seq in range(1, 120):
         chosen = rng.choices(more, k=rng.choice([1, 1, 2, 9]))  # equal ids in one batch, too
         if rng.random() < 0.4:
@@ -75,12 +75,12 @@ def test_views_stay_what_they_were(release, ids, spare, monkeypatch):
         assert not view.delta.codes.flags.writeable
     lengths = [len(view.delta) for view, _ in taken]
     assert (max(lengths) <= 2 * len(more) + 12) == (spare == 3)
-    assert overlay.view.delta.attributes.n_chunks() <= overlay_file._MOST_CHUNKS + 1
+    assert overlay.snapshot.delta.attributes.n_chunks() <= overlay_file._MOST_CHUNKS + 1
 
 
 def test_rows_of_the_base_become_those_of_today(release, ids):
-    overlay = Overlay(release)
-    view = View.of(release)
+    overlay = MemTable(release)
+    view = Snapshot.of(release)
     rows = np.array([3, 3, 0, 7])
     assert view.current(rows) is rows
     view = overlay.apply([upsert(ids[3], 9), delete(ids[0])], seq=2)
@@ -93,12 +93,12 @@ def test_rows_of_the_base_become_those_of_today(release, ids):
 
 def test_half_precision_as_in_a_release(release, ids):
     vector = np.array([0.1, 1 + 2**-11, 1e-8, 65504], dtype=np.float32)  # between two halves, too small, the largest
-    view = Overlay(release).apply([Operation(0, "upsert", ids[0], {}, vector, None, given=True)], seq=1)
+    view = MemTable(release).apply([Operation(0, "upsert", ids[0], {}, vector, None, given=True)], seq=1)
     assert view.vectors(np.array([N])).tolist() == [vector.astype(np.float16).astype(np.float32).tolist()]
 
 
 def test_without_changes_nothing_is_added(release, ids):
-    view = View.of(release)
+    view = Snapshot.of(release)
     assert (view.live, len(view.delta), view.seq, view.refused, len(view)) == (None, 0, 0, {}, N)
     assert view.rows([ids[4], ids[4]]).tolist() == [4, 4]
     with pytest.raises(DataError, match="ids here are"):
@@ -106,7 +106,7 @@ def test_without_changes_nothing_is_added(release, ids):
 
 
 def test_no_attributes(release_of):
-    overlay = Overlay(release_of([1, 2], [[1, 0], [0, 1]]))
+    overlay = MemTable(release_of([1, 2], [[1, 0], [0, 1]]))
     for seq in range(1, 100):
         view = overlay.apply([Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, given=True)], seq=seq)
     assert view.attributes(view.rows([50, 2, 1])).height == 3

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vecall.errors import JournalDamaged, Locked, StoreError
-from vecall.live.live_index import Others, Source
+from vecall.live.journal_sqlite import JournalVersionReader
+from vecall.live.live_index import LiveIndex
+from vecall.live.live_state import LiveState, PeerSettings
 from vecall.live.pruning import journal_path, prune
-from vecall.live.tail import Tail
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.release.file_lock import hold
 
@@ -22,7 +23,7 @@ def item(one, axis=0):
 
 
 def live_ids(source):
-    view = source.view
+    view = source.snapshot
     return sorted(view.ids(np.flatnonzero(view.has(np.arange(view.release.index.size + len(view.delta))))))
 
 
@@ -34,7 +35,7 @@ def store(store_of):
 @pytest.fixture
 def both(store, tmp_path):
     """Two that write; they are what two processes would be."""
-    opened = [Source.open(store, None, writable=True, others=Others(tmp_path / "turns")) for _ in range(2)]
+    opened = [LiveIndex.open(store, None, writable=True, peers=PeerSettings(tmp_path / "turns")) for _ in range(2)]
     yield opened
     for one in opened:
         one.close()
@@ -44,12 +45,12 @@ def test_what_one_wrote_the_other_sees(both):
     first, second = both
     first.upsert([item(9)])
     assert live_ids(second) == [1, 2, 3, 4]
-    second.see_others()
+    second.refresh()
     assert live_ids(second) == [1, 2, 3, 4, 9]
     second.delete([9, 1])
-    first.see_others()
+    first.refresh()
     assert live_ids(first) == [2, 3, 4]
-    assert first.view.seq == second.view.seq == 3
+    assert first.snapshot.seq == second.snapshot.seq == 3
 
 
 def test_each_write_is_checked_against_all_before_it(both):
@@ -63,46 +64,46 @@ def test_each_write_is_checked_against_all_before_it(both):
 def test_nothing_is_read_again_where_nothing_was_written(both, monkeypatch):
     both[0].upsert([item(9)])
     for one in both:
-        one.see_others()
-    monkeypatch.setattr(Source, "_catch_up", lambda *_: pytest.fail("it was read"))
+        one.refresh()
+    monkeypatch.setattr(LiveState, "catch_up", lambda *_: pytest.fail("it was read"))
     for one in both:
-        one.see_others()
+        one.refresh()
 
 
 def test_who_only_reads_follows(store, both):
-    reader, other = (Source.open(store, None, writable=False, others=others) for others in (Others(), None))
+    reader, other = (LiveIndex.open(store, None, writable=False, peers=others) for others in (PeerSettings(), None))
     both[0].upsert([item(9)])
     for one in (reader, other):
-        one.see_others()
+        one.refresh()
     assert 9 in live_ids(reader)
     assert 9 not in live_ids(other)
 
 
 def test_a_journal_that_comes_later_is_followed(store):
-    reader = Source.open(store, None, writable=False, others=Others())
-    reader.see_others()
-    writer = Source.open(store, None, writable=True)
+    reader = LiveIndex.open(store, None, writable=False, peers=PeerSettings())
+    reader.refresh()
+    writer = LiveIndex.open(store, None, writable=True)
     writer.upsert([item(9)])
-    reader.see_others()
+    reader.refresh()
     assert 9 in live_ids(reader)
     writer.close()
 
 
 def test_writers_come_and_go(store):
     """The last one to close takes the -wal along."""
-    reader = Source.open(store, None, writable=False, others=Others())
+    reader = LiveIndex.open(store, None, writable=False, peers=PeerSettings())
     for number in range(3):
-        writer = Source.open(store, None, writable=True)
+        writer = LiveIndex.open(store, None, writable=True)
         writer.upsert([item(10 + number)])
-        reader.see_others()
+        reader.refresh()
         assert live_ids(reader)[-1] == 10 + number
         writer.close()
-        reader.see_others()
+        reader.refresh()
     assert live_ids(reader) == [1, 2, 3, 4, 10, 11, 12]
 
 
 def test_another_writer_keeps_its_turn(both, tmp_path, monkeypatch):
-    monkeypatch.setattr("vecall.live.live_index._PATIENCE", 0.05)
+    monkeypatch.setattr("vecall.live.live_index._WRITE_LOCK_TIMEOUT_SECONDS", 0.05)
     with hold(tmp_path / "turns", timeout=0), pytest.raises(Locked):
         both[0].upsert([item(9)])
     both[0].upsert([item(9)])
@@ -114,8 +115,8 @@ def test_a_release_made_by_one_is_followed_with_what_came_after(store, both):
     publish_vectors(store.path, [1, 2, 3, 4, 5], np.vstack([EYE, EYE[:1]]), name="two", activate=False)
     first.activate("two")
     second.upsert([item(8)])
-    assert second.follow() == "two"
-    first.see_others()
+    assert second.switch_to_current() == "two"
+    first.refresh()
     assert live_ids(first) == live_ids(second) == [1, 2, 3, 4, 5, 8, 9]
 
 
@@ -126,52 +127,52 @@ def test_a_release_newer_than_the_journal_that_was_opened_is_gone_over_to(store,
     first, second = both
     first.upsert([item(9)])
     made = compact(store.path)
-    assert second.follow() == made
+    assert second.switch_to_current() == made
     assert live_ids(second) == [1, 2, 3, 4, 9]
 
 
 def test_who_serves_what_was_pruned_says_so_and_goes_on(store, both):
     """Operations that it lacks may be gone as well, and it must not seem to have them."""
-    reader = Source.open(store, None, writable=False, others=Others())
+    reader = LiveIndex.open(store, None, writable=False, peers=PeerSettings())
     first, _ = both
-    served = reader.view.release.name
-    publish_vectors(store.path, [1, 2], EYE[:2], name="two", journal_seq=first.view.seq)
-    first.follow()
+    served = reader.snapshot.release.name
+    publish_vectors(store.path, [1, 2], EYE[:2], name="two", journal_seq=first.snapshot.seq)
+    first.switch_to_current()
     first.upsert([item(9)])
-    publish_vectors(store.path, [1, 2, 9], EYE[:3], name="three", journal_seq=first.view.seq)
+    publish_vectors(store.path, [1, 2, 9], EYE[:3], name="three", journal_seq=first.snapshot.seq)
     assert served in prune(store, keep=0).releases
-    before = reader.view
+    before = reader.snapshot
     for _ in range(2):
         with pytest.raises(StoreError):
-            reader.see_others()
-        assert reader.view is before
-    assert reader.follow() == "three"
-    reader.see_others()
+            reader.refresh()
+        assert reader.snapshot is before
+    assert reader.switch_to_current() == "three"
+    reader.refresh()
     assert live_ids(reader) == [1, 2, 9]
 
 
 def test_damage_does_not_pass_for_nothing_new(store, both):
-    reader = Source.open(store, None, writable=False, others=Others())
+    reader = LiveIndex.open(store, None, writable=False, peers=PeerSettings())
     for one in both:
         one.upsert([item(9)])
         one.close()
     path = journal_path(store)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(JournalDamaged):
-        reader.see_others()
+        reader.refresh()
     assert live_ids(reader) == [1, 2, 3, 4]
 
 
 def test_a_journal_brought_back_from_a_copy_is_looked_at_anew(store, both, tmp_path):
     for one in both:
         one.close()
-    path, tail = journal_path(store), Tail(journal_path(store))
-    before = tail.version()
+    path, tail = journal_path(store), JournalVersionReader(journal_path(store))
+    before = tail.current_version()
     shutil.copy(path, tmp_path / "copy")
     (tmp_path / "copy").rename(path)
-    assert tail.version() != before
+    assert tail.current_version() != before
     path.unlink()
-    assert tail.version() is None
+    assert tail.current_version() is None
     tail.close()
 
 
@@ -185,8 +186,8 @@ def test_many_at_once_end_in_the_same(both):
         for step, one in enumerate(jobs[number]):
             own = 100 * (number + 1) + one
             seq = (mine.upsert([item(own, step % 4)]) if step % 3 else mine.delete([own])).seq
-            other.see_others()
-            if other.view.seq < seq or (own in live_ids(other)) != bool(step % 3):
+            other.refresh()
+            if other.snapshot.seq < seq or (own in live_ids(other)) != bool(step % 3):
                 wrong.append((number, step))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -195,7 +196,7 @@ def test_many_at_once_end_in_the_same(both):
     for one in threads:
         one.join()
     for one in both:
-        one.see_others()
+        one.refresh()
     assert not wrong
     assert live_ids(both[0]) == live_ids(both[1])
-    assert both[0].view.seq == both[1].view.seq == 160
+    assert both[0].snapshot.seq == both[1].snapshot.seq == 160

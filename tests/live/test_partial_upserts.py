@@ -35,7 +35,7 @@ def store(tmp_path):
 
 
 def row_of(recaller, one):
-    view = recaller.live.view
+    view = recaller.live.snapshot
     table = view.attributes(view.rows([one])).with_columns(at=pl.col("at").to_physical())
     return table.rows()[0]
 
@@ -83,7 +83,7 @@ def test_only_items_that_are_there_can_be_changed_in_part(store):
         with pytest.raises(QueryError) as caught:
             writer.upsert([{"id": 1, "fields": {"n": "x"}}], partial=True)
         assert caught.value.field == "items[0].fields.n"
-        assert writer.live.view.seq == 1
+        assert writer.live.snapshot.seq == 1
 
 
 def test_a_column_that_json_cannot_say_is_not_lost_in_silence(tmp_path):
@@ -105,7 +105,7 @@ def shop(published, tmp_path):
 
 
 def vectors(recaller, *ids):
-    view = recaller.live.view
+    view = recaller.live.snapshot
     return view.vectors(view.rows(list(ids)))
 
 
@@ -122,7 +122,11 @@ def test_an_item_is_encoded_of_all_its_features(shop):
         whole = vectors(writer, "new")
         writer.upsert([{"id": "new", "fields": {"year": 5}}], partial=True)
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
-        given = {"id": synthetic.item_id(4), "vector": [0.5] * 8, "encoder": writer.live.view.release.manifest.encoder}
+        given = {
+            "id": synthetic.item_id(4),
+            "vector": [0.5] * 8,
+            "encoder": writer.live.snapshot.release.manifest.encoder,
+        }
         writer.upsert([given])
     compact(shop, name="two")
     with open_recaller(shop, writable=True, auto_compact=False) as writer:
@@ -132,6 +136,6 @@ def test_an_item_is_encoded_of_all_its_features(shop):
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
         assert vectors(writer, synthetic.item_id(4)).tolist() == [[0.5] * 8]  # given, and stays
         assert (
-            writer.live.view.release.given_rows.tolist()
-            == writer.live.view.release.items.rows([synthetic.item_id(4)]).tolist()
+            writer.live.snapshot.release.given_rows.tolist()
+            == writer.live.snapshot.release.items.rows([synthetic.item_id(4)]).tolist()
         )

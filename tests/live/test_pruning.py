@@ -5,7 +5,7 @@ import pytest
 
 from vecall.errors import ReleaseRefused, StoreError
 from vecall.live import compaction as compact_file
-from vecall.live import live_index
+from vecall.live import live_index, switching
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 from vecall.live.pruning import Pruned, check_declared, check_reaches, droppable, journal_path, prune
@@ -137,10 +137,10 @@ def test_a_release_that_is_pruned_while_it_is_read_is_refused(store, monkeypatch
             return release
 
         monkeypatch.setattr(compact_file if how == "compact" else live_index, "open_release", pruned_at_once)
-        monkeypatch.setattr(live_index, "prove_release", pruned_at_once)
+        monkeypatch.setattr(switching, "prove_release", pruned_at_once)
         with pytest.raises(StoreError, match="has no release 'one'"):
             {
                 "open": lambda: open_recaller(store.path, release="one"),
-                "activate": lambda: recaller.live._prepared(store, "one"),
+                "activate": lambda: recaller.live._switcher._prepare(store, "one"),
                 "compact": lambda: compact_file.compact(store.path, release="one"),
             }[how]()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.live import live_index, memory
-from vecall.live.live_index import Source
+from vecall.live import memory, switching
+from vecall.live.live_index import LiveIndex
 from vecall.live.memory import check_memory, free_memory
 from vecall.pipeline.publish_vectors import publish_vectors
 
@@ -24,69 +24,69 @@ def two(store_of):
 
 
 def test_what_is_current_is_followed(two):
-    live = Source.open(two, None, writable=True)
+    live = LiveIndex.open(two, None, writable=True)
     live.upsert([{"id": 9, "vector": [1.0, 0, 0, 0]}])
-    assert live.follow() is None
+    assert live.switch_to_current() is None
     two.activate("two")
-    assert live.follow() == "two"
-    assert live.follow() is None
-    assert (live.view.release.name, len(live.view)) == ("two", 6)
+    assert live.switch_to_current() == "two"
+    assert live.switch_to_current() is None
+    assert (live.snapshot.release.name, len(live.snapshot)) == ("two", 6)
     live.close()
 
 
 def test_nothing_is_gone_over_to_that_is_damaged(two):
-    live = Source.open(two, None, writable=False)
+    live = LiveIndex.open(two, None, writable=False)
     (two.path / "CURRENT").write_text("{")
     with pytest.raises(ReleaseRefused, match="CURRENT"):
-        live.follow()
+        live.switch_to_current()
     (two.path / "CURRENT").unlink()
     with pytest.raises(StoreError, match="no release"):
-        live.follow()
-    assert live.view.release.name == "one"
+        live.switch_to_current()
+    assert live.snapshot.release.name == "one"
 
 
 def test_the_release_before_is_still_in_memory(two, monkeypatch):
-    live = Source.open(two, None, writable=True, keep_previous=True)
-    first = live.view.release
+    live = LiveIndex.open(two, None, writable=True, keep_previous=True)
+    first = live.snapshot.release
     live.activate("two")
     live.delete([1])
     opened = []
-    monkeypatch.setattr(live_index, "prove_release", lambda *asked: opened.append(asked))
+    monkeypatch.setattr(switching, "prove_release", lambda *asked: opened.append(asked))
     live.activate("one")
-    assert live.view.release is first
-    assert len(live.view) == 3  # with what was deleted meanwhile
+    assert live.snapshot.release is first
+    assert len(live.snapshot) == 3  # with what was deleted meanwhile
     assert not opened
     assert two.current().release == "one"
     live.close()
 
 
 def test_a_release_in_memory_is_opened_again_when_the_disk_has_another(two):
-    live = Source.open(two, None, writable=False, keep_previous=True)
-    first = live.view.release
+    live = LiveIndex.open(two, None, writable=False, keep_previous=True)
+    first = live.snapshot.release
     live.activate("two")
     shutil.rmtree(two.folder("one"))
     with pytest.raises(StoreError, match="no release 'one'"):
         live.activate("one")
     publish_vectors(two.path, [1, 2, 3, 4], -EYE, name="one", activate=False)
     live.activate("one")
-    assert live.view.release is not first
-    np.testing.assert_array_equal(live.view.release.index.vectors(np.array([0])), -EYE[:1])
+    assert live.snapshot.release is not first
+    np.testing.assert_array_equal(live.snapshot.release.index.vectors(np.array([0])), -EYE[:1])
 
 
 def test_without_being_asked_to_no_second_one_is_kept(two):
-    live = Source.open(two, None, writable=False)
-    first = live.view.release
+    live = LiveIndex.open(two, None, writable=False)
+    first = live.snapshot.release
     live.activate("two")
     live.activate("one")
-    assert live.view.release is not first
+    assert live.snapshot.release is not first
 
 
 def test_what_memory_does_not_suffice_for_is_refused_with_the_numbers(two, monkeypatch):
-    live = Source.open(two, None, writable=False)
+    live = LiveIndex.open(two, None, writable=False)
     monkeypatch.setattr(memory, "free_memory", lambda: 100)
     with pytest.raises(StoreError, match=r"needs about [0-9,]+ bytes .* 100 are free"):
         live.activate("two")
-    assert live.view.release.name == two.current().release == "one"
+    assert live.snapshot.release.name == two.current().release == "one"
     monkeypatch.setattr(memory, "free_memory", lambda: None)  # nobody knows
     live.activate("two")
 

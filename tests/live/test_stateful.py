@@ -124,7 +124,7 @@ class Shop(RuleBasedStateMachine):
     @invariant()
     def everything_is_there(self):
         if self.recaller is not None:
-            view = self.recaller.live.view
+            view = self.recaller.live.snapshot
             assert len(view) == len(self.served)
             assert view.has(view.rows(list(range(15)))).tolist() == [one in self.served for one in range(15)]
 

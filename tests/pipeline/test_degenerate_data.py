@@ -188,7 +188,7 @@ def test_an_upsert_s_value_is_the_table_s(settings, tmp_path):
     with open_recaller(tmp_path / "store", writable=True, auto_compact=False) as recaller:
         spellings = [{"n": 1, "t": [1]}, {"n": 1.0, "t": ["1.0"]}, {"n": "1", "t": "1"}]
         recaller.upsert([{"id": f"new{n}", "fields": fields} for n, fields in enumerate(spellings)])
-        view = recaller.live.view
+        view = recaller.live.snapshot
         vectors = view.vectors(view.rows(["new0", "new1", "new2"]))
     assert np.abs(vectors - vectors[0]).max() == 0
 

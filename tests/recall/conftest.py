@@ -11,7 +11,7 @@ from vecall.data.id_map import build_vocabulary
 from vecall.data.ragged import Sequences
 from vecall.data.request_features import frame_of
 from vecall.index.settings import IndexSettings
-from vecall.live.live_index import Source
+from vecall.live.live_index import LiveIndex
 from vecall.recall.recaller import Recaller
 from vecall.release.encoder import TowersState
 from vecall.release.release import open_release
@@ -73,7 +73,7 @@ def release_of(tmp_path):
 
 @pytest.fixture
 def recaller_of(release_of):
-    return lambda *args, **kwargs: Recaller(Source.of(release_of(*args, **kwargs)))
+    return lambda *args, **kwargs: Recaller(LiveIndex.from_release(release_of(*args, **kwargs)))
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from vecall.errors import QueryError
 from vecall.live import memtable as overlays
-from vecall.live.memtable import Overlay
+from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall import filters
 from vecall.recall.filters import Filters, mask_of
 
@@ -234,7 +234,7 @@ def evaluated(monkeypatch):
 @pytest.fixture
 def overlay(release_of):
     years = [1980 + row for row in range(N)]
-    return Overlay(release_of(np.ones((N, 4)), attributes={"year": years, "kind": [f"k{year % 7}" for year in years]}))
+    return MemTable(release_of(np.ones((N, 4)), attributes={"year": years, "kind": [f"k{year % 7}" for year in years]}))
 
 
 def upsert(one, year):
@@ -246,16 +246,16 @@ def rows_of(passing):
 
 
 def test_no_condition_is_no_filter(overlay, evaluated):
-    assert Filters().passing((), overlay.view) is None
+    assert Filters().passing((), overlay.snapshot) is None
     assert evaluated == []
 
 
 def test_a_filter_is_evaluated_once_for_a_release(overlay, evaluated):
     passing = Filters()
-    first = passing.passing(YOUNG, overlay.view)
+    first = passing.passing(YOUNG, overlay.snapshot)
     assert rows_of(first) == (list(range(20, N)), [])
     assert first.base.count == 20
-    again = passing.passing([{"value": 2000, "op": "gte", "field": "year"}], overlay.view)  # keys in whatever order
+    again = passing.passing([{"value": 2000, "op": "gte", "field": "year"}], overlay.snapshot)  # keys in whatever order
     assert again.base is first.base
     assert evaluated == [N]
 
@@ -274,8 +274,8 @@ def test_other_filters_have_other_answers(overlay, one, other):
     passing = Filters()
     for condition in (one, other, one, other):
         where = [{"field": "year"} | condition]
-        expected = np.flatnonzero(mask_of(where, overlay.view.release.attributes)).tolist()
-        assert rows_of(passing.passing(where, overlay.view))[0] == expected
+        expected = np.flatnonzero(mask_of(where, overlay.snapshot.release.attributes)).tolist()
+        assert rows_of(passing.passing(where, overlay.snapshot))[0] == expected
 
 
 def test_each_slot_of_the_delta_is_evaluated_once(overlay, evaluated):
@@ -308,22 +308,22 @@ def test_a_delta_that_was_cleared_is_evaluated_anew(overlay, evaluated, monkeypa
 
 def test_another_release_is_another_question(release_of, evaluated):
     passing = Filters()
-    old = Overlay(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
-    new = Overlay(release_of(np.ones((3, 4)), attributes={"year": [2010, 1990, 2020]}))
+    old = MemTable(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
+    new = MemTable(release_of(np.ones((3, 4)), attributes={"year": [2010, 1990, 2020]}))
     for one in (old, new):
         one.apply([upsert(1, 2000)], seq=1)
     for _ in range(2):  # requests of before and after a swap, side by side
-        assert rows_of(passing.passing(YOUNG, old.view)) == ([1, 2], [True])
-        assert rows_of(passing.passing(YOUNG, new.view)) == ([0, 2], [True])
+        assert rows_of(passing.passing(YOUNG, old.snapshot)) == ([1, 2], [True])
+        assert rows_of(passing.passing(YOUNG, new.snapshot)) == ([0, 2], [True])
     assert evaluated == [3, 1] * 4
 
 
 def test_a_release_that_was_swapped_out_is_not_kept_in_memory(release_of):
     passing = Filters()
-    overlay = Overlay(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
+    overlay = MemTable(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
     overlay.apply([upsert(1, 2000)], seq=1)
-    passing.passing(YOUNG, overlay.view)
-    release, slots = ref(overlay.view.release), ref(overlay.view.delta.slots)
+    passing.passing(YOUNG, overlay.snapshot)
+    release, slots = ref(overlay.snapshot.release), ref(overlay.snapshot.delta.slots)
     del overlay
     gc.collect()
     assert (release(), slots()) == (None, None)
@@ -337,15 +337,15 @@ def test_what_is_kept_is_bounded(overlay, evaluated, monkeypatch, delta):
     passing = Filters()
     several = [[{"field": "year", "op": "gt", "value": value}] for value in range(300)]
     for where in several:
-        passing.passing(where, overlay.view)
+        passing.passing(where, overlay.snapshot)
     kept = len(passing._kept)
     assert kept == 100_000 // (1024 + len(repr([sorted(several[-1][0].items(), key=repr)])) + 5 + delta)
     assert sum(one.nbytes for one in passing._kept.values()) == passing._nbytes <= 100_000
     evaluated.clear()
     for where in several[-kept:]:
-        passing.passing(where, overlay.view)
+        passing.passing(where, overlay.snapshot)
     assert evaluated == []
-    passing.passing([{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.view)  # too long to be kept
+    passing.passing([{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.snapshot)  # too long to be kept
     assert passing._nbytes <= 100_000
 
 
@@ -353,8 +353,8 @@ def test_what_is_asked_for_often_stays(overlay, evaluated, monkeypatch):
     monkeypatch.setattr(filters, "_MOST_BYTES", 5_000)
     passing = Filters()
     for value in range(50):
-        passing.passing(YOUNG, overlay.view)
-        passing.passing([{"field": "year", "op": "gt", "value": value}], overlay.view)
+        passing.passing(YOUNG, overlay.snapshot)
+        passing.passing([{"field": "year", "op": "gt", "value": value}], overlay.snapshot)
     assert len(evaluated) == 51
 
 
@@ -362,13 +362,13 @@ def test_a_wrong_filter_is_refused_each_time_and_not_kept(overlay):
     passing = Filters()
     for _ in range(2):
         with pytest.raises(QueryError, match="yeer"):
-            passing.passing([{"field": "yeer", "op": "gt", "value": 3}], overlay.view)
+            passing.passing([{"field": "yeer", "op": "gt", "value": 3}], overlay.snapshot)
     assert not passing._kept
 
 
 def test_threads_get_right_answers_while_items_come(overlay, monkeypatch):
     monkeypatch.setattr(filters, "_MOST_BYTES", 4_000)  # all the time something is dropped
-    passing, views = Filters(), [View.of(overlay.view.release)]
+    passing, views = Filters(), [Snapshot.of(overlay.snapshot.release)]
     views.extend(overlay.apply([upsert(turn, 1970 + turn)], seq=turn + 1) for turn in range(60))
     wheres = [[{"field": "year", "op": "gte", "value": 1975 + value}] for value in range(8)]
     base = [mask_of(where, views[0].release.attributes).nonzero()[0].tolist() for where in wheres]

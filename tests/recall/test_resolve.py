@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vecall.errors import QueryError
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Query, Unknown
 from vecall.recall.resolve import understand
 
@@ -19,7 +19,7 @@ def release(release_of, towers):
 
 
 def ask(release, **query):
-    asked = understand(Query(**query), View.of(release))
+    asked = understand(Query(**query), Snapshot.of(release))
     vector = None if asked.vector is None else asked.vector[0].tolist()
     return vector, asked.excluded.tolist(), asked.fallback, asked.unknown
 

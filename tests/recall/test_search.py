@@ -12,9 +12,9 @@ from vecall.index.base import Effort
 from vecall.index.bitmap import Bitmap
 from vecall.index.planner import Costs
 from vecall.index.search_params import EffortCurve
-from vecall.live.memtable import Overlay
+from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import Passing
 from vecall.recall.query import Unknown
 from vecall.recall.resolve import Ask
@@ -120,13 +120,13 @@ def test_always_the_true_best_that_remain(release_of, engine, costs, monkeypatch
     @settings(max_examples=120)
     @given(case=st.fixed_dictionaries(CASES))
     def check(case):
-        overlay, model = Overlay(release), Model(popularity)
+        overlay, model = MemTable(release), Model(popularity)
         for batch in case["batches"]:
             made = [delete(name_of(one)) if new is None else upsert(name_of(one), new) for one, new in batch]
             overlay.apply(made, seq=1)
             for one, new in batch:
                 model.change(one, new)
-        view = overlay.view
+        view = overlay.snapshot
         rows = view.rows([name_of(one) for one in case["excluded"]])
         before = view.live, view.delta.live.copy()
         found = find(view, asking(case["vector"], rows[rows >= 0]), passing_of(case["passing"], view), case["k"])
@@ -175,7 +175,7 @@ def recorded(release):
 
 def test_the_index_is_asked_for_as_many_more_as_are_excluded(recorded):
     release, index = recorded
-    found = find(View.of(release), asking([1, 0, 0, 0], [3, 5]), None, 6)
+    found = find(Snapshot.of(release), asking([1, 0, 0, 0], [3, 5]), None, 6)
     assert index.asked == [("search", 8, CURVE.at(8), None)]
     assert (found.path, found.effort, len(found.rows), found.matches, found.available) == ("index", (20, 30), 6, 60, 58)
 
@@ -183,7 +183,7 @@ def test_the_index_is_asked_for_as_many_more_as_are_excluded(recorded):
 def test_under_a_filter_it_looks_as_far_as_the_rank_says(recorded):
     release, index = recorded
     even = np.arange(N) % 2 == 0
-    found = find(View.of(release), asking([1, 0, 0, 0], [2, 3, 4]), Passing(Bitmap.of(even), np.empty(0, bool)), 7)
+    found = find(Snapshot.of(release), asking([1, 0, 0, 0], [2, 3, 4]), Passing(Bitmap.of(even), np.empty(0, bool)), 7)
     (asked,) = index.asked
     assert asked[:3] == ("search", 9, CURVE.at(9, rank=18))  # row 3 does not pass: it is none of the excluded
     assert (asked[3].mask() == even).all()
@@ -192,9 +192,9 @@ def test_under_a_filter_it_looks_as_far_as_the_rank_says(recorded):
 
 def test_deleted_items_ask_for_as_much_as_filtered_ones(recorded):
     release, index = recorded
-    overlay = Overlay(release)
+    overlay = MemTable(release)
     overlay.apply([delete(100 + row) for row in range(40)], seq=1)
-    found = find(overlay.view, asking([1, 0, 0, 0], [5, 50]), None, 4)  # row 5 is deleted
+    found = find(overlay.snapshot, asking([1, 0, 0, 0], [5, 50]), None, 4)  # row 5 is deleted
     (asked,) = index.asked
     assert asked[:3] == ("search", 5, CURVE.at(5, rank=15))
     assert np.flatnonzero(asked[3].mask()).tolist() == list(range(40, 60))
@@ -203,14 +203,14 @@ def test_deleted_items_ask_for_as_much_as_filtered_ones(recorded):
 
 def test_a_filter_that_all_pass_is_none(recorded):
     release, index = recorded
-    find(View.of(release), asking([1, 0, 0, 0]), Passing(Bitmap.all_of(N), np.empty(0, bool)), 5)
+    find(Snapshot.of(release), asking([1, 0, 0, 0]), Passing(Bitmap.all_of(N), np.empty(0, bool)), 5)
     assert index.asked == [("search", 5, CURVE.at(5), None)]
 
 
 def test_what_is_excluded_is_not_scanned(recorded):
     release, index = recorded
-    find(View.of(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0], [0, 59]), None, 5)
-    find(View.of(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0]), None, 5)
+    find(Snapshot.of(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0], [0, 59]), None, 5)
+    find(Snapshot.of(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0]), None, 5)
     assert [asked[:3] for asked in index.asked] == [("exact", 5, None)] * 2
     assert np.flatnonzero(index.asked[0][3].mask()).tolist() == list(range(1, 59))
     assert index.asked[1][3] is None
@@ -218,19 +218,19 @@ def test_what_is_excluded_is_not_scanned(recorded):
 
 def test_a_base_of_which_nothing_remains_is_not_asked(recorded):
     release, index = recorded
-    overlay = Overlay(release)
+    overlay = MemTable(release)
     overlay.apply([delete(100 + row) for row in range(N)], seq=1)
-    assert find(overlay.view, asking([1, 0, 0, 0]), None, 5).rows.tolist() == []
+    assert find(overlay.snapshot, asking([1, 0, 0, 0]), None, 5).rows.tolist() == []
     overlay.apply([upsert(7, [1, 0, 0, 0]), upsert(300, [2, 0, 0, 0]), upsert(110, [1, 5, 0, 0])], seq=2)
-    found = find(overlay.view, asking([1, 0, 0, 0]), None, 5)
-    assert overlay.view.ids(found.rows) == [300, 7, 110]
+    found = find(overlay.snapshot, asking([1, 0, 0, 0]), None, 5)
+    assert overlay.snapshot.ids(found.rows) == [300, 7, 110]
     assert (found.path, found.matches, found.delta) == ("all", 3, 3)
     assert index.asked == []
 
 
 @pytest.mark.parametrize(("k", "path"), [(1, "index"), (14, "index"), (59, "index"), (N, "all"), (N + 1, "all")])
 def test_every_k_from_1_to_more_than_the_whole_pool(recorded, k, path):
-    found = find(View.of(recorded[0]), asking([1, 2, -1, 0]), None, k)
+    found = find(Snapshot.of(recorded[0]), asking([1, 2, -1, 0]), None, k)
     assert (found.path, len(found.rows)) == (path, min(k, N))
 
 
@@ -240,12 +240,12 @@ def test_an_approximate_index_gives_k_of_the_best_and_none_that_may_not_be(relea
     rng = np.random.default_rng(0)
     release = release_of(rng.standard_normal((3000, 8)).astype(np.float32), engine=engine)
     release = replace(release, costs=DEAR_SCAN)  # else so few are scanned
-    overlay = Overlay(release)
+    overlay = MemTable(release)
     changed = {100 + int(row): rng.standard_normal(8).astype(np.float32) for row in rng.choice(3000, 100)}
     changed |= {5000 + one: rng.standard_normal(8).astype(np.float32) for one in range(100)}
     gone = [100 + int(row) for row in rng.choice(3000, 200)]
     overlay.apply([*(upsert(*one) for one in changed.items()), *map(delete, gone)], seq=1)
-    view = overlay.view
+    view = overlay.snapshot
     everything = np.arange(3000 + len(view.delta))
     stored, alive = view.vectors(everything), view.has(everything)
     passing = Passing(Bitmap.of(rng.random(3000) < 0.4), rng.random(len(view.delta)) < 0.4)
@@ -272,29 +272,29 @@ def test_an_approximate_index_gives_k_of_the_best_and_none_that_may_not_be(relea
 def test_equal_scores_stand_by_id_across_base_and_delta(release_of):
     """Ids of the delta fall between those of the base, and place k cuts amid them."""
     release = release_of(np.ones((5, 4)), ids=["a", "c", "e", "g", "i"], popularity=[1] * 5)
-    overlay = Overlay(release)
+    overlay = MemTable(release)
     overlay.apply([upsert(one, np.ones(4)) for one in ("h", "b", "z", "f", "c", "A")], seq=1)
     overlay.apply([delete("e"), upsert("b", np.ones(4)), upsert("é", np.ones(4))], seq=2)
     expected = ["A", "a", "b", "c", "f", "g", "h", "i", "z", "é"]
     for k in range(1, 12):
-        found = find(overlay.view, asking([1, 1, 1, 1]), None, k)
-        assert overlay.view.ids(found.rows) == expected[:k]
-    excluded = np.sort(overlay.view.rows(["b", "A", "g"]))
-    found = find(overlay.view, asking([1, 1, 1, 1], excluded), None, 4)
-    assert overlay.view.ids(found.rows) == ["a", "c", "f", "h"]
+        found = find(overlay.snapshot, asking([1, 1, 1, 1]), None, k)
+        assert overlay.snapshot.ids(found.rows) == expected[:k]
+    excluded = np.sort(overlay.snapshot.rows(["b", "A", "g"]))
+    found = find(overlay.snapshot, asking([1, 1, 1, 1], excluded), None, 4)
+    assert overlay.snapshot.ids(found.rows) == ["a", "c", "f", "h"]
 
 
 def test_changed_items_are_as_popular_as_they_were_and_new_ones_not_at_all(release_of):
     release = release_of(whole_numbers(4), ids=["a", "b", "c", "d"], popularity=[0, 5, 9, 2])
-    overlay = Overlay(release)
+    overlay = MemTable(release)
     overlay.apply([upsert("c", np.ones(4)), upsert("0", np.ones(4)), delete("d"), upsert("z", np.ones(4))], seq=1)
     overlay.apply([delete("b")], seq=2)
     overlay.apply([upsert("b", np.ones(4))], seq=3)
-    found = find(overlay.view, asking(), None, 9)
-    assert (overlay.view.ids(found.rows), found.scores.tolist()) == (["c", "b", "0", "a", "z"], [9, 5, 0, 0, 0])
+    found = find(overlay.snapshot, asking(), None, 9)
+    assert (overlay.snapshot.ids(found.rows), found.scores.tolist()) == (["c", "b", "0", "a", "z"], [9, 5, 0, 0, 0])
     assert (found.path, found.matches, found.delta) == ("popular", 5, 4)
 
 
 def test_nothing_to_fall_back_on_is_an_error(release):
     with pytest.raises(QueryError, match="no popularity to fall back on"):
-        find(View.of(replace(release, popularity=None)), asking(), None, 3)
+        find(Snapshot.of(replace(release, popularity=None)), asking(), None, 3)

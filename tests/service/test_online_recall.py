@@ -110,7 +110,7 @@ def test_the_interval_holds_the_mean(shares):
 
 
 def test_no_drift_of_the_golden_queries_themselves(recaller):
-    usual = golden_scores(recaller.live.view.release)
+    usual = golden_scores(recaller.live.snapshot.release)
     assert usual is not None
     assert stability_index(usual, usual) == pytest.approx(0.0, abs=0.02)
     assert stability_index(usual, usual + 3) > 1
@@ -124,7 +124,7 @@ def test_stability_index_by_hand():
 
 
 def test_drift_begins_anew_with_a_release(recaller):
-    drift, release = Drift(), recaller.live.view.release
+    drift, release = Drift(), recaller.live.snapshot.release
     for seed in range(150):
         query = everything(seed, history=[1, 9999])
         drift.add(recaller.answer(query), query, served=release)

@@ -10,7 +10,7 @@ from support import synthetic
 from support.server import eventually, served
 
 from vecall.errors import QueryError
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
@@ -184,7 +184,7 @@ def view_of(tmp_path):
     def make(ids, attributes=None):
         vectors = np.random.default_rng(0).standard_normal((len(ids), 8)).astype(np.float32)
         publish_vectors(tmp_path / "store", ids, vectors, attributes=attributes)
-        return View.of(open_release(Store.open(tmp_path / "store")))
+        return Snapshot.of(open_release(Store.open(tmp_path / "store")))
 
     return make
 
@@ -264,7 +264,7 @@ def test_the_map_lays_out_what_is_apart(view_of):
 def test_two_dimensions_are_shown_as_they_are(tmp_path):
     vectors = np.array([[0, 0], [1, 0], [0, 3], [1, 3]], dtype=np.float32)
     publish_vectors(tmp_path / "flat", [1, 2, 3, 4], vectors)
-    drawn = draw(View.of(open_release(Store.open(tmp_path / "flat"))), None, unknown="?", others="others")
+    drawn = draw(Snapshot.of(open_release(Store.open(tmp_path / "flat"))), None, unknown="?", others="others")
     assert drawn.share == pytest.approx(1.0)
     assert {point.x for point in drawn.points} == {20.0, 1580.0}  # along the longer side
 

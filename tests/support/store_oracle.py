@@ -345,8 +345,8 @@ def shown(recaller: Any) -> Items:
     """All items that a recaller answers with; vectors and fields must be those of their values."""
     table = recaller.candidates(Query(vector=[1.0] + [0.0] * (D - 1), k=2 * ALL))
     items = dict(zip(table["id"], zip(table["batch"], table["item"], strict=True), strict=True))
-    assert len(items) == len(table) == len(recaller.live.view), "an item is answered twice, or not at all"
-    view = recaller.live.view
+    assert len(items) == len(table) == len(recaller.live.snapshot), "an item is answered twice, or not at all"
+    view = recaller.live.snapshot
     vectors = view.vectors(view.rows(list(items)))
     for vector, label, value in zip(vectors, table["label"], items.values(), strict=True):
         assert label == fields_of(value)["label"], (label, value)

@@ -18,10 +18,10 @@ from vecall.index.bitmap import Rows
 from vecall.index.settings import IndexSettings
 from vecall.live.item_columns import Fields, ItemFields
 from vecall.live.journal import Journal
-from vecall.live.memtable import Overlay
+from vecall.live.memtable import MemTable
 from vecall.live.pruning import journal_path
 from vecall.live.replay import replay
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.release.atomic_io import read_array, write_array
 from vecall.release.encoder import ENCODERS, ITEM_IDS, ITEM_TOWER, QUERY_TOWER, Encoder
 from vecall.release.release import Release, open_release
@@ -56,7 +56,7 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
     """
     opened = Store.open(Path(store))
     base = open_release(opened, release)
-    overlay = Overlay(base)
+    overlay = MemTable(base)
     journal = Journal.read(journal_path(opened), base.items.id_type)
     cut = 0 if journal is None else journal.last_seq
     if journal is None or cut <= base.manifest.journal_seq:
@@ -84,7 +84,7 @@ def _settings(base: Release) -> IndexSettings:
     return settings
 
 
-def _in_order(view: View) -> Rows:
+def _in_order(view: Snapshot) -> Rows:
     """Rows of the items that stay, in the order of their ids."""
     n = view.release.index.size
     base = np.arange(n) if view.live is None else np.flatnonzero(view.live.mask())
@@ -92,11 +92,11 @@ def _in_order(view: View) -> Rows:
     return np.take(rows, _id_column(view, rows).arg_sort().to_numpy())
 
 
-def _id_column(view: View, rows: Rows) -> pl.Series:
+def _id_column(view: Snapshot, rows: Rows) -> pl.Series:
     return pl.Series("id", view.ids(rows), dtype=id_dtype(view.release.items.id_type))
 
 
-def _origins(view: View, rows: Rows) -> Rows:
+def _origins(view: Snapshot, rows: Rows) -> Rows:
     """Row of each item in the base; -1 where it is new."""
     n = view.release.index.size
     origins = rows.copy()
@@ -112,7 +112,7 @@ class _LiveUpserts:
     given: frozenset[Id]
 
     @classmethod
-    def of(cls, view: View, journal: Journal, cut: int) -> "_LiveUpserts":
+    def of(cls, view: Snapshot, journal: Journal, cut: int) -> "_LiveUpserts":
         """Read from the journal again: a view keeps what requests look at alone."""
         fields: dict[Id, Fields] = {}
         given = set()
@@ -123,7 +123,7 @@ class _LiveUpserts:
         return cls(fields, frozenset(given))
 
 
-def _features(view: View, rows: Rows, changes: _LiveUpserts) -> pl.DataFrame | None:
+def _features(view: Snapshot, rows: Rows, changes: _LiveUpserts) -> pl.DataFrame | None:
     """[len(rows)] rows of the features that a release keeps."""
     release, new = view.release, rows >= view.release.index.size
     if release.features is None:
@@ -135,7 +135,7 @@ def _features(view: View, rows: Rows, changes: _LiveUpserts) -> pl.DataFrame | N
     return both[np.argsort(np.concatenate([np.flatnonzero(~new), np.flatnonzero(new)]))]
 
 
-def _given_rows(view: View, rows: Rows, changes: _LiveUpserts) -> Rows:
+def _given_rows(view: Snapshot, rows: Rows, changes: _LiveUpserts) -> Rows:
     """Places among the rows of items whose vector was given."""
     new = rows >= view.release.index.size
     given = np.isin(rows, view.release.given_rows) & ~new
@@ -143,7 +143,7 @@ def _given_rows(view: View, rows: Rows, changes: _LiveUpserts) -> Rows:
     return np.flatnonzero(given)
 
 
-def _contents(view: View, rows: Rows, cut: int, changes: _LiveUpserts) -> Contents:
+def _contents(view: Snapshot, rows: Rows, cut: int, changes: _LiveUpserts) -> Contents:
     base, origins = view.release, _origins(view, rows)
     vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # as they are stored, so no bit is lost
     for start in range(0, len(rows), _AT_ONCE):
@@ -175,7 +175,7 @@ def _moved(users: Users, origins: Rows, n: int) -> Users:
     return Users(users.ids, users.fields, histories)
 
 
-def _carry_towers(base: Path, draft: Path, view: View, rows: Rows) -> tuple[Encoder, str] | None:
+def _carry_towers(base: Path, draft: Path, view: Snapshot, rows: Rows) -> tuple[Encoder, str] | None:
     """Copy the towers, which stay what they are, and the id vectors of the items that stay."""
     digest = view.release.manifest.encoder
     if digest is None:

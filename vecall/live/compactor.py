@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from vecall.errors import Locked, StoreError, VecallError
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.release.file_lock import hold
 from vecall.release.store import Store
 
@@ -66,7 +66,7 @@ class Compactor:
         self._child: subprocess.Popen[str] | None = None
         self._thread: Thread | None = None
 
-    def consider(self, view: View) -> None:
+    def consider(self, view: Snapshot) -> None:
         """Start a compaction if one is due and none runs. Call it after each write."""
         if self._thread is not None and self._thread.is_alive():
             return

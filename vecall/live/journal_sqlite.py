@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 from zlib import crc32
 
 from vecall.errors import JournalDamaged, JournalFailed, StoreError
 from vecall.release.atomic_io import sync
 from vecall.schema import IdType
+
+JournalVersion = tuple[int, bool, int]
 
 FORMAT = 1
 PATIENCE = 10.0  # seconds to wait for another process's transaction
@@ -143,3 +146,44 @@ def damaged(path: Path, what: str, seq: int | None = None) -> JournalDamaged:
         "what changed since the release was made",
         seq=seq,
     )
+
+
+class JournalVersionReader:
+    """The end of a journal, as others may move it. Safe to use from several threads.
+
+    Args:
+        path: of the journal, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._wal = path, path.with_name(f"{path.name}-wal")
+        self._lock = Lock()
+        self._db: sqlite3.Connection | None = None
+        self._file = (0, False)
+
+    def current_version(self) -> JournalVersion | None:
+        """Another value than before if anything was written since; None while there is no journal.
+
+        Raises:
+            JournalFailed, JournalDamaged: it cannot be looked at.
+        """
+        with self._lock, explained(self._path):
+            try:
+                file = (self._path.stat().st_ino, self._wal.exists())
+            except FileNotFoundError:
+                return None
+            # Another file was brought back from a copy. Without -wal on a read-only disk it was taken for unchangeable.
+            if self._db is None or file != self._file:
+                self._close()
+                self._db, self._file = connect(self._path, "ro"), file
+            return *file, self._db.execute("PRAGMA data_version").fetchone()[0]
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None

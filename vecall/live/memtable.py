@@ -13,7 +13,7 @@ from vecall.data.id_map import Id
 from vecall.index.bitmap import Bitmap, Rows
 from vecall.live.item_columns import ItemFields
 from vecall.live.operations import Operation
-from vecall.live.snapshot import Delta, Slots, View
+from vecall.live.snapshot import Delta, Slots, Snapshot
 from vecall.release.release import Release
 
 _MOST_CHUNKS = 32  # of the attributes; a filter looks at each
@@ -37,7 +37,7 @@ class Prepared:
     rows: pl.DataFrame
 
 
-class Overlay:
+class MemTable:
     """A release's changes. One thread applies them; views may be read by any number of others meanwhile.
 
     Arrays of slots are appended to, and copied only when they grow; a view sees their beginning, which stays.
@@ -48,11 +48,11 @@ class Overlay:
     """
 
     def __init__(self, release: Release) -> None:
-        self.view = View.of(release)
+        self.snapshot = Snapshot.of(release)
         self._fields = ItemFields.of(release)
-        self._codes: NDArray[np.float16] = self.view.delta.codes  # [room, D]
-        self._origins: Rows = self.view.delta.origins  # [room]
-        self._settled = self._recent = self.view.delta.attributes
+        self._codes: NDArray[np.float16] = self.snapshot.delta.codes  # [room, D]
+        self._origins: Rows = self.snapshot.delta.origins  # [room]
+        self._settled = self._recent = self.snapshot.delta.attributes
 
     def prepare(self, operations: Sequence[Operation]) -> "Prepared":
         """All of an application that may fail, so that what was prepared can be written down and applied.
@@ -66,13 +66,13 @@ class Overlay:
         """
         last = {operation.id: operation for operation in operations}
         upserts = [operation for operation in last.values() if operation.vector is not None]
-        codes = np.empty((len(upserts), self.view.release.index.dim), dtype=np.float16)
+        codes = np.empty((len(upserts), self.snapshot.release.index.dim), dtype=np.float16)
         for place, operation in enumerate(upserts):
             codes[place] = operation.vector
         rows = self._fields.attribute_frame([operation.fields or {} for operation in upserts])
         return Prepared(last, upserts, codes, rows)
 
-    def commit(self, prepared: "Prepared", *, seq: int, refused: Mapping[Id, int] = MappingProxyType({})) -> View:
+    def commit(self, prepared: "Prepared", *, seq: int, refused: Mapping[Id, int] = MappingProxyType({})) -> Snapshot:
         """The view after some more operations.
 
         Args:
@@ -80,7 +80,7 @@ class Overlay:
             seq: the last operation that is contained from now on.
             refused: ids whose last operation, by its number, this release cannot take.
         """
-        before, last = self.view, prepared.last
+        before, last = self.snapshot, prepared.last
         origins = before.release.items.rows(list(last))
         delta = self._appended(before.delta, prepared, origins)
         gone = origins[origins >= 0]
@@ -92,10 +92,10 @@ class Overlay:
             refused = MappingProxyType(left | dict(refused))
         else:
             refused = before.refused
-        self.view = View(before.release, live, delta, seq, refused)
-        return self.view
+        self.snapshot = Snapshot(before.release, live, delta, seq, refused)
+        return self.snapshot
 
-    def apply(self, operations: Sequence[Operation], *, seq: int) -> View:
+    def apply(self, operations: Sequence[Operation], *, seq: int) -> Snapshot:
         """Prepare and commit at once: for operations that are written down already, or never will be."""
         return self.commit(self.prepare(operations), seq=seq)
 

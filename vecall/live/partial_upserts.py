@@ -13,7 +13,7 @@ from vecall.errors import QueryError
 from vecall.live.column_validation import to_json_value
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.release.item_features import stored_names
 
 Item = dict[str, Any]
@@ -27,7 +27,7 @@ class Completer:
         journal: with the fields of live items.
     """
 
-    def __init__(self, view: View, journal: Journal) -> None:
+    def __init__(self, view: Snapshot, journal: Journal) -> None:
         self._view, self._journal = view, journal
         self._made: dict[Id, Item] = {}
 

@@ -12,9 +12,9 @@ from vecall.errors import VecallError
 from vecall.live.gil import in_turns
 from vecall.live.item_columns import ItemFields, UnfitValueError
 from vecall.live.item_parsing import encoded
-from vecall.live.memtable import Overlay, Prepared
+from vecall.live.memtable import MemTable, Prepared
 from vecall.live.operations import Operation
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.release.release import Release
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ class Adapted:
     problem: str | None = None
 
 
-def replay(overlay: Overlay, operations: Iterable[Operation]) -> View:
+def replay(overlay: MemTable, operations: Iterable[Operation]) -> Snapshot:
     """Apply operations in the order of their `seq`; vectors of another encoder are made again from fields.
 
     What the release cannot take is left out, logged, and listed in `View.refused`: a vector that was given for another
     encoder, or a value that a column does not hold. Columns that the release does not have, or has with another
     meaning, are left out and counted.
     """
-    release = overlay.view.release
+    release = overlay.snapshot.release
     adapter = Adapter(release)
     refused: dict[int, str] = {}
     lost_columns: dict[str, int] = {}
@@ -66,12 +66,12 @@ def replay(overlay: Overlay, operations: Iterable[Operation]) -> View:
         prepared, failed = _prepare(overlay, adapter, [made.operation for _, made in adapted if made.operation])
         rejected |= failed
         for part in prepared[:-1]:
-            overlay.commit(part, seq=overlay.view.seq)
+            overlay.commit(part, seq=overlay.snapshot.seq)
         last_refused: dict[Id, int] = {one: seq for seq, (one, _) in rejected.items()}
         overlay.commit(prepared[-1], seq=batch[-1].seq, refused=last_refused)
         refused |= {seq: problem for seq, (_, problem) in rejected.items()}
     _log(release, refused, lost_columns)
-    return overlay.view
+    return overlay.snapshot
 
 
 def _log(release: Release, refused: dict[int, str], lost_columns: dict[str, int]) -> None:
@@ -99,7 +99,7 @@ def _batches(operations: Iterable[Operation], size: int) -> Iterator[Sequence[Op
 
 
 def _prepare(
-    overlay: Overlay, adapter: "Adapter", operations: Sequence[Operation]
+    overlay: MemTable, adapter: "Adapter", operations: Sequence[Operation]
 ) -> tuple[list[Prepared], dict[int, tuple[Id, str]]]:
     """Operations in parts that can be applied, and by number those that cannot: halved until these stand alone."""
     try:
@@ -161,5 +161,5 @@ class Adapter:
         adapted = self.adapt(operation)
         if adapted.operation is None:
             return False, adapted.problem
-        _, failed = _prepare(Overlay(self._release), self, [adapted.operation])
+        _, failed = _prepare(MemTable(self._release), self, [adapted.operation])
         return (False, failed[operation.seq][1]) if failed else (True, adapted.problem)

@@ -82,7 +82,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class View:
+class Snapshot:
     """A release of N items and a delta. A row below N is of the base, row N + i is slot i of the delta.
 
     Attributes:

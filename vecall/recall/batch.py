@@ -142,7 +142,7 @@ def _answer(recaller: Recaller, asked: _Asked) -> Recalled:
 
 
 def _table(recaller: Recaller, asked: Sequence[_Asked], answers: Sequence[Recalled]) -> pl.DataFrame:
-    item = id_dtype(recaller.live.view.release.items.id_type)
+    item = id_dtype(recaller.live.snapshot.release.items.id_type)
     users = [one.query.user_id for one in asked]
     if recaller.user_id_type == "string":  # so they are, or the release knows no users and takes ids of any type
         users = [None if one is None else str(one) for one in users]

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.index.bitmap import Bitmap
-from vecall.live.snapshot import Slots, View
+from vecall.live.snapshot import Slots, Snapshot
 from vecall.recall.conditions import parse_condition
 from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
 from vecall.release.release import Release
@@ -65,7 +65,7 @@ class Filters:
         self._keeping = Lock()
 
     def passing(
-        self, where: Sequence[Mapping[str, object]], view: View, *, checkpoint: Callable[[], object] = _noop
+        self, where: Sequence[Mapping[str, object]], view: Snapshot, *, checkpoint: Callable[[], object] = _noop
     ) -> Passing | None:
         """What of a view passes all conditions; None where there are none.
 
@@ -92,13 +92,13 @@ class Filters:
         with self._scans.aside(release.index.size):
             return Bitmap.of(mask_of(where, release.attributes, checkpoint=checkpoint))
 
-    def _known(self, key: str, view: View) -> tuple[Bitmap, NDArray[np.bool_]] | None:
+    def _known(self, key: str, view: Snapshot) -> tuple[Bitmap, NDArray[np.bool_]] | None:
         kept = self._kept.get(key)
         if kept is None or kept.release() is not view.release:
             return None
         return kept.passing.base, kept.passing.delta if kept.slots() is view.delta.slots else _NOTHING
 
-    def _keep(self, key: str, view: View, passing: Passing) -> None:
+    def _keep(self, key: str, view: Snapshot, passing: Passing) -> None:
         nbytes = _BYTES_EACH + len(key) + passing.base.bits.nbytes + passing.delta.nbytes
         kept = _Kept(passing, ref(view.release), ref(view.delta.slots), nbytes)
         with self._keeping:

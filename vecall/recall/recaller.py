@@ -13,8 +13,8 @@ import polars as pl
 
 from vecall.data.casting import id_dtype
 from vecall.data.id_map import Id
-from vecall.live.live_index import DELTA_MAX, Source
-from vecall.live.snapshot import View
+from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
+from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import Filters, Passing
 from vecall.recall.query import Plan, Query, Recalled, parse_id
 from vecall.recall.resolve import Ask, understand
@@ -44,7 +44,7 @@ class Answered:
         ms: milliseconds by stage, see `STAGES`.
     """
 
-    view: View
+    view: Snapshot
     ask: Ask
     passing: Passing | None
     found: Found
@@ -63,7 +63,7 @@ class Recaller:
         live: what is served, and changed: the methods of its name here, with fuller answers.
     """
 
-    def __init__(self, live: Source, *, scans: ScanLimit = NO_LIMIT) -> None:
+    def __init__(self, live: LiveIndex, *, scans: ScanLimit = NO_LIMIT) -> None:
         self.live = live
         self._filters = Filters(scans)
         self._scans = scans
@@ -91,12 +91,12 @@ class Recaller:
     @property
     def release(self) -> str:
         """Name of the release that answers."""
-        return self.live.view.release.name
+        return self.live.snapshot.release.name
 
     @property
     def user_id_type(self) -> IdType:
         """Of this release's users; where it has none, ids are taken as text."""
-        users = self.live.view.release.users
+        users = self.live.snapshot.release.users
         return "string" if users is None else users.ids.id_type
 
     def parse_user_id(self, text: str) -> Id:
@@ -198,7 +198,7 @@ class Recaller:
             TooManyScans: it takes a large scan, and as many run as may.
         """
         check_not_forked()
-        view = self.live.view
+        view = self.live.snapshot
         times = [time.perf_counter()]
         ask = understand(query, view)
         times.append(time.perf_counter())
@@ -239,7 +239,7 @@ def open_recaller(
     *,
     release: str | None = None,
     writable: bool = False,
-    delta_max: int = DELTA_MAX,
+    delta_max: int = MAX_DELTA_ITEMS,
     auto_compact: bool = True,
 ) -> Recaller:
     """Open a store for recall, once every byte of the release was verified. Loads no torch.
@@ -264,4 +264,6 @@ def open_recaller(
     """
     check_not_forked()
     opened = Store.open(Path(store))
-    return Recaller(Source.open(opened, release, writable=writable, delta_max=delta_max, auto_compact=auto_compact))
+    return Recaller(
+        LiveIndex.open(opened, release, writable=writable, max_delta_items=delta_max, auto_compact=auto_compact)
+    )

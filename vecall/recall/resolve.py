@@ -12,7 +12,7 @@ from vecall.data.id_map import UNKNOWN, Id, Row
 from vecall.data.request_features import frame_of, problem
 from vecall.errors import DataError, QueryError
 from vecall.index.base import MAX_QUERY
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Fallback, Query, Unknown
 from vecall.release.release import Release
 
@@ -38,7 +38,7 @@ class Ask:
     unknown: Unknown
 
 
-def understand(query: Query, view: View) -> Ask:
+def understand(query: Query, view: Snapshot) -> Ask:
     """Read a query. Items of histories count as they are now; deleted ones speak for the user still.
 
     Raises:
@@ -78,7 +78,7 @@ def _user_row(query: Query, release: Release) -> Row | None:
         raise QueryError(f"user_id: {error}", field="user_id") from error
 
 
-def _known_rows(field: str, ids: Sequence[Id], view: View) -> tuple[Rows, int]:
+def _known_rows(field: str, ids: Sequence[Id], view: Snapshot) -> tuple[Rows, int]:
     """Rows of the ids that are known, and how many are not."""
     if not len(ids):
         return _NO_ROWS, 0
@@ -96,7 +96,7 @@ def _as_read(history: Rows, release: Release) -> Rows:
     return history[max(0, len(history) - length) :]
 
 
-def _vector(query: Query, view: View, user: Row | None, history: Rows) -> NDArray[np.float32] | None:
+def _vector(query: Query, view: Snapshot, user: Row | None, history: Rows) -> NDArray[np.float32] | None:
     """[1, D] the given vector, or the user tower's; None where nothing is known of the user."""
     release = view.release
     if query.vector is not None:

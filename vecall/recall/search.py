@@ -13,7 +13,7 @@ from vecall.index.bitmap import Bitmap
 from vecall.index.kernels import near_best, scores_of
 from vecall.index.planner import decide
 from vecall.index.topk import best_first, top_k
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import Passing
 from vecall.recall.resolve import Ask
 from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
@@ -79,7 +79,7 @@ class _Pool:
         return (Bitmap.all_of(self.size) if self.base is None else self.base).without(self.excluded)
 
 
-def find(view: View, ask: Ask, passing: Passing | None, k: int, *, scans: ScanLimit = NO_LIMIT) -> Found:
+def find(view: Snapshot, ask: Ask, passing: Passing | None, k: int, *, scans: ScanLimit = NO_LIMIT) -> Found:
     """Exactly min(k, available) items.
 
     Args:
@@ -103,7 +103,7 @@ def find(view: View, ask: Ask, passing: Passing | None, k: int, *, scans: ScanLi
 
 
 def find_exactly(
-    view: View,
+    view: Snapshot,
     vector: NDArray[np.float32],
     excluded: Rows,
     passing: Passing | None,
@@ -134,7 +134,7 @@ def find_exactly(
     return _with_delta(view, vector, pool, best, k)[0]
 
 
-def _pool(view: View, excluded: Rows, passing: Passing | None) -> _Pool:
+def _pool(view: Snapshot, excluded: Rows, passing: Passing | None) -> _Pool:
     n, delta = view.release.index.size, view.delta
     base = view.live if passing is None else passing.base if view.live is None else view.live & passing.base
     out = excluded
@@ -151,7 +151,7 @@ def _pool(view: View, excluded: Rows, passing: Passing | None) -> _Pool:
 
 
 def _search_base(
-    view: View, vector: NDArray[np.float32], pool: _Pool, k: int, scans: ScanLimit
+    view: Snapshot, vector: NDArray[np.float32], pool: _Pool, k: int, scans: ScanLimit
 ) -> tuple[How, Effort | None, Scored]:
     release = view.release
     wanted = min(k, pool.of_base)
@@ -181,19 +181,19 @@ def _among(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
     return found
 
 
-def _scan_delta(view: View, vector: NDArray[np.float32], pool: _Pool, k: int) -> Scored:
+def _scan_delta(view: Snapshot, vector: NDArray[np.float32], pool: _Pool, k: int) -> Scored:
     """All rows of the delta that may be among the k best, every one that ties with them too."""
     scores = scores_of(view.delta.codes, vector[0], pool.slots)
     near = near_best(scores, k)
     return pool.slots[near] + pool.size, scores[near]
 
 
-def _with_delta(view: View, vector: NDArray[np.float32], pool: _Pool, base: Scored, k: int) -> Scored:
+def _with_delta(view: Snapshot, vector: NDArray[np.float32], pool: _Pool, base: Scored, k: int) -> Scored:
     """The k best of the base's and the delta's."""
     return base if not len(pool.slots) else _merged(view, base, _scan_delta(view, vector, pool, k), k)
 
 
-def _merged(view: View, base: Scored, delta: Scored, k: int) -> Scored:
+def _merged(view: Snapshot, base: Scored, delta: Scored, k: int) -> Scored:
     """Rows of the base stand in the order of ids; those of the delta do not."""
     hits = best_first(
         np.concatenate([base[0], delta[0]])[None],
@@ -209,7 +209,7 @@ def _merged(view: View, base: Scored, delta: Scored, k: int) -> Scored:
     return rows[:k], scores[:k]
 
 
-def _most_popular(view: View, pool: _Pool, k: int) -> Scored:
+def _most_popular(view: Snapshot, pool: _Pool, k: int) -> Scored:
     """By how often items were taken, changed ones too; new ones never were."""
     popularity = view.release.popularity
     if popularity is None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vecall.errors import ReleaseRefused, VecallError
-from vecall.live.live_index import Others, Source
-from vecall.live.snapshot import View
+from vecall.live.live_index import LiveIndex
+from vecall.live.live_state import PeerSettings
+from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Query
 from vecall.recall.recaller import Answered, Recaller
 from vecall.recall.scan_limiter import ScanLimit
@@ -47,7 +48,9 @@ class Serving:
         not_ready: why recalls are not answered yet; None once they are.
     """
 
-    def __init__(self, settings: ServeSettings, store: Store, live: Source, siblings: Siblings | None = None) -> None:
+    def __init__(
+        self, settings: ServeSettings, store: Store, live: LiveIndex, siblings: Siblings | None = None
+    ) -> None:
         self.settings, self.store, self._siblings = settings, store, siblings
         self.line = Line(settings.queue, settings.deadline_ms, aside=settings.scans, name="vecall-scan")
         self.recaller = Recaller(live, scans=ScanLimit(settings.scans, aside=self.line.aside))
@@ -55,7 +58,7 @@ class Serving:
         self.changes = Pool(1, _CHANGES_WAITING, _PATIENCE_MS, name="vecall-changes")
         self.swaps = Pool(1, _SWAPS_WAITING, _PATIENCE_MS, name="vecall-swaps")
         self.live_recall, self._drift = LiveRecall(settings.sample), Drift()
-        self.telemetry = Telemetry(lambda: live.view, self.live_recall, self._drift)
+        self.telemetry = Telemetry(lambda: live.snapshot, self.live_recall, self._drift)
         self.not_ready: str | None = "the golden queries have not been asked yet"
         self._watcher = Watcher(store, live, settings.poll_seconds, self._went, self._looked)
         self._behind: str | None = None
@@ -76,20 +79,20 @@ class Serving:
             Locked: `writable`, and another process writes.
         """
         store = Store.open(path)
-        live = Source.open(
+        live = LiveIndex.open(
             store,
             None,
             writable=settings.writable,
-            delta_max=settings.delta_max,
+            max_delta_items=settings.delta_max,
             keep_previous=True,
-            others=_others(settings, siblings),
+            peers=_others(settings, siblings),
         )
         return cls(settings, store, live, siblings)
 
     @property
-    def view(self) -> View:
+    def view(self) -> Snapshot:
         """What is served now."""
-        return self.recaller.live.view
+        return self.recaller.live.snapshot
 
     @property
     def problem(self) -> str | None:
@@ -191,7 +194,7 @@ class Serving:
     def _see_others(self) -> None:
         """What other processes wrote; if it cannot be read, what is known is served on, and `problem` says so."""
         try:
-            self.recaller.live.see_others()
+            self.recaller.live.refresh()
         except VecallError as error:
             if self._behind is None:
                 logger.warning("changes by other processes are not seen: %s", error)
@@ -220,8 +223,8 @@ class Serving:
             self.not_ready = None  # it has proved itself, whatever the first one did
 
 
-def _others(settings: ServeSettings, siblings: Siblings | None) -> Others | None:
+def _others(settings: ServeSettings, siblings: Siblings | None) -> PeerSettings | None:
     """Who else serves the store: processes of this port, or, where this one only reads, perhaps a writer."""
     if siblings is not None:
-        return Others(siblings.turns, settings.processes)
-    return None if settings.writable else Others()
+        return PeerSettings(siblings.turns, settings.processes)
+    return None if settings.writable else PeerSettings()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Event
 
 from vecall.errors import ReleaseRefused, VecallError
-from vecall.live.live_index import Source
+from vecall.live.live_index import LiveIndex
 from vecall.release.store import Current, Store
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Watcher:
     def __init__(
         self,
         store: Store,
-        live: Source,
+        live: LiveIndex,
         seconds: float,
         went: Callable[[bool], None],
         looked: Callable[[], None],
@@ -61,7 +61,7 @@ class Watcher:
             if current == self._refused and time.monotonic() < self._not_before:
                 return
             began = time.perf_counter()
-            name = self._live.follow()
+            name = self._live.switch_to_current()
         except (VecallError, OSError) as error:
             if str(error) != self.problem:
                 logger.warning("the store's current release is not gone over to: %s", error)

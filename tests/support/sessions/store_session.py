@@ -69,7 +69,7 @@ class _Writer:
         if self._recaller is None:
             self._recaller = open_recaller(self._store, writable=True, auto_compact=False)
         if operation == ["snapshot"]:
-            self._model.tables = (self._recaller.live.view.seq, shown(self._recaller))
+            self._model.tables = (self._recaller.live.snapshot.seq, shown(self._recaller))
         elif operation == ["close"]:
             recaller, self._recaller = self._recaller, None
             recaller.close()

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, disable_created_metric
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.recaller import STAGES, Answered
 from vecall.service.metrics.buffered import Counts, Distribution
 from vecall.service.metrics.drift import Drift
@@ -26,7 +26,7 @@ class Telemetry:
         drift: of real requests.
     """
 
-    def __init__(self, view: Callable[[], View], live_recall: LiveRecall, drift: Drift) -> None:
+    def __init__(self, view: Callable[[], Snapshot], live_recall: LiveRecall, drift: Drift) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
         self._registry = registry = CollectorRegistry()
         self._seconds = Distribution(
@@ -102,7 +102,7 @@ def _pass_rate(made: Answered) -> str:
 class _Now:
     """Gauges, read when they are asked for."""
 
-    def __init__(self, view: Callable[[], View], live_recall: LiveRecall, drift: Drift) -> None:
+    def __init__(self, view: Callable[[], Snapshot], live_recall: LiveRecall, drift: Drift) -> None:
         self._view, self._live_recall, self._drift = view, live_recall, drift
 
     def collect(self) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ import polars as pl
 
 from vecall.data.id_map import Id
 from vecall.errors import QueryError
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS, LIST_OPS
 from vecall.recall.query import Query, parse_id
 from vecall.service.settings import Limits
@@ -70,7 +70,7 @@ class Form:
         """Whether there is anything to recall for."""
         return bool(self.user or self.history)
 
-    def query(self, view: View, limits: Limits) -> Query:
+    def query(self, view: Snapshot, limits: Limits) -> Query:
         """The query.
 
         Raises:
@@ -90,7 +90,7 @@ class Form:
             explain=True,
         )
 
-    def _condition(self, place: str, row: Filter, view: View) -> dict[str, Any]:
+    def _condition(self, place: str, row: Filter, view: Snapshot) -> dict[str, Any]:
         attributes = view.release.attributes
         if row.field not in attributes.columns or row.op not in FILTER_OPS:
             raise QueryError(f"{place}: expected an attribute and an operation, got {row.field!r:.80}", field=place)
@@ -101,13 +101,13 @@ class Form:
         return {"field": row.field, "op": row.op, "value": whole}
 
 
-def user_id(view: View, text: str) -> Id:
+def user_id(view: Snapshot, text: str) -> Id:
     """A user id that was typed, of the release's type."""
     users = view.release.users
     return parse_id("user_id", text, "string" if users is None else users.ids.id_type)
 
 
-def item_ids(view: View, field: str, text: str) -> list[Id]:
+def item_ids(view: Snapshot, field: str, text: str) -> list[Id]:
     """Item ids that were typed, with commas between them."""
     return [parse_id(field, one.strip(), view.release.items.id_type) for one in text.split(",") if one.strip()]
 

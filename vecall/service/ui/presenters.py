@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vecall.data.frames import column
 from vecall.data.id_map import Id, Vocabulary
 from vecall.index.bitmap import Rows
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 
 _TITLES = ("title", "name")
 _MOST_ATTRIBUTES = 6
@@ -40,7 +40,7 @@ class Shown:
     score: float | None = None
 
 
-def shown(view: View, rows: Rows, scores: NDArray[np.float32] | None = None) -> list[Shown]:
+def shown(view: Snapshot, rows: Rows, scores: NDArray[np.float32] | None = None) -> list[Shown]:
     """Items at some rows of a view, in this order."""
     title = title_column(view.release.attributes)
     marks: list[float | None] = [None] * len(rows) if scores is None else scores.tolist()
@@ -66,7 +66,7 @@ def title_column(attributes: pl.DataFrame) -> str | None:
     return next((name for name in (*_TITLES, *texts) if name in texts), None)
 
 
-def find_items(view: View, asked: str) -> Rows:
+def find_items(view: Snapshot, asked: str) -> Rows:
     """Rows of items whose title holds a text, letters of either case, or whose id it is; live ones alone."""
     table, title = view.release.attributes, title_column(view.release.attributes)
     found = np.empty(0, dtype=np.int64)

@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.service.ui.presenters import shown
 
 MOST = 1_200  # items
@@ -46,7 +46,7 @@ class Map:
     attribute: str | None
 
 
-def draw(view: View, attribute: str | None, *, unknown: str, others: str) -> Map:
+def draw(view: Snapshot, attribute: str | None, *, unknown: str, others: str) -> Map:
     """Lay out a sample of a release's items by their first two principal components (Pearson 1901).
 
     Args:

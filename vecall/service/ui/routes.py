@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from vecall.errors import QueryError
 from vecall.index.bitmap import Rows
-from vecall.live.snapshot import View
+from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
 from vecall.service import openapi
@@ -169,7 +169,7 @@ def _parsed(query: str) -> dict[str, list[str]]:
         raise QueryError(f"the address: at most {_MOST_FIELDS} fields are allowed") from None
 
 
-def _stored_history(view: View, query: Query) -> Rows:
+def _stored_history(view: Snapshot, query: Query) -> Rows:
     """Rows of the items that a user had taken when the release was made; none of who is not known."""
     users = view.release.users
     row = None if users is None or query.user_id is None else users.ids.row(query.user_id)

@@ -1,0 +1,110 @@
+"""Switch a running index from one release to another without interrupting requests or writes."""
+
+import logging
+from contextlib import nullcontext
+
+from vecall.errors import StoreError
+from vecall.live.live_state import LiveState
+from vecall.live.memory import check_memory
+from vecall.live.memtable import MemTable
+from vecall.live.pruning import check_reaches
+from vecall.release.file_lock import hold
+from vecall.release.manifest import read_manifest
+from vecall.release.release import Release, prove_release
+from vecall.release.store import Store
+
+logger = logging.getLogger(__name__)
+
+_LOAD_LOCK_TIMEOUT_SECONDS = 600.0
+
+
+class ReleaseSwitcher:
+    """Verifies a release, replays the journal onto it, and makes it the served one.
+
+    Args:
+        state: what is served.
+        keep_previous: keep the release served before in memory, so that switching back takes no loading.
+    """
+
+    def __init__(self, state: LiveState, *, keep_previous: bool) -> None:
+        self._state, self._keep_previous = state, keep_previous
+        self._previous: Release | None = None
+
+    def activate(self, name: str) -> str | None:
+        """Verify a release, make it the store's current one and serve it. See `LiveIndex.activate`."""
+        state, store = self._state, self._state.require_store()
+        with state.switch_lock:
+            memtable = self._prepare(store, name, process_count=state.peers.process_count)
+            previous = store.activate(name)
+            self._switch(memtable)
+        return previous
+
+    def switch_to_current(self) -> str | None:
+        """Serve the store's current release. See `LiveIndex.switch_to_current`."""
+        store = self._state.require_store()
+        with self._state.switch_lock:
+            name = store.current().release
+            if name == self._state.snapshot.release.name:
+                return None
+            self._switch(self._prepare(store, name))
+        return name
+
+    def switch_to_compacted(self, base: str, name: str) -> None:
+        """Serve the compaction `name` of release `base`, unless another release was activated meanwhile."""
+        state, store = self._state, self._state.require_store()
+        with state.switch_lock:
+            served = state.snapshot.release.name
+            if name == base or served != base:
+                logger.info("not switching to release %s: %s is served", name, served)
+                return
+            memtable = self._prepare(store, name, process_count=state.peers.process_count)
+            current = store.find_current()
+            if current is not None and current.release == base:
+                store.activate(name)
+            elif state.peers.write_lock_path is not None:
+                return  # every worker follows the current release
+            self._switch(memtable)
+
+    def _prepare(self, store: Store, name: str, *, process_count: int = 1) -> MemTable:
+        """A verified release with the journal's operations so far."""
+        state = self._state
+        release = self._cached_release(store, name) or self._open_release(store, name, process_count)
+        if state.journal is not None:
+            check_reaches(state.read_journal(release) or state.journal, [release.manifest])
+            if release.items.id_type != (id_type := state.snapshot.release.items.id_type):
+                raise StoreError(
+                    f"release {name!r} has {release.items.id_type} ids, but the served release and the journal have "
+                    f"{id_type} ids: publish it to a store of its own"
+                )
+        memtable = MemTable(release)
+        state.catch_up(memtable)
+        store.folder(name)  # as in `LiveState.refresh`
+        return memtable
+
+    def _cached_release(self, store: Store, name: str) -> Release | None:
+        """The release of that name, if it is in memory and equal to the one on the disk."""
+        for release in (self._state.snapshot.release, self._previous):
+            if release is None or release.name != name:
+                continue
+            if release.manifest == read_manifest(store.folder(name))[0]:
+                return release
+        return None
+
+    def _open_release(self, store: Store, name: str, process_count: int) -> Release:
+        self._previous = None  # at most two releases are in memory
+        write_lock_path = self._state.peers.write_lock_path
+        load_lock = (
+            nullcontext()
+            if write_lock_path is None
+            else hold(write_lock_path.with_name("load.lock"), timeout=_LOAD_LOCK_TIMEOUT_SECONDS)
+        )
+        with load_lock:  # else several processes would count on the same free memory
+            check_memory(read_manifest(store.folder(name))[0], process_count)
+            return prove_release(store, name)
+
+    def _switch(self, memtable: MemTable) -> None:
+        previous = self._state.replace(memtable)
+        snapshot = self._state.snapshot
+        if self._keep_previous and previous is not snapshot.release:
+            self._previous = previous
+        logger.info("serving release %s with %d live delta items", snapshot.release.name, snapshot.delta.count)
