@@ -143,8 +143,8 @@ def test_the_command(store):
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([0])
         code = (
-            "import sys, os; sys.argv = ['vecall', *sys.argv[1:]]; from vecall.cli.app import main; import faiss, atexit;"
-            "atexit.register(lambda: print(os.nice(0), faiss.omp_get_max_threads(), 'torch' in sys.modules, "
+            "import sys, os; sys.argv = ['vecall', *sys.argv[1:]]; from vecall.cli.app import main; import faiss;"
+            "import atexit;atexit.register(lambda: print(os.nice(0), faiss.omp_get_max_threads(), 'torch' in sys.modules, "
             "file=sys.stderr)); main()"
         )
         command = [sys.executable, "-c", code, "compact", "--store", store.path, "--name", "two", "--json"]
