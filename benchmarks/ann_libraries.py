@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from vecall import publish_vectors
 from vecall.index import builder, kernels
 from vecall.index import index_io as index_files
-from vecall.index.base import Codes, Effort, Rows, Vectors
+from vecall.index.base import HalfVectors, SearchParams, Rows, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
-from vecall.index.planner import decide
+from vecall.index.planner import plan_search
 from vecall.index.settings import IndexSettings
 from vecall.live.snapshot import Snapshot
-from vecall.recall.query import Unknown
-from vecall.recall.resolve import Ask
-from vecall.recall.search import find
-from vecall.release.release import INDEX, open_release
+from vecall.recall.query import UnknownInputs
+from vecall.recall.resolve import ResolvedQuery
+from vecall.recall.search import search_snapshot
+from vecall.release.release import INDEX_FILE, open_release
 from vecall.release.store import Store
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
@@ -54,9 +54,9 @@ class Work:
     ks: tuple[int, ...]
     target: float
 
-    def stored(self) -> Codes:
+    def stored(self) -> HalfVectors:
         """[N, D] items in half precision, mapped from their file."""
-        items: Codes = np.load(self.folder / "items.npy", mmap_mode="r")
+        items: HalfVectors = np.load(self.folder / "items.npy", mmap_mode="r")
         return items
 
     def items(self) -> Vectors:
@@ -110,7 +110,7 @@ class Ours:
     name, package, file = "ours", "vecall", "store"
 
     def __init__(self) -> None:
-        kernels.warm()
+        kernels.compile_kernels()
         self._view: Snapshot | None = None
         self._index: Any = None
 
@@ -120,7 +120,7 @@ class Ours:
         settings = IndexSettings(engine="auto", target_recall=work.target, ks=work.ks)
         shutil.rmtree(work.folder / self.file, ignore_errors=True)
         began = time.perf_counter()
-        with _watched(builder.Structure, "build") as built, _watched(builder, "tune") as tuned:
+        with _watched(builder.IndexSpec, "build") as built, _watched(builder, "tune") as tuned:
             ids = pl.Series(np.arange(len(items)))
             publish_vectors(work.folder / self.file, ids, items, queries=queries, index=settings)
         seconds = time.perf_counter() - began
@@ -136,28 +136,28 @@ class Ours:
     def load(self, work: Work) -> None:
         """The release's index alone."""
         store = Store.open(work.folder / self.file)
-        self._index = index_files.load(store.folder(store.current().release) / INDEX)
+        self._index = index_files.load_index(store.get_release_dir(store.get_current().release) / INDEX_FILE)
 
     def open(self, work: Work) -> None:
         """The whole release, every byte of it verified."""
-        self._view = Snapshot.of(open_release(Store.open(work.folder / self.file)))
+        self._view = Snapshot.from_release(open_release(Store.open(work.folder / self.file)))
 
     def ladders(self, k: int, n: int) -> list[list[Any]]:
         """What the planner takes; None is a scan."""
         release = self._opened().release
-        plan = decide(k, size=n, allowed=n, excluded=0, curve=release.effort, costs=release.costs)
-        return [[None if plan.effort is None else list(plan.effort)]]
+        plan = plan_search(k, size=n, allowed_count=n, excluded_count=0, curve=release.search_param_curve, costs=release.cost_model)
+        return [[None if plan.search_params is None else list(plan.search_params)]]
 
     def search(self, queries: Vectors, k: int, effort: Any) -> Rows:
         """By the planner, which knows the effort itself."""
         del effort
         view = self._opened()
-        return np.array([find(view, Ask(one[None], _NONE, None, Unknown()), None, k).rows for one in queries])
+        return np.array([search_snapshot(view, ResolvedQuery(one[None], _NONE, None, UnknownInputs()), None, k).rows for one in queries])
 
     def use_all(self, queries: Vectors, k: int, effort: Any) -> None:
         """Index, exact scan, and both under a bitmap."""
-        half = Bitmap.of(np.arange(self._index.size) % 2 == 0)
-        tried = None if effort is None else Effort(*effort)
+        half = Bitmap.from_mask(np.arange(self._index.size) % 2 == 0)
+        tried = None if effort is None else SearchParams(*effort)
         for query in queries:
             self._index.search(query[None], k, effort=tried)
             self._index.search(query[None], k, effort=tried, allowed=half)

@@ -100,8 +100,8 @@ def work(preset: str, threads: int) -> None:
     from vecall.config import load_config, parse_config
     from vecall.data.dataset import read_dataset
     from vecall.towers.two_tower import TwoTower
-    from vecall.training.data import Problem
-    from vecall.training.module import Recipe
+    from vecall.training.data import TrainingData
+    from vecall.training.module import TwoTowerModule
 
     if threads:
         torch.set_num_threads(threads)
@@ -109,10 +109,10 @@ def work(preset: str, threads: int) -> None:
     config = parse_config({"data": sections["data"], "schema": sections["schema"], "model": {"preset": preset}})
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    items, users = dataset.fit_encoders(split.train.rows, np.flatnonzero(split.train.lengths))
-    problem = Problem.encoded(dataset.catalogue, (items, users), split.train, split.negatives)
-    towers = TwoTower(config.model, problem.item_shapes, problem.user_shapes, problem.n_items)
-    recipe = Recipe(towers, problem, config.training)
+    items, users = dataset.fit_feature_encoders(split.train.values, np.flatnonzero(split.train.lengths))
+    problem = TrainingData.from_catalogue(dataset.catalogue, (items, users), split.train, split.negatives)
+    towers = TwoTower(config.model, problem.item_specs, problem.user_specs, problem.n_items)
+    recipe = TwoTowerModule(towers, problem, config.training)
     optimizer: Any = recipe.configure_optimizers()["optimizer"]
     recipe.on_fit_start()
     recipe.train()

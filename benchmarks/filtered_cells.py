@@ -16,13 +16,13 @@ from facts import load_average
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, publish_vectors
-from vecall.index.base import Codes, Rows, Vectors
+from vecall.index.base import HalfVectors, Rows, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.live.snapshot import Snapshot
-from vecall.recall.filters import Filters, Passing
-from vecall.recall.query import Unknown
-from vecall.recall.resolve import Ask
-from vecall.recall.search import Found, find
+from vecall.recall.filters import FilterCache, FilterMask
+from vecall.recall.query import UnknownInputs
+from vecall.recall.resolve import ResolvedQuery
+from vecall.recall.search import SearchResult, search_snapshot
 from vecall.release.release import open_release
 from vecall.release.store import Store
 
@@ -67,7 +67,7 @@ class Pool:
         asked = np.unique(clusters.theme_of)[:themes]
         each = math.ceil(queries / len(asked))
         users = np.stack([clusters.queries(each, theme=theme) for theme in asked.tolist()])
-        view = Snapshot.of(open_release(Store.open(folder / "store")))
+        view = Snapshot.from_release(open_release(Store.open(folder / "store")))
         return cls(clusters, folder, view, asked, users)
 
     def describe(self) -> dict[str, Any]:
@@ -80,12 +80,12 @@ class Pool:
         index = self.view.release.index
         return np.stack([index.search_exact(users, min(_NEAR, index.size)).rows for users in self.queries])
 
-    def filters(self, kind: str, rates: Sequence[float]) -> Iterator[list[Passing]]:
+    def filters(self, kind: str, rates: Sequence[float]) -> Iterator[list[FilterMask]]:
         """For each pass rate a filter for each theme, or one and the same for all."""
         if kind == "random":
-            made = Filters()
+            made = FilterCache()
             for rate in rates:
-                passing = made.passing(where(rate), self.view)
+                passing = made.get_mask(where(rate), self.view)
                 yield [passing or _all(self.clusters.n)] * len(self.themes)
             return
         leaning = self._leaning(LEAN[kind])
@@ -94,7 +94,7 @@ class Pool:
 
     def _leaning(self, lean: float) -> Floats:
         """[G, N] an attribute that items like a theme have more of (or less), and chance."""
-        items: Codes = np.load(self.folder / "items.npy", mmap_mode="r")
+        items: HalfVectors = np.load(self.folder / "items.npy", mmap_mode="r")
         directions = self.clusters.themes[self.themes].T
         blocks = [items[start : start + BLOCK].astype(np.float32) @ directions for start in range(0, len(items), BLOCK)]
         alike = np.concatenate(blocks).T
@@ -130,9 +130,9 @@ def time_filters(view: Snapshot, rates: Sequence[float]) -> dict[str, dict[str, 
     conditions["one of 10 texts, pass 10.00%"] = [{"field": "shelf", "op": "in", "value": shelves}]
     times = {}
     for name, condition in conditions.items():
-        filters = Filters()
-        cold = [_ms(lambda condition=condition: Filters().passing(condition, view)) for _ in range(5)]
-        cached = [_ms(lambda condition=condition, filters=filters: filters.passing(condition, view)) for _ in range(50)]
+        filters = FilterCache()
+        cold = [_ms(lambda condition=condition: FilterCache().get_mask(condition, view)) for _ in range(5)]
+        cached = [_ms(lambda condition=condition, filters=filters: filters.get_mask(condition, view)) for _ in range(50)]
         times[name] = {"cold_ms": round(float(np.median(cold)), 3), "cached_ms": round(float(np.median(cached)), 4)}
     return times
 
@@ -148,12 +148,12 @@ class Case:
     """
 
     vector: Vectors
-    passing: Passing
+    passing: FilterMask
     nearest: Rows
 
-    def ask(self, excluded: int) -> Ask:
+    def ask(self, excluded: int) -> ResolvedQuery:
         """Without the nearest so many that pass."""
-        return Ask(self.vector, np.sort(self.nearest[:excluded]), None, Unknown())
+        return ResolvedQuery(self.vector, np.sort(self.nearest[:excluded]), None, UnknownInputs())
 
     def truth(self, excluded: int, k: int) -> Rows:
         """The exact answer."""
@@ -161,11 +161,11 @@ class Case:
 
     def fit(self, rows: Rows, excluded: int) -> bool:
         """Whether all rows pass, none is excluded, and none stands twice."""
-        allowed = bool(self.passing.base.has(rows).all())
+        allowed = bool(self.passing.base.contains(rows).all())
         return allowed and len(np.unique(rows)) == len(rows) and not np.isin(rows, self.nearest[:excluded]).any()
 
 
-def cases_of(pool: Pool, filters: Sequence[Passing]) -> list[Case]:
+def cases_of(pool: Pool, filters: Sequence[FilterMask]) -> list[Case]:
     """All users, those of one theme after the other, with the exact answers."""
     index, cases = pool.view.release.index, []
     for users, passing in zip(pool.queries, filters, strict=True):
@@ -176,35 +176,35 @@ def cases_of(pool: Pool, filters: Sequence[Passing]) -> list[Case]:
     return cases
 
 
-def near_pass(pool: Pool, filters: Sequence[Passing]) -> float:
+def near_pass(pool: Pool, filters: Sequence[FilterMask]) -> float:
     """Share of the users' 500 nearest items that pass."""
-    return float(np.mean([passing.base.has(near).mean() for near, passing in zip(pool.near, filters, strict=True)]))
+    return float(np.mean([passing.base.contains(near).mean() for near, passing in zip(pool.near, filters, strict=True)]))
 
 
 def cell(view: Snapshot, cases: Sequence[Case], excluded: int, k: int) -> dict[str, Any]:
     """Answers under a filter, and bare ones of the same users in between."""
     asks = [case.ask(excluded) for case in cases]
-    probe = [_ms(lambda at=at: find(view, asks[at], cases[at].passing, k)) for at in range(min(5, len(cases)))]
+    probe = [_ms(lambda at=at: search_snapshot(view, asks[at], cases[at].passing, k)) for at in range(min(5, len(cases)))]
     step = 1 if float(np.median(probe)) < CHEAP_MS else 2
     cases, asks = cases[::step], asks[::step]
-    found: list[Found] = []
+    found: list[SearchResult] = []
     ms: list[float] = []
     bare: list[float] = []
     for start in range(0, len(cases), _IN_A_ROW):
         for at in range(start, min(start + _IN_A_ROW, len(cases))):
             began = time.perf_counter()
-            found.append(find(view, asks[at], cases[at].passing, k))
+            found.append(search_snapshot(view, asks[at], cases[at].passing, k))
             ms.append((time.perf_counter() - began) * 1e3)
         some = cases[start : start + _IN_A_ROW]
-        bare += [_ms(lambda case=case: find(view, case.ask(0), None, k)) for case in some]
-    efforts = [one.effort.label() for one in found if one.effort is not None]
+        bare += [_ms(lambda case=case: search_snapshot(view, case.ask(0), None, k)) for case in some]
+    efforts = [one.search_params.to_label() for one in found if one.search_params is not None]
     return {
         "excluded": excluded,
         "k": k,
         **judged([one.rows for one in found], cases, excluded, k),
         **percentiles(ms),
         **{f"bare_{name}": value for name, value in percentiles(bare).items()},
-        "paths": {path: round(count / len(found), 3) for path, count in Counter(one.path for one in found).items()},
+        "paths": {path: round(count / len(found), 3) for path, count in Counter(one.route for one in found).items()},
         "effort": Counter(efforts).most_common(1)[0][0] if efforts else None,
         "load_average": load_average(),
     }
@@ -235,15 +235,15 @@ def percentiles(ms: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
 
 
-def _top(scores: Floats, count: int) -> Passing:
+def _top(scores: Floats, count: int) -> FilterMask:
     mask = np.zeros(len(scores), dtype=np.bool_)
     if count:
         mask[np.argpartition(scores, len(scores) - count)[len(scores) - count :]] = True
-    return Passing(Bitmap.of(mask), _NO_DELTA)
+    return FilterMask(Bitmap.from_mask(mask), _NO_DELTA)
 
 
-def _all(n: int) -> Passing:
-    return Passing(Bitmap.all_of(n), _NO_DELTA)
+def _all(n: int) -> FilterMask:
+    return FilterMask(Bitmap.full(n), _NO_DELTA)
 
 
 def _ms(call: Any) -> float:

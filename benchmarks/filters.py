@@ -57,7 +57,7 @@ def run(clusters: Clusters, asked: argparse.Namespace, scratch: Path) -> None:
     missing = [kind for kind in asked.kinds if asked.fresh or kind not in kept]
     if missing:
         console.print(f"{label}: vectors and release", style="dim")
-        kernels.warm()
+        kernels.compile_kernels()
         folder = scratch / label.replace(" ", "-")
         pool = Pool.open(clusters, folder, queries=asked.queries, themes=THEMES)
         kept |= {"release": pool.describe(), "filters": time_filters(pool.view, RATES)}

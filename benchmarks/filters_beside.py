@@ -20,7 +20,7 @@ from vecall.index import index_io as index_files
 from vecall.index.base import Rows
 from vecall.index.hnsw import HnswIndex
 from vecall.index.tuning import tune
-from vecall.recall.search import find
+from vecall.recall.search import search_snapshot
 
 RATES, K = (0.5, 0.1, 0.01), 100
 _IN_A_ROW = 10  # calls of one way, then as many of the next
@@ -86,19 +86,19 @@ def beside(pool: Pool) -> dict[str, Any]:
 def _ways(pool: Pool) -> tuple[list[Way], dict[str, Any]]:
     view = pool.view
     graph, seconds = _graph(pool)
-    effort = tune(graph, np.load(pool.folder / "tuning.npy"), [K], TARGET).points[0].effort
+    effort = tune(graph, np.load(pool.folder / "tuning.npy"), [K], TARGET).best_points[0].search_params
     built: dict[str, Any] = {"graph": {"seconds": seconds, "ef": effort.width}}
 
     def over_fetched(case: Case, rate: float) -> Rows:
-        rows = find(view, case.ask(0), None, min(math.ceil(K / rate), len(view))).rows
-        return rows[case.passing.base.has(rows)][:K]
+        rows = search_snapshot(view, case.ask(0), None, min(math.ceil(K / rate), len(view))).rows
+        return rows[case.passing.base.contains(rows)][:K]
 
     ways = [
-        Way("ours", lambda case: case.passing, lambda case, passing: find(view, case.ask(0), passing, K).rows),
+        Way("ours", lambda case: case.passing, lambda case, passing: search_snapshot(view, case.ask(0), passing, K).rows),
         Way(
             "graph, bare bitmap",
             lambda case: case.passing.base,
-            lambda case, bitmap: _there(graph.search(case.vector, K, effort=effort, allowed=bitmap).rows[0]),
+            lambda case, bitmap: _there(graph.search(case.vector, K, search_params=effort, allowed=bitmap).rows[0]),
         ),
         Way("over-fetching", lambda case: case.passing.base.count / len(view), over_fetched),
     ]
@@ -109,7 +109,7 @@ def _ways(pool: Pool) -> tuple[list[Way], dict[str, Any]]:
             return _there(library.search(case.vector, K, ef, passes=passes)[0])
 
         # A list is what Python looks into fastest.
-        ways.append(Way("hnswlib, callback", lambda case: case.passing.base.mask().tolist().__getitem__, called_back))
+        ways.append(Way("hnswlib, callback", lambda case: case.passing.base.to_mask().tolist().__getitem__, called_back))
     return ways, built
 
 
@@ -124,8 +124,8 @@ def _graph(pool: Pool) -> tuple[HnswIndex, float | None]:
         began = time.perf_counter()
         built = HnswIndex.build(np.load(pool.folder / "items.npy", mmap_mode="r"))
         seconds = round(time.perf_counter() - began, 2)
-        index_files.save(built, file)
-    graph = index_files.load(file)
+        index_files.save_index(built, file)
+    graph = index_files.load_index(file)
     if not isinstance(graph, HnswIndex):
         raise SystemExit(f"{file} holds no graph: delete it")
     return graph, seconds

@@ -18,7 +18,7 @@ from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
-from vecall.evaluation.evaluator import Scorer, judge
+from vecall.evaluation.evaluator import Scorer, evaluate_scorer
 from vecall.pipeline.fit import fit
 from vecall.quickstart.movielens import data_folder, founding_config, sections
 
@@ -58,15 +58,15 @@ class MovieLens:
         scorer, more = self._founding(seed) if model == "founding" else self._scorer(model, seed)
         seconds = time.perf_counter() - began
         config = self.config(seed)
-        judged = judge(scorer, self.split.test, len(self.dataset.catalogue.items), config.evaluation.ks)
+        judged = evaluate_scorer(scorer, self.split.test, len(self.dataset.catalogue.items), config.evaluation.ks)
         return {
             "model": model,
             "seed": seed if model in _SEEDED else None,
             "facts": begun_with,
             "protocol": self.split.protocol,
-            "users": judged.users,
+            "users": judged.user_count,
             "items": len(self.dataset.catalogue.items),
-            "dropped": dict(self.dataset.dropped) | dict(self.split.dropped),
+            "dropped": dict(self.dataset.dropped_counts) | dict(self.split.dropped_counts),
             "fit_seconds": round(seconds, 1),
             **more,
             **judged.as_json(),

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import Samples
-from vecall.training.data import Problem, tensors
+from vecall.training.data import TrainingData, to_tensors
 from vecall.training.settings import TrainingSettings
 
 _CPU = torch.device("cpu")
@@ -23,10 +23,10 @@ Row = dict[str, dict[str, Tensor]]
 class Rows(Dataset[tuple[Row, Tensor]]):
     """Labelled pairs one by one, or each positive with its drawn negatives: features of a user and of items, labels."""
 
-    def __init__(self, samples: Samples, problem: Problem, negatives: int, *, together: bool) -> None:
+    def __init__(self, samples: Samples, problem: TrainingData, negatives: int, *, together: bool) -> None:
         self._samples, self._negatives, self._n_items = samples, negatives, problem.n_items
         self._together = together
-        self._users, self._items = (tensors(x, _CPU) for x in (problem.user_features, problem.item_features))
+        self._users, self._items = (to_tensors(x, _CPU) for x in (problem.user_features, problem.item_features))
 
     def __len__(self) -> int:
         return len(self._samples) * (1 if self._together else 1 + self._negatives)
@@ -61,7 +61,7 @@ class FoundingLoop:
 
     towers: TwoTower
     samples: Samples
-    problem: Problem
+    problem: TrainingData
     settings: TrainingSettings
     together: bool
 
@@ -81,8 +81,8 @@ class FoundingLoop:
 
     def _scores(self, row: Row) -> Tensor:
         """[B, 1 + n] cosines."""
-        users = self.towers.user(None, None, row["user"])  # [B, D]
+        users = self.towers.user_tower(None, None, row["user"])  # [B, D]
         shape = next(iter(row["items"].values())).shape[:2]
-        items = self.towers.item(None, {name: x.flatten(0, 1) for name, x in row["items"].items()})  # [B (1 + n), D]
+        items = self.towers.item_tower(None, {name: x.flatten(0, 1) for name, x in row["items"].items()})  # [B (1 + n), D]
         scores: Tensor = (items.view(*shape, -1) @ users.unsqueeze(-1)).squeeze(-1)
         return scores

@@ -22,15 +22,15 @@ from planted import FEATURE, ITEM_FEATURES, USER_FEATURES, Market
 
 from vecall import progress
 from vecall.config import Config, parse_config
-from vecall.data.request_features import frame_of
+from vecall.data.request_features import to_feature_frame
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Effort, Index, Vectors
-from vecall.index.builder import Structure
+from vecall.index.base import SearchParams, Index, Vectors
+from vecall.index.builder import IndexSpec
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import CONFIG, Run
-from vecall.release.encoder import Encoder
+from vecall.release.encoder import OnnxEncoder
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 
@@ -82,7 +82,7 @@ class Bench:
         begun_with = facts()  # others may commit while it runs
         store = self.work / f"store-{n_items}"
         made, built, seconds = self._publish(n_items, store)
-        expected = _answers(built, Encoder(store / "releases" / made, threads=1), self.users)
+        expected = _answers(built, OnnxEncoder(store / "releases" / made, threads=1), self.users)
         del built
         served, _ = self.serve(n_items, rounds=rounds)
         release = open_release(Store.open(store))
@@ -161,15 +161,15 @@ class _Clock:
     @contextmanager
     def on_build(self) -> Iterator[None]:
         """Building is not announced, so its one door is watched."""
-        build = Structure.build
+        build = IndexSpec.build
 
-        def timed(structure: Structure, vectors: Vectors, settings: IndexSettings) -> Index:
+        def timed(structure: IndexSpec, vectors: Vectors, settings: IndexSettings) -> Index:
             began = time.perf_counter()
             self.built.append(build(structure, vectors, settings))
             self.seconds["graph_seconds"] = time.perf_counter() - began
             return self.built[-1]
 
-        with patch.object(Structure, "build", timed):
+        with patch.object(IndexSpec, "build", timed):
             yield
 
 
@@ -197,29 +197,29 @@ def _config(tables: dict[str, Path]) -> Config:
     )
 
 
-def _encoder(release: Release) -> Encoder:
+def _encoder(release: Release) -> OnnxEncoder:
     if release.encoder is None:
         raise SystemExit(f"release {release.name} has no towers")
     return release.encoder
 
 
-def _user_vectors(encoder: Encoder, users: NDArray[np.float32]) -> Vectors:
+def _user_vectors(encoder: OnnxEncoder, users: NDArray[np.float32]) -> Vectors:
     """[U, D], one by one as a request does: a batch may round otherwise."""
     features = encoder.state.users.features
     none, nothing = np.empty((1, 0, encoder.dim), dtype=np.float32), np.zeros(1, dtype=np.int64)
-    rows = (frame_of([{FEATURE: one}], features) for one in users.tolist())
+    rows = (to_feature_frame([{FEATURE: one}], features) for one in users.tolist())
     return np.concatenate([encoder.encode_users(row, none, nothing) for row in rows])
 
 
 def _cosines(index: Index, vectors: Vectors) -> dict[str, float]:
     """How the scores lie: where all are about alike, the order of a user's items hangs on the last digits."""
     some = np.linspace(0, index.size - 1, min(index.size, 10_000)).astype(np.int64)
-    cosines = vectors[:_LOOKED_AT] @ index.vectors(some).T
+    cosines = vectors[:_LOOKED_AT] @ index.get_vectors(some).T
     spread = cosines.std(axis=1).mean()
     return {"cosine_mean": round(float(cosines.mean()), 4), "cosine_sd_within_a_user": round(float(spread), 4)}
 
 
-def _answers(index: Index, encoder: Encoder, users: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _answers(index: Index, encoder: OnnxEncoder, users: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Rows and scores [U, k] of the index as it was built, before it was saved."""
     hits = [index.search(vector[None], K) for vector in _user_vectors(encoder, users)]
     return np.concatenate([one.rows for one in hits]), np.concatenate([one.scores for one in hits])
@@ -261,7 +261,7 @@ def _step(index: Index, vectors: Vectors, truth: NDArray[np.int64], ef: int) -> 
     found, seconds = np.empty_like(truth), np.empty(len(vectors))
     for at, vector in enumerate(vectors):
         began = time.perf_counter()
-        found[at] = index.search(vector[None], k, effort=Effort(ef)).rows[0]
+        found[at] = index.search(vector[None], k, search_params=SearchParams(ef)).rows[0]
         seconds[at] = time.perf_counter() - began
     shares = recall_per_query(index, vectors, found, truth)
     return {

@@ -76,12 +76,12 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
         queries=clusters.queries(TUNED_ON),
         index=IndexSettings(ks=KS),
     )
-    manifest = Store.open(options.scratch / "store").releases()[0]
+    manifest = Store.open(options.scratch / "store").list_releases()[0]
     return {
         "vectors_s": made - started,
         "publish_s": time.perf_counter() - made,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "files_bytes_per_item": manifest.bytes / options.items,
+        "files_bytes_per_item": manifest.total_bytes / options.items,
         "index": manifest.index.model_dump(mode="json"),
         "frontier": (manifest.ann or {}).get("frontier"),
     }
@@ -122,14 +122,14 @@ def _measured(
     recaller: Recaller, queries: NDArray[np.float32], k: int, where: tuple[dict[str, object], ...]
 ) -> dict[str, Any]:
     """Latency of a whole recall, ids included, one after the other; its ANN recall."""
-    view = recaller.live.snapshot
+    view = recaller.live_index.snapshot
     asked = [Query(vector=query, k=k, where=where) for query in queries]
     first_s = _seconds(lambda: recaller.recall(asked[0]))
     answers = [recaller.recall(query) for query in asked]
     ms = 1e3 * np.array([_seconds(lambda query=query: recaller.recall(query)) for query in asked])
-    passing = recaller._filters.passing(where, view)  # noqa: SLF001 - the truth is to be of the same items
+    passing = recaller._filter_cache.get_mask(where, view)  # noqa: SLF001 - the truth is to be of the same items
     truth = view.release.index.search_exact(queries, k, allowed=None if passing is None else passing.base).rows
-    found = np.array([view.rows(answer.ids) for answer in answers])
+    found = np.array([view.to_rows(answer.ids) for answer in answers])
     shares = recall_per_query(view.release.index, queries, found, truth)
     plan = recaller.recall(Query(vector=queries[0], k=k, where=where, explain=True)).plan
     return {
@@ -145,12 +145,12 @@ def _measured(
 
 def _ids(recaller: Recaller) -> dict[str, float]:
     """500 rows to ids and back, in milliseconds; the vocabulary's arrays beyond the ids' own bytes."""
-    items = recaller.live.snapshot.release.items
+    items = recaller.live_index.snapshot.release.item_ids
     rows = np.random.default_rng(0).integers(0, len(items), 500)
-    ids = items.ids(rows)
-    to_ids = np.median([_seconds(lambda: items.ids(rows)) for _ in range(50)])
-    to_rows = np.median([_seconds(lambda: items.rows(ids)) for _ in range(50)])
-    own = items.arrays()["bytes"].nbytes
+    ids = items.to_ids(rows)
+    to_ids = np.median([_seconds(lambda: items.to_ids(rows)) for _ in range(50)])
+    to_rows = np.median([_seconds(lambda: items.to_rows(ids)) for _ in range(50)])
+    own = items.to_arrays()["bytes"].nbytes
     all_bytes = sum(value.nbytes for value in vars(items).values() if isinstance(value, np.ndarray))
     return {
         "rows_to_ids_ms": 1e3 * float(to_ids),

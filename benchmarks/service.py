@@ -29,7 +29,7 @@ from service_processes import Bare, Served
 from service_users import HISTORY, K, asked
 from tables import console, show
 
-from vecall.data.request_features import frame_of
+from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
 from vecall.release.store import Store
 
@@ -148,10 +148,10 @@ def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[l
     release = open_release(Store.open(store))
     shares = []
     for history, ids in zip(histories, answers, strict=False):
-        vectors = release.index.vectors(release.items.rows(history))[None]
+        vectors = release.index.get_vectors(release.item_ids.to_rows(history))[None]
         assert release.encoder is not None
-        vector = release.encoder.encode_users(frame_of([{}], {}), vectors, np.array([len(history)]))
-        exact = release.items.ids(release.index.search_exact(vector, K).rows[0])
+        vector = release.encoder.encode_users(to_feature_frame([{}], {}), vectors, np.array([len(history)]))
+        exact = release.item_ids.to_ids(release.index.search_exact(vector, K).rows[0])
         shares.append(len(set(exact) & set(ids)) / K)
     return round(float(np.mean(shares)), 4)
 

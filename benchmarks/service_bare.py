@@ -18,10 +18,10 @@ from clustered import Clusters
 from http_load import when_due
 from service_users import K, asked
 
-from vecall.data.request_features import frame_of
+from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.service.threads import one_core_each
+from vecall.service.threads import limit_faiss_to_one_thread
 
 
 def main() -> None:
@@ -39,18 +39,18 @@ def main() -> None:
 def _calls(store: Path) -> Callable[[], object]:
     """One recall's calls for the next history."""
     release = open_release(Store.open(store))
-    encoder, effort = release.encoder, release.effort
+    encoder, effort = release.encoder, release.search_param_curve
     if encoder is None or effort is None:
         raise SystemExit(f"{store}: the release needs towers and an index")
-    histories = [release.items.rows(one) for one in asked(Clusters(release.index.size, release.index.dim))]
-    nothing, hard, number = frame_of([{}], {}), effort.at(K), 0
-    one_core_each()
+    histories = [release.item_ids.to_rows(one) for one in asked(Clusters(release.index.size, release.index.dim))]
+    nothing, hard, number = to_feature_frame([{}], {}), effort.look_up(K), 0
+    limit_faiss_to_one_thread()
 
     def call() -> None:
         nonlocal number
         rows = histories[number % len(histories)]
-        vector = encoder.encode_users(nothing, release.index.vectors(rows)[None], np.array([len(rows)]))
-        release.index.search(vector, K, effort=hard)
+        vector = encoder.encode_users(nothing, release.index.get_vectors(rows)[None], np.array([len(rows)]))
+        release.index.search(vector, K, search_params=hard)
         number += 1
 
     return call

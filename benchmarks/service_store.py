@@ -15,16 +15,16 @@ import torch
 from clustered import Clusters
 from service_users import K, around
 
-from vecall.data.feature_encoder import Encoders
-from vecall.data.id_map import build_vocabulary
-from vecall.data.ragged import Sequences
+from vecall.data.feature_encoder import FeatureEncoder
+from vecall.data.id_map import build_id_map
+from vecall.data.ragged import RaggedArray
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.onnx_export import export_towers
-from vecall.release.encoder import Encoder, TowersState
+from vecall.release.encoder import OnnxEncoder, EncoderState
 from vecall.release.store import Store
-from vecall.release.users import Users
-from vecall.release.writer import Contents, write_contents
-from vecall.schema import Vector
+from vecall.release.users import UserTable
+from vecall.release.writer import ReleaseContents, write_release
+from vecall.schema import VectorFeature
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.towers.two_tower import TwoTower
 
@@ -48,42 +48,42 @@ def make(store: Path, pool: Clusters, encoder: str, name: str | None = None) -> 
     vectors = store.with_name(f"pool-{pool.n}-{pool.dim}.npy")
     pool.fill(vectors)
     items = np.load(vectors, mmap_mode="r")
-    with Store.create(store).draft(name) as draft:
-        towers, digest = _towers(draft.folder, pool.dim, encoder)
-        contents = Contents(
-            items=build_vocabulary(pl.Series(np.arange(pool.n)), "integer"),
+    with Store.create(store).create_draft(name) as draft:
+        towers, digest = _towers(draft.directory, pool.dim, encoder)
+        contents = ReleaseContents(
+            item_ids=build_id_map(pl.Series(np.arange(pool.n)), "integer"),
             vectors=items,
             attributes=pl.DataFrame({"shop": np.arange(pool.n) % 10, "title": [f"title {i}" for i in range(pool.n)]}),
             popularity=np.ones(pool.n, dtype=np.float32),
             users=_users(pool, items),
         )
         settings = IndexSettings(ks=(100, K), target_recall=0.98)
-        draft.commit(write_contents(draft.folder, contents, settings, encoder=(towers, digest)), activate=True)
+        draft.commit(write_release(draft.directory, contents, settings, encoder=(towers, digest)), activate=True)
 
 
-def _towers(folder: Path, dim: int, encoder: str) -> tuple[Encoder, str]:
+def _towers(folder: Path, dim: int, encoder: str) -> tuple[OnnxEncoder, str]:
     torch.manual_seed(0)
-    features = {"look": Vector(size=dim)}
+    features = {"look": VectorFeature(size=dim)}
     looks = pl.DataFrame({"look": [[0.0] * dim, [1.0] * dim]}, schema={"look": pl.List(pl.Float32)})
-    items = Encoders.fit(features, looks)
-    users = Encoders.fit({}, pl.DataFrame())
+    items = FeatureEncoder.fit(features, looks)
+    users = FeatureEncoder.fit({}, pl.DataFrame())
     history = HistorySettings(encoder=encoder, length=_LENGTH)  # type: ignore[arg-type]
     settings = ModelSettings(dim=dim, item_id=False, history=history)
-    towers = TwoTower(settings, items.shapes, users.shapes, 0).eval()
+    towers = TwoTower(settings, items.specs, users.specs, 0).eval()
     for name, weight in towers.named_parameters():
         if name.endswith("of_mean.weight"):
             weight.data.copy_(_OUTWEIGHING * torch.eye(dim))
-    state = TowersState(dim=dim, history_length=_LENGTH, items=items.state, users=users.state)
-    digest = export_towers(towers, state, (items.shapes, users.shapes), np.empty(0, np.int64), folder)
-    return Encoder(folder), digest
+    state = EncoderState(dim=dim, history_length=_LENGTH, items=items.state, users=users.state)
+    digest = export_towers(towers, state, (items.specs, users.specs), np.empty(0, np.int64), folder)
+    return OnnxEncoder(folder), digest
 
 
-def _users(pool: Clusters, items: np.ndarray) -> Users:
+def _users(pool: Clusters, items: np.ndarray) -> UserTable:
     """Users who took items around one place each, among the first 100,000 items."""
     some = items[:100_000].astype(np.float32)
     histories = around(pool.queries(USERS, who="users"), some, np.random.default_rng(0))
-    ids = build_vocabulary(pl.Series(np.arange(USERS)), "integer")
-    return Users(ids, pl.DataFrame(height=USERS), Sequences.of(histories))
+    ids = build_id_map(pl.Series(np.arange(USERS)), "integer")
+    return UserTable(ids, pl.DataFrame(height=USERS), RaggedArray.from_lists(histories))
 
 
 if __name__ == "__main__":

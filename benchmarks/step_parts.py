@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vecall.training import module as recipes
-from vecall.training.module import Recipe
+from vecall.training.module import TwoTowerModule
 
 _PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}  # of these the last two tensors are multiplied
 
@@ -59,7 +59,7 @@ class _Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def measure_steps(recipe: Recipe, *, warm_up: int, steps: int) -> dict[str, Any]:
+def measure_steps(recipe: TwoTowerModule, *, warm_up: int, steps: int) -> dict[str, Any]:
     """Train some steps by hand, on this process's threads.
 
     Returns:
@@ -80,7 +80,7 @@ def measure_steps(recipe: Recipe, *, warm_up: int, steps: int) -> dict[str, Any]
         began = time.perf_counter()
         _step(recipe, optimizer, batch, parts)
         wall.append(time.perf_counter() - began)
-        positives += len(batch.items)
+        positives += len(batch.target_items)
         with products:
             _step(recipe, optimizer, batch, Parts())
     alone = sum(count * _product_seconds(*shapes) for shapes, count in products.counts.items())
@@ -94,16 +94,16 @@ def measure_steps(recipe: Recipe, *, warm_up: int, steps: int) -> dict[str, Any]
     }
 
 
-def _step(recipe: Recipe, optimizer: torch.optim.Optimizer, batch: Any, parts: Parts) -> None:
-    towers, softmax = recipe.towers, recipes.catalogue_softmax
+def _step(recipe: TwoTowerModule, optimizer: torch.optim.Optimizer, batch: Any, parts: Parts) -> None:
+    towers, softmax = recipe.towers, recipes.chunked_cross_entropy
     encode_items = towers.encode_items
-    recipes.catalogue_softmax = parts.named("softmax, both ways", softmax)
+    recipes.chunked_cross_entropy = parts.named("softmax, both ways", softmax)
     towers.encode_items = parts.named("item tower", encode_items)  # type: ignore[method-assign]
     try:
         with parts.of("user tower"):
             loss = recipe.training_step(batch, 1)
     finally:
-        recipes.catalogue_softmax = softmax
+        recipes.chunked_cross_entropy = softmax
         towers.encode_items = encode_items  # type: ignore[method-assign]
     with parts.of("backward of the towers"):
         optimizer.zero_grad()

@@ -32,13 +32,13 @@ from vecall.config import Config, parse_config
 from vecall.console import quiet_libraries
 from vecall.data.dataset import read_dataset
 from vecall.data.split import Split
-from vecall.evaluation.evaluator import judge
+from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.quickstart.movielens import data_folder, founding_config, sections
 from vecall.towers.two_tower import TwoTower
-from vecall.training.batches import positive_samples
-from vecall.training.data import Problem
+from vecall.training.batches import build_positive_samples
+from vecall.training.data import TrainingData
 from vecall.training.fit import train
-from vecall.training.module import Recipe
+from vecall.training.module import TwoTowerModule
 from vecall.training.scoring import Scorer, TowerScorer
 
 K = 100
@@ -74,11 +74,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _problem(config: Config) -> tuple[Problem, Split]:
+def _problem(config: Config) -> tuple[TrainingData, Split]:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    encoders = dataset.fit_encoders(split.train.rows, range(len(split.train)))
-    return Problem.encoded(dataset.catalogue, encoders, split.train, split.negatives), split
+    encoders = dataset.fit_feature_encoders(split.train.values, range(len(split.train)))
+    return TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives), split
 
 
 def _founding(work: Path) -> Config:
@@ -89,7 +89,7 @@ def _founding(work: Path) -> Config:
 
 def _judged(number: int, seconds: float, scorer: Scorer, split: Split, n_items: int) -> Line:
     """An epoch, counted from 1, that took so many seconds."""
-    judged = judge(scorer, split.valid, n_items, (K,), sample_users=0)
+    judged = evaluate_scorer(scorer, split.valid, n_items, (K,), max_sample_users=0)
     line = {"seconds": seconds, "recall": judged.seen_excluded[f"recall@{K}"]}
     console.print(f"  epoch {number}: {seconds:.1f} s, recall@{K} {line['recall']:.4f}", style="dim")
     return line
@@ -100,8 +100,8 @@ def _loop(options: argparse.Namespace, *, together: bool) -> dict[str, Any]:
         config = _founding(Path(work))
         problem, split = _problem(config)
     torch.manual_seed(0)
-    towers = TwoTower(config.model, problem.item_shapes, problem.user_shapes, problem.n_items)
-    samples = positive_samples(problem.train)
+    towers = TwoTower(config.model, problem.item_specs, problem.user_specs, problem.n_items)
+    samples = build_positive_samples(problem.histories)
     lines: list[Line] = []
     with one_thread():
         loop = FoundingLoop(towers, samples, problem, config.training, together)
@@ -126,8 +126,8 @@ def _ours(options: argparse.Namespace, *, preset: str) -> dict[str, Any]:
 
         with one_thread():
             epochs = min(options.epochs, config.training.epochs)
-            train(problem, config.model, config.training, Path(work) / "run", validate=validate, epochs=epochs)
-    return _summary(lines, len(positive_samples(problem.train)))
+            train(problem, config.model, config.training, Path(work) / "run", validate=validate, max_epochs=epochs)
+    return _summary(lines, len(build_positive_samples(problem.histories)))
 
 
 def _with_preset(preset: str) -> Config:
@@ -155,9 +155,9 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
         source = options.data / folder if name == "beauty" else data_folder(None).resolve()
         config = parse_config(sections_of(source, Path(work)) | {"model": {"preset": "sequence"}})
         problem, _ = _problem(config)
-    towers = TwoTower(config.model, problem.item_shapes, problem.user_shapes, problem.n_items)
+    towers = TwoTower(config.model, problem.item_specs, problem.user_specs, problem.n_items)
     with one_thread():
-        measured = measure_steps(Recipe(towers, problem, config.training), warm_up=5, steps=25)
+        measured = measure_steps(TwoTowerModule(towers, problem, config.training), warm_up=5, steps=25)
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     return {"facts": facts(), "set": name, **measured, "peak_memory_gib": peak}
 

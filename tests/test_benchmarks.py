@@ -77,9 +77,9 @@ def test_an_answer_that_is_short_or_unfit_shows(benchmarks: Any) -> None:
     from filtered_cells import Case, judged
 
     from vecall.index.bitmap import Bitmap
-    from vecall.recall.filters import Passing
+    from vecall.recall.filters import FilterMask
 
-    passing = Passing(Bitmap.of(np.arange(10) != 9), np.empty(0, np.bool_))
+    passing = FilterMask(Bitmap.from_mask(np.arange(10) != 9), np.empty(0, np.bool_))
     case = Case(np.zeros((1, 2), np.float32), passing, np.arange(9))  # the nearest two, 0 and 1, are excluded
     answers = {"right": [2, 3, 4], "short": [2, 3], "excluded": [0, 2, 3], "not passing": [2, 3, 9], "twice": [2, 2, 3]}
     found = {name: judged([np.array(rows)], [case], excluded=2, k=3) for name, rows in answers.items()}

@@ -1,16 +1,16 @@
 import pytest
 from pydantic import ValidationError
 
-from vecall.schema import InteractionSchema, ItemSchema, Schema, Tags, UserSchema, Vector
+from vecall.schema import InteractionSchema, ItemSchema, Schema, TagsFeature, UserSchema, VectorFeature
 
 
 def test_kinds_of_features_and_their_defaults():
     items = ItemSchema.model_validate(
         {"id": "i", "id_type": "string", "features": {"g": {"kind": "tags"}, "v": {"kind": "vector", "size": 3}}}
     )
-    assert items.features == {"g": Tags(separator="|", max_tags=64), "v": Vector(size=3, separator=" ")}
+    assert items.features == {"g": TagsFeature(separator="|", max_tags=64), "v": VectorFeature(size=3, separator=" ")}
     assert InteractionSchema(user="u", item="i") == InteractionSchema(
-        user="u", item="i", time=None, label=None, positive=0.0, shown=None
+        user="u", item="i", time=None, label=None, positive=0.0, impression=None
     )
 
 

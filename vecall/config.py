@@ -13,7 +13,7 @@ from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
 from vecall.runtime.paths import check_path
-from vecall.schema import Category, Numeric, Schema, Section, Tags, Text, Vector
+from vecall.schema import CategoryFeature, NumericFeature, Schema, SettingsModel, TagsFeature, TextFeature, VectorFeature
 from vecall.settings_base import read_toml
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
@@ -65,15 +65,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 _KINDS: dict[str | int, type[BaseModel]] = {
-    "numeric": Numeric,
-    "category": Category,
-    "tags": Tags,
-    "vector": Vector,
-    "text": Text,
+    "numeric": NumericFeature,
+    "category": CategoryFeature,
+    "tags": TagsFeature,
+    "vector": VectorFeature,
+    "text": TextFeature,
 }
 
 
-class Config(Section):
+class Config(SettingsModel):
     """All settings of a run."""
 
     data: DataSettings
@@ -142,7 +142,7 @@ def load_config(path: str | Path) -> Config:
     """
     file = check_path(path)
     config = parse_config(read_toml(file), source=str(path))
-    return config.model_copy(update={"data": config.data.within(file.resolve().parent)})
+    return config.model_copy(update={"data": config.data.resolve_paths(file.resolve().parent)})
 
 
 def parse_config(sections: dict[str, Any], *, source: str = "config") -> Config:

@@ -10,25 +10,25 @@ AttributeType = Literal["string", "integer", "number", "boolean", "datetime", "t
 DEFAULT_TAG_SEPARATOR = "|"
 
 
-class Section(BaseModel):
+class SettingsModel(BaseModel):
     """Base of every settings section: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Numeric(Section):
+class NumericFeature(SettingsModel):
     """A number. Missing values are told apart from zero."""
 
     kind: Literal["numeric"] = "numeric"
 
 
-class Category(Section):
+class CategoryFeature(SettingsModel):
     """One of a set of values. Missing and never-seen values have a row of their own each."""
 
     kind: Literal["category"] = "category"
 
 
-class Tags(Section):
+class TagsFeature(SettingsModel):
     """Any number of values: a list column, or text to be cut at `separator`."""
 
     kind: Literal["tags"] = "tags"
@@ -36,7 +36,7 @@ class Tags(Section):
     max_tags: int = Field(64, ge=1, le=4096, description="values read of one row; further ones are ignored")
 
 
-class Vector(Section):
+class VectorFeature(SettingsModel):
     """A given embedding: a list column of `size` numbers, or text to be cut at `separator`."""
 
     kind: Literal["vector"] = "vector"
@@ -44,7 +44,7 @@ class Vector(Section):
     separator: str = Field(" ", min_length=1)
 
 
-class Text(Section):
+class TextFeature(SettingsModel):
     """Words: hashed into `buckets`, so nothing is unknown."""
 
     kind: Literal["text"] = "text"
@@ -52,21 +52,21 @@ class Text(Section):
     max_tokens: int = Field(64, ge=1, le=4096, description="tokens read of one text; the rest is ignored")
 
 
-Feature = Annotated[Numeric | Category | Tags | Vector | Text, Field(discriminator="kind")]
+Feature = Annotated[NumericFeature | CategoryFeature | TagsFeature | VectorFeature | TextFeature, Field(discriminator="kind")]
 Features = dict[str, Feature]
 
 # Column names that `Recaller.candidates` gives a meaning of its own.
-RESERVED = frozenset({"id", "score", "rank", "channel"})
+RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channel"})
 
 
-def _check_names(id_column: str, columns: set[str]) -> None:
+def _check_column_names(id_column: str, columns: set[str]) -> None:
     if id_column in columns:
         raise ValueError(f"{id_column!r} is the id: it can be neither an attribute nor a feature")
-    if taken := sorted(columns & RESERVED):
+    if taken := sorted(columns & RESERVED_COLUMNS):
         raise ValueError(f"columns named {taken} clash with the answer's own names; rename them")
 
 
-class InteractionSchema(Section):
+class InteractionSchema(SettingsModel):
     """Columns of the interactions table."""
 
     user: str
@@ -74,10 +74,10 @@ class InteractionSchema(Section):
     time: str | None = Field(None, description="without it the file's order is the order of time")
     label: str | None = None
     positive: float = Field(0.0, description="a label of at least this is a positive")
-    shown: str | None = Field(None, description="boolean column: shown but not taken")
+    impression: str | None = Field(None, description="boolean column: shown but not taken")
 
 
-class ItemSchema(Section):
+class ItemSchema(SettingsModel):
     """Columns of the items table, and the type that item ids come back as."""
 
     id: str
@@ -90,7 +90,7 @@ class ItemSchema(Section):
 
     @field_validator("attributes", mode="before")
     @classmethod
-    def _list_keeps_types(cls, attributes: object) -> object:
+    def _normalize_attributes(cls, attributes: object) -> object:
         if not isinstance(attributes, Sequence) or isinstance(attributes, str):
             return attributes
         if len(set(attributes)) < len(attributes):
@@ -98,12 +98,12 @@ class ItemSchema(Section):
         return dict.fromkeys(attributes)
 
     @model_validator(mode="after")
-    def _names_are_free(self) -> "ItemSchema":
-        _check_names(self.id, {*self.attributes, *self.features, *([self.title] if self.title else [])})
+    def _validate_column_names(self) -> "ItemSchema":
+        _check_column_names(self.id, {*self.attributes, *self.features, *([self.title] if self.title else [])})
         return self
 
 
-class UserSchema(Section):
+class UserSchema(SettingsModel):
     """Columns of the users table, and the type of user ids."""
 
     id: str
@@ -111,12 +111,12 @@ class UserSchema(Section):
     features: Features = {}
 
     @model_validator(mode="after")
-    def _names_are_free(self) -> "UserSchema":
-        _check_names(self.id, set(self.features))
+    def _validate_column_names(self) -> "UserSchema":
+        _check_column_names(self.id, set(self.features))
         return self
 
 
-class Schema(Section):
+class Schema(SettingsModel):
     """The three tables."""
 
     interactions: InteractionSchema

@@ -7,7 +7,7 @@ from typing import Any
 from vecall.errors import ConfigError
 
 
-def read_toml(path: Path, *, secret: bool = False) -> dict[str, Any]:
+def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
     """What a file says.
 
     Args:
@@ -22,4 +22,4 @@ def read_toml(path: Path, *, secret: bool = False) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: is not TOML" + ("" if secret else f": {error}")) from (None if secret else error)
+        raise ConfigError(f"{path}: is not TOML" + ("" if is_secret else f": {error}")) from (None if is_secret else error)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from vecall.data.attributes import cast_attribute, is_within_calendar
+from vecall.data.attributes import cast_attribute, is_in_datetime_range
 from vecall.data.settings import DataSettings
 from vecall.data.tables import read_tables
 from vecall.errors import DataError
@@ -42,7 +42,7 @@ def test_attributes_by_hand(cells, declared, expected):
     column = cells if isinstance(cells, pl.Series) else pl.Series(cells)
     cast = cast_attribute(column, declared, separator="|")
     got = []
-    for place, good in enumerate(cast.good.to_list()):
+    for place, good in enumerate(cast.is_valid.to_list()):
         got.append(cast.values[place : place + 1].to_list()[0] if good else "bad")
     assert got == expected
 
@@ -50,11 +50,11 @@ def test_attributes_by_hand(cells, declared, expected):
 def test_the_calendar_is_python_s_in_utc_and_in_a_column_s_own_zone():
     edges = pl.Series([253402300799999999, 253402300800000000, -62135596800000000, -62135596800000001, None])
     utc = edges.cast(pl.Datetime("us"))
-    assert is_within_calendar(utc).to_list() == [True, False, True, False, True]
+    assert is_in_datetime_range(utc).to_list() == [True, False, True, False, True]
     east = utc.dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Shanghai")
-    assert is_within_calendar(east).to_list() == [False, False, True, False, True]
+    assert is_in_datetime_range(east).to_list() == [False, False, True, False, True]
     days = (edges // 86_400_000_000).cast(pl.Int32).cast(pl.Date)
-    assert is_within_calendar(days).to_list() == [True, False, True, False, True]
+    assert is_in_datetime_range(days).to_list() == [True, False, True, False, True]
 
 
 def tables_of(tmp_path, items, suffix=".csv", interactions=None, bad_rows="error", csv=None, **schema):
@@ -127,7 +127,7 @@ def test_an_unreadable_feature_or_attribute_is_missing_and_costs_no_item(tmp_pat
     assert table.items.ids.to_list() == [1, 2]
     assert table.items.features.rows() == [(None,), (2.0,)]
     assert table.items.attributes.rows() == [(1999,), (None,)]
-    assert dict(table.dropped) == {
+    assert dict(table.dropped_counts) == {
         "items.csv: i: not an integer id (of 3 rows)": 1,
         "items.csv: price: not a finite number or nothing, with a point "
         '(data.csv.decimal = "," reads commas) (of 2 rows)': 1,
@@ -135,7 +135,7 @@ def test_an_unreadable_feature_or_attribute_is_missing_and_costs_no_item(tmp_pat
     }
     table = tables_of(tmp_path, {**cells, "i": ["1", "2", "3"], "year": ["1"] * 3}, csv={"decimal": ","}, **schema)
     assert table.items.features["price"].to_list() == [1.5, 2.0, 3.0]
-    assert dict(table.dropped) == {}
+    assert dict(table.dropped_counts) == {}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

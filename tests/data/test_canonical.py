@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.data.canonical import fold, spell, spell_value
+from vecall.data.canonical import canonicalize_text, column_to_text, scalar_to_text
 from vecall.data.casting import cast_feature, cast_id
 from vecall.data.list_cells import split_numbers, split_tags
-from vecall.data.request_features import frame_of
-from vecall.schema import Category, Tags
+from vecall.data.request_features import to_feature_frame
+from vecall.schema import CategoryFeature, TagsFeature
 
 # All of these are the one value 1, or true.
 ONE = [
@@ -32,16 +32,16 @@ TRUE = [pl.Series([True]), pl.Series(["true"]), pl.Series(["True"]), pl.Series([
 
 @pytest.mark.parametrize(("columns", "values"), [(ONE, [1, 1.0, "1", "1.0", np.float32(1)]), (TRUE, [True, "True"])])
 def test_all_spellings_of_a_value_are_one_category(columns, values):
-    tables = {cast_feature(column, Category()).values[0] for column in columns}
-    requests = {frame_of([{"c": value}], {"c": Category()})["c"][0] for value in values}
-    assert tables == requests == {fold(pl.Series([spell_value(values[0])]))[0]}
+    tables = {cast_feature(column, CategoryFeature()).values[0] for column in columns}
+    requests = {to_feature_frame([{"c": value}], {"c": CategoryFeature()})["c"][0] for value in values}
+    assert tables == requests == {canonicalize_text(pl.Series([scalar_to_text(values[0])]))[0]}
 
 
 @pytest.mark.parametrize("column", ONE[:-1], ids=lambda column: str(column.dtype))
 def test_all_spellings_of_a_value_are_one_tag(column):
     lists = pl.Series([[column[0]]], dtype=pl.List(column.dtype))
-    assert cast_feature(lists, Tags()).values.to_list() == [["1"]]
-    assert frame_of([{"t": [1.0, "1.0", 1]}], {"t": Tags()})["t"].to_list() == [["1", "1", "1"]]
+    assert cast_feature(lists, TagsFeature()).values.to_list() == [["1"]]
+    assert to_feature_frame([{"t": [1.0, "1.0", 1]}], {"t": TagsFeature()})["t"].to_list() == [["1", "1", "1"]]
 
 
 @pytest.mark.parametrize("column", [one for one in ONE if one.dtype != pl.String], ids=lambda column: str(column.dtype))
@@ -58,24 +58,24 @@ def test_a_scalar_is_spelled_as_a_column_of_it(value):
     dtype = pl.Float32 if isinstance(value, np.float32) else None
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         dtype = pl.Int128
-    column = spell(pl.Series([value], dtype=dtype, strict=False))
+    column = column_to_text(pl.Series([value], dtype=dtype, strict=False))
     if value != value:
         assert column.to_list() == [None]
     else:
-        assert column.to_list() == [spell_value(value)]
+        assert column.to_list() == [scalar_to_text(value)]
 
 
 @given(st.lists(st.floats(allow_nan=False) | st.none(), min_size=1))
 def test_a_list_is_spelled_as_its_elements(values):
     column = pl.Series(values, dtype=pl.Float64)
-    assert spell(pl.Series([values], dtype=pl.List(pl.Float64)))[0].to_list() == spell(column).to_list()
+    assert column_to_text(pl.Series([values], dtype=pl.List(pl.Float64)))[0].to_list() == column_to_text(column).to_list()
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70))
 def test_numbers_that_are_equal_are_spelled_alike_and_others_are_not(value):
     if isinstance(value, int) and abs(value) < 2**53:
-        assert spell_value(value) == spell_value(float(value))
-    assert float(spell_value(value)) == float(value)
+        assert scalar_to_text(value) == scalar_to_text(float(value))
+    assert float(scalar_to_text(value)) == float(value)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_numbers_that_are_equal_are_spelled_alike_and_others_are_not(value):
     ],
 )
 def test_columns_by_hand(column, texts):
-    assert spell(column).to_list() == texts
+    assert column_to_text(column).to_list() == texts
 
 
 def test_folding_by_hand():
     cells = ["True", "1.00", "-0.0", "007.0", "1.10", "v1.0", "", None, "FALSE", "truer"]
     folded = ["true", "1", "0", "007", "1.10", "v1.0", None, None, "false", "truer"]
-    assert fold(pl.Series(cells)).to_list() == folded
-    assert fold(pl.Series([cells])).to_list() == [folded]
+    assert canonicalize_text(pl.Series(cells)).to_list() == folded
+    assert canonicalize_text(pl.Series([cells])).to_list() == [folded]
 
 
 def test_lists_that_were_written_out_are_lists_or_nothing():

@@ -4,9 +4,9 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from vecall.data.casting import cast_feature, cast_flag, cast_id, cast_number, cast_time
-from vecall.data.timestamps import moment_to_microseconds
-from vecall.schema import Category, Numeric, Tags, Text, Vector
+from vecall.data.casting import cast_feature, cast_boolean, cast_id, cast_number, cast_timestamp
+from vecall.data.timestamps import to_unix_micros
+from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
 NOON = datetime(2018, 6, 1, 12)
 # What no feature, id or time but a list can be made of.
@@ -61,26 +61,26 @@ def test_string_ids(cells, expected):
 
 def test_numbers_are_finite():
     cells = ["1", "-2.5e3", "nan", "inf", "1,5", "", None]
-    assert result(cast_number(pl.Series("x", cells), optional=False)) == [1, -2500, *["bad"] * 5]
-    assert result(cast_number(pl.Series("x", [1, None]), optional=True)) == [1, None]
-    assert result(cast_number(pl.Series("x", [float("inf"), float("nan")]), optional=True)) == ["bad", None]
-    assert result(cast_number(pl.Series("x", ["1", "", None]), optional=True)) == [1, None, None]
+    assert result(cast_number(pl.Series("x", cells), is_optional=False)) == [1, -2500, *["bad"] * 5]
+    assert result(cast_number(pl.Series("x", [1, None]), is_optional=True)) == [1, None]
+    assert result(cast_number(pl.Series("x", [float("inf"), float("nan")]), is_optional=True)) == ["bad", None]
+    assert result(cast_number(pl.Series("x", ["1", "", None]), is_optional=True)) == [1, None, None]
 
 
 def test_decimal_commas_are_read_where_they_are_declared():
     cells = pl.Series("x", ["1,5", "-2", ",5", "1,5e3", "1.000,5", "1,2,3"])
-    assert result(cast_number(cells, optional=False, decimal=",")) == [1.5, -2, 0.5, 1500, "bad", "bad"]
-    assert "data.csv.decimal" in cast_number(cells, optional=False).expected
+    assert result(cast_number(cells, is_optional=False, decimal=",")) == [1.5, -2, 0.5, 1500, "bad", "bad"]
+    assert "data.csv.decimal" in cast_number(cells, is_optional=False).expected
 
 
 def test_flags():
-    assert result(cast_flag(pl.Series("x", ["True", "false", "1", "0", "yes", None]))) == [
+    assert result(cast_boolean(pl.Series("x", ["True", "false", "1", "0", "yes", None]))) == [
         *[True, False] * 2,
         "bad",
         "bad",
     ]
-    assert result(cast_flag(pl.Series("x", [1, 0, 2]))) == [True, False, "bad"]
-    assert result(cast_flag(pl.Series("x", [True, None]))) == [True, "bad"]
+    assert result(cast_boolean(pl.Series("x", [1, 0, 2]))) == [True, False, "bad"]
+    assert result(cast_boolean(pl.Series("x", [True, None]))) == [True, "bad"]
 
 
 @pytest.mark.parametrize(
@@ -103,36 +103,36 @@ def test_flags():
     ],
 )
 def test_times(cells, expected):
-    assert result(cast_time(pl.Series("x", cells))) == expected
+    assert result(cast_timestamp(pl.Series("x", cells))) == expected
 
 
 def test_a_moment_without_a_zone_is_utc():
-    assert moment_to_microseconds(datetime(1970, 1, 2)) == 86_400_000_000
-    assert moment_to_microseconds(datetime(1970, 1, 2, tzinfo=UTC)) == 86_400_000_000
-    assert moment_to_microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999)) == -1
+    assert to_unix_micros(datetime(1970, 1, 2)) == 86_400_000_000
+    assert to_unix_micros(datetime(1970, 1, 2, tzinfo=UTC)) == 86_400_000_000
+    assert to_unix_micros(datetime(1969, 12, 31, 23, 59, 59, 999_999)) == -1
 
 
 @pytest.mark.parametrize(
     ("feature", "cells", "expected"),
     [
-        (Numeric(), ["1", None, "x"], [1.0, None, "bad"]),
-        (Category(), [1, None], ["1", None]),
-        (Category(), [True, False], ["true", "false"]),
-        (Category(), ["True", "1.0", "1.50", "007", ""], ["true", "1", "1.50", "007", None]),
-        (Category(), [1.0, 1.5, float("nan")], ["1", "1.5", None]),
-        (Category(), [Decimal("1.00"), Decimal("1.50")], ["1", "1.5"]),
-        (Category(), [date(2018, 6, 1)], ["2018-06-01"]),
-        (Text(), ["a b", "", None], ["a b", None, None]),
-        (Tags(), ["a|b||a", "|", "", None], [["a", "b", "a"], [], None, None]),
-        (Tags(), ['["a", 1.0]', "['b', 'c']", "[a]", "['b' 'c']", "[[1]]"], [["a", "1"], ["b", "c"], *["bad"] * 3]),
-        (Tags(), [[1.0, 2.5, float("nan")], []], [["1", "2.5"], []]),
-        (Tags(), [[True, False]], [["true", "false"]]),
-        (Tags(separator=", "), ["a, b"], [["a", "b"]]),
-        (Tags(), [["a", None, ""], [], None], [["a"], [], None]),
-        (Tags(), pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), [["1", "2"]]),
-        (Vector(size=2), ["1 -2e3", "1", "1 2 3", "1 x", "1 nan", "1e39 1", None], [[1, -2000], *["bad"] * 5, None]),
-        (Vector(size=2), ["[1, 2]", "[1. 2.]", "[1 x]", ""], [[1, 2], [1, 2], "bad", None]),
-        (Vector(size=2), [[1.0, 2.0], [1.0, None], [1.0], None], [[1, 2], "bad", "bad", None]),
+        (NumericFeature(), ["1", None, "x"], [1.0, None, "bad"]),
+        (CategoryFeature(), [1, None], ["1", None]),
+        (CategoryFeature(), [True, False], ["true", "false"]),
+        (CategoryFeature(), ["True", "1.0", "1.50", "007", ""], ["true", "1", "1.50", "007", None]),
+        (CategoryFeature(), [1.0, 1.5, float("nan")], ["1", "1.5", None]),
+        (CategoryFeature(), [Decimal("1.00"), Decimal("1.50")], ["1", "1.5"]),
+        (CategoryFeature(), [date(2018, 6, 1)], ["2018-06-01"]),
+        (TextFeature(), ["a b", "", None], ["a b", None, None]),
+        (TagsFeature(), ["a|b||a", "|", "", None], [["a", "b", "a"], [], None, None]),
+        (TagsFeature(), ['["a", 1.0]', "['b', 'c']", "[a]", "['b' 'c']", "[[1]]"], [["a", "1"], ["b", "c"], *["bad"] * 3]),
+        (TagsFeature(), [[1.0, 2.5, float("nan")], []], [["1", "2.5"], []]),
+        (TagsFeature(), [[True, False]], [["true", "false"]]),
+        (TagsFeature(separator=", "), ["a, b"], [["a", "b"]]),
+        (TagsFeature(), [["a", None, ""], [], None], [["a"], [], None]),
+        (TagsFeature(), pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), [["1", "2"]]),
+        (VectorFeature(size=2), ["1 -2e3", "1", "1 2 3", "1 x", "1 nan", "1e39 1", None], [[1, -2000], *["bad"] * 5, None]),
+        (VectorFeature(size=2), ["[1, 2]", "[1. 2.]", "[1 x]", ""], [[1, 2], [1, 2], "bad", None]),
+        (VectorFeature(size=2), [[1.0, 2.0], [1.0, None], [1.0], None], [[1, 2], "bad", "bad", None]),
     ],
 )
 def test_features(feature, cells, expected):
@@ -141,8 +141,8 @@ def test_features(feature, cells, expected):
 
 @pytest.mark.parametrize("column", FOREIGN, ids=lambda column: str(column.dtype))
 def test_columns_of_another_kind_are_bad_and_no_crash(column):
-    kinds = [lambda one: cast_id(one, "integer"), cast_time, cast_flag, lambda one: cast_feature(one, Numeric())]
+    kinds = [lambda one: cast_id(one, "integer"), cast_timestamp, cast_boolean, lambda one: cast_feature(one, NumericFeature())]
     if column.dtype != pl.List(pl.Int64):
-        kinds.append(lambda one: cast_feature(one, Vector(size=1)))
+        kinds.append(lambda one: cast_feature(one, VectorFeature(size=1)))
     for kind in kinds:
         assert result(kind(column)) == ["bad", "bad"]

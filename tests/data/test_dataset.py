@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from vecall.data.dataset import read_dataset
-from vecall.data.feature_encoder import NEVER_SEEN
+from vecall.data.feature_encoder import OOV
 from vecall.data.settings import DataSettings
 from vecall.errors import DataError
 from vecall.schema import Schema
@@ -38,17 +38,17 @@ def settings(tmp_path):
 def test_encoders_know_nothing_of_what_came_after_the_cut(settings):
     dataset = read_dataset(settings, SCHEMA)
     train = dataset.split(settings).train
-    items, users = dataset.fit_encoders(train.rows, np.flatnonzero(train.lengths))
-    assert (items.state.numbers["price"].mean, items.state.numbers["price"].std) == (3.0, np.sqrt(2))
-    assert items.state.values["kind"].values == ("x", "y")
-    assert users.state.values["town"].values == ("here", "there")
+    items, users = dataset.fit_feature_encoders(train.values, np.flatnonzero(train.lengths))
+    assert (items.state.numeric["price"].mean, items.state.numeric["price"].std) == (3.0, np.sqrt(2))
+    assert items.state.categorical["kind"].values == ("x", "y")
+    assert users.state.categorical["town"].values == ("here", "there")
     assert "future" not in items.state.model_dump_json() + users.state.model_dump_json()
     everyone = items.encode(dataset.catalogue.item_features), users.encode(dataset.catalogue.user_features)
-    assert everyone[0]["kind"].tolist() == [3, 2, NEVER_SEEN, NEVER_SEEN]
+    assert everyone[0]["kind"].tolist() == [3, 2, OOV, OOV]
     assert everyone[0]["words"].tolist() == [[0, 0], [2, 3], [0, 0], [0, 0]]
-    assert everyone[1]["town"].tolist() == [2, 3, NEVER_SEEN]
-    leaky, _ = dataset.fit_encoders(np.arange(4), np.arange(3))  # what the assertions above would catch
-    assert leaky.state.numbers["price"].mean > 1e5
+    assert everyone[1]["town"].tolist() == [2, 3, OOV]
+    leaky, _ = dataset.fit_feature_encoders(np.arange(4), np.arange(3))  # what the assertions above would catch
+    assert leaky.state.numeric["price"].mean > 1e5
     assert "future" in leaky.state.model_dump_json()
 
 
@@ -58,7 +58,7 @@ def test_histories_and_popularity_are_those_of_today(settings):
     assert histories == [[0, 1, 2], [1, 0, 2], [2]]
     assert dataset.popularity.tolist() == [2, 2, 3, 0]
     assert dataset.popularity.dtype == np.float32
-    assert dict(dataset.dropped) == {}
+    assert dict(dataset.dropped_counts) == {}
 
 
 def test_only_positives_make_histories_and_popularity(tmp_path):
@@ -72,7 +72,7 @@ def test_only_positives_make_histories_and_popularity(tmp_path):
         }
     )
     dataset = read_dataset(DataSettings(interactions=(log,)), schema)
-    assert dataset.catalogue.items.ids(np.arange(2)) == ["10", "9"]  # strings, by their bytes
+    assert dataset.catalogue.items.to_ids(np.arange(2)) == ["10", "9"]  # strings, by their bytes
     assert (dataset.histories[0].tolist(), dataset.popularity.tolist()) == ([0, 1], [1, 1])
 
 
@@ -81,5 +81,5 @@ def test_an_interaction_of_an_unknown_item_is_an_error_or_counted(settings):
     with pytest.raises(DataError, match=r"'i': expected an item of the items table, .*row 2: '77'"):
         read_dataset(settings, SCHEMA)
     dataset = read_dataset(settings.model_copy(update={"bad_rows": "drop"}), SCHEMA)
-    assert dict(dataset.dropped) == {"log.csv: i: not an item of the items table (of 2 rows)": 1}
+    assert dict(dataset.dropped_counts) == {"log.csv: i: not an item of the items table (of 2 rows)": 1}
     assert dataset.interactions.items.tolist() == [0]

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.data.hashing import hash_strings, pack
+from vecall.data.hashing import hash_strings, pack_strings
 
 MASK = 2**64 - 1
 PINNED = ["f52a15e9a9b5e89b", "02c0bdbf481420f8", "e1747db7a7f6135a", "8f539c9b4033d1e2", "c2f81037f9845d8a"]
@@ -34,7 +34,7 @@ def test_half_a_surrogate_pair_is_hashed_too():
 
 
 def test_pack_lays_bytes_end_to_end():
-    blob, offsets = pack(["ab", "", "é"])
+    blob, offsets = pack_strings(["ab", "", "é"])
     assert (blob.tobytes(), offsets.tolist()) == ("abé".encode(), [0, 2, 2, 4])
     assert offsets.dtype == np.int64
-    assert pack([])[1].tolist() == [0]
+    assert pack_strings([])[1].tolist() == [0]

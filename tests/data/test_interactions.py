@@ -3,8 +3,8 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from vecall.data.interactions import build_catalogue, order_interactions
-from vecall.data.tables import Entities, Tables
+from vecall.data.interactions import build_catalogue, build_interactions
+from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 
 
@@ -23,13 +23,13 @@ def read(log, items=None, users=None, **interactions):
     log = pl.DataFrame({"positive": [True] * len(log["user"])} | log)
     tables = Tables(log, *frames)
     catalogue = build_catalogue(tables, schema(**interactions))
-    return catalogue, order_interactions(tables, catalogue)
+    return catalogue, build_interactions(tables, catalogue)
 
 
 def entities(columns):
     frame = pl.DataFrame(columns)
     others = frame.drop("id")
-    return Entities(frame["id"], others, others)
+    return EntityTable(frame["id"], others, others)
 
 
 LOG = {"user": ["b", "a", "b", "b", "a"], "item": [30, 10, 10, 20, 20], "time": [2, 5, 2, 1, 5]}
@@ -37,14 +37,14 @@ LOG = {"user": ["b", "a", "b", "b", "a"], "item": [30, 10, 10, 20, 20], "time": 
 
 def test_ordered_by_user_then_time_then_place_in_the_file():
     catalogue, log = read(LOG, time="t")
-    assert catalogue.items.ids(np.arange(3)) == [10, 20, 30]
-    assert catalogue.users.ids(np.arange(2)) == ["a", "b"]
+    assert catalogue.items.to_ids(np.arange(3)) == [10, 20, 30]
+    assert catalogue.users.to_ids(np.arange(2)) == ["a", "b"]
     assert log.users.tolist() == [0, 0, 1, 1, 1]
     assert log.items.tolist() == [0, 1, 1, 2, 0]  # a: 10 before 20; b: 20, then 30 before 10, as in the file
     assert log.times.tolist() == [5, 5, 1, 2, 2]
-    assert log.positive.all()
-    assert not log.dated
-    assert log.where(log.times == 2).items.tolist() == [2, 0]
+    assert log.is_positive.all()
+    assert not log.has_datetimes
+    assert log.filter(log.times == 2).items.tolist() == [2, 0]
 
 
 def test_without_times_the_file_is_the_order():
@@ -54,7 +54,7 @@ def test_without_times_the_file_is_the_order():
 
 def test_datetimes_are_microseconds():
     _, log = read({"user": ["a"], "item": [1], "time": [datetime(1970, 1, 2)]}, time="t")
-    assert (log.dated, log.times.tolist()) == (True, [86_400_000_000])
+    assert (log.has_datetimes, log.times.tolist()) == (True, [86_400_000_000])
 
 
 def test_the_catalogue_holds_all_that_any_table_knows():

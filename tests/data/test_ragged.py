@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.data.ragged import Sequences
+from vecall.data.ragged import RaggedArray
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
 
@@ -14,13 +14,13 @@ def lists_of(sequences):
 
 @given(LISTS, st.integers(0, 7), st.data())
 def test_every_view_is_what_plain_lists_give(lists, count, data):
-    sequences = Sequences.of(lists)
+    sequences = RaggedArray.from_lists(lists)
     assert lists_of(sequences) == lists
     assert sequences.lengths.tolist() == [len(one) for one in lists]
-    assert sequences.owners.tolist() == [place for place, one in enumerate(lists) for _ in one]
-    assert lists_of(sequences.last(count)) == [one[max(0, len(one) - count) :] for one in lists]
-    assert lists_of(Sequences.grouped(sequences.owners, sequences.rows, len(lists))) == lists
-    table, lengths = sequences.padded(fill=-7)
+    assert sequences.segment_ids.tolist() == [place for place, one in enumerate(lists) for _ in one]
+    assert lists_of(sequences.take_last(count)) == [one[max(0, len(one) - count) :] for one in lists]
+    assert lists_of(RaggedArray.from_groups(sequences.segment_ids, sequences.values, len(lists))) == lists
+    table, lengths = sequences.to_padded(fill_value=-7)
     longest = max(map(len, lists), default=0)
     assert table.tolist() == [one + [-7] * (longest - len(one)) for one in lists]
     assert lengths.tolist() == sequences.lengths.tolist()
@@ -30,4 +30,4 @@ def test_every_view_is_what_plain_lists_give(lists, count, data):
 
 def test_a_list_that_is_not_there_is_an_error():
     with pytest.raises(IndexError):
-        Sequences.of([[1]])[1]
+        RaggedArray.from_lists([[1]])[1]

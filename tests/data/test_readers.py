@@ -5,7 +5,7 @@ import gzip
 import polars as pl
 import pytest
 
-from vecall.data.readers import read_table, separator_hint
+from vecall.data.readers import read_table, suggest_separator
 from vecall.data.settings import CsvSettings
 from vecall.errors import DataError
 
@@ -22,10 +22,10 @@ def test_separators(tmp_path):
     (tmp_path / "t.tsv").write_text("a\tb\n1\tx\n2\t\n")
     assert read_table(tmp_path / "t.csv", CsvSettings(separator=";")).equals(TABLE)
     assert read_table(tmp_path / "t.tsv").equals(TABLE)
-    assert separator_hint(read_table(tmp_path / "t.csv").columns) == (
+    assert suggest_separator(read_table(tmp_path / "t.csv").columns) == (
         "; its columns seem to be separated by ';': set data.csv.separator"
     )
-    assert separator_hint(["a", "b;c"]) == separator_hint(["a"]) == ""
+    assert suggest_separator(["a", "b;c"]) == suggest_separator(["a"]) == ""
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "T.CSV.GZ", "t.tsv.gz"])

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from vecall.data.ragged import Cases, Sequences
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 
@@ -11,11 +11,11 @@ from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 def random_lists(users, items, seed=0):
     rng = np.random.default_rng(seed)
     weights = 1.0 / np.arange(1, items + 1)
-    return Sequences.of([rng.choice(items, rng.integers(0, 12), p=weights / weights.sum()) for _ in range(users)])
+    return RaggedArray.from_lists([rng.choice(items, rng.integers(0, 12), p=weights / weights.sum()) for _ in range(users)])
 
 
 def as_cases(histories):
-    return Cases(np.arange(len(histories)), histories, Sequences.of([[0]] * len(histories)))
+    return EvalCases(np.arange(len(histories)), histories, RaggedArray.from_lists([[0]] * len(histories)))
 
 
 def dense(lists, items):
@@ -56,7 +56,7 @@ def test_ease_refuses_what_it_cannot_do(monkeypatch):
 
 
 def test_popularity_counts_users_not_events():
-    scores = Popularity(Sequences.of([[0, 0, 0, 1], [1], []]), 3)(as_cases(Sequences.of([[0], []])))
+    scores = Popularity(RaggedArray.from_lists([[0, 0, 0, 1], [1], []]), 3)(as_cases(RaggedArray.from_lists([[0], []])))
     assert scores.tolist() == [[1, 2, 0], [1, 2, 0]]
     assert scores.dtype == np.float32
 
@@ -76,7 +76,7 @@ def test_recent_cooccurrence_is_its_formula():
     for user in range(len(histories)):
         for age, row in enumerate(histories[user][::-1][:recent]):
             expected[user] += decay**age * near[row] / np.sqrt(users[row] * users)
-    scorer = RecentCooccurrence(train, items, recent=recent, decay=decay, window=window)
+    scorer = RecentCooccurrence(train, items, n_recent=recent, decay=decay, window=window)
     scores = scorer(as_cases(histories))
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)

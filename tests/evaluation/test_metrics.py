@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.data.ragged import Sequences
+from vecall.data.ragged import RaggedArray
 from vecall.errors import ConfigError, DataError, TrainingError
-from vecall.evaluation.metrics import coverage_at, ndcg_at, recall_at, target_ranks, top_rows
+from vecall.evaluation.metrics import coverage_at_k, ndcg_at_k, recall_at_k, rank_targets, select_top_rows
 
 SCORES = np.array([[0.9, 0.8, 0.7, 0.6, 0.5], [0.1, 0.5, 0.5, 0.5, 0.2]], dtype=np.float32)
 
@@ -30,14 +30,14 @@ def judged(draw):
     row = st.integers(0, items - 1)
     targets = [draw(st.lists(row, unique=True, max_size=3)) for _ in range(users)]
     seen = [[r for r in draw(st.lists(row, max_size=6)) if r not in held] for held in targets]  # with repeats
-    return scores.astype(np.float32), Sequences.of(targets), Sequences.of(seen)
+    return scores.astype(np.float32), RaggedArray.from_lists(targets), RaggedArray.from_lists(seen)
 
 
 @given(judged(), st.booleans())
 def test_ranks_are_those_of_the_slow_count(case, exclude):
     scores, targets, seen = case
     before = scores.copy()
-    ranks = target_ranks(scores, targets, seen if exclude else None)
+    ranks = rank_targets(scores, targets, seen if exclude else None)
     assert ranks.tolist() == slow_ranks(scores, targets, seen if exclude else None)
     np.testing.assert_array_equal(scores, before)
 
@@ -45,7 +45,7 @@ def test_ranks_are_those_of_the_slow_count(case, exclude):
 @given(judged(), st.integers(1, 9))
 def test_top_rows_are_the_best_unseen_ones(case, k):
     scores, _, seen = case
-    for user, top in enumerate(top_rows(scores, seen, k)):
+    for user, top in enumerate(select_top_rows(scores, seen, k)):
         unseen = [row for row in range(scores.shape[1]) if row not in seen[user]]
         filled = top[top >= 0]
         assert (top[len(filled) :] == -1).all()
@@ -53,62 +53,62 @@ def test_top_rows_are_the_best_unseen_ones(case, k):
 
 
 def test_ranks_by_hand():
-    targets = Sequences.of([[3, 1], [2]])
-    assert target_ranks(SCORES, targets, None).tolist() == [3, 1, 2]  # rows 1 and 3 tie with row 2 and go before it
-    assert target_ranks(SCORES, targets, Sequences.of([[0, 0, 2], [1]])).tolist() == [1, 0, 1]
+    targets = RaggedArray.from_lists([[3, 1], [2]])
+    assert rank_targets(SCORES, targets, None).tolist() == [3, 1, 2]  # rows 1 and 3 tie with row 2 and go before it
+    assert rank_targets(SCORES, targets, RaggedArray.from_lists([[0, 0, 2], [1]])).tolist() == [1, 0, 1]
 
 
 def test_recall_is_never_divided_by_k():
     ranks, offsets = np.array([0, 7, 3]), np.array([0, 2, 3])
-    assert recall_at(ranks, offsets, 1) == pytest.approx((1 / 2 + 0) / 2)
-    assert recall_at(ranks, offsets, 3) == pytest.approx((1 / 2 + 0) / 2)  # rank 3 is the fourth place
-    assert recall_at(ranks, offsets, 5) == pytest.approx((1 / 2 + 1) / 2)
-    assert recall_at(ranks, offsets, 100) == 1.0
+    assert recall_at_k(ranks, offsets, 1) == pytest.approx((1 / 2 + 0) / 2)
+    assert recall_at_k(ranks, offsets, 3) == pytest.approx((1 / 2 + 0) / 2)  # rank 3 is the fourth place
+    assert recall_at_k(ranks, offsets, 5) == pytest.approx((1 / 2 + 1) / 2)
+    assert recall_at_k(ranks, offsets, 100) == 1.0
 
 
 def test_users_without_targets_do_not_count():
-    assert recall_at(np.array([0]), np.array([0, 0, 1, 1]), 1) == 1.0
+    assert recall_at_k(np.array([0]), np.array([0, 0, 1, 1]), 1) == 1.0
     with pytest.raises(DataError, match="none of 2 users"):
-        recall_at(np.array([], dtype=np.int64), np.array([0, 0, 0]), 1)
+        recall_at_k(np.array([], dtype=np.int64), np.array([0, 0, 0]), 1)
 
 
 def test_ndcg_by_hand():
     ranks, offsets = np.array([0, 2, 5]), np.array([0, 2, 3])
     ideal_of_two = 1 + 1 / math.log2(3)
-    assert ndcg_at(ranks, offsets, 3) == pytest.approx(((1 + 1 / 2) / ideal_of_two + 0) / 2)
-    assert ndcg_at(ranks, offsets, 1) == pytest.approx((1 + 0) / 2)  # one place can hold one of two targets
-    assert ndcg_at(np.array([0, 1]), np.array([0, 2]), 10) == pytest.approx(1.0)
+    assert ndcg_at_k(ranks, offsets, 3) == pytest.approx(((1 + 1 / 2) / ideal_of_two + 0) / 2)
+    assert ndcg_at_k(ranks, offsets, 1) == pytest.approx((1 + 0) / 2)  # one place can hold one of two targets
+    assert ndcg_at_k(np.array([0, 1]), np.array([0, 2]), 10) == pytest.approx(1.0)
 
 
 def test_coverage_by_hand():
     top = np.array([[0, 1, 2], [0, 3, -1]])
-    assert coverage_at(top, 5, 1) == pytest.approx(1 / 5)
-    assert coverage_at(top, 5, 2) == pytest.approx(3 / 5)
-    assert coverage_at(top, 5, 3) == pytest.approx(4 / 5)
+    assert coverage_at_k(top, 5, 1) == pytest.approx(1 / 5)
+    assert coverage_at_k(top, 5, 2) == pytest.approx(3 / 5)
+    assert coverage_at_k(top, 5, 3) == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, -math.inf, math.inf])
 def test_a_constant_model_recalls_nothing(constant):
     scores = np.full((3, 20), constant, dtype=np.float32)
-    targets = Sequences.of([[0], [7, 8], [19]])
-    ranks = target_ranks(scores, targets, Sequences.of([[3], [], [5]]))
-    assert recall_at(ranks, targets.offsets, 10) == 0.0
-    assert ndcg_at(ranks, targets.offsets, 10) == 0.0
+    targets = RaggedArray.from_lists([[0], [7, 8], [19]])
+    ranks = rank_targets(scores, targets, RaggedArray.from_lists([[3], [], [5]]))
+    assert recall_at_k(ranks, targets.offsets, 10) == 0.0
+    assert ndcg_at_k(ranks, targets.offsets, 10) == 0.0
 
 
 def test_what_cannot_be_judged_is_refused():
     broken = SCORES.copy()
     broken[1, 4] = np.nan
-    one = Sequences.of([[0], [1]])
+    one = RaggedArray.from_lists([[0], [1]])
     with pytest.raises(TrainingError, match="1 of 10 scores are NaN"):
-        target_ranks(broken, one, None)
+        rank_targets(broken, one, None)
     with pytest.raises(DataError, match="user 1"):
-        target_ranks(SCORES, one, Sequences.of([[], [1]]))
+        rank_targets(SCORES, one, RaggedArray.from_lists([[], [1]]))
     with pytest.raises(DataError, match="only 5 items"):
-        target_ranks(SCORES, Sequences.of([[0], [5]]), None)
+        rank_targets(SCORES, RaggedArray.from_lists([[0], [5]]), None)
     with pytest.raises(DataError, match="only 5 items"):
-        target_ranks(SCORES, one, Sequences.of([[], [-1]]))
+        rank_targets(SCORES, one, RaggedArray.from_lists([[], [-1]]))
     with pytest.raises(DataError, match="1 lists of targets"):
-        target_ranks(SCORES, Sequences.of([[0]]), None)
+        rank_targets(SCORES, RaggedArray.from_lists([[0]]), None)
     with pytest.raises(ConfigError, match="at least 1"):
-        recall_at(np.array([0]), np.array([0, 1]), 0)
+        recall_at_k(np.array([0]), np.array([0, 1]), 0)

@@ -13,12 +13,12 @@ MODELS = {
     "a<b & c": {"recall@10": 0.2, "recall@100": 0.3},
 }
 DRAWN = {
-    "learning": lambda: plots.learning_curve(EPOCHS),
-    "recall": lambda: plots.recall_over_k(MODELS),
-    "scores": lambda: plots.score_histograms(np.linspace(0.5, 2.0, 9), np.linspace(-1.0, 1.0, 50)),
-    "one score": lambda: plots.score_histograms(np.ones(3), np.ones(5)),
-    "popularity": lambda: plots.recalled_popularity({"model": np.array([[0, 1, -1], [5, 1, 0]])}, np.arange(300.0)),
-    "nothing taken": lambda: plots.recalled_popularity({"model": np.array([[0]])}, np.zeros(3)),
+    "learning": lambda: plots.plot_learning_curve(EPOCHS),
+    "recall": lambda: plots.plot_recall_over_k(MODELS),
+    "scores": lambda: plots.plot_score_histograms(np.linspace(0.5, 2.0, 9), np.linspace(-1.0, 1.0, 50)),
+    "one score": lambda: plots.plot_score_histograms(np.ones(3), np.ones(5)),
+    "popularity": lambda: plots.plot_recalled_popularity({"model": np.array([[0, 1, -1], [5, 1, 0]])}, np.arange(300.0)),
+    "nothing taken": lambda: plots.plot_recalled_popularity({"model": np.array([[0]])}, np.zeros(3)),
 }
 
 
@@ -35,9 +35,9 @@ def test_a_plot_is_the_same_well_formed_text_each_time(name):
 
 
 def test_the_ring_is_at_the_epoch_that_was_kept():
-    assert "kept: .250" in plots.learning_curve(EPOCHS)  # the highest
+    assert "kept: .250" in plots.plot_learning_curve(EPOCHS)  # the highest
     scored = [epoch | {"score": float(epoch["epoch"] == 7)} for epoch in EPOCHS]
-    assert "kept: .210" in plots.learning_curve(scored, chosen_by="score")
+    assert "kept: .210" in plots.plot_learning_curve(scored, selection_metric="score")
 
 
 def test_ids_of_two_plots_never_meet():
@@ -55,7 +55,7 @@ def test_a_name_is_text_not_markup():
 
 
 def test_a_model_keeps_its_colour_whatever_stands_beside_it():
-    alone, together = plots.style_of(["ease"]), plots.style_of(["other", "model", "ease", "popularity"])
+    alone, together = plots.assign_styles(["ease"]), plots.assign_styles(["other", "model", "ease", "popularity"])
     assert alone["ease"] == together["ease"]
     assert len(set(together.values())) == 4
 
@@ -64,4 +64,4 @@ def test_a_model_keeps_its_colour_whatever_stands_beside_it():
     ("value", "text"), [(0.4314, ".431"), (0.0, ".000"), (1.0, "1.000"), (12.0, "12.000"), (-0.5, "-.500")]
 )
 def test_three_digits(value, text):
-    assert plots.three_digits(value) == text
+    assert plots.format_decimal(value) == text

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from vecall.errors import ConfigError
-from vecall.evaluation.report import Example, ReportContent, write_report
+from vecall.evaluation.report import ExampleUser, ReportContent, write_report
 
 NASTY = "<script>alert('$title')</script> & \"co\""
 METRICS = {"recall@10": 0.1, "recall@100": 0.431, "ndcg@10": 0.05, "coverage@10": 0.25}
@@ -18,7 +18,7 @@ CONTENT = ReportContent(
         f"m {NASTY}": {"seen_excluded": METRICS | {"recall@100": 1.0}, "seen_included": METRICS},
     },
     dropped=((f"what {NASTY}", 1234, f"why {NASTY}"),),
-    ann=(
+    ann_rows=(
         {
             "k": 100,
             "recall": 0.9871,
@@ -31,9 +31,9 @@ CONTENT = ReportContent(
         },
     ),
     ann_method=f"method {NASTY}",
-    learning_curve="<svg><title>curve</title></svg>",
-    recall_over_k="<svg><title>over k</title></svg>",
-    examples=(Example(f"user {NASTY}", (f"taken {NASTY}",), (f"recalled {NASTY}", "other"), (f"recalled {NASTY}",)),),
+    learning_curve_svg="<svg><title>curve</title></svg>",
+    recall_over_k_svg="<svg><title>over k</title></svg>",
+    examples=(ExampleUser(f"user {NASTY}", (f"taken {NASTY}",), (f"recalled {NASTY}", "other"), (f"recalled {NASTY}",)),),
     environment={f"machine {NASTY}": f"two cores {NASTY}"},
 )
 

@@ -6,15 +6,15 @@ import pytest
 
 from vecall.errors import ConfigError, DataError
 from vecall.index import builder
-from vecall.index.base import Effort
-from vecall.index.builder import Structure, build_index
+from vecall.index.base import SearchParams
+from vecall.index.builder import IndexSpec, build_index
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
-from vecall.index.ivf import CellsIndex
-from vecall.index.planner import Costs
-from vecall.index.search_params import EffortPoint, Filtered
+from vecall.index.ivf import IvfPqIndex
+from vecall.index.planner import CostModel
+from vecall.index.search_params import TuningPoint, FilteredSearchParams
 from vecall.index.settings import IndexSettings
-from vecall.index.tuning import Tuning
+from vecall.index.tuning import TuningResult
 
 QUICK = {"target_recall": 0.5, "ks": (5,)}
 
@@ -33,14 +33,14 @@ def built(n=300, queries=None, **settings):
         ({}, 1999, ExactIndex, "exact"),
         ({"engine": "exact"}, 2500, ExactIndex, "exact"),
         ({"engine": "hnsw"}, 300, HnswIndex, "hnsw"),
-        ({"engine": "cells"}, 300, CellsIndex, "cells"),
+        ({"engine": "cells"}, 300, IvfPqIndex, "cells"),
         ({"M": 4}, 300, HnswIndex, "hnsw"),  # a parameter names its engine
         ({"ef_construction": 20}, 300, HnswIndex, "hnsw"),
         ({"ef": 20}, 300, HnswIndex, "hnsw"),
-        ({"cells": 9}, 300, CellsIndex, "cells"),
-        ({"probes": 9}, 300, CellsIndex, "cells"),
+        ({"cells": 9}, 300, IvfPqIndex, "cells"),
+        ({"probes": 9}, 300, IvfPqIndex, "cells"),
         ({"engine": "hnsw"}, 1, ExactIndex, "exact"),  # nothing to find
-        ({"engine": "cells"}, 2, CellsIndex, "cells"),
+        ({"engine": "cells"}, 2, IvfPqIndex, "cells"),
     ],
 )
 def test_the_engine_is_the_settings_or_follows_the_size(settings, n, kind, engine):
@@ -72,17 +72,17 @@ def test_given_parameters_reach_the_graph():
     made = built(engine="hnsw", M=5, ef_construction=33, ef=44)
     graph = made.index._graph.hnsw
     assert (graph.efConstruction, graph.nb_neighbors(1)) == (33, 5)
-    assert made.parameters == {"M": 5, "ef_construction": 33}
-    assert [point.effort for point in made.tuning.points] == [Effort(44)]
-    assert built(engine="hnsw").parameters == {"M": 16, "ef_construction": 200}
+    assert made.build_params == {"M": 5, "ef_construction": 33}
+    assert [point.search_params for point in made.tuning.best_points] == [SearchParams(44)]
+    assert built(engine="hnsw").build_params == {"M": 16, "ef_construction": 200}
 
 
 def test_given_parameters_reach_the_cells():
     made = built(engine="cells", cells=11, probes=7)
-    assert (made.index.cells, made.parameters) == (11, {"cells": 11})
-    assert [point.width for point in made.tuning.points] == [7]
-    assert built(engine="cells").parameters == {"cells": 32}  # 2 · sqrt(300) = 35
-    assert built(3, engine="cells", cells=99).parameters == {"cells": 3}
+    assert (made.index.cells, made.build_params) == (11, {"cells": 11})
+    assert [point.width for point in made.tuning.best_points] == [7]
+    assert built(engine="cells").build_params == {"cells": 32}  # 2 · sqrt(300) = 35
+    assert built(3, engine="cells", cells=99).build_params == {"cells": 3}
 
 
 @pytest.mark.parametrize("vectors", [np.empty((0, 4), np.float32), normal(5).astype(np.float64)])
@@ -94,8 +94,8 @@ def test_what_cannot_be_stored_is_refused(vectors, engine):
 
 def test_what_is_found_reaches_the_target():
     made = built(2500, normal(200, seed=1), engine="cells", target_recall=0.9, ks=(5, 50))
-    assert [point.k for point in made.tuning.points] == [5, 50]
-    assert all(point.recall - point.recall_ci95 >= 0.9 for point in made.tuning.points)
+    assert [point.k for point in made.tuning.best_points] == [5, 50]
+    assert all(point.recall - point.recall_ci95 >= 0.9 for point in made.tuning.best_points)
 
 
 def test_item_vectors_stand_in_for_queries(caplog, monkeypatch):
@@ -109,7 +109,7 @@ def test_item_vectors_stand_in_for_queries(caplog, monkeypatch):
     monkeypatch.setattr(builder, "_TUNED_WITH", 30)
     with caplog.at_level(logging.INFO):
         made = build_index(normal(300).astype(np.float16), None, IndexSettings(engine="cells", **QUICK))
-    assert made.tuning.points
+    assert made.tuning.best_points
     assert "found on item vectors" in caplog.text
     assert (len(asked[0]), asked[0].dtype) == (30, np.float32)
     assert np.isin(asked[0][:, 0], normal(300).astype(np.float16)[:, 0].astype(np.float32)).all()
@@ -121,7 +121,7 @@ def test_many_queries_are_used_in_part_and_evenly(monkeypatch):
 
     def noted(index, queries, *args, **kwargs):
         asked.append(queries[:, 0].tolist())
-        return Tuning((), (), Costs(0, 0, 0, 0), Filtered())
+        return TuningResult((), (), CostModel(0, 0, 0, 0), FilteredSearchParams())
 
     monkeypatch.setattr(builder, "tune", noted)
     queries = np.tile(np.arange(101, dtype=np.float32)[:, None], 4)
@@ -162,7 +162,7 @@ def test_the_fastest_that_reaches_the_target_is_chosen(contest, caplog, result, 
     with caplog.at_level(logging.INFO):
         made = built(2500)
     assert made.engine == engine
-    assert cells is None or made.parameters == {"cells": cells}
+    assert cells is None or made.build_params == {"cells": cells}
     assert caplog.text.count("ks missed") == 2
 
 
@@ -183,10 +183,10 @@ def test_nothing_is_compared_where_the_engine_is_given(contest):
 
 
 def test_a_trial_by_hand(monkeypatch):
-    found = [EffortPoint(5, 9, 0, 0.99, 0.02, 0.2), EffortPoint(50, 9, 0, 0.99, 0.001, 0.8)]
-    monkeypatch.setattr(builder, "tune", lambda *_, **__: Tuning(tuple(found), (), Costs(0, 0, 0, 0), Filtered()))
+    found = [TuningPoint(5, 9, 0, 0.99, 0.02, 0.2), TuningPoint(50, 9, 0, 0.99, 0.001, 0.8)]
+    monkeypatch.setattr(builder, "tune", lambda *_, **__: TuningResult(tuple(found), (), CostModel(0, 0, 0, 0), FilteredSearchParams()))
     settings = IndexSettings(target_recall=0.98, ks=(5, 50))
-    misses, ms = builder._try(Structure("hnsw"), normal(50), normal(5), settings)
+    misses, ms = builder._benchmark_spec(IndexSpec("hnsw"), normal(50), normal(5), settings)
     assert misses == 1  # .99 may be .97 by chance
     assert ms == pytest.approx(math.sqrt(0.2 * 0.8))
 
@@ -195,4 +195,4 @@ def test_a_trial_by_hand(monkeypatch):
 def test_auto_measures_for_itself(n):
     made = built(n, target_recall=0.9, ks=(5, 20))
     assert made.engine in {"hnsw", "cells"}
-    assert all(point.recall >= 0.9 for point in made.tuning.points)
+    assert all(point.recall >= 0.9 for point in made.tuning.best_points)

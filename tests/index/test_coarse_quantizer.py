@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.index import coarse_quantizer
-from vecall.index.coarse_quantizer import find_centroids, nearest_finder, sample_rows, usual_cells
+from vecall.index.coarse_quantizer import train_centroids, build_coarse_quantizer, sample_rows, choose_nlist
 from vecall.index.exact import ExactIndex
 
 
@@ -17,7 +17,7 @@ def normal(n, dim, seed=0):
     [(1, 1), (3, 3), (100, 16), (2000, 64), (300_000, 1024), (10**6, 2048), (10**7, 8192)],
 )
 def test_the_usual_number_by_hand(n, cells):
-    assert usual_cells(n) == cells
+    assert choose_nlist(n) == cells
 
 
 @pytest.mark.parametrize(("n", "most", "count"), [(5, 9, 5), (100, 30, 30), (1, 1, 1)])
@@ -34,7 +34,7 @@ def test_sampled_rows_are_distinct_and_ascend(n, most, count):
 def test_shares_are_in_proportion_and_sum_up(counts, part):
     counts = np.array(counts)
     total = max(1, round(part * counts.sum()))
-    shares = coarse_quantizer._shares(counts, total)
+    shares = coarse_quantizer._apportion(counts, total)
     assert shares.sum() == total
     assert (shares >= 0).all()
     assert (shares <= counts).all()
@@ -57,7 +57,7 @@ def clustered():
 
 def test_centroids_lie_amid_their_vectors(clustered):
     stored = ExactIndex.build(clustered)
-    found = find_centroids(stored, 60, seed=0)
+    found = train_centroids(stored, 60, seed=0)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     anywhere = normal(60, 12, seed=1)
     assert lost(clustered, found) < 0.4 * lost(clustered, anywhere / np.linalg.norm(anywhere, axis=1, keepdims=True))
@@ -65,9 +65,9 @@ def test_centroids_lie_amid_their_vectors(clustered):
 
 def test_two_levels_find_nearly_as_good_ones(clustered, monkeypatch):
     stored = ExactIndex.build(clustered)
-    once = lost(clustered, find_centroids(stored, 100, seed=0))
+    once = lost(clustered, train_centroids(stored, 100, seed=0))
     monkeypatch.setattr(coarse_quantizer, "_AT_ONCE", 16)
-    found = find_centroids(stored, 100, seed=0)
+    found = train_centroids(stored, 100, seed=0)
     assert found.shape == (100, 12)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
@@ -83,7 +83,7 @@ def test_two_levels_find_nearly_as_good_ones(clustered, monkeypatch):
 @pytest.mark.parametrize("cells", [1, 30, 70])
 def test_always_so_many_and_never_nan(monkeypatch, capfd, vectors, cells, at_once):
     monkeypatch.setattr(coarse_quantizer, "_AT_ONCE", at_once)
-    found = find_centroids(ExactIndex.build(vectors.astype(np.float32)), cells, seed=0)
+    found = train_centroids(ExactIndex.build(vectors.astype(np.float32)), cells, seed=0)
     assert found.shape == (cells, vectors.shape[1])
     assert np.isfinite(found).all()
     assert (np.abs(found) <= 1.001).all()
@@ -96,5 +96,5 @@ def test_the_nearest_are_found(monkeypatch, at_once, right):
     found = normal(500, 16)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     queries = normal(300, 16, seed=1)
-    rows = nearest_finder(found).search(queries, 1)[1][:, 0]
+    rows = build_coarse_quantizer(found).search(queries, 1)[1][:, 0]
     assert (rows == np.argmax(queries @ found.T, axis=1)).mean() >= right

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from vecall.errors import DataError, QueryError
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
-from vecall.index.faiss_adapter import openmp
+from vecall.index.faiss_adapter import use_faiss_threads
 from vecall.index.hnsw import HnswIndex
-from vecall.index.index_io import load, save
-from vecall.index.ivf import CellsIndex
-from vecall.index.kernels import scores_of
+from vecall.index.index_io import load_index, save_index
+from vecall.index.ivf import IvfPqIndex
+from vecall.index.kernels import compute_inner_products
 
 SHAPES = [(1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17)]
-LITTLE, ALL = Effort(3, 8), Effort(10**6, 10**6)
-BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "cells": partial(CellsIndex.build, cells=8)}
+LITTLE, ALL = SearchParams(3, 8), SearchParams(10**6, 10**6)
+BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "cells": partial(IvfPqIndex.build, nlist=8)}
 
 
 @pytest.fixture(params=BUILDERS)
@@ -37,7 +37,7 @@ def oracle(vectors, queries, k, allowed=None):
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     candidates = np.arange(len(stored)) if allowed is None else np.flatnonzero(allowed)
     for b, query in enumerate(queries):
-        all_scores = np.array([scores_of(stored[row : row + 1], query)[0] for row in range(len(stored))])
+        all_scores = np.array([compute_inner_products(stored[row : row + 1], query)[0] for row in range(len(stored))])
         assert_is_close(all_scores, stored.astype(np.float64), query.astype(np.float64))
         best = candidates[np.lexsort((candidates, -all_scores[candidates]))][:k]
         rows[b, : len(best)], scores[b, : len(best)] = best, all_scores[best]
@@ -62,7 +62,7 @@ def assert_same(hits, others):
 
 
 def some_bitmap(n, share, seed=2):
-    return Bitmap.of(np.random.default_rng(seed).random(n) < share)
+    return Bitmap.from_mask(np.random.default_rng(seed).random(n) < share)
 
 
 @pytest.mark.parametrize(("n", "dim"), SHAPES)
@@ -85,7 +85,7 @@ def test_answers_under_a_bitmap_are_the_oracles(build, n, dim, share):
     marked = np.random.default_rng(2).random(n) < share
     one = np.arange(n) == n // 2
     for mask in (marked, one):
-        allowed = Bitmap.of(mask)
+        allowed = Bitmap.from_mask(mask)
         for k in (1, 20, n + 3):
             expected = oracle(vectors, queries, k, mask)
             assert_is(index.search_exact(queries, k, allowed=allowed), expected)
@@ -93,7 +93,7 @@ def test_answers_under_a_bitmap_are_the_oracles(build, n, dim, share):
             assert_is(index.search(queries, k, effort=ALL, allowed=allowed), expected)
 
 
-@pytest.mark.parametrize("effort", [None, LITTLE, Effort(40, 100)])
+@pytest.mark.parametrize("effort", [None, LITTLE, SearchParams(40, 100)])
 @pytest.mark.parametrize("share", [0.0, 0.003, 0.05, 0.5, 1.0])
 def test_whatever_the_effort_no_place_stays_empty_and_none_is_another_rows(build, effort, share):
     vectors, queries = some_vectors(1200, 9), some_vectors(10, 9, seed=1)
@@ -105,14 +105,14 @@ def test_whatever_the_effort_no_place_stays_empty_and_none_is_another_rows(build
         assert (hits.rows[:, found:] == -1).all()
         assert (hits.scores[:, found:] == -np.inf).all()
         assert all(len(set(line)) == found for line in hits.rows[:, :found].tolist())
-        assert allowed.has(hits.rows[:, :found]).all()
+        assert allowed.contains(hits.rows[:, :found]).all()
         # The scores are the exact search's, to the bit, and stand in its order.
         places = [np.flatnonzero(np.isin(a, b)) for a, b in zip(exact.rows, hits.rows[:, :found], strict=True)]
         np.testing.assert_array_equal(hits.rows[:, :found], np.take_along_axis(exact.rows, np.array(places), 1))
         np.testing.assert_array_equal(hits.scores[:, :found], np.take_along_axis(exact.scores, np.array(places), 1))
 
 
-@pytest.mark.parametrize("effort", [None, LITTLE, Effort(40, 100)])
+@pytest.mark.parametrize("effort", [None, LITTLE, SearchParams(40, 100)])
 @pytest.mark.parametrize("share", [None, 0.3])
 def test_one_query_is_answered_as_in_a_batch(build, effort, share):
     """Equal rows, too: they are cut at place k by nothing else than their number."""
@@ -121,13 +121,13 @@ def test_one_query_is_answered_as_in_a_batch(build, effort, share):
     index, queries = build(vectors), some_vectors(150, 13, seed=1)
     allowed = None if share is None else some_bitmap(1500, share)
     for search in (partial(index.search, effort=effort), index.search_exact):
-        with openmp(2):
+        with use_faiss_threads(2):
             hits = search(queries, 25, allowed=allowed)
         alone = [search(queries[b : b + 1], 25, allowed=allowed) for b in range(150)]
         assert_is(hits, (np.concatenate([one.rows for one in alone]), np.concatenate([one.scores for one in alone])))
 
 
-@pytest.mark.parametrize("effort", [None, Effort(1, 1), ALL])
+@pytest.mark.parametrize("effort", [None, SearchParams(1, 1), ALL])
 def test_more_than_there_are_gives_all(build, effort):
     index = build(some_vectors(30, 4))
     hits = index.search(some_vectors(3, 4, seed=1), 50, effort=effort)
@@ -183,15 +183,15 @@ def test_no_queries_no_answers(build):
 def test_a_saved_index_answers_as_before(build, tmp_path, n):
     vectors, queries, allowed = some_vectors(n, 9), some_vectors(10, 9, seed=1), some_bitmap(n, 0.4)
     index = build(vectors)
-    save(index, tmp_path / "index.faiss")
-    again = load(tmp_path / "index.faiss")
+    save_index(index, tmp_path / "index.faiss")
+    again = load_index(tmp_path / "index.faiss")
     assert type(again) is type(index)
     assert (again.size, again.dim) == (n, 9)
     for search in ("search", "search_exact"):
         for kept in (None, allowed):
             assert_same(*(getattr(one, search)(queries, 30, allowed=kept) for one in (again, index)))
-    assert_same(*(one.search(queries, 30, effort=Effort(2, 40)) for one in (again, index)))
-    np.testing.assert_array_equal(again.vectors(np.array([n - 1, 0])), index.vectors(np.array([n - 1, 0])))
+    assert_same(*(one.search(queries, 30, effort=SearchParams(2, 40)) for one in (again, index)))
+    np.testing.assert_array_equal(again.get_vectors(np.array([n - 1, 0])), index.vectors(np.array([n - 1, 0])))
 
 
 @pytest.mark.parametrize("engine", BUILDERS)
@@ -200,7 +200,7 @@ def test_half_precision_and_single_build_the_same_index(engine, tmp_path):
     vectors = some_vectors(600, 7)
     files = []
     for given in (vectors, vectors.astype(np.float16), vectors.astype(np.float16).astype(np.float32)):
-        save(build(given), tmp_path / "index.faiss")
+        save_index(build(given), tmp_path / "index.faiss")
         files.append((tmp_path / "index.faiss").read_bytes())
     assert files[0] == files[1] == files[2]
 
@@ -209,7 +209,7 @@ def test_threads_get_the_answers_of_one(build):
     index = build(some_vectors(3000, 16))
     queries = some_vectors(64, 16, seed=1)
     bitmaps = [None, some_bitmap(3000, 0.3), some_bitmap(3000, 0.6, seed=3)]
-    jobs = [(b, 5 + b % 7, Effort(2 + b, 20 + b), bitmaps[b % 3]) for b in range(64)]  # each with its own effort
+    jobs = [(b, 5 + b % 7, SearchParams(2 + b, 20 + b), bitmaps[b % 3]) for b in range(64)]  # each with its own effort
 
     def ask(job):
         b, k, effort, allowed = job
@@ -270,7 +270,7 @@ def test_bad_queries_are_refused(build, queries, k):
 
 def test_the_largest_queries_and_vectors_have_finite_scores(build):
     index = build(np.array([[65504.0] * 64, [-65504.0] * 64] * 20, dtype=np.float32))
-    for effort in (ALL, Effort(1, 3)):
+    for effort in (ALL, SearchParams(1, 3)):
         hits = index.search(np.full((1, 64), 1e29, dtype=np.float32), 2, effort=effort)
         assert (hits.rows % 2 == 0).all()
         assert np.isfinite(hits.scores).all()
@@ -281,7 +281,7 @@ def test_a_bitmap_that_does_not_fit_is_refused(build, size):
     index = build(some_vectors(50, 4))
     for search in (index.search, index.search_exact):
         with pytest.raises(QueryError, match=f"over {size} rows; this index has 50"):
-            search(some_vectors(1, 4), 3, allowed=Bitmap.all_of(size))
+            search(some_vectors(1, 4), 3, allowed=Bitmap.full(size))
 
 
 @pytest.mark.parametrize("row", [-1, 50])

@@ -3,13 +3,13 @@ import pytest
 
 from vecall.index import exact
 from vecall.index.bitmap import Bitmap
-from vecall.index.exact import ExactIndex, rescored, rounded, scan
+from vecall.index.exact import ExactIndex, rescore, round_to_half_precision, scan
 
 
 def test_every_half_precision_number_is_widened_to_the_bit():
     codes = np.arange(2**16, dtype=np.uint16).view(np.float16)
     codes = codes[np.isfinite(codes)].reshape(-1, 64)
-    numbers = exact.widened(codes)
+    numbers = exact.to_float32(codes)
     assert numbers.dtype == np.float32
     np.testing.assert_array_equal(numbers.view(np.uint32), codes.astype(np.float32).view(np.uint32))
 
@@ -17,8 +17,8 @@ def test_every_half_precision_number_is_widened_to_the_bit():
 def test_stored_numbers_are_rounded_half_to_even():
     """faiss's own rounding of these depends on the machine."""
     halfway = np.array([[1 + 2.0**-11, 1 + 3 * 2.0**-11]], dtype=np.float32)
-    assert ExactIndex.build(halfway).vectors(np.array([0])).tolist() == [[1.0, 1 + 2.0**-9]]
-    assert rounded(halfway).tolist() == [[1.0, 1 + 2.0**-9]]
+    assert ExactIndex.build(halfway).get_vectors(np.array([0])).tolist() == [[1.0, 1 + 2.0**-9]]
+    assert round_to_half_precision(halfway).tolist() == [[1.0, 1 + 2.0**-9]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -28,7 +28,7 @@ def test_blocks_change_nothing(monkeypatch, seed):
     codes = np.sort(rng.standard_normal((400, 6)), axis=0).astype(np.float16)
     codes[rng.permutation(400)[:100]] = codes[0]
     queries = rng.standard_normal((23, 6), dtype=np.float32)
-    allowed = Bitmap.of(rng.random(400) < 0.7)
+    allowed = Bitmap.from_mask(rng.random(400) < 0.7)
     whole = [scan(codes, queries, 15, kept) for kept in (None, allowed)]
     monkeypatch.setattr(exact, "_BLOCK", 150)
     monkeypatch.setattr(exact, "_QUERIES", 10)
@@ -48,7 +48,7 @@ def test_the_noise_of_a_matrix_product_decides_nothing(monkeypatch):
     query[0] = 1e-5
     before = scan(codes, query[None], 30)  # alone: no product decides
     query = np.tile(query, (2, 1))
-    perhaps_best = exact._perhaps_best
+    perhaps_best = exact._select_candidates
 
     def noisy(products, k, kth, doubt):
         assert doubt > 1e-5
@@ -82,6 +82,6 @@ def test_a_batch_is_answered_as_one_by_one_at_any_scale(scale):
 def test_rows_found_by_other_means_are_scored_and_put_in_order():
     codes = np.array([[1, 0], [0, 1], [2, 0], [2, 0]], dtype=np.float16)
     queries = np.array([[1, 0], [0, 3]], dtype=np.float32)
-    hits = rescored(codes, queries, np.array([[3, 1, 2, -1], [-1, -1, 0, 1]]))
+    hits = rescore(codes, queries, np.array([[3, 1, 2, -1], [-1, -1, 0, 1]]))
     assert hits.rows.tolist() == [[2, 3, 1, -1], [1, 0, -1, -1]]
     assert hits.scores.tolist() == [[2, 2, 0, -np.inf], [3, 0, -np.inf, -np.inf]]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vecall import progress
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
@@ -26,7 +26,7 @@ def index(clustered):
 
 def ann_recall(index, queries, k, width, allowed=None):
     """ANN recall@k: overlap with the exact answer."""
-    found = index.search(queries, k, effort=Effort(width), allowed=allowed).rows
+    found = index.search(queries, k, effort=SearchParams(width), allowed=allowed).rows
     truth = index.search_exact(queries, k, allowed=allowed).rows
     return np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
 
@@ -48,13 +48,13 @@ def test_ann_recall_is_high_and_grows_with_effort(clustered, index):
 
 def test_a_bitmap_asks_for_more_effort(clustered, index):
     """As much more as fewer rows are allowed: so `vecall.index.planner` has it."""
-    allowed = Bitmap.of(np.random.default_rng(1).random(5000) < 0.1)
+    allowed = Bitmap.from_mask(np.random.default_rng(1).random(5000) < 0.1)
     assert ann_recall(index, clustered[1], 10, 30, allowed) < 0.95
     assert ann_recall(index, clustered[1], 10, 300, allowed) >= 0.98
 
 
 def test_effort_is_never_below_k(clustered, index):
-    few, as_k = (index.search(clustered[1], 60, effort=Effort(width)) for width in (1, 60))
+    few, as_k = (index.search(clustered[1], 60, effort=SearchParams(width)) for width in (1, 60))
     np.testing.assert_array_equal(few.rows, as_k.rows)
 
 
@@ -68,7 +68,7 @@ def test_settings_lie_in_the_graph_and_its_default_effort_is_kept(tmp_path, clus
     assert index.ef == 23
     assert index._graph.hnsw.efConstruction == 40
     assert index._graph.hnsw.nb_neighbors(0) == 16
-    default, said = index.search(clustered[1], 5), index.search(clustered[1], 5, effort=Effort(23))
+    default, said = index.search(clustered[1], 5), index.search(clustered[1], 5, search_params=SearchParams(23))
     np.testing.assert_array_equal(default.rows, said.rows)
 
 

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 from vecall.index.exact import ExactIndex
-from vecall.index.index_io import load, save
-from vecall.index.ivf import CellsIndex
+from vecall.index.index_io import load_index, save_index
+from vecall.index.ivf import IvfPqIndex
 
 INNER, FP16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
 
@@ -17,24 +17,24 @@ def normal(n, dim=4):
 
 def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):
     with pytest.raises(StoreError, match="such a folder"):
-        save(ExactIndex.build(normal(5)), tmp_path / "none" / "index.faiss")
+        save_index(ExactIndex.build(normal(5)), tmp_path / "none" / "index.faiss")
 
 
 @pytest.mark.parametrize(("n", "dim", "given"), [(1, 1, 1), (50, 3, 50), (3000, 16, 64)])
 def test_cells_come_back_to_the_bit(tmp_path, n, dim, given):
-    index = CellsIndex.build(normal(n, dim), cells=given)
-    save(index, tmp_path / "index.faiss")
-    again = load(tmp_path / "index.faiss")
-    assert isinstance(again, CellsIndex)
-    assert (again.size, again.dim, again.cells) == (n, dim, given)
+    index = IvfPqIndex.build(normal(n, dim), nlist=given)
+    save_index(index, tmp_path / "index.faiss")
+    again = load_index(tmp_path / "index.faiss")
+    assert isinstance(again, IvfPqIndex)
+    assert (again.size, again.dim, again.nlist) == (n, dim, given)
     np.testing.assert_array_equal(again._centroids, index._centroids)
     queries = normal(30, dim)
     for k in (1, 20):
-        for effort in (None, Effort(1, k), Effort(7, 3 * k), Effort(given, n)):
-            hits, before = (one.search(queries, k, effort=effort) for one in (again, index))
+        for effort in (None, SearchParams(1, k), SearchParams(7, 3 * k), SearchParams(given, n)):
+            hits, before = (one.search(queries, k, search_params=effort) for one in (again, index))
             np.testing.assert_array_equal(hits.rows, before.rows)
             np.testing.assert_array_equal(hits.scores, before.scores)
-    save(again, tmp_path / "again.faiss")
+    save_index(again, tmp_path / "again.faiss")
     assert (tmp_path / "again.faiss").read_bytes() == (tmp_path / "index.faiss").read_bytes()
 
 
@@ -54,7 +54,7 @@ def cells(*, metric=INNER, residual=True, kind=FP16, by_graph=False, of=None, al
 
 def test_cells_made_by_faiss_alone_are_read(tmp_path):
     faiss.write_index(cells(), str(tmp_path / "index.faiss"))
-    assert isinstance(load(tmp_path / "index.faiss"), CellsIndex)
+    assert isinstance(load_index(tmp_path / "index.faiss"), IvfPqIndex)
 
 
 FOREIGN = {
@@ -76,7 +76,7 @@ FOREIGN = {
 def test_indexes_of_another_kind_are_refused(tmp_path, kind):
     faiss.write_index(FOREIGN[kind](), str(tmp_path / "index.faiss"))
     with pytest.raises(ReleaseRefused, match=r"index\.faiss holds a \w+; expected .*publish") as refused:
-        load(tmp_path / "index.faiss")
+        load_index(tmp_path / "index.faiss")
     assert refused.value.file == "index.faiss"
 
 
@@ -85,5 +85,5 @@ def test_files_of_another_kind_are_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "index.faiss").write_bytes(content)
     with pytest.raises(ReleaseRefused, match=r"index\.faiss is no faiss index") as refused:
-        load(tmp_path / "index.faiss")
+        load_index(tmp_path / "index.faiss")
     assert refused.value.file == "index.faiss"

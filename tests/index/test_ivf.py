@@ -7,11 +7,11 @@ import pytest
 from vecall import progress
 from vecall.index import coarse_quantizer, ivf
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
-from vecall.index.index_io import load
-from vecall.index.ivf import CellsIndex
+from vecall.index.index_io import load_index
+from vecall.index.ivf import IvfPqIndex
 
 
 def normal(n, dim, seed=0):
@@ -30,7 +30,7 @@ def clustered():
 
 @pytest.fixture(scope="module")
 def index(clustered):
-    return CellsIndex.build(clustered[0], cells=128, threads=1)
+    return IvfPqIndex.build(clustered[0], nlist=128, threads=1)
 
 
 def ann_recall(index, queries, k, effort):
@@ -53,8 +53,8 @@ def test_exact_answers_are_those_of_the_exact_index(clustered, index):
 
 
 def test_ann_recall_is_high_and_grows_with_both_kinds_of_effort(clustered, index):
-    by_width = [ann_recall(index, clustered[1], 10, Effort(width, 200)) for width in (1, 4, 32)]
-    by_depth = [ann_recall(index, clustered[1], 100, Effort(64, depth)) for depth in (100, 150, 300)]
+    by_width = [ann_recall(index, clustered[1], 10, SearchParams(width, 200)) for width in (1, 4, 32)]
+    by_depth = [ann_recall(index, clustered[1], 100, SearchParams(64, depth)) for depth in (100, 150, 300)]
     for recalls in (by_width, by_depth):
         assert recalls == sorted(recalls)
         assert recalls[0] < recalls[-1]
@@ -63,16 +63,16 @@ def test_ann_recall_is_high_and_grows_with_both_kinds_of_effort(clustered, index
 
 def test_every_cell_scanned_finds_every_answer(clustered, index):
     """All but the one row whose code is worst are scored exactly."""
-    effort = Effort(128, 4999)
+    effort = SearchParams(128, 4999)
     assert_same(index.search(clustered[1], 400, effort=effort), index.search_exact(clustered[1], 400))
-    allowed = Bitmap.of(np.arange(5000) % 3 > 0)
+    allowed = Bitmap.from_mask(np.arange(5000) % 3 > 0)
     hits = index.search(clustered[1], 400, effort=effort, allowed=allowed)
     assert_same(hits, index.search_exact(clustered[1], 400, allowed=allowed))
 
 
 def test_depth_is_never_below_k_and_no_more_cells_are_scanned_than_there_are(clustered, index):
-    assert_same(*(index.search(clustered[1], 60, effort=Effort(8, depth)) for depth in (0, 60)))
-    assert_same(*(index.search(clustered[1], 60, effort=Effort(width, 90)) for width in (128, 10**6)))
+    assert_same(*(index.search(clustered[1], 60, effort=SearchParams(8, depth)) for depth in (0, 60)))
+    assert_same(*(index.search(clustered[1], 60, effort=SearchParams(width, 90)) for width in (128, 10**6)))
 
 
 def test_candidates_come_by_code_from_the_cells_nearest_to_the_query(clustered, index):
@@ -80,17 +80,17 @@ def test_candidates_come_by_code_from_the_cells_nearest_to_the_query(clustered, 
     stored = index.vectors(np.arange(5000))
     cell_of = np.argmax(stored @ index._centroids.T, axis=1)
     nearest = np.argsort(-(queries @ index._centroids.T), axis=1)
-    allowed = Bitmap.of(np.random.default_rng(1).random(5000) < 0.5)
+    allowed = Bitmap.from_mask(np.random.default_rng(1).random(5000) < 0.5)
     for probes in (1, 5):
         for kept in (None, allowed):
-            rows = index.candidates(queries, Effort(probes, 2000), kept)
+            rows = index.candidates(queries, SearchParams(probes, 2000), kept)
             assert rows.shape == (50, 2000)
             for found, near in zip(rows, nearest[:, :probes], strict=True):
-                inside = np.isin(cell_of, near) if kept is None else np.isin(cell_of, near) & kept.mask()
+                inside = np.isin(cell_of, near) if kept is None else np.isin(cell_of, near) & kept.to_mask()
                 assert set(found[found >= 0].tolist()) == set(np.flatnonzero(inside).tolist())
                 assert (np.diff((found >= 0).astype(int)) <= 0).all()  # empty places last
     # Codes say nearly what vectors do.
-    rows = index.candidates(queries, Effort(128, 5000))
+    rows = index.candidates(queries, SearchParams(128, 5000))
     order = [
         np.corrcoef((stored[found] @ query), -np.arange(5000))[0, 1] for found, query in zip(rows, queries, strict=True)
     ]
@@ -101,7 +101,7 @@ def test_many_queries_take_no_more_memory_than_their_answers(clustered, index):
     queries = np.tile(clustered[1], (5, 1))
     tracemalloc.start()
     try:
-        index.candidates(queries, Effort(128, 10))
+        index.candidates(queries, SearchParams(128, 10))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -112,19 +112,19 @@ def test_many_queries_take_no_more_memory_than_their_answers(clustered, index):
 @pytest.mark.parametrize("given", [1, 3, None, 10**6])
 def test_a_handful_of_vectors(capfd, n, given):
     vectors, queries = normal(n, 3), normal(5, 3, seed=1)
-    index = CellsIndex.build(vectors, cells=given)
-    assert index.cells == min(n, given or coarse_quantizer.usual_cells(n))
+    index = IvfPqIndex.build(vectors, nlist=given)
+    assert index.nlist == min(n, given or coarse_quantizer.choose_nlist(n))
     for k in {1, max(1, n // 3)}:
-        assert_same(index.search(queries, k, effort=Effort(n, n - 1)), index.search_exact(queries, k))
+        assert_same(index.search(queries, k, search_params=SearchParams(n, n - 1)), index.search_exact(queries, k))
     assert capfd.readouterr() == ("", "")  # faiss prints its warnings
 
 
 def test_cells_that_stay_empty_are_no_harm():
     """Cells are more than there are different vectors."""
     vectors = np.tile(normal(6, 5), (60, 1))
-    index = CellsIndex.build(vectors, cells=50)
+    index = IvfPqIndex.build(vectors, nlist=50)
     assert np.isfinite(index._centroids).all()
-    hits = index.search(normal(20, 5, seed=1), 100, effort=Effort(4, 120))
+    hits = index.search(normal(20, 5, seed=1), 100, search_params=SearchParams(4, 120))
     assert all(len(set(line) - {-1}) == 100 for line in hits.rows.tolist())
 
 
@@ -132,43 +132,43 @@ def test_lengths_that_differ_widely():
     """Cells are found by direction; long vectors must not hide in them."""
     vectors = normal(3000, 8) * np.exp(1.5 * normal(3000, 1, seed=1))
     vectors[::7] = 0
-    index = CellsIndex.build(vectors, cells=32)
+    index = IvfPqIndex.build(vectors, nlist=32)
     assert np.isfinite(index._centroids).all()
-    assert ann_recall(index, normal(100, 8, seed=2), 10, Effort(24, 300)) >= 0.95
+    assert ann_recall(index, normal(100, 8, seed=2), 10, SearchParams(24, 300)) >= 0.95
 
 
 def test_the_same_seed_makes_the_same_cells(clustered):
     vectors = clustered[0]
-    one, again, other = (CellsIndex.build(vectors, cells=16, seed=seed, threads=1) for seed in (0, 0, 1))
+    one, again, other = (IvfPqIndex.build(vectors, nlist=16, seed=seed, threads=1) for seed in (0, 0, 1))
     assert bytes_of(one) == bytes_of(again) != bytes_of(other)
 
 
 def test_vectors_are_read_in_pieces_that_change_nothing(monkeypatch, tmp_path, clustered):
     vectors = clustered[0][:1000].astype(np.float16)
-    whole = CellsIndex.build(vectors, cells=16, threads=1)
+    whole = IvfPqIndex.build(vectors, nlist=16, threads=1)
     np.save(tmp_path / "vectors.npy", vectors)
     monkeypatch.setattr(ivf, "_CHUNK", 130)
-    cut = CellsIndex.build(np.load(tmp_path / "vectors.npy", mmap_mode="r"), cells=16, threads=1)
+    cut = IvfPqIndex.build(np.load(tmp_path / "vectors.npy", mmap_mode="r"), nlist=16, threads=1)
     assert bytes_of(cut) == bytes_of(whole)
 
 
 def test_many_cells_are_found_in_two_levels_and_vectors_filed_by_groups_of_them(monkeypatch, tmp_path, clustered):
     vectors, queries = clustered
     monkeypatch.setattr(coarse_quantizer, "_AT_ONCE", 32)
-    index = CellsIndex.build(vectors, cells=128, threads=1)
-    assert index.cells == 128
-    assert ann_recall(index, queries, 10, Effort(32, 200)) >= 0.98
-    assert_same(index.search(queries, 400, effort=Effort(128, 4999)), index.search_exact(queries, 400))
+    index = IvfPqIndex.build(vectors, nlist=128, threads=1)
+    assert index.nlist == 128
+    assert ann_recall(index, queries, 10, SearchParams(32, 200)) >= 0.98
+    assert_same(index.search(queries, 400, search_params=SearchParams(128, 4999)), index.search_exact(queries, 400))
     index.save(tmp_path / "index.faiss")
     monkeypatch.undo()
-    again = load(tmp_path / "index.faiss")
-    assert isinstance(again, CellsIndex)  # the groups are not part of it
-    assert_same(*(one.search(queries, 20, effort=Effort(8, 60)) for one in (index, again)))
+    again = load_index(tmp_path / "index.faiss")
+    assert isinstance(again, IvfPqIndex)  # the groups are not part of it
+    assert_same(*(one.search(queries, 20, search_params=SearchParams(8, 60)) for one in (index, again)))
 
 
 def test_an_index_outlives_what_it_was_made_of(clustered):
     """Its parts belong to it: nothing of faiss is freed twice, or too soon."""
-    kept = [CellsIndex.build(clustered[0][:200], cells=4) for _ in range(20)]
+    kept = [IvfPqIndex.build(clustered[0][:200], nlist=4) for _ in range(20)]
     before = [index.search(clustered[1], 5) for index in kept]
     del kept[::2]
     for index, hits in zip(kept, before[1::2], strict=True):
@@ -188,7 +188,7 @@ def test_progress_is_told(monkeypatch, clustered):
 
     monkeypatch.setattr(ivf, "_CHUNK", 4096)
     with progress.shown_by(Listener()):
-        CellsIndex.build(clustered[0], cells=8)
+        IvfPqIndex.build(clustered[0], nlist=8)
     assert told == [("filling cells", 5000), 4096, 904, "end"]
 
 
@@ -196,7 +196,7 @@ def test_the_callers_number_of_threads_stays(clustered, index):
     before = faiss.omp_get_max_threads()
     try:
         faiss.omp_set_num_threads(3)
-        CellsIndex.build(clustered[0][:100], threads=1)
+        IvfPqIndex.build(clustered[0][:100], threads=1)
         index.search(clustered[1][:1], 5)
         index.search(clustered[1], 5)
         assert faiss.omp_get_max_threads() == 3

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 import vecall
 from vecall.index import kernels
 from vecall.index.bitmap import Bitmap
-from vecall.index.kernels import best_scored, near_best, rows_of, scores_of
+from vecall.index.kernels import select_top_k, select_top_k_superset, bitmap_to_rows, compute_inner_products
 
 DIMS = [*range(1, 70), 127, 128, 129, 256, 300, 768]
 
@@ -32,24 +32,24 @@ def test_every_half_precision_number_is_widened_to_the_bit():
     one = np.ones(1, dtype=np.float32)
     expected = codes[:, 0].astype(np.float32)
     assert np.count_nonzero(expected) == len(codes) - 2
-    np.testing.assert_array_equal(scores_of(codes, one), expected)
-    np.testing.assert_array_equal(scores_of(codes, one, np.arange(len(codes))), expected)
+    np.testing.assert_array_equal(compute_inner_products(codes, one), expected)
+    np.testing.assert_array_equal(compute_inner_products(codes, one, np.arange(len(codes))), expected)
     # Eight at a time in registers, as longer rows are.
     for axis in (0, 5, 30):
         rows = np.zeros((len(codes), 32), dtype=np.float16)
         rows[:, axis] = codes[:, 0]
-        np.testing.assert_array_equal(scores_of(rows, np.eye(32, dtype=np.float32)[axis]), expected)
+        np.testing.assert_array_equal(compute_inner_products(rows, np.eye(32, dtype=np.float32)[axis]), expected)
 
 
 @pytest.mark.parametrize("dim", DIMS)
 def test_a_row_has_one_score_wherever_it_stands(dim):
     codes, query = some(53, dim)
-    alone = np.array([scores_of(codes[row : row + 1], query)[0] for row in range(53)])
+    alone = np.array([compute_inner_products(codes[row : row + 1], query)[0] for row in range(53)])
     order = np.random.default_rng(1).permutation(53)
-    np.testing.assert_array_equal(scores_of(codes, query), alone)
-    np.testing.assert_array_equal(scores_of(codes, query, order), alone[order])
-    np.testing.assert_array_equal(scores_of(codes[order], query), alone[order])
-    np.testing.assert_array_equal(scores_of(codes, query, np.repeat(7, 40)), np.repeat(alone[7], 40))
+    np.testing.assert_array_equal(compute_inner_products(codes, query), alone)
+    np.testing.assert_array_equal(compute_inner_products(codes, query, order), alone[order])
+    np.testing.assert_array_equal(compute_inner_products(codes[order], query), alone[order])
+    np.testing.assert_array_equal(compute_inner_products(codes, query, np.repeat(7, 40)), np.repeat(alone[7], 40))
     exact = codes.astype(np.float64) @ query.astype(np.float64)
     bound = dim * 2.0**-23 * (np.abs(codes.astype(np.float64)) @ np.abs(query.astype(np.float64)))
     assert (np.abs(alone - exact) <= bound).all()
@@ -60,14 +60,14 @@ def test_any_number_of_rows(count):
     """The memory is asked for rows ahead, and never for one that is not there."""
     codes, query = some(40, 100)
     rows = np.random.default_rng(2).integers(40, size=count)
-    np.testing.assert_array_equal(scores_of(codes, query, rows), scores_of(codes, query)[rows])
+    np.testing.assert_array_equal(compute_inner_products(codes, query, rows), compute_inner_products(codes, query)[rows])
 
 
 def test_whatever_arrays_are_like_nothing_is_compiled_anew(tmp_path):
     """A request would wait for it."""
-    kernels.warm()
-    compiled = [kernels._score_all, kernels._score_rows, kernels._list_rows, kernels._collect_near_best]
-    compiled += [kernels._pack_best, kernels._unpack_best]
+    kernels.compile_kernels()
+    compiled = [kernels._score_all, kernels._score_rows, kernels._list_rows, kernels._collect_top_k_superset]
+    compiled += [kernels._pack_sort_keys, kernels._unpack_sort_keys]
     before = [len(one.signatures) for one in compiled]
     codes, query = some(30, 6)
     codes.tofile(tmp_path / "codes")
@@ -75,11 +75,11 @@ def test_whatever_arrays_are_like_nothing_is_compiled_anew(tmp_path):
     bits = np.frombuffer(b"\xff\x0f\xf0\x00", dtype=np.uint8)  # read-only
     for array in (codes, mapped):
         for asked in (query, np.repeat(query, 2)[::2], np.frombuffer(query.tobytes(), dtype=np.float32)):
-            for rows in (None, np.arange(30), rows_of(Bitmap(bits, 32, 16))):
-                scores = scores_of(array, asked, rows)
+            for rows in (None, np.arange(30), bitmap_to_rows(Bitmap(bits, 32, 16))):
+                scores = compute_inner_products(array, asked, rows)
                 scores.flags.writeable = False
-                near_best(scores, 2)
-                best_scored(scores, rows, 2)
+                select_top_k_superset(scores, 2)
+                select_top_k(scores, rows, 2)
     assert [len(one.signatures) for one in compiled] == before
     assert isinstance(mapped.base, mmap.mmap)
     assert codes.flags.writeable
@@ -95,7 +95,7 @@ numbers = st.sampled_from([-2.5, -0.0, 0.0, 1e-45, 1.0, 1.0000001, 3e38, -3e38])
 @given(hnp.arrays(np.float32, st.integers(0, 60), elements=numbers), st.integers(1, 70))
 def test_the_k_best_and_their_ties_are_near_the_best(scores, k):
     before = scores.copy()
-    places = near_best(scores, k)
+    places = select_top_k_superset(scores, k)
     assert places.tolist() == sorted(set(places.tolist()))
     if len(scores) <= k:
         assert len(places) == len(scores)
@@ -113,7 +113,7 @@ def test_the_k_best_and_their_ties_are_near_the_best(scores, k):
 def test_the_best_stand_in_the_one_order(scores, k, all_rows, data):
     rows = data.draw(st.permutations([*range(len(scores) - 1), 2**32 - 1][: len(scores)]))
     places = np.arange(len(scores)) if all_rows else np.array(rows, dtype=np.int64)
-    best, best_scores = best_scored(scores, None if all_rows else places, k)
+    best, best_scores = select_top_k(scores, None if all_rows else places, k)
     by_sorting = sorted(zip((-scores).tolist(), places.tolist(), strict=True))[:k]
     assert best.tolist() == [row for _, row in by_sorting]
     assert best_scores.tolist() == [-score for score, _ in by_sorting]
@@ -122,19 +122,19 @@ def test_the_best_stand_in_the_one_order(scores, k, all_rows, data):
 @pytest.mark.parametrize("k", [1, 100, 5000, 9999])
 def test_few_others_are_near_the_best(k):
     scores = np.random.default_rng(0).standard_normal(10_000, dtype=np.float32)
-    assert k <= len(near_best(scores, k)) <= k + 60
+    assert k <= len(select_top_k_superset(scores, k)) <= k + 60
 
 
 @pytest.mark.parametrize("value", [0.0, -7.25, 3e38])
 def test_equal_scores_are_all_near_the_best(value):
-    assert near_best(np.full(1000, value, dtype=np.float32), 3).tolist() == list(range(1000))
+    assert select_top_k_superset(np.full(1000, value, dtype=np.float32), 3).tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("size", [1, 8, 777])
 def test_rows_of_a_bitmap(size, share):
     marked = np.random.default_rng(0).random(size) < share
-    rows = rows_of(Bitmap.of(marked))
+    rows = bitmap_to_rows(Bitmap.from_mask(marked))
     assert rows.dtype == np.int64
     assert rows.tolist() == np.flatnonzero(marked).tolist()
 
@@ -149,7 +149,7 @@ def test_where_no_cache_may_be_written_it_compiles_all_the_same(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(numba, "njit", refusing)
-    double = kernels._compiled(lambda number: 2 * number)
+    double = kernels._jit(lambda number: 2 * number)
     assert (double(21), asked) == (42, [True, False])
 
 
@@ -172,7 +172,7 @@ def test_a_package_that_cannot_be_written_to_can_be_used(tmp_path):
 def test_no_score_makes_a_kernel_read_or_write_outside_its_arrays():
     """Whatever comes in: numbers that are not finite, all equal, or as far apart as float32 goes."""
     for scores in ([np.nan, 1, 2], [np.inf, -np.inf, 0], [np.inf] * 3, [3e38, -3e38, 0], [np.nan] * 3, [0.0] * 3):
-        places = kernels.near_best(np.array(scores, dtype=np.float32), 2)
+        places = kernels.select_top_k_superset(np.array(scores, dtype=np.float32), 2)
         assert set(places.tolist()) <= {0, 1, 2}
 
 

@@ -12,7 +12,7 @@ def test_a_whole_section():
 
 def test_a_section_of_cells():
     settings = IndexSettings.model_validate({"engine": "cells", "cells": 4096, "probes": 64, "storage": "fp16"})
-    assert (settings.cells, settings.probes, settings.ef) == (4096, 64, None)
+    assert (settings.nlist, settings.nprobe, settings.ef) == (4096, 64, None)
 
 
 def test_a_known_engine_says_that_it_is_not_built():

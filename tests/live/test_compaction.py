@@ -9,12 +9,12 @@ from vecall.errors import JournalDamaged, StoreError
 from vecall.index.settings import IndexSettings
 from vecall.live import compaction as compact_file
 from vecall.live.compaction import compact
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.atomic_io import read_array
-from vecall.release.encoder import ITEM_IDS
+from vecall.release.encoder import ITEM_ID_VECTORS_FILE
 from vecall.release.release import open_release
 
 CHEAP = {"type": "kind 1", "price.eur": 3, "标签": ["红1", "all"], "text": "Word1", "title": "New", "year": 2030}
@@ -78,25 +78,25 @@ def test_what_else_moves_along(changed):
     shop, recaller, ids = changed
     compact(shop.path, name="two")
     old, new = open_release(shop, "tiny"), open_release(shop, "two")
-    new.check_golden()
+    new.check_golden_queries()
     manifest = new.manifest
-    assert (manifest.parent, manifest.journal_seq, manifest.declared_seq) == ("tiny", recaller.live.snapshot.seq, 0)
+    assert (manifest.parent, manifest.journal_seq, manifest.tables_seq) == ("tiny", recaller.live.snapshot.seq, 0)
     assert (manifest.encoder, manifest.metrics) == (old.manifest.encoder, old.manifest.metrics)
     assert (manifest.index.settings, manifest.ann["queries"]) == (old.manifest.index.settings, synthetic.USERS)
     gone = {ids[2], ids[3]}
     for user in range(synthetic.USERS):
-        before = old.items.ids(old.users.histories[user])
-        assert new.items.ids(new.users.histories[user]) == [one for one in before if one not in gone]
-    assert new.users.ids.ids(np.arange(3)) == old.users.ids.ids(np.arange(3))
-    assert new.users.fields.equals(old.users.fields, null_equal=True)
+        before = old.item_ids.to_ids(old.users.histories[user])
+        assert new.item_ids.to_ids(new.users.histories[user]) == [one for one in before if one not in gone]
+    assert new.users.ids.to_ids(np.arange(3)) == old.users.ids.to_ids(np.arange(3))
+    assert new.users.features.equals(old.users.features, null_equal=True)
     there = [one for one in ids if one not in gone]
-    taken, takes = old.popularity[old.items.rows(there)], new.popularity[new.items.rows(there)]
+    taken, takes = old.popularity[old.item_ids.to_rows(there)], new.popularity[new.item_ids.to_rows(there)]
     assert taken.tolist() == takes.tolist()
-    assert new.popularity[new.items.rows(["a new one", "zz"])].tolist() == [0, 0]
-    table, moved = (read_array(shop.folder(name) / ITEM_IDS) for name in ("tiny", "two"))
+    assert new.popularity[new.item_ids.to_rows(["a new one", "zz"])].tolist() == [0, 0]
+    table, moved = (read_array(shop.folder(name) / ITEM_ID_VECTORS_FILE) for name in ("tiny", "two"))
     assert len(moved) == new.index.size + 1
-    assert moved[new.items.rows(there)].tolist() == table[old.items.rows(there)].tolist()
-    assert (moved[new.items.rows(["a new one", "zz"])] == table[-1]).all()
+    assert moved[new.item_ids.to_rows(there)].tolist() == table[old.item_ids.to_rows(there)].tolist()
+    assert (moved[new.item_ids.to_rows(["a new one", "zz"])] == table[-1]).all()
     assert (moved[-1] == table[-1]).all()
 
 
@@ -125,7 +125,7 @@ def test_later_writes_come_on_top(changed):
     assert (view.release.manifest.journal_seq, view.seq, view.delta.count) == (cut, cut + 2, 1)
     assert view.has(view.rows([ids[3], ids[6], "zz"])).tolist() == [True, False, True]
     assert compact(shop.path, name="three") == "three"
-    assert open_release(shop).items.rows([ids[3], ids[6], "zz"])[1] == -1
+    assert open_release(shop).item_ids.to_rows([ids[3], ids[6], "zz"])[1] == -1
 
 
 def test_nothing_to_do(shop):
@@ -150,14 +150,14 @@ def test_own_vectors_with_a_graph(store_of):
         recaller.upsert([{"id": -1, "vector": vectors[0].tolist(), "fields": {"n": -1}}])
     compact(store.path, name="two")
     new = open_release(store)
-    new.check_golden()
+    new.check_golden_queries()
     assert (new.manifest.index.engine, new.manifest.index.settings) == (
         "hnsw",
         settings.model_dump(exclude_unset=True, mode="json"),
     )
-    assert new.items.ids(np.arange(3)) == [-1, 100, 101]
+    assert new.item_ids.to_ids(np.arange(3)) == [-1, 100, 101]
     assert new.attributes["n"].to_list() == [-1, *range(100, 300)]
-    assert (len(new.golden.vectors), new.users, new.popularity, new.encoder) == (50, None, None, None)
+    assert (len(new.golden_queries.vectors), new.users, new.popularity, new.encoder) == (50, None, None, None)
 
 
 def test_nothing_left(store_of):
@@ -179,7 +179,7 @@ def test_who_was_activated_meanwhile_stays(store_of, monkeypatch, caplog):
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([1])
         publish_vectors(store.path, [1, 2], np.eye(2), name="other", activate=False)
-        write = compact_file.write_contents
+        write = compact_file.write_release
 
         def amid(*args, **options):
             store.activate("other")
@@ -204,7 +204,7 @@ def test_what_cannot_be_compacted(store_of):
             compact(store.path, release="none")
     with pytest.raises(StoreError, match="is no store"):
         compact(store.path / "none")
-    path = journal_path(store)
+    path = get_journal_path(store)
     content = path.read_bytes()
     assert content.count(b"delete") >= 1
     path.write_bytes(content.replace(b"delete", b"delate"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vecall.live import compactor as compaction_file
-from vecall.live.compactor import is_due
+from vecall.live.compactor import should_compact
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 
@@ -37,7 +37,7 @@ VECTORS = np.random.default_rng(0).standard_normal((N, 4)).astype(np.float32)
 )
 def test_when_it_is_due(due, numbers):
     usual = {"held": 0, "tombstones": 0, "base": 1_000_000, "arriving": 0.0, "delta_max": 100_000}
-    assert is_due(**usual | numbers) == due
+    assert should_compact(**usual | numbers) == due
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_server_goes_over_to_what_was_compacted(store):
     with open_recaller(store.path, writable=True) as recaller:
         recaller.upsert([{"id": 5_000, "vector": [1, 1, 1, 1]}])
         recaller.delete(range(N // 10 - 1))
-        assert recaller.live._compactor._thread is None
+        assert recaller.live_index._compactor._thread is None
         recaller.delete([N - 1])  # the tenth of the base
         written = 0
         while recaller.release == "one":  # writes and reads go on
@@ -64,11 +64,11 @@ def test_a_server_goes_over_to_what_was_compacted(store):
             written += 1
             assert len(recaller.recall(Query(vector=[1, 1, 1, 1], k=2_000)).ids) == N - N // 10 + 1 + written
             time.sleep(0.02)
-        view = recaller.live.snapshot
-        assert (store.current().release, view.tombstones, view.delta.count < written) == (recaller.release, 0, True)
-        assert view.delta.count + view.release.index.size == N - N // 10 + 1 + written
+        view = recaller.live_index.snapshot
+        assert (store.current().release, view.tombstone_count, view.delta.live_count < written) == (recaller.release, 0, True)
+        assert view.delta.live_count + view.release.index.size == N - N // 10 + 1 + written
         manifest = view.release.manifest
-        assert (manifest.parent, manifest.journal_seq + view.delta.count) == ("one", view.seq)
+        assert (manifest.parent, manifest.journal_seq + view.delta.live_count) == ("one", view.seq)
         assert len(store.releases()) == 2
 
 
@@ -78,7 +78,7 @@ def test_a_compaction_that_fails_waits_for_more(store, monkeypatch, caplog):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with caplog.at_level(logging.WARNING, "vecall"), open_recaller(store.path, writable=True) as recaller:
         recaller.delete(range(10))
-        compactor = recaller.live._compactor
+        compactor = recaller.live_index._compactor
         first = compactor._thread
         first.join()
         assert "compaction of release one failed, and waits for more changes: exit 1" in caplog.text
@@ -99,13 +99,13 @@ def test_closing_ends_it(store, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(slow))
     recaller = open_recaller(store.path, writable=True)
     recaller.delete([1])
-    wait_for(lambda: recaller.live._compactor._child is not None)
-    child = recaller.live._compactor._child
+    wait_for(lambda: recaller.live_index._compactor._child is not None)
+    child = recaller.live_index._compactor._child
     assert child.poll() is None
     began = time.monotonic()
     recaller.close()
     assert child.poll() is not None
-    assert not recaller.live._compactor._thread.is_alive()
+    assert not recaller.live_index._compactor._thread.is_alive()
     assert time.monotonic() - began < 5
     open_recaller(store.path, writable=True).close()
 
@@ -127,14 +127,14 @@ def test_not_without_being_asked(store, monkeypatch):
     monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
         recaller.delete([1])
-        assert recaller.live._compactor is None
+        assert recaller.live_index._compactor is None
 
 
 def test_who_went_elsewhere_is_left_there(store):
     """The compaction of a release that is not served any more is not gone over to."""
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
-        recaller.live.switch_to_compacted("another", "one")
-        recaller.live.switch_to_compacted("one", "one")
+        recaller.live_index.switch_to_compacted("another", "one")
+        recaller.live_index.switch_to_compacted("one", "one")
         assert recaller.release == "one"
 
 

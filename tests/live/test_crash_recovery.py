@@ -21,7 +21,7 @@ from support.sessions.killed_session import Order
 from support.store_oracle import Model, check_found, look, perform, shown
 
 from vecall.recall.recaller import open_recaller
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 from vecall.release.store import Store
 
 logger = logging.getLogger("torture")
@@ -175,9 +175,9 @@ def count_stage(folder: Path, death: Death, counts: Counter[str]) -> None:
 def check_free(folder: Path) -> None:
     """No lock is held by the dead, and what they left is swept away."""
     for lock in ("writer.lock", "store.lock"):
-        with hold(folder / lock, timeout=0):
+        with file_lock(folder / lock, timeout=0):
             pass
-    with Store.open(folder).draft():
+    with Store.open(folder).create_draft():
         pass
     assert not list(folder.glob("tmp-*"))
 

@@ -68,10 +68,10 @@ def found(folder: Path) -> list:
     if not path.exists():
         return Expected().content()
     with Journal.open(path, "string") as journal:
-        there = content(journal, journal.since(0))
+        there = content(journal, journal.read_operations(0))
         assert journal.append([upsert("new", "")]) == there[1] + 1
     with Journal.open(path, "string") as journal:
-        *others, last = content(journal, journal.since(0))[2]
+        *others, last = content(journal, journal.read_operations(0))[2]
     assert last[2] == "new"
     assert [one for one in there[2] if one[2] != "new"] == others
     return there

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from support import synthetic
 
-from vecall.data.request_features import frame_of
+from vecall.data.request_features import to_feature_frame
 from vecall.live.compaction import compact
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
-from vecall.live.pruning import journal_path, prune
+from vecall.live.pruning import get_journal_path, prune_store
 from vecall.pipeline.publish import publish
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -45,7 +45,7 @@ def check(recaller):
 def reopened(shop, release=None):
     with open_recaller(shop.path, release=release) as recaller:
         check(recaller)
-        return recaller.live.snapshot
+        return recaller.live_index.snapshot
 
 
 def test_compacted_then_rolled_back(served):
@@ -54,9 +54,9 @@ def test_compacted_then_rolled_back(served):
     compact(shop.path, name="two")
     recaller.activate("two")
     check(recaller)
-    assert (recaller.live.snapshot.delta.count, reopened(shop).delta.count) == (0, 0)
+    assert (recaller.live.snapshot.delta.count, reopened(shop).delta.live_count) == (0, 0)
     shop.rollback()
-    assert reopened(shop).delta.count == 2
+    assert reopened(shop).delta.live_count == 2
     recaller.activate("tiny")
     check(recaller)
 
@@ -67,10 +67,10 @@ def test_compacted_then_published_from_old_tables(served, published):
     recaller.activate("two")
     publish(published / "run", shop.path, name="three")  # with the deleted item, without the new one
     view = reopened(shop)
-    assert (view.release.name, view.delta.count, view.tombstones) == ("three", 2, 2)
+    assert (view.release.name, view.delta.live_count, view.tombstone_count) == ("three", 2, 2)
     recaller.activate("three")
     check(recaller)
-    prune(shop, 0)
+    prune_store(shop, 0)
     check(open_recaller(shop.path))
 
 
@@ -97,25 +97,25 @@ def test_vectors_of_an_older_encoder_are_made_again(served):
     expected = view.vectors(view.rows(["new"]))[0]
     digest, wrong = view.release.manifest.encoder, np.full(8, 0.5, dtype=np.float32)
     recaller.close()
-    with Journal.open(journal_path(shop), "string") as journal:
+    with Journal.open(get_journal_path(shop), "string") as journal:
         journal.append(
             [
-                Operation(0, "upsert", "old", NEW | {"no such": 1, "price.eur": "dear"}, wrong, "ab", given=False),
-                Operation(0, "upsert", "cached", {}, wrong, digest, given=False),
-                Operation(0, "upsert", "given", {}, wrong, digest, given=True),
-                Operation(0, "upsert", "refused", NEW, wrong, "ab", given=True),
+                Operation(0, "upsert", "old", NEW | {"no such": 1, "price.eur": "dear"}, wrong, "ab", has_external_vector=False),
+                Operation(0, "upsert", "cached", {}, wrong, digest, has_external_vector=False),
+                Operation(0, "upsert", "given", {}, wrong, digest, has_external_vector=True),
+                Operation(0, "upsert", "refused", NEW, wrong, "ab", has_external_vector=True),
             ]
         )
     for name in ("tiny", compact(shop.path)):
         with open_recaller(shop.path, release=name) as reader:
-            view = reader.live.snapshot
-            rows = view.rows(["old", "cached", "given", "refused"])
+            view = reader.live_index.snapshot
+            rows = view.to_rows(["old", "cached", "given", "refused"])
             assert (rows >= 0).tolist() == [True, True, True, False]
-            old, cached, given = view.vectors(rows[:3])
+            old, cached, given = view.get_vectors(rows[:3])
             np.testing.assert_array_equal(old, expected)  # the same fields and an unknown id; "dear" counts as missing
             assert cached.tolist() == given.tolist() == wrong.tolist()
-            assert list(view.refused) == (["refused"] if name == "tiny" else [])  # what is compacted is of one encoder
-            assert view.attributes(rows[:1])["year"].to_list() == [2030]
+            assert list(view.rejected_seqs) == (["refused"] if name == "tiny" else [])  # what is compacted is of one encoder
+            assert view.get_attributes(rows[:1])["year"].to_list() == [2030]
 
 
 def test_a_deleted_item_speaks_in_histories_until_it_is_compacted_away(served):
@@ -133,6 +133,6 @@ def test_features_are_those_of_the_tower(served):
     """Guards the tests above: NEW says something to it."""
     _, recaller = served
     encoder = recaller.live.snapshot.release.encoder
-    frame = frame_of([{}, {"type": "kind 1"}], encoder.state.items.features)
+    frame = to_feature_frame([{}, {"type": "kind 1"}], encoder.state.items.features)
     one, other = encoder.encode_items(frame, np.array([-1, -1]))
     assert np.abs(one - other).max() > 1e-3

@@ -15,7 +15,7 @@ from vecall.live.compaction import compact
 from vecall.live.journal import Journal
 from vecall.live.journal_repair import drop_operation, list_operations
 from vecall.live.operations import Operation
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -112,10 +112,10 @@ def test_one_category_too_many_is_refused_at_its_place(tmp_path):
             writer.upsert(items)
         place = int(caught.value.field[len("items[") :].partition("]")[0])
         assert caught.value.field == f"items[{place}].fields.kind"
-        assert len(writer.live.snapshot) == 250  # all or none
+        assert len(writer.live_index.snapshot) == 250  # all or none
         assert writer.upsert(items[:place]) == place
     with open_recaller(tmp_path) as reader:
-        assert len(reader.live.snapshot) == 250 + place
+        assert len(reader.live_index.snapshot) == 250 + place
 
 
 @pytest.fixture
@@ -123,13 +123,13 @@ def poisoned(tmp_path):
     """A store whose journal holds, of an older vecall, what no column takes."""
     release_with(tmp_path, "until", (pl.Datetime("ns"), datetime(2030, 1, 1)), release="one")
     new = np.ones(3, dtype=np.float32)
-    with Journal.open(journal_path(Store.open(tmp_path)), "integer") as journal:
+    with Journal.open(get_journal_path(Store.open(tmp_path)), "integer") as journal:
         journal.append(
             [
-                Operation(0, "upsert", 7, {"other": 1}, new, None, given=True),
-                Operation(0, "upsert", 8, {}, new[:2], None, given=True),
-                Operation(0, "upsert", 9, {"until": "9999-12-31", "other": 5}, new, None, given=True),
-                Operation(0, "delete", 1, None, None, None, given=False),
+                Operation(0, "upsert", 7, {"other": 1}, new, None, has_external_vector=True),
+                Operation(0, "upsert", 8, {}, new[:2], None, has_external_vector=True),
+                Operation(0, "upsert", 9, {"until": "9999-12-31", "other": 5}, new, None, has_external_vector=True),
+                Operation(0, "delete", 1, None, None, None, has_external_vector=False),
             ]
         )
     return tmp_path
@@ -137,31 +137,31 @@ def poisoned(tmp_path):
 
 def test_what_a_release_cannot_take_is_told_and_served_without(poisoned, caplog):
     with caplog.at_level(logging.WARNING), open_recaller(poisoned, writable=True, auto_compact=False) as writer:
-        assert dict(writer.live.snapshot.refused) == {8: 2}
+        assert dict(writer.live_index.snapshot.rejected_seqs) == {8: 2}
         assert sorted(writer.recall(EVERYTHING).ids) == [2, 3, 7, 9]
         assert "cannot take 1 operations" in caplog.text
         assert "2: its vector has 2 numbers, and this release's have 3" in caplog.text
         assert "no place for values of the journal, by column: {'until': 1}" in caplog.text
         writer.upsert([{"id": 8, "vector": [1, 0, 0]}])
-        assert not writer.live.snapshot.refused
+        assert not writer.live_index.snapshot.rejected_seqs
 
 
 def test_an_operation_that_fails_when_it_is_built_is_refused_alone(poisoned, monkeypatch, caplog):
     """Whatever a check has overlooked: the others are served."""
-    from vecall.live.item_columns import ItemFields
+    from vecall.live.item_columns import ItemColumns
 
-    build = ItemFields.attribute_frame
+    build = ItemColumns.build_attribute_frame
 
     def failing(self, rows):
         if any(row.get("other") == 1 for row in rows):
             raise OverflowError("planted")
         return build(self, rows)
 
-    monkeypatch.setattr(ItemFields, "attribute_frame", failing)
+    monkeypatch.setattr(ItemColumns, "attribute_frame", failing)
     with open_recaller(poisoned) as reader:
-        assert dict(reader.live.snapshot.refused) == {7: 1, 8: 2}
+        assert dict(reader.live_index.snapshot.rejected_seqs) == {7: 1, 8: 2}
         assert sorted(reader.recall(EVERYTHING).ids) == [2, 3, 9]
-        assert reader.live.snapshot.seq == 4
+        assert reader.live_index.snapshot.seq == 4
     assert "1: planted" in caplog.text
 
 
@@ -183,8 +183,8 @@ def test_an_operator_sees_and_drops(poisoned):
     with pytest.raises(StoreError, match="no operation 5: it holds those from 1 to 4"):
         drop_operation(poisoned, 5)
     with open_recaller(poisoned, writable=True, auto_compact=False) as writer:
-        assert not writer.live.snapshot.refused
-        assert writer.live.upsert([{"id": 8, "vector": [1, 0, 0]}]).seq == 5  # no gap, and no number twice
+        assert not writer.live_index.snapshot.rejected_seqs
+        assert writer.live_index.upsert([{"id": 8, "vector": [1, 0, 0]}]).seq == 5  # no gap, and no number twice
         with pytest.raises(StoreError, match="held by"):
             drop_operation(poisoned, 1)
     drop_operation(poisoned, 4)
@@ -197,7 +197,7 @@ def test_a_damaged_operation_can_be_dropped(poisoned):
 
     from vecall.errors import JournalDamaged
 
-    db = sqlite3.connect(journal_path(Store.open(poisoned)))
+    db = sqlite3.connect(get_journal_path(Store.open(poisoned)))
     db.execute("UPDATE operations SET fields = '{}' WHERE seq = 3")
     db.commit()
     db.close()

@@ -4,9 +4,9 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from vecall.live.column_validation import rule_for
-from vecall.live.item_columns import ItemFields
-from vecall.schema import Category, Tags
+from vecall.live.column_validation import make_column_validator
+from vecall.live.item_columns import ItemColumns
+from vecall.schema import CategoryFeature, TagsFeature
 
 DAY = date(2018, 6, 1)
 NOON = datetime(2018, 6, 1, 12)
@@ -39,12 +39,12 @@ NOON = datetime(2018, 6, 1, 12)
     ],
 )
 def test_values_become_the_releases_own_type(dtype, values, expected):
-    fields = ItemFields({}, pl.Schema({"x": dtype}))
-    assert [fields.problem("x", value) for value in values] == [None] * len(values)
-    frame = fields.attribute_frame([{"x": value} for value in values] + [{}])
+    fields = ItemColumns({}, pl.Schema({"x": dtype}))
+    assert [fields.describe_error("x", value) for value in values] == [None] * len(values)
+    frame = fields.build_attribute_frame([{"x": value} for value in values] + [{}])
     assert frame.schema == {"x": dtype}
     assert frame["x"].to_list() == [*expected, None]
-    assert fields.attribute_frame([]).schema == {"x": dtype}
+    assert fields.build_attribute_frame([]).schema == {"x": dtype}
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_values_become_the_releases_own_type(dtype, values, expected):
 )
 def test_other_values_are_told(dtype, value, message):
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError(rule_for(dtype).validation_error(value))
+        raise AssertionError(make_column_validator(dtype).describe_error(value))
 
 
 def test_a_feature_that_is_an_attribute_too_is_read_as_tables_are():
-    fields = ItemFields({"t": Tags(), "c": Category()}, pl.Schema({"t": pl.List(pl.String), "n": pl.Int64}))
+    fields = ItemColumns({"t": TagsFeature(), "c": CategoryFeature()}, pl.Schema({"t": pl.List(pl.String), "n": pl.Int64}))
     rows = [{"t": "a|b", "c": 3, "n": 1}, {"t": ["x"]}, {}]
-    assert fields.attribute_frame(rows).rows() == [(["a", "b"], 1), (["x"], None), (None, None)]
-    assert fields.feature_frame(rows).rows() == [(["a", "b"], "3"), (["x"], None), (None, None)]
-    assert fields.problem("colour", None) == "no such column; expected some of ['t', 'n', 'c']"
-    assert fields.fitting({"t": "a", "n": "x", "colour": 1, "c": None}) == {"t": "a", "c": None}
+    assert fields.build_attribute_frame(rows).rows() == [(["a", "b"], 1), (["x"], None), (None, None)]
+    assert fields.build_feature_frame(rows).rows() == [(["a", "b"], "3"), (["x"], None), (None, None)]
+    assert fields.describe_error("colour", None) == "no such column; expected some of ['t', 'n', 'c']"
+    assert fields.select_compatible_fields({"t": "a", "n": "x", "colour": 1, "c": None}) == {"t": "a", "c": None}

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from vecall.errors import EncoderMismatch, QueryError
-from vecall.live.item_parsing import deletions, upserts
+from vecall.live.item_parsing import parse_deletes, parse_upserts
 from vecall.release.release import open_release
 
 VECTOR = [0.25, -1, 3]
@@ -30,17 +30,17 @@ def test_vectors_of_ones_own(release):
         {"id": 9, "vector": tuple(VECTOR), "fields": None},
         {"id": -(2**63), "vector": [np.float32(1), 65504, -65504.0]},
     ]
-    made = upserts(given, release)
-    assert [(one.kind, one.id, one.fields, one.encoder, one.given) for one in made] == [
+    made = parse_upserts(given, release)
+    assert [(one.kind, one.id, one.fields, one.encoder_hash, one.has_external_vector) for one in made] == [
         ("upsert", 9, {}, None, True),  # the last of equal ids
         ("upsert", 7, {}, None, True),
         ("upsert", -(2**63), {}, None, True),
     ]
     assert [one.vector.tolist() for one in made] == [VECTOR, VECTOR, [1, 65504, -65504]]
-    (first,) = upserts(given[:1], release)
+    (first,) = parse_upserts(given[:1], release)
     assert json.dumps(first.fields) == '{"year": 3, "tags": ["a", "b"]}'
     assert (type(first.id), first.vector.dtype) == (int, np.float32)
-    assert upserts([], release) == upserts((), release) == []
+    assert parse_upserts([], release) == parse_upserts((), release) == []
 
 
 @pytest.mark.parametrize(
@@ -67,17 +67,17 @@ def test_vectors_of_ones_own(release):
 )
 def test_what_is_wrong_is_told_by_its_place(release, item, field, message):
     with pytest.raises(QueryError, match=message) as caught:
-        upserts([{"id": 1, "vector": VECTOR}, item], release)
+        parse_upserts([{"id": 1, "vector": VECTOR}, item], release)
     assert (caught.value.field, caught.value.code) == (f"items[1]{field}", "invalid")
 
 
 @pytest.mark.parametrize("items", [None, {"id": 1}, "ab", b"ab", 3])
 def test_items_are_a_list_of_objects(release, items):
     with pytest.raises(QueryError, match="items: expected a list") as caught:
-        upserts(items, release)
+        parse_upserts(items, release)
     assert caught.value.field == "items"
     with pytest.raises(QueryError, match=r"items\[0\]: expected \{id, fields\}"):
-        upserts([3], release)
+        parse_upserts([3], release)
 
 
 def test_an_encoder_that_is_not_the_releases(release, towers):
@@ -87,7 +87,7 @@ def test_an_encoder_that_is_not_the_releases(release, towers):
         (towers, {"id": "x", "vector": [1.0] * 8}),
     ):
         with pytest.raises(EncoderMismatch) as caught:
-            upserts([item], one)
+            parse_upserts([item], one)
         assert (caught.value.field, caught.value.code) == ("items[0].encoder", "encoder_mismatch")
         assert isinstance(caught.value, QueryError)
 
@@ -105,7 +105,7 @@ def test_fields_go_through_the_item_tower(towers, published):
         "title": row["title"],
         "year": row["year"],
     }
-    known, new, bare, given = upserts(
+    known, new, bare, given = parse_upserts(
         [
             {"id": row["id"], "fields": fields},
             {"id": "new", "fields": fields},
@@ -117,8 +117,8 @@ def test_fields_go_through_the_item_tower(towers, published):
     stored = towers.index.vectors(towers.items.rows([row["id"]]))[0]
     np.testing.assert_allclose(known.vector, stored, atol=1e-3)  # stored in half precision
     assert np.abs(new.vector - known.vector).max() > 1e-3  # an id that training did not know
-    assert known.encoder == new.encoder == given.encoder == towers.manifest.encoder
-    assert [one.given for one in (known, new, bare, given)] == [False, False, False, True]
+    assert known.encoder_hash == new.encoder_hash == given.encoder_hash == towers.manifest.encoder
+    assert [one.has_external_vector for one in (known, new, bare, given)] == [False, False, False, True]
     assert all(abs(np.linalg.norm(one.vector) - 1) < 1e-5 for one in (known, new, bare))
     assert known.fields == fields
 
@@ -138,18 +138,18 @@ def test_fields_go_through_the_item_tower(towers, published):
 )
 def test_what_is_wrong_with_fields(towers, item, field, message):
     with pytest.raises(QueryError, match=message) as caught:
-        upserts([item], towers)
+        parse_upserts([item], towers)
     assert caught.value.field == f"items[0]{field}"
 
 
 def test_ids_to_delete(release, towers):
-    distinct, made = deletions([8, np.int64(9), 8, 2**70], release)
+    distinct, made = parse_deletes([8, np.int64(9), 8, 2**70], release)
     assert (distinct, [one.id for one in made]) == ([8, 9, 2**70], [8, 9])  # no item can have 2**70
-    assert {(one.kind, one.fields, one.given) for one in made} == {("delete", None, False)}
-    assert deletions(["a", "", "\ud800"], towers)[0] == ["a", "", "\ud800"]
-    assert len(deletions(["a", "", "\ud800"], towers)[1]) == 1
-    assert deletions(np.array([3, 4]), release)[0] == [3, 4]
+    assert {(one.kind, one.fields, one.has_external_vector) for one in made} == {("delete", None, False)}
+    assert parse_deletes(["a", "", "\ud800"], towers)[0] == ["a", "", "\ud800"]
+    assert len(parse_deletes(["a", "", "\ud800"], towers)[1]) == 1
+    assert parse_deletes(np.array([3, 4]), release)[0] == [3, 4]
     for ids, field in (([8, "8"], r"ids[1]"), ([8, None], "ids[1]"), ([True], "ids[0]"), ("8", "ids"), (8, "ids")):
         with pytest.raises(QueryError) as caught:
-            deletions(ids, release)
+            parse_deletes(ids, release)
         assert caught.value.field == field

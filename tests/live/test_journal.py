@@ -41,7 +41,7 @@ def expected(*batches: tuple[Operation, ...]) -> Expected:
 
 
 def held(journal: Journal) -> list:
-    return content(journal, journal.since(0))
+    return content(journal, journal.read_operations(0))
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def test_what_is_appended_comes_back_as_it_was(path: Path) -> None:
                 Operation(0, "delete", ids[3], None, None, None, False),
             ]
             assert (journal.last_seq, journal.append(sent), journal.last_seq, journal.append([])) == (0, 4, 4, 4)
-        for opened in (Journal.open(path.with_name(id_type), id_type), Journal.read(path.with_name(id_type), id_type)):
-            for number, (was, now) in enumerate(zip(sent, opened.since(0), strict=True), 1):
+        for opened in (Journal.open(path.with_name(id_type), id_type), Journal.open_readonly(path.with_name(id_type), id_type)):
+            for number, (was, now) in enumerate(zip(sent, opened.read_operations(0), strict=True), 1):
                 assert (now.seq, now.kind, now.id, type(now.id)) == (number, was.kind, was.id, type(was.id))
-                assert (now.fields, now.encoder, now.given) == (was.fields, was.encoder, was.given)
+                assert (now.fields, now.encoder_hash, now.has_external_vector) == (was.fields, was.encoder_hash, was.has_external_vector)
                 assert (now.vector is None) == (was.vector is None)
                 assert was.vector is None or now.vector.tobytes() == was.vector.tobytes()
                 assert was.vector is None or (now.vector.dtype, now.vector.ndim) == (np.float32, 1)
@@ -90,13 +90,13 @@ def test_what_is_appended_comes_back_as_it_was(path: Path) -> None:
 
 
 def test_the_last_word_on_an_item_counts(written: Path) -> None:
-    journal = Journal.read(written, "string")
+    journal = Journal.open_readonly(written, "string")
     assert held(journal) == expected(*HISTORY).content()
-    assert [one.seq for one in journal.since(0)] == [3, 4, 5, 7, 8, 9]
-    assert [one.seq for one in journal.since(4)] == [5, 7, 8, 9]
-    assert [one.seq for one in journal.since(0, upto=7)] == [3, 4, 5, 7]
-    assert [one.seq for one in journal.since(0, upto=3)] == [3]  # b0 and b1 changed later
-    assert [list(journal.since(*span)) for span in ((9,), (99,), (5, 4))] == [[], [], []]
+    assert [one.seq for one in journal.read_operations(0)] == [3, 4, 5, 7, 8, 9]
+    assert [one.seq for one in journal.read_operations(4)] == [5, 7, 8, 9]
+    assert [one.seq for one in journal.read_operations(0, until_seq=7)] == [3, 4, 5, 7]
+    assert [one.seq for one in journal.read_operations(0, until_seq=3)] == [3]  # b0 and b1 changed later
+    assert [list(journal.read_operations(*span)) for span in ((9,), (99,), (5, 4))] == [[], [], []]
 
 
 def test_what_was_replaced_is_no_longer_on_the_disk(path: Path) -> None:
@@ -107,7 +107,7 @@ def test_what_was_replaced_is_no_longer_on_the_disk(path: Path) -> None:
         assert db.execute("SELECT kind, id, fields, vector FROM operations WHERE seq = 1").fetchall() == [
             ("superseded", None, None, None)
         ]
-    assert [one.id for one in Journal.read(path, "string").since(0)] == ["b", "a"]
+    assert [one.id for one in Journal.open_readonly(path, "string").read_operations(0)] == ["b", "a"]
 
 
 def test_pruning(written: Path) -> None:
@@ -115,10 +115,10 @@ def test_pruning(written: Path) -> None:
         assert [journal.prune(upto) for upto in (4, 4, -1, 0)] == [4, 0, 0, 0]
         assert held(journal) == expected(*HISTORY).after(("prune", 4)).content()
         assert (journal.prune(10**9), journal.pruned_to, journal.last_seq) == (5, 9, 9)
-        assert not list(journal.since(0))
+        assert not list(journal.read_operations(0))
     with Journal.open(written, "string") as journal:
         assert (journal.last_seq, journal.append([upsert("b0", "new")])) == (9, 10)
-        assert [one.seq for one in journal.since(0)] == [10]
+        assert [one.seq for one in journal.read_operations(0)] == [10]
 
 
 IDS = st.sampled_from(["a", "b", "c", "é"])
@@ -142,7 +142,7 @@ def test_it_is_a_dict_of_the_last_operations(steps: list[tuple]) -> None:
                 journal.close()
                 journal = Journal.open(path, "string")
             elif name == "since":
-                seqs = [one.seq for one in journal.since(*values)]
+                seqs = [one.seq for one in journal.read_operations(*values)]
                 assert seqs == [seq for seq in _seqs(state) if values[0] < seq <= values[1]]
             else:
                 result, before = getattr(journal, name)(*values), state
@@ -184,7 +184,7 @@ def test_a_batch_with_one_bad_operation_is_not_written(path: Path, id_type, bad:
 
 
 def test_reading_is_not_writing(written: Path) -> None:
-    journal = Journal.read(written, "string")
+    journal = Journal.open_readonly(written, "string")
     closed = Journal.open(written, "string")
     closed.close()
     closed.close()
@@ -193,7 +193,7 @@ def test_reading_is_not_writing(written: Path) -> None:
             one.append([delete("a")])
         with pytest.raises(StoreError, match=r"Journal\.open"):
             one.prune(1)
-    assert Journal.read(written.with_name("other"), "string") is None
+    assert Journal.open_readonly(written.with_name("other"), "string") is None
 
 
 def test_ids_of_another_type_are_refused(written: Path) -> None:
@@ -202,18 +202,18 @@ def test_ids_of_another_type_are_refused(written: Path) -> None:
 
 
 def test_another_format_is_refused(written: Path) -> None:
-    state = journal_sqlite.State(2, "string", 0, 9).row()
+    state = journal_sqlite.JournalHeader(2, "string", 0, 9).to_row()
     damaged(written, f"UPDATE state SET format = 2, crc = {state[-1]}")
     with pytest.raises(StoreError, match="of format 2"):
-        Journal.read(written, "string")
+        Journal.open_readonly(written, "string")
 
 
 def test_a_journal_is_made_once(path: Path) -> None:
     with Journal.open(path, "string") as journal:
         journal.append(batch("a", 3))
-        journal_sqlite.create(path, "string")  # another process, which saw none a moment ago
+        journal_sqlite.create_journal(path, "string")  # another process, which saw none a moment ago
         assert journal.append(batch("b", 1)) == 4
-    assert Journal.read(path, "string").last_seq == 4
+    assert Journal.open_readonly(path, "string").last_seq == 4
     assert not list(path.parent.glob("tmp-*"))
 
 
@@ -233,7 +233,7 @@ def test_where_no_journal_can_be(path: Path, what: str) -> None:
 def test_a_read_only_disk_can_be_read(written: Path, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     before = sorted(one.name for one in written.parent.iterdir())
-    assert held(Journal.read(written, "string")) == expected(*HISTORY).content()
+    assert held(Journal.open_readonly(written, "string")) == expected(*HISTORY).content()
     assert sorted(one.name for one in written.parent.iterdir()) == before
 
 
@@ -247,7 +247,7 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 def refused(path: Path, seq: int | None = None) -> JournalDamaged:
     with pytest.raises(JournalDamaged, match="is damaged") as caught:
-        list(Journal.read(path, "string").since(0))
+        list(Journal.open_readonly(path, "string").read_operations(0))
     assert caught.value.seq == seq
     return caught.value
 
@@ -328,14 +328,14 @@ def check_damaged_file(path: Path) -> bool:
     right, more = expected(*HISTORY), (upsert("b1", "more"), delete("d0"), upsert("e", "more"))
     refusals = []
     try:
-        assert last_words(Journal.read(path, "string")) == right.content()
+        assert last_words(Journal.open_readonly(path, "string")) == right.content()
     except StoreError as error:
         refusals.append(error)
     try:
         with Journal.open(path, "string") as journal:
             journal.append(more)
             assert last_words(journal) == right.after(("append", more)).content()
-        assert last_words(Journal.read(path, "string")) == right.after(("append", more)).content()
+        assert last_words(Journal.open_readonly(path, "string")) == right.after(("append", more)).content()
     except StoreError:
         pass
     return bool(refusals)
@@ -344,7 +344,7 @@ def check_damaged_file(path: Path) -> bool:
 def last_words(journal: Journal) -> list:
     """As `held`, for one whose index may be damaged."""
     operations: dict[object, Operation] = {}
-    for one in journal.since(0):
+    for one in journal.read_operations(0):
         operations.pop(one.id, None)
         operations[one.id] = one
     return content(journal, operations.values())
@@ -405,7 +405,7 @@ def test_a_damaged_wal_gives_whole_batches_or_nothing(path: Path, tmp_path_facto
     for place in [*range(60), *range(60, len(wal), 211)]:
         (crashed / f"{path.name}-wal").write_bytes(wal[:place] + bytes([wal[place] ^ 1]) + wal[place + 1 :])
         (crashed / f"{path.name}-shm").unlink(missing_ok=True)
-        found.append(prefixes.index(held(Journal.read(crashed / path.name, "string"))))
+        found.append(prefixes.index(held(Journal.open_readonly(crashed / path.name, "string"))))
     assert found == sorted(found)  # what stands before the damage is there
     assert set(found) == set(range(len(HISTORY)))  # SECURITY.md: the rest is lost in silence
 
@@ -417,7 +417,7 @@ def test_a_reader_sees_one_moment_and_holds_no_one_up(path: Path, monkeypatch) -
     monkeypatch.setattr(module, "_CHECKPOINT_EVERY", 10)
     with Journal.open(path, "string") as journal:
         journal.append(batch("a", 20))
-        reading = journal.since(0)
+        reading = journal.read_operations(0)
         first = next(reading)
         begun = time.monotonic()
         for number in range(5):
@@ -427,21 +427,21 @@ def test_a_reader_sees_one_moment_and_holds_no_one_up(path: Path, monkeypatch) -
         assert [first.seq, *(one.seq for one in reading)] == list(range(1, 21))
         journal.append([delete("a0")])
         assert path.with_name(path.name + "-wal").stat().st_size == 0  # and are made up for
-        assert [one.seq for one in journal.since(0)][-1] == journal.last_seq == 171
+        assert [one.seq for one in journal.read_operations(0)][-1] == journal.last_seq == 171
 
 
 def test_a_pass_and_its_state_are_of_one_moment(written: Path, monkeypatch) -> None:
     with Journal.open(written, "string") as journal:
 
         def read_state(*given):
-            state = journal_sqlite.read_state(*given)
+            state = journal_sqlite.read_header(*given)
             monkeypatch.undo()
             journal.prune(8)
             return state
 
         monkeypatch.setattr(module, "read_state", read_state)
-        assert [one.seq for one in journal.since(0)] == [3, 4, 5, 7, 8, 9]
-        assert [one.seq for one in journal.since(0)] == [9]
+        assert [one.seq for one in journal.read_operations(0)] == [3, 4, 5, 7, 8, 9]
+        assert [one.seq for one in journal.read_operations(0)] == [9]
 
 
 def test_checkpoints_keep_the_wal_short(path: Path) -> None:
@@ -459,16 +459,16 @@ def test_a_busy_journal_fails_and_goes_on(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(journal_sqlite, "PATIENCE", 0.05)
     with Journal.open(path, "string") as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
         journal.append(batch("a", 1))
-        before = journal._writer
+        before = journal._write_connection
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalFailed, match="another process has been busy") as caught:
             journal.append(batch("b", 1))
         assert not caught.value.disk_full
-        assert len(list(journal.since(0))) == 1
+        assert len(list(journal.read_operations(0))) == 1
         other.execute("ROLLBACK")
         assert journal.append(batch("c", 1)) == 2
-        assert journal._writer is not before  # who knows what is wrong with it
-        assert [one.id for one in journal.since(0)] == ["a0", "c0"]
+        assert journal._write_connection is not before  # who knows what is wrong with it
+        assert [one.id for one in journal.read_operations(0)] == ["a0", "c0"]
 
 
 def test_threads_take_turns(path: Path) -> None:
@@ -478,7 +478,7 @@ def test_threads_take_turns(path: Path) -> None:
         def write(name: int) -> None:
             for number in range(10):
                 answers.append(journal.append(batch(f"{name}-{number}-", 3)))
-                list(journal.since(0))
+                list(journal.read_operations(0))
 
         threads = [Thread(target=write, args=(name,)) for name in range(4)]
         for thread in threads:
@@ -486,7 +486,7 @@ def test_threads_take_turns(path: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(answers) == list(range(3, 121, 3))
-        groups = [one.id.rsplit("-", 1)[0] for one in journal.since(0)]
+        groups = [one.id.rsplit("-", 1)[0] for one in journal.read_operations(0)]
         assert all(len(set(groups[i : i + 3])) == 1 for i in range(0, 120, 3))
 
 
@@ -520,7 +520,7 @@ def test_another_process_reads_and_prunes_meanwhile(path: Path) -> None:
         assert said.startswith("done"), wrong
         assert journal.append([delete("z")]) == 604
         assert journal.pruned_to == int(said.split()[1])
-        assert [one.id for one in journal.since(journal.pruned_to)] == ["a0", "a1", "a2", "b0", "b1", "b2", "z"]
+        assert [one.id for one in journal.read_operations(journal.pruned_to)] == ["a0", "a1", "a2", "b0", "b1", "b2", "z"]
 
 
 def test_it_is_quick_enough(path: Path) -> None:
@@ -532,7 +532,7 @@ def test_it_is_quick_enough(path: Path) -> None:
         for start in range(0, 5_000, 1_000):
             journal.append(items[start : start + 1_000])
         written = time.perf_counter()
-        assert sum(1 for _ in journal.since(0)) == 5_000
+        assert sum(1 for _ in journal.read_operations(0)) == 5_000
         read = time.perf_counter()
     assert written - begun < 2.5
     assert read - written < 1

@@ -49,8 +49,8 @@ def run_until_killed(path: Path, first: int, seconds: float) -> int:
 
 def check(path: Path, acknowledged: int) -> int:
     """Nothing acknowledged is lost, no batch is there in part; the last batch that is there."""
-    journal = Journal.read(path, "string")
-    operations = list(journal.since(0))
+    journal = Journal.open_readonly(path, "string")
+    operations = list(journal.read_operations(0))
     assert operations[-1].seq == journal.last_seq
     assert operations[-1].id == "last"
     last = operations[-1].fields["batch"]

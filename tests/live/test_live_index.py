@@ -14,7 +14,7 @@ from vecall.errors import DeltaFull, JournalFailed, Locked, QueryError, ReleaseR
 from vecall.live.journal import Journal
 from vecall.live.live_index import DeleteResult, LiveIndex, UpsertResult
 from vecall.live.operations import Operation
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
@@ -84,13 +84,13 @@ def test_writes_outlive_the_writer(store):
         recaller.delete([8, 1])
         before = open_recaller(store.path)
         recaller.upsert([item(7, *ANY)])
-        expected, view = answer(recaller), recaller.live.snapshot
+        expected, view = answer(recaller), recaller.live_index.snapshot
     assert 7 in expected
     assert answer(before) == {one: score for one, score in expected.items() if one != 7}  # as of opening
     assert len(view) == 5  # a view can be read on
     for options in ({}, {"writable": True}, {"release": "one"}):
         with open_recaller(store.path, **options) as again:
-            assert (answer(again), again.live.snapshot.seq) == (expected, 5)
+            assert (answer(again), again.live_index.snapshot.seq) == (expected, 5)
             assert again.candidates(Query(vector=ANY, k=1))["colour"].to_list() == ["red"]
 
 
@@ -135,18 +135,18 @@ def test_who_only_reads_writes_nothing(store, writer):
 
 
 def test_a_full_delta(store):
-    with open_recaller(store.path, writable=True, delta_max=3, auto_compact=False) as recaller:
+    with open_recaller(store.path, writable=True, max_delta_items=3, auto_compact=False) as recaller:
         recaller.upsert([item(9, *ANY), item(1, *ANY)])
         with pytest.raises(DeltaFull, match=r"2 live delta items.* 2 more would exceed max_delta_items = 3") as caught:
             recaller.upsert([item(8, *ANY), item(7, *ANY)])
-        assert (caught.value.code, recaller.live.snapshot.seq) == ("delta_full", 2)
+        assert (caught.value.code, recaller.live_index.snapshot.seq) == ("delta_full", 2)
         recaller.upsert([item(8, *ANY)])
         recaller.upsert([item(8, 0, 0, 0, 9), item(9, *ANY)])  # what is there may change
         assert recaller.delete([2, 9]) == 2  # and go
         with pytest.raises(DeltaFull):
             recaller.upsert([item(7, *ANY)])
         expected = answer(recaller)
-    with open_recaller(store.path, writable=True, delta_max=1, auto_compact=False) as recaller:
+    with open_recaller(store.path, writable=True, max_delta_items=1, auto_compact=False) as recaller:
         assert answer(recaller) == expected  # what is written is there, however much
 
 
@@ -235,23 +235,23 @@ def test_writes_amid_a_swap_are_in_the_new_view(store, writer, monkeypatch):
 
 
 def test_vectors_of_another_encoder_are_counted(store, caplog):
-    with Journal.open(journal_path(store), "integer") as journal:
+    with Journal.open(get_journal_path(store), "integer") as journal:
         new = np.ones(4, dtype=np.float32)
         journal.append(
             [
-                Operation(0, "upsert", 9, {"colour": "red"}, new, "ab", given=True),
-                Operation(0, "upsert", 8, {"colour": "red"}, new, "ab", given=False),  # no tower here to make it again
-                Operation(0, "upsert", 7, {}, new[:3], None, given=True),  # of other vectors once
-                Operation(0, "upsert", 6, {"colour": 3, "size": 1}, new, None, given=True),
-                Operation(0, "upsert", 1, {}, new, "ab", given=True),
+                Operation(0, "upsert", 9, {"colour": "red"}, new, "ab", has_external_vector=True),
+                Operation(0, "upsert", 8, {"colour": "red"}, new, "ab", has_external_vector=False),  # no tower here to make it again
+                Operation(0, "upsert", 7, {}, new[:3], None, has_external_vector=True),  # of other vectors once
+                Operation(0, "upsert", 6, {"colour": 3, "size": 1}, new, None, has_external_vector=True),
+                Operation(0, "upsert", 1, {}, new, "ab", has_external_vector=True),
             ]
         )
     with caplog.at_level(logging.WARNING, "vecall"), open_recaller(store.path, writable=True) as recaller:
         assert answer(recaller) == BASE | {6: 4}
-        assert (recaller.live.snapshot.refused, recaller.live.snapshot.seq) == ({9: 1, 8: 2, 7: 3, 1: 5}, 5)
+        assert (recaller.live_index.snapshot.rejected_seqs, recaller.live_index.snapshot.seq) == ({9: 1, 8: 2, 7: 3, 1: 5}, 5)
         assert recaller.candidates(Query(vector=ANY, k=1, exclude=[4]))["colour"].to_list() == [None]
         recaller.delete([1])
-        assert recaller.live.snapshot.refused == {9: 1, 8: 2, 7: 3}  # a later operation has the last word
+        assert recaller.live_index.snapshot.rejected_seqs == {9: 1, 8: 2, 7: 3}  # a later operation has the last word
     assert "release one cannot take 4 operations of the journal" in caplog.text
     assert "has no place for values of the journal, by column: {'colour': 1, 'size': 1}" in caplog.text
 

@@ -17,12 +17,12 @@ STRINGS = [f"é{i:02}" for i in range(N)]
 
 
 def delete(one):
-    return Operation(0, "delete", one, None, None, None, given=False)
+    return Operation(0, "delete", one, None, None, None, has_external_vector=False)
 
 
 def upsert(one, number, colour=None):
     vector = np.full(D, number, dtype=np.float32)
-    return Operation(0, "upsert", one, {} if colour is None else {"colour": colour}, vector, None, given=True)
+    return Operation(0, "upsert", one, {} if colour is None else {"colour": colour}, vector, None, has_external_vector=True)
 
 
 @pytest.fixture(params=["integer", "string"])
@@ -75,39 +75,39 @@ def test_views_stay_what_they_were(release, ids, spare, monkeypatch):
         assert not view.delta.codes.flags.writeable
     lengths = [len(view.delta) for view, _ in taken]
     assert (max(lengths) <= 2 * len(more) + 12) == (spare == 3)
-    assert overlay.snapshot.delta.attributes.n_chunks() <= overlay_file._MOST_CHUNKS + 1
+    assert overlay.snapshot.delta.attributes.n_chunks() <= overlay_file._MAX_CHUNKS + 1
 
 
 def test_rows_of_the_base_become_those_of_today(release, ids):
     overlay = MemTable(release)
-    view = Snapshot.of(release)
+    view = Snapshot.from_release(release)
     rows = np.array([3, 3, 0, 7])
-    assert view.current(rows) is rows
+    assert view.to_latest_rows(rows) is rows
     view = overlay.apply([upsert(ids[3], 9), delete(ids[0])], seq=2)
-    assert view.current(rows).tolist() == [N, N, 0, 7]
-    assert view.vectors(view.current(rows))[:, 0].tolist() == [9, 9, 0, 7]
-    assert view.has(view.current(rows)).tolist() == [True, True, False, True]
-    assert view.delta.origins.tolist() == [3]
-    assert view.current(np.empty(0, np.int64)).tolist() == []
+    assert view.to_latest_rows(rows).tolist() == [N, N, 0, 7]
+    assert view.get_vectors(view.to_latest_rows(rows))[:, 0].tolist() == [9, 9, 0, 7]
+    assert view.is_live(view.to_latest_rows(rows)).tolist() == [True, True, False, True]
+    assert view.delta.base_rows.tolist() == [3]
+    assert view.to_latest_rows(np.empty(0, np.int64)).tolist() == []
 
 
 def test_half_precision_as_in_a_release(release, ids):
     vector = np.array([0.1, 1 + 2**-11, 1e-8, 65504], dtype=np.float32)  # between two halves, too small, the largest
-    view = MemTable(release).apply([Operation(0, "upsert", ids[0], {}, vector, None, given=True)], seq=1)
-    assert view.vectors(np.array([N])).tolist() == [vector.astype(np.float16).astype(np.float32).tolist()]
+    view = MemTable(release).apply([Operation(0, "upsert", ids[0], {}, vector, None, has_external_vector=True)], seq=1)
+    assert view.get_vectors(np.array([N])).tolist() == [vector.astype(np.float16).astype(np.float32).tolist()]
 
 
 def test_without_changes_nothing_is_added(release, ids):
-    view = Snapshot.of(release)
-    assert (view.live, len(view.delta), view.seq, view.refused, len(view)) == (None, 0, 0, {}, N)
-    assert view.rows([ids[4], ids[4]]).tolist() == [4, 4]
+    view = Snapshot.from_release(release)
+    assert (view.live_base_rows, len(view.delta), view.seq, view.rejected_seqs, len(view)) == (None, 0, 0, {}, N)
+    assert view.to_rows([ids[4], ids[4]]).tolist() == [4, 4]
     with pytest.raises(DataError, match="ids here are"):
-        view.rows([1.5])
+        view.to_rows([1.5])
 
 
 def test_no_attributes(release_of):
     overlay = MemTable(release_of([1, 2], [[1, 0], [0, 1]]))
     for seq in range(1, 100):
-        view = overlay.apply([Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, given=True)], seq=seq)
-    assert view.attributes(view.rows([50, 2, 1])).height == 3
-    assert (view.attributes(np.array([0])).width, view.delta.attributes.height) == (0, 99)
+        view = overlay.apply([Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, has_external_vector=True)], seq=seq)
+    assert view.get_attributes(view.to_rows([50, 2, 1])).height == 3
+    assert (view.get_attributes(np.array([0])).width, view.delta.attributes.height) == (0, 99)

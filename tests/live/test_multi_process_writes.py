@@ -11,9 +11,9 @@ from vecall.errors import JournalDamaged, Locked, StoreError
 from vecall.live.journal_sqlite import JournalVersionReader
 from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import LiveState, PeerSettings
-from vecall.live.pruning import journal_path, prune
+from vecall.live.pruning import get_journal_path, prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 
 EYE = np.eye(4, dtype=np.float32)
 
@@ -104,7 +104,7 @@ def test_writers_come_and_go(store):
 
 def test_another_writer_keeps_its_turn(both, tmp_path, monkeypatch):
     monkeypatch.setattr("vecall.live.live_index._WRITE_LOCK_TIMEOUT_SECONDS", 0.05)
-    with hold(tmp_path / "turns", timeout=0), pytest.raises(Locked):
+    with file_lock(tmp_path / "turns", timeout=0), pytest.raises(Locked):
         both[0].upsert([item(9)])
     both[0].upsert([item(9)])
 
@@ -140,7 +140,7 @@ def test_who_serves_what_was_pruned_says_so_and_goes_on(store, both):
     first.switch_to_current()
     first.upsert([item(9)])
     publish_vectors(store.path, [1, 2, 9], EYE[:3], name="three", journal_seq=first.snapshot.seq)
-    assert served in prune(store, keep=0).releases
+    assert served in prune_store(store, keep=0).release_names
     before = reader.snapshot
     for _ in range(2):
         with pytest.raises(StoreError):
@@ -156,7 +156,7 @@ def test_damage_does_not_pass_for_nothing_new(store, both):
     for one in both:
         one.upsert([item(9)])
         one.close()
-    path = journal_path(store)
+    path = get_journal_path(store)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(JournalDamaged):
         reader.refresh()
@@ -166,7 +166,7 @@ def test_damage_does_not_pass_for_nothing_new(store, both):
 def test_a_journal_brought_back_from_a_copy_is_looked_at_anew(store, both, tmp_path):
     for one in both:
         one.close()
-    path, tail = journal_path(store), JournalVersionReader(journal_path(store))
+    path, tail = get_journal_path(store), JournalVersionReader(get_journal_path(store))
     before = tail.current_version()
     shutil.copy(path, tmp_path / "copy")
     (tmp_path / "copy").rename(path)

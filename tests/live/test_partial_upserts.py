@@ -10,7 +10,7 @@ from support import synthetic
 from vecall.errors import QueryError
 from vecall.live.compaction import compact
 from vecall.live.journal import Journal
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -57,8 +57,8 @@ def test_a_column_that_is_left_out_keeps_its_value_and_so_does_a_vector(store):
         writer.upsert([{"id": 1, "vector": [0.0, 3.0]}], partial=True)
         assert row_of(writer, 1) == (5, 2.0, *before[2:4], None, before[5])
         assert writer.recall(Query(vector=[0.0, 1.0], k=1)).ids == [1]
-    with Journal.open(journal_path(Store.open(store)), "integer") as journal:
-        (operation,) = journal.since(0)  # whole, so that it can be brought onto any release
+    with Journal.open(get_journal_path(Store.open(store)), "integer") as journal:
+        (operation,) = journal.read_operations(0)  # whole, so that it can be brought onto any release
     assert operation.fields == {
         "n": 5,
         "x": 2,
@@ -83,7 +83,7 @@ def test_only_items_that_are_there_can_be_changed_in_part(store):
         with pytest.raises(QueryError) as caught:
             writer.upsert([{"id": 1, "fields": {"n": "x"}}], partial=True)
         assert caught.value.field == "items[0].fields.n"
-        assert writer.live.snapshot.seq == 1
+        assert writer.live_index.snapshot.seq == 1
 
 
 def test_a_column_that_json_cannot_say_is_not_lost_in_silence(tmp_path):
@@ -125,7 +125,7 @@ def test_an_item_is_encoded_of_all_its_features(shop):
         given = {
             "id": synthetic.item_id(4),
             "vector": [0.5] * 8,
-            "encoder": writer.live.snapshot.release.manifest.encoder,
+            "encoder": writer.live_index.snapshot.release.manifest.encoder,
         }
         writer.upsert([given])
     compact(shop, name="two")
@@ -136,6 +136,6 @@ def test_an_item_is_encoded_of_all_its_features(shop):
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
         assert vectors(writer, synthetic.item_id(4)).tolist() == [[0.5] * 8]  # given, and stays
         assert (
-            writer.live.snapshot.release.given_rows.tolist()
-            == writer.live.snapshot.release.items.rows([synthetic.item_id(4)]).tolist()
+            writer.live_index.snapshot.release.external_vector_rows.tolist()
+            == writer.live_index.snapshot.release.item_ids.to_rows([synthetic.item_id(4)]).tolist()
         )

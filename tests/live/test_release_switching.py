@@ -9,7 +9,7 @@ import pytest
 from vecall.errors import ReleaseRefused, StoreError
 from vecall.live import memory, switching
 from vecall.live.live_index import LiveIndex
-from vecall.live.memory import check_memory, free_memory
+from vecall.live.memory import check_memory, get_free_memory_bytes
 from vecall.pipeline.publish_vectors import publish_vectors
 
 EYE = np.eye(4, dtype=np.float32)
@@ -70,7 +70,7 @@ def test_a_release_in_memory_is_opened_again_when_the_disk_has_another(two):
     publish_vectors(two.path, [1, 2, 3, 4], -EYE, name="one", activate=False)
     live.activate("one")
     assert live.snapshot.release is not first
-    np.testing.assert_array_equal(live.snapshot.release.index.vectors(np.array([0])), -EYE[:1])
+    np.testing.assert_array_equal(live.snapshot.release.index.get_vectors(np.array([0])), -EYE[:1])
 
 
 def test_without_being_asked_to_no_second_one_is_kept(two):
@@ -92,14 +92,14 @@ def test_what_memory_does_not_suffice_for_is_refused_with_the_numbers(two, monke
 
 
 def test_free_memory_is_the_lesser_of_machine_and_group(tmp_path, monkeypatch, two):
-    assert 2**20 < free_memory() < 2**50
+    assert 2**20 < get_free_memory_bytes() < 2**50
     files = {"_MEMINFO": "MemTotal: 9 kB\nMemAvailable:   4 kB\n", "_CGROUP_MAX": "5000\n", "_CGROUP_USED": "2000\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(memory, name, tmp_path / name)
-    assert free_memory() == 3_000
+    assert get_free_memory_bytes() == 3_000
     (tmp_path / "_CGROUP_MAX").write_text("max\n")
-    assert free_memory() == 4_096
+    assert get_free_memory_bytes() == 4_096
     monkeypatch.setattr(memory, "_MEMINFO", Path("/nowhere"))
-    assert free_memory() is None
+    assert get_free_memory_bytes() is None
     check_memory(two.releases()[0])

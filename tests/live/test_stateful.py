@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from vecall.errors import StoreError
 from vecall.live.compaction import compact
-from vecall.live.pruning import prune
+from vecall.live.pruning import prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -124,9 +124,9 @@ class Shop(RuleBasedStateMachine):
     @invariant()
     def everything_is_there(self):
         if self.recaller is not None:
-            view = self.recaller.live.snapshot
+            view = self.recaller.live_index.snapshot
             assert len(view) == len(self.served)
-            assert view.has(view.rows(list(range(15)))).tolist() == [one in self.served for one in range(15)]
+            assert view.is_live(view.to_rows(list(range(15)))).tolist() == [one in self.served for one in range(15)]
 
     @rule(activate=st.booleans(), go_over=st.booleans())
     def compact(self, activate, go_over):
@@ -181,12 +181,12 @@ class Shop(RuleBasedStateMachine):
     def prune(self, keep):
         newest_first = list(reversed(self.releases))
         stays = {*newest_first[:keep], self.current, self.releases[self.current][3]}
-        pruned = prune(Store.open(self.folder), keep)
-        assert pruned.releases == [name for name in newest_first if name not in stays]
+        pruned = prune_store(Store.open(self.folder), keep)
+        assert pruned.release_names == [name for name in newest_first if name not in stays]
         self.releases = {name: release for name, release in self.releases.items() if name in stays}
         declared = next(reversed(self.releases.values()))[2]
         upto = max(self.pruned_to, min(declared, *(release[1] for release in self.releases.values())))
-        assert pruned.operations == upto - self.pruned_to
+        assert pruned.operation_count == upto - self.pruned_to
         self.pruned_to = upto
 
     @rule()

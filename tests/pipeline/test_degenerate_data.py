@@ -115,7 +115,7 @@ def test_an_absurd_number_ends_no_run_and_hides_no_other(settings, tmp_path, abs
     items = {"id": [f"i{i}" for i in range(12)], "price": [absurd, None, *[float(i) for i in range(10)]]}
     config = settings(walks(), items, item_features={"price": {"kind": "numeric"}}, training={"epochs": 1})
     run = fit(config, tmp_path / "run")
-    state = run.judged_model().known.item_encoders.state.numbers["price"]
+    state = run.judged_model().known.item_encoder.state.numeric["price"]
     assert (state.mean, state.std) == (pytest.approx(4.5), pytest.approx(np.std(range(10), ddof=1)))
     publish(tmp_path / "run", tmp_path / "store")
     assert evaluate(run=tmp_path / "run")["model"]
@@ -188,8 +188,8 @@ def test_an_upsert_s_value_is_the_table_s(settings, tmp_path):
     with open_recaller(tmp_path / "store", writable=True, auto_compact=False) as recaller:
         spellings = [{"n": 1, "t": [1]}, {"n": 1.0, "t": ["1.0"]}, {"n": "1", "t": "1"}]
         recaller.upsert([{"id": f"new{n}", "fields": fields} for n, fields in enumerate(spellings)])
-        view = recaller.live.snapshot
-        vectors = view.vectors(view.rows(["new0", "new1", "new2"]))
+        view = recaller.live_index.snapshot
+        vectors = view.get_vectors(view.to_rows(["new0", "new1", "new2"]))
     assert np.abs(vectors - vectors[0]).max() == 0
 
 
@@ -206,5 +206,5 @@ def test_quoted_empty_cells_are_missing_values(settings, tmp_path, bad_rows):
     config = config.model_copy(update={"data": config.data.model_copy(update={"bad_rows": bad_rows})})
     run = fit(config, tmp_path / "run")
     assert "items.csv" not in str(run.summary.dropped)
-    encoders = run.judged_model().known.item_encoders.state
-    assert encoders.values["c"].values == ("a",)
+    encoders = run.judged_model().known.item_encoder.state
+    assert encoders.categorical["c"].values == ("a",)

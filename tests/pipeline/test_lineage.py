@@ -21,7 +21,7 @@ def shop(tmp_path):
 @pytest.fixture
 def cut(shop, monkeypatch):
     """A fit that was cut short after an epoch, in `run`."""
-    start = callbacks.EpochLog.on_train_epoch_start
+    start = callbacks.EpochMetricsCallback.on_train_epoch_start
 
     def cut_short(self, trainer, recipe):
         if trainer.current_epoch == 1:
@@ -29,7 +29,7 @@ def cut(shop, monkeypatch):
         start(self, trainer, recipe)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.EpochLog, "on_train_epoch_start", cut_short)
+        patch.setattr(callbacks.EpochMetricsCallback, "on_train_epoch_start", cut_short)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(synthetic.config(shop), shop / "run")
     return shop
@@ -155,6 +155,6 @@ def test_the_parts_of_a_split_are_its_own(shop):
     for config in (synthetic.config(shop), by_time(shop, 2, 4)):
         dataset = synthetic.dataset(config)
         split = dataset.split(config.data)
-        assert (split.parts == TRAIN).sum() == len(split.train.rows)
-        positives = dataset.interactions.where(dataset.interactions.positive)
-        assert positives.items[split.parts == TRAIN].tolist() == split.train.rows.tolist()
+        assert (split.positive_parts == TRAIN).sum() == len(split.train.values)
+        positives = dataset.interactions.filter(dataset.interactions.is_positive)
+        assert positives.items[split.positive_parts == TRAIN].tolist() == split.train.values.tolist()

@@ -7,18 +7,18 @@ import torch
 from support import synthetic
 
 from vecall.config import PRESETS
-from vecall.data.feature_encoder import Encoders
+from vecall.data.feature_encoder import FeatureEncoder
 from vecall.errors import ExportError
 from vecall.pipeline import onnx_export as export_module
 from vecall.pipeline.onnx_export import Examples, ItemGraph, QueryGraph, _accept, encoder_hash, export_towers
-from vecall.release.encoder import ENCODERS, ITEM_IDS, ITEM_TOWER, QUERY_TOWER, Encoder, TowersState
+from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder, EncoderState
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 
 LENGTH = 4
 ITEM_FIELDS, USER_FIELDS = synthetic.fields(40, 1), synthetic.fields(40, 2)
-SIDES = Encoders.fit(synthetic.FEATURES, ITEM_FIELDS), Encoders.fit(synthetic.FEATURES, USER_FIELDS)
-NO_FEATURES = Encoders.fit({}, ITEM_FIELDS)
+SIDES = FeatureEncoder.fit(synthetic.FEATURES, ITEM_FIELDS), FeatureEncoder.fit(synthetic.FEATURES, USER_FIELDS)
+NO_FEATURES = FeatureEncoder.fit({}, ITEM_FIELDS)
 
 
 def trained(settings, sides, seed=0):
@@ -36,7 +36,7 @@ def trained(settings, sides, seed=0):
 def export(towers, sides, folder, id_rows=(0, 1, -1)):
     items, users = sides
     length = towers.settings.history.length if towers.reads_history else 0
-    state = TowersState(dim=towers.settings.dim, history_length=length, items=items.state, users=users.state)
+    state = EncoderState(dim=towers.settings.dim, history_length=length, items=items.state, users=users.state)
     return export_towers(towers, state, (items.shapes, users.shapes), np.array(id_rows), folder)
 
 
@@ -69,7 +69,7 @@ def test_the_exported_files_answer_as_torch_does(tmp_path, case):
     settings, sides = CASES[case]
     towers = trained(settings, sides)
     export(towers, sides, tmp_path)
-    encoder = Encoder(tmp_path)
+    encoder = OnnxEncoder(tmp_path)
     dim = settings.dim
     assert (encoder.dim, encoder.history_length) == (dim, LENGTH if towers.reads_history else 0)
     for lengths in ([0], [1], [2], [LENGTH], [0] * 7, [LENGTH] * 7, [4, 0, 2, 1, 3, 0, 4]):
@@ -79,7 +79,7 @@ def test_the_exported_files_answer_as_torch_does(tmp_path, case):
         features = {name: torch.from_numpy(x) for name, x in sides[1].encode(user_fields).items()}
         rows = np.resize([0, 1, -1], batch)  # of the release, whose third item training did not know
         with torch.no_grad():
-            expected = towers.user(torch.from_numpy(vectors), torch.from_numpy(counts), features)
+            expected = towers.user_tower(torch.from_numpy(vectors), torch.from_numpy(counts), features)
             known = torch.from_numpy(np.where(rows < 0, 10, rows))
             items = towers.encode_items(known, {n: torch.from_numpy(x) for n, x in sides[0].encode(fields).items()})
         np.testing.assert_allclose(encoder.encode_users(user_fields, vectors, counts), expected, atol=1e-4)
@@ -97,12 +97,12 @@ def exported(tmp_path_factory):
 def test_an_unknown_item_has_the_last_row_of_the_id_table(exported):
     towers, folder, _ = exported
     table = towers.item_ids.weight.detach().numpy()
-    np.testing.assert_array_equal(np.load(folder / ITEM_IDS), table[[3, 10, 0, 10]])
-    by_row, unknown = Encoder(folder).encode_items(ITEM_FIELDS[[5, 5]], np.array([1, -1]))
+    np.testing.assert_array_equal(np.load(folder / ITEM_ID_VECTORS_FILE), table[[3, 10, 0, 10]])
+    by_row, unknown = OnnxEncoder(folder).encode_items(ITEM_FIELDS[[5, 5]], np.array([1, -1]))
     np.testing.assert_array_equal(by_row, unknown)
 
 
-@pytest.mark.parametrize(("tower", "file"), [("item", ITEM_TOWER), ("user", QUERY_TOWER)])
+@pytest.mark.parametrize(("tower", "file"), [("item", ITEM_TOWER_FILE), ("user", QUERY_TOWER_FILE)])
 def test_an_export_that_answers_otherwise_is_refused(tmp_path, monkeypatch, tower, file):
     towers = trained(synthetic.model(), (NO_FEATURES, NO_FEATURES))
     forget = export_module._forget_origins
@@ -122,20 +122,20 @@ def test_an_export_that_answers_otherwise_is_refused(tmp_path, monkeypatch, towe
 def test_a_single_weight_that_differs_is_found(exported, monkeypatch):
     towers, folder, _ = exported
     monkeypatch.setattr(towers.user.history, "mixture", torch.nn.Parameter(torch.tensor([0.5, 0.0, 0.0, 0.0])))
-    names = ["history", "lengths"] + [f"feature.{name}" for name in SIDES[1].shapes]
+    names = ["history", "lengths"] + [f"feature.{name}" for name in SIDES[1].specs]
     with pytest.raises(ExportError, match=r"at batch \d, history length \d"):
-        _accept(QueryGraph(towers.user, names), Examples(names, SIDES[1].shapes, 8), LENGTH, folder / QUERY_TOWER)
+        _accept(QueryGraph(towers.user, names), Examples(names, SIDES[1].specs, 8), LENGTH, folder / QUERY_TOWER_FILE)
 
 
 def test_no_number_is_no_equal_answer(exported):
     towers, folder, _ = exported
-    names = ["id_vectors"] + [f"feature.{name}" for name in SIDES[0].shapes]
+    names = ["id_vectors"] + [f"feature.{name}" for name in SIDES[0].specs]
     graph = ItemGraph(towers.item, names)
-    examples = Examples(names, SIDES[0].shapes, 8)
-    _accept(graph, examples, LENGTH, folder / ITEM_TOWER)
+    examples = Examples(names, SIDES[0].specs, 8)
+    _accept(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
     graph.forward = lambda *inputs: torch.full((len(inputs[0]), 8), torch.nan)
     with pytest.raises(ExportError, match="nan"):
-        _accept(graph, examples, LENGTH, folder / ITEM_TOWER)
+        _accept(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
 
 
 def test_the_encoder_hash_is_of_the_weights_and_the_encoders(exported, tmp_path):
@@ -144,7 +144,7 @@ def test_the_encoder_hash_is_of_the_weights_and_the_encoders(exported, tmp_path)
     assert encoder_hash(folder) == first
     # Equal weights again, in a catalogue that has grown.
     assert export(trained(synthetic.model(), SIDES), SIDES, tmp_path, id_rows=[3, -1, 0, -1, 2]) == first
-    for file in (ITEM_TOWER, QUERY_TOWER, ENCODERS):
+    for file in (ITEM_TOWER_FILE, QUERY_TOWER_FILE, ENCODERS_FILE):
         content = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert encoder_hash(tmp_path) != first
@@ -153,14 +153,14 @@ def test_the_encoder_hash_is_of_the_weights_and_the_encoders(exported, tmp_path)
 
 
 def test_the_files_tell_nothing_of_where_they_were_made(exported):
-    for file in (ITEM_TOWER, QUERY_TOWER):
+    for file in (ITEM_TOWER_FILE, QUERY_TOWER_FILE):
         content = (exported[1] / file).read_bytes()
         assert b".py" not in content
         assert b"stack_trace" not in content
 
 
 def test_examples_are_of_every_size_and_have_gaps():
-    shapes = SIDES[0].shapes
+    shapes = SIDES[0].specs
     names = ["history", "lengths", "id_vectors", *(f"feature.{name}" for name in shapes)]
     made = Examples(names, shapes, 8).make(50, 3, bag=2)
     assert list(made) == names

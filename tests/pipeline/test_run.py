@@ -32,9 +32,9 @@ def test_a_model_comes_back_as_it_was(run, tmp_path):
     again = Model.load(tmp_path / "again", model.towers.settings)
     assert all(torch.equal(x, again.weights()[name]) for name, x in model.weights().items())
     everything = np.arange(synthetic.ITEMS)
-    assert again.known.items.ids(everything) == model.known.items.ids(everything)
-    assert again.known.item_encoders.state == model.known.item_encoders.state
-    assert again.known.user_encoders.state == model.known.user_encoders.state
+    assert again.known.item_id_map.to_ids(everything) == model.known.item_id_map.to_ids(everything)
+    assert again.known.item_encoder.state == model.known.item_encoder.state
+    assert again.known.user_encoder.state == model.known.user_encoder.state
 
 
 def test_with_a_refit_another_model_is_live_than_was_judged(run):
@@ -44,7 +44,7 @@ def test_with_a_refit_another_model_is_live_than_was_judged(run):
     )
     refitted = opened.judged_model()
     with torch.no_grad():
-        refitted.towers.item_ids.weight += 1
+        refitted.towers.item_id_embedding.weight += 1
     refitted.save(run / "refit")
     summary = opened.summary.model_copy(update={"refit": True})
     (run / SUMMARY).write_text(summary.model_dump_json())

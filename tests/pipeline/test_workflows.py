@@ -11,7 +11,7 @@ from vecall.pipeline.publish import publish
 from vecall.pipeline.run import SUMMARY, Run
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.training.data import Problem
+from vecall.training.data import TrainingData
 from vecall.training.fit import train
 
 
@@ -45,12 +45,12 @@ def test_from_tables_to_a_release_that_recalls_what_was_planted(shop):
     assert run.summary.metrics["seen_excluded"]["recall@5"] > 0.8
     name = publish(shop / "run", shop / "store")
     release = open_release(Store.open(shop / "store"))
-    release.check_golden()
+    release.check_golden_queries()
     assert (release.name, release.manifest.journal_seq) == (name, 0)
     assert release.manifest.metrics == {"model": run.summary.metrics, "refit": False}
     # A user's next items are those of the group, and the unseen ones first among them.
-    inputs = release.golden.inputs
-    best = release.index.search_exact(release.golden.vectors, synthetic.GROUP_SIZE).rows
+    inputs = release.golden_queries.inputs
+    best = release.index.search_exact(release.golden_queries.vectors, synthetic.GROUP_SIZE).rows
     groups = (
         pl.Series(release.attributes["title"]).str.split(" ").list.get(1).cast(pl.Int64).to_numpy() % synthetic.GROUPS
     )
@@ -76,24 +76,24 @@ def test_the_tables_of_today_are_published(shop, published):
     (shop / "run" / "config.json").write_text(config)
     publish(shop / "run", shop / "store")
     release = open_release(Store.open(shop / "store"))
-    release.check_golden()
+    release.check_golden_queries()
     assert release.manifest.items == synthetic.ITEMS + 2
     assert release.manifest.encoder == Store.open(published / "store").verify("tiny").encoder
 
     model, dataset = run.live_model(), synthetic.dataset(Run.open(shop / "run").config)
-    new = release.items.row(synthetic.item_id(synthetic.ITEMS))
-    features = model.known.item_encoders.encode(dataset.catalogue.item_features[new : new + 1])
+    new = release.item_ids.to_row(synthetic.item_id(synthetic.ITEMS))
+    features = model.known.item_encoder.encode(dataset.catalogue.item_features[new : new + 1])
     with torch.no_grad():
         unknown = torch.tensor([model.towers.n_items])
         expected = model.towers.encode_items(unknown, {name: torch.from_numpy(x) for name, x in features.items()})
-    np.testing.assert_allclose(release.index.vectors(np.array([new])), expected, atol=1e-3)
-    assert release.users.histories[release.users.ids.row("user-0")][-1] == new
-    assert release.users.histories[release.users.ids.row("newcomer")].tolist() == [
-        release.items.row(synthetic.item_id(0))
+    np.testing.assert_allclose(release.index.get_vectors(np.array([new])), expected, atol=1e-3)
+    assert release.users.histories[release.users.ids.to_row("user-0")][-1] == new
+    assert release.users.histories[release.users.ids.to_row("newcomer")].tolist() == [
+        release.item_ids.to_row(synthetic.item_id(0))
     ]
     old = open_release(Store.open(published / "store"))
-    known = release.items.rows(old.items.ids(np.arange(synthetic.ITEMS)))
-    np.testing.assert_allclose(release.index.vectors(known), old.index.vectors(np.arange(synthetic.ITEMS)), atol=1e-3)
+    known = release.item_ids.to_rows(old.item_ids.to_ids(np.arange(synthetic.ITEMS)))
+    np.testing.assert_allclose(release.index.get_vectors(known), old.index.get_vectors(np.arange(synthetic.ITEMS)), atol=1e-3)
 
 
 def test_a_refit_is_published_and_the_judged_model_keeps_its_metrics(shop):
@@ -105,22 +105,22 @@ def test_a_refit_is_published_and_the_judged_model_keeps_its_metrics(shop):
     assert equal(run.judged_model().weights(), plain.judged_model().weights())
     assert not equal(run.live_model().weights(), run.judged_model().weights())
     dataset, live = synthetic.dataset(run.config), run.live_model()
-    assert len(dataset.histories.rows) == synthetic.USERS * synthetic.GROUP_SIZE  # it has learned from all of them
-    encoders = live.known.item_encoders, live.known.user_encoders
-    everything = Problem.encoded(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
+    assert len(dataset.histories.values) == synthetic.USERS * synthetic.GROUP_SIZE  # it has learned from all of them
+    encoders = live.known.item_encoder, live.known.user_encoder
+    everything = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
     epochs = run.summary.best_epoch + 1
-    again = train(everything, run.config.model, run.config.training, shop / "again", epochs=epochs)
+    again = train(everything, run.config.model, run.config.training, shop / "again", max_epochs=epochs)
     assert equal(again.towers.state_dict(), live.weights())
     assert publish(shop / "run", shop / "store", name="refitted", activate=False) == "refitted"
     store = Store.open(shop / "store")
     assert store.find_current() is None
     release = open_release(store, "refitted")
     assert release.manifest.metrics == {"model": plain.summary.metrics, "refit": True}
-    features = live.known.item_encoders.encode(dataset.catalogue.item_features)
+    features = live.known.item_encoder.encode(dataset.catalogue.item_features)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(x) for name, x in features.items()}
         items = live.towers.encode_items(torch.arange(synthetic.ITEMS), tensors)
-    np.testing.assert_allclose(release.index.vectors(np.arange(synthetic.ITEMS)), items, atol=1e-3)
+    np.testing.assert_allclose(release.index.get_vectors(np.arange(synthetic.ITEMS)), items, atol=1e-3)
 
 
 class Cut(BaseException):
@@ -183,7 +183,7 @@ def test_an_older_run_is_a_start_for_new_items(shop, published):
     config = synthetic.config(shop, training={"epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
     run = fit(config, shop / "run", init=published / "run")
     old, new = older.live_model(), run.judged_model()
-    rows = old.known.items.rows(new.known.items.ids(np.arange(synthetic.ITEMS + 3)))
+    rows = old.known.item_id_map.to_rows(new.known.item_id_map.to_ids(np.arange(synthetic.ITEMS + 3)))
     assert (rows < 0).sum() == 3
     # Hardly trained at all, each item is where it was, and a new one where the unknown one was.
     expected = old.weights()["item_ids.weight"][torch.from_numpy(rows)]
@@ -208,6 +208,6 @@ def test_integer_ids_alone_are_enough(shop):
     assert run.summary.metrics["seen_excluded"]["recall@5"] > 0.8
     publish(shop / "run", shop / "store")
     release = open_release(Store.open(shop / "store"))
-    release.check_golden()
-    assert release.items.ids(np.arange(2)) == [-50, -43]
+    release.check_golden_queries()
+    assert release.item_ids.to_ids(np.arange(2)) == [-50, -43]
     assert (len(release.attributes), len(release.users.ids)) == (synthetic.ITEMS, synthetic.USERS)

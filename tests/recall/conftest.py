@@ -6,39 +6,39 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.data.feature_encoder import Encoders
-from vecall.data.id_map import build_vocabulary
-from vecall.data.ragged import Sequences
-from vecall.data.request_features import frame_of
+from vecall.data.feature_encoder import FeatureEncoder
+from vecall.data.id_map import build_id_map
+from vecall.data.ragged import RaggedArray
+from vecall.data.request_features import to_feature_frame
 from vecall.index.settings import IndexSettings
 from vecall.live.live_index import LiveIndex
 from vecall.recall.recaller import Recaller
-from vecall.release.encoder import TowersState
+from vecall.release.encoder import EncoderState
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.release.users import Users
-from vecall.release.writer import Contents, write_contents
-from vecall.schema import Category, Numeric, Vector
+from vecall.release.users import UserTable
+from vecall.release.writer import ReleaseContents, write_release
+from vecall.schema import CategoryFeature, NumericFeature, VectorFeature
 
-USER_FEATURES = {"age": Numeric(), "town": Category(), "taste": Vector(size=4)}
+USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": VectorFeature(size=4)}
 
 
 class HandMadeTowers:
     """The user vector is the sum of the history's vectors, and `taste`; `age` is added to its first number."""
 
     def __init__(self, dim, length, features):
-        nothing = Encoders.fit({}, pl.DataFrame())
-        users = Encoders.fit(features, frame_of([{}], features))
-        self.state = TowersState(dim=dim, history_length=length, items=nothing.state, users=users.state)
+        nothing = FeatureEncoder.fit({}, pl.DataFrame())
+        users = FeatureEncoder.fit(features, to_feature_frame([{}], features))
+        self.state = EncoderState(dim=dim, history_length=length, items=nothing.state, users=users.state)
         self.dim, self.history_length = dim, length
-        self.no_user_fields = frame_of([{}], features)
+        self.no_user_fields = to_feature_frame([{}], features)
 
-    def encode_users(self, fields, histories, lengths):
+    def encode_users(self, features, histories, lengths):
         assert histories.shape == (1, lengths[0], self.dim)
         assert lengths[0] <= self.history_length
         vectors = histories.sum(axis=1)
         if "taste" in self.state.users.features:
-            row = fields.row(0, named=True)
+            row = features.row(0, named=True)
             vectors = vectors + np.array([row["taste"] or [0.0] * self.dim], dtype=np.float32)
             vectors[:, 0] += row["age"] or 0.0
         return vectors.astype(np.float32)
@@ -51,21 +51,21 @@ def release_of(tmp_path):
     def make(vectors, *, ids=None, attributes=None, popularity=None, users=None, towers=None, engine="exact"):
         n = len(vectors)
         ids = list(range(100, 100 + n)) if ids is None else ids
-        items = build_vocabulary(pl.Series(ids), "integer" if isinstance(ids[0], int) else "string")
+        items = build_id_map(pl.Series(ids), "integer" if isinstance(ids[0], int) else "string")
         known = None
         if users is not None:
             names, fields, histories = zip(*users, strict=True)
-            user_ids = build_vocabulary(pl.Series(names), "integer" if isinstance(names[0], int) else "string")
-            known = Users(user_ids, frame_of(fields, USER_FEATURES), Sequences.of(histories))
-        contents = Contents(
-            items=items,
+            user_ids = build_id_map(pl.Series(names), "integer" if isinstance(names[0], int) else "string")
+            known = UserTable(user_ids, to_feature_frame(fields, USER_FEATURES), RaggedArray.from_lists(histories))
+        contents = ReleaseContents(
+            item_ids=items,
             vectors=np.asarray(vectors, dtype=np.float32),
             attributes=pl.DataFrame(height=n) if attributes is None else pl.DataFrame(attributes),
             popularity=None if popularity is None else np.asarray(popularity, dtype=np.float32),
             users=known,
         )
-        with Store.create(tmp_path / "store").draft() as draft:
-            name = draft.commit(write_contents(draft.folder, contents, IndexSettings(engine=engine)), activate=True)
+        with Store.create(tmp_path / "store").create_draft() as draft:
+            name = draft.commit(write_release(draft.directory, contents, IndexSettings(engine=engine)), activate=True)
         return replace(open_release(Store.open(tmp_path / "store"), name), encoder=towers)
 
     return make

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.errors import Overloaded, QueryError
-from vecall.recall.filters import mask_of
+from vecall.recall.filters import evaluate_filter
 
 OPS = {
     "eq": operator.eq,
@@ -30,7 +30,7 @@ BOUNDS = {pl.Int64: (-(2**63), 2**63 - 1), pl.UInt64: (0, 2**64 - 1), pl.Int32: 
 
 
 def passing(column, op, value):
-    return mask_of([{"field": "x", "op": op, "value": value}], pl.DataFrame({"x": column})).tolist()
+    return evaluate_filter([{"field": "x", "op": op, "value": value}], pl.DataFrame({"x": column})).tolist()
 
 
 def expected(cells, op, value, exact):
@@ -131,7 +131,7 @@ def test_cases_by_hand(column, op, value, rows):
 @pytest.mark.parametrize("name", ["*", "^x$", "^.*$", "", "#", "cell", "literal"])
 def test_names_are_just_names(name):
     table = pl.DataFrame({"before": [9, 9], name: [1, 2], "after": [9, 9]})
-    assert mask_of([{"field": name, "op": "eq", "value": 2}], table).tolist() == [False, True]
+    assert evaluate_filter([{"field": name, "op": "eq", "value": 2}], table).tolist() == [False, True]
 
 
 def test_text_that_looks_like_numbers_says_what_to_do():
@@ -147,7 +147,7 @@ def test_many_values_cost_no_more_than_their_number():
     def seconds(count, op):
         value = [f"t{i}" for i in range(count)]
         began = time.perf_counter()
-        found = mask_of([{"field": "x", "op": op, "value": value}], tags)
+        found = evaluate_filter([{"field": "x", "op": op, "value": value}], tags)
         assert found.sum() == {"contains_any": 12 * count, "contains_none": 60_000 - 12 * count, "contains_all": 0}[op]
         return time.perf_counter() - began
 
@@ -170,5 +170,5 @@ def test_evaluation_stops_between_conditions(monkeypatch):
     where = [{"field": "x", "op": "gte", "value": 0}] * 2
     table = pl.DataFrame({"x": np.arange(25)})
     with pytest.raises(Overloaded):
-        mask_of(where, table, checkpoint=checkpoint)
-    assert mask_of(where, table).all()
+        evaluate_filter(where, table, check_cancelled=checkpoint)
+    assert evaluate_filter(where, table).all()

@@ -17,7 +17,7 @@ from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot
 from vecall.recall import filters
-from vecall.recall.filters import Filters, mask_of
+from vecall.recall.filters import FilterCache, evaluate_filter
 
 ATTRIBUTES = pl.DataFrame(
     {
@@ -41,7 +41,7 @@ ATTRIBUTES = pl.DataFrame(
 
 
 def passing(field, op, value):
-    return mask_of([{"field": field, "op": op, "value": value}], ATTRIBUTES).nonzero()[0].tolist()
+    return evaluate_filter([{"field": field, "op": op, "value": value}], ATTRIBUTES).nonzero()[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_all_conditions_must_hold():
         {"field": "year", "op": "gt", "value": 2000},
         {"field": "genres", "op": "contains_any", "value": ["drama"]},
     ]
-    assert mask_of(where, ATTRIBUTES).tolist() == [False, False, False, True]
-    assert mask_of(where[::-1], ATTRIBUTES).tolist() == [False, False, False, True]
+    assert evaluate_filter(where, ATTRIBUTES).tolist() == [False, False, False, True]
+    assert evaluate_filter(where[::-1], ATTRIBUTES).tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_all_conditions_must_hold():
 def test_what_does_not_go_together_is_told_by_its_place(condition, field):
     good = {"field": "year", "op": "eq", "value": 1}
     with pytest.raises(QueryError, match=r"expected|takes") as caught:
-        mask_of([good, condition], ATTRIBUTES)
+        evaluate_filter([good, condition], ATTRIBUTES)
     assert caught.value.field == ("where[1]" if field is None else f"where[1].{field}")
     assert str(caught.value).startswith(caught.value.field + ":")
 
@@ -157,7 +157,7 @@ def test_as_a_loop_in_python_would_have_it(cells, dtype, data):
     value = data.draw(st.lists(NUMBERS) if "in" in op else NUMBERS)
     holds = OPS.get(op) or (lambda one, many: (one in many) == (op == "in"))
     expected = [one is not None and holds(one, value) for one in cells]
-    assert mask_of([{"field": "x", "op": op, "value": value}], frame).tolist() == expected
+    assert evaluate_filter([{"field": "x", "op": op, "value": value}], frame).tolist() == expected
 
 
 TAGS = st.sampled_from("abc")
@@ -172,7 +172,7 @@ def test_tags_as_sets_would_have_it(cells, value, op):
         "none": lambda tags: not tags & set(value),
     }[op]
     expected = [one is not None and holds(set(one)) for one in cells]
-    assert mask_of([{"field": "x", "op": f"contains_{op}", "value": value}], frame).tolist() == expected
+    assert evaluate_filter([{"field": "x", "op": f"contains_{op}", "value": value}], frame).tolist() == expected
 
 
 @pytest.mark.parametrize("op", ["contains_any", "contains_all", "contains_none"])
@@ -182,7 +182,7 @@ def test_a_filter_costs_values_and_items_but_not_their_product(op):
 
     def seconds(values):
         began = time.perf_counter()
-        mask_of([{"field": "tags", "op": op, "value": [f"t{i}" for i in range(values)]}], table)
+        evaluate_filter([{"field": "tags", "op": op, "value": [f"t{i}" for i in range(values)]}], table)
         return time.perf_counter() - began
 
     seconds(5)
@@ -200,9 +200,9 @@ def test_what_is_too_late_ends_within_a_chunk_of_the_items(monkeypatch):
 
     where = [{"field": "n", "op": "gt", "value": 1}, {"field": "n", "op": "lt", "value": 7}]
     with pytest.raises(TimeoutError):
-        mask_of(where, pl.DataFrame({"n": range(1000)}), checkpoint=late)
+        evaluate_filter(where, pl.DataFrame({"n": range(1000)}), check_cancelled=late)
     assert len(calls) == 3
-    assert mask_of(where, pl.DataFrame({"n": range(25)})).nonzero()[0].tolist() == [2, 3, 4, 5, 6]
+    assert evaluate_filter(where, pl.DataFrame({"n": range(25)})).nonzero()[0].tolist() == [2, 3, 4, 5, 6]
 
 
 def test_the_attributes_stay_as_they_are():
@@ -221,7 +221,7 @@ YOUNG = [{"field": "year", "op": "gte", "value": 2000}]
 @pytest.fixture
 def evaluated(monkeypatch):
     """How many rows filters were evaluated on, one number for each time."""
-    told, mask_of = [], filters.mask_of
+    told, mask_of = [], filters.evaluate_filter
 
     def noting(where, attributes, **options):
         told.append(len(attributes))
@@ -238,7 +238,7 @@ def overlay(release_of):
 
 
 def upsert(one, year):
-    return Operation(0, "upsert", one, {"year": year}, np.ones(4, dtype=np.float32), None, given=True)
+    return Operation(0, "upsert", one, {"year": year}, np.ones(4, dtype=np.float32), None, has_external_vector=True)
 
 
 def rows_of(passing):
@@ -246,16 +246,16 @@ def rows_of(passing):
 
 
 def test_no_condition_is_no_filter(overlay, evaluated):
-    assert Filters().passing((), overlay.snapshot) is None
+    assert FilterCache().get_mask((), overlay.snapshot) is None
     assert evaluated == []
 
 
 def test_a_filter_is_evaluated_once_for_a_release(overlay, evaluated):
-    passing = Filters()
-    first = passing.passing(YOUNG, overlay.snapshot)
+    passing = FilterCache()
+    first = passing.get_mask(YOUNG, overlay.snapshot)
     assert rows_of(first) == (list(range(20, N)), [])
     assert first.base.count == 20
-    again = passing.passing([{"value": 2000, "op": "gte", "field": "year"}], overlay.snapshot)  # keys in whatever order
+    again = passing.get_mask([{"value": 2000, "op": "gte", "field": "year"}], overlay.snapshot)  # keys in whatever order
     assert again.base is first.base
     assert evaluated == [N]
 
@@ -271,35 +271,35 @@ def test_a_filter_is_evaluated_once_for_a_release(overlay, evaluated):
     ],
 )
 def test_other_filters_have_other_answers(overlay, one, other):
-    passing = Filters()
+    passing = FilterCache()
     for condition in (one, other, one, other):
         where = [{"field": "year"} | condition]
-        expected = np.flatnonzero(mask_of(where, overlay.snapshot.release.attributes)).tolist()
-        assert rows_of(passing.passing(where, overlay.snapshot))[0] == expected
+        expected = np.flatnonzero(evaluate_filter(where, overlay.snapshot.release.attributes)).tolist()
+        assert rows_of(passing.get_mask(where, overlay.snapshot))[0] == expected
 
 
 def test_each_slot_of_the_delta_is_evaluated_once(overlay, evaluated):
-    passing = Filters()
+    passing = FilterCache()
     old = overlay.apply([upsert(1, 1990), upsert(2, 2005)], seq=1)
-    assert rows_of(passing.passing(YOUNG, old)) == (list(range(20, N)), [False, True])
+    assert rows_of(passing.get_mask(YOUNG, old)) == (list(range(20, N)), [False, True])
     new = overlay.apply([upsert(3, 2001), upsert(100, 1999), upsert(1, 2020)], seq=2)
     for _ in range(3):
-        assert rows_of(passing.passing(YOUNG, new))[1] == [False, True, True, False, True]
-        assert rows_of(passing.passing(YOUNG, old))[1] == [False, True]  # a request that began earlier
+        assert rows_of(passing.get_mask(YOUNG, new))[1] == [False, True, True, False, True]
+        assert rows_of(passing.get_mask(YOUNG, old))[1] == [False, True]  # a request that began earlier
     assert evaluated == [N, 2, 3]
     newest = overlay.apply([upsert(9, None)], seq=3)
-    assert rows_of(passing.passing(YOUNG, newest))[1] == [False, True, True, False, True, False]
+    assert rows_of(passing.get_mask(YOUNG, newest))[1] == [False, True, True, False, True, False]
     assert evaluated == [N, 2, 3, 1]
 
 
 def test_a_delta_that_was_cleared_is_evaluated_anew(overlay, evaluated, monkeypatch):
     """An item that changes often leaves its old slots, and slots have other numbers then."""
     monkeypatch.setattr(overlays, "_SPARE", 4)
-    passing, lengths = Filters(), []
+    passing, lengths = FilterCache(), []
     for turn in range(40):
         view = overlay.apply([upsert(turn % 3, 1990 + turn)], seq=turn + 1)
-        expected = mask_of(YOUNG, view.delta.attributes).tolist()
-        assert rows_of(passing.passing(YOUNG, view))[1] == expected
+        expected = evaluate_filter(YOUNG, view.delta.attributes).tolist()
+        assert rows_of(passing.get_mask(YOUNG, view))[1] == expected
         lengths.append(len(view.delta))
     assert max(lengths) <= 12
     assert min(np.diff(lengths)) < 0  # it was
@@ -307,22 +307,22 @@ def test_a_delta_that_was_cleared_is_evaluated_anew(overlay, evaluated, monkeypa
 
 
 def test_another_release_is_another_question(release_of, evaluated):
-    passing = Filters()
+    passing = FilterCache()
     old = MemTable(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
     new = MemTable(release_of(np.ones((3, 4)), attributes={"year": [2010, 1990, 2020]}))
     for one in (old, new):
         one.apply([upsert(1, 2000)], seq=1)
     for _ in range(2):  # requests of before and after a swap, side by side
-        assert rows_of(passing.passing(YOUNG, old.snapshot)) == ([1, 2], [True])
-        assert rows_of(passing.passing(YOUNG, new.snapshot)) == ([0, 2], [True])
+        assert rows_of(passing.get_mask(YOUNG, old.snapshot)) == ([1, 2], [True])
+        assert rows_of(passing.get_mask(YOUNG, new.snapshot)) == ([0, 2], [True])
     assert evaluated == [3, 1] * 4
 
 
 def test_a_release_that_was_swapped_out_is_not_kept_in_memory(release_of):
-    passing = Filters()
+    passing = FilterCache()
     overlay = MemTable(release_of(np.ones((3, 4)), attributes={"year": [1990, 2010, 2020]}))
     overlay.apply([upsert(1, 2000)], seq=1)
-    passing.passing(YOUNG, overlay.snapshot)
+    passing.get_mask(YOUNG, overlay.snapshot)
     release, slots = ref(overlay.snapshot.release), ref(overlay.snapshot.delta.slots)
     del overlay
     gc.collect()
@@ -334,52 +334,52 @@ def test_what_is_kept_is_bounded(overlay, evaluated, monkeypatch, delta):
     """By its bytes: the bits of the base, the masks over the delta, the text of the filter."""
     monkeypatch.setattr(filters, "_MOST_BYTES", 100_000)
     overlay.apply([upsert(10_000 + one, 2000) for one in range(delta)], seq=1)
-    passing = Filters()
+    passing = FilterCache()
     several = [[{"field": "year", "op": "gt", "value": value}] for value in range(300)]
     for where in several:
-        passing.passing(where, overlay.snapshot)
-    kept = len(passing._kept)
+        passing.get_mask(where, overlay.snapshot)
+    kept = len(passing._entries)
     assert kept == 100_000 // (1024 + len(repr([sorted(several[-1][0].items(), key=repr)])) + 5 + delta)
-    assert sum(one.nbytes for one in passing._kept.values()) == passing._nbytes <= 100_000
+    assert sum(one.nbytes for one in passing._entries.values()) == passing._total_bytes <= 100_000
     evaluated.clear()
     for where in several[-kept:]:
-        passing.passing(where, overlay.snapshot)
+        passing.get_mask(where, overlay.snapshot)
     assert evaluated == []
-    passing.passing([{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.snapshot)  # too long to be kept
-    assert passing._nbytes <= 100_000
+    passing.get_mask([{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.snapshot)  # too long to be kept
+    assert passing._total_bytes <= 100_000
 
 
 def test_what_is_asked_for_often_stays(overlay, evaluated, monkeypatch):
     monkeypatch.setattr(filters, "_MOST_BYTES", 5_000)
-    passing = Filters()
+    passing = FilterCache()
     for value in range(50):
-        passing.passing(YOUNG, overlay.snapshot)
-        passing.passing([{"field": "year", "op": "gt", "value": value}], overlay.snapshot)
+        passing.get_mask(YOUNG, overlay.snapshot)
+        passing.get_mask([{"field": "year", "op": "gt", "value": value}], overlay.snapshot)
     assert len(evaluated) == 51
 
 
 def test_a_wrong_filter_is_refused_each_time_and_not_kept(overlay):
-    passing = Filters()
+    passing = FilterCache()
     for _ in range(2):
         with pytest.raises(QueryError, match="yeer"):
-            passing.passing([{"field": "yeer", "op": "gt", "value": 3}], overlay.snapshot)
-    assert not passing._kept
+            passing.get_mask([{"field": "yeer", "op": "gt", "value": 3}], overlay.snapshot)
+    assert not passing._entries
 
 
 def test_threads_get_right_answers_while_items_come(overlay, monkeypatch):
     monkeypatch.setattr(filters, "_MOST_BYTES", 4_000)  # all the time something is dropped
-    passing, views = Filters(), [Snapshot.of(overlay.snapshot.release)]
+    passing, views = FilterCache(), [Snapshot.from_release(overlay.snapshot.release)]
     views.extend(overlay.apply([upsert(turn, 1970 + turn)], seq=turn + 1) for turn in range(60))
     wheres = [[{"field": "year", "op": "gte", "value": 1975 + value}] for value in range(8)]
-    base = [mask_of(where, views[0].release.attributes).nonzero()[0].tolist() for where in wheres]
-    delta = [mask_of(where, views[-1].delta.attributes).tolist() for where in wheres]
+    base = [evaluate_filter(where, views[0].release.attributes).nonzero()[0].tolist() for where in wheres]
+    delta = [evaluate_filter(where, views[-1].delta.attributes).tolist() for where in wheres]
 
     def ask(seed):
         rng = np.random.default_rng(seed)
         for _ in range(100):
             place, at = int(rng.integers(8)), int(rng.integers(len(views)))
-            assert rows_of(passing.passing(wheres[place], views[at])) == (base[place], delta[place][:at])
+            assert rows_of(passing.get_mask(wheres[place], views[at])) == (base[place], delta[place][:at])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
-    assert sum(one.nbytes for one in passing._kept.values()) == passing._nbytes <= 4_000
+    assert sum(one.nbytes for one in passing._entries.values()) == passing._total_bytes <= 4_000

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vecall.errors import QueryError
-from vecall.recall.query import Plan, Query, Recalled, Unknown
+from vecall.recall.query import ExecutionPlan, Query, Recalled, UnknownInputs
 
 
 def test_defaults():
@@ -91,7 +91,7 @@ def test_numpys_numbers_will_do():
 
 
 def test_the_answer_as_json():
-    answer = Recalled("r", [3, 1], [0.5, 0.25], exhausted=False, fallback=None, unknown=Unknown(history=2))
+    answer = Recalled("r", [3, 1], [0.5, 0.25], exhausted=False, fallback=None, unknown=UnknownInputs(history=2))
     assert answer.as_json() == {
         "release": "r",
         "ids": [3, 1],
@@ -100,8 +100,8 @@ def test_the_answer_as_json():
         "fallback": None,
         "unknown": {"user": False, "history": 2, "exclude": 0},
     }
-    plan = Plan("index", matches=9, excluded=1, delta=0, effort=64, ms={"encode": 0.1})
-    explained = Recalled("r", [], [], exhausted=True, fallback="popular", unknown=Unknown(), plan=plan).as_json()
+    plan = ExecutionPlan("index", matches=9, excluded=1, delta=0, effort=64, ms={"encode": 0.1})
+    explained = Recalled("r", [], [], exhausted=True, fallback="popular", unknown=UnknownInputs(), plan=plan).as_json()
     assert explained["plan"] == {
         "path": "index",
         "matches": 9,

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from vecall.errors import QueryError, StoreError
-from vecall.recall.query import Query, Unknown
+from vecall.recall.query import Query, UnknownInputs
 from vecall.recall.recaller import Recaller, open_recaller
 
 YEARS = [1990 + row % 30 if row % 7 else None for row in range(200)]
@@ -35,7 +35,7 @@ def test_k_from_1_to_more_than_there_are(recaller, k):
     answer = recaller.recall(Query(vector=[1, 2, -1, 3], k=k))
     assert (answer.ids, answer.scores) == by_hand([1, 2, -1, 3], k)
     assert answer.exhausted == (k >= 200)
-    assert (answer.release, answer.fallback, answer.unknown, answer.plan) == (recaller.release, None, Unknown(), None)
+    assert (answer.release, answer.fallback, answer.unknown, answer.plan) == (recaller.release, None, UnknownInputs(), None)
     assert all(type(one) is int for one in answer.ids)
 
 
@@ -45,7 +45,7 @@ def test_seen_items_and_excluded_ones_make_room_for_others(recaller):
     assert (seen.ids, seen.scores) == by_hand(vector, 20)
     unseen = recaller.recall(Query(user_id="ann", k=20, exclude=[*seen.ids[:6], 9999]))
     assert (unseen.ids, unseen.scores) == by_hand(vector, 20, gone=[3, 5, 8, 13, *(one - 100 for one in seen.ids[:6])])
-    assert unseen.unknown == Unknown(exclude=1)
+    assert unseen.unknown == UnknownInputs(exclude=1)
 
 
 def test_exhausted_only_when_every_match_is_there(recaller):

@@ -8,22 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.errors import QueryError
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
-from vecall.index.planner import Costs
-from vecall.index.search_params import EffortCurve
+from vecall.index.planner import CostModel
+from vecall.index.search_params import SearchParamCurve
 from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot
-from vecall.recall.filters import Passing
-from vecall.recall.query import Unknown
-from vecall.recall.resolve import Ask
-from vecall.recall.search import find
+from vecall.recall.filters import FilterMask
+from vecall.recall.query import UnknownInputs
+from vecall.recall.resolve import ResolvedQuery
+from vecall.recall.search import search_snapshot
 from vecall.release import release as release_module
 
 N = 60
-DEAR_SCAN, DEAR_INDEX = Costs(0, 0, 0, 1), Costs(1e9, 0, 0, 0)
-EVERYTHING = EffortCurve([(1, Effort(1000, 1000))])  # an approximate index is exact with this effort
+DEAR_SCAN, DEAR_INDEX = CostModel(0, 0, 0, 1), CostModel(1e9, 0, 0, 0)
+EVERYTHING = SearchParamCurve([(1, SearchParams(1000, 1000))])  # an approximate index is exact with this effort
 
 
 def whole_numbers(n, dim=4, seed=0):
@@ -34,15 +34,15 @@ def whole_numbers(n, dim=4, seed=0):
 def asking(vector=None, excluded=()):
     rows = np.array(sorted(excluded), dtype=np.int64)
     vector = None if vector is None else np.asarray(vector, dtype=np.float32)[None]
-    return Ask(vector, rows, None, Unknown())
+    return ResolvedQuery(vector, rows, None, UnknownInputs())
 
 
 def upsert(one, vector):
-    return Operation(0, "upsert", one, {}, np.asarray(vector, dtype=np.float32), None, given=True)
+    return Operation(0, "upsert", one, {}, np.asarray(vector, dtype=np.float32), None, has_external_vector=True)
 
 
 def delete(one):
-    return Operation(0, "delete", one, None, None, None, given=False)
+    return Operation(0, "delete", one, None, None, None, has_external_vector=False)
 
 
 def best(scores, k, keep):
@@ -102,8 +102,8 @@ class Model:
 def passing_of(marked, view):
     if marked is None:
         return None
-    base = Bitmap.of(np.array([2 * row in marked for row in range(N)]))
-    return Passing(base, np.array([int(one) in marked for one in view.delta.slots.ids[: len(view.delta)]], dtype=bool))
+    base = Bitmap.from_mask(np.array([2 * row in marked for row in range(N)]))
+    return FilterMask(base, np.array([int(one) in marked for one in view.delta.slots.ids[: len(view.delta)]], dtype=bool))
 
 
 @pytest.mark.parametrize(
@@ -127,21 +127,21 @@ def test_always_the_true_best_that_remain(release_of, engine, costs, monkeypatch
             for one, new in batch:
                 model.change(one, new)
         view = overlay.snapshot
-        rows = view.rows([name_of(one) for one in case["excluded"]])
-        before = view.live, view.delta.live.copy()
-        found = find(view, asking(case["vector"], rows[rows >= 0]), passing_of(case["passing"], view), case["k"])
+        rows = view.to_rows([name_of(one) for one in case["excluded"]])
+        before = view.live_base_rows, view.delta.live_mask.copy()
+        found = search_snapshot(view, asking(case["vector"], rows[rows >= 0]), passing_of(case["passing"], view), case["k"])
         ids, scores, matches, available = model.answer(case)
-        assert (view.ids(found.rows), found.scores.tolist()) == (ids, scores)
-        assert (found.matches, found.available) == (matches, available)
-        assert view.live is before[0]
-        np.testing.assert_array_equal(view.delta.live, before[1])
+        assert (view.to_ids(found.rows), found.scores.tolist()) == (ids, scores)
+        assert (found.match_count, found.eligible_count) == (matches, available)
+        assert view.live_base_rows is before[0]
+        np.testing.assert_array_equal(view.delta.live_mask, before[1])
         if case["vector"] is None:
-            assert found.path == "popular"
-        elif available - found.delta <= case["k"]:  # of the base
-            assert found.path == "all"
+            assert found.route == "popular"
+        elif available - found.delta_count <= case["k"]:  # of the base
+            assert found.route == "all"
         else:
-            assert found.path == ("scan" if engine == "exact" or costs is DEAR_INDEX else "index")
-        assert (found.effort is None) == (found.path != "index")
+            assert found.route == ("scan" if engine == "exact" or costs is DEAR_INDEX else "index")
+        assert (found.search_params is None) == (found.route != "index")
 
     check()
 
@@ -155,16 +155,16 @@ class Recording:
     def __getattr__(self, name):
         return getattr(self.index, name)
 
-    def search(self, queries, k, *, effort=None, allowed=None):
-        self.asked.append(("search", k, effort, allowed))
-        return self.index.search(queries, k, effort=effort, allowed=allowed)
+    def search(self, queries, k, *, search_params=None, allowed=None):
+        self.asked.append(("search", k, search_params, allowed))
+        return self.index.search(queries, k, effort=search_params, allowed=allowed)
 
     def search_exact(self, queries, k, *, allowed=None):
         self.asked.append(("exact", k, None, allowed))
         return self.index.search_exact(queries, k, allowed=allowed)
 
 
-CURVE = EffortCurve([(10, Effort(20, 30)), (50, Effort(100, 110))])
+CURVE = SearchParamCurve([(10, SearchParams(20, 30)), (50, SearchParams(100, 110))])
 
 
 @pytest.fixture
@@ -175,42 +175,42 @@ def recorded(release):
 
 def test_the_index_is_asked_for_as_many_more_as_are_excluded(recorded):
     release, index = recorded
-    found = find(Snapshot.of(release), asking([1, 0, 0, 0], [3, 5]), None, 6)
-    assert index.asked == [("search", 8, CURVE.at(8), None)]
-    assert (found.path, found.effort, len(found.rows), found.matches, found.available) == ("index", (20, 30), 6, 60, 58)
+    found = search_snapshot(Snapshot.from_release(release), asking([1, 0, 0, 0], [3, 5]), None, 6)
+    assert index.asked == [("search", 8, CURVE.look_up(8), None)]
+    assert (found.route, found.search_params, len(found.rows), found.match_count, found.eligible_count) == ("index", (20, 30), 6, 60, 58)
 
 
 def test_under_a_filter_it_looks_as_far_as_the_rank_says(recorded):
     release, index = recorded
     even = np.arange(N) % 2 == 0
-    found = find(Snapshot.of(release), asking([1, 0, 0, 0], [2, 3, 4]), Passing(Bitmap.of(even), np.empty(0, bool)), 7)
+    found = search_snapshot(Snapshot.from_release(release), asking([1, 0, 0, 0], [2, 3, 4]), FilterMask(Bitmap.from_mask(even), np.empty(0, bool)), 7)
     (asked,) = index.asked
-    assert asked[:3] == ("search", 9, CURVE.at(9, rank=18))  # row 3 does not pass: it is none of the excluded
+    assert asked[:3] == ("search", 9, CURVE.look_up(9, rank=18))  # row 3 does not pass: it is none of the excluded
     assert (asked[3].mask() == even).all()
-    assert (found.matches, found.available) == (30, 28)
+    assert (found.match_count, found.eligible_count) == (30, 28)
 
 
 def test_deleted_items_ask_for_as_much_as_filtered_ones(recorded):
     release, index = recorded
     overlay = MemTable(release)
     overlay.apply([delete(100 + row) for row in range(40)], seq=1)
-    found = find(overlay.snapshot, asking([1, 0, 0, 0], [5, 50]), None, 4)  # row 5 is deleted
+    found = search_snapshot(overlay.snapshot, asking([1, 0, 0, 0], [5, 50]), None, 4)  # row 5 is deleted
     (asked,) = index.asked
-    assert asked[:3] == ("search", 5, CURVE.at(5, rank=15))
+    assert asked[:3] == ("search", 5, CURVE.look_up(5, rank=15))
     assert np.flatnonzero(asked[3].mask()).tolist() == list(range(40, 60))
-    assert (found.matches, found.available, found.delta) == (20, 19, 0)
+    assert (found.match_count, found.eligible_count, found.delta_count) == (20, 19, 0)
 
 
 def test_a_filter_that_all_pass_is_none(recorded):
     release, index = recorded
-    find(Snapshot.of(release), asking([1, 0, 0, 0]), Passing(Bitmap.all_of(N), np.empty(0, bool)), 5)
-    assert index.asked == [("search", 5, CURVE.at(5), None)]
+    search_snapshot(Snapshot.from_release(release), asking([1, 0, 0, 0]), FilterMask(Bitmap.full(N), np.empty(0, bool)), 5)
+    assert index.asked == [("search", 5, CURVE.look_up(5), None)]
 
 
 def test_what_is_excluded_is_not_scanned(recorded):
     release, index = recorded
-    find(Snapshot.of(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0], [0, 59]), None, 5)
-    find(Snapshot.of(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0]), None, 5)
+    search_snapshot(Snapshot.from_release(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0], [0, 59]), None, 5)
+    search_snapshot(Snapshot.from_release(replace(release, costs=DEAR_INDEX)), asking([1, 0, 0, 0]), None, 5)
     assert [asked[:3] for asked in index.asked] == [("exact", 5, None)] * 2
     assert np.flatnonzero(index.asked[0][3].mask()).tolist() == list(range(1, 59))
     assert index.asked[1][3] is None
@@ -220,18 +220,18 @@ def test_a_base_of_which_nothing_remains_is_not_asked(recorded):
     release, index = recorded
     overlay = MemTable(release)
     overlay.apply([delete(100 + row) for row in range(N)], seq=1)
-    assert find(overlay.snapshot, asking([1, 0, 0, 0]), None, 5).rows.tolist() == []
+    assert search_snapshot(overlay.snapshot, asking([1, 0, 0, 0]), None, 5).rows.tolist() == []
     overlay.apply([upsert(7, [1, 0, 0, 0]), upsert(300, [2, 0, 0, 0]), upsert(110, [1, 5, 0, 0])], seq=2)
-    found = find(overlay.snapshot, asking([1, 0, 0, 0]), None, 5)
-    assert overlay.snapshot.ids(found.rows) == [300, 7, 110]
-    assert (found.path, found.matches, found.delta) == ("all", 3, 3)
+    found = search_snapshot(overlay.snapshot, asking([1, 0, 0, 0]), None, 5)
+    assert overlay.snapshot.to_ids(found.rows) == [300, 7, 110]
+    assert (found.route, found.match_count, found.delta_count) == ("all", 3, 3)
     assert index.asked == []
 
 
 @pytest.mark.parametrize(("k", "path"), [(1, "index"), (14, "index"), (59, "index"), (N, "all"), (N + 1, "all")])
 def test_every_k_from_1_to_more_than_the_whole_pool(recorded, k, path):
-    found = find(Snapshot.of(recorded[0]), asking([1, 2, -1, 0]), None, k)
-    assert (found.path, len(found.rows)) == (path, min(k, N))
+    found = search_snapshot(Snapshot.from_release(recorded[0]), asking([1, 2, -1, 0]), None, k)
+    assert (found.route, len(found.rows)) == (path, min(k, N))
 
 
 @pytest.mark.parametrize("engine", ["hnsw", "cells"])
@@ -247,9 +247,9 @@ def test_an_approximate_index_gives_k_of_the_best_and_none_that_may_not_be(relea
     overlay.apply([*(upsert(*one) for one in changed.items()), *map(delete, gone)], seq=1)
     view = overlay.snapshot
     everything = np.arange(3000 + len(view.delta))
-    stored, alive = view.vectors(everything), view.has(everything)
-    passing = Passing(Bitmap.of(rng.random(3000) < 0.4), rng.random(len(view.delta)) < 0.4)
-    marked = np.concatenate([passing.base.mask(), passing.delta])
+    stored, alive = view.get_vectors(everything), view.is_live(everything)
+    passing = FilterMask(Bitmap.from_mask(rng.random(3000) < 0.4), rng.random(len(view.delta)) < 0.4)
+    marked = np.concatenate([passing.base.to_mask(), passing.delta])
     hits, index_paths = 0, 0
     for turn in range(30):
         vector = rng.standard_normal(8).astype(np.float32)
@@ -257,14 +257,14 @@ def test_an_approximate_index_gives_k_of_the_best_and_none_that_may_not_be(relea
         keep = alive & marked if turn % 2 else alive
         excluded = best(scores, 50, keep)
         truth = best(scores, 80, keep)[50:]
-        found = find(view, asking(vector, excluded), passing if turn % 2 else None, 30)
-        assert (len(set(found.rows.tolist())), found.matches) == (30, int(keep.sum()))
+        found = search_snapshot(view, asking(vector, excluded), passing if turn % 2 else None, 30)
+        assert (len(set(found.rows.tolist())), found.match_count) == (30, int(keep.sum()))
         assert keep[found.rows].all()
         assert not np.isin(found.rows, excluded).any()
         np.testing.assert_allclose(found.scores, scores[found.rows], rtol=1e-5)
         assert (np.diff(found.scores) <= 0).all()
         hits += len(np.intersect1d(found.rows, truth))
-        index_paths += found.path == "index"
+        index_paths += found.route == "index"
     assert index_paths == 30
     assert hits >= 0.96 * 30 * 30
 
@@ -277,11 +277,11 @@ def test_equal_scores_stand_by_id_across_base_and_delta(release_of):
     overlay.apply([delete("e"), upsert("b", np.ones(4)), upsert("é", np.ones(4))], seq=2)
     expected = ["A", "a", "b", "c", "f", "g", "h", "i", "z", "é"]
     for k in range(1, 12):
-        found = find(overlay.snapshot, asking([1, 1, 1, 1]), None, k)
-        assert overlay.snapshot.ids(found.rows) == expected[:k]
-    excluded = np.sort(overlay.snapshot.rows(["b", "A", "g"]))
-    found = find(overlay.snapshot, asking([1, 1, 1, 1], excluded), None, 4)
-    assert overlay.snapshot.ids(found.rows) == ["a", "c", "f", "h"]
+        found = search_snapshot(overlay.snapshot, asking([1, 1, 1, 1]), None, k)
+        assert overlay.snapshot.to_ids(found.rows) == expected[:k]
+    excluded = np.sort(overlay.snapshot.to_rows(["b", "A", "g"]))
+    found = search_snapshot(overlay.snapshot, asking([1, 1, 1, 1], excluded), None, 4)
+    assert overlay.snapshot.to_ids(found.rows) == ["a", "c", "f", "h"]
 
 
 def test_changed_items_are_as_popular_as_they_were_and_new_ones_not_at_all(release_of):
@@ -290,11 +290,11 @@ def test_changed_items_are_as_popular_as_they_were_and_new_ones_not_at_all(relea
     overlay.apply([upsert("c", np.ones(4)), upsert("0", np.ones(4)), delete("d"), upsert("z", np.ones(4))], seq=1)
     overlay.apply([delete("b")], seq=2)
     overlay.apply([upsert("b", np.ones(4))], seq=3)
-    found = find(overlay.snapshot, asking(), None, 9)
-    assert (overlay.snapshot.ids(found.rows), found.scores.tolist()) == (["c", "b", "0", "a", "z"], [9, 5, 0, 0, 0])
-    assert (found.path, found.matches, found.delta) == ("popular", 5, 4)
+    found = search_snapshot(overlay.snapshot, asking(), None, 9)
+    assert (overlay.snapshot.to_ids(found.rows), found.scores.tolist()) == (["c", "b", "0", "a", "z"], [9, 5, 0, 0, 0])
+    assert (found.route, found.match_count, found.delta_count) == ("popular", 5, 4)
 
 
 def test_nothing_to_fall_back_on_is_an_error(release):
     with pytest.raises(QueryError, match="no popularity to fall back on"):
-        find(Snapshot.of(replace(release, popularity=None)), asking(), None, 3)
+        search_snapshot(Snapshot.from_release(replace(release, popularity=None)), asking(), None, 3)

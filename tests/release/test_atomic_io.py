@@ -5,19 +5,19 @@ import polars as pl
 import pytest
 
 from vecall.errors import ReleaseRefused
-from vecall.release.atomic_io import read_array, read_table, replace, sha256, write_array, write_table
+from vecall.release.atomic_io import read_array, read_table, atomic_write, compute_sha256, write_array, write_table
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
-    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+    assert compute_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_behind(tmp_path, monkeypatch):
     path = tmp_path / "CURRENT"
-    replace(path, b"old")
-    replace(path, b"new")
+    atomic_write(path, b"old")
+    atomic_write(path, b"new")
     assert path.read_bytes() == b"new"
 
     def crash(*_):
@@ -25,7 +25,7 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_behind(tmp_path, monkeypat
 
     monkeypatch.setattr("os.fsync", crash)
     with pytest.raises(OSError, match="no space"):
-        replace(path, b"half")
+        atomic_write(path, b"half")
     assert path.read_bytes() == b"new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["CURRENT"]
 

@@ -6,14 +6,14 @@ import polars as pl
 import pytest
 from support import synthetic
 
-from vecall.data.ragged import Cases, Sequences
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ReleaseRefused
 from vecall.pipeline.run import Run
-from vecall.release.encoder import ENCODERS, ITEM_TOWER, QUERY_TOWER, Encoder
-from vecall.release.golden import UserInputs
+from vecall.release.encoder import ENCODERS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
+from vecall.release.golden import UserTowerInputs
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.training.data import Problem
+from vecall.training.data import TrainingData
 from vecall.training.scoring import TowerScorer
 
 
@@ -37,20 +37,20 @@ def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release
     """From the tables to the vectors, all the way: features, ids, histories as they are served."""
     run = Run.open(published / "run")
     model, dataset = run.live_model(), synthetic.dataset(run.config)
-    encoders = model.known.item_encoders, model.known.user_encoders
-    problem = Problem.encoded(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
+    encoders = model.known.item_encoder, model.known.user_encoder
+    problem = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
     scorer = TowerScorer(model.towers, problem)
     everything = np.arange(synthetic.ITEMS)
-    assert release.items.ids(everything) == dataset.catalogue.items.ids(everything)
+    assert release.items.ids(everything) == dataset.catalogue.items.to_ids(everything)
     np.testing.assert_allclose(release.index.vectors(everything), scorer.item_vectors, atol=1e-3)
     exact = release.encoder.encode_items(dataset.catalogue.item_features, everything)
     np.testing.assert_allclose(exact, scorer.item_vectors, atol=1e-4)
 
     users = np.arange(synthetic.USERS)
     cut = [dataset.histories[user][: user % 7] for user in users]  # lengths 0 to 6; 4 are read
-    cases = Cases(users, Sequences.of(cut), Sequences.of([[0]] * len(users)))
-    served = UserInputs(cases.histories, dataset.catalogue.user_features).encode(release.encoder, release.index.vectors)
-    np.testing.assert_allclose(served, scorer.user_vectors(cases), atol=1e-3)
+    cases = EvalCases(users, RaggedArray.from_lists(cut), RaggedArray.from_lists([[0]] * len(users)))
+    served = UserTowerInputs(cases.histories, dataset.catalogue.user_features).encode(release.encoder, release.index.vectors)
+    np.testing.assert_allclose(served, scorer.encode_users(cases), atol=1e-3)
     # A user that the tables do not know: no field is given.
     nothing = dataset.catalogue.user_features.clear(1)
     stranger = release.encoder.encode_users(nothing, np.zeros((1, 0, 8), np.float32), np.array([0]))
@@ -65,12 +65,12 @@ def test_it_answers_from_several_threads_at_once(release):
     np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(together))
 
 
-@pytest.mark.parametrize("file", [ENCODERS, ITEM_TOWER, QUERY_TOWER])
+@pytest.mark.parametrize("file", [ENCODERS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE])
 @pytest.mark.parametrize("content", [b"", b"{}", None])
 def test_a_file_that_is_not_what_its_name_says_is_refused(folder, file, content):
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(ReleaseRefused, match=file) as refused:
-        Encoder(folder)
+        OnnxEncoder(folder)
     assert refused.value.file == file

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vecall.errors import Locked
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 
 HOLDER = """
 import sys, time
@@ -24,13 +24,13 @@ def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(Locked, match=f"process {holder.pid}") as locked, hold(path, timeout=0):
+            with pytest.raises(Locked, match=f"process {holder.pid}") as locked, file_lock(path, timeout=0):
                 pass
             assert (locked.value.pid, locked.value.path) == (holder.pid, path)
         finally:
             holder.kill()
     path.write_text("123456789012\n")  # what a holder with a longer number could have left
-    with hold(path, timeout=0):
+    with file_lock(path, timeout=0):
         assert path.read_text() == f"{os.getpid()}\n"
     assert path.read_text() == ""
 
@@ -39,7 +39,7 @@ def test_a_lock_is_waited_for(tmp_path):
     entered, order = threading.Event(), []
 
     def first():
-        with hold(tmp_path / "lock", timeout=0):
+        with file_lock(tmp_path / "lock", timeout=0):
             entered.set()
             time.sleep(0.1)
             order.append("first")
@@ -47,14 +47,14 @@ def test_a_lock_is_waited_for(tmp_path):
     thread = threading.Thread(target=first)
     thread.start()
     entered.wait()
-    with hold(tmp_path / "lock", timeout=5):
+    with file_lock(tmp_path / "lock", timeout=5):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]
 
 
 def test_an_error_inside_frees_the_lock(tmp_path):
-    with pytest.raises(KeyError), hold(tmp_path / "lock", timeout=0):
+    with pytest.raises(KeyError), file_lock(tmp_path / "lock", timeout=0):
         raise KeyError
-    with hold(tmp_path / "lock", timeout=0):
+    with file_lock(tmp_path / "lock", timeout=0):
         pass

@@ -2,11 +2,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.data.ragged import Sequences
+from vecall.data.ragged import RaggedArray
 from vecall.errors import ReleaseRefused
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 from vecall.index.exact import ExactIndex
-from vecall.release.golden import DEPTH, Golden, UserInputs
+from vecall.release.golden import GOLDEN_TOP_K, GoldenQueries, UserTowerInputs
 
 
 class MeanEncoder:
@@ -17,7 +17,7 @@ class MeanEncoder:
     def __init__(self, factor=1.0):
         self.factor = factor
 
-    def encode_users(self, fields, histories, lengths):
+    def encode_users(self, features, histories, lengths):
         counted = np.arange(histories.shape[1]) < lengths[:, None]
         return (self.factor * (histories * counted[..., None]).sum(1) / lengths[:, None]).astype(np.float32)
 
@@ -31,9 +31,9 @@ class Lazy:
     def __getattr__(self, name):
         return getattr(self.index, name)
 
-    def search(self, queries, k, *, effort=None, allowed=None):
+    def search(self, queries, k, *, search_params=None, allowed=None):
         hits = self.index.search(queries, k)
-        if effort is None or effort.width < k:
+        if search_params is None or search_params.width < k:
             hits.rows[:, k // 2 :] = -1
         return hits
 
@@ -44,12 +44,12 @@ def unit(seed, n=150, dim=8):
 
 
 INDEX = ExactIndex.build(unit(0))
-INPUTS = UserInputs(Sequences.of([[1, 2, 3, 4, 5], [7], [9, 8]]), pl.DataFrame(height=3))
+INPUTS = UserTowerInputs(RaggedArray.from_lists([[1, 2, 3, 4, 5], [7], [9, 8]]), pl.DataFrame(height=3))
 
 
 @pytest.fixture
 def golden():
-    return Golden.record(INDEX, INPUTS.encode(MeanEncoder(), INDEX.vectors), INPUTS)
+    return GoldenQueries.record(INDEX, INPUTS.encode(MeanEncoder(), INDEX.get_vectors), INPUTS)
 
 
 def check(golden, index=INDEX, encoder=None, floor=0.99, effort=None):
@@ -57,22 +57,22 @@ def check(golden, index=INDEX, encoder=None, floor=0.99, effort=None):
 
 
 def test_inputs_are_read_as_the_index_serves_them():
-    vectors = INPUTS.encode(MeanEncoder(), INDEX.vectors)
-    stored = INDEX.vectors(np.arange(INDEX.size))
+    vectors = INPUTS.encode(MeanEncoder(), INDEX.get_vectors)
+    stored = INDEX.get_vectors(np.arange(INDEX.size))
     expected = [stored[rows].mean(0) for rows in ([3, 4, 5], [7], [9, 8])]
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 def test_what_was_recorded_passes_and_comes_back(golden, tmp_path):
-    assert Golden.load(tmp_path) is None
+    assert GoldenQueries.load(tmp_path) is None
     check(golden)
-    assert golden.rows.shape == (3, DEPTH)
+    assert golden.rows.shape == (3, GOLDEN_TOP_K)
     golden.save(tmp_path)
-    again = Golden.load(tmp_path)
+    again = GoldenQueries.load(tmp_path)
     np.testing.assert_array_equal(again.vectors, golden.vectors)
-    np.testing.assert_array_equal(again.rows, INDEX.search_exact(golden.vectors, DEPTH).rows)
+    np.testing.assert_array_equal(again.exact_rows, INDEX.search_exact(golden.vectors, GOLDEN_TOP_K).rows)
     check(again)
-    assert again.ann_recall(INDEX, None) == 1
+    assert again.measure_ann_recall(INDEX, None) == 1
 
 
 def test_another_model_is_refused(golden):
@@ -86,21 +86,21 @@ def test_another_model_is_refused(golden):
 def test_other_item_vectors_are_refused(golden):
     with pytest.raises(ReleaseRefused, match="user vectors differ"):
         check(golden, ExactIndex.build(unit(1)))
-    brought = Golden.record(INDEX, golden.vectors, None)  # without towers the answers tell
+    brought = GoldenQueries.record(INDEX, golden.vectors, None)  # without towers the answers tell
     with pytest.raises(ReleaseRefused, match=r"ANN recall is 0\.\d+, below the floor 0\.99"):
         check(brought, ExactIndex.build(unit(1)))
 
 
 def test_an_index_that_finds_less_is_refused(golden):
-    check(golden, Lazy(INDEX), effort=Effort(100))
+    check(golden, Lazy(INDEX), effort=SearchParams(100))
     with pytest.raises(ReleaseRefused, match=r"ANN recall is 0\.5000, below the floor 0\.9900") as refused:
-        check(golden, Lazy(INDEX), effort=Effort(99))
+        check(golden, Lazy(INDEX), effort=SearchParams(99))
     assert refused.value.file == "golden.rows.npy"
     check(golden, Lazy(INDEX), floor=0.5)
 
 
 def test_few_items_give_few_answers():
     small = ExactIndex.build(unit(0, n=5))
-    golden = Golden.record(small, unit(1, n=2), None)
-    assert golden.rows.shape == (2, 5)
+    golden = GoldenQueries.record(small, unit(1, n=2), None)
+    assert golden.exact_rows.shape == (2, 5)
     check(golden, small)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vecall.errors import ReleaseRefused, StoreError
 from vecall.index.exact import ExactIndex
 from vecall.release.atomic_io import write_array, write_table
-from vecall.release.manifest import Description, IndexFacts, read_manifest, sum_files, verify
+from vecall.release.manifest import ReleaseMetadata, IndexInfo, read_manifest, digest_files, verify_release
 from vecall.release.store import Store
 
 FLIPS = (0x01, 0x20, 0xFF)  # 0x20 turns a letter's case
@@ -21,7 +21,7 @@ SUM, JSON = "manifest.sha256", "manifest.json"
 
 
 def described(**fields):
-    return Description(**{"items": 40, "dim": 16, "id_type": "string", "index": IndexFacts(engine="exact")} | fields)
+    return ReleaseMetadata(**{"items": 40, "dim": 16, "id_type": "string", "index": IndexInfo(engine="exact")} | fields)
 
 
 def write_release(folder):
@@ -38,8 +38,8 @@ def write_release(folder):
 @pytest.fixture
 def store(tmp_path):
     store = Store.create(tmp_path / "store")
-    with store.draft("one") as draft:
-        write_release(draft.folder)
+    with store.create_draft("one") as draft:
+        write_release(draft.directory)
         draft.commit(described(), activate=True)
     return store
 
@@ -133,7 +133,7 @@ def test_without_a_third_witness_both_are_named(store):
     folder = store.folder("one")
     (folder / SUM).write_text("0" * 64 + "\n")
     with pytest.raises(ReleaseRefused, match=rf"{JSON} and {SUM}"):
-        verify(folder)
+        verify_release(folder)
 
 
 def rewrite(folder, change):
@@ -148,7 +148,7 @@ def rewrite(folder, change):
 def test_an_exchanged_manifest_is_not_the_current_one(store):
     rewrite(store.folder("one"), lambda fields: fields.update(items=41))
     assert refusal(store.verify) == "CURRENT"
-    assert verify(store.folder("one")).items == 41
+    assert verify_release(store.folder("one")).items == 41
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_what_is_no_manifest_is_refused(store, content):
     folder = store.folder("one")
     (folder / JSON).write_bytes(content)
     (folder / SUM).write_text(hashlib.sha256(content).hexdigest() + "\n")
-    assert refusal(lambda: verify(folder)) == JSON
+    assert refusal(lambda: verify_release(folder)) == JSON
 
 
 @pytest.mark.parametrize("make", [a_folder, a_link])
 def test_folders_and_links_do_not_become_part_of_a_release(tmp_path, make):
     make(tmp_path / "thing")
     with pytest.raises(StoreError, match="thing"):
-        sum_files(tmp_path)
+        digest_files(tmp_path)
 
 
 def test_numbers_that_json_has_not_are_refused_before_anything_is_written():

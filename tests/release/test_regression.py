@@ -46,8 +46,8 @@ def test_what_has_lost_its_items_is_not_published(published, tmp_path, caplog):
     publish_vectors(store, range(100), np.eye(100, 8), name="one")
     with pytest.raises(StoreError, match=r"is not published: it has 36 items, .*has 100.*--allow-worse"):
         publish(run, store)
-    assert [one.name for one in Store.open(store).releases()] == ["one"]
+    assert [one.name for one in Store.open(store).list_releases()] == ["one"]
     publish(run, store, name="beside", activate=False)
     assert "it has 36 items" in caplog.text
     publish(run, store, name="meant", allow_worse=True)
-    assert Store.open(store).current().release == "meant"
+    assert Store.open(store).get_current().release == "meant"

@@ -9,7 +9,7 @@ from vecall.errors import ReleaseRefused, StoreError
 from vecall.index import index_io as index_files
 from vecall.index.exact import ExactIndex
 from vecall.release import release as release_module
-from vecall.release.manifest import MANIFEST, MANIFEST_SUM, IndexFacts, Manifest, sum_files, write_manifest
+from vecall.release.manifest import MANIFEST_FILE, MANIFEST_DIGEST_FILE, IndexInfo, Manifest, digest_files, write_manifest
 from vecall.release.release import open_release
 from vecall.release.store import Store
 
@@ -25,29 +25,29 @@ def exchange(store, change):
     """Change files of the release, and have all sums agree with the change, as a second publisher would."""
     folder = store.folder("tiny")
     manifest = store.verify("tiny")
-    for name in (MANIFEST, MANIFEST_SUM):
+    for name in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
         (folder / name).unlink()
     change(folder)
-    write_manifest(folder, Manifest(**dict(manifest) | {"files": sum_files(folder)}))
+    write_manifest(folder, Manifest(**dict(manifest) | {"files": digest_files(folder)}))
     store.activate("tiny")
 
 
 def test_all_parts_are_there(store, published):
     release = open_release(store)
     assert release.name == "tiny"
-    release.check_golden()
+    release.check_golden_queries()
     items = pl.read_csv(published / "items.csv", infer_schema=False).sort("id")
     everything = np.arange(len(items))
-    assert release.items.ids(everything) == items["id"].to_list()
+    assert release.item_ids.to_ids(everything) == items["id"].to_list()
     assert release.attributes.columns == ["title", "year", "type"]
     assert release.attributes["year"].cast(pl.String).to_list() == items["year"].to_list()
     taken = pl.read_csv(published / "taken.csv").filter(pl.col("rating") >= 3)
     counts = dict(taken.group_by("item").len().iter_rows())
     assert release.popularity.tolist() == [counts.get(one, 0) for one in items["id"]]
-    history = release.users.histories[release.users.ids.row("user-7")]
-    assert release.items.ids(history) == taken.filter(user="user-7").sort("time")["item"].to_list()
-    assert release.users.fields.columns == ["type", "price.eur", "标签", "look", "text"]
-    np.testing.assert_array_equal(open_release(store, "tiny").golden.vectors, release.golden.vectors)
+    history = release.users.histories[release.users.ids.to_row("user-7")]
+    assert release.item_ids.to_ids(history) == taken.filter(user="user-7").sort("time")["item"].to_list()
+    assert release.users.features.columns == ["type", "price.eur", "标签", "look", "text"]
+    np.testing.assert_array_equal(open_release(store, "tiny").golden_queries.vectors, release.golden_queries.vectors)
     with pytest.raises(StoreError, match="no release 'other'"):
         open_release(store, "other")
 
@@ -71,7 +71,7 @@ def test_whatever_byte_is_flipped_the_release_is_refused_and_the_file_named(stor
             open_release(store)
         path.write_bytes(content)
     assert flips > 3500
-    open_release(store).check_golden()
+    open_release(store).check_golden_queries()
 
 
 def test_what_the_manifest_does_not_name_is_refused(store):
@@ -83,9 +83,9 @@ def test_what_the_manifest_does_not_name_is_refused(store):
 
 
 def rebuilt_index(folder, change):
-    vectors = index_files.load(folder / "index.faiss")
-    vectors = change(vectors.vectors(np.arange(vectors.size)))
-    index_files.save(ExactIndex.build(np.ascontiguousarray(vectors)), folder / "index.faiss")
+    vectors = index_files.load_index(folder / "index.faiss")
+    vectors = change(vectors.get_vectors(np.arange(vectors.size)))
+    index_files.save_index(ExactIndex.build(np.ascontiguousarray(vectors)), folder / "index.faiss")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def rebuilt_index(folder, change):
 def test_files_that_agree_in_sums_and_not_in_answers_fail_the_golden_check(store, change, file):
     exchange(store, change)
     with pytest.raises(ReleaseRefused, match="golden") as refused:
-        open_release(store).check_golden()
+        open_release(store).check_golden_queries()
     assert refused.value.file == (file or refused.value.file)
 
 
@@ -120,7 +120,7 @@ def test_towers_of_another_run_fail_the_golden_check(store):
 
     exchange(store, retrain)
     with pytest.raises(ReleaseRefused, match="golden queries: user vectors differ"):
-        open_release(store).check_golden()
+        open_release(store).check_golden_queries()
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_files_that_do_not_belong_together_are_refused(store, change, file):
     ],
 )
 def test_how_hard_to_search_stands_in_the_manifest(engine, parameters, efforts):
-    curve = release_module._curve(SimpleNamespace(index=IndexFacts(engine=engine, parameters=parameters)))
-    assert {k: tuple(curve.at(k)) for k in efforts} == efforts
+    curve = release_module._parse_search_param_curve(SimpleNamespace(index=IndexInfo(engine=engine, parameters=parameters)))
+    assert {k: tuple(curve.look_up(k)) for k in efforts} == efforts
 
 
 def test_a_scan_needs_no_effort():
-    assert release_module._curve(SimpleNamespace(index=IndexFacts(engine="exact"))) is None
+    assert release_module._parse_search_param_curve(SimpleNamespace(index=IndexInfo(engine="exact"))) is None

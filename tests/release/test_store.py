@@ -8,12 +8,12 @@ import pytest
 from vecall.errors import Locked, ReleaseRefused, StoreError
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
-from vecall.release.atomic_io import sha256
-from vecall.release.file_lock import hold
-from vecall.release.manifest import Description, IndexFacts
+from vecall.release.atomic_io import compute_sha256
+from vecall.release.file_lock import file_lock
+from vecall.release.manifest import ReleaseMetadata, IndexInfo
 from vecall.release.store import Store
 
-DESCRIPTION = Description(items=1, dim=2, id_type="integer", index=IndexFacts(engine="exact"))
+DESCRIPTION = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path):
             Store.create(path)
     empty = Store.create(tmp_path / "store")
     with pytest.raises(StoreError, match="no release"):
-        empty.current()
+        empty.get_current()
     with pytest.raises(StoreError, match="has none"):
         empty.activate("one")
 
@@ -256,7 +256,7 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path):
 def test_a_held_store_is_refused_with_the_holders_pid(store, monkeypatch):
     monkeypatch.setattr(store_module, "_LOCK_TIMEOUT", 0.05)
     publish(store, "one")
-    with hold(store.path / "store.lock", timeout=0):
+    with file_lock(store.path / "store.lock", timeout=0):
         for attempt in (lambda: publish(store), lambda: store.activate("one"), lambda: store.prune(1)):
             with pytest.raises(Locked) as locked:
                 attempt()
@@ -290,16 +290,16 @@ def test_publishers_in_several_processes_all_land(tmp_path):
     assert sorted(said) == sorted(names(store))
     assert all(store.verify(name) for name in said)
     # Each one's parent was current when it landed: the releases are a chain.
-    manifests = store.releases()
+    manifests = store.list_releases()
     assert [manifest.parent for manifest in manifests] == [manifest.name for manifest in manifests[1:]] + [None]
-    assert store.current().release == manifests[0].name
+    assert store.get_current().release == manifests[0].name
     assert leftovers(store) == []
 
 
 def test_a_draft_that_vanishes_while_others_are_swept_is_no_trouble(store, monkeypatch):
     """Its maker removes it at the end, without the store's lock."""
     (store.path / "tmp-ending").mkdir()
-    in_use = store_module._in_use
+    in_use = store_module._is_in_use
 
     def ends(left):
         left.rmdir()
@@ -315,7 +315,7 @@ def test_a_release_that_vanishes_while_it_is_verified_is_refused(store, monkeypa
 
     def pruned(path):
         path.unlink()
-        return sha256(path)
+        return compute_sha256(path)
 
     monkeypatch.setattr(manifest_module, "sha256", pruned)
     with pytest.raises(ReleaseRefused, match=r"index.faiss is missing or cannot be read") as refused:

@@ -15,7 +15,7 @@ from vecall.errors import ForkError, VecallError
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 
 QUERY = Query(vector=[1.0, 0.0, 0.0], k=2)
 
@@ -85,31 +85,31 @@ def test_a_child_holds_no_lock_of_its_parent(store):
 
 
 def test_a_lock_that_is_shared_on_purpose_outlives_its_holder(tmp_path):
-    with hold(tmp_path / "lock", timeout=0, shared=True) as descriptor:
+    with file_lock(tmp_path / "lock", timeout=0, shared=True) as descriptor:
         copied = os.dup(descriptor)
-    with pytest.raises(VecallError, match="held"), hold(tmp_path / "lock", timeout=0):
+    with pytest.raises(VecallError, match="held"), file_lock(tmp_path / "lock", timeout=0):
         pass
     os.close(copied)
-    with hold(tmp_path / "lock", timeout=0):
+    with file_lock(tmp_path / "lock", timeout=0):
         pass
 
 
 def test_a_fork_within_a_lock_lets_nothing_go(tmp_path):
     """The child unwinds its parent's stack: the parent's lock stays."""
-    with hold(tmp_path / "lock", timeout=0):
+    with file_lock(tmp_path / "lock", timeout=0):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pid = os.fork()
         if pid == 0:
             os._exit(_leave(tmp_path))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        with pytest.raises(VecallError, match="held"), hold(tmp_path / "lock", timeout=0):
+        with pytest.raises(VecallError, match="held"), file_lock(tmp_path / "lock", timeout=0):
             pass
 
 
 def _leave(folder):
     try:
-        with pytest.raises(VecallError, match="held"), hold(folder / "lock", timeout=0):
+        with pytest.raises(VecallError, match="held"), file_lock(folder / "lock", timeout=0):
             pass
     except BaseException:  # noqa: BLE001 - the child may not go on as the test
         return 1

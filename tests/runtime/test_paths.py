@@ -149,10 +149,10 @@ def test_a_clock_that_went_back_leaves_the_newest_release_the_newest(tmp_path, m
         at(hour)
         publish_vectors(tmp_path, [1], np.eye(1), name=name, activate=name == "first")
     store = Store.open(tmp_path)
-    assert [one.name for one in store.releases()] == ["fourth", "third", "second", "first"]
+    assert [one.name for one in store.list_releases()] == ["fourth", "third", "second", "first"]
     assert "the clock is behind release second" in caplog.text
     assert store.prune(1) == ["third", "second"]
-    assert [one.name for one in store.releases()] == ["fourth", "first"]
+    assert [one.name for one in store.list_releases()] == ["fourth", "first"]
 
 
 def test_an_error_of_the_system_is_a_line_too(tmp_path, monkeypatch):

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 from support import server
 
-from vecall.data.id_map import build_vocabulary
-from vecall.data.ragged import Sequences
+from vecall.data.id_map import build_id_map
+from vecall.data.ragged import RaggedArray
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.publish import publish
 from vecall.release.store import Store
-from vecall.release.users import Users
-from vecall.release.writer import Contents, write_contents
+from vecall.release.users import UserTable
+from vecall.release.writer import ReleaseContents, write_release
 
 
 @pytest.fixture
@@ -47,19 +47,19 @@ def publish_users(tmp_path):
     """Publishes twenty items and users of some integer ids, without towers."""
 
     def publish(ids):
-        known = Users(
-            build_vocabulary(pl.Series(ids), "integer"), pl.DataFrame(height=len(ids)), Sequences.of([[0]] * len(ids))
+        known = UserTable(
+            build_id_map(pl.Series(ids), "integer"), pl.DataFrame(height=len(ids)), RaggedArray.from_lists([[0]] * len(ids))
         )
-        contents = Contents(
-            items=build_vocabulary(pl.Series(range(20)), "integer"),
+        contents = ReleaseContents(
+            item_ids=build_id_map(pl.Series(range(20)), "integer"),
             vectors=np.eye(20, 4, dtype=np.float32),
             attributes=pl.DataFrame(height=20),
             popularity=np.ones(20, dtype=np.float32),
             users=known,
         )
         store = Store.create(tmp_path / "users")
-        with store.draft("one") as draft:
-            draft.commit(write_contents(draft.folder, contents, IndexSettings()), activate=True)
+        with store.create_draft("one") as draft:
+            draft.commit(write_release(draft.directory, contents, IndexSettings()), activate=True)
         return store.path
 
     return publish

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from vecall.errors import Overloaded
-from vecall.service.pool import Pool
+from vecall.service.pool import BoundedThreadPool
 
 
 def test_more_than_may_wait_are_turned_away_at_once():
-    pool, hold = Pool(1, 2, 60_000, name="test"), threading.Event()
+    pool, hold = BoundedThreadPool(1, 2, 60_000, thread_name_prefix="test"), threading.Event()
 
     async def crowd():
         begun = [asyncio.ensure_future(pool.run(lambda _: hold.wait(10))) for _ in range(3)]
@@ -25,11 +25,11 @@ def test_more_than_may_wait_are_turned_away_at_once():
         return await pool.run(lambda _: "again")
 
     assert asyncio.run(crowd()) == "again"
-    assert pool.inside == 0
+    assert pool.in_flight == 0
 
 
 def test_who_waited_too_long_is_not_worked_on():
-    pool, worked = Pool(1, 5, 50, name="test"), []
+    pool, worked = BoundedThreadPool(1, 5, 50, thread_name_prefix="test"), []
 
     async def crowd():
         first = asyncio.ensure_future(pool.run(lambda _: time.sleep(0.2)))
@@ -43,7 +43,7 @@ def test_who_waited_too_long_is_not_worked_on():
 
 
 def test_a_turn_ends_at_its_deadline():
-    pool = Pool(1, 5, 50, name="test")
+    pool = BoundedThreadPool(1, 5, 50, thread_name_prefix="test")
 
     def slow(turn):
         turn.check()
@@ -52,4 +52,4 @@ def test_a_turn_ends_at_its_deadline():
 
     with pytest.raises(Overloaded, match="deadline"):
         asyncio.run(pool.run(slow))
-    assert pool.inside == 0
+    assert pool.in_flight == 0

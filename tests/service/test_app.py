@@ -9,7 +9,7 @@ from support.server import eventually, served
 
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.store import Store
@@ -94,8 +94,8 @@ def test_a_partial_change_keeps_what_it_does_not_name(client):
 
 
 def test_changes_that_the_release_cannot_take_are_told(shop):
-    with Journal.open(journal_path(Store.open(shop)), "string") as journal:
-        journal.append([Operation(0, "upsert", "new", {}, np.ones(3, np.float32), None, given=True)])
+    with Journal.open(get_journal_path(Store.open(shop)), "string") as journal:
+        journal.append([Operation(0, "upsert", "new", {}, np.ones(3, np.float32), None, has_external_vector=True)])
     with served(shop) as client:
         told = client.get("/readyz").json()
         assert (told["ready"], told["refused"]) == (True, 1)

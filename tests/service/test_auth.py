@@ -6,10 +6,10 @@ import pytest
 from support.server import served
 
 from vecall.errors import ConfigError
-from vecall.service.auth import Keys, read_keys
+from vecall.service.auth import ApiKeys, load_api_keys
 
 READ, ADMIN = "read-key-0123456789", "admin-key-0123456789"
-KEYS = Keys((READ.encode(),), (ADMIN.encode(),))
+KEYS = ApiKeys((READ.encode(),), (ADMIN.encode(),))
 QUERY = {"user_id": "user-1", "k": 1}
 ITEMS = {"ids": ["nothing"]}
 
@@ -55,12 +55,12 @@ def test_reading_needs_a_key_and_changing_an_admin_s(shop):
 def test_keys_come_from_the_environment_and_a_file(tmp_path):
     file = tmp_path / "keys.toml"
     file.write_text(f'read = ["{READ}", "another-read-key-1"]\nadmin = "{ADMIN}"\n')
-    keys = read_keys({"VECALL_READ_KEY": "from-environment-1"}, file)
-    assert [keys.role_of(key) for key in ("from-environment-1", READ, "another-read-key-1", ADMIN, "", READ[:-1])] == [
+    keys = load_api_keys({"VECALL_READ_KEY": "from-environment-1"}, file)
+    assert [keys.authenticate(key) for key in ("from-environment-1", READ, "another-read-key-1", ADMIN, "", READ[:-1])] == [
         *("read", "read", "read", "admin"),
         *(None, None),
     ]
-    assert not read_keys({}, None)
+    assert not load_api_keys({}, None)
     assert READ not in repr(keys)
 
 
@@ -77,10 +77,10 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path):
 def test_bad_key_files_are_refused_without_showing_a_key(tmp_path, text, told):
     (tmp_path / "keys.toml").write_text(text)
     with pytest.raises(ConfigError, match=told) as refused:
-        read_keys({}, tmp_path / "keys.toml")
+        load_api_keys({}, tmp_path / "keys.toml")
     assert "short" not in str(refused.value)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_keys({}, tmp_path / "none.toml")
+        load_api_keys({}, tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[::2]"])

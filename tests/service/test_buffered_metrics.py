@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from vecall.service.metrics import buffered
-from vecall.service.metrics.buffered import Counts, Distribution
+from vecall.service.metrics.buffered import BufferedCounter, BufferedHistogram
 
 BOUNDS = (0.5, 1.0, 2.5)
 SECONDS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 2.5, 2.75, 100.0])  # whose sums are exact in any order
@@ -31,7 +31,7 @@ def test_it_tells_what_the_library_would(noted, most):
     seconds = Histogram("seconds", "How long.", ["stage"], buckets=BOUNDS, registry=registry)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(buffered, "_MOST", most)
-        ours = Distribution("seconds", "How long.", ["stage"], bounds=BOUNDS)
+        ours = BufferedHistogram("seconds", "How long.", ["stage"], buckets=BOUNDS)
         for stage, value in noted:
             seconds.labels(stage).observe(value)
             ours.observe(value, stage)
@@ -43,26 +43,26 @@ def test_it_tells_what_the_library_would(noted, most):
 def test_counts_too(noted):
     registry = CollectorRegistry()
     requests = Counter("requests", "How many.", ["status"], registry=registry)
-    ours = Counts("requests", "How many.", ["status"])
+    ours = BufferedCounter("requests", "How many.", ["status"])
     for status in noted:
         requests.labels(status).inc()
-        ours.add(status)
+        ours.inc(status)
     assert told(ours) == lines(registry)
 
 
 def test_what_is_known_is_told_from_the_start():
     registry = CollectorRegistry()
     Histogram("fill", "How full.", buckets=BOUNDS, registry=registry)
-    assert told(Distribution("fill", "How full.", bounds=BOUNDS)) == lines(registry)
+    assert told(BufferedHistogram("fill", "How full.", buckets=BOUNDS)) == lines(registry)
     registry = CollectorRegistry()
     Histogram("seconds", "How long.", ["stage"], buckets=BOUNDS, registry=registry).labels("a")
-    ours = Distribution("seconds", "How long.", ["stage"], bounds=BOUNDS, known=[("a",)])
+    ours = BufferedHistogram("seconds", "How long.", ["stage"], buckets=BOUNDS, initial_labels=[("a",)])
     assert told(ours) == lines(registry)
 
 
 def test_nothing_is_lost_between_threads(monkeypatch):
     monkeypatch.setattr(buffered, "_MOST", 3)
-    ours = Distribution("seconds", "How long.", bounds=BOUNDS)
+    ours = BufferedHistogram("seconds", "How long.", buckets=BOUNDS)
     ended = threading.Event()
 
     def look():

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from vecall.errors import Overloaded
-from vecall.service.line import Line
+from vecall.service.line import EventLoopExecutor
 
 
 def line(queue=50, deadline_ms=10_000, aside=1):
-    return Line(queue, deadline_ms, aside=aside, name="test")
+    return EventLoopExecutor(queue, deadline_ms, offload_threads=aside, thread_name_prefix="test")
 
 
 def test_answers_come_in_the_order_of_the_questions_and_from_the_loops_thread():
@@ -23,7 +23,7 @@ def test_answers_come_in_the_order_of_the_questions_and_from_the_loops_thread():
 
     assert asyncio.run(crowd()) == threading.get_ident()
     assert answered == list(range(20))
-    assert made.inside == 0
+    assert made.in_flight == 0
 
 
 def test_between_two_recalls_the_loop_has_a_turn():
@@ -49,7 +49,7 @@ def test_more_than_may_wait_are_turned_away_at_once():
     assert answers.count("done") + len(turned_away) == 10
     assert turned_away
     assert "requests" in str(turned_away[0])
-    assert made.inside == 0
+    assert made.in_flight == 0
 
 
 def test_who_waited_too_long_is_not_worked_on():
@@ -78,14 +78,14 @@ def test_a_turn_ends_at_its_deadline():
 
     with pytest.raises(Overloaded, match="deadline"):
         asyncio.run(made.run(slow))
-    assert made.inside == 0
+    assert made.in_flight == 0
 
 
 def test_what_takes_long_moves_to_a_thread_and_others_are_answered_meanwhile():
     made, scanned, where = line(), threading.Event(), []
 
     def scan(_):
-        with made.aside():
+        with made.offload():
             where.append(threading.get_ident())
             return scanned.wait(10)
 
@@ -103,7 +103,7 @@ def test_what_takes_long_moves_to_a_thread_and_others_are_answered_meanwhile():
 
 def test_who_is_not_in_line_does_not_move():
     made = line()
-    with made.aside():
+    with made.offload():
         assert asyncio.run(made.run(lambda _: "worked")) == "worked"
 
 
@@ -124,7 +124,7 @@ def test_who_goes_away_leaves_the_place_to_the_next(cancelled):
     answers, again = asyncio.run(crowd())
     assert again == "again"
     assert [answers[0], *answers[4:]] == [0, 4, 5]
-    assert made.inside == 0
+    assert made.in_flight == 0
 
 
 def test_a_mistake_ends_one_request_alone():
@@ -139,4 +139,4 @@ def test_a_mistake_ends_one_request_alone():
     first, second = asyncio.run(crowd())
     assert isinstance(first, ZeroDivisionError)
     assert second == "worked"
-    assert made.inside == 0
+    assert made.in_flight == 0

@@ -15,8 +15,8 @@ from vecall.recall import search
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
 from vecall.service.metrics import online_recall
-from vecall.service.metrics.drift import Drift, golden_scores, stability_index
-from vecall.service.metrics.online_recall import LiveRecall, estimate
+from vecall.service.metrics.drift import DriftMonitor, compute_golden_scores, compute_psi
+from vecall.service.metrics.online_recall import OnlineRecallMonitor, estimate_recall
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def recaller(tmp_path):
 
 def answered(recaller: Recaller, seed=0, **more):
     vector = np.random.default_rng(seed).standard_normal(8)
-    return recaller.answer(Query(vector=vector, k=10, **more))
+    return recaller.recall_with_trace(Query(vector=vector, k=10, **more))
 
 
 def everything(seed, **more):
@@ -39,13 +39,13 @@ def everything(seed, **more):
 
 
 def test_exact_answers_have_recall_1(recaller):
-    judge = LiveRecall(1.0)
+    judge = OnlineRecallMonitor(1.0)
     recaller.upsert([{"id": 5000, "vector": [1.0] * 8}])
     recaller.delete([7, 8])
     for seed in range(5):
-        judge._judge("scan", answered(recaller, seed, exclude=[1, 2, 3]))
-    assert judge.estimates()["scan"].recall == 1.0
-    assert judge.estimates()["scan"].samples == 5
+        judge._evaluate_sample("scan", answered(recaller, seed, exclude=[1, 2, 3]))
+    assert judge.estimate_by_path()["scan"].mean == 1.0
+    assert judge.estimate_by_path()["scan"].sample_count == 5
 
 
 def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
@@ -55,83 +55,83 @@ def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
     rests = []
     for at_once in (8, 104, 4096):
         monkeypatch.setattr(search, "_SCANNED_AT_ONCE", at_once)
-        exact = search.find_exactly(
-            made.view, made.ask.vector, made.ask.excluded, None, 50, rest=lambda: rests.append(1)
+        exact = search.search_snapshot_exact(
+            made.snapshot, made.resolved_query.vector, made.resolved_query.excluded_rows, None, 50, throttle=lambda: rests.append(1)
         )
-        assert exact.tolist() == made.view.rows(recaller.recall(everything(3)).ids).tolist()
+        assert exact.tolist() == made.snapshot.to_rows(recaller.recall(everything(3)).ids).tolist()
     assert len(rests) == 250 + 20 + 1
 
 
 def test_judging_takes_a_small_share_of_a_core():
-    began, rest = time.perf_counter(), online_recall._Rest(threading.Event())
+    began, rest = time.perf_counter(), online_recall._CpuThrottle(threading.Event())
     cpu = time.thread_time()
     for _ in range(3):
         np.linalg.svd(np.random.default_rng(0).standard_normal((60, 60)))
         rest()
-    assert time.thread_time() - cpu < 2 * online_recall._OF_A_CORE * (time.perf_counter() - began)
+    assert time.thread_time() - cpu < 2 * online_recall._MAX_CPU_SHARE * (time.perf_counter() - began)
 
 
 def test_what_an_answer_lacks_is_counted(recaller):
     made = answered(recaller)
-    rows = made.found.rows.copy()
+    rows = made.search_result.rows.copy()
     rows[:3] = [1998, 1999, 1997]
     lacking = SimpleNamespace(
-        view=made.view, ask=made.ask, passing=None, found=SimpleNamespace(rows=rows, path="index"), recalled=None
+        view=made.snapshot, ask=made.resolved_query, passing=None, found=SimpleNamespace(rows=rows, path="index"), recalled=None
     )
-    judge = LiveRecall(1.0)
-    judge._judge("index", lacking)
-    assert judge.estimates()["index"].recall == 0.7
+    judge = OnlineRecallMonitor(1.0)
+    judge._evaluate_sample("index", lacking)
+    assert judge.estimate_by_path()["index"].mean == 0.7
 
 
 def test_it_samples_and_never_waits(recaller):
-    made, judge = answered(recaller), LiveRecall(0.25, seed=1)
+    made, judge = answered(recaller), OnlineRecallMonitor(0.25, seed=1)
     for _ in range(40):
-        judge.offer("index", made)
-    assert 3 <= judge._waiting.qsize() <= online_recall._WAITING
-    none, all_of_them = LiveRecall(0.0), LiveRecall(1.0)
+        judge.maybe_sample("index", made)
+    assert 3 <= judge._queue.qsize() <= online_recall._QUEUE_SIZE
+    none, all_of_them = OnlineRecallMonitor(0.0), OnlineRecallMonitor(1.0)
     for _ in range(100):
-        none.offer("index", made)
-        all_of_them.offer("index", made)
-    assert none._waiting.qsize() == 0
-    assert all_of_them._waiting.qsize() == online_recall._WAITING
+        none.maybe_sample("index", made)
+        all_of_them.maybe_sample("index", made)
+    assert none._queue.qsize() == 0
+    assert all_of_them._queue.qsize() == online_recall._QUEUE_SIZE
 
 
 def test_the_interval_by_hand():
-    known = estimate([1.0] * 96 + [0.0] * 4)  # Wilson's for 96 of 100
-    assert (known.samples, known.recall) == (100, 0.96)
-    assert (round(known.low, 4), round(known.high, 4)) == (0.9016, 0.9843)
+    known = estimate_recall([1.0] * 96 + [0.0] * 4)  # Wilson's for 96 of 100
+    assert (known.sample_count, known.mean) == (100, 0.96)
+    assert (round(known.lower, 4), round(known.upper, 4)) == (0.9016, 0.9843)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_the_interval_holds_the_mean(shares):
-    known = estimate(shares)
-    assert 0 <= known.low <= known.recall + 1e-9
-    assert known.recall - 1e-9 <= known.high <= 1
+    known = estimate_recall(shares)
+    assert 0 <= known.lower <= known.mean + 1e-9
+    assert known.mean - 1e-9 <= known.upper <= 1
 
 
 def test_no_drift_of_the_golden_queries_themselves(recaller):
-    usual = golden_scores(recaller.live.snapshot.release)
+    usual = compute_golden_scores(recaller.live.snapshot.release)
     assert usual is not None
-    assert stability_index(usual, usual) == pytest.approx(0.0, abs=0.02)
-    assert stability_index(usual, usual + 3) > 1
+    assert compute_psi(usual, usual) == pytest.approx(0.0, abs=0.02)
+    assert compute_psi(usual, usual + 3) > 1
 
 
 def test_stability_index_by_hand():
     usual, now = np.repeat(np.arange(10.0), 10), np.repeat(np.arange(10.0), np.r_[[10] * 8, 15, 5])
     # Two of ten bins differ: (.1 - .15) ln(.1/.15) + (.1 - .05) ln(.1/.05).
     expected = -0.05 * np.log(0.1 / 0.15) + 0.05 * np.log(2)
-    assert stability_index(usual, now) == pytest.approx(expected, abs=1e-9)
+    assert compute_psi(usual, now) == pytest.approx(expected, abs=1e-9)
 
 
 def test_drift_begins_anew_with_a_release(recaller):
-    drift, release = Drift(), recaller.live.snapshot.release
+    drift, release = DriftMonitor(), recaller.live.snapshot.release
     for seed in range(150):
         query = everything(seed, history=[1, 9999])
-        drift.add(recaller.answer(query), query, served=release)
+        drift.observe(recaller.answer(query), query, current_release=release)
     told = {metric.name: metric for metric in drift.collect()}
     assert told["vecall_drift_score_psi"].samples[0].value < 0.25
     shares = {sample.labels["what"]: sample.value for sample in told["vecall_unknown_share"].samples}
     assert shares == {"history": 0.5}  # no user was named
     other = replace(release, manifest=release.manifest.model_copy(update={"name": "other"}))
-    drift.add(answered(recaller), everything(0), served=other)  # of the release before
+    drift.observe(answered(recaller), everything(0), current_release=other)  # of the release before
     assert [metric.samples for metric in drift.collect()] == [[], []]

@@ -46,8 +46,8 @@ def test_every_endpoint_answers_as_the_document_says(document, mode):
 
 def test_answers_are_of_the_document_s_shape(client):
     explained = client.post("/v1/recall", json={"user_id": "user-1", "explain": True})
-    assert schemas.RecallAnswer.model_validate(explained.json(), strict=True)
-    assert schemas.ReleasesAnswer.model_validate_json(client.get("/v1/releases").content, strict=True)
+    assert schemas.RecallResponse.model_validate(explained.json(), strict=True)
+    assert schemas.ReleasesResponse.model_validate_json(client.get("/v1/releases").content, strict=True)
 
 
 def test_each_field_is_explained(client):

@@ -11,12 +11,12 @@ from support.server import eventually, served
 from vecall.errors import Overloaded, ReleaseRefused, TooManyScans
 from vecall.recall import filters, scan_limiter
 from vecall.recall.query import Query
-from vecall.recall.scan_limiter import ScanLimit
+from vecall.recall.scan_limiter import ScanLimiter
 from vecall.release.release import Release
 from vecall.release.store import Store
-from vecall.service.app import make_app
-from vecall.service.auth import Keys
-from vecall.service.recall_service import Serving
+from vecall.service.app import create_app
+from vecall.service.auth import ApiKeys
+from vecall.service.recall_service import RecallService
 from vecall.service.settings import ServeSettings
 
 
@@ -61,11 +61,11 @@ def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
 
 def test_large_scans_are_few(monkeypatch, client):
     monkeypatch.setattr(scan_limiter, "_LARGE", 10)
-    limit = ScanLimit(1)
-    with limit.slot(100):
-        with limit.slot(9):
+    limit = ScanLimiter(1)
+    with limit.acquire(100):
+        with limit.acquire(9):
             pass
-        with pytest.raises(TooManyScans, match="100 items"), limit.slot(100):
+        with pytest.raises(TooManyScans, match="100 items"), limit.acquire(100):
             pass
         client.serving.recaller._scans = limit
         one = {"vector": np.eye(8)[0].tolist(), "k": 3}
@@ -79,7 +79,7 @@ def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
     """Among millions of items it takes as long as many recalls; its answer is kept."""
     monkeypatch.setattr(scan_limiter, "_LARGE", 10)
     where, evaluated = [{"field": "year", "op": "gte", "value": 1}], []
-    plainly = filters.mask_of
+    plainly = filters.evaluate_filter
     monkeypatch.setattr(
         filters,
         "mask_of",
@@ -103,7 +103,7 @@ def test_before_it_is_ready_nothing_is_recalled(client):
 
 def test_a_release_that_answers_otherwise_is_not_ready_until_another_one_is(shop, publish_more, monkeypatch):
     publish_more(shop, "second", activate=False)
-    check = Release.check_golden
+    check = Release.check_golden_queries
 
     def other_processor(release):
         if release.name == "tiny":
@@ -111,8 +111,8 @@ def test_a_release_that_answers_otherwise_is_not_ready_until_another_one_is(shop
         check(release)
 
     monkeypatch.setattr(Release, "check_golden", other_processor)
-    serving = Serving.open(shop, ServeSettings(poll_seconds=0.05))
-    with TestClient(make_app(serving, Keys()), base_url="http://localhost") as client:
+    serving = RecallService.open(shop, ServeSettings(poll_seconds=0.05))
+    with TestClient(create_app(serving, ApiKeys()), base_url="http://localhost") as client:
         eventually(lambda: "user vectors differ" in client.get("/readyz").text)
         assert client.post("/v1/recall", json={"user_id": "user-1"}).status_code == 503
         Store.open(shop).activate("second")  # by another process

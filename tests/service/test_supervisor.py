@@ -14,10 +14,10 @@ import pytest
 from support.server import eventually
 
 from vecall.errors import ConfigError, Locked
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 from vecall.service import supervisor
-from vecall.service.metrics.multiprocess import Siblings
-from vecall.service.server_config import bind
+from vecall.service.metrics.multiprocess import WorkerPeers
+from vecall.service.server_config import bind_socket
 
 NEW = {"where": [{"field": "year", "op": "gte", "value": 5000}], "user_id": "user-1", "k": 1000, "exclude_seen": False}
 
@@ -101,7 +101,7 @@ def test_none_of_them_outlives_their_parent(shop, two):
     begun = children(two.process.pid)
     two.process.kill()
     two.process.wait()
-    with pytest.raises(Locked), hold(shop / "writer.lock", timeout=0):
+    with pytest.raises(Locked), file_lock(shop / "writer.lock", timeout=0):
         pass  # until the last of them has ended, no other may write
 
     def gone(pid):
@@ -112,7 +112,7 @@ def test_none_of_them_outlives_their_parent(shop, two):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
     eventually(lambda: all(map(gone, begun)))
-    with hold(shop / "writer.lock", timeout=5):
+    with file_lock(shop / "writer.lock", timeout=5):
         pass
 
 
@@ -131,15 +131,15 @@ def test_no_other_may_write_meanwhile(shop, two):
 
 def test_a_port_that_is_reserved_is_shared_by_these_processes_alone():
     """Before the first of them listens, too."""
-    with supervisor._reserved("127.0.0.1", 0) as reserved:
+    with supervisor._reserve_port("127.0.0.1", 0) as reserved:
         port = reserved.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)):
-            supervisor._reserved("127.0.0.1", port)
-        with bind("127.0.0.1", port, shared=True) as one, bind("127.0.0.1", port, shared=True) as other:
+            supervisor._reserve_port("127.0.0.1", port)
+        with bind_socket("127.0.0.1", port, reuse_port=True) as one, bind_socket("127.0.0.1", port, reuse_port=True) as other:
             one.listen()
             other.listen()
             with pytest.raises(ConfigError, match=str(port)):
-                supervisor._reserved("127.0.0.1", port)
+                supervisor._reserve_port("127.0.0.1", port)
 
 
 def test_they_share_their_port_with_no_others(shop, two, tmp_path):
@@ -164,10 +164,10 @@ def test_what_they_cannot_serve_is_told(shop):
 
 
 def test_metrics_of_one_name_stand_together(tmp_path):
-    one, other = Siblings(tmp_path, 0), Siblings(tmp_path, 1)
+    one, other = WorkerPeers(tmp_path, 0), WorkerPeers(tmp_path, 1)
     text = b'# HELP a_total A.\n# TYPE a_total counter\na_total{x="1"} %d.0\n# HELP b B.\n# TYPE b gauge\nb 2.0\n'
-    other.tell(text % 7)
-    lines = one.together(text % 5).decode().splitlines()
+    other.publish_metrics(text % 7)
+    lines = one.merge_metrics(text % 5).decode().splitlines()
     assert lines == [
         "# HELP a_total A.",
         "# TYPE a_total counter",
@@ -181,7 +181,7 @@ def test_metrics_of_one_name_stand_together(tmp_path):
 
 
 def test_who_has_told_nothing_for_long_is_gone(tmp_path):
-    one, other = Siblings(tmp_path, 0), Siblings(tmp_path, 1)
-    other.tell(b"b 2.0\n")
+    one, other = WorkerPeers(tmp_path, 0), WorkerPeers(tmp_path, 1)
+    other.publish_metrics(b"b 2.0\n")
     os.utime(tmp_path / "1.metrics", (0, 0))
-    assert 'process="1"' not in one.together(b"b 1.0\n").decode()
+    assert 'process="1"' not in one.merge_metrics(b"b 1.0\n").decode()

@@ -17,11 +17,11 @@ from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.service.auth import Keys
+from vecall.service.auth import ApiKeys
 from vecall.service.settings import Limits
-from vecall.service.ui.form import Form
-from vecall.service.ui.i18n import TEXTS, language_of
-from vecall.service.ui.presenters import find_ids, find_items, some_ids, title_column
+from vecall.service.ui.form import ExploreForm
+from vecall.service.ui.i18n import TEXTS, negotiate_language
+from vecall.service.ui.presenters import find_ids_with_prefix, search_items, sample_ids, find_title_column
 from vecall.service.ui.projection import draw
 
 SCORED = r'>(Item \d+)</a>\s*<span class="score"'
@@ -50,7 +50,7 @@ def test_both_languages_say_everything():
     ],
 )
 def test_the_language_is_the_reader_s(asked, accepted, language):
-    assert language_of(asked, accepted) == language
+    assert negotiate_language(asked, accepted) == language
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -102,7 +102,7 @@ def test_a_browser_is_shown_a_page_where_a_machine_gets_json(client, monkeypatch
 
 
 def test_a_key_is_asked_for_on_a_page(shop):
-    with served(shop, Keys((b"read-key-0123456789",))) as client:
+    with served(shop, ApiKeys((b"read-key-0123456789",))) as client:
         answer = client.get("/", headers={"Accept": "text/html"})
         assert answer.status_code == 401
         assert "Basic" in answer.headers["WWW-Authenticate"]
@@ -166,7 +166,7 @@ def test_items_are_found_and_have_neighbours(client):
 
 def test_pages_need_a_key_where_there_are_keys(shop):
     key = "read-key-0123456789"
-    with served(shop, Keys((key.encode(),))) as client:
+    with served(shop, ApiKeys((key.encode(),))) as client:
         for path in (*PAGES, "/page/users"):
             answer = client.get(path)
             assert answer.status_code == 401
@@ -184,30 +184,30 @@ def view_of(tmp_path):
     def make(ids, attributes=None):
         vectors = np.random.default_rng(0).standard_normal((len(ids), 8)).astype(np.float32)
         publish_vectors(tmp_path / "store", ids, vectors, attributes=attributes)
-        return Snapshot.of(open_release(Store.open(tmp_path / "store")))
+        return Snapshot.from_release(open_release(Store.open(tmp_path / "store")))
 
     return make
 
 
 def test_integer_ids_are_found_by_their_first_digits(view_of):
     ids = view_of([*range(1, 200), 1000, 1999, 12345]).release.items
-    assert find_ids(ids, "19", 100) == [19, *range(190, 200), 1999]
-    assert find_ids(ids, "12345", 5) == [12345]
-    assert find_ids(ids, "x", 5) == []
-    assert find_ids(ids, "1", 3) == [1, 10, 11]
-    assert some_ids(ids, 3) == [1, 101, 12345]
+    assert find_ids_with_prefix(ids, "19", 100) == [19, *range(190, 200), 1999]
+    assert find_ids_with_prefix(ids, "12345", 5) == [12345]
+    assert find_ids_with_prefix(ids, "x", 5) == []
+    assert find_ids_with_prefix(ids, "1", 3) == [1, 10, 11]
+    assert sample_ids(ids, 3) == [1, 101, 12345]
 
 
 def test_large_integer_ids_are_suggested_to_the_last_digit(view_of):
     big = [5, 1_800_000_000_000_000_001, 5_000_000_000_000_000_001, 2**63 - 1, -(2**63), -12, -125]
     ids = view_of(big).release.items
-    assert find_ids(ids, "18", 9) == [1_800_000_000_000_000_001]
-    assert find_ids(ids, "50", 9) == find_ids(ids, "5000000000000000001", 9) == [5_000_000_000_000_000_001]
-    assert find_ids(ids, "5", 9) == [5, 5_000_000_000_000_000_001]
-    assert find_ids(ids, "9", 9) == find_ids(ids, str(2**63 - 1), 9) == [2**63 - 1]
-    assert find_ids(ids, str(2**63), 9) == find_ids(ids, "9" * 30, 9) == []
-    assert find_ids(ids, "-12", 9) == [-12, -125]
-    assert find_ids(ids, "-9", 9) == [-(2**63)]
+    assert find_ids_with_prefix(ids, "18", 9) == [1_800_000_000_000_000_001]
+    assert find_ids_with_prefix(ids, "50", 9) == find_ids_with_prefix(ids, "5000000000000000001", 9) == [5_000_000_000_000_000_001]
+    assert find_ids_with_prefix(ids, "5", 9) == [5, 5_000_000_000_000_000_001]
+    assert find_ids_with_prefix(ids, "9", 9) == find_ids_with_prefix(ids, str(2**63 - 1), 9) == [2**63 - 1]
+    assert find_ids_with_prefix(ids, str(2**63), 9) == find_ids_with_prefix(ids, "9" * 30, 9) == []
+    assert find_ids_with_prefix(ids, "-12", 9) == [-12, -125]
+    assert find_ids_with_prefix(ids, "-9", 9) == [-(2**63)]
 
 
 def test_a_browser_gets_integer_ids_as_text(tmp_path, publish_users):
@@ -220,16 +220,16 @@ def test_a_browser_gets_integer_ids_as_text(tmp_path, publish_users):
 
 def test_items_without_titles_are_called_by_their_ids(view_of):
     view = view_of([5, 6, 7])
-    assert title_column(view.release.attributes) is None
-    assert find_items(view, "6").tolist() == [1]
-    assert find_items(view, "nothing").tolist() == []
+    assert find_title_column(view.release.attributes) is None
+    assert search_items(view, "6").tolist() == [1]
+    assert search_items(view, "nothing").tolist() == []
 
 
 def test_form_values_are_of_the_attribute_s_kind(view_of):
     attributes = pl.DataFrame({"n": [1, 2, 3], "x": [1.5, 2, 3], "s": ["a", "b", "c"], "b": [True, False, True]})
     attributes = attributes.with_columns(tags=pl.Series([["a"], ["b", "c"], []]))
     view = view_of([1, 2, 3], attributes)
-    form = Form.of(
+    form = ExploreForm.from_query_params(
         {
             "user": ["5"],
             "sent": ["1"],
@@ -238,12 +238,12 @@ def test_form_values_are_of_the_attribute_s_kind(view_of):
             "value": ["2", "1.5", "2", "true", "a, b", "1,2"],
         }
     )
-    values = [condition["value"] for condition in form.query(view, Limits()).where]
+    values = [condition["value"] for condition in form.to_query(view, Limits()).where]
     assert values == [2, 1.5, "2", True, ["a", "b"], [1, 2]]
     assert not form.exclude_seen
-    assert Form.of({}).exclude_seen
+    assert ExploreForm.from_query_params({}).exclude_seen
     with pytest.raises(QueryError, match="integers"):
-        Form.of({"history": ["a"]}).query(view, Limits())
+        ExploreForm.from_query_params({"history": ["a"]}).to_query(view, Limits())
 
 
 def test_the_map_lays_out_what_is_apart(view_of):
@@ -264,7 +264,7 @@ def test_the_map_lays_out_what_is_apart(view_of):
 def test_two_dimensions_are_shown_as_they_are(tmp_path):
     vectors = np.array([[0, 0], [1, 0], [0, 3], [1, 3]], dtype=np.float32)
     publish_vectors(tmp_path / "flat", [1, 2, 3, 4], vectors)
-    drawn = draw(Snapshot.of(open_release(Store.open(tmp_path / "flat"))), None, unknown="?", others="others")
+    drawn = draw(Snapshot.from_release(open_release(Store.open(tmp_path / "flat"))), None, unknown="?", others="others")
     assert drawn.share == pytest.approx(1.0)
     assert {point.x for point in drawn.points} == {20.0, 1580.0}  # along the longer side
 

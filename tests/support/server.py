@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 from starlette.testclient import TestClient
 
-from vecall.service.app import make_app
-from vecall.service.auth import Keys
-from vecall.service.recall_service import Serving
+from vecall.service.app import create_app
+from vecall.service.auth import ApiKeys
+from vecall.service.recall_service import RecallService
 from vecall.service.settings import ServeSettings
 
 JSON = {"Content-Type": "application/json"}
@@ -28,12 +28,12 @@ def eventually(told, seconds=20.0):
 
 
 @contextmanager
-def served(store, keys=Keys(), **settings):  # noqa: B008 - frozen
+def served(store, keys=ApiKeys(), **settings):  # noqa: B008 - frozen
     """A client of the application over a store, once it is ready."""
-    serving = Serving.open(store, ServeSettings(**{"poll_seconds": 0.05, "sample": 1.0} | settings))
-    with TestClient(make_app(serving, keys), base_url="http://localhost") as client:
+    serving = RecallService.open(store, ServeSettings(**{"poll_seconds": 0.05, "sample": 1.0} | settings))
+    with TestClient(create_app(serving, keys), base_url="http://localhost") as client:
         client.serving = serving
-        eventually(lambda: serving.not_ready is None)
+        eventually(lambda: serving.not_ready_reason is None)
         yield client
 
 

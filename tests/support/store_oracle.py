@@ -25,7 +25,7 @@ from vecall.errors import StoreError
 from vecall.index.settings import IndexSettings
 from vecall.live.compaction import compact
 from vecall.live.journal import Journal
-from vecall.live.pruning import journal_path, prune
+from vecall.live.pruning import get_journal_path, prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -94,8 +94,8 @@ def perform(operation: list[Any], folder: Path, recaller: Any, model: "Model") -
         case ["rollback"]:
             return [*Store.open(folder).rollback()]
         case ["prune", keep]:
-            pruned = prune(Store.open(folder), keep)
-            return [pruned.releases, pruned.operations]
+            pruned = prune_store(Store.open(folder), keep)
+            return [pruned.release_names, pruned.operation_count]
     return None
 
 
@@ -125,7 +125,7 @@ class Made:
 
     holds: Items | None
     journal_seq: int
-    declared_seq: int
+    tables_seq: int
     parent: str | None
 
 
@@ -169,7 +169,7 @@ class Model:
         said["last"] = hash(tuple(sorted(self.last)))
         for name, made in self.releases.items():
             holds = hash(tuple(sorted((made.holds or {}).items())))
-            said[name] = (made.journal_seq, made.declared_seq, made.parent, holds)
+            said[name] = (made.journal_seq, made.tables_seq, made.parent, holds)
         return said
 
     def restarted(self) -> "Model":
@@ -279,7 +279,7 @@ class Model:
     def _compact(self, name: str, activate: bool) -> None:
         base = self.releases[str(self.current)]
         if self.last_seq > base.journal_seq:
-            made = Made(dict(base.holds or {}), self.last_seq, base.declared_seq, self.current)
+            made = Made(dict(base.holds or {}), self.last_seq, base.tables_seq, self.current)
             self._add(name, made, activate=activate)
 
     def _add(self, name: str, made: Made, *, activate: bool) -> None:
@@ -303,7 +303,7 @@ class Model:
     def _prune(self, keep: int) -> None:
         self._drop(self.doomed(keep))
         newest = next(reversed(self.releases.values()))
-        upto = min(newest.declared_seq, *(made.journal_seq for made in self.releases.values()))
+        upto = min(newest.tables_seq, *(made.journal_seq for made in self.releases.values()))
         self.forget(max(self.pruned_to, upto))
 
     def forget(self, upto: int) -> None:
@@ -327,16 +327,16 @@ def look(folder: Path) -> Model:
     store = Store.open(folder)
     current, model = store.find_current(), Model()
     model.current = current and current.release
-    for manifest in reversed(store.releases()):
+    for manifest in reversed(store.list_releases()):
         store.verify(manifest.name)
         with open_recaller(folder, release=manifest.name) as recaller:
             holds = shown(recaller)
             check_found(recaller, dict(Random(manifest.name).sample([*holds.items()], min(5, len(holds)))))
-        model.releases[manifest.name] = Made(holds, manifest.journal_seq, manifest.declared_seq, manifest.parent)
-    journal = Journal.read(journal_path(store), "string")
+        model.releases[manifest.name] = Made(holds, manifest.journal_seq, manifest.tables_seq, manifest.parent)
+    journal = Journal.open_readonly(get_journal_path(store), "string")
     if journal is not None:
         model.last_seq, model.pruned_to = journal.last_seq, journal.pruned_to
-        for one in journal.since(0):
+        for one in journal.read_operations(0):
             model.last[str(one.id)] = (one.seq, one.fields and (one.fields["batch"], one.fields["item"]))
     return model
 

@@ -12,12 +12,12 @@ import torch
 
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
-from vecall.data.feature_encoder import Encoders
-from vecall.data.ragged import Cases, Sequences
-from vecall.data.split import Pairs
-from vecall.schema import Category, Numeric, Tags, Text, Vector
+from vecall.data.feature_encoder import FeatureEncoder
+from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.split import LabeledNegatives
+from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 from vecall.towers.settings import HistorySettings, ModelSettings
-from vecall.training.data import Problem
+from vecall.training.data import TrainingData
 
 torch.set_num_threads(1)  # such small tensors only wait for a second thread
 
@@ -26,13 +26,13 @@ ITEMS = GROUPS * GROUP_SIZE
 
 # Every kind; two names that torch could not take for a layer's, and one that is not ASCII.
 FEATURES = {
-    "type": Category(),
-    "price.eur": Numeric(),
-    "标签": Tags(),
-    "look": Vector(size=3),
-    "text": Text(buckets=32, max_tokens=8),
+    "type": CategoryFeature(),
+    "price.eur": NumericFeature(),
+    "标签": TagsFeature(),
+    "look": VectorFeature(size=3),
+    "text": TextFeature(buckets=32, max_tokens=8),
 }
-NO_PAIRS = Pairs(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+NO_PAIRS = LabeledNegatives(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 
 
 def fields(count: int, seed: int = 0, *, groups: np.ndarray | None = None) -> pl.DataFrame:
@@ -71,28 +71,28 @@ def walks(seed: int = 0, users: int = USERS, length: int = GROUP_SIZE) -> list[n
 
 
 def problem(
-    *, item_features: bool = False, user_features: bool = False, negatives: Pairs = NO_PAIRS, untaken: int = 0
-) -> Problem:
+    *, item_features: bool = False, user_features: bool = False, negatives: LabeledNegatives = NO_PAIRS, untaken: int = 0
+) -> TrainingData:
     """All but each user's last item, to be learned from, and without those of the last `untaken` items."""
     item_fields, user_fields = fields(ITEMS, 1, groups=item_groups()), fields(USERS, 2)
-    items = Encoders.fit(FEATURES if item_features else {}, item_fields)
-    users = Encoders.fit(FEATURES if user_features else {}, user_fields)
-    return Problem(
-        train=Sequences.of([[item for item in walk[:-1] if item < ITEMS - untaken] for walk in walks()]),
-        negatives=negatives,
+    items = FeatureEncoder.fit(FEATURES if item_features else {}, item_fields)
+    users = FeatureEncoder.fit(FEATURES if user_features else {}, user_fields)
+    return TrainingData(
+        histories=RaggedArray.from_lists([[item for item in walk[:-1] if item < ITEMS - untaken] for walk in walks()]),
+        hard_negatives=negatives,
         n_items=ITEMS,
         item_features=items.encode(item_fields),
         user_features=users.encode(user_fields),
-        item_shapes=items.shapes,
-        user_shapes=users.shapes,
+        item_specs=items.specs,
+        user_specs=users.specs,
     )
 
 
-def cases() -> Cases:
+def cases() -> EvalCases:
     """Each user's last item, to be foretold."""
     taken = walks()
-    histories, targets = (Sequences.of([walk[part] for walk in taken]) for part in (slice(-1), slice(-1, None)))
-    return Cases(np.arange(USERS), histories, targets)
+    histories, targets = (RaggedArray.from_lists([walk[part] for walk in taken]) for part in (slice(-1), slice(-1, None)))
+    return EvalCases(np.arange(USERS), histories, targets)
 
 
 def model(encoder: str = "mean", **others: object) -> ModelSettings:

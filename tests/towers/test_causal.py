@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vecall.towers.causal import CausalHistory
+from vecall.towers.causal import CausalHistoryEncoder
 from vecall.towers.settings import ModelSettings
 
 DIM, LENGTH = 8, 6
@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def made():
     torch.manual_seed(0)
-    return CausalHistory(DIM, 0.3, length=LENGTH, layers=2, heads=2).eval()
+    return CausalHistoryEncoder(DIM, 0.3, max_length=LENGTH, layers=2, heads=2).eval()
 
 
 def vectors(*shape, seed=0):
@@ -53,11 +53,11 @@ def test_heads_divide_the_dimension():
 
 def test_the_mean_of_what_was_read_leads_straight_to_the_end():
     torch.manual_seed(0)
-    made = CausalHistory(8, 0.0, length=5, layers=1, heads=2).eval()
+    made = CausalHistoryEncoder(8, 0.0, max_length=5, layers=1, heads=2).eval()
     vectors = torch.randn(2, 4, 8)
     with torch.no_grad():
-        before = made.everywhere(vectors)
-        made.of_mean.weight.copy_(torch.eye(8))
-        added = made.everywhere(vectors) - before
+        before = made.encode_all_positions(vectors)
+        made.mean_skip.weight.copy_(torch.eye(8))
+        added = made.encode_all_positions(vectors) - before
     torch.testing.assert_close(added[:, 0], torch.zeros(2, 8))
     torch.testing.assert_close(added[:, 3], vectors[:, :3].mean(1))

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from vecall.data.feature_encoder import NEVER_SEEN, Shape
-from vecall.towers.features import SIDE_BY_SIDE_WIDTH, Bag, ConcatenatedInputs, SummedInputs, part_name, value_embedding
+from vecall.data.feature_encoder import OOV, FeatureSpec
+from vecall.towers.features import CONCAT_EMBEDDING_DIM, SqrtNEmbeddingBag, ConcatenatedFeatures, SummedFeatures, to_module_key, build_categorical_embedding
 
 SHAPES = {
-    "price": Shape("dense", 2),
-    "type": Shape("one", 5),  # nn.Module has a `type` of its own
-    "a.b%": Shape("bag", 4),
-    "values": Shape("bag", 3),
+    "price": FeatureSpec("dense", 2),
+    "type": FeatureSpec("one", 5),  # nn.Module has a `type` of its own
+    "a.b%": FeatureSpec("bag", 4),
+    "values": FeatureSpec("bag", 3),
 }
 FEATURES = {
     "price": torch.tensor([[0.5, 1.0], [0.0, 0.0]]),
@@ -19,7 +19,7 @@ FEATURES = {
 
 
 def test_a_bag_is_the_sum_by_the_root_of_the_number():
-    bag = Bag(5, 3, 0.1)
+    bag = SqrtNEmbeddingBag(5, 3, 0.1)
     table = bag.table.weight
     torch.testing.assert_close(
         bag(torch.tensor([[2, 4, 0], [0, 3, 0]])), torch.stack([(table[2] + table[4]) / 2**0.5, table[3]])
@@ -29,21 +29,21 @@ def test_a_bag_is_the_sum_by_the_root_of_the_number():
 
 
 def test_summed_inputs_add_their_parts():
-    inputs = SummedInputs(SHAPES, 6, 0.1)
-    parts = inputs.parts
-    expected = sum(parts[part_name(name)](FEATURES[name]) for name in SHAPES)
+    inputs = SummedFeatures(SHAPES, 6, 0.1)
+    parts = inputs.layers
+    expected = sum(parts[to_module_key(name)](FEATURES[name]) for name in SHAPES)
     torch.testing.assert_close(inputs(FEATURES), expected)
     assert inputs(FEATURES).shape == (2, 6)
 
 
 def test_concatenated_inputs_keep_dense_ones_as_they_are():
-    inputs = ConcatenatedInputs(SHAPES, 0.1)
+    inputs = ConcatenatedFeatures(SHAPES, 0.1)
     made = inputs(FEATURES)
-    assert made.shape == (2, inputs.width) == (2, 2 + 3 * SIDE_BY_SIDE_WIDTH)
+    assert made.shape == (2, inputs.output_dim) == (2, 2 + 3 * CONCAT_EMBEDDING_DIM)
     torch.testing.assert_close(made[:, :2], FEATURES["price"])
 
 
-@pytest.mark.parametrize("make", [lambda: SummedInputs(SHAPES, 6, 0.1), lambda: ConcatenatedInputs(SHAPES, 0.1)])
+@pytest.mark.parametrize("make", [lambda: SummedFeatures(SHAPES, 6, 0.1), lambda: ConcatenatedFeatures(SHAPES, 0.1)])
 def test_features_come_in_any_order(make):
     inputs = make()
     torch.testing.assert_close(inputs(FEATURES), inputs(dict(reversed(FEATURES.items()))))
@@ -51,29 +51,29 @@ def test_features_come_in_any_order(make):
 
 def test_names_of_layers_are_free_of_dots_and_stay_apart():
     names = ["type", "a.b", "a%2Eb", "a_b", "forward", "矢量"]
-    assert len({part_name(name) for name in names}) == len(names)
-    assert not any("." in part_name(name) for name in names)
+    assert len({to_module_key(name) for name in names}) == len(names)
+    assert not any("." in to_module_key(name) for name in names)
 
 
 def test_missing_and_never_seen_values_hardly_speak():
     torch.manual_seed(0)
-    lengths = value_embedding(50, 16, 0.1).weight.norm(dim=1)
-    assert lengths[: NEVER_SEEN + 1].max() < 0.05 * lengths[NEVER_SEEN + 1 :].min()
+    lengths = build_categorical_embedding(50, 16, 0.1).weight.norm(dim=1)
+    assert lengths[: OOV + 1].max() < 0.05 * lengths[OOV + 1 :].min()
     assert lengths.min() > 0
 
 
 def test_of_values_that_training_never_saw_nothing_is_learned():
-    table = value_embedding(5, 4, 0.1)
-    table(torch.tensor([NEVER_SEEN, 3])).sum().backward()
-    assert table.weight.grad[NEVER_SEEN].tolist() == [0.0] * 4
+    table = build_categorical_embedding(5, 4, 0.1)
+    table(torch.tensor([OOV, 3])).sum().backward()
+    assert table.weight.grad[OOV].tolist() == [0.0] * 4
     assert table.weight.grad[3].tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.02])
 def test_features_of_all_kinds_begin_equally_loud(scale):
     torch.manual_seed(0)
-    inputs = SummedInputs({"x": Shape("dense", 300), "one": Shape("one", 400), "bag": Shape("bag", 400)}, 256, scale)
-    known = torch.arange(NEVER_SEEN + 1, 400)
+    inputs = SummedFeatures({"x": FeatureSpec("dense", 300), "one": FeatureSpec("one", 400), "bag": FeatureSpec("bag", 400)}, 256, scale)
+    known = torch.arange(OOV + 1, 400)
     inputs_of = {"x": torch.randn(200, 300), "one": known, "bag": known.unsqueeze(1)}
     for name, values in inputs_of.items():
-        assert inputs.parts[part_name(name)](values).std().item() == pytest.approx(scale, rel=0.05), name
+        assert inputs.layers[to_module_key(name)](values).std().item() == pytest.approx(scale, rel=0.05), name

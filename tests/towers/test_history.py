@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecall.towers.history import DECAYS, history_encoder
+from vecall.towers.history import DECAYS, build_history_encoder
 from vecall.towers.settings import HistorySettings
 
 DIM = 6
@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 def encoder(name):
     """With random weights everywhere, also where training begins at zero."""
     torch.manual_seed(0)
-    made = history_encoder(HistorySettings(encoder=name), DIM, dropout=0.5).eval()
+    made = build_history_encoder(HistorySettings(encoder=name), DIM, dropout=0.5).eval()
     with torch.no_grad():
         for weights in made.parameters():
             weights.copy_(torch.randn_like(weights))
@@ -26,13 +26,13 @@ def vectors(*shape, seed=0):
 
 
 def test_none_reads_no_history():
-    assert history_encoder(HistorySettings(encoder="none"), DIM, 0.0) is None
+    assert build_history_encoder(HistorySettings(encoder="none"), DIM, 0.0) is None
 
 
 def test_a_fresh_mean_by_hand():
     """Two items: of each decay d the mean is (d · old + new) / (d + 1), its length 1; the four are averaged."""
     history = vectors(1, 2, DIM)
-    made = history_encoder(HistorySettings(encoder="mean"), DIM, dropout=0.0)
+    made = build_history_encoder(HistorySettings(encoder="mean"), DIM, dropout=0.0)
     old, new = history[0].numpy()
     means = [(decay * old + new) / (decay + 1) for decay in DECAYS]
     expected = np.mean([mean / np.linalg.norm(mean) for mean in means], axis=0)
@@ -42,7 +42,7 @@ def test_a_fresh_mean_by_hand():
 
 def test_a_fresh_attention_by_hand():
     history = vectors(1, 2, DIM)
-    made = history_encoder(HistorySettings(encoder="attention"), DIM, dropout=0.0)
+    made = build_history_encoder(HistorySettings(encoder="attention"), DIM, dropout=0.0)
     with torch.no_grad():
         made.importance.weight.zero_()
         old, new = history[0]
@@ -78,7 +78,7 @@ def test_an_empty_history_is_finite_and_the_same_for_all(name):
 
 @pytest.mark.parametrize("name", ["mean", "attention"])
 def test_the_order_counts_and_the_newest_counts_most(name):
-    made = history_encoder(HistorySettings(encoder=name), DIM, dropout=0.0)
+    made = build_history_encoder(HistorySettings(encoder=name), DIM, dropout=0.0)
     with torch.no_grad():
         if name == "attention":
             made.importance.weight.zero_()

@@ -2,20 +2,20 @@ import pytest
 import torch
 from support import synthetic
 
-from vecall.data.feature_encoder import Shape
+from vecall.data.feature_encoder import FeatureSpec
 from vecall.towers.settings import HistorySettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.data import take, tensors
+from vecall.training.data import take, to_tensors
 
 PROBLEM = synthetic.problem(item_features=True, user_features=True)
-ITEMS, USERS = (tensors(one, torch.device("cpu")) for one in (PROBLEM.item_features, PROBLEM.user_features))
+ITEMS, USERS = (to_tensors(one, torch.device("cpu")) for one in (PROBLEM.item_features, PROBLEM.user_features))
 
 
-def towers(*, items=PROBLEM.item_shapes, users=PROBLEM.user_shapes, seed=0, **model):
+def towers(*, items=PROBLEM.item_specs, users=PROBLEM.user_specs, seed=0, **model):
     torch.manual_seed(seed)
     made = TwoTower(synthetic.model(**model), items, users, synthetic.ITEMS).eval()
     with torch.no_grad():  # as if trained: layers that begin at zero are moved
-        for weights in made.user.parameters():
+        for weights in made.user_tower.parameters():
             weights += 0.1 * torch.randn_like(weights)
     return made
 
@@ -54,7 +54,7 @@ def test_vectors_have_length_1_and_do_not_depend_on_the_batch(encoder, hidden, n
 
 
 @pytest.mark.parametrize("hidden", [(), (16,)])
-@pytest.mark.parametrize("shapes", one_kind(PROBLEM.item_shapes), ids=list)
+@pytest.mark.parametrize("shapes", one_kind(PROBLEM.item_specs), ids=list)
 def test_a_feature_of_any_kind_alone_tells_items_and_users_apart(hidden, shapes):
     made = towers(items=shapes, users=shapes, hidden=hidden, item_id=False, encoder="none")
     rows = torch.arange(20)
@@ -85,7 +85,7 @@ def test_an_unknown_item_is_its_features_alone():
     features = take(ITEMS, torch.tensor([3]))
     with torch.no_grad():
         unknown = made.encode_items(torch.tensor([synthetic.ITEMS]), features)
-        alone = torch.nn.functional.normalize(made.item.combine.inputs(features), dim=-1)
+        alone = torch.nn.functional.normalize(made.item_tower.combiner.feature_embedding(features), dim=-1)
         torch.testing.assert_close(unknown, alone)  # untrained, its id adds nothing
         assert not torch.allclose(unknown, made.encode_items(torch.tensor([3]), features))
 
@@ -93,46 +93,46 @@ def test_an_unknown_item_is_its_features_alone():
 def test_a_hidden_id_has_a_direction_to_begin_from():
     """The gradient of a normalised vector of zeros is without bounds; Adam would remember it for thousands of steps."""
     made = towers(id_dropout=0.25).train()
-    made.item_ids.weight.grad = None
+    made.item_id_embedding.weight.grad = None
     nothing = {name: torch.zeros_like(values) for name, values in take(ITEMS, torch.tensor([3])).items()}
     vector = made.encode_items(torch.tensor([synthetic.ITEMS]), nothing)
     vector[0, 0].backward()
-    assert 0 < made.item_ids.weight.grad.abs().max() < 100
+    assert 0 < made.item_id_embedding.weight.grad.abs().max() < 100
 
 
 def test_ids_are_hidden_in_training_alone():
     made = towers(id_dropout=0.25, dropout=0.0)
     rows = torch.full((4000,), 5)
-    own = made.item_ids.weight[5]
+    own = made.item_id_embedding.weight[5]
     torch.manual_seed(0)
-    assert torch.equal(made.item_ids(made._some_hidden(rows)), own.expand(4000, -1))
+    assert torch.equal(made.item_id_embedding(made._apply_id_dropout(rows)), own.expand(4000, -1))
     made.train()
-    hidden = (made._some_hidden(rows) == synthetic.ITEMS).float().mean().item()
+    hidden = (made._apply_id_dropout(rows) == synthetic.ITEMS).float().mean().item()
     assert hidden == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("encoder", ["mean", "attention", "causal"])
 def test_a_share_of_the_history_is_not_seen_in_training_alone(encoder):
-    made = towers(history=HistorySettings(encoder=encoder, dropout=0.25))
+    made = towers(history=HistorySettings(encoder=encoder, item_dropout=0.25))
     vectors, histories = torch.randn(5, 8), torch.randint(5, (200, 20))
-    assert torch.equal(made._read(vectors, histories), vectors[histories])
+    assert torch.equal(made._gather_history_vectors(vectors, histories), vectors[histories])
     made.train()
-    read = made._read(vectors, histories)
+    read = made._gather_history_vectors(vectors, histories)
     hidden = (read == 0).all(-1)
     assert hidden.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(read[~hidden], vectors[histories][~hidden])
 
 
 def test_places_of_a_window_are_read_with_gaps_too():
-    made = towers(history=HistorySettings(encoder="causal", dropout=0.5), dropout=0.0, users={}).train()
+    made = towers(history=HistorySettings(encoder="causal", item_dropout=0.5), dropout=0.0, users={}).train()
     windows = torch.randn(5, 8), torch.randint(5, (3, 20)), torch.tensor([0, 1, 2]), torch.tensor([20, 0, 9]), {}
-    once, again = made.encode_places(*windows), made.encode_places(*windows)
+    once, again = made.encode_positions(*windows), made.encode_positions(*windows)
     assert not torch.equal(once[0], again[0])
     assert torch.equal(once[1], again[1])  # nothing was read there
 
 
 def test_a_history_of_which_nothing_is_seen_is_no_danger():
-    made = towers(history=HistorySettings(dropout=0.99)).train()
+    made = towers(history=HistorySettings(item_dropout=0.99)).train()
     histories, lengths = some_histories()
     users_of(made, torch.arange(9), histories, lengths).sum().backward()
     assert all(weights.grad is None or weights.grad.isfinite().all() for weights in made.parameters())
@@ -140,7 +140,7 @@ def test_a_history_of_which_nothing_is_seen_is_no_danger():
 
 def test_without_features_no_id_is_hidden():
     made = towers(items={}, id_dropout=0.9).train()
-    assert torch.equal(made._some_hidden(torch.arange(9)), torch.arange(9))
+    assert torch.equal(made._apply_id_dropout(torch.arange(9)), torch.arange(9))
 
 
 def test_dropout_is_for_training_alone():
@@ -154,7 +154,7 @@ def test_dropout_is_for_training_alone():
 
 def test_the_item_tower_does_not_grow_with_the_catalogue():
     sizes = {
-        n: sum(w.numel() for w in TwoTower(synthetic.model(), {"x": Shape("one", 5)}, {}, n).item.parameters())
+        n: sum(w.numel() for w in TwoTower(synthetic.model(), {"x": FeatureSpec("one", 5)}, {}, n).item_tower.parameters())
         for n in (9, 99)
     }
     assert sizes[9] == sizes[99]

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.training import chunked_softmax
-from vecall.training.chunked_softmax import catalogue_softmax
-from vecall.training.losses import full_softmax
+from vecall.training.chunked_softmax import chunked_cross_entropy
+from vecall.training.losses import masked_cross_entropy
 
 USERS, ITEMS, DIM = 23, 17, 5
 
@@ -24,7 +24,7 @@ def oracle(users, items, targets, known, smoothing):
     if known is not None:
         out = torch.zeros(USERS, ITEMS, dtype=torch.bool).scatter_(1, known, value=True)
         scores = scores.masked_fill(out.scatter_(1, targets.unsqueeze(1), value=False), -torch.inf)
-    return full_softmax(scores, targets, label_smoothing=smoothing)
+    return masked_cross_entropy(scores, targets, label_smoothing=smoothing)
 
 
 @given(seed=st.integers(0, 1000), length=st.none() | st.integers(1, 30), smoothing=st.sampled_from([0.0, 0.1, 0.7]))
@@ -32,7 +32,7 @@ def oracle(users, items, targets, known, smoothing):
 def test_loss_and_gradients_are_those_of_the_logits_in_full(seed, length, smoothing):
     users, items, targets, known = problem(seed, length=length)
     expected = oracle(users, items, targets, known, smoothing)
-    found = catalogue_softmax(users, items, targets, known, label_smoothing=smoothing)
+    found = chunked_cross_entropy(users, items, targets, known, label_smoothing=smoothing)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(
         torch.autograd.grad(3 * found, (users, items)), torch.autograd.grad(3 * expected, (users, items)), strict=True
@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_those_of_the_logits_in_full(seed, length, smooth
 def test_rows_are_taken_in_pieces(at_once, monkeypatch):
     monkeypatch.setattr(chunked_softmax, "_LOGITS_AT_ONCE", {"cpu": at_once})
     users, items, targets, known = problem(1, length=4)
-    found = catalogue_softmax(users, items, targets, known, label_smoothing=0.1)
+    found = chunked_cross_entropy(users, items, targets, known, label_smoothing=0.1)
     expected = oracle(users, items, targets, known, 0.1)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(
@@ -56,7 +56,7 @@ def test_rows_are_taken_in_pieces(at_once, monkeypatch):
 def test_scores_far_apart_overflow_nothing():
     users = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
     items = torch.tensor([[1.0], [-1.0]])
-    loss = catalogue_softmax(users, items, torch.tensor([1, 1]))
+    loss = chunked_cross_entropy(users, items, torch.tensor([1, 1]))
     assert loss.item() == pytest.approx(1000)  # 2000 and 0
     loss.backward()
     assert torch.isfinite(users.grad).all()

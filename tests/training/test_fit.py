@@ -9,18 +9,18 @@ import torch
 from support import synthetic
 
 from vecall import progress
-from vecall.data.feature_encoder import Shape
-from vecall.data.ragged import Sequences
-from vecall.data.split import Pairs
+from vecall.data.feature_encoder import FeatureSpec
+from vecall.data.ragged import RaggedArray
+from vecall.data.split import LabeledNegatives
 from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.metrics import recall_at, target_ranks
-from vecall.training.data import take, tensors
+from vecall.evaluation.metrics import recall_at_k, rank_targets
+from vecall.training.data import take, to_tensors
 from vecall.training.fit import train
-from vecall.training.scoring import item_vectors
+from vecall.training.scoring import encode_all_items
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
-LABELLED = Pairs(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
+LABELLED = LabeledNegatives(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
 
 
 def settings(**others):
@@ -37,7 +37,7 @@ def equal(one, other):
 
 def recall(scorer, k=5):
     cases = synthetic.cases()
-    return recall_at(target_ranks(scorer(cases), cases.targets, cases.histories), cases.targets.offsets, k)
+    return recall_at_k(rank_targets(scorer(cases), cases.targets, cases.histories), cases.targets.offsets, k)
 
 
 def validate(scorer):
@@ -73,7 +73,7 @@ def test_a_planted_pattern_is_learned(tmp_path, loss):
     fast = settings(loss=loss, negatives=negatives, epochs=20, temperature=0.2)
     problem = synthetic.problem()
     outcome = train(problem, synthetic.model(), fast, tmp_path, validate=validate)
-    popular = recall(Popularity(problem.train, problem.n_items))
+    popular = recall(Popularity(problem.histories, problem.n_items))
     judged = lines(tmp_path)
     assert popular < 0.3
     assert judged[outcome.best_epoch]["valid_score"] > (0.6 if loss == "bce" else 0.9)
@@ -133,16 +133,16 @@ def test_an_average_of_the_weights_is_what_is_judged_and_kept(tmp_path):
     problem = synthetic.problem()
     last = train(problem, synthetic.model(), settings(), tmp_path / "last")
     kept = train(problem, synthetic.model(), settings(average=0.99), tmp_path / "averaged", validate=judge_items)
-    torch.testing.assert_close(item_vectors(kept.towers, problem), judged[kept.best_epoch])
+    torch.testing.assert_close(encode_all_items(kept.towers, problem), judged[kept.best_epoch])
     # So slow a mean has hardly left the first weights, which the last ones have.
     fresh = train(problem, synthetic.model(), settings(lr=1e-12), tmp_path / "fresh")
-    far = (item_vectors(last.towers, problem) - item_vectors(fresh.towers, problem)).norm()
-    near = (item_vectors(kept.towers, problem) - item_vectors(fresh.towers, problem)).norm()
+    far = (encode_all_items(last.towers, problem) - encode_all_items(fresh.towers, problem)).norm()
+    near = (encode_all_items(kept.towers, problem) - encode_all_items(fresh.towers, problem)).norm()
     assert near < 0.5 * far
 
 
 def test_what_was_cut_short_is_not_gone_on_with_on_other_tables(tmp_path):
-    train(synthetic.problem(), synthetic.model(), settings(), tmp_path, epochs=1)
+    train(synthetic.problem(), synthetic.model(), settings(), tmp_path, max_epochs=1)
     grown = dataclasses.replace(synthetic.problem(), n_items=synthetic.ITEMS + 1)
     with pytest.raises(TrainingError, match="other items"):
         train(grown, synthetic.model(), settings(), tmp_path)
@@ -204,7 +204,7 @@ def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
 
 
 def test_hidden_ids_of_items_that_no_feature_describes_do_not_overflow(tmp_path):
-    shapes, values = {"tags": Shape("bag", 4)}, {"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)}  # empty lists
+    shapes, values = {"tags": FeatureSpec("bag", 4)}, {"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)}  # empty lists
     problem = dataclasses.replace(synthetic.problem(), item_shapes=shapes, item_features=values)
     train(problem, synthetic.model(id_dropout=0.5), settings(epochs=2), tmp_path)
     assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
@@ -218,7 +218,7 @@ def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
         problem, synthetic.model(id_dropout=0.3), settings(average=average), tmp_path / "a", validate=validate
     )
     towers, rows = outcome.towers, torch.from_numpy(untaken)
-    features = take(tensors(problem.item_features, torch.device("cpu")), rows)
+    features = take(to_tensors(problem.item_features, torch.device("cpu")), rows)
     with torch.no_grad():
         new = towers.encode_items(torch.full_like(rows, synthetic.ITEMS), features)
         torch.testing.assert_close(towers.encode_items(rows, features), new)
@@ -233,7 +233,7 @@ def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
 
 
 def test_too_little_to_learn_from_is_refused(tmp_path):
-    problem = types.SimpleNamespace(n_items=9, met=np.array([3]), train=Sequences.of([[3]]))
+    problem = types.SimpleNamespace(n_items=9, met=np.array([3]), train=RaggedArray.from_lists([[3]]))
     with pytest.raises(TrainingError, match="got 1 and 1 of 9"):
         train(problem, synthetic.model(), settings(), tmp_path)
 

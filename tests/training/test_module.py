@@ -5,16 +5,16 @@ import pytest
 import torch
 from support import synthetic
 
-from vecall.data.ragged import Sequences
-from vecall.data.split import Pairs
+from vecall.data.ragged import RaggedArray
+from vecall.data.split import LabeledNegatives
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training import module as recipe_module
-from vecall.training.batches import Batch
+from vecall.training.batches import SampleBatch
 from vecall.training.data import take
-from vecall.training.losses import full_softmax
-from vecall.training.module import Recipe, check_finite, known_items, resolve_loss, warm_cosine
-from vecall.training.negatives import Candidates, draw_candidates
+from vecall.training.losses import masked_cross_entropy
+from vecall.training.module import TwoTowerModule, check_finite, pad_histories_with_targets, resolve_loss, build_cosine_schedule
+from vecall.training.negatives import SampledCandidates, sample_candidates
 from vecall.training.seeding import seed_step
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
@@ -22,8 +22,8 @@ from vecall.training.settings import NegativeSettings, TrainingSettings
 def recipe(problem=None, model=None, **settings):
     problem = problem or synthetic.problem()
     torch.manual_seed(0)
-    towers = TwoTower(model or synthetic.model(), problem.item_shapes, problem.user_shapes, problem.n_items)
-    made = Recipe(towers, problem, TrainingSettings(**{"batch": 16} | settings))
+    towers = TwoTower(model or synthetic.model(), problem.item_specs, problem.user_specs, problem.n_items)
+    made = TwoTowerModule(towers, problem, TrainingSettings(**{"batch": 16} | settings))
     made.on_fit_start()
     return made
 
@@ -45,8 +45,8 @@ def test_auto_is_the_full_softmax_while_its_logits_fit(monkeypatch):
 def test_the_padding_of_a_history_is_the_positive():
     histories = torch.tensor([[1, 2, 0], [3, 3, 4], [0, 0, 0]])
     nothing = torch.zeros(3)
-    batch = Batch(users=nothing, items=nothing, labels=nothing, histories=histories, lengths=torch.tensor([2, 3, 0]))
-    assert known_items(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
+    batch = SampleBatch(users=nothing, target_items=nothing, labels=nothing, histories=histories, lengths=torch.tensor([2, 3, 0]))
+    assert pad_histories_with_targets(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("history_is_negative", [False, True])
@@ -60,7 +60,7 @@ def test_the_full_softmax_step_is_cross_entropy_over_the_catalogue(history_is_ne
     for row, length in enumerate(batch.lengths if not history_is_negative else []):
         known = [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]
         scores[row, known] = -torch.inf
-    torch.testing.assert_close(loss, full_softmax(scores, batch.items))
+    torch.testing.assert_close(loss, masked_cross_entropy(scores, batch.items))
 
 
 @pytest.mark.parametrize("history_is_negative", [False, True])
@@ -70,7 +70,7 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
     batch = first_batch(made)
     loss = made.training_step(batch, 3)
     seed_step(0, 0, 3)
-    drawn = draw_candidates(negatives, batch.items, made.told_apart, made.frequencies)
+    drawn = sample_candidates(negatives, batch.items, made.candidate_items, made.frequencies)
     items = made.towers.encode_items(torch.arange(synthetic.ITEMS), {})
     users = made.towers.encode_users(items, batch.histories, batch.lengths, {})
     expected = []
@@ -94,10 +94,10 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     items = [
         [walk[1], walk[-1], (walk[0] + 1) % synthetic.ITEMS] for walk in walks
     ]  # taken, taken at last, never taken
-    pairs = Pairs(
+    pairs = LabeledNegatives(
         np.repeat(np.arange(synthetic.USERS), 3), np.array(items).ravel(), np.zeros(3 * synthetic.USERS, dtype=np.int64)
     )
-    negatives = NegativeSettings(uniform=30, known=3)
+    negatives = NegativeSettings(uniform=30, hard=3)
     made = recipe(
         synthetic.problem(negatives=pairs),
         synthetic.model(encoder),
@@ -109,7 +109,7 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     batch = first_batch(made)
     loss = made.training_step(batch, 3)
     seed_step(0, 0, 3)
-    drawn = draw_candidates(negatives, batch.items, made.told_apart, made.frequencies)
+    drawn = sample_candidates(negatives, batch.items, made.candidate_items, made.frequencies)
     vectors = made.towers.encode_items(torch.arange(synthetic.ITEMS), {})
     users = batch.encode_users(made.towers, vectors, {})
     expected, both = [], 0
@@ -123,7 +123,7 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
                 logits.append(user @ vectors[item] / 0.5 - log_q)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     assert both
-    torch.testing.assert_close(loss, torch.stack(expected).mean() * made._share(batch))
+    torch.testing.assert_close(loss, torch.stack(expected).mean() * made._compute_batch_weight(batch))
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce"])
@@ -135,13 +135,13 @@ def test_each_member_learns_by_itself(loss):
     batch, half = first_batch(made), synthetic.model().dim // 2
     losses = []
     with pytest.MonkeyPatch.context() as patch:
-        members = made._members
+        members = made._zip_members
         for one in (0, 1):
             patch.setattr(made, "_members", lambda *both, one=one: [list(members(*both))[one]])
             made.zero_grad()
             losses.append(made.training_step(batch, 0))
             losses[-1].backward()
-            of_ids = made.towers.item_ids.weight.grad.abs().sum(0)
+            of_ids = made.towers.item_id_embedding.weight.grad.abs().sum(0)
             assert (of_ids > 0).tolist() == [one == 0] * half + [one == 1] * half
     torch.testing.assert_close(made.training_step(batch, 0), torch.stack(losses).mean())
     assert losses[0] != losses[1]
@@ -151,16 +151,16 @@ UNTAKEN = 7
 
 
 def test_items_are_met_by_opinions():
-    disliked = Pairs(np.array([0, 1]), np.array([synthetic.ITEMS - 1] * 2), np.array([2, 2]))
+    disliked = LabeledNegatives(np.array([0, 1]), np.array([synthetic.ITEMS - 1] * 2), np.array([2, 2]))
     problem = synthetic.problem(item_features=True, untaken=UNTAKEN, negatives=disliked)
     taken = np.arange(synthetic.ITEMS - UNTAKEN)
-    assert problem.met.tolist() == [*taken, synthetic.ITEMS - 1]
+    assert problem.observed_items.tolist() == [*taken, synthetic.ITEMS - 1]
     older = dataclasses.replace(problem, learned_before=np.array([3, synthetic.ITEMS - 3]))
-    assert older.met.tolist() == [*taken, synthetic.ITEMS - 3, synthetic.ITEMS - 1]
+    assert older.observed_items.tolist() == [*taken, synthetic.ITEMS - 3, synthetic.ITEMS - 1]
     # Where nothing is learned of items without ids, all are told apart.
     for features, hidden in ((False, 0.3), (True, 0.0)):
         made = recipe(synthetic.problem(item_features=features, untaken=UNTAKEN), synthetic.model(id_dropout=hidden))
-        assert made.told_apart.tolist() == made.place_of.tolist() == list(range(synthetic.ITEMS))
+        assert made.candidate_items.tolist() == made.candidate_index.tolist() == list(range(synthetic.ITEMS))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_no_one_took_is_no_negative(loss, encoder):
     made = recipe(problem, synthetic.model(encoder, id_dropout=0.1), loss=loss, negatives=NegativeSettings(uniform=200))
     made.towers.eval()  # none is hidden
     made.training_step(first_batch(made), 0).backward()
-    of_ids = made.towers.item_ids.weight.grad.abs().sum(1)
+    of_ids = made.towers.item_id_embedding.weight.grad.abs().sum(1)
     assert (of_ids[: synthetic.ITEMS - UNTAKEN] > 0).all()
     assert (of_ids[synthetic.ITEMS - UNTAKEN :] == 0).all()
 
@@ -187,19 +187,19 @@ def test_the_race_is_among_the_items_that_are_met():
     problem = synthetic.problem(item_features=True, untaken=UNTAKEN)
     # Rows of items and places among the met ones differ where the first item is not met.
     shifted = dataclasses.replace(
-        problem, train=Sequences(problem.train.offsets, (problem.train.rows + UNTAKEN) % synthetic.ITEMS)
+        problem, train=RaggedArray(problem.histories.offsets, (problem.histories.values + UNTAKEN) % synthetic.ITEMS)
     )
     made = recipe(shifted, synthetic.model(id_dropout=0.3), loss="softmax", temperature=0.5)
     made.towers.eval()  # none is hidden
     batch = first_batch(made)
     loss = made.training_step(batch, 0)
-    items = made.towers.encode_items(torch.arange(synthetic.ITEMS), made._on_device["items"])
+    items = made.towers.encode_items(torch.arange(synthetic.ITEMS), made._device_features["items"])
     scores = made.towers.encode_users(items, batch.histories, batch.lengths, {}) @ items.T / 0.5
     scores[:, :UNTAKEN] = -torch.inf
     for row, length in enumerate(batch.lengths):
         known = [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]
         scores[row, known] = -torch.inf
-    torch.testing.assert_close(loss, full_softmax(scores, batch.items))
+    torch.testing.assert_close(loss, masked_cross_entropy(scores, batch.items))
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
@@ -212,36 +212,36 @@ def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_feature
     batch = first_batch(made)
     assert len(batch.items) > len(batch.users)
     with pytest.MonkeyPatch.context() as patch:
-        everything = Candidates(torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS))
+        everything = SampledCandidates(torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS))
         patch.setattr(recipe_module, "draw_candidates", lambda *_: everything)
         found = made.training_step(batch, 0)
     items = made.towers.encode_items(torch.arange(synthetic.ITEMS), {})
-    features = take(made._on_device["users"], batch.users[batch.owners])
+    features = take(made._device_features["users"], batch.users[batch.owners])
     users = made.towers.encode_users(items, batch.histories, batch.lengths, features)
     scores = users @ items.T / 0.5
     for row, length in enumerate(batch.lengths):
         scores[row, [item for item in batch.histories[row, :length].tolist() if item != batch.items[row]]] = -torch.inf
-    torch.testing.assert_close(found, full_softmax(scores, batch.items) * len(batch.items) / 16)
+    torch.testing.assert_close(found, masked_cross_entropy(scores, batch.items) * len(batch.items) / 16)
 
 
 def test_places_of_short_windows_count_as_much_as_those_of_long_ones():
     """Windows of like lengths lie in a batch together; the mean over steps is that over all places."""
     walks = [np.arange(2 + user % 5) for user in range(40)]
-    problem = dataclasses.replace(synthetic.problem(), train=Sequences.of(walks))
+    problem = dataclasses.replace(synthetic.problem(), train=RaggedArray.from_lists(walks))
     made = recipe(problem, synthetic.model(history={"encoder": "causal", "length": 6}), loss="softmax", batch=5)
     made.eval()
     batches = list(made.train_dataloader())
-    assert len({len(batch.items) for batch in batches}) > 1
+    assert len({len(batch.target_items) for batch in batches}) > 1
     steps = torch.stack([made.training_step(batch, 1) for batch in batches])
-    places = sum(len(batch.items) for batch in batches)
-    means = [step / made._share(batch) for step, batch in zip(steps, batches, strict=True)]
-    by_place = sum(len(batch.items) * mean for batch, mean in zip(batches, means, strict=True)) / places
+    places = sum(len(batch.target_items) for batch in batches)
+    means = [step / made._compute_batch_weight(batch) for step, batch in zip(steps, batches, strict=True)]
+    by_place = sum(len(batch.target_items) * mean for batch, mean in zip(batches, means, strict=True)) / places
     torch.testing.assert_close(steps.mean(), by_place)
 
 
 def test_in_batch_frequencies_are_those_of_the_samples():
     """Histories here start with an item that is never a positive: nothing came before it."""
-    train = Sequences.of([[0, 1, 2], [0, 2]])
+    train = RaggedArray.from_lists([[0, 1, 2], [0, 2]])
     made = recipe(dataclasses.replace(synthetic.problem(), train=train), loss="sampled_softmax")
     np.testing.assert_allclose(made.frequencies[:3], [0, 1 / 3, 2 / 3], rtol=1e-6)
     with_users = dataclasses.replace(synthetic.problem(user_features=True), train=train)
@@ -249,7 +249,7 @@ def test_in_batch_frequencies_are_those_of_the_samples():
 
 
 def test_bce_draws_negatives_beside_positives_alone():
-    pairs = Pairs(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
+    pairs = LabeledNegatives(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
     made = recipe(synthetic.problem(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000)
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -263,7 +263,7 @@ def test_bce_draws_negatives_beside_positives_alone():
 
 
 def test_what_cannot_be_learned_from_is_said():
-    short = dataclasses.replace(synthetic.problem(), train=Sequences.of([[0], [1]]))
+    short = dataclasses.replace(synthetic.problem(), train=RaggedArray.from_lists([[0], [1]]))
     with pytest.raises(TrainingError, match="two positives"):
         recipe(short)
     with pytest.raises(TrainingError, match="no negatives"):
@@ -274,11 +274,11 @@ def test_what_cannot_be_learned_from_is_said():
 
 
 def test_the_learning_rate_rises_and_falls():
-    share = warm_cosine(100)
+    share = build_cosine_schedule(100)
     rates = [share(step) for step in range(101)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == pytest.approx(1)
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[52] == pytest.approx(0.02 + 0.98 * 0.5, abs=0.01)
     assert rates[100] == pytest.approx(0.02)
-    assert warm_cosine(1)(0) == 1
+    assert build_cosine_schedule(1)(0) == 1

@@ -1,6 +1,6 @@
 import torch
 
-from vecall.training.seeding import seed_step, shuffler
+from vecall.training.seeding import seed_step, build_epoch_rng
 
 
 def test_each_step_has_draws_of_its_own_that_repeat():
@@ -14,5 +14,5 @@ def test_each_step_has_draws_of_its_own_that_repeat():
 
 
 def test_each_epoch_has_an_order_of_its_own_that_repeats():
-    assert shuffler(3, 4).permutation(9).tolist() == shuffler(3, 4).permutation(9).tolist()
-    assert shuffler(3, 4).permutation(9).tolist() != shuffler(3, 5).permutation(9).tolist()
+    assert build_epoch_rng(3, 4).permutation(9).tolist() == build_epoch_rng(3, 4).permutation(9).tolist()
+    assert build_epoch_rng(3, 4).permutation(9).tolist() != build_epoch_rng(3, 5).permutation(9).tolist()

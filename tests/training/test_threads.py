@@ -12,7 +12,7 @@ from vecall.runtime import openmp
 from vecall.towers.two_tower import TwoTower
 from vecall.training import threads
 from vecall.training.fit import train
-from vecall.training.module import Recipe
+from vecall.training.module import TwoTowerModule
 from vecall.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=1, batch=16)
@@ -31,33 +31,33 @@ def several(monkeypatch):
 def recipe(**model):
     problem = synthetic.problem(item_features=True)
     torch.manual_seed(0)
-    towers = TwoTower(synthetic.model(**model), problem.item_shapes, problem.user_shapes, problem.n_items)
-    return Recipe(towers, problem, SETTINGS)
+    towers = TwoTower(synthetic.model(**model), problem.item_specs, problem.user_specs, problem.n_items)
+    return TwoTowerModule(towers, problem, SETTINGS)
 
 
 @pytest.mark.parametrize(("one", "four", "chosen"), [(1.0, 0.6, 4), (1.0, 1.01, 4), (1.0, 1.2, 1)])
 def test_the_quicker_number_is_taken_and_kept(several, tmp_path, one, four, chosen):
     several(one, four)
-    with threads.measured_threads(recipe(), tmp_path):
+    with threads.use_fastest_thread_count(recipe(), tmp_path):
         assert torch.get_num_threads() == chosen
     assert torch.get_num_threads() == 4
     assert json.loads((tmp_path / "threads.json").read_text()) == {"threads": chosen}
     several(four, one)  # another answer now: what was kept stands, for sums depend on it
-    with threads.measured_threads(recipe(), tmp_path):
+    with threads.use_fastest_thread_count(recipe(), tmp_path):
         assert torch.get_num_threads() == chosen
 
 
 def test_what_the_user_says_stands(several, tmp_path, monkeypatch):
     several(1.0, 9.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    with threads.measured_threads(recipe(), tmp_path):
+    with threads.use_fastest_thread_count(recipe(), tmp_path):
         assert torch.get_num_threads() == 4
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"threads": 0}', '{"threads": "2"}'])
 def test_a_damaged_number_is_told(tmp_path, content):
     (tmp_path / "threads.json").write_text(content)
-    with pytest.raises(TrainingError, match=r"threads\.json"), threads.measured_threads(recipe(), tmp_path):
+    with pytest.raises(TrainingError, match=r"threads\.json"), threads.use_fastest_thread_count(recipe(), tmp_path):
         pass
 
 
@@ -76,9 +76,9 @@ def test_measuring_changes_nothing(tmp_path):
 def test_training_uses_it(several, tmp_path, monkeypatch):
     several(1.0, 2.0)
     seen = []
-    step = Recipe.training_step
+    step = TwoTowerModule.training_step
     monkeypatch.setattr(
-        Recipe, "training_step", lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1]
+        TwoTowerModule, "training_step", lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1]
     )
     train(synthetic.problem(), synthetic.model(), SETTINGS, tmp_path)
     assert set(seen) == {1}

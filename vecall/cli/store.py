@@ -30,10 +30,10 @@ def compact(
     import faiss
 
     from vecall.live.compaction import compact as compact_store
-    from vecall.live.compactor import end_with_parent
+    from vecall.live.compactor import exit_with_parent
 
     if ends_with_parent:
-        end_with_parent()
+        exit_with_parent()
     os.nice(19)
     faiss.omp_set_num_threads(1)
     made = compact_store(store, name=name, activate=activate, release=release)
@@ -48,7 +48,7 @@ def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
 
     opened = Store.open(store)
     current = opened.find_current()
-    manifests = [one.listed() for one in opened.releases()]
+    manifests = [one.to_summary() for one in opened.list_releases()]
     active = None if current is None else current.release
     if as_json:
         console.print_json({"current": active, "releases": manifests})
@@ -78,7 +78,7 @@ def verify(
     from vecall.release.store import Store
 
     release = open_release(Store.open(store), name)
-    release.check_golden()
+    release.check_golden_queries()
     say({"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json)
 
 
@@ -112,12 +112,12 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Delete old releases, and the live changes that neither those that stay nor the tables need."""
-    from vecall.live.pruning import prune as prune_store
+    from vecall.live.pruning import prune_store as prune_store
     from vecall.release.store import Store
 
     pruned = prune_store(Store.open(store), keep)
-    line = f"deleted {', '.join(pruned.releases) or 'no release'}, and {pruned.operations:,} operations of the journal"
-    say({"deleted": pruned.releases, "operations": pruned.operations}, line, as_json=as_json)
+    line = f"deleted {', '.join(pruned.release_names) or 'no release'}, and {pruned.operation_count:,} operations of the journal"
+    say({"deleted": pruned.release_names, "operations": pruned.operation_count}, line, as_json=as_json)
 
 
 @journal.command("list")

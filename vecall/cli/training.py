@@ -82,7 +82,7 @@ def show_made(store: Path, made: str, *, as_json: bool) -> None:
         return
     ann = manifest.ann or {}
     console.out.print(
-        f"release {made}: {manifest.items:,} items of {manifest.dim} dimensions, {manifest.bytes:,} bytes"
+        f"release {made}: {manifest.items:,} items of {manifest.dim} dimensions, {manifest.total_bytes:,} bytes"
     )
     frontier = cast("list[dict[str, float]]", ann.get("frontier", []))
     if not frontier:
@@ -113,24 +113,24 @@ def evaluate(
 
     made = assess_run_or_store(run=run, store=store, config=None if config is None else load_config(config))
     if report is not None:
-        from vecall.evaluation.report_builder import write_assessment
+        from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.pipeline.run import Run
 
         epochs = [] if run is None else Run.open(run).epochs()
-        write_assessment(report, made, title=f"vecall: {run or store}", epochs=epochs)
+        write_evaluation_report(report, made, title=f"vecall: {run or store}", epochs=epochs)
     if as_json:
         console.print_json(made.as_json())
         return
     for seen in ("seen_excluded", "seen_included"):
-        models = {name: judged.as_json()[seen] for name, judged in made.judgements.items()}
+        models = {name: judged.as_json()[seen] for name, judged in made.results.items()}
         console.show_metrics(f"model recall, {seen.replace('_', ' items ')}", models)
-    if any(judged.as_json(WITH_HISTORY) != judged.as_json() for judged in made.judgements.values()):
-        models = {name: judged.as_json(WITH_HISTORY)["seen_excluded"] for name, judged in made.judgements.items()}
+    if any(judged.as_json(WITH_HISTORY) != judged.as_json() for judged in made.results.values()):
+        models = {name: judged.as_json(WITH_HISTORY)["seen_excluded"] for name, judged in made.results.items()}
         console.show_metrics("model recall, seen items excluded, of users with a history", models)
-    for ann in made.ann:
+    for ann in made.ann_results:
         console.out.print(
             f"{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, "
             f"one query {ann.p50_ms:.2f} ms (p50), {ann.p99_ms:.2f} ms (p99)"
         )
-    console.out.print(made.paths_sentence)
+    console.out.print(made.route_summary)
     console.out.print("\n".join([*made.protocol, *(f"dropped: {n:,} {why}" for why, n in made.dropped.items())]))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.feature_encoder import Encoders
-from vecall.data.interactions import Catalogue, Interactions, build_catalogue, order_interactions
-from vecall.data.ragged import Rows, Sequences
+from vecall.data.feature_encoder import FeatureEncoder
+from vecall.data.interactions import Catalogue, Interactions, build_catalogue, build_interactions
+from vecall.data.ragged import Rows, RaggedArray
 from vecall.data.settings import DataSettings
-from vecall.data.split import Split, split
+from vecall.data.split import Split, split_interactions
 from vecall.data.tables import read_tables
 from vecall.schema import Schema
 
@@ -30,30 +30,30 @@ class Dataset:
     schema: Schema
     catalogue: Catalogue
     interactions: Interactions
-    dropped: Mapping[str, int]
-    timed: bool
+    dropped_counts: Mapping[str, int]
+    has_timestamps: bool
 
     @property
-    def histories(self) -> Sequences:
+    def histories(self) -> RaggedArray:
         """U histories of all positives, up to now: what a release stores."""
-        positive = self.interactions.where(self.interactions.positive)
-        return Sequences.grouped(positive.users, positive.items, len(self.catalogue.users))
+        positive = self.interactions.filter(self.interactions.is_positive)
+        return RaggedArray.from_groups(positive.users, positive.items, len(self.catalogue.users))
 
     @property
     def popularity(self) -> NDArray[np.float32]:
         """[N] how often each item was taken."""
-        taken = self.interactions.items[self.interactions.positive]
+        taken = self.interactions.items[self.interactions.is_positive]
         return np.bincount(taken, minlength=len(self.catalogue.items)).astype(np.float32)
 
     def split(self, settings: DataSettings) -> Split:
         """Cut in time, see `vecall.data.split`."""
-        return split(self.interactions, len(self.catalogue.users), settings)
+        return split_interactions(self.interactions, len(self.catalogue.users), settings)
 
-    def fit_encoders(self, items: Rows, users: Rows) -> tuple[Encoders, Encoders]:
+    def fit_feature_encoders(self, item_rows: Rows, user_rows: Rows) -> tuple[FeatureEncoder, FeatureEncoder]:
         """Item and user encoders, fitted on the given rows alone."""
         return (
-            Encoders.fit(self.schema.items.features, self.catalogue.item_features[np.unique(items)]),
-            Encoders.fit(self.schema.users.features, self.catalogue.user_features[np.unique(users)]),
+            FeatureEncoder.fit(self.schema.items.features, self.catalogue.item_features[np.unique(item_rows)]),
+            FeatureEncoder.fit(self.schema.users.features, self.catalogue.user_features[np.unique(user_rows)]),
         )
 
 
@@ -66,4 +66,4 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     tables = read_tables(settings, schema)
     catalogue = build_catalogue(tables, schema)
     timed = schema.interactions.time is not None
-    return Dataset(schema, catalogue, order_interactions(tables, catalogue), tables.dropped, timed)
+    return Dataset(schema, catalogue, build_interactions(tables, catalogue), tables.dropped_counts, timed)

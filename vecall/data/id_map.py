@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.hashing import Hashes, hash_bytes, mix, pack, pack_bytes, to_bytes
+from vecall.data.hashing import Hashes, hash_bytes, mix_bits, pack_strings, pack_bytes, encode_utf8
 from vecall.errors import DataError
 from vecall.schema import IdType
 
@@ -20,13 +20,13 @@ Id = int | str
 Row = NewType("Row", int)
 Rows = NDArray[np.int64]
 
-UNKNOWN = -1
+UNKNOWN_ROW = -1
 
-_HASHES_TOGETHER = 8  # that share their first bits, about
-_INT64 = (-(2**63), 2**63 - 1)
+_MEAN_BUCKET_SIZE = 8  # that share their first bits, about
+_INT64_RANGE = (-(2**63), 2**63 - 1)
 
 
-class Vocabulary(ABC):
+class IdMap(ABC):
     """N distinct ids in ascending order."""
 
     id_type: IdType
@@ -36,7 +36,7 @@ class Vocabulary(ABC):
         """N."""
 
     @abstractmethod
-    def rows(self, ids: Sequence[Id]) -> Rows:
+    def to_rows(self, ids: Sequence[Id]) -> Rows:
         """[len(ids)] rows, -1 where an id is unknown.
 
         Raises:
@@ -44,30 +44,30 @@ class Vocabulary(ABC):
         """
 
     @abstractmethod
-    def ids(self, rows: Rows) -> list[int] | list[str]:
+    def to_ids(self, rows: Rows) -> list[int] | list[str]:
         """The ids at `rows`, as Python's own integers or strings."""
 
     @abstractmethod
-    def hashes(self) -> Hashes:
+    def hash_ids(self) -> Hashes:
         """[N] a hash of each id, the same in every vocabulary that has it."""
 
     @abstractmethod
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """What `vocabulary_from_arrays` needs to make it again, by name."""
 
-    def row(self, one: Id) -> Row | None:
+    def to_row(self, entity_id: Id) -> Row | None:
         """The row of one id; None where it is unknown."""
-        found = int(self.rows([one])[0])
-        return None if found == UNKNOWN else Row(found)
+        found = int(self.to_rows([entity_id])[0])
+        return None if found == UNKNOWN_ROW else Row(found)
 
-    def rows_of(self, column: pl.Series) -> Rows:
+    def column_to_rows(self, column: pl.Series) -> Rows:
         """As `rows`, for a whole column of ids of this type."""
-        index = pl.DataFrame({"id": self.ids(np.arange(len(self))), "row": np.arange(len(self))})
+        index = pl.DataFrame({"id": self.to_ids(np.arange(len(self))), "row": np.arange(len(self))})
         asked = column.rename("id").to_frame()
-        return asked.join(index, on="id", how="left", maintain_order="left")["row"].fill_null(UNKNOWN).to_numpy()
+        return asked.join(index, on="id", how="left", maintain_order="left")["row"].fill_null(UNKNOWN_ROW).to_numpy()
 
 
-class IntegerVocabulary(Vocabulary):
+class IntegerIdMap(IdMap):
     """Ids are integers of 64 bits; 8 bytes each."""
 
     id_type: IdType = "integer"
@@ -78,35 +78,35 @@ class IntegerVocabulary(Vocabulary):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
-        integers = _as_integers(ids)
+    def to_rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
+        integers = _to_integers(ids)
         try:
-            return self._rows(np.array(integers, dtype=np.int64))
+            return self._find_rows(np.array(integers, dtype=np.int64))
         except OverflowError:  # no id here is as large
-            possible = np.array([_INT64[0] <= one <= _INT64[1] for one in integers])
-            rows = np.full(len(ids), UNKNOWN, dtype=np.int64)
-            rows[possible] = self._rows(
+            possible = np.array([_INT64_RANGE[0] <= one <= _INT64_RANGE[1] for one in integers])
+            rows = np.full(len(ids), UNKNOWN_ROW, dtype=np.int64)
+            rows[possible] = self._find_rows(
                 np.array([one for one, ok in zip(integers, possible, strict=True) if ok], np.int64)
             )
             return rows
 
-    def _rows(self, asked: NDArray[np.int64]) -> Rows:
+    def _find_rows(self, integers: NDArray[np.int64]) -> Rows:
         if len(self._ids) == 0:
-            return np.full(len(asked), UNKNOWN, dtype=np.int64)
-        places = np.minimum(np.searchsorted(self._ids, asked), len(self._ids) - 1)
-        return np.where(self._ids[places] == asked, places, UNKNOWN)
+            return np.full(len(integers), UNKNOWN_ROW, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._ids, integers), len(self._ids) - 1)
+        return np.where(self._ids[places] == integers, places, UNKNOWN_ROW)
 
-    def ids(self, rows: Rows) -> list[int]:  # noqa: D102
+    def to_ids(self, rows: Rows) -> list[int]:  # noqa: D102
         return cast("list[int]", self._ids[rows].tolist())
 
-    def hashes(self) -> Hashes:  # noqa: D102
-        return mix(self._ids.view(np.uint64))
+    def hash_ids(self) -> Hashes:  # noqa: D102
+        return mix_bits(self._ids.view(np.uint64))
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
         return {"integers": self._ids}
 
 
-def _as_integers(ids: Sequence[Id]) -> Sequence[int]:
+def _to_integers(ids: Sequence[Id]) -> Sequence[int]:
     if set(map(type, ids)) <= {int}:
         return cast("Sequence[int]", ids)
     for one in ids:
@@ -115,7 +115,7 @@ def _as_integers(ids: Sequence[Id]) -> Sequence[int]:
     return list(map(int, ids))
 
 
-class StringVocabulary(Vocabulary):
+class StringIdMap(IdMap):
     """Ids are strings; 20.5 bytes each beyond their own.
 
     Those are where it begins, its hash, the row of that hash, and a part of where hashes of equal first bits begin.
@@ -126,76 +126,76 @@ class StringVocabulary(Vocabulary):
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
         self._blob, self._offsets = blob, offsets
         hashes = hash_bytes(blob, offsets)
-        self._row_of_hash = np.argsort(hashes, kind="stable").astype(np.int32)
-        self._hashes = hashes[self._row_of_hash]
-        self._shift = np.uint64(64 - max(1, (len(hashes) // _HASHES_TOGETHER).bit_length()))
-        firsts = np.arange(2 ** (64 - int(self._shift)), dtype=np.uint64) << self._shift
-        self._begins = np.append(np.searchsorted(self._hashes, firsts), len(hashes)).astype(np.int32)
-        self._bytes = memoryview(blob)  # type: ignore[arg-type]  # slices of it are quicker than of an array
+        self._rows_by_hash = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._sorted_hashes = hashes[self._rows_by_hash]
+        self._bucket_shift = np.uint64(64 - max(1, (len(hashes) // _MEAN_BUCKET_SIZE).bit_length()))
+        firsts = np.arange(2 ** (64 - int(self._bucket_shift)), dtype=np.uint64) << self._bucket_shift
+        self._bucket_starts = np.append(np.searchsorted(self._sorted_hashes, firsts), len(hashes)).astype(np.int32)
+        self._blob_view = memoryview(blob)  # type: ignore[arg-type]  # slices of it are quicker than of an array
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
+    def to_rows(self, ids: Sequence[Id]) -> Rows:  # noqa: D102
         for one in ids:
             if not isinstance(one, str):
                 raise DataError(f"ids here are strings, got {one!r} of type {type(one).__name__}")
         strings = cast("Sequence[str]", ids)
-        found = np.full(len(strings), UNKNOWN, dtype=np.int64)
+        found = np.full(len(strings), UNKNOWN_ROW, dtype=np.int64)
         if not len(self):
             return found
-        encoded = [to_bytes(one) for one in strings]
+        encoded = [encode_utf8(one) for one in strings]
         hashes = hash_bytes(*pack_bytes(encoded))
-        places = self._first_places(hashes)
-        rows = self._row_of_hash[np.minimum(places, len(self) - 1)]
+        places = self._search_buckets(hashes)
+        rows = self._rows_by_hash[np.minimum(places, len(self) - 1)]
         starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
         for at, (text, start, end) in enumerate(zip(encoded, starts, ends, strict=True)):
-            if self._bytes[start:end].tobytes() == text:
+            if self._blob_view[start:end].tobytes() == text:
                 found[at] = rows[at]
             else:  # unknown, or behind another id of the same hash
-                found[at] = self._find(text, hashes[at], int(places[at]))
+                found[at] = self._find_row_by_hash(text, hashes[at], int(places[at]))
         return found
 
-    def _first_places(self, hashes: Hashes) -> Rows:
+    def _search_buckets(self, hashes: Hashes) -> Rows:
         """[n] where each hash stands among all, or would stand: by its first bits, then by halving what is left."""
-        bucket = (hashes >> self._shift).astype(np.int64)
-        low, high = self._begins[bucket].astype(np.int64), self._begins[bucket + 1].astype(np.int64)
+        bucket = (hashes >> self._bucket_shift).astype(np.int64)
+        low, high = self._bucket_starts[bucket].astype(np.int64), self._bucket_starts[bucket + 1].astype(np.int64)
         while (low < high).any():
             middle = (low + high) // 2
-            below = self._hashes[np.minimum(middle, len(self) - 1)] < hashes
+            below = self._sorted_hashes[np.minimum(middle, len(self) - 1)] < hashes
             low, high = np.where(below & (low < high), middle + 1, low), np.where(below, high, middle)
         return low
 
-    def _find(self, one: bytes, wanted: np.uint64, place: int) -> int:
+    def _find_row_by_hash(self, id_bytes: bytes, id_hash: np.uint64, position: int) -> int:
         """The row of `one` among the rows whose hash is equal; two ids with one hash stand side by side."""
-        while place < len(self._hashes) and self._hashes[place] == wanted:
-            row = int(self._row_of_hash[place])
-            if self._bytes[self._offsets[row] : self._offsets[row + 1]].tobytes() == one:
+        while position < len(self._sorted_hashes) and self._sorted_hashes[position] == id_hash:
+            row = int(self._rows_by_hash[position])
+            if self._blob_view[self._offsets[row] : self._offsets[row + 1]].tobytes() == id_bytes:
                 return row
-            place += 1
-        return UNKNOWN
+            position += 1
+        return UNKNOWN_ROW
 
-    def ids(self, rows: Rows) -> list[str]:  # noqa: D102
+    def to_ids(self, rows: Rows) -> list[str]:  # noqa: D102
         starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        blob = self._bytes
+        blob = self._blob_view
         return [str(blob[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
-    def hashes(self) -> Hashes:  # noqa: D102
+    def hash_ids(self) -> Hashes:  # noqa: D102
         return hash_bytes(self._blob, self._offsets)
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:  # noqa: D102
         return {"bytes": self._blob, "offsets": self._offsets}
 
 
-def build_vocabulary(ids: pl.Series, id_type: IdType) -> Vocabulary:
+def build_id_map(ids: pl.Series, id_type: IdType) -> IdMap:
     """The distinct, non-null ids of a column, in ascending order."""
     distinct = ids.unique().sort()  # Polars orders strings by their UTF-8 bytes
     if id_type == "integer":
-        return IntegerVocabulary(distinct.cast(pl.Int64).to_numpy())
-    return StringVocabulary(*pack(distinct.to_list()))
+        return IntegerIdMap(distinct.cast(pl.Int64).to_numpy())
+    return StringIdMap(*pack_strings(distinct.to_list()))
 
 
-def vocabulary_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Vocabulary:
+def build_id_map_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> IdMap:
     """What `Vocabulary.arrays` gave, as a vocabulary again.
 
     Raises:
@@ -203,9 +203,9 @@ def vocabulary_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Vocabulary
     """
     match sorted(arrays):
         case ["integers"]:
-            return IntegerVocabulary(cast("NDArray[np.int64]", arrays["integers"]))
+            return IntegerIdMap(cast("NDArray[np.int64]", arrays["integers"]))
         case ["bytes", "offsets"]:
-            return StringVocabulary(
+            return StringIdMap(
                 cast("NDArray[np.uint8]", arrays["bytes"]), cast("NDArray[np.int64]", arrays["offsets"])
             )
     raise DataError(f"a vocabulary is `integers`, or `bytes` and `offsets`; got {sorted(arrays)}")

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.frames import column, frame_from
-from vecall.data.id_map import Vocabulary, build_vocabulary
+from vecall.data.frames import get_unnamed_column, build_frame
+from vecall.data.id_map import IdMap, build_id_map
 from vecall.data.ragged import Rows
-from vecall.data.tables import Entities, Tables
+from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 
 
@@ -31,12 +31,12 @@ class Interactions:
     users: Rows
     items: Rows
     times: NDArray[np.int64] | NDArray[np.float64]
-    positive: NDArray[np.bool_]
-    dated: bool = False
+    is_positive: NDArray[np.bool_]
+    has_datetimes: bool = False
 
-    def where(self, keep: NDArray[np.bool_]) -> "Interactions":
+    def filter(self, mask: NDArray[np.bool_]) -> "Interactions":
         """The marked ones, in the same order."""
-        return Interactions(self.users[keep], self.items[keep], self.times[keep], self.positive[keep], self.dated)
+        return Interactions(self.users[mask], self.items[mask], self.times[mask], self.is_positive[mask], self.has_datetimes)
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Catalogue:
         item_attributes: [N] rows with a column per attribute, the title among them.
     """
 
-    items: Vocabulary
-    users: Vocabulary
+    items: IdMap
+    users: IdMap
     item_ids: pl.Series
     user_ids: pl.Series
     item_features: pl.DataFrame
@@ -71,31 +71,31 @@ def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
         user_ids = pl.concat([users.ids.rename("user"), user_ids])
     user_ids = user_ids.unique().sort()
     return Catalogue(
-        items=build_vocabulary(item_ids, schema.items.id_type),
-        users=build_vocabulary(user_ids, schema.users.id_type),
+        items=build_id_map(item_ids, schema.items.id_type),
+        users=build_id_map(user_ids, schema.users.id_type),
         item_ids=item_ids,
         user_ids=user_ids,
-        item_features=_aligned(items, "features", item_ids),
-        user_features=_aligned(users, "features", user_ids),
-        item_attributes=_aligned(items, "attributes", item_ids),
+        item_features=_align_to_ids(items, "features", item_ids),
+        user_features=_align_to_ids(users, "features", user_ids),
+        item_attributes=_align_to_ids(items, "attributes", item_ids),
     )
 
 
-def _aligned(table: Entities | None, part: Literal["features", "attributes"], ids: pl.Series) -> pl.DataFrame:
+def _align_to_ids(table: EntityTable | None, part: Literal["features", "attributes"], ids: pl.Series) -> pl.DataFrame:
     """[len(ids)] rows of a part of a table; null where it has no such id, without columns where there is none."""
     if table is None:
         return pl.DataFrame(height=len(ids))
     frame: pl.DataFrame = getattr(table, part)
     places = pl.DataFrame({"id": table.ids, "place": np.arange(len(table.ids), dtype=np.int64)})
     found = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")["place"]
-    return frame_from({name: column(frame, name).gather(found) for name in frame.columns}, len(ids))
+    return build_frame({name: get_unnamed_column(frame, name).gather(found) for name in frame.columns}, len(ids))
 
 
-def order_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
+def build_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
     """Interactions as rows, in the order that histories are read in."""
     frame = tables.interactions
-    users = catalogue.users.rows_of(frame["user"])
-    items = catalogue.items.rows_of(frame["item"])
+    users = catalogue.users.column_to_rows(frame["user"])
+    items = catalogue.items.column_to_rows(frame["item"])
     dated = "time" in frame.columns and frame["time"].dtype.is_temporal()
     times = frame["time"].to_physical().to_numpy() if "time" in frame.columns else np.arange(len(frame))
     positive = frame["positive"].to_numpy()

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import polars as pl
 
-from vecall.data.canonical import spell, spell_value
+from vecall.data.canonical import column_to_text, scalar_to_text
 
-_IN_BRACKETS = r"^\s*\[.*\]\s*$"
-_SCALARS = (str, int, float, bool, type(None))
-_JOINED = re.compile(r"""["']\s+["']""")  # ['a' 'b'], as NumPy writes a list, is the one string 'ab' to Python
+_BRACKETED_PATTERN = r"^\s*\[.*\]\s*$"
+_SCALAR_TYPES = (str, int, float, bool, type(None))
+_ADJACENT_STRINGS_PATTERN = re.compile(r"""["']\s+["']""")  # ['a' 'b'], as NumPy writes a list, is the one string 'ab' to Python
 
 
 def split_tags(column: pl.Series, separator: str) -> pl.Series:
@@ -27,7 +27,7 @@ def split_tags(column: pl.Series, separator: str) -> pl.Series:
     Returns:
         [n] List(String); null where the cell is null, or in brackets and not such a list.
     """
-    values = spell(column)
+    values = column_to_text(column)
     if values.dtype == pl.String:
         values = _split_text(values, separator)
     return values.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
@@ -35,7 +35,7 @@ def split_tags(column: pl.Series, separator: str) -> pl.Series:
 
 def _split_text(text: pl.Series, separator: str) -> pl.Series:
     lists = text.str.split(separator)
-    bracketed = text.str.contains(f"(?s){_IN_BRACKETS}").fill_null(value=False)
+    bracketed = text.str.contains(f"(?s){_BRACKETED_PATTERN}").fill_null(value=False)
     if not bracketed.any():
         return lists
     parsed = pl.Series([_parse_list(cell) for cell in text.filter(bracketed)], dtype=pl.List(pl.String))
@@ -48,13 +48,13 @@ def _parse_list(text: str) -> list[str] | None:
         values = json.loads(text)
     except ValueError:
         values = _parse_python_list(text)
-    if not isinstance(values, list) or not all(isinstance(value, _SCALARS) for value in values):
+    if not isinstance(values, list) or not all(isinstance(value, _SCALAR_TYPES) for value in values):
         return None
-    return [spell_value(value) for value in values if value is not None and value == value]
+    return [scalar_to_text(value) for value in values if value is not None and value == value]
 
 
 def _parse_python_list(text: str) -> object:
-    if _JOINED.search(text):
+    if _ADJACENT_STRINGS_PATTERN.search(text):
         return None
     try:
         return ast.literal_eval(text.strip())
@@ -64,7 +64,7 @@ def _parse_python_list(text: str) -> object:
 
 def split_numbers(text: pl.Series, separator: str) -> pl.Series:
     """[n] List(String) of text cells that hold a vector: cut at the separator; in brackets, at commas and blanks."""
-    bracketed = text.str.contains(f"(?s){_IN_BRACKETS}").fill_null(value=False)
+    bracketed = text.str.contains(f"(?s){_BRACKETED_PATTERN}").fill_null(value=False)
     parts = text.str.split(separator)
     if not bracketed.any():
         return parts
@@ -72,8 +72,8 @@ def split_numbers(text: pl.Series, separator: str) -> pl.Series:
     return _replace_where(bracketed, parts, plain.str.strip_chars().str.split(" "))
 
 
-def _replace_where(mask: pl.Series, lists: pl.Series, others: pl.Series) -> pl.Series:
+def _replace_where(mask: pl.Series, lists: pl.Series, replacements: pl.Series) -> pl.Series:
     """`lists` [n] with those at the mask's true places exchanged for `others`, in order."""
     places = np.arange(len(lists))
-    places[mask.to_numpy()] = len(lists) + np.arange(len(others))
-    return pl.concat([lists, others]).gather(places)
+    places[mask.to_numpy()] = len(lists) + np.arange(len(replacements))
+    return pl.concat([lists, replacements]).gather(places)

@@ -11,7 +11,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Sequences:
+class RaggedArray:
     """n lists of item rows in one array (CSR layout): list i is `rows[offsets[i] : offsets[i + 1]]`.
 
     Attributes:
@@ -20,10 +20,10 @@ class Sequences:
     """
 
     offsets: NDArray[np.int64]
-    rows: Rows
+    values: Rows
 
     @classmethod
-    def of(cls, lists: Iterable[Sequence[int] | Rows]) -> Self:
+    def from_lists(cls, lists: Iterable[Sequence[int] | Rows]) -> Self:
         """From one list of rows each."""
         arrays = [np.asarray(rows, dtype=np.int64) for rows in lists]
         lengths = np.fromiter((len(rows) for rows in arrays), dtype=np.int64, count=len(arrays))
@@ -31,16 +31,16 @@ class Sequences:
         return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows)
 
     @classmethod
-    def grouped(cls, groups: NDArray[np.int64], rows: Rows, n: int) -> Self:
+    def from_groups(cls, groups: NDArray[np.int64], values: Rows, n_lists: int) -> Self:
         """From (group, row) pairs whose groups ascend within 0 .. n - 1."""
-        counts = np.bincount(groups, minlength=n)
-        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows)
+        counts = np.bincount(groups, minlength=n_lists)
+        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), values)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> Rows:
-        return self.rows[self.offsets[index] : self.offsets[index + 1]]
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -48,34 +48,34 @@ class Sequences:
         return np.diff(self.offsets)
 
     @property
-    def owners(self) -> NDArray[np.int64]:
+    def segment_ids(self) -> NDArray[np.int64]:
         """[total] the list that each row belongs to."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def take(self, indices: NDArray[np.int64]) -> "Sequences":
+    def take(self, indices: NDArray[np.int64]) -> "RaggedArray":
         """The lists at `indices`, in that order."""
         starts, lengths = self.offsets[indices], self.lengths[indices]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Sequences(offsets, self.rows[np.repeat(starts, lengths) + within])
+        return RaggedArray(offsets, self.values[np.repeat(starts, lengths) + within])
 
-    def last(self, count: int) -> "Sequences":
+    def take_last(self, count: int) -> "RaggedArray":
         """The last `count` rows of each list, the newest."""
         kept = np.minimum(self.lengths, count)
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
-        return Sequences(offsets, self.rows[np.repeat(self.offsets[1:] - kept, kept) + within])
+        return RaggedArray(offsets, self.values[np.repeat(self.offsets[1:] - kept, kept) + within])
 
-    def padded(self, fill: int = -1) -> tuple[Rows, NDArray[np.int64]]:
+    def to_padded(self, fill_value: int = -1) -> tuple[Rows, NDArray[np.int64]]:
         """The lists as one array, left-aligned: [n, longest] rows filled with `fill`, and [n] lengths."""
         lengths = self.lengths
-        table = np.full((len(self), int(lengths.max(initial=0))), fill, dtype=np.int64)
-        table[np.arange(table.shape[1]) < lengths[:, None]] = self.rows
+        table = np.full((len(self), int(lengths.max(initial=0))), fill_value, dtype=np.int64)
+        table[np.arange(table.shape[1]) < lengths[:, None]] = self.values
         return table, lengths
 
 
 @dataclass(frozen=True)
-class Cases:
+class EvalCases:
     """Users to be judged: what was known of each, and what is held out.
 
     Attributes:
@@ -85,12 +85,12 @@ class Cases:
     """
 
     users: NDArray[np.int64]
-    histories: Sequences
-    targets: Sequences
+    histories: RaggedArray
+    targets: RaggedArray
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, indices: NDArray[np.int64]) -> "Cases":
+    def take(self, indices: NDArray[np.int64]) -> "EvalCases":
         """The cases at `indices`, in that order."""
-        return Cases(self.users[indices], self.histories.take(indices), self.targets.take(indices))
+        return EvalCases(self.users[indices], self.histories.take(indices), self.targets.take(indices))

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import polars as pl
 
-from vecall.data.frames import column, frame_from
+from vecall.data.frames import get_unnamed_column, build_frame
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
 from vecall.runtime.paths import check_path
 
-_TEXT = (".csv", ".tsv")
-_PACKED = (".gz", ".zst")
-_READ = ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a folder of such files as Spark writes it"
+_TEXT_SUFFIXES = (".csv", ".tsv")
+_COMPRESSED_SUFFIXES = (".gz", ".zst")
+_SUPPORTED_FORMATS = ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a folder of such files as Spark writes it"
 # First bytes of what is often named .csv and is none.
-_SIGNATURES = {
+_MAGIC_BYTE_HINTS = {
     b"PAR1": "Parquet by its content: name it .parquet",
     b"PK\x03\x04": "a spreadsheet or an archive: export the table as CSV",
     b"\xff\xfe": "text in UTF-16: write it in UTF-8",
     b"\xfe\xff": "text in UTF-16: write it in UTF-8",
 }
-_SEPARATORS = (",", ";", "\t", "|")
+_CANDIDATE_SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
@@ -41,61 +41,61 @@ def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
         if not path.exists():
             raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own folder")
         if path.is_dir():
-            return _read_folder(path, csv)
-        return _reader_of(path, csv)(path)
+            return _read_directory(path, csv)
+        return _select_reader(path, csv)(path)
     except (pl.exceptions.PolarsError, ConfigError, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {_one_line(error)}") from error
+        raise DataError(f"{path}: cannot be read: {_summarize_error(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
+def _summarize_error(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _reader_of(path: Path, csv: CsvSettings) -> Callable[[Path], pl.DataFrame]:
+def _select_reader(path: Path, csv: CsvSettings) -> Callable[[Path], pl.DataFrame]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _PACKED else "".join(suffixes[-1:])
+    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED_SUFFIXES else "".join(suffixes[-1:])
     if kind == ".parquet":
         return lambda file: pl.read_parquet(file, glob=False)  # a `[` or `*` in a file's name is no pattern
-    if kind in _TEXT:
-        return lambda file: _read_text(file, csv.separator or ("\t" if kind == ".tsv" else ","))
-    raise DataError(f"{path}: expected a {_READ}; got {path.suffix or 'no suffix'!r}")
+    if kind in _TEXT_SUFFIXES:
+        return lambda file: _read_csv(file, csv.separator or ("\t" if kind == ".tsv" else ","))
+    raise DataError(f"{path}: expected a {_SUPPORTED_FORMATS}; got {path.suffix or 'no suffix'!r}")
 
 
-def _read_text(path: Path, separator: str) -> pl.DataFrame:
+def _read_csv(path: Path, separator: str) -> pl.DataFrame:
     with path.open("rb") as file:
         head = file.read(4)
-    for signature, told in _SIGNATURES.items():
+    for signature, told in _MAGIC_BYTE_HINTS.items():
         if head.startswith(signature):
             raise DataError(f"{path}: is {told}")
     table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
-    return frame_from({name: column(table, name).replace({"": None}) for name in table.columns}, len(table))
+    return build_frame({name: get_unnamed_column(table, name).replace({"": None}) for name in table.columns}, len(table))
 
 
-def _read_folder(folder: Path, csv: CsvSettings) -> pl.DataFrame:
-    if (folder / "_delta_log").exists():
-        raise DataError(f"{folder}: is a Delta Lake table, whose folder holds older versions too: export it to Parquet")
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_hidden(file, folder))
-    kinds = {_kind(file) for file in files}
+def _read_directory(directory: Path, csv: CsvSettings) -> pl.DataFrame:
+    if (directory / "_delta_log").exists():
+        raise DataError(f"{directory}: is a Delta Lake table, whose folder holds older versions too: export it to Parquet")
+    files = sorted(file for file in directory.rglob("*") if file.is_file() and not _is_hidden(file, directory))
+    kinds = {_get_table_suffix(file) for file in files}
     if len(kinds) != 1:
         held = f"files of {len(kinds)} kinds ({', '.join(sorted(kinds))})" if kinds else "no file of a table"
-        raise DataError(f"{folder}: expected a {_READ}; this folder holds {held}")
+        raise DataError(f"{directory}: expected a {_SUPPORTED_FORMATS}; this folder holds {held}")
     if kinds == {".parquet"}:
         return pl.scan_parquet(files, glob=False, hive_partitioning=True).collect()
-    parts = [_reader_of(file, csv)(file) for file in files]
+    parts = [_select_reader(file, csv)(file) for file in files]
     return pl.concat([part for part in parts if len(part)] or parts[:1])
 
 
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+def _is_hidden(file: Path, directory: Path) -> bool:
+    return any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
 
 
-def _kind(file: Path) -> str:
-    return "".join(suffix for suffix in file.suffixes[-2:] if suffix in (".parquet", *_TEXT)) or file.suffix
+def _get_table_suffix(file: Path) -> str:
+    return "".join(suffix for suffix in file.suffixes[-2:] if suffix in (".parquet", *_TEXT_SUFFIXES)) or file.suffix
 
 
-def separator_hint(columns: list[str]) -> str:
+def suggest_separator(columns: list[str]) -> str:
     """What to try where a table has one column whose name holds several; empty elsewhere."""
     if len(columns) != 1:
         return ""
-    found = [one for one in _SEPARATORS if one in columns[0]]
+    found = [one for one in _CANDIDATE_SEPARATORS if one in columns[0]]
     return f"; its columns seem to be separated by {found[0]!r}: set data.csv.separator" if found else ""

@@ -6,19 +6,19 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vecall.schema import Section
+from vecall.schema import SettingsModel
 
-Moment = int | float | str  # text is ISO 8601
+Timestamp = int | float | str  # text is ISO 8601
 
 
-class CsvSettings(Section):
+class CsvSettings(SettingsModel):
     """How text tables are written."""
 
     separator: str | None = Field(None, min_length=1, max_length=1, description="a comma; of .tsv files a tab")
     decimal: Literal[".", ","] = Field(".", description="what stands before the fraction of a number")
 
 
-class DataSettings(Section):
+class DataSettings(SettingsModel):
     """Where the tables lie and how time is cut."""
 
     interactions: tuple[Path, ...] = Field(min_length=1, description="one table, or a list of them")
@@ -29,17 +29,17 @@ class DataSettings(Section):
     )
     csv: CsvSettings = CsvSettings()
     split: Literal["leave_one_out", "global_time"] = "leave_one_out"
-    valid_from: Moment | None = Field(None, description="global_time: where validation begins")
-    test_from: Moment | None = Field(None, description="global_time: where the test begins")
+    valid_from: Timestamp | None = Field(None, description="global_time: where validation begins")
+    test_from: Timestamp | None = Field(None, description="global_time: where the test begins")
 
     @field_validator("interactions", mode="before")
     @classmethod
-    def _one_or_many(cls, value: object) -> object:
+    def _wrap_single_path(cls, value: object) -> object:
         return (value,) if isinstance(value, (str, Path)) else value
 
     @field_validator("valid_from", "test_from", mode="before")
     @classmethod
-    def _number_or_iso_8601(cls, value: object) -> object:
+    def _validate_timestamp(cls, value: object) -> object:
         """TOML's own dates become text, as JSON would have them, so that settings survive both."""
         if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             return value
@@ -50,7 +50,7 @@ class DataSettings(Section):
         return str(value)
 
     @model_validator(mode="after")
-    def _cuts_go_with_global_time(self) -> Self:
+    def _validate_cutoffs(self) -> Self:
         cuts = (self.valid_from is not None, self.test_from is not None)
         if self.split == "global_time" and not all(cuts):
             raise ValueError("split = 'global_time' needs both valid_from and test_from")
@@ -58,12 +58,12 @@ class DataSettings(Section):
             raise ValueError("valid_from and test_from go with split = 'global_time'; leave them out")
         return self
 
-    def within(self, folder: Path) -> Self:
+    def resolve_paths(self, base_directory: Path) -> Self:
         """The same settings with relative paths taken from `folder`."""
         return self.model_copy(
             update={
-                "interactions": tuple(folder / path for path in self.interactions),
-                "items": None if self.items is None else folder / self.items,
-                "users": None if self.users is None else folder / self.users,
+                "interactions": tuple(base_directory / path for path in self.interactions),
+                "items": None if self.items is None else base_directory / self.items,
+                "users": None if self.users is None else base_directory / self.users,
             }
         )

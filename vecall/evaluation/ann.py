@@ -8,14 +8,14 @@ import numpy as np
 
 from vecall.errors import ConfigError
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Effort, Index, Rows, Vectors
+from vecall.index.base import SearchParams, Index, Rows, Vectors
 
-WARM_UP = 20  # searches that are not timed
-EXACT_BATCH = 64  # queries answered exactly at a time
+WARM_UP_QUERIES = 20  # searches that are not timed
+EXACT_BATCH_SIZE = 64  # queries answered exactly at a time
 
 
 @dataclass(frozen=True)
-class AnnReport:
+class AnnBenchmarkResult:
     """ANN recall@k, the overlap with the exact answer (not a model's recall), beside the latency it costs.
 
     Attributes:
@@ -46,9 +46,9 @@ class AnnReport:
         return asdict(self)
 
 
-def measure_ann(
-    index: Index, queries: Vectors, k: int, *, engine: str, effort: Effort | None = None, repeats: int = 3
-) -> AnnReport:
+def benchmark_ann(
+    index: Index, queries: Vectors, k: int, *, engine: str, search_params: SearchParams | None = None, repeats: int = 3
+) -> AnnBenchmarkResult:
     """Measure `index.search`, as it would be called for one user after the other.
 
     A row counts as right when its exact score reaches that of the exact answer's k-th row: which of several
@@ -70,28 +70,28 @@ def measure_ann(
             f"measuring an index needs at least 1 query, 1 repeat and k >= 1; got {len(queries)} queries, "
             f"{repeats} repeats and k = {k}"
         )
-    for query in queries[:WARM_UP]:
-        index.search(query[None], k, effort=effort)
+    for query in queries[:WARM_UP_QUERIES]:
+        index.search(query[None], k, search_params=search_params)
     seconds = np.empty((repeats, len(queries)))
     answers: list[Rows] = []
     for passing in range(repeats):
         for at, query in enumerate(queries):
             start = time.perf_counter()
-            hits = index.search(query[None], k, effort=effort)
+            hits = index.search(query[None], k, search_params=search_params)
             seconds[passing, at] = time.perf_counter() - start
             if passing == 0:
                 answers.append(hits.rows[0])
     shares = np.concatenate(
         [
             recall_per_query(
-                index, part, np.array(answers[start : start + EXACT_BATCH]), index.search_exact(part, k).rows
+                index, part, np.array(answers[start : start + EXACT_BATCH_SIZE]), index.search_exact(part, k).rows
             )
-            for start in range(0, len(queries), EXACT_BATCH)
-            for part in (queries[start : start + EXACT_BATCH],)
+            for start in range(0, len(queries), EXACT_BATCH_SIZE)
+            for part in (queries[start : start + EXACT_BATCH_SIZE],)
         ]
     )
     p50, p99 = np.percentile(seconds * 1e3, [50, 99])
-    return AnnReport(
+    return AnnBenchmarkResult(
         k=k,
         recall=float(shares.mean()),
         recall_ci95=float(1.96 * shares.std(ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else None,
@@ -99,6 +99,6 @@ def measure_ann(
         p99_ms=float(p99),
         queries=len(queries),
         repeats=repeats,
-        effort=None if effort is None else effort.label(),
+        effort=None if search_params is None else search_params.to_label(),
         engine=engine,
     )

@@ -7,18 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from vecall.data.ragged import Cases, Sequences
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError
 from vecall.evaluation.metrics import Scores
 
-EASE_LIMIT = 30_000
+MAX_EASE_DIM = 30_000
 """EASE keeps a dense float32 matrix of min(users, items) squared: 3.6 GB at this size."""
 
 
-def taken(lists: Sequences, n_items: int) -> sparse.csr_array:
+def build_interaction_matrix(lists: RaggedArray, n_items: int) -> sparse.csr_array:
     """[lists, N] float32: 1 where a list holds an item, however often."""
     matrix = sparse.coo_array(
-        (np.ones(len(lists.rows), dtype=np.float32), (lists.owners, lists.rows)), shape=(len(lists), n_items)
+        (np.ones(len(lists.values), dtype=np.float32), (lists.segment_ids, lists.values)), shape=(len(lists), n_items)
     ).tocsr()
     matrix.data[:] = 1.0
     return matrix
@@ -32,12 +32,12 @@ class Popularity:
         n_items: N.
     """
 
-    def __init__(self, train: Sequences, n_items: int) -> None:
-        self.counts: Scores = taken(train, n_items).sum(axis=0).astype(np.float32)  # [N]
+    def __init__(self, train: RaggedArray, n_items: int) -> None:
+        self.item_counts: Scores = build_interaction_matrix(train, n_items).sum(axis=0).astype(np.float32)  # [N]
 
-    def __call__(self, cases: Cases) -> Scores:
+    def __call__(self, cases: EvalCases) -> Scores:
         """The same scores for all: a read-only view [B, N]."""
-        return np.broadcast_to(self.counts, (len(cases), len(self.counts)))
+        return np.broadcast_to(self.item_counts, (len(cases), len(self.item_counts)))
 
 
 class Ease:
@@ -56,30 +56,30 @@ class Ease:
         ConfigError: l2 is not positive, or both users and items are more than EASE can hold.
     """
 
-    def __init__(self, train: Sequences, n_items: int, l2: float = 500.0) -> None:
+    def __init__(self, train: RaggedArray, n_items: int, l2: float = 500.0) -> None:
         if not l2 > 0:
             raise ConfigError(f"EASE: l2 must be positive, got {l2}")
-        x = taken(train.take(np.flatnonzero(train.lengths)), n_items)
-        if min(x.shape) > EASE_LIMIT:
+        x = build_interaction_matrix(train.take(np.flatnonzero(train.lengths)), n_items)
+        if min(x.shape) > MAX_EASE_DIM:
             raise ConfigError(
                 f"EASE inverts a matrix of min(users, items) squared: there are {x.shape[0]:,} users and {n_items:,} "
-                f"items, and it can hold {EASE_LIMIT:,} of one of them"
+                f"items, and it can hold {MAX_EASE_DIM:,} of one of them"
             )
         self._n_items = n_items
-        self._weights = _FewUsers(x, l2) if x.shape[0] < n_items else _FewItems(x, l2)
+        self._solver = _DualEase(x, l2) if x.shape[0] < n_items else _PrimalEase(x, l2)
 
-    def __call__(self, cases: Cases) -> Scores:
+    def __call__(self, cases: EvalCases) -> Scores:
         """[B, N] from the set of items in each history."""
-        return self._weights.score(taken(cases.histories, self._n_items))
+        return self._solver.score(build_interaction_matrix(cases.histories, self._n_items))
 
 
-class _FewItems:
+class _PrimalEase:
     """The weights B [N, N] themselves."""
 
-    def __init__(self, x: sparse.csr_array, l2: float) -> None:
-        gram = (x.T @ x).toarray()
+    def __init__(self, interactions: sparse.csr_array, l2: float) -> None:
+        gram = (interactions.T @ interactions).toarray()
         gram[np.diag_indices_from(gram)] += np.float32(l2)
-        inverse = _inverse(gram)
+        inverse = _invert_spd(gram)
         self._weights = inverse / -np.diag(inverse)
         np.fill_diagonal(self._weights, 0.0)
 
@@ -88,32 +88,32 @@ class _FewItems:
         return scores
 
 
-class _FewUsers:
+class _DualEase:
     """The [users, users] inverse M, and the diagonal of P [N]."""
 
-    def __init__(self, x: sparse.csr_array, l2: float, block: int = 1024) -> None:
-        kernel = (x @ x.T).toarray()
+    def __init__(self, interactions: sparse.csr_array, l2: float, block_size: int = 1024) -> None:
+        kernel = (interactions @ interactions.T).toarray()
         kernel[np.diag_indices_from(kernel)] += np.float32(l2)
-        self._x, self._l2, self._inverse = x, np.float32(l2), _inverse(kernel)
-        items = x.T.tocsr()  # [N, users]
-        explained = [_quadratic(items[start : start + block], self._inverse) for start in range(0, x.shape[1], block)]
-        self._diagonal = (1.0 - np.concatenate(explained)) / self._l2
+        self._interactions, self._l2, self._kernel_inverse = interactions, np.float32(l2), _invert_spd(kernel)
+        items = interactions.T.tocsr()  # [N, users]
+        explained = [_compute_quadratic_forms(items[start : start + block_size], self._kernel_inverse) for start in range(0, interactions.shape[1], block_size)]
+        self._p_diagonal = (1.0 - np.concatenate(explained)) / self._l2
 
     def score(self, histories: sparse.csr_array) -> Scores:
-        through = (histories @ self._x.T).toarray() @ self._inverse @ self._x  # [B, users] to [B, N]
+        through = (histories @ self._interactions.T).toarray() @ self._kernel_inverse @ self._interactions  # [B, users] to [B, N]
         dense = histories.toarray()
-        scores: Scores = dense - (dense - through) / self._l2 / self._diagonal
+        scores: Scores = dense - (dense - through) / self._l2 / self._p_diagonal
         return scores
 
 
-def _quadratic(rows: sparse.csr_array, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+def _compute_quadratic_forms(rows: sparse.csr_array, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """[rows] r M rᵀ of each binary row r."""
     owners = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     reached = (rows @ matrix)[owners, rows.indices]
     return np.bincount(owners, weights=reached, minlength=rows.shape[0]).astype(np.float32)
 
 
-def _inverse(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+def _invert_spd(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of a symmetric positive definite matrix, which is overwritten.
 
     LAPACK's potri takes two fifths of the work of solving for the identity.
@@ -141,26 +141,26 @@ class RecentCooccurrence:
     """
 
     def __init__(
-        self, train: Sequences, n_items: int, *, recent: int = 10, decay: float = 0.9, window: int = 50
+        self, train: RaggedArray, n_items: int, *, n_recent: int = 10, decay: float = 0.9, window: int = 50
     ) -> None:
-        self._recent, self._decay = recent, decay
-        rows, owners, shape = train.rows, train.owners, (n_items, n_items)
+        self._n_recent, self._decay = n_recent, decay
+        rows, owners, shape = train.values, train.segment_ids, (n_items, n_items)
         near = sparse.csr_array(shape, dtype=np.float32)
         for gap in range(1, min(window, len(rows) - 1) + 1):
             together = (owners[gap:] == owners[:-gap]) & (rows[gap:] != rows[:-gap])
             earlier, later = rows[:-gap][together], rows[gap:][together]
             weights = np.full(len(later), gap**-0.5, dtype=np.float32)
             near += sparse.coo_array((weights, (earlier, later)), shape=shape).tocsr()
-        scale = np.maximum(taken(train, n_items).sum(axis=0), 1.0).astype(np.float32) ** -0.5
-        self._similar = (sparse.diags_array(scale) @ (near + near.T) @ sparse.diags_array(scale)).tocsr()
+        scale = np.maximum(build_interaction_matrix(train, n_items).sum(axis=0), 1.0).astype(np.float32) ** -0.5
+        self._similarity = (sparse.diags_array(scale) @ (near + near.T) @ sparse.diags_array(scale)).tocsr()
 
-    def __call__(self, cases: Cases) -> Scores:
+    def __call__(self, cases: EvalCases) -> Scores:
         """[B, N] from the newest items of each history."""
-        history = cases.histories.last(self._recent)
-        ages = history.offsets[1:][history.owners] - 1 - np.arange(len(history.rows))
+        history = cases.histories.take_last(self._n_recent)
+        ages = history.offsets[1:][history.segment_ids] - 1 - np.arange(len(history.values))
         asked = sparse.csr_array(
-            ((self._decay**ages).astype(np.float32), history.rows, history.offsets),
-            shape=(len(history), self._similar.shape[0]),
+            ((self._decay**ages).astype(np.float32), history.values, history.offsets),
+            shape=(len(history), self._similarity.shape[0]),
         )
-        scores: Scores = (asked @ self._similar).toarray()
+        scores: Scores = (asked @ self._similarity).toarray()
         return scores

@@ -9,26 +9,26 @@ from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.data.dataset import Dataset
-from vecall.data.ragged import Cases
+from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.errors import ConfigError
-from vecall.evaluation.ann import AnnReport, measure_ann
+from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
-from vecall.evaluation.evaluator import Judgement, Scorer, judge
-from vecall.evaluation.fallback import WithFallback
+from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
+from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import Scores
-from vecall.index.base import Effort, Index, Vectors
-from vecall.index.planner import Costs, decide
-from vecall.index.search_params import EffortCurve
+from vecall.index.base import SearchParams, Index, Vectors
+from vecall.index.planner import CostModel, plan_search
+from vecall.index.search_params import SearchParamCurve
 
 logger = logging.getLogger(__name__)
 
 WITH_HISTORY = "with_history"  # the group of users that have one
-_MEASURED_USERS = 1_000  # whose vectors the index is measured with
+_MAX_ANN_QUERIES = 1_000  # whose vectors the index is measured with
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model as it is served.
 
     Attributes:
@@ -42,44 +42,44 @@ class Served:
         frontier: efforts that were tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
     """
 
-    user_vectors: Callable[[Cases], Vectors]
+    encode_users: Callable[[EvalCases], Vectors]
     index: Index
-    effort: EffortCurve | None
+    search_param_curve: SearchParamCurve | None
     engine: str
-    costs: Costs
+    cost_model: CostModel
     has_features: NDArray[np.bool_]
     reads_history: bool
-    frontier: Sequence[Mapping[str, float]] = ()
+    tuning_points: Sequence[Mapping[str, float]] = ()
 
-    def with_fallback(self, scorer: Scorer, popularity: Scores) -> WithFallback:
+    def wrap_with_fallback(self, scorer: Scorer, popularity: Scores) -> FallbackScorer:
         """The model's scores, and what is popular where recall would answer with that."""
-        return WithFallback(scorer, popularity, reads_history=self.reads_history, has_features=self.has_features)
+        return FallbackScorer(scorer, popularity, reads_history=self.reads_history, has_features=self.has_features)
 
-    def effort_at(self, k: int) -> Effort | None:
+    def get_search_params(self, k: int) -> SearchParams | None:
         """How hard to search for k rows."""
-        return None if self.effort is None else self.effort.at(k)
+        return None if self.search_param_curve is None else self.search_param_curve.look_up(k)
 
 
-class ThroughIndex:
+class IndexScorer:
     """Scores as recall sees them: of the rows that the index returns, and -inf for all others."""
 
-    def __init__(self, served: Served, depth: int) -> None:
-        self._served, self._depth = served, depth
+    def __init__(self, served_model: ServedModel, k: int) -> None:
+        self._served_model, self._k = served_model, k
 
-    def __call__(self, cases: Cases) -> NDArray[np.float32]:
+    def __call__(self, cases: EvalCases) -> NDArray[np.float32]:
         """[B, N]; each case is searched for `depth` rows beyond its history, as a request with exclusions is."""
-        index = self._served.index
+        index = self._served_model.index
         scores = np.full((len(cases), index.size), -np.inf, dtype=np.float32)
-        for place, vector in enumerate(self._served.user_vectors(cases)):
-            k = min(self._depth + len(np.unique(cases.histories[place])), index.size)
-            hits = index.search(vector[None], k, effort=self._served.effort_at(k))
+        for place, vector in enumerate(self._served_model.encode_users(cases)):
+            k = min(self._k + len(np.unique(cases.histories[place])), index.size)
+            hits = index.search(vector[None], k, search_params=self._served_model.get_search_params(k))
             found = hits.rows[0] >= 0
             scores[place, hits.rows[0][found]] = hits.scores[0][found]
         return scores
 
 
 @dataclass(frozen=True)
-class Assessment:
+class EvaluationReport:
     """All that was measured.
 
     Attributes:
@@ -95,14 +95,14 @@ class Assessment:
 
     protocol: tuple[str, ...]
     dropped: Mapping[str, int]
-    judgements: Mapping[str, Judgement]
-    ann: tuple[AnnReport, ...]
-    paths: Mapping[str, int]
-    frontier: Sequence[Mapping[str, float]]
+    results: Mapping[str, EvaluationResult]
+    ann_results: tuple[AnnBenchmarkResult, ...]
+    route_counts: Mapping[str, int]
+    tuning_points: Sequence[Mapping[str, float]]
     item_counts: NDArray[np.float32]
 
     @property
-    def paths_sentence(self) -> str:
+    def route_summary(self) -> str:
         """How the judged users' recalls are answered, for people."""
         words = {
             "index": "search the index",
@@ -110,28 +110,28 @@ class Assessment:
             "all": "return all items",
             "popular": "return what is popular",
         }
-        told = ", ".join(f"{count:,} {words[path]}" for path, count in self.paths.items() if count)
-        return f"of these users' recalls at k = {self.ann[0].k}: {told}"
+        told = ", ".join(f"{count:,} {words[path]}" for path, count in self.route_counts.items() if count)
+        return f"of these users' recalls at k = {self.ann_results[0].k}: {told}"
 
     def as_json(self) -> dict[str, object]:
         """As `vecall evaluate --json` prints it; a baseline that was left out is null."""
-        first, *others = [one.as_json() for one in self.ann]
+        first, *others = [one.as_json() for one in self.ann_results]
         return {
             "protocol": " ".join(self.protocol),
             "dropped": dict(self.dropped),
-            **self._judged(None),
-            "with_history": self._judged(WITH_HISTORY),
-            "ann": first | {"paths": dict(self.paths), "others": others},
+            **self._results_to_json(None),
+            "with_history": self._results_to_json(WITH_HISTORY),
+            "ann": first | {"paths": dict(self.route_counts), "others": others},
         }
 
-    def _judged(self, group: str | None) -> dict[str, object]:
+    def _results_to_json(self, group: str | None) -> dict[str, object]:
         names = ("model", "popularity", "ease", "cooccurrence", "index")
-        return {name: self.judgements[name].as_json(group) if name in self.judgements else None for name in names}
+        return {name: self.results[name].as_json(group) if name in self.results else None for name in names}
 
 
-def assess(
-    dataset: Dataset, split: Split, scorer: Scorer, served: Served, ks: Sequence[int], ann_ks: Sequence[int]
-) -> Assessment:
+def evaluate_all(
+    dataset: Dataset, split: Split, scorer: Scorer, served_model: ServedModel, ks: Sequence[int], ann_ks: Sequence[int]
+) -> EvaluationReport:
     """Judge a model, its index and the baselines on the test cases.
 
     Args:
@@ -145,46 +145,46 @@ def assess(
     n_items = len(dataset.catalogue.items)
     popularity = Popularity(split.train, n_items)
     contenders: dict[str, Callable[[], Scorer]] = {
-        "model": lambda: served.with_fallback(scorer, popularity.counts),
-        "index": lambda: served.with_fallback(ThroughIndex(served, max(ks)), popularity.counts),
-        "ease": lambda: WithFallback(Ease(split.train, n_items), popularity.counts),
-        "cooccurrence": lambda: WithFallback(RecentCooccurrence(split.train, n_items), popularity.counts),
+        "model": lambda: served_model.wrap_with_fallback(scorer, popularity.item_counts),
+        "index": lambda: served_model.wrap_with_fallback(IndexScorer(served_model, max(ks)), popularity.item_counts),
+        "ease": lambda: FallbackScorer(Ease(split.train, n_items), popularity.item_counts),
+        "cooccurrence": lambda: FallbackScorer(RecentCooccurrence(split.train, n_items), popularity.item_counts),
         "popularity": lambda: popularity,
     }
     groups = {WITH_HISTORY: split.test.histories.lengths > 0}
-    dropped = dict(dataset.dropped) | dict(split.dropped)
+    dropped = dict(dataset.dropped_counts) | dict(split.dropped_counts)
     judgements, left_out = {}, []
     with progress.task("judging", len(contenders)) as advance:
         for name, make in contenders.items():
             try:
-                judgements[name] = judge(make(), split.test, n_items, ks, groups=groups)
+                judgements[name] = evaluate_scorer(make(), split.test, n_items, ks, group_masks=groups)
             except ConfigError as error:  # a baseline too large for its data
                 logger.warning("%s is left out: %s", name, error)
                 left_out.append(f"{name} is left out: {error}.")
             advance(1, note=name)
     if repeats := judgements["model"].repeats_dropped:
         dropped["targets already in the history (not judged with seen items excluded)"] = repeats
-    return Assessment(
+    return EvaluationReport(
         protocol=(
             split.protocol[0].upper() + split.protocol[1:] + ".",
             f"{len(split.test):,} users judged over {n_items:,} items; a target ranks below all items with its score.",
             "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
             "histories; `index` is the model through its index.",
-            *_without_history(groups[WITH_HISTORY]),
+            *_describe_users_without_history(groups[WITH_HISTORY]),
             *left_out,
         ),
         dropped=dropped,
-        judgements=judgements,
-        ann=_measure(split.test, served, popularity.counts, ann_ks),
-        paths=_paths(split.test, served, popularity.counts, ann_ks),
-        frontier=served.frontier,
-        item_counts=popularity.counts,
+        results=judgements,
+        ann_results=_benchmark_index(split.test, served_model, popularity.item_counts, ann_ks),
+        route_counts=_count_routes(split.test, served_model, popularity.item_counts, ann_ks),
+        tuning_points=served_model.tuning_points,
+        item_counts=popularity.item_counts,
     )
 
 
-def _without_history(with_history: NDArray[np.bool_]) -> list[str]:
+def _describe_users_without_history(has_history: NDArray[np.bool_]) -> list[str]:
     """What is said of users without a history, where there are some."""
-    count = int((~with_history).sum())
+    count = int((~has_history).sum())
     if not count:
         return []
     return [
@@ -193,28 +193,28 @@ def _without_history(with_history: NDArray[np.bool_]) -> list[str]:
     ]
 
 
-def _measure(cases: Cases, served: Served, popularity: Scores, ks: Sequence[int]) -> tuple[AnnReport, ...]:
+def _benchmark_index(cases: EvalCases, served_model: ServedModel, popularity: Scores, ks: Sequence[int]) -> tuple[AnnBenchmarkResult, ...]:
     """ANN recall and latency of the index's own search, on the vectors of the test's users."""
-    known = np.flatnonzero(~served.with_fallback(ThroughIndex(served, 1), popularity).is_unknown(cases))
-    chosen = (known if len(known) else np.arange(len(cases)))[:_MEASURED_USERS]
-    queries = served.user_vectors(cases.take(chosen))
+    known = np.flatnonzero(~served_model.wrap_with_fallback(IndexScorer(served_model, 1), popularity).is_unknown(cases))
+    chosen = (known if len(known) else np.arange(len(cases)))[:_MAX_ANN_QUERIES]
+    queries = served_model.encode_users(cases.take(chosen))
     return tuple(
-        measure_ann(served.index, queries, k, engine=served.engine, effort=served.effort_at(k))
-        for k in _depths(served, ks)
+        benchmark_ann(served_model.index, queries, k, engine=served_model.engine, search_params=served_model.get_search_params(k))
+        for k in _select_ann_ks(served_model, ks)
     )
 
 
-def _depths(served: Served, ks: Sequence[int]) -> list[int]:
-    return [k for k in ks if k <= served.index.size] or [served.index.size]
+def _select_ann_ks(served_model: ServedModel, ks: Sequence[int]) -> list[int]:
+    return [k for k in ks if k <= served_model.index.size] or [served_model.index.size]
 
 
-def _paths(cases: Cases, served: Served, popularity: Scores, ks: Sequence[int]) -> dict[str, int]:
+def _count_routes(cases: EvalCases, served_model: ServedModel, popularity: Scores, ks: Sequence[int]) -> dict[str, int]:
     """How the recalls of the judged users are answered, seen items excluded, as the planner decides."""
-    unknown = served.with_fallback(ThroughIndex(served, 1), popularity).is_unknown(cases)
+    unknown = served_model.wrap_with_fallback(IndexScorer(served_model, 1), popularity).is_unknown(cases)
     paths = {"index": 0, "scan": 0, "all": 0, "popular": int(unknown.sum())}
-    size, k = served.index.size, _depths(served, ks)[0]
+    size, k = served_model.index.size, _select_ann_ks(served_model, ks)[0]
     for place in np.flatnonzero(~unknown):
         seen = len(np.unique(cases.histories[int(place)]))
-        plan = decide(k, size=size, allowed=size, excluded=seen, curve=served.effort, costs=served.costs)
-        paths[plan.path] += 1
+        plan = plan_search(k, size=size, allowed_count=size, excluded_count=seen, curve=served_model.search_param_curve, costs=served_model.cost_model)
+        paths[plan.route] += 1
     return paths

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import Cases, Rows, Sequences
+from vecall.data.ragged import EvalCases, Rows, RaggedArray
 from vecall.errors import DataError
-from vecall.evaluation.metrics import Ranks, Scores, coverage_at, ndcg_at, recall_at, target_ranks, top_rows
+from vecall.evaluation.metrics import Ranks, Scores, coverage_at_k, ndcg_at_k, recall_at_k, rank_targets, select_top_rows
 
-Scorer = Callable[[Cases], Scores]
+Scorer = Callable[[EvalCases], Scores]
 """Scores of all N items for a batch of cases: float32 [B, N], larger is better, no NaN."""
 
 Metrics = dict[str, float]
 
-SHORT_LIST = 10  # ndcg and coverage are read at this depth
-SAMPLED_DEPTH = 100  # rows kept of each sampled user
-RANDOM_ITEMS = 20  # scores of random unseen items kept per sampled user
+TOP_LIST_K = 10  # ndcg and coverage are read at this depth
+SAMPLE_TOP_K = 100  # rows kept of each sampled user
+RANDOM_ITEMS_PER_USER = 20  # scores of random unseen items kept per sampled user
 
 
 @dataclass(frozen=True)
-class Sample:
+class UserSample:
     """What plots and examples need of some users.
 
     Attributes:
@@ -32,14 +32,14 @@ class Sample:
         rest_scores: [about 20 S] scores of random items that the user has neither seen nor as a target.
     """
 
-    positions: NDArray[np.int64]
-    top: Rows
-    hit_scores: Scores
-    rest_scores: Scores
+    case_indices: NDArray[np.int64]
+    top_rows: Rows
+    target_scores: Scores
+    negative_scores: Scores
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EvaluationResult:
     """How well a scorer recalls what is held out.
 
     Attributes:
@@ -56,39 +56,39 @@ class Judgement:
 
     seen_excluded: Metrics
     seen_included: Metrics
-    groups: Mapping[str, tuple[Metrics, Metrics]]
-    users: int
-    targets: int
-    users_dropped: int
-    repeats_dropped: int
-    sample: Sample
+    group_metrics: Mapping[str, tuple[Metrics, Metrics]]
+    user_count: int
+    target_count: int
+    dropped_user_count: int
+    repeat_target_count: int
+    sample: UserSample
 
     @property
-    def main(self) -> Metrics:
+    def primary_metrics(self) -> Metrics:
         """Ranked among unseen items; among all items where every target is a repeat."""
-        return self.seen_included if math.isnan(self.seen_excluded[f"ndcg@{SHORT_LIST}"]) else self.seen_excluded
+        return self.seen_included if math.isnan(self.seen_excluded[f"ndcg@{TOP_LIST_K}"]) else self.seen_excluded
 
     def as_json(self, group: str | None = None) -> dict[str, dict[str, float | None]]:
         """The metrics of all users or of a group, as `vecall evaluate --json` prints them; null where there is none."""
-        excluded, included = (self.seen_excluded, self.seen_included) if group is None else self.groups[group]
-        return {"seen_excluded": _or_null(excluded), "seen_included": _or_null(included)}
+        excluded, included = (self.seen_excluded, self.seen_included) if group is None else self.group_metrics[group]
+        return {"seen_excluded": _nan_to_none(excluded), "seen_included": _nan_to_none(included)}
 
 
-def _or_null(metrics: Metrics) -> dict[str, float | None]:
+def _nan_to_none(metrics: Metrics) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-def judge(
+def evaluate_scorer(
     scorer: Scorer,
-    cases: Cases,
+    cases: EvalCases,
     n_items: int,
     ks: Sequence[int],
     *,
-    groups: Mapping[str, NDArray[np.bool_]] | None = None,
-    batch: int = 256,
-    sample_users: int = 500,
+    group_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    batch_size: int = 256,
+    max_sample_users: int = 500,
     seed: int = 0,
-) -> Judgement:
+) -> EvaluationResult:
     """Rank all N items for each case and see where the held-out ones stand.
 
     Args:
@@ -108,60 +108,60 @@ def judge(
     if not len(cases):
         raise DataError("there is no user to judge: the split held nothing out; check data.split and its times")
     rng = np.random.default_rng(seed)
-    sampled = np.sort(rng.choice(len(cases), size=min(sample_users, len(cases)), replace=False))
-    fresh = _without_repeats(cases, n_items)
-    excluded, included, samples = _Ranking(), _Ranking(), []
-    for start in range(0, len(cases), batch):
-        positions = np.arange(start, min(start + batch, len(cases)))
+    sampled = np.sort(rng.choice(len(cases), size=min(max_sample_users, len(cases)), replace=False))
+    fresh = _drop_repeat_targets(cases, n_items)
+    excluded, included, samples = _MetricAccumulator(), _MetricAccumulator(), []
+    for start in range(0, len(cases), batch_size):
+        positions = np.arange(start, min(start + batch_size, len(cases)))
         part = cases.take(positions)
-        scores = _scored(scorer, part, n_items)
+        scores = _score_cases(scorer, part, n_items)
         new = fresh.take(positions)
-        excluded.add(scores, new, part.histories)
-        included.add(scores, part.targets, None)
-        inside = sampled[(sampled >= start) & (sampled < start + batch)] - start
-        samples.append(_sample(scores, part, new, inside, start, rng))
+        excluded.add_batch(scores, new, part.histories)
+        included.add_batch(scores, part.targets, None)
+        inside = sampled[(sampled >= start) & (sampled < start + batch_size)] - start
+        samples.append(_sample_users(scores, part, new, inside, start, rng))
     rankings = ((excluded, fresh), (included, cases.targets))
 
-    def metrics(chosen: NDArray[np.bool_]) -> tuple[Metrics, Metrics]:
-        of_unseen, of_all = (ranking.metrics(targets, chosen, n_items, ks) for ranking, targets in rankings)
+    def compute_metrics(user_mask: NDArray[np.bool_]) -> tuple[Metrics, Metrics]:
+        of_unseen, of_all = (ranking.compute_metrics(targets, user_mask, n_items, ks) for ranking, targets in rankings)
         return of_unseen, of_all
 
-    seen_excluded, seen_included = metrics(np.ones(len(cases), dtype=np.bool_))
-    return Judgement(
+    seen_excluded, seen_included = compute_metrics(np.ones(len(cases), dtype=np.bool_))
+    return EvaluationResult(
         seen_excluded=seen_excluded,
         seen_included=seen_included,
-        groups={name: metrics(chosen) for name, chosen in (groups or {}).items()},
-        users=len(cases),
-        targets=len(cases.targets.rows),
-        users_dropped=int((fresh.lengths == 0).sum()),
-        repeats_dropped=len(cases.targets.rows) - len(fresh.rows),
-        sample=_joined(samples),
+        group_metrics={name: compute_metrics(chosen) for name, chosen in (group_masks or {}).items()},
+        user_count=len(cases),
+        target_count=len(cases.targets.values),
+        dropped_user_count=int((fresh.lengths == 0).sum()),
+        repeat_target_count=len(cases.targets.values) - len(fresh.values),
+        sample=_concatenate_samples(samples),
     )
 
 
-class _Ranking:
+class _MetricAccumulator:
     """Ranks and best rows, gathered batch by batch."""
 
     def __init__(self) -> None:
         self._ranks: list[Ranks] = []
-        self._tops: list[Rows] = []
+        self._top_rows: list[Rows] = []
 
-    def add(self, scores: Scores, targets: Sequences, seen: Sequences | None) -> None:
+    def add_batch(self, scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> None:
         """Take in a batch."""
-        self._ranks.append(target_ranks(scores, targets, seen))
-        self._tops.append(top_rows(scores, seen, SHORT_LIST))
+        self._ranks.append(rank_targets(scores, targets, seen))
+        self._top_rows.append(select_top_rows(scores, seen, TOP_LIST_K))
 
-    def metrics(self, targets: Sequences, chosen: NDArray[np.bool_], n_items: int, ks: Sequence[int]) -> Metrics:
+    def compute_metrics(self, targets: RaggedArray, user_mask: NDArray[np.bool_], n_items: int, ks: Sequence[int]) -> Metrics:
         """Of the chosen users, [B]; NaN where none of them has a target."""
-        ranks = np.concatenate(self._ranks)[chosen[targets.owners]]
-        offsets = np.concatenate([[0], np.cumsum(targets.lengths[chosen])])
-        measured = {f"recall@{k}": recall_at(ranks, offsets, k) if len(ranks) else math.nan for k in ks}
-        measured[f"ndcg@{SHORT_LIST}"] = ndcg_at(ranks, offsets, SHORT_LIST) if len(ranks) else math.nan
-        measured[f"coverage@{SHORT_LIST}"] = coverage_at(np.concatenate(self._tops)[chosen], n_items, SHORT_LIST)
+        ranks = np.concatenate(self._ranks)[user_mask[targets.segment_ids]]
+        offsets = np.concatenate([[0], np.cumsum(targets.lengths[user_mask])])
+        measured = {f"recall@{k}": recall_at_k(ranks, offsets, k) if len(ranks) else math.nan for k in ks}
+        measured[f"ndcg@{TOP_LIST_K}"] = ndcg_at_k(ranks, offsets, TOP_LIST_K) if len(ranks) else math.nan
+        measured[f"coverage@{TOP_LIST_K}"] = coverage_at_k(np.concatenate(self._top_rows)[user_mask], n_items, TOP_LIST_K)
         return measured
 
 
-def _scored(scorer: Scorer, cases: Cases, n_items: int) -> Scores:
+def _score_cases(scorer: Scorer, cases: EvalCases, n_items: int) -> Scores:
     scores = scorer(cases)
     if scores.shape != (len(cases), n_items):
         raise DataError(
@@ -171,41 +171,41 @@ def _scored(scorer: Scorer, cases: Cases, n_items: int) -> Scores:
     return scores
 
 
-def _without_repeats(cases: Cases, n_items: int) -> Sequences:
+def _drop_repeat_targets(cases: EvalCases, n_items: int) -> RaggedArray:
     """The targets that are not in their user's history."""
-    taken = cases.histories.owners * n_items + cases.histories.rows
-    owners = cases.targets.owners
-    new = ~np.isin(owners * n_items + cases.targets.rows, taken)
-    return Sequences.grouped(owners[new], cases.targets.rows[new], len(cases))
+    taken = cases.histories.segment_ids * n_items + cases.histories.values
+    owners = cases.targets.segment_ids
+    new = ~np.isin(owners * n_items + cases.targets.values, taken)
+    return RaggedArray.from_groups(owners[new], cases.targets.values[new], len(cases))
 
 
-def _sample(
+def _sample_users(
     scores: Scores,
-    cases: Cases,
-    fresh: Sequences,
-    inside: NDArray[np.int64],
-    start: int,
+    cases: EvalCases,
+    new_targets: RaggedArray,
+    user_indices: NDArray[np.int64],
+    batch_start: int,
     rng: np.random.Generator,
-) -> Sample:
+) -> UserSample:
     """Of the users at `inside` of this batch."""
     n_items = scores.shape[1]
-    users = np.repeat(inside, RANDOM_ITEMS)
+    users = np.repeat(user_indices, RANDOM_ITEMS_PER_USER)
     drawn = rng.integers(n_items, size=len(users))
-    known = np.concatenate([lists.owners * n_items + lists.rows for lists in (cases.histories, cases.targets)])
+    known = np.concatenate([lists.segment_ids * n_items + lists.values for lists in (cases.histories, cases.targets)])
     rest = ~np.isin(users * n_items + drawn, known)
-    hits = np.isin(fresh.owners, inside)
-    return Sample(
-        positions=inside + start,
-        top=top_rows(scores[inside], cases.histories.take(inside), SAMPLED_DEPTH),
-        hit_scores=scores[fresh.owners[hits], fresh.rows[hits]],
-        rest_scores=scores[users[rest], drawn[rest]],
+    hits = np.isin(new_targets.segment_ids, user_indices)
+    return UserSample(
+        case_indices=user_indices + batch_start,
+        top_rows=select_top_rows(scores[user_indices], cases.histories.take(user_indices), SAMPLE_TOP_K),
+        target_scores=scores[new_targets.segment_ids[hits], new_targets.values[hits]],
+        negative_scores=scores[users[rest], drawn[rest]],
     )
 
 
-def _joined(samples: Sequence[Sample]) -> Sample:
-    return Sample(
-        positions=np.concatenate([sample.positions for sample in samples]),
-        top=np.concatenate([sample.top for sample in samples]),
-        hit_scores=np.concatenate([sample.hit_scores for sample in samples]),
-        rest_scores=np.concatenate([sample.rest_scores for sample in samples]),
+def _concatenate_samples(samples: Sequence[UserSample]) -> UserSample:
+    return UserSample(
+        case_indices=np.concatenate([sample.case_indices for sample in samples]),
+        top_rows=np.concatenate([sample.top_rows for sample in samples]),
+        target_scores=np.concatenate([sample.target_scores for sample in samples]),
+        negative_scores=np.concatenate([sample.negative_scores for sample in samples]),
     )

@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import Cases
+from vecall.data.ragged import EvalCases
 from vecall.evaluation.evaluator import Scorer
 from vecall.evaluation.metrics import Scores
 
 
-class WithFallback:
+class FallbackScorer:
     """A scorer, and what is popular for users of whom it knows nothing, as `recall` answers them.
 
     Args:
@@ -30,13 +30,13 @@ class WithFallback:
         self._popularity: Scores = popularity / (popularity.max(initial=0.0) + 1)  # among cosines, for plots
         self._reads_history, self._has_features = reads_history, has_features
 
-    def __call__(self, cases: Cases) -> Scores:
+    def __call__(self, cases: EvalCases) -> Scores:
         """[B, N] scores."""
         scores = self._scorer(cases)
         unknown = self.is_unknown(cases)
         return np.where(unknown[:, None], self._popularity, scores) if unknown.any() else scores
 
-    def is_unknown(self, cases: Cases) -> NDArray[np.bool_]:
+    def is_unknown(self, cases: EvalCases) -> NDArray[np.bool_]:
         """[B] cases whose user has neither a history nor a feature that is read."""
         unknown = cases.histories.lengths == 0 if self._reads_history else np.ones(len(cases), dtype=np.bool_)
         return unknown if self._has_features is None else unknown & ~self._has_features[cases.users]

@@ -7,7 +7,7 @@ scores all items alike recalls nothing, instead of whatever a sort happens to pu
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import Rows, Sequences
+from vecall.data.ragged import Rows, RaggedArray
 from vecall.errors import ConfigError, DataError, TrainingError
 
 Scores = NDArray[np.float32]
@@ -15,7 +15,7 @@ Ranks = NDArray[np.int64]
 Offsets = NDArray[np.int64]
 
 
-def target_ranks(scores: Scores, targets: Sequences, seen: Sequences | None) -> Ranks:
+def rank_targets(scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> Ranks:
     """The place of each target among all items that its user has not seen.
 
     Args:
@@ -31,15 +31,15 @@ def target_ranks(scores: Scores, targets: Sequences, seen: Sequences | None) -> 
         TrainingError: a score is NaN.
         DataError: the lists do not fit the scores, a row is not one of the N items, or a target is seen.
     """
-    _check_fit(scores, targets, seen)
+    _check_shapes(scores, targets, seen)
     if np.isnan(scores).any():
         raise TrainingError(
             f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN, so they have no order; "
             "the training has probably diverged: lower training.lr or raise training.temperature"
         )
-    ranked = without_seen(scores, seen)
-    owners = targets.owners
-    reached = ranked[owners, targets.rows]
+    ranked = mask_seen(scores, seen)
+    owners = targets.segment_ids
+    reached = ranked[owners, targets.values]
     if np.isnan(reached).any():
         user = int(owners[np.isnan(reached).argmax()])
         raise DataError(
@@ -51,16 +51,16 @@ def target_ranks(scores: Scores, targets: Sequences, seen: Sequences | None) -> 
     return np.fromiter(counts, dtype=np.int64, count=len(reached)) - 1
 
 
-def without_seen(scores: Scores, seen: Sequences | None) -> Scores:
+def mask_seen(scores: Scores, seen: RaggedArray | None) -> Scores:
     """[B, N] the scores with NaN, which is never >= anything, at what each user has seen."""
     if seen is None:
         return scores
     ranked = scores.copy()
-    ranked[seen.owners, seen.rows] = np.nan
+    ranked[seen.segment_ids, seen.values] = np.nan
     return ranked
 
 
-def top_rows(scores: Scores, seen: Sequences | None, k: int) -> Rows:
+def select_top_rows(scores: Scores, seen: RaggedArray | None, k: int) -> Rows:
     """[B, k] best unseen rows, score descending, then row ascending; -1 where a user has no more.
 
     Args:
@@ -68,7 +68,7 @@ def top_rows(scores: Scores, seen: Sequences | None, k: int) -> Rows:
         seen: B lists of rows to leave out, or None.
         k: 1 <= k.
     """
-    lost = -without_seen(scores, seen)  # NaN, the seen, sorts last
+    lost = -mask_seen(scores, seen)  # NaN, the seen, sorts last
     kept = min(k, lost.shape[1])
     top = np.full((len(lost), k), -1, dtype=np.int64)
     for user, losses in enumerate(lost):
@@ -79,7 +79,7 @@ def top_rows(scores: Scores, seen: Sequences | None, k: int) -> Rows:
     return top
 
 
-def recall_at(ranks: Ranks, offsets: Offsets, k: int) -> float:
+def recall_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
     """Mean over users of |top k ∩ held out| / |held out|; never divided by k.
 
     Args:
@@ -91,10 +91,10 @@ def recall_at(ranks: Ranks, offsets: Offsets, k: int) -> float:
         DataError: no user has a target.
     """
     _check_k(k)
-    return _mean_over_users(_sum_per_user((ranks < k).astype(np.float64), offsets), np.diff(offsets))
+    return _average_over_users(_sum_per_user((ranks < k).astype(np.float64), offsets), np.diff(offsets))
 
 
-def ndcg_at(ranks: Ranks, offsets: Offsets, k: int) -> float:
+def ndcg_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
     """Mean over users of DCG@k / ideal DCG@k with binary relevance (Järvelin and Kekäläinen, TOIS 2002).
 
     A hit at rank r is worth 1 / log2(r + 2); the ideal puts min(k, targets) hits at the top.
@@ -104,10 +104,10 @@ def ndcg_at(ranks: Ranks, offsets: Offsets, k: int) -> float:
     lengths = np.diff(offsets)
     gains = np.where(ranks < k, 1.0 / np.log2(ranks + 2.0), 0.0)
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])
-    return _mean_over_users(_sum_per_user(gains, offsets), ideal[np.minimum(lengths, k)])
+    return _average_over_users(_sum_per_user(gains, offsets), ideal[np.minimum(lengths, k)])
 
 
-def coverage_at(top: Rows, n_items: int, k: int) -> float:
+def coverage_at_k(top_rows: Rows, n_items: int, k: int) -> float:
     """Share of the N items that stand in any user's top k.
 
     Args:
@@ -117,7 +117,7 @@ def coverage_at(top: Rows, n_items: int, k: int) -> float:
     """
     _check_k(k)
     covered = np.zeros(n_items, dtype=np.bool_)
-    first = top[:, :k]
+    first = top_rows[:, :k]
     covered[first[first >= 0]] = True
     return float(covered.mean())
 
@@ -127,11 +127,11 @@ def _sum_per_user(values: NDArray[np.float64], offsets: Offsets) -> NDArray[np.f
     return np.bincount(owners, weights=values, minlength=len(offsets) - 1).astype(np.float64)
 
 
-def _mean_over_users(sums: NDArray[np.float64], best: NDArray[np.float64] | NDArray[np.int64]) -> float:
-    judged = best > 0
+def _average_over_users(sums: NDArray[np.float64], ideals: NDArray[np.float64] | NDArray[np.int64]) -> float:
+    judged = ideals > 0
     if not judged.any():
         raise DataError(f"none of {len(sums)} users has a held-out item to judge by; check the split")
-    return float((sums[judged] / best[judged]).mean())
+    return float((sums[judged] / ideals[judged]).mean())
 
 
 def _check_k(k: int) -> None:
@@ -139,15 +139,15 @@ def _check_k(k: int) -> None:
         raise ConfigError(f"evaluation.ks: k must be at least 1, got {k}")
 
 
-def _check_fit(scores: Scores, targets: Sequences, seen: Sequences | None) -> None:
+def _check_shapes(scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> None:
     users, n_items = scores.shape
     for name, lists in (("targets", targets), ("seen", seen)):
         if lists is None:
             continue
         if len(lists) != users:
             raise DataError(f"{len(lists)} lists of {name} came with scores of {users} users; give one list each")
-        if len(lists.rows) and not 0 <= lists.rows.min() <= lists.rows.max() < n_items:
+        if len(lists.values) and not 0 <= lists.values.min() <= lists.values.max() < n_items:
             raise DataError(
-                f"{name} hold rows {lists.rows.min()} to {lists.rows.max()}, but only {n_items} items are scored; "
+                f"{name} hold rows {lists.values.min()} to {lists.values.max()}, but only {n_items} items are scored; "
                 "score all items of the vocabulary"
             )

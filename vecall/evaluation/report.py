@@ -8,14 +8,14 @@ from pathlib import Path
 from string import Template
 
 from vecall.errors import ConfigError
-from vecall.evaluation.plots import three_digits
+from vecall.evaluation.plots import format_decimal
 from vecall.runtime.paths import check_path
 
 AnnRow = Mapping[str, int | float | str | None]
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleUser:
     """One user, for people: titles taken and titles recalled.
 
     Attributes:
@@ -26,7 +26,7 @@ class Example:
     """
 
     user: str
-    taken: tuple[str, ...]
+    history: tuple[str, ...]
     recalled: tuple[str, ...]
     held_out: tuple[str, ...] = ()
 
@@ -58,14 +58,14 @@ class ReportContent:
     protocol: tuple[str, ...]
     models: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     dropped: tuple[tuple[str, int, str], ...] = ()
-    ann: tuple[AnnRow, ...] = ()
+    ann_rows: tuple[AnnRow, ...] = ()
     ann_method: str = ""
-    learning_curve: str = ""
-    recall_over_k: str = ""
-    ann_frontier: str = ""
-    scores: str = ""
-    popularity: str = ""
-    examples: tuple[Example, ...] = ()
+    learning_curve_svg: str = ""
+    recall_over_k_svg: str = ""
+    ann_frontier_svg: str = ""
+    scores_svg: str = ""
+    popularity_svg: str = ""
+    examples: tuple[ExampleUser, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -118,27 +118,27 @@ def write_report(path: Path, content: ReportContent) -> None:
         raise ConfigError(f"the report's folder {path.parent} does not exist; create it or name another")
     template = Template(resources.files("vecall.evaluation").joinpath("report.html").read_text("utf-8"))
     sections = (
-        _section("Protocol", _bullets(content.protocol)),
-        _section(
+        _render_section("Protocol", _render_bullets(content.protocol)),
+        _render_section(
             "Model recall, seen items excluded",
             "<p class=note>Items of the user's history are not ranked: the setting of a recommender that never "
-            "repeats. The best of a column is in colour.</p>" + _model_table(content, "seen_excluded"),
+            "repeats. The best of a column is in colour.</p>" + _render_model_table(content, "seen_excluded"),
         ),
-        _section(
+        _render_section(
             "Model recall, seen items included",
             "<p class=note>The same rankings with the history left in: what the user has already taken fills "
-            "places too.</p>" + _model_table(content, "seen_included"),
+            "places too.</p>" + _render_model_table(content, "seen_included"),
         ),
-        _section("What was left out", _dropped(content)),
-        _section("ANN recall and latency of the index", _ann(content)) if content.ann else "",
-        _plots(content),
-        _section("Examples", _examples(content.examples)) if content.examples else "",
-        _section("Environment", _environment(content.environment)) if content.environment else "",
+        _render_section("What was left out", _render_dropped(content)),
+        _render_section("ANN recall and latency of the index", _render_ann_table(content)) if content.ann_rows else "",
+        _render_plots(content),
+        _render_section("Examples", _render_examples(content.examples)) if content.examples else "",
+        _render_section("Environment", _render_environment(content.environment)) if content.environment else "",
     )
     page = template.substitute(
         title=html.escape(content.title),
         headline=html.escape(content.headline),
-        tiles=_tiles(content),
+        tiles=_render_summary_cards(content),
         sections="\n".join(section for section in sections if section),
     )
     try:
@@ -147,25 +147,25 @@ def write_report(path: Path, content: ReportContent) -> None:
         raise ConfigError(f"the report {path} cannot be written: {error.strerror}; name another file") from error
 
 
-def _section(title: str, body: str) -> str:
+def _render_section(title: str, body: str) -> str:
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{body}\n</section>"
 
 
-def _bullets(lines: Iterable[str]) -> str:
+def _render_bullets(lines: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _tiles(content: ReportContent) -> str:
+def _render_summary_cards(content: ReportContent) -> str:
     """The few numbers to take away: the model and the two best others at one depth, then the index."""
-    metrics = {name: _main(judged) for name, judged in content.models.items() if name != "index"}
+    metrics = {name: _select_primary_metrics(judged) for name, judged in content.models.items() if name != "index"}
     depths = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
     depth = "recall@100" if "recall@100" in depths else depths[-1]
     model, *others = [(at[depth], name) for name, at in metrics.items() if depth in at]
-    tiles = [(three_digits(recall), f"{depth}, {name}") for recall, name in (model, *sorted(others, reverse=True)[:2])]
-    if content.ann:
-        ann = content.ann[0]
-        label = f"ANN recall@{ann['k']} of {ann['engine']}, at {_number('p50_ms', ann['p50_ms'])} ms (p50)"
-        tiles.append((_number("recall", ann["recall"]), label))
+    tiles = [(format_decimal(recall), f"{depth}, {name}") for recall, name in (model, *sorted(others, reverse=True)[:2])]
+    if content.ann_rows:
+        ann = content.ann_rows[0]
+        label = f"ANN recall@{ann['k']} of {ann['engine']}, at {_format_number('p50_ms', ann['p50_ms'])} ms (p50)"
+        tiles.append((_format_number("recall", ann["recall"]), label))
     cells = (
         f'<div class="card tile"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
         for value, label in tiles
@@ -173,36 +173,36 @@ def _tiles(content: ReportContent) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def _main(judged: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+def _select_primary_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
     """Metrics with seen items excluded; included where there are no others, for every target is a repeat."""
     for seen in ("seen_excluded", "seen_included"):
-        known = {key: value for key, value in judged[seen].items() if value is not None}
+        known = {key: value for key, value in metrics[seen].items() if value is not None}
         if any(key.startswith("recall@") for key in known):
             return known
     return known
 
 
-def _model_table(content: ReportContent, seen: str) -> str:
-    metrics = {name: judged[seen] for name, judged in content.models.items()}
+def _render_model_table(content: ReportContent, metrics_key: str) -> str:
+    metrics = {name: judged[metrics_key] for name, judged in content.models.items()}
     columns = list(dict.fromkeys(key for judged in metrics.values() for key in judged))
     best = {
         key: max((value for judged in metrics.values() if (value := judged.get(key)) is not None), default=0.0)
         for key in columns
     }
     rows = [
-        [_name(name)] + [_share(judged.get(key), best=best[key]) for key in columns] for name, judged in metrics.items()
+        [_render_row_header(name)] + [_render_metric_cell(judged.get(key), best=best[key]) for key in columns] for name, judged in metrics.items()
     ]
-    return _table(["model", *columns], rows, mark_first=True)
+    return _render_table(["model", *columns], rows, highlight_first_row=True)
 
 
-def _dropped(content: ReportContent) -> str:
+def _render_dropped(content: ReportContent) -> str:
     if not content.dropped:
         return "<p>Nothing: every user, item and held-out interaction was judged.</p>"
-    rows = [[_name(what), f"<td>{count:,}</td>", _words(why)] for what, count, why in content.dropped]
-    return _table(["what", "how many", "why"], rows, words_last=True)
+    rows = [[_render_row_header(what), f"<td>{count:,}</td>", _render_text_cell(why)] for what, count, why in content.dropped]
+    return _render_table(["what", "how many", "why"], rows, is_last_column_text=True)
 
 
-def _ann(content: ReportContent) -> str:
+def _render_ann_table(content: ReportContent) -> str:
     columns = {
         "engine": "engine",
         "k": "k",
@@ -213,25 +213,25 @@ def _ann(content: ReportContent) -> str:
         "queries": "queries",
         "effort": "effort",
     }
-    shown = {key: label for key, label in columns.items() if any(key in row for row in content.ann)}
+    shown = {key: label for key, label in columns.items() if any(key in row for row in content.ann_rows)}
     rows = [
-        [_name(row[key]) if key == "engine" else f"<td>{html.escape(_number(key, row.get(key)))}</td>" for key in shown]
-        for row in content.ann
+        [_render_row_header(row[key]) if key == "engine" else f"<td>{html.escape(_format_number(key, row.get(key)))}</td>" for key in shown]
+        for row in content.ann_rows
     ]
     method = f"<p class=note>{html.escape(content.ann_method)}</p>" if content.ann_method else ""
-    return method + _table(list(shown.values()), rows)
+    return method + _render_table(list(shown.values()), rows)
 
 
-def _plots(content: ReportContent) -> str:
+def _render_plots(content: ReportContent) -> str:
     figures = [
         f'<figure class="card"><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>'
         for name, (title, caption) in CAPTIONS.items()
         if (svg := getattr(content, name))
     ]
-    return _section("Plots", f'<div class="plots">{"".join(figures)}</div>') if figures else ""
+    return _render_section("Plots", f'<div class="plots">{"".join(figures)}</div>') if figures else ""
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _render_examples(examples: Sequence[ExampleUser]) -> str:
     parts = []
     for example in examples:
         recalled = "".join(
@@ -240,7 +240,7 @@ def _examples(examples: Sequence[Example]) -> str:
             else f"<li>{html.escape(title)}</li>"
             for title in example.recalled
         )
-        taken = "".join(f"<li>{html.escape(title)}</li>" for title in example.taken)
+        taken = "".join(f"<li>{html.escape(title)}</li>" for title in example.history)
         then = f"<p class=note>then: {html.escape(', '.join(example.held_out))}</p>" if example.held_out else ""
         parts.append(
             f'<div class="card example"><h3>{html.escape(example.user)}</h3>'
@@ -250,22 +250,22 @@ def _examples(examples: Sequence[Example]) -> str:
     return f'<div class="examples">{"".join(parts)}</div>'
 
 
-def _environment(facts: Mapping[str, str]) -> str:
-    pairs = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
+def _render_environment(environment: Mapping[str, str]) -> str:
+    pairs = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in environment.items())
     return f'<dl class="card">{"".join(pairs)}</dl>'
 
 
-def _table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, mark_first: bool = False, words_last: bool = False
+def _render_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, highlight_first_row: bool = False, is_last_column_text: bool = False
 ) -> str:
     """In a box of its own to scroll in; the cells of `rows` are HTML already."""
     last = len(columns) - 1
     head = "".join(
-        f"<th{' class=words' if words_last and at == last else ''} scope=col>{html.escape(column)}</th>"
+        f"<th{' class=words' if is_last_column_text and at == last else ''} scope=col>{html.escape(column)}</th>"
         for at, column in enumerate(columns)
     )
     body = "".join(
-        f"<tr{' class=first' if mark_first and at == 0 else ''}>{''.join(cells)}</tr>" for at, cells in enumerate(rows)
+        f"<tr{' class=first' if highlight_first_row and at == 0 else ''}>{''.join(cells)}</tr>" for at, cells in enumerate(rows)
     )
     return (
         '<div class="card scroll" tabindex="0" role="region" aria-label="table">'
@@ -273,24 +273,24 @@ def _table(
     )
 
 
-def _name(value: object) -> str:
+def _render_row_header(value: object) -> str:
     return f"<th scope=row>{html.escape(str(value))}</th>"
 
 
-def _words(text: str) -> str:
+def _render_text_cell(text: str) -> str:
     return f"<td class=words>{html.escape(text)}</td>"
 
 
-def _share(value: float | None, *, best: float) -> str:
+def _render_metric_cell(value: float | None, *, best: float) -> str:
     if value is None:
         return "<td>–</td>"
-    return f"<td><strong>{three_digits(value)}</strong></td>" if value == best else f"<td>{three_digits(value)}</td>"
+    return f"<td><strong>{format_decimal(value)}</strong></td>" if value == best else f"<td>{format_decimal(value)}</td>"
 
 
-def _number(key: str, value: int | float | str | None) -> str:
+def _format_number(key: str, value: int | float | str | None) -> str:
     """Shares and milliseconds with three digits behind the point, counts with commas."""
     if value is None:
         return "default" if key == "effort" else "–"
     if isinstance(value, float):
-        return three_digits(value)
+        return format_decimal(value)
     return f"{value:,}" if isinstance(value, int) else value

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vecall.evaluation import plots
-from vecall.evaluation.compare import Assessment
-from vecall.evaluation.evaluator import Judgement
-from vecall.evaluation.report import Example, ReportContent, write_report
+from vecall.evaluation.compare import EvaluationReport
+from vecall.evaluation.evaluator import EvaluationResult
+from vecall.evaluation.report import ExampleUser, ReportContent, write_report
 
 _ANN_METHOD = (
     "ANN recall@k is the share of the exact answer's items that the index returns, not the model's recall. Measured on "
@@ -19,14 +19,14 @@ _ANN_METHOD = (
 )
 
 
-def write_assessment(
+def write_evaluation_report(
     path: Path,
-    assessment: Assessment,
+    report: EvaluationReport,
     *,
     title: str,
     epochs: Sequence[Mapping[str, float]] = (),
-    more: Mapping[str, Judgement] | None = None,
-    examples: Sequence[Example] = (),
+    extra_results: Mapping[str, EvaluationResult] | None = None,
+    examples: Sequence[ExampleUser] = (),
 ) -> None:
     """Write the report.
 
@@ -38,52 +38,52 @@ def write_assessment(
         more: further models to stand beside, by name.
         examples: a few users.
     """
-    judged = dict(assessment.judgements) | dict(more or {})
+    judged = dict(report.results) | dict(extra_results or {})
     lines = {name: one for name, one in judged.items() if name != "index"}
     sample = judged["model"].sample
     content = ReportContent(
         title=title,
-        headline=_headline(assessment),
-        protocol=assessment.protocol,
+        headline=_format_headline(report),
+        protocol=report.protocol,
         models={name: one.as_json() for name, one in judged.items()},
-        dropped=tuple((reason, count, "") for reason, count in assessment.dropped.items()),
-        ann=tuple(one.as_json() for one in assessment.ann),
+        dropped=tuple((reason, count, "") for reason, count in report.dropped.items()),
+        ann_rows=tuple(one.as_json() for one in report.ann_results),
         ann_method=_ANN_METHOD,
-        learning_curve=_learning_curve(epochs) if epochs else "",
-        recall_over_k=plots.recall_over_k({name: one.main for name, one in lines.items()}),
-        ann_frontier=plots.ann_frontier(assessment.frontier) if assessment.frontier else "",
-        scores=plots.score_histograms(sample.hit_scores, sample.rest_scores) if len(sample.hit_scores) else "",
-        popularity=plots.recalled_popularity(
-            {name: one.sample.top for name, one in lines.items()}, assessment.item_counts
+        learning_curve_svg=_render_learning_curve(epochs) if epochs else "",
+        recall_over_k_svg=plots.plot_recall_over_k({name: one.primary_metrics for name, one in lines.items()}),
+        ann_frontier_svg=plots.plot_ann_frontier(report.tuning_points) if report.tuning_points else "",
+        scores_svg=plots.plot_score_histograms(sample.target_scores, sample.negative_scores) if len(sample.target_scores) else "",
+        popularity_svg=plots.plot_recalled_popularity(
+            {name: one.sample.top_rows for name, one in lines.items()}, report.item_counts
         ),
         examples=tuple(examples),
-        environment=_environment(),
+        environment=_describe_environment(),
     )
     write_report(path, content)
 
 
-def _learning_curve(lines: Sequence[Mapping[str, float]]) -> str:
+def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
     """Of the lines of metrics.jsonl, which count epochs from 0."""
     epochs = [
         {"epoch": line["epoch"] + 1, "loss": line["loss"], "recall": line["valid_recall"], "score": line["valid_score"]}
-        for line in lines
+        for line in epoch_metrics
     ]
-    return plots.learning_curve(epochs, metric="recall", chosen_by="score")
+    return plots.plot_learning_curve(epochs, metric="recall", selection_metric="score")
 
 
-def _headline(assessment: Assessment) -> str:
-    recalls = {name: one.main for name, one in assessment.judgements.items()}
+def _format_headline(report: EvaluationReport) -> str:
+    recalls = {name: one.primary_metrics for name, one in report.results.items()}
     depths = [int(key.removeprefix("recall@")) for key in recalls["model"] if key.startswith("recall@")]
     k = 100 if 100 in depths else max(depths)
     others = ", ".join(
-        f"{name} {plots.three_digits(at[f'recall@{k}'])}"
+        f"{name} {plots.format_decimal(at[f'recall@{k}'])}"
         for name, at in recalls.items()
         if name not in ("model", "index")
     )
     return f"The model finds {recalls['model'][f'recall@{k}']:.1%} of the held-out items among its {k}; {others}."
 
 
-def _environment() -> dict[str, str]:
+def _describe_environment() -> dict[str, str]:
     libraries = ("vecall", "torch", "faiss-cpu", "onnxruntime", "polars", "numpy")
     return {
         "command": " ".join(Path(part).name if at == 0 else part for at, part in enumerate(sys.argv)),

@@ -4,17 +4,17 @@ from itertools import pairwise
 
 from pydantic import Field, field_validator
 
-from vecall.schema import Section
+from vecall.schema import SettingsModel
 
 
-class EvaluationSettings(Section):
+class EvaluationSettings(SettingsModel):
     """What a model is judged at."""
 
     ks: tuple[int, ...] = Field((10, 50, 100, 200, 500), min_length=1, description="recall@k for each, ascending")
 
     @field_validator("ks")
     @classmethod
-    def _ascend_from_one(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+    def _validate_ks(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
         if ks[0] < 1 or any(later <= earlier for earlier, later in pairwise(ks)):
             raise ValueError(f"ks must ascend and be at least 1, such as [10, 100]; got {list(ks)}")
         return ks

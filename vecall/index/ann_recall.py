@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vecall.index.base import Index, Rows, Vectors
 
 
-def recall_per_query(index: Index, queries: Vectors, found: Rows, exact: Rows) -> NDArray[np.float64]:
+def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:
     """Share of the exact answer that was found.
 
     Args:
@@ -22,17 +22,17 @@ def recall_per_query(index: Index, queries: Vectors, found: Rows, exact: Rows) -
     Returns:
         [B] shares in 0 .. 1.
     """
-    return tail_recall_per_query(index, queries, found, exact, exact.shape[1])
+    return tail_recall_per_query(index, queries, found_rows, exact_rows, exact_rows.shape[1])
 
 
-def tail_recall_per_query(index: Index, queries: Vectors, found: Rows, exact: Rows, tail: int) -> NDArray[np.float64]:
+def tail_recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows, tail_size: int) -> NDArray[np.float64]:
     """Share of the last `tail` rows of the exact answer that was found; the others as in `recall_per_query`."""
     shares = np.empty(len(queries))
     for b, query in enumerate(queries):
-        wanted = exact[b][exact[b] >= 0]
-        before = max(0, len(wanted) - tail)
-        borders = index.scores(query, wanted[[before - 1, -1]])  # of the row before the tail, and of the last
-        scores = index.scores(query, np.unique(found[b][found[b] >= 0]))
+        wanted = exact_rows[b][exact_rows[b] >= 0]
+        before = max(0, len(wanted) - tail_size)
+        borders = index.score(query, wanted[[before - 1, -1]])  # of the row before the tail, and of the last
+        scores = index.score(query, np.unique(found_rows[b][found_rows[b] >= 0]))
         reached = min(int(np.count_nonzero(scores >= borders[1])), len(wanted))
         nearer = min(int(np.count_nonzero(scores >= borders[0])), before)
         shares[b] = (reached - nearer) / (len(wanted) - before)

@@ -7,34 +7,34 @@ from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 
 
-class OverStored:
+class ApproximateIndex:
     """An approximate index over N stored vectors.
 
     Args:
         flat: where they are: a `faiss.IndexScalarQuantizer` that the index owns.
     """
 
-    def __init__(self, flat: Any) -> None:  # noqa: ANN401 - an object of faiss
-        self._stored = ExactIndex(flat)
+    def __init__(self, flat_index: Any) -> None:  # noqa: ANN401 - an object of faiss
+        self._exact_index = ExactIndex(flat_index)
 
     @property
     def size(self) -> int:
         """N, the number of vectors."""
-        return self._stored.size
+        return self._exact_index.size
 
     @property
     def dim(self) -> int:
         """D, the dimension of a vector."""
-        return self._stored.dim
+        return self._exact_index.dim
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
         """The k best rows among those `allowed`, exactly. See `vecall.index.exact.scan`."""
-        return self._stored.search_exact(queries, k, allowed=allowed)
+        return self._exact_index.search_exact(queries, k, allowed=allowed)
 
-    def scores(self, query: Vectors, rows: Rows) -> Scores:
+    def score(self, query: Vectors, rows: Rows) -> Scores:
         """[n] inner products of one query [D] with the stored vectors of some rows. See `Index.scores`."""
-        return self._stored.scores(query, rows)
+        return self._exact_index.score(query, rows)
 
-    def vectors(self, rows: Rows) -> Vectors:
+    def get_vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32. See `ExactIndex.vectors`."""
-        return self._stored.vectors(rows)
+        return self._exact_index.get_vectors(rows)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from vecall.index.bitmap import Bitmap
 
-MAX_STORED = 65504.0  # float16's largest number
-MAX_QUERY = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
+MAX_STORED_VALUE = 65504.0  # float16's largest number
+MAX_QUERY_VALUE = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
 
-Codes = NDArray[np.float16]
+HalfVectors = NDArray[np.float16]
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -31,7 +31,7 @@ class Hits:
     scores: Scores
 
 
-class Effort(NamedTuple):
+class SearchParams(NamedTuple):
     """How hard a search tries; an approximate index answers better and slower with more.
 
     Attributes:
@@ -40,11 +40,11 @@ class Effort(NamedTuple):
     """
 
     width: int
-    depth: int = 0
+    rerank_depth: int = 0
 
-    def label(self) -> str:
+    def to_label(self) -> str:
         """As short as it can be said."""
-        return f"{self.width} × {self.depth}" if self.depth else str(self.width)
+        return f"{self.width} × {self.rerank_depth}" if self.rerank_depth else str(self.width)
 
 
 class Index(Protocol):
@@ -58,7 +58,7 @@ class Index(Protocol):
     def dim(self) -> int:
         """D, the dimension of a vector."""
 
-    def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None) -> Hits:
         """The k best rows for each query.
 
         Args:
@@ -75,10 +75,10 @@ class Index(Protocol):
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
         """As `search`, but exact over the stored vectors."""
 
-    def scores(self, query: Vectors, rows: Rows) -> Scores:
+    def score(self, query: Vectors, rows: Rows) -> Scores:
         """[n] inner products of one query [D] with the stored vectors of rows in 0 .. N - 1, as searches give them."""
 
-    def vectors(self, rows: Rows) -> Vectors:
+    def get_vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32."""
 
     def save(self, path: Path) -> None:

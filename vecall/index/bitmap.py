@@ -25,12 +25,12 @@ class Bitmap:
     count: int
 
     @classmethod
-    def of(cls, mask: Mask) -> Self:
+    def from_mask(cls, mask: Mask) -> Self:
         """The rows that `mask` [N] marks."""
         return cls(np.packbits(mask, bitorder="little"), len(mask), int(np.count_nonzero(mask)))
 
     @classmethod
-    def all_of(cls, size: int) -> Self:
+    def full(cls, size: int) -> Self:
         """All of N rows."""
         bits = np.full(-(-size // 8), 255, dtype=np.uint8)
         if size % 8:
@@ -38,30 +38,30 @@ class Bitmap:
         return cls(bits, size, size)
 
     def __and__(self, other: "Bitmap") -> "Bitmap":
-        return _counted(self.bits & other.bits, self.size)
+        return _build_bitmap(self.bits & other.bits, self.size)
 
-    def without(self, rows: Rows) -> "Bitmap":
+    def exclude(self, rows: Rows) -> "Bitmap":
         """All but these rows, each in 0 .. N - 1."""
         bits = self.bits.copy()
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
-        return Bitmap(bits, self.size, self.count - int(np.count_nonzero(self.has(np.unique(rows)))))
+        return Bitmap(bits, self.size, self.count - int(np.count_nonzero(self.contains(np.unique(rows)))))
 
-    def between(self, start: int, stop: int) -> "Bitmap":
+    def restrict_to_range(self, start: int, stop: int) -> "Bitmap":
         """Those of its rows that lie in start .. stop - 1, both divisible by eight; `stop` may lie beyond N."""
         bits = np.zeros_like(self.bits)
         bits[start // 8 : stop // 8] = self.bits[start // 8 : stop // 8]
         return Bitmap(bits, self.size, int(np.bitwise_count(bits[start // 8 : stop // 8]).sum()))
 
-    def has(self, rows: Rows) -> Mask:
+    def contains(self, rows: Rows) -> Mask:
         """Whether each of these rows, in 0 .. N - 1, is in it."""
         marked: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(np.bool_)
         return marked
 
-    def mask(self) -> Mask:
+    def to_mask(self) -> Mask:
         """[N] true for each row in it."""
         marked: Mask = np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_)
         return marked
 
 
-def _counted(bits: NDArray[np.uint8], size: int) -> Bitmap:
+def _build_bitmap(bits: NDArray[np.uint8], size: int) -> Bitmap:
     return Bitmap(bits, size, int(np.bitwise_count(bits).sum()))

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import DataError, QueryError
-from vecall.index.base import MAX_QUERY, MAX_STORED, Codes, Effort, Hits, Rows, Scores, Vectors
+from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, HalfVectors, SearchParams, Hits, Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
-from vecall.index.faiss_adapter import write_file
-from vecall.index.kernels import best_scored, rows_of, scores_of
-from vecall.index.topk import best_first, nothing
+from vecall.index.faiss_adapter import write_faiss_index
+from vecall.index.kernels import select_top_k, bitmap_to_rows, compute_inner_products
+from vecall.index.topk import sort_hits, make_empty_hits
 
-_BLOCK = 2**21  # numbers scored or widened at a time: 8 MiB of float32
-_QUERIES = 128  # queries scored at a time
+_BLOCK_ELEMENTS = 2**21  # numbers scored or widened at a time: 8 MiB of float32
+_QUERY_BATCH_SIZE = 128  # queries scored at a time
 
 
 class ExactIndex:
@@ -26,14 +26,14 @@ class ExactIndex:
         flat: a `faiss.IndexScalarQuantizer` of half-precision numbers by inner product.
     """
 
-    def __init__(self, flat: Any) -> None:  # noqa: ANN401 - faiss's stubs lack half of it
-        self._flat = flat  # owns the memory that `codes` looks into
-        raw = faiss.rev_swig_ptr(flat.codes.data(), flat.codes.size())
-        self.codes: Codes = raw.view(np.float16).reshape(flat.ntotal, flat.d)
-        self.codes.flags.writeable = False
+    def __init__(self, flat_index: Any) -> None:  # noqa: ANN401 - faiss's stubs lack half of it
+        self._flat_index = flat_index  # owns the memory that `codes` looks into
+        raw = faiss.rev_swig_ptr(flat_index.codes.data(), flat_index.codes.size())
+        self.half_vectors: HalfVectors = raw.view(np.float16).reshape(flat_index.ntotal, flat_index.d)
+        self.half_vectors.flags.writeable = False
 
     @classmethod
-    def build(cls, vectors: Vectors | Codes) -> Self:
+    def build(cls, vectors: Vectors | HalfVectors) -> Self:
         """Store a copy of [N, D] float32 or float16 vectors in half precision.
 
         Raises:
@@ -51,33 +51,33 @@ class ExactIndex:
     @property
     def size(self) -> int:
         """N, the number of vectors."""
-        return len(self.codes)
+        return len(self.half_vectors)
 
     @property
     def dim(self) -> int:
         """D, the dimension of a vector."""
-        return int(self.codes.shape[1])
+        return int(self.half_vectors.shape[1])
 
     def search(
         self,
         queries: Vectors,
         k: int,
         *,
-        effort: Effort | None = None,  # noqa: ARG002
+        search_params: SearchParams | None = None,  # noqa: ARG002
         allowed: Bitmap | None = None,
     ) -> Hits:
         """The k best rows for each query; `effort` changes nothing. See `Index.search`."""
-        return scan(self.codes, queries, k, allowed)
+        return scan(self.half_vectors, queries, k, allowed)
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
         """The k best rows among those `allowed`. See `scan`."""
-        return scan(self.codes, queries, k, allowed)
+        return scan(self.half_vectors, queries, k, allowed)
 
-    def scores(self, query: Vectors, rows: Rows) -> Scores:
+    def score(self, query: Vectors, rows: Rows) -> Scores:
         """[n] inner products of one query [D] with the stored vectors of some rows. See `Index.scores`."""
-        return scores_of(self.codes, query, np.ascontiguousarray(rows))
+        return compute_inner_products(self.half_vectors, query, np.ascontiguousarray(rows))
 
-    def filled(self, hits: Hits, queries: Vectors, allowed: Bitmap | None) -> Hits:
+    def fill_missing_hits(self, hits: Hits, queries: Vectors, allowed: Bitmap | None) -> Hits:
         """An approximate answer, exact for those queries where places without a row are left for no reason.
 
         Among many equal vectors a graph falls apart; under a bitmap a search may not reach what is allowed.
@@ -91,7 +91,7 @@ class ExactIndex:
             hits.rows[short], hits.scores[short] = exact.rows, exact.scores
         return hits
 
-    def vectors(self, rows: Rows) -> Vectors:
+    def get_vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32.
 
         Raises:
@@ -102,19 +102,19 @@ class ExactIndex:
                 f"rows reach from {rows.min()} to {rows.max()}; this index has rows 0 to {self.size - 1} "
                 "(-1 is a place without an answer)"
             )
-        return widened(self.codes[rows])
+        return to_float32(self.half_vectors[rows])
 
-    def release(self) -> Any:  # noqa: ANN401 - an index of faiss
+    def detach_faiss_index(self) -> Any:  # noqa: ANN401 - an index of faiss
         """The native index, which now belongs to the caller; this object must no longer be used."""
-        self._flat.this.disown()
-        return self._flat
+        self._flat_index.this.disown()
+        return self._flat_index
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load`."""
-        write_file(self._flat, path)
+        write_faiss_index(self._flat_index, path)
 
 
-def scan(codes: Codes, queries: Vectors, k: int, allowed: Bitmap | None = None) -> Hits:
+def scan(half_vectors: HalfVectors, queries: Vectors, k: int, allowed: Bitmap | None = None) -> Hits:
     """The k best of N half-precision vectors for each query, exactly, in bounded memory.
 
     One query is scored row by row, in the calling thread. For many a matrix product finds the rows that may be
@@ -133,38 +133,38 @@ def scan(codes: Codes, queries: Vectors, k: int, allowed: Bitmap | None = None) 
     Raises:
         QueryError: the queries, k or `allowed` are not as said.
     """
-    check_queries(queries, codes.shape[1], k)
-    check_allowed(allowed, len(codes))
-    rows = None if allowed is None else rows_of(allowed)
+    check_queries(queries, half_vectors.shape[1], k)
+    check_allowed(allowed, len(half_vectors))
+    rows = None if allowed is None else bitmap_to_rows(allowed)
     if len(queries) == 1:
-        return best_of_one(codes, queries[0], rows, k)
-    hits = nothing(len(queries), k)
-    for start in range(0, len(queries), _QUERIES):
-        part = slice(start, start + _QUERIES)
-        _scan_into(Hits(hits.rows[part], hits.scores[part]), codes, queries[part], rows)
+        return scan_one_query(half_vectors, queries[0], rows, k)
+    hits = make_empty_hits(len(queries), k)
+    for start in range(0, len(queries), _QUERY_BATCH_SIZE):
+        part = slice(start, start + _QUERY_BATCH_SIZE)
+        _scan_into(Hits(hits.rows[part], hits.scores[part]), half_vectors, queries[part], rows)
     return hits
 
 
-def best_of_one(codes: Codes, query: Vectors, rows: Rows | None, k: int) -> Hits:
+def scan_one_query(half_vectors: HalfVectors, query: Vectors, rows: Rows | None, k: int) -> Hits:
     """[1, k] the best of some distinct rows, None: of all, for one query [D]; scores and order are those of `scan`."""
-    best, scores = best_scored(scores_of(codes, query, rows), rows, k)
+    best, scores = select_top_k(compute_inner_products(half_vectors, query, rows), rows, k)
     if len(best) == k:
         return Hits(best[None], scores[None])
-    hits = nothing(1, k)
+    hits = make_empty_hits(1, k)
     hits.rows[0, : len(best)], hits.scores[0, : len(best)] = best, scores
     return hits
 
 
-def rescored(codes: Codes, queries: Vectors, rows: Rows) -> Hits:
+def rescore(half_vectors: HalfVectors, queries: Vectors, rows: Rows) -> Hits:
     """[B, k] rows found by other means (-1: none), with the scores and the order of `scan`."""
-    hits = nothing(*rows.shape)
+    hits = make_empty_hits(*rows.shape)
     for b, query in enumerate(queries):
-        best = best_of_one(codes, query, rows[b][rows[b] >= 0], rows.shape[1])
+        best = scan_one_query(half_vectors, query, rows[b][rows[b] >= 0], rows.shape[1])
         hits.rows[b], hits.scores[b] = best.rows[0], best.scores[0]
     return hits
 
 
-def rounded(vectors: Vectors | Codes) -> Vectors:
+def round_to_half_precision(vectors: Vectors | HalfVectors) -> Vectors:
     """Float32 vectors rounded to half precision, half to even.
 
     faiss rounds a number halfway between two others by the machine it runs on. It is handed rounded
@@ -173,7 +173,7 @@ def rounded(vectors: Vectors | Codes) -> Vectors:
     return vectors.astype(np.float16).astype(np.float32)
 
 
-def check_vectors(vectors: Vectors | Codes) -> None:
+def check_vectors(vectors: Vectors | HalfVectors) -> None:
     """Refuse what cannot be stored.
 
     Raises:
@@ -184,14 +184,14 @@ def check_vectors(vectors: Vectors | Codes) -> None:
             f"item vectors are {vectors.dtype} {list(vectors.shape)}; expected float32 or float16 [N, D] of at least "
             "one vector and one dimension"
         )
-    for start in range(0, len(vectors), step := _rows_at_once(vectors.shape[1])):
+    for start in range(0, len(vectors), step := _compute_block_rows(vectors.shape[1])):
         block = vectors[start : start + step]
-        bad = np.argwhere(~(np.abs(block) <= MAX_STORED))
+        bad = np.argwhere(~(np.abs(block) <= MAX_STORED_VALUE))
         if len(bad):
             row, axis = bad[0]
             raise DataError(
                 f"item vector {start + row} holds {block[row, axis]} at {axis}; expected finite numbers within "
-                f"±{MAX_STORED:.0f}, which half precision can hold: normalise the vectors or drop the item"
+                f"±{MAX_STORED_VALUE:.0f}, which half precision can hold: normalise the vectors or drop the item"
             )
 
 
@@ -206,9 +206,9 @@ def check_queries(queries: Vectors, dim: int, k: int) -> None:
             f"queries are {queries.dtype} {list(queries.shape)}; this index expects float32 [B, {dim}]",
             field="vector",
         )
-    if not np.abs(queries).max(initial=0.0) <= MAX_QUERY:
+    if not np.abs(queries).max(initial=0.0) <= MAX_QUERY_VALUE:
         raise QueryError(
-            f"a query holds a number that is not finite, or beyond ±{MAX_QUERY:g}; expected finite "
+            f"a query holds a number that is not finite, or beyond ±{MAX_QUERY_VALUE:g}; expected finite "
             "numbers: look for a division by zero where the query was made",
             field="vector",
         )
@@ -226,53 +226,53 @@ def check_allowed(allowed: Bitmap | None, size: int) -> None:
         raise QueryError(f"`allowed` is over {allowed.size} rows; this index has {size}, and expects one bit for each")
 
 
-def _scan_into(best: Hits, codes: Codes, queries: Vectors, rows: Rows | None) -> None:
+def _scan_into(best: Hits, half_vectors: HalfVectors, queries: Vectors, rows: Rows | None) -> None:
     """Fill `best` [B, k], which starts empty, from all allowed rows."""
-    k, dim = best.rows.shape[1], codes.shape[1]
+    k, dim = best.rows.shape[1], half_vectors.shape[1]
     # Two sums of D products, in whatever order, differ by at most 2 D u sum |q_i x_i|, u = 2^-24 (Higham,
     # Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1), and |x_i| <= the largest. One
     # more than D pays for rounding what is compared, 1.01 for terms in u^2.
     spread = 2 * (dim + 1) * 2.0**-24 * 1.01 * np.abs(queries).sum(axis=1, dtype=np.float64)
-    for part, vectors in _blocks(codes, rows, _rows_at_once(max(dim, len(queries)))):
+    for part, vectors in _iterate_blocks(half_vectors, rows, _compute_block_rows(max(dim, len(queries)))):
         doubts = spread * float(max(vectors.max(), -vectors.min()))
         products = queries @ vectors.T  # [B, rows]
         for b, query in enumerate(queries):
-            near = _perhaps_best(products[b], k, float(best.scores[b, -1]), float(doubts[b]))
+            near = _select_candidates(products[b], k, float(best.scores[b, -1]), float(doubts[b]))
             if len(near):
-                hits = best_first(
+                hits = sort_hits(
                     np.concatenate([best.rows[b], part[near]])[None],
-                    np.concatenate([best.scores[b], scores_of(codes, query, part[near])])[None],
+                    np.concatenate([best.scores[b], compute_inner_products(half_vectors, query, part[near])])[None],
                     k,
                 )
                 best.rows[b], best.scores[b] = hits.rows[0], hits.scores[0]
 
 
-def _perhaps_best(products: Scores, k: int, kth: float, doubt: float) -> NDArray[np.intp]:
+def _select_candidates(products: Scores, k: int, kth_score: float, error_bound: float) -> NDArray[np.intp]:
     """Places of all `products` that may be among the k best, each known up to `doubt`, and above `kth`."""
-    near = np.flatnonzero(products >= kth - doubt)
+    near = np.flatnonzero(products >= kth_score - error_bound)
     if len(near) > k:
         here = float(np.partition(products[near], len(near) - k)[len(near) - k])
-        near = near[products[near] >= here - 2 * doubt]
+        near = near[products[near] >= here - 2 * error_bound]
     return near
 
 
-def _blocks(codes: Codes, rows: Rows | None, step: int) -> Iterator[tuple[Rows, Vectors]]:
+def _iterate_blocks(half_vectors: HalfVectors, rows: Rows | None, block_rows: int) -> Iterator[tuple[Rows, Vectors]]:
     """Rows, None: all, in ascending order, and their vectors, `step` at a time."""
-    for start in range(0, len(codes) if rows is None else len(rows), step):
+    for start in range(0, len(half_vectors) if rows is None else len(rows), block_rows):
         if rows is None:
-            vectors = widened(codes[start : start + step])
+            vectors = to_float32(half_vectors[start : start + block_rows])
             yield np.arange(start, start + len(vectors)), vectors
         else:
-            yield rows[start : start + step], widened(codes[rows[start : start + step]])
+            yield rows[start : start + block_rows], to_float32(half_vectors[rows[start : start + block_rows]])
 
 
-def _rows_at_once(width: int) -> int:
-    return max(1, _BLOCK // width)
+def _compute_block_rows(values_per_row: int) -> int:
+    return max(1, _BLOCK_ELEMENTS // values_per_row)
 
 
-def widened(codes: Codes) -> Vectors:
+def to_float32(half_vectors: HalfVectors) -> Vectors:
     """[n, D] finite float16 as float32, to the bit; eight times as fast as numpy's own cast."""
-    bits = codes.view(np.int16).astype(np.int32)
+    bits = half_vectors.view(np.int16).astype(np.int32)
     bits <<= 13  # ten bits of fraction become 23
     bits &= ~np.int32(0x70000000)  # copies of the sign, where the longer exponent has its upper bits
     numbers = bits.view(np.float32)

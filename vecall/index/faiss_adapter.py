@@ -13,7 +13,7 @@ faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
 
 @contextmanager
-def openmp(threads: int | None) -> Iterator[None]:
+def use_faiss_threads(threads: int | None) -> Iterator[None]:
     """Let faiss use so many threads for this thread's calls; None leaves the number as it is."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads or before)
@@ -23,12 +23,12 @@ def openmp(threads: int | None) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def selector(allowed: Bitmap | None) -> Any:  # noqa: ANN401 - an object of faiss
+def build_id_selector(allowed: Bitmap | None) -> Any:  # noqa: ANN401 - an object of faiss
     """The rows as faiss takes them; None where all are allowed."""
     return None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
 
 
-def write_file(index: Any, path: Path) -> None:  # noqa: ANN401 - an object of faiss
+def write_faiss_index(index: Any, path: Path) -> None:  # noqa: ANN401 - an object of faiss
     """Write an index to a file of ours: faiss does not tell when the last bytes of its own are lost.
 
     Raises:

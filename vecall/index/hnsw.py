@@ -6,16 +6,16 @@ from typing import Any, Self
 import faiss as typed_faiss
 
 from vecall import progress
-from vecall.index.approximate import OverStored
-from vecall.index.base import Codes, Effort, Hits, Vectors
+from vecall.index.approximate import ApproximateIndex
+from vecall.index.base import HalfVectors, SearchParams, Hits, Vectors
 from vecall.index.bitmap import Bitmap
-from vecall.index.exact import check_allowed, check_queries, check_vectors, rescored, rounded
-from vecall.index.faiss_adapter import openmp, selector, write_file
+from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
+from vecall.index.faiss_adapter import use_faiss_threads, build_id_selector, write_faiss_index
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
 
-class HnswIndex(OverStored):
+class HnswIndex(ApproximateIndex):
     """A graph over N vectors; the vectors themselves lie in it once, as `ExactIndex` stores them.
 
     Args:
@@ -31,7 +31,7 @@ class HnswIndex(OverStored):
     @classmethod
     def build(
         cls,
-        vectors: Vectors | Codes,
+        vectors: Vectors | HalfVectors,
         *,
         m: int = 16,
         ef_construction: int = 200,
@@ -61,14 +61,14 @@ class HnswIndex(OverStored):
         codes.resize(2 * dim * n)  # once, or the growing storage would hold up to twice its size
         codes.clear()
         step = max(4096, -(-n // 20))
-        with openmp(threads), progress.task("building graph", n) as advance:
+        with use_faiss_threads(threads), progress.task("building graph", n) as advance:
             for start in range(0, n, step):
-                part = rounded(vectors[start : start + step])
+                part = round_to_half_precision(vectors[start : start + step])
                 graph.add(part)
                 advance(len(part))
         return cls(graph)
 
-    def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
 
         One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
@@ -85,16 +85,16 @@ class HnswIndex(OverStored):
         """
         check_queries(queries, self.dim, k)
         check_allowed(allowed, self.size)
-        ef = max(self.ef if effort is None else effort.width, k)
+        ef = max(self.ef if search_params is None else search_params.width, k)
         if ef >= self.size or not len(queries):  # the graph would look at everything
             return self.search_exact(queries, k, allowed=allowed)
         # Per call: attributes of the index are shared.
-        settings = faiss.SearchParametersHNSW(efSearch=ef, sel=selector(allowed))
-        with openmp(1 if len(queries) == 1 else None):
+        settings = faiss.SearchParametersHNSW(efSearch=ef, sel=build_id_selector(allowed))
+        with use_faiss_threads(1 if len(queries) == 1 else None):
             _, rows = self._graph.search(queries, k, params=settings)  # [B, k]
-        hits = rescored(self._stored.codes, queries, rows)
-        return self._stored.filled(hits, queries, allowed)
+        hits = rescore(self._exact_index.half_vectors, queries, rows)
+        return self._exact_index.fill_missing_hits(hits, queries, allowed)
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load`."""
-        write_file(self._graph, path)
+        write_faiss_index(self._graph, path)

@@ -9,10 +9,10 @@ from vecall.errors import ReleaseRefused, StoreError
 from vecall.index.base import Index
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
-from vecall.index.ivf import CellsIndex
+from vecall.index.ivf import IvfPqIndex
 
 
-def save(index: Index, path: Path) -> None:
+def save_index(index: Index, path: Path) -> None:
     """Write an index to one file.
 
     Raises:
@@ -24,7 +24,7 @@ def save(index: Index, path: Path) -> None:
         raise StoreError(f"{path} cannot be written: is there such a folder, and room in it? {error}") from error
 
 
-def load(path: Path) -> Index:
+def load_index(path: Path) -> Index:
     """Read an index from a file whose sha256 was checked: faiss itself does not notice every damage.
 
     Raises:
@@ -36,8 +36,8 @@ def load(path: Path) -> Index:
         raise ReleaseRefused(f"{path} is no faiss index that can be read: {error}", file=path.name) from error
     if isinstance(native, faiss.IndexHNSWSQ) and _is_half_precision(native.storage, native):
         return HnswIndex(native)
-    if isinstance(native, faiss.IndexRefine) and _is_cells(native):
-        return CellsIndex(native)
+    if isinstance(native, faiss.IndexRefine) and _is_ivf_pq(native):
+        return IvfPqIndex(native)
     if _is_half_precision(native, native):
         return ExactIndex(native)
     raise ReleaseRefused(
@@ -58,12 +58,12 @@ def _is_half_precision(storage: Any, index: Any) -> bool:  # noqa: ANN401 - fais
     )
 
 
-def _is_cells(native: Any) -> bool:  # noqa: ANN401 - as above
-    lists = faiss.downcast_index(native.base_index)
+def _is_ivf_pq(index: Any) -> bool:  # noqa: ANN401 - as above
+    lists = faiss.downcast_index(index.base_index)
     return (
         isinstance(lists, faiss.IndexIVFPQFastScan)
         and isinstance(faiss.downcast_index(lists.quantizer), faiss.IndexFlat)
         and lists.by_residual
-        and (lists.d, lists.ntotal) == (native.d, native.ntotal)
-        and _is_half_precision(native.refine_index, native)
+        and (lists.d, lists.ntotal) == (index.d, index.ntotal)
+        and _is_half_precision(index.refine_index, index)
     )

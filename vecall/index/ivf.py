@@ -13,24 +13,24 @@ import faiss as typed_faiss
 import numpy as np
 
 from vecall import progress
-from vecall.index.approximate import OverStored
-from vecall.index.base import Codes, Effort, Hits, Rows, Vectors
+from vecall.index.approximate import ApproximateIndex
+from vecall.index.base import HalfVectors, SearchParams, Hits, Rows, Vectors
 from vecall.index.bitmap import Bitmap
-from vecall.index.coarse_quantizer import find_centroids, nearest_finder, sample_rows, usual_cells
-from vecall.index.exact import ExactIndex, best_of_one, check_allowed, check_queries, check_vectors
-from vecall.index.faiss_adapter import openmp, selector, write_file
-from vecall.index.topk import nothing
+from vecall.index.coarse_quantizer import train_centroids, build_coarse_quantizer, sample_rows, choose_nlist
+from vecall.index.exact import ExactIndex, scan_one_query, check_allowed, check_queries, check_vectors
+from vecall.index.faiss_adapter import use_faiss_threads, build_id_selector, write_faiss_index
+from vecall.index.topk import make_empty_hits
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
-_BITS = 4  # of a code, for each dimension
-_TOGETHER = 32  # codes compared at a time
-_CODED_ON = 2**14  # vectors that the codes are trained on
-_CHUNK = 2**17  # vectors added at a time
-_PROBES, _DEPTH = 64, 3  # where nothing was tuned: cells scanned, rows scored exactly as a multiple of k
+_PQ_BITS = 4  # of a code, for each dimension
+_FASTSCAN_BLOCK_SIZE = 32  # codes compared at a time
+_PQ_TRAINING_ROWS = 2**14  # vectors that the codes are trained on
+_ADD_CHUNK_ROWS = 2**17  # vectors added at a time
+_DEFAULT_NPROBE, _DEFAULT_RERANK_FACTOR = 64, 3  # where nothing was tuned: cells scanned, rows scored exactly as a multiple of k
 
 
-class CellsIndex(OverStored):
+class IvfPqIndex(ApproximateIndex):
     """Cells over N vectors; the vectors themselves lie beside them once, as `ExactIndex` stores them.
 
     Args:
@@ -41,17 +41,17 @@ class CellsIndex(OverStored):
         cells: how many there are.
     """
 
-    def __init__(self, refined: Any) -> None:  # noqa: ANN401 - as above
-        self._refined = refined  # owns both
-        self._lists = faiss.downcast_index(refined.base_index)
-        super().__init__(faiss.downcast_index(refined.refine_index))
-        self.cells = int(self._lists.nlist)
-        self._centroids: Vectors = faiss.downcast_index(self._lists.quantizer).reconstruct_n(0, self.cells)
+    def __init__(self, faiss_index: Any) -> None:  # noqa: ANN401 - as above
+        self._faiss_index = faiss_index  # owns both
+        self._ivf_index = faiss.downcast_index(faiss_index.base_index)
+        super().__init__(faiss.downcast_index(faiss_index.refine_index))
+        self.nlist = int(self._ivf_index.nlist)
+        self._centroids: Vectors = faiss.downcast_index(self._ivf_index.quantizer).reconstruct_n(0, self.nlist)
         self._half_centroids = self._centroids.astype(np.float16)
 
     @classmethod
     def build(
-        cls, vectors: Vectors | Codes, *, cells: int | None = None, seed: int = 0, threads: int | None = None
+        cls, vectors: Vectors | HalfVectors, *, nlist: int | None = None, seed: int = 0, threads: int | None = None
     ) -> Self:
         """Cells over a copy of [N, D] float32 or float16 vectors.
 
@@ -65,16 +65,16 @@ class CellsIndex(OverStored):
             DataError: the array is empty, of another type or shape, or holds what half precision cannot.
         """
         check_vectors(vectors)
-        with openmp(threads):
+        with use_faiss_threads(threads):
             stored = ExactIndex.build(vectors)
-            centroids = find_centroids(stored, min(stored.size, cells or usual_cells(stored.size)), seed=seed)
-            lists = _filled_lists(stored, centroids, seed)
-        refined = faiss.IndexRefine(lists, stored.release())
+            centroids = train_centroids(stored, min(stored.size, nlist or choose_nlist(stored.size)), seed=seed)
+            lists = _build_ivf_index(stored, centroids, seed)
+        refined = faiss.IndexRefine(lists, stored.detach_faiss_index())
         lists.this.disown()
         refined.own_fields = refined.own_refine_index = True
         return cls(refined)
 
-    def search(self, queries: Vectors, k: int, *, effort: Effort | None = None, allowed: Bitmap | None = None) -> Hits:
+    def search(self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
 
         One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
@@ -91,35 +91,35 @@ class CellsIndex(OverStored):
         """
         check_queries(queries, self.dim, k)
         check_allowed(allowed, self.size)
-        tried = effort or Effort(_PROBES, _DEPTH * k)
-        depth = min(max(tried.depth, k), self.size if allowed is None else allowed.count)
+        tried = search_params or SearchParams(_DEFAULT_NPROBE, _DEFAULT_RERANK_FACTOR * k)
+        depth = min(max(tried.rerank_depth, k), self.size if allowed is None else allowed.count)
         if depth >= self.size or not depth or not len(queries):
             return self.search_exact(queries, k, allowed=allowed)
-        hits = nothing(len(queries), k)
-        for b, found in enumerate(self.candidates(queries, Effort(tried.width, depth), allowed)):
-            best = best_of_one(self._stored.codes, queries[b], found[found >= 0], k)
+        hits = make_empty_hits(len(queries), k)
+        for b, found in enumerate(self.search_candidates(queries, SearchParams(tried.width, depth), allowed)):
+            best = scan_one_query(self._exact_index.half_vectors, queries[b], found[found >= 0], k)
             hits.rows[b], hits.scores[b] = best.rows[0], best.scores[0]
-        return self._stored.filled(hits, queries, allowed)
+        return self._exact_index.fill_missing_hits(hits, queries, allowed)
 
-    def candidates(self, queries: Vectors, effort: Effort, allowed: Bitmap | None = None) -> Rows:
+    def search_candidates(self, queries: Vectors, search_params: SearchParams, allowed: Bitmap | None = None) -> Rows:
         """[B, depth] rows by their short codes, best first; -1 where the cells held no more."""
-        probes = min(effort.width, self.cells)
+        probes = min(search_params.width, self.nlist)
         near = np.empty((len(queries), probes), dtype=np.int64)
         products = np.empty((len(queries), probes), dtype=np.float32)
         for b, query in enumerate(queries):  # all at once would take [B, probes, D] numbers
-            near[b] = best_of_one(self._half_centroids, query, None, probes).rows[0]
+            near[b] = scan_one_query(self._half_centroids, query, None, probes).rows[0]
             np.vecdot(self._centroids[near[b]], query, out=products[b])
         asked = np.ascontiguousarray(queries)
-        scores = np.empty((len(queries), effort.depth), dtype=np.float32)
-        rows = np.empty((len(queries), effort.depth), dtype=np.int64)
-        settings = faiss.SearchParametersIVF(nprobe=probes, sel=selector(allowed))  # per call: attributes are shared
+        scores = np.empty((len(queries), search_params.rerank_depth), dtype=np.float32)
+        rows = np.empty((len(queries), search_params.rerank_depth), dtype=np.int64)
+        settings = faiss.SearchParametersIVF(nprobe=probes, sel=build_id_selector(allowed))  # per call: attributes are shared
         arrays = map(faiss.swig_ptr, (near, products, scores, rows))
-        with openmp(1 if len(queries) == 1 else None):
+        with use_faiss_threads(1 if len(queries) == 1 else None):
             # faiss's own search would compare the query with centroids one by one, or by a graph that misses some.
-            self._lists.search_preassigned_c(
+            self._ivf_index.search_preassigned_c(
                 len(queries),
                 faiss.swig_ptr(asked),
-                effort.depth,
+                search_params.rerank_depth,
                 *arrays,
                 False,
                 settings,
@@ -128,24 +128,24 @@ class CellsIndex(OverStored):
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load`."""
-        write_file(self._refined, path)
+        write_faiss_index(self._faiss_index, path)
 
 
-def _filled_lists(stored: ExactIndex, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - as above
-    n, dim = stored.size, stored.dim
+def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - as above
+    n, dim = exact_index.size, exact_index.dim
     flat = faiss.IndexFlatIP(dim)
     flat.add(centroids)
-    lists = faiss.IndexIVFPQFastScan(flat, dim, len(centroids), dim, _BITS, faiss.METRIC_INNER_PRODUCT, _TOGETHER)
+    lists = faiss.IndexIVFPQFastScan(flat, dim, len(centroids), dim, _PQ_BITS, faiss.METRIC_INNER_PRODUCT, _FASTSCAN_BLOCK_SIZE)
     lists.by_residual = True  # codes of the vectors themselves are too coarse
-    finder = nearest_finder(centroids)
+    finder = build_coarse_quantizer(centroids)
     lists.quantizer = finder
     lists.pq.cp.min_points_per_centroid = 1  # few vectors are no news
-    rows = sample_rows(n, _CODED_ON, seed)
-    lists.train(stored.vectors(np.resize(rows, max(len(rows), 2**_BITS))))  # faiss takes no fewer
-    step = max(_CHUNK, -(-n // 50))
+    rows = sample_rows(n, _PQ_TRAINING_ROWS, seed)
+    lists.train(exact_index.get_vectors(np.resize(rows, max(len(rows), 2**_PQ_BITS))))  # faiss takes no fewer
+    step = max(_ADD_CHUNK_ROWS, -(-n // 50))
     with progress.task("filling cells", n) as advance:
         for start in range(0, n, step):
-            part = stored.vectors(np.arange(start, min(n, start + step)))
+            part = exact_index.get_vectors(np.arange(start, min(n, start + step)))
             lists.add(part)
             advance(len(part))
     lists.quantizer = flat

@@ -15,27 +15,27 @@ from numba.core.errors import NumbaError
 from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
-from vecall.index.base import Codes, Rows, Scores, Vectors
+from vecall.index.base import HalfVectors, Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
 
 intrinsic: Any = typed_intrinsic  # its type is that of another protocol
 
-_AHEAD = 16  # rows that are asked of the memory before their turn; random rows come 1.5 times as fast
-_LAST_STEP = 2**11 - 1  # of the scale, from 0, that tells the best scores from the others; all its bits are set
-_LINE = 64  # bytes that memory hands over at once
+_PREFETCH_ROWS = 16  # rows that are asked of the memory before their turn; random rows come 1.5 times as fast
+_LAST_BIN = 2**11 - 1  # of the scale, from 0, that tells the best scores from the others; all its bits are set
+_CACHE_LINE_BYTES = 64  # bytes that memory hands over at once
 # Sums may be taken in an order that fills the registers; it is the same for every row.
-_LOOSE = {"reassoc", "contract", "nsz"}
+_FASTMATH_FLAGS = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - numba's dispatchers have no type
+def _jit(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - numba's dispatchers have no type
     try:
-        return numba.njit(nogil=True, fastmath=_LOOSE, cache=True)(function)
+        return numba.njit(nogil=True, fastmath=_FASTMATH_FLAGS, cache=True)(function)
     except (RuntimeError, NumbaError):  # neither here nor at home may a cache be written
-        return numba.njit(nogil=True, fastmath=_LOOSE)(function)
+        return numba.njit(nogil=True, fastmath=_FASTMATH_FLAGS)(function)
 
 
 @intrinsic
-def _widen(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
+def _half_to_float32(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
     """Uint16 that holds a half as a float32: one instruction for many of them at once."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:  # noqa: ANN401
@@ -62,7 +62,7 @@ def _prefetch(_typing: Any, array: Any, _offset: Any) -> Any:  # noqa: ANN401 - 
 
 
 @intrinsic
-def _lowest_set(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
+def _count_trailing_zeros(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
     """Place of the lowest bit that is set, of a number that is not 0."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:  # noqa: ANN401
@@ -71,108 +71,108 @@ def _lowest_set(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba
     return types.uint64(types.uint64), generate
 
 
-@_compiled
-def _dot(codes, row, query):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _dot(half_bits, row, query):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     total = np.float32(0)
     for axis in range(query.shape[0]):
-        total += _widen(codes[row, axis]) * query[axis]
+        total += _half_to_float32(half_bits[row, axis]) * query[axis]
     return total
 
 
-@_compiled
-def _score_rows(codes, query, rows, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _score_rows(half_bits, query, rows, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     width = 2 * query.shape[0]
     for place in range(rows.shape[0]):
-        if place + _AHEAD < rows.shape[0]:
-            start = rows[place + _AHEAD] * width
-            for line in range(0, width, _LINE):
-                _prefetch(codes, start + line)
-        scores[place] = _dot(codes, rows[place], query)
+        if place + _PREFETCH_ROWS < rows.shape[0]:
+            start = rows[place + _PREFETCH_ROWS] * width
+            for line in range(0, width, _CACHE_LINE_BYTES):
+                _prefetch(half_bits, start + line)
+        scores[place] = _dot(half_bits, rows[place], query)
 
 
-@_compiled
+@_jit
 def _list_rows(bits, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     found = 0
     for byte in range(bits.shape[0]):
         left = np.uint64(bits[byte])
         while left:
-            rows[found] = 8 * byte + np.int64(_lowest_set(left))
+            rows[found] = 8 * byte + np.int64(_count_trailing_zeros(left))
             found += 1
             left &= left - np.uint64(1)
 
 
-@_compiled
-def _score_all(codes, query, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _score_all(half_bits, query, scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for row in range(scores.shape[0]):
-        scores[row] = _dot(codes, row, query)
+        scores[row] = _dot(half_bits, row, query)
 
 
-@_compiled
-def _collect_near_best(scores, k, places):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _collect_top_k_superset(scores, k, positions):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count how many scores fall into each of equal steps from the lowest to the highest, then take the top steps."""
     low, high = np.float64(scores.min()), np.float64(scores.max())  # a difference of float32 may be beyond float32
-    scale = np.float64(_LAST_STEP) / max(high - low, 1e-300)
-    counts = np.zeros(_LAST_STEP + 1, dtype=np.int64)
+    scale = np.float64(_LAST_BIN) / max(high - low, 1e-300)
+    counts = np.zeros(_LAST_BIN + 1, dtype=np.int64)
     for score in scores:
-        counts[int((score - low) * scale) & _LAST_STEP] += 1  # whatever the score is, that step exists
-    step, above = _LAST_STEP, counts[_LAST_STEP]
+        counts[int((score - low) * scale) & _LAST_BIN] += 1  # whatever the score is, that step exists
+    step, above = _LAST_BIN, counts[_LAST_BIN]
     while above < k and step > 0:
         step -= 1
         above += counts[step]
     found = 0
     for place in range(scores.shape[0]):
-        if int((scores[place] - low) * scale) & _LAST_STEP >= step:
-            places[found] = place
+        if int((scores[place] - low) * scale) & _LAST_BIN >= step:
+            positions[found] = place
             found += 1
     return found
 
 
-@_compiled
-def _pack_best(bits, rows, places, keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _pack_sort_keys(bits, rows, positions, keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Numbers that ascend as scores descend, then as rows ascend: 32 bits of either."""
-    for at in range(places.shape[0]):
-        place = places[at]
+    for at in range(positions.shape[0]):
+        place = positions[at]
         row = place if rows is None else rows[place]
-        keys[at] = np.uint64(_flip(bits[place])) << np.uint64(32) | np.uint64(row)
+        keys[at] = np.uint64(_invert_float_order(bits[place])) << np.uint64(32) | np.uint64(row)
 
 
-@_compiled
-def _unpack_best(keys, rows, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _unpack_sort_keys(keys, rows, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for at in range(rows.shape[0]):
         rows[at] = np.int64(keys[at] & np.uint64(0xFFFFFFFF))
-        bits[at] = _flip(np.uint32(keys[at] >> np.uint64(32)))
+        bits[at] = _invert_float_order(np.uint32(keys[at] >> np.uint64(32)))
 
 
-@_compiled
-def _flip(bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@_jit
+def _invert_float_order(bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A float32's bits as a number that ascends as it descends, and back; both zeros are one."""
     if bits == np.uint32(0x80000000):
         return np.uint32(0x7FFFFFFF)
     return bits if bits >> np.uint32(31) else np.uint32(0x7FFFFFFF) - bits
 
 
-def _read_only(array: Any) -> Any:  # noqa: ANN401 - an array
+def _make_read_only_view(array: Any) -> Any:  # noqa: ANN401 - an array
     """The same numbers, never to be written: to numba, which compiles anew for others, all arrays are of one type."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def scores_of(codes: Codes, query: Vectors, rows: Rows | None = None) -> Scores:
+def compute_inner_products(half_vectors: HalfVectors, query: Vectors, rows: Rows | None = None) -> Scores:
     """Inner products of one query [D] with rows of [N, D] stored vectors, or with all of them.
 
     Rows are not checked: each must be in 0 .. N - 1.
     """
-    scores = np.empty(len(codes) if rows is None else len(rows), dtype=np.float32)
-    bits, asked = _read_only(codes.view(np.uint16)), _read_only(np.ascontiguousarray(query))
+    scores = np.empty(len(half_vectors) if rows is None else len(rows), dtype=np.float32)
+    bits, asked = _make_read_only_view(half_vectors.view(np.uint16)), _make_read_only_view(np.ascontiguousarray(query))
     if rows is None:
         _score_all(bits, asked, scores)
     else:
-        _score_rows(bits, asked, _read_only(rows), scores)
+        _score_rows(bits, asked, _make_read_only_view(rows), scores)
     return scores
 
 
-def near_best(scores: Scores, k: int) -> NDArray[np.int64]:
+def select_top_k_superset(scores: Scores, k: int) -> NDArray[np.int64]:
     """Places of all scores [n] that may be among the k best, ascending: those, their ties, and few others.
 
     Scores must be finite.
@@ -180,10 +180,10 @@ def near_best(scores: Scores, k: int) -> NDArray[np.int64]:
     if len(scores) <= k:
         return np.arange(len(scores))
     places = np.empty(len(scores), dtype=np.int64)
-    return places[: _collect_near_best(_read_only(scores), k, places)]
+    return places[: _collect_top_k_superset(_make_read_only_view(scores), k, places)]
 
 
-def best_scored(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Scores]:
+def select_top_k(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Scores]:
     """The k best of n scored rows, or all, by score descending, then row ascending.
 
     Args:
@@ -191,29 +191,29 @@ def best_scored(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Scores
         rows: [n], distinct, below 2^32; None: 0 .. n - 1.
         k: at least 1.
     """
-    near = near_best(scores, k)
+    near = select_top_k_superset(scores, k)
     keys = np.empty(len(near), dtype=np.uint64)
-    _pack_best(_read_only(scores.view(np.uint32)), None if rows is None else _read_only(rows), _read_only(near), keys)
+    _pack_sort_keys(_make_read_only_view(scores.view(np.uint32)), None if rows is None else _make_read_only_view(rows), _make_read_only_view(near), keys)
     keys.sort()  # one sort of whole numbers, where one by two columns takes ten times as long
     found = min(k, len(keys))
     best, bits = np.empty(found, dtype=np.int64), np.empty(found, dtype=np.uint32)
-    _unpack_best(_read_only(keys), best, bits)
+    _unpack_sort_keys(_make_read_only_view(keys), best, bits)
     return best, bits.view(np.float32)
 
 
-def rows_of(allowed: Bitmap) -> Rows:
+def bitmap_to_rows(bitmap: Bitmap) -> Rows:
     """The rows in a bitmap, ascending."""
-    rows = np.empty(allowed.count, dtype=np.int64)
-    _list_rows(_read_only(allowed.bits), rows)
+    rows = np.empty(bitmap.count, dtype=np.int64)
+    _list_rows(_make_read_only_view(bitmap.bits), rows)
     return rows
 
 
-def warm() -> None:
+def compile_kernels() -> None:
     """Compile everything, or read it from numba's cache: some seconds, or a half."""
     codes = np.zeros((1, 1), dtype=np.float16)
     query = np.zeros(1, dtype=np.float32)
-    scores_of(codes, query)
-    rows = rows_of(Bitmap.all_of(1))
-    near_best(scores_of(codes, query, rows), 0)
-    best_scored(np.zeros(1, dtype=np.float32), None, 1)
-    best_scored(np.zeros(1, dtype=np.float32), rows, 1)
+    compute_inner_products(codes, query)
+    rows = bitmap_to_rows(Bitmap.full(1))
+    select_top_k_superset(compute_inner_products(codes, query, rows), 0)
+    select_top_k(np.zeros(1, dtype=np.float32), None, 1)
+    select_top_k(np.zeros(1, dtype=np.float32), rows, 1)

@@ -10,14 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vecall.index.base import Effort
-from vecall.index.search_params import EffortCurve
+from vecall.index.base import SearchParams
+from vecall.index.search_params import SearchParamCurve
 
-Path = Literal["index", "scan", "all"]
+Route = Literal["index", "scan", "all"]
 
 
 @dataclass(frozen=True)
-class Costs:
+class CostModel:
     """Milliseconds of one query on one thread, as measured when the index was tuned.
 
     Attributes:
@@ -27,26 +27,26 @@ class Costs:
         per_row: of each row of an exact scan.
     """
 
-    fixed: float
-    per_width: float
-    per_depth: float
-    per_row: float
+    fixed_ms: float
+    ms_per_width: float
+    ms_per_reranked_row: float
+    ms_per_scanned_row: float
 
-    def of_index(self, effort: Effort) -> float:
+    def estimate_index_ms(self, search_params: SearchParams) -> float:
         """Of a search with this effort."""
-        return self.fixed + self.per_width * effort.width + self.per_depth * effort.depth
+        return self.fixed_ms + self.ms_per_width * search_params.width + self.ms_per_reranked_row * search_params.rerank_depth
 
-    def of_scan(self, rows: int) -> float:
+    def estimate_scan_ms(self, row_count: int) -> float:
         """Of scoring so many rows."""
-        return self.per_row * rows
+        return self.ms_per_scanned_row * row_count
 
 
 # Of a release that says none: a graph, on the machine where DESIGN's figures were measured.
-USUAL_COSTS = Costs(fixed=0.05, per_width=0.0025, per_depth=0.0, per_row=5e-5)
+DEFAULT_COSTS = CostModel(fixed_ms=0.05, ms_per_width=0.0025, ms_per_reranked_row=0.0, ms_per_scanned_row=5e-5)
 
 
 @dataclass(frozen=True)
-class Decision:
+class SearchPlan:
     """How to answer.
 
     Attributes:
@@ -55,12 +55,12 @@ class Decision:
         effort: of the index; None where it is not asked.
     """
 
-    path: Path
-    fetch: int
-    effort: Effort | None
+    route: Route
+    fetch_k: int
+    search_params: SearchParams | None
 
 
-def decide(k: int, *, size: int, allowed: int, excluded: int, curve: EffortCurve | None, costs: Costs) -> Decision:
+def plan_search(k: int, *, size: int, allowed_count: int, excluded_count: int, curve: SearchParamCurve | None, costs: CostModel) -> SearchPlan:
     """Choose the cheapest way that is good enough.
 
     Args:
@@ -71,14 +71,14 @@ def decide(k: int, *, size: int, allowed: int, excluded: int, curve: EffortCurve
         curve: effort by rank; None where the index itself scans all rows.
         costs: of both ways.
     """
-    if allowed - excluded <= k:
-        return Decision("all", 0, None)
+    if allowed_count - excluded_count <= k:
+        return SearchPlan("all", 0, None)
     if curve is None:
-        return Decision("scan", 0, None)
-    fetch = k + excluded
-    nearest = allowed == size and not excluded
-    rank = None if nearest else math.ceil(fetch * size / allowed)
-    effort = curve.at(fetch, rank=rank, dropped=excluded)
-    if costs.of_index(effort) > costs.of_scan(allowed - excluded):
-        return Decision("scan", 0, None)
-    return Decision("index", fetch, effort)
+        return SearchPlan("scan", 0, None)
+    fetch = k + excluded_count
+    nearest = allowed_count == size and not excluded_count
+    rank = None if nearest else math.ceil(fetch * size / allowed_count)
+    effort = curve.look_up(fetch, rank=rank, excluded_count=excluded_count)
+    if costs.estimate_index_ms(effort) > costs.estimate_scan_ms(allowed_count - excluded_count):
+        return SearchPlan("scan", 0, None)
+    return SearchPlan("index", fetch, effort)

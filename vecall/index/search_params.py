@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecall.index.base import Effort
+from vecall.index.base import SearchParams
 
 
 @dataclass(frozen=True)
-class EffortPoint:
+class TuningPoint:
     """What one effort gives at one k.
 
     Attributes:
@@ -24,19 +24,19 @@ class EffortPoint:
 
     k: int
     width: int
-    depth: int
+    rerank_depth: int
     recall: float
     recall_ci95: float
     p50_ms: float
 
     @property
-    def effort(self) -> Effort:
+    def search_params(self) -> SearchParams:
         """Width and depth."""
-        return Effort(self.width, self.depth)
+        return SearchParams(self.width, self.rerank_depth)
 
 
 @dataclass(frozen=True)
-class Width:
+class WidthAtRank:
     """How far a search must look to reach past so many rows of the whole pool.
 
     Attributes:
@@ -46,12 +46,12 @@ class Width:
     """
 
     rank: int
-    all: int
-    last: int
+    width_for_all: int
+    width_for_tail: int
 
 
 @dataclass(frozen=True)
-class Filtered:
+class FilteredSearchParams:
     """What a search needs where rows are filtered out or excluded: others than the nearest are the answer.
 
     Attributes:
@@ -59,14 +59,14 @@ class Filtered:
         deeper: times the depth that as many of the nearest take, for the last of an answer are told apart less well.
     """
 
-    widths: tuple[Width, ...] = ()
-    deeper: float = 1.0
+    widths: tuple[WidthAtRank, ...] = ()
+    depth_factor: float = 1.0
 
 
-_AS_USUAL = Filtered()
+_DEFAULT_FILTERED_PARAMS = FilteredSearchParams()
 
 
-class EffortCurve:
+class SearchParamCurve:
     """Effort by k and rank: straight lines between what was measured, the first below, in proportion above.
 
     Above the last rank the width grows as it did between the last two, by a power of the rank.
@@ -76,16 +76,16 @@ class EffortCurve:
         filtered: where the answer is not the nearest.
     """
 
-    def __init__(self, points: Sequence[tuple[int, Effort]], filtered: Filtered = _AS_USUAL) -> None:
-        self.points, self.filtered = tuple(points), filtered
-        self._widths = _Line((k, effort.width) for k, effort in points)
-        self._depths = _Line((k, effort.depth) for k, effort in points)
-        ranks = [one.rank for one in filtered.widths]
+    def __init__(self, points: Sequence[tuple[int, SearchParams]], filtered_params: FilteredSearchParams = _DEFAULT_FILTERED_PARAMS) -> None:
+        self.points, self.filtered_params = tuple(points), filtered_params
+        self._widths = _Interpolator((k, effort.width) for k, effort in points)
+        self._rerank_depths = _Interpolator((k, effort.rerank_depth) for k, effort in points)
+        ranks = [one.rank for one in filtered_params.widths]
         nearer = [(k, effort.width) for k, effort in points if k < min(ranks, default=math.inf)]
-        self._all = _Line([*nearer, *zip(ranks, (one.all for one in filtered.widths), strict=True)], growth=ranks)
-        self._last = _Line([*nearer, *zip(ranks, (one.last for one in filtered.widths), strict=True)], growth=ranks)
+        self._widths_for_all = _Interpolator([*nearer, *zip(ranks, (one.width_for_all for one in filtered_params.widths), strict=True)], growth_ranks=ranks)
+        self._widths_for_tail = _Interpolator([*nearer, *zip(ranks, (one.width_for_tail for one in filtered_params.widths), strict=True)], growth_ranks=ranks)
 
-    def at(self, k: int, *, rank: int | None = None, dropped: int = 0) -> Effort:
+    def look_up(self, k: int, *, rank: int | None = None, excluded_count: int = 0) -> SearchParams:
         """The effort for an answer of k rows.
 
         Args:
@@ -94,15 +94,15 @@ class EffortCurve:
                 are dropped afterwards; it says how far to look. None: the answer is the k nearest.
             dropped: of the k, the nearest, which are dropped: the more, the more only the last rows count.
         """
-        depth = self._depths.at(k)
+        depth = self._rerank_depths.interpolate(k)
         if rank is None:
-            return Effort(math.ceil(self._widths.at(k)), math.ceil(depth))
-        share = math.sqrt(dropped / k)  # between no and all dropped: the nearer of the two is rarely enough
-        width = self._all.at(rank) ** (1 - share) * self._last.at(rank) ** share
-        return Effort(math.ceil(round(width, 6)), math.ceil(self.filtered.deeper * depth))
+            return SearchParams(math.ceil(self._widths.interpolate(k)), math.ceil(depth))
+        share = math.sqrt(excluded_count / k)  # between no and all dropped: the nearer of the two is rarely enough
+        width = self._widths_for_all.interpolate(rank) ** (1 - share) * self._widths_for_tail.interpolate(rank) ** share
+        return SearchParams(math.ceil(round(width, 6)), math.ceil(self.filtered_params.depth_factor * depth))
 
 
-class _Line:
+class _Interpolator:
     """Values between measured ones.
 
     Args:
@@ -111,19 +111,19 @@ class _Line:
             one, and where at least two places are here, the last two say by which power of the place it grows beyond.
     """
 
-    def __init__(self, points: Iterable[tuple[int, int]], *, growth: Sequence[int] | None = None) -> None:
+    def __init__(self, points: Iterable[tuple[int, int]], *, growth_ranks: Sequence[int] | None = None) -> None:
         places, values = zip(*points, strict=True)
-        self._places, self._values = np.array(places, dtype=np.float64), np.array(values, dtype=np.float64)
-        self._power = 1.0
-        if growth is not None:
+        self._positions, self._values = np.array(places, dtype=np.float64), np.array(values, dtype=np.float64)
+        self._growth_exponent = 1.0
+        if growth_ranks is not None:
             self._values = np.maximum.accumulate(self._values)
-        if growth is not None and len(growth) > 1:
-            more, further = self._values[-1] / self._values[-2], self._places[-1] / self._places[-2]
-            self._power = math.log(more) / math.log(further)
+        if growth_ranks is not None and len(growth_ranks) > 1:
+            more, further = self._values[-1] / self._values[-2], self._positions[-1] / self._positions[-2]
+            self._growth_exponent = math.log(more) / math.log(further)
 
-    def at(self, place: int) -> float:
+    def interpolate(self, position: int) -> float:
         """Its value."""
-        beyond = place / float(self._places[-1])
+        beyond = position / float(self._positions[-1])
         if beyond > 1:
-            return float(self._values[-1]) * float(beyond**self._power)
-        return float(np.interp(place, self._places, self._values))
+            return float(self._values[-1]) * float(beyond**self._growth_exponent)
+        return float(np.interp(position, self._positions, self._values))

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from vecall.schema import Section
+from vecall.schema import SettingsModel
 
-_NOT_BUILT_YET = ("milvus",)
+_UNSUPPORTED_ENGINES = ("milvus",)
 
 
-class IndexSettings(Section):
+class IndexSettings(SettingsModel):
     """Which index is built, and what it must reach. A parameter left out is found."""
 
     engine: Literal["auto", "hnsw", "cells", "exact"] = "auto"
@@ -20,20 +20,20 @@ class IndexSettings(Section):
     ef_construction: int | None = Field(None, ge=1, description="hnsw: places looked at for a vector's links")
     ef: int | None = Field(None, ge=1, description="hnsw: places kept in sight by a search")
 
-    cells: int | None = Field(None, ge=1, description="cells: how many")
-    probes: int | None = Field(None, ge=1, description="cells: how many a search scans")
+    nlist: int | None = Field(None, ge=1, description="cells: how many")
+    nprobe: int | None = Field(None, ge=1, description="cells: how many a search scans")
     storage: Literal["fp16"] = Field("fp16", description="of the vectors that answers are scored by")
 
     @field_validator("engine", mode="before")
     @classmethod
-    def _is_built(cls, engine: object) -> object:
-        if engine in _NOT_BUILT_YET:
+    def _reject_unsupported_engine(cls, engine: object) -> object:
+        if engine in _UNSUPPORTED_ENGINES:
             raise ValueError(f"engine {engine!r} is not built yet: choose 'auto', 'hnsw', 'cells' or 'exact'")
         return engine
 
     @field_validator("ks")
     @classmethod
-    def _ascend(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_ascending(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
         if list(ks) != sorted(set(ks)):
             raise ValueError(f"ks is {list(ks)}; expected numbers that ascend, such as [100, 500]")
         return ks

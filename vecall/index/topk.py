@@ -7,12 +7,12 @@ import numpy as np
 from vecall.index.base import Hits, Rows, Scores
 
 
-def nothing(batch: int, k: int) -> Hits:
+def make_empty_hits(batch: int, k: int) -> Hits:
     """[batch, k] places without an answer, to be filled."""
     return Hits(np.full((batch, k), -1, dtype=np.int64), np.full((batch, k), -np.inf, dtype=np.float32))
 
 
-def best_first(rows: Rows, scores: Scores, k: int) -> Hits:
+def sort_hits(rows: Rows, scores: Scores, k: int) -> Hits:
     """The k best of C scored rows per query, by a sort of all C.
 
     Args:
@@ -24,13 +24,13 @@ def best_first(rows: Rows, scores: Scores, k: int) -> Hits:
         [B, k] hits.
     """
     order = np.lexsort((rows, -scores), axis=-1)[:, :k]
-    hits = nothing(len(rows), k)
+    hits = make_empty_hits(len(rows), k)
     hits.rows[:, : order.shape[1]] = np.take_along_axis(rows, order, axis=1)
     hits.scores[:, : order.shape[1]] = np.take_along_axis(scores, order, axis=1)
     return hits
 
 
-def top_k(scores: Scores, k: int) -> Hits:
+def select_top_k_batch(scores: Scores, k: int) -> Hits:
     """The k best of N rows per query, without sorting all N.
 
     Args:
@@ -52,10 +52,10 @@ def top_k(scores: Scores, k: int) -> Hits:
             tied = np.flatnonzero(scores[b] == kth[b])
             rows[b] = np.concatenate([above, tied[: k - len(above)]])
     chosen = np.take_along_axis(scores, rows, axis=1)
-    return best_first(np.where(chosen > -np.inf, rows, -1), chosen, k)
+    return sort_hits(np.where(chosen > -np.inf, rows, -1), chosen, k)
 
 
-def merge(parts: Sequence[Hits], k: int) -> Hits:
+def merge_hits(parts: Sequence[Hits], k: int) -> Hits:
     """The k best of several answers to the same queries, whose rows are distinct.
 
     Args:
@@ -67,4 +67,4 @@ def merge(parts: Sequence[Hits], k: int) -> Hits:
     """
     rows = np.concatenate([part.rows for part in parts], axis=1)
     scores = np.concatenate([part.scores for part in parts], axis=1)
-    return best_first(rows, scores, k)
+    return sort_hits(rows, scores, k)

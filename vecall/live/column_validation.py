@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vecall.data.attributes import MAX_MICROSECONDS, MIN_MICROSECONDS
-from vecall.data.casting import numpy_float
+from vecall.data.attributes import MAX_UNIX_MICROS, MIN_UNIX_MICROS
+from vecall.data.casting import to_numpy_float_type
 from vecall.data.request_features import is_number, is_text
-from vecall.data.timestamps import NS_PER_DAY, NS_PER_UNIT, parse_time
+from vecall.data.timestamps import NS_PER_DAY, NS_PER_UNIT, parse_iso8601_ns
 
 _MICROSECONDS_PER_DAY = 86_400 * 10**6
 _EPOCH = datetime(1970, 1, 1)  # in UTC, as columns hold times
 
 
 @dataclass(frozen=True)
-class ColumnRule:
+class ColumnValidator:
     """What values a column takes.
 
     Attributes:
@@ -31,68 +31,68 @@ class ColumnRule:
     accepts: Callable[[Any], bool]
     expected: str
 
-    def validation_error(self, value: object) -> str | None:
+    def describe_error(self, value: object) -> str | None:
         """What is wrong with a value, as the end of a sentence; None if nothing is. None is a value of every column."""
         if value is None or self.accepts(value):
             return None
         return f"expected {self.expected} or null, got {value!r:.80}"
 
 
-def rule_for(dtype: Any) -> ColumnRule:  # noqa: ANN401 - polars types its inner types loosely
+def make_column_validator(dtype: Any) -> ColumnValidator:  # noqa: ANN401 - polars types its inner types loosely
     """The rule of an attribute of this type; times are ISO 8601 text."""
     if isinstance(dtype, (pl.List, pl.Array)):
-        return _list_rule(dtype)
+        return _make_list_validator(dtype)
     if isinstance(dtype, pl.Enum):
         names = set(dtype.categories)
-        return ColumnRule(lambda value: isinstance(value, str) and value in names, f"one of {sorted(names)}")
+        return ColumnValidator(lambda value: isinstance(value, str) and value in names, f"one of {sorted(names)}")
     if isinstance(dtype, (pl.String, pl.Categorical)):
-        return ColumnRule(is_text, "a string")
+        return ColumnValidator(is_text, "a string")
     if isinstance(dtype, pl.Boolean):
-        return ColumnRule(lambda value: isinstance(value, (bool, np.bool_)), "true or false")
+        return ColumnValidator(lambda value: isinstance(value, (bool, np.bool_)), "true or false")
     if isinstance(dtype, (pl.Date, pl.Datetime)):
-        return _time_rule(dtype)
+        return _make_time_validator(dtype)
     if isinstance(dtype, pl.Decimal):
-        return ColumnRule(
+        return ColumnValidator(
             lambda value: _to_decimal(value, dtype) is not None,
             f"a number of at most {dtype.precision - dtype.scale} digits before the point",
         )
     if dtype.is_integer():
-        low, high = _integer_bounds(dtype)
-        return ColumnRule(
+        low, high = _compute_integer_bounds(dtype)
+        return ColumnValidator(
             lambda value: is_number(value) and value == int(value) and low <= int(value) <= high,
             f"an integer from {low} to {high}",
         )
     if dtype.is_float():
-        largest = float(np.finfo(numpy_float(dtype)).max)
-        return ColumnRule(lambda value: is_number(value, largest=largest), "a finite number")
-    return ColumnRule(lambda _: False, f"nothing (this column holds {dtype})")
+        largest = float(np.finfo(to_numpy_float_type(dtype)).max)
+        return ColumnValidator(lambda value: is_number(value, max_magnitude=largest), "a finite number")
+    return ColumnValidator(lambda _: False, f"nothing (this column holds {dtype})")
 
 
-def _list_rule(dtype: pl.List | pl.Array) -> ColumnRule:
-    accepts = rule_for(dtype.inner).accepts
+def _make_list_validator(dtype: pl.List | pl.Array) -> ColumnValidator:
+    accepts = make_column_validator(dtype.inner).accepts
     size = dtype.size if isinstance(dtype, pl.Array) else None
 
-    def is_list(value: object) -> bool:
+    def is_valid_list(value: object) -> bool:
         return (
             isinstance(value, (list, tuple))
             and (size is None or len(value) == size)
             and all(element is not None and accepts(element) for element in value)
         )
 
-    return ColumnRule(is_list, f"a list of {'' if size is None else f'{size} '}{dtype.inner}")
+    return ColumnValidator(is_valid_list, f"a list of {'' if size is None else f'{size} '}{dtype.inner}")
 
 
-def _time_rule(dtype: pl.Date | pl.Datetime) -> ColumnRule:
-    years = " to ".join(str((_EPOCH + timedelta(microseconds=edge)).year) for edge in _time_bounds(dtype))
-    return ColumnRule(
+def _make_time_validator(dtype: pl.Date | pl.Datetime) -> ColumnValidator:
+    years = " to ".join(str((_EPOCH + timedelta(microseconds=edge)).year) for edge in _compute_time_bounds(dtype))
+    return ColumnValidator(
         lambda value: _to_physical_time(value, dtype) is not None,
         f"an ISO 8601 time, such as 2018-06-01, of the years {years}",
     )
 
 
-def _time_bounds(dtype: pl.Date | pl.Datetime) -> tuple[int, int]:
+def _compute_time_bounds(dtype: pl.Date | pl.Datetime) -> tuple[int, int]:
     """Microseconds since 1970 that a column holds and Python can show."""
-    low, high = MIN_MICROSECONDS, MAX_MICROSECONDS
+    low, high = MIN_UNIX_MICROS, MAX_UNIX_MICROS
     if isinstance(dtype, pl.Datetime) and dtype.time_unit == "ns":
         low, high = max(low, -(2**63) // 1000 + 1), min(high, 2**63 // 1000 - 1)
     if isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC"):  # shown in its own zone
@@ -102,14 +102,14 @@ def _time_bounds(dtype: pl.Date | pl.Datetime) -> tuple[int, int]:
 
 def _to_physical_time(value: object, dtype: pl.Date | pl.Datetime) -> int | None:
     """ISO 8601 text as the number that the column holds; None where it is no time, or outside what it holds."""
-    nanoseconds = parse_time(value)
-    low, high = _time_bounds(dtype)
+    nanoseconds = parse_iso8601_ns(value)
+    low, high = _compute_time_bounds(dtype)
     if nanoseconds is None or not low <= nanoseconds // NS_PER_UNIT["us"] <= high:
         return None
     return nanoseconds // (NS_PER_DAY if isinstance(dtype, pl.Date) else NS_PER_UNIT[dtype.time_unit])
 
 
-def _integer_bounds(dtype: Any) -> tuple[int, int]:  # noqa: ANN401 - as above
+def _compute_integer_bounds(dtype: Any) -> tuple[int, int]:  # noqa: ANN401 - as above
     low, high = pl.select(low=dtype.min(), high=dtype.max()).row(0)
     return int(low), int(high)
 
@@ -133,7 +133,7 @@ def build_column(values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN40
         pl.exceptions.PolarsError: it does not take one of them all the same, such as a category too many.
     """
     if isinstance(dtype, (pl.List, pl.Array)):
-        return _build_lists(values, dtype)
+        return _build_list_column(values, dtype)
     if isinstance(dtype, (pl.Date, pl.Datetime)):
         physical = pl.Int32 if isinstance(dtype, pl.Date) else pl.Int64
         return pl.Series([_to_physical_time(value, dtype) for value in values], dtype=physical).cast(dtype)
@@ -151,7 +151,7 @@ def build_column(values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN40
     return pl.Series(values, dtype=dtype)
 
 
-def _build_lists(values: Sequence[Any], dtype: pl.List | pl.Array) -> pl.Series:
+def _build_list_column(values: Sequence[Any], dtype: pl.List | pl.Array) -> pl.Series:
     """All lists' elements as one column, then cut apart: list by list, Polars takes ten times as long."""
     rows = np.repeat(np.arange(len(values)), [1 + len(value or ()) for value in values])
     elements = [element for value in values for element in (None, *(value or ()))]  # a None each: empty lists stay

@@ -9,29 +9,29 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from vecall.data.casting import id_dtype
-from vecall.data.frames import select
-from vecall.data.id_map import Id, build_vocabulary
-from vecall.data.ragged import Sequences
+from vecall.data.casting import to_id_dtype
+from vecall.data.frames import select_columns
+from vecall.data.id_map import Id, build_id_map
+from vecall.data.ragged import RaggedArray
 from vecall.errors import StoreError
 from vecall.index.bitmap import Rows
 from vecall.index.settings import IndexSettings
-from vecall.live.item_columns import Fields, ItemFields
+from vecall.live.item_columns import Fields, ItemColumns
 from vecall.live.journal import Journal
 from vecall.live.memtable import MemTable
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.live.replay import replay
 from vecall.live.snapshot import Snapshot
 from vecall.release.atomic_io import read_array, write_array
-from vecall.release.encoder import ENCODERS, ITEM_IDS, ITEM_TOWER, QUERY_TOWER, Encoder
+from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
-from vecall.release.users import Users
-from vecall.release.writer import Contents, write_contents
+from vecall.release.users import UserTable
+from vecall.release.writer import ReleaseContents, write_release
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 65_536  # vectors
+_CHUNK_ROWS = 65_536  # vectors
 
 
 def compact(store: str | Path, *, name: str | None = None, activate: bool = True, release: str | None = None) -> str:
@@ -57,26 +57,26 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
     opened = Store.open(Path(store))
     base = open_release(opened, release)
     overlay = MemTable(base)
-    journal = Journal.read(journal_path(opened), base.items.id_type)
+    journal = Journal.open_readonly(get_journal_path(opened), base.item_ids.id_type)
     cut = 0 if journal is None else journal.last_seq
     if journal is None or cut <= base.manifest.journal_seq:
         logger.info("release %s contains all operations already", base.name)
         return base.name
-    view = replay(overlay, journal.since(base.manifest.journal_seq, cut))
-    changes = _LiveUpserts.of(view, journal, cut)
+    view = replay(overlay, journal.read_operations(base.manifest.journal_seq, cut))
+    changes = _LiveUpserts.from_journal(view, journal, cut)
     if not len(view):
         raise StoreError(f"all items of release {base.name!r} are deleted, and a release has at least one: upsert some")
-    with opened.draft(name) as draft:
-        rows = _in_order(view)
-        contents = _contents(view, rows, cut, changes)
-        encoder = _carry_towers(opened.folder(base.name), draft.folder, view, rows)
-        queries = None if base.golden is None or encoder is not None else np.asarray(base.golden.vectors)
-        settings = _settings(base)
-        description = write_contents(draft.folder, contents, settings, queries=queries, encoder=encoder)
-        return draft.commit(description, activate=activate, after=base.name)
+    with opened.create_draft(name) as draft:
+        rows = _collect_live_rows(view)
+        contents = _build_contents(view, rows, cut, changes)
+        encoder = _copy_encoder(opened.get_release_dir(base.name), draft.directory, view, rows)
+        queries = None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
+        settings = _resolve_index_settings(base)
+        description = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
+        return draft.commit(description, activate=activate, expected_current=base.name)
 
 
-def _settings(base: Release) -> IndexSettings:
+def _resolve_index_settings(base: Release) -> IndexSettings:
     """Those that the base was built by. The structure that was found for it is not looked for again."""
     settings = IndexSettings.model_validate(base.manifest.index.settings)
     if settings.engine == "auto" and base.manifest.index.engine != "exact":
@@ -84,23 +84,23 @@ def _settings(base: Release) -> IndexSettings:
     return settings
 
 
-def _in_order(view: Snapshot) -> Rows:
+def _collect_live_rows(snapshot: Snapshot) -> Rows:
     """Rows of the items that stay, in the order of their ids."""
-    n = view.release.index.size
-    base = np.arange(n) if view.live is None else np.flatnonzero(view.live.mask())
-    rows: Rows = np.concatenate([base, n + np.flatnonzero(view.delta.live)])
-    return np.take(rows, _id_column(view, rows).arg_sort().to_numpy())
+    n = snapshot.release.index.size
+    base = np.arange(n) if snapshot.live_base_rows is None else np.flatnonzero(snapshot.live_base_rows.to_mask())
+    rows: Rows = np.concatenate([base, n + np.flatnonzero(snapshot.delta.live_mask)])
+    return np.take(rows, _build_id_column(snapshot, rows).arg_sort().to_numpy())
 
 
-def _id_column(view: Snapshot, rows: Rows) -> pl.Series:
-    return pl.Series("id", view.ids(rows), dtype=id_dtype(view.release.items.id_type))
+def _build_id_column(snapshot: Snapshot, rows: Rows) -> pl.Series:
+    return pl.Series("id", snapshot.to_ids(rows), dtype=to_id_dtype(snapshot.release.item_ids.id_type))
 
 
-def _origins(view: Snapshot, rows: Rows) -> Rows:
+def _to_base_rows(snapshot: Snapshot, rows: Rows) -> Rows:
     """Row of each item in the base; -1 where it is new."""
-    n = view.release.index.size
+    n = snapshot.release.index.size
     origins = rows.copy()
-    origins[rows >= n] = view.delta.origins[rows[rows >= n] - n]
+    origins[rows >= n] = snapshot.delta.base_rows[rows[rows >= n] - n]
     return origins
 
 
@@ -108,81 +108,81 @@ def _origins(view: Snapshot, rows: Rows) -> Rows:
 class _LiveUpserts:
     """What the delta's items were given with, by id."""
 
-    fields: Mapping[Id, Fields]
-    given: frozenset[Id]
+    fields_by_id: Mapping[Id, Fields]
+    external_vector_ids: frozenset[Id]
 
     @classmethod
-    def of(cls, view: Snapshot, journal: Journal, cut: int) -> "_LiveUpserts":
+    def from_journal(cls, snapshot: Snapshot, journal: Journal, until_seq: int) -> "_LiveUpserts":
         """Read from the journal again: a view keeps what requests look at alone."""
         fields: dict[Id, Fields] = {}
         given = set()
-        for operation in journal.since(view.release.manifest.journal_seq, cut):
+        for operation in journal.read_operations(snapshot.release.manifest.journal_seq, until_seq):
             if operation.kind == "upsert":
                 fields[operation.id] = operation.fields or {}
-                given |= {operation.id} if operation.given else set()
+                given |= {operation.id} if operation.has_external_vector else set()
         return cls(fields, frozenset(given))
 
 
-def _features(view: Snapshot, rows: Rows, changes: _LiveUpserts) -> pl.DataFrame | None:
+def _build_item_features(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> pl.DataFrame | None:
     """[len(rows)] rows of the features that a release keeps."""
-    release, new = view.release, rows >= view.release.index.size
-    if release.features is None:
+    release, new = snapshot.release, rows >= snapshot.release.index.size
+    if release.item_features is None:
         return None
-    old = release.features.take(rows[~new])
-    columns = ItemFields.of(release)
-    given = [columns.fitting(changes.fields[one]) for one in view.ids(rows[new])]
-    both = old.vstack(select(columns.feature_frame(given), old.columns))
+    old = release.item_features.take(rows[~new])
+    columns = ItemColumns.from_release(release)
+    given = [columns.select_compatible_fields(upserts.fields_by_id[one]) for one in snapshot.to_ids(rows[new])]
+    both = old.vstack(select_columns(columns.build_feature_frame(given), old.columns))
     return both[np.argsort(np.concatenate([np.flatnonzero(~new), np.flatnonzero(new)]))]
 
 
-def _given_rows(view: Snapshot, rows: Rows, changes: _LiveUpserts) -> Rows:
+def _find_external_vector_rows(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> Rows:
     """Places among the rows of items whose vector was given."""
-    new = rows >= view.release.index.size
-    given = np.isin(rows, view.release.given_rows) & ~new
-    given[new] = [one in changes.given for one in view.ids(rows[new])]
+    new = rows >= snapshot.release.index.size
+    given = np.isin(rows, snapshot.release.external_vector_rows) & ~new
+    given[new] = [one in upserts.external_vector_ids for one in snapshot.to_ids(rows[new])]
     return np.flatnonzero(given)
 
 
-def _contents(view: Snapshot, rows: Rows, cut: int, changes: _LiveUpserts) -> Contents:
-    base, origins = view.release, _origins(view, rows)
+def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _LiveUpserts) -> ReleaseContents:
+    base, origins = snapshot.release, _to_base_rows(snapshot, rows)
     vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # as they are stored, so no bit is lost
-    for start in range(0, len(rows), _AT_ONCE):
-        vectors[start : start + _AT_ONCE] = view.vectors(rows[start : start + _AT_ONCE])
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        vectors[start : start + _CHUNK_ROWS] = snapshot.get_vectors(rows[start : start + _CHUNK_ROWS])
     popularity = None
     if base.popularity is not None:
         popularity = np.where(origins >= 0, base.popularity[origins], 0).astype(np.float32)
-    return Contents(
-        items=build_vocabulary(_id_column(view, rows), base.items.id_type),
+    return ReleaseContents(
+        item_ids=build_id_map(_build_id_column(snapshot, rows), base.item_ids.id_type),
         vectors=vectors,
-        attributes=view.attributes(rows),
+        attributes=snapshot.get_attributes(rows),
         popularity=popularity,
-        users=None if base.users is None else _moved(base.users, origins, base.index.size),
-        features=_features(view, rows, changes),
-        given_rows=_given_rows(view, rows, changes) if base.encoder is not None else rows[:0],
+        users=None if base.users is None else _remap_users(base.users, origins, base.index.size),
+        item_features=_build_item_features(snapshot, rows, upserts),
+        external_vector_rows=_find_external_vector_rows(snapshot, rows, upserts) if base.encoder is not None else rows[:0],
         metrics=base.manifest.metrics,
-        journal_seq=cut,
-        declared_seq=base.manifest.declared_seq,
+        journal_seq=until_seq,
+        tables_seq=base.manifest.tables_seq,
     )
 
 
-def _moved(users: Users, origins: Rows, n: int) -> Users:
+def _remap_users(users: UserTable, base_rows: Rows, base_size: int) -> UserTable:
     """The same users, with histories in the new rows; what is not there any more leaves them."""
-    row_now = np.full(n, -1, dtype=np.int64)
-    row_now[origins[origins >= 0]] = np.flatnonzero(origins >= 0)
-    rows = row_now[users.histories.rows]
+    row_now = np.full(base_size, -1, dtype=np.int64)
+    row_now[base_rows[base_rows >= 0]] = np.flatnonzero(base_rows >= 0)
+    rows = row_now[users.histories.values]
     there = rows >= 0
-    histories = Sequences.grouped(users.histories.owners[there], rows[there], len(users.histories))
-    return Users(users.ids, users.fields, histories)
+    histories = RaggedArray.from_groups(users.histories.segment_ids[there], rows[there], len(users.histories))
+    return UserTable(users.ids, users.features, histories)
 
 
-def _carry_towers(base: Path, draft: Path, view: Snapshot, rows: Rows) -> tuple[Encoder, str] | None:
+def _copy_encoder(base_dir: Path, draft_dir: Path, snapshot: Snapshot, rows: Rows) -> tuple[OnnxEncoder, str] | None:
     """Copy the towers, which stay what they are, and the id vectors of the items that stay."""
-    digest = view.release.manifest.encoder
+    digest = snapshot.release.manifest.encoder
     if digest is None:
         return None
-    for file in (QUERY_TOWER, ITEM_TOWER, ENCODERS):
-        shutil.copyfile(base / file, draft / file)
-    if (base / ITEM_IDS).exists():
-        table = read_array(base / ITEM_IDS)  # its last row, -1 as it were, is the unknown item
-        write_array(draft / ITEM_IDS, table[np.append(_origins(view, rows), -1)])
-    return Encoder(draft), digest
+    for file in (QUERY_TOWER_FILE, ITEM_TOWER_FILE, ENCODERS_FILE):
+        shutil.copyfile(base_dir / file, draft_dir / file)
+    if (base_dir / ITEM_ID_VECTORS_FILE).exists():
+        table = read_array(base_dir / ITEM_ID_VECTORS_FILE)  # its last row, -1 as it were, is the unknown item
+        write_array(draft_dir / ITEM_ID_VECTORS_FILE, table[np.append(_to_base_rows(snapshot, rows), -1)])
+    return OnnxEncoder(draft_dir), digest

@@ -15,20 +15,20 @@ from threading import Lock, Thread
 
 from vecall.errors import Locked, StoreError, VecallError
 from vecall.live.snapshot import Snapshot
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 
-_DELTA_FROM = 20_000  # items; below, a request scans them faster than it could gain by a compaction
-_TOMBSTONES_FROM = 100  # rows; a tiny base is scanned anyway
-_TOMBSTONE_SHARE = 0.1  # of the base; beyond, searches of the index lose too much to what is gone
-_PATIENCE = 10.0  # seconds for the child to end when it is told to
+_MIN_DELTA_ITEMS = 20_000  # items; below, a request scans them faster than it could gain by a compaction
+_MIN_TOMBSTONES = 100  # rows; a tiny base is scanned anyway
+_MAX_TOMBSTONE_SHARE = 0.1  # of the base; beyond, searches of the index lose too much to what is gone
+_TERMINATE_TIMEOUT_SECONDS = 10.0  # seconds for the child to end when it is told to
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
+_THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
-def is_due(*, held: int, tombstones: int, base: int, arriving: float, delta_max: int) -> bool:
+def should_compact(*, delta_items: int, tombstones: int, base_items: int, expected_arrivals: float, max_delta_items: int) -> bool:
     """Whether to compact.
 
     Args:
@@ -39,8 +39,8 @@ def is_due(*, held: int, tombstones: int, base: int, arriving: float, delta_max:
             upon the other.
         delta_max: `held` may not be more. A compaction starts at half of it at the latest.
     """
-    enough = min(max(_DELTA_FROM, arriving), delta_max / 2)
-    return held >= enough or tombstones >= max(_TOMBSTONE_SHARE * base, _TOMBSTONES_FROM)
+    enough = min(max(_MIN_DELTA_ITEMS, expected_arrivals), max_delta_items / 2)
+    return delta_items >= enough or tombstones >= max(_MAX_TOMBSTONE_SHARE * base_items, _MIN_TOMBSTONES)
 
 
 class Compactor:
@@ -54,87 +54,87 @@ class Compactor:
     """
 
     def __init__(
-        self, store: Path, adopt: Callable[[str, str], None], delta_max: int, turns: Path | None = None
+        self, store_path: Path, on_compacted: Callable[[str, str], None], max_delta_items: int, write_lock_path: Path | None = None
     ) -> None:
-        self._lock_file = None if turns is None else turns.with_name("compaction.lock")
-        self._store, self._adopt, self._delta_max = store.absolute(), adopt, delta_max
-        self._seconds = 0.0  # that the last compaction took
-        self._since = (time.monotonic(), 0)  # from when on arrivals are counted, and the operation then
-        self._not_below = 0.0  # changes that there must be, after one failed
+        self._lock_path = None if write_lock_path is None else write_lock_path.with_name("compaction.lock")
+        self._store_path, self._on_compacted, self._max_delta_items = store_path.absolute(), on_compacted, max_delta_items
+        self._last_duration_seconds = 0.0  # that the last compaction took
+        self._arrivals_start = (time.monotonic(), 0)  # from when on arrivals are counted, and the operation then
+        self._retry_threshold = 0.0  # changes that there must be, after one failed
         self._lock = Lock()  # of what follows
-        self._closed = False
+        self._is_closed = False
         self._child: subprocess.Popen[str] | None = None
         self._thread: Thread | None = None
 
-    def consider(self, view: Snapshot) -> None:
+    def maybe_start(self, snapshot: Snapshot) -> None:
         """Start a compaction if one is due and none runs. Call it after each write."""
         if self._thread is not None and self._thread.is_alive():
             return
-        began, seq = self._since
+        began, seq = self._arrivals_start
         if seq == 0:
-            self._since = (time.monotonic(), view.seq)
-        arriving = self._seconds * (view.seq - seq) / max(time.monotonic() - began, 1.0)
-        base, changes = view.release.index.size, view.delta.held + view.tombstones
-        due = is_due(
-            held=view.delta.held,
-            tombstones=view.tombstones,
-            base=base,
-            arriving=arriving,
-            delta_max=self._delta_max,
+            self._arrivals_start = (time.monotonic(), snapshot.seq)
+        arriving = self._last_duration_seconds * (snapshot.seq - seq) / max(time.monotonic() - began, 1.0)
+        base, changes = snapshot.release.index.size, snapshot.delta.distinct_id_count + snapshot.tombstone_count
+        due = should_compact(
+            delta_items=snapshot.delta.distinct_id_count,
+            tombstones=snapshot.tombstone_count,
+            base_items=base,
+            expected_arrivals=arriving,
+            max_delta_items=self._max_delta_items,
         )
-        if due and changes >= self._not_below:
+        if due and changes >= self._retry_threshold:
             self._thread = Thread(
-                target=self._run, args=(view.release.name, view.seq, changes), name="vecall-compaction", daemon=True
+                target=self._run, args=(snapshot.release.name, snapshot.seq, changes), name="vecall-compaction", daemon=True
             )
             self._thread.start()
 
     def close(self) -> None:
         """End a compaction that runs; what it has written so far is swept away by the store's next draft."""
         with self._lock:
-            self._closed = True
+            self._is_closed = True
             child = self._child
         if child is not None and child.poll() is None:
             child.terminate()
             try:
-                child.wait(_PATIENCE)
+                child.wait(_TERMINATE_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 child.kill()
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, base: str, seq: int, changes: int) -> None:
+    def _run(self, base_name: str, seq: int, change_count: int) -> None:
         try:
             with ExitStack() as held:
-                if self._lock_file is None or self._is_ours(held, self._lock_file, base):
-                    self._compact_and_adopt(base, seq, changes)
+                if self._lock_path is None or self._acquire_base(held, self._lock_path, base_name):
+                    self._compact_and_switch(base_name, seq, change_count)
         except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
-            if not self._closed:
-                logger.warning("compaction of release %s failed, and waits for more changes: %s", base, error)
+            if not self._is_closed:
+                logger.warning("compaction of release %s failed, and waits for more changes: %s", base_name, error)
 
-    def _is_ours(self, held: ExitStack, lock_file: Path, base: str) -> bool:
+    def _acquire_base(self, stack: ExitStack, lock_path: Path, base_name: str) -> bool:
         """Whether no other process compacts the base, or has; all follow what it makes."""
         try:
-            held.enter_context(hold(lock_file, timeout=0))
+            stack.enter_context(file_lock(lock_path, timeout=0))
         except Locked:
             return False
-        current = Store.open(self._store).find_current()
-        return current is None or current.release == base
+        current = Store.open(self._store_path).find_current()
+        return current is None or current.release == base_name
 
-    def _compact_and_adopt(self, base: str, seq: int, changes: int) -> None:
+    def _compact_and_switch(self, base_name: str, seq: int, change_count: int) -> None:
         began = time.monotonic()
-        self._not_below = 1.1 * changes + 1  # should it fail
-        logger.info("compaction of release %s starts, with %d changes", base, changes)
-        made = self._compact(base)
-        self._seconds, self._since = time.monotonic() - began, (began, seq)
-        if not self._closed:
-            self._adopt(base, made)
-        self._not_below = 0.0
+        self._retry_threshold = 1.1 * change_count + 1  # should it fail
+        logger.info("compaction of release %s starts, with %d changes", base_name, change_count)
+        made = self._run_compaction_process(base_name)
+        self._last_duration_seconds, self._arrivals_start = time.monotonic() - began, (began, seq)
+        if not self._is_closed:
+            self._on_compacted(base_name, made)
+        self._retry_threshold = 0.0
 
-    def _compact(self, base: str) -> str:
+    def _run_compaction_process(self, base_name: str) -> str:
         """Name of the release that was made."""
-        command = [sys.executable, "-m", "vecall", "compact", "--store", str(self._store), "--release", base]
+        command = [sys.executable, "-m", "vecall", "compact", "--store", str(self._store_path), "--release", base_name]
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 raise StoreError("closed")
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
                 [*command, "--no-activate", "--json", "--ends-with-parent"],
@@ -142,7 +142,7 @@ class Compactor:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | dict.fromkeys(_POOLS, "1"),
+                env=os.environ | dict.fromkeys(_THREAD_COUNT_VARIABLES, "1"),
             )
         answer, log = self._child.communicate()
         if self._child.returncode != 0:
@@ -150,7 +150,7 @@ class Compactor:
         return str(json.loads(answer)["release"])
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Let this process end when the one that started it does, be it killed: nobody would take what it makes."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

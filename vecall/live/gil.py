@@ -4,14 +4,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-Item = TypeVar("Item")
+T = TypeVar("Item")
 
-_TURN = 16  # items; some tenths of a millisecond
+_ITEMS_PER_SLICE = 16  # items; some tenths of a millisecond
 
 
-def in_turns(items: Iterable[Item]) -> Iterator[Item]:
+def iterate_cooperatively(items: Iterable[T]) -> Iterator[T]:
     """The same items. Python lets no other thread run for 5 ms at a time, several times as long as a request takes."""
     for number, item in enumerate(items, 1):
-        if number % _TURN == 0:
+        if number % _ITEMS_PER_SLICE == 0:
             time.sleep(0)
         yield item

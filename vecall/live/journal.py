@@ -14,30 +14,30 @@ from threading import Lock
 from typing import Self
 
 from vecall.errors import StoreError
-from vecall.live.gil import in_turns
+from vecall.live.gil import iterate_cooperatively
 from vecall.live.journal_sqlite import (
-    PATIENCE,
-    SQLITE_SAYS,
-    State,
+    BUSY_TIMEOUT_SECONDS,
+    SQLITE_ERRORS,
+    JournalHeader,
     connect,
-    create,
-    damaged,
-    explain,
-    explained,
-    read_state,
+    create_journal,
+    make_corruption_error,
+    to_journal_error,
+    translate_sqlite_errors,
+    read_header,
 )
-from vecall.live.operations import SUPERSEDED, Operation, body_of, is_whole, operation_of, row_of
+from vecall.live.operations import SUPERSEDED_BODY, Operation, encode_body, has_valid_checksum, decode_row, encode_row
 from vecall.schema import IdType
 
-_CHECKPOINT_EVERY = 1_000  # operations
-_PRUNED_AT_ONCE = 10_000  # operations in one transaction, so that a writer beside does not wait long
+_OPS_PER_CHECKPOINT = 1_000  # operations
+_PRUNE_BATCH_SIZE = 10_000  # operations in one transaction, so that a writer beside does not wait long
 
-_RANGE = "SELECT * FROM operations WHERE seq > ? AND seq <= ? ORDER BY seq"
-_ONE = "SELECT * FROM operations WHERE seq = ?"
-_FIND = "SELECT * FROM operations WHERE id = ?"
+_SELECT_RANGE = "SELECT * FROM operations WHERE seq > ? AND seq <= ? ORDER BY seq"
+_SELECT_BY_SEQ = "SELECT * FROM operations WHERE seq = ?"
+_SELECT_BY_ID = "SELECT * FROM operations WHERE id = ?"
 _INSERT = "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REPLACE = "REPLACE INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_SET_STATE = "UPDATE state SET format = ?, id_type = ?, pruned_to = ?, last_seq = ?, crc = ?"
+_UPDATE_HEADER = "UPDATE state SET format = ?, id_type = ?, pruned_to = ?, last_seq = ?, crc = ?"
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class Journal:
         self._path = path
         self._id_type: IdType = id_type
         self._lock = Lock()
-        self._writer: sqlite3.Connection | None = None
-        self._suspect = False  # something went wrong with the writer's connection
-        self._behind = 0  # operations since the last checkpoint
-        with explained(path), closing(connect(path, "ro")) as db:
-            self._state = read_state(db, path, id_type)
+        self._write_connection: sqlite3.Connection | None = None
+        self._needs_reconnect = False  # something went wrong with the writer's connection
+        self._ops_since_checkpoint = 0  # operations since the last checkpoint
+        with translate_sqlite_errors(path), closing(connect(path, "ro")) as db:
+            self._header = read_header(db, path, id_type)
 
     @classmethod
     def open(cls, path: Path, id_type: IdType) -> Self:
@@ -67,15 +67,15 @@ class Journal:
             JournalFailed: the disk or another process does not let it be opened.
             StoreError: it is of another format, or its ids are of another type.
         """
-        with explained(path):
+        with translate_sqlite_errors(path):
             if not path.exists():
-                create(path, id_type)
+                create_journal(path, id_type)
             journal = cls(path, id_type)
-            journal._writer = connect(path, "rw")
+            journal._write_connection = connect(path, "rw")
         return journal
 
     @classmethod
-    def read(cls, path: Path, id_type: IdType) -> Self | None:
+    def open_readonly(cls, path: Path, id_type: IdType) -> Self | None:
         """Open a journal for `since` alone; None if there is none. It need not be closed.
 
         Raises:
@@ -92,12 +92,12 @@ class Journal:
     @property
     def last_seq(self) -> int:
         """The last committed operation as of opening and of each append here; 0 if there was none."""
-        return self._state.last_seq
+        return self._header.last_seq
 
     @property
     def pruned_to(self) -> int:
         """The last operation that was dropped, as of opening and of each append or prune here; 0 if none was."""
-        return self._state.pruned_to
+        return self._header.pruned_to
 
     def append(self, operations: Sequence[Operation]) -> int:
         """Write operations down, all or none; on return they are on the disk. Their own `seq` is ignored.
@@ -114,17 +114,17 @@ class Journal:
             JournalDamaged: an operation that was to be replaced, or the journal's state, is damaged.
             StoreError: the journal was opened for reading, or is closed.
         """
-        bodies = [body_of(operation, self._id_type) for operation in in_turns(operations)]
-        with self._transaction() as (db, state):
+        bodies = [encode_body(operation, self._id_type) for operation in iterate_cooperatively(operations)]
+        with self._begin_transaction() as (db, state):
             numbered = list(enumerate(bodies, state.last_seq + 1))
             last = {body[1]: seq for seq, body in numbered}
-            rows = [row_of(seq, body if last[body[1]] == seq else SUPERSEDED) for seq, body in in_turns(numbered)]
-            db.executemany(_REPLACE, [row_of(seq, SUPERSEDED) for seq in self._replaced(db, last)])
+            rows = [encode_row(seq, body if last[body[1]] == seq else SUPERSEDED_BODY) for seq, body in iterate_cooperatively(numbered)]
+            db.executemany(_REPLACE, [encode_row(seq, SUPERSEDED_BODY) for seq in self._find_superseded_seqs(db, last)])
             db.executemany(_INSERT, rows)
             self._commit(db, replace(state, last_seq=state.last_seq + len(rows)), len(rows))
-            return self._state.last_seq
+            return self._header.last_seq
 
-    def since(self, seq: int, upto: int | None = None) -> Iterator[Operation]:
+    def read_operations(self, after_seq: int, until_seq: int | None = None) -> Iterator[Operation]:
         """The last operation of each item, above `seq`, in order, as of the moment when the first is taken.
 
         An item that has changed above `upto` too is left out: what was said of it before is no longer there.
@@ -139,36 +139,36 @@ class Journal:
             JournalDamaged: an operation is damaged or missing.
             JournalFailed: the disk or another process does not let it be read.
         """
-        with explained(self._path), closing(connect(self._path, "ro")) as db:
+        with translate_sqlite_errors(self._path), closing(connect(self._path, "ro")) as db:
             db.execute("BEGIN")
-            state = read_state(db, self._path, self._id_type)
-            place = max(seq, state.pruned_to)
-            end = state.last_seq if upto is None else min(upto, state.last_seq)
+            state = read_header(db, self._path, self._id_type)
+            place = max(after_seq, state.pruned_to)
+            end = state.last_seq if until_seq is None else min(until_seq, state.last_seq)
             try:
-                for row in db.execute(_RANGE, (place, end)):
-                    if row[0] != place + 1 or not is_whole(row):
+                for row in db.execute(_SELECT_RANGE, (place, end)):
+                    if row[0] != place + 1 or not has_valid_checksum(row):
                         break
                     place += 1
-                    if (operation := operation_of(row)) is not None:
+                    if (operation := decode_row(row)) is not None:
                         yield operation
-            except SQLITE_SAYS as error:
-                raise explain(self._path, error, place + 1) from error
+            except SQLITE_ERRORS as error:
+                raise to_journal_error(self._path, error, place + 1) from error
             if place < end:
-                raise damaged(self._path, f"operation {place + 1} is missing or not what was written", place + 1)
+                raise make_corruption_error(self._path, f"operation {place + 1} is missing or not what was written", place + 1)
 
-    def find(self, one: int | str) -> Operation | None:
+    def find_last(self, item_id: int | str) -> Operation | None:
         """The last operation of an item; None where it has none, or none any more.
 
         Raises:
             JournalDamaged: it is not what was written.
             JournalFailed: the disk or another process does not let it be read.
         """
-        with explained(self._path), closing(connect(self._path, "ro")) as db:
-            read_state(db, self._path, self._id_type)
-            for row in db.execute(_FIND, (one,)):
-                if row[2] != one or not is_whole(row):
-                    raise damaged(self._path, f"operation {row[0]} is not what was written", row[0])
-                return operation_of(row)
+        with translate_sqlite_errors(self._path), closing(connect(self._path, "ro")) as db:
+            read_header(db, self._path, self._id_type)
+            for row in db.execute(_SELECT_BY_ID, (item_id,)):
+                if row[2] != item_id or not has_valid_checksum(row):
+                    raise make_corruption_error(self._path, f"operation {row[0]} is not what was written", row[0])
+                return decode_row(row)
         return None
 
     def drop(self, seq: int) -> None:
@@ -180,21 +180,21 @@ class Journal:
             StoreError: the journal has no such operation, or it was dropped or replaced already.
             JournalFailed, JournalDamaged: as for `append`.
         """
-        with self._transaction() as (db, state):
-            row = db.execute(_ONE, (seq,)).fetchone()
+        with self._begin_transaction() as (db, state):
+            row = db.execute(_SELECT_BY_SEQ, (seq,)).fetchone()
             if row is None:
                 raise StoreError(
                     f"{self._path} has no operation {seq}: it holds those from {state.pruned_to + 1} to "
                     f"{state.last_seq}"
                 )
-            if is_whole(row) and row[1] == SUPERSEDED[0]:
+            if has_valid_checksum(row) and row[1] == SUPERSEDED_BODY[0]:
                 raise StoreError(
                     f"operation {seq} of {self._path} says nothing: it was dropped, or replaced by a later one"
                 )
-            db.execute(_REPLACE, row_of(seq, SUPERSEDED))
+            db.execute(_REPLACE, encode_row(seq, SUPERSEDED_BODY))
             self._commit(db, state, 1)
 
-    def prune(self, upto: int) -> int:
+    def prune(self, until_seq: int) -> int:
         """Drop the operations up to `upto`, which every release that may be opened has to contain.
 
         Returns:
@@ -205,8 +205,8 @@ class Journal:
         """
         dropped = 0
         while True:
-            with self._transaction() as (db, state):
-                edge = min(upto, state.last_seq, state.pruned_to + _PRUNED_AT_ONCE)
+            with self._begin_transaction() as (db, state):
+                edge = min(until_seq, state.last_seq, state.pruned_to + _PRUNE_BATCH_SIZE)
                 if edge <= state.pruned_to:
                     return dropped
                 dropped += db.execute("DELETE FROM operations WHERE seq <= ?", (edge,)).rowcount
@@ -215,41 +215,41 @@ class Journal:
     def close(self) -> None:
         """End writing. All goes into the main file: there damage shows, while a damaged -wal just seems shorter."""
         with self._lock:
-            db, self._writer = self._writer, None
+            db, self._write_connection = self._write_connection, None
             if db is not None:
                 self._checkpoint(db)
                 db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, State]]:
+    def _begin_transaction(self) -> Iterator[tuple[sqlite3.Connection, JournalHeader]]:
         """What is not committed at its end is undone."""
-        with self._lock, explained(self._path):
-            db = self._sound_writer()
+        with self._lock, translate_sqlite_errors(self._path):
+            db = self._get_write_connection()
             try:
                 db.execute("BEGIN IMMEDIATE")
-                self._state = read_state(db, self._path, self._id_type)  # another process may have pruned
-                yield db, self._state
+                self._header = read_header(db, self._path, self._id_type)  # another process may have pruned
+                yield db, self._header
             except BaseException:
-                self._suspect = True
+                self._needs_reconnect = True
                 raise
             finally:
                 if db.in_transaction:
                     db.rollback()
 
-    def _commit(self, db: sqlite3.Connection, state: State, changes: int) -> None:
-        db.execute(_SET_STATE, state.row())
+    def _commit(self, db: sqlite3.Connection, header: JournalHeader, change_count: int) -> None:
+        db.execute(_UPDATE_HEADER, header.to_row())
         db.execute("COMMIT")
-        self._state = state
-        self._behind += changes
-        if self._behind >= _CHECKPOINT_EVERY:
+        self._header = header
+        self._ops_since_checkpoint += change_count
+        if self._ops_since_checkpoint >= _OPS_PER_CHECKPOINT:
             self._checkpoint(db)
 
-    def _replaced(self, db: sqlite3.Connection, ids: Iterable[int | str | None]) -> Iterator[int]:
+    def _find_superseded_seqs(self, db: sqlite3.Connection, ids: Iterable[int | str | None]) -> Iterator[int]:
         """Where the items' operations stand so far; checked, for a damaged index points to those of other items."""
         for one in ids:
-            for row in db.execute(_FIND, (one,)):
-                if row[2] != one or not is_whole(row):
-                    raise damaged(self._path, f"operation {row[0]}, to be replaced, is not what was written", row[0])
+            for row in db.execute(_SELECT_BY_ID, (one,)):
+                if row[2] != one or not has_valid_checksum(row):
+                    raise make_corruption_error(self._path, f"operation {row[0]}, to be replaced, is not what was written", row[0])
                 yield row[0]
 
     def _checkpoint(self, db: sqlite3.Connection) -> None:
@@ -257,18 +257,18 @@ class Journal:
         try:
             db.execute("PRAGMA busy_timeout = 0")  # while another process reads: the next time
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            db.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+            db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
         except sqlite3.Error as error:
-            self._suspect = True
+            self._needs_reconnect = True
             logger.warning("%s: the checkpoint failed, and will be tried again: %s", self._path, error)
         else:
-            self._behind = self._behind if busy else 0
+            self._ops_since_checkpoint = self._ops_since_checkpoint if busy else 0
 
-    def _sound_writer(self) -> sqlite3.Connection:
-        if self._writer is None:
+    def _get_write_connection(self) -> sqlite3.Connection:
+        if self._write_connection is None:
             raise StoreError(f"{self._path} was opened for reading, or is closed: open it with Journal.open to write")
-        if self._suspect:
+        if self._needs_reconnect:
             fresh = connect(self._path, "rw")  # before the old one goes, and the readers' -shm with it
-            self._writer.close()
-            self._writer, self._suspect = fresh, False
-        return self._writer
+            self._write_connection.close()
+            self._write_connection, self._needs_reconnect = fresh, False
+        return self._write_connection

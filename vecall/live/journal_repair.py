@@ -9,9 +9,9 @@ from pathlib import Path
 from vecall.data.id_map import Id
 from vecall.errors import StoreError
 from vecall.live.journal import Journal
-from vecall.live.pruning import journal_path
-from vecall.live.replay import Adapter
-from vecall.release.file_lock import hold
+from vecall.live.pruning import get_journal_path
+from vecall.live.replay import OperationAdapter
+from vecall.release.file_lock import file_lock
 from vecall.release.release import open_release
 from vecall.release.store import Store
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ListedOperation:
+class OperationStatus:
     """One operation of a journal, held against a release.
 
     Attributes:
@@ -41,7 +41,7 @@ class ListedOperation:
         return dict(vars(self))
 
 
-def list_operations(store: str | Path, release: str | None = None) -> Iterator[ListedOperation]:
+def list_operations(store: str | Path, release: str | None = None) -> Iterator[OperationStatus]:
     """The last operation of each item that the journal holds, oldest first.
 
     Args:
@@ -53,13 +53,13 @@ def list_operations(store: str | Path, release: str | None = None) -> Iterator[L
         JournalDamaged: an operation is not what was written; the error carries its number.
     """
     opened = Store.open(Path(store))
-    adapter = Adapter(base := open_release(opened, release))
-    journal = Journal.read(journal_path(opened), base.items.id_type)
+    adapter = OperationAdapter(base := open_release(opened, release))
+    journal = Journal.open_readonly(get_journal_path(opened), base.item_ids.id_type)
     if journal is None:
         return
-    for operation in journal.since(0):
-        applicable, problem = adapter.problem(operation)
-        yield ListedOperation(operation.seq, operation.kind, operation.id, applicable, problem)
+    for operation in journal.read_operations(0):
+        applicable, problem = adapter.check_applicable(operation)
+        yield OperationStatus(operation.seq, operation.kind, operation.id, applicable, problem)
 
 
 def drop_operation(store: str | Path, seq: int) -> None:
@@ -75,9 +75,9 @@ def drop_operation(store: str | Path, seq: int) -> None:
         JournalDamaged, JournalFailed: the journal cannot be used.
     """
     opened = Store.open(Path(store))
-    path = journal_path(opened)
-    with hold(opened.path / "writer.lock", timeout=0):
-        releases = opened.releases(skip_damaged=True)
+    path = get_journal_path(opened)
+    with file_lock(opened.path / "writer.lock", timeout=0):
+        releases = opened.list_releases(skip_damaged=True)
         if not path.exists() or not releases:
             raise StoreError(f"{opened.path} has no journal or no release: nothing was ever upserted or deleted here")
         with closing(Journal.open(path, releases[0].id_type)) as journal:

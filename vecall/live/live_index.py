@@ -7,18 +7,18 @@ from typing import Any, Self
 
 from vecall.errors import DeltaFull, StoreError
 from vecall.live.compactor import Compactor
-from vecall.live.item_columns import UnfitValueError
-from vecall.live.item_parsing import deletions, unfit_error, upserts
+from vecall.live.item_columns import ColumnBuildError
+from vecall.live.item_parsing import parse_deletes, to_query_error, parse_upserts
 from vecall.live.journal import Journal
 from vecall.live.journal_sqlite import JournalVersionReader
 from vecall.live.live_state import LiveState, PeerSettings
-from vecall.live.memtable import MemTable, Prepared
+from vecall.live.memtable import MemTable, PreparedBatch
 from vecall.live.operations import Operation
-from vecall.live.partial_upserts import Completer
-from vecall.live.pruning import check_reaches, journal_path
+from vecall.live.partial_upserts import PartialItemMerger
+from vecall.live.pruning import check_journal_covers, get_journal_path
 from vecall.live.snapshot import Snapshot
 from vecall.live.switching import ReleaseSwitcher
-from vecall.release.file_lock import hold
+from vecall.release.file_lock import file_lock
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
@@ -122,27 +122,27 @@ class LiveIndex:
         """
         with ExitStack() as resources:
             if writable and (peers is None or peers.write_lock_path is None):
-                resources.enter_context(hold(store.path / "writer.lock", timeout=0))
+                resources.enter_context(file_lock(store.path / "writer.lock", timeout=0))
             memtable = MemTable(open_release(store, name))
             index = cls(memtable, store, max_delta_items=max_delta_items, keep_previous=keep_previous, peers=peers)
             if writable:
                 index._open_journal(resources, auto_compact=auto_compact)
             state = index._state
             if peers is not None:
-                reader = JournalVersionReader(journal_path(store))
+                reader = JournalVersionReader(get_journal_path(store))
                 resources.callback(reader.close)
                 state.follow_journal(reader)
             state.catch_up(memtable)
-            store.folder(memtable.snapshot.release.name)  # else operations that it lacks may be pruned
+            store.get_release_dir(memtable.snapshot.release.name)  # else operations that it lacks may be pruned
             state.snapshot = memtable.snapshot
             index._resources = resources.pop_all()
         return index
 
     def _open_journal(self, resources: ExitStack, *, auto_compact: bool) -> None:
         state, store = self._state, self._state.require_store()
-        journal = Journal.open(journal_path(store), state.snapshot.release.items.id_type)
+        journal = Journal.open(get_journal_path(store), state.snapshot.release.item_ids.id_type)
         state.journal = resources.enter_context(journal)
-        check_reaches(journal, store.releases(skip_damaged=True))
+        check_journal_covers(journal, store.list_releases(skip_damaged=True))
         if auto_compact:
             self._compactor = Compactor(
                 store.path, self.switch_to_compacted, self._max_delta_items, state.peers.write_lock_path
@@ -159,27 +159,27 @@ class LiveIndex:
         check_not_forked()
         release = self.snapshot.release
         # Parsing is slow, so it is done before the lock; a partial item must see what it is a part of.
-        operations = None if partial else upserts(items, release)
+        operations = None if partial else parse_upserts(items, release)
         with self._write_transaction() as journal:
             if operations is None or self.snapshot.release is not release:
-                completer = Completer(self.snapshot, journal) if partial else None
-                operations = upserts(items, self.snapshot.release, completer)
+                completer = PartialItemMerger(self.snapshot, journal) if partial else None
+                operations = parse_upserts(items, self.snapshot.release, completer)
             self._check_delta_capacity(operations)
             seq = self._commit(journal, operations, self._prepare(operations, items))
             return UpsertResult(self.snapshot.release.name, seq, len(operations))
 
-    def _prepare(self, operations: list[Operation], items: Any) -> Prepared:  # noqa: ANN401 - the caller's own objects
+    def _prepare(self, operations: list[Operation], items: Any) -> PreparedBatch:  # noqa: ANN401 - the caller's own objects
         """The operations ready to be applied, before they are durable: what the journal holds must never fail."""
         try:
             return self._state.memtable.prepare(operations)
-        except UnfitValueError as error:
-            raise unfit_error(error, operations, items) from error
+        except ColumnBuildError as error:
+            raise to_query_error(error, operations, items) from error
 
     def delete(self, ids: object) -> DeleteResult:
         """Delete items, all or none; never refused for capacity. See `Recaller.delete`."""
         with self._write_transaction() as journal:
-            distinct, operations = deletions(ids, self.snapshot.release)
-            deleted = int(self.snapshot.has(self.snapshot.rows(distinct)).sum())
+            distinct, operations = parse_deletes(ids, self.snapshot.release)
+            deleted = int(self.snapshot.is_live(self.snapshot.to_rows(distinct)).sum())
             seq = self._commit(journal, operations, self._state.memtable.prepare(operations))
             return DeleteResult(self.snapshot.release.name, seq, deleted, len(distinct) - deleted)
 
@@ -227,23 +227,23 @@ class LiveIndex:
             self.refresh()
             yield self._state.journal
             if self._compactor is not None:
-                self._compactor.consider(self.snapshot)
+                self._compactor.maybe_start(self.snapshot)
 
     def _peer_write_lock(self) -> AbstractContextManager[object]:
         path = self._state.peers.write_lock_path
-        return nullcontext() if path is None else hold(path, timeout=_WRITE_LOCK_TIMEOUT_SECONDS)
+        return nullcontext() if path is None else file_lock(path, timeout=_WRITE_LOCK_TIMEOUT_SECONDS)
 
     def _check_delta_capacity(self, operations: list[Operation]) -> None:
         delta = self.snapshot.delta
-        added = sum(operation.id not in delta.slots.newest for operation in operations)
-        if added and delta.held + added > self._max_delta_items:
+        added = sum(operation.id not in delta.slots.latest for operation in operations)
+        if added and delta.distinct_id_count + added > self._max_delta_items:
             raise DeltaFull(
-                f"release {self.snapshot.release.name!r} has {delta.held:,} live delta items, and {added:,} more would "
+                f"release {self.snapshot.release.name!r} has {delta.distinct_id_count:,} live delta items, and {added:,} more would "
                 f"exceed max_delta_items = {self._max_delta_items:,}: run `vecall compact` and activate its release, "
                 "or wait for the running compaction, then try again"
             )
 
-    def _commit(self, journal: Journal, operations: list[Operation], prepared: Prepared) -> int:
+    def _commit(self, journal: Journal, operations: list[Operation], prepared: PreparedBatch) -> int:
         """Write operations down, then apply them.
 
         Returns:

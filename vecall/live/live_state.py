@@ -8,7 +8,7 @@ from vecall.errors import StoreError
 from vecall.live.journal import Journal
 from vecall.live.journal_sqlite import JournalVersion, JournalVersionReader
 from vecall.live.memtable import MemTable
-from vecall.live.pruning import journal_path
+from vecall.live.pruning import get_journal_path
 from vecall.live.replay import replay
 from vecall.live.snapshot import Snapshot
 from vecall.release.release import Release
@@ -81,14 +81,14 @@ class LiveState:
             return
         with self.memtable_lock:
             self.catch_up(self.memtable)
-            self.require_store().folder(self.snapshot.release.name)  # else operations it lacks may be pruned
+            self.require_store().get_release_dir(self.snapshot.release.name)  # else operations it lacks may be pruned
             self.snapshot, self._journal_version = self.memtable.snapshot, version
 
     def catch_up(self, memtable: MemTable) -> None:
         """Apply the journal's operations that a memtable does not contain yet."""
         journal = self.read_journal(memtable.snapshot.release)
         if journal is not None and journal.last_seq > memtable.snapshot.seq:
-            replay(memtable, journal.since(memtable.snapshot.seq))
+            replay(memtable, journal.read_operations(memtable.snapshot.seq))
 
     def read_journal(self, release: Release) -> Journal | None:
         """The journal in its present state, read again where other processes write to it; None without a store."""
@@ -96,7 +96,7 @@ class LiveState:
             return None
         if self.journal is not None and self.peers.write_lock_path is None:
             return self.journal
-        return Journal.read(journal_path(self.store), release.items.id_type)
+        return Journal.open_readonly(get_journal_path(self.store), release.item_ids.id_type)
 
     def replace(self, memtable: MemTable) -> Release:
         """Serve another memtable, caught up with all writes.

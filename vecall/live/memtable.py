@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
 from vecall.index.bitmap import Bitmap, Rows
-from vecall.live.item_columns import ItemFields
+from vecall.live.item_columns import ItemColumns
 from vecall.live.operations import Operation
-from vecall.live.snapshot import Delta, Slots, Snapshot
+from vecall.live.snapshot import Delta, IdSlots, Snapshot
 from vecall.release.release import Release
 
-_MOST_CHUNKS = 32  # of the attributes; a filter looks at each
-_SPARE = 1_024  # slots that may be out of use before they are cleared away
+_MAX_CHUNKS = 32  # of the attributes; a filter looks at each
+_MAX_DEAD_SLOTS = 1_024  # slots that may be out of use before they are cleared away
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedBatch:
     """Operations that can be applied without fail.
 
     Attributes:
@@ -31,10 +31,10 @@ class Prepared:
         rows: [upserts] rows of the release's attributes.
     """
 
-    last: Mapping[Id, Operation]
+    last_operations: Mapping[Id, Operation]
     upserts: Sequence[Operation]
-    codes: NDArray[np.float16]
-    rows: pl.DataFrame
+    half_vectors: NDArray[np.float16]
+    attributes: pl.DataFrame
 
 
 class MemTable:
@@ -48,13 +48,13 @@ class MemTable:
     """
 
     def __init__(self, release: Release) -> None:
-        self.snapshot = Snapshot.of(release)
-        self._fields = ItemFields.of(release)
-        self._codes: NDArray[np.float16] = self.snapshot.delta.codes  # [room, D]
-        self._origins: Rows = self.snapshot.delta.origins  # [room]
-        self._settled = self._recent = self.snapshot.delta.attributes
+        self.snapshot = Snapshot.from_release(release)
+        self._columns = ItemColumns.from_release(release)
+        self._half_vectors: NDArray[np.float16] = self.snapshot.delta.half_vectors  # [room, D]
+        self._base_rows: Rows = self.snapshot.delta.base_rows  # [room]
+        self._merged_attributes = self._recent_attributes = self.snapshot.delta.attributes
 
-    def prepare(self, operations: Sequence[Operation]) -> "Prepared":
+    def prepare(self, operations: Sequence[Operation]) -> "PreparedBatch":
         """All of an application that may fail, so that what was prepared can be written down and applied.
 
         Args:
@@ -69,10 +69,10 @@ class MemTable:
         codes = np.empty((len(upserts), self.snapshot.release.index.dim), dtype=np.float16)
         for place, operation in enumerate(upserts):
             codes[place] = operation.vector
-        rows = self._fields.attribute_frame([operation.fields or {} for operation in upserts])
-        return Prepared(last, upserts, codes, rows)
+        rows = self._columns.build_attribute_frame([operation.fields or {} for operation in upserts])
+        return PreparedBatch(last, upserts, codes, rows)
 
-    def commit(self, prepared: "Prepared", *, seq: int, refused: Mapping[Id, int] = MappingProxyType({})) -> Snapshot:
+    def commit(self, prepared: "PreparedBatch", *, seq: int, rejected_seqs: Mapping[Id, int] = MappingProxyType({})) -> Snapshot:
         """The view after some more operations.
 
         Args:
@@ -80,85 +80,85 @@ class MemTable:
             seq: the last operation that is contained from now on.
             refused: ids whose last operation, by its number, this release cannot take.
         """
-        before, last = self.snapshot, prepared.last
-        origins = before.release.items.rows(list(last))
-        delta = self._appended(before.delta, prepared, origins)
+        before, last = self.snapshot, prepared.last_operations
+        origins = before.release.item_ids.to_rows(list(last))
+        delta = self._append_slots(before.delta, prepared, origins)
         gone = origins[origins >= 0]
-        live = before.live
+        live = before.live_base_rows
         if len(gone):
-            live = (Bitmap.all_of(before.release.index.size) if live is None else live).without(gone)
-        if refused or not before.refused.keys().isdisjoint(last):
-            left = {one: number for one, number in before.refused.items() if one not in last}
-            refused = MappingProxyType(left | dict(refused))
+            live = (Bitmap.full(before.release.index.size) if live is None else live).exclude(gone)
+        if rejected_seqs or not before.rejected_seqs.keys().isdisjoint(last):
+            left = {one: number for one, number in before.rejected_seqs.items() if one not in last}
+            rejected_seqs = MappingProxyType(left | dict(rejected_seqs))
         else:
-            refused = before.refused
-        self.snapshot = Snapshot(before.release, live, delta, seq, refused)
+            rejected_seqs = before.rejected_seqs
+        self.snapshot = Snapshot(before.release, live, delta, seq, rejected_seqs)
         return self.snapshot
 
     def apply(self, operations: Sequence[Operation], *, seq: int) -> Snapshot:
         """Prepare and commit at once: for operations that are written down already, or never will be."""
         return self.commit(self.prepare(operations), seq=seq)
 
-    def _appended(self, delta: Delta, prepared: "Prepared", origins: Rows) -> Delta:
+    def _append_slots(self, delta: Delta, prepared: "PreparedBatch", base_rows: Rows) -> Delta:
         """`delta` with slots for the upserts; slots that the ids had are not live any more."""
-        upserts, last, codes, rows = prepared.upserts, prepared.last, prepared.codes, prepared.rows
+        upserts, last, codes, rows = prepared.upserts, prepared.last_operations, prepared.half_vectors, prepared.attributes
         slots, length, added = delta.slots, len(delta), len(upserts)
-        replaced = [slot for one in last if (slot := slots.newest.get(one, -1)) >= 0]
-        live = np.concatenate([delta.live, np.ones(added, dtype=np.bool_)])
+        replaced = [slot for one in last if (slot := slots.latest.get(one, -1)) >= 0]
+        live = np.concatenate([delta.live_mask, np.ones(added, dtype=np.bool_)])
         live[replaced] = False
-        self._make_room(length, added)
-        self._codes[length : length + added] = codes
+        self._grow(length, added)
+        self._half_vectors[length : length + added] = codes
         is_upsert = np.fromiter((one.vector is not None for one in last.values()), dtype=np.bool_, count=len(last))
-        self._origins[length : length + added] = origins[is_upsert]
+        self._base_rows[length : length + added] = base_rows[is_upsert]
         for operation in upserts:
             slots.append(operation.id)
         appended = Delta(
-            codes=_read_only(self._codes[: length + added]),
-            live=live,
-            origins=_read_only(self._origins[: length + added]),
-            attributes=self._described(rows),
-            count=int(np.count_nonzero(live)),
-            held=len(slots.newest),
+            half_vectors=_make_readonly(self._half_vectors[: length + added]),
+            live_mask=live,
+            base_rows=_make_readonly(self._base_rows[: length + added]),
+            attributes=self._append_attributes(rows),
+            live_count=int(np.count_nonzero(live)),
+            distinct_id_count=len(slots.latest),
             slots=slots,
         )
-        return self._cleared(appended) if len(live) > 2 * appended.held + _SPARE else appended
+        return self._drop_dead_slots(appended) if len(live) > 2 * appended.distinct_id_count + _MAX_DEAD_SLOTS else appended
 
-    def _make_room(self, length: int, added: int) -> None:
-        if length + added <= len(self._codes):
+    def _grow(self, length: int, added_count: int) -> None:
+        if length + added_count <= len(self._half_vectors):
             return
-        room = max(2 * len(self._codes), length + added, 64)
-        codes, origins = np.empty((room, self._codes.shape[1]), np.float16), np.empty(room, np.int64)
-        codes[:length], origins[:length] = self._codes[:length], self._origins[:length]
-        self._codes, self._origins = codes, origins
+        room = max(2 * len(self._half_vectors), length + added_count, 64)
+        codes, origins = np.empty((room, self._half_vectors.shape[1]), np.float16), np.empty(room, np.int64)
+        codes[:length], origins[:length] = self._half_vectors[:length], self._base_rows[:length]
+        self._half_vectors, self._base_rows = codes, origins
 
-    def _described(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def _append_attributes(self, rows: pl.DataFrame) -> pl.DataFrame:
         """All attributes, in few chunks: those of many small batches are joined now and then, old ones seldom."""
-        self._recent = self._recent.vstack(rows)
-        if self._recent.n_chunks() > _MOST_CHUNKS:
-            self._recent = self._recent.rechunk()
-        if len(self._recent) > len(self._settled):
-            self._settled, self._recent = self._settled.vstack(self._recent).rechunk(), rows.clear()
-        return self._settled.vstack(self._recent)
+        self._recent_attributes = self._recent_attributes.vstack(rows)
+        if self._recent_attributes.n_chunks() > _MAX_CHUNKS:
+            self._recent_attributes = self._recent_attributes.rechunk()
+        if len(self._recent_attributes) > len(self._merged_attributes):
+            self._merged_attributes, self._recent_attributes = self._merged_attributes.vstack(self._recent_attributes).rechunk(), rows.clear()
+        return self._merged_attributes.vstack(self._recent_attributes)
 
-    def _cleared(self, delta: Delta) -> Delta:
+    def _drop_dead_slots(self, delta: Delta) -> Delta:
         """Each id's last slot alone, in arrays of their own: an item that changes often must not fill the memory."""
-        kept = np.array(sorted(delta.slots.newest.values()), dtype=np.int64)
-        slots = Slots([], {}, [])
+        kept = np.array(sorted(delta.slots.latest.values()), dtype=np.int64)
+        slots = IdSlots([], {}, [])
         for slot in kept.tolist():
             slots.append(delta.slots.ids[slot])
-        self._codes, self._origins = delta.codes[kept], delta.origins[kept]
-        self._settled, self._recent = delta.attributes[kept], delta.attributes.clear()
+        self._half_vectors, self._base_rows = delta.half_vectors[kept], delta.base_rows[kept]
+        self._merged_attributes, self._recent_attributes = delta.attributes[kept], delta.attributes.clear()
         return Delta(
-            codes=_read_only(self._codes[:]),
-            live=delta.live[kept],
-            origins=_read_only(self._origins[:]),
-            attributes=self._settled,
-            count=delta.count,
-            held=delta.held,
+            half_vectors=_make_readonly(self._half_vectors[:]),
+            live_mask=delta.live_mask[kept],
+            base_rows=_make_readonly(self._base_rows[:]),
+            attributes=self._merged_attributes,
+            live_count=delta.live_count,
+            distinct_id_count=delta.distinct_id_count,
             slots=slots,
         )
 
 
-def _read_only(array: Any) -> Any:  # noqa: ANN401 - an array
+def _make_readonly(array: Any) -> Any:  # noqa: ANN401 - an array
     array.flags.writeable = False
     return array

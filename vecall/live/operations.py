@@ -12,15 +12,15 @@ from pydantic import JsonValue
 from vecall.errors import QueryError
 from vecall.schema import IdType
 
-Kind = Literal["upsert", "delete"]
+OperationKind = Literal["upsert", "delete"]
 
 # kind, id, given, fields as JSON, encoder, vector as little-endian float32.
-Body = tuple[str, int | str | None, int, str | None, str | None, bytes | None]
+RowBody = tuple[str, int | str | None, int, str | None, str | None, bytes | None]
 # seq, the parts of a body, CRC-32 of all these; or whatever damage has made of them.
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 # What remains of an operation once a later one has the last word on its item.
-SUPERSEDED: Body = ("superseded", None, 0, None, None, None)
+SUPERSEDED_BODY: RowBody = ("superseded", None, 0, None, None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,15 +38,15 @@ class Operation:
     """
 
     seq: int
-    kind: Kind
+    kind: OperationKind
     id: int | str
     fields: dict[str, JsonValue] | None
     vector: NDArray[np.float32] | None
-    encoder: str | None
-    given: bool
+    encoder_hash: str | None
+    has_external_vector: bool
 
 
-def body_of(operation: Operation, id_type: IdType) -> Body:
+def encode_body(operation: Operation, id_type: IdType) -> RowBody:
     """Encode all but `seq`.
 
     Raises:
@@ -65,36 +65,36 @@ def body_of(operation: Operation, id_type: IdType) -> Body:
     return (
         operation.kind,
         one,
-        int(operation.given),
+        int(operation.has_external_vector),
         None if fields is None else text,
-        operation.encoder,
+        operation.encoder_hash,
         None if vector is None else vector.astype("<f4", copy=False).tobytes(),
     )
 
 
-def row_of(seq: int, body: Body) -> Row:
+def encode_row(seq: int, body: RowBody) -> SqlRow:
     """The row that says `body` at `seq`."""
-    return (seq, *body, _checksum(seq, *body))
+    return (seq, *body, _compute_checksum(seq, *body))
 
 
-def is_whole(row: Row) -> bool:
+def has_valid_checksum(row: SqlRow) -> bool:
     """Whether a row says what was written."""
     try:
-        return bool(_checksum(*row[:-1]) == row[-1])
+        return bool(_compute_checksum(*row[:-1]) == row[-1])
     except TypeError:  # damage has made bytes of text, or text of bytes
         return False
 
 
-def _checksum(*said: Any) -> int:  # noqa: ANN401 - `is_whole` asks of anything
-    *head, vector = said  # JSON keeps the parts apart, and is the same under every Python
+def _compute_checksum(*values: Any) -> int:  # noqa: ANN401 - `is_whole` asks of anything
+    *head, vector = values  # JSON keeps the parts apart, and is the same under every Python
     text = json.dumps([*head, None if vector is None else len(vector)])
     return crc32(vector or b"", crc32(text.encode()))
 
 
-def operation_of(row: Row) -> Operation | None:
+def decode_row(row: SqlRow) -> Operation | None:
     """Decode a whole row; None where it is superseded."""
     seq, kind, one, given, fields, encoder, vector, _ = row
-    if kind == SUPERSEDED[0]:
+    if kind == SUPERSEDED_BODY[0]:
         return None
     decoded = None if fields is None else json.loads(fields)
     return Operation(

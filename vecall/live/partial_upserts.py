@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vecall.data.canonical import spell
-from vecall.data.frames import column
+from vecall.data.canonical import column_to_text
+from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import Id
 from vecall.errors import QueryError
 from vecall.live.column_validation import to_json_value
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot
-from vecall.release.item_features import stored_names
+from vecall.release.item_features import list_stored_features
 
-Item = dict[str, Any]
+ItemPayload = dict[str, Any]
 
 
-class Completer:
+class PartialItemMerger:
     """Completes partial items of one request, each on top of those before it.
 
     Args:
@@ -27,11 +27,11 @@ class Completer:
         journal: with the fields of live items.
     """
 
-    def __init__(self, view: Snapshot, journal: Journal) -> None:
-        self._view, self._journal = view, journal
-        self._made: dict[Id, Item] = {}
+    def __init__(self, snapshot: Snapshot, journal: Journal) -> None:
+        self._snapshot, self._journal = snapshot, journal
+        self._items_by_id: dict[Id, ItemPayload] = {}
 
-    def complete(self, location: str, one: Id, item: Mapping[str, Any]) -> Item:
+    def merge(self, location: str, item_id: Id, item: Mapping[str, Any]) -> ItemPayload:
         """The whole item.
 
         Args:
@@ -42,64 +42,64 @@ class Completer:
         Raises:
             QueryError: no item has this id, or what it has cannot be written down.
         """
-        before = self._made.get(one) or self._current(location, one)
+        before = self._items_by_id.get(item_id) or self._read_current(location, item_id)
         whole = {**before, "fields": {**before["fields"], **(item.get("fields") or {})}}
         if item.get("vector") is not None:
             whole |= {key: item.get(key) for key in ("vector", "encoder")}
-        self._made[one] = whole
+        self._items_by_id[item_id] = whole
         return whole
 
-    def _current(self, location: str, one: Id) -> Item:
-        rows = self._view.rows([one])
-        if not self._view.has(rows)[0]:
+    def _read_current(self, location: str, item_id: Id) -> ItemPayload:
+        rows = self._snapshot.to_rows([item_id])
+        if not self._snapshot.is_live(rows)[0]:
             raise QueryError(
-                f"{location}.id: no item has the id {one!r:.80}, and a partial upsert changes items that are there; "
+                f"{location}.id: no item has the id {item_id!r:.80}, and a partial upsert changes items that are there; "
                 "give the whole item, without `partial`",
                 field=f"{location}.id",
             )
-        operation = self._journal.find(one)
-        if operation is None or operation.seq <= self._view.release.manifest.journal_seq:
-            return self._of_base(location, one, int(rows[0]))
-        return self._of_journal(location, operation)
+        operation = self._journal.find_last(item_id)
+        if operation is None or operation.seq <= self._snapshot.release.manifest.journal_seq:
+            return self._read_from_base(location, item_id, int(rows[0]))
+        return self._read_from_journal(location, operation)
 
-    def _of_journal(self, location: str, operation: Operation) -> Item:
-        item: Item = {"id": operation.id, "fields": operation.fields or {}}
-        if not operation.given:
+    def _read_from_journal(self, location: str, operation: Operation) -> ItemPayload:
+        item: ItemPayload = {"id": operation.id, "fields": operation.fields or {}}
+        if not operation.has_external_vector:
             return item
-        if operation.encoder != self._view.release.manifest.encoder:
+        if operation.encoder_hash != self._snapshot.release.manifest.encoder:
             raise QueryError(
                 f"{location}: the item's vector was given for another encoder than that of release "
-                f"{self._view.release.name!r}: give the whole item",
+                f"{self._snapshot.release.name!r}: give the whole item",
                 field=f"{location}.vector",
             )
-        return item | {"vector": operation.vector, "encoder": operation.encoder}
+        return item | {"vector": operation.vector, "encoder": operation.encoder_hash}
 
-    def _of_base(self, location: str, one: Id, row: int) -> Item:
-        release, rows = self._view.release, np.array([row])
-        fields = _json_fields(location, release.attributes[rows])
+    def _read_from_base(self, location: str, item_id: Id, row: int) -> ItemPayload:
+        release, rows = self._snapshot.release, np.array([row])
+        fields = _to_json_fields(location, release.attributes[rows])
         if release.encoder is not None:
             features = release.encoder.state.items.features
-            if missing := stored_names(features, release.attributes.columns):
-                if release.features is None:
+            if missing := list_stored_features(features, release.attributes.columns):
+                if release.item_features is None:
                     raise QueryError(
                         f"{location}: release {release.name!r} does not hold the items' {missing}: give the whole "
                         "item, or publish the release again",
                         field=f"{location}.fields",
                     )
-                fields |= _json_fields(location, release.features.take(rows))
-            if row not in release.given_rows:
-                return {"id": one, "fields": fields}
-        vector = release.index.vectors(rows)[0]
-        return {"id": one, "fields": fields, "vector": vector, "encoder": release.manifest.encoder}
+                fields |= _to_json_fields(location, release.item_features.take(rows))
+            if row not in release.external_vector_rows:
+                return {"id": item_id, "fields": fields}
+        vector = release.index.get_vectors(rows)[0]
+        return {"id": item_id, "fields": fields, "vector": vector, "encoder": release.manifest.encoder}
 
 
-def _json_fields(location: str, row: pl.DataFrame) -> dict[str, Any]:
+def _to_json_fields(location: str, frame: pl.DataFrame) -> dict[str, Any]:
     """A frame of one row as an upsert gives it; what is null is left out."""
     fields = {}
-    for name in row.columns:
-        cells = column(row, name)
+    for name in frame.columns:
+        cells = get_unnamed_column(frame, name)
         if isinstance(cells.dtype, pl.Datetime):  # Python's own would lose nanoseconds
-            cells = spell(cells)
+            cells = column_to_text(cells)
         value = cells.to_list()[0]
         try:
             fields[name] = to_json_value(value, cells.dtype)

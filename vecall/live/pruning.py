@@ -11,7 +11,7 @@ from vecall.schema import IdType
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruneResult:
     """What was deleted.
 
     Attributes:
@@ -19,16 +19,16 @@ class Pruned:
         operations: how many of the journal, replaced ones included.
     """
 
-    releases: list[str]
-    operations: int
+    release_names: list[str]
+    operation_count: int
 
 
-def journal_path(store: Store) -> Path:
+def get_journal_path(store: Store) -> Path:
     """Where a store keeps its journal, if it has one."""
     return store.path / "journal.sqlite"
 
 
-def prune(store: Store, keep: int) -> Pruned:
+def prune_store(store: Store, keep: int) -> PruneResult:
     """Delete old releases, and the operations that neither those that stay nor the tables need. See `Store.prune`.
 
     A server may go on writing meanwhile.
@@ -40,15 +40,15 @@ def prune(store: Store, keep: int) -> Pruned:
         Locked: another process holds the store's lock.
     """
     deleted = store.prune(keep)
-    path, releases = journal_path(store), store.releases()
-    upto = droppable(releases)
+    path, releases = get_journal_path(store), store.list_releases()
+    upto = find_max_prunable_seq(releases)
     if upto == 0 or not path.exists():
-        return Pruned(deleted, 0)
+        return PruneResult(deleted, 0)
     with Journal.open(path, releases[0].id_type) as journal:
-        return Pruned(deleted, journal.prune(upto))
+        return PruneResult(deleted, journal.prune(upto))
 
 
-def droppable(releases: list[Manifest]) -> int:
+def find_max_prunable_seq(releases: list[Manifest]) -> int:
     """The last operation that no release, and no table that may be published again, is without.
 
     Args:
@@ -56,10 +56,10 @@ def droppable(releases: list[Manifest]) -> int:
     """
     if not releases:
         return 0
-    return min(releases[0].declared_seq, *(release.journal_seq for release in releases))
+    return min(releases[0].tables_seq, *(release.journal_seq for release in releases))
 
 
-def check_declared(store: Store, id_type: IdType, seq: int) -> None:
+def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
     """Refuse to publish tables that are said to hold operations which were never written.
 
     Raises:
@@ -69,7 +69,7 @@ def check_declared(store: Store, id_type: IdType, seq: int) -> None:
         raise StoreError(f"journal_seq is {seq}; expected the number of an operation, or 0 for none")
     if seq == 0:
         return
-    journal = Journal.read(journal_path(store), id_type)
+    journal = Journal.open_readonly(get_journal_path(store), id_type)
     last = 0 if journal is None else journal.last_seq
     if seq > last:
         raise StoreError(
@@ -78,7 +78,7 @@ def check_declared(store: Store, id_type: IdType, seq: int) -> None:
         )
 
 
-def check_reaches(journal: Journal, releases: list[Manifest]) -> None:
+def check_journal_covers(journal: Journal, releases: list[Manifest]) -> None:
     """Refuse to write where the numbers of new operations would be taken for old ones.
 
     Raises:

@@ -8,14 +8,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.id_map import UNKNOWN, Id
+from vecall.data.id_map import UNKNOWN_ROW, Id
 from vecall.index.base import Vectors
 from vecall.index.bitmap import Bitmap, Mask, Rows
 from vecall.release.release import Release
 
 
 @dataclass(frozen=True)
-class Slots:
+class IdSlots:
     """Which slots of the delta each id has had. It only grows, and all views of one overlay share it.
 
     Attributes:
@@ -25,21 +25,21 @@ class Slots:
     """
 
     ids: list[Id]
-    newest: dict[Id, int]
+    latest: dict[Id, int]
     previous: list[int]
 
-    def find(self, one: Id, length: int) -> int:
+    def find(self, item_id: Id, slot_count: int) -> int:
         """The last of an id's slots among the first `length`; -1 if there is none."""
-        slot = self.newest.get(one, UNKNOWN)
-        while slot >= length:
+        slot = self.latest.get(item_id, UNKNOWN_ROW)
+        while slot >= slot_count:
             slot = self.previous[slot]
         return slot
 
-    def append(self, one: Id) -> None:
+    def append(self, item_id: Id) -> None:
         """Give an id the next slot; in this order, since views look while it is done."""
-        self.ids.append(one)
-        self.previous.append(self.newest.get(one, UNKNOWN))
-        self.newest[one] = len(self.ids) - 1
+        self.ids.append(item_id)
+        self.previous.append(self.latest.get(item_id, UNKNOWN_ROW))
+        self.latest[item_id] = len(self.ids) - 1
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class Delta:
         slots: ids to slots and back.
     """
 
-    codes: NDArray[np.float16]
-    live: Mask
-    origins: Rows
+    half_vectors: NDArray[np.float16]
+    live_mask: Mask
+    base_rows: Rows
     attributes: pl.DataFrame
-    count: int
-    held: int
-    slots: Slots
+    live_count: int
+    distinct_id_count: int
+    slots: IdSlots
 
     def __len__(self) -> int:
-        return len(self.live)
+        return len(self.live_mask)
 
     @classmethod
-    def empty(cls, release: Release) -> Self:
+    def create_empty(cls, release: Release) -> Self:
         """Without a slot."""
         return cls(
             codes=np.empty((0, release.index.dim), dtype=np.float16),
@@ -77,7 +77,7 @@ class Delta:
             attributes=release.attributes.clear(),
             count=0,
             held=0,
-            slots=Slots([], {}, []),
+            slots=IdSlots([], {}, []),
         )
 
 
@@ -95,77 +95,77 @@ class Snapshot:
     """
 
     release: Release
-    live: Bitmap | None
+    live_base_rows: Bitmap | None
     delta: Delta
     seq: int
-    refused: Mapping[Id, int] = field(default_factory=dict)
+    rejected_seqs: Mapping[Id, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, release: Release) -> Self:
+    def from_release(cls, release: Release) -> Self:
         """A release without changes."""
-        return cls(release, None, Delta.empty(release), release.manifest.journal_seq)
+        return cls(release, None, Delta.create_empty(release), release.manifest.journal_seq)
 
     @property
-    def tombstones(self) -> int:
+    def tombstone_count(self) -> int:
         """Rows of the base that are deleted or replaced."""
-        return 0 if self.live is None else self.live.size - self.live.count
+        return 0 if self.live_base_rows is None else self.live_base_rows.size - self.live_base_rows.count
 
     def __len__(self) -> int:
         """Items that can be answers."""
-        return self.release.index.size - self.tombstones + self.delta.count
+        return self.release.index.size - self.tombstone_count + self.delta.live_count
 
-    def rows(self, ids: Sequence[Id]) -> Rows:
+    def to_rows(self, ids: Sequence[Id]) -> Rows:
         """[len(ids)] rows, -1 where an id is unknown. A deleted item has a row still, see `has`.
 
         Raises:
             DataError: an id is not of the release's type.
         """
-        rows = self.release.items.rows(ids)
+        rows = self.release.item_ids.to_rows(ids)
         if (length := len(self.delta)) == 0:
             return rows
         slots = np.fromiter((self.delta.slots.find(one, length) for one in ids), dtype=np.int64, count=len(ids))
         return np.where(slots >= 0, slots + self.release.index.size, rows)
 
-    def current(self, rows: Rows) -> Rows:
+    def to_latest_rows(self, rows: Rows) -> Rows:
         """The rows that the items of some base rows have now; those of deleted items stay."""
-        if self.live is None or not len(rows) or (alive := self.live.has(rows)).all():
+        if self.live_base_rows is None or not len(rows) or (alive := self.live_base_rows.contains(rows)).all():
             return rows
         now = rows.copy()
-        now[~alive] = self.rows(self.release.items.ids(rows[~alive]))
+        now[~alive] = self.to_rows(self.release.item_ids.to_ids(rows[~alive]))
         return now
 
-    def has(self, rows: Rows) -> Mask:
+    def is_live(self, rows: Rows) -> Mask:
         """[len(rows)] whether each row is an item that can be an answer; -1 is none."""
         slots = rows - self.release.index.size
         found = rows >= 0
         base = found & (slots < 0)
-        if self.live is not None:
-            found[base] = self.live.has(rows[base])
-        found[slots >= 0] = self.delta.live[slots[slots >= 0]]
+        if self.live_base_rows is not None:
+            found[base] = self.live_base_rows.contains(rows[base])
+        found[slots >= 0] = self.delta.live_mask[slots[slots >= 0]]
         return found
 
-    def ids(self, rows: Rows) -> list[int] | list[str]:
+    def to_ids(self, rows: Rows) -> list[int] | list[str]:
         """The ids at `rows`."""
         if not len(self.delta):
-            return self.release.items.ids(rows)
+            return self.release.item_ids.to_ids(rows)
         slots = rows - self.release.index.size
         if (slots < 0).all():
-            return self.release.items.ids(rows)
-        base, names = iter(self.release.items.ids(rows[slots < 0])), self.delta.slots.ids
+            return self.release.item_ids.to_ids(rows)
+        base, names = iter(self.release.item_ids.to_ids(rows[slots < 0])), self.delta.slots.ids
         return cast("list[int] | list[str]", [names[slot] if slot >= 0 else next(base) for slot in slots.tolist()])
 
-    def vectors(self, rows: Rows) -> Vectors:
+    def get_vectors(self, rows: Rows) -> Vectors:
         """[len(rows), D] stored vectors, as float32."""
         if not len(self.delta):
-            return self.release.index.vectors(rows)
+            return self.release.index.get_vectors(rows)
         slots = rows - self.release.index.size
         new = slots >= 0
         vectors = np.empty((len(rows), self.release.index.dim), dtype=np.float32)
-        vectors[new] = self.delta.codes[slots[new]]
-        vectors[~new] = self.release.index.vectors(rows[~new])
+        vectors[new] = self.delta.half_vectors[slots[new]]
+        vectors[~new] = self.release.index.get_vectors(rows[~new])
         return vectors
 
-    def attributes(self, rows: Rows) -> pl.DataFrame:
+    def get_attributes(self, rows: Rows) -> pl.DataFrame:
         """[len(rows)] attributes in this order."""
         slots = rows - self.release.index.size
         new = slots >= 0

@@ -7,10 +7,10 @@ from vecall.errors import StoreError
 from vecall.live.live_state import LiveState
 from vecall.live.memory import check_memory
 from vecall.live.memtable import MemTable
-from vecall.live.pruning import check_reaches
-from vecall.release.file_lock import hold
+from vecall.live.pruning import check_journal_covers
+from vecall.release.file_lock import file_lock
 from vecall.release.manifest import read_manifest
-from vecall.release.release import Release, prove_release
+from vecall.release.release import Release, open_and_check_release
 from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class ReleaseSwitcher:
         """Serve the store's current release. See `LiveIndex.switch_to_current`."""
         store = self._state.require_store()
         with self._state.switch_lock:
-            name = store.current().release
+            name = store.get_current().release
             if name == self._state.snapshot.release.name:
                 return None
             self._switch(self._prepare(store, name))
@@ -70,15 +70,15 @@ class ReleaseSwitcher:
         state = self._state
         release = self._cached_release(store, name) or self._open_release(store, name, process_count)
         if state.journal is not None:
-            check_reaches(state.read_journal(release) or state.journal, [release.manifest])
-            if release.items.id_type != (id_type := state.snapshot.release.items.id_type):
+            check_journal_covers(state.read_journal(release) or state.journal, [release.manifest])
+            if release.item_ids.id_type != (id_type := state.snapshot.release.item_ids.id_type):
                 raise StoreError(
-                    f"release {name!r} has {release.items.id_type} ids, but the served release and the journal have "
+                    f"release {name!r} has {release.item_ids.id_type} ids, but the served release and the journal have "
                     f"{id_type} ids: publish it to a store of its own"
                 )
         memtable = MemTable(release)
         state.catch_up(memtable)
-        store.folder(name)  # as in `LiveState.refresh`
+        store.get_release_dir(name)  # as in `LiveState.refresh`
         return memtable
 
     def _cached_release(self, store: Store, name: str) -> Release | None:
@@ -86,7 +86,7 @@ class ReleaseSwitcher:
         for release in (self._state.snapshot.release, self._previous):
             if release is None or release.name != name:
                 continue
-            if release.manifest == read_manifest(store.folder(name))[0]:
+            if release.manifest == read_manifest(store.get_release_dir(name))[0]:
                 return release
         return None
 
@@ -96,15 +96,15 @@ class ReleaseSwitcher:
         load_lock = (
             nullcontext()
             if write_lock_path is None
-            else hold(write_lock_path.with_name("load.lock"), timeout=_LOAD_LOCK_TIMEOUT_SECONDS)
+            else file_lock(write_lock_path.with_name("load.lock"), timeout=_LOAD_LOCK_TIMEOUT_SECONDS)
         )
         with load_lock:  # else several processes would count on the same free memory
-            check_memory(read_manifest(store.folder(name))[0], process_count)
-            return prove_release(store, name)
+            check_memory(read_manifest(store.get_release_dir(name))[0], process_count)
+            return open_and_check_release(store, name)
 
     def _switch(self, memtable: MemTable) -> None:
         previous = self._state.replace(memtable)
         snapshot = self._state.snapshot
         if self._keep_previous and previous is not snapshot.release:
             self._previous = previous
-        logger.info("serving release %s with %d live delta items", snapshot.release.name, snapshot.delta.count)
+        logger.info("serving release %s with %d live delta items", snapshot.release.name, snapshot.delta.live_count)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from vecall.config import Config
 from vecall.data.dataset import read_dataset
-from vecall.data.frames import blank_rows
-from vecall.data.ragged import Cases
+from vecall.data.frames import is_empty_row
+from vecall.data.ragged import EvalCases
 from vecall.errors import ConfigError, StoreError, TrainingError
-from vecall.evaluation.compare import Assessment, Served, assess
+from vecall.evaluation.compare import EvaluationReport, ServedModel, evaluate_all
 from vecall.index.builder import build_index
-from vecall.index.planner import USUAL_COSTS
+from vecall.index.planner import DEFAULT_COSTS
 from vecall.pipeline.run import Run
-from vecall.release.golden import UserInputs
+from vecall.release.golden import UserTowerInputs
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
@@ -44,7 +44,7 @@ def evaluate(
 
 def assess_run_or_store(
     *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
-) -> Assessment:
+) -> EvaluationReport:
     """As `evaluate`, with all that a report shows."""
     check_not_forked()
     if (run is None) == (store is None):
@@ -56,33 +56,33 @@ def assess_run_or_store(
     return _assess_release(open_release(Store.open(Path(str(store)))), config)
 
 
-def _assess_run(run: Run, config: Config | None) -> Assessment:
+def _assess_run(run: Run, config: Config | None) -> EvaluationReport:
     """The index is built here, as `publish` would, its effort found on the validation's users."""
     config = config or run.config
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     model = run.judged_model()
     catalogue = dataset.catalogue
-    if model.known.items.ids(np.arange(len(model.known.items))) != catalogue.items.ids(np.arange(len(catalogue.items))):
+    if model.known.item_id_map.to_ids(np.arange(len(model.known.item_id_map))) != catalogue.items.to_ids(np.arange(len(catalogue.items))):
         raise TrainingError(f"{run.folder}: its tables have other items now; fit again to evaluate")
     scorer = model.scorer(dataset, split)
-    valid = scorer.user_vectors(split.valid)
+    valid = scorer.encode_users(split.valid)
     built = build_index(scorer.item_vectors.numpy(), valid if len(valid) > 1 else None, config.index)
     tuning = built.tuning
-    served = Served(
-        user_vectors=scorer.user_vectors,
+    served = ServedModel(
+        encode_users=scorer.encode_users,
         index=built.index,
-        effort=None if tuning is None else tuning.curve,
+        search_param_curve=None if tuning is None else tuning.curve,
         engine=built.engine,
-        costs=USUAL_COSTS if tuning is None else tuning.costs,
-        has_features=~blank_rows(catalogue.user_features),
+        cost_model=DEFAULT_COSTS if tuning is None else tuning.costs,
+        has_features=~is_empty_row(catalogue.user_features),
         reads_history=model.towers.reads_history,
-        frontier=() if tuning is None else [dataclasses.asdict(point) for point in tuning.tried],
+        tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
-    return assess(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
+    return evaluate_all(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
 
 
-def _assess_release(release: Release, config: Config) -> Assessment:
+def _assess_release(release: Release, config: Config) -> EvaluationReport:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     encoder, users = release.encoder, dataset.catalogue.user_features
@@ -95,23 +95,23 @@ def _assess_release(release: Release, config: Config) -> Assessment:
         )
     n_items = len(dataset.catalogue.items)
     everything = np.arange(n_items)
-    if release.index.size != n_items or release.items.ids(everything) != dataset.catalogue.items.ids(everything):
+    if release.index.size != n_items or release.item_ids.to_ids(everything) != dataset.catalogue.items.to_ids(everything):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
-    def user_vectors(cases: Cases) -> NDArray[np.float32]:
-        return UserInputs(cases.histories, users[cases.users]).encode(encoder, release.index.vectors)
+    def user_vectors(cases: EvalCases) -> NDArray[np.float32]:
+        return UserTowerInputs(cases.histories, users[cases.users]).encode(encoder, release.index.get_vectors)
 
-    vectors = release.index.vectors(everything)
-    served = Served(
-        user_vectors=user_vectors,
+    vectors = release.index.get_vectors(everything)
+    served = ServedModel(
+        encode_users=user_vectors,
         index=release.index,
-        effort=release.effort,
+        search_param_curve=release.search_param_curve,
         engine=release.manifest.index.engine,
-        costs=release.costs,
-        has_features=~blank_rows(users),
+        cost_model=release.cost_model,
+        has_features=~is_empty_row(users),
         reads_history=encoder.history_length > 0,
-        frontier=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
+        tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
-    return assess(
+    return evaluate_all(
         dataset, split, lambda cases: user_vectors(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
     )

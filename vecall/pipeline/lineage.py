@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.data.dataset import Dataset
-from vecall.data.hashing import Hashes, mix
+from vecall.data.hashing import Hashes, mix_bits
 from vecall.data.split import TRAIN, Split
 from vecall.errors import TrainingError
-from vecall.release.atomic_io import replace, write_array
-from vecall.training.data import Problem
-from vecall.training.warm_start import Known
+from vecall.release.atomic_io import atomic_write, write_array
+from vecall.training.data import TrainingData
+from vecall.training.warm_start import ModelVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class DataState(BaseModel):
     digests: dict[str, str]
 
     @classmethod
-    def of(cls, dataset: Dataset, split: Split, problem: Problem, known: Known, init: Path | None) -> "DataState":
+    def of(cls, dataset: Dataset, split: Split, problem: TrainingData, known: ModelVocabulary, init: Path | None) -> "DataState":
         """Of what a fit is about to learn from.
 
         Args:
@@ -53,12 +53,12 @@ class DataState(BaseModel):
         """
         log, catalogue = dataset.interactions, dataset.catalogue
         parts: dict[str, list[NDArray[Any]]] = {
-            "item ids": list(catalogue.items.arrays().values()),
-            "user ids": list(catalogue.users.arrays().values()),
-            "interactions": [log.users, log.items, log.times, log.positive],
-            "split": [split.parts, split.negatives.users, split.negatives.items, split.negatives.positions],
-            "item features": [_text(known.item_encoders.state), *problem.item_features.values()],
-            "user features": [_text(known.user_encoders.state), *problem.user_features.values()],
+            "item ids": list(catalogue.items.to_arrays().values()),
+            "user ids": list(catalogue.users.to_arrays().values()),
+            "interactions": [log.users, log.items, log.times, log.is_positive],
+            "split": [split.positive_parts, split.negatives.users, split.negatives.items, split.negatives.positions],
+            "item features": [_text(known.item_encoder.state), *problem.item_features.values()],
+            "user features": [_text(known.user_encoder.state), *problem.user_features.values()],
         }
         digests = {name: _digest(arrays) for name, arrays in parts.items()}
         digests["older run of --init"] = "" if init is None else hashlib.sha256(init.read_bytes()).hexdigest()
@@ -72,7 +72,7 @@ class DataState(BaseModel):
         """
         before = read_state(folder)
         if before is None:
-            replace(folder / STATE, self.model_dump_json(indent=1).encode())
+            atomic_write(folder / STATE, self.model_dump_json(indent=1).encode())
             return
         changed = [name for name, digest in self.digests.items() if before.digests.get(name) != digest]
         if changed:
@@ -110,13 +110,13 @@ def _digest(arrays: list[NDArray[Any]]) -> str:
 
 def interaction_hashes(dataset: Dataset) -> Hashes:
     """[positives] a hash of who took what and when; without times, of which time it was that the user took the item."""
-    positive = dataset.interactions.where(dataset.interactions.positive)
-    users, items = dataset.catalogue.users.hashes()[positive.users], dataset.catalogue.items.hashes()[positive.items]
-    if dataset.timed:
+    positive = dataset.interactions.filter(dataset.interactions.is_positive)
+    users, items = dataset.catalogue.users.hash_ids()[positive.users], dataset.catalogue.items.hash_ids()[positive.items]
+    if dataset.has_timestamps:
         when = np.ascontiguousarray(positive.times).view(np.uint64)
     else:
         when = _occurrences(positive.users * len(dataset.catalogue.items) + positive.items)
-    return mix(mix(mix(users) ^ items) ^ when)
+    return mix_bits(mix_bits(mix_bits(users) ^ items) ^ when)
 
 
 def _occurrences(pairs: NDArray[np.int64]) -> Hashes:
@@ -153,7 +153,7 @@ def check_no_leak(older: Path, hashes: Hashes, split: Split) -> None:
         TrainingError: it has, or does not say what it has learned.
     """
     learned = _read_learned(older)
-    held_out = np.setdiff1d(hashes[split.parts != TRAIN], hashes[split.parts == TRAIN])
+    held_out = np.setdiff1d(hashes[split.positive_parts != TRAIN], hashes[split.positive_parts == TRAIN])
     if len(learned) >= _MAX_HASHES:
         held_out = held_out[held_out <= learned[-1]]  # the part of all hashes that was kept
     share = float(np.isin(held_out, learned).mean()) if len(held_out) else 0.0

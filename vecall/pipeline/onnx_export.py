@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from vecall.data.feature_encoder import Shape
+from vecall.data.feature_encoder import FeatureSpec
 from vecall.errors import ExportError
 from vecall.release.atomic_io import write_array
 from vecall.release.encoder import (
-    ENCODERS,
-    FEATURE_PREFIX,
-    HISTORY,
-    ID_VECTORS,
-    ITEM_IDS,
-    ITEM_TOWER,
-    LENGTHS,
-    OUTPUT,
-    QUERY_TOWER,
-    TowersState,
+    ENCODERS_FILE,
+    FEATURE_INPUT_PREFIX,
+    HISTORY_INPUT,
+    ID_VECTORS_INPUT,
+    ITEM_ID_VECTORS_FILE,
+    ITEM_TOWER_FILE,
+    LENGTHS_INPUT,
+    VECTORS_OUTPUT,
+    QUERY_TOWER_FILE,
+    EncoderState,
 )
-from vecall.towers.causal import SHORTEST_TRACED
+from vecall.towers.causal import MIN_TRACE_LENGTH
 from vecall.towers.two_tower import ItemTower, TwoTower, UserTower
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class ItemGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs in the order of `names` → [B, D]."""
         given = dict(zip(self.names, inputs, strict=True))
-        return self.tower(given.get(ID_VECTORS), _features(given))  # type: ignore[no-any-return]
+        return self.tower(given.get(ID_VECTORS_INPUT), _features(given))  # type: ignore[no-any-return]
 
 
 class QueryGraph(nn.Module):
@@ -63,17 +63,17 @@ class QueryGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs in the order of `names` → [B, D]."""
         given = dict(zip(self.names, inputs, strict=True))
-        return self.tower(given.get(HISTORY), given.get(LENGTHS), _features(given))  # type: ignore[no-any-return]
+        return self.tower(given.get(HISTORY_INPUT), given.get(LENGTHS_INPUT), _features(given))  # type: ignore[no-any-return]
 
 
 def _features(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(FEATURE_PREFIX): x for name, x in given.items() if name.startswith(FEATURE_PREFIX)}
+    return {name.removeprefix(FEATURE_INPUT_PREFIX): x for name, x in given.items() if name.startswith(FEATURE_INPUT_PREFIX)}
 
 
 def export_towers(
     towers: TwoTower,
-    state: TowersState,
-    shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]],
+    state: EncoderState,
+    shapes: tuple[Mapping[str, FeatureSpec], Mapping[str, FeatureSpec]],
     id_rows: NDArray[np.int64],
     folder: Path,
 ) -> str:
@@ -95,26 +95,26 @@ def export_towers(
     towers.eval()
     item_shapes, user_shapes = shapes
     dim, length = state.dim, state.history_length
-    item_names = ([] if towers.item_ids is None else [ID_VECTORS]) + [FEATURE_PREFIX + name for name in item_shapes]
-    query_names = ([HISTORY, LENGTHS] if towers.reads_history else []) + [FEATURE_PREFIX + n for n in user_shapes]
+    item_names = ([] if towers.item_id_embedding is None else [ID_VECTORS_INPUT]) + [FEATURE_INPUT_PREFIX + name for name in item_shapes]
+    query_names = ([HISTORY_INPUT, LENGTHS_INPUT] if towers.reads_history else []) + [FEATURE_INPUT_PREFIX + n for n in user_shapes]
     graphs = (
-        (ItemGraph(towers.item, item_names), item_shapes, folder / ITEM_TOWER),
-        (QueryGraph(towers.user, query_names), user_shapes, folder / QUERY_TOWER),
+        (ItemGraph(towers.item_tower, item_names), item_shapes, folder / ITEM_TOWER_FILE),
+        (QueryGraph(towers.user_tower, query_names), user_shapes, folder / QUERY_TOWER_FILE),
     )
     for graph, features, path in graphs:
         _export(graph, Examples(graph.names, features, dim), length, path)
         _accept(graph, Examples(graph.names, features, dim), length, path)
-    (folder / ENCODERS).write_text(state.model_dump_json(), encoding="utf-8")
-    if towers.item_ids is not None:
-        table = towers.item_ids.weight.detach().cpu().numpy()
-        write_array(folder / ITEM_IDS, np.concatenate([table[id_rows], table[-1:]]))
+    (folder / ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
+    if towers.item_id_embedding is not None:
+        table = towers.item_id_embedding.weight.detach().cpu().numpy()
+        write_array(folder / ITEM_ID_VECTORS_FILE, np.concatenate([table[id_rows], table[-1:]]))
     return encoder_hash(folder)
 
 
 def encoder_hash(folder: Path) -> str:
     """Sha256 over both towers and their encoders; not over the id table, which grows with the catalogue."""
     digest = hashlib.sha256()
-    for name in (QUERY_TOWER, ITEM_TOWER, ENCODERS):
+    for name in (QUERY_TOWER_FILE, ITEM_TOWER_FILE, ENCODERS_FILE):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
@@ -122,7 +122,7 @@ def encoder_hash(folder: Path) -> str:
 class Examples:
     """Random inputs of a graph, of any size."""
 
-    def __init__(self, names: list[str], features: Mapping[str, Shape], dim: int) -> None:
+    def __init__(self, names: list[str], features: Mapping[str, FeatureSpec], dim: int) -> None:
         self.names, self._features, self._dim = names, features, dim
         self._random = np.random.default_rng(0)
 
@@ -132,15 +132,15 @@ class Examples:
 
     def _make(self, name: str, batch: int, length: int, bag: int) -> NDArray[Any]:
         random = self._random
-        if name == HISTORY:
+        if name == HISTORY_INPUT:
             vectors = random.standard_normal((batch, length, self._dim)).astype(np.float32)
             unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
             return unit
-        if name == LENGTHS:
+        if name == LENGTHS_INPUT:
             return random.integers(0, length + 1, batch)
-        if name == ID_VECTORS:
+        if name == ID_VECTORS_INPUT:
             return random.standard_normal((batch, self._dim)).astype(np.float32)
-        shape = self._features[name.removeprefix(FEATURE_PREFIX)]
+        shape = self._features[name.removeprefix(FEATURE_INPUT_PREFIX)]
         match shape.kind:
             case "dense":
                 return random.standard_normal((batch, shape.size)).astype(np.float32)
@@ -155,19 +155,19 @@ class Examples:
         return [self._axes(name) for name in self.names]
 
     def _axes(self, name: str) -> dict[int, Any]:
-        shape = self._features.get(name.removeprefix(FEATURE_PREFIX))
-        ragged = name == HISTORY or (shape is not None and shape.kind == "bag")
+        shape = self._features.get(name.removeprefix(FEATURE_INPUT_PREFIX))
+        ragged = name == HISTORY_INPUT or (shape is not None and shape.kind == "bag")
         return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if ragged else {0: Dim.DYNAMIC}
 
 
 def _export(graph: ItemGraph | QueryGraph, examples: Examples, most: int, path: Path) -> None:
-    inputs = examples.make(batch=3, length=max(SHORTEST_TRACED, min(5, most)))
+    inputs = examples.make(batch=3, length=max(MIN_TRACE_LENGTH, min(5, most)))
     with _quiet_exporter():
         program = torch.onnx.export(
             graph.cpu(),
             tuple(torch.from_numpy(array) for array in inputs.values()),
             input_names=examples.names,
-            output_names=[OUTPUT],
+            output_names=[VECTORS_OUTPUT],
             dynamic_shapes={"inputs": tuple(examples.axes())},
             dynamo=True,
             verbose=False,
@@ -208,7 +208,7 @@ def _accept(graph: ItemGraph | QueryGraph, examples: Examples, most: int, path: 
         inputs = examples.make(batch, length, bag=1 + length % 4)
         with torch.no_grad():
             expected = graph(*map(torch.from_numpy, inputs.values())).numpy()
-        error = float(np.abs(session.run([OUTPUT], inputs)[0] - expected).max())
+        error = float(np.abs(session.run([VECTORS_OUTPUT], inputs)[0] - expected).max())
         if not error <= TOLERANCE:
             raise ExportError(
                 f"{path.name}: ONNX Runtime differs from torch by {error:.2g} (at most {TOLERANCE:.0e} is allowed) "

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from vecall import progress
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import StoreError
-from vecall.live.pruning import check_declared
+from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Model, Run
-from vecall.release.encoder import Encoder, TowersState
+from vecall.release.encoder import OnnxEncoder, EncoderState
 from vecall.release.regression import find_regression
 from vecall.release.store import Store
-from vecall.release.users import Users
-from vecall.release.writer import Contents, write_contents
+from vecall.release.users import UserTable
+from vecall.release.writer import ReleaseContents, write_release
 from vecall.runtime.fork_safety import check_not_forked
 
 logger = logging.getLogger(__name__)
@@ -63,24 +63,24 @@ def publish(
     run = Run.open(run_dir)
     model = run.live_model()
     opened = Store.create(Path(store))
-    check_declared(opened, run.config.schema_.items.id_type, journal_seq)
+    check_tables_seq(opened, run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
     _check_no_regression(opened, run, dataset, activate=activate, allow_worse=allow_worse)
-    with opened.draft(name) as draft:
-        encoder, digest = _export(model, dataset, draft.folder)
+    with opened.create_draft(name) as draft:
+        encoder, digest = _export(model, dataset, draft.directory)
         rows = np.arange(len(dataset.catalogue.items))
-        contents = Contents(
-            items=dataset.catalogue.items,
+        contents = ReleaseContents(
+            item_ids=dataset.catalogue.items,
             vectors=_encode_catalogue(encoder, dataset.catalogue.item_features, rows),
             attributes=dataset.catalogue.item_attributes,
             popularity=dataset.popularity,
             users=_users(dataset),
-            features=dataset.catalogue.item_features,
+            item_features=dataset.catalogue.item_features,
             metrics={"model": run.summary.metrics, "refit": run.summary.refit},
             journal_seq=journal_seq,
-            declared_seq=journal_seq,
+            tables_seq=journal_seq,
         )
-        description = write_contents(draft.folder, contents, run.config.index, encoder=(encoder, digest))
+        description = write_release(draft.directory, contents, run.config.index, encoder=(encoder, digest))
         return draft.commit(description, activate=activate)
 
 
@@ -88,7 +88,7 @@ def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: 
     lost = find_regression(store, len(dataset.catalogue.items), run.summary.metrics)
     if lost is None:
         return
-    left_out = f" Left out while reading: {dict(dataset.dropped)}." if dataset.dropped else ""
+    left_out = f" Left out while reading: {dict(dataset.dropped_counts)}." if dataset.dropped_counts else ""
     if activate and not allow_worse:
         raise StoreError(
             f"{run.folder}: is not published: {lost}.{left_out} See to the tables and the run; if it is meant, publish "
@@ -97,22 +97,22 @@ def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: 
     logger.warning("%s: %s.%s", run.folder, lost, left_out)
 
 
-def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[Encoder, str]:
+def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[OnnxEncoder, str]:
     """Write the towers into a draft and open them as a release does."""
     known, settings = model.known, model.towers.settings
-    state = TowersState(
+    state = EncoderState(
         dim=settings.dim,
         history_length=settings.history.length if model.towers.reads_history else 0,
-        items=known.item_encoders.state,
-        users=known.user_encoders.state,
+        items=known.item_encoder.state,
+        users=known.user_encoder.state,
     )
-    id_rows = known.items.rows_of(dataset.catalogue.item_ids)
-    shapes = known.item_encoders.shapes, known.user_encoders.shapes
+    id_rows = known.item_id_map.column_to_rows(dataset.catalogue.item_ids)
+    shapes = known.item_encoder.specs, known.user_encoder.specs
     digest = export_towers(model.towers, state, shapes, id_rows, folder)
-    return Encoder(folder, threads=os.cpu_count() or 1), digest
+    return OnnxEncoder(folder, threads=os.cpu_count() or 1), digest
 
 
-def _encode_catalogue(encoder: Encoder, fields: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _encode_catalogue(encoder: OnnxEncoder, fields: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """[N, D] vectors of all items, by the towers that were exported."""
     vectors = np.empty((len(rows), encoder.dim), dtype=np.float32)
     with progress.task("encoding items", len(rows)) as advance:
@@ -123,5 +123,5 @@ def _encode_catalogue(encoder: Encoder, fields: pl.DataFrame, rows: NDArray[np.i
     return vectors
 
 
-def _users(dataset: Dataset) -> Users:
-    return Users(dataset.catalogue.users, dataset.catalogue.user_features, dataset.histories)
+def _users(dataset: Dataset) -> UserTable:
+    return UserTable(dataset.catalogue.users, dataset.catalogue.user_features, dataset.histories)

@@ -9,13 +9,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.casting import cast_id
-from vecall.data.id_map import Id, build_vocabulary
+from vecall.data.id_map import Id, build_id_map
 from vecall.errors import ConfigError, DataError
-from vecall.index.base import MAX_QUERY
+from vecall.index.base import MAX_QUERY_VALUE
 from vecall.index.settings import IndexSettings
-from vecall.live.pruning import check_declared
+from vecall.live.pruning import check_tables_seq
 from vecall.release.store import Store
-from vecall.release.writer import Contents, check_attributes, write_contents
+from vecall.release.writer import ReleaseContents, check_attributes, write_release
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.schema import IdType
 
@@ -70,26 +70,26 @@ def publish_vectors(
     contents = _contents(column, id_type, numbers, table, journal_seq)
     tuned_on = None if asked is None else np.ascontiguousarray(asked, dtype=np.float32)
     opened = Store.create(Path(store))
-    check_declared(opened, id_type, journal_seq)
-    with opened.draft(name) as draft:
-        description = write_contents(draft.folder, contents, index or IndexSettings(), queries=tuned_on)
+    check_tables_seq(opened, id_type, journal_seq)
+    with opened.create_draft(name) as draft:
+        description = write_release(draft.directory, contents, index or IndexSettings(), queries=tuned_on)
         return draft.commit(description, activate=activate)
 
 
 def _contents(
     column: pl.Series, id_type: IdType, numbers: NDArray[Any], table: pl.DataFrame, journal_seq: int
-) -> Contents:
+) -> ReleaseContents:
     """All of it in the order of the ids."""
     stored = numbers if numbers.dtype == np.float16 else numbers.astype(np.float32, copy=False)
     if not column.is_sorted():
         order = column.arg_sort().to_numpy()
         stored, table = stored[order], table[order]
-    return Contents(
-        items=build_vocabulary(column, id_type),
+    return ReleaseContents(
+        item_ids=build_id_map(column, id_type),
         vectors=stored,
         attributes=table,
         journal_seq=journal_seq,
-        declared_seq=journal_seq,
+        tables_seq=journal_seq,
     )
 
 
@@ -126,8 +126,8 @@ def _check_together(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[Any]
     _check_finite(vectors, ids)
     if queries is not None and (queries.ndim != 2 or queries.shape[1] != vectors.shape[1]):
         raise DataError(f"queries must be [Q, {vectors.shape[1]}], got shape {list(queries.shape)}")
-    if queries is not None and not (np.abs(queries) <= MAX_QUERY).all():
-        raise DataError(f"queries must be finite numbers within ±{MAX_QUERY:g}, and some are not")
+    if queries is not None and not (np.abs(queries) <= MAX_QUERY_VALUE).all():
+        raise DataError(f"queries must be finite numbers within ±{MAX_QUERY_VALUE:g}, and some are not")
     if ids.n_unique() < len(ids):
         twice = ids.filter(ids.is_duplicated()).unique().head(3).to_list()
         raise DataError(f"ids must be distinct, but {twice} stand more than once")
@@ -153,8 +153,8 @@ def _id_column(ids: Any) -> tuple[pl.Series, IdType]:  # noqa: ANN401 - as above
         raise DataError(f"ids must be all integers or all strings, got {column.dtype}")
     id_type: IdType = "integer" if column.dtype.is_integer() else "string"
     cast = cast_id(column.alias(""), id_type)
-    if not cast.good.all():
-        place = int((~cast.good).arg_max() or 0)
+    if not cast.is_valid.all():
+        place = int((~cast.is_valid).arg_max() or 0)
         raise DataError(f"ids: expected {cast.expected} of at most 64 bits, got {column[place]!r} at {place}")
     return cast.values, id_type
 

@@ -20,17 +20,17 @@ from torch import Tensor
 
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset
-from vecall.data.feature_encoder import Encoders, EncodersState
+from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
-from vecall.release.atomic_io import replace
-from vecall.release.users import load_vocabulary, save_vocabulary
+from vecall.release.atomic_io import atomic_write
+from vecall.release.users import load_id_map, save_id_map
 from vecall.runtime.paths import check_path
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.data import Problem
+from vecall.training.data import TrainingData
 from vecall.training.scoring import TowerScorer
-from vecall.training.warm_start import Known
+from vecall.training.warm_start import ModelVocabulary
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
 MODEL, REFIT = "model", "refit"
@@ -64,8 +64,8 @@ class FittedState(BaseModel):
     """`encoders.json` of a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    items: EncodersState
-    users: EncodersState
+    items: FeatureEncoderState
+    users: FeatureEncoderState
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class Model:
     """
 
     towers: TwoTower
-    known: Known
+    known: ModelVocabulary
 
     def save(self, folder: Path) -> None:
         """Write the model's files."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: x.contiguous() for name, x in self.towers.state_dict().items()}, folder / _WEIGHTS)
-        state = FittedState(items=self.known.item_encoders.state, users=self.known.user_encoders.state)
+        state = FittedState(items=self.known.item_encoder.state, users=self.known.user_encoder.state)
         (folder / _ENCODERS).write_text(state.model_dump_json(), encoding="utf-8")
-        save_vocabulary(self.known.items, folder, _IDS)
+        save_id_map(self.known.item_id_map, folder, _IDS)
 
     @classmethod
     def load(cls, folder: Path, settings: ModelSettings) -> "Model":
@@ -97,9 +97,9 @@ class Model:
         """
         try:
             state = FittedState.model_validate_json((folder / _ENCODERS).read_bytes())
-            known = Known(load_vocabulary(folder, _IDS), Encoders(state.items), Encoders(state.users))
+            known = ModelVocabulary(load_id_map(folder, _IDS), FeatureEncoder(state.items), FeatureEncoder(state.users))
             weights = load_file(folder / _WEIGHTS)
-            towers = TwoTower(settings, known.item_encoders.shapes, known.user_encoders.shapes, len(known.items))
+            towers = TwoTower(settings, known.item_encoder.specs, known.user_encoder.specs, len(known.item_id_map))
             towers.load_state_dict(weights)
         except (OSError, ValidationError, SafetensorError, RuntimeError, VecallError) as error:
             raise TrainingError(f"{folder}: the model cannot be read ({error}); fit it again") from error
@@ -107,8 +107,8 @@ class Model:
 
     def scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
         """Scores of a data set's items, encoded as the towers know them."""
-        encoders = self.known.item_encoders, self.known.user_encoders
-        problem = Problem.encoded(dataset.catalogue, encoders, split.train, split.negatives)
+        encoders = self.known.item_encoder, self.known.user_encoder
+        problem = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
         return TowerScorer(self.towers, problem)
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -182,7 +182,7 @@ def begin(folder: Path, config: Config) -> None:
         raise TrainingError(f"{folder}: is not empty and not a run; choose another --run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / CONFIG, json.dumps(config.as_json(), indent=1).encode())
+        atomic_write(folder / CONFIG, json.dumps(config.as_json(), indent=1).encode())
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written: {error.strerror}; choose another --run") from error
 

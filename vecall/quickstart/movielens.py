@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset
-from vecall.data.ragged import Sequences
+from vecall.data.ragged import RaggedArray
 from vecall.errors import ConfigError
 
 RATINGS, MOVIES = "ratings.csv", "movies.csv"
@@ -57,7 +57,7 @@ def sections(folder: Path) -> dict[str, Any]:
     }
 
 
-def founding_config(dataset: Dataset, train: Sequences, config: Config, folder: Path) -> Config:
+def founding_config(dataset: Dataset, train: RaggedArray, config: Config, folder: Path) -> Config:
     """The founding design's model as it stands, on the same interactions: tables of its inputs and the settings.
 
     User input: mean genre vector, log count and mean rating of the training history. Item input: genres, year, log
@@ -102,29 +102,29 @@ def _genres(dataset: Dataset) -> NDArray[np.float32]:
     return np.array([[genre in (genres or []) for genre in names] for genres in lists], dtype=np.float32)
 
 
-def _item_inputs(dataset: Dataset, train: Sequences, genres: NDArray[np.float32]) -> NDArray[np.float32]:
+def _item_inputs(dataset: Dataset, train: RaggedArray, genres: NDArray[np.float32]) -> NDArray[np.float32]:
     years = dataset.catalogue.item_attributes["title"].str.extract(_YEAR).cast(pl.Float32).fill_null(1990).to_numpy()
-    counts = np.bincount(train.rows, minlength=len(genres))
+    counts = np.bincount(train.values, minlength=len(genres))
     return _padded(ITEM_WIDTH, genres, (years - 1990) / 10, np.log1p(counts))
 
 
 def _user_inputs(
-    dataset: Dataset, train: Sequences, genres: NDArray[np.float32], config: Config
+    dataset: Dataset, train: RaggedArray, genres: NDArray[np.float32], config: Config
 ) -> NDArray[np.float32]:
     counts = np.maximum(train.lengths, 1)
     sums = np.zeros((len(train), genres.shape[1]), dtype=np.float32)
-    np.add.at(sums, train.owners, genres[train.rows])
+    np.add.at(sums, train.segment_ids, genres[train.values])
     return _padded(USER_WIDTH, sums / counts[:, None], np.log1p(train.lengths), _mean_ratings(dataset, train, config))
 
 
-def _mean_ratings(dataset: Dataset, train: Sequences, config: Config) -> NDArray[np.float32]:
+def _mean_ratings(dataset: Dataset, train: RaggedArray, config: Config) -> NDArray[np.float32]:
     """[U] mean rating of each user's training history."""
     names = config.schema_.interactions
     ratings = pl.read_csv(config.data.interactions[0], glob=False)
-    users = dataset.catalogue.users.rows_of(ratings[names.user])
-    items = dataset.catalogue.items.rows_of(ratings[names.item])
+    users = dataset.catalogue.users.column_to_rows(ratings[names.user])
+    items = dataset.catalogue.items.column_to_rows(ratings[names.item])
     n_items = len(dataset.catalogue.items)
-    trained = np.isin(users * n_items + items, train.owners * n_items + train.rows)
+    trained = np.isin(users * n_items + items, train.segment_ids * n_items + train.values)
     values = ratings[str(names.label)].to_numpy()
     sums = np.bincount(users[trained], weights=values[trained], minlength=len(train))
     return np.divide(sums, np.maximum(train.lengths, 1), dtype=np.float32)

@@ -14,10 +14,10 @@ from vecall.config import parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
 from vecall.errors import ConfigError
-from vecall.evaluation.compare import Assessment
-from vecall.evaluation.evaluator import Judgement, judge
-from vecall.evaluation.report import Example
-from vecall.evaluation.report_builder import write_assessment
+from vecall.evaluation.compare import EvaluationReport
+from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
+from vecall.evaluation.report import ExampleUser
+from vecall.evaluation.report_builder import write_evaluation_report
 from vecall.pipeline.evaluate import assess_run_or_store
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
@@ -47,23 +47,23 @@ class Story:
     """
 
     release: str
-    assessment: Assessment
-    founding: Judgement
-    examples: tuple[Example, ...]
+    assessment: EvaluationReport
+    founding: EvaluationResult
+    examples: tuple[ExampleUser, ...]
     report: Path
     seconds: Mapping[str, float]
 
     def as_json(self) -> dict[str, object]:
         """As `vecall quickstart --json` prints it: metrics with seen items excluded."""
-        judged = self.assessment.judgements
+        judged = self.assessment.results
         names = ("model", "popularity", "ease", "cooccurrence")
-        first = self.assessment.ann[0]
+        first = self.assessment.ann_results[0]
         return {
             "release": self.release,
             **{name: judged[name].seen_excluded for name in names},
             "founding_bce": self.founding.seen_excluded,
             "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
-            "paths": dict(self.assessment.paths),
+            "paths": dict(self.assessment.route_counts),
             "report": str(self.report),
             "seconds": dict(self.seconds),
         }
@@ -71,16 +71,16 @@ class Story:
     def show(self) -> None:
         """For people."""
         for example in self.examples:
-            taken, recalled = example.taken[::-1], example.recalled
+            taken, recalled = example.history[::-1], example.recalled
             rows = [[*pair] for pair in zip(taken, recalled, strict=False)]
             console.show_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, left=True)
-        models = {name: one.seen_excluded for name, one in self.assessment.judgements.items()}
+        models = {name: one.seen_excluded for name, one in self.assessment.results.items()}
         shown = models | {"founding_bce": self.founding.seen_excluded}
         console.show_metrics("\nmodel recall over all items, seen items excluded", shown)
-        ann = self.assessment.ann[0]
+        ann = self.assessment.ann_results[0]
         console.out.print(
             f"\n{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, one query {ann.p50_ms:.2f} ms (p50), "
-            f"{ann.p99_ms:.2f} ms (p99)\n{self.assessment.paths_sentence}\n"
+            f"{ann.p99_ms:.2f} ms (p99)\n{self.assessment.route_summary}\n"
             f"release {self.release}; report: {self.report}\n"
             + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         )
@@ -112,7 +112,7 @@ def tell(out: Path, data: Path | None = None) -> Story:
         examples = _examples(recaller, dataset)
     report = out / "report.html"
     more = {"founding_bce": founding}
-    write_assessment(report, assessment, title="vecall on MovieLens", epochs=run.epochs(), more=more, examples=examples)
+    write_evaluation_report(report, assessment, title="vecall on MovieLens", epochs=run.epochs(), extra_results=more, examples=examples)
     clock.lap("evaluate")
     return Story(release, assessment, founding, examples, report, clock.laps)
 
@@ -138,23 +138,23 @@ def _clear(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _founding_floor(main: Run, dataset: Dataset, split: Split, folder: Path) -> Judgement:
+def _founding_floor(main: Run, dataset: Dataset, split: Split, folder: Path) -> EvaluationResult:
     """The floor that every later model is compared with, judged on the same test."""
     config = founding_config(dataset, split.train, main.config, folder)
     run = fit(config, folder / "run")
     own = read_dataset(config.data, config.schema_)
-    return judge(run.judged_model().scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks)
+    return evaluate_scorer(run.judged_model().scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks)
 
 
-def _examples(recaller: Recaller, dataset: Dataset) -> tuple[Example, ...]:
+def _examples(recaller: Recaller, dataset: Dataset) -> tuple[ExampleUser, ...]:
     histories = dataset.histories
     by_length = np.argsort(histories.lengths, kind="stable")
     titles = dataset.catalogue.item_attributes["title"]
     examples = []
     for share in _SHOWN_SHARES:
         row = int(by_length[int(share * (len(by_length) - 1))])
-        user = dataset.catalogue.users.ids(np.array([row]))[0]
+        user = dataset.catalogue.users.to_ids(np.array([row]))[0]
         recalled = recaller.candidates(Query(user_id=user, k=_SHOWN_ITEMS))["title"].to_list()
         taken = titles[histories[row][-_SHOWN_ITEMS:]].to_list()
-        examples.append(Example(f"user {user}", tuple(taken), tuple(recalled)))
+        examples.append(ExampleUser(f"user {user}", tuple(taken), tuple(recalled)))
     return tuple(examples)

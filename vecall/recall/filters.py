@@ -11,15 +11,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.index.bitmap import Bitmap
-from vecall.live.snapshot import Slots, Snapshot
+from vecall.live.snapshot import IdSlots, Snapshot
 from vecall.recall.conditions import parse_condition
-from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
+from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.release.release import Release
 
-_MOST_BYTES = 2**28  # of filters and their answers that are kept
-_BYTES_EACH = 1_024  # that one takes beside its text and its arrays
+_MAX_CACHE_BYTES = 2**28  # of filters and their answers that are kept
+_ENTRY_OVERHEAD_BYTES = 1_024  # that one takes beside its text and its arrays
 _CHUNK_ROWS = 2**19  # tested at a time: some milliseconds, and bounded memory
-_NOTHING = np.empty(0, dtype=np.bool_)
+_EMPTY_MASK = np.empty(0, dtype=np.bool_)
 
 
 def _noop() -> None:
@@ -27,7 +27,7 @@ def _noop() -> None:
 
 
 @dataclass(frozen=True)
-class Passing:
+class FilterMask:
     """What passes a filter.
 
     Attributes:
@@ -40,16 +40,16 @@ class Passing:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _CacheEntry:
     """A filter's answer, and what it is of: slots only ever grow, or are others. It keeps no release in memory."""
 
-    passing: Passing
-    release: ref[Release]
-    slots: ref[Slots]
+    mask: FilterMask
+    release_ref: ref[Release]
+    slots_ref: ref[IdSlots]
     nbytes: int
 
 
-class Filters:
+class FilterCache:
     """What passes which filter: evaluated once for a release's items, and for each slot of the delta.
 
     Safe to call from several threads: a filter may then be evaluated twice, and the last answer is kept.
@@ -58,15 +58,15 @@ class Filters:
         scans: says where many items are looked at.
     """
 
-    def __init__(self, scans: ScanLimit = NO_LIMIT) -> None:
-        self._scans = scans
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the one asked for last stands last
-        self._nbytes = 0
-        self._keeping = Lock()
+    def __init__(self, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
+        self._scan_limiter = scan_limiter
+        self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()  # the one asked for last stands last
+        self._total_bytes = 0
+        self._lock = Lock()
 
-    def passing(
-        self, where: Sequence[Mapping[str, object]], view: Snapshot, *, checkpoint: Callable[[], object] = _noop
-    ) -> Passing | None:
+    def get_mask(
+        self, where: Sequence[Mapping[str, object]], snapshot: Snapshot, *, check_cancelled: Callable[[], object] = _noop
+    ) -> FilterMask | None:
         """What of a view passes all conditions; None where there are none.
 
         Args:
@@ -80,38 +80,38 @@ class Filters:
         if not where:
             return None
         key = repr([sorted(condition.items(), key=repr) for condition in where])
-        base, mask = self._known(key, view) or (self._of_base(where, view.release, checkpoint), _NOTHING)
-        if len(mask) < len(view.delta):
-            mask = np.concatenate([mask, mask_of(where, view.delta.attributes[len(mask) :])])
-        self._keep(key, view, Passing(base, mask))
-        return Passing(base, mask[: len(view.delta)])
+        base, mask = self._look_up(key, snapshot) or (self._evaluate_base(where, snapshot.release, check_cancelled), _EMPTY_MASK)
+        if len(mask) < len(snapshot.delta):
+            mask = np.concatenate([mask, evaluate_filter(where, snapshot.delta.attributes[len(mask) :])])
+        self._insert(key, snapshot, FilterMask(base, mask))
+        return FilterMask(base, mask[: len(snapshot.delta)])
 
-    def _of_base(
-        self, where: Sequence[Mapping[str, object]], release: Release, checkpoint: Callable[[], object]
+    def _evaluate_base(
+        self, where: Sequence[Mapping[str, object]], release: Release, check_cancelled: Callable[[], object]
     ) -> Bitmap:
-        with self._scans.aside(release.index.size):
-            return Bitmap.of(mask_of(where, release.attributes, checkpoint=checkpoint))
+        with self._scan_limiter.offload_if_large(release.index.size):
+            return Bitmap.from_mask(evaluate_filter(where, release.attributes, check_cancelled=check_cancelled))
 
-    def _known(self, key: str, view: Snapshot) -> tuple[Bitmap, NDArray[np.bool_]] | None:
-        kept = self._kept.get(key)
-        if kept is None or kept.release() is not view.release:
+    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[Bitmap, NDArray[np.bool_]] | None:
+        kept = self._entries.get(key)
+        if kept is None or kept.release_ref() is not snapshot.release:
             return None
-        return kept.passing.base, kept.passing.delta if kept.slots() is view.delta.slots else _NOTHING
+        return kept.mask.base, kept.mask.delta if kept.slots_ref() is snapshot.delta.slots else _EMPTY_MASK
 
-    def _keep(self, key: str, view: Snapshot, passing: Passing) -> None:
-        nbytes = _BYTES_EACH + len(key) + passing.base.bits.nbytes + passing.delta.nbytes
-        kept = _Kept(passing, ref(view.release), ref(view.delta.slots), nbytes)
-        with self._keeping:
-            if (before := self._kept.pop(key, None)) is not None:
-                self._nbytes -= before.nbytes
-            self._kept[key] = kept
-            self._nbytes += nbytes
-            while self._nbytes > _MOST_BYTES:
-                self._nbytes -= self._kept.popitem(last=False)[1].nbytes
+    def _insert(self, key: str, snapshot: Snapshot, mask: FilterMask) -> None:
+        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.base.bits.nbytes + mask.delta.nbytes
+        kept = _CacheEntry(mask, ref(snapshot.release), ref(snapshot.delta.slots), nbytes)
+        with self._lock:
+            if (before := self._entries.pop(key, None)) is not None:
+                self._total_bytes -= before.nbytes
+            self._entries[key] = kept
+            self._total_bytes += nbytes
+            while self._total_bytes > _MAX_CACHE_BYTES:
+                self._total_bytes -= self._entries.popitem(last=False)[1].nbytes
 
 
-def mask_of(
-    where: Sequence[Mapping[str, object]], attributes: pl.DataFrame, *, checkpoint: Callable[[], object] = _noop
+def evaluate_filter(
+    where: Sequence[Mapping[str, object]], attributes: pl.DataFrame, *, check_cancelled: Callable[[], object] = _noop
 ) -> NDArray[np.bool_]:
     """[N] which items satisfy all conditions. Null satisfies none, not even `ne`; NaN is null.
 
@@ -132,6 +132,6 @@ def mask_of(
     for start in range(0, len(attributes), _CHUNK_ROWS):
         part = attributes[start : start + _CHUNK_ROWS]
         for condition in conditions:
-            mask[start : start + _CHUNK_ROWS] &= condition.holds(part)
-            checkpoint()
+            mask[start : start + _CHUNK_ROWS] &= condition.evaluate(part)
+            check_cancelled()
     return mask

@@ -54,18 +54,18 @@ class Query:
             object.__setattr__(self, name, _to_list(getattr(self, name)))
         _check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         _check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
-        _check("history", self.history is None or _all_ids(self.history), self.history, "a list of item ids")
-        _check("recent", self.recent is None or _all_ids(self.recent), self.recent, "a list of item ids")
+        _check("history", self.history is None or _is_id_list(self.history), self.history, "a list of item ids")
+        _check("recent", self.recent is None or _is_id_list(self.recent), self.recent, "a list of item ids")
         _check("k", _is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
-        _check("where", _all(_is_mapping, self.where), self.where, "a list of {field, op, value}")
-        _check("exclude", _all_ids(self.exclude), self.exclude, "a list of item ids")
-        _check("exclude_seen", _is_flag(self.exclude_seen), self.exclude_seen, "true or false")
-        _check("explain", _is_flag(self.explain), self.explain, "true or false")
+        _check("where", _is_sequence_of(_is_mapping, self.where), self.where, "a list of {field, op, value}")
+        _check("exclude", _is_id_list(self.exclude), self.exclude, "a list of item ids")
+        _check("exclude_seen", _is_bool(self.exclude_seen), self.exclude_seen, "true or false")
+        _check("explain", _is_bool(self.explain), self.explain, "true or false")
         object.__setattr__(self, "k", int(self.k))  # a narrow integer of NumPy would overflow when it is reckoned with
         if self.vector is not None:
             object.__setattr__(self, "vector", _to_array(self.vector))
             array = isinstance(self.vector, np.ndarray)
-            numbers = self.vector.dtype.kind in "fiu" if array else _all(is_number, self.vector)  # type: ignore[union-attr]
+            numbers = self.vector.dtype.kind in "fiu" if array else _is_sequence_of(is_number, self.vector)  # type: ignore[union-attr]
             _check("vector", numbers, self.vector, "a list of finite numbers")
 
     @classmethod
@@ -85,7 +85,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class UnknownInputs:
     """What of a query the release does not know.
 
     Attributes:
@@ -100,7 +100,7 @@ class Unknown:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExecutionPlan:
     """How an answer was found.
 
     Attributes:
@@ -139,8 +139,8 @@ class Recalled:
     scores: list[float]
     exhausted: bool
     fallback: Fallback | None
-    unknown: Unknown
-    plan: Plan | None = None
+    unknown: UnknownInputs
+    plan: ExecutionPlan | None = None
 
     def as_json(self) -> dict[str, object]:
         """The answer as over HTTP."""
@@ -164,8 +164,8 @@ def parse_id(field: str, text: str, id_type: IdType) -> Id:
         raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field) from None
 
 
-def _check(field: str, ok: bool, value: object, expected: str) -> None:
-    if not ok:
+def _check(field: str, is_valid: bool, value: object, expected: str) -> None:
+    if not is_valid:
         raise QueryError(f"{field}: expected {expected}, got {value!r:.80}", field=field)
 
 
@@ -173,7 +173,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _is_flag(value: object) -> bool:
+def _is_bool(value: object) -> bool:
     return isinstance(value, (bool, np.bool_))
 
 
@@ -202,10 +202,10 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-def _all(test: Any, values: object) -> bool:  # noqa: ANN401 - a predicate
+def _is_sequence_of(predicate: Any, values: object) -> bool:  # noqa: ANN401 - a predicate
     listed = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
-    return listed and all(map(test, values))  # type: ignore[call-overload]
+    return listed and all(map(predicate, values))  # type: ignore[call-overload]
 
 
-def _all_ids(values: object) -> bool:
-    return (isinstance(values, list) and set(map(type, values)) <= {int, str}) or _all(_is_id, values)
+def _is_id_list(values: object) -> bool:
+    return (isinstance(values, list) and set(map(type, values)) <= {int, str}) or _is_sequence_of(_is_id, values)

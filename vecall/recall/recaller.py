@@ -11,15 +11,15 @@ from typing import NoReturn, Self
 import numpy as np
 import polars as pl
 
-from vecall.data.casting import id_dtype
+from vecall.data.casting import to_id_dtype
 from vecall.data.id_map import Id
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
 from vecall.live.snapshot import Snapshot
-from vecall.recall.filters import Filters, Passing
-from vecall.recall.query import Plan, Query, Recalled, parse_id
-from vecall.recall.resolve import Ask, understand
-from vecall.recall.scan_limiter import NO_LIMIT, ScanLimit
-from vecall.recall.search import Found, find
+from vecall.recall.filters import FilterCache, FilterMask
+from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
+from vecall.recall.resolve import ResolvedQuery, resolve_query
+from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
+from vecall.recall.search import SearchResult, search_snapshot
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.schema import IdType
@@ -27,12 +27,12 @@ from vecall.schema import IdType
 STAGES = ("encode", "plan", "search", "merge")
 
 
-def _nothing() -> None:
+def _noop() -> None:
     """Between stages."""
 
 
 @dataclass(frozen=True)
-class Answered:
+class RecallTrace:
     """An answer and what it was made of.
 
     Attributes:
@@ -44,12 +44,12 @@ class Answered:
         ms: milliseconds by stage, see `STAGES`.
     """
 
-    view: Snapshot
-    ask: Ask
-    passing: Passing | None
-    found: Found
-    recalled: Recalled
-    ms: Mapping[str, float]
+    snapshot: Snapshot
+    resolved_query: ResolvedQuery
+    filter_mask: FilterMask | None
+    search_result: SearchResult
+    answer: Recalled
+    stage_ms: Mapping[str, float]
 
 
 class Recaller:
@@ -63,16 +63,16 @@ class Recaller:
         live: what is served, and changed: the methods of its name here, with fuller answers.
     """
 
-    def __init__(self, live: LiveIndex, *, scans: ScanLimit = NO_LIMIT) -> None:
-        self.live = live
-        self._filters = Filters(scans)
-        self._scans = scans
+    def __init__(self, live_index: LiveIndex, *, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
+        self.live_index = live_index
+        self._filter_cache = FilterCache(scan_limiter)
+        self._scan_limiter = scan_limiter
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close."""
         self.close()
@@ -86,17 +86,17 @@ class Recaller:
 
     def close(self) -> None:
         """Take no more changes, and let another process take them. What only reads has nothing to close."""
-        self.live.close()
+        self.live_index.close()
 
     @property
     def release(self) -> str:
         """Name of the release that answers."""
-        return self.live.snapshot.release.name
+        return self.live_index.snapshot.release.name
 
     @property
     def user_id_type(self) -> IdType:
         """Of this release's users; where it has none, ids are taken as text."""
-        users = self.live.snapshot.release.users
+        users = self.live_index.snapshot.release.users
         return "string" if users is None else users.ids.id_type
 
     def parse_user_id(self, text: str) -> Id:
@@ -116,7 +116,7 @@ class Recaller:
         Raises:
             QueryError: the query does not go with this release.
         """
-        return self.answer(query).recalled
+        return self.recall_with_trace(query).answer
 
     def candidates(self, query: Query) -> pl.DataFrame:
         """The same items as a table for ranking: `id`, `score`, `rank` (from 1), `channel` and the attributes.
@@ -124,18 +124,18 @@ class Recaller:
         Raises:
             QueryError: the query does not go with this release.
         """
-        made = self.answer(query)
-        view, answer = made.view, made.recalled
-        channel = "vector" if made.ask.vector is not None else "popular"
+        made = self.recall_with_trace(query)
+        view, answer = made.snapshot, made.answer
+        channel = "vector" if made.resolved_query.vector is not None else "popular"
         table = pl.DataFrame(
             {
-                "id": pl.Series(answer.ids, dtype=id_dtype(view.release.items.id_type)),
+                "id": pl.Series(answer.ids, dtype=to_id_dtype(view.release.item_ids.id_type)),
                 "score": pl.Series(answer.scores, dtype=pl.Float32),
                 "rank": np.arange(1, len(answer.ids) + 1),
                 "channel": pl.Series([channel] * len(answer.ids), dtype=pl.String),
             }
         )
-        return table.hstack(view.attributes(made.found.rows))
+        return table.hstack(view.get_attributes(made.search_result.rows))
 
     def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> int:
         """Add or replace items, all or none; the next request sees them, and they outlive a crash.
@@ -157,7 +157,7 @@ class Recaller:
             JournalFailed: the disk does not take them; nothing has changed.
             StoreError: this recaller was not opened with `writable=True`.
         """
-        return self.live.upsert(items, partial=partial).accepted
+        return self.live_index.upsert(items, partial=partial).accepted
 
     def delete(self, ids: Sequence[Id]) -> int:
         """Delete items, all or none; no later request returns them.
@@ -169,7 +169,7 @@ class Recaller:
             QueryError: an id is of the wrong type.
             JournalFailed, StoreError: as for `upsert`.
         """
-        return self.live.delete(ids).deleted
+        return self.live_index.delete(ids).deleted
 
     def activate(self, name: str) -> str | None:
         """Go over to another release, once it has proved itself; it becomes the store's current one.
@@ -184,9 +184,9 @@ class Recaller:
             StoreError: there is no such release, or the journal is not its own.
             ReleaseRefused: it is damaged, or answers otherwise than it did when it was published.
         """
-        return self.live.activate(name)
+        return self.live_index.activate(name)
 
-    def answer(self, query: Query, *, between: Callable[[], object] = _nothing) -> Answered:
+    def recall_with_trace(self, query: Query, *, check_cancelled: Callable[[], object] = _noop) -> RecallTrace:
         """What `recall` answers, with what it was made of.
 
         Args:
@@ -198,39 +198,39 @@ class Recaller:
             TooManyScans: it takes a large scan, and as many run as may.
         """
         check_not_forked()
-        view = self.live.snapshot
+        view = self.live_index.snapshot
         times = [time.perf_counter()]
-        ask = understand(query, view)
+        ask = resolve_query(query, view)
         times.append(time.perf_counter())
-        between()
-        passing = self._filters.passing(query.where, view, checkpoint=between) if query.where else None
+        check_cancelled()
+        passing = self._filter_cache.get_mask(query.where, view, check_cancelled=check_cancelled) if query.where else None
         times.append(time.perf_counter())
-        between()
-        found = find(view, ask, passing, query.k, scans=self._scans)
+        check_cancelled()
+        found = search_snapshot(view, ask, passing, query.k, scan_limiter=self._scan_limiter)
         times.append(time.perf_counter())
-        ids = view.ids(found.rows)
+        ids = view.to_ids(found.rows)
         times.append(time.perf_counter())
         ms = {stage: round((end - begin) * 1e3, 3) for stage, (begin, end) in zip(STAGES, pairwise(times), strict=True)}
         recalled = Recalled(
             release=view.release.name,
             ids=ids,
             scores=found.scores.tolist(),
-            exhausted=len(ids) == found.available,
+            exhausted=len(ids) == found.eligible_count,
             fallback=ask.fallback,
             unknown=ask.unknown,
-            plan=_plan(found, ms) if query.explain else None,
+            plan=_build_execution_plan(found, ms) if query.explain else None,
         )
-        return Answered(view, ask, passing, found, recalled, ms)
+        return RecallTrace(view, ask, passing, found, recalled, ms)
 
 
-def _plan(found: Found, ms: Mapping[str, float]) -> Plan:
-    return Plan(
-        path=found.path,
-        matches=found.matches,
-        excluded=found.matches - found.available,
-        delta=found.delta,
-        effort=None if found.effort is None else found.effort._asdict(),
-        ms=ms,
+def _build_execution_plan(search_result: SearchResult, stage_ms: Mapping[str, float]) -> ExecutionPlan:
+    return ExecutionPlan(
+        path=search_result.route,
+        matches=search_result.match_count,
+        excluded=search_result.match_count - search_result.eligible_count,
+        delta=search_result.delta_count,
+        effort=None if search_result.search_params is None else search_result.search_params._asdict(),
+        ms=stage_ms,
     )
 
 
@@ -239,7 +239,7 @@ def open_recaller(
     *,
     release: str | None = None,
     writable: bool = False,
-    delta_max: int = MAX_DELTA_ITEMS,
+    max_delta_items: int = MAX_DELTA_ITEMS,
     auto_compact: bool = True,
 ) -> Recaller:
     """Open a store for recall, once every byte of the release was verified. Loads no torch.
@@ -265,5 +265,5 @@ def open_recaller(
     check_not_forked()
     opened = Store.open(Path(store))
     return Recaller(
-        LiveIndex.open(opened, release, writable=writable, max_delta_items=delta_max, auto_compact=auto_compact)
+        LiveIndex.open(opened, release, writable=writable, max_delta_items=max_delta_items, auto_compact=auto_compact)
     )

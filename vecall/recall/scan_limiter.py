@@ -6,10 +6,10 @@ from threading import BoundedSemaphore
 
 from vecall.errors import TooManyScans
 
-_LARGE = 50_000  # rows; fewer are scanned in about the time that a search of the index takes
+_LARGE_SCAN_ROWS = 50_000  # rows; fewer are scanned in about the time that a search of the index takes
 
 
-class ScanLimit:
+class ScanLimiter:
     """At most so many scans of many rows at once. Safe to use from several threads.
 
     Args:
@@ -17,33 +17,33 @@ class ScanLimit:
         aside: each of them is done within this.
     """
 
-    def __init__(self, most: int | None, *, aside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        self._most, self._aside = most, aside
-        self._free = None if most is None else BoundedSemaphore(most)
+    def __init__(self, max_scans: int | None, *, offload: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._max_scans, self._offload = max_scans, offload
+        self._semaphore = None if max_scans is None else BoundedSemaphore(max_scans)
 
-    def aside(self, rows: int) -> AbstractContextManager[None]:
+    def offload_if_large(self, rows: int) -> AbstractContextManager[None]:
         """Look at so many rows in another way than by scanning their vectors: however many do so, it is short."""
-        return self._aside() if rows >= _LARGE else nullcontext()
+        return self._offload() if rows >= _LARGE_SCAN_ROWS else nullcontext()
 
     @contextmanager
-    def slot(self, rows: int) -> Iterator[None]:
+    def acquire(self, rows: int) -> Iterator[None]:
         """Scan so many rows.
 
         Raises:
             TooManyScans: all slots are taken, and this is a large scan.
         """
-        if self._free is None or rows < _LARGE:
+        if self._semaphore is None or rows < _LARGE_SCAN_ROWS:
             yield
             return
-        if not self._free.acquire(blocking=False):
+        if not self._semaphore.acquire(blocking=False):
             raise TooManyScans(
-                f"`where` or `exclude` make this a scan of {rows:,} items, and {self._most} such scans run: try again"
+                f"`where` or `exclude` make this a scan of {rows:,} items, and {self._max_scans} such scans run: try again"
             )
         try:
-            with self._aside():
+            with self._offload():
                 yield
         finally:
-            self._free.release()
+            self._semaphore.release()
 
 
-NO_LIMIT = ScanLimit(None)
+UNLIMITED_SCANS = ScanLimiter(None)

@@ -17,7 +17,7 @@ from vecall.errors import ReleaseRefused, StoreError
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Errors of the system, as ours.
 
     Raises:
@@ -32,13 +32,13 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def sha256(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """64 hexadecimal digits, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Have the system put a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -47,7 +47,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_and_fsync(path: Path, content: bytes) -> None:
     """Write a file and put it on the disk; its name is there once its folder is synced too."""
     with path.open("wb") as file:
         file.write(content)
@@ -55,15 +55,15 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Change a small file at once: whoever reads it sees the old content or the new, after a crash too."""
     fresh = path.with_name(f"tmp-{uuid.uuid4().hex}")
     try:
-        write_synced(fresh, content)
+        write_and_fsync(fresh, content)
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-    sync(path.parent)
+    fsync_path(path.parent)
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:

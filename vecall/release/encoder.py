@@ -9,26 +9,26 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vecall.data.feature_encoder import Encoded, Encoders, EncodersState
-from vecall.data.request_features import frame_of
+from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState
+from vecall.data.request_features import to_feature_frame
 from vecall.errors import ReleaseRefused
 from vecall.release.atomic_io import read_array
-from vecall.schema import Category, Features, Tags
+from vecall.schema import CategoryFeature, Features, TagsFeature
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-QUERY_TOWER = "query_tower.onnx"
-ITEM_TOWER = "item_tower.onnx"
-ITEM_IDS = "item_ids.npy"
-ENCODERS = "encoders.json"
+QUERY_TOWER_FILE = "query_tower.onnx"
+ITEM_TOWER_FILE = "item_tower.onnx"
+ITEM_ID_VECTORS_FILE = "item_ids.npy"
+ENCODERS_FILE = "encoders.json"
 
 # Names of the towers' inputs beside the features, which are called `feature.NAME`.
-HISTORY, LENGTHS, ID_VECTORS, OUTPUT = "history", "lengths", "id_vectors", "vectors"
-FEATURE_PREFIX = "feature."
+HISTORY_INPUT, LENGTHS_INPUT, ID_VECTORS_INPUT, VECTORS_OUTPUT = "history", "lengths", "id_vectors", "vectors"
+FEATURE_INPUT_PREFIX = "feature."
 
 
-class TowersState(BaseModel):
+class EncoderState(BaseModel):
     """`encoders.json`: how fields become the towers' inputs.
 
     Attributes:
@@ -41,11 +41,11 @@ class TowersState(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     dim: int
     history_length: int
-    items: EncodersState
-    users: EncodersState
+    items: FeatureEncoderState
+    users: FeatureEncoderState
 
 
-class Encoder:
+class OnnxEncoder:
     """Fields and histories to vectors of length 1. Safe to call from several threads.
 
     Attributes:
@@ -53,7 +53,7 @@ class Encoder:
         no_user_fields: one row, of a user of whom no field is known.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1) -> None:
+    def __init__(self, directory: Path, *, threads: int = 1) -> None:
         """Open the towers in `folder`, whose checksums have been verified.
 
         Args:
@@ -63,14 +63,14 @@ class Encoder:
         Raises:
             ReleaseRefused: a file is missing, or is not what its name says.
         """
-        self.state = _read_state(folder / ENCODERS)
-        self._items, self._users = Encoders(self.state.items), Encoders(self.state.users)
-        self._item_tower = _session(folder / ITEM_TOWER, threads)
-        self._query_tower = _session(folder / QUERY_TOWER, threads)
-        self._query_inputs = {one.name for one in self._query_tower.get_inputs()}
-        self.no_user_fields = frame_of([{}], self.state.users.features)
-        ids = folder / ITEM_IDS
-        self._item_ids: Vectors | None = read_array(ids) if ids.exists() else None
+        self.state = _read_state(directory / ENCODERS_FILE)
+        self._item_feature_encoder, self._user_feature_encoder = FeatureEncoder(self.state.items), FeatureEncoder(self.state.users)
+        self._item_tower = _open_session(directory / ITEM_TOWER_FILE, threads)
+        self._query_tower = _open_session(directory / QUERY_TOWER_FILE, threads)
+        self._query_input_names = {one.name for one in self._query_tower.get_inputs()}
+        self.empty_user_features = to_feature_frame([{}], self.state.users.features)
+        ids = directory / ITEM_ID_VECTORS_FILE
+        self._item_id_vectors: Vectors | None = read_array(ids) if ids.exists() else None
 
     @property
     def dim(self) -> int:
@@ -82,16 +82,16 @@ class Encoder:
         """L: how many of the newest items of a history are read."""
         return self.state.history_length
 
-    def count_unknown(self, given: Mapping[str, object]) -> tuple[int, int]:
+    def count_oov(self, user_features: Mapping[str, object]) -> tuple[int, int]:
         """Of categories and tags in user features by column: how many training never saw, and how many there are."""
         features: Features = {
             name: feature
             for name, feature in self.state.users.features.items()
-            if name in given and isinstance(feature, Category | Tags)
+            if name in user_features and isinstance(feature, CategoryFeature | TagsFeature)
         }
-        return self._users.count_unknown(frame_of([given], features))
+        return self._user_feature_encoder.count_oov(to_feature_frame([user_features], features))
 
-    def encode_items(self, fields: pl.DataFrame, rows: Rows) -> Vectors:
+    def encode_items(self, features: pl.DataFrame, rows: Rows) -> Vectors:
         """Item vectors.
 
         Args:
@@ -101,12 +101,12 @@ class Encoder:
         Returns:
             [B, D] float32.
         """
-        inputs = _named(self._items.encode(fields))
-        if self._item_ids is not None:
-            inputs[ID_VECTORS] = np.ascontiguousarray(self._item_ids[rows])  # -1 is the last row: the unknown item
-        return _run(self._item_tower, inputs)
+        inputs = _to_onnx_inputs(self._item_feature_encoder.encode(features))
+        if self._item_id_vectors is not None:
+            inputs[ID_VECTORS_INPUT] = np.ascontiguousarray(self._item_id_vectors[rows])  # -1 is the last row: the unknown item
+        return _run_session(self._item_tower, inputs)
 
-    def encode_users(self, fields: pl.DataFrame, histories: Vectors, lengths: Rows) -> Vectors:
+    def encode_users(self, features: pl.DataFrame, histories: Vectors, lengths: Rows) -> Vectors:
         """User vectors.
 
         Args:
@@ -117,20 +117,20 @@ class Encoder:
         Returns:
             [B, D] float32.
         """
-        inputs = _named(self._users.encode(fields))
-        if HISTORY in self._query_inputs:
-            inputs |= {HISTORY: histories, LENGTHS: lengths}
-        return _run(self._query_tower, inputs)
+        inputs = _to_onnx_inputs(self._user_feature_encoder.encode(features))
+        if HISTORY_INPUT in self._query_input_names:
+            inputs |= {HISTORY_INPUT: histories, LENGTHS_INPUT: lengths}
+        return _run_session(self._query_tower, inputs)
 
 
-def _read_state(path: Path) -> TowersState:
+def _read_state(path: Path) -> EncoderState:
     try:
-        return TowersState.model_validate_json(path.read_bytes())
+        return EncoderState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ReleaseRefused(f"{path.name}: does not say how fields are encoded: {error}", file=path.name) from error
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
+def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -141,10 +141,10 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
         raise ReleaseRefused(f"{path.name}: ONNX Runtime cannot open it: {error}", file=path.name) from error
 
 
-def _named(encoded: Encoded) -> dict[str, NDArray[np.generic]]:
-    return {FEATURE_PREFIX + name: array for name, array in encoded.items()}
+def _to_onnx_inputs(encoded: EncodedFeatures) -> dict[str, NDArray[np.generic]]:
+    return {FEATURE_INPUT_PREFIX + name: array for name, array in encoded.items()}
 
 
-def _run(session: ort.InferenceSession, inputs: Mapping[str, NDArray[np.generic]]) -> Vectors:
-    vectors: Vectors = session.run([OUTPUT], dict(inputs))[0]
+def _run_session(session: ort.InferenceSession, inputs: Mapping[str, NDArray[np.generic]]) -> Vectors:
+    vectors: Vectors = session.run([VECTORS_OUTPUT], dict(inputs))[0]
     return vectors

@@ -8,17 +8,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vecall.errors import Locked
-from vecall.release.atomic_io import explained
+from vecall.release.atomic_io import translate_os_errors
 
-_PAUSE = 0.01  # seconds between attempts
+_RETRY_INTERVAL_SECONDS = 0.01  # seconds between attempts
 
 
-_registered: list[bool] = []
-_held: set[int] = set()  # descriptors, which a forked child has to close: it holds the locks of none
+_fork_hook_registered: list[bool] = []
+_held_descriptors: set[int] = set()  # descriptors, which a forked child has to close: it holds the locks of none
 
 
 @contextmanager
-def hold(path: Path, *, timeout: float, shared: bool = False) -> Iterator[int]:
+def file_lock(path: Path, *, timeout: float, inheritable: bool = False) -> Iterator[int]:
     """Hold a lock file, which then says the holder's process id. It is freed even if the process dies.
 
     Gives its descriptor. A child that is forked meanwhile does not hold the lock.
@@ -36,44 +36,44 @@ def hold(path: Path, *, timeout: float, shared: bool = False) -> Iterator[int]:
         Locked: another still holds it.
         StoreError: it cannot be written.
     """
-    with explained(path):
+    with translate_os_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _close_in_children(descriptor)
     try:
-        with explained(path):
+        with translate_os_errors(path):
             _acquire(descriptor, path, timeout)
             os.ftruncate(descriptor, 0)  # a holder that died left its own
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         try:
             yield descriptor
         finally:
-            _let_go(descriptor, shared=shared)
+            _unlock(descriptor, inheritable=inheritable)
     finally:
-        if descriptor in _held:  # else this is a forked child, where it was closed
-            _held.remove(descriptor)
+        if descriptor in _held_descriptors:  # else this is a forked child, where it was closed
+            _held_descriptors.remove(descriptor)
             os.close(descriptor)
 
 
-def _let_go(descriptor: int, *, shared: bool) -> None:
-    if descriptor not in _held:
+def _unlock(descriptor: int, *, inheritable: bool) -> None:
+    if descriptor not in _held_descriptors:
         return
     with suppress(OSError):  # what was to be done is done, and the lock is what counts
         os.ftruncate(descriptor, 0)
-    if not shared:  # closing is not enough while anybody has a copy
+    if not inheritable:  # closing is not enough while anybody has a copy
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _close_in_children(descriptor: int) -> None:
-    if not _registered:
-        _registered.append(True)
-        os.register_at_fork(after_in_child=_close_all)
-    _held.add(descriptor)
+    if not _fork_hook_registered:
+        _fork_hook_registered.append(True)
+        os.register_at_fork(after_in_child=_close_held_descriptors)
+    _held_descriptors.add(descriptor)
 
 
-def _close_all() -> None:
-    for descriptor in _held:
+def _close_held_descriptors() -> None:
+    for descriptor in _held_descriptors:
         os.close(descriptor)
-    _held.clear()
+    _held_descriptors.clear()
 
 
 def _acquire(descriptor: int, path: Path, timeout: float) -> None:
@@ -83,7 +83,7 @@ def _acquire(descriptor: int, path: Path, timeout: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() < deadline:
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_INTERVAL_SECONDS)
                 continue
             said = os.pread(descriptor, 32, 0).strip()
             pid = int(said) if said.isdigit() else None

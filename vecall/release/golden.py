@@ -8,23 +8,23 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.ragged import Sequences
+from vecall.data.ragged import RaggedArray
 from vecall.errors import ReleaseRefused
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Effort, Index
+from vecall.index.base import SearchParams, Index
 from vecall.release.atomic_io import read_array, read_table, write_array, write_table
-from vecall.release.encoder import Encoder
+from vecall.release.encoder import OnnxEncoder
 
-TOLERANCE = 1e-3  # of a component; other processors round otherwise, another model is far beyond it
-MOST = 256  # queries kept
-DEPTH = 100  # exact rows kept of each
+MAX_VECTOR_DIFFERENCE = 1e-3  # of a component; other processors round otherwise, another model is far beyond it
+MAX_GOLDEN_QUERIES = 256  # queries kept
+GOLDEN_TOP_K = 100  # exact rows kept of each
 
-_VECTORS, _ROWS = "golden.vectors.npy", "golden.rows.npy"
-_OFFSETS, _HISTORIES, _FIELDS = "golden.history_offsets.npy", "golden.history_rows.npy", "golden.fields.arrow"
+_VECTORS_FILE, _EXACT_ROWS_FILE = "golden.vectors.npy", "golden.rows.npy"
+_HISTORY_OFFSETS_FILE, _HISTORY_ROWS_FILE, _FEATURES_FILE = "golden.history_offsets.npy", "golden.history_rows.npy", "golden.fields.arrow"
 
 
 @dataclass(frozen=True)
-class UserInputs:
+class UserTowerInputs:
     """What the user tower was given.
 
     Attributes:
@@ -32,20 +32,20 @@ class UserInputs:
         fields: [G] rows with a column per user feature.
     """
 
-    histories: Sequences
-    fields: pl.DataFrame
+    histories: RaggedArray
+    features: pl.DataFrame
 
     def encode(
-        self, encoder: Encoder, vectors_of: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+        self, encoder: OnnxEncoder, gather_vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """[G, D] user vectors; histories are read as `vectors_of` gives their items, [n, D] for n rows."""
-        histories, lengths = self.histories.last(encoder.history_length).padded(fill=0)  # [G, L]
-        vectors = vectors_of(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
-        return encoder.encode_users(self.fields, vectors, lengths)
+        histories, lengths = self.histories.take_last(encoder.history_length).to_padded(fill_value=0)  # [G, L]
+        vectors = gather_vectors(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
+        return encoder.encode_users(self.features, vectors, lengths)
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenQueries:
     """G queries and their answers.
 
     Attributes:
@@ -55,57 +55,57 @@ class Golden:
     """
 
     vectors: NDArray[np.float32]
-    rows: NDArray[np.int64]
-    inputs: UserInputs | None
+    exact_rows: NDArray[np.int64]
+    inputs: UserTowerInputs | None
 
     @classmethod
-    def record(cls, index: Index, vectors: NDArray[np.float32], inputs: UserInputs | None) -> "Golden":
+    def record(cls, index: Index, vectors: NDArray[np.float32], inputs: UserTowerInputs | None) -> "GoldenQueries":
         """Answer [G, D] queries exactly."""
-        return cls(vectors, index.search_exact(vectors, min(DEPTH, index.size)).rows, inputs)
+        return cls(vectors, index.search_exact(vectors, min(GOLDEN_TOP_K, index.size)).rows, inputs)
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write the files `golden.*`."""
-        write_array(folder / _VECTORS, self.vectors)
-        write_array(folder / _ROWS, self.rows)
+        write_array(directory / _VECTORS_FILE, self.vectors)
+        write_array(directory / _EXACT_ROWS_FILE, self.exact_rows)
         if self.inputs is not None:
-            write_array(folder / _OFFSETS, self.inputs.histories.offsets)
-            write_array(folder / _HISTORIES, self.inputs.histories.rows)
-            write_table(folder / _FIELDS, self.inputs.fields)
+            write_array(directory / _HISTORY_OFFSETS_FILE, self.inputs.histories.offsets)
+            write_array(directory / _HISTORY_ROWS_FILE, self.inputs.histories.values)
+            write_table(directory / _FEATURES_FILE, self.inputs.features)
 
     @classmethod
-    def load(cls, folder: Path) -> "Golden | None":
+    def load(cls, directory: Path) -> "GoldenQueries | None":
         """Read them, once their sums were checked; None where a release has none."""
-        if not (folder / _VECTORS).exists():
+        if not (directory / _VECTORS_FILE).exists():
             return None
         inputs = None
-        if (folder / _HISTORIES).exists():
-            histories = Sequences(read_array(folder / _OFFSETS), read_array(folder / _HISTORIES))
-            inputs = UserInputs(histories, read_table(folder / _FIELDS))
-        return cls(read_array(folder / _VECTORS), read_array(folder / _ROWS), inputs)
+        if (directory / _HISTORY_ROWS_FILE).exists():
+            histories = RaggedArray(read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE))
+            inputs = UserTowerInputs(histories, read_table(directory / _FEATURES_FILE))
+        return cls(read_array(directory / _VECTORS_FILE), read_array(directory / _EXACT_ROWS_FILE), inputs)
 
-    def ann_recall(self, index: Index, effort: Effort | None) -> float:
+    def measure_ann_recall(self, index: Index, search_params: SearchParams | None) -> float:
         """ANN recall of the stored answers."""
-        found = index.search(self.vectors, self.rows.shape[1], effort=effort).rows
-        return float(recall_per_query(index, self.vectors, found, self.rows).mean())
+        found = index.search(self.vectors, self.exact_rows.shape[1], search_params=search_params).rows
+        return float(recall_per_query(index, self.vectors, found, self.exact_rows).mean())
 
-    def check(self, index: Index, encoder: Encoder | None, *, effort: Effort | None, floor: float) -> None:
+    def check(self, index: Index, encoder: OnnxEncoder | None, *, search_params: SearchParams | None, min_recall: float) -> None:
         """Give the queries again and compare.
 
         Raises:
             ReleaseRefused: a vector is another one now, or the ANN recall is below the floor.
         """
         if self.inputs is not None and encoder is not None:
-            error = float(np.abs(self.inputs.encode(encoder, index.vectors) - self.vectors).max())
-            if not error <= TOLERANCE:
+            error = float(np.abs(self.inputs.encode(encoder, index.get_vectors) - self.vectors).max())
+            if not error <= MAX_VECTOR_DIFFERENCE:
                 raise ReleaseRefused(
                     f"golden queries: user vectors differ by {error:.2g} from those stored when the release was made "
-                    f"(at most {TOLERANCE} is allowed): towers, encoders or ONNX Runtime are not what they were",
-                    file=_VECTORS,
+                    f"(at most {MAX_VECTOR_DIFFERENCE} is allowed): towers, encoders or ONNX Runtime are not what they were",
+                    file=_VECTORS_FILE,
                 )
-        recall = self.ann_recall(index, effort)
-        if recall < floor:
+        recall = self.measure_ann_recall(index, search_params)
+        if recall < min_recall:
             raise ReleaseRefused(
-                f"golden queries: ANN recall is {recall:.4f}, below the floor {floor:.4f} that the release was "
+                f"golden queries: ANN recall is {recall:.4f}, below the floor {min_recall:.4f} that the release was "
                 "published with: the index does not answer as it did",
-                file=_ROWS,
+                file=_EXACT_ROWS_FILE,
             )

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import polars as pl
 
-from vecall.data.frames import select
+from vecall.data.frames import select_columns
 from vecall.errors import StoreError
 from vecall.index.bitmap import Rows
 from vecall.release.atomic_io import write_table
 from vecall.schema import Features
 
-FEATURES = "features.arrow"
+FEATURES_FILE = "features.arrow"
 
 
-def stored_names(features: Features, attributes: Iterable[str]) -> list[str]:
+def list_stored_features(features: Features, attributes: Iterable[str]) -> list[str]:
     """The features that are kept by themselves; the others are attributes too."""
     taken = set(attributes)
     return [name for name in features if name not in taken]
 
 
 @dataclass(frozen=True)
-class ItemFeatures:
+class ItemFeatureFile:
     """The file of a release. It is read when it is asked for, a few rows at a time.
 
     Attributes:
@@ -43,9 +43,9 @@ class ItemFeatures:
             raise StoreError(f"{self.path}: the items' features cannot be read: {error}") from error
 
 
-def write_features(folder: Path, features: pl.DataFrame, attributes: Iterable[str]) -> None:
+def write_features(directory: Path, features: pl.DataFrame, attributes: Iterable[str]) -> None:
     """Keep the features that are no attributes; without any there is no file."""
     taken = set(attributes)
-    kept = select(features, [name for name in features.columns if name not in taken])
+    kept = select_columns(features, [name for name in features.columns if name not in taken])
     if kept.width:
-        write_table(folder / FEATURES, kept)
+        write_table(directory / FEATURES_FILE, kept)

@@ -11,7 +11,7 @@ from vecall.release.store import Store
 _MIN_SHARE = 0.5  # of the current release's items, and of its model's recall
 
 
-def find_regression(store: Store, items: int, metrics: Mapping[str, JsonValue]) -> str | None:
+def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonValue]) -> str | None:
     """What a new release has lost against the current one, in a sentence; None where it is no less than half as good.
 
     Args:
@@ -23,20 +23,20 @@ def find_regression(store: Store, items: int, metrics: Mapping[str, JsonValue]) 
         current = store.find_current()
         if current is None:
             return None
-        manifest, _ = read_manifest(store.folder(current.release))
+        manifest, _ = read_manifest(store.get_release_dir(current.release))
     except StoreError:  # nothing that could be compared with
         return None
-    if items < _MIN_SHARE * manifest.items:
-        return f"it has {items:,} items, and {manifest.name!r}, which is current, has {manifest.items:,}"
-    name, now, before = _recalls(metrics, manifest)
+    if item_count < _MIN_SHARE * manifest.items:
+        return f"it has {item_count:,} items, and {manifest.name!r}, which is current, has {manifest.items:,}"
+    name, now, before = _match_recall_metrics(metrics, manifest)
     if now is not None and before is not None and now < _MIN_SHARE * before:
         return f"its model's {name} is {now:.3f}, and that of {manifest.name!r}, which is current, is {before:.3f}"
     return None
 
 
-def _recalls(metrics: Mapping[str, JsonValue], manifest: Manifest) -> tuple[str, float | None, float | None]:
+def _match_recall_metrics(metrics: Mapping[str, JsonValue], manifest: Manifest) -> tuple[str, float | None, float | None]:
     """The same recall@k of both models, the one nearest to 100."""
-    now, before = _seen_excluded(metrics), _seen_excluded(_mapping(manifest.metrics.get("model")))
+    now, before = _parse_seen_excluded(metrics), _parse_seen_excluded(_to_mapping(manifest.metrics.get("model")))
     shared = [name for name in now if name in before and name.startswith("recall@")]
     if not shared:
         return "", None, None
@@ -44,10 +44,10 @@ def _recalls(metrics: Mapping[str, JsonValue], manifest: Manifest) -> tuple[str,
     return name, now[name], before[name]
 
 
-def _seen_excluded(metrics: Mapping[str, JsonValue]) -> dict[str, float]:
-    known = _mapping(metrics.get("seen_excluded"))
+def _parse_seen_excluded(metrics: Mapping[str, JsonValue]) -> dict[str, float]:
+    known = _to_mapping(metrics.get("seen_excluded"))
     return {name: float(value) for name, value in known.items() if isinstance(value, (int, float))}
 
 
-def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+def _to_mapping(value: JsonValue) -> Mapping[str, JsonValue]:
     return value if isinstance(value, dict) else {}

@@ -9,30 +9,30 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.id_map import Vocabulary
+from vecall.data.id_map import IdMap
 from vecall.errors import ReleaseRefused
 from vecall.index import index_io as index_files
-from vecall.index.base import Effort, Index, Rows
-from vecall.index.kernels import warm
-from vecall.index.planner import USUAL_COSTS, Costs
-from vecall.index.search_params import EffortCurve, Filtered, Width
-from vecall.index.topk import top_k
+from vecall.index.base import SearchParams, Index, Rows
+from vecall.index.kernels import compile_kernels
+from vecall.index.planner import DEFAULT_COSTS, CostModel
+from vecall.index.search_params import SearchParamCurve, FilteredSearchParams, WidthAtRank
+from vecall.index.topk import select_top_k_batch
 from vecall.release.atomic_io import read_array, read_table
-from vecall.release.encoder import ENCODERS, Encoder
-from vecall.release.golden import Golden
-from vecall.release.item_features import FEATURES, ItemFeatures
-from vecall.release.manifest import Manifest, verify
+from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
+from vecall.release.golden import GoldenQueries
+from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
+from vecall.release.manifest import Manifest, verify_release
 from vecall.release.store import Store
-from vecall.release.users import Users, load_vocabulary
+from vecall.release.users import UserTable, load_id_map
 
-INDEX = "index.faiss"
-ATTRIBUTES = "attributes.arrow"
-POPULARITY = "popularity.npy"
-GIVEN_ROWS = "given_rows.npy"
-ITEM_PREFIX = "ids."
+INDEX_FILE = "index.faiss"
+ATTRIBUTES_FILE = "attributes.arrow"
+POPULARITY_FILE = "popularity.npy"
+EXTERNAL_VECTOR_ROWS_FILE = "given_rows.npy"
+ITEM_ID_MAP_PREFIX = "ids."
 
-_FIRST = 2**15  # rows that are kept in the order of their popularity
-_USUAL_EF = 50  # of a graph in a release of format 1 that was published without queries
+_POPULAR_CACHE_ROWS = 2**15  # rows that are kept in the order of their popularity
+_DEFAULT_EF = 50  # of a graph in a release of format 1 that was published without queries
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,24 @@ class Release:
     """
 
     manifest: Manifest
-    items: Vocabulary
+    item_ids: IdMap
     index: Index
-    effort: EffortCurve | None
-    costs: Costs
+    search_param_curve: SearchParamCurve | None
+    cost_model: CostModel
     attributes: pl.DataFrame
     popularity: NDArray[np.float32] | None
-    users: Users | None
-    encoder: Encoder | None
-    golden: Golden | None
-    features: ItemFeatures | None = None
-    given_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    users: UserTable | None
+    encoder: OnnxEncoder | None
+    golden_queries: GoldenQueries | None
+    item_features: ItemFeatureFile | None = None
+    external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @cached_property
-    def most_popular(self) -> Rows:
+    def popular_rows(self) -> Rows:
         """Some ten thousand rows by popularity descending, then row ascending; none where it is not known."""
         if self.popularity is None:
             return np.empty(0, dtype=np.int64)
-        rows: Rows = top_k(self.popularity[None], min(_FIRST, len(self.popularity))).rows[0]
+        rows: Rows = select_top_k_batch(self.popularity[None], min(_POPULAR_CACHE_ROWS, len(self.popularity))).rows[0]
         return rows
 
     @property
@@ -80,17 +80,17 @@ class Release:
         """The release's name."""
         return self.manifest.name
 
-    def check_golden(self) -> None:
+    def check_golden_queries(self) -> None:
         """Prove that it answers as it did when it was published.
 
         Raises:
             ReleaseRefused: it does not.
         """
-        if self.golden is None:
+        if self.golden_queries is None:
             return
-        effort = None if self.effort is None else self.effort.at(self.golden.rows.shape[1])
+        effort = None if self.search_param_curve is None else self.search_param_curve.look_up(self.golden_queries.exact_rows.shape[1])
         floor = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
-        self.golden.check(self.index, self.encoder, effort=effort, floor=floor)
+        self.golden_queries.check(self.index, self.encoder, search_params=effort, min_recall=floor)
 
 
 def open_release(store: Store, name: str | None = None) -> Release:
@@ -105,18 +105,18 @@ def open_release(store: Store, name: str | None = None) -> Release:
         ReleaseRefused: a file of it is damaged, missing or too many.
     """
     manifest = store.verify(name)
-    return load_release(store.folder(manifest.name), manifest)
+    return load_release(store.get_release_dir(manifest.name), manifest)
 
 
-def prove_release(store: Store, name: str) -> Release:
+def open_and_check_release(store: Store, name: str) -> Release:
     """Verify and open a release, and see that its golden queries answer as they did when it was published.
 
     Raises:
         StoreError: there is no such release.
         ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
     """
-    release = load_release(store.folder(name), verify(store.folder(name)))
-    release.check_golden()
+    release = load_release(store.get_release_dir(name), verify_release(store.get_release_dir(name)))
+    release.check_golden_queries()
     return release
 
 
@@ -130,38 +130,38 @@ def activate_release(store: Store, name: str) -> str | None:
         StoreError: there is no such release.
         ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
     """
-    prove_release(store, name)
+    open_and_check_release(store, name)
     return store.activate(name)
 
 
-def load_release(folder: Path, manifest: Manifest) -> Release:
+def load_release(directory: Path, manifest: Manifest) -> Release:
     """Open a folder whose every byte was verified against `manifest`.
 
     Raises:
         ReleaseRefused: a file is not what its name says, or they do not belong together.
     """
-    popularity = folder / POPULARITY
-    warm()  # else the first request would wait for the compiler
+    popularity = directory / POPULARITY_FILE
+    compile_kernels()  # else the first request would wait for the compiler
     release = Release(
         manifest=manifest,
-        items=load_vocabulary(folder, ITEM_PREFIX),
-        index=index_files.load(folder / INDEX),
-        effort=_curve(manifest),
-        costs=Costs(**manifest.index.costs) if manifest.index.costs else USUAL_COSTS,
-        attributes=read_table(folder / ATTRIBUTES),
+        item_ids=load_id_map(directory, ITEM_ID_MAP_PREFIX),
+        index=index_files.load_index(directory / INDEX_FILE),
+        search_param_curve=_parse_search_param_curve(manifest),
+        cost_model=CostModel(**manifest.index.costs) if manifest.index.costs else DEFAULT_COSTS,
+        attributes=read_table(directory / ATTRIBUTES_FILE),
         popularity=read_array(popularity) if popularity.exists() else None,
-        users=Users.load(folder),
-        encoder=Encoder(folder) if (folder / ENCODERS).exists() else None,
-        golden=Golden.load(folder),
-        features=ItemFeatures(folder / FEATURES) if (folder / FEATURES).exists() else None,
-        given_rows=read_array(folder / GIVEN_ROWS) if (folder / GIVEN_ROWS).exists() else np.empty(0, dtype=np.int64),
+        users=UserTable.load(directory),
+        encoder=OnnxEncoder(directory) if (directory / ENCODERS_FILE).exists() else None,
+        golden_queries=GoldenQueries.load(directory),
+        item_features=ItemFeatureFile(directory / FEATURES_FILE) if (directory / FEATURES_FILE).exists() else None,
+        external_vector_rows=read_array(directory / EXTERNAL_VECTOR_ROWS_FILE) if (directory / EXTERNAL_VECTOR_ROWS_FILE).exists() else np.empty(0, dtype=np.int64),
     )
-    _check_sizes(release)
-    _ = release.most_popular  # found here, so that no request waits for it
+    _check_consistency(release)
+    _ = release.popular_rows  # found here, so that no request waits for it
     return release
 
 
-def _curve(manifest: Manifest) -> EffortCurve | None:
+def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
     """Points [k, width, depth]; format 1 has graphs alone, as [k, ef], or one `ef` for all."""
     parameters = manifest.index.parameters
     if manifest.index.engine == "exact":
@@ -169,22 +169,22 @@ def _curve(manifest: Manifest) -> EffortCurve | None:
     if "effort" in parameters:
         points = cast("list[list[int]]", parameters["effort"])
         filtered = cast("dict[str, Any]", parameters.get("filtered", {"widths": [], "deeper": 1.0}))
-        widths = tuple(Width(*one) for one in filtered["widths"])
-        return EffortCurve([(k, Effort(*effort)) for k, *effort in points], Filtered(widths, filtered["deeper"]))
-    ef = cast("int", parameters.get("ef", _USUAL_EF))
-    return EffortCurve([(1, Effort(ef)), (ef, Effort(ef))])
+        widths = tuple(WidthAtRank(*one) for one in filtered["widths"])
+        return SearchParamCurve([(k, SearchParams(*effort)) for k, *effort in points], FilteredSearchParams(widths, filtered["deeper"]))
+    ef = cast("int", parameters.get("ef", _DEFAULT_EF))
+    return SearchParamCurve([(1, SearchParams(ef)), (ef, SearchParams(ef))])
 
 
-def _check_sizes(release: Release) -> None:
+def _check_consistency(release: Release) -> None:
     n, dim = release.manifest.items, release.manifest.dim
     encoder, popularity, users = release.encoder, release.popularity, release.users
     for file, size, expected in (
-        (INDEX, release.index.size, n),
-        (INDEX, release.index.dim, dim),
-        (f"{ITEM_PREFIX}*", len(release.items), n),
-        (ATTRIBUTES, len(release.attributes), n),
-        (POPULARITY, n if popularity is None else len(popularity), n),
-        (ENCODERS, dim if encoder is None else encoder.dim, dim),
+        (INDEX_FILE, release.index.size, n),
+        (INDEX_FILE, release.index.dim, dim),
+        (f"{ITEM_ID_MAP_PREFIX}*", len(release.item_ids), n),
+        (ATTRIBUTES_FILE, len(release.attributes), n),
+        (POPULARITY_FILE, n if popularity is None else len(popularity), n),
+        (ENCODERS_FILE, dim if encoder is None else encoder.dim, dim),
         ("users.*", 0 if users is None else len(users.histories), 0 if users is None else len(users.ids)),
     ):
         if size != expected:

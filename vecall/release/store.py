@@ -18,24 +18,24 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from vecall.errors import ReleaseRefused, StoreError
-from vecall.release.atomic_io import explained, replace, sync
-from vecall.release.file_lock import hold
-from vecall.release.manifest import NAME, Description, Manifest, read_manifest, sum_files, verify, write_manifest
+from vecall.release.atomic_io import translate_os_errors, atomic_write, fsync_path
+from vecall.release.file_lock import file_lock
+from vecall.release.manifest import RELEASE_NAME_PATTERN, ReleaseMetadata, Manifest, read_manifest, digest_files, verify_release, write_manifest
 from vecall.runtime.paths import check_path
-from vecall.schema import Section
+from vecall.schema import SettingsModel
 
 logger = logging.getLogger(__name__)
 
-_LOCK_TIMEOUT = 30.0  # seconds; the lock is held for moments
+_LOCK_TIMEOUT_SECONDS = 30.0  # seconds; the lock is held for moments
 
 
-class Current(Section):
+class CurrentPointer(SettingsModel):
     """What the file `CURRENT` says: which release is active."""
 
-    release: str = Field(pattern=f"^{NAME}$")
+    release: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$")
     manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
-    def content(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The file, of which there is one spelling: a changed byte shows, a blank too."""
         return json.dumps(self.model_dump()).encode() + b"\n"
 
@@ -48,10 +48,10 @@ class Draft:
         folder: write the release's files here: plain files, no folders, no links.
     """
 
-    folder: Path
-    _publish: Callable[[Description, bool, str | None], str]
+    directory: Path
+    _publish: Callable[[ReleaseMetadata, bool, str | None], str]
 
-    def commit(self, description: Description, *, activate: bool, after: str | None = None) -> str:
+    def commit(self, metadata: ReleaseMetadata, *, activate: bool, expected_current: str | None = None) -> str:
         """Publish the folder's files, whole or not at all; if `activate`, make them the current release.
 
         Should activating fail, the release is there and is not current.
@@ -69,7 +69,7 @@ class Draft:
             ReleaseRefused: `CURRENT` is damaged.
             Locked: another process holds the store's lock.
         """
-        return self._publish(description, activate, after)
+        return self._publish(metadata, activate, expected_current)
 
 
 @dataclass(frozen=True)
@@ -113,29 +113,29 @@ class Store:
         """
         path = check_path(path)
         releases = path / "releases"
-        with explained(path):
+        with translate_os_errors(path):
             missing = [folder for folder in (releases, *releases.parents) if not folder.is_dir()]
             try:
                 for folder in reversed(missing):
                     folder.mkdir(exist_ok=True)
-                    sync(folder.parent)
+                    fsync_path(folder.parent)
             except (FileExistsError, NotADirectoryError) as error:
                 raise StoreError(f"{path} cannot be a store: a file is in its place, or above it") from error
         return cls(path)
 
-    def folder(self, name: str) -> Path:
+    def get_release_dir(self, name: str) -> Path:
         """The folder of a release.
 
         Raises:
             StoreError: there is no such release.
         """
         folder = self.path / "releases" / name
-        if not re.fullmatch(NAME, name) or not folder.is_dir():
+        if not re.fullmatch(RELEASE_NAME_PATTERN, name) or not folder.is_dir():
             there = sorted(path.name for path in (self.path / "releases").iterdir())
             raise StoreError(f"{self.path} has no release {name!r}; it has {', '.join(there) or 'none'}")
         return folder
 
-    def current(self) -> Current:
+    def get_current(self) -> CurrentPointer:
         """The active release.
 
         Raises:
@@ -147,7 +147,7 @@ class Store:
             raise StoreError(f"no release of {self.path} is active: publish one, or activate one of `releases`")
         return current
 
-    def find_current(self) -> Current | None:
+    def find_current(self) -> CurrentPointer | None:
         """The active release, if one is active.
 
         Raises:
@@ -158,16 +158,16 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._current_refused(str(error)) from error
+            raise self._make_current_error(str(error)) from error
         try:
-            current = Current.model_validate_json(content)
+            current = CurrentPointer.model_validate_json(content)
         except ValidationError as error:
-            raise self._current_refused(f"it holds {content[:200]!r}") from error
-        if content != current.content():
-            raise self._current_refused(f"it is not spelled as it was written: {content[:200]!r}")
+            raise self._make_current_error(f"it holds {content[:200]!r}") from error
+        if content != current.to_bytes():
+            raise self._make_current_error(f"it is not spelled as it was written: {content[:200]!r}")
         return current
 
-    def releases(self, *, skip_damaged: bool = False) -> list[Manifest]:
+    def list_releases(self, *, skip_damaged: bool = False) -> list[Manifest]:
         """All releases, newest first; of their files only the manifests are checked.
 
         Raises:
@@ -189,13 +189,13 @@ class Store:
             StoreError: there is no such release.
             ReleaseRefused: a file is damaged, missing or too many; without a name, `CURRENT` is damaged.
         """
-        current = self.current() if name is None else self._current_if_whole()
+        current = self.get_current() if name is None else self._find_valid_current()
         if current is not None and name in (None, current.release):
-            return verify(self._current_folder(current), expected_sha256=current.manifest_sha256)
-        return verify(self.folder(str(name)))
+            return verify_release(self._get_current_dir(current), expected_sha256=current.manifest_sha256)
+        return verify_release(self.get_release_dir(str(name)))
 
     @contextmanager
-    def draft(self, name: str | None = None) -> Iterator[Draft]:
+    def create_draft(self, name: str | None = None) -> Iterator[Draft]:
         """A folder to write a release's files into; what was not committed is removed at the end.
 
         Args:
@@ -208,11 +208,11 @@ class Store:
         """
         self.find_current()
         folder = self.path / f"tmp-{uuid.uuid4().hex}"
-        with explained(self.path):
-            with self._locked():
+        with translate_os_errors(self.path):
+            with self._acquire_lock():
                 if name is not None:
-                    self._check_free(name)
-                self._sweep()
+                    self._check_name_available(name)
+                self._remove_stale_drafts()
                 folder.mkdir()
                 # Held until the end, by the system: a draft whose process died is known by its free lock.
                 in_use = os.open(folder, os.O_RDONLY)
@@ -236,11 +236,11 @@ class Store:
             ReleaseRefused: a file of it is damaged, missing or too many.
             Locked: another process holds the store's lock.
         """
-        verify(self.folder(name))
-        with explained(self.path), self._locked():
-            _, digest = read_manifest(self.folder(name))  # it may have been pruned meanwhile
-            previous = self._current_if_whole()
-            self._point_to(name, digest)
+        verify_release(self.get_release_dir(name))
+        with translate_os_errors(self.path), self._acquire_lock():
+            _, digest = read_manifest(self.get_release_dir(name))  # it may have been pruned meanwhile
+            previous = self._find_valid_current()
+            self._write_current(name, digest)
         return previous.release if previous else None
 
     def rollback(self) -> tuple[str, str]:
@@ -254,7 +254,7 @@ class Store:
             ReleaseRefused: the parent, or what says which it is, is damaged.
             Locked: another process holds the store's lock.
         """
-        manifest = self._current_manifest(self.current())
+        manifest = self._read_current_manifest(self.get_current())
         if manifest.parent is None:
             raise StoreError(f"release {manifest.name!r} has no parent to roll back to; activate one by its name")
         if not (self.path / "releases" / manifest.parent).is_dir():
@@ -277,101 +277,101 @@ class Store:
         """
         if keep < 0:
             raise StoreError(f"keep is {keep}; expected how many releases stay, 0 or more")
-        with explained(self.path), self._locked():
-            sync(self.path)  # or what `CURRENT` was before may come back, and name a release that is gone
+        with translate_os_errors(self.path), self._acquire_lock():
+            fsync_path(self.path)  # or what `CURRENT` was before may come back, and name a release that is gone
             current = self.find_current()
-            stays = {current.release, self._current_manifest(current).parent} if current else set()
-            names = [manifest.name for manifest in self.releases()]
+            stays = {current.release, self._read_current_manifest(current).parent} if current else set()
+            names = [manifest.name for manifest in self.list_releases()]
             doomed = [name for name in names[keep:] if name not in stays]
             for name in doomed:  # out of sight at once, and only then piece by piece
-                self.folder(name).rename(self.path / f"tmp-{uuid.uuid4().hex}")
-            sync(self.path / "releases")
-            self._sweep()
+                self.get_release_dir(name).rename(self.path / f"tmp-{uuid.uuid4().hex}")
+            fsync_path(self.path / "releases")
+            self._remove_stale_drafts()
         return doomed
 
     def _publish(
-        self, folder: Path, name: str | None, description: Description, activate: bool, after: str | None
+        self, directory: Path, name: str | None, metadata: ReleaseMetadata, activate: bool, expected_current: str | None
     ) -> str:
-        files = sum_files(folder)  # slow, so before the lock
-        with self._locked():
+        files = digest_files(directory)  # slow, so before the lock
+        with self._acquire_lock():
             now = datetime.now(UTC)
-            name = name or self._name_by_time(now)
-            self._check_free(name)
+            name = name or self._make_timestamp_name(now)
+            self._check_name_available(name)
             current = self.find_current()
             parent = current.release if current else None
-            created = self._after_all(now)
-            manifest = Manifest(**dict(description), name=name, created=created, parent=parent, files=files)
-            digest = write_manifest(folder, manifest)
-            folder.rename(self.path / "releases" / name)
-            sync(self.path / "releases")
-            if activate and after in (None, parent):
-                self._point_to(name, digest)
+            created = self._make_created_time(now)
+            manifest = Manifest(**dict(metadata), name=name, created=created, parent=parent, files=files)
+            digest = write_manifest(directory, manifest)
+            directory.rename(self.path / "releases" / name)
+            fsync_path(self.path / "releases")
+            if activate and expected_current in (None, parent):
+                self._write_current(name, digest)
             elif activate:
-                logger.warning("%s is not made current: %s has taken the place of %s", name, parent, after)
+                logger.warning("%s is not made current: %s has taken the place of %s", name, parent, expected_current)
         return name
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with hold(self.path / "store.lock", timeout=_LOCK_TIMEOUT):
+    def _acquire_lock(self) -> Iterator[None]:
+        with file_lock(self.path / "store.lock", timeout=_LOCK_TIMEOUT_SECONDS):
             yield
 
-    def _check_free(self, name: str) -> None:
-        if not re.fullmatch(NAME, name):
+    def _check_name_available(self, name: str) -> None:
+        if not re.fullmatch(RELEASE_NAME_PATTERN, name):
             raise StoreError(
                 f"{name!r} cannot name a release: expected 1 to 64 of a-z 0-9 . _ - that start with a letter or digit"
             )
         if (self.path / "releases" / name).exists():
             raise StoreError(f"{self.path} has a release {name!r} already: choose another name")
 
-    def _name_by_time(self, now: datetime) -> str:
+    def _make_timestamp_name(self, now: datetime) -> str:
         stem = now.strftime("%Y%m%d-%H%M%S")
         taken = {path.name for path in (self.path / "releases").iterdir()}
         return next(name for i in range(len(taken) + 1) if (name := f"{stem}-{i}" if i else stem) not in taken)
 
-    def _after_all(self, now: datetime) -> datetime:
+    def _make_created_time(self, now: datetime) -> datetime:
         """The time, or just after the newest release's, should the clock have gone back: the newest is the last."""
-        newest = next(iter(self.releases(skip_damaged=True)), None)
+        newest = next(iter(self.list_releases(skip_damaged=True)), None)
         if newest is None or newest.created < now:
             return now
         logger.warning("the clock is behind release %s, which was made at %s", newest.name, newest.created)
         return newest.created + timedelta(microseconds=1)
 
-    def _point_to(self, name: str, digest: str) -> None:
-        sync(self.path / "releases")  # its name may be there, and yet not be on the disk
-        replace(self.path / "CURRENT", Current(release=name, manifest_sha256=digest).content())
+    def _write_current(self, name: str, digest: str) -> None:
+        fsync_path(self.path / "releases")  # its name may be there, and yet not be on the disk
+        atomic_write(self.path / "CURRENT", CurrentPointer(release=name, manifest_sha256=digest).to_bytes())
 
-    def _sweep(self) -> None:
+    def _remove_stale_drafts(self) -> None:
         """Remove what dead processes left; call it under the lock."""
         for left in self.path.glob("tmp-*"):
             with suppress(FileNotFoundError):  # whoever made it is just removing it
                 if left.is_file():  # a CURRENT that never became it: only made under the lock
                     left.unlink()
-                elif not _in_use(left):
+                elif not _is_in_use(left):
                     shutil.rmtree(left)
 
-    def _current_if_whole(self) -> Current | None:
+    def _find_valid_current(self) -> CurrentPointer | None:
         try:
             return self.find_current()
         except ReleaseRefused:
             return None
 
-    def _current_folder(self, current: Current) -> Path:
+    def _get_current_dir(self, current: CurrentPointer) -> Path:
         folder = self.path / "releases" / current.release
         if not folder.is_dir():
-            raise self._current_refused(f"it names {current.release!r}, and there is no such release")
+            raise self._make_current_error(f"it names {current.release!r}, and there is no such release")
         return folder
 
-    def _current_manifest(self, current: Current) -> Manifest:
-        return read_manifest(self._current_folder(current), expected_sha256=current.manifest_sha256)[0]
+    def _read_current_manifest(self, current: CurrentPointer) -> Manifest:
+        return read_manifest(self._get_current_dir(current), expected_sha256=current.manifest_sha256)[0]
 
-    def _current_refused(self, what: str) -> ReleaseRefused:
+    def _make_current_error(self, reason: str) -> ReleaseRefused:
         return ReleaseRefused(
-            f"{self.path / 'CURRENT'} is damaged: {what}. Activate the release that is to be served", file="CURRENT"
+            f"{self.path / 'CURRENT'} is damaged: {reason}. Activate the release that is to be served", file="CURRENT"
         )
 
 
-def _in_use(draft: Path) -> bool:
-    descriptor = os.open(draft, os.O_RDONLY)
+def _is_in_use(draft_dir: Path) -> bool:
+    descriptor = os.open(draft_dir, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import polars as pl
 
-from vecall.data.id_map import Vocabulary, vocabulary_from_arrays
-from vecall.data.ragged import Sequences
+from vecall.data.id_map import IdMap, build_id_map_from_arrays
+from vecall.data.ragged import RaggedArray
 from vecall.release.atomic_io import read_array, read_table, write_array, write_table
 
-_PREFIX = "users."
-_FIELDS = "users.fields.arrow"
-_OFFSETS, _ROWS = "users.history_offsets.npy", "users.history_rows.npy"
+_ID_MAP_PREFIX = "users."
+_FEATURES_FILE = "users.fields.arrow"
+_HISTORY_OFFSETS_FILE, _HISTORY_ROWS_FILE = "users.history_offsets.npy", "users.history_rows.npy"
 
 
 @dataclass(frozen=True)
-class Users:
+class UserTable:
     """U users.
 
     Attributes:
@@ -24,33 +24,33 @@ class Users:
         histories: U lists of item rows, oldest first.
     """
 
-    ids: Vocabulary
-    fields: pl.DataFrame
-    histories: Sequences
+    ids: IdMap
+    features: pl.DataFrame
+    histories: RaggedArray
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write the files `users.*`."""
-        save_vocabulary(self.ids, folder, _PREFIX)
-        write_table(folder / _FIELDS, self.fields)
-        write_array(folder / _OFFSETS, self.histories.offsets)
-        write_array(folder / _ROWS, self.histories.rows)
+        save_id_map(self.ids, directory, _ID_MAP_PREFIX)
+        write_table(directory / _FEATURES_FILE, self.features)
+        write_array(directory / _HISTORY_OFFSETS_FILE, self.histories.offsets)
+        write_array(directory / _HISTORY_ROWS_FILE, self.histories.values)
 
     @classmethod
-    def load(cls, folder: Path) -> "Users | None":
+    def load(cls, directory: Path) -> "UserTable | None":
         """Read them, once their sums were checked; None where a release has no users."""
-        if not (folder / _ROWS).exists():
+        if not (directory / _HISTORY_ROWS_FILE).exists():
             return None
-        histories = Sequences(read_array(folder / _OFFSETS), read_array(folder / _ROWS))
-        return cls(load_vocabulary(folder, _PREFIX), read_table(folder / _FIELDS), histories)
+        histories = RaggedArray(read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE))
+        return cls(load_id_map(directory, _ID_MAP_PREFIX), read_table(directory / _FEATURES_FILE), histories)
 
 
-def save_vocabulary(ids: Vocabulary, folder: Path, prefix: str) -> None:
+def save_id_map(id_map: IdMap, directory: Path, prefix: str) -> None:
     """Write a vocabulary's arrays as `PREFIX NAME.npy`."""
-    for name, array in ids.arrays().items():
-        write_array(folder / f"{prefix}{name}.npy", array)
+    for name, array in id_map.to_arrays().items():
+        write_array(directory / f"{prefix}{name}.npy", array)
 
 
-def load_vocabulary(folder: Path, prefix: str) -> Vocabulary:
+def load_id_map(directory: Path, prefix: str) -> IdMap:
     """Read a vocabulary that `save_vocabulary` wrote."""
-    names = [name for name in ("integers", "bytes", "offsets") if (folder / f"{prefix}{name}.npy").exists()]
-    return vocabulary_from_arrays({name: read_array(folder / f"{prefix}{name}.npy") for name in names})
+    names = [name for name in ("integers", "bytes", "offsets") if (directory / f"{prefix}{name}.npy").exists()]
+    return build_id_map_from_arrays({name: read_array(directory / f"{prefix}{name}.npy") for name in names})

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from vecall.service.pool import Bounded, Turn
+from vecall.service.pool import AdmissionControl, RequestDeadline
 
-Answer = TypeVar("Answer")
+ResultT = TypeVar("Answer")
 
 
-class _TakesLong(Exception):  # noqa: N818 - it is no mistake
+class _OffloadRequiredError(Exception):  # noqa: N818 - it is no mistake
     """What was begun in the loop's thread would hold it up."""
 
 
-class Line(Bounded):
+class EventLoopExecutor(AdmissionControl):
     """Requests in the order in which they came.
 
     Args:
@@ -30,13 +30,13 @@ class Line(Bounded):
         name: of these threads, for those who look from outside.
     """
 
-    def __init__(self, queue: int, deadline_ms: float, *, aside: int, name: str) -> None:
-        super().__init__(aside, 1 + aside + queue, deadline_ms, name=name)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._taken = False  # this turn of the loop
-        self._works_here: int | None = None  # the loop's thread, while it works on a request
+    def __init__(self, max_queue: int, deadline_ms: float, *, offload_threads: int, thread_name_prefix: str) -> None:
+        super().__init__(offload_threads, 1 + offload_threads + max_queue, deadline_ms, thread_name_prefix=thread_name_prefix)
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._is_slot_taken = False  # this turn of the loop
+        self._inline_thread_id: int | None = None  # the loop's thread, while it works on a request
 
-    async def run(self, work: Callable[[Turn], Answer]) -> Answer:
+    async def run(self, work: Callable[[RequestDeadline], ResultT]) -> ResultT:
         """Do `work` when those who came before are done.
 
         It is begun again, in a thread, if it comes to `aside`.
@@ -45,46 +45,46 @@ class Line(Bounded):
             Overloaded: too many wait already, or the deadline passed.
         """
         loop = asyncio.get_running_loop()
-        with self._counted() as arrived:
-            await self._stand_in_line(loop)
-            turn = Turn.begun(arrived, self._seconds)
+        with self._admit() as arrived:
+            await self._wait_for_slot(loop)
+            turn = RequestDeadline.start(arrived, self._timeout_seconds)
             try:
-                return self._work_here(work, turn)
-            except _TakesLong:
+                return self._run_inline(work, turn)
+            except _OffloadRequiredError:
                 return await loop.run_in_executor(self._executor, work, turn)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def offload(self) -> Iterator[None]:
         """Do what takes long: not in the loop's thread."""
-        if self._works_here == threading.get_ident():
-            raise _TakesLong
+        if self._inline_thread_id == threading.get_ident():
+            raise _OffloadRequiredError
         yield
 
-    async def _stand_in_line(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._taken:
+    async def _wait_for_slot(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_slot_taken:
             place = loop.create_future()
-            self._waiting.append(place)
+            self._waiters.append(place)
             try:
                 await place
             except asyncio.CancelledError:
                 if place.done() and not place.cancelled():
-                    self._next()  # the place was given, and is not taken
+                    self._wake_next()  # the place was given, and is not taken
                 raise
-        self._taken = True
-        loop.call_soon(self._next)
+        self._is_slot_taken = True
+        loop.call_soon(self._wake_next)
 
-    def _next(self) -> None:
+    def _wake_next(self) -> None:
         """In the loop's next turn, when what has come meanwhile was read."""
-        while self._waiting:
-            place = self._waiting.popleft()
+        while self._waiters:
+            place = self._waiters.popleft()
             if not place.done():  # else who waited has gone
                 place.set_result(None)
                 return
-        self._taken = False
+        self._is_slot_taken = False
 
-    def _work_here(self, work: Callable[[Turn], Answer], turn: Turn) -> Answer:
-        self._works_here = threading.get_ident()
+    def _run_inline(self, work: Callable[[RequestDeadline], ResultT], deadline: RequestDeadline) -> ResultT:
+        self._inline_thread_id = threading.get_ident()
         try:
-            return work(turn)
+            return work(deadline)
         finally:
-            self._works_here = None
+            self._inline_thread_id = None

@@ -6,11 +6,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from vecall.service.schemas import ActivateRequest, DeleteRequest, ErrorAnswer, RecallRequest, UpsertRequest
+from vecall.service.schemas import ActivateRequest, DeleteRequest, ErrorResponse, RecallRequest, UpsertRequest
 
-_BODIES: tuple[type[BaseModel], ...] = (RecallRequest, UpsertRequest, DeleteRequest, ActivateRequest)
-_REF = "#/components/schemas/{model}"
-_MEANINGS = {
+_REQUEST_MODELS: tuple[type[BaseModel], ...] = (RecallRequest, UpsertRequest, DeleteRequest, ActivateRequest)
+_SCHEMA_REF = "#/components/schemas/{model}"
+_STATUS_DESCRIPTIONS = {
     400: "bad_json: the body is not JSON",
     401: "unauthorized: there is no right key",
     403: "forbidden: this key, name or origin may not",
@@ -25,28 +25,28 @@ _MEANINGS = {
     507: "disk_full",
 }
 
-KEY: dict[str, Any] = {"security": [{"key": []}]}
+API_KEY_SECURITY: dict[str, Any] = {"security": [{"key": []}]}
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors that an endpoint may answer."""
-    return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+    return {status: {"model": ErrorResponse, "description": _STATUS_DESCRIPTIONS[status]} for status in statuses}
 
 
-def body(shape: type[BaseModel]) -> dict[str, Any]:
+def describe_request_body(model: type[BaseModel]) -> dict[str, Any]:
     """What an endpoint reads, and that it may need a key."""
-    schema = {"$ref": _REF.format(model=shape.__name__)}
-    return KEY | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    schema = {"$ref": _SCHEMA_REF.format(model=model.__name__)}
+    return API_KEY_SECURITY | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
+def build_openapi(app: FastAPI) -> dict[str, Any]:
     """All of it, made once."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         components = made.setdefault("components", {})
         schemas: dict[str, Any] = components.setdefault("schemas", {})
-        for shape in _BODIES:
-            schema = shape.model_json_schema(ref_template=_REF)
+        for shape in _REQUEST_MODELS:
+            schema = shape.model_json_schema(ref_template=_SCHEMA_REF)
             schemas |= schema.pop("$defs", {})
             schemas[shape.__name__] = schema
         components["securitySchemes"] = {

@@ -7,41 +7,41 @@ from pydantic import ValidationError
 
 from vecall.errors import QueryError
 from vecall.recall.query import Query
-from vecall.service.schemas import Body, DeleteRequest, RecallRequest, UpsertRequest
+from vecall.service.schemas import RequestModel, DeleteRequest, RecallRequest, UpsertRequest
 from vecall.service.settings import Limits
 
-Shape = TypeVar("Shape", bound=Body)
+ModelT = TypeVar("Shape", bound=RequestModel)
 
-_BRANCHES = ("int", "str")  # that pydantic adds to the place of an id
+_UNION_TAGS = ("int", "str")  # that pydantic adds to the place of an id
 
 
-def read(shape: type[Shape], content: bytes) -> Shape:
+def parse_body(model: type[ModelT], body: bytes) -> ModelT:
     """A body as one of the shapes of `wire`.
 
     Raises:
         QueryError: it is not JSON (`bad_json`), or not of that shape (`invalid`).
     """
     try:
-        return shape.model_validate_json(content)
+        return model.model_validate_json(body)
     except ValidationError as error:
-        raise _explained(error) from None
+        raise _to_query_error(error) from None
 
 
-def query_of(content: bytes, limits: Limits) -> Query:
+def parse_recall(body: bytes, limits: Limits) -> Query:
     """A recall's body as a query.
 
     Raises:
         QueryError: it is no such body, or asks for too much.
     """
-    asked = read(RecallRequest, content)
-    _check_most("k", asked.k, limits.k, "items of one answer")
-    _check_length("history", asked.history or (), limits.history)
-    _check_length("recent", asked.recent or (), limits.history)
-    _check_length("exclude", asked.exclude, limits.exclude)
-    _check_length("where", asked.where, limits.conditions)
+    asked = parse_body(RecallRequest, body)
+    _check_max("k", asked.k, limits.max_k, "items of one answer")
+    _check_length("history", asked.history or (), limits.max_history)
+    _check_length("recent", asked.recent or (), limits.max_history)
+    _check_length("exclude", asked.exclude, limits.max_exclude)
+    _check_length("where", asked.where, limits.max_conditions)
     for place, condition in enumerate(asked.where):
         if isinstance(condition.value, list):
-            _check_length(f"where[{place}].value", condition.value, limits.values)
+            _check_length(f"where[{place}].value", condition.value, limits.max_filter_values)
     return Query(
         user_id=asked.user_id,
         user=asked.user,
@@ -56,54 +56,54 @@ def query_of(content: bytes, limits: Limits) -> Query:
     )
 
 
-def items_of(content: bytes, limits: Limits) -> tuple[list[dict[str, Any]], bool]:
+def parse_upsert(body: bytes, limits: Limits) -> tuple[list[dict[str, Any]], bool]:
     """An upsert's items, as `Source.upsert` takes them, and whether they are partial.
 
     Raises:
         QueryError: as for `query_of`.
     """
-    asked = read(UpsertRequest, content)
-    _check_length("items", asked.items, limits.batch)
+    asked = parse_body(UpsertRequest, body)
+    _check_length("items", asked.items, limits.max_batch_items)
     return [item.model_dump(exclude_none=True) for item in asked.items], asked.partial
 
 
-def ids_of(content: bytes, limits: Limits) -> list[int | str]:
+def parse_delete(body: bytes, limits: Limits) -> list[int | str]:
     """The ids of a deletion.
 
     Raises:
         QueryError: as for `query_of`.
     """
-    asked = read(DeleteRequest, content)
-    _check_length("ids", asked.ids, limits.batch)
+    asked = parse_body(DeleteRequest, body)
+    _check_length("ids", asked.ids, limits.max_batch_items)
     return asked.ids
 
 
-def _check_length(field: str, given: Sequence[object], most: int) -> None:
-    _check_most(field, len(given), most, "entries")
+def _check_length(field: str, values: Sequence[object], max_length: int) -> None:
+    _check_max(field, len(values), max_length, "entries")
 
 
-def _check_most(field: str, asked: int, most: int, what: str) -> None:
-    if asked > most:
-        raise QueryError(f"{field}: at most {most:,} {what} are allowed, got {asked:,}", field=field)
+def _check_max(field: str, value: int, maximum: int, unit: str) -> None:
+    if value > maximum:
+        raise QueryError(f"{field}: at most {maximum:,} {unit} are allowed, got {value:,}", field=field)
 
 
-def _explained(error: ValidationError) -> QueryError:
+def _to_query_error(error: ValidationError) -> QueryError:
     """What is wrong at the first place that is wrong."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     if first["type"] == "json_invalid":
         return QueryError(f"the body is not JSON: {first['msg']}", code="bad_json")
-    field = _path(first["loc"])
-    said = " or ".join(dict.fromkeys(one["msg"] for one in problems if _path(one["loc"]) == field))
+    field = _format_location(first["loc"])
+    said = " or ".join(dict.fromkeys(one["msg"] for one in problems if _format_location(one["loc"]) == field))
     came = "" if first["type"] == "missing" else f", got {first['input']!r:.80}"
     if not field:
         return QueryError(f"the body: {said}{came}")
     return QueryError(f"{field}: {said}{came}", field=field)
 
 
-def _path(place: tuple[int | str, ...]) -> str:
+def _format_location(location: tuple[int | str, ...]) -> str:
     """A place as a caller writes it, `where[0].op`."""
-    if len(place) > 1 and place[-1] in _BRANCHES and place[0] != "user" and "fields" not in place:
-        place = place[:-1]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    if len(location) > 1 and location[-1] in _UNION_TAGS and location[0] != "user" and "fields" not in location:
+        location = location[:-1]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return path.removeprefix(".")

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from vecall.errors import Overloaded
-from vecall.service.threads import one_core_each
+from vecall.service.threads import limit_faiss_to_one_thread
 
-Answer = TypeVar("Answer")
+ResultT = TypeVar("Answer")
 
-_TOO_LATE = "the deadline passed before there was an answer: the service is too busy; try again"
+_DEADLINE_EXCEEDED = "the deadline passed before there was an answer: the service is too busy; try again"
 
 
 @dataclass(frozen=True)
-class Turn:
+class RequestDeadline:
     """A request's time in a queue, and what is left to it.
 
     Attributes:
@@ -25,31 +25,31 @@ class Turn:
         queued_ms: how long it has waited.
     """
 
-    deadline: float
-    queued_ms: float
+    expires_at: float
+    queue_ms: float
 
     @classmethod
-    def begun(cls, arrived: float, seconds: float) -> Self:
+    def start(cls, arrived_at: float, timeout_seconds: float) -> Self:
         """What begins now, and has to be answered so long after it arrived.
 
         Raises:
             Overloaded: it is too late.
         """
-        turn = cls(arrived + seconds, (time.perf_counter() - arrived) * 1e3)
-        turn.check()
+        turn = cls(arrived_at + timeout_seconds, (time.perf_counter() - arrived_at) * 1e3)
+        turn.raise_if_expired()
         return turn
 
-    def check(self) -> None:
+    def raise_if_expired(self) -> None:
         """Go on only while someone waits for the answer.
 
         Raises:
             Overloaded: it is too late.
         """
-        if time.perf_counter() > self.deadline:
-            raise Overloaded(_TOO_LATE)
+        if time.perf_counter() > self.expires_at:
+            raise Overloaded(_DEADLINE_EXCEEDED)
 
 
-class Bounded:
+class AdmissionControl:
     """So many requests inside at the most, some of which are worked on in threads.
 
     Args:
@@ -62,32 +62,32 @@ class Bounded:
         inside: requests that are.
     """
 
-    def __init__(self, threads: int, most: int, deadline_ms: float, *, name: str) -> None:
-        self._most, self._seconds = most, deadline_ms / 1e3
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=one_core_each)
-        self.inside = 0
+    def __init__(self, threads: int, max_in_flight: int, deadline_ms: float, *, thread_name_prefix: str) -> None:
+        self._max_in_flight, self._timeout_seconds = max_in_flight, deadline_ms / 1e3
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=thread_name_prefix, initializer=limit_faiss_to_one_thread)
+        self.in_flight = 0
 
     def close(self) -> None:
         """Wait for what is worked on."""
         self._executor.shutdown(cancel_futures=True)
 
     @contextmanager
-    def _counted(self) -> Iterator[float]:
+    def _admit(self) -> Iterator[float]:
         """A request inside; gives when it arrived.
 
         Raises:
             Overloaded: too many are.
         """
-        if self.inside >= self._most:
-            raise Overloaded(f"{self.inside} requests are worked on or wait already: try again")
-        self.inside += 1
+        if self.in_flight >= self._max_in_flight:
+            raise Overloaded(f"{self.in_flight} requests are worked on or wait already: try again")
+        self.in_flight += 1
         try:
             yield time.perf_counter()
         finally:
-            self.inside -= 1
+            self.in_flight -= 1
 
 
-class Pool(Bounded):
+class BoundedThreadPool(AdmissionControl):
     """Threads that work side by side, and a queue before them.
 
     Args:
@@ -97,31 +97,31 @@ class Pool(Bounded):
         name: of the threads, for those who look from outside.
     """
 
-    def __init__(self, threads: int, queue: int, deadline_ms: float, *, name: str) -> None:
-        super().__init__(threads, threads + queue, deadline_ms, name=name)
+    def __init__(self, threads: int, max_queue: int, deadline_ms: float, *, thread_name_prefix: str) -> None:
+        super().__init__(threads, threads + max_queue, deadline_ms, thread_name_prefix=thread_name_prefix)
         # Who waits does so here and not in a thread, where nobody would tell it that its deadline has passed.
-        self._places = asyncio.Semaphore(threads)
+        self._slots = asyncio.Semaphore(threads)
 
-    async def run(self, work: Callable[[Turn], Answer]) -> Answer:
+    async def run(self, work: Callable[[RequestDeadline], ResultT]) -> ResultT:
         """Do `work` in a thread, when one is free.
 
         Raises:
             Overloaded: too many wait already, or the deadline passed while this one did.
         """
-        with self._counted() as arrived:
-            await self._take_place()
+        with self._admit() as arrived:
+            await self._acquire_slot()
             try:
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._executor, self._begun, work, arrived)
+                return await loop.run_in_executor(self._executor, self._run_with_deadline, work, arrived)
             finally:
-                self._places.release()
+                self._slots.release()
 
-    async def _take_place(self) -> None:
+    async def _acquire_slot(self) -> None:
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._places.acquire()
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._slots.acquire()
         except TimeoutError:
-            raise Overloaded(_TOO_LATE) from None
+            raise Overloaded(_DEADLINE_EXCEEDED) from None
 
-    def _begun(self, work: Callable[[Turn], Answer], arrived: float) -> Answer:
-        return work(Turn.begun(arrived, self._seconds))
+    def _run_with_deadline(self, work: Callable[[RequestDeadline], ResultT], arrived_at: float) -> ResultT:
+        return work(RequestDeadline.start(arrived_at, self._timeout_seconds))

@@ -3,13 +3,13 @@
 from starlette.responses import Response
 from starlette.types import Receive
 
-from vecall.service.guard import Guard, Head
-from vecall.service.pool import Turn
-from vecall.service.recall_service import Serving
-from vecall.service.responses import RETRY, Refusal, answer
+from vecall.service.guard import Authenticator, Headers
+from vecall.service.pool import RequestDeadline
+from vecall.service.recall_service import RecallService
+from vecall.service.responses import RETRY_AFTER, HttpError, to_json_response
 
 
-class Recalls:
+class RecallEndpoint:
     """Answers `POST /v1/recall`.
 
     Args:
@@ -22,30 +22,30 @@ class Recalls:
 
     path = "/v1/recall"
 
-    def __init__(self, serving: Serving, guard: Guard) -> None:
-        self._serving, self._guard = serving, guard
+    def __init__(self, service: RecallService, authenticator: Authenticator) -> None:
+        self._service, self._authenticator = service, authenticator
 
-    async def answer(self, head: Head, receive: Receive) -> Response:
+    async def handle(self, headers: Headers, receive: Receive) -> Response:
         """One request's answer.
 
         Raises:
             VecallError: it gets none, see `answers.refusal_of`.
         """
-        self._guard.check_key(head, "read")
-        check_ready(self._serving)
-        content = await self._guard.body(head, receive, self._serving.settings.limits.body)
+        self._authenticator.require_role(headers, "read")
+        require_ready(self._service)
+        content = await self._authenticator.read_body(headers, receive, self._service.settings.limits.max_body_bytes)
 
-        def work(turn: Turn) -> Response:
-            return answer(self._serving.recall(content, turn).recalled.as_json())
+        def run_recall(deadline: RequestDeadline) -> Response:
+            return to_json_response(self._service.recall(content, deadline).answer.as_json())
 
-        return await self._serving.line.run(work)
+        return await self._service.recall_executor.run(run_recall)
 
 
-def check_ready(serving: Serving) -> None:
+def require_ready(service: RecallService) -> None:
     """That recalls are answered.
 
     Raises:
         Refusal: 503.
     """
-    if serving.not_ready is not None:
-        raise Refusal(503, "not_ready", f"not ready: {serving.not_ready}", headers=RETRY)
+    if service.not_ready_reason is not None:
+        raise HttpError(503, "not_ready", f"not ready: {service.not_ready_reason}", headers=RETRY_AFTER)

@@ -19,11 +19,11 @@ from vecall.errors import (
     VecallError,
 )
 
-RETRY = {"Retry-After": "1"}  # seconds
-JSON = "application/json"
+RETRY_AFTER = {"Retry-After": "1"}  # seconds
+JSON_MEDIA_TYPE = "application/json"
 
 
-class Refusal(VecallError):  # noqa: N818 - it is what happened
+class HttpError(VecallError):  # noqa: N818 - it is what happened
     """A request that is turned away before it is looked at.
 
     Attributes:
@@ -46,38 +46,38 @@ class Refusal(VecallError):  # noqa: N818 - it is what happened
         self.status, self.code, self.field, self.headers = status, code, field, dict(headers or {})
 
 
-def answer(content: Mapping[str, Any]) -> Response:
+def to_json_response(content: Mapping[str, Any]) -> Response:
     """Success."""
-    return Response(to_json(content), media_type=JSON)
+    return Response(to_json(content), media_type=JSON_MEDIA_TYPE)
 
 
-def refusal_of(error: VecallError) -> Refusal:
+def to_http_error(error: VecallError) -> HttpError:
     """An error as HTTP tells it."""
     text = str(error)
     match error:
-        case Refusal():
+        case HttpError():
             return error
         case EncoderMismatch():
-            return Refusal(409, error.code, text, field=error.field)
+            return HttpError(409, error.code, text, field=error.field)
         case QueryError():
-            return Refusal(400 if error.code == "bad_json" else 422, error.code, text, field=error.field)
+            return HttpError(400 if error.code == "bad_json" else 422, error.code, text, field=error.field)
         case TooManyScans():
-            return Refusal(429, error.code, text, headers=RETRY)
+            return HttpError(429, error.code, text, headers=RETRY_AFTER)
         case Overloaded():
-            return Refusal(503, error.code, text, headers=RETRY)
+            return HttpError(503, error.code, text, headers=RETRY_AFTER)
         case DeltaFull():
-            return Refusal(429, error.code, text, headers=RETRY)
+            return HttpError(429, error.code, text, headers=RETRY_AFTER)
         case JournalFailed(disk_full=True):
-            return Refusal(507, "disk_full", text)
+            return HttpError(507, "disk_full", text)
         case JournalFailed() | Locked():
-            return Refusal(503, "overloaded", text, headers=RETRY)
+            return HttpError(503, "overloaded", text, headers=RETRY_AFTER)
         case StoreError():
-            return Refusal(409, "release_refused", text)
-    return Refusal(422, "invalid", text)
+            return HttpError(409, "release_refused", text)
+    return HttpError(422, "invalid", text)
 
 
-def refused(refusal: Refusal, scope: Scope) -> Response:
+def to_error_response(error: HttpError, scope: Scope) -> Response:
     """An error's answer to the request of an ASGI scope, where its code is left for who counts it."""
-    scope.setdefault("state", {})["error_code"] = refusal.code
-    told = {"error": {"code": refusal.code, "message": str(refusal), "field": refusal.field}}
-    return Response(to_json(told), refusal.status, refusal.headers, media_type=JSON)
+    scope.setdefault("state", {})["error_code"] = error.code
+    told = {"error": {"code": error.code, "message": str(error), "field": error.field}}
+    return Response(to_json(told), error.status, error.headers, media_type=JSON_MEDIA_TYPE)

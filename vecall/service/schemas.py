@@ -5,18 +5,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from vecall.recall.conditions import FILTER_OPS
-from vecall.release.manifest import NAME
+from vecall.release.manifest import RELEASE_NAME_PATTERN
 
 ItemId = Annotated[int | str, Field(description="An id of your own, of the type that the release's ids have.")]
 
 
-class Body(BaseModel):
+class RequestModel(BaseModel):
     """Base of what clients send: nothing is converted, nothing unknown is taken."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Condition(Body):
+class Condition(RequestModel):
     """One condition on an attribute. Null satisfies none of them, not even `ne`."""
 
     field: str = Field(description="Name of an attribute.", examples=["year"])
@@ -31,7 +31,7 @@ class Condition(Body):
     )
 
 
-class RecallRequest(Body):
+class RecallRequest(RequestModel):
     """Whom to recall for, and what may be in the answer. At least one of the first five is needed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": [1, 50, 260], "k": 10}]})
@@ -52,7 +52,7 @@ class RecallRequest(Body):
     explain: bool = Field(default=False, description="Say in `plan` how the answer was found.")
 
 
-class Item(Body):
+class Item(RequestModel):
     """An item to add or replace. Without `vector` the release's item tower makes one of `fields`."""
 
     id: ItemId
@@ -63,7 +63,7 @@ class Item(Body):
     )
 
 
-class UpsertRequest(Body):
+class UpsertRequest(RequestModel):
     """Items to add or replace: all of them or none. Of equal ids the last one counts."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"id": 9001, "fields": {"title": "New"}}]}]})
@@ -75,7 +75,7 @@ class UpsertRequest(Body):
     )
 
 
-class DeleteRequest(Body):
+class DeleteRequest(RequestModel):
     """Items that no later answer may contain."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [9001]}]})
@@ -83,12 +83,12 @@ class DeleteRequest(Body):
     ids: list[ItemId] = Field(description="Ids that no item has are counted.")
 
 
-class ActivateRequest(Body):
+class ActivateRequest(RequestModel):
     """Which release to go over to."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "20261125-120000"}]})
 
-    name: str = Field(pattern=f"^{NAME}$", description="Name of a release of this store.")
+    name: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$", description="Name of a release of this store.")
 
 
 class UnknownCounts(BaseModel):
@@ -99,7 +99,7 @@ class UnknownCounts(BaseModel):
     exclude: int = Field(description="How many ids of `exclude`.")
 
 
-class PlanAnswer(BaseModel):
+class PlanInfo(BaseModel):
     """How the answer was found."""
 
     path: Literal["index", "scan", "all", "popular"] = Field(
@@ -112,7 +112,7 @@ class PlanAnswer(BaseModel):
     ms: dict[str, float] = Field(description="Milliseconds of encode, plan, search, merge.")
 
 
-class RecallAnswer(BaseModel):
+class RecallResponse(BaseModel):
     """Items by score descending, then by id."""
 
     release: str = Field(description="The one release that all of the answer is from.")
@@ -123,10 +123,10 @@ class RecallAnswer(BaseModel):
         description="What stood in for a user who is not known: the given history, or what is popular."
     )
     unknown: UnknownCounts
-    plan: PlanAnswer | None = Field(None, description="With `explain` only.")
+    plan: PlanInfo | None = Field(None, description="With `explain` only.")
 
 
-class UpsertAnswer(BaseModel):
+class UpsertResponse(BaseModel):
     """The items are on the disk, and the next recall sees them."""
 
     release: str
@@ -134,7 +134,7 @@ class UpsertAnswer(BaseModel):
     accepted: int = Field(description="Distinct items that were taken.")
 
 
-class DeleteAnswer(BaseModel):
+class DeleteResponse(BaseModel):
     """The deletion is on the disk, and no later recall returns the items."""
 
     release: str
@@ -143,7 +143,7 @@ class DeleteAnswer(BaseModel):
     unknown: int = Field(description="Ids that no item had.")
 
 
-class ReleaseAnswer(BaseModel):
+class ReleaseInfo(BaseModel):
     """One release of the store."""
 
     name: str
@@ -156,21 +156,21 @@ class ReleaseAnswer(BaseModel):
     journal_seq: int = Field(description="Live changes up to this one are in it.")
 
 
-class ReleasesAnswer(BaseModel):
+class ReleasesResponse(BaseModel):
     """All releases, newest first."""
 
     current: str | None = Field(description="The one that the store calls current.")
-    releases: list[ReleaseAnswer] = Field(description="All that were not pruned.")
+    releases: list[ReleaseInfo] = Field(description="All that were not pruned.")
 
 
-class ActivateAnswer(BaseModel):
+class ActivateResponse(BaseModel):
     """Requests that begin from now on are answered by this release."""
 
     release: str
     previous: str | None
 
 
-class Problem(BaseModel):
+class ErrorInfo(BaseModel):
     """What went wrong."""
 
     code: str = Field(description="A word for machines.", examples=["invalid"])
@@ -178,22 +178,22 @@ class Problem(BaseModel):
     field: str | None = Field(description="The part of the request, such as where[0].op.")
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """Every answer that is no success."""
 
-    error: Problem
+    error: ErrorInfo
 
 
-class Health(BaseModel):
+class HealthResponse(BaseModel):
     """The process answers."""
 
     status: Literal["ok"]
 
 
-class Readiness(BaseModel):
+class ReadinessResponse(BaseModel):
     """Whether recalls are answered."""
 
     ready: bool = Field(description="True: they are.")
     release: str
-    why: str | None = Field(description="What it waits for, or what is wrong.")
-    refused: int = Field(description="Live changes that the release cannot take; see `vecall journal list`.")
+    reason: str | None = Field(description="What it waits for, or what is wrong.")
+    rejected_changes: int = Field(description="Live changes that the release cannot take; see `vecall journal list`.")

@@ -7,19 +7,19 @@ from pathlib import Path
 import uvicorn
 
 from vecall.errors import ConfigError
-from vecall.service.app import make_app
-from vecall.service.auth import read_keys
-from vecall.service.guard import LOOPBACK
-from vecall.service.logs import log_json
-from vecall.service.recall_service import Serving
-from vecall.service.server_config import bind, listening
+from vecall.service.app import create_app
+from vecall.service.auth import load_api_keys
+from vecall.service.guard import LOOPBACK_HOSTS
+from vecall.service.logs import configure_json_logging
+from vecall.service.recall_service import RecallService
+from vecall.service.server_config import bind_socket, build_uvicorn_config
 from vecall.service.settings import ServeSettings
-from vecall.service.supervisor import run_together
+from vecall.service.supervisor import run_workers
 
 logger = logging.getLogger(__name__)
 
 
-def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
+def serve(store_path: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
     """Serve a store until SIGTERM or SIGINT; requests that have begun get their answers.
 
     Args:
@@ -33,17 +33,17 @@ def run(store: Path, settings: ServeSettings, *, keys_file: Path | None = None, 
             taken.
         StoreError, ReleaseRefused, JournalDamaged, Locked: the store cannot be opened.
     """
-    keys = read_keys(os.environ, keys_file)
-    if settings.host not in LOOPBACK and not keys:
+    keys = load_api_keys(os.environ, keys_file)
+    if settings.host not in LOOPBACK_HOSTS and not keys:
         raise ConfigError(
             f"--host {settings.host}: others than this machine could connect, so keys are needed: set VECALL_READ_KEY "
             "and VECALL_ADMIN_KEY, or give --keys FILE"
         )
-    log_json(verbose=verbose)
-    if settings.processes > 1:
-        run_together(store, settings, keys, verbose=verbose)
+    configure_json_logging(verbose=verbose)
+    if settings.workers > 1:
+        run_workers(store_path, settings, keys, verbose=verbose)
     else:
-        port = bind(settings.host, settings.port)  # a port that is taken is told before a store is opened
-        serving = Serving.open(store, settings)
+        port = bind_socket(settings.host, settings.port)  # a port that is taken is told before a store is opened
+        serving = RecallService.open(store_path, settings)
         logger.info("running on http://%s:%d", settings.host, port.getsockname()[1])
-        uvicorn.Server(listening(make_app(serving, keys), settings)).run(sockets=[port])
+        uvicorn.Server(build_uvicorn_config(create_app(serving, keys), settings)).run(sockets=[port])

@@ -9,7 +9,7 @@ from vecall.errors import ConfigError
 from vecall.service.settings import ServeSettings
 
 
-def listening(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+def build_uvicorn_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     """The configuration of uvicorn for an application."""
     return uvicorn.Config(
         app,
@@ -19,13 +19,13 @@ def listening(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=settings.connections,
+        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.drain_seconds,
         timeout_keep_alive=75,
     )
 
 
-def bind(host: str, port: int, *, shared: bool = False, again: bool = True) -> socket.socket:
+def bind_socket(host: str, port: int, *, reuse_port: bool = False, reuse_address: bool = True) -> socket.socket:
     """A socket at an address.
 
     Args:
@@ -38,8 +38,8 @@ def bind(host: str, port: int, *, shared: bool = False, again: bool = True) -> s
         ConfigError: it cannot be had.
     """
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(again))
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
     try:
         made.bind((host, port))
     except OSError as error:

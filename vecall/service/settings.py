@@ -6,39 +6,39 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vecall.errors import ConfigError
-from vecall.schema import Section
+from vecall.schema import SettingsModel
 from vecall.settings_base import read_toml
 
 
-class Limits(Section):
+class Limits(SettingsModel):
     """What one request may ask for. Beyond it the answer is a 4xx that names the field."""
 
-    k: int = Field(10_000, ge=1, description="items of one answer")
-    history: int = Field(10_000, ge=1, description="ids in `history`")
-    exclude: int = Field(10_000, ge=1, description="ids in `exclude`")
-    conditions: int = Field(32, ge=1, description="conditions in `where`")
-    values: int = Field(1_000, ge=1, description="values in one condition's list")
-    batch: int = Field(1_000, ge=1, description="items of one upsert, ids of one delete")
-    body: int = Field(2**20, ge=1_024, description="bytes of a recall's body")
-    batch_body: int = Field(2**24, ge=1_024, description="bytes of an upsert's or a delete's body")
-    body_seconds: float = Field(5.0, gt=0, description="a body must have come in by then")
+    max_k: int = Field(10_000, ge=1, description="items of one answer")
+    max_history: int = Field(10_000, ge=1, description="ids in `history`")
+    max_exclude: int = Field(10_000, ge=1, description="ids in `exclude`")
+    max_conditions: int = Field(32, ge=1, description="conditions in `where`")
+    max_filter_values: int = Field(1_000, ge=1, description="values in one condition's list")
+    max_batch_items: int = Field(1_000, ge=1, description="items of one upsert, ids of one delete")
+    max_body_bytes: int = Field(2**20, ge=1_024, description="bytes of a recall's body")
+    max_batch_body_bytes: int = Field(2**24, ge=1_024, description="bytes of an upsert's or a delete's body")
+    body_timeout_seconds: float = Field(5.0, gt=0, description="a body must have come in by then")
 
 
-class ServeSettings(Section):
+class ServeSettings(SettingsModel):
     """All settings of a serving process."""
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535, description="0: one that is free")
-    processes: int = Field(1, ge=1, le=256, description="that answer side by side, each with the store in memory")
-    queue: int = Field(64, ge=0, description="recalls that wait; one more is turned away")
+    workers: int = Field(1, ge=1, le=256, description="that answer side by side, each with the store in memory")
+    max_queue: int = Field(64, ge=0, description="recalls that wait; one more is turned away")
     deadline_ms: float = Field(200.0, gt=0, description="a request that has waited longer is turned away")
-    scans: int = Field(1, ge=1, description="large exact scans at a time, in threads of their own")
-    connections: int = Field(1_000, ge=1, description="open at a time; one more is turned away")
+    max_concurrent_scans: int = Field(1, ge=1, description="large exact scans at a time, in threads of their own")
+    max_connections: int = Field(1_000, ge=1, description="open at a time; one more is turned away")
     drain_seconds: int = Field(20, ge=0, description="requests have this long to end after SIGTERM")
     writable: bool = Field(default=True, description="take upserts and deletes: of all processes one may")
-    delta_max: int = Field(100_000, ge=1, description="items beside the release, beyond which new ones wait")
+    max_delta_items: int = Field(100_000, ge=1, description="items beside the release, beyond which new ones wait")
     poll_seconds: float = Field(1.0, gt=0, description="between looks at which release is current")
-    sample: float = Field(
+    recall_sample_rate: float = Field(
         0.01, ge=0, le=1, description="share of recalls that are repeated exactly, to know ANN recall"
     )
     allowed_hosts: tuple[str, ...] = Field((), description="names in `Host`; none: loopback's, or any with keys")
@@ -46,7 +46,7 @@ class ServeSettings(Section):
     limits: Limits = Limits()
 
 
-def read_settings(file: Path | None, given: Mapping[str, object]) -> ServeSettings:
+def load_settings(path: Path | None, overrides: Mapping[str, object]) -> ServeSettings:
     """Settings of a file, and given ones over them.
 
     Args:
@@ -57,7 +57,7 @@ def read_settings(file: Path | None, given: Mapping[str, object]) -> ServeSettin
         ConfigError: the file is not as it has to be, or a value is out of range; the message names it.
     """
     try:
-        return ServeSettings.model_validate({**({} if file is None else read_toml(file)), **given})
+        return ServeSettings.model_validate({**({} if path is None else read_toml(path)), **overrides})
     except ValidationError as error:
         sentences = (
             f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r:.80}" for one in error.errors()

@@ -7,21 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, normalize
 
-Norm = Literal["layer", "batch", "none"]
+NormType = Literal["layer", "batch", "none"]
 
 
-def norm_layer(norm: Norm, width: int) -> nn.Module:
+def build_norm_layer(norm: NormType, dim: int) -> nn.Module:
     """A normalisation over vectors [B, width]."""
     match norm:
         case "layer":
-            return nn.LayerNorm(width)
+            return nn.LayerNorm(dim)
         case "batch":
-            return BatchNorm(width)
+            return SingletonSafeBatchNorm(dim)
         case "none":
             return nn.Identity()
 
 
-class BatchNorm(nn.BatchNorm1d):
+class SingletonSafeBatchNorm(nn.BatchNorm1d):
     """As torch's; in training a batch of one, which has no deviation, is normalised by what was learned so far."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,46 +31,46 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
 
-class Mlp(nn.Module):
+class MLP(nn.Module):
     """Linear layers with normalisation, ReLU and dropout between them: [B, inputs] → [B, outputs]."""
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, norm: Norm, dropout: float) -> None:
+    def __init__(self, in_features: int, hidden_dims: Sequence[int], out_features: int, *, norm: NormType, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        width = inputs
-        for next_width in hidden:
-            layers += [nn.Linear(width, next_width), norm_layer(norm, next_width), nn.ReLU(), Dropout(dropout)]
+        width = in_features
+        for next_width in hidden_dims:
+            layers += [nn.Linear(width, next_width), build_norm_layer(norm, next_width), nn.ReLU(), FastDropout(dropout)]
             width = next_width
-        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] → [B, outputs]."""
         return self.layers(x)  # type: ignore[no-any-return]
 
 
-class Dropout(nn.Module):
+class FastDropout(nn.Module):
     """As `nn.Dropout`, a third of its time on a CPU: torch draws a float there sooner than a coin."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.share = share
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """In training a share of the values becomes 0, and the others so much larger that the mean stays."""
-        if not self.training or self.share == 0:
+        if not self.training or self.p == 0:
             return x
-        return x * (torch.rand_like(x) >= self.share).to(x.dtype).div_(1 - self.share)
+        return x * (torch.rand_like(x) >= self.p).to(x.dtype).div_(1 - self.p)
 
 
-def unit(vectors: Tensor) -> Tensor:
+def l2_normalize(vectors: Tensor) -> Tensor:
     """[B, D] vectors at length 1, zeros as they are; as `normalize`, with a third of its time for the gradient."""
     if torch.compiler.is_compiling():  # what is exported has no gradient
         return normalize(vectors, dim=-1)
-    scaled: Tensor = _Unit.apply(vectors)  # type: ignore[no-untyped-call]
+    scaled: Tensor = _L2Normalize.apply(vectors)  # type: ignore[no-untyped-call]
     return scaled
 
 
-class _Unit(torch.autograd.Function):
+class _L2Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:  # noqa: ANN401 - torch's
         lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
@@ -79,8 +79,8 @@ class _Unit(torch.autograd.Function):
         return scaled
 
     @staticmethod
-    def backward(ctx: Any, *of_scaled: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ANN401 - torch's
         """What would only change the length is taken off."""
         scaled, lengths = ctx.saved_tensors
-        along = (of_scaled[0] * scaled).sum(-1, keepdim=True)
-        return torch.addcmul(of_scaled[0], scaled, along, value=-1).div_(lengths)
+        along = (grad_outputs[0] * scaled).sum(-1, keepdim=True)
+        return torch.addcmul(grad_outputs[0], scaled, along, value=-1).div_(lengths)

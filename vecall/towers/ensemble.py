@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vecall.towers.blocks import unit
+from vecall.towers.blocks import l2_normalize
 
 
-def parts(vectors: Tensor, members: int) -> tuple[Tensor, ...]:
+def split_ensemble(vectors: Tensor, ensemble_size: int) -> tuple[Tensor, ...]:
     """[..., D] vectors of length 1 → each member's [..., D / members], of length 1 too."""
-    return (vectors * math.sqrt(members)).chunk(members, dim=-1) if members > 1 else (vectors,)
+    return (vectors * math.sqrt(ensemble_size)).chunk(ensemble_size, dim=-1) if ensemble_size > 1 else (vectors,)
 
 
-def unit_parts(vectors: Tensor, members: int) -> Tensor:
+def normalize_per_member(vectors: Tensor, ensemble_size: int) -> Tensor:
     """[B, D] at length 1, to which every member's part adds the same."""
-    if members == 1:
-        return unit(vectors)
-    apart = vectors.reshape(-1, members, vectors.shape[-1] // members)  # [B, members, D / members]
-    return unit(apart).reshape(vectors.shape) / math.sqrt(members)
+    if ensemble_size == 1:
+        return l2_normalize(vectors)
+    apart = vectors.reshape(-1, ensemble_size, vectors.shape[-1] // ensemble_size)  # [B, members, D / members]
+    return l2_normalize(apart).reshape(vectors.shape) / math.sqrt(ensemble_size)
 
 
-class HistoryMembers(nn.Module):
+class EnsembleHistoryEncoder(nn.Module):
     """A history encoder for each member, over its part of the item vectors."""
 
     def __init__(self, encoders: Sequence[nn.Module]) -> None:
@@ -36,11 +36,11 @@ class HistoryMembers(nn.Module):
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
-        return torch.cat([encoder(part, lengths) for encoder, part in self._each(vectors)], dim=-1)
+        return torch.cat([encoder(part, lengths) for encoder, part in self._zip_members(vectors)], dim=-1)
 
-    def everywhere(self, vectors: Tensor) -> Tensor:
+    def encode_all_positions(self, vectors: Tensor) -> Tensor:
         """Of causal encoders: [B, L, D] → [B, L + 1, D]; place t has read the first t items."""
-        return torch.cat([encoder.everywhere(part) for encoder, part in self._each(vectors)], dim=-1)
+        return torch.cat([encoder.everywhere(part) for encoder, part in self._zip_members(vectors)], dim=-1)
 
-    def _each(self, vectors: Tensor) -> Iterator[tuple[Any, Tensor]]:
-        return zip(self.encoders, parts(vectors, len(self.encoders)), strict=True)
+    def _zip_members(self, vectors: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        return zip(self.encoders, split_ensemble(vectors, len(self.encoders)), strict=True)

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.ragged import Rows, Sequences
-from vecall.data.split import Pairs
-from vecall.towers.two_tower import Features, TwoTower
-from vecall.training.seeding import shuffler
+from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.split import LabeledNegatives
+from vecall.towers.two_tower import FeatureTensors, TwoTower
+from vecall.training.seeding import build_epoch_rng
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Samples:
         return len(self.users)
 
 
-def positive_samples(train: Sequences, *, least_history: int = 0) -> Samples:
+def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> Samples:
     """Every position of every history is a positive to be told from what came before it.
 
     Args:
         train: histories.
         least_history: positions with fewer items before them are left out.
     """
-    users = train.owners
-    positions = np.arange(len(train.rows)) - train.offsets[:-1][users]
-    kept = positions >= least_history
+    users = histories.segment_ids
+    positions = np.arange(len(histories.values)) - histories.offsets[:-1][users]
+    kept = positions >= min_history
     labels = np.ones(int(kept.sum()), dtype=np.float32)
-    return Samples(users[kept], train.rows[kept], positions[kept], labels)
+    return Samples(users[kept], histories.values[kept], positions[kept], labels)
 
 
-def labelled_samples(positives: Samples, negatives: Pairs) -> Samples:
+def add_negative_samples(positives: Samples, negatives: LabeledNegatives) -> Samples:
     """The positives, then the known negatives."""
     return Samples(
         np.concatenate([positives.users, negatives.users]),
@@ -59,7 +59,7 @@ def labelled_samples(positives: Samples, negatives: Pairs) -> Samples:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampleBatch:
     """B samples as tensors.
 
     Attributes:
@@ -71,64 +71,64 @@ class Batch:
     """
 
     users: Tensor
-    items: Tensor
+    target_items: Tensor
     labels: Tensor
     histories: Tensor
     lengths: Tensor
 
     @property
-    def rows(self) -> Tensor:
+    def input_items(self) -> Tensor:
         """All items that the users are read from."""
         return self.histories
 
     @property
-    def takers(self) -> Tensor:
+    def target_users(self) -> Tensor:
         """[B] the user row of each positive."""
         return self.users
 
-    def with_rows(self, rows: Tensor) -> "Batch":
+    def replace_input_items(self, input_items: Tensor) -> "SampleBatch":
         """The same batch with other names for those items, such as places in a smaller table."""
-        return replace(self, histories=rows)
+        return replace(self, histories=input_items)
 
-    def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: Features) -> Tensor:
+    def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: FeatureTensors) -> Tensor:
         """[B, D] the users, from the vectors that `rows` point to and [B] users' features."""
         return towers.encode_users(item_vectors, self.histories, self.lengths, features)
 
 
-class EpochBatches:
+class SampleBatches:
     """The batches of one epoch, in the order that (seed, epoch) gives."""
 
-    def __init__(self, samples: Samples, train: Sequences, *, length: int, batch: int, seed: int, epoch: int) -> None:
-        self._samples, self._train, self._length, self._batch = samples, train, length, batch
+    def __init__(self, samples: Samples, histories: RaggedArray, *, history_length: int, batch_size: int, seed: int, epoch: int) -> None:
+        self._samples, self._histories, self._history_length, self._batch_size = samples, histories, history_length, batch_size
         self._seed, self._epoch = seed, epoch
 
     def __len__(self) -> int:
-        return max(1, len(self._samples) // self._batch)
+        return max(1, len(self._samples) // self._batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[SampleBatch]:
         # The odd few at the end wait for an epoch that shuffles them forward: batch norm dislikes tiny batches.
-        order = shuffler(self._seed, self._epoch).permutation(len(self._samples))
+        order = build_epoch_rng(self._seed, self._epoch).permutation(len(self._samples))
         for step in range(len(self)):
-            yield self._make(order[step * self._batch : (step + 1) * self._batch])
+            yield self._build_batch(order[step * self._batch_size : (step + 1) * self._batch_size])
 
-    def _make(self, chosen: Rows) -> Batch:
+    def _build_batch(self, indices: Rows) -> SampleBatch:
         samples = self._samples
-        users, positions = samples.users[chosen], samples.positions[chosen]
-        histories, lengths = histories_before(self._train, users, positions, self._length)
-        return Batch(
+        users, positions = samples.users[indices], samples.positions[indices]
+        histories, lengths = gather_histories(self._histories, users, positions, self._history_length)
+        return SampleBatch(
             users=torch.from_numpy(users),
-            items=torch.from_numpy(samples.items[chosen]),
-            labels=torch.from_numpy(samples.labels[chosen]),
+            target_items=torch.from_numpy(samples.items[indices]),
+            labels=torch.from_numpy(samples.labels[indices]),
             histories=torch.from_numpy(histories),
             lengths=torch.from_numpy(lengths),
         )
 
 
-def histories_before(train: Sequences, users: Rows, positions: Rows, length: int) -> tuple[Rows, Rows]:
+def gather_histories(histories: RaggedArray, users: Rows, positions: Rows, max_length: int) -> tuple[Rows, Rows]:
     """The newest `length` items before each position: [B, L] rows padded at the end with 0, and [B] lengths."""
-    ends = train.offsets[users] + positions
-    lengths = np.minimum(positions, length)
+    ends = histories.offsets[users] + positions
+    lengths = np.minimum(positions, max_length)
     places = np.arange(int(lengths.max(initial=0)))  # [L]
     filled = places < lengths[:, None]  # [B, L]
     sources = np.where(filled, (ends - lengths)[:, None] + places, 0)
-    return np.where(filled, train.rows[sources] if len(train.rows) else 0, 0), lengths
+    return np.where(filled, histories.values[sources] if len(histories.values) else 0, 0), lengths

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vecall.data.feature_encoder import Encoded, Encoders, Shape
+from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureSpec
 from vecall.data.interactions import Catalogue
-from vecall.data.ragged import Rows, Sequences
-from vecall.data.split import Pairs
+from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.split import LabeledNegatives
 
 
 @dataclass(frozen=True)
-class Problem:
+class TrainingData:
     """Histories to learn from, with the encoded features of all items and users.
 
     Attributes:
@@ -29,43 +29,43 @@ class Problem:
         learned_before: item rows that an older model starts this one with.
     """
 
-    train: Sequences
-    negatives: Pairs
+    histories: RaggedArray
+    hard_negatives: LabeledNegatives
     n_items: int
-    item_features: Encoded
-    user_features: Encoded
-    item_shapes: Mapping[str, Shape]
-    user_shapes: Mapping[str, Shape]
-    learned_before: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    item_features: EncodedFeatures
+    user_features: EncodedFeatures
+    item_specs: Mapping[str, FeatureSpec]
+    user_specs: Mapping[str, FeatureSpec]
+    warm_started_items: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @cached_property
-    def met(self) -> Rows:
+    def observed_items(self) -> Rows:
         """[M] ascending rows of the items of which some user's opinion is known.
 
         The others are new, or the test's. As negatives they would teach that nobody wants what nobody has seen yet.
         """
-        return np.unique(np.concatenate([self.train.rows, self.negatives.items, self.learned_before]))
+        return np.unique(np.concatenate([self.histories.values, self.hard_negatives.items, self.warm_started_items]))
 
     @classmethod
-    def encoded(
-        cls, catalogue: Catalogue, encoders: tuple[Encoders, Encoders], train: Sequences, negatives: Pairs
-    ) -> "Problem":
+    def from_catalogue(
+        cls, catalogue: Catalogue, encoders: tuple[FeatureEncoder, FeatureEncoder], histories: RaggedArray, hard_negatives: LabeledNegatives
+    ) -> "TrainingData":
         """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
         items, users = encoders
         return cls(
-            train=train,
-            negatives=negatives,
+            train=histories,
+            negatives=hard_negatives,
             n_items=len(catalogue.items),
             item_features=items.encode(catalogue.item_features),
             user_features=users.encode(catalogue.user_features),
-            item_shapes=items.shapes,
-            user_shapes=users.shapes,
+            item_shapes=items.specs,
+            user_shapes=users.specs,
         )
 
 
-def tensors(encoded: Encoded, device: torch.device) -> dict[str, Tensor]:
+def to_tensors(features: EncodedFeatures, device: torch.device) -> dict[str, Tensor]:
     """Encoded features on a device."""
-    return {name: torch.from_numpy(array).to(device) for name, array in encoded.items()}
+    return {name: torch.from_numpy(array).to(device) for name, array in features.items()}
 
 
 def take(features: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

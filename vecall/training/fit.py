@@ -15,17 +15,17 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from vecall.errors import TrainingError
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.callbacks import MONITOR, EpochLog, Validate
-from vecall.training.data import Problem
-from vecall.training.module import Recipe
+from vecall.training.callbacks import MONITORED_METRIC, EpochMetricsCallback, Validator
+from vecall.training.data import TrainingData
+from vecall.training.module import TwoTowerModule
 from vecall.training.settings import TrainingSettings
-from vecall.training.threads import measured_threads
+from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """What training came to.
 
     Attributes:
@@ -42,15 +42,15 @@ class Outcome:
 
 
 def train(
-    problem: Problem,
-    model: ModelSettings,
-    settings: TrainingSettings,
-    folder: Path,
+    data: TrainingData,
+    model_settings: ModelSettings,
+    training_settings: TrainingSettings,
+    directory: Path,
     *,
-    validate: Validate | None = None,
-    epochs: int | None = None,
-    start_from: Callable[[TwoTower], None] | None = None,
-) -> Outcome:
+    validate: Validator | None = None,
+    max_epochs: int | None = None,
+    init_weights: Callable[[TwoTower], None] | None = None,
+) -> TrainResult:
     """Train towers, or go on with a training in `folder` that was cut short.
 
     Args:
@@ -66,44 +66,44 @@ def train(
     Raises:
         TrainingError: too little to learn from, the loss is not finite, or what was cut short was of other tables.
     """
-    if len(problem.met) < 2 or len(problem.train.rows) == 0:
+    if len(data.observed_items) < 2 or len(data.histories.values) == 0:
         raise TrainingError(
             f"training needs at least 1 positive and 2 items that users took, or were known not to like, got "
-            f"{len(problem.train.rows)} and {len(problem.met)} of {problem.n_items}"
+            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    torch.manual_seed(settings.seed)
-    towers = TwoTower(model, problem.item_shapes, problem.user_shapes, problem.n_items)
-    if start_from is not None:
-        start_from(towers)
-    recipe = Recipe(towers, problem, settings)
-    callbacks: list[Callback] = [EpochLog(folder / "metrics.jsonl", validate)]
+    torch.manual_seed(training_settings.seed)
+    towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
+    if init_weights is not None:
+        init_weights(towers)
+    recipe = TwoTowerModule(towers, data, training_settings)
+    callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate)]
     if validate is not None:
-        callbacks.append(_EarlyStop(MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=True))
-        callbacks.append(_checkpoint(folder, BEST_CHECKPOINT, monitor=MONITOR))
-    callbacks.append(_checkpoint(folder, LAST_CHECKPOINT))  # the last one, so that it knows of the best
-    last = folder / LAST_CHECKPOINT
+        callbacks.append(_ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=training_settings.patience, check_on_train_epoch_end=True))
+        callbacks.append(_build_checkpoint_callback(directory, BEST_CHECKPOINT, monitor=MONITORED_METRIC))
+    callbacks.append(_build_checkpoint_callback(directory, LAST_CHECKPOINT))  # the last one, so that it knows of the best
+    last = directory / LAST_CHECKPOINT
     if last.exists():
-        _check_same_problem(recipe, last)
-    with _quiet_lightning(), measured_threads(recipe, folder):
-        trainer = _trainer(folder, epochs or settings.epochs, callbacks)
+        _check_checkpoint_matches(recipe, last)
+    with _quiet_lightning(), use_fastest_thread_count(recipe, directory):
+        trainer = _build_trainer(directory, max_epochs or training_settings.epochs, callbacks)
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
-    best = torch.load(folder / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
+    best = torch.load(directory / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
-    return Outcome(recipe.kept.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
+    return TrainResult(recipe.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
 
 
-def _check_same_problem(recipe: Recipe, checkpoint: Path) -> None:
+def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:
     before = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    if {name: x.shape for name, x in before.items()} != {name: x.shape for name, x in recipe.state_dict().items()}:
+    if {name: x.shape for name, x in before.items()} != {name: x.shape for name, x in module.state_dict().items()}:
         raise TrainingError(
             f"{checkpoint.parent}: its tables have other items or values than when this training was cut short; "
             "delete it, or choose another --run"
         )
 
 
-class _EarlyStop(EarlyStopping):
+class _ResumableEarlyStopping(EarlyStopping):
     """Stops, and stays stopped should a break come between the stop and the end of the run."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,11 +112,11 @@ class _EarlyStop(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
-def _checkpoint(folder: Path, file: str, *, monitor: str | None = None) -> ModelCheckpoint:
+def _build_checkpoint_callback(directory: Path, filename: str, *, monitor: str | None = None) -> ModelCheckpoint:
     """Written after each epoch, or only after one that is better than all before by what is monitored."""
     return ModelCheckpoint(
-        folder,
-        filename=file.removesuffix(".ckpt"),
+        directory,
+        filename=filename.removesuffix(".ckpt"),
         monitor=monitor,
         mode="max",
         save_top_k=1,
@@ -125,16 +125,16 @@ def _checkpoint(folder: Path, file: str, *, monitor: str | None = None) -> Model
     )
 
 
-def _trainer(folder: Path, epochs: int, callbacks: list[Callback]) -> Trainer:
+def _build_trainer(directory: Path, max_epochs: int, callbacks: list[Callback]) -> Trainer:
     return Trainer(
-        max_epochs=epochs,
+        max_epochs=max_epochs,
         accelerator="auto",
         devices=1,
         callbacks=callbacks,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=folder,
+        default_root_dir=directory,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
     )

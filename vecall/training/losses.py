@@ -5,12 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def bce_pairs(scores: Tensor, labels: Tensor) -> Tensor:
+def binary_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     """Binary cross-entropy on (user, item, label): [n] scores (as logits) and [n] labels in 0 .. 1."""
     return F.binary_cross_entropy_with_logits(scores, labels)
 
 
-def full_softmax(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def masked_cross_entropy(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy over the whole catalogue.
 
     Args:
@@ -20,14 +20,14 @@ def full_softmax(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.
     """
     if label_smoothing == 0:
         return F.cross_entropy(scores, targets)
-    return _smoothed(scores, targets, label_smoothing)
+    return _smoothed_cross_entropy(scores, targets, label_smoothing)
 
 
-def sampled_softmax(
-    positive: Tensor,
-    candidates: Tensor,
+def sampled_softmax_loss(
+    positive_scores: Tensor,
+    candidate_scores: Tensor,
     log_q: Tensor,
-    hits: Tensor,
+    ignore_mask: Tensor,
     *,
     positive_log_q: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -46,17 +46,17 @@ def sampled_softmax(
         positive_log_q: [B] log Q of the positives, for the usual form that corrects them too.
         label_smoothing: share of the target that is spread over all.
     """
-    corrected = (candidates - log_q).masked_fill(hits, float("-inf"))
-    first = positive if positive_log_q is None else positive - positive_log_q
+    corrected = (candidate_scores - log_q).masked_fill(ignore_mask, float("-inf"))
+    first = positive_scores if positive_log_q is None else positive_scores - positive_log_q
     logits = torch.cat([first.unsqueeze(1), corrected], dim=1)  # [B, 1 + C]
-    return full_softmax(
+    return masked_cross_entropy(
         logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), label_smoothing=label_smoothing
     )
 
 
-def _smoothed(scores: Tensor, targets: Tensor, share: float) -> Tensor:
+def _smoothed_cross_entropy(scores: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """As `F.cross_entropy` with label smoothing, but over the finite scores of each row."""
     losses = torch.log_softmax(scores, dim=1)
     counted = torch.isfinite(scores)
     spread = losses.masked_fill(~counted, 0.0).sum(1) / counted.sum(1)
-    return -((1 - share) * losses.gather(1, targets.unsqueeze(1)).squeeze(1) + share * spread).mean()
+    return -((1 - label_smoothing) * losses.gather(1, targets.unsqueeze(1)).squeeze(1) + label_smoothing * spread).mean()

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vecall.data.ragged import Sequences
-from vecall.data.split import Pairs
+from vecall.data.ragged import RaggedArray
+from vecall.data.split import LabeledNegatives
 from vecall.training.settings import NegativeSettings
 
 
 @dataclass(frozen=True)
-class Candidates:
+class SampledCandidates:
     """C items that all positives of a step are told apart from.
 
     Attributes:
@@ -25,7 +25,7 @@ class Candidates:
     log_q: Tensor
 
 
-def draw_candidates(settings: NegativeSettings, targets: Tensor, told_apart: Tensor, frequencies: Tensor) -> Candidates:
+def sample_candidates(settings: NegativeSettings, targets: Tensor, candidate_items: Tensor, frequencies: Tensor) -> SampledCandidates:
     """A mixture of uniform items and of the step's own positives.
 
     Q(i) = uniform / M + in_batch · f(i), the expected count of item i in the list (Yi et al., RecSys 2019, with
@@ -37,14 +37,14 @@ def draw_candidates(settings: NegativeSettings, targets: Tensor, told_apart: Ten
         told_apart: [M] rows of the items that uniform ones are drawn from, the positives among them.
         frequencies: [N] share f of each item among training positives.
     """
-    uniform = told_apart[torch.randint(len(told_apart), (settings.uniform,), device=targets.device)]
+    uniform = candidate_items[torch.randint(len(candidate_items), (settings.uniform,), device=targets.device)]
     in_batch = targets[torch.randperm(len(targets), device=targets.device)[: settings.in_batch]]
     rows = torch.cat([uniform, in_batch])
-    expected = settings.uniform / len(told_apart) + len(in_batch) * frequencies[rows]
-    return Candidates(rows, expected.log())
+    expected = settings.uniform / len(candidate_items) + len(in_batch) * frequencies[rows]
+    return SampledCandidates(rows, expected.log())
 
 
-def draw_uniform(count: int, n_items: int, targets: Tensor) -> Tensor:
+def sample_uniform_negatives(count: int, n_items: int, targets: Tensor) -> Tensor:
     """[B, count] uniform rows in 0 .. n_items - 1 for each positive of its own, never the positive itself.
 
     Drawn among the other n_items − 1 by stepping over the target, so no hit has to be masked.
@@ -54,7 +54,7 @@ def draw_uniform(count: int, n_items: int, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class KnownNegatives:
+class HardNegatives:
     """What each user was shown and did not take, or did not like: hard to tell from what the user does take.
 
     Attributes:
@@ -63,20 +63,20 @@ class KnownNegatives:
     """
 
     offsets: Tensor
-    rows: Tensor
+    values: Tensor
 
     @classmethod
-    def of(cls, pairs: Pairs, n_users: int) -> Self:
+    def from_pairs(cls, pairs: LabeledNegatives, n_users: int) -> Self:
         """From pairs in any order."""
         distinct = np.unique(np.stack([pairs.users, pairs.items]), axis=1)  # [2, n], by user
-        grouped = Sequences.grouped(distinct[0], distinct[1], n_users)
-        return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.rows))
+        grouped = RaggedArray.from_groups(distinct[0], distinct[1], n_users)
+        return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.values))
 
-    def to(self, device: torch.device) -> "KnownNegatives":
+    def to(self, device: torch.device) -> "HardNegatives":
         """The same on a device."""
-        return KnownNegatives(self.offsets.to(device), self.rows.to(device))
+        return HardNegatives(self.offsets.to(device), self.values.to(device))
 
-    def draw(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def sample(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Up to `count` of each of B users' items, each as likely as any other.
 
         Returns:
@@ -88,5 +88,5 @@ class KnownNegatives:
         places = torch.arange(count, device=users.device)  # [count]
         given = places < held.unsqueeze(1)  # [B, count]
         sources = first.unsqueeze(1) + (start.unsqueeze(1) + places) % held.clamp(min=1).unsqueeze(1)
-        rows = self.rows if len(self.rows) else self.offsets.new_zeros(1)
+        rows = self.values if len(self.values) else self.offsets.new_zeros(1)
         return torch.where(given, rows[torch.where(given, sources, 0)], 0), given

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 
-def shuffler(seed: int, epoch: int) -> np.random.Generator:
+def build_epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     """For the order of an epoch's samples."""
     return np.random.default_rng([seed, epoch])
 

@@ -4,10 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from vecall.schema import Section
+from vecall.schema import SettingsModel
 
 
-class NegativeSettings(Section):
+class NegativeSettings(SettingsModel):
     """How many negatives a positive is told apart from, where not from the whole catalogue.
 
     For `bce` each positive has `uniform` negatives of its own; for `sampled_softmax` the step draws `uniform`
@@ -17,33 +17,33 @@ class NegativeSettings(Section):
 
     uniform: int = Field(1024, ge=0)
     in_batch: int = Field(0, ge=0)
-    known: int = Field(8, ge=0, description="sampled_softmax only: the full one has them all, bce learns their labels")
+    hard: int = Field(8, ge=0, description="sampled_softmax only: the full one has them all, bce learns their labels")
 
 
-class TrainingSettings(Section):
+class TrainingSettings(SettingsModel):
     """Loss, optimiser and when to stop."""
 
     loss: Literal["auto", "softmax", "sampled_softmax", "bce"] = "auto"
     negatives: NegativeSettings = NegativeSettings()
     temperature: float | Literal["learned"] = Field(0.1, description="scores are divided by it; more is softer")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="softmax only: share of the target spread over all")
-    history_is_negative: bool = Field(
+    mask_history: bool = Field(
         False, description="softmax: whether items that the user has already taken count against the next one"
     )
     batch: int = Field(512, ge=1, description="B: positives a step")
     epochs: int = Field(4, ge=1, description="at most; the cosine schedule ends here")
     patience: int = Field(3, ge=1, description="epochs without a better validation score before the end")
     lr: float = Field(4e-3, gt=0, description="at its highest")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: warm up over 5 %, then fall to 2 %")
+    lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: warm up over 5 %, then fall to 2 %")
     weight_decay: float = Field(0.01, ge=0)
-    average: float = Field(
+    ema_decay: float = Field(
         0.0, ge=0, lt=1, description="decay a step of a mean of the weights, which is judged and kept; 0 is the last"
     )
     seed: int = Field(0, ge=0, lt=2**32)
     refit: bool = Field(False, description="train again on all interactions for the epochs that were chosen")
 
     @model_validator(mode="after")
-    def _parts_go_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         if not isinstance(self.temperature, str) and self.temperature <= 0:
             raise ValueError(f"temperature is above 0 or 'learned', got {self.temperature}")
         if self.loss == "sampled_softmax" and self.negatives.uniform + self.negatives.in_batch == 0:

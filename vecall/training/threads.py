@@ -12,77 +12,77 @@ from statistics import median
 import torch
 
 from vecall.errors import TrainingError
-from vecall.training.module import AnyBatch, Recipe
+from vecall.training.module import AnyBatch, TwoTowerModule
 
 logger = logging.getLogger(__name__)
 
-THREADS = "threads.json"
-_ROUNDS = 5  # steps timed with each number
-_MAX_SECONDS = 10.0  # of timing in all
-_MIN_GAIN = 1.05  # times as fast with fewer threads, or all are taken
+THREADS_FILE = "threads.json"
+_TIMING_ROUNDS = 5  # steps timed with each number
+_MAX_TIMING_SECONDS = 10.0  # of timing in all
+_MIN_SPEEDUP = 1.05  # times as fast with fewer threads, or all are taken
 
 
 @contextmanager
-def measured_threads(recipe: Recipe, folder: Path) -> Iterator[None]:
+def use_fastest_thread_count(module: TwoTowerModule, directory: Path) -> Iterator[None]:
     """Use the number of threads with which a step is quickest, on a CPU; the number is kept in `folder`.
 
     Raises:
         TrainingError: the number that was kept cannot be read.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(_kept(folder) or _choose(recipe, folder))
+    torch.set_num_threads(_load_thread_count(directory) or _choose_thread_count(module, directory))
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _kept(folder: Path) -> int | None:
+def _load_thread_count(directory: Path) -> int | None:
     try:
-        threads = json.loads((folder / THREADS).read_text(encoding="utf-8"))["threads"]
+        threads = json.loads((directory / THREADS_FILE).read_text(encoding="utf-8"))["threads"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder / THREADS}: cannot be read: {error}") from error
+        raise TrainingError(f"{directory / THREADS_FILE}: cannot be read: {error}") from error
     if not isinstance(threads, int) or threads < 1:
-        raise TrainingError(f"{folder / THREADS}: expected a number of threads, got {threads!r:.80}")
+        raise TrainingError(f"{directory / THREADS_FILE}: expected a number of threads, got {threads!r:.80}")
     return threads
 
 
-def _choose(recipe: Recipe, folder: Path) -> int:
+def _choose_thread_count(module: TwoTowerModule, directory: Path) -> int:
     available = torch.get_num_threads()
     threads = available
     if available > 1 and "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
-        one, several = _time_steps(recipe, (1, available))
-        threads = 1 if _MIN_GAIN * one < several else available
+        one, several = _time_steps(module, (1, available))
+        threads = 1 if _MIN_SPEEDUP * one < several else available
         logger.info("a step takes %.0f ms on one thread, %.0f on %d", 1e3 * one, 1e3 * several, available)
-    fresh = folder / f"tmp-{THREADS}"
+    fresh = directory / f"tmp-{THREADS_FILE}"
     fresh.write_text(json.dumps({"threads": threads}), encoding="utf-8")
-    fresh.replace(folder / THREADS)
+    fresh.replace(directory / THREADS_FILE)
     return threads
 
 
-def _time_steps(recipe: Recipe, numbers: tuple[int, int]) -> list[float]:
+def _time_steps(module: TwoTowerModule, thread_counts: tuple[int, int]) -> list[float]:
     """Median seconds of a step's two passes with each number of threads; nothing is learned."""
-    generator, buffers = torch.get_rng_state(), {name: x.clone() for name, x in recipe.towers.named_buffers()}
-    seconds: dict[int, list[float]] = {number: [] for number in numbers}
-    recipe.on_fit_start()
-    recipe.train()
-    batches: Iterator[AnyBatch] = iter(recipe.train_dataloader())
+    generator, buffers = torch.get_rng_state(), {name: x.clone() for name, x in module.towers.named_buffers()}
+    seconds: dict[int, list[float]] = {number: [] for number in thread_counts}
+    module.on_fit_start()
+    module.train()
+    batches: Iterator[AnyBatch] = iter(module.train_dataloader())
     batch = next(batches)
-    ends = time.perf_counter() + _MAX_SECONDS
-    for turn in range(_ROUNDS + 1):
-        for number in numbers:
+    ends = time.perf_counter() + _MAX_TIMING_SECONDS
+    for turn in range(_TIMING_ROUNDS + 1):
+        for number in thread_counts:
             torch.set_num_threads(number)
             began = time.perf_counter()
-            recipe.training_step(batch, 1).backward()  # type: ignore[no-untyped-call]
+            module.training_step(batch, 1).backward()  # type: ignore[no-untyped-call]
             if turn:  # the first of each warms up
                 seconds[number].append(time.perf_counter() - began)
-            recipe.zero_grad(set_to_none=True)
+            module.zero_grad(set_to_none=True)
         if turn and time.perf_counter() > ends:
             break
     with torch.no_grad():
-        for name, buffer in recipe.towers.named_buffers():
+        for name, buffer in module.towers.named_buffers():
             buffer.copy_(buffers[name])
     torch.set_rng_state(generator)
-    return [median(seconds[number]) for number in numbers]
+    return [median(seconds[number]) for number in thread_counts]

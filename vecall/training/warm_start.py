@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.feature_encoder import MISSING, NEVER_SEEN, Encoders
-from vecall.data.id_map import UNKNOWN, Vocabulary
+from vecall.data.feature_encoder import MISSING, OOV, FeatureEncoder
+from vecall.data.id_map import UNKNOWN_ROW, IdMap
 from vecall.errors import TrainingError
-from vecall.towers.features import part_name
+from vecall.towers.features import to_module_key
 from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
 
-_ID_TABLE = "item_ids.weight"
+_ITEM_ID_WEIGHT = "item_ids.weight"
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelVocabulary:
     """What the rows of a model's tables stand for.
 
     Attributes:
@@ -30,12 +30,12 @@ class Known:
         user_encoders: of the user features' tables.
     """
 
-    items: Vocabulary
-    item_encoders: Encoders
-    user_encoders: Encoders
+    item_id_map: IdMap
+    item_encoder: FeatureEncoder
+    user_encoder: FeatureEncoder
 
 
-def warm_start(towers: TwoTower, known: Known, old_weights: Mapping[str, Tensor], old: Known) -> None:
+def warm_start(towers: TwoTower, vocabulary: ModelVocabulary, old_weights: Mapping[str, Tensor], old_vocabulary: ModelVocabulary) -> None:
     """Overwrite fresh weights by old ones; new ids and values start where unknown ones stood.
 
     Args:
@@ -53,11 +53,11 @@ def warm_start(towers: TwoTower, known: Known, old_weights: Mapping[str, Tensor]
         raise TrainingError(
             f"--init: the older run has other layers ({', '.join(differing[:4])}); use its [model] and features"
         )
-    if known.items.id_type != old.items.id_type:
+    if vocabulary.item_id_map.id_type != old_vocabulary.item_id_map.id_type:
         raise TrainingError(
-            f"--init: the older run's item ids are of type {old.items.id_type}; keep schema.items.id_type"
+            f"--init: the older run's item ids are of type {old_vocabulary.item_id_map.id_type}; keep schema.items.id_type"
         )
-    sources = _row_sources(known, old)
+    sources = _map_table_rows(vocabulary, old_vocabulary)
     for name, fresh in weights.items():
         before = old_weights[name]
         if name in sources:
@@ -65,39 +65,39 @@ def warm_start(towers: TwoTower, known: Known, old_weights: Mapping[str, Tensor]
         elif fresh.shape == before.shape:
             fresh.copy_(before)
         else:
-            raise _other_shape(name, fresh, before)
+            raise _build_shape_error(name, fresh, before)
     towers.load_state_dict(weights)
 
 
-def _copy_rows(name: str, fresh: Tensor, before: Tensor, source: NDArray[np.int64]) -> None:
-    if before.shape[1:] != fresh.shape[1:]:
-        raise _other_shape(name, fresh, before)
-    unknown = len(before) - 1 if name == _ID_TABLE else NEVER_SEEN
-    fresh.copy_(before[torch.from_numpy(np.where(source == UNKNOWN, unknown, source))])
-    logger.info("%s: %d of %d rows start from the older run", name, int((source != UNKNOWN).sum()), len(source))
+def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDArray[np.int64]) -> None:
+    if old_weight.shape[1:] != new_weight.shape[1:]:
+        raise _build_shape_error(name, new_weight, old_weight)
+    unknown = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
+    new_weight.copy_(old_weight[torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, unknown, old_rows))])
+    logger.info("%s: %d of %d rows start from the older run", name, int((old_rows != UNKNOWN_ROW).sum()), len(old_rows))
 
 
-def _other_shape(name: str, fresh: Tensor, before: Tensor) -> TrainingError:
+def _build_shape_error(name: str, new_weight: Tensor, old_weight: Tensor) -> TrainingError:
     return TrainingError(
-        f"--init: {name} was {list(before.shape)} and is {list(fresh.shape)}; keep the older run's [model] and features"
+        f"--init: {name} was {list(old_weight.shape)} and is {list(new_weight.shape)}; keep the older run's [model] and features"
     )
 
 
-def _row_sources(known: Known, old: Known) -> dict[str, NDArray[np.int64]]:
+def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary) -> dict[str, NDArray[np.int64]]:
     """For each table of a new model, by its name, the old row of each new row; -1 for a new one."""
-    everything = np.arange(len(known.items))
-    found = old.items.rows(known.items.ids(everything))
-    sources = {_ID_TABLE: np.append(found, UNKNOWN)}  # the last row is the unknown item's own
+    everything = np.arange(len(vocabulary.item_id_map))
+    found = old_vocabulary.item_id_map.to_rows(vocabulary.item_id_map.to_ids(everything))
+    sources = {_ITEM_ID_WEIGHT: np.append(found, UNKNOWN_ROW)}  # the last row is the unknown item's own
     for side, new_side, old_side in (
-        ("item", known.item_encoders, old.item_encoders),
-        ("user", known.user_encoders, old.user_encoders),
+        ("item", vocabulary.item_encoder, old_vocabulary.item_encoder),
+        ("user", vocabulary.user_encoder, old_vocabulary.user_encoder),
     ):
-        for feature, fitted in new_side.state.values.items():
-            before = old_side.state.values.get(feature)
+        for feature, fitted in new_side.state.categorical.items():
+            before = old_side.state.categorical.get(feature)
             if before is None:
                 continue
-            row_of = {value: row for row, value in enumerate(before.values, NEVER_SEEN + 1)}
-            rows = [MISSING, NEVER_SEEN, *(row_of.get(value, UNKNOWN) for value in fitted.values)]
+            row_of = {value: row for row, value in enumerate(before.values, OOV + 1)}
+            rows = [MISSING, OOV, *(row_of.get(value, UNKNOWN_ROW) for value in fitted.values)]
             for suffix in ("weight", "table.weight"):
-                sources[f"{side}.combine.inputs.parts.{part_name(feature)}.{suffix}"] = np.array(rows, dtype=np.int64)
+                sources[f"{side}.combine.inputs.parts.{to_module_key(feature)}.{suffix}"] = np.array(rows, dtype=np.int64)
     return sources

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.ragged import Rows, Sequences
-from vecall.towers.two_tower import Features, TwoTower
-from vecall.training.batches import histories_before
-from vecall.training.seeding import shuffler
+from vecall.data.ragged import Rows, RaggedArray
+from vecall.towers.two_tower import FeatureTensors, TwoTower
+from vecall.training.batches import gather_histories
+from vecall.training.seeding import build_epoch_rng
 
-_SORTED_TOGETHER = 20  # batches whose windows are sorted by length, so that little is padding
+_SORT_POOL_BATCHES = 20  # batches whose windows are sorted by length, so that little is padding
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Windows:
 
     users: Rows
     ends: Rows
-    firsts: Rows
-    longest: int
+    loss_starts: Rows
+    max_length: int
 
     def __len__(self) -> int:
         return len(self.users)
@@ -38,15 +38,15 @@ class Windows:
     @property
     def lengths(self) -> Rows:
         """[n] items."""
-        return np.minimum(self.ends, self.longest)
+        return np.minimum(self.ends, self.max_length)
 
     @property
-    def positives(self) -> Rows:
+    def target_counts(self) -> Rows:
         """[n] places that are learned."""
-        return self.lengths - self.firsts
+        return self.lengths - self.loss_starts
 
 
-def cut_windows(train: Sequences, length: int, *, least_history: int) -> Windows:
+def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int) -> Windows:
     """Every position with at least `least_history` items before it once, and L / 2 of them where there are so many.
 
     Args:
@@ -55,17 +55,17 @@ def cut_windows(train: Sequences, length: int, *, least_history: int) -> Windows
         least_history: 0 or more.
     """
     pieces: list[NDArray[np.int64]] = []
-    ends = train.lengths.copy()  # of what is not cut yet, within each history
-    users = np.flatnonzero(ends > least_history)
-    step = max(1, length // 2)
+    ends = histories.lengths.copy()  # of what is not cut yet, within each history
+    users = np.flatnonzero(ends > min_history)
+    step = max(1, history_length // 2)
     while len(users):
-        long = ends[users] > length + 1
-        firsts = np.where(long, length + 1 - step, least_history)
+        long = ends[users] > history_length + 1
+        firsts = np.where(long, history_length + 1 - step, min_history)
         pieces.append(np.stack([users, ends[users], firsts]))
         ends[users] -= step
         users = users[long]
     together = np.concatenate(pieces, axis=1) if pieces else np.empty((3, 0), dtype=np.int64)
-    return Windows(together[0], together[1], together[2], length + 1)
+    return Windows(together[0], together[1], together[2], history_length + 1)
 
 
 @dataclass(frozen=True)
@@ -81,33 +81,33 @@ class WindowBatch:
     """
 
     users: Tensor
-    rows: Tensor
-    owners: Tensor
-    places: Tensor
-    items: Tensor
+    input_items: Tensor
+    window_index: Tensor
+    positions: Tensor
+    target_items: Tensor
 
     @property
-    def takers(self) -> Tensor:
+    def target_users(self) -> Tensor:
         """[P] the user row of each positive."""
-        return self.users[self.owners]
+        return self.users[self.window_index]
 
-    def with_rows(self, rows: Tensor) -> "WindowBatch":
+    def replace_input_items(self, input_items: Tensor) -> "WindowBatch":
         """The same batch with other names for its items, such as places in a smaller table."""
-        return replace(self, rows=rows)
+        return replace(self, rows=input_items)
 
     @property
     def histories(self) -> Tensor:
         """[P, W - 1] what was read before each place; only the first `lengths` count."""
-        return self.rows[self.owners, :-1]
+        return self.input_items[self.window_index, :-1]
 
     @property
     def lengths(self) -> Tensor:
         """[P]."""
-        return self.places
+        return self.positions
 
-    def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: Features) -> Tensor:
+    def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: FeatureTensors) -> Tensor:
         """[P, D] the user as of each place, from the vectors that `rows` point to and [B] users' features."""
-        return towers.encode_places(item_vectors, self.rows[:, :-1], self.owners, self.places, features)
+        return towers.encode_positions(item_vectors, self.input_items[:, :-1], self.window_index, self.positions, features)
 
 
 class WindowBatches:
@@ -121,41 +121,41 @@ class WindowBatches:
         epoch: the order is another in each.
     """
 
-    def __init__(self, windows: Windows, train: Sequences, *, batch: int, seed: int, epoch: int) -> None:
-        self._windows, self._train = windows, train
-        random = shuffler(seed, epoch)
+    def __init__(self, windows: Windows, histories: RaggedArray, *, batch_size: int, seed: int, epoch: int) -> None:
+        self._windows, self._histories = windows, histories
+        random = build_epoch_rng(seed, epoch)
         order = random.permutation(len(windows))
-        lengths, positives = windows.lengths, windows.positives  # once for all pools
-        pools = max(1, round(positives.sum() / (_SORTED_TOGETHER * batch)))
+        lengths, positives = windows.lengths, windows.target_counts  # once for all pools
+        pools = max(1, round(positives.sum() / (_SORT_POOL_BATCHES * batch_size)))
         cut: list[Rows] = []
         for pool in np.array_split(order, pools):
             ordered = pool[np.argsort(lengths[pool], kind="stable")]
-            cut += (one for one in _cut(ordered, positives[ordered], batch) if len(one))
+            cut += (one for one in _split_by_target_count(ordered, positives[ordered], batch_size) if len(one))
         self._batches = [cut[number] for number in random.permutation(len(cut))]
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[WindowBatch]:
-        return map(self._make, self._batches)
+        return map(self._build_batch, self._batches)
 
-    def _make(self, chosen: Rows) -> WindowBatch:
+    def _build_batch(self, indices: Rows) -> WindowBatch:
         windows = self._windows
-        users = windows.users[chosen]
-        rows, lengths = histories_before(self._train, users, windows.ends[chosen], windows.longest)  # [B, W], [B]
+        users = windows.users[indices]
+        rows, lengths = gather_histories(self._histories, users, windows.ends[indices], windows.max_length)  # [B, W], [B]
         places = np.arange(rows.shape[1])  # [W]
-        owners, learned = np.nonzero((places < lengths[:, None]) & (places >= windows.firsts[chosen, None]))
+        owners, learned = np.nonzero((places < lengths[:, None]) & (places >= windows.loss_starts[indices, None]))
         return WindowBatch(
             users=torch.from_numpy(users),
-            rows=torch.from_numpy(rows),
-            owners=torch.from_numpy(owners),
-            places=torch.from_numpy(learned),
-            items=torch.from_numpy(rows[owners, learned]),
+            input_items=torch.from_numpy(rows),
+            window_index=torch.from_numpy(owners),
+            positions=torch.from_numpy(learned),
+            target_items=torch.from_numpy(rows[owners, learned]),
         )
 
 
-def _cut(windows: Rows, positives: Rows, batch: int) -> list[Rows]:
+def _split_by_target_count(windows: Rows, target_counts: Rows, batch_size: int) -> list[Rows]:
     """Windows, in their order, in pieces that hold about as many positives each."""
-    each = positives.sum() / max(1, round(positives.sum() / batch))
-    numbers = (np.cumsum(positives) - positives) // max(1, each)
+    each = target_counts.sum() / max(1, round(target_counts.sum() / batch_size))
+    numbers = (np.cumsum(target_counts) - target_counts) // max(1, each)
     return np.split(windows, np.flatnonzero(np.diff(numbers)) + 1)

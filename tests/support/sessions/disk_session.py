@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import polars as pl
 
-from vecall.release.atomic_io import replace, sync, write_array, write_synced, write_table
+from vecall.release.atomic_io import atomic_write, fsync_path, write_array, write_and_fsync, write_table
 
 
 def prepare(folder: Path) -> None:
@@ -16,10 +16,10 @@ def prepare(folder: Path) -> None:
 
 
 def session(folder: Path, say) -> None:
-    write_synced(folder / "whole", b"content" * 1000)
-    sync(folder)
+    write_and_fsync(folder / "whole", b"content" * 1000)
+    fsync_path(folder)
     say("whole is kept")
-    replace(folder / "there", b"after")
+    atomic_write(folder / "there", b"after")
     say("there is kept")
 
     draft = folder / "draft"
@@ -30,22 +30,22 @@ def session(folder: Path, say) -> None:
     index.add(np.ones((100, 4), dtype=np.float32))
     faiss.write_index(index, str(draft / "index.faiss"))
     for path in draft.iterdir():
-        sync(path)
-    sync(draft)
+        fsync_path(path)
+    fsync_path(draft)
     draft.rename(folder / "release")
-    sync(folder)
+    fsync_path(folder)
     say("release is kept")
 
     (folder / "unsynced").write_bytes(b"content")
-    sync(folder)
+    fsync_path(folder)
     with (folder / "grown").open("wb") as file:
         file.write(b"first")
         file.flush()
         os.fsync(file.fileno())
-        sync(folder)
+        fsync_path(folder)
         file.write(b" then")
         file.truncate(7)
-    write_synced(folder / "unnamed", b"content")
+    write_and_fsync(folder / "unnamed", b"content")
     shutil.copytree(folder / "release", folder / "copy", copy_function=_copy)
     shutil.rmtree(folder / "copy")
     (folder / "release").rename(folder / "renamed")

@@ -79,7 +79,7 @@ def content(journal, operations) -> list:
 
 
 def session(folder: Path, say) -> None:
-    module._CHECKPOINT_EVERY = 8
+    module._OPS_PER_CHECKPOINT = 8
     journal = None
     for number, step in enumerate(STEPS):
         try:
@@ -95,4 +95,4 @@ def session(folder: Path, say) -> None:
         else:
             say(f"done {number}")
         if journal is not None:
-            say(f"reads {json.dumps(content(journal, journal.since(0)))}")
+            say(f"reads {json.dumps(content(journal, journal.read_operations(0)))}")

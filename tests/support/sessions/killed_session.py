@@ -18,7 +18,7 @@ from typing import Any
 
 from support.store_oracle import ALL, D, Model, check_found, deleted, perform, shown, upserted
 from vecall.errors import DeltaFull, StoreError
-from vecall.index.kernels import warm
+from vecall.index.kernels import compile_kernels
 from vecall.live import compactor
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
@@ -65,11 +65,11 @@ def say(*line: Any) -> None:
 
 
 def main() -> None:
-    warm()
+    compile_kernels()
     order: Order = pickle.load(sys.stdin.buffer)
-    compactor._DELTA_FROM, compactor._TOMBSTONES_FROM, compactor._TOMBSTONE_SHARE = 30, 30, 0.0
+    compactor._MIN_DELTA_ITEMS, compactor._MIN_TOMBSTONES, compactor._MAX_TOMBSTONE_SHARE = 30, 30, 0.0
     delta_max = 400 if order.automatic else 100_000
-    opened = open_recaller(order.folder, writable=True, auto_compact=order.automatic, delta_max=delta_max)
+    opened = open_recaller(order.folder, writable=True, auto_compact=order.automatic, max_delta_items=delta_max)
     with opened as recaller:
         assert shown(recaller) == order.model.serving
         say("open")
@@ -127,8 +127,8 @@ def choose(model: Model, chance: Random, number: int, shares: dict[str, float]) 
 def what_is_there(folder: Path, recaller: Recaller) -> dict[str, Any]:
     store = Store.open(folder)
     served = recaller.release  # before the rest, or it might not be listed
-    listed = {one.name: (one.journal_seq, one.declared_seq, one.parent) for one in reversed(store.releases())}
-    return {"served": served, "current": store.current().release, "releases": listed}
+    listed = {one.name: (one.journal_seq, one.tables_seq, one.parent) for one in reversed(store.list_releases())}
+    return {"served": served, "current": store.get_current().release, "releases": listed}
 
 
 def check(recaller: Recaller, model: Model, operation: list[Any]) -> None:

@@ -38,7 +38,7 @@ def prepare(folder: Path) -> None:
 
 
 def session(folder: Path, say: Any) -> None:
-    module._CHECKPOINT_EVERY = 40
+    module._OPS_PER_CHECKPOINT = 40
     try:
         perform(FIRST, folder / NEW, None, Model())
     except VecallError as error:
@@ -69,7 +69,7 @@ class _Writer:
         if self._recaller is None:
             self._recaller = open_recaller(self._store, writable=True, auto_compact=False)
         if operation == ["snapshot"]:
-            self._model.tables = (self._recaller.live.snapshot.seq, shown(self._recaller))
+            self._model.tables = (self._recaller.live_index.snapshot.seq, shown(self._recaller))
         elif operation == ["close"]:
             recaller, self._recaller = self._recaller, None
             recaller.close()

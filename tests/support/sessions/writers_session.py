@@ -9,7 +9,7 @@ import polars as pl
 from vecall.errors import StoreError
 from vecall.index import index_io
 from vecall.index.exact import ExactIndex
-from vecall.release.atomic_io import write_array, write_synced, write_table
+from vecall.release.atomic_io import write_array, write_and_fsync, write_table
 
 SIZES = (10, 3_000)  # as much as a buffer holds, and more
 
@@ -19,8 +19,8 @@ def session(folder: Path, say: Any) -> None:
         for name, write in {
             "array.npy": lambda path: write_array(path, np.arange(size)),  # noqa: B023
             "table.arrow": lambda path: write_table(path, pl.DataFrame({"a": range(size)})),  # noqa: B023
-            "index.faiss": lambda path: index_io.save(ExactIndex.build(np.ones((size, 2), np.float32)), path),  # noqa: B023
-            "bytes": lambda path: write_synced(path, bytes(size)),  # noqa: B023
+            "index.faiss": lambda path: index_io.save_index(ExactIndex.build(np.ones((size, 2), np.float32)), path),  # noqa: B023
+            "bytes": lambda path: write_and_fsync(path, bytes(size)),  # noqa: B023
         }.items():
             path = folder / f"{size}.{name}"
             try:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-Noted = TypeVar("Noted")
-Labels = tuple[str, ...]
+ObservationT = TypeVar("Noted")
+LabelValues = tuple[str, ...]
 
-_MOST = 4_096  # that wait to be counted, which then takes about a millisecond
+_MAX_BUFFERED = 4_096  # that wait to be counted, which then takes about a millisecond
 
 
-class _Tally(ABC, Generic[Noted]):
+class _BufferedMetric(ABC, Generic[ObservationT]):
     """A collector of `prometheus_client`.
 
     Args:
@@ -30,55 +30,55 @@ class _Tally(ABC, Generic[Noted]):
         labels: names.
     """
 
-    def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
-        self._name, self._text, self._labels = name, text, labels
-        self._new: deque[Noted] = deque()
+    def __init__(self, name: str, documentation: str, label_names: Sequence[str] = ()) -> None:
+        self._name, self._documentation, self._label_names = name, documentation, label_names
+        self._pending: deque[ObservationT] = deque()
         self._lock = Lock()
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""
         with self._lock:
-            self._count(self._taken())
-            yield self._told()
+            self._aggregate(self._drain())
+            yield self._to_family()
 
-    def _note(self, noted: Noted) -> None:
-        self._new.append(noted)
-        if len(self._new) >= _MOST:
+    def _append(self, observation: ObservationT) -> None:
+        self._pending.append(observation)
+        if len(self._pending) >= _MAX_BUFFERED:
             with self._lock:
-                self._count(self._taken())
+                self._aggregate(self._drain())
 
-    def _taken(self) -> list[Noted]:
-        return [self._new.popleft() for _ in range(len(self._new))]  # others may append meanwhile
-
-    @abstractmethod
-    def _count(self, noted: list[Noted]) -> None: ...
+    def _drain(self) -> list[ObservationT]:
+        return [self._pending.popleft() for _ in range(len(self._pending))]  # others may append meanwhile
 
     @abstractmethod
-    def _told(self) -> Metric: ...
+    def _aggregate(self, observations: list[ObservationT]) -> None: ...
+
+    @abstractmethod
+    def _to_family(self) -> Metric: ...
 
 
-class Counts(_Tally[Labels]):
+class BufferedCounter(_BufferedMetric[LabelValues]):
     """How often something happened, by labels."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
-        super().__init__(name, text, labels)
-        self._counted: Counter[Labels] = Counter()
+    def __init__(self, name: str, documentation: str, label_names: Sequence[str]) -> None:
+        super().__init__(name, documentation, label_names)
+        self._counts: Counter[LabelValues] = Counter()
 
-    def add(self, *labels: str) -> None:
+    def inc(self, *label_values: str) -> None:
         """It happened."""
-        self._note(labels)
+        self._append(label_values)
 
-    def _count(self, noted: list[Labels]) -> None:
-        self._counted.update(noted)
+    def _aggregate(self, observations: list[LabelValues]) -> None:
+        self._counts.update(observations)
 
-    def _told(self) -> Metric:
-        told = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, count in sorted(self._counted.items()):
+    def _to_family(self) -> Metric:
+        told = CounterMetricFamily(self._name, self._documentation, labels=self._label_names)
+        for labels, count in sorted(self._counts.items()):
             told.add_metric(labels, count)
         return told
 
 
-class Distribution(_Tally[tuple[Labels, float]]):
+class BufferedHistogram(_BufferedMetric[tuple[LabelValues, float]]):
     """How large something was, by labels: a histogram.
 
     Args:
@@ -92,34 +92,34 @@ class Distribution(_Tally[tuple[Labels, float]]):
     def __init__(
         self,
         name: str,
-        text: str,
-        labels: Sequence[str] = (),
+        documentation: str,
+        label_names: Sequence[str] = (),
         *,
-        bounds: Sequence[float],
-        known: Iterable[Labels] = (),
+        buckets: Sequence[float],
+        initial_labels: Iterable[LabelValues] = (),
     ) -> None:
-        super().__init__(name, text, labels)
-        self._bounds = np.array([*bounds, np.inf])
-        self._counts: defaultdict[Labels, NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(bounds) + 1, np.int64))
-        self._sums: defaultdict[Labels, float] = defaultdict(float)
-        for one in known if labels else [()]:
-            self._counts[one] += 0
+        super().__init__(name, documentation, label_names)
+        self._upper_bounds = np.array([*buckets, np.inf])
+        self._bucket_counts: defaultdict[LabelValues, NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(buckets) + 1, np.int64))
+        self._sums: defaultdict[LabelValues, float] = defaultdict(float)
+        for one in initial_labels if label_names else [()]:
+            self._bucket_counts[one] += 0
 
-    def observe(self, value: float, *labels: str) -> None:
+    def observe(self, value: float, *label_values: str) -> None:
         """It was so large."""
-        self._note((labels, value))
+        self._append((label_values, value))
 
-    def _count(self, noted: list[tuple[Labels, float]]) -> None:
-        values: defaultdict[Labels, list[float]] = defaultdict(list)
-        for labels, value in noted:
+    def _aggregate(self, observations: list[tuple[LabelValues, float]]) -> None:
+        values: defaultdict[LabelValues, list[float]] = defaultdict(list)
+        for labels, value in observations:
             values[labels].append(value)
         for labels, some in values.items():
-            self._counts[labels] += np.bincount(np.searchsorted(self._bounds, some), minlength=len(self._bounds))
+            self._bucket_counts[labels] += np.bincount(np.searchsorted(self._upper_bounds, some), minlength=len(self._upper_bounds))
             self._sums[labels] += sum(some)
 
-    def _told(self) -> Metric:
-        told = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        names = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
-        for labels, counts in sorted(self._counts.items()):
+    def _to_family(self) -> Metric:
+        told = HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)
+        names = [floatToGoString(bound) for bound in self._upper_bounds]  # type: ignore[no-untyped-call]
+        for labels, counts in sorted(self._bucket_counts.items()):
             told.add_metric(labels, list(zip(names, counts.cumsum().tolist(), strict=True)), self._sums[labels])
         return told

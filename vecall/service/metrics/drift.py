@@ -9,36 +9,36 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from vecall.recall.query import Query
-from vecall.recall.recaller import Answered
+from vecall.recall.recaller import RecallTrace
 from vecall.release.release import Release
 
-_WINDOW = 2_000  # newest requests
-_LEAST = 100  # requests; of fewer the index says nothing
-_BINS = 10
-_EMPTY = 1e-3  # share that an empty bin counts as
+_WINDOW_SIZE = 2_000  # newest requests
+_MIN_SAMPLES = 100  # requests; of fewer the index says nothing
+_BIN_COUNT = 10
+_MIN_BIN_SHARE = 1e-3  # share that an empty bin counts as
 
 
-Counted = tuple[int, int]  # how many are unknown, of how many
+UnknownAndTotal = tuple[int, int]  # how many are unknown, of how many
 
 
-class Drift:
+class DriftMonitor:
     """Scores of the first places, and how much of the requests is unknown, over the newest requests of a release."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._release = ""
-        self._usual: NDArray[np.float64] | None = None
-        self._scores: deque[float] = deque(maxlen=_WINDOW)
-        self._unknown: deque[tuple[Counted, ...]] = deque(maxlen=_WINDOW)
+        self._release_name = ""
+        self._reference_scores: NDArray[np.float64] | None = None
+        self._top_scores: deque[float] = deque(maxlen=_WINDOW_SIZE)
+        self._unknown_counts: deque[tuple[UnknownAndTotal, ...]] = deque(maxlen=_WINDOW_SIZE)
 
-    def _begin(self, release: Release) -> None:
-        usual = golden_scores(release)
+    def _reset(self, release: Release) -> None:
+        usual = compute_golden_scores(release)
         with self._lock:
-            self._release, self._usual = release.name, usual
-            self._scores.clear()
-            self._unknown.clear()
+            self._release_name, self._reference_scores = release.name, usual
+            self._top_scores.clear()
+            self._unknown_counts.clear()
 
-    def add(self, made: Answered, query: Query, *, served: Release) -> None:
+    def observe(self, trace: RecallTrace, query: Query, *, current_release: Release) -> None:
         """One answered request.
 
         Args:
@@ -46,24 +46,24 @@ class Drift:
             query: the request.
             served: what is served now. With another one it begins anew.
         """
-        if served.name != self._release:
-            self._begin(served)
-        scores, unknown = made.recalled.scores, _unknown_of(made, query)
+        if current_release.name != self._release_name:
+            self._reset(current_release)
+        scores, unknown = trace.answer.scores, _count_unknown(trace, query)
         with self._lock:
-            if made.recalled.release != self._release:
+            if trace.answer.release != self._release_name:
                 return
-            if scores and made.ask.vector is not None:
-                self._scores.append(scores[0])
-            self._unknown.append(unknown)
+            if scores and trace.resolved_query.vector is not None:
+                self._top_scores.append(scores[0])
+            self._unknown_counts.append(unknown)
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""
         with self._lock:
-            scores, unknown, usual = np.array(self._scores), list(self._unknown), self._usual
+            scores, unknown, usual = np.array(self._top_scores), list(self._unknown_counts), self._reference_scores
         text = "Population stability index of the best scores against the golden queries'; above 0.25: look."
         moved = GaugeMetricFamily("vecall_drift_score_psi", text)
-        if usual is not None and len(scores) >= _LEAST:
-            moved.add_metric([], stability_index(usual, scores))
+        if usual is not None and len(scores) >= _MIN_SAMPLES:
+            moved.add_metric([], compute_psi(usual, scores))
         yield moved
         shares = GaugeMetricFamily(
             "vecall_unknown_share",
@@ -71,41 +71,41 @@ class Drift:
             labels=["what"],
         )
         if unknown:
-            for what, (absent, given) in zip(_WHAT, np.sum(unknown, axis=0).tolist(), strict=True):
+            for what, (absent, given) in zip(_INPUT_KINDS, np.sum(unknown, axis=0).tolist(), strict=True):
                 if given:
                     shares.add_metric([what], absent / given)
         yield shares
 
 
-_WHAT = ("user", "history", "features")
+_INPUT_KINDS = ("user", "history", "features")
 
 
-def _unknown_of(made: Answered, query: Query) -> tuple[Counted, ...]:
+def _count_unknown(trace: RecallTrace, query: Query) -> tuple[UnknownAndTotal, ...]:
     """As `_WHAT` has them."""
-    unknown, encoder = made.recalled.unknown, made.view.release.encoder
-    features = encoder.count_unknown(query.user) if query.user and encoder is not None else (0, 0)
+    unknown, encoder = trace.answer.unknown, trace.snapshot.release.encoder
+    features = encoder.count_oov(query.user) if query.user and encoder is not None else (0, 0)
     user = (int(unknown.user), int(query.user_id is not None))
     return user, (unknown.history, len(query.history or ())), features
 
 
-def golden_scores(release: Release) -> NDArray[np.float64] | None:
+def compute_golden_scores(release: Release) -> NDArray[np.float64] | None:
     """[G] best score of each golden query; None where there are too few of them."""
-    golden = release.golden
-    if golden is None or len(golden.vectors) < 2 * _BINS:
+    golden = release.golden_queries
+    if golden is None or len(golden.vectors) < 2 * _BIN_COUNT:
         return None
-    best = release.index.vectors(golden.rows[:, 0])  # [G, D]
+    best = release.index.get_vectors(golden.exact_rows[:, 0])  # [G, D]
     scores: NDArray[np.float64] = np.einsum("gd,gd->g", golden.vectors, best, dtype=np.float64)
     return scores
 
 
-def stability_index(usual: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+def compute_psi(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
     """Population stability index: sum over the deciles of `usual` of (p - q) ln(p / q), p of it and q of `now`.
 
     0 for equal distributions. By custom below 0.1 is no change and above 0.25 a large one.
     """
-    edges = np.unique(np.quantile(usual, np.arange(1, _BINS) / _BINS))
+    edges = np.unique(np.quantile(reference, np.arange(1, _BIN_COUNT) / _BIN_COUNT))
     p, q = (
-        np.maximum(np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) / len(values), _EMPTY)
-        for values in (usual, now)
+        np.maximum(np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) / len(values), _MIN_BIN_SHARE)
+        for values in (reference, current)
     )
     return float(((p - q) * np.log(p / q)).sum())

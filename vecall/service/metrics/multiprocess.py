@@ -8,10 +8,10 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-_STALE = 120.0  # seconds after which a process that told nothing is gone; while it loads a release it tells nothing
+_STALE_SECONDS = 120.0  # seconds after which a process that told nothing is gone; while it loads a release it tells nothing
 
 
-class Siblings:
+class WorkerPeers:
     """One of the processes, as it is known to the others.
 
     Args:
@@ -19,39 +19,39 @@ class Siblings:
         number: of this process among them.
     """
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self._folder, self._number = folder, number
+    def __init__(self, directory: Path, worker_id: int) -> None:
+        self._directory, self._worker_id = directory, worker_id
 
     @property
-    def turns(self) -> Path:
+    def write_lock_path(self) -> Path:
         """The lock file of who writes; see `Source.open`."""
-        return self._folder / "turns"
+        return self._directory / "turns"
 
-    def tell(self, metrics: bytes) -> None:
+    def publish_metrics(self, metrics: bytes) -> None:
         """Let the others know this process's metrics."""
-        fresh = self._folder / f"{self._number}.fresh"
+        fresh = self._directory / f"{self._worker_id}.fresh"
         fresh.write_bytes(metrics)
-        fresh.replace(self._folder / f"{self._number}.metrics")
+        fresh.replace(self._directory / f"{self._worker_id}.metrics")
 
-    def together(self, metrics: bytes) -> bytes:
+    def merge_metrics(self, metrics: bytes) -> bytes:
         """This process's metrics and what the others told last, each with the label `process`."""
-        told = {self._number: metrics}
-        for file in self._folder.glob("*.metrics"):
-            if file.stem != str(self._number) and time.time() - file.stat().st_mtime < _STALE:
+        told = {self._worker_id: metrics}
+        for file in self._directory.glob("*.metrics"):
+            if file.stem != str(self._worker_id) and time.time() - file.stat().st_mtime < _STALE_SECONDS:
                 told[int(file.stem)] = file.read_bytes()
-        return generate_latest(_Labelled(told))  # all that it asks for is `collect`
+        return generate_latest(_MergedMetrics(told))  # all that it asks for is `collect`
 
 
-class _Labelled:
+class _MergedMetrics:
     """Metrics of several processes, those of one name together, as the format wants it."""
 
-    def __init__(self, told: Mapping[int, bytes]) -> None:
-        self._told = told
+    def __init__(self, metrics_by_worker: Mapping[int, bytes]) -> None:
+        self._metrics_by_worker = metrics_by_worker
 
     def collect(self) -> Iterator[Metric]:
         """All of them."""
         families: dict[str, Metric] = {}
-        for number, text in sorted(self._told.items()):
+        for number, text in sorted(self._metrics_by_worker.items()):
             for family in text_string_to_metric_families(text.decode()):
                 kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from vecall.index.bitmap import Rows
-from vecall.recall.recaller import Answered
-from vecall.recall.search import find_exactly
+from vecall.recall.recaller import RecallTrace
+from vecall.recall.search import search_snapshot_exact
 
-_WAITING = 16  # answers; more are not needed to keep one thread busy, and each keeps its view in memory
-_WINDOW = 2_000  # newest samples by path
-_OF_A_CORE = 0.03  # that judging may take: an exact scan of millions of rows takes as long as many requests
-_PAUSE = 0.2  # seconds between looks at whether to end
+_QUEUE_SIZE = 16  # answers; more are not needed to keep one thread busy, and each keeps its view in memory
+_WINDOW_SIZE = 2_000  # newest samples by path
+_MAX_CPU_SHARE = 0.03  # that judging may take: an exact scan of millions of rows takes as long as many requests
+_POLL_SECONDS = 0.2  # seconds between looks at whether to end
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RecallEstimate:
     """Mean recall of a sample, with a 95 % confidence interval by Wilson's score (JASA 1927), so within 0 and 1.
 
     Attributes:
@@ -34,13 +34,13 @@ class Estimate:
         high: of the interval.
     """
 
-    samples: int
-    recall: float
-    low: float
-    high: float
+    sample_count: int
+    mean: float
+    lower: float
+    upper: float
 
 
-class LiveRecall:
+class OnlineRecallMonitor:
     """Judges a share of the answers by `find_exactly` over the very view that they were made of.
 
     Args:
@@ -48,41 +48,41 @@ class LiveRecall:
         seed: of the drawing.
     """
 
-    def __init__(self, share: float, *, seed: int | None = None) -> None:
-        self._share = share
+    def __init__(self, sample_rate: float, *, seed: int | None = None) -> None:
+        self._sample_rate = sample_rate
         self._random = random.Random(seed)  # noqa: S311 - no secret
-        self._waiting: Queue[tuple[str, Answered]] = Queue(_WAITING)
-        self._shares: dict[str, deque[float]] = {}
+        self._queue: Queue[tuple[str, RecallTrace]] = Queue(_QUEUE_SIZE)
+        self._recalls_by_path: dict[str, deque[float]] = {}
         self._lock = Lock()
-        self._ended = Event()
+        self._stop_event = Event()
 
-    def offer(self, path: str, made: Answered) -> None:
+    def maybe_sample(self, path_label: str, trace: RecallTrace) -> None:
         """Perhaps judge an answer later; where too many wait already, it is left out."""
-        if self._share and made.ask.vector is not None and self._random.random() < self._share:
+        if self._sample_rate and trace.resolved_query.vector is not None and self._random.random() < self._sample_rate:
             try:
-                self._waiting.put_nowait((path, made))
+                self._queue.put_nowait((path_label, trace))
             except Full:
                 return
 
     def run(self) -> None:
         """Judge what was offered, until `end`."""
-        while not self._ended.is_set():
+        while not self._stop_event.is_set():
             try:
-                path, made = self._waiting.get(timeout=_PAUSE)
+                path, made = self._queue.get(timeout=_POLL_SECONDS)
             except Empty:
                 continue
-            self._judge(path, made)
+            self._evaluate_sample(path, made)
             del made  # or its release would stay in memory until the next one
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Let `run` return."""
-        self._ended.set()
+        self._stop_event.set()
 
-    def estimates(self) -> dict[str, Estimate]:
+    def estimate_by_path(self) -> dict[str, RecallEstimate]:
         """By path."""
         with self._lock:
-            shares = {path: list(kept) for path, kept in self._shares.items()}
-        return {path: estimate(kept) for path, kept in shares.items()}
+            shares = {path: list(kept) for path, kept in self._recalls_by_path.items()}
+        return {path: estimate_recall(kept) for path, kept in shares.items()}
 
     def collect(self) -> Iterator[Metric]:
         """The estimates, for Prometheus."""
@@ -92,48 +92,48 @@ class LiveRecall:
             labels=["path", "bound"],
         )
         count = GaugeMetricFamily("vecall_live_ann_recall_samples", "Requests judged exactly.", labels=["path"])
-        for path, known in self.estimates().items():
-            for bound, value in (("low", known.low), ("mean", known.recall), ("high", known.high)):
+        for path, known in self.estimate_by_path().items():
+            for bound, value in (("low", known.lower), ("mean", known.mean), ("high", known.upper)):
                 recall.add_metric([path, bound], value)
-            count.add_metric([path], known.samples)
+            count.add_metric([path], known.sample_count)
         yield from (recall, count)
 
-    def _judge(self, path: str, made: Answered) -> None:
-        if made.ask.vector is None or not len(made.found.rows):
+    def _evaluate_sample(self, path_label: str, trace: RecallTrace) -> None:
+        if trace.resolved_query.vector is None or not len(trace.search_result.rows):
             return
-        exact = find_exactly(
-            made.view, made.ask.vector, made.ask.excluded, made.passing, len(made.found.rows), rest=_Rest(self._ended)
+        exact = search_snapshot_exact(
+            trace.snapshot, trace.resolved_query.vector, trace.resolved_query.excluded_rows, trace.filter_mask, len(trace.search_result.rows), throttle=_CpuThrottle(self._stop_event)
         )
         # By score, as in `vecall.index.ann_recall`: which of equal items was returned makes no difference.
-        found, wanted = (_scores(made, rows) for rows in (made.found.rows, exact))
+        found, wanted = (_compute_scores(trace, rows) for rows in (trace.search_result.rows, exact))
         share = min(1.0, float(np.count_nonzero(found >= wanted.min()) / len(wanted)))
         with self._lock:
-            self._shares.setdefault(path, deque(maxlen=_WINDOW)).append(share)
+            self._recalls_by_path.setdefault(path_label, deque(maxlen=_WINDOW_SIZE)).append(share)
 
 
-def _scores(made: Answered, rows: Rows) -> NDArray[np.float64]:
+def _compute_scores(trace: RecallTrace, rows: Rows) -> NDArray[np.float64]:
     """[n] inner products of the user's vector with some items' stored ones."""
-    vector = np.asarray(made.ask.vector, dtype=np.float64)
-    products: NDArray[np.float64] = (made.view.vectors(rows).astype(np.float64) * vector).sum(axis=1)
+    vector = np.asarray(trace.resolved_query.vector, dtype=np.float64)
+    products: NDArray[np.float64] = (trace.snapshot.get_vectors(rows).astype(np.float64) * vector).sum(axis=1)
     return products
 
 
-class _Rest:
+class _CpuThrottle:
     """Rests after each piece of work, so that all of it takes a small share of one core."""
 
-    def __init__(self, ended: Event) -> None:
-        self._ended, self._since = ended, time.thread_time()
+    def __init__(self, stop_event: Event) -> None:
+        self._stop_event, self._last_cpu_seconds = stop_event, time.thread_time()
 
     def __call__(self) -> None:
         """Rest for what was done since the last time."""
-        worked = time.thread_time() - self._since
-        self._ended.wait(worked * (1 / _OF_A_CORE - 1))
-        self._since = time.thread_time()
+        worked = time.thread_time() - self._last_cpu_seconds
+        self._stop_event.wait(worked * (1 / _MAX_CPU_SHARE - 1))
+        self._last_cpu_seconds = time.thread_time()
 
 
-def estimate(shares: list[float]) -> Estimate:
+def estimate_recall(recalls: list[float]) -> RecallEstimate:
     """Of at least one share. Its variance is at most that of yes or no, for which the interval is made."""
-    n, mean, z = len(shares), sum(shares) / len(shares), 1.96
+    n, mean, z = len(recalls), sum(recalls) / len(recalls), 1.96
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return Estimate(n, mean, max(0.0, centre - half), min(1.0, centre + half))
+    return RecallEstimate(n, mean, max(0.0, centre - half), min(1.0, centre + half))

@@ -7,14 +7,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import Response
 from starlette.types import Scope
 
-from vecall.service.responses import Refusal, refused
-from vecall.service.ui.i18n import TEXTS, language_of
+from vecall.service.responses import HttpError, to_error_response
+from vecall.service.ui.i18n import TEXTS, negotiate_language
 
-_FOR_MACHINES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/page/", "/static/")
+_API_PREFIXES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/page/", "/static/")
 
 
 @lru_cache(maxsize=1)
-def templates() -> Environment:
+def load_templates() -> Environment:
     """The pages' templates."""
     environment = Environment(
         loader=PackageLoader("vecall.service.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -23,16 +23,16 @@ def templates() -> Environment:
     return environment
 
 
-def error_response(refusal: Refusal, scope: Scope) -> Response:
+def render_error(error: HttpError, scope: Scope) -> Response:
     """An error's answer to the request of an ASGI scope: a page, if a browser asked for one."""
-    plain = refused(refusal, scope)
+    plain = to_error_response(error, scope)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     path = str(scope["path"])
-    if scope["method"] != "GET" or "text/html" not in headers.get("accept", "") or path.startswith(_FOR_MACHINES):
+    if scope["method"] != "GET" or "text/html" not in headers.get("accept", "") or path.startswith(_API_PREFIXES):
         return plain
-    language = _language(scope, headers.get("accept-language", ""))
+    language = _detect_language(scope, headers.get("accept-language", ""))
     html = (
-        templates()
+        load_templates()
         .get_template("error.html")
         .render(
             t=TEXTS[language],
@@ -42,16 +42,16 @@ def error_response(refusal: Refusal, scope: Scope) -> Response:
             given={},
             release=None,
             problem=None,
-            status=refusal.status,
-            message=str(refusal),
+            status=error.status,
+            message=str(error),
         )
     )
-    return Response(html, refusal.status, refusal.headers | {"Content-Language": language}, media_type="text/html")
+    return Response(html, error.status, error.headers | {"Content-Language": language}, media_type="text/html")
 
 
-def _language(scope: Scope, accepted: str) -> str:
+def _detect_language(scope: Scope, accept_language: str) -> str:
     try:
         asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=200).get("lang", [""])[0]
     except ValueError:
         asked = ""
-    return language_of(asked, accepted)
+    return negotiate_language(asked, accept_language)

@@ -9,15 +9,15 @@ import polars as pl
 from vecall.data.id_map import Id
 from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
-from vecall.recall.conditions import FILTER_OPS, LIST_OPS
+from vecall.recall.conditions import FILTER_OPS, LIST_VALUE_OPS
 from vecall.recall.query import Query, parse_id
 from vecall.service.settings import Limits
 
-_USUAL_K = 20
+_DEFAULT_K = 20
 
 
 @dataclass(frozen=True)
-class Filter:
+class FilterRow:
     """One row of the form."""
 
     field: str = ""
@@ -26,7 +26,7 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class Form:
+class ExploreForm:
     """The form as it was sent, all of it text, to be shown again.
 
     Attributes:
@@ -40,84 +40,84 @@ class Form:
 
     user: str = ""
     history: str = ""
-    k: str = str(_USUAL_K)
+    k: str = str(_DEFAULT_K)
     exclude: str = ""
     exclude_seen: bool = True
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[FilterRow, ...] = ()
 
     @classmethod
-    def of(cls, given: Mapping[str, Sequence[str]]) -> "Form":
+    def from_query_params(cls, query_params: Mapping[str, Sequence[str]]) -> "ExploreForm":
         """Of a query string's values by name."""
 
-        def one(name: str, usual: str = "") -> str:
-            return (given.get(name) or [usual])[0].strip()
+        def get_first(name: str, default: str = "") -> str:
+            return (query_params.get(name) or [default])[0].strip()
 
-        names, ops, values = (given.get(part, []) for part in ("field", "op", "value"))
+        names, ops, values = (query_params.get(part, []) for part in ("field", "op", "value"))
         filters = tuple(
-            Filter(name, op, value.strip()) for name, op, value in zip(names, ops, values, strict=False) if name
+            FilterRow(name, op, value.strip()) for name, op, value in zip(names, ops, values, strict=False) if name
         )
         return cls(
-            user=one("user"),
-            history=one("history"),
-            k=one("k", str(_USUAL_K)),
-            exclude=one("exclude"),
-            exclude_seen=one("sent") == "" or one("exclude_seen") != "",
+            user=get_first("user"),
+            history=get_first("history"),
+            k=get_first("k", str(_DEFAULT_K)),
+            exclude=get_first("exclude"),
+            exclude_seen=get_first("sent") == "" or get_first("exclude_seen") != "",
             filters=filters,
         )
 
     @property
-    def asks(self) -> bool:
+    def has_query(self) -> bool:
         """Whether there is anything to recall for."""
         return bool(self.user or self.history)
 
-    def query(self, view: Snapshot, limits: Limits) -> Query:
+    def to_query(self, snapshot: Snapshot, limits: Limits) -> Query:
         """The query.
 
         Raises:
             QueryError: something that was typed is not of the kind that is needed.
         """
-        if not self.k.isdecimal() or not 1 <= int(self.k[:9]) <= limits.k:
-            raise QueryError(f"k: expected a number from 1 to {limits.k:,}, got {self.k!r:.80}", field="k")
-        if len(self.filters) > limits.conditions:
-            raise QueryError(f"where: at most {limits.conditions} conditions are allowed", field="where")
+        if not self.k.isdecimal() or not 1 <= int(self.k[:9]) <= limits.max_k:
+            raise QueryError(f"k: expected a number from 1 to {limits.max_k:,}, got {self.k!r:.80}", field="k")
+        if len(self.filters) > limits.max_conditions:
+            raise QueryError(f"where: at most {limits.max_conditions} conditions are allowed", field="where")
         return Query(
-            user_id=user_id(view, self.user) if self.user else None,
-            history=item_ids(view, "history", self.history) if self.history else None,
+            user_id=parse_user_id(snapshot, self.user) if self.user else None,
+            history=parse_item_ids(snapshot, "history", self.history) if self.history else None,
             k=int(self.k),
-            where=[self._condition(f"where[{place}]", row, view) for place, row in enumerate(self.filters)],
-            exclude=item_ids(view, "exclude", self.exclude),
+            where=[self._parse_condition(f"where[{place}]", row, snapshot) for place, row in enumerate(self.filters)],
+            exclude=parse_item_ids(snapshot, "exclude", self.exclude),
             exclude_seen=self.exclude_seen,
             explain=True,
         )
 
-    def _condition(self, place: str, row: Filter, view: Snapshot) -> dict[str, Any]:
-        attributes = view.release.attributes
+    def _parse_condition(self, location: str, row: FilterRow, snapshot: Snapshot) -> dict[str, Any]:
+        attributes = snapshot.release.attributes
         if row.field not in attributes.columns or row.op not in FILTER_OPS:
-            raise QueryError(f"{place}: expected an attribute and an operation, got {row.field!r:.80}", field=place)
+            raise QueryError(f"{location}: expected an attribute and an operation, got {row.field!r:.80}", field=location)
         kind = attributes.schema[row.field]
         inner = kind.inner if isinstance(kind, (pl.List, pl.Array)) else kind
-        listed = [_typed(f"{place}.value", one.strip(), inner) for one in row.value.split(",")]
-        whole = listed if row.op in LIST_OPS else _typed(f"{place}.value", row.value, inner)
+        listed = [_parse_value(f"{location}.value", one.strip(), inner) for one in row.value.split(",")]
+        whole = listed if row.op in LIST_VALUE_OPS else _parse_value(f"{location}.value", row.value, inner)
         return {"field": row.field, "op": row.op, "value": whole}
 
 
-def user_id(view: Snapshot, text: str) -> Id:
+def parse_user_id(snapshot: Snapshot, text: str) -> Id:
     """A user id that was typed, of the release's type."""
-    users = view.release.users
+    users = snapshot.release.users
     return parse_id("user_id", text, "string" if users is None else users.ids.id_type)
 
 
-def item_ids(view: Snapshot, field: str, text: str) -> list[Id]:
+def parse_item_ids(snapshot: Snapshot, field: str, text: str) -> list[Id]:
     """Item ids that were typed, with commas between them."""
-    return [parse_id(field, one.strip(), view.release.items.id_type) for one in text.split(",") if one.strip()]
+    return [parse_id(field, one.strip(), snapshot.release.item_ids.id_type) for one in text.split(",") if one.strip()]
 
 
-def _typed(place: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a Polars type, loosely typed there
-    if kind == pl.Boolean:
+def _parse_value(location: str, text: str, dtype: Any) -> object:  # noqa: ANN401 - a Polars type, loosely typed there
+    if dtype == pl.Boolean:
         return {"true": True, "false": False}.get(text.lower(), text)
-    if not kind.is_numeric():
+    if not dtype.is_numeric():
         return text
     try:
         return float(text) if any(sign in text for sign in ".eE") else int(text)
     except ValueError:
-        raise QueryError(f"{place}: expected a number, got {text!r:.80}", field=place) from None
+        raise QueryError(f"{location}: expected a number, got {text!r:.80}", field=location) from None

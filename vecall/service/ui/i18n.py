@@ -161,9 +161,9 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def language_of(asked: str | None, accepted: str) -> str:
+def negotiate_language(requested: str | None, accept_language: str) -> str:
     """The language that was asked for, or the first of the browser's that is here."""
-    for one in (asked or "", *(part.partition(";")[0].strip()[:2].lower() for part in accepted.split(","))):
+    for one in (requested or "", *(part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(","))):
         if one in TEXTS:
             return one
     return "en"

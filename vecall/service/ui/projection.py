@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
 from vecall.live.snapshot import Snapshot
-from vecall.service.ui.presenters import shown
+from vecall.service.ui.presenters import build_item_cards
 
 MOST = 1_200  # items
 _COLOURS = 8  # values with a colour of their own; the palette is in page.css
@@ -57,7 +57,7 @@ def draw(view: Snapshot, attribute: str | None, *, unknown: str, others: str) ->
     """
     n = view.release.index.size
     rows = np.sort(np.random.default_rng(0).choice(n, min(n, MOST), replace=False)).astype(np.int64)
-    places, share = _principal(view.release.index.vectors(rows))
+    places, share = _principal(view.release.index.get_vectors(rows))
     columns = view.release.attributes.columns
     name = attribute if attribute in columns else _first_to_colour(view.release.attributes)
     values = [unknown] * len(rows) if name is None else _values(view.release.attributes[name][rows], unknown)
@@ -66,7 +66,7 @@ def draw(view: Snapshot, attribute: str | None, *, unknown: str, others: str) ->
     colours = {value: number for number, value in enumerate(frequent, 1)}
     points = tuple(
         Point(round(float(x), 1), round(float(y), 1), item.id, item.title, value, colours.get(value, 0))
-        for (x, y), item, value in zip(places, shown(view, rows), values, strict=True)
+        for (x, y), item, value in zip(places, build_item_cards(view, rows), values, strict=True)
     )
     legend = [(value, colours[value], values.count(value)) for value in frequent]
     if rest := sum(value not in colours for value in values):
