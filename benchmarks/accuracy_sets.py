@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from vecall.quickstart.movielens import sections as movielens_sections
+from vecall.quickstart.movielens import build_settings as movielens_sections
 
-Sections = dict[str, dict[str, Any]]
+Settings = dict[str, dict[str, Any]]
 
 # recall@10 and NDCG@10, leave-one-out, all items ranked. How each treats seen items: as far as the papers tell.
-PUBLISHED: Mapping[str, tuple[tuple[str, str, float, float], ...]] = {
+PUBLISHED_RESULTS: Mapping[str, tuple[tuple[str, str, float, float], ...]] = {
     "beauty": (
         ("SASRec, as in S3-Rec", "ranked", 0.0605, 0.0318),
         ("TIGER", "ranked", 0.0648, 0.0384),
@@ -32,13 +32,13 @@ PUBLISHED: Mapping[str, tuple[tuple[str, str, float, float], ...]] = {
 }
 
 # What is to be reached, (recall@10, NDCG@10): seen items left out, then ranked too; and recall@100 with seen left out.
-REACH: Mapping[str, tuple[tuple[float, float], tuple[float, float] | None, float | None]] = {
+TARGETS: Mapping[str, tuple[tuple[float, float], tuple[float, float] | None, float | None]] = {
     "beauty": ((0.110, 0.066), (0.098, 0.046), 0.285),
     "sports": ((0.067, 0.038), None, None),
 }
 
 
-def amazon(folder: Path, work: Path) -> Sections:
+def build_amazon_settings(folder: Path, work: Path) -> Settings:
     """A user's items a line, in the order of taking, and attribute ids of each item."""
     lines = (folder / "sequences.txt").read_text(encoding="utf-8").splitlines()
     taken = [(user, int(item)) for user, *items in map(str.split, lines) for item in items]
@@ -57,14 +57,14 @@ def amazon(folder: Path, work: Path) -> Sections:
     }
 
 
-def movielens(folder: Path, work: Path) -> Sections:
+def build_movielens_settings(folder: Path, work: Path) -> Settings:
     """Every rating counts, in the order of time."""
     del work
     return movielens_sections(folder)
 
 
-SETS: Mapping[str, tuple[str, Callable[[Path, Path], Sections]]] = {
-    "beauty": ("amazon-beauty", amazon),
-    "sports": ("amazon-sports", amazon),
-    "movielens": ("ml-latest-small", movielens),
+DATASETS: Mapping[str, tuple[str, Callable[[Path, Path], Settings]]] = {
+    "beauty": ("amazon-beauty", build_amazon_settings),
+    "sports": ("amazon-sports", build_amazon_settings),
+    "movielens": ("ml-latest-small", build_movielens_settings),
 }

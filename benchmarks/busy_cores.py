@@ -12,10 +12,10 @@ import time
 from statistics import median
 from typing import Any
 
-from facts import RESULTS, ROOT, facts, write_json
-from tables import show
+from facts import RESULTS_DIR, REPOSITORY_DIR, describe_environment, write_json
+from tables import print_table
 
-_STEPS = 6  # of each variant in a round
+_STEPS_PER_ROUND = 6  # of each variant in a round
 # What is in the environment of a process that trains, and its number of threads (None: as many as torch takes).
 _VARIANTS: dict[str, tuple[dict[str, str], int | None]] = {
     "libgomp's default": ({}, None),
@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--preset", default="pooled")
     asked = parser.parse_args()
-    workers = {name: _Worker(asked.preset, *variant) for name, variant in _VARIANTS.items()}
-    quiet = _rounds(workers, asked.rounds)
-    others = [_busy_process() for _ in range(os.cpu_count() or 1)]
+    workers = {name: _TrainingProcess(asked.preset, *variant) for name, variant in _VARIANTS.items()}
+    quiet = _measure_rounds(workers, asked.rounds)
+    others = [_start_busy_process() for _ in range(os.cpu_count() or 1)]
     time.sleep(1)
-    busy = _rounds(workers, asked.rounds)
+    busy = _measure_rounds(workers, asked.rounds)
     for process in (*others, *(worker.process for worker in workers.values())):
         process.kill()
     base = quiet["libgomp's default"]
@@ -47,12 +47,12 @@ def main() -> None:
         }
         for name in workers
     }
-    write_json(RESULTS / f"busy-cores-{asked.preset}.json", {"facts": facts(), "preset": asked.preset, "step": cells})
+    write_json(RESULTS_DIR / f"busy-cores-{asked.preset}.json", {"facts": describe_environment(), "preset": asked.preset, "step": cells})
     rows = [[name, *(str(value) for value in cell.values())] for name, cell in cells.items()]
-    show("a training step, median ms", ["variant", "quiet", "busy", "busy / default's quiet"], rows)
+    print_table("a training step, median ms", ["variant", "quiet", "busy", "busy / default's quiet"], rows)
 
 
-class _Worker:
+class _TrainingProcess:
     """A process that trains some steps when it is asked to."""
 
     def __init__(self, preset: str, environment: dict[str, str], threads: int | None) -> None:
@@ -64,9 +64,9 @@ class _Worker:
             text=True,
             env=given | environment,
         )
-        self.seconds(1)
+        self.time_steps(1)
 
-    def seconds(self, steps: int) -> list[float]:
+    def time_steps(self, steps: int) -> list[float]:
         """Of each step."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -76,23 +76,23 @@ class _Worker:
         return told
 
 
-def _rounds(workers: dict[str, _Worker], rounds: int) -> dict[str, float]:
+def _measure_rounds(workers: dict[str, _TrainingProcess], rounds: int) -> dict[str, float]:
     """Median milliseconds of a step; the variants take turns, so that noise hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
-            seconds[name] += worker.seconds(_STEPS)
+            seconds[name] += worker.time_steps(_STEPS_PER_ROUND)
     return {name: 1e3 * median(taken) for name, taken in seconds.items()}
 
 
-def _busy_process() -> subprocess.Popen[bytes]:
+def _start_busy_process() -> subprocess.Popen[bytes]:
     """One that wants a core, for ten minutes at the most."""
     return subprocess.Popen(
         [sys.executable, "-c", "import time\nends = time.time() + 600\nwhile time.time() < ends: pass"]
     )
 
 
-def work(preset: str, threads: int) -> None:
+def run_worker(preset: str, threads: int) -> None:
     """Steps on MovieLens, timed; how many is read from stdin, line by line."""
     import numpy as np
     import torch
@@ -105,7 +105,7 @@ def work(preset: str, threads: int) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    sections: dict[str, Any] = load_config(ROOT / "examples/movielens/vecall.toml").as_json()
+    sections: dict[str, Any] = load_config(REPOSITORY_DIR / "examples/movielens/vecall.toml").as_json()
     config = parse_config({"data": sections["data"], "schema": sections["schema"], "model": {"preset": preset}})
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
@@ -131,6 +131,6 @@ def work(preset: str, threads: int) -> None:
 
 if __name__ == "__main__":
     if "--worker" in sys.argv:
-        work(sys.argv[2], int(sys.argv[3]))
+        run_worker(sys.argv[2], int(sys.argv[3]))
     else:
         main()

@@ -23,15 +23,15 @@ Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 Numbers = NDArray[np.int64]
 
-BLOCK = 100_000  # items made at a time
-_PER_CENTRE = 100  # items
-_PER_THEME = 10_000  # items
-_LEAST_THEMES = 8
-_OWN, _SPREAD = 0.6, 1.05  # of a centre beside its theme, of an item beside its centre
+BLOCK_ITEMS = 100_000  # items made at a time
+_ITEMS_PER_CENTER = 100  # items
+_ITEMS_PER_THEME = 10_000  # items
+_MIN_THEMES = 8
+_CENTER_SCALE, _ITEM_SCALE = 0.6, 1.05  # of a centre beside its theme, of an item beside its centre
 
 
 @dataclass(frozen=True)
-class Clusters:
+class ClusteredVectors:
     """One pool by its numbers.
 
     Attributes:
@@ -40,31 +40,31 @@ class Clusters:
         seed: of everything.
     """
 
-    n: int
+    n_items: int
     dim: int
     seed: int = 0
 
     @cached_property
     def themes(self) -> Floats:
         """[T, D] directions of length 1."""
-        return _normalised(self._themes)
+        return _normalize(self._raw_themes)
 
     @cached_property
-    def theme_of(self) -> Numbers:
+    def theme_by_center(self) -> Numbers:
         """[centres] the theme of each centre."""
-        return self._rng("themes of centres").integers(len(self._themes), size=max(1, self.n // _PER_CENTRE))
+        return self._rng("themes of centres").integers(len(self._raw_themes), size=max(1, self.n_items // _ITEMS_PER_CENTER))
 
-    def block(self, number: int) -> Halves:
+    def make_block(self, block_index: int) -> Halves:
         """[up to 100,000, D] items `number` × 100,000 and on."""
-        size = min(BLOCK, self.n - number * BLOCK)
-        chosen = self._rng("centres of items", number).integers(len(self._centres), size=size)
-        return self._around(chosen, self._rng("items", number)).astype(np.float16)
+        size = min(BLOCK_ITEMS, self.n_items - block_index * BLOCK_ITEMS)
+        chosen = self._rng("centres of items", block_index).integers(len(self._centers), size=size)
+        return self._sample_around(chosen, self._rng("items", block_index)).astype(np.float16)
 
-    def blocks(self, first: int = 0) -> Iterator[Halves]:
+    def iterate_blocks(self, first_block: int = 0) -> Iterator[Halves]:
         """All items from a block on, block by block."""
-        return map(self.block, range(first, -(-self.n // BLOCK)))
+        return map(self.make_block, range(first_block, -(-self.n_items // BLOCK_ITEMS)))
 
-    def queries(self, count: int, *, who: str = "queries", theme: int | None = None) -> Floats:
+    def make_queries(self, count: int, *, stream: str = "queries", theme: int | None = None) -> Floats:
         """[count, D] vectors of the same kind as items: fewer are the first of more.
 
         Args:
@@ -72,31 +72,31 @@ class Clusters:
             who: others for another name.
             theme: all around centres of this theme, which must have some.
         """
-        centres = np.arange(len(self._centres)) if theme is None else np.flatnonzero(self.theme_of == theme)
+        centres = np.arange(len(self._centers)) if theme is None else np.flatnonzero(self.theme_by_center == theme)
         part = 0 if theme is None else theme + 1
-        chosen = centres[self._rng(f"centres of {who}", part).integers(len(centres), size=count)]
-        return self._around(chosen, self._rng(who, part))
+        chosen = centres[self._rng(f"centres of {stream}", part).integers(len(centres), size=count)]
+        return self._sample_around(chosen, self._rng(stream, part))
 
-    def fill(self, path: Path) -> None:
+    def write_npy(self, path: Path) -> None:
         """Write all items to a float16 .npy file, block by block; goes on where it was cut off.
 
         The file is there once it is whole; until then a `.part` and a `.part.json` stand beside it.
         """
         part, progress = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
         if path.exists():
-            if (shape := np.load(path, mmap_mode="r").shape) != (self.n, self.dim):
-                raise SystemExit(f"{path} holds {list(shape)}, not {[self.n, self.dim]}: take another file")
+            if (shape := np.load(path, mmap_mode="r").shape) != (self.n_items, self.dim):
+                raise SystemExit(f"{path} holds {list(shape)}, not {[self.n_items, self.dim]}: take another file")
             return
         room = shutil.disk_usage(path.parent).free
-        if not part.exists() and room < 2 * self.n * self.dim:
-            raise SystemExit(f"{path} takes {2 * self.n * self.dim:,} bytes, but only {room:,} are free")
+        if not part.exists() and room < 2 * self.n_items * self.dim:
+            raise SystemExit(f"{path} takes {2 * self.n_items * self.dim:,} bytes, but only {room:,} are free")
         done = read_json(progress)
         first = done["blocks"] if part.exists() and done.get("pool") == asdict(self) else 0
         if not first:
-            open_memmap(part, mode="w+", dtype=np.float16, shape=(self.n, self.dim))
-        for number, block in enumerate(self.blocks(first), start=first):
+            open_memmap(part, mode="w+", dtype=np.float16, shape=(self.n_items, self.dim))
+        for number, block in enumerate(self.iterate_blocks(first), start=first):
             file = open_memmap(part, mode="r+")  # anew, or its pages would count as memory of this process
-            file[number * BLOCK : number * BLOCK + len(block)] = block
+            file[number * BLOCK_ITEMS : number * BLOCK_ITEMS + len(block)] = block
             file.flush()
             del file
             write_json(progress, {"pool": asdict(self), "blocks": number + 1})
@@ -104,25 +104,25 @@ class Clusters:
         progress.unlink()
 
     @cached_property
-    def _themes(self) -> Floats:
-        size = max(_LEAST_THEMES, self.n // _PER_THEME), self.dim
+    def _raw_themes(self) -> Floats:
+        size = max(_MIN_THEMES, self.n_items // _ITEMS_PER_THEME), self.dim
         return self._rng("themes").standard_normal(size, dtype=np.float32)
 
     @cached_property
-    def _centres(self) -> Floats:
-        own = self._rng("centres").standard_normal((len(self.theme_of), self.dim), dtype=np.float32)
-        return _normalised(np.float32(_OWN) * own + self._themes[self.theme_of])
+    def _centers(self) -> Floats:
+        own = self._rng("centres").standard_normal((len(self.theme_by_center), self.dim), dtype=np.float32)
+        return _normalize(np.float32(_CENTER_SCALE) * own + self._raw_themes[self.theme_by_center])
 
-    def _around(self, centres: Numbers, rng: np.random.Generator) -> Floats:
-        noise = rng.standard_normal((len(centres), self.dim), dtype=np.float32)
-        noise *= np.float32(_SPREAD / np.sqrt(self.dim))
-        return _normalised(noise + self._centres[centres])
+    def _sample_around(self, centers: Numbers, rng: np.random.Generator) -> Floats:
+        noise = rng.standard_normal((len(centers), self.dim), dtype=np.float32)
+        noise *= np.float32(_ITEM_SCALE / np.sqrt(self.dim))
+        return _normalize(noise + self._centers[centers])
 
-    def _rng(self, part: str, number: int = 0) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *part.encode(), number])
+    def _rng(self, stream: str, number: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *stream.encode(), number])
 
 
-def _normalised(vectors: Floats) -> Floats:
+def _normalize(vectors: Floats) -> Floats:
     scaled: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return scaled
 
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    pool = Clusters(asked.items, asked.dim, asked.seed)
-    pool.fill(asked.file)
+    pool = ClusteredVectors(asked.items, asked.dim, asked.seed)
+    pool.write_npy(asked.file)
     print(json.dumps(asdict(pool) | {"file": str(asked.file), "bytes": asked.file.stat().st_size}))
 
 

@@ -18,58 +18,58 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from facts import RESULTS, facts, model_settings, read_json, write_json
+from facts import RESULTS_DIR, describe_environment, extract_model_settings, read_json, write_json
 from numpy.typing import NDArray
-from tables import console, show
+from tables import console, print_table
 
 from vecall import Query, fit, open_recaller, publish
 from vecall.config import parse_config
-from vecall.console import quiet_libraries
+from vecall.console import configure_logging
 
 K = 100
-ARTICLES, HELD_OUT = 16_980, 1_698
-LENGTH = 200  # of a history; one library in seventy is longer
-REACH = {"all": 0.42, "held out": 0.68}
+N_ARTICLES, N_HELD_OUT = 16_980, 1_698
+HISTORY_LENGTH = 200  # of a history; one library in seventy is longer
+TARGETS = {"all": 0.42, "held out": 0.68}
 
 Lists = list[NDArray[np.int64]]
 
 
 def main() -> None:
-    options = _options()
-    quiet_libraries(verbose=False)
+    options = _parse_options()
+    configure_logging(verbose=False)
     folder = options.data / "citeulike-a"
     if not folder.is_dir():
         console.print(f"{folder} is not there, so there is nothing to measure")
         return
-    libraries, tags = (_lists(folder / name) for name in ("users.dat", "item-tag.dat"))
-    held_out = np.random.default_rng(0).permutation(ARTICLES)[:HELD_OUT]
-    rows = [["TF-IDF of tags", "", *(f"{value:.3f}" for value in _baseline(libraries, tags, held_out).values())]]
+    libraries, tags = (_read_lists(folder / name) for name in ("users.dat", "item-tag.dat"))
+    held_out = np.random.default_rng(0).permutation(N_ARTICLES)[:N_HELD_OUT]
+    rows = [["TF-IDF of tags", "", *(f"{value:.3f}" for value in _measure_tfidf_baseline(libraries, tags, held_out).values())]]
     for dropout in options.id_dropout:
-        results = [_one(libraries, tags, held_out, dropout, seed, options) for seed in options.seeds]
-        figures = [_mean_and_sd([one[name] for one in results]) for name in ("warm", *REACH)]
+        results = [_measure_seed(libraries, tags, held_out, dropout, seed, options) for seed in options.seeds]
+        figures = [_format_mean_and_sd([one[name] for one in results]) for name in ("warm", *TARGETS)]
         rows.append([f"vecall {options.preset}, id dropout {dropout}", *figures])
-    rows.append(["to reach", "", *(f"{value:.3f}" for value in REACH.values())])
-    show("citeulike-a, recall@100", ["", "warm", "cold, among all", "cold, among held out"], rows)
+    rows.append(["to reach", "", *(f"{value:.3f}" for value in TARGETS.values())])
+    print_table("citeulike-a, recall@100", ["", "warm", "cold, among all", "cold, among held out"], rows)
 
 
-def _options() -> argparse.Namespace:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--preset", default="pooled")
     parser.add_argument("--id-dropout", type=float, nargs="+", default=[0.0, 0.3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cold-start")
+    parser.add_argument("--out", type=Path, default=RESULTS_DIR / "cold-start")
     return parser.parse_args()
 
 
-def _lists(file: Path) -> Lists:
+def _read_lists(file: Path) -> Lists:
     """A line each: a count, then so many numbers."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return [np.array(line.split()[1:], dtype=np.int64) for line in lines]
 
 
-def _one(
+def _measure_seed(
     libraries: Lists, tags: Lists, held_out: NDArray[np.int64], dropout: float, seed: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One training, from its file where it lies."""
@@ -77,20 +77,20 @@ def _one(
     kept = read_json(file)
     with tempfile.TemporaryDirectory(prefix="cold-") as work:
         folder = Path(work)
-        config = _config(folder, dropout, seed, options.preset)
-        settings = model_settings(config)
+        config = _make_config(folder, dropout, seed, options.preset)
+        settings = extract_model_settings(config)
         if kept.get("settings") == settings and not options.fresh:
             return kept
         console.print(f"id dropout {dropout}, seed {seed}", style="dim")
-        begun_with = facts()
-        warm = np.setdiff1d(np.arange(ARTICLES), held_out)
-        warm_libraries = [_shuffled(np.setdiff1d(library, held_out), seed) for library in libraries]
-        _write_taken(folder, warm_libraries)
+        begun_with = describe_environment()
+        warm = np.setdiff1d(np.arange(N_ARTICLES), held_out)
+        warm_libraries = [_shuffle(np.setdiff1d(library, held_out), seed) for library in libraries]
+        _write_interactions(folder, warm_libraries)
         _write_items(folder, tags, warm, held_out)
         run = fit(config, folder / "run")
-        _write_items(folder, tags, np.arange(ARTICLES), held_out)  # the held-out ones come in
-        publish(run.folder, folder / "store")
-        found = _recalled(folder / "store", libraries, held_out, seed)
+        _write_items(folder, tags, np.arange(N_ARTICLES), held_out)  # the held-out ones come in
+        publish(run.directory, folder / "store")
+        found = _measure_cold_recall(folder / "store", libraries, held_out, seed)
         metrics: Any = run.summary.metrics["seen_excluded"]
         result = {
             "facts": begun_with,
@@ -103,12 +103,12 @@ def _one(
     return result
 
 
-def _shuffled(library: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _shuffle(library: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Libraries have no order of their own."""
     return np.random.default_rng([seed, len(library)]).permutation(library)
 
 
-def _write_taken(folder: Path, libraries: Lists) -> None:
+def _write_interactions(folder: Path, libraries: Lists) -> None:
     pairs = [(user, int(item)) for user, library in enumerate(libraries) for item in library]
     pl.DataFrame(pairs, schema=["user", "item"], orient="row").write_parquet(folder / "taken.parquet")
 
@@ -119,7 +119,7 @@ def _write_items(folder: Path, tags: Lists, items: NDArray[np.int64], held_out: 
     frame.with_columns(pl.col("tags").cast(pl.List(pl.String))).write_parquet(folder / "items.parquet")
 
 
-def _config(folder: Path, dropout: float, seed: int, preset: str) -> Any:
+def _make_config(folder: Path, dropout: float, seed: int, preset: str) -> Any:
     return parse_config(
         {
             "data": {"interactions": str(folder / "taken.parquet"), "items": str(folder / "items.parquet")},
@@ -134,7 +134,7 @@ def _config(folder: Path, dropout: float, seed: int, preset: str) -> Any:
                 "users": {"id": "user", "id_type": "integer"},
             },
             # Libraries have no order, so that all of a library speaks for its user, and not the newest.
-            "model": {"preset": preset, "id_dropout": dropout, "history": {"length": LENGTH}},
+            "model": {"preset": preset, "id_dropout": dropout, "history": {"length": HISTORY_LENGTH}},
             "training": {"seed": seed},
             "index": {"engine": "exact"},
             "evaluation": {"ks": [K]},
@@ -142,38 +142,38 @@ def _config(folder: Path, dropout: float, seed: int, preset: str) -> Any:
     )
 
 
-def _recalled(store: Path, libraries: Lists, held_out: NDArray[np.int64], seed: int) -> dict[str, float]:
+def _measure_cold_recall(store: Path, libraries: Lists, held_out: NDArray[np.int64], seed: int) -> dict[str, float]:
     """Mean share of each user's held-out articles among the k best."""
     only_held = ({"field": "held", "op": "eq", "value": True},)
     shares: dict[str, list[float]] = {"all": [], "held out": []}
     with open_recaller(store) as recaller:
-        for known, targets in _cold_cases(libraries, held_out):
-            history = _shuffled(known, seed).tolist()
+        for known, targets in _make_cold_cases(libraries, held_out):
+            history = _shuffle(known, seed).tolist()
             for name, where in (("all", ()), ("held out", only_held)):
                 answer = recaller.recall(Query(history=history, k=K, where=where))
                 shares[name].append(len(targets.intersection(answer.ids)) / len(targets))
     return {name: statistics.mean(values) for name, values in shares.items()}
 
 
-def _cold_cases(libraries: Lists, held_out: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], set[int]]]:
+def _make_cold_cases(libraries: Lists, held_out: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], set[int]]]:
     """Warm articles and held-out ones, of the users who have both."""
     parts = [(np.setdiff1d(library, held_out), np.intersect1d(library, held_out)) for library in libraries]
     return [(known, set(targets.tolist())) for known, targets in parts if len(known) and len(targets)]
 
 
-def _baseline(libraries: Lists, tags: Lists, held_out: NDArray[np.int64]) -> dict[str, float]:
+def _measure_tfidf_baseline(libraries: Lists, tags: Lists, held_out: NDArray[np.int64]) -> dict[str, float]:
     """Cosine of an article's TF-IDF tags with the sum over the user's warm articles."""
-    owners = np.repeat(np.arange(ARTICLES), [len(one) for one in tags])
+    owners = np.repeat(np.arange(N_ARTICLES), [len(one) for one in tags])
     flat = np.concatenate(tags)
-    weights = np.log(ARTICLES / np.bincount(flat)[flat])
-    norms = np.sqrt(np.bincount(owners, weights**2, minlength=ARTICLES))
+    weights = np.log(N_ARTICLES / np.bincount(flat)[flat])
+    norms = np.sqrt(np.bincount(owners, weights**2, minlength=N_ARTICLES))
     weights = weights / norms[owners]
-    is_held = np.isin(np.arange(ARTICLES), held_out)
+    is_held = np.isin(np.arange(N_ARTICLES), held_out)
     shares: dict[str, list[float]] = {"all": [], "held out": []}
-    for known, targets in _cold_cases(libraries, held_out):
+    for known, targets in _make_cold_cases(libraries, held_out):
         mine = np.isin(owners, known)
         profile = np.bincount(flat[mine], weights[mine], minlength=int(flat.max()) + 1)
-        scores = np.bincount(owners, weights * profile[flat], minlength=ARTICLES)
+        scores = np.bincount(owners, weights * profile[flat], minlength=N_ARTICLES)
         scores[known] = -np.inf
         for name, allowed in (("all", scores), ("held out", np.where(is_held, scores, -np.inf))):
             best = np.argsort(-allowed, kind="stable")[:K]
@@ -181,7 +181,7 @@ def _baseline(libraries: Lists, tags: Lists, held_out: NDArray[np.int64]) -> dic
     return {name: statistics.mean(values) for name, values in shares.items()}
 
 
-def _mean_and_sd(values: Sequence[float]) -> str:
+def _format_mean_and_sd(values: Sequence[float]) -> str:
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{spread}"
 

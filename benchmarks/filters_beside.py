@@ -12,9 +12,9 @@ from typing import Any
 
 import ann
 import numpy as np
-from ann_libraries import Hnswlib, Work, installed
-from facts import facts, load_average
-from filtered_cells import TARGET, Case, Pool, cases_of, judged, percentiles
+from ann_libraries import Hnswlib, Workload, is_installed
+from facts import describe_environment, read_load_average
+from filtered_cells import TARGET_RECALL, FilterCase, FilterPool, make_cases, evaluate_answers, compute_percentiles
 
 from vecall.index import index_io as index_files
 from vecall.index.base import Rows
@@ -22,13 +22,13 @@ from vecall.index.hnsw import HnswIndex
 from vecall.index.tuning import tune
 from vecall.recall.search import search_snapshot
 
-RATES, K = (0.5, 0.1, 0.01), 100
-_IN_A_ROW = 10  # calls of one way, then as many of the next
-_NONE: Rows = np.empty(0, dtype=np.int64)
+PASS_RATES, K = (0.5, 0.1, 0.01), 100
+_CALLS_PER_TURN = 10  # calls of one way, then as many of the next
+_NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 
 
 @dataclass
-class Way:
+class SearchMethod:
     """One way of answering under a filter, and what came of it.
 
     Attributes:
@@ -41,88 +41,88 @@ class Way:
     """
 
     name: str
-    prepare: Callable[[Case], Any]
-    answer: Callable[[Case, Any], Rows]
-    raised: int = 0
-    rows: list[Rows] = field(default_factory=list)
-    ms: list[float] = field(default_factory=list)
+    prepare: Callable[[FilterCase], Any]
+    search: Callable[[FilterCase, Any], Rows]
+    error_count: int = 0
+    answers: list[Rows] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
 
-    def run(self, cases: list[Case], prepared: Any) -> None:
+    def run(self, cases: list[FilterCase], prepared: Any) -> None:
         """Some cases, one by one."""
         for case in cases:
             began = time.perf_counter()
             try:
-                rows = self.answer(case, prepared)
+                rows = self.search(case, prepared)
             except RuntimeError:  # hnswlib, where it found fewer than k
-                rows, self.raised = _NONE, self.raised + 1
-            self.ms.append((time.perf_counter() - began) * 1e3)
-            self.rows.append(rows)
+                rows, self.error_count = _NO_ROWS, self.error_count + 1
+            self.latencies_ms.append((time.perf_counter() - began) * 1e3)
+            self.answers.append(rows)
 
-    def result(self, cases: list[Case]) -> dict[str, Any]:
+    def summarize(self, cases: list[FilterCase]) -> dict[str, Any]:
         """Of all cases; ready for the next filter."""
-        found = judged(self.rows, cases, 0, K) | percentiles(self.ms) | {"raised": self.raised}
-        self.rows, self.ms, self.raised = [], [], 0
+        found = evaluate_answers(self.answers, cases, 0, K) | compute_percentiles(self.latencies_ms) | {"raised": self.error_count}
+        self.answers, self.latencies_ms, self.error_count = [], [], 0
         return {"way": self.name, **found}
 
 
-def beside(pool: Pool) -> dict[str, Any]:
+def measure_competitors(pool: FilterPool) -> dict[str, Any]:
     """All ways under filters of several pass rates."""
-    begun_with = facts()
-    ways, built = _ways(pool)
+    begun_with = describe_environment()
+    ways, built = _make_methods(pool)
     results = []
-    for rate, filters in zip(RATES, pool.filters("random", RATES), strict=True):
-        cases = cases_of(pool, filters)
+    for rate, filters in zip(PASS_RATES, pool.make_filters("random", PASS_RATES), strict=True):
+        cases = make_cases(pool, filters)
         for way, prepared in [(way, way.prepare(cases[0])) for way in ways]:
             way.run(cases[:2], prepared)  # to warm up
-            way.result(cases[:2])
+            way.summarize(cases[:2])
         ready = [(way, way.prepare(cases[0])) for way in ways]
-        for start in range(0, len(cases), _IN_A_ROW):
+        for start in range(0, len(cases), _CALLS_PER_TURN):
             for way, prepared in ready:
-                way.run(cases[start : start + _IN_A_ROW], prepared)
-        results += [{"rate": rate, "k": K, **way.result(cases)} for way in ways]
-    return {"facts": begun_with, "built": built, "load_after": load_average(), "cells": results}
+                way.run(cases[start : start + _CALLS_PER_TURN], prepared)
+        results += [{"rate": rate, "k": K, **way.summarize(cases)} for way in ways]
+    return {"facts": begun_with, "built": built, "load_after": read_load_average(), "cells": results}
 
 
-def _ways(pool: Pool) -> tuple[list[Way], dict[str, Any]]:
-    view = pool.view
-    graph, seconds = _graph(pool)
-    effort = tune(graph, np.load(pool.folder / "tuning.npy"), [K], TARGET).best_points[0].search_params
+def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]:
+    view = pool.snapshot
+    graph, seconds = _load_or_build_graph(pool)
+    effort = tune(graph, np.load(pool.directory / "tuning.npy"), [K], TARGET_RECALL).best_points[0].search_params
     built: dict[str, Any] = {"graph": {"seconds": seconds, "ef": effort.width}}
 
-    def over_fetched(case: Case, rate: float) -> Rows:
-        rows = search_snapshot(view, case.ask(0), None, min(math.ceil(K / rate), len(view))).rows
-        return rows[case.passing.base.contains(rows)][:K]
+    def over_fetch(case: FilterCase, rate: float) -> Rows:
+        rows = search_snapshot(view, case.to_query(0), None, min(math.ceil(K / rate), len(view))).rows
+        return rows[case.filter_mask.base.contains(rows)][:K]
 
     ways = [
-        Way("ours", lambda case: case.passing, lambda case, passing: search_snapshot(view, case.ask(0), passing, K).rows),
-        Way(
+        SearchMethod("ours", lambda case: case.filter_mask, lambda case, passing: search_snapshot(view, case.to_query(0), passing, K).rows),
+        SearchMethod(
             "graph, bare bitmap",
-            lambda case: case.passing.base,
-            lambda case, bitmap: _there(graph.search(case.vector, K, search_params=effort, allowed=bitmap).rows[0]),
+            lambda case: case.filter_mask.base,
+            lambda case, bitmap: _drop_missing(graph.search(case.vector, K, search_params=effort, allowed=bitmap).rows[0]),
         ),
-        Way("over-fetching", lambda case: case.passing.base.count / len(view), over_fetched),
+        SearchMethod("over-fetching", lambda case: case.filter_mask.base.count / len(view), over_fetch),
     ]
-    if installed("hnswlib"):
-        library, ef, built["hnswlib"] = _hnswlib(pool)
+    if is_installed("hnswlib"):
+        library, ef, built["hnswlib"] = _load_or_build_hnswlib(pool)
 
-        def called_back(case: Case, passes: Callable[[int], bool]) -> Rows:
-            return _there(library.search(case.vector, K, ef, passes=passes)[0])
+        def search_with_callback(case: FilterCase, passes: Callable[[int], bool]) -> Rows:
+            return _drop_missing(library.search(case.vector, K, ef, predicate=passes)[0])
 
         # A list is what Python looks into fastest.
-        ways.append(Way("hnswlib, callback", lambda case: case.passing.base.to_mask().tolist().__getitem__, called_back))
+        ways.append(SearchMethod("hnswlib, callback", lambda case: case.filter_mask.base.to_mask().tolist().__getitem__, search_with_callback))
     return ways, built
 
 
-def _there(rows: Rows) -> Rows:
+def _drop_missing(rows: Rows) -> Rows:
     return rows[rows >= 0]
 
 
-def _graph(pool: Pool) -> tuple[HnswIndex, float | None]:
+def _load_or_build_graph(pool: FilterPool) -> tuple[HnswIndex, float | None]:
     """Built once in the folder; where it lies there, nobody knows how long that took."""
-    file, seconds = pool.folder / "graph.faiss", None
+    file, seconds = pool.directory / "graph.faiss", None
     if not file.exists():
         began = time.perf_counter()
-        built = HnswIndex.build(np.load(pool.folder / "items.npy", mmap_mode="r"))
+        built = HnswIndex.build(np.load(pool.directory / "items.npy", mmap_mode="r"))
         seconds = round(time.perf_counter() - began, 2)
         index_files.save_index(built, file)
     graph = index_files.load_index(file)
@@ -131,8 +131,8 @@ def _graph(pool: Pool) -> tuple[HnswIndex, float | None]:
     return graph, seconds
 
 
-def _hnswlib(pool: Pool) -> tuple[Hnswlib, int, dict[str, Any]]:
-    work, library = Work(pool.folder, (K,), TARGET), Hnswlib()
-    seconds = None if (pool.folder / library.file).exists() else round(library.build(work)["seconds"], 2)
+def _load_or_build_hnswlib(pool: FilterPool) -> tuple[Hnswlib, int, dict[str, Any]]:
+    work, library = Workload(pool.directory, (K,), TARGET_RECALL), Hnswlib()
+    seconds = None if (pool.directory / library.file).exists() else round(library.build(work)["seconds"], 2)
     tuned = ann.tune(library, work, None)[str(K)]
     return library, tuned["effort"], {"seconds": seconds, "ef": tuned["effort"], "recall": tuned["recall"]}

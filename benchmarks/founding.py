@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import founding_floor
-from facts import RESULTS, read_json, write_json
-from founding_pool import EF, EF_CONSTRUCTION, TRAINED_ON, Bench, K, M
-from planted import BORDERS, ITEM_FEATURES, USER_FEATURES, Market
+from facts import RESULTS_DIR, read_json, write_json
+from founding_pool import EF, EF_CONSTRUCTION, MAX_TRAINING_ITEMS, PoolBenchmark, K, M
+from planted import AFFINITY_THRESHOLDS, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
 from rich.console import Console
 from rich.table import Table
 
-from vecall.console import quiet_libraries
+from vecall.console import configure_logging
 from vecall.errors import ConfigError
-from vecall.quickstart.movielens import data_folder
+from vecall.quickstart.movielens import find_data_dir
 
-LATENCY_MS = 10.0  # the claims
-ANN_RECALL = 0.95
+CLAIMED_LATENCY_MS = 10.0  # the claims
+CLAIMED_ANN_RECALL = 0.95
 
 console = Console(width=140, highlight=False)
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--pools", type=int, nargs="+", help="numbers of items; default 10_000 1_000_000")
     parser.add_argument("--quick", action="store_true", help="the pool of 10_000 alone, unless --pools says otherwise")
     parser.add_argument(
-        "--labels", choices=BORDERS, nargs="+", default=list(BORDERS), help="skewed: smallest pool only"
+        "--labels", choices=AFFINITY_THRESHOLDS, nargs="+", default=list(AFFINITY_THRESHOLDS), help="skewed: smallest pool only"
     )
     parser.add_argument("--known", type=int, default=2_000, help="users to train on")
     parser.add_argument("--users", type=int, default=1_000, help="strangers who ask")
@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     parser.add_argument("--work", type=Path, help="a new folder that keeps tables, runs and stores")
     parser.add_argument("--retime", action="store_true", help="time recall again on the stores in --work; quieter wins")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS_DIR)
     asked = parser.parse_args()
-    quiet_libraries(verbose=False)
+    configure_logging(verbose=False)
     pools = asked.pools or ([10_000] if asked.quick else [10_000, 1_000_000])
     with tempfile.TemporaryDirectory(prefix="founding-") as passing:
         work = asked.work or Path(passing)
@@ -54,59 +54,59 @@ def main() -> None:
             run_movielens(asked, work)
 
 
-def run_pools(pools: list[int], labels: str, asked: argparse.Namespace, work: Path) -> None:
+def run_pools(pools: list[int], labels: str, options: argparse.Namespace, work_dir: Path) -> None:
     """Each pool by itself; the towers are trained once, where a pool is to be measured at all."""
-    path = asked.out / "founding.json"
+    path = options.out / "founding.json"
     kept = read_json(path).get(labels, {})
-    missing = [pool for pool in pools if asked.fresh or str(pool) not in kept]
-    market = Market(BORDERS[labels])
-    bench = Bench(work / labels, market, asked.known, market.strangers(asked.users))
+    missing = [pool for pool in pools if options.fresh or str(pool) not in kept]
+    market = SyntheticMarket(AFFINITY_THRESHOLDS[labels])
+    bench = PoolBenchmark(work_dir / labels, market, options.known, market.make_unseen_users(options.users))
     if missing:
-        console.print(f"{labels} labels: training on {min(TRAINED_ON, *missing):,} items", style="dim")
-        training = bench.train(min(TRAINED_ON, *missing))
+        console.print(f"{labels} labels: training on {min(MAX_TRAINING_ITEMS, *missing):,} items", style="dim")
+        training = bench.train(min(MAX_TRAINING_ITEMS, *missing))
     for pool in missing:
         console.print(f"{labels} labels: measuring {pool:,} items", style="dim")
-        measured = bench.measure(pool, rounds=asked.rounds) | {"training": training}
-        measured["claims"] = claims(measured)
+        measured = bench.measure(pool, rounds=options.rounds) | {"training": training}
+        measured["claims"] = check_claims(measured)
         measured["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
         kept |= {str(pool): measured}
-        write_json(path, read_json(path) | {"design": design(), labels: kept})
+        write_json(path, read_json(path) | {"design": describe_design(), labels: kept})
     for pool in pools:
-        if asked.retime and pool not in missing and (bench.work / f"store-{pool}").is_dir():
-            again, _ = bench.serve(pool, rounds=asked.rounds)
+        if options.retime and pool not in missing and (bench.work_dir / f"store-{pool}").is_dir():
+            again, _ = bench.measure_serving(pool, rounds=options.rounds)
             kept[str(pool)]["recall"] = min(kept[str(pool)]["recall"], again, key=lambda one: one["p50_ms"])
-            kept[str(pool)]["claims"] = claims(kept[str(pool)])
+            kept[str(pool)]["claims"] = check_claims(kept[str(pool)])
             write_json(path, read_json(path) | {labels: kept})
-        show_pool(labels, kept[str(pool)])
+        print_pool(labels, kept[str(pool)])
 
 
-def design() -> dict[str, object]:
+def describe_design() -> dict[str, object]:
     """The founding design's numbers."""
     return {
-        "user_features": USER_FEATURES,
-        "item_features": ITEM_FEATURES,
+        "user_features": USER_FEATURE_DIM,
+        "item_features": ITEM_FEATURE_DIM,
         "towers": "D 128, MLP (256, 128), BatchNorm, ReLU, dropout 0.3; BCE, Adam 1e-3, batch 128",
         "index": {"M": M, "ef_construction": EF_CONSTRUCTION, "ef": EF},
         "k": K,
     }
 
 
-def claims(measured: dict[str, Any]) -> list[dict[str, object]]:
+def check_claims(measured: dict[str, Any]) -> list[dict[str, object]]:
     """What the design claims, what was measured, and whether it holds."""
     at, recall, same = measured["ann"]["at_asked_ef"], measured["recall"], measured["identical"]
     reached = measured["ann"]["least_ef_for"]
     return [
         {
-            "claim": f"ANN recall@{K} > {ANN_RECALL:.0%} at ef {EF}",
+            "claim": f"ANN recall@{K} > {CLAIMED_ANN_RECALL:.0%} at ef {EF}",
             "measured": f"{at['ann_recall']:.4f} ± {at['ci95']:.4f}, searched at ef = max(ef, k) = {at['ef']}; "
             + ", ".join(f"{target} from ef {ef or '(beyond the ladder)'}" for target, ef in reached.items()),
-            "holds": at["ann_recall"] > ANN_RECALL,
+            "holds": at["ann_recall"] > CLAIMED_ANN_RECALL,
         },
         {
-            "claim": f"one recall < {LATENCY_MS:.0f} ms, tower included",
+            "claim": f"one recall < {CLAIMED_LATENCY_MS:.0f} ms, tower included",
             "measured": f"p50 {recall['p50_ms']:.2f} ms, p99 {recall['p99_ms']:.2f} ms "
             f"(tower and request {recall['tower_p50_ms']:.2f}, search {recall['search_p50_ms']:.2f})",
-            "holds": recall["p99_ms"] < LATENCY_MS,
+            "holds": recall["p99_ms"] < CLAIMED_LATENCY_MS,
         },
         {
             "claim": "save and load gives identical answers",
@@ -116,13 +116,13 @@ def claims(measured: dict[str, Any]) -> list[dict[str, object]]:
     ]
 
 
-def show_pool(labels: str, one: dict[str, Any]) -> None:
+def print_pool(labels: str, result: dict[str, Any]) -> None:
     """One pool, for people."""
-    facts, training, build, size = one["facts"], one["training"], one["build"], one["size"]
-    verdicts = [[claim["claim"], claim["measured"], "yes" if claim["holds"] else "NO"] for claim in one["claims"]]
-    title = f"{one['items']:,} items, {labels} labels ({training['taken_of_shown']:.0%} positive)"
-    show(title, ["the founding design claims", "measured", "holds"], verdicts)
-    planted, served, ann = one["planted"], one["recall"], one["ann"]
+    facts, training, build, size = result["facts"], result["training"], result["build"], result["size"]
+    verdicts = [[claim["claim"], claim["measured"], "yes" if claim["holds"] else "NO"] for claim in result["claims"]]
+    title = f"{result['items']:,} items, {labels} labels ({training['taken_of_shown']:.0%} positive)"
+    print_table(title, ["the founding design claims", "measured", "holds"], verdicts)
+    planted, served, ann = result["planted"], result["recall"], result["ann"]
     smaller = ", ".join(f"@{k} {step['ann_recall']:.4f}" for k, step in ann["at_smaller_k"].items())
     console.print(
         f"ANN recall at ef {EF}, where k does not raise it: {smaller}\n"
@@ -143,10 +143,10 @@ def show_pool(labels: str, one: dict[str, Any]) -> None:
     columns = ["ef", f"ANN recall@{K}", "± 95 %", "worst 1 %", "search p50 ms"]
     keys = ("ann_recall", "ci95", "worst_1_percent", "search_p50_ms")
     ladder = [[str(step["ef"]), *(f"{step[key]:.4f}" for key in keys)] for step in ann["ladder"]]
-    show("what a wider search gives, one query on one thread", columns, ladder)
+    print_table("what a wider search gives, one query on one thread", columns, ladder)
 
 
-def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A plain table."""
     made = Table(*columns, title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
     for row in rows:
@@ -157,22 +157,22 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def has_movielens() -> bool:
     """Whether the repository's copy is there."""
     try:
-        data_folder(None)
+        find_data_dir(None)
     except ConfigError as error:
         console.print(f"MovieLens is left out: {error}")
         return False
     return True
 
 
-def run_movielens(asked: argparse.Namespace, work: Path) -> None:
+def run_movielens(options: argparse.Namespace, work_dir: Path) -> None:
     """The floor, cell by cell."""
     done = []
-    for name, cell, there in founding_floor.cells(asked.out, work, fresh=asked.fresh):
+    for name, cell, there in founding_floor.iterate_results(options.out, work_dir, fresh=options.fresh):
         how = "there already" if there else f"{cell['fit_seconds']:.0f} s"
         console.print(f"{name}: {how}", style="dim")
         done.append(cell)
-    floor = founding_floor.summary(done)
-    path = asked.out / "founding.json"
+    floor = founding_floor.summarize(done)
+    path = options.out / "founding.json"
     write_json(path, read_json(path) | {"movielens": floor})
     metrics = list(floor["models"]["founding"]["mean"])
     rows = []
@@ -180,7 +180,7 @@ def run_movielens(asked: argparse.Namespace, work: Path) -> None:
         spread = one["sd"] or {}
         cells = (f"{one['mean'][m]:.4f}" + (f" ± {spread[m]:.4f}" if m in spread else "") for m in metrics)
         rows.append([name, str(one["seeds"]), *cells])
-    show(floor["protocol"], ["mean ± SD", "seeds", *metrics], rows)
+    print_table(floor["protocol"], ["mean ± SD", "seeds", *metrics], rows)
 
 
 if __name__ == "__main__":

@@ -20,25 +20,25 @@ _CPU = torch.device("cpu")
 Row = dict[str, dict[str, Tensor]]
 
 
-class Rows(Dataset[tuple[Row, Tensor]]):
+class PairDataset(Dataset[tuple[Row, Tensor]]):
     """Labelled pairs one by one, or each positive with its drawn negatives: features of a user and of items, labels."""
 
-    def __init__(self, samples: Samples, problem: TrainingData, negatives: int, *, together: bool) -> None:
-        self._samples, self._negatives, self._n_items = samples, negatives, problem.n_items
-        self._together = together
-        self._users, self._items = (to_tensors(x, _CPU) for x in (problem.user_features, problem.item_features))
+    def __init__(self, samples: Samples, training_data: TrainingData, negatives: int, *, grouped: bool) -> None:
+        self._samples, self._negatives, self._n_items = samples, negatives, training_data.n_items
+        self._grouped = grouped
+        self._users, self._items = (to_tensors(x, _CPU) for x in (training_data.user_features, training_data.item_features))
 
     def __len__(self) -> int:
-        return len(self._samples) * (1 if self._together else 1 + self._negatives)
+        return len(self._samples) * (1 if self._grouped else 1 + self._negatives)
 
-    def __getitem__(self, place: int) -> tuple[Row, Tensor]:
-        place, number = (place, 0) if self._together else divmod(place, 1 + self._negatives)
-        user, item = int(self._samples.users[place]), int(self._samples.items[place])
+    def __getitem__(self, index: int) -> tuple[Row, Tensor]:
+        index, number = (index, 0) if self._grouped else divmod(index, 1 + self._negatives)
+        user, item = int(self._samples.users[index]), int(self._samples.items[index])
         drawn = np.random.randint(self._n_items, size=self._negatives)  # noqa: NPY002 - as one writes it
         items = torch.from_numpy(np.concatenate([[item], drawn]))
         labels = torch.zeros(len(items))
         labels[0] = 1
-        if not self._together:
+        if not self._grouped:
             items, labels = items[number, None], labels[number, None]
         row = {
             "user": {name: values[user] for name, values in self._users.items()},
@@ -48,7 +48,7 @@ class Rows(Dataset[tuple[Row, Tensor]]):
 
 
 @dataclass
-class FoundingLoop:
+class DssmTrainingLoop:
     """Training of towers, epoch by epoch.
 
     Attributes:
@@ -61,13 +61,13 @@ class FoundingLoop:
 
     towers: TwoTower
     samples: Samples
-    problem: TrainingData
+    training_data: TrainingData
     settings: TrainingSettings
-    together: bool
+    grouped: bool
 
-    def epochs(self) -> Iterator[float]:
+    def train_epochs(self) -> Iterator[float]:
         """Train for ever; after each epoch its seconds."""
-        rows = Rows(self.samples, self.problem, self.settings.negatives.uniform, together=self.together)
+        rows = PairDataset(self.samples, self.training_data, self.settings.negatives.uniform, grouped=self.grouped)
         loader = DataLoader(rows, batch_size=self.settings.batch, shuffle=True)
         optimizer = torch.optim.Adam(self.towers.parameters(), lr=self.settings.lr)
         while True:
@@ -75,11 +75,11 @@ class FoundingLoop:
             self.towers.train()
             for row, labels in loader:
                 optimizer.zero_grad()
-                binary_cross_entropy_with_logits(self._scores(row), labels).backward()
+                binary_cross_entropy_with_logits(self._score(row), labels).backward()
                 optimizer.step()
             yield time.perf_counter() - began
 
-    def _scores(self, row: Row) -> Tensor:
+    def _score(self, row: Row) -> Tensor:
         """[B, 1 + n] cosines."""
         users = self.towers.user_tower(None, None, row["user"])  # [B, D]
         shape = next(iter(row["items"].values())).shape[:2]

@@ -7,7 +7,7 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_torch_thread() -> Iterator[None]:
     """Within; afterwards as before, since torch's number of threads is OpenMP's, and so that of faiss."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-USER_FEATURES, ITEM_FEATURES = 50, 30
-FACTORS, THEMES, SPREAD, NOISE = 16, 200, 0.7, 0.3
+USER_FEATURE_DIM, ITEM_FEATURE_DIM = 50, 30
+N_FACTORS, N_THEMES, SPREAD, NOISE_SCALE = 16, 200, 0.7, 0.3
 SHARPNESS = 3.0
-SHOWN = 60  # items that each user was shown
-CHUNK = 50_000  # items made at a time; a pool is a prefix of one endless catalogue
-BORDERS = {"balanced": 0.0, "skewed": 1.0}  # half of the shown items are taken; one in five
+IMPRESSIONS_PER_USER = 60  # items that each user was shown
+CHUNK_ITEMS = 50_000  # items made at a time; a pool is a prefix of one endless catalogue
+AFFINITY_THRESHOLDS = {"balanced": 0.0, "skewed": 1.0}  # half of the shown items are taken; one in five
 
-FEATURE = "profile"  # the column that holds the features, on both sides
+FEATURE_COLUMN = "profile"  # the column that holds the features, on both sides
 
 
 @dataclass(frozen=True)
-class Market:
+class SyntheticMarket:
     """One world by its seed; its items do not depend on how many of them are looked at.
 
     Attributes:
@@ -35,73 +35,73 @@ class Market:
         seed: of everything.
     """
 
-    border: float
+    affinity_threshold: float
     seed: int = 0
 
     def write_items(self, path: Path, n_items: int) -> None:
         """Parquet with `item` and the features [n_items, 30]."""
-        features = [features for _, features in self._items(n_items)]
-        table = {"item": item_ids(np.arange(n_items)), FEATURE: np.concatenate(features)}
+        features = [features for _, features in self._iterate_items(n_items)]
+        table = {"item": to_item_ids(np.arange(n_items)), FEATURE_COLUMN: np.concatenate(features)}
         pl.DataFrame(table).write_parquet(path, compression="uncompressed")
 
     def write_users(self, path: Path, n_users: int) -> None:
         """Parquet with `user` and the features [n_users, 50]."""
-        table = {"user": np.arange(n_users), FEATURE: self._users("known", n_users)[1]}
+        table = {"user": np.arange(n_users), FEATURE_COLUMN: self._make_users("known", n_users)[1]}
         pl.DataFrame(table).write_parquet(path, compression="uncompressed")
 
     def write_interactions(self, path: Path, n_users: int, n_items: int) -> float:
         """Parquet with `user`, `item` and `label` (1 taken, 0 not); returns the share that was taken."""
-        items = np.concatenate([hidden for hidden, _ in self._items(n_items)])
-        users = self._users("known", n_users)[0]
+        items = np.concatenate([hidden for hidden, _ in self._iterate_items(n_items)])
+        users = self._make_users("known", n_users)[0]
         rng = self._rng("labels")
-        shown = rng.integers(n_items, size=(n_users, SHOWN))
-        chances = self._chances(np.einsum("ud,usd->us", users, items[shown]))
+        shown = rng.integers(n_items, size=(n_users, IMPRESSIONS_PER_USER))
+        chances = self._compute_probabilities(np.einsum("ud,usd->us", users, items[shown]))
         label = (rng.random(shown.shape) < chances).astype(np.float32)
-        table = {"user": np.repeat(np.arange(n_users), SHOWN), "item": item_ids(shown.ravel()), "label": label.ravel()}
+        table = {"user": np.repeat(np.arange(n_users), IMPRESSIONS_PER_USER), "item": to_item_ids(shown.ravel()), "label": label.ravel()}
         pl.DataFrame(table).write_parquet(path)
         return float(label.mean())
 
-    def strangers(self, n_users: int) -> Floats:
+    def make_unseen_users(self, n_users: int) -> Floats:
         """[n_users, 50] features of users whom training never saw."""
-        return self._users("strangers", n_users)[1]
+        return self._make_users("strangers", n_users)[1]
 
-    def taste(self, n_users: int, n_items: int) -> Iterator[Floats]:
+    def iterate_probabilities(self, n_users: int, n_items: int) -> Iterator[Floats]:
         """[n_items] the chance that an item is taken if it is shown, for one of the strangers after the other."""
-        items = np.concatenate([hidden for hidden, _ in self._items(n_items)])
-        for user in self._users("strangers", n_users)[0]:
-            yield self._chances(items @ user)
+        items = np.concatenate([hidden for hidden, _ in self._iterate_items(n_items)])
+        for user in self._make_users("strangers", n_users)[0]:
+            yield self._compute_probabilities(items @ user)
 
-    def _items(self, n_items: int) -> Iterator[tuple[Floats, Floats]]:
+    def _iterate_items(self, n_items: int) -> Iterator[tuple[Floats, Floats]]:
         """Hidden factors [c, 16] and features [c, 30], chunk by chunk."""
         fixed = self._rng("items")
-        themes = fixed.standard_normal((THEMES, FACTORS), dtype=np.float32)
-        view = fixed.standard_normal((FACTORS, ITEM_FEATURES), dtype=np.float32) / np.sqrt(FACTORS, dtype=np.float32)
-        for start in range(0, n_items, CHUNK):
+        themes = fixed.standard_normal((N_THEMES, N_FACTORS), dtype=np.float32)
+        view = fixed.standard_normal((N_FACTORS, ITEM_FEATURE_DIM), dtype=np.float32) / np.sqrt(N_FACTORS, dtype=np.float32)
+        for start in range(0, n_items, CHUNK_ITEMS):
             rng = self._rng("items", start)
-            chosen = themes[rng.integers(THEMES, size=CHUNK)]
-            own = rng.standard_normal((CHUNK, FACTORS), dtype=np.float32)
+            chosen = themes[rng.integers(N_THEMES, size=CHUNK_ITEMS)]
+            own = rng.standard_normal((CHUNK_ITEMS, N_FACTORS), dtype=np.float32)
             hidden = (chosen + SPREAD * own) / np.sqrt(1 + SPREAD**2, dtype=np.float32)
-            features = hidden @ view + NOISE * rng.standard_normal((CHUNK, ITEM_FEATURES), dtype=np.float32)
+            features = hidden @ view + NOISE_SCALE * rng.standard_normal((CHUNK_ITEMS, ITEM_FEATURE_DIM), dtype=np.float32)
             left = n_items - start
             yield hidden[:left], features[:left].astype(np.float32)
 
-    def _users(self, who: str, n_users: int) -> tuple[Floats, Floats]:
+    def _make_users(self, stream: str, n_users: int) -> tuple[Floats, Floats]:
         """Hidden factors [n, 16] and features [n, 50]."""
-        view = self._rng("users").standard_normal((FACTORS, USER_FEATURES), dtype=np.float32)
-        rng = self._rng(who, n_users)
-        hidden = rng.standard_normal((n_users, FACTORS), dtype=np.float32)
-        noise = NOISE * rng.standard_normal((n_users, USER_FEATURES), dtype=np.float32)
-        return hidden, (hidden @ view / np.sqrt(FACTORS) + noise).astype(np.float32)
+        view = self._rng("users").standard_normal((N_FACTORS, USER_FEATURE_DIM), dtype=np.float32)
+        rng = self._rng(stream, n_users)
+        hidden = rng.standard_normal((n_users, N_FACTORS), dtype=np.float32)
+        noise = NOISE_SCALE * rng.standard_normal((n_users, USER_FEATURE_DIM), dtype=np.float32)
+        return hidden, (hidden @ view / np.sqrt(N_FACTORS) + noise).astype(np.float32)
 
-    def _chances(self, products: Floats) -> Floats:
-        affinity = products / np.sqrt(FACTORS, dtype=np.float32)
-        chances: Floats = 1 / (1 + np.exp(-SHARPNESS * (affinity - self.border), dtype=np.float32))
+    def _compute_probabilities(self, products: Floats) -> Floats:
+        affinity = products / np.sqrt(N_FACTORS, dtype=np.float32)
+        chances: Floats = 1 / (1 + np.exp(-SHARPNESS * (affinity - self.affinity_threshold), dtype=np.float32))
         return chances
 
-    def _rng(self, part: str, number: int = 0) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *part.encode(), number])
+    def _rng(self, stream: str, number: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *stream.encode(), number])
 
 
-def item_ids(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def to_item_ids(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ids that are not row numbers, ascending with them."""
     return 100_000_007 + 3 * rows

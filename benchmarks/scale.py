@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import Clusters
-from facts import RESULTS, facts, load_average, read_json, write_json
+from clustered import ClusteredVectors
+from facts import RESULTS_DIR, describe_environment, read_load_average, read_json, write_json
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
@@ -27,16 +27,16 @@ from vecall.recall.recaller import Recaller
 from vecall.release.store import Store
 
 KS = (100, 500, 1000)
-TUNED_ON, ASKED = 500, 200  # queries
-SHARES = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01}  # attribute: share of items where it is true
+N_TUNING_QUERIES, N_TIMED_QUERIES = 500, 200  # queries
+ATTRIBUTE_SHARES = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01}  # attribute: share of items where it is true
 STAGES = ("build", "serve")
 
 
 def main() -> None:
-    options = _options()
-    result_file = RESULTS / f"scale-{options.items}-{options.dim}.json"
+    options = _parse_options()
+    result_file = RESULTS_DIR / f"scale-{options.items}-{options.dim}.json"
     options.scratch.mkdir(parents=True, exist_ok=True)
-    result = read_json(result_file) or {"items": options.items, "dim": options.dim, "facts": facts()}
+    result = read_json(result_file) or {"items": options.items, "dim": options.dim, "facts": describe_environment()}
     if options.stage:
         measured = {"build": _build, "serve": _serve}[options.stage](options)
         write_json(options.scratch / f"{options.stage}.json", measured)
@@ -45,14 +45,14 @@ def main() -> None:
         if stage in result:
             print(f"{stage}: is there already")
             continue
-        before = load_average()
+        before = read_load_average()
         subprocess.run([sys.executable, *sys.argv, "--stage", stage], check=True)
         result[stage] = {"load_before": before} | read_json(options.scratch / f"{stage}.json")
         write_json(result_file, result)
-    _print(result)
+    _print_results(result)
 
 
-def _options() -> argparse.Namespace:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=128)
@@ -65,15 +65,15 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
     """Make the vectors, then publish them; the first is not counted."""
     vectors_file = options.scratch / "vectors.npy"
     started = time.perf_counter()
-    clusters = Clusters(options.items, options.dim)
-    clusters.fill(vectors_file)
+    clusters = ClusteredVectors(options.items, options.dim)
+    clusters.write_npy(vectors_file)
     made = time.perf_counter()
     publish_vectors(
         options.scratch / "store",
-        ids_of(options.items),
+        make_ids(options.items),
         np.load(vectors_file, mmap_mode="r"),
-        attributes=attributes_of(options.items),
-        queries=clusters.queries(TUNED_ON),
+        attributes=make_attributes(options.items),
+        queries=clusters.make_queries(N_TUNING_QUERIES),
         index=IndexSettings(ks=KS),
     )
     manifest = Store.open(options.scratch / "store").list_releases()[0]
@@ -87,46 +87,46 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def ids_of(n: int) -> pl.Series:
+def make_ids(n: int) -> pl.Series:
     """Strings of 12 bytes that ascend."""
     return pl.Series("id", np.arange(n)).cast(pl.String).str.zfill(8).str.replace(r"^", "sku-")
 
 
-def attributes_of(n: int) -> pl.DataFrame:
+def make_attributes(n: int) -> pl.DataFrame:
     """A flag for each share, independent of the vectors."""
     chance = np.random.default_rng(3).random(n, dtype=np.float32)
-    return pl.DataFrame({name: chance < share for name, share in SHARES.items()})
+    return pl.DataFrame({name: chance < share for name, share in ATTRIBUTE_SHARES.items()})
 
 
 def _serve(options: argparse.Namespace) -> dict[str, Any]:
-    before = _resident_bytes()
+    before = _read_resident_bytes()
     started = time.perf_counter()
     with open_recaller(options.scratch / "store") as recaller:
         load_s = time.perf_counter() - started
-        queries = Clusters(options.items, options.dim).queries(TUNED_ON + ASKED)[TUNED_ON:]
-        answers = {f"k {k}": _measured(recaller, queries, k, ()) for k in KS}
-        for name in SHARES:
+        queries = ClusteredVectors(options.items, options.dim).make_queries(N_TUNING_QUERIES + N_TIMED_QUERIES)[N_TUNING_QUERIES:]
+        answers = {f"k {k}": _measure_queries(recaller, queries, k, ()) for k in KS}
+        for name in ATTRIBUTE_SHARES:
             where = ({"field": name, "op": "eq", "value": True},)
-            answers |= {f"k {k}, {name}": _measured(recaller, queries, k, where) for k in (100, 500)}
+            answers |= {f"k {k}, {name}": _measure_queries(recaller, queries, k, where) for k in (100, 500)}
         return {
             "load_s": load_s,
             "answers": answers,
-            "resident_gib": (_resident_bytes() - before) / 2**30,
+            "resident_gib": (_read_resident_bytes() - before) / 2**30,
             "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            "ids": _ids(recaller),
-            "load_after": load_average(),
+            "ids": _measure_id_lookup(recaller),
+            "load_after": read_load_average(),
         }
 
 
-def _measured(
+def _measure_queries(
     recaller: Recaller, queries: NDArray[np.float32], k: int, where: tuple[dict[str, object], ...]
 ) -> dict[str, Any]:
     """Latency of a whole recall, ids included, one after the other; its ANN recall."""
     view = recaller.live_index.snapshot
     asked = [Query(vector=query, k=k, where=where) for query in queries]
-    first_s = _seconds(lambda: recaller.recall(asked[0]))
+    first_s = _time_call(lambda: recaller.recall(asked[0]))
     answers = [recaller.recall(query) for query in asked]
-    ms = 1e3 * np.array([_seconds(lambda query=query: recaller.recall(query)) for query in asked])
+    ms = 1e3 * np.array([_time_call(lambda query=query: recaller.recall(query)) for query in asked])
     passing = recaller._filter_cache.get_mask(where, view)  # noqa: SLF001 - the truth is to be of the same items
     truth = view.release.index.search_exact(queries, k, allowed=None if passing is None else passing.base).rows
     found = np.array([view.to_rows(answer.ids) for answer in answers])
@@ -143,13 +143,13 @@ def _measured(
     }
 
 
-def _ids(recaller: Recaller) -> dict[str, float]:
+def _measure_id_lookup(recaller: Recaller) -> dict[str, float]:
     """500 rows to ids and back, in milliseconds; the vocabulary's arrays beyond the ids' own bytes."""
     items = recaller.live_index.snapshot.release.item_ids
     rows = np.random.default_rng(0).integers(0, len(items), 500)
     ids = items.to_ids(rows)
-    to_ids = np.median([_seconds(lambda: items.to_ids(rows)) for _ in range(50)])
-    to_rows = np.median([_seconds(lambda: items.to_rows(ids)) for _ in range(50)])
+    to_ids = np.median([_time_call(lambda: items.to_ids(rows)) for _ in range(50)])
+    to_rows = np.median([_time_call(lambda: items.to_rows(ids)) for _ in range(50)])
     own = items.to_arrays()["bytes"].nbytes
     all_bytes = sum(value.nbytes for value in vars(items).values() if isinstance(value, np.ndarray))
     return {
@@ -159,18 +159,18 @@ def _ids(recaller: Recaller) -> dict[str, float]:
     }
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _time_call(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def _resident_bytes() -> int:
+def _read_resident_bytes() -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print_results(result: dict[str, Any]) -> None:
     build, serve = result["build"], result["serve"]
     print(f"{result['items']:,} x {result['dim']}, {build['index']['engine']} {build['index']['parameters']}")
     print(f"published in {build['publish_s']:.0f} s, peak {build['peak_gib']:.1f} GiB")

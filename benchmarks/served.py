@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import load_average
+from facts import read_load_average
 
 from vecall import Query, open_recaller
 from vecall.recall.recaller import Recaller
 
-WARM_UP = 50  # requests that are not timed
+WARMUP_REQUESTS = 50  # requests that are not timed
 
 
 def main() -> None:
@@ -32,13 +32,13 @@ def main() -> None:
     asked = parser.parse_args()
     users = np.load(asked.users, allow_pickle=False).tolist()
     requests = [Query(user={asked.feature: one}, k=asked.k, explain=True) for one in users]
-    before, began = resident("VmRSS"), time.perf_counter()
+    before, began = read_memory_bytes("VmRSS"), time.perf_counter()
     with open_recaller(asked.store) as recaller:
         opened = time.perf_counter() - began
         first = time.perf_counter()
         recaller.recall(requests[0])
         first_ms = (time.perf_counter() - first) * 1e3
-        rounds = [one_round(recaller, requests) for _ in range(asked.rounds)]
+        rounds = [time_round(recaller, requests) for _ in range(asked.rounds)]
         answers = [recaller.recall(request) for request in requests]
     np.savez(
         asked.answers, ids=[one.ids for one in answers], scores=np.array([one.scores for one in answers], np.float32)
@@ -46,8 +46,8 @@ def main() -> None:
     measured = {
         "open_seconds": round(opened, 2),
         "rss_before": before,
-        "rss_after": resident("VmRSS"),
-        "rss_peak": resident("VmHWM"),
+        "rss_after": read_memory_bytes("VmRSS"),
+        "rss_peak": read_memory_bytes("VmHWM"),
         "first_ms": round(first_ms, 2),
         "paths": sorted({str(one.plan.path) for one in answers if one.plan is not None}),
         "rounds": rounds,
@@ -56,9 +56,9 @@ def main() -> None:
     print(json.dumps(measured))
 
 
-def one_round(recaller: Recaller, requests: list[Query]) -> dict[str, Any]:
+def time_round(recaller: Recaller, requests: list[Query]) -> dict[str, Any]:
     """Milliseconds of one recall, everything included, over all users one after the other."""
-    for request in requests[:WARM_UP]:
+    for request in requests[:WARMUP_REQUESTS]:
         recaller.recall(request)
     total, encode, search = [], [], []
     for request in requests:
@@ -75,14 +75,14 @@ def one_round(recaller: Recaller, requests: list[Query]) -> dict[str, Any]:
         "max_ms": round(max(total), 3),
         "tower_p50_ms": round(float(np.median(encode)), 3),
         "search_p50_ms": round(float(np.median(search)), 3),
-        "load_average": load_average(),
+        "load_average": read_load_average(),
     }
 
 
-def resident(name: str) -> int:
+def read_memory_bytes(field: str) -> int:
     """Bytes of this process in memory: VmRSS now, VmHWM at most so far."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 if __name__ == "__main__":

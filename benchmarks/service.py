@@ -22,21 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clustered import Clusters
-from facts import RESULTS, facts, load_average, read_json, write_json
-from http_load import Connection, Load, closed, open_loop, post, wrk
-from service_processes import Bare, Served
-from service_users import HISTORY, K, asked
-from tables import console, show
+from clustered import ClusteredVectors
+from facts import RESULTS_DIR, describe_environment, read_load_average, read_json, write_json
+from http_load import HttpConnection, LoadResult, run_closed_loop, run_open_loop, build_post, run_wrk
+from service_processes import LowerBoundProcess, ServerProcess
+from service_users import HISTORY_LENGTH, K, make_query_histories
+from tables import console, print_table
 
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
 from vecall.release.store import Store
 
-CONNECTIONS = (1, 2, 4, 8)
-PROCESSES = (1, os.cpu_count() or 1)
-_LIMIT_SHARE = 0.6
-_JUDGED = 100  # answers
+CONNECTION_COUNTS = (1, 2, 4, 8)
+WORKER_COUNTS = (1, os.cpu_count() or 1)
+_OPEN_LOOP_SHARE = 0.6
+_RECALL_QUERIES = 100  # answers
 
 
 def main() -> None:
@@ -47,35 +47,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoders", nargs="+", default=["mean", "causal"])
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vecall-service")
-    parser.add_argument("--out", type=Path, default=RESULTS / "service.json")
+    parser.add_argument("--out", type=Path, default=RESULTS_DIR / "service.json")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    pool = Clusters(options.items, options.dim)
+    pool = ClusteredVectors(options.items, options.dim)
     for encoder in options.encoders:
         store = options.work / f"{encoder}-{options.items}-{options.dim}"
         if not (store / "CURRENT").exists():
             command = [sys.executable, str(Path(__file__).with_name("service_store.py")), str(store)]
             command += ["--items", str(options.items), "--dim", str(options.dim), "--encoder", encoder]
             subprocess.run(command, check=True)
-        result = {"facts": facts()} | measure(store, pool, options.seconds, options.rounds)
-        write_json(options.out, read_json(options.out) | {encoder: result | {"load_after": load_average()}})
-        _show(encoder, result)
+        result = {"facts": describe_environment()} | measure(store, pool, options.seconds, options.rounds)
+        write_json(options.out, read_json(options.out) | {encoder: result | {"load_after": read_load_average()}})
+        _print_result(encoder, result)
 
 
-def measure(store: Path, pool: Clusters, seconds: float, rounds: int) -> dict[str, Any]:
+def measure(store: Path, pool: ClusteredVectors, seconds: float, rounds: int) -> dict[str, Any]:
     """Bare calls and HTTP in turns, by processes and connections, and both at a part of the most that HTTP gave."""
-    histories = asked(pool)
-    requests = [post("/v1/recall", {"history": one, "k": K, "exclude_seen": False}) for one in histories]
-    with Served(store) as served:
-        recall = _ann_recall(store, served.port, requests[:_JUDGED], histories)
+    histories = make_query_histories(pool)
+    requests = [build_post("/v1/recall", {"history": one, "k": K, "exclude_seen": False}) for one in histories]
+    with ServerProcess(store) as served:
+        recall = _measure_ann_recall(store, served.port, requests[:_RECALL_QUERIES], histories)
     by_processes = {}
-    with Bare(store) as bare:
-        for count in PROCESSES:
-            with Served(store, "--processes", str(count)) as served:
-                closed(served.port, requests, connections=4 * count, seconds=seconds)  # warm up
-                made = [_round(bare, served.port, count, requests, seconds) for _ in range(rounds)]
-            by_processes[str(count)] = _together(made)
-    return {"k": K, "history": HISTORY, "ann_recall": recall, "by_processes": by_processes}
+    with LowerBoundProcess(store) as bare:
+        for count in WORKER_COUNTS:
+            with ServerProcess(store, "--processes", str(count)) as served:
+                run_closed_loop(served.port, requests, connections=4 * count, seconds=seconds)  # warm up
+                made = [_measure_round(bare, served.port, count, requests, seconds) for _ in range(rounds)]
+            by_processes[str(count)] = _summarize_rounds(made)
+    return {"k": K, "history": HISTORY_LENGTH, "ann_recall": recall, "by_processes": by_processes}
 
 
 @dataclass(frozen=True)
@@ -90,61 +90,61 @@ class _Round:
         opened: HTTP at a part of the most that this round gave.
     """
 
-    bare: Load
-    closed: dict[int, Load]
-    by_wrk: float | None
-    bare_paced: Load
-    opened: Load
+    lower_bound: LoadResult
+    closed_loop: dict[int, LoadResult]
+    wrk_per_second: float | None
+    paced_lower_bound: LoadResult
+    open_loop: LoadResult
 
     @property
-    def limit(self) -> float:
+    def max_per_second(self) -> float:
         """The most answers a second."""
-        return max([one.per_second for one in self.closed.values()] + ([self.by_wrk] if self.by_wrk else []))
+        return max([one.requests_per_second for one in self.closed_loop.values()] + ([self.wrk_per_second] if self.wrk_per_second else []))
 
 
-def _round(bare: Bare, port: int, processes: int, requests: list[bytes], seconds: float) -> _Round:
-    loop = bare.calls(seconds)
-    by_connections = {count: closed(port, requests, connections=count, seconds=seconds) for count in CONNECTIONS}
-    by_wrk = wrk(port, requests, connections=max(CONNECTIONS), seconds=seconds)
-    before = _Round(loop, by_connections, by_wrk, Load(), Load())
-    rate = _LIMIT_SHARE * before.limit
-    paced = bare.calls(2 * seconds, rate=rate / processes)
-    return replace(before, bare_paced=paced, opened=open_loop(port, requests, rate=rate, seconds=2 * seconds))
+def _measure_round(lower_bound: LowerBoundProcess, port: int, workers: int, requests: list[bytes], seconds: float) -> _Round:
+    loop = lower_bound.run_burst(seconds)
+    by_connections = {count: run_closed_loop(port, requests, connections=count, seconds=seconds) for count in CONNECTION_COUNTS}
+    by_wrk = run_wrk(port, requests, connections=max(CONNECTION_COUNTS), seconds=seconds)
+    before = _Round(loop, by_connections, by_wrk, LoadResult(), LoadResult())
+    rate = _OPEN_LOOP_SHARE * before.max_per_second
+    paced = lower_bound.run_burst(2 * seconds, rate=rate / workers)
+    return replace(before, bare_paced=paced, opened=run_open_loop(port, requests, rate=rate, seconds=2 * seconds))
 
 
-def _together(rounds: list[_Round]) -> dict[str, Any]:
-    bare, paced = [one.bare for one in rounds], [one.bare_paced for one in rounds]
+def _summarize_rounds(rounds: list[_Round]) -> dict[str, Any]:
+    bare, paced = [one.lower_bound for one in rounds], [one.paced_lower_bound for one in rounds]
     return {
-        "bare": sum(bare, Load()).figures(),
-        "http": {str(count): _beside([one.closed[count] for one in rounds], bare) for count in CONNECTIONS},
-        "limit_per_second": round(float(np.median([one.limit for one in rounds])), 1),
-        "limit_x_bare": round(float(np.median([one.limit * one.bare.p50 for one in rounds])), 3),
-        "bare_at_60_percent": sum(paced, Load()).figures(),
-        "open_at_60_percent": _beside([one.opened for one in rounds], paced),
+        "bare": sum(bare, LoadResult()).summarize(),
+        "http": {str(count): _compare_with_lower_bound([one.closed_loop[count] for one in rounds], bare) for count in CONNECTION_COUNTS},
+        "limit_per_second": round(float(np.median([one.max_per_second for one in rounds])), 1),
+        "limit_x_bare": round(float(np.median([one.max_per_second * one.lower_bound.p50_seconds for one in rounds])), 3),
+        "bare_at_60_percent": sum(paced, LoadResult()).summarize(),
+        "open_at_60_percent": _compare_with_lower_bound([one.open_loop for one in rounds], paced),
     }
 
 
-def _beside(loads: list[Load], bare: list[Load]) -> dict[str, Any]:
+def _compare_with_lower_bound(loads: list[LoadResult], lower_bound: list[LoadResult]) -> dict[str, Any]:
     """All rounds together; and by round, in the middle of them: what p50 is of the bare calls', and p99."""
-    ratios = [one.p50 / other.p50 for one, other in zip(loads, bare, strict=True)]
-    p99 = [one.figures()["p99_ms"] for one in loads]
-    return sum(loads, Load()).figures() | {
+    ratios = [one.p50_seconds / other.p50_seconds for one, other in zip(loads, lower_bound, strict=True)]
+    p99 = [one.summarize()["p99_ms"] for one in loads]
+    return sum(loads, LoadResult()).summarize() | {
         "x_bare_p50": round(float(np.median(ratios)), 3),
         "p99_ms_by_round": p99,
         "p99_ms_median": float(np.median(p99)),
     }
 
 
-def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[list[int]]) -> float:
+def _measure_ann_recall(store: Path, port: int, requests: list[bytes], histories: list[list[int]]) -> float:
     """Share of the exact answer in the answers over HTTP."""
 
-    async def ask() -> list[list[int]]:
-        line = Connection(port)
-        answers = [json.loads((await line.ask(request))[1])["ids"] for request in requests]
+    async def fetch_ids() -> list[list[int]]:
+        line = HttpConnection(port)
+        answers = [json.loads((await line.send(request))[1])["ids"] for request in requests]
         line.close()
         return answers
 
-    answers = asyncio.run(ask())
+    answers = asyncio.run(fetch_ids())
     release = open_release(Store.open(store))
     shares = []
     for history, ids in zip(histories, answers, strict=False):
@@ -156,24 +156,24 @@ def _ann_recall(store: Path, port: int, requests: list[bytes], histories: list[l
     return round(float(np.mean(shares)), 4)
 
 
-def _show(encoder: str, result: dict[str, Any]) -> None:
+def _print_result(encoder: str, result: dict[str, Any]) -> None:
     rows = []
     for processes, served in result["by_processes"].items():
         name = "1 process" if processes == "1" else f"{processes} processes"
         lines = {"bare calls beside it": served["bare"]}
         lines |= {f"{name}, {count} at a time": one for count, one in served["http"].items()}
         lines["bare calls at the pace of 60 %"] = served["bare_at_60_percent"]
-        lines[f"{name}, {_LIMIT_SHARE:.0%} of the limit"] = served["open_at_60_percent"]
-        rows += [_row(line, one) for line, one in lines.items()]
+        lines[f"{name}, {_OPEN_LOOP_SHARE:.0%} of the limit"] = served["open_at_60_percent"]
+        rows += [_format_row(line, one) for line, one in lines.items()]
     columns = ["", "p50 ms", "p99 ms", "p99, middle round", "a second", "x bare p50", "generator, cores"]
-    show(f"{encoder} tower, k {K}, ANN recall {result['ann_recall']}", columns, rows)
-    last, cores = result["by_processes"][str(max(PROCESSES))], facts()["machine"]["cores"]
+    print_table(f"{encoder} tower, k {K}, ANN recall {result['ann_recall']}", columns, rows)
+    last, cores = result["by_processes"][str(max(WORKER_COUNTS))], describe_environment()["machine"]["cores"]
     console.print(
         f"limit {last['limit_per_second']:.0f} a second: {last['limit_x_bare'] / cores:.2f} × {cores} cores / bare p50"
     )
 
 
-def _row(name: str, one: Mapping[str, Any]) -> list[str]:
+def _format_row(name: str, one: Mapping[str, Any]) -> list[str]:
     by_http = "x_bare_p50" in one
     return [
         *(name, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", f"{one['p99_ms_median']:.2f}" if by_http else ""),

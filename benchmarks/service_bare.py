@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from clustered import Clusters
-from http_load import when_due
-from service_users import K, asked
+from clustered import ClusteredVectors
+from http_load import iterate_arrivals
+from service_users import K, make_query_histories
 
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
@@ -25,38 +25,38 @@ from vecall.service.threads import limit_faiss_to_one_thread
 
 
 def main() -> None:
-    call = _calls(Path(sys.argv[1]))
+    call = _make_call(Path(sys.argv[1]))
     for _ in range(200):  # warm up
         call()
     for line in sys.stdin:
         burst = json.loads(line)
         began, cpu = time.perf_counter(), time.process_time()
-        took = _paced(call, burst["seconds"], burst["rate"]) if burst["rate"] else _closed(call, burst["seconds"])
+        took = _run_open_loop(call, burst["seconds"], burst["rate"]) if burst["rate"] else _run_closed_loop(call, burst["seconds"])
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         print(json.dumps({"calls": [round(one, 7) for one in took], "took": seconds, "cpu": cpu}), flush=True)
 
 
-def _calls(store: Path) -> Callable[[], object]:
+def _make_call(store: Path) -> Callable[[], object]:
     """One recall's calls for the next history."""
     release = open_release(Store.open(store))
     encoder, effort = release.encoder, release.search_param_curve
     if encoder is None or effort is None:
         raise SystemExit(f"{store}: the release needs towers and an index")
-    histories = [release.item_ids.to_rows(one) for one in asked(Clusters(release.index.size, release.index.dim))]
+    histories = [release.item_ids.to_rows(one) for one in make_query_histories(ClusteredVectors(release.index.size, release.index.dim))]
     nothing, hard, number = to_feature_frame([{}], {}), effort.look_up(K), 0
     limit_faiss_to_one_thread()
 
-    def call() -> None:
+    def recall_once() -> None:
         nonlocal number
         rows = histories[number % len(histories)]
         vector = encoder.encode_users(nothing, release.index.get_vectors(rows)[None], np.array([len(rows)]))
         release.index.search(vector, K, search_params=hard)
         number += 1
 
-    return call
+    return recall_once
 
 
-def _closed(call: Callable[[], object], seconds: float) -> list[float]:
+def _run_closed_loop(call: Callable[[], object], seconds: float) -> list[float]:
     took, now = [], time.perf_counter()
     ends = now + seconds
     while now < ends:
@@ -67,9 +67,9 @@ def _closed(call: Callable[[], object], seconds: float) -> list[float]:
     return took
 
 
-def _paced(call: Callable[[], object], seconds: float, rate: float) -> list[float]:
+def _run_open_loop(call: Callable[[], object], seconds: float, rate: float) -> list[float]:
     took = []
-    for due in when_due(rate, seconds):
+    for due in iterate_arrivals(rate, seconds):
         call()
         took.append(time.perf_counter() - due)
     return took

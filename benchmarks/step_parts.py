@@ -14,37 +14,37 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vecall.training import module as recipes
 from vecall.training.module import TwoTowerModule
 
-_PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}  # of these the last two tensors are multiplied
+_MATMUL_OPS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}  # of these the last two tensors are multiplied
 
 
-class Parts:
+class PartTimer:
     """Seconds by part; a part within another is taken off it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]
+        self._nested_seconds = [0.0]
 
     @contextmanager
-    def of(self, part: str) -> Iterator[None]:
+    def time_part(self, part: str) -> Iterator[None]:
         """What runs within is this part's."""
-        self._inner.append(0.0)
+        self._nested_seconds.append(0.0)
         began = time.perf_counter()
         yield
         spent = time.perf_counter() - began
-        self.seconds[part] += spent - self._inner.pop()
-        self._inner[-1] += spent
+        self.seconds[part] += spent - self._nested_seconds.pop()
+        self._nested_seconds[-1] += spent
 
-    def named(self, part: str, function: Any) -> Any:
+    def wrap(self, part: str, function: Any) -> Any:
         """The same function, whose time is this part's."""
 
         def timed(*given: Any, **named: Any) -> Any:
-            with self.of(part):
+            with self.time_part(part):
                 return function(*given, **named)
 
         return timed
 
 
-class _Products(TorchDispatchMode):
+class _MatmulCounter(TorchDispatchMode):
     """Counts matrix products by their shapes."""
 
     def __init__(self) -> None:
@@ -53,37 +53,37 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        if func.overloadpacket.__name__ in _PRODUCTS:
+        if func.overloadpacket.__name__ in _MATMUL_OPS:
             left, right = [x for x in args if isinstance(x, Tensor)][-2:]
             self.counts[left.shape, right.shape] += 1
         return func(*args, **(kwargs or {}))
 
 
-def measure_steps(recipe: TwoTowerModule, *, warm_up: int, steps: int) -> dict[str, Any]:
+def profile_steps(module: TwoTowerModule, *, warmup_steps: int, steps: int) -> dict[str, Any]:
     """Train some steps by hand, on this process's threads.
 
     Returns:
         Seconds and share by part, positives a second, and how long the steps' matrix products take alone.
     """
-    optimizer = recipe.configure_optimizers()["optimizer"]
+    optimizer = module.configure_optimizers()["optimizer"]
     assert isinstance(optimizer, torch.optim.Optimizer)
-    recipe.on_fit_start()
-    recipe.train()
-    batches = iter(recipe.train_dataloader())
-    for _ in range(warm_up):
-        _step(recipe, optimizer, next(batches), Parts())
-    parts, products, positives = Parts(), _Products(), 0
+    module.on_fit_start()
+    module.train()
+    batches = iter(module.train_dataloader())
+    for _ in range(warmup_steps):
+        _run_step(module, optimizer, next(batches), PartTimer())
+    parts, products, positives = PartTimer(), _MatmulCounter(), 0
     wall = []
     for _ in range(steps):
-        with parts.of("batch"):
+        with parts.time_part("batch"):
             batch = next(batches)
         began = time.perf_counter()
-        _step(recipe, optimizer, batch, parts)
+        _run_step(module, optimizer, batch, parts)
         wall.append(time.perf_counter() - began)
         positives += len(batch.target_items)
         with products:
-            _step(recipe, optimizer, batch, Parts())
-    alone = sum(count * _product_seconds(*shapes) for shapes, count in products.counts.items())
+            _run_step(module, optimizer, batch, PartTimer())
+    alone = sum(count * _time_matmul(*shapes) for shapes, count in products.counts.items())
     total = sum(parts.seconds.values())
     return {
         "steps": steps,
@@ -94,26 +94,26 @@ def measure_steps(recipe: TwoTowerModule, *, warm_up: int, steps: int) -> dict[s
     }
 
 
-def _step(recipe: TwoTowerModule, optimizer: torch.optim.Optimizer, batch: Any, parts: Parts) -> None:
-    towers, softmax = recipe.towers, recipes.chunked_cross_entropy
+def _run_step(module: TwoTowerModule, optimizer: torch.optim.Optimizer, batch: Any, parts: PartTimer) -> None:
+    towers, softmax = module.towers, recipes.chunked_cross_entropy
     encode_items = towers.encode_items
-    recipes.chunked_cross_entropy = parts.named("softmax, both ways", softmax)
-    towers.encode_items = parts.named("item tower", encode_items)  # type: ignore[method-assign]
+    recipes.chunked_cross_entropy = parts.wrap("softmax, both ways", softmax)
+    towers.encode_items = parts.wrap("item tower", encode_items)  # type: ignore[method-assign]
     try:
-        with parts.of("user tower"):
-            loss = recipe.training_step(batch, 1)
+        with parts.time_part("user tower"):
+            loss = module.training_step(batch, 1)
     finally:
         recipes.chunked_cross_entropy = softmax
         towers.encode_items = encode_items  # type: ignore[method-assign]
-    with parts.of("backward of the towers"):
+    with parts.time_part("backward of the towers"):
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-    with parts.of("optimiser"):
+    with parts.time_part("optimiser"):
         optimizer.step()
-        recipe.on_train_batch_end()
+        module.on_train_batch_end()
 
 
-def _product_seconds(left: torch.Size, right: torch.Size) -> float:
+def _time_matmul(left: torch.Size, right: torch.Size) -> float:
     a, b = torch.randn(left), torch.randn(right)
     out = torch.matmul(a, b)
     seconds = []

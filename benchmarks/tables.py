@@ -8,7 +8,7 @@ from rich.table import Table
 console = Console(width=140, highlight=False, markup=False)
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A title and a table; columns but the first are right-aligned."""
     made = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns):

@@ -18,7 +18,7 @@ def published(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("published")
     synthetic.write_tables(folder)
-    config = synthetic.config(folder)
+    config = synthetic.make_config(folder)
     fit(config, folder / "run")
     publish(folder / "run", folder / "store", name="tiny")
     return folder

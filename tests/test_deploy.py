@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.server import served
+from support.server import open_test_client
 
 from vecall.service.settings import Limits, ServeSettings
 
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "operations.md"
 @pytest.fixture
 def metrics(published):
     """Names and labels of all metrics that a service gives, once it has answered something."""
-    with served(published / "store", writable=False) as client:
+    with open_test_client(published / "store", writable=False) as client:
         client.post("/v1/recall", json={"user_id": "nobody"})
         client.post("/v1/recall", json={"user_id": "user-1", "k": 5})
         client.post("/v1/recall", content=b"{")

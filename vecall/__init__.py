@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         DataError,
         ExportError,
         QueryError,
-        ReleaseRefused,
+        InvalidReleaseError,
         StoreError,
         TrainingError,
         VecallError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "Config": "vecall.config",
     "ConfigError": "vecall.errors",
     "DataError": "vecall.errors",
@@ -63,7 +63,7 @@ __all__ = [
     "QueryError",
     "Recalled",
     "Recaller",
-    "ReleaseRefused",
+    "InvalidReleaseError",
     "StoreError",
     "TrainingError",
     "VecallError",
@@ -78,11 +78,11 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Public names from the files that they live in, when they are first asked for."""
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'vecall' has no attribute {name!r}")
     limit_spinning()
     try:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_LAZY_IMPORTS[name]), name)
     except ModuleNotFoundError as error:
         raise ImportError(f"vecall.{name} needs {error.name}: pip install 'vecall[train]'", name=error.name) from error
 

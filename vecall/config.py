@@ -12,7 +12,7 @@ from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 from vecall.schema import CategoryFeature, NumericFeature, Schema, SettingsModel, TagsFeature, TextFeature, VectorFeature
 from vecall.settings_base import read_toml
 from vecall.towers.settings import ModelSettings
@@ -64,7 +64,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-_KINDS: dict[str | int, type[BaseModel]] = {
+_FEATURE_KINDS: dict[str | int, type[BaseModel]] = {
     "numeric": NumericFeature,
     "category": CategoryFeature,
     "tags": TagsFeature,
@@ -85,15 +85,15 @@ class Config(SettingsModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_preset(cls, sections: Any) -> Any:  # noqa: ANN401 - whatever the file holds
-        if not isinstance(sections, dict):
-            return sections
-        model = sections.get("model")
+    def _apply_preset(cls, settings: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        if not isinstance(settings, dict):
+            return settings
+        model = settings.get("model")
         preset = model.get("preset") if isinstance(model, dict) else None
-        return _overlaid(PRESETS[preset], sections) if isinstance(preset, str) and preset in PRESETS else sections
+        return _deep_merge(PRESETS[preset], settings) if isinstance(preset, str) and preset in PRESETS else settings
 
     @model_validator(mode="after")
-    def _features_have_tables(self) -> Self:
+    def _check_consistency(self) -> Self:
         for side, table, features in (
             ("items", self.data.items, self.schema_.items.features),
             ("users", self.data.users, self.schema_.users.features),
@@ -121,14 +121,14 @@ class Config(SettingsModel):
         return sections
 
 
-def _overlaid(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _deep_merge(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`given`, and key by key, sections within sections too, the defaults that it lacks."""
     both = {
-        key: _overlaid(defaults[key], given[key])
-        for key in defaults.keys() & given.keys()
-        if isinstance(defaults[key], Mapping) and isinstance(given[key], Mapping)
+        key: _deep_merge(defaults[key], overrides[key])
+        for key in defaults.keys() & overrides.keys()
+        if isinstance(defaults[key], Mapping) and isinstance(overrides[key], Mapping)
     }
-    return {**defaults, **given, **both}
+    return {**defaults, **overrides, **both}
 
 
 def load_config(path: str | Path) -> Config:
@@ -140,42 +140,42 @@ def load_config(path: str | Path) -> Config:
     Raises:
         ConfigError: no such file, no TOML, an unknown key or a bad value; the message begins with the key's path.
     """
-    file = check_path(path)
+    file = to_absolute_path(path)
     config = parse_config(read_toml(file), source=str(path))
     return config.model_copy(update={"data": config.data.resolve_paths(file.resolve().parent)})
 
 
-def parse_config(sections: dict[str, Any], *, source: str = "config") -> Config:
+def parse_config(settings: dict[str, Any], *, source: str = "config") -> Config:
     """Check settings given as nested dictionaries, with the sections of vecall.toml.
 
     Raises:
         ConfigError: an unknown key or a bad value; `source` is named in the message.
     """
     try:
-        return Config.model_validate(sections)
+        return Config.model_validate(settings)
     except ValidationError as error:
-        sentences = (_sentence(problem, sections) for problem in error.errors())
+        sentences = (_format_error(problem, settings) for problem in error.errors())
         raise ConfigError("\n".join(f"{source}: {sentence}" for sentence in dict.fromkeys(sentences))) from error
 
 
-def _sentence(problem: Any, sections: object) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is not public
-    place = ".".join(_path(problem["loc"], sections))
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+def _format_error(details: Any, settings: object) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is not public
+    place = ".".join(_find_key_path(details["loc"], settings))
+    message = str(details["msg"]).removeprefix("Value error, ")
+    if details["type"] == "extra_forbidden":
+        known = _list_sibling_keys(details["loc"])
+        near = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
         message = "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(known)}")
-    elif problem["type"] == "missing":
+    elif details["type"] == "missing":
         message = "is required"
-    elif place and not isinstance(problem["input"], dict):
-        message += f", got {problem['input']!r}"
+    elif place and not isinstance(details["input"], dict):
+        message += f", got {details['input']!r}"
     return f"{place}: {message}" if place else message
 
 
-def _path(location: Sequence[str | int], sections: object) -> list[str]:
+def _find_key_path(location: Sequence[str | int], settings: object) -> list[str]:
     """The keys of `location` as the file has them: pydantic also names the alternative of a union that it tried."""
     path: list[str] = []
-    here = sections
+    here = settings
     for part in location:
         if isinstance(here, Mapping):
             if part not in here and part != location[-1]:
@@ -189,13 +189,13 @@ def _path(location: Sequence[str | int], sections: object) -> list[str]:
     return path
 
 
-def _keys_beside(location: Sequence[str | int]) -> list[str]:
+def _list_sibling_keys(location: Sequence[str | int]) -> list[str]:
     """The keys that the section knows in which the last part of `location` stands."""
     section: type[BaseModel] = Config
     for part in location[:-1]:
         field = section.model_fields.get("schema_" if part == "schema" else str(part))
         if field is None:  # the name of a feature, then its kind
-            section = _KINDS.get(part, section)
+            section = _FEATURE_KINDS.get(part, section)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             section = field.annotation
     return [field.alias or name for name, field in section.model_fields.items()]

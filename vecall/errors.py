@@ -57,7 +57,7 @@ class QueryError(VecallError):
         self.field = field
 
 
-class EncoderMismatch(QueryError):  # noqa: N818 - it is what happened, and reads so where it is caught
+class EncoderMismatchError(QueryError):  # noqa: N818 - it is what happened, and reads so where it is caught
     """A vector was made by another encoder than the release's, so its scores would mean nothing."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
@@ -68,7 +68,7 @@ class ForkError(VecallError):
     """This process was forked from one that had used vecall: libraries would wait for threads that are not here."""
 
 
-class Overloaded(VecallError):  # noqa: N818 - as above
+class OverloadedError(VecallError):  # noqa: N818 - as above
     """A request waited too long, or too many wait already: trying again a little later may help.
 
     Attributes:
@@ -78,7 +78,7 @@ class Overloaded(VecallError):  # noqa: N818 - as above
     code = "overloaded"
 
 
-class TooManyScans(Overloaded):
+class TooManyScansError(OverloadedError):
     """Too many requests scan large parts of the pool, and one more would slow down all others."""
 
     code = "too_many_scans"
@@ -88,7 +88,7 @@ class StoreError(VecallError):
     """A store cannot do what was asked."""
 
 
-class DeltaFull(StoreError):  # noqa: N818 - as above
+class DeltaFullError(StoreError):  # noqa: N818 - as above
     """There are as many live changes beside the release as `delta_max` allows; they wait for compaction.
 
     Attributes:
@@ -98,7 +98,7 @@ class DeltaFull(StoreError):  # noqa: N818 - as above
     code = "delta_full"
 
 
-class ReleaseRefused(StoreError):  # noqa: N818 - as above
+class InvalidReleaseError(StoreError):  # noqa: N818 - as above
     """A release is damaged or incomplete and is not opened.
 
     Attributes:
@@ -110,7 +110,7 @@ class ReleaseRefused(StoreError):  # noqa: N818 - as above
         self.file = file
 
 
-class JournalDamaged(StoreError):  # noqa: N818 - as above
+class JournalCorruptedError(StoreError):  # noqa: N818 - as above
     """The journal of live changes does not hold what was written, so it is not used.
 
     Attributes:
@@ -122,7 +122,7 @@ class JournalDamaged(StoreError):  # noqa: N818 - as above
         self.seq = seq
 
 
-class JournalFailed(StoreError):  # noqa: N818 - as above
+class JournalIOError(StoreError):  # noqa: N818 - as above
     """The journal of live changes cannot be read or written just now; what was acknowledged stands.
 
     Attributes:
@@ -134,7 +134,7 @@ class JournalFailed(StoreError):  # noqa: N818 - as above
         self.disk_full = disk_full
 
 
-class Locked(StoreError):  # noqa: N818 - as above
+class LockedError(StoreError):  # noqa: N818 - as above
     """Another process holds the lock.
 
     Attributes:

@@ -6,28 +6,28 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class Advance(Protocol):
+class ProgressCallback(Protocol):
     """Called as work goes on."""
 
     def __call__(self, steps: int = 1, note: str = "") -> None:
         """`steps` more are done; `note` is shown beside the bar."""
 
 
-class Listener(Protocol):
+class ProgressListener(Protocol):
     """Whoever shows progress."""
 
-    def begin(self, task: str, total: int) -> Advance:
+    def start_task(self, task: str, total: int) -> ProgressCallback:
         """A task of `total` steps begins."""
 
-    def end(self) -> None:
+    def stop_task(self) -> None:
         """The task that began last has ended, or was given up."""
 
 
-_listener: ContextVar[Listener | None] = ContextVar("vecall_progress", default=None)
+_listener: ContextVar[ProgressListener | None] = ContextVar("vecall_progress", default=None)
 
 
 @contextmanager
-def shown_by(listener: Listener) -> Iterator[None]:
+def report_to(listener: ProgressListener) -> Iterator[None]:
     """Tasks begun within are shown by `listener`."""
     token = _listener.set(listener)
     try:
@@ -37,18 +37,18 @@ def shown_by(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def task(name: str, total: int) -> Iterator[Advance]:
+def track(name: str, total: int) -> Iterator[ProgressCallback]:
     """Announce work of `total` steps, whose `advance` is called as they are done."""
     listener = _listener.get()
     if listener is None:
-        yield _unheard
+        yield _noop
         return
-    advance = listener.begin(name, total)
+    advance = listener.start_task(name, total)
     try:
         yield advance
     finally:
-        listener.end()
+        listener.stop_task()
 
 
-def _unheard(steps: int = 1, note: str = "") -> None:
+def _noop(steps: int = 1, note: str = "") -> None:
     del steps, note

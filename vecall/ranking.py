@@ -37,7 +37,7 @@ def rank(candidates: pl.DataFrame, ranker: Ranker, k: int) -> pl.DataFrame:
     return table.sort("ranking_score", descending=True, maintain_order=True).head(k)
 
 
-class WeightedSum:
+class WeightedSumRanker:
     """The reference ranker: a weighted sum of numeric columns, each scaled to 0 .. 1 among the candidates."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:

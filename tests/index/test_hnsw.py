@@ -83,7 +83,7 @@ def test_progress_is_told(clustered):
         def end(self):
             told.append("end")
 
-    with progress.shown_by(Listener()):
+    with progress.report_to(Listener()):
         HnswIndex.build(clustered[0], ef_construction=10)
     assert told == [("building graph", 5000), 4096, 904, "end"]
 

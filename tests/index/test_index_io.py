@@ -2,7 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.base import SearchParams
 from vecall.index.exact import ExactIndex
 from vecall.index.index_io import load_index, save_index
@@ -75,7 +75,7 @@ FOREIGN = {
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_indexes_of_another_kind_are_refused(tmp_path, kind):
     faiss.write_index(FOREIGN[kind](), str(tmp_path / "index.faiss"))
-    with pytest.raises(ReleaseRefused, match=r"index\.faiss holds a \w+; expected .*publish") as refused:
+    with pytest.raises(InvalidReleaseError, match=r"index\.faiss holds a \w+; expected .*publish") as refused:
         load_index(tmp_path / "index.faiss")
     assert refused.value.file == "index.faiss"
 
@@ -84,6 +84,6 @@ def test_indexes_of_another_kind_are_refused(tmp_path, kind):
 def test_files_of_another_kind_are_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "index.faiss").write_bytes(content)
-    with pytest.raises(ReleaseRefused, match=r"index\.faiss is no faiss index") as refused:
+    with pytest.raises(InvalidReleaseError, match=r"index\.faiss is no faiss index") as refused:
         load_index(tmp_path / "index.faiss")
     assert refused.value.file == "index.faiss"

@@ -187,7 +187,7 @@ def test_progress_is_told(monkeypatch, clustered):
             told.append("end")
 
     monkeypatch.setattr(ivf, "_CHUNK", 4096)
-    with progress.shown_by(Listener()):
+    with progress.report_to(Listener()):
         IvfPqIndex.build(clustered[0], nlist=8)
     assert told == [("filling cells", 5000), 4096, 904, "end"]
 

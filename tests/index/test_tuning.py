@@ -288,6 +288,6 @@ def test_progress_is_told():
         def end(self):
             told.append("end")
 
-    with progress.shown_by(Listener()):
+    with progress.report_to(Listener()):
         tune(Planted(400), queries(4), [10, 100], 0.5)
     assert told == [("tuning index", 3), 1, 1, 1, "end"]

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from support import synthetic
 
-from vecall.errors import JournalDamaged, StoreError
+from vecall.errors import JournalCorruptedError, StoreError
 from vecall.index.settings import IndexSettings
 from vecall.live import compaction as compact_file
 from vecall.live.compaction import compact
@@ -23,7 +23,7 @@ CHEAP = {"type": "kind 1", "price.eur": 3, "标签": ["红1", "all"], "text": "W
 @pytest.fixture
 def changed(shop):
     """The shop with changes: items added, replaced, deleted; users have histories of all kinds."""
-    ids = [synthetic.item_id(row) for row in range(synthetic.ITEMS)]
+    ids = [synthetic.make_item_id(row) for row in range(synthetic.ITEMS)]
     with open_recaller(shop.path, writable=True, auto_compact=False) as recaller:
         recaller.upsert(
             [{"id": "a new one", "fields": CHEAP}, {"id": "zz", "fields": CHEAP}, {"id": "w", "fields": {}}]
@@ -208,7 +208,7 @@ def test_what_cannot_be_compacted(store_of):
     content = path.read_bytes()
     assert content.count(b"delete") >= 1
     path.write_bytes(content.replace(b"delete", b"delate"))
-    with pytest.raises(JournalDamaged):
+    with pytest.raises(JournalCorruptedError):
         compact(store.path)
 
 

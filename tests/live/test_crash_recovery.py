@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from support.sessions import killed_session
-from support.sessions.killed_session import Order
-from support.store_oracle import Model, check_found, look, perform, shown
+from support.sessions.killed_session import WriterOrder
+from support.store_oracle import StoreOracle, check_searchable, inspect_store, execute, read_all_items
 
 from vecall.recall.recaller import open_recaller
 from vecall.release.file_lock import file_lock
@@ -39,7 +39,7 @@ class Death:
         begun: operations.
     """
 
-    model: Model
+    model: StoreOracle
     doubt: list[Any] | None
     begun: int
 
@@ -58,7 +58,7 @@ def start() -> subprocess.Popen[bytes]:
     )
 
 
-def run_until_killed(writer: subprocess.Popen[bytes], order: Order, chance: Random, counts: Counter[str]) -> Death:
+def run_until_killed(writer: subprocess.Popen[bytes], order: WriterOrder, chance: Random, counts: Counter[str]) -> Death:
     assert writer.stdin
     assert writer.stdout
     assert writer.stderr
@@ -66,7 +66,7 @@ def run_until_killed(writer: subprocess.Popen[bytes], order: Order, chance: Rand
     writer.stdin.flush()
     said = writer.stdout.readline()
     if said == b'["open"]\n':
-        if order.automatic:
+        if order.auto_compact:
             time.sleep(chance.uniform(0.05, 3.5))
             counts["compaction killed alone"] += kill_compaction(writer.pid) if chance.random() < 0.4 else 0
         time.sleep(min(0.05 + chance.expovariate(3), 1.0))
@@ -76,19 +76,19 @@ def run_until_killed(writer: subprocess.Popen[bytes], order: Order, chance: Rand
     return heard(said.decode().splitlines(), order, counts)
 
 
-def heard(lines: list[str], order: Order, counts: Counter[str]) -> Death:
-    model, doubt, begun = order.model, None, 0
+def heard(lines: list[str], order: WriterOrder, counts: Counter[str]) -> Death:
+    model, doubt, begun = order.oracle, None, 0
     for line in lines:
         word, *rest = json.loads(line)
         if word == "begin":
             doubt, begun = rest[0], begun + 1
         elif word == "seen":
-            counts["compaction gone over to"] += rest[0]["served"] != model.served
-            model.see(rest[0])
+            counts["compaction gone over to"] += rest[0]["served"] != model.served_release
+            model.adopt_observed(rest[0])
         elif word == "done":
             assert doubt is not None
             counts[doubt[0]] += 1
-            (model.told if order.automatic else model.acknowledged)(doubt, rest[0])
+            (model.apply_concurrent if order.auto_compact else model.apply_acknowledged)(doubt, rest[0])
             doubt = None
         else:
             counts[word] += 1
@@ -125,21 +125,21 @@ def bury(writer: int, *, at_once: bool) -> None:
         time.sleep(0.01)
 
 
-def resolved(folder: Path, death: Death, *, automatic: bool) -> Model:
+def resolved(folder: Path, death: Death, *, automatic: bool) -> StoreOracle:
     """What is there now, once it was found to be right."""
-    found = look(folder)
-    found.tables = death.model.tables
-    possible = [death.model] if death.doubt is None else list(death.model.amid(death.doubt))
+    found = inspect_store(folder)
+    found.exported_tables = death.model.exported_tables
+    possible = [death.model] if death.doubt is None else list(death.model.iterate_possible_states(death.doubt))
     if automatic:
         possible = [with_compactions(one, found, death) for one in possible]
     for one in possible:
-        one.served, one.serving, one.bases = found.served, found.serving, found.bases
-    told = [one.brief() for one in possible]
-    assert found in possible, f"after {death.doubt}: found {found.brief()}, possible {told}"
+        one.served_release, one.served_items, one.compaction_bases = found.served_release, found.served_items, found.compaction_bases
+    told = [one.summarize() for one in possible]
+    assert found in possible, f"after {death.doubt}: found {found.summarize()}, possible {told}"
     return found
 
 
-def with_compactions(model: Model, found: Model, death: Death) -> Model:
+def with_compactions(model: StoreOracle, found: StoreOracle, death: Death) -> StoreOracle:
     """What may be there if compactions, of what was served, have made releases, and are or were current.
 
     Which of these there are is not known, nor therefore what was pruned exactly. Whatever else has gone or come makes
@@ -149,15 +149,15 @@ def with_compactions(model: Model, found: Model, death: Death) -> Model:
     releases, pruning = {}, death.doubt is not None and death.doubt[0] == "prune"
     for name, there in found.releases.items():
         known = model.releases.pop(name, None)
-        if known is not None and known.holds is not None:
+        if known is not None and known.items is not None:
             releases[name] = replace(known, parent=there.parent)
-        elif there.holds in model.bases:
+        elif there.items in model.compaction_bases:
             releases[name] = there
     model.releases = releases if pruning else releases | model.releases
     if found.current not in death.model.releases:
         model.current = found.current
     if pruning and found.pruned_to <= min((made.journal_seq for made in releases.values()), default=0):
-        model.forget(max(model.pruned_to, found.pruned_to))
+        model.drop_operations(max(model.pruned_to, found.pruned_to))
     return model
 
 
@@ -185,19 +185,19 @@ def check_free(folder: Path) -> None:
 def cycles(folder: Path, count: int, seed: int) -> Counter[str]:
     chance, number, counts = Random(seed), 1, Counter[str]()
     first = ["publish", "p0", "old", True]
-    perform(first, folder, None, Model())
-    model, began = Model().apply(first), time.monotonic()
+    execute(first, folder, None, StoreOracle())
+    model, began = StoreOracle().apply(first), time.monotonic()
     writer = start()
     try:
         for cycle in range(1, count + 1):
-            order = Order(folder, model.restarted(), chance.getrandbits(32), number, chance.random() < AUTOMATIC)
+            order = WriterOrder(folder, model.restart(), chance.getrandbits(32), number, chance.random() < AUTOMATIC)
             mortal, writer = writer, start()
             with mortal:
                 death = run_until_killed(mortal, order, chance, counts)
             counts["writer killed beside a compaction"] += len(group(mortal.pid))
             bury(mortal.pid, at_once=chance.random() < 0.5)
             count_stage(folder, death, counts)
-            model = resolved(folder, death, automatic=order.automatic)
+            model = resolved(folder, death, automatic=order.auto_compact)
             check_free(folder)
             number += death.begun
             if cycle % 50 == 0:
@@ -207,9 +207,9 @@ def cycles(folder: Path, count: int, seed: int) -> Counter[str]:
         with writer:
             pass
     with open_recaller(folder, writable=True) as recaller:
-        items = model.restarted().serving
-        assert shown(recaller) == items
-        check_found(recaller, items)
+        items = model.restart().served_items
+        assert read_all_items(recaller) == items
+        check_searchable(recaller, items)
     return counts
 
 

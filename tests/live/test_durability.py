@@ -14,7 +14,7 @@ from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 
 NEW = {"type": "kind 1", "标签": ["红1"], "text": "Word1", "year": 2030, "title": "New"}
-GONE, REPLACED = synthetic.item_id(3), synthetic.item_id(4)
+GONE, REPLACED = synthetic.make_item_id(3), synthetic.make_item_id(4)
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def test_compacted_then_published_from_old_tables(served, published):
 
 def test_an_item_that_only_another_release_has_stays_deleted(served):
     shop, recaller = served
-    recaller.delete([synthetic.item_id(5)])
+    recaller.delete([synthetic.make_item_id(5)])
     compact(shop.path, name="two")
     recaller.activate("two")
-    assert recaller.live.delete([synthetic.item_id(5), synthetic.item_id(6)]).unknown == 1
+    assert recaller.live.delete([synthetic.make_item_id(5), synthetic.make_item_id(6)]).unknown == 1
     compact(shop.path, name="three")
     recaller.activate("three")
     for name in ("tiny", "two", "three"):
         recaller.activate(name)
         assert (
-            recaller.live.snapshot.has(recaller.live.snapshot.rows([synthetic.item_id(5), synthetic.item_id(6)])).sum()
+            recaller.live.snapshot.has(recaller.live.snapshot.rows([synthetic.make_item_id(5), synthetic.make_item_id(6)])).sum()
             == 0
         )
 

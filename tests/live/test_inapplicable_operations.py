@@ -195,13 +195,13 @@ def test_an_operator_sees_and_drops(poisoned):
 def test_a_damaged_operation_can_be_dropped(poisoned):
     import sqlite3
 
-    from vecall.errors import JournalDamaged
+    from vecall.errors import JournalCorruptedError
 
     db = sqlite3.connect(get_journal_path(Store.open(poisoned)))
     db.execute("UPDATE operations SET fields = '{}' WHERE seq = 3")
     db.commit()
     db.close()
-    with pytest.raises(JournalDamaged) as caught:
+    with pytest.raises(JournalCorruptedError) as caught:
         open_recaller(poisoned)
     drop_operation(poisoned, caught.value.seq)
     with open_recaller(poisoned) as reader:

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.errors import EncoderMismatch, QueryError
+from vecall.errors import EncoderMismatchError, QueryError
 from vecall.live.item_parsing import parse_deletes, parse_upserts
 from vecall.release.release import open_release
 
@@ -86,7 +86,7 @@ def test_an_encoder_that_is_not_the_releases(release, towers):
         (towers, {"id": "x", "vector": [1.0] * 8, "encoder": "ab"}),
         (towers, {"id": "x", "vector": [1.0] * 8}),
     ):
-        with pytest.raises(EncoderMismatch) as caught:
+        with pytest.raises(EncoderMismatchError) as caught:
             parse_upserts([item], one)
         assert (caught.value.field, caught.value.code) == ("items[0].encoder", "encoder_mismatch")
         assert isinstance(caught.value, QueryError)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.sessions.journal_session import Expected, batch, content, delete, upsert
+from support.sessions.journal_session import ExpectedJournal, make_upserts, dump_journal, make_delete, make_upsert
 
-from vecall.errors import JournalDamaged, JournalFailed, QueryError, StoreError
+from vecall.errors import JournalCorruptedError, JournalIOError, QueryError, StoreError
 from vecall.live import journal as module
 from vecall.live import journal_sqlite
 from vecall.live.journal import Journal
@@ -26,22 +26,22 @@ from vecall.live.operations import Operation
 COLUMNS = ("seq", "kind", "id", "given", "fields", "encoder", "vector", "crc")
 # Rows 1 .. 9: three superseded ones, one of them within its batch.
 HISTORY = (
-    batch("b", 3),
-    (upsert("b1", "again"), delete("b0")),
-    (upsert("c", "one"), upsert("c", "two")),
-    batch("d", 2),
+    make_upserts("b", 3),
+    (make_upsert("b1", "again"), make_delete("b0")),
+    (make_upsert("c", "one"), make_upsert("c", "two")),
+    make_upserts("d", 2),
 )
 
 
-def expected(*batches: tuple[Operation, ...]) -> Expected:
-    state = Expected()
+def expected(*batches: tuple[Operation, ...]) -> ExpectedJournal:
+    state = ExpectedJournal()
     for one in batches:
-        state = state.after(("append", one))
+        state = state.apply_step(("append", one))
     return state
 
 
 def held(journal: Journal) -> list:
-    return content(journal, journal.read_operations(0))
+    return dump_journal(journal, journal.read_operations(0))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_what_is_appended_comes_back_as_it_was(path: Path) -> None:
 
 def test_the_last_word_on_an_item_counts(written: Path) -> None:
     journal = Journal.open_readonly(written, "string")
-    assert held(journal) == expected(*HISTORY).content()
+    assert held(journal) == expected(*HISTORY).dump()
     assert [one.seq for one in journal.read_operations(0)] == [3, 4, 5, 7, 8, 9]
     assert [one.seq for one in journal.read_operations(4)] == [5, 7, 8, 9]
     assert [one.seq for one in journal.read_operations(0, until_seq=7)] == [3, 4, 5, 7]
@@ -101,8 +101,8 @@ def test_the_last_word_on_an_item_counts(written: Path) -> None:
 
 def test_what_was_replaced_is_no_longer_on_the_disk(path: Path) -> None:
     with Journal.open(path, "string") as journal:
-        journal.append([upsert("a", "SECRET"), upsert("b", "kept")])
-        journal.append([delete("a")])
+        journal.append([make_upsert("a", "SECRET"), make_upsert("b", "kept")])
+        journal.append([make_delete("a")])
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT kind, id, fields, vector FROM operations WHERE seq = 1").fetchall() == [
             ("superseded", None, None, None)
@@ -113,16 +113,16 @@ def test_what_was_replaced_is_no_longer_on_the_disk(path: Path) -> None:
 def test_pruning(written: Path) -> None:
     with Journal.open(written, "string") as journal:
         assert [journal.prune(upto) for upto in (4, 4, -1, 0)] == [4, 0, 0, 0]
-        assert held(journal) == expected(*HISTORY).after(("prune", 4)).content()
+        assert held(journal) == expected(*HISTORY).apply_step(("prune", 4)).dump()
         assert (journal.prune(10**9), journal.pruned_to, journal.last_seq) == (5, 9, 9)
         assert not list(journal.read_operations(0))
     with Journal.open(written, "string") as journal:
-        assert (journal.last_seq, journal.append([upsert("b0", "new")])) == (9, 10)
+        assert (journal.last_seq, journal.append([make_upsert("b0", "new")])) == (9, 10)
         assert [one.seq for one in journal.read_operations(0)] == [10]
 
 
 IDS = st.sampled_from(["a", "b", "c", "é"])
-OPERATIONS = st.builds(upsert, IDS, st.text(max_size=3)) | st.builds(delete, IDS)
+OPERATIONS = st.builds(make_upsert, IDS, st.text(max_size=3)) | st.builds(make_delete, IDS)
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.lists(OPERATIONS, max_size=5).map(tuple)),
     st.tuples(st.just("prune"), st.integers(-1, 20)),
@@ -135,7 +135,7 @@ STEPS = st.one_of(
 @given(st.lists(STEPS, max_size=12))
 def test_it_is_a_dict_of_the_last_operations(steps: list[tuple]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path, state = Path(folder) / "journal.sqlite", Expected()
+        path, state = Path(folder) / "journal.sqlite", ExpectedJournal()
         journal = Journal.open(path, "string")
         for name, *values in steps:
             if name == "reopen":
@@ -146,13 +146,13 @@ def test_it_is_a_dict_of_the_last_operations(steps: list[tuple]) -> None:
                 assert seqs == [seq for seq in _seqs(state) if values[0] < seq <= values[1]]
             else:
                 result, before = getattr(journal, name)(*values), state
-                state = state.after((name, *values))
+                state = state.apply_step((name, *values))
                 assert result == (state.last_seq if name == "append" else state.pruned_to - before.pruned_to)
-            assert held(journal) == state.content()
+            assert held(journal) == state.dump()
         journal.close()
 
 
-def _seqs(state: Expected) -> list[int]:
+def _seqs(state: ExpectedJournal) -> list[int]:
     return [one.seq for one in state.operations.values()]
 
 
@@ -162,12 +162,12 @@ def _seqs(state: Expected) -> list[int]:
 @pytest.mark.parametrize(
     ("id_type", "bad"),
     [
-        ("integer", upsert("1", "")),
-        ("integer", delete(2**63)),
-        ("integer", delete(True)),
-        ("string", delete(1)),
-        ("string", delete(None)),
-        ("string", delete("\ud800")),
+        ("integer", make_upsert("1", "")),
+        ("integer", make_delete(2**63)),
+        ("integer", make_delete(True)),
+        ("string", make_delete(1)),
+        ("string", make_delete(None)),
+        ("string", make_delete("\ud800")),
         ("string", Operation(0, "upsert", "a", {"x": float("nan")}, None, None, False)),
         ("string", Operation(0, "upsert", "a", {"x": object()}, None, None, False)),
         ("string", Operation(0, "upsert", "a", {"x": ["\udfff"]}, None, None, False)),
@@ -176,7 +176,7 @@ def _seqs(state: Expected) -> list[int]:
     ],
 )
 def test_a_batch_with_one_bad_operation_is_not_written(path: Path, id_type, bad: Operation) -> None:
-    good = delete(1) if id_type == "integer" else delete("good")
+    good = make_delete(1) if id_type == "integer" else make_delete("good")
     with Journal.open(path, id_type) as journal:
         with pytest.raises(QueryError):
             journal.append([good, bad])
@@ -190,7 +190,7 @@ def test_reading_is_not_writing(written: Path) -> None:
     closed.close()
     for one in (journal, closed):
         with pytest.raises(StoreError, match=r"Journal\.open"):
-            one.append([delete("a")])
+            one.append([make_delete("a")])
         with pytest.raises(StoreError, match=r"Journal\.open"):
             one.prune(1)
     assert Journal.open_readonly(written.with_name("other"), "string") is None
@@ -210,9 +210,9 @@ def test_another_format_is_refused(written: Path) -> None:
 
 def test_a_journal_is_made_once(path: Path) -> None:
     with Journal.open(path, "string") as journal:
-        journal.append(batch("a", 3))
+        journal.append(make_upserts("a", 3))
         journal_sqlite.create_journal(path, "string")  # another process, which saw none a moment ago
-        assert journal.append(batch("b", 1)) == 4
+        assert journal.append(make_upserts("b", 1)) == 4
     assert Journal.open_readonly(path, "string").last_seq == 4
     assert not list(path.parent.glob("tmp-*"))
 
@@ -226,14 +226,14 @@ def test_where_no_journal_can_be(path: Path, what: str) -> None:
     else:
         path.parent.rmdir()
         path.parent.write_text("")
-    with pytest.raises(JournalFailed):
+    with pytest.raises(JournalIOError):
         Journal.open(path, "string")
 
 
 def test_a_read_only_disk_can_be_read(written: Path, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     before = sorted(one.name for one in written.parent.iterdir())
-    assert held(Journal.open_readonly(written, "string")) == expected(*HISTORY).content()
+    assert held(Journal.open_readonly(written, "string")) == expected(*HISTORY).dump()
     assert sorted(one.name for one in written.parent.iterdir()) == before
 
 
@@ -245,8 +245,8 @@ def rows(path: Path) -> list[dict[str, object]]:
         return [dict(zip(COLUMNS, row, strict=True)) for row in db.execute("SELECT * FROM operations")]
 
 
-def refused(path: Path, seq: int | None = None) -> JournalDamaged:
-    with pytest.raises(JournalDamaged, match="is damaged") as caught:
+def refused(path: Path, seq: int | None = None) -> JournalCorruptedError:
+    with pytest.raises(JournalCorruptedError, match="is damaged") as caught:
         list(Journal.open_readonly(path, "string").read_operations(0))
     assert caught.value.seq == seq
     return caught.value
@@ -301,16 +301,16 @@ def test_a_row_too_many_is_refused(written: Path) -> None:
 def test_what_a_journal_says_of_itself_is_guarded(written: Path, column: str) -> None:
     damaged(written, f"UPDATE state SET {column} = {column} + 1")
     refused(written)
-    with pytest.raises(JournalDamaged):
+    with pytest.raises(JournalCorruptedError):
         Journal.open(written, "string")
 
 
 def test_damage_is_not_written_over(written: Path) -> None:
     damaged(written, "UPDATE operations SET fields = '{}' WHERE seq = 4")
     with Journal.open(written, "string") as journal:
-        with pytest.raises(JournalDamaged, match="operation 4, to be replaced") as caught:
-            journal.append([upsert("new", ""), upsert("b1", "later")])
-        assert (caught.value.seq, journal.last_seq, journal.append([upsert("new", "")])) == (4, 9, 10)
+        with pytest.raises(JournalCorruptedError, match="operation 4, to be replaced") as caught:
+            journal.append([make_upsert("new", ""), make_upsert("b1", "later")])
+        assert (caught.value.seq, journal.last_seq, journal.append([make_upsert("new", "")])) == (4, 9, 10)
 
 
 def test_an_index_that_points_to_another_item_is_refused(written: Path) -> None:
@@ -318,24 +318,24 @@ def test_an_index_that_points_to_another_item_is_refused(written: Path) -> None:
     assert whole.count(b"d1\x09") == 1  # d1 stands at 9
     written.write_bytes(whole.replace(b"d1\x09", b"d2\x09"))
     with Journal.open(written, "string") as journal:
-        with pytest.raises(JournalDamaged, match="operation 9, to be replaced"):
-            journal.append([delete("d2")])
-        assert held(journal) == expected(*HISTORY).content()
+        with pytest.raises(JournalCorruptedError, match="operation 9, to be replaced"):
+            journal.append([make_delete("d2")])
+        assert held(journal) == expected(*HISTORY).dump()
 
 
 def check_damaged_file(path: Path) -> bool:
     """What is answered is right, or it is refused, before and after writing. Whether it was refused before."""
-    right, more = expected(*HISTORY), (upsert("b1", "more"), delete("d0"), upsert("e", "more"))
+    right, more = expected(*HISTORY), (make_upsert("b1", "more"), make_delete("d0"), make_upsert("e", "more"))
     refusals = []
     try:
-        assert last_words(Journal.open_readonly(path, "string")) == right.content()
+        assert last_words(Journal.open_readonly(path, "string")) == right.dump()
     except StoreError as error:
         refusals.append(error)
     try:
         with Journal.open(path, "string") as journal:
             journal.append(more)
-            assert last_words(journal) == right.after(("append", more)).content()
-        assert last_words(Journal.open_readonly(path, "string")) == right.after(("append", more)).content()
+            assert last_words(journal) == right.apply_step(("append", more)).dump()
+        assert last_words(Journal.open_readonly(path, "string")) == right.apply_step(("append", more)).dump()
     except StoreError:
         pass
     return bool(refusals)
@@ -347,7 +347,7 @@ def last_words(journal: Journal) -> list:
     for one in journal.read_operations(0):
         operations.pop(one.id, None)
         operations[one.id] = one
-    return content(journal, operations.values())
+    return dump_journal(journal, operations.values())
 
 
 def flip(path: Path, places) -> None:
@@ -386,9 +386,9 @@ def test_a_truncated_file_is_refused(written: Path) -> None:
 
 def test_a_file_that_is_gone_but_for_its_wal_is_missed(path: Path) -> None:
     with Journal.open(path, "string") as journal:
-        journal.append(batch("a", 3))
+        journal.append(make_upserts("a", 3))
         path.unlink()
-        with pytest.raises(JournalDamaged, match="gone"):
+        with pytest.raises(JournalCorruptedError, match="gone"):
             Journal.open(path, "string")
 
 
@@ -400,7 +400,7 @@ def test_a_damaged_wal_gives_whole_batches_or_nothing(path: Path, tmp_path_facto
     shutil.copy(path, crashed / path.name)
     wal = path.with_name(path.name + "-wal").read_bytes()
     journal.close()
-    prefixes = [expected(*HISTORY[:count]).content() for count in range(len(HISTORY) + 1)]
+    prefixes = [expected(*HISTORY[:count]).dump() for count in range(len(HISTORY) + 1)]
     found = []
     for place in [*range(60), *range(60, len(wal), 211)]:
         (crashed / f"{path.name}-wal").write_bytes(wal[:place] + bytes([wal[place] ^ 1]) + wal[place + 1 :])
@@ -416,16 +416,16 @@ def test_a_damaged_wal_gives_whole_batches_or_nothing(path: Path, tmp_path_facto
 def test_a_reader_sees_one_moment_and_holds_no_one_up(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(module, "_CHECKPOINT_EVERY", 10)
     with Journal.open(path, "string") as journal:
-        journal.append(batch("a", 20))
+        journal.append(make_upserts("a", 20))
         reading = journal.read_operations(0)
         first = next(reading)
         begun = time.monotonic()
         for number in range(5):
-            journal.append(batch("a", 20) + batch(f"b{number}", 10))
+            journal.append(make_upserts("a", 20) + make_upserts(f"b{number}", 10))
         journal.prune(70)
         assert time.monotonic() - begun < 2  # checkpoints did not wait for the reader
         assert [first.seq, *(one.seq for one in reading)] == list(range(1, 21))
-        journal.append([delete("a0")])
+        journal.append([make_delete("a0")])
         assert path.with_name(path.name + "-wal").stat().st_size == 0  # and are made up for
         assert [one.seq for one in journal.read_operations(0)][-1] == journal.last_seq == 171
 
@@ -447,26 +447,26 @@ def test_a_pass_and_its_state_are_of_one_moment(written: Path, monkeypatch) -> N
 def test_checkpoints_keep_the_wal_short(path: Path) -> None:
     wal = path.with_name(path.name + "-wal")
     with Journal.open(path, "string") as journal:
-        journal.append(batch("a", 600))
+        journal.append(make_upserts("a", 600))
         assert wal.stat().st_size > 0
-        journal.append(batch("b", 400))
+        journal.append(make_upserts("b", 400))
         assert wal.stat().st_size == 0
-        journal.append(batch("b", 1))
+        journal.append(make_upserts("b", 1))
     assert not wal.exists()
 
 
 def test_a_busy_journal_fails_and_goes_on(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(journal_sqlite, "PATIENCE", 0.05)
     with Journal.open(path, "string") as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
-        journal.append(batch("a", 1))
+        journal.append(make_upserts("a", 1))
         before = journal._write_connection
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(JournalFailed, match="another process has been busy") as caught:
-            journal.append(batch("b", 1))
+        with pytest.raises(JournalIOError, match="another process has been busy") as caught:
+            journal.append(make_upserts("b", 1))
         assert not caught.value.disk_full
         assert len(list(journal.read_operations(0))) == 1
         other.execute("ROLLBACK")
-        assert journal.append(batch("c", 1)) == 2
+        assert journal.append(make_upserts("c", 1)) == 2
         assert journal._write_connection is not before  # who knows what is wrong with it
         assert [one.id for one in journal.read_operations(0)] == ["a0", "c0"]
 
@@ -477,7 +477,7 @@ def test_threads_take_turns(path: Path) -> None:
 
         def write(name: int) -> None:
             for number in range(10):
-                answers.append(journal.append(batch(f"{name}-{number}-", 3)))
+                answers.append(journal.append(make_upserts(f"{name}-{number}-", 3)))
                 list(journal.read_operations(0))
 
         threads = [Thread(target=write, args=(name,)) for name in range(4)]
@@ -510,15 +510,15 @@ print("done", pruner.pruned_to)
 
 def test_another_process_reads_and_prunes_meanwhile(path: Path) -> None:
     with Journal.open(path, "string") as journal:
-        journal.append(batch("a", 3))
+        journal.append(make_upserts("a", 3))
         command = [sys.executable, "-c", OTHER, path]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as other:
             assert other.stdout.readline() == "ready\n"
             for number in range(200):
-                assert journal.append(batch("ab"[number % 2], 3)) == 6 + 3 * number
+                assert journal.append(make_upserts("ab"[number % 2], 3)) == 6 + 3 * number
             said, wrong = other.communicate(timeout=30)
         assert said.startswith("done"), wrong
-        assert journal.append([delete("z")]) == 604
+        assert journal.append([make_delete("z")]) == 604
         assert journal.pruned_to == int(said.split()[1])
         assert [one.id for one in journal.read_operations(journal.pruned_to)] == ["a0", "a1", "a2", "b0", "b1", "b2", "z"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.errors import DeltaFull, JournalFailed, Locked, QueryError, ReleaseRefused, StoreError
+from vecall.errors import DeltaFullError, JournalIOError, LockedError, QueryError, InvalidReleaseError, StoreError
 from vecall.live.journal import Journal
 from vecall.live.live_index import DeleteResult, LiveIndex, UpsertResult
 from vecall.live.operations import Operation
@@ -101,13 +101,13 @@ def test_one_writer_at_a_time(store):
     )
     try:
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(Locked, match=f"process {other.pid}") as caught:
+        with pytest.raises(LockedError, match=f"process {other.pid}") as caught:
             open_recaller(store.path, writable=True)
         assert caught.value.pid == other.pid
         assert answer(open_recaller(store.path)) == BASE
     finally:
         other.communicate("\n")
-    with open_recaller(store.path, writable=True), pytest.raises(Locked) as caught:
+    with open_recaller(store.path, writable=True), pytest.raises(LockedError) as caught:
         open_recaller(store.path, writable=True)
     assert caught.value.pid == os.getpid()
     open_recaller(store.path, writable=True).close()
@@ -115,7 +115,7 @@ def test_one_writer_at_a_time(store):
 
 def test_a_failed_opening_lets_go(store):
     (store.folder("one") / "index.faiss").write_bytes(b"x")
-    with pytest.raises(ReleaseRefused):
+    with pytest.raises(InvalidReleaseError):
         open_recaller(store.path, writable=True)
     publish_vectors(store.path, IDS, np.eye(4), name="two")
     open_recaller(store.path, writable=True).close()
@@ -137,13 +137,13 @@ def test_who_only_reads_writes_nothing(store, writer):
 def test_a_full_delta(store):
     with open_recaller(store.path, writable=True, max_delta_items=3, auto_compact=False) as recaller:
         recaller.upsert([item(9, *ANY), item(1, *ANY)])
-        with pytest.raises(DeltaFull, match=r"2 live delta items.* 2 more would exceed max_delta_items = 3") as caught:
+        with pytest.raises(DeltaFullError, match=r"2 live delta items.* 2 more would exceed max_delta_items = 3") as caught:
             recaller.upsert([item(8, *ANY), item(7, *ANY)])
         assert (caught.value.code, recaller.live_index.snapshot.seq) == ("delta_full", 2)
         recaller.upsert([item(8, *ANY)])
         recaller.upsert([item(8, 0, 0, 0, 9), item(9, *ANY)])  # what is there may change
         assert recaller.delete([2, 9]) == 2  # and go
-        with pytest.raises(DeltaFull):
+        with pytest.raises(DeltaFullError):
             recaller.upsert([item(7, *ANY)])
         expected = answer(recaller)
     with open_recaller(store.path, writable=True, max_delta_items=1, auto_compact=False) as recaller:
@@ -155,11 +155,11 @@ def test_a_journal_that_fails(writer, monkeypatch):
     append = Journal.append
 
     def full(*_):
-        raise JournalFailed("the disk is full", disk_full=True)
+        raise JournalIOError("the disk is full", disk_full=True)
 
     monkeypatch.setattr(Journal, "append", full)
     for write in (lambda: writer.upsert([item(9, *ANY)]), lambda: writer.delete([1])):
-        with pytest.raises(JournalFailed):
+        with pytest.raises(JournalIOError):
             write()
         assert answer(writer) == BASE
     monkeypatch.setattr(Journal, "append", append)
@@ -173,10 +173,10 @@ def test_what_a_failing_disk_has_kept_all_the_same(writer, monkeypatch):
 
     def kept(journal, operations):
         append(journal, operations)
-        raise JournalFailed("no word from the disk", disk_full=False)
+        raise JournalIOError("no word from the disk", disk_full=False)
 
     monkeypatch.setattr(Journal, "append", kept)
-    with pytest.raises(JournalFailed):
+    with pytest.raises(JournalIOError):
         writer.upsert([item(9, *ANY)])
     assert answer(writer) == BASE
     monkeypatch.setattr(Journal, "append", append)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from vecall.errors import JournalDamaged, Locked, StoreError
+from vecall.errors import JournalCorruptedError, LockedError, StoreError
 from vecall.live.journal_sqlite import JournalVersionReader
 from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import LiveState, PeerSettings
@@ -104,7 +104,7 @@ def test_writers_come_and_go(store):
 
 def test_another_writer_keeps_its_turn(both, tmp_path, monkeypatch):
     monkeypatch.setattr("vecall.live.live_index._WRITE_LOCK_TIMEOUT_SECONDS", 0.05)
-    with file_lock(tmp_path / "turns", timeout=0), pytest.raises(Locked):
+    with file_lock(tmp_path / "turns", timeout=0), pytest.raises(LockedError):
         both[0].upsert([item(9)])
     both[0].upsert([item(9)])
 
@@ -158,7 +158,7 @@ def test_damage_does_not_pass_for_nothing_new(store, both):
         one.close()
     path = get_journal_path(store)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(JournalDamaged):
+    with pytest.raises(JournalCorruptedError):
         reader.refresh()
     assert live_ids(reader) == [1, 2, 3, 4]
 

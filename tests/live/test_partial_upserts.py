@@ -111,7 +111,7 @@ def vectors(recaller, *ids):
 
 def test_an_item_is_encoded_of_all_its_features(shop):
     """Also of those that are no attributes: without them it would become another item in silence."""
-    known = synthetic.item_id(3)
+    known = synthetic.make_item_id(3)
     with open_recaller(shop, writable=True, auto_compact=False) as writer:
         before = vectors(writer, known)
         writer.upsert([{"id": known, "fields": {"year": 1999}}], partial=True)
@@ -123,7 +123,7 @@ def test_an_item_is_encoded_of_all_its_features(shop):
         writer.upsert([{"id": "new", "fields": {"year": 5}}], partial=True)
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
         given = {
-            "id": synthetic.item_id(4),
+            "id": synthetic.make_item_id(4),
             "vector": [0.5] * 8,
             "encoder": writer.live_index.snapshot.release.manifest.encoder,
         }
@@ -131,11 +131,11 @@ def test_an_item_is_encoded_of_all_its_features(shop):
     compact(shop, name="two")
     with open_recaller(shop, writable=True, auto_compact=False) as writer:
         writer.upsert(
-            [{"id": "new", "fields": {"year": 6}}, {"id": synthetic.item_id(4), "fields": {"year": 7}}], partial=True
+            [{"id": "new", "fields": {"year": 6}}, {"id": synthetic.make_item_id(4), "fields": {"year": 7}}], partial=True
         )
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
-        assert vectors(writer, synthetic.item_id(4)).tolist() == [[0.5] * 8]  # given, and stays
+        assert vectors(writer, synthetic.make_item_id(4)).tolist() == [[0.5] * 8]  # given, and stays
         assert (
             writer.live_index.snapshot.release.external_vector_rows.tolist()
-            == writer.live_index.snapshot.release.item_ids.to_rows([synthetic.item_id(4)]).tolist()
+            == writer.live_index.snapshot.release.item_ids.to_rows([synthetic.make_item_id(4)]).tolist()
         )

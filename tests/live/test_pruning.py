@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.live import compaction as compact_file
 from vecall.live import live_index, switching
 from vecall.live.journal import Journal
@@ -113,7 +113,7 @@ def test_a_manifest_of_format_1_opens(store):
     del said["declared_seq"]
     content = json.dumps(said | {"format": 1}).encode()
     (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(ReleaseRefused):
+    with pytest.raises(InvalidReleaseError):
         store.verify("one")
     (folder / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
     assert (store.verify("one").format, store.verify("one").declared_seq, store.verify("two").format) == (1, 0, 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.live import memory, switching
 from vecall.live.live_index import LiveIndex
 from vecall.live.memory import check_memory, get_free_memory_bytes
@@ -37,7 +37,7 @@ def test_what_is_current_is_followed(two):
 def test_nothing_is_gone_over_to_that_is_damaged(two):
     live = LiveIndex.open(two, None, writable=False)
     (two.path / "CURRENT").write_text("{")
-    with pytest.raises(ReleaseRefused, match="CURRENT"):
+    with pytest.raises(InvalidReleaseError, match="CURRENT"):
         live.switch_to_current()
     (two.path / "CURRENT").unlink()
     with pytest.raises(StoreError, match="no release"):

@@ -115,7 +115,7 @@ def test_an_absurd_number_ends_no_run_and_hides_no_other(settings, tmp_path, abs
     items = {"id": [f"i{i}" for i in range(12)], "price": [absurd, None, *[float(i) for i in range(10)]]}
     config = settings(walks(), items, item_features={"price": {"kind": "numeric"}}, training={"epochs": 1})
     run = fit(config, tmp_path / "run")
-    state = run.judged_model().known.item_encoder.state.numeric["price"]
+    state = run.load_evaluated_model().vocabulary.item_encoder.state.numeric["price"]
     assert (state.mean, state.std) == (pytest.approx(4.5), pytest.approx(np.std(range(10), ddof=1)))
     publish(tmp_path / "run", tmp_path / "store")
     assert evaluate(run=tmp_path / "run")["model"]
@@ -124,7 +124,7 @@ def test_an_absurd_number_ends_no_run_and_hides_no_other(settings, tmp_path, abs
 def test_only_absurd_numbers(settings, tmp_path):
     items = {"id": [f"i{i}" for i in range(12)], "price": [1e200] * 12}
     config = settings(walks(), items, item_features={"price": {"kind": "numeric"}}, training={"epochs": 1})
-    assert np.isfinite(fit(config, tmp_path / "run").epochs()[0]["loss"])
+    assert np.isfinite(fit(config, tmp_path / "run").read_epoch_metrics()[0]["loss"])
 
 
 def test_a_user_of_whom_nothing_is_known_gets_what_is_popular(settings, tmp_path):
@@ -206,5 +206,5 @@ def test_quoted_empty_cells_are_missing_values(settings, tmp_path, bad_rows):
     config = config.model_copy(update={"data": config.data.model_copy(update={"bad_rows": bad_rows})})
     run = fit(config, tmp_path / "run")
     assert "items.csv" not in str(run.summary.dropped)
-    encoders = run.judged_model().known.item_encoder.state
+    encoders = run.load_evaluated_model().vocabulary.item_encoder.state
     assert encoders.categorical["c"].values == ("a",)

@@ -31,7 +31,7 @@ def cut(shop, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.EpochMetricsCallback, "on_train_epoch_start", cut_short)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(synthetic.config(shop), shop / "run")
+            fit(synthetic.make_config(shop), shop / "run")
     return shop
 
 
@@ -44,7 +44,7 @@ def change(path, column, cell, value):
 
 def rename_item(shop):
     for name, column in (("items", "id"), ("taken", "item")):
-        change(shop / f"{name}.csv", column, synthetic.item_id(3), "other")
+        change(shop / f"{name}.csv", column, synthetic.make_item_id(3), "other")
 
 
 def rename_user(shop):
@@ -66,26 +66,26 @@ def test_a_fit_is_not_gone_on_with_over_other_tables(cut, part):
     """Their shapes are equal: only what stands in them is other."""
     CHANGES[part](cut)
     with pytest.raises(TrainingError, match=rf"its tables have other [a-z, ]*{part}"):
-        fit(synthetic.config(cut), cut / "run")
+        fit(synthetic.make_config(cut), cut / "run")
 
 
 def test_the_same_tables_are_gone_on_with(cut):
     (cut / "taken.csv").write_bytes((cut / "taken.csv").read_bytes())
-    assert fit(synthetic.config(cut), cut / "run").summary.epochs == 4
+    assert fit(synthetic.make_config(cut), cut / "run").summary.epochs == 4
 
 
 def test_another_older_run_is_no_start_for_one_that_was_cut_short(cut, published):
     with pytest.raises(TrainingError, match=r"other older run of --init"):
-        fit(synthetic.config(cut), cut / "run", init=published / "run")
+        fit(synthetic.make_config(cut), cut / "run", init=published / "run")
 
 
 def by_time(shop, valid_from, test_from):
-    return synthetic.config(shop, data={"split": "global_time", "valid_from": valid_from, "test_from": test_from})
+    return synthetic.make_config(shop, data={"split": "global_time", "valid_from": valid_from, "test_from": test_from})
 
 
 def test_a_run_that_has_learned_the_test_is_no_start(shop):
     """By another split, though nothing of its settings says so."""
-    fit(synthetic.config(shop, training={"epochs": 1}), shop / "whole")  # all but each user's last two
+    fit(synthetic.make_config(shop, training={"epochs": 1}), shop / "whole")  # all but each user's last two
     with pytest.raises(
         TrainingError, match=r"--init: \d+% of the interactions .*whole has learned from.*leave-one-out"
     ):
@@ -108,20 +108,20 @@ def test_what_an_older_run_had_learned_is_remembered(shop):
 
 def test_the_daily_loop_is_a_start(shop, caplog):
     """Everybody has taken one more item by then."""
-    fit(synthetic.config(shop), shop / "yesterday")
+    fit(synthetic.make_config(shop), shop / "yesterday")
     table = pl.read_csv(shop / "taken.csv")
     more = pl.DataFrame(
-        [(f"user-{u}", synthetic.item_id((u + 6) % synthetic.ITEMS), 50, 5.0) for u in range(synthetic.USERS)],
+        [(f"user-{u}", synthetic.make_item_id((u + 6) % synthetic.ITEMS), 50, 5.0) for u in range(synthetic.USERS)],
         schema=table.schema,
         orient="row",
     )
     table.vstack(more).write_csv(shop / "taken.csv")
-    fit(synthetic.config(shop), shop / "today", init=shop / "yesterday")
+    fit(synthetic.make_config(shop), shop / "today", init=shop / "yesterday")
     assert "--init" not in caplog.text
 
 
 def test_without_times_the_same_item_taken_again_is_another_interaction(shop):
-    config = synthetic.config(shop)
+    config = synthetic.make_config(shop)
     timeless = config.as_json()
     timeless["schema"]["interactions"] |= {"time": None}
     (shop / "taken.csv").write_text(
@@ -133,27 +133,27 @@ def test_without_times_the_same_item_taken_again_is_another_interaction(shop):
     from vecall.data.dataset import read_dataset
 
     dataset = read_dataset(parse_config(timeless).data, parse_config(timeless).schema_)
-    assert len(np.unique(lineage.interaction_hashes(dataset))) == 6
+    assert len(np.unique(lineage.hash_interactions(dataset))) == 6
 
 
 def test_a_sample_of_the_hashes_is_enough(shop, monkeypatch):
     monkeypatch.setattr(lineage, "_MAX_HASHES", 60)
-    fit(synthetic.config(shop, training={"epochs": 1}), shop / "whole")
+    fit(synthetic.make_config(shop, training={"epochs": 1}), shop / "whole")
     assert len(np.load(shop / "whole" / "learned.npy")) == 60
     with pytest.raises(TrainingError, match=r"--init: \d+%"):
         fit(by_time(shop, 1, 3), shop / "run", init=shop / "whole")
 
 
 def test_a_run_that_does_not_say_what_it_has_learned_is_no_start(shop):
-    fit(synthetic.config(shop, training={"epochs": 1}), shop / "older")
+    fit(synthetic.make_config(shop, training={"epochs": 1}), shop / "older")
     (shop / "older" / "learned.npy").unlink()
     with pytest.raises(TrainingError, match="does not say what it has learned from"):
-        fit(synthetic.config(shop), shop / "run", init=shop / "older")
+        fit(synthetic.make_config(shop), shop / "run", init=shop / "older")
 
 
 def test_the_parts_of_a_split_are_its_own(shop):
-    for config in (synthetic.config(shop), by_time(shop, 2, 4)):
-        dataset = synthetic.dataset(config)
+    for config in (synthetic.make_config(shop), by_time(shop, 2, 4)):
+        dataset = synthetic.load_dataset(config)
         split = dataset.split(config.data)
         assert (split.positive_parts == TRAIN).sum() == len(split.train.values)
         positives = dataset.interactions.filter(dataset.interactions.is_positive)

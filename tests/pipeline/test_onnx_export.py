@@ -10,13 +10,13 @@ from vecall.config import PRESETS
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.errors import ExportError
 from vecall.pipeline import onnx_export as export_module
-from vecall.pipeline.onnx_export import Examples, ItemGraph, QueryGraph, _accept, encoder_hash, export_towers
+from vecall.pipeline.onnx_export import SampleInputs, ItemTowerWrapper, QueryTowerWrapper, _check_parity, compute_encoder_hash, export_towers
 from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder, EncoderState
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 
 LENGTH = 4
-ITEM_FIELDS, USER_FIELDS = synthetic.fields(40, 1), synthetic.fields(40, 2)
+ITEM_FIELDS, USER_FIELDS = synthetic.make_features(40, 1), synthetic.make_features(40, 2)
 SIDES = FeatureEncoder.fit(synthetic.FEATURES, ITEM_FIELDS), FeatureEncoder.fit(synthetic.FEATURES, USER_FIELDS)
 NO_FEATURES = FeatureEncoder.fit({}, ITEM_FIELDS)
 
@@ -53,14 +53,14 @@ def preset(name):
 CASES = {
     "pooled": (preset("pooled"), SIDES),
     "founding": (preset("founding"), SIDES),
-    "mean, hidden": (synthetic.model("mean", hidden=(16,)), (SIDES[0], NO_FEATURES)),
-    "attention": (synthetic.model("attention", norm="none"), (NO_FEATURES, NO_FEATURES)),
-    "attention, hidden, batch norm": (synthetic.model("attention", hidden=(16,), norm="batch"), SIDES),
-    "causal": (synthetic.model("causal"), (SIDES[0], NO_FEATURES)),
-    "causal, hidden": (synthetic.model("causal", hidden=(16,)), SIDES),
-    "members, causal": (synthetic.model("causal", members=2, hidden=(16,)), SIDES),
-    "members, mean": (synthetic.model("mean", members=4), (SIDES[0], NO_FEATURES)),
-    "ids, and users without a history": (synthetic.model("none"), (NO_FEATURES, SIDES[1])),
+    "mean, hidden": (synthetic.make_model_settings("mean", hidden=(16,)), (SIDES[0], NO_FEATURES)),
+    "attention": (synthetic.make_model_settings("attention", norm="none"), (NO_FEATURES, NO_FEATURES)),
+    "attention, hidden, batch norm": (synthetic.make_model_settings("attention", hidden=(16,), norm="batch"), SIDES),
+    "causal": (synthetic.make_model_settings("causal"), (SIDES[0], NO_FEATURES)),
+    "causal, hidden": (synthetic.make_model_settings("causal", hidden=(16,)), SIDES),
+    "members, causal": (synthetic.make_model_settings("causal", members=2, hidden=(16,)), SIDES),
+    "members, mean": (synthetic.make_model_settings("mean", members=4), (SIDES[0], NO_FEATURES)),
+    "ids, and users without a history": (synthetic.make_model_settings("none"), (NO_FEATURES, SIDES[1])),
 }
 
 
@@ -90,7 +90,7 @@ def test_the_exported_files_answer_as_torch_does(tmp_path, case):
 def exported(tmp_path_factory):
     """Towers, the folder that they were exported to and their hash."""
     folder = tmp_path_factory.mktemp("exported")
-    towers = trained(synthetic.model(), SIDES)
+    towers = trained(synthetic.make_model_settings(), SIDES)
     return towers, folder, export(towers, SIDES, folder, id_rows=[3, -1, 0])
 
 
@@ -104,8 +104,8 @@ def test_an_unknown_item_has_the_last_row_of_the_id_table(exported):
 
 @pytest.mark.parametrize(("tower", "file"), [("item", ITEM_TOWER_FILE), ("user", QUERY_TOWER_FILE)])
 def test_an_export_that_answers_otherwise_is_refused(tmp_path, monkeypatch, tower, file):
-    towers = trained(synthetic.model(), (NO_FEATURES, NO_FEATURES))
-    forget = export_module._forget_origins
+    towers = trained(synthetic.make_model_settings(), (NO_FEATURES, NO_FEATURES))
+    forget = export_module._strip_metadata
 
     def spoil(model):
         """Sabotage the one tower: its answer goes through a cosine."""
@@ -124,32 +124,32 @@ def test_a_single_weight_that_differs_is_found(exported, monkeypatch):
     monkeypatch.setattr(towers.user.history, "mixture", torch.nn.Parameter(torch.tensor([0.5, 0.0, 0.0, 0.0])))
     names = ["history", "lengths"] + [f"feature.{name}" for name in SIDES[1].specs]
     with pytest.raises(ExportError, match=r"at batch \d, history length \d"):
-        _accept(QueryGraph(towers.user, names), Examples(names, SIDES[1].specs, 8), LENGTH, folder / QUERY_TOWER_FILE)
+        _check_parity(QueryTowerWrapper(towers.user, names), SampleInputs(names, SIDES[1].specs, 8), LENGTH, folder / QUERY_TOWER_FILE)
 
 
 def test_no_number_is_no_equal_answer(exported):
     towers, folder, _ = exported
     names = ["id_vectors"] + [f"feature.{name}" for name in SIDES[0].specs]
-    graph = ItemGraph(towers.item, names)
-    examples = Examples(names, SIDES[0].specs, 8)
-    _accept(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
+    graph = ItemTowerWrapper(towers.item, names)
+    examples = SampleInputs(names, SIDES[0].specs, 8)
+    _check_parity(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
     graph.forward = lambda *inputs: torch.full((len(inputs[0]), 8), torch.nan)
     with pytest.raises(ExportError, match="nan"):
-        _accept(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
+        _check_parity(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
 
 
 def test_the_encoder_hash_is_of_the_weights_and_the_encoders(exported, tmp_path):
     _, folder, first = exported
     assert re.fullmatch("[0-9a-f]{64}", first)
-    assert encoder_hash(folder) == first
+    assert compute_encoder_hash(folder) == first
     # Equal weights again, in a catalogue that has grown.
-    assert export(trained(synthetic.model(), SIDES), SIDES, tmp_path, id_rows=[3, -1, 0, -1, 2]) == first
+    assert export(trained(synthetic.make_model_settings(), SIDES), SIDES, tmp_path, id_rows=[3, -1, 0, -1, 2]) == first
     for file in (ITEM_TOWER_FILE, QUERY_TOWER_FILE, ENCODERS_FILE):
         content = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert encoder_hash(tmp_path) != first
+        assert compute_encoder_hash(tmp_path) != first
         (tmp_path / file).write_bytes(content)
-    assert encoder_hash(tmp_path) == first
+    assert compute_encoder_hash(tmp_path) == first
 
 
 def test_the_files_tell_nothing_of_where_they_were_made(exported):
@@ -162,7 +162,7 @@ def test_the_files_tell_nothing_of_where_they_were_made(exported):
 def test_examples_are_of_every_size_and_have_gaps():
     shapes = SIDES[0].specs
     names = ["history", "lengths", "id_vectors", *(f"feature.{name}" for name in shapes)]
-    made = Examples(names, shapes, 8).make(50, 3, bag=2)
+    made = SampleInputs(names, shapes, 8).generate(50, 3, n_values=2)
     assert list(made) == names
     assert made["history"].shape == (50, 3, 8)
     assert set(made["lengths"]) == {0, 1, 2, 3}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vecall import ConfigError, DataError, IndexSettings, Query, StoreError, VecallError, open_recaller, publish_vectors
-from vecall.ranking import WeightedSum, rank
+from vecall.ranking import WeightedSumRanker, rank
 from vecall.release.store import Store
 
 N, D = 3_000, 16
@@ -133,7 +133,7 @@ def test_ranking_takes_candidates_to_the_final_list(tmp_path: Path) -> None:
     publish_vectors(tmp_path, IDS, VECTORS, attributes=attributes)
     with open_recaller(tmp_path) as recaller:
         candidates = recaller.candidates(Query(vector=VECTORS[0], k=50))
-    final = rank(candidates, WeightedSum({"year": 1.0}), k=5)
+    final = rank(candidates, WeightedSumRanker({"year": 1.0}), k=5)
     newest = candidates.sort("year", descending=True, nulls_last=True)["id"].head(5).to_list()
     assert final["id"].to_list() == newest
     by_recall = rank(candidates, lambda table: [0.0] * len(table), k=3)
@@ -141,4 +141,4 @@ def test_ranking_takes_candidates_to_the_final_list(tmp_path: Path) -> None:
     with pytest.raises(VecallError, match="finite score"):
         rank(candidates, lambda _: [1.0], k=5)
     with pytest.raises(VecallError, match="no numeric column"):
-        rank(candidates, WeightedSum({"title": 1.0}), k=5)
+        rank(candidates, WeightedSumRanker({"title": 1.0}), k=5)

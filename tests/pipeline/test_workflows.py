@@ -8,7 +8,7 @@ from vecall.errors import DataError, StoreError, TrainingError
 from vecall.pipeline import fit as fit_module
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
-from vecall.pipeline.run import SUMMARY, Run
+from vecall.pipeline.run import SUMMARY_FILE, Run
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.training.data import TrainingData
@@ -28,7 +28,7 @@ def shop(tmp_path):
 
 
 def weights(folder):
-    return Run.open(folder).live_model().weights()
+    return Run.open(folder).load_final_model().state_dict()
 
 
 def equal(one, other):
@@ -36,11 +36,11 @@ def equal(one, other):
 
 
 def lines(folder):
-    return [{name: x for name, x in line.items() if name != "seconds"} for line in Run.open(folder).epochs()]
+    return [{name: x for name, x in line.items() if name != "seconds"} for line in Run.open(folder).read_epoch_metrics()]
 
 
 def test_from_tables_to_a_release_that_recalls_what_was_planted(shop):
-    run = fit(synthetic.config(shop, training={"epochs": 12}), shop / "run")
+    run = fit(synthetic.make_config(shop, training={"epochs": 12}), shop / "run")
     assert run.summary.protocol.startswith("leave-one-out")
     assert run.summary.metrics["seen_excluded"]["recall@5"] > 0.8
     name = publish(shop / "run", shop / "store")
@@ -66,7 +66,7 @@ def test_the_tables_of_today_are_published(shop, published):
     run = Run.open(published / "run")
     synthetic.write_tables(shop, more_items=2)
     with (shop / "taken.csv").open("a") as taken:
-        taken.write(f"user-0,{synthetic.item_id(synthetic.ITEMS)},99,5.0\nnewcomer,{synthetic.item_id(0)},1,5.0\n")
+        taken.write(f"user-0,{synthetic.make_item_id(synthetic.ITEMS)},99,5.0\nnewcomer,{synthetic.make_item_id(0)},1,5.0\n")
     for file in (published / "run").rglob("*"):
         target = shop / "run" / file.relative_to(published / "run")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,16 +80,16 @@ def test_the_tables_of_today_are_published(shop, published):
     assert release.manifest.items == synthetic.ITEMS + 2
     assert release.manifest.encoder == Store.open(published / "store").verify("tiny").encoder
 
-    model, dataset = run.live_model(), synthetic.dataset(Run.open(shop / "run").config)
-    new = release.item_ids.to_row(synthetic.item_id(synthetic.ITEMS))
-    features = model.known.item_encoder.encode(dataset.catalogue.item_features[new : new + 1])
+    model, dataset = run.load_final_model(), synthetic.load_dataset(Run.open(shop / "run").config)
+    new = release.item_ids.to_row(synthetic.make_item_id(synthetic.ITEMS))
+    features = model.vocabulary.item_encoder.encode(dataset.catalogue.item_features[new : new + 1])
     with torch.no_grad():
         unknown = torch.tensor([model.towers.n_items])
         expected = model.towers.encode_items(unknown, {name: torch.from_numpy(x) for name, x in features.items()})
     np.testing.assert_allclose(release.index.get_vectors(np.array([new])), expected, atol=1e-3)
     assert release.users.histories[release.users.ids.to_row("user-0")][-1] == new
     assert release.users.histories[release.users.ids.to_row("newcomer")].tolist() == [
-        release.item_ids.to_row(synthetic.item_id(0))
+        release.item_ids.to_row(synthetic.make_item_id(0))
     ]
     old = open_release(Store.open(published / "store"))
     known = release.item_ids.to_rows(old.item_ids.to_ids(np.arange(synthetic.ITEMS)))
@@ -97,26 +97,26 @@ def test_the_tables_of_today_are_published(shop, published):
 
 
 def test_a_refit_is_published_and_the_judged_model_keeps_its_metrics(shop):
-    plain = fit(synthetic.config(shop), shop / "plain")
-    run = fit(synthetic.config(shop, training={"refit": True}), shop / "run")
+    plain = fit(synthetic.make_config(shop), shop / "plain")
+    run = fit(synthetic.make_config(shop, training={"refit": True}), shop / "run")
     assert run.summary.refit
     assert run.summary.metrics == plain.summary.metrics
     assert lines(shop / "run") == lines(shop / "plain")
-    assert equal(run.judged_model().weights(), plain.judged_model().weights())
-    assert not equal(run.live_model().weights(), run.judged_model().weights())
-    dataset, live = synthetic.dataset(run.config), run.live_model()
+    assert equal(run.load_evaluated_model().state_dict(), plain.load_evaluated_model().state_dict())
+    assert not equal(run.load_final_model().state_dict(), run.load_evaluated_model().state_dict())
+    dataset, live = synthetic.load_dataset(run.config), run.load_final_model()
     assert len(dataset.histories.values) == synthetic.USERS * synthetic.GROUP_SIZE  # it has learned from all of them
-    encoders = live.known.item_encoder, live.known.user_encoder
-    everything = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
+    encoders = live.vocabulary.item_encoder, live.vocabulary.user_encoder
+    everything = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.EMPTY_PAIRS)
     epochs = run.summary.best_epoch + 1
     again = train(everything, run.config.model, run.config.training, shop / "again", max_epochs=epochs)
-    assert equal(again.towers.state_dict(), live.weights())
+    assert equal(again.towers.state_dict(), live.state_dict())
     assert publish(shop / "run", shop / "store", name="refitted", activate=False) == "refitted"
     store = Store.open(shop / "store")
     assert store.find_current() is None
     release = open_release(store, "refitted")
     assert release.manifest.metrics == {"model": plain.summary.metrics, "refit": True}
-    features = live.known.item_encoder.encode(dataset.catalogue.item_features)
+    features = live.vocabulary.item_encoder.encode(dataset.catalogue.item_features)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(x) for name, x in features.items()}
         items = live.towers.encode_items(torch.arange(synthetic.ITEMS), tensors)
@@ -129,7 +129,7 @@ class Cut(BaseException):
 
 @pytest.mark.parametrize("where", ["in the second epoch", "while judging", "in the refit"])
 def test_a_fit_that_was_cut_short_is_gone_on_with(shop, monkeypatch, where):
-    config = synthetic.config(shop, training={"refit": True, "epochs": 3}, model={"dropout": 0.2})
+    config = synthetic.make_config(shop, training={"refit": True, "epochs": 3}, model={"dropout": 0.2})
     whole = fit(config, shop / "whole")
     calls = []
 
@@ -152,53 +152,53 @@ def test_a_fit_that_was_cut_short_is_gone_on_with(shop, monkeypatch, where):
     with pytest.raises(TrainingError, match="cut short"):
         publish(shop / "cut", shop / "store")
     with pytest.raises(TrainingError, match="other settings"):
-        fit(synthetic.config(shop), shop / "cut")
+        fit(synthetic.make_config(shop), shop / "cut")
     resumed = fit(config, shop / "cut")
     assert lines(shop / "cut") == lines(shop / "whole")
-    assert equal(resumed.live_model().weights(), whole.live_model().weights())
-    assert equal(resumed.judged_model().weights(), whole.judged_model().weights())
+    assert equal(resumed.load_final_model().state_dict(), whole.load_final_model().state_dict())
+    assert equal(resumed.load_evaluated_model().state_dict(), whole.load_evaluated_model().state_dict())
     without_time = [summary.model_copy(update={"seconds": 0}) for summary in (resumed.summary, whole.summary)]
     assert without_time[0] == without_time[1]
     assert not list((shop / "cut").rglob("*.ckpt"))
 
 
 def test_a_finished_run_is_not_overwritten(published):
-    before = (published / "run" / SUMMARY).read_bytes()
+    before = (published / "run" / SUMMARY_FILE).read_bytes()
     with pytest.raises(TrainingError, match="holds a finished run"):
-        fit(synthetic.config(published), published / "run")
-    assert (published / "run" / SUMMARY).read_bytes() == before
+        fit(synthetic.make_config(published), published / "run")
+    assert (published / "run" / SUMMARY_FILE).read_bytes() == before
     assert list((published / "run").glob("*.ckpt")) == []
 
 
 def test_bad_tables_leave_no_run_behind(shop):
     (shop / "items.csv").unlink()
     with pytest.raises(DataError, match=r"items\.csv: no such file"):
-        fit(synthetic.config(shop), shop / "run")
+        fit(synthetic.make_config(shop), shop / "run")
     assert not (shop / "run").exists()
 
 
 def test_an_older_run_is_a_start_for_new_items(shop, published):
     older = Run.open(published / "run")
     synthetic.write_tables(shop, more_items=3)
-    config = synthetic.config(shop, training={"epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
+    config = synthetic.make_config(shop, training={"epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
     run = fit(config, shop / "run", init=published / "run")
-    old, new = older.live_model(), run.judged_model()
-    rows = old.known.item_id_map.to_rows(new.known.item_id_map.to_ids(np.arange(synthetic.ITEMS + 3)))
+    old, new = older.load_final_model(), run.load_evaluated_model()
+    rows = old.vocabulary.item_id_map.to_rows(new.vocabulary.item_id_map.to_ids(np.arange(synthetic.ITEMS + 3)))
     assert (rows < 0).sum() == 3
     # Hardly trained at all, each item is where it was, and a new one where the unknown one was.
-    expected = old.weights()["item_ids.weight"][torch.from_numpy(rows)]
-    torch.testing.assert_close(new.weights()["item_ids.weight"][:-1], expected, atol=1e-6, rtol=0)
-    other = synthetic.config(shop, model={"history": {"encoder": "attention"}})
+    expected = old.state_dict()["item_ids.weight"][torch.from_numpy(rows)]
+    torch.testing.assert_close(new.state_dict()["item_ids.weight"][:-1], expected, atol=1e-6, rtol=0)
+    other = synthetic.make_config(shop, model={"history": {"encoder": "attention"}})
     with pytest.raises(TrainingError, match="--init: the older run has other layers"):
         fit(other, shop / "other", init=published / "run")
 
 
 def test_integer_ids_alone_are_enough(shop):
     """No items or users table, no labels, no times: file order is time."""
-    taken = [(10 * user, 7 * int(item) - 50) for user, walk in enumerate(synthetic.walks()) for item in walk]
+    taken = [(10 * user, 7 * int(item) - 50) for user, walk in enumerate(synthetic.make_user_sequences()) for item in walk]
     pl.DataFrame(taken, schema=["user", "item"], orient="row").write_csv(shop / "taken.csv")
     bare = {"id": "id", "id_type": "integer", "features": {}}
-    config = synthetic.config(
+    config = synthetic.make_config(
         shop,
         data={"items": None, "users": None},
         schema={"interactions": {"user": "user", "item": "item"}, "items": bare, "users": bare},

@@ -11,8 +11,8 @@ import pytest
 
 from vecall.config import load_config, parse_config
 from vecall.errors import ConfigError
-from vecall.quickstart.movielens import data_folder, sections
-from vecall.quickstart.run import tell
+from vecall.quickstart.movielens import find_data_dir, build_settings
+from vecall.quickstart.run import run_quickstart
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens"
 METRICS = ["recall@10", "recall@50", "recall@100", "recall@200", "recall@500", "ndcg@10", "coverage@10"]
@@ -57,17 +57,17 @@ def test_it_tells_the_whole_story(tmp_path: Path) -> None:
 def test_it_deletes_nothing_of_others(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
-        tell(tmp_path)
+        run_quickstart(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_data_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--data"):
-        data_folder(tmp_path)
+        find_data_dir(tmp_path)
 
 
 def test_its_settings_are_those_of_the_example() -> None:
-    assert parse_config(sections(MOVIELENS)) == load_config(MOVIELENS / "vecall.toml")
+    assert parse_config(build_settings(MOVIELENS)) == load_config(MOVIELENS / "vecall.toml")
 
 
 @pytest.mark.slow

@@ -23,15 +23,15 @@ from vecall.schema import CategoryFeature, NumericFeature, VectorFeature
 USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": VectorFeature(size=4)}
 
 
-class HandMadeTowers:
+class HandComputedEncoder:
     """The user vector is the sum of the history's vectors, and `taste`; `age` is added to its first number."""
 
-    def __init__(self, dim, length, features):
+    def __init__(self, dim, history_length, features):
         nothing = FeatureEncoder.fit({}, pl.DataFrame())
         users = FeatureEncoder.fit(features, to_feature_frame([{}], features))
-        self.state = EncoderState(dim=dim, history_length=length, items=nothing.state, users=users.state)
-        self.dim, self.history_length = dim, length
-        self.no_user_fields = to_feature_frame([{}], features)
+        self.state = EncoderState(dim=dim, history_length=history_length, items=nothing.state, users=users.state)
+        self.dim, self.history_length = dim, history_length
+        self.empty_user_features = to_feature_frame([{}], features)
 
     def encode_users(self, features, histories, lengths):
         assert histories.shape == (1, lengths[0], self.dim)
@@ -78,4 +78,4 @@ def recaller_of(release_of):
 
 @pytest.fixture
 def towers():
-    return lambda length=3, features=USER_FEATURES: HandMadeTowers(4, length, features)
+    return lambda length=3, features=USER_FEATURES: HandComputedEncoder(4, length, features)

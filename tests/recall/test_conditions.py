@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecall.errors import Overloaded, QueryError
+from vecall.errors import OverloadedError, QueryError
 from vecall.recall.filters import evaluate_filter
 
 OPS = {
@@ -165,10 +165,10 @@ def test_evaluation_stops_between_conditions(monkeypatch):
     def checkpoint():
         looks.append(None)
         if len(looks) == 3:
-            raise Overloaded("too late")
+            raise OverloadedError("too late")
 
     where = [{"field": "x", "op": "gte", "value": 0}] * 2
     table = pl.DataFrame({"x": np.arange(25)})
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         evaluate_filter(where, table, check_cancelled=checkpoint)
     assert evaluate_filter(where, table).all()

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.errors import ReleaseRefused
+from vecall.errors import InvalidReleaseError
 from vecall.release.atomic_io import read_array, read_table, atomic_write, compute_sha256, write_array, write_table
 
 
@@ -51,7 +51,7 @@ def test_pickles_are_neither_written_nor_read(tmp_path):
     with pytest.raises(ValueError, match="pickle"):
         write_array(tmp_path / "a.npy", objects)
     np.save(tmp_path / "b.npy", objects, allow_pickle=True)
-    with pytest.raises(ReleaseRefused, match=r"b\.npy"):
+    with pytest.raises(InvalidReleaseError, match=r"b\.npy"):
         read_array(tmp_path / "b.npy")
 
 
@@ -60,6 +60,6 @@ def test_pickles_are_neither_written_nor_read(tmp_path):
 def test_what_cannot_be_read_is_refused_by_name(tmp_path, read, content):
     if content is not None:
         (tmp_path / "f").write_bytes(content)
-    with pytest.raises(ReleaseRefused, match="cannot be read") as refused:
+    with pytest.raises(InvalidReleaseError, match="cannot be read") as refused:
         read(tmp_path / "f")
     assert refused.value.file == "f"

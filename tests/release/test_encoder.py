@@ -7,7 +7,7 @@ import pytest
 from support import synthetic
 
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.errors import ReleaseRefused
+from vecall.errors import InvalidReleaseError
 from vecall.pipeline.run import Run
 from vecall.release.encoder import ENCODERS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
 from vecall.release.golden import UserTowerInputs
@@ -36,9 +36,9 @@ def test_it_knows_what_it_reads(release):
 def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release):
     """From the tables to the vectors, all the way: features, ids, histories as they are served."""
     run = Run.open(published / "run")
-    model, dataset = run.live_model(), synthetic.dataset(run.config)
-    encoders = model.known.item_encoder, model.known.user_encoder
-    problem = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.NO_PAIRS)
+    model, dataset = run.load_final_model(), synthetic.load_dataset(run.config)
+    encoders = model.vocabulary.item_encoder, model.vocabulary.user_encoder
+    problem = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.EMPTY_PAIRS)
     scorer = TowerScorer(model.towers, problem)
     everything = np.arange(synthetic.ITEMS)
     assert release.items.ids(everything) == dataset.catalogue.items.to_ids(everything)
@@ -58,7 +58,7 @@ def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release
 
 
 def test_it_answers_from_several_threads_at_once(release):
-    fields = synthetic.fields(64, 5).with_columns(pl.lit("x").alias("id"))
+    fields = synthetic.make_features(64, 5).with_columns(pl.lit("x").alias("id"))
     alone = [release.encoder.encode_items(fields[i : i + 1], np.array([-1])) for i in range(64)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda i: release.encoder.encode_items(fields[i : i + 1], np.array([-1])), range(64)))
@@ -71,6 +71,6 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(folder, file, content)
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
-    with pytest.raises(ReleaseRefused, match=file) as refused:
+    with pytest.raises(InvalidReleaseError, match=file) as refused:
         OnnxEncoder(folder)
     assert refused.value.file == file

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vecall.errors import Locked
+from vecall.errors import LockedError
 from vecall.release.file_lock import file_lock
 
 HOLDER = """
@@ -24,7 +24,7 @@ def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(Locked, match=f"process {holder.pid}") as locked, file_lock(path, timeout=0):
+            with pytest.raises(LockedError, match=f"process {holder.pid}") as locked, file_lock(path, timeout=0):
                 pass
             assert (locked.value.pid, locked.value.path) == (holder.pid, path)
         finally:

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from vecall.data.ragged import RaggedArray
-from vecall.errors import ReleaseRefused
+from vecall.errors import InvalidReleaseError
 from vecall.index.base import SearchParams
 from vecall.index.exact import ExactIndex
 from vecall.release.golden import GOLDEN_TOP_K, GoldenQueries, UserTowerInputs
@@ -78,22 +78,22 @@ def test_what_was_recorded_passes_and_comes_back(golden, tmp_path):
 def test_another_model_is_refused(golden):
     check(golden, encoder=MeanEncoder(1.0001))  # other processors round otherwise
     for factor in (1.01, float("nan")):
-        with pytest.raises(ReleaseRefused, match="user vectors differ") as refused:
+        with pytest.raises(InvalidReleaseError, match="user vectors differ") as refused:
             check(golden, encoder=MeanEncoder(factor))
         assert refused.value.file == "golden.vectors.npy"
 
 
 def test_other_item_vectors_are_refused(golden):
-    with pytest.raises(ReleaseRefused, match="user vectors differ"):
+    with pytest.raises(InvalidReleaseError, match="user vectors differ"):
         check(golden, ExactIndex.build(unit(1)))
     brought = GoldenQueries.record(INDEX, golden.vectors, None)  # without towers the answers tell
-    with pytest.raises(ReleaseRefused, match=r"ANN recall is 0\.\d+, below the floor 0\.99"):
+    with pytest.raises(InvalidReleaseError, match=r"ANN recall is 0\.\d+, below the floor 0\.99"):
         check(brought, ExactIndex.build(unit(1)))
 
 
 def test_an_index_that_finds_less_is_refused(golden):
     check(golden, Lazy(INDEX), effort=SearchParams(100))
-    with pytest.raises(ReleaseRefused, match=r"ANN recall is 0\.5000, below the floor 0\.9900") as refused:
+    with pytest.raises(InvalidReleaseError, match=r"ANN recall is 0\.5000, below the floor 0\.9900") as refused:
         check(golden, Lazy(INDEX), effort=SearchParams(99))
     assert refused.value.file == "golden.rows.npy"
     check(golden, Lazy(INDEX), floor=0.5)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.exact import ExactIndex
 from vecall.release.atomic_io import write_array, write_table
 from vecall.release.manifest import ReleaseMetadata, IndexInfo, read_manifest, digest_files, verify_release
@@ -46,7 +46,7 @@ def store(tmp_path):
 
 def refusal(check):
     """The file that is blamed; its name stands in the message too."""
-    with pytest.raises(ReleaseRefused) as refused:
+    with pytest.raises(InvalidReleaseError) as refused:
         check()
     assert refused.value.file in str(refused.value)
     return refused.value.file
@@ -99,7 +99,7 @@ def test_every_missing_file_is_refused_by_name(store):
 def test_a_wrong_size_is_said_before_anything_is_summed(store, monkeypatch):
     monkeypatch.setattr("vecall.release.manifest.sha256", lambda path: pytest.fail("too late"))
     (store.folder("one") / "query_tower.onnx").write_bytes(b"short")
-    with pytest.raises(ReleaseRefused, match=r"query_tower\.onnx has 5 bytes; the manifest says 3000"):
+    with pytest.raises(InvalidReleaseError, match=r"query_tower\.onnx has 5 bytes; the manifest says 3000"):
         store.verify()
 
 
@@ -132,7 +132,7 @@ def test_a_link_is_refused_even_to_the_right_bytes(store, tmp_path):
 def test_without_a_third_witness_both_are_named(store):
     folder = store.folder("one")
     (folder / SUM).write_text("0" * 64 + "\n")
-    with pytest.raises(ReleaseRefused, match=rf"{JSON} and {SUM}"):
+    with pytest.raises(InvalidReleaseError, match=rf"{JSON} and {SUM}"):
         verify_release(folder)
 
 
@@ -167,7 +167,7 @@ def test_an_exchanged_manifest_is_not_the_current_one(store):
 )
 def test_manifests_that_say_something_else_are_refused(store, change, message):
     rewrite(store.folder("one"), lambda fields: fields.update(change))
-    with pytest.raises(ReleaseRefused, match=message) as refused:
+    with pytest.raises(InvalidReleaseError, match=message) as refused:
         read_manifest(store.folder("one"))
     assert refused.value.file == JSON
     assert JSON in str(refused.value)

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index import index_io as index_files
 from vecall.index.exact import ExactIndex
 from vecall.release import release as release_module
@@ -63,11 +63,11 @@ def test_whatever_byte_is_flipped_the_release_is_refused_and_the_file_named(stor
         flips += len(spoilt)
         for bad in (*spoilt, content[:-1], b"", content + b"\0"):
             path.write_bytes(bad)
-            with pytest.raises(ReleaseRefused, match=path.name) as refused:
+            with pytest.raises(InvalidReleaseError, match=path.name) as refused:
                 open_release(store)
             assert refused.value.file == path.name
         path.unlink()
-        with pytest.raises(ReleaseRefused, match=path.name) as refused:
+        with pytest.raises(InvalidReleaseError, match=path.name) as refused:
             open_release(store)
         path.write_bytes(content)
     assert flips > 3500
@@ -77,7 +77,7 @@ def test_whatever_byte_is_flipped_the_release_is_refused_and_the_file_named(stor
 def test_what_the_manifest_does_not_name_is_refused(store):
     stranger = store.folder("tiny") / "index.faiss.bak"
     stranger.write_bytes(b"")
-    with pytest.raises(ReleaseRefused) as refused:
+    with pytest.raises(InvalidReleaseError) as refused:
         open_release(store)
     assert refused.value.file == stranger.name
 
@@ -102,7 +102,7 @@ def rebuilt_index(folder, change):
 )
 def test_files_that_agree_in_sums_and_not_in_answers_fail_the_golden_check(store, change, file):
     exchange(store, change)
-    with pytest.raises(ReleaseRefused, match="golden") as refused:
+    with pytest.raises(InvalidReleaseError, match="golden") as refused:
         open_release(store).check_golden_queries()
     assert refused.value.file == (file or refused.value.file)
 
@@ -119,7 +119,7 @@ def test_towers_of_another_run_fail_the_golden_check(store):
         onnx.save(model, folder / "query_tower.onnx")
 
     exchange(store, retrain)
-    with pytest.raises(ReleaseRefused, match="golden queries: user vectors differ"):
+    with pytest.raises(InvalidReleaseError, match="golden queries: user vectors differ"):
         open_release(store).check_golden_queries()
 
 
@@ -137,7 +137,7 @@ def test_towers_of_another_run_fail_the_golden_check(store):
 )
 def test_files_that_do_not_belong_together_are_refused(store, change, file):
     exchange(store, change)
-    with pytest.raises(ReleaseRefused) as refused:
+    with pytest.raises(InvalidReleaseError) as refused:
         open_release(store)
     assert refused.value.file == file
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vecall.errors import Locked, ReleaseRefused, StoreError
+from vecall.errors import LockedError, InvalidReleaseError, StoreError
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
 from vecall.release.atomic_io import compute_sha256
@@ -151,7 +151,7 @@ def test_activating_checks_every_byte_first(store):
     publish(store, "two")
     (store.folder("one") / "index.faiss").write_bytes(b"VECTORS")
     for attempt in (lambda: store.activate("one"), store.rollback):
-        with pytest.raises(ReleaseRefused) as refused:
+        with pytest.raises(InvalidReleaseError) as refused:
             attempt()
         assert refused.value.file == "index.faiss"
     assert store.current().release == "two"
@@ -205,7 +205,7 @@ def test_a_damaged_manifest_is_not_skipped(store):
     publish(store, "two")
     (store.folder("one") / "manifest.json").write_bytes(b"{}")
     for attempt in (store.releases, lambda: store.prune(1)):
-        with pytest.raises(ReleaseRefused, match=r"'one'.*manifest\.json"):
+        with pytest.raises(InvalidReleaseError, match=r"'one'.*manifest\.json"):
             attempt()
 
 
@@ -226,7 +226,7 @@ def test_a_damaged_manifest_is_not_skipped(store):
 def test_a_damaged_current_is_refused_and_activating_mends_it(store, content):
     publish(store, "one")
     (store.path / "CURRENT").write_bytes(content.replace(b"%s", b"0" * 64))
-    with pytest.raises(ReleaseRefused, match="CURRENT") as refused:
+    with pytest.raises(InvalidReleaseError, match="CURRENT") as refused:
         store.verify()
     assert refused.value.file == "CURRENT"
     store.activate("one")
@@ -235,7 +235,7 @@ def test_a_damaged_current_is_refused_and_activating_mends_it(store, content):
 
 def test_no_draft_is_begun_whose_parent_is_not_known(store):
     (store.path / "CURRENT").write_bytes(b"{")
-    with pytest.raises(ReleaseRefused, match="CURRENT"), store.draft():
+    with pytest.raises(InvalidReleaseError, match="CURRENT"), store.draft():
         pytest.fail("too late")
 
 
@@ -258,7 +258,7 @@ def test_a_held_store_is_refused_with_the_holders_pid(store, monkeypatch):
     publish(store, "one")
     with file_lock(store.path / "store.lock", timeout=0):
         for attempt in (lambda: publish(store), lambda: store.activate("one"), lambda: store.prune(1)):
-            with pytest.raises(Locked) as locked:
+            with pytest.raises(LockedError) as locked:
                 attempt()
             assert locked.value.pid == os.getpid()
         assert store.verify().name == "one"  # readers take no lock
@@ -318,6 +318,6 @@ def test_a_release_that_vanishes_while_it_is_verified_is_refused(store, monkeypa
         return compute_sha256(path)
 
     monkeypatch.setattr(manifest_module, "sha256", pruned)
-    with pytest.raises(ReleaseRefused, match=r"index.faiss is missing or cannot be read") as refused:
+    with pytest.raises(InvalidReleaseError, match=r"index.faiss is missing or cannot be read") as refused:
         store.verify("one")
     assert refused.value.file == "index.faiss"

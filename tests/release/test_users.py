@@ -4,7 +4,7 @@ import pytest
 
 from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
-from vecall.errors import DataError, ReleaseRefused
+from vecall.errors import DataError, InvalidReleaseError
 from vecall.release.users import UserTable, load_id_map, save_id_map
 
 
@@ -32,6 +32,6 @@ def test_users_come_back(tmp_path, fields):
     assert len(again.features) == 2
     assert [again.histories[i].tolist() for i in range(2)] == [[4, 5], []]
     (tmp_path / "users.fields.arrow").write_bytes(b"nothing")
-    with pytest.raises(ReleaseRefused) as refused:
+    with pytest.raises(InvalidReleaseError) as refused:
         UserTable.load(tmp_path)
     assert refused.value.file == "users.fields.arrow"

@@ -18,7 +18,7 @@ from vecall.errors import ConfigError, DataError, StoreError, TrainingError, Vec
 from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
-from vecall.pipeline.run import Run, begin
+from vecall.pipeline.run import Run, create_or_resume_run
 from vecall.recall.query import Query
 from vecall.release.store import Store
 
@@ -47,9 +47,9 @@ def test_brackets_and_stars_in_names_are_no_patterns(tmp_path):
     folder = tmp_path / "a [b] *"
     folder.mkdir()
     synthetic.write_tables(folder)
-    settings = synthetic.config(folder, training={"epochs": 1}).as_json()
+    settings = synthetic.make_config(folder, training={"epochs": 1}).as_json()
     run, store = folder / "run[1]", folder / "store[1]"
-    fit(synthetic.config(folder, training={"epochs": 1}), run)
+    fit(synthetic.make_config(folder, training={"epochs": 1}), run)
     publish(run, store)
     (folder / "users.jsonl").write_text(json.dumps({"user_id": "user-1"}) + "\n")
     done = vecall("batch", "--store", store, "--users", folder / "users.jsonl", "--out", folder / "out[1].parquet")
@@ -59,7 +59,7 @@ def test_brackets_and_stars_in_names_are_no_patterns(tmp_path):
     assert done.exit_code == 0, done.output
     assert (folder / "report[1].html").exists()
     with open_recaller(store, writable=True, auto_compact=False) as recaller:
-        recaller.upsert([{"id": synthetic.item_id(1), "fields": {"year": 3}}], partial=True)
+        recaller.upsert([{"id": synthetic.make_item_id(1), "fields": {"year": 3}}], partial=True)
     assert vecall("compact", "--store", store).exit_code == 0
     assert settings["data"]["items"] == str(folder / "items.csv")
 
@@ -73,7 +73,7 @@ ODD = os.fsdecode(b"caf\xe9")  # no UTF-8
         lambda path: publish_vectors(path, [1], np.eye(1)),
         lambda path: open_recaller(path),
         lambda path: load_config(path / "vecall.toml"),
-        lambda path: fit(synthetic.config(path.parent), path),
+        lambda path: fit(synthetic.make_config(path.parent), path),
         lambda path: evaluate(run=path),
         lambda path: publish(path, path.parent / "store"),
     ],
@@ -86,7 +86,7 @@ def test_paths_that_are_no_utf8_are_told(tmp_path, call):
 def test_a_table_that_is_not_utf8_by_name_is_told(tmp_path):
     synthetic.write_tables(tmp_path)
     (tmp_path / "taken.csv").rename(tmp_path / f"{ODD}.csv")
-    config = synthetic.config(tmp_path, data={"interactions": str(tmp_path / f"{ODD}.csv")})
+    config = synthetic.make_config(tmp_path, data={"interactions": str(tmp_path / f"{ODD}.csv")})
     with pytest.raises(DataError, match="cannot be read"):
         fit(config, tmp_path / "run")
 
@@ -124,7 +124,7 @@ def test_what_may_not_be_read_or_written_is_told(nobody):
         (StoreError, lambda: publish_vectors(nobody / "other", [1], np.eye(1))),
         (ConfigError, lambda: load_config(nobody / "vecall.toml")),
         (TrainingError, lambda: Run.open(nobody / "run")),
-        (TrainingError, lambda: begin(nobody / "run", None)),
+        (TrainingError, lambda: create_or_resume_run(nobody / "run", None)),
     ):
         with pytest.raises(error, match=r"[Pp]ermission"):
             call()

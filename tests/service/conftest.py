@@ -25,7 +25,7 @@ def shop(published, tmp_path):
 
 @pytest.fixture
 def client(shop):
-    with server.served(shop) as client:
+    with server.open_test_client(shop) as client:
         yield client
 
 
@@ -38,7 +38,7 @@ def index_shop(published_with_index, tmp_path):
 
 @pytest.fixture
 def index_client(index_shop):
-    with server.served(index_shop) as client:
+    with server.open_test_client(index_shop) as client:
         yield client
 
 
@@ -77,7 +77,7 @@ def process_of(tmp_path):
     begun = []
 
     def start(store, *options, **others):
-        begun.append(server.Process(store, tmp_path / f"serve-{len(begun)}.log", *options, **others))
+        begun.append(server.ServerProcess(store, tmp_path / f"serve-{len(begun)}.log", *options, **others))
         return begun[-1]
 
     yield start

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vecall.errors import Overloaded
+from vecall.errors import OverloadedError
 from vecall.service.pool import BoundedThreadPool
 
 
@@ -17,7 +17,7 @@ def test_more_than_may_wait_are_turned_away_at_once():
         begun = [asyncio.ensure_future(pool.run(lambda _: hold.wait(10))) for _ in range(3)]
         await asyncio.sleep(0.05)
         began = time.perf_counter()
-        with pytest.raises(Overloaded, match="3 requests"):
+        with pytest.raises(OverloadedError, match="3 requests"):
             await pool.run(lambda _: None)
         assert time.perf_counter() - began < 0.05
         hold.set()
@@ -34,7 +34,7 @@ def test_who_waited_too_long_is_not_worked_on():
     async def crowd():
         first = asyncio.ensure_future(pool.run(lambda _: time.sleep(0.2)))
         await asyncio.sleep(0.02)
-        with pytest.raises(Overloaded, match="deadline"):
+        with pytest.raises(OverloadedError, match="deadline"):
             await pool.run(lambda _: worked.append("late"))
         await first
 
@@ -50,6 +50,6 @@ def test_a_turn_ends_at_its_deadline():
         time.sleep(0.1)
         turn.check()
 
-    with pytest.raises(Overloaded, match="deadline"):
+    with pytest.raises(OverloadedError, match="deadline"):
         asyncio.run(pool.run(slow))
     assert pool.in_flight == 0

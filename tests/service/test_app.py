@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support import synthetic
-from support.server import eventually, served
+from support.server import wait_until, open_test_client
 
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
@@ -14,7 +14,7 @@ from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.store import Store
 
-ITEM = synthetic.item_id(3)
+ITEM = synthetic.make_item_id(3)
 
 
 def recall(client, **request):
@@ -34,14 +34,14 @@ REQUESTS = pytest.mark.parametrize(
     "request_",
     [
         {"user_id": "user-3", "k": 5},
-        {"user_id": "user-3", "k": 5, "recent": [synthetic.item_id(9), "unheard of"]},
+        {"user_id": "user-3", "k": 5, "recent": [synthetic.make_item_id(9), "unheard of"]},
         {"user_id": "user-3", "k": 5, "exclude_seen": False, "where": [{"field": "year", "op": "lt", "value": 9}]},
         {"user_id": "nobody", "k": 4},
         {
             "user_id": "nobody",
-            "history": [synthetic.item_id(1), "unheard of"],
+            "history": [synthetic.make_item_id(1), "unheard of"],
             "k": 4,
-            "exclude": [synthetic.item_id(7)],
+            "exclude": [synthetic.make_item_id(7)],
         },
         {"user": {"type": "kind 1"}, "history": [], "k": 36},
         {"vector": [0.5] * 8, "k": 100},
@@ -96,7 +96,7 @@ def test_a_partial_change_keeps_what_it_does_not_name(client):
 def test_changes_that_the_release_cannot_take_are_told(shop):
     with Journal.open(get_journal_path(Store.open(shop)), "string") as journal:
         journal.append([Operation(0, "upsert", "new", {}, np.ones(3, np.float32), None, has_external_vector=True)])
-    with served(shop) as client:
+    with open_test_client(shop) as client:
         told = client.get("/readyz").json()
         assert (told["ready"], told["refused"]) == (True, 1)
         assert "cannot take 1 live changes (1)" in told["why"]
@@ -136,7 +136,7 @@ def test_releases_are_listed_and_gone_over_to(client, shop, publish_more):
 
 def test_what_another_process_publishes_is_gone_over_to(client, shop, publish_more):
     publish_more(shop, "second", activate=True)
-    eventually(lambda: recall(client, user_id="user-1")["release"] == "second")
+    wait_until(lambda: recall(client, user_id="user-1")["release"] == "second")
     assert 'vecall_swaps_total{result="done"} 1.0' in client.get("/metrics").text
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_release_is_refused_and_the_old_one_serves_on(client, shop, pu
     pointer = json.loads((shop / "CURRENT").read_text())
     digest = (shop / "releases" / "second" / "manifest.sha256").read_text().strip()
     (shop / "CURRENT").write_text(json.dumps(pointer | {"release": "second", "manifest_sha256": digest}) + "\n")
-    eventually(lambda: "index.faiss" in (client.get("/readyz").json()["why"] or ""))
+    wait_until(lambda: "index.faiss" in (client.get("/readyz").json()["why"] or ""))
     assert recall(client, user_id="user-1")["release"] == "tiny"
     assert client.get("/readyz").json()["ready"]
 
@@ -196,7 +196,7 @@ def test_what_is_wrong_is_told_with_its_field(client, body, expected):
 
 def test_limits_name_what_is_too_much(shop):
     limits = {"k": 10, "history": 2, "exclude": 3, "conditions": 1, "values": 2, "batch": 2, "body": 2000}
-    with served(shop, limits=limits) as client:
+    with open_test_client(shop, limits=limits) as client:
         is_red = {"field": "year", "op": "in", "value": [1, 2]}
         for field, request in (
             ("k", {"k": 11}),
@@ -228,7 +228,7 @@ def test_vectors_of_another_encoder_are_refused(client):
 
 
 def test_too_many_changes_wait(shop):
-    with served(shop, delta_max=1) as client:
+    with open_test_client(shop, delta_max=1) as client:
         answers = [client.post("/v1/items", json={"items": [{"id": f"new-{n}", "fields": {}}]}) for n in range(2)]
         assert answers[0].status_code == 200
         assert error(answers[1])[:2] == (429, "delta_full")
@@ -256,4 +256,4 @@ def test_metrics_tell_what_happened(client):
     ):
         assert line in text
     # Paths without an index are exact, and are judged to be.
-    eventually(lambda: 'vecall_live_ann_recall{bound="mean",path="scan"} 1.0' in client.get("/metrics").text)
+    wait_until(lambda: 'vecall_live_ann_recall{bound="mean",path="scan"} 1.0' in client.get("/metrics").text)

@@ -3,7 +3,7 @@
 import base64
 
 import pytest
-from support.server import served
+from support.server import open_test_client
 
 from vecall.errors import ConfigError
 from vecall.service.auth import ApiKeys, load_api_keys
@@ -23,7 +23,7 @@ def browser(key):
 
 
 def test_reading_needs_a_key_and_changing_an_admin_s(shop):
-    with served(shop, KEYS) as client:
+    with open_test_client(shop, KEYS) as client:
         for path, content, of_reader in (
             ("/v1/recall", QUERY, 200),
             ("/v1/items/delete", ITEMS, 403),
@@ -101,7 +101,7 @@ def test_names_of_loopback_are(client, host):
 
 
 def test_names_may_be_allowed(shop):
-    with served(shop, allowed_hosts=("recall.example",)) as client:
+    with open_test_client(shop, allowed_hosts=("recall.example",)) as client:
         statuses = [
             client.post("/v1/recall", json=QUERY, headers={"Host": host}).status_code
             for host in ("recall.example", "recall.example:443", "localhost")
@@ -137,7 +137,7 @@ def test_large_changes_come_through(client):
 
 
 def test_one_that_only_reads_takes_no_changes(shop):
-    with served(shop, writable=False) as client, served(shop):
+    with open_test_client(shop, writable=False) as client, open_test_client(shop):
         assert client.post("/v1/items/delete", json=ITEMS).status_code == 403
         assert client.post("/v1/recall", json=QUERY).status_code == 200
 

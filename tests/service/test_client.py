@@ -22,11 +22,11 @@ def test_it_asks_for_all_that_the_service_does(index_shop, process_of, publish_m
         assert client.upsert([{"id": "new", "fields": {"title": "New"}}], partial=True)["accepted"] == 1
         assert client.delete(["new"])["deleted"] == 1
         assert client.activate("second") == {"release": "second", "previous": "tiny"}
-        assert client.releases()["current"] == "second"
+        assert client.list_releases()["current"] == "second"
         with pytest.raises(ServiceError, match="k: ") as refused:
             client.recall(user_id="user-1", k=0)
         assert (refused.value.status, refused.value.code, refused.value.field) == (422, "invalid", "k")
-        assert refused.value.retry_after is None
+        assert refused.value.retry_after_seconds is None
         served.end()
         assert not client.is_ready()
         with pytest.raises(ServiceError) as refused:
@@ -50,7 +50,7 @@ def test_its_requests_are_those_of_the_document(client):
     for call in (listening.upsert, listening.delete, listening.activate):
         parameters = inspect.signature(call).parameters.values()
         call(*[[] for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD])
-    listening.releases()
+    listening.list_releases()
     listening.is_ready()
     asked = {(method, path): names for method, path, names in sent}
     probes = {("get", "/healthz"), ("get", "/metrics")}

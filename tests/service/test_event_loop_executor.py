@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vecall.errors import Overloaded
+from vecall.errors import OverloadedError
 from vecall.service.line import EventLoopExecutor
 
 
@@ -45,7 +45,7 @@ def test_more_than_may_wait_are_turned_away_at_once():
         return await asyncio.gather(*asked, return_exceptions=True)
 
     answers = asyncio.run(crowd())
-    turned_away = [one for one in answers if isinstance(one, Overloaded)]
+    turned_away = [one for one in answers if isinstance(one, OverloadedError)]
     assert answers.count("done") + len(turned_away) == 10
     assert turned_away
     assert "requests" in str(turned_away[0])
@@ -63,7 +63,7 @@ def test_who_waited_too_long_is_not_worked_on():
         return await asyncio.gather(*(made.run(slow) for _ in range(6)), return_exceptions=True)
 
     answers = asyncio.run(crowd())
-    late = [one for one in answers if isinstance(one, Overloaded)]
+    late = [one for one in answers if isinstance(one, OverloadedError)]
     assert len(worked) + len(late) == 6
     assert len(late) >= 3
     assert "deadline" in str(late[0])
@@ -76,7 +76,7 @@ def test_a_turn_ends_at_its_deadline():
         time.sleep(0.05)
         turn.check()
 
-    with pytest.raises(Overloaded, match="deadline"):
+    with pytest.raises(OverloadedError, match="deadline"):
         asyncio.run(made.run(slow))
     assert made.in_flight == 0
 

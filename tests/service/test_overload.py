@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from support.server import eventually, served
+from support.server import wait_until, open_test_client
 
-from vecall.errors import Overloaded, ReleaseRefused, TooManyScans
+from vecall.errors import OverloadedError, InvalidReleaseError, TooManyScansError
 from vecall.recall import filters, scan_limiter
 from vecall.recall.query import Query
 from vecall.recall.scan_limiter import ScanLimiter
@@ -29,15 +29,15 @@ def test_the_deadline_counts_between_stages(client, monkeypatch):
         def check(self):
             calls.append(1)
             if len(calls) > 2:
-                raise Overloaded("too late")
+                raise OverloadedError("too late")
 
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         client.serving.answer(Query(user_id="user-1"), Late())
     assert len(calls) == 3
 
 
 def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
-    with served(shop, queue=0, scans=1) as client:
+    with open_test_client(shop, queue=0, scans=1) as client:
         begun = threading.Event()
         answer = client.serving.recaller.answer
 
@@ -65,7 +65,7 @@ def test_large_scans_are_few(monkeypatch, client):
     with limit.acquire(100):
         with limit.acquire(9):
             pass
-        with pytest.raises(TooManyScans, match="100 items"), limit.acquire(100):
+        with pytest.raises(TooManyScansError, match="100 items"), limit.acquire(100):
             pass
         client.serving.recaller._scans = limit
         one = {"vector": np.eye(8)[0].tolist(), "k": 3}
@@ -107,14 +107,14 @@ def test_a_release_that_answers_otherwise_is_not_ready_until_another_one_is(shop
 
     def other_processor(release):
         if release.name == "tiny":
-            raise ReleaseRefused("golden queries: user vectors differ", file="golden.vectors.npy")
+            raise InvalidReleaseError("golden queries: user vectors differ", file="golden.vectors.npy")
         check(release)
 
     monkeypatch.setattr(Release, "check_golden", other_processor)
     serving = RecallService.open(shop, ServeSettings(poll_seconds=0.05))
     with TestClient(create_app(serving, ApiKeys()), base_url="http://localhost") as client:
-        eventually(lambda: "user vectors differ" in client.get("/readyz").text)
+        wait_until(lambda: "user vectors differ" in client.get("/readyz").text)
         assert client.post("/v1/recall", json={"user_id": "user-1"}).status_code == 503
         Store.open(shop).activate("second")  # by another process
-        eventually(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.post("/v1/recall", json={"user_id": "user-1"}).json()["release"] == "second"

@@ -11,9 +11,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support.server import eventually
+from support.server import wait_until
 
-from vecall.errors import ConfigError, Locked
+from vecall.errors import ConfigError, LockedError
 from vecall.release.file_lock import file_lock
 from vecall.service import supervisor
 from vecall.service.metrics.multiprocess import WorkerPeers
@@ -38,7 +38,7 @@ def answered_by(served):
 @pytest.fixture
 def two(shop, process_of):
     served = process_of(shop, "--processes", "2")
-    eventually(lambda: served.log().count("Application startup complete") == 2, 60)
+    wait_until(lambda: served.log().count("Application startup complete") == 2, 60)
     return served
 
 
@@ -54,7 +54,7 @@ def test_all_of_them_answer_and_whichever_is_asked_knows_what_was_acknowledged(t
             assert two.ask("/v1/items/delete", {"ids": ["nothing"]})[1]["deleted"] == 0
         assert (f"new-{number}" in two.ask("/v1/recall", NEW)[1]["ids"]) is (number % 2 == 0)
     assert sorted(two.ask("/v1/recall", NEW)[1]["ids"]) == sorted(f"new-{number}" for number in range(0, 20, 2))
-    eventually(lambda: answered_by(two) == {"0", "1"})
+    wait_until(lambda: answered_by(two) == {"0", "1"})
 
 
 def test_writes_at_once_are_all_there(two):
@@ -77,9 +77,9 @@ def test_one_that_is_killed_is_started_again_and_nothing_is_lost(two):
     first = children(two.process.pid)
     assert len(first) == 2
     os.kill(first[0], signal.SIGKILL)
-    eventually(lambda: two.log().count("Application startup complete") == 3, 60)
+    wait_until(lambda: two.log().count("Application startup complete") == 3, 60)
     os.kill(first[1], signal.SIGKILL)
-    eventually(lambda: two.log().count("started again") == 2)  # until then it may have connections
+    wait_until(lambda: two.log().count("started again") == 2)  # until then it may have connections
     for _ in range(10):
         assert two.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
     assert not set(first) & set(children(two.process.pid))
@@ -93,7 +93,7 @@ def test_all_go_over_to_the_release_that_one_activates(shop, publish_more, two):
     def serving():
         return {two.ask("/v1/recall", NEW)[1]["release"] for _ in range(12)}
 
-    eventually(lambda: serving() == {"next"})
+    wait_until(lambda: serving() == {"next"})
     assert two.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
 
 
@@ -101,7 +101,7 @@ def test_none_of_them_outlives_their_parent(shop, two):
     begun = children(two.process.pid)
     two.process.kill()
     two.process.wait()
-    with pytest.raises(Locked), file_lock(shop / "writer.lock", timeout=0):
+    with pytest.raises(LockedError), file_lock(shop / "writer.lock", timeout=0):
         pass  # until the last of them has ended, no other may write
 
     def gone(pid):
@@ -111,7 +111,7 @@ def test_none_of_them_outlives_their_parent(shop, two):
             return True
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
-    eventually(lambda: all(map(gone, begun)))
+    wait_until(lambda: all(map(gone, begun)))
     with file_lock(shop / "writer.lock", timeout=5):
         pass
 

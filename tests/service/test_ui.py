@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support import synthetic
-from support.server import eventually, served
+from support.server import wait_until, open_test_client
 
 from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
@@ -68,7 +68,7 @@ def test_a_user_s_history_stands_beside_what_is_recalled(client, shop):
         recalled = recaller.candidates(Query(user_id="user-3", k=7))["title"].to_list()
     html = page(client, "/?user=user-3&k=7")
     assert re.findall(SCORED, html) == recalled
-    taken = {f"Item {item}" for item in synthetic.walks()[3]}
+    taken = {f"Item {item}" for item in synthetic.make_user_sequences()[3]}
     assert taken <= set(re.findall(r">(Item \d+)</a>\s*<span class=\"id\"", html))
 
 
@@ -102,7 +102,7 @@ def test_a_browser_is_shown_a_page_where_a_machine_gets_json(client, monkeypatch
 
 
 def test_a_key_is_asked_for_on_a_page(shop):
-    with served(shop, ApiKeys((b"read-key-0123456789",))) as client:
+    with open_test_client(shop, ApiKeys((b"read-key-0123456789",))) as client:
         answer = client.get("/", headers={"Accept": "text/html"})
         assert answer.status_code == 401
         assert "Basic" in answer.headers["WWW-Authenticate"]
@@ -112,7 +112,7 @@ def test_a_key_is_asked_for_on_a_page(shop):
 def test_filters_and_exclusions_are_those_of_the_form(client):
     asked = "/?user=user-3&sent=1&k=50&field=year&op=lt&value=3"
     assert len(re.findall(SCORED, page(client, f"{asked}&field=&op=eq&value="))) == 3
-    html = page(client, f"{asked}&exclude={synthetic.item_id(0)}, {synthetic.item_id(1)}")
+    html = page(client, f"{asked}&exclude={synthetic.make_item_id(0)}, {synthetic.make_item_id(1)}")
     assert re.findall(SCORED, html) == ["Item 2"]
     assert "These are all items that pass." in html
 
@@ -158,7 +158,7 @@ def test_pages_load_nothing_from_elsewhere(client):
 
 def test_items_are_found_and_have_neighbours(client):
     assert "Item 11" in page(client, "/items?q=ITEM 1")
-    html = page(client, f"/items?id={synthetic.item_id(3)}")
+    html = page(client, f"/items?id={synthetic.make_item_id(3)}")
     assert "<h1>Item 3</h1>" in html
     assert re.findall(SCORED, html)
     assert "no item has the id" in page(client, "/items?id=none")
@@ -166,7 +166,7 @@ def test_items_are_found_and_have_neighbours(client):
 
 def test_pages_need_a_key_where_there_are_keys(shop):
     key = "read-key-0123456789"
-    with served(shop, ApiKeys((key.encode(),))) as client:
+    with open_test_client(shop, ApiKeys((key.encode(),))) as client:
         for path in (*PAGES, "/page/users"):
             answer = client.get(path)
             assert answer.status_code == 401
@@ -212,7 +212,7 @@ def test_large_integer_ids_are_suggested_to_the_last_digit(view_of):
 
 def test_a_browser_gets_integer_ids_as_text(tmp_path, publish_users):
     """JavaScript would round them."""
-    with served(publish_users([5, 1_800_000_000_000_000_001])) as client:
+    with open_test_client(publish_users([5, 1_800_000_000_000_000_001])) as client:
         assert client.get("/page/users?prefix=18").json()["ids"] == ["1800000000000000001"]
         assert client.get("/page/users").json()["ids"] == ["5", "1800000000000000001"]
         assert "1800000000000000001" in page(client, "/?user=1800000000000000001")
@@ -271,7 +271,7 @@ def test_two_dimensions_are_shown_as_they_are(tmp_path):
 
 def test_a_problem_is_said_on_every_page(client, shop):
     (shop / "CURRENT").write_text("{")
-    eventually(lambda: client.serving.problem is not None)
+    wait_until(lambda: client.serving.problem is not None)
     assert "CURRENT" in page(client, "/map")
 
 

@@ -40,7 +40,7 @@ def test_a_person_explores_and_activates(browser, shop, process_of, publish_more
     page.get_by_label("User", exact=True).fill("user-3")
     page.get_by_role("button", name="Recall").click()
     page.get_by_role("heading", name="Recalled 20").wait_for()
-    assert page.locator("section:has(h2:text('History')) li").count() == len(synthetic.walks()[3])
+    assert page.locator("section:has(h2:text('History')) li").count() == len(synthetic.make_user_sequences()[3])
     # A filter, for which another row comes.
     page.get_by_text("Filters · History").click()
     page.get_by_label("Attribute").select_option("year")

@@ -32,10 +32,10 @@ FEATURES = {
     "look": VectorFeature(size=3),
     "text": TextFeature(buckets=32, max_tokens=8),
 }
-NO_PAIRS = LabeledNegatives(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+EMPTY_PAIRS = LabeledNegatives(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 
 
-def fields(count: int, seed: int = 0, *, groups: np.ndarray | None = None) -> pl.DataFrame:
+def make_features(count: int, seed: int = 0, *, groups: np.ndarray | None = None) -> pl.DataFrame:
     """Rows with a column per feature of every kind, some of them missing."""
     rng = np.random.default_rng(seed)
     group = rng.integers(GROUPS, size=count) if groups is None else groups
@@ -59,26 +59,26 @@ def fields(count: int, seed: int = 0, *, groups: np.ndarray | None = None) -> pl
     )
 
 
-def item_groups(count: int = ITEMS) -> np.ndarray:
+def assign_item_groups(count: int = ITEMS) -> np.ndarray:
     """[N] the group of each item; neighbours are of different groups."""
     return np.arange(count) % GROUPS
 
 
-def walks(seed: int = 0, users: int = USERS, length: int = GROUP_SIZE) -> list[np.ndarray]:
+def make_user_sequences(seed: int = 0, users: int = USERS, length: int = GROUP_SIZE) -> list[np.ndarray]:
     """Each user's items, in the order of taking."""
     rng = np.random.default_rng(seed)
-    return [rng.permutation(np.flatnonzero(item_groups() == u % GROUPS))[:length] for u in range(users)]
+    return [rng.permutation(np.flatnonzero(assign_item_groups() == u % GROUPS))[:length] for u in range(users)]
 
 
-def problem(
-    *, item_features: bool = False, user_features: bool = False, negatives: LabeledNegatives = NO_PAIRS, untaken: int = 0
+def make_training_data(
+    *, item_features: bool = False, user_features: bool = False, negatives: LabeledNegatives = EMPTY_PAIRS, n_unobserved_items: int = 0
 ) -> TrainingData:
     """All but each user's last item, to be learned from, and without those of the last `untaken` items."""
-    item_fields, user_fields = fields(ITEMS, 1, groups=item_groups()), fields(USERS, 2)
+    item_fields, user_fields = make_features(ITEMS, 1, groups=assign_item_groups()), make_features(USERS, 2)
     items = FeatureEncoder.fit(FEATURES if item_features else {}, item_fields)
     users = FeatureEncoder.fit(FEATURES if user_features else {}, user_fields)
     return TrainingData(
-        histories=RaggedArray.from_lists([[item for item in walk[:-1] if item < ITEMS - untaken] for walk in walks()]),
+        histories=RaggedArray.from_lists([[item for item in walk[:-1] if item < ITEMS - n_unobserved_items] for walk in make_user_sequences()]),
         hard_negatives=negatives,
         n_items=ITEMS,
         item_features=items.encode(item_fields),
@@ -88,14 +88,14 @@ def problem(
     )
 
 
-def cases() -> EvalCases:
+def make_eval_cases() -> EvalCases:
     """Each user's last item, to be foretold."""
-    taken = walks()
+    taken = make_user_sequences()
     histories, targets = (RaggedArray.from_lists([walk[part] for walk in taken]) for part in (slice(-1), slice(-1, None)))
     return EvalCases(np.arange(USERS), histories, targets)
 
 
-def model(encoder: str = "mean", **others: object) -> ModelSettings:
+def make_model_settings(encoder: str = "mean", **others: object) -> ModelSettings:
     """Small towers."""
     return ModelSettings(**{"dim": 8, "history": HistorySettings(encoder=encoder, length=4)} | others)
 
@@ -104,25 +104,25 @@ def write_tables(folder, *, seed: int = 0, more_items: int = 0) -> None:
     """The shop as `items.csv`, `users.csv` and `taken.csv`, with string ids; item ids descend with the row."""
     total = ITEMS + more_items
     at_most = ITEMS + 8  # drawn whole, so that more items leave the others as they are
-    described = fields(at_most, 1, groups=item_groups(at_most))[:total]
-    _as_text(described, [item_id(i) for i in range(total)]).with_columns(
+    described = make_features(at_most, 1, groups=assign_item_groups(at_most))[:total]
+    _to_csv_columns(described, [make_item_id(i) for i in range(total)]).with_columns(
         title=pl.Series([f"Item {i}" for i in range(total)]), year=pl.Series(range(total))
     ).write_csv(folder / "items.csv")
-    _as_text(fields(USERS, 2), [f"user-{u}" for u in range(USERS)]).write_csv(folder / "users.csv")
+    _to_csv_columns(make_features(USERS, 2), [f"user-{u}" for u in range(USERS)]).write_csv(folder / "users.csv")
     rng = np.random.default_rng(seed)
     rows = []
-    for user, walk in enumerate(walks(seed)):
-        rows += [(f"user-{user}", item_id(item), time, 5.0) for time, item in enumerate(walk)]
-        other = rng.choice(np.flatnonzero(item_groups() != user % GROUPS))
-        rows.append((f"user-{user}", item_id(other), 2, 1.0))
+    for user, walk in enumerate(make_user_sequences(seed)):
+        rows += [(f"user-{user}", make_item_id(item), time, 5.0) for time, item in enumerate(walk)]
+        other = rng.choice(np.flatnonzero(assign_item_groups() != user % GROUPS))
+        rows.append((f"user-{user}", make_item_id(other), 2, 1.0))
     pl.DataFrame(rows, schema=["user", "item", "time", "rating"], orient="row").write_csv(folder / "taken.csv")
 
 
-def item_id(row: int) -> str:
+def make_item_id(row: int) -> str:
     return f"item-{999 - row}-é"
 
 
-def _as_text(frame: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
+def _to_csv_columns(frame: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
     return frame.with_columns(
         pl.Series("id", ids),
         pl.col("标签").list.join("|"),
@@ -130,7 +130,7 @@ def _as_text(frame: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
     )
 
 
-def config(folder, **sections: dict[str, object]) -> Config:
+def make_config(folder, **sections: dict[str, object]) -> Config:
     """Settings for what `write_tables` wrote; `sections` override."""
     declared = {name: feature.model_dump(mode="json") for name, feature in FEATURES.items()}
     settings: dict[str, dict[str, object]] = {
@@ -160,6 +160,6 @@ def config(folder, **sections: dict[str, object]) -> Config:
     return parse_config(json.loads(json.dumps(settings)))
 
 
-def dataset(settings: Config) -> Dataset:
+def load_dataset(settings: Config) -> Dataset:
     """The tables, read."""
     return read_dataset(settings.data, settings.schema_)

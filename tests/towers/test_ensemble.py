@@ -22,7 +22,7 @@ def test_a_score_is_the_mean_of_the_members_cosines(members):
 @pytest.mark.parametrize("encoder", ["mean", "attention", "causal"])
 def test_a_member_reads_its_own_part_of_a_history(encoder):
     torch.manual_seed(0)
-    made = TwoTower(synthetic.model(encoder, members=2), {}, {}, synthetic.ITEMS).eval()
+    made = TwoTower(synthetic.make_model_settings(encoder, members=2), {}, {}, synthetic.ITEMS).eval()
     items, histories, lengths = torch.randn(6, 8), torch.randint(6, (3, 4)), torch.tensor([4, 2, 1])
     items = normalize_per_member(items, 2)
     changed = items.clone()
@@ -36,7 +36,7 @@ def test_a_member_reads_its_own_part_of_a_history(encoder):
 
 def test_the_places_of_a_window_are_what_its_parts_give_alone():
     torch.manual_seed(0)
-    made = TwoTower(synthetic.model("causal", members=2), {}, {}, synthetic.ITEMS).eval()
+    made = TwoTower(synthetic.make_model_settings("causal", members=2), {}, {}, synthetic.ITEMS).eval()
     items, histories = normalize_per_member(torch.randn(6, 8), 2), torch.randint(6, (3, 4))
     owners, places = torch.tensor([0, 1, 2, 2]), torch.tensor([4, 0, 1, 3])
     with torch.no_grad():

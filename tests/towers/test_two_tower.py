@@ -7,13 +7,13 @@ from vecall.towers.settings import HistorySettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import take, to_tensors
 
-PROBLEM = synthetic.problem(item_features=True, user_features=True)
+PROBLEM = synthetic.make_training_data(item_features=True, user_features=True)
 ITEMS, USERS = (to_tensors(one, torch.device("cpu")) for one in (PROBLEM.item_features, PROBLEM.user_features))
 
 
 def towers(*, items=PROBLEM.item_specs, users=PROBLEM.user_specs, seed=0, **model):
     torch.manual_seed(seed)
-    made = TwoTower(synthetic.model(**model), items, users, synthetic.ITEMS).eval()
+    made = TwoTower(synthetic.make_model_settings(**model), items, users, synthetic.ITEMS).eval()
     with torch.no_grad():  # as if trained: layers that begin at zero are moved
         for weights in made.user_tower.parameters():
             weights += 0.1 * torch.randn_like(weights)
@@ -154,7 +154,7 @@ def test_dropout_is_for_training_alone():
 
 def test_the_item_tower_does_not_grow_with_the_catalogue():
     sizes = {
-        n: sum(w.numel() for w in TwoTower(synthetic.model(), {"x": FeatureSpec("one", 5)}, {}, n).item_tower.parameters())
+        n: sum(w.numel() for w in TwoTower(synthetic.make_model_settings(), {"x": FeatureSpec("one", 5)}, {}, n).item_tower.parameters())
         for n in (9, 99)
     }
     assert sizes[9] == sizes[99]

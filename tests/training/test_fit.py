@@ -36,7 +36,7 @@ def equal(one, other):
 
 
 def recall(scorer, k=5):
-    cases = synthetic.cases()
+    cases = synthetic.make_eval_cases()
     return recall_at_k(rank_targets(scorer(cases), cases.targets, cases.histories), cases.targets.offsets, k)
 
 
@@ -71,8 +71,8 @@ def cut_after(epochs):
 def test_a_planted_pattern_is_learned(tmp_path, loss):
     negatives = NegativeSettings(uniform=16, in_batch=8 if loss == "sampled_softmax" else 0)
     fast = settings(loss=loss, negatives=negatives, epochs=20, temperature=0.2)
-    problem = synthetic.problem()
-    outcome = train(problem, synthetic.model(), fast, tmp_path, validate=validate)
+    problem = synthetic.make_training_data()
+    outcome = train(problem, synthetic.make_model_settings(), fast, tmp_path, validate=validate)
     popular = recall(Popularity(problem.histories, problem.n_items))
     judged = lines(tmp_path)
     assert popular < 0.3
@@ -83,7 +83,7 @@ def test_a_planted_pattern_is_learned(tmp_path, loss):
 def test_training_follows_from_the_seed(tmp_path):
     def trained(seed, name):
         chosen = settings(seed=seed, epochs=1)
-        return weights(train(synthetic.problem(), synthetic.model(dropout=0.2), chosen, tmp_path / name))
+        return weights(train(synthetic.make_training_data(), synthetic.make_model_settings(dropout=0.2), chosen, tmp_path / name))
 
     assert equal(trained(3, "a"), trained(3, "b"))
     assert not equal(trained(3, "c"), trained(4, "d"))
@@ -92,25 +92,25 @@ def test_training_follows_from_the_seed(tmp_path):
 def variants():
     sampled = {"loss": "sampled_softmax", "negatives": NegativeSettings(uniform=8, in_batch=8)}
     return {
-        "softmax": (synthetic.model(), {}, {}),
-        "dropout": (synthetic.model(hidden=(8,), dropout=0.3, norm="batch"), {}, {"item_features": True}),
+        "softmax": (synthetic.make_model_settings(), {}, {}),
+        "dropout": (synthetic.make_model_settings(hidden=(8,), dropout=0.3, norm="batch"), {}, {"item_features": True}),
         "hidden ids, learned temperature": (
-            synthetic.model("attention", id_dropout=0.3),
+            synthetic.make_model_settings("attention", id_dropout=0.3),
             {"temperature": "learned"},
             {},
         ),
-        "sampled": (synthetic.model(), sampled, {}),
-        "bce": (synthetic.model(), {"loss": "bce", "negatives": NegativeSettings(uniform=3)}, {"negatives": LABELLED}),
-        "causal, averaged": (synthetic.model("causal", dropout=0.2), {"average": 0.9}, {"user_features": True}),
-        "causal, sampled": (synthetic.model("causal"), sampled, {}),
-        "constant rate": (synthetic.model("none"), {"schedule": "constant"}, {"user_features": True}),
+        "sampled": (synthetic.make_model_settings(), sampled, {}),
+        "bce": (synthetic.make_model_settings(), {"loss": "bce", "negatives": NegativeSettings(uniform=3)}, {"negatives": LABELLED}),
+        "causal, averaged": (synthetic.make_model_settings("causal", dropout=0.2), {"average": 0.9}, {"user_features": True}),
+        "causal, sampled": (synthetic.make_model_settings("causal"), sampled, {}),
+        "constant rate": (synthetic.make_model_settings("none"), {"schedule": "constant"}, {"user_features": True}),
     }
 
 
 @pytest.mark.parametrize("variant", variants())
 def test_a_training_that_was_cut_short_goes_on_bit_equal(tmp_path, variant):
     model, others, features = variants()[variant]
-    run = functools.partial(train, synthetic.problem(**features), model, settings(**others))
+    run = functools.partial(train, synthetic.make_training_data(**features), model, settings(**others))
     whole = run(tmp_path / "whole", validate=validate)
     with pytest.raises(Cut):
         run(tmp_path / "cut", validate=cut_after(2))
@@ -130,26 +130,26 @@ def test_an_average_of_the_weights_is_what_is_judged_and_kept(tmp_path):
         judged.append(scorer.item_vectors.clone())
         return validate(scorer)
 
-    problem = synthetic.problem()
-    last = train(problem, synthetic.model(), settings(), tmp_path / "last")
-    kept = train(problem, synthetic.model(), settings(average=0.99), tmp_path / "averaged", validate=judge_items)
+    problem = synthetic.make_training_data()
+    last = train(problem, synthetic.make_model_settings(), settings(), tmp_path / "last")
+    kept = train(problem, synthetic.make_model_settings(), settings(average=0.99), tmp_path / "averaged", validate=judge_items)
     torch.testing.assert_close(encode_all_items(kept.towers, problem), judged[kept.best_epoch])
     # So slow a mean has hardly left the first weights, which the last ones have.
-    fresh = train(problem, synthetic.model(), settings(lr=1e-12), tmp_path / "fresh")
+    fresh = train(problem, synthetic.make_model_settings(), settings(lr=1e-12), tmp_path / "fresh")
     far = (encode_all_items(last.towers, problem) - encode_all_items(fresh.towers, problem)).norm()
     near = (encode_all_items(kept.towers, problem) - encode_all_items(fresh.towers, problem)).norm()
     assert near < 0.5 * far
 
 
 def test_what_was_cut_short_is_not_gone_on_with_on_other_tables(tmp_path):
-    train(synthetic.problem(), synthetic.model(), settings(), tmp_path, max_epochs=1)
-    grown = dataclasses.replace(synthetic.problem(), n_items=synthetic.ITEMS + 1)
+    train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(), tmp_path, max_epochs=1)
+    grown = dataclasses.replace(synthetic.make_training_data(), n_items=synthetic.ITEMS + 1)
     with pytest.raises(TrainingError, match="other items"):
-        train(grown, synthetic.model(), settings(), tmp_path)
+        train(grown, synthetic.make_model_settings(), settings(), tmp_path)
 
 
 def test_without_judging_it_goes_on_likewise_and_the_last_epoch_counts(tmp_path):
-    run = functools.partial(train, synthetic.problem(), synthetic.model(), settings())
+    run = functools.partial(train, synthetic.make_training_data(), synthetic.make_model_settings(), settings())
     whole = run(tmp_path / "whole")
     run(tmp_path / "parts", epochs=1)
     resumed = run(tmp_path / "parts")
@@ -169,7 +169,7 @@ def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
         kept.append({name: x.clone() for name, x in scorer._towers.state_dict().items()})
         return {"valid_score": next(said)}
 
-    run = functools.partial(train, synthetic.problem(), synthetic.model(), settings(epochs=9, patience=2), tmp_path)
+    run = functools.partial(train, synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=9, patience=2), tmp_path)
     outcome = run(validate=judge)
     assert (outcome.best_epoch, outcome.epochs, len(kept)) == (1, 4, 4)
     assert equal(weights(outcome), kept[1])
@@ -181,7 +181,7 @@ def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
 
 
 def test_checkpoints_hold_no_pickled_objects(tmp_path):
-    train(synthetic.problem(), synthetic.model(), settings(epochs=1), tmp_path, validate=validate)
+    train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=1), tmp_path, validate=validate)
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl", "threads.json"}
@@ -189,7 +189,7 @@ def test_checkpoints_hold_no_pickled_objects(tmp_path):
 
 def test_the_temperature_is_learned_where_asked(tmp_path):
     def log_temperature(name, temperature):
-        train(synthetic.problem(), synthetic.model(), settings(temperature=temperature), tmp_path / name)
+        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(temperature=temperature), tmp_path / name)
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]["log_temperature"].item()
 
     assert log_temperature("given", 0.3) == pytest.approx(np.log(0.3))
@@ -199,23 +199,23 @@ def test_the_temperature_is_learned_where_asked(tmp_path):
 def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
     huge = settings(temperature=1e-38, epochs=1)
     with pytest.raises(TrainingError, match="the loss became"):
-        train(synthetic.problem(), synthetic.model(), huge, tmp_path)
+        train(synthetic.make_training_data(), synthetic.make_model_settings(), huge, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
 
 
 def test_hidden_ids_of_items_that_no_feature_describes_do_not_overflow(tmp_path):
     shapes, values = {"tags": FeatureSpec("bag", 4)}, {"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)}  # empty lists
-    problem = dataclasses.replace(synthetic.problem(), item_shapes=shapes, item_features=values)
-    train(problem, synthetic.model(id_dropout=0.5), settings(epochs=2), tmp_path)
+    problem = dataclasses.replace(synthetic.make_training_data(), item_shapes=shapes, item_features=values)
+    train(problem, synthetic.make_model_settings(id_dropout=0.5), settings(epochs=2), tmp_path)
     assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
     untaken = np.arange(synthetic.ITEMS - 5, synthetic.ITEMS)
-    problem = synthetic.problem(item_features=True, untaken=len(untaken))
+    problem = synthetic.make_training_data(item_features=True, n_unobserved_items=len(untaken))
     outcome = train(
-        problem, synthetic.model(id_dropout=0.3), settings(average=average), tmp_path / "a", validate=validate
+        problem, synthetic.make_model_settings(id_dropout=0.3), settings(average=average), tmp_path / "a", validate=validate
     )
     towers, rows = outcome.towers, torch.from_numpy(untaken)
     features = take(to_tensors(problem.item_features, torch.device("cpu")), rows)
@@ -224,7 +224,7 @@ def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
         torch.testing.assert_close(towers.encode_items(rows, features), new)
     known = dataclasses.replace(problem, learned_before=untaken)
     outcome = train(
-        known, synthetic.model(id_dropout=0.3), settings(average=average), tmp_path / "b", validate=validate
+        known, synthetic.make_model_settings(id_dropout=0.3), settings(average=average), tmp_path / "b", validate=validate
     )
     with torch.no_grad():
         own = outcome.towers.encode_items(rows, features)
@@ -235,7 +235,7 @@ def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
 def test_too_little_to_learn_from_is_refused(tmp_path):
     problem = types.SimpleNamespace(n_items=9, met=np.array([3]), train=RaggedArray.from_lists([[3]]))
     with pytest.raises(TrainingError, match="got 1 and 1 of 9"):
-        train(problem, synthetic.model(), settings(), tmp_path)
+        train(problem, synthetic.make_model_settings(), settings(), tmp_path)
 
 
 class Screen:
@@ -244,22 +244,22 @@ class Screen:
     def __init__(self):
         self.open, self.steps = 0, 0
 
-    def begin(self, task, total):
+    def start_task(self, task, total):
         self.open += 1
         return self.advance
 
     def advance(self, steps=1, note=""):
         self.steps += steps
 
-    def end(self):
+    def stop_task(self):
         self.open -= 1
 
 
 def test_progress_is_shown_and_ends_with_a_training_that_breaks_off(tmp_path):
     screen = Screen()
-    with progress.shown_by(screen):
-        train(synthetic.problem(), synthetic.model(), settings(epochs=2), tmp_path / "whole")
+    with progress.report_to(screen):
+        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=2), tmp_path / "whole")
         assert (screen.open, screen.steps) == (0, 2 * (240 // 64))
         with pytest.raises(Cut):
-            train(synthetic.problem(), synthetic.model(), settings(), tmp_path / "cut", validate=cut_after(0))
+            train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(), tmp_path / "cut", validate=cut_after(0))
     assert screen.open == 0

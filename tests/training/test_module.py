@@ -20,9 +20,9 @@ from vecall.training.settings import NegativeSettings, TrainingSettings
 
 
 def recipe(problem=None, model=None, **settings):
-    problem = problem or synthetic.problem()
+    problem = problem or synthetic.make_training_data()
     torch.manual_seed(0)
-    towers = TwoTower(model or synthetic.model(), problem.item_specs, problem.user_specs, problem.n_items)
+    towers = TwoTower(model or synthetic.make_model_settings(), problem.item_specs, problem.user_specs, problem.n_items)
     made = TwoTowerModule(towers, problem, TrainingSettings(**{"batch": 16} | settings))
     made.on_fit_start()
     return made
@@ -90,7 +90,7 @@ def test_the_sampled_step_is_a_softmax_over_the_list_that_was_drawn(history_is_n
 @pytest.mark.parametrize("encoder", ["mean", "causal"])
 def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     """Drawn ones are corrected; of a row's known ones only those that it did not take later, or before."""
-    walks = synthetic.walks()
+    walks = synthetic.make_user_sequences()
     items = [
         [walk[1], walk[-1], (walk[0] + 1) % synthetic.ITEMS] for walk in walks
     ]  # taken, taken at last, never taken
@@ -99,8 +99,8 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
     )
     negatives = NegativeSettings(uniform=30, hard=3)
     made = recipe(
-        synthetic.problem(negatives=pairs),
-        synthetic.model(encoder),
+        synthetic.make_training_data(negatives=pairs),
+        synthetic.make_model_settings(encoder),
         loss="sampled_softmax",
         negatives=negatives,
         temperature=0.5,
@@ -130,9 +130,9 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
 def test_each_member_learns_by_itself(loss):
     """The loss is the mean of theirs, and what one has to learn the other does not see."""
     made = recipe(
-        model=synthetic.model("mean", members=2), loss=loss, negatives=NegativeSettings(uniform=20), temperature=0.5
+        model=synthetic.make_model_settings("mean", members=2), loss=loss, negatives=NegativeSettings(uniform=20), temperature=0.5
     )
-    batch, half = first_batch(made), synthetic.model().dim // 2
+    batch, half = first_batch(made), synthetic.make_model_settings().dim // 2
     losses = []
     with pytest.MonkeyPatch.context() as patch:
         members = made._zip_members
@@ -152,14 +152,14 @@ UNTAKEN = 7
 
 def test_items_are_met_by_opinions():
     disliked = LabeledNegatives(np.array([0, 1]), np.array([synthetic.ITEMS - 1] * 2), np.array([2, 2]))
-    problem = synthetic.problem(item_features=True, untaken=UNTAKEN, negatives=disliked)
+    problem = synthetic.make_training_data(item_features=True, n_unobserved_items=UNTAKEN, negatives=disliked)
     taken = np.arange(synthetic.ITEMS - UNTAKEN)
     assert problem.observed_items.tolist() == [*taken, synthetic.ITEMS - 1]
     older = dataclasses.replace(problem, learned_before=np.array([3, synthetic.ITEMS - 3]))
     assert older.observed_items.tolist() == [*taken, synthetic.ITEMS - 3, synthetic.ITEMS - 1]
     # Where nothing is learned of items without ids, all are told apart.
     for features, hidden in ((False, 0.3), (True, 0.0)):
-        made = recipe(synthetic.problem(item_features=features, untaken=UNTAKEN), synthetic.model(id_dropout=hidden))
+        made = recipe(synthetic.make_training_data(item_features=features, n_unobserved_items=UNTAKEN), synthetic.make_model_settings(id_dropout=hidden))
         assert made.candidate_items.tolist() == made.candidate_index.tolist() == list(range(synthetic.ITEMS))
 
 
@@ -174,8 +174,8 @@ def test_items_are_met_by_opinions():
     ],
 )
 def test_what_no_one_took_is_no_negative(loss, encoder):
-    problem = synthetic.problem(item_features=True, untaken=UNTAKEN)
-    made = recipe(problem, synthetic.model(encoder, id_dropout=0.1), loss=loss, negatives=NegativeSettings(uniform=200))
+    problem = synthetic.make_training_data(item_features=True, n_unobserved_items=UNTAKEN)
+    made = recipe(problem, synthetic.make_model_settings(encoder, id_dropout=0.1), loss=loss, negatives=NegativeSettings(uniform=200))
     made.towers.eval()  # none is hidden
     made.training_step(first_batch(made), 0).backward()
     of_ids = made.towers.item_id_embedding.weight.grad.abs().sum(1)
@@ -184,12 +184,12 @@ def test_what_no_one_took_is_no_negative(loss, encoder):
 
 
 def test_the_race_is_among_the_items_that_are_met():
-    problem = synthetic.problem(item_features=True, untaken=UNTAKEN)
+    problem = synthetic.make_training_data(item_features=True, n_unobserved_items=UNTAKEN)
     # Rows of items and places among the met ones differ where the first item is not met.
     shifted = dataclasses.replace(
         problem, train=RaggedArray(problem.histories.offsets, (problem.histories.values + UNTAKEN) % synthetic.ITEMS)
     )
-    made = recipe(shifted, synthetic.model(id_dropout=0.3), loss="softmax", temperature=0.5)
+    made = recipe(shifted, synthetic.make_model_settings(id_dropout=0.3), loss="softmax", temperature=0.5)
     made.towers.eval()  # none is hidden
     batch = first_batch(made)
     loss = made.training_step(batch, 0)
@@ -206,8 +206,8 @@ def test_the_race_is_among_the_items_that_are_met():
 @pytest.mark.parametrize("user_features", [False, True])
 def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_features):
     """Every item is a candidate once, so that both losses are the full softmax."""
-    problem = synthetic.problem(user_features=user_features)
-    made = recipe(problem, synthetic.model(history={"encoder": "causal", "length": 4}), loss=loss, temperature=0.5)
+    problem = synthetic.make_training_data(user_features=user_features)
+    made = recipe(problem, synthetic.make_model_settings(history={"encoder": "causal", "length": 4}), loss=loss, temperature=0.5)
     made.eval()  # no dropout
     batch = first_batch(made)
     assert len(batch.items) > len(batch.users)
@@ -227,8 +227,8 @@ def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_feature
 def test_places_of_short_windows_count_as_much_as_those_of_long_ones():
     """Windows of like lengths lie in a batch together; the mean over steps is that over all places."""
     walks = [np.arange(2 + user % 5) for user in range(40)]
-    problem = dataclasses.replace(synthetic.problem(), train=RaggedArray.from_lists(walks))
-    made = recipe(problem, synthetic.model(history={"encoder": "causal", "length": 6}), loss="softmax", batch=5)
+    problem = dataclasses.replace(synthetic.make_training_data(), train=RaggedArray.from_lists(walks))
+    made = recipe(problem, synthetic.make_model_settings(history={"encoder": "causal", "length": 6}), loss="softmax", batch=5)
     made.eval()
     batches = list(made.train_dataloader())
     assert len({len(batch.target_items) for batch in batches}) > 1
@@ -242,15 +242,15 @@ def test_places_of_short_windows_count_as_much_as_those_of_long_ones():
 def test_in_batch_frequencies_are_those_of_the_samples():
     """Histories here start with an item that is never a positive: nothing came before it."""
     train = RaggedArray.from_lists([[0, 1, 2], [0, 2]])
-    made = recipe(dataclasses.replace(synthetic.problem(), train=train), loss="sampled_softmax")
+    made = recipe(dataclasses.replace(synthetic.make_training_data(), train=train), loss="sampled_softmax")
     np.testing.assert_allclose(made.frequencies[:3], [0, 1 / 3, 2 / 3], rtol=1e-6)
-    with_users = dataclasses.replace(synthetic.problem(user_features=True), train=train)
+    with_users = dataclasses.replace(synthetic.make_training_data(user_features=True), train=train)
     np.testing.assert_allclose(recipe(with_users, loss="sampled_softmax").frequencies[:3], [0.4, 0.2, 0.4], rtol=1e-6)
 
 
 def test_bce_draws_negatives_beside_positives_alone():
     pairs = LabeledNegatives(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
-    made = recipe(synthetic.problem(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000)
+    made = recipe(synthetic.make_training_data(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000)
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_module, "bce_pairs", lambda scores, labels: seen.update(labels=labels) or scores.sum())
@@ -263,7 +263,7 @@ def test_bce_draws_negatives_beside_positives_alone():
 
 
 def test_what_cannot_be_learned_from_is_said():
-    short = dataclasses.replace(synthetic.problem(), train=RaggedArray.from_lists([[0], [1]]))
+    short = dataclasses.replace(synthetic.make_training_data(), train=RaggedArray.from_lists([[0], [1]]))
     with pytest.raises(TrainingError, match="two positives"):
         recipe(short)
     with pytest.raises(TrainingError, match="no negatives"):

@@ -8,13 +8,13 @@ from vecall.training import scoring
 from vecall.training.data import take, to_tensors
 from vecall.training.scoring import TowerScorer, encode_all_items, eval_mode
 
-PROBLEM = synthetic.problem(item_features=True, user_features=True)
+PROBLEM = synthetic.make_training_data(item_features=True, user_features=True)
 
 
 def towers():
     torch.manual_seed(0)
     return TwoTower(
-        synthetic.model(dropout=0.5, id_dropout=0.5), PROBLEM.item_specs, PROBLEM.user_specs, synthetic.ITEMS
+        synthetic.make_model_settings(dropout=0.5, id_dropout=0.5), PROBLEM.item_specs, PROBLEM.user_specs, synthetic.ITEMS
     )
 
 

@@ -29,9 +29,9 @@ def several(monkeypatch):
 
 
 def recipe(**model):
-    problem = synthetic.problem(item_features=True)
+    problem = synthetic.make_training_data(item_features=True)
     torch.manual_seed(0)
-    towers = TwoTower(synthetic.model(**model), problem.item_specs, problem.user_specs, problem.n_items)
+    towers = TwoTower(synthetic.make_model_settings(**model), problem.item_specs, problem.user_specs, problem.n_items)
     return TwoTowerModule(towers, problem, SETTINGS)
 
 
@@ -80,7 +80,7 @@ def test_training_uses_it(several, tmp_path, monkeypatch):
     monkeypatch.setattr(
         TwoTowerModule, "training_step", lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1]
     )
-    train(synthetic.problem(), synthetic.model(), SETTINGS, tmp_path)
+    train(synthetic.make_training_data(), synthetic.make_model_settings(), SETTINGS, tmp_path)
     assert set(seen) == {1}
 
 

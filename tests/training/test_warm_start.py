@@ -22,7 +22,7 @@ def known(ids, brands, tags, *, features=FEATURES, id_type="string"):
 def towers(knows, seed, **model):
     torch.manual_seed(seed)
     shapes = knows.item_encoders.shapes
-    return TwoTower(synthetic.model(**model), shapes, shapes, len(knows.items))
+    return TwoTower(synthetic.make_model_settings(**model), shapes, shapes, len(knows.items))
 
 
 OLD = known(["b", "d", "e"], ["nike", "puma"], [["x", "z"], []])

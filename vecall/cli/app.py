@@ -27,15 +27,15 @@ for command in (
     store_module.compact,
 ):
     app.command()(command)
-app.add_typer(store_module.releases, name="releases")
-app.add_typer(store_module.journal, name="journal")
+app.add_typer(store_module.releases_app, name="releases")
+app.add_typer(store_module.journal_app, name="journal")
 
 
 @app.callback()
 def _setup(
     *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what goes well, too.")] = False
 ) -> None:
-    console.quiet_libraries(verbose=verbose)
+    console.configure_logging(verbose=verbose)
 
 
 def main() -> None:

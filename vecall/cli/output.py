@@ -10,20 +10,20 @@ import typer
 from vecall import console, progress
 from vecall.errors import QueryError, VecallError
 
-_SERVE_EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "starlette", "uvicorn", "uvloop")
+_SERVE_MODULES = ("fastapi", "httptools", "jinja2", "prometheus_client", "starlette", "uvicorn", "uvloop")
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
-StoreDir = Annotated[Path, typer.Option("--store", help="The store's folder.")]
-RunDir = Annotated[Path, typer.Option("--run", help="The run's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+RunOption = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 
 
-def reported(command: Callable[..., None]) -> Callable[..., None]:
+def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Show progress, and turn a user's mistake into one readable line and exit code 1."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> None:  # noqa: ANN401 - whatever typer parsed
+    def wrapper(*args: Any, **options: Any) -> None:  # noqa: ANN401 - whatever typer parsed
         try:
-            with progress.shown_by(console.Bars()):
+            with progress.report_to(console.ProgressBars()):
                 command(*args, **options)
         except VecallError as error:
             _print_error(error, as_json=bool(options.get("as_json")))
@@ -32,12 +32,12 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             _print_error(VecallError(f"{error}"), as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
         except ModuleNotFoundError as error:
-            extra = "serve" if error.name in _SERVE_EXTRA else "train"
+            extra = "serve" if error.name in _SERVE_MODULES else "train"
             missing = VecallError(f"this command needs {error.name}: pip install 'vecall[{extra}]'")
             _print_error(missing, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
 
-    return wrapped
+    return wrapper
 
 
 def _print_error(error: VecallError, *, as_json: bool) -> None:
@@ -50,9 +50,9 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
         console.err.print(text, style="red", markup=False, soft_wrap=True)
 
 
-def say(answer: dict[str, Any], line: str, *, as_json: bool) -> None:
+def print_result(payload: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a result, as JSON or as a line for people."""
     if as_json:
-        console.print_json(answer)
+        console.print_json(payload)
     else:
-        console.out.print(line)
+        console.out.print(text)

@@ -7,19 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from vecall import console
-from vecall.cli.output import Json, StoreDir, reported, say
+from vecall.cli.output import JsonOption, StoreOption, handle_errors, print_result
 from vecall.errors import QueryError
 
 
-@reported
+@handle_errors
 def recall(
-    store: StoreDir,
+    store: StoreOption,
     user: Annotated[str | None, typer.Option("--user", help="A user id.")] = None,
     request: Annotated[Path | None, typer.Option("--request", help="A JSON request, as over HTTP.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="How many items; 100, or what the request says.")] = None,
     release: Annotated[str | None, typer.Option("--release", help="The current one by default.")] = None,
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Recall items for one user. Loads no torch."""
     from vecall.recall.query import Query
@@ -34,20 +34,20 @@ def recall(
         console.print_json(answer.as_json())
         return
     rows = [[str(one), f"{score:.4f}"] for one, score in zip(answer.ids, answer.scores, strict=True)]
-    console.show_table(f"release {answer.release}", ["id", "score"], rows)
+    console.print_table(f"release {answer.release}", ["id", "score"], rows)
     if answer.fallback:
         console.out.print(f"fallback: {answer.fallback}")
 
 
-@reported
+@handle_errors
 def batch(
-    store: StoreDir,
+    store: StoreOption,
     users: Annotated[Path, typer.Option("--users", help="Requests, JSON, one a line; or a .parquet or .csv of ids.")],
     out: Annotated[Path, typer.Option("--out", help="The Parquet table of answers.")],
     k: Annotated[int | None, typer.Option("-k", help="How many items; 100, or what a request says.")] = None,
     release: Annotated[str | None, typer.Option("--release", help="The current one by default.")] = None,
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Recall items for all users of a file. Loads no torch."""
     from vecall.recall.batch import recall_file
@@ -56,15 +56,15 @@ def batch(
     with open_recaller(store, release=release) as recaller:
         done = recall_file(recaller, users, out, k=k)
     line = f"{done.users:,} users in {done.seconds:.1f} s, {done.users / max(done.seconds, 1e-9):,.0f} a second: {out}"
-    say(done.as_json(), line, as_json=as_json)
+    print_result(done.as_json(), line, as_json=as_json)
 
 
-@reported
+@handle_errors
 def serve(
-    store: StoreDir,
+    store: StoreOption,
     host: Annotated[str | None, typer.Option(help="To listen on; 127.0.0.1, and others need keys.")] = None,
     port: Annotated[int | None, typer.Option(help="8080; 0 is one that is free.")] = None,
-    processes: Annotated[
+    workers: Annotated[
         int | None, typer.Option(help="1; more use more cores, each with the store in memory.")
     ] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="TOML with `read` and `admin` keys.")] = None,
@@ -77,7 +77,7 @@ def serve(
     from vecall.service.server import serve
     from vecall.service.settings import load_settings
 
-    given: dict[str, object] = {"host": host, "port": port, "processes": processes}
+    given: dict[str, object] = {"host": host, "port": port, "processes": workers}
     given |= {"allowed_hosts": tuple(allow_host or ()) or None}
     given |= {"writable": False if read_only else None, "log_requests": True if log_requests else None}
     said = {name: value for name, value in given.items() if value is not None}

@@ -5,24 +5,24 @@ from typing import Annotated
 import typer
 
 from vecall import console
-from vecall.cli.output import Json, StoreDir, reported, say
-from vecall.cli.training import show_made
+from vecall.cli.output import JsonOption, StoreOption, handle_errors, print_result
+from vecall.cli.training import print_release
 
-releases = typer.Typer(
+releases_app = typer.Typer(
     help="List, verify, activate, roll back and prune the releases of a store.", no_args_is_help=True
 )
-journal = typer.Typer(help="Look at the live changes of a store, and take out one of them.", no_args_is_help=True)
+journal_app = typer.Typer(help="Look at the live changes of a store, and take out one of them.", no_args_is_help=True)
 
 
-@reported
+@handle_errors
 def compact(
-    store: StoreDir,
+    store: StoreOption,
     name: Annotated[str | None, typer.Option(help="Of the new release; the time by default.")] = None,
     activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
     release: Annotated[str | None, typer.Option("--release", help="To start from; the current one by default.")] = None,
     *,
-    ends_with_parent: Annotated[bool, typer.Option("--ends-with-parent", hidden=True)] = False,
-    as_json: Json = False,
+    tied_to_parent: Annotated[bool, typer.Option("--ends-with-parent", hidden=True)] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the next release of a release and the live changes since. One thread, low priority; loads no torch."""
     import os
@@ -32,17 +32,17 @@ def compact(
     from vecall.live.compaction import compact as compact_store
     from vecall.live.compactor import exit_with_parent
 
-    if ends_with_parent:
+    if tied_to_parent:
         exit_with_parent()
     os.nice(19)
     faiss.omp_set_num_threads(1)
     made = compact_store(store, name=name, activate=activate, release=release)
-    show_made(store, made, as_json=as_json)
+    print_release(store, made, as_json=as_json)
 
 
-@releases.command("list")
-@reported
-def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
+@releases_app.command("list")
+@handle_errors
+def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:
     """All releases, newest first."""
     from vecall.release.store import Store
 
@@ -62,16 +62,16 @@ def list_releases(store: StoreDir, *, as_json: Json = False) -> None:
         ]
         for one in manifests
     ]
-    console.show_table(str(store), ["name", "created", "items", "bytes"], rows)
+    console.print_table(str(store), ["name", "created", "items", "bytes"], rows)
 
 
-@releases.command()
-@reported
+@releases_app.command()
+@handle_errors
 def verify(
-    store: StoreDir,
+    store: StoreOption,
     name: Annotated[str | None, typer.Argument(help="The current one by default.")] = None,
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every byte of a release, then its golden queries."""
     from vecall.release.release import open_release
@@ -79,37 +79,37 @@ def verify(
 
     release = open_release(Store.open(store), name)
     release.check_golden_queries()
-    say({"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json)
+    print_result({"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json)
 
 
-@releases.command()
-@reported
-def activate(name: str, store: StoreDir, *, as_json: Json = False) -> None:
+@releases_app.command()
+@handle_errors
+def activate(name: str, store: StoreOption, *, as_json: JsonOption = False) -> None:
     """Make a release the current one, once its golden queries pass."""
     from vecall.release.release import activate_release
     from vecall.release.store import Store
 
     previous = activate_release(Store.open(store), name)
-    say({"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json)
+    print_result({"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json)
 
 
-@releases.command()
-@reported
-def rollback(store: StoreDir, *, as_json: Json = False) -> None:
+@releases_app.command()
+@handle_errors
+def rollback(store: StoreOption, *, as_json: JsonOption = False) -> None:
     """Activate the release that was current when the current one was published."""
     from vecall.release.store import Store
 
     now, previous = Store.open(store).rollback()
-    say({"release": now, "previous": previous}, f"{now} is active; before it was {previous}", as_json=as_json)
+    print_result({"release": now, "previous": previous}, f"{now} is active; before it was {previous}", as_json=as_json)
 
 
-@releases.command()
-@reported
+@releases_app.command()
+@handle_errors
 def prune(
-    store: StoreDir,
+    store: StoreOption,
     keep: Annotated[int, typer.Option(min=0, help="The newest so many stay; the current one and its parent always.")],
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete old releases, and the live changes that neither those that stay nor the tables need."""
     from vecall.live.pruning import prune_store as prune_store
@@ -117,16 +117,16 @@ def prune(
 
     pruned = prune_store(Store.open(store), keep)
     line = f"deleted {', '.join(pruned.release_names) or 'no release'}, and {pruned.operation_count:,} operations of the journal"
-    say({"deleted": pruned.release_names, "operations": pruned.operation_count}, line, as_json=as_json)
+    print_result({"deleted": pruned.release_names, "operations": pruned.operation_count}, line, as_json=as_json)
 
 
-@journal.command("list")
-@reported
+@journal_app.command("list")
+@handle_errors
 def list_operations(
-    store: StoreDir,
+    store: StoreOption,
     release: Annotated[str | None, typer.Option("--release", help="To be held against; the current one.")] = None,
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """The live changes as they are written down, and whether the release can take each of them."""
     from vecall.live.journal_repair import list_operations as operations_of
@@ -145,16 +145,16 @@ def list_operations(
         ]
         for one in operations
     ]
-    console.show_table(str(store), ["seq", "op", "id", "applicable", "problem"], rows, left=True)
+    console.print_table(str(store), ["seq", "op", "id", "applicable", "problem"], rows, align_left=True)
 
 
-@journal.command()
-@reported
+@journal_app.command()
+@handle_errors
 def drop(
     seq: Annotated[int, typer.Argument(help="Number of the change, as `vecall journal list` names it.")],
-    store: StoreDir,
+    store: StoreOption,
     *,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Take one live change out of the journal; nobody may write meanwhile.
 
@@ -163,4 +163,4 @@ def drop(
     from vecall.live.journal_repair import drop_operation
 
     drop_operation(store, seq)
-    say({"seq": seq, "dropped": True}, f"operation {seq} is dropped: from now on it says nothing", as_json=as_json)
+    print_result({"seq": seq, "dropped": True}, f"operation {seq} is dropped: from now on it says nothing", as_json=as_json)

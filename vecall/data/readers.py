@@ -8,7 +8,7 @@ import polars as pl
 from vecall.data.frames import get_unnamed_column, build_frame
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 
 _TEXT_SUFFIXES = (".csv", ".tsv")
 _COMPRESSED_SUFFIXES = (".gz", ".zst")
@@ -37,7 +37,7 @@ def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
     """
     csv = csv or CsvSettings()
     try:
-        check_path(path)
+        to_absolute_path(path)
         if not path.exists():
             raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own folder")
         if path.is_dir():

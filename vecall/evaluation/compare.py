@@ -154,7 +154,7 @@ def evaluate_all(
     groups = {WITH_HISTORY: split.test.histories.lengths > 0}
     dropped = dict(dataset.dropped_counts) | dict(split.dropped_counts)
     judgements, left_out = {}, []
-    with progress.task("judging", len(contenders)) as advance:
+    with progress.track("judging", len(contenders)) as advance:
         for name, make in contenders.items():
             try:
                 judgements[name] = evaluate_scorer(make(), split.test, n_items, ks, group_masks=groups)

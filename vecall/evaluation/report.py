@@ -9,7 +9,7 @@ from string import Template
 
 from vecall.errors import ConfigError
 from vecall.evaluation.plots import format_decimal
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 
 AnnRow = Mapping[str, int | float | str | None]
 
@@ -113,7 +113,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     """
     if not content.models:
         raise ConfigError("a report needs the metrics of at least one model; ReportContent.models is empty")
-    path = check_path(path)
+    path = to_absolute_path(path)
     if not path.parent.is_dir():
         raise ConfigError(f"the report's folder {path.parent} does not exist; create it or name another")
     template = Template(resources.files("vecall.evaluation").joinpath("report.html").read_text("utf-8"))

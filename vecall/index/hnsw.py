@@ -61,7 +61,7 @@ class HnswIndex(ApproximateIndex):
         codes.resize(2 * dim * n)  # once, or the growing storage would hold up to twice its size
         codes.clear()
         step = max(4096, -(-n // 20))
-        with use_faiss_threads(threads), progress.task("building graph", n) as advance:
+        with use_faiss_threads(threads), progress.track("building graph", n) as advance:
             for start in range(0, n, step):
                 part = round_to_half_precision(vectors[start : start + step])
                 graph.add(part)

@@ -5,7 +5,7 @@ from typing import Any
 
 import faiss
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.base import Index
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
@@ -33,14 +33,14 @@ def load_index(path: Path) -> Index:
     try:
         native = faiss.read_index(str(path))
     except RuntimeError as error:
-        raise ReleaseRefused(f"{path} is no faiss index that can be read: {error}", file=path.name) from error
+        raise InvalidReleaseError(f"{path} is no faiss index that can be read: {error}", file=path.name) from error
     if isinstance(native, faiss.IndexHNSWSQ) and _is_half_precision(native.storage, native):
         return HnswIndex(native)
     if isinstance(native, faiss.IndexRefine) and _is_ivf_pq(native):
         return IvfPqIndex(native)
     if _is_half_precision(native, native):
         return ExactIndex(native)
-    raise ReleaseRefused(
+    raise InvalidReleaseError(
         f"{path} holds a {type(native).__name__}; expected a graph, cells or vectors in half precision by inner "
         "product, as vecall makes them: publish the release again",
         file=path.name,

@@ -79,7 +79,7 @@ def tune(
     """
     asked = [k for k in ks if k <= index.size] or [index.size]
     scan_ms = measure_scan_ms_per_row(index, queries)  # of a row
-    with progress.task("tuning index", len(asked) + 1) as advance:
+    with progress.track("tuning index", len(asked) + 1) as advance:
         length = min(ANSWER_LENGTH_FACTOR * asked[0], index.size)
         truth = index.search_exact(queries, max(asked[-1], length)).rows
         advance(1)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock, Thread
 
-from vecall.errors import Locked, StoreError, VecallError
+from vecall.errors import LockedError, StoreError, VecallError
 from vecall.live.snapshot import Snapshot
 from vecall.release.file_lock import file_lock
 from vecall.release.store import Store
@@ -115,7 +115,7 @@ class Compactor:
         """Whether no other process compacts the base, or has; all follow what it makes."""
         try:
             stack.enter_context(file_lock(lock_path, timeout=0))
-        except Locked:
+        except LockedError:
             return False
         current = Store.open(self._store_path).find_current()
         return current is None or current.release == base_name

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
 from vecall.data.request_features import is_number, is_text
-from vecall.errors import EncoderMismatch, QueryError
+from vecall.errors import EncoderMismatchError, QueryError
 from vecall.index.base import MAX_STORED_VALUE
 from vecall.live.gil import iterate_cooperatively
 from vecall.live.item_columns import ItemColumns, ColumnBuildError
@@ -144,7 +144,7 @@ def _check_encoder(location: str, encoder_hash: object, release: Release) -> Non
         message = f"release {release.name!r} has no towers and so no encoder: leave `encoder` out"
     else:
         message = f"release {release.name!r} has the encoder {expected} (in its manifest): encode the item with that"
-    raise EncoderMismatch(f"{location}.encoder: got {encoder_hash!r:.80}, but {message}", field=f"{location}.encoder")
+    raise EncoderMismatchError(f"{location}.encoder: got {encoder_hash!r:.80}, but {message}", field=f"{location}.encoder")
 
 
 def _parse_vector(location: str, value: object, dim: int) -> NDArray[np.float32]:

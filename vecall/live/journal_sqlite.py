@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Literal
 from zlib import crc32
 
-from vecall.errors import JournalDamaged, JournalFailed, StoreError
+from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
 from vecall.release.atomic_io import fsync_path
 from vecall.schema import IdType
 
@@ -122,7 +122,7 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
         raise to_journal_error(path, error) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise JournalFailed(f"{path} cannot be opened: {error}. Mend this, then try again", disk_full=full) from error
+        raise JournalIOError(f"{path} cannot be opened: {error}. Mend this, then try again", disk_full=full) from error
 
 
 def to_journal_error(path: Path, error: Exception, seq: int | None = None) -> StoreError:
@@ -133,15 +133,15 @@ def to_journal_error(path: Path, error: Exception, seq: int | None = None) -> St
     advice = "free space on its disk, or see to it that it can be written; then try again"
     if code & 0xFF == sqlite3.SQLITE_BUSY:
         advice = f"another process has been busy with it for {BUSY_TIMEOUT_SECONDS:g} s: try again"
-    return JournalFailed(
+    return JournalIOError(
         f"{path}: {error} ({error.sqlite_errorname}). What was acknowledged stands; {advice}",
         disk_full=code & 0xFF == sqlite3.SQLITE_FULL,
     )
 
 
-def make_corruption_error(path: Path, reason: str, seq: int | None = None) -> JournalDamaged:
+def make_corruption_error(path: Path, reason: str, seq: int | None = None) -> JournalCorruptedError:
     """The refusal of a damaged journal."""
-    return JournalDamaged(
+    return JournalCorruptedError(
         f"{path} is damaged: {reason}. Bring the file back from a copy; or move it and its -wal away, and give again "
         "what changed since the release was made",
         seq=seq,

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import Any, Self
 
-from vecall.errors import DeltaFull, StoreError
+from vecall.errors import DeltaFullError, StoreError
 from vecall.live.compactor import Compactor
 from vecall.live.item_columns import ColumnBuildError
 from vecall.live.item_parsing import parse_deletes, to_query_error, parse_upserts
@@ -237,7 +237,7 @@ class LiveIndex:
         delta = self.snapshot.delta
         added = sum(operation.id not in delta.slots.latest for operation in operations)
         if added and delta.distinct_id_count + added > self._max_delta_items:
-            raise DeltaFull(
+            raise DeltaFullError(
                 f"release {self.snapshot.release.name!r} has {delta.distinct_id_count:,} live delta items, and {added:,} more would "
                 f"exceed max_delta_items = {self._max_delta_items:,}: run `vecall compact` and activate its release, "
                 "or wait for the running compaction, then try again"

@@ -39,10 +39,10 @@ def evaluate(
         ConfigError: neither or both of run and store, or a store without a config.
         StoreError: the release has seen the test (it was trained again on everything), or is of other items.
     """
-    return assess_run_or_store(run=run, store=store, config=config).as_json()
+    return evaluate_run_or_store(run=run, store=store, config=config).as_json()
 
 
-def assess_run_or_store(
+def evaluate_run_or_store(
     *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
 ) -> EvaluationReport:
     """As `evaluate`, with all that a report shows."""
@@ -50,22 +50,22 @@ def assess_run_or_store(
     if (run is None) == (store is None):
         raise ConfigError("evaluate takes either a run or a store")
     if run is not None:
-        return _assess_run(Run.open(run), config)
+        return _evaluate_run(Run.open(run), config)
     if config is None:
         raise ConfigError("evaluating a store needs the config that names the tables: --config vecall.toml")
-    return _assess_release(open_release(Store.open(Path(str(store)))), config)
+    return _evaluate_release(open_release(Store.open(Path(str(store)))), config)
 
 
-def _assess_run(run: Run, config: Config | None) -> EvaluationReport:
+def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
     """The index is built here, as `publish` would, its effort found on the validation's users."""
     config = config or run.config
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    model = run.judged_model()
+    model = run.load_evaluated_model()
     catalogue = dataset.catalogue
-    if model.known.item_id_map.to_ids(np.arange(len(model.known.item_id_map))) != catalogue.items.to_ids(np.arange(len(catalogue.items))):
-        raise TrainingError(f"{run.folder}: its tables have other items now; fit again to evaluate")
-    scorer = model.scorer(dataset, split)
+    if model.vocabulary.item_id_map.to_ids(np.arange(len(model.vocabulary.item_id_map))) != catalogue.items.to_ids(np.arange(len(catalogue.items))):
+        raise TrainingError(f"{run.directory}: its tables have other items now; fit again to evaluate")
+    scorer = model.build_scorer(dataset, split)
     valid = scorer.encode_users(split.valid)
     built = build_index(scorer.item_vectors.numpy(), valid if len(valid) > 1 else None, config.index)
     tuning = built.tuning
@@ -82,7 +82,7 @@ def _assess_run(run: Run, config: Config | None) -> EvaluationReport:
     return evaluate_all(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
 
 
-def _assess_release(release: Release, config: Config) -> EvaluationReport:
+def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     encoder, users = release.encoder, dataset.catalogue.user_features
@@ -98,12 +98,12 @@ def _assess_release(release: Release, config: Config) -> EvaluationReport:
     if release.index.size != n_items or release.item_ids.to_ids(everything) != dataset.catalogue.items.to_ids(everything):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
-    def user_vectors(cases: EvalCases) -> NDArray[np.float32]:
+    def encode_users(cases: EvalCases) -> NDArray[np.float32]:
         return UserTowerInputs(cases.histories, users[cases.users]).encode(encoder, release.index.get_vectors)
 
     vectors = release.index.get_vectors(everything)
     served = ServedModel(
-        encode_users=user_vectors,
+        encode_users=encode_users,
         index=release.index,
         search_param_curve=release.search_param_curve,
         engine=release.manifest.index.engine,
@@ -113,5 +113,5 @@ def _assess_release(release: Release, config: Config) -> EvaluationReport:
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
     return evaluate_all(
-        dataset, split, lambda cases: user_vectors(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
+        dataset, split, lambda cases: encode_users(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
     )

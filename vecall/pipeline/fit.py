@@ -18,11 +18,11 @@ from vecall.data.split import TRAIN, LabeledNegatives, Split, select_labeled_neg
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
-from vecall.pipeline.lineage import DataState, check_no_leak, interaction_hashes, write_learned
-from vecall.pipeline.run import MODEL, REFIT, SUMMARY, Model, Run, Summary, begin, forget_checkpoints
+from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_interactions, write_trained_hashes
+from vecall.pipeline.run import MODEL_DIR, REFIT_DIR, SUMMARY_FILE, TrainedModel, Run, RunSummary, create_or_resume_run, delete_checkpoints
 from vecall.release.atomic_io import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
@@ -50,34 +50,34 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
             layers, or has learned what this run would be judged by; or there is too little to learn from.
     """
     check_not_forked()
-    folder = check_path(run_dir)
+    folder = to_absolute_path(run_dir)
     older = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    hashes = interaction_hashes(dataset)
+    hashes = hash_interactions(dataset)
     if older is not None:
-        check_no_leak(older.folder, hashes, split)
-    begin(folder, config)
+        check_no_leak(older.directory, hashes, split)
+    create_or_resume_run(folder, config)
     # Of the older run the model that has not seen what it was judged by, and so, in general, what this one is.
-    model = None if older is None else older.judged_model()
-    problem, known = _problem(dataset, split.train, split.negatives, model)
-    DataState.of(dataset, split, problem, known, None if older is None else older.weights_file).begin(folder)
-    write_learned(folder, hashes[split.positive_parts == TRAIN], None if older is None else older.folder)
-    served = _fallback(dataset, split, config)
+    model = None if older is None else older.load_evaluated_model()
+    problem, known = _build_training_data(dataset, split.train, split.negatives, model)
+    DataFingerprint.compute(dataset, split, problem, known, None if older is None else older.weights_path).write_or_check(folder)
+    write_trained_hashes(folder, hashes[split.positive_parts == TRAIN], None if older is None else older.directory)
+    served = _make_fallback_wrapper(dataset, split, config)
     outcome = train(
         problem,
         config.model,
         config.training,
         folder,
-        validate=partial(_validate, cases=split.valid, n_items=problem.n_items, served=served),
-        init_weights=_start_from(known, model),
+        validate=partial(_validate, cases=split.valid, n_items=problem.n_items, wrap_with_fallback=served),
+        init_weights=_make_initializer(known, model),
     )
-    Model(outcome.towers, known).save(folder / MODEL)
+    TrainedModel(outcome.towers, known).save(folder / MODEL_DIR)
     judged = evaluate_scorer(served(TowerScorer(outcome.towers, problem)), split.test, problem.n_items, config.evaluation.ks)
     seconds = outcome.seconds
     if config.training.refit:
-        seconds += _refit(dataset, config, folder / REFIT, epochs=outcome.best_epoch + 1, older=older)
-    summary = Summary(
+        seconds += _refit(dataset, config, folder / REFIT_DIR, epochs=outcome.best_epoch + 1, init_run=older)
+    summary = RunSummary(
         best_epoch=outcome.best_epoch,
         epochs=outcome.epochs,
         seconds=round(seconds, 2),
@@ -86,22 +86,22 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         metrics=judged.as_json(),
         refit=config.training.refit,
     )
-    atomic_write(folder / SUMMARY, summary.model_dump_json(indent=1).encode())
-    forget_checkpoints(folder)
+    atomic_write(folder / SUMMARY_FILE, summary.model_dump_json(indent=1).encode())
+    delete_checkpoints(folder)
     return Run.open(folder)
 
 
-def _problem(dataset: Dataset, train_on: RaggedArray, negatives: LabeledNegatives, older: Model | None) -> tuple[TrainingData, ModelVocabulary]:
-    items, users = dataset.fit_feature_encoders(train_on.values, np.flatnonzero(train_on.lengths))
-    problem = TrainingData.from_catalogue(dataset.catalogue, (items, users), train_on, negatives)
+def _build_training_data(dataset: Dataset, train_histories: RaggedArray, negatives: LabeledNegatives, init_model: TrainedModel | None) -> tuple[TrainingData, ModelVocabulary]:
+    items, users = dataset.fit_feature_encoders(train_histories.values, np.flatnonzero(train_histories.lengths))
+    problem = TrainingData.from_catalogue(dataset.catalogue, (items, users), train_histories, negatives)
     vocabulary = dataset.catalogue.items
-    if older is not None and older.known.item_id_map.id_type == vocabulary.id_type:
-        found = older.known.item_id_map.column_to_rows(dataset.catalogue.item_ids)
+    if init_model is not None and init_model.vocabulary.item_id_map.id_type == vocabulary.id_type:
+        found = init_model.vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
         problem = dataclasses.replace(problem, learned_before=np.flatnonzero(found != UNKNOWN_ROW))
     return problem, ModelVocabulary(vocabulary, items, users)
 
 
-def _fallback(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], FallbackScorer]:
+def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], FallbackScorer]:
     """Makes of a model's scores what is served: popular items to those of whom it knows nothing."""
     return partial(
         FallbackScorer,
@@ -112,25 +112,25 @@ def _fallback(dataset: Dataset, split: Split, config: Config) -> Callable[[Score
 
 
 def _validate(
-    scorer: Scorer, *, cases: EvalCases, n_items: int, served: Callable[[Scorer], FallbackScorer]
+    scorer: Scorer, *, cases: EvalCases, n_items: int, wrap_with_fallback: Callable[[Scorer], FallbackScorer]
 ) -> Mapping[str, float]:
     k = min(_MONITORED_K, max(1, n_items // 10))  # deeper, a small catalogue is found whole
-    judged = evaluate_scorer(served(scorer), cases, n_items, (k,), max_sample_users=0).primary_metrics
+    judged = evaluate_scorer(wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0).primary_metrics
     recall, ndcg = judged[f"recall@{k}"], judged["ndcg@10"]
     # One per cent more at the top counts as one per cent more in depth.
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
 
-def _start_from(known: ModelVocabulary, model: Model | None) -> Callable[[TwoTower], None] | None:
-    return None if model is None else partial(warm_start, vocabulary=known, old_weights=model.weights(), old_vocabulary=model.known)
+def _make_initializer(vocabulary: ModelVocabulary, init_model: TrainedModel | None) -> Callable[[TwoTower], None] | None:
+    return None if init_model is None else partial(warm_start, vocabulary=vocabulary, old_weights=init_model.state_dict(), old_vocabulary=init_model.vocabulary)
 
 
-def _refit(dataset: Dataset, config: Config, folder: Path, *, epochs: int, older: Run | None) -> float:
+def _refit(dataset: Dataset, config: Config, refit_dir: Path, *, epochs: int, init_run: Run | None) -> float:
     """Train again on all interactions for the chosen number of epochs; returns the seconds."""
     logger.info("training again on all interactions for %d epochs", epochs)
-    model = None if older is None else older.live_model()
-    problem, known = _problem(dataset, dataset.histories, select_labeled_negatives(dataset.interactions), model)
-    outcome = train(problem, config.model, config.training, folder, max_epochs=epochs, init_weights=_start_from(known, model))
-    Model(outcome.towers, known).save(folder)
-    forget_checkpoints(folder)
+    model = None if init_run is None else init_run.load_final_model()
+    problem, known = _build_training_data(dataset, dataset.histories, select_labeled_negatives(dataset.interactions), model)
+    outcome = train(problem, config.model, config.training, refit_dir, max_epochs=epochs, init_weights=_make_initializer(known, model))
+    TrainedModel(outcome.towers, known).save(refit_dir)
+    delete_checkpoints(refit_dir)
     return outcome.seconds

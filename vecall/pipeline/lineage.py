@@ -23,12 +23,12 @@ from vecall.training.warm_start import ModelVocabulary
 
 logger = logging.getLogger(__name__)
 
-STATE, LEARNED = "data.json", "learned.npy"
+FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "learned.npy"
 _MAX_HASHES = 2**18  # kept of a run: the smallest, which are a random sample of all (a KMV sketch)
-_MAX_LEAK = 0.01  # share of the held-out interactions; a late row or two may move a cut
+_MAX_LEAK_SHARE = 0.01  # share of the held-out interactions; a late row or two may move a cut
 
 
-class DataState(BaseModel):
+class DataFingerprint(BaseModel):
     """`data.json`.
 
     Attributes:
@@ -41,7 +41,7 @@ class DataState(BaseModel):
     digests: dict[str, str]
 
     @classmethod
-    def of(cls, dataset: Dataset, split: Split, problem: TrainingData, known: ModelVocabulary, init: Path | None) -> "DataState":
+    def compute(cls, dataset: Dataset, split: Split, training_data: TrainingData, vocabulary: ModelVocabulary, init_weights_path: Path | None) -> "DataFingerprint":
         """Of what a fit is about to learn from.
 
         Args:
@@ -57,50 +57,50 @@ class DataState(BaseModel):
             "user ids": list(catalogue.users.to_arrays().values()),
             "interactions": [log.users, log.items, log.times, log.is_positive],
             "split": [split.positive_parts, split.negatives.users, split.negatives.items, split.negatives.positions],
-            "item features": [_text(known.item_encoder.state), *problem.item_features.values()],
-            "user features": [_text(known.user_encoder.state), *problem.user_features.values()],
+            "item features": [_to_byte_array(vocabulary.item_encoder.state), *training_data.item_features.values()],
+            "user features": [_to_byte_array(vocabulary.user_encoder.state), *training_data.user_features.values()],
         }
-        digests = {name: _digest(arrays) for name, arrays in parts.items()}
-        digests["older run of --init"] = "" if init is None else hashlib.sha256(init.read_bytes()).hexdigest()
+        digests = {name: _compute_digest(arrays) for name, arrays in parts.items()}
+        digests["older run of --init"] = "" if init_weights_path is None else hashlib.sha256(init_weights_path.read_bytes()).hexdigest()
         return cls(protocol=split.protocol, digests=digests)
 
-    def begin(self, folder: Path) -> None:
+    def write_or_check(self, run_dir: Path) -> None:
         """Write the state into a run's folder, or see that the fit that was cut short there had the same.
 
         Raises:
             TrainingError: it had another.
         """
-        before = read_state(folder)
+        before = read_fingerprint(run_dir)
         if before is None:
-            atomic_write(folder / STATE, self.model_dump_json(indent=1).encode())
+            atomic_write(run_dir / FINGERPRINT_FILE, self.model_dump_json(indent=1).encode())
             return
         changed = [name for name, digest in self.digests.items() if before.digests.get(name) != digest]
         if changed:
             raise TrainingError(
-                f"{folder}: its tables have other {', '.join(changed)} than when this fit was cut short; bring back "
+                f"{run_dir}: its tables have other {', '.join(changed)} than when this fit was cut short; bring back "
                 "the tables, delete the folder, or choose another --run"
             )
 
 
-def read_state(folder: Path) -> DataState | None:
+def read_fingerprint(run_dir: Path) -> DataFingerprint | None:
     """The state in a run's folder; None where there is none.
 
     Raises:
         TrainingError: it cannot be read.
     """
     try:
-        return DataState.model_validate_json((folder / STATE).read_bytes())
+        return DataFingerprint.model_validate_json((run_dir / FINGERPRINT_FILE).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise TrainingError(f"{folder / STATE}: cannot be read: {error}") from error
+        raise TrainingError(f"{run_dir / FINGERPRINT_FILE}: cannot be read: {error}") from error
 
 
-def _text(state: BaseModel) -> NDArray[np.uint8]:
+def _to_byte_array(state: BaseModel) -> NDArray[np.uint8]:
     return np.frombuffer(state.model_dump_json().encode(), dtype=np.uint8)
 
 
-def _digest(arrays: list[NDArray[Any]]) -> str:
+def _compute_digest(arrays: list[NDArray[Any]]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape} ".encode())
@@ -108,18 +108,18 @@ def _digest(arrays: list[NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def interaction_hashes(dataset: Dataset) -> Hashes:
+def hash_interactions(dataset: Dataset) -> Hashes:
     """[positives] a hash of who took what and when; without times, of which time it was that the user took the item."""
     positive = dataset.interactions.filter(dataset.interactions.is_positive)
     users, items = dataset.catalogue.users.hash_ids()[positive.users], dataset.catalogue.items.hash_ids()[positive.items]
     if dataset.has_timestamps:
         when = np.ascontiguousarray(positive.times).view(np.uint64)
     else:
-        when = _occurrences(positive.users * len(dataset.catalogue.items) + positive.items)
+        when = _count_earlier_occurrences(positive.users * len(dataset.catalogue.items) + positive.items)
     return mix_bits(mix_bits(mix_bits(users) ^ items) ^ when)
 
 
-def _occurrences(pairs: NDArray[np.int64]) -> Hashes:
+def _count_earlier_occurrences(pairs: NDArray[np.int64]) -> Hashes:
     """[n] how often each pair has stood before."""
     order = np.argsort(pairs, kind="stable")
     ordered = pairs[order]
@@ -129,7 +129,7 @@ def _occurrences(pairs: NDArray[np.int64]) -> Hashes:
     return counts
 
 
-def write_learned(folder: Path, hashes: Hashes, older: Path | None) -> None:
+def write_trained_hashes(run_dir: Path, hashes: Hashes, init_run_dir: Path | None) -> None:
     """Keep what was learned from, with what an older run had learned.
 
     Args:
@@ -137,11 +137,11 @@ def write_learned(folder: Path, hashes: Hashes, older: Path | None) -> None:
         hashes: of the interactions in its training part.
         older: the folder of the run that it started from.
     """
-    every = hashes if older is None else np.concatenate([hashes, _read_learned(older)])
-    write_array(folder / LEARNED, np.unique(every)[:_MAX_HASHES])
+    every = hashes if init_run_dir is None else np.concatenate([hashes, _read_trained_hashes(init_run_dir)])
+    write_array(run_dir / TRAINED_HASHES_FILE, np.unique(every)[:_MAX_HASHES])
 
 
-def check_no_leak(older: Path, hashes: Hashes, split: Split) -> None:
+def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
     """Refuse to start from a run that has learned what the new one will be judged by.
 
     Args:
@@ -152,15 +152,15 @@ def check_no_leak(older: Path, hashes: Hashes, split: Split) -> None:
     Raises:
         TrainingError: it has, or does not say what it has learned.
     """
-    learned = _read_learned(older)
+    learned = _read_trained_hashes(init_run_dir)
     held_out = np.setdiff1d(hashes[split.positive_parts != TRAIN], hashes[split.positive_parts == TRAIN])
     if len(learned) >= _MAX_HASHES:
         held_out = held_out[held_out <= learned[-1]]  # the part of all hashes that was kept
     share = float(np.isin(held_out, learned).mean()) if len(held_out) else 0.0
-    if share > _MAX_LEAK:
-        state = read_state(older)
+    if share > _MAX_LEAK_SHARE:
+        state = read_fingerprint(init_run_dir)
         raise TrainingError(
-            f"--init: {share:.0%} of the interactions that this run would be judged by are among those that {older} "
+            f"--init: {share:.0%} of the interactions that this run would be judged by are among those that {init_run_dir} "
             "has learned from, so its metrics would flatter it. That run was split so: "
             f"{'?' if state is None else state.protocol}; this one so: {split.protocol}. Leave --init out, or split "
             "both alike, the new one no earlier"
@@ -169,11 +169,11 @@ def check_no_leak(older: Path, hashes: Hashes, split: Split) -> None:
         logger.warning("--init: the older run has learned %.2g %% of what this one is judged by", 100 * share)
 
 
-def _read_learned(folder: Path) -> Hashes:
+def _read_trained_hashes(run_dir: Path) -> Hashes:
     try:
-        return np.load(folder / LEARNED, allow_pickle=False).astype(np.uint64)  # type: ignore[no-any-return]
+        return np.load(run_dir / TRAINED_HASHES_FILE, allow_pickle=False).astype(np.uint64)  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:
         raise TrainingError(
-            f"--init: {folder} does not say what it has learned from ({error}), so it might have seen what this run is "
+            f"--init: {run_dir} does not say what it has learned from ({error}), so it might have seen what this run is "
             "judged by: fit it again"
         ) from error

@@ -13,7 +13,7 @@ from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import StoreError
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.onnx_export import export_towers
-from vecall.pipeline.run import Model, Run
+from vecall.pipeline.run import TrainedModel, Run
 from vecall.release.encoder import OnnxEncoder, EncoderState
 from vecall.release.regression import find_regression
 from vecall.release.store import Store
@@ -23,7 +23,7 @@ from vecall.runtime.fork_safety import check_not_forked
 
 logger = logging.getLogger(__name__)
 
-_ENCODED_AT_ONCE = 8192
+_ENCODE_BATCH_SIZE = 8192
 
 
 def publish(
@@ -61,20 +61,20 @@ def publish(
     """
     check_not_forked()
     run = Run.open(run_dir)
-    model = run.live_model()
+    model = run.load_final_model()
     opened = Store.create(Path(store))
     check_tables_seq(opened, run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
     _check_no_regression(opened, run, dataset, activate=activate, allow_worse=allow_worse)
     with opened.create_draft(name) as draft:
-        encoder, digest = _export(model, dataset, draft.directory)
+        encoder, digest = _export_encoder(model, dataset, draft.directory)
         rows = np.arange(len(dataset.catalogue.items))
         contents = ReleaseContents(
             item_ids=dataset.catalogue.items,
             vectors=_encode_catalogue(encoder, dataset.catalogue.item_features, rows),
             attributes=dataset.catalogue.item_attributes,
             popularity=dataset.popularity,
-            users=_users(dataset),
+            users=_build_user_table(dataset),
             item_features=dataset.catalogue.item_features,
             metrics={"model": run.summary.metrics, "refit": run.summary.refit},
             journal_seq=journal_seq,
@@ -91,15 +91,15 @@ def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: 
     left_out = f" Left out while reading: {dict(dataset.dropped_counts)}." if dataset.dropped_counts else ""
     if activate and not allow_worse:
         raise StoreError(
-            f"{run.folder}: is not published: {lost}.{left_out} See to the tables and the run; if it is meant, publish "
+            f"{run.directory}: is not published: {lost}.{left_out} See to the tables and the run; if it is meant, publish "
             "with --allow-worse, or with --no-activate to look at it first"
         )
-    logger.warning("%s: %s.%s", run.folder, lost, left_out)
+    logger.warning("%s: %s.%s", run.directory, lost, left_out)
 
 
-def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[OnnxEncoder, str]:
+def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> tuple[OnnxEncoder, str]:
     """Write the towers into a draft and open them as a release does."""
-    known, settings = model.known, model.towers.settings
+    known, settings = model.vocabulary, model.towers.settings
     state = EncoderState(
         dim=settings.dim,
         history_length=settings.history.length if model.towers.reads_history else 0,
@@ -108,20 +108,20 @@ def _export(model: Model, dataset: Dataset, folder: Path) -> tuple[OnnxEncoder, 
     )
     id_rows = known.item_id_map.column_to_rows(dataset.catalogue.item_ids)
     shapes = known.item_encoder.specs, known.user_encoder.specs
-    digest = export_towers(model.towers, state, shapes, id_rows, folder)
-    return OnnxEncoder(folder, threads=os.cpu_count() or 1), digest
+    digest = export_towers(model.towers, state, shapes, id_rows, directory)
+    return OnnxEncoder(directory, threads=os.cpu_count() or 1), digest
 
 
 def _encode_catalogue(encoder: OnnxEncoder, fields: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """[N, D] vectors of all items, by the towers that were exported."""
     vectors = np.empty((len(rows), encoder.dim), dtype=np.float32)
-    with progress.task("encoding items", len(rows)) as advance:
-        for start in range(0, len(rows), _ENCODED_AT_ONCE):
-            part = slice(start, start + _ENCODED_AT_ONCE)
+    with progress.track("encoding items", len(rows)) as advance:
+        for start in range(0, len(rows), _ENCODE_BATCH_SIZE):
+            part = slice(start, start + _ENCODE_BATCH_SIZE)
             vectors[part] = encoder.encode_items(fields[part], rows[part])
             advance(len(rows[part]))
     return vectors
 
 
-def _users(dataset: Dataset) -> UserTable:
+def _build_user_table(dataset: Dataset) -> UserTable:
     return UserTable(dataset.catalogue.users, dataset.catalogue.user_features, dataset.histories)

@@ -19,7 +19,7 @@ from vecall.release.writer import ReleaseContents, check_attributes, write_relea
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.schema import IdType
 
-_CHECKED_AT_ONCE = 2**16  # vectors
+_CHUNK_ROWS = 2**16  # vectors
 
 
 def publish_vectors(
@@ -61,13 +61,13 @@ def publish_vectors(
     check_not_forked()
     if index is not None and not isinstance(index, IndexSettings):
         raise ConfigError(f"index: expected IndexSettings, got {index!r:.80}; IndexSettings(**given) makes them")
-    column, id_type = _id_column(ids)
+    column, id_type = _to_id_column(ids)
     numbers = _to_array("vectors", vectors)
     asked = None if queries is None else _to_array("queries", queries)
-    _check_together(column, numbers, asked)
-    table = pl.DataFrame(height=len(column)) if attributes is None else _check_frame(attributes)
+    _check_compatible(column, numbers, asked)
+    table = pl.DataFrame(height=len(column)) if attributes is None else _require_frame(attributes)
     check_attributes(table, len(column))
-    contents = _contents(column, id_type, numbers, table, journal_seq)
+    contents = _build_contents(column, id_type, numbers, table, journal_seq)
     tuned_on = None if asked is None else np.ascontiguousarray(asked, dtype=np.float32)
     opened = Store.create(Path(store))
     check_tables_seq(opened, id_type, journal_seq)
@@ -76,42 +76,42 @@ def publish_vectors(
         return draft.commit(description, activate=activate)
 
 
-def _contents(
-    column: pl.Series, id_type: IdType, numbers: NDArray[Any], table: pl.DataFrame, journal_seq: int
+def _build_contents(
+    id_column: pl.Series, id_type: IdType, vectors: NDArray[Any], attributes: pl.DataFrame, journal_seq: int
 ) -> ReleaseContents:
     """All of it in the order of the ids."""
-    stored = numbers if numbers.dtype == np.float16 else numbers.astype(np.float32, copy=False)
-    if not column.is_sorted():
-        order = column.arg_sort().to_numpy()
-        stored, table = stored[order], table[order]
+    stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32, copy=False)
+    if not id_column.is_sorted():
+        order = id_column.arg_sort().to_numpy()
+        stored, attributes = stored[order], attributes[order]
     return ReleaseContents(
-        item_ids=build_id_map(column, id_type),
+        item_ids=build_id_map(id_column, id_type),
         vectors=stored,
-        attributes=table,
+        attributes=attributes,
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )
 
 
-def _to_array(name: str, given: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever callers have
+def _to_array(name: str, values: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever callers have
     """Real numbers as an array, not copied if they are one.
 
     Raises:
         DataError: they are none.
     """
     try:
-        array = given if isinstance(given, np.ndarray) else np.asarray(given)
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
         if array.dtype == object:
             array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{name}: expected an array of numbers, got {type(given).__name__}: {error}") from error
-    if np.ma.is_masked(given) or array.dtype.kind not in "fiu":
-        held = "masked ones" if np.ma.is_masked(given) else f"{array.dtype}"
+        raise DataError(f"{name}: expected an array of numbers, got {type(values).__name__}: {error}") from error
+    if np.ma.is_masked(values) or array.dtype.kind not in "fiu":
+        held = "masked ones" if np.ma.is_masked(values) else f"{array.dtype}"
         raise DataError(f"{name}: expected an array of real numbers, got {held}")
     return array
 
 
-def _check_frame(attributes: Any) -> pl.DataFrame:  # noqa: ANN401 - as above
+def _require_frame(attributes: Any) -> pl.DataFrame:  # noqa: ANN401 - as above
     if isinstance(attributes, pl.DataFrame):
         return attributes
     raise DataError(
@@ -120,7 +120,7 @@ def _check_frame(attributes: Any) -> pl.DataFrame:  # noqa: ANN401 - as above
     )
 
 
-def _check_together(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[Any] | None) -> None:
+def _check_compatible(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[Any] | None) -> None:
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise DataError(f"vectors must be [N, D] for {len(ids)} ids, got shape {list(vectors.shape)}")
     _check_finite(vectors, ids)
@@ -135,8 +135,8 @@ def _check_together(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[Any]
 
 def _check_finite(vectors: NDArray[Any], ids: pl.Series) -> None:
     bad = 0
-    for start in range(0, len(vectors), _CHECKED_AT_ONCE):
-        rows = np.flatnonzero(~np.isfinite(vectors[start : start + _CHECKED_AT_ONCE]).all(axis=1))
+    for start in range(0, len(vectors), _CHUNK_ROWS):
+        rows = np.flatnonzero(~np.isfinite(vectors[start : start + _CHUNK_ROWS]).all(axis=1))
         if len(rows) and not bad:
             example = ids[start + int(rows[0])]
         bad += len(rows)
@@ -144,9 +144,9 @@ def _check_finite(vectors: NDArray[Any], ids: pl.Series) -> None:
         raise DataError(f"vectors must be finite, but those of {bad} ids are not, such as {example!r}")
 
 
-def _id_column(ids: Any) -> tuple[pl.Series, IdType]:  # noqa: ANN401 - as above
+def _to_id_column(ids: Any) -> tuple[pl.Series, IdType]:  # noqa: ANN401 - as above
     """The ids as a column, and their one type."""
-    column = ids if isinstance(ids, pl.Series) else _listed_ids(ids)
+    column = ids if isinstance(ids, pl.Series) else _sequence_to_id_column(ids)
     if not len(column):
         raise DataError("there are no ids: a release has at least one item")
     if not column.dtype.is_integer() and not isinstance(column.dtype, (pl.String, pl.Categorical, pl.Enum)):
@@ -159,7 +159,7 @@ def _id_column(ids: Any) -> tuple[pl.Series, IdType]:  # noqa: ANN401 - as above
     return cast.values, id_type
 
 
-def _listed_ids(ids: Any) -> pl.Series:  # noqa: ANN401 - as above
+def _sequence_to_id_column(ids: Any) -> pl.Series:  # noqa: ANN401 - as above
     if isinstance(
         ids, (str, bytes, Set, Mapping)
     ):  # whose parts are no ids, or have no order that vectors could follow

@@ -25,19 +25,19 @@ from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
 from vecall.release.atomic_io import atomic_write
 from vecall.release.users import load_id_map, save_id_map
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import TrainingData
 from vecall.training.scoring import TowerScorer
 from vecall.training.warm_start import ModelVocabulary
 
-CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
-MODEL, REFIT = "model", "refit"
-_WEIGHTS, _ENCODERS, _IDS = "weights.safetensors", "encoders.json", "ids."
+CONFIG_FILE, SUMMARY_FILE, METRICS_FILE = "config.json", "summary.json", "metrics.jsonl"
+MODEL_DIR, REFIT_DIR = "model", "refit"
+_WEIGHTS_FILE, _ENCODERS_FILE, _IDS_PREFIX = "weights.safetensors", "encoders.json", "ids."
 
 
-class Summary(BaseModel):
+class RunSummary(BaseModel):
     """`summary.json`.
 
     Attributes:
@@ -60,7 +60,7 @@ class Summary(BaseModel):
     refit: bool
 
 
-class FittedState(BaseModel):
+class ModelEncoders(BaseModel):
     """`encoders.json` of a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class FittedState(BaseModel):
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """Towers with what their inputs mean.
 
     Attributes:
@@ -78,40 +78,40 @@ class Model:
     """
 
     towers: TwoTower
-    known: ModelVocabulary
+    vocabulary: ModelVocabulary
 
-    def save(self, folder: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write the model's files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: x.contiguous() for name, x in self.towers.state_dict().items()}, folder / _WEIGHTS)
-        state = FittedState(items=self.known.item_encoder.state, users=self.known.user_encoder.state)
-        (folder / _ENCODERS).write_text(state.model_dump_json(), encoding="utf-8")
-        save_id_map(self.known.item_id_map, folder, _IDS)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.contiguous() for name, x in self.towers.state_dict().items()}, directory / _WEIGHTS_FILE)
+        state = ModelEncoders(items=self.vocabulary.item_encoder.state, users=self.vocabulary.user_encoder.state)
+        (directory / _ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
+        save_id_map(self.vocabulary.item_id_map, directory, _IDS_PREFIX)
 
     @classmethod
-    def load(cls, folder: Path, settings: ModelSettings) -> "Model":
+    def load(cls, directory: Path, settings: ModelSettings) -> "TrainedModel":
         """Read them.
 
         Raises:
             TrainingError: a file is missing or damaged, or the settings are not those of the weights.
         """
         try:
-            state = FittedState.model_validate_json((folder / _ENCODERS).read_bytes())
-            known = ModelVocabulary(load_id_map(folder, _IDS), FeatureEncoder(state.items), FeatureEncoder(state.users))
-            weights = load_file(folder / _WEIGHTS)
+            state = ModelEncoders.model_validate_json((directory / _ENCODERS_FILE).read_bytes())
+            known = ModelVocabulary(load_id_map(directory, _IDS_PREFIX), FeatureEncoder(state.items), FeatureEncoder(state.users))
+            weights = load_file(directory / _WEIGHTS_FILE)
             towers = TwoTower(settings, known.item_encoder.specs, known.user_encoder.specs, len(known.item_id_map))
             towers.load_state_dict(weights)
         except (OSError, ValidationError, SafetensorError, RuntimeError, VecallError) as error:
-            raise TrainingError(f"{folder}: the model cannot be read ({error}); fit it again") from error
+            raise TrainingError(f"{directory}: the model cannot be read ({error}); fit it again") from error
         return cls(towers.eval(), known)
 
-    def scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
+    def build_scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
         """Scores of a data set's items, encoded as the towers know them."""
-        encoders = self.known.item_encoder, self.known.user_encoder
+        encoders = self.vocabulary.item_encoder, self.vocabulary.user_encoder
         problem = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
         return TowerScorer(self.towers, problem)
 
-    def weights(self) -> Mapping[str, Tensor]:
+    def state_dict(self) -> Mapping[str, Tensor]:
         """By name."""
         return self.towers.state_dict()
 
@@ -126,65 +126,65 @@ class Run:
         summary: what came out.
     """
 
-    folder: Path
+    directory: Path
     config: Config
-    summary: Summary
+    summary: RunSummary
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
+    def open(cls, run_dir: str | Path) -> "Run":
         """Open a finished run.
 
         Raises:
             TrainingError: there is none, or it was cut short.
         """
-        folder = check_path(folder)
-        if not _exists(folder / CONFIG):
-            raise TrainingError(f"{folder}: no run here; make one: vecall fit CONFIG --run {folder}")
-        if not _exists(folder / SUMMARY):
-            raise TrainingError(f"{folder}: this run was cut short; the same `vecall fit` again goes on with it")
+        run_dir = to_absolute_path(run_dir)
+        if not _exists(run_dir / CONFIG_FILE):
+            raise TrainingError(f"{run_dir}: no run here; make one: vecall fit CONFIG --run {run_dir}")
+        if not _exists(run_dir / SUMMARY_FILE):
+            raise TrainingError(f"{run_dir}: this run was cut short; the same `vecall fit` again goes on with it")
         try:
-            summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
+            summary = RunSummary.model_validate_json((run_dir / SUMMARY_FILE).read_bytes())
         except ValidationError as error:
-            raise TrainingError(f"{folder / SUMMARY}: damaged: {error}") from error
-        return cls(folder, read_config(folder), summary)
+            raise TrainingError(f"{run_dir / SUMMARY_FILE}: damaged: {error}") from error
+        return cls(run_dir, read_run_config(run_dir), summary)
 
     @property
-    def weights_file(self) -> Path:
+    def weights_path(self) -> Path:
         """The weights of the judged model."""
-        return self.folder / MODEL / _WEIGHTS
+        return self.directory / MODEL_DIR / _WEIGHTS_FILE
 
-    def judged_model(self) -> Model:
+    def load_evaluated_model(self) -> TrainedModel:
         """The model that the metrics are of; it has not seen what it was judged by."""
-        return Model.load(self.folder / MODEL, self.config.model)
+        return TrainedModel.load(self.directory / MODEL_DIR, self.config.model)
 
-    def live_model(self) -> Model:
+    def load_final_model(self) -> TrainedModel:
         """The model to publish: trained again on everything, where that was asked for."""
-        return Model.load(self.folder / (REFIT if self.summary.refit else MODEL), self.config.model)
+        return TrainedModel.load(self.directory / (REFIT_DIR if self.summary.refit else MODEL_DIR), self.config.model)
 
-    def epochs(self) -> list[dict[str, float]]:
+    def read_epoch_metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in (self.directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
-def begin(folder: Path, config: Config) -> None:
+def create_or_resume_run(run_dir: Path, config: Config) -> None:
     """Make a run directory, or find the one that an equal `fit` was cut short in.
 
     Raises:
         TrainingError: the folder holds a finished run, one of other settings, or something else.
     """
-    if _exists(folder / SUMMARY):
-        raise TrainingError(f"{folder}: holds a finished run; choose another --run, or delete it")
-    if (folder / CONFIG).exists():
-        if read_config(folder) != config:
-            raise TrainingError(f"{folder}: holds a run of other settings that was cut short; choose another --run")
+    if _exists(run_dir / SUMMARY_FILE):
+        raise TrainingError(f"{run_dir}: holds a finished run; choose another --run, or delete it")
+    if (run_dir / CONFIG_FILE).exists():
+        if read_run_config(run_dir) != config:
+            raise TrainingError(f"{run_dir}: holds a run of other settings that was cut short; choose another --run")
         return
-    if folder.exists() and any(folder.iterdir()):
-        raise TrainingError(f"{folder}: is not empty and not a run; choose another --run")
+    if run_dir.exists() and any(run_dir.iterdir()):
+        raise TrainingError(f"{run_dir}: is not empty and not a run; choose another --run")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / CONFIG, json.dumps(config.as_json(), indent=1).encode())
+        run_dir.mkdir(parents=True, exist_ok=True)
+        atomic_write(run_dir / CONFIG_FILE, json.dumps(config.as_json(), indent=1).encode())
     except OSError as error:
-        raise TrainingError(f"{folder}: cannot be written: {error.strerror}; choose another --run") from error
+        raise TrainingError(f"{run_dir}: cannot be written: {error.strerror}; choose another --run") from error
 
 
 def _exists(path: Path) -> bool:
@@ -194,19 +194,19 @@ def _exists(path: Path) -> bool:
         raise TrainingError(f"{path}: cannot be looked at: {error.strerror}; see to its permissions") from error
 
 
-def read_config(folder: Path) -> Config:
+def read_run_config(run_dir: Path) -> Config:
     """The settings of a run, finished or not.
 
     Raises:
         TrainingError: they cannot be read.
     """
     try:
-        return parse_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")), source=str(folder / CONFIG))
+        return parse_config(json.loads((run_dir / CONFIG_FILE).read_text(encoding="utf-8")), source=str(run_dir / CONFIG_FILE))
     except (OSError, ValueError, ConfigError) as error:
-        raise TrainingError(f"{folder / CONFIG}: cannot be read: {error}") from error
+        raise TrainingError(f"{run_dir / CONFIG_FILE}: cannot be read: {error}") from error
 
 
-def forget_checkpoints(folder: Path) -> None:
+def delete_checkpoints(directory: Path) -> None:
     """Delete what only an unfinished training needs."""
-    for checkpoint in folder.glob("*.ckpt"):
+    for checkpoint in directory.glob("*.ckpt"):
         checkpoint.unlink()

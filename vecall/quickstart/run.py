@@ -18,23 +18,23 @@ from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.report import ExampleUser
 from vecall.evaluation.report_builder import write_evaluation_report
-from vecall.pipeline.evaluate import assess_run_or_store
+from vecall.pipeline.evaluate import evaluate_run_or_store
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
-from vecall.quickstart.movielens import data_folder, founding_config, sections
+from vecall.quickstart.movielens import find_data_dir, build_dssm_config, build_settings
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
 
 logger = logging.getLogger(__name__)
 
 # Three users for people to look at: a short, a middling and a long history.
-_SHOWN_SHARES = (0.1, 0.5, 0.9)
-_SHOWN_ITEMS = 10
+_EXAMPLE_QUANTILES = (0.1, 0.5, 0.9)
+_EXAMPLE_ITEMS = 10
 
 
 @dataclass(frozen=True)
-class Story:
+class QuickstartResult:
     """What the quickstart came to.
 
     Attributes:
@@ -47,46 +47,46 @@ class Story:
     """
 
     release: str
-    assessment: EvaluationReport
-    founding: EvaluationResult
+    evaluation: EvaluationReport
+    dssm: EvaluationResult
     examples: tuple[ExampleUser, ...]
-    report: Path
-    seconds: Mapping[str, float]
+    report_path: Path
+    seconds_by_stage: Mapping[str, float]
 
     def as_json(self) -> dict[str, object]:
         """As `vecall quickstart --json` prints it: metrics with seen items excluded."""
-        judged = self.assessment.results
+        judged = self.evaluation.results
         names = ("model", "popularity", "ease", "cooccurrence")
-        first = self.assessment.ann_results[0]
+        first = self.evaluation.ann_results[0]
         return {
             "release": self.release,
             **{name: judged[name].seen_excluded for name in names},
-            "founding_bce": self.founding.seen_excluded,
+            "founding_bce": self.dssm.seen_excluded,
             "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
-            "paths": dict(self.assessment.route_counts),
-            "report": str(self.report),
-            "seconds": dict(self.seconds),
+            "paths": dict(self.evaluation.route_counts),
+            "report": str(self.report_path),
+            "seconds": dict(self.seconds_by_stage),
         }
 
-    def show(self) -> None:
+    def print_summary(self) -> None:
         """For people."""
         for example in self.examples:
             taken, recalled = example.history[::-1], example.recalled
             rows = [[*pair] for pair in zip(taken, recalled, strict=False)]
-            console.show_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, left=True)
-        models = {name: one.seen_excluded for name, one in self.assessment.results.items()}
-        shown = models | {"founding_bce": self.founding.seen_excluded}
-        console.show_metrics("\nmodel recall over all items, seen items excluded", shown)
-        ann = self.assessment.ann_results[0]
+            console.print_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, align_left=True)
+        models = {name: one.seen_excluded for name, one in self.evaluation.results.items()}
+        shown = models | {"founding_bce": self.dssm.seen_excluded}
+        console.print_metrics("\nmodel recall over all items, seen items excluded", shown)
+        ann = self.evaluation.ann_results[0]
         console.out.print(
             f"\n{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, one query {ann.p50_ms:.2f} ms (p50), "
-            f"{ann.p99_ms:.2f} ms (p99)\n{self.assessment.route_summary}\n"
-            f"release {self.release}; report: {self.report}\n"
-            + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
+            f"{ann.p99_ms:.2f} ms (p99)\n{self.evaluation.route_summary}\n"
+            f"release {self.release}; report: {self.report_path}\n"
+            + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds_by_stage.items())
         )
 
 
-def tell(out: Path, data: Path | None = None) -> Story:
+def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> QuickstartResult:
     """Fit, publish, evaluate and recall on MovieLens; writes `out/{run,store,report.html}`.
 
     Args:
@@ -96,65 +96,65 @@ def tell(out: Path, data: Path | None = None) -> Story:
     Raises:
         ConfigError: the data are not there, or `out` holds something else.
     """
-    config = parse_config(sections(data_folder(data).resolve()))
-    _clear(out)
-    clock = _Clock()
-    run = fit(config, out / "run")
+    config = parse_config(build_settings(find_data_dir(data_dir).resolve()))
+    _clear_output_dir(output_dir)
+    clock = _Stopwatch()
+    run = fit(config, output_dir / "run")
     clock.lap("fit")
-    release = publish(out / "run", out / "store")
+    release = publish(output_dir / "run", output_dir / "store")
     clock.lap("publish")
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    founding = _founding_floor(run, dataset, split, out / "founding")
+    founding = _evaluate_dssm(run, dataset, split, output_dir / "founding")
     clock.lap("founding model")
-    assessment = assess_run_or_store(store=out / "store", config=config)
-    with open_recaller(out / "store") as recaller:
-        examples = _examples(recaller, dataset)
-    report = out / "report.html"
+    assessment = evaluate_run_or_store(store=output_dir / "store", config=config)
+    with open_recaller(output_dir / "store") as recaller:
+        examples = _collect_examples(recaller, dataset)
+    report = output_dir / "report.html"
     more = {"founding_bce": founding}
-    write_evaluation_report(report, assessment, title="vecall on MovieLens", epochs=run.epochs(), extra_results=more, examples=examples)
+    write_evaluation_report(report, assessment, title="vecall on MovieLens", epochs=run.read_epoch_metrics(), extra_results=more, examples=examples)
     clock.lap("evaluate")
-    return Story(release, assessment, founding, examples, report, clock.laps)
+    return QuickstartResult(release, assessment, founding, examples, report, clock.seconds_by_stage)
 
 
-class _Clock:
+class _Stopwatch:
     def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self.seconds_by_stage: dict[str, float] = {}
+        self._last_lap_time = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.laps[stage] = round(now - self._last, 1)
-        self._last = now
+        self.seconds_by_stage[stage] = round(now - self._last_lap_time, 1)
+        self._last_lap_time = now
 
 
-def _clear(out: Path) -> None:
+def _clear_output_dir(output_dir: Path) -> None:
     """Delete an earlier quickstart, and nothing else."""
     ours = {"run", "store", "founding", "report.html"}
-    strange = {path.name for path in out.iterdir()} - ours if out.is_dir() else set()
-    if strange or out.is_file():
-        raise ConfigError(f"{out}: holds {sorted(strange) or 'a file'}, not a quickstart; choose another --out")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    strange = {path.name for path in output_dir.iterdir()} - ours if output_dir.is_dir() else set()
+    if strange or output_dir.is_file():
+        raise ConfigError(f"{output_dir}: holds {sorted(strange) or 'a file'}, not a quickstart; choose another --out")
+    shutil.rmtree(output_dir, ignore_errors=True)
+    output_dir.mkdir(parents=True)
 
 
-def _founding_floor(main: Run, dataset: Dataset, split: Split, folder: Path) -> EvaluationResult:
+def _evaluate_dssm(main_run: Run, dataset: Dataset, split: Split, directory: Path) -> EvaluationResult:
     """The floor that every later model is compared with, judged on the same test."""
-    config = founding_config(dataset, split.train, main.config, folder)
-    run = fit(config, folder / "run")
+    config = build_dssm_config(dataset, split.train, main_run.config, directory)
+    run = fit(config, directory / "run")
     own = read_dataset(config.data, config.schema_)
-    return evaluate_scorer(run.judged_model().scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks)
+    return evaluate_scorer(run.load_evaluated_model().build_scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks)
 
 
-def _examples(recaller: Recaller, dataset: Dataset) -> tuple[ExampleUser, ...]:
+def _collect_examples(recaller: Recaller, dataset: Dataset) -> tuple[ExampleUser, ...]:
     histories = dataset.histories
     by_length = np.argsort(histories.lengths, kind="stable")
     titles = dataset.catalogue.item_attributes["title"]
     examples = []
-    for share in _SHOWN_SHARES:
+    for share in _EXAMPLE_QUANTILES:
         row = int(by_length[int(share * (len(by_length) - 1))])
         user = dataset.catalogue.users.to_ids(np.array([row]))[0]
-        recalled = recaller.candidates(Query(user_id=user, k=_SHOWN_ITEMS))["title"].to_list()
-        taken = titles[histories[row][-_SHOWN_ITEMS:]].to_list()
+        recalled = recaller.candidates(Query(user_id=user, k=_EXAMPLE_ITEMS))["title"].to_list()
+        taken = titles[histories[row][-_EXAMPLE_ITEMS:]].to_list()
         examples.append(ExampleUser(f"user {user}", tuple(taken), tuple(recalled)))
     return tuple(examples)

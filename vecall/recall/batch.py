@@ -18,7 +18,7 @@ from vecall.data.readers import read_table
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 
 _TABLE_SUFFIXES = (".parquet", ".csv")
 _USER_ID_COLUMN = "user_id"
@@ -69,12 +69,12 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
         StoreError: the table cannot be written.
     """
     began = time.perf_counter()
-    input_path, output_path = check_path(input_path), check_path(output_path)
+    input_path, output_path = to_absolute_path(input_path), to_absolute_path(output_path)
     read = _make_query_reader(recaller, input_path, k)
     total = sum(1 for _ in read())  # what is wrong is told before hours of work
     if not total:
         raise DataError(f"{input_path}: holds no user")
-    with _stage_parquet(output_path) as folder, progress.task("recalling", total) as advance:
+    with _stage_parquet(output_path) as folder, progress.track("recalling", total) as advance:
         asked, written = read(), 0
         while part := list(islice(asked, _CHUNK_USERS)):
             _to_frame(recaller, part, [_recall_query(recaller, one) for one in part]).write_parquet(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import BoundedSemaphore
 
-from vecall.errors import TooManyScans
+from vecall.errors import TooManyScansError
 
 _LARGE_SCAN_ROWS = 50_000  # rows; fewer are scanned in about the time that a search of the index takes
 
@@ -36,7 +36,7 @@ class ScanLimiter:
             yield
             return
         if not self._semaphore.acquire(blocking=False):
-            raise TooManyScans(
+            raise TooManyScansError(
                 f"`where` or `exclude` make this a scan of {rows:,} items, and {self._max_scans} such scans run: try again"
             )
         try:

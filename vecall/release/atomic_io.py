@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def read_table(path: Path) -> pl.DataFrame:
         with path.open("rb") as file:  # polars would take `[` or `*` in a path for a pattern
             return pl.read_ipc(file)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise ReleaseRefused(f"{path} cannot be read as an Arrow file: {error}", file=path.name) from error
+        raise InvalidReleaseError(f"{path} cannot be read as an Arrow file: {error}", file=path.name) from error
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
@@ -104,6 +104,6 @@ def read_array(path: Path) -> NDArray[Any]:
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ReleaseRefused(f"{path} cannot be read as an array: {error}", file=path.name) from error
+        raise InvalidReleaseError(f"{path} cannot be read as an array: {error}", file=path.name) from error
     array: NDArray[Any] = mapped.view(np.ndarray)  # each look into a `memmap` takes several times as long
     return array

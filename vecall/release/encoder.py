@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState
 from vecall.data.request_features import to_feature_frame
-from vecall.errors import ReleaseRefused
+from vecall.errors import InvalidReleaseError
 from vecall.release.atomic_io import read_array
 from vecall.schema import CategoryFeature, Features, TagsFeature
 
@@ -127,7 +127,7 @@ def _read_state(path: Path) -> EncoderState:
     try:
         return EncoderState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise ReleaseRefused(f"{path.name}: does not say how fields are encoded: {error}", file=path.name) from error
+        raise InvalidReleaseError(f"{path.name}: does not say how fields are encoded: {error}", file=path.name) from error
 
 
 def _open_session(path: Path, threads: int) -> ort.InferenceSession:
@@ -138,7 +138,7 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base
-        raise ReleaseRefused(f"{path.name}: ONNX Runtime cannot open it: {error}", file=path.name) from error
+        raise InvalidReleaseError(f"{path.name}: ONNX Runtime cannot open it: {error}", file=path.name) from error
 
 
 def _to_onnx_inputs(encoded: EncodedFeatures) -> dict[str, NDArray[np.generic]]:

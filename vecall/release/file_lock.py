@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vecall.errors import Locked
+from vecall.errors import LockedError
 from vecall.release.atomic_io import translate_os_errors
 
 _RETRY_INTERVAL_SECONDS = 0.01  # seconds between attempts
@@ -88,7 +88,7 @@ def _acquire(descriptor: int, path: Path, timeout: float) -> None:
             said = os.pread(descriptor, 32, 0).strip()
             pid = int(said) if said.isdigit() else None
             holder = f"process {pid}" if pid else "another process"
-            raise Locked(
+            raise LockedError(
                 f"{path} is held by {holder}, and was not free within {timeout:g} s: wait for it or end it, "
                 "then try again",
                 path=path,

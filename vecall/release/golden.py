@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.ragged import RaggedArray
-from vecall.errors import ReleaseRefused
+from vecall.errors import InvalidReleaseError
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import SearchParams, Index
 from vecall.release.atomic_io import read_array, read_table, write_array, write_table
@@ -97,14 +97,14 @@ class GoldenQueries:
         if self.inputs is not None and encoder is not None:
             error = float(np.abs(self.inputs.encode(encoder, index.get_vectors) - self.vectors).max())
             if not error <= MAX_VECTOR_DIFFERENCE:
-                raise ReleaseRefused(
+                raise InvalidReleaseError(
                     f"golden queries: user vectors differ by {error:.2g} from those stored when the release was made "
                     f"(at most {MAX_VECTOR_DIFFERENCE} is allowed): towers, encoders or ONNX Runtime are not what they were",
                     file=_VECTORS_FILE,
                 )
         recall = self.measure_ann_recall(index, search_params)
         if recall < min_recall:
-            raise ReleaseRefused(
+            raise InvalidReleaseError(
                 f"golden queries: ANN recall is {recall:.4f}, below the floor {min_recall:.4f} that the release was "
                 "published with: the index does not answer as it did",
                 file=_EXACT_ROWS_FILE,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
 from vecall.schema import IdType, SettingsModel
 
@@ -129,7 +129,7 @@ def read_manifest(directory: Path, *, expected_sha256: str | None = None) -> tup
             raise _make_invalid_release_error(directory, MANIFEST_FILE, f"is damaged: CURRENT and {MANIFEST_DIGEST_FILE} agree on another sum")
         raise _make_invalid_release_error(directory, MANIFEST_FILE, f"and {MANIFEST_DIGEST_FILE} do not agree: one of them is damaged")
     if expected_sha256 not in (None, actual):
-        raise ReleaseRefused(
+        raise InvalidReleaseError(
             f"CURRENT expects {directory / MANIFEST_FILE} to have the sha256 {expected_sha256}, and it has {actual}: "
             f"CURRENT is damaged or the release was exchanged; activate a release that you trust",
             file="CURRENT",
@@ -209,8 +209,8 @@ def _format_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _make_invalid_release_error(directory: Path, file_name: str, reason: str) -> ReleaseRefused:
-    return ReleaseRefused(
+def _make_invalid_release_error(directory: Path, file_name: str, reason: str) -> InvalidReleaseError:
+    return InvalidReleaseError(
         f"release {directory.name!r} is refused: {file_name} {reason}. Restore {directory}, or activate another release",
         file=file_name,
     )

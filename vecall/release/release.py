@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.id_map import IdMap
-from vecall.errors import ReleaseRefused
+from vecall.errors import InvalidReleaseError
 from vecall.index import index_io as index_files
 from vecall.index.base import SearchParams, Index, Rows
 from vecall.index.kernels import compile_kernels
@@ -188,7 +188,7 @@ def _check_consistency(release: Release) -> None:
         ("users.*", 0 if users is None else len(users.histories), 0 if users is None else len(users.ids)),
     ):
         if size != expected:
-            raise ReleaseRefused(
+            raise InvalidReleaseError(
                 f"release {release.name!r}: {file} has {size} where {expected} belongs to the release's other files; "
                 "publish it again",
                 file=file,

@@ -17,11 +17,11 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
-from vecall.errors import ReleaseRefused, StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import translate_os_errors, atomic_write, fsync_path
 from vecall.release.file_lock import file_lock
 from vecall.release.manifest import RELEASE_NAME_PATTERN, ReleaseMetadata, Manifest, read_manifest, digest_files, verify_release, write_manifest
-from vecall.runtime.paths import check_path
+from vecall.runtime.paths import to_absolute_path
 from vecall.schema import SettingsModel
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Store:
         Raises:
             StoreError: there is none at `path`.
         """
-        path = check_path(path)
+        path = to_absolute_path(path)
         try:
             found = (path / "releases").is_dir()
         except OSError as error:
@@ -111,7 +111,7 @@ class Store:
         Raises:
             StoreError: there is something else at `path`, or it cannot be written.
         """
-        path = check_path(path)
+        path = to_absolute_path(path)
         releases = path / "releases"
         with translate_os_errors(path):
             missing = [folder for folder in (releases, *releases.parents) if not folder.is_dir()]
@@ -177,7 +177,7 @@ class Store:
         for folder in sorted((self.path / "releases").iterdir()):
             try:
                 manifests.append(read_manifest(folder)[0])
-            except ReleaseRefused:
+            except InvalidReleaseError:
                 if folder.exists() and not skip_damaged:  # else it was pruned just now
                     raise
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.name), reverse=True)
@@ -352,7 +352,7 @@ class Store:
     def _find_valid_current(self) -> CurrentPointer | None:
         try:
             return self.find_current()
-        except ReleaseRefused:
+        except InvalidReleaseError:
             return None
 
     def _get_current_dir(self, current: CurrentPointer) -> Path:
@@ -364,8 +364,8 @@ class Store:
     def _read_current_manifest(self, current: CurrentPointer) -> Manifest:
         return read_manifest(self._get_current_dir(current), expected_sha256=current.manifest_sha256)[0]
 
-    def _make_current_error(self, reason: str) -> ReleaseRefused:
-        return ReleaseRefused(
+    def _make_current_error(self, reason: str) -> InvalidReleaseError:
+        return InvalidReleaseError(
             f"{self.path / 'CURRENT'} is damaged: {reason}. Activate the release that is to be served", file="CURRENT"
         )
 

@@ -10,11 +10,11 @@ _ADVICE = (
 )
 
 
-class _Process:
+class _ForkState:
     """What this process knows of itself."""
 
-    watched = False  # whether a fork from now on is noticed
-    forked = False  # from a process that had used vecall
+    is_hook_installed = False  # whether a fork from now on is noticed
+    is_forked_child = False  # from a process that had used vecall
 
 
 def check_not_forked() -> None:
@@ -23,15 +23,15 @@ def check_not_forked() -> None:
     Raises:
         ForkError: this process was forked from one that had used vecall.
     """
-    if _Process.forked:
+    if _ForkState.is_forked_child:
         raise ForkError(
             "this process was forked from one that had used vecall, whose threads (of Polars, faiss, ONNX Runtime) are "
             f"not here, so that it would hang: {_ADVICE}"
         )
-    if not _Process.watched:
-        _Process.watched = True
-        os.register_at_fork(after_in_child=_mark)
+    if not _ForkState.is_hook_installed:
+        _ForkState.is_hook_installed = True
+        os.register_at_fork(after_in_child=_mark_forked)
 
 
-def _mark() -> None:
-    _Process.forked = True
+def _mark_forked() -> None:
+    _ForkState.is_forked_child = True

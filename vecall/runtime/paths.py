@@ -5,7 +5,7 @@ from pathlib import Path
 from vecall.errors import ConfigError
 
 
-def check_path(path: str | Path) -> Path:
+def to_absolute_path(path: str | Path) -> Path:
     """A path as an absolute one, so that it stays the same when the process changes its folder.
 
     Raises:

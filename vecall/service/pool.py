@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from vecall.errors import Overloaded
+from vecall.errors import OverloadedError
 from vecall.service.threads import limit_faiss_to_one_thread
 
 ResultT = TypeVar("Answer")
@@ -46,7 +46,7 @@ class RequestDeadline:
             Overloaded: it is too late.
         """
         if time.perf_counter() > self.expires_at:
-            raise Overloaded(_DEADLINE_EXCEEDED)
+            raise OverloadedError(_DEADLINE_EXCEEDED)
 
 
 class AdmissionControl:
@@ -79,7 +79,7 @@ class AdmissionControl:
             Overloaded: too many are.
         """
         if self.in_flight >= self._max_in_flight:
-            raise Overloaded(f"{self.in_flight} requests are worked on or wait already: try again")
+            raise OverloadedError(f"{self.in_flight} requests are worked on or wait already: try again")
         self.in_flight += 1
         try:
             yield time.perf_counter()
@@ -121,7 +121,7 @@ class BoundedThreadPool(AdmissionControl):
             async with asyncio.timeout(self._timeout_seconds):
                 await self._slots.acquire()
         except TimeoutError:
-            raise Overloaded(_DEADLINE_EXCEEDED) from None
+            raise OverloadedError(_DEADLINE_EXCEEDED) from None
 
     def _run_with_deadline(self, work: Callable[[RequestDeadline], ResultT], arrived_at: float) -> ResultT:
         return work(RequestDeadline.start(arrived_at, self._timeout_seconds))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vecall.errors import ReleaseRefused, VecallError
+from vecall.errors import InvalidReleaseError, VecallError
 from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import PeerSettings
 from vecall.live.snapshot import Snapshot
@@ -206,7 +206,7 @@ class RecallService:
         release = self.snapshot.release
         try:
             release.check_golden_queries()
-        except ReleaseRefused as error:
+        except InvalidReleaseError as error:
             if self.snapshot.release is release:  # else another one has proved itself meanwhile
                 self.not_ready_reason = str(error)
             logger.critical("not ready: %s", error)

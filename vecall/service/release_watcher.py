@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from threading import Event
 
-from vecall.errors import ReleaseRefused, VecallError
+from vecall.errors import InvalidReleaseError, VecallError
 from vecall.live.live_index import LiveIndex
 from vecall.release.store import CurrentPointer, Store
 
@@ -67,7 +67,7 @@ class ReleaseWatcher:
                 logger.warning("the store's current release is not gone over to: %s", error)
                 self._on_switch(False)
             self._rejected_release, self.switch_error = current, str(error)
-            self._retry_at = math.inf if isinstance(error, ReleaseRefused) else time.monotonic() + _RETRY_SECONDS
+            self._retry_at = math.inf if isinstance(error, InvalidReleaseError) else time.monotonic() + _RETRY_SECONDS
             return
         self._rejected_release = self.switch_error = None
         if name is not None:

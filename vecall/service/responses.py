@@ -8,14 +8,14 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from vecall.errors import (
-    DeltaFull,
-    EncoderMismatch,
-    JournalFailed,
-    Locked,
-    Overloaded,
+    DeltaFullError,
+    EncoderMismatchError,
+    JournalIOError,
+    LockedError,
+    OverloadedError,
     QueryError,
     StoreError,
-    TooManyScans,
+    TooManyScansError,
     VecallError,
 )
 
@@ -57,19 +57,19 @@ def to_http_error(error: VecallError) -> HttpError:
     match error:
         case HttpError():
             return error
-        case EncoderMismatch():
+        case EncoderMismatchError():
             return HttpError(409, error.code, text, field=error.field)
         case QueryError():
             return HttpError(400 if error.code == "bad_json" else 422, error.code, text, field=error.field)
-        case TooManyScans():
+        case TooManyScansError():
             return HttpError(429, error.code, text, headers=RETRY_AFTER)
-        case Overloaded():
+        case OverloadedError():
             return HttpError(503, error.code, text, headers=RETRY_AFTER)
-        case DeltaFull():
+        case DeltaFullError():
             return HttpError(429, error.code, text, headers=RETRY_AFTER)
-        case JournalFailed(disk_full=True):
+        case JournalIOError(disk_full=True):
             return HttpError(507, "disk_full", text)
-        case JournalFailed() | Locked():
+        case JournalIOError() | LockedError():
             return HttpError(503, "overloaded", text, headers=RETRY_AFTER)
         case StoreError():
             return HttpError(409, "release_refused", text)

@@ -42,7 +42,7 @@ class EpochMetricsCallback(Callback):
         """A bar for each epoch."""
         del pl_module
         self._losses, self._epoch_start_time = [], time.perf_counter()
-        bar = progress.task(f"epoch {trainer.current_epoch + 1}", int(trainer.num_training_batches))
+        bar = progress.track(f"epoch {trainer.current_epoch + 1}", int(trainer.num_training_batches))
         self._advance = self._progress_bar.enter_context(bar)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401

@@ -11,18 +11,18 @@ import polars as pl
 from vecall.release.atomic_io import atomic_write, fsync_path, write_array, write_and_fsync, write_table
 
 
-def prepare(folder: Path) -> None:
-    (folder / "there").write_bytes(b"before")
+def prepare(directory: Path) -> None:
+    (directory / "there").write_bytes(b"before")
 
 
-def session(folder: Path, say) -> None:
-    write_and_fsync(folder / "whole", b"content" * 1000)
-    fsync_path(folder)
-    say("whole is kept")
-    atomic_write(folder / "there", b"after")
-    say("there is kept")
+def run_session(directory: Path, emit) -> None:
+    write_and_fsync(directory / "whole", b"content" * 1000)
+    fsync_path(directory)
+    emit("whole is kept")
+    atomic_write(directory / "there", b"after")
+    emit("there is kept")
 
-    draft = folder / "draft"
+    draft = directory / "draft"
     draft.mkdir()
     write_array(draft / "array.npy", np.arange(1000))
     write_table(draft / "table.arrow", pl.DataFrame({"a": range(1000)}))
@@ -32,24 +32,24 @@ def session(folder: Path, say) -> None:
     for path in draft.iterdir():
         fsync_path(path)
     fsync_path(draft)
-    draft.rename(folder / "release")
-    fsync_path(folder)
-    say("release is kept")
+    draft.rename(directory / "release")
+    fsync_path(directory)
+    emit("release is kept")
 
-    (folder / "unsynced").write_bytes(b"content")
-    fsync_path(folder)
-    with (folder / "grown").open("wb") as file:
+    (directory / "unsynced").write_bytes(b"content")
+    fsync_path(directory)
+    with (directory / "grown").open("wb") as file:
         file.write(b"first")
         file.flush()
         os.fsync(file.fileno())
-        fsync_path(folder)
+        fsync_path(directory)
         file.write(b" then")
         file.truncate(7)
-    write_and_fsync(folder / "unnamed", b"content")
-    shutil.copytree(folder / "release", folder / "copy", copy_function=_copy)
-    shutil.rmtree(folder / "copy")
-    (folder / "release").rename(folder / "renamed")
+    write_and_fsync(directory / "unnamed", b"content")
+    shutil.copytree(directory / "release", directory / "copy", copy_function=_copy_file)
+    shutil.rmtree(directory / "copy")
+    (directory / "release").rename(directory / "renamed")
 
 
-def _copy(source: str, target: str) -> None:
+def _copy_file(source: str, target: str) -> None:
     Path(target).write_bytes(Path(source).read_bytes())

@@ -6,70 +6,70 @@ from pathlib import Path
 
 import numpy as np
 
-from vecall.errors import JournalFailed, StoreError
+from vecall.errors import JournalIOError, StoreError
 from vecall.live import journal as module
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 
-NAME = "journal.sqlite"
-LONG = "矢" * 700  # more than half a page
+JOURNAL_FILE = "journal.sqlite"
+LONG_TEXT = "矢" * 700  # more than half a page
 
 
-def upsert(one: str, text: str) -> Operation:
+def make_upsert(item_id: str, text: str) -> Operation:
     vector = np.arange(4, dtype=np.float32) + len(text)
-    return Operation(0, "upsert", one, {"title": text}, vector, "tower", len(text) % 2 == 0)
+    return Operation(0, "upsert", item_id, {"title": text}, vector, "tower", len(text) % 2 == 0)
 
 
-def delete(one: str) -> Operation:
-    return Operation(0, "delete", one, None, None, None, False)
+def make_delete(item_id: str) -> Operation:
+    return Operation(0, "delete", item_id, None, None, None, False)
 
 
-def batch(prefix: str, count: int) -> tuple[Operation, ...]:
-    return tuple(upsert(f"{prefix}{i}", f"{prefix} {i} {LONG if i % 3 == 0 else ''}") for i in range(count))
+def make_upserts(prefix: str, count: int) -> tuple[Operation, ...]:
+    return tuple(make_upsert(f"{prefix}{i}", f"{prefix} {i} {LONG_TEXT if i % 3 == 0 else ''}") for i in range(count))
 
 
 # With a checkpoint at every 8 operations.
 STEPS: tuple[tuple, ...] = (
-    ("append", (upsert("a", "first"),)),
-    ("append", batch("b", 5)),
-    ("append", (upsert("a", "again"), delete("b1"), upsert("a", "and again"))),
+    ("append", (make_upsert("a", "first"),)),
+    ("append", make_upserts("b", 5)),
+    ("append", (make_upsert("a", "again"), make_delete("b1"), make_upsert("a", "and again"))),
     ("prune", 4),
     ("close",),
-    ("append", (delete("a"),)),
-    ("append", batch("b", 4) + batch("c", 4)),
+    ("append", (make_delete("a"),)),
+    ("append", make_upserts("b", 4) + make_upserts("c", 4)),
     ("prune", 9),
-    ("append", (upsert("d", LONG),)),
+    ("append", (make_upsert("d", LONG_TEXT),)),
     ("close",),
 )
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedJournal:
     """What a journal holds."""
 
     pruned_to: int = 0
     last_seq: int = 0
     operations: dict[int | str, Operation] = field(default_factory=dict)
 
-    def after(self, step: tuple) -> "Expected":
+    def apply_step(self, step: tuple) -> "ExpectedJournal":
         if step[0] == "append":
             numbered = [replace(one, seq=seq) for seq, one in enumerate(step[1], self.last_seq + 1)]
             operations = dict(self.operations)
             for one in numbered:
                 operations.pop(one.id, None)
                 operations[one.id] = one
-            return Expected(self.pruned_to, self.last_seq + len(numbered), operations)
+            return ExpectedJournal(self.pruned_to, self.last_seq + len(numbered), operations)
         if step[0] == "prune":
             pruned_to = max(self.pruned_to, min(step[1], self.last_seq))
             kept = {one: last for one, last in self.operations.items() if last.seq > pruned_to}
-            return Expected(pruned_to, self.last_seq, kept)
+            return ExpectedJournal(pruned_to, self.last_seq, kept)
         return self
 
-    def content(self) -> list:
-        return content(self, self.operations.values())
+    def dump(self) -> list:
+        return dump_journal(self, self.operations.values())
 
 
-def content(journal, operations) -> list:
+def dump_journal(journal, operations) -> list:
     """What `journal` says and holds, as JSON."""
     rows = [
         [None if part is None else part.tolist() if isinstance(part, np.ndarray) else part for part in astuple(one)]
@@ -78,21 +78,21 @@ def content(journal, operations) -> list:
     return [journal.pruned_to, journal.last_seq, rows]
 
 
-def session(folder: Path, say) -> None:
+def run_session(directory: Path, emit) -> None:
     module._OPS_PER_CHECKPOINT = 8
     journal = None
     for number, step in enumerate(STEPS):
         try:
-            journal = journal or Journal.open(folder / NAME, "string")
+            journal = journal or Journal.open(directory / JOURNAL_FILE, "string")
             if step[0] == "close":
                 journal.close()
                 journal = None
             else:
                 getattr(journal, step[0])(step[1])
         except StoreError as error:
-            full = isinstance(error, JournalFailed) and error.disk_full
-            say(f"failed {number} {type(error).__name__} {'full' if full else '-'} {error}")
+            full = isinstance(error, JournalIOError) and error.disk_full
+            emit(f"failed {number} {type(error).__name__} {'full' if full else '-'} {error}")
         else:
-            say(f"done {number}")
+            emit(f"done {number}")
         if journal is not None:
-            say(f"reads {json.dumps(content(journal, journal.read_operations(0)))}")
+            emit(f"reads {json.dumps(dump_journal(journal, journal.read_operations(0)))}")

@@ -16,15 +16,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from support.store_oracle import ALL, D, Model, check_found, deleted, perform, shown, upserted
-from vecall.errors import DeltaFull, StoreError
+from support.store_oracle import N_POSSIBLE_IDS, DIM, StoreOracle, check_searchable, draw_delete, execute, read_all_items, draw_upsert
+from vecall.errors import DeltaFullError, StoreError
 from vecall.index.kernels import compile_kernels
 from vecall.live import compactor
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
 from vecall.release.store import Store
 
-SHARES: dict[str, float] = {
+OPERATION_WEIGHTS: dict[str, float] = {
     "upsert": 10,
     "delete": 5,
     "read": 5,
@@ -36,13 +36,13 @@ SHARES: dict[str, float] = {
     "prune": 3,
 }
 # Beside compactions, which are only gone over to while what they were made of is served.
-SELDOM = SHARES | {"publish": 0.4, "compact": 0.2, "activate": 0.2, "rollback": 0.1, "prune": 0.4}
-PAUSE = 0.005  # seconds between operations then
-OF_STORE = ("publish", "compact", "activate", "rollback", "prune")
+AUTO_COMPACT_WEIGHTS = OPERATION_WEIGHTS | {"publish": 0.4, "compact": 0.2, "activate": 0.2, "rollback": 0.1, "prune": 0.4}
+PAUSE_SECONDS = 0.005  # seconds between operations then
+STORE_OPERATIONS = ("publish", "compact", "activate", "rollback", "prune")
 
 
 @dataclass(frozen=True)
-class Order:
+class WriterOrder:
     """What a writer is to do.
 
     Attributes:
@@ -53,97 +53,97 @@ class Order:
         automatic: whether compactions go on beside it.
     """
 
-    folder: Path
-    model: Model
+    store_dir: Path
+    oracle: StoreOracle
     seed: int
-    number: int
-    automatic: bool
+    first_number: int
+    auto_compact: bool
 
 
-def say(*line: Any) -> None:
+def emit(*line: Any) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")
 
 
 def main() -> None:
     compile_kernels()
-    order: Order = pickle.load(sys.stdin.buffer)
+    order: WriterOrder = pickle.load(sys.stdin.buffer)
     compactor._MIN_DELTA_ITEMS, compactor._MIN_TOMBSTONES, compactor._MAX_TOMBSTONE_SHARE = 30, 30, 0.0
-    delta_max = 400 if order.automatic else 100_000
-    opened = open_recaller(order.folder, writable=True, auto_compact=order.automatic, max_delta_items=delta_max)
+    delta_max = 400 if order.auto_compact else 100_000
+    opened = open_recaller(order.store_dir, writable=True, auto_compact=order.auto_compact, max_delta_items=delta_max)
     with opened as recaller:
-        assert shown(recaller) == order.model.serving
-        say("open")
-        run(order, recaller, Random(order.seed))
+        assert read_all_items(recaller) == order.oracle.served_items
+        emit("open")
+        run_writer(order, recaller, Random(order.seed))
 
 
-def run(order: Order, recaller: Recaller, chance: Random) -> None:
-    model, number = order.model, order.number
+def run_writer(order: WriterOrder, recaller: Recaller, rng: Random) -> None:
+    model, number = order.oracle, order.first_number
     while True:
-        operation = choose(model, chance, number, SELDOM if order.automatic else SHARES)
-        time.sleep(PAUSE if order.automatic else 0)
+        operation = choose_operation(model, rng, number, AUTO_COMPACT_WEIGHTS if order.auto_compact else OPERATION_WEIGHTS)
+        time.sleep(PAUSE_SECONDS if order.auto_compact else 0)
         number += 1
-        say("begin", operation)
+        emit("begin", operation)
         try:
-            answer = perform(operation, order.folder, recaller, model)
-        except DeltaFull:
-            say("refused")
+            answer = execute(operation, order.store_dir, recaller, model)
+        except DeltaFullError:
+            emit("refused")
             time.sleep(0.02)
             continue
         except StoreError:
-            if not (order.automatic and operation[0] == "rollback"):  # what it would go back to may be gone by now
+            if not (order.auto_compact and operation[0] == "rollback"):  # what it would go back to may be gone by now
                 raise
-            say("refused")
+            emit("refused")
             continue
-        say("done", answer)
-        if not order.automatic:
-            model.acknowledged(operation, answer)
+        emit("done", answer)
+        if not order.auto_compact:
+            model.apply_acknowledged(operation, answer)
         else:
-            model.told(operation, answer)
-        if order.automatic and (operation[0] in OF_STORE or recaller.release != model.served):
-            seen = what_is_there(order.folder, recaller)
-            say("seen", seen)
-            model.see(seen)
-        check(recaller, model, operation)
+            model.apply_concurrent(operation, answer)
+        if order.auto_compact and (operation[0] in STORE_OPERATIONS or recaller.release != model.served_release):
+            seen = read_store_state(order.store_dir, recaller)
+            emit("seen", seen)
+            model.adopt_observed(seen)
+        check_visible(recaller, model, operation)
 
 
-def choose(model: Model, chance: Random, number: int, shares: dict[str, float]) -> list[Any]:
-    (kind,) = chance.choices([*shares], [*shares.values()])
-    activate = chance.random() < 0.5
+def choose_operation(oracle: StoreOracle, rng: Random, number: int, weights: dict[str, float]) -> list[Any]:
+    (kind,) = rng.choices([*weights], [*weights.values()])
+    activate = rng.random() < 0.5
     if kind in ("upsert", "delete", "read"):
         return [kind, number]
-    if kind == "publish" and (model.tables is not None or chance.random() < 0.3):
-        return [kind, f"p{number}", "new" if model.tables and chance.random() < 0.7 else "old", activate]
+    if kind == "publish" and (oracle.exported_tables is not None or rng.random() < 0.3):
+        return [kind, f"p{number}", "new" if oracle.exported_tables and rng.random() < 0.7 else "old", activate]
     if kind == "compact":
         return [kind, f"c{number}", activate]
     if kind == "activate":
-        return [kind, chance.choice([name for name, made in model.releases.items() if made.holds is not None])]
-    if kind == "rollback" and model.releases[str(model.current)].parent in model.releases:
+        return [kind, rng.choice([name for name, made in oracle.releases.items() if made.items is not None])]
+    if kind == "rollback" and oracle.releases[str(oracle.current)].parent in oracle.releases:
         return [kind]
     if kind == "prune":
-        return [kind, chance.randint(0, 3)]
+        return [kind, rng.randint(0, 3)]
     return ["snapshot"]
 
 
-def what_is_there(folder: Path, recaller: Recaller) -> dict[str, Any]:
-    store = Store.open(folder)
+def read_store_state(store_dir: Path, recaller: Recaller) -> dict[str, Any]:
+    store = Store.open(store_dir)
     served = recaller.release  # before the rest, or it might not be listed
     listed = {one.name: (one.journal_seq, one.tables_seq, one.parent) for one in reversed(store.list_releases())}
     return {"served": served, "current": store.get_current().release, "releases": listed}
 
 
-def check(recaller: Recaller, model: Model, operation: list[Any]) -> None:
+def check_visible(recaller: Recaller, oracle: StoreOracle, operation: list[Any]) -> None:
     """What was acknowledged a moment ago is seen."""
     match operation:
         case ["upsert", number]:
-            check_found(recaller, dict([*upserted(number).items()][:3]))
+            check_searchable(recaller, dict([*draw_upsert(number).items()][:3]))
         case ["delete", number]:
-            answer = recaller.recall(Query(vector=[0.0] * (D - 1) + [1.0], k=ALL))
+            answer = recaller.recall(Query(vector=[0.0] * (DIM - 1) + [1.0], k=N_POSSIBLE_IDS))
             assert answer.exhausted
-            assert not {*answer.ids} & {*deleted(number)}
-            assert len(answer.ids) == len(model.serving)
+            assert not {*answer.ids} & {*draw_delete(number)}
+            assert len(answer.ids) == len(oracle.served_items)
         case ["read", number]:
-            assert shown(recaller) == model.serving
-            check_found(recaller, dict(Random(number).sample([*model.serving.items()], 5)))
+            assert read_all_items(recaller) == oracle.served_items
+            check_searchable(recaller, dict(Random(number).sample([*oracle.served_items.items()], 5)))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from support.store_oracle import Model, perform, shown
+from support.store_oracle import StoreOracle, execute, read_all_items
 from vecall.errors import VecallError
 from vecall.live import journal as module
 from vecall.recall.recaller import Recaller, open_recaller
 
-STORE, NEW = "store", "places/new"  # the second one is made in the session
+STORE_DIR, NEW_STORE_DIR = "store", "places/new"  # the second one is made in the session
 
 STEPS: tuple[list[Any], ...] = (
     ["open"],
@@ -30,48 +30,48 @@ STEPS: tuple[list[Any], ...] = (
     ["upsert", 5],
     ["close"],
 )
-FIRST = ["publish", "one", "old", True]
+FIRST_PUBLISH = ["publish", "one", "old", True]
 
 
-def prepare(folder: Path) -> None:
-    perform(FIRST, folder / STORE, None, Model())
+def prepare(directory: Path) -> None:
+    execute(FIRST_PUBLISH, directory / STORE_DIR, None, StoreOracle())
 
 
-def session(folder: Path, say: Any) -> None:
+def run_session(directory: Path, emit: Any) -> None:
     module._OPS_PER_CHECKPOINT = 40
     try:
-        perform(FIRST, folder / NEW, None, Model())
+        execute(FIRST_PUBLISH, directory / NEW_STORE_DIR, None, StoreOracle())
     except VecallError as error:
-        say(f"new failed {type(error).__name__} {error}")
+        emit(f"new failed {type(error).__name__} {error}")
     else:
-        say("new done")
-    _Writer(folder / STORE, say).run()
+        emit("new done")
+    _SessionWriter(directory / STORE_DIR, emit).run()
 
 
-class _Writer:
-    def __init__(self, store: Path, say: Any) -> None:
-        self._store, self._say = store, say
+class _SessionWriter:
+    def __init__(self, store: Path, emit: Any) -> None:
+        self._store, self._emit = store, emit
         self._recaller: Recaller | None = None
-        self._model = Model()  # only for `tables`
+        self._oracle = StoreOracle()  # only for `tables`
 
     def run(self) -> None:
         for number, operation in enumerate(STEPS):
             try:
-                self._take(operation)
+                self._execute(operation)
             except VecallError as error:
-                self._say(f"failed {number} {type(error).__name__} {error}")
+                self._emit(f"failed {number} {type(error).__name__} {error}")
             else:
-                self._say(f"done {number}")
+                self._emit(f"done {number}")
             if self._recaller is not None:  # it answers, whatever has happened
-                self._say(f"reads {json.dumps([self._recaller.release, shown(self._recaller)])}")
+                self._emit(f"reads {json.dumps([self._recaller.release, read_all_items(self._recaller)])}")
 
-    def _take(self, operation: list[Any]) -> None:
+    def _execute(self, operation: list[Any]) -> None:
         if self._recaller is None:
             self._recaller = open_recaller(self._store, writable=True, auto_compact=False)
         if operation == ["snapshot"]:
-            self._model.tables = (self._recaller.live_index.snapshot.seq, shown(self._recaller))
+            self._oracle.exported_tables = (self._recaller.live_index.snapshot.seq, read_all_items(self._recaller))
         elif operation == ["close"]:
             recaller, self._recaller = self._recaller, None
             recaller.close()
         elif operation != ["open"]:
-            perform(operation, self._store, self._recaller, self._model)
+            execute(operation, self._store, self._recaller, self._oracle)

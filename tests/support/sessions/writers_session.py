@@ -11,21 +11,21 @@ from vecall.index import index_io
 from vecall.index.exact import ExactIndex
 from vecall.release.atomic_io import write_array, write_and_fsync, write_table
 
-SIZES = (10, 3_000)  # as much as a buffer holds, and more
+ROW_COUNTS = (10, 3_000)  # as much as a buffer holds, and more
 
 
-def session(folder: Path, say: Any) -> None:
-    for size in SIZES:
+def run_session(directory: Path, emit: Any) -> None:
+    for size in ROW_COUNTS:
         for name, write in {
             "array.npy": lambda path: write_array(path, np.arange(size)),  # noqa: B023
             "table.arrow": lambda path: write_table(path, pl.DataFrame({"a": range(size)})),  # noqa: B023
             "index.faiss": lambda path: index_io.save_index(ExactIndex.build(np.ones((size, 2), np.float32)), path),  # noqa: B023
             "bytes": lambda path: write_and_fsync(path, bytes(size)),  # noqa: B023
         }.items():
-            path = folder / f"{size}.{name}"
+            path = directory / f"{size}.{name}"
             try:
                 write(path)
             except (OSError, StoreError):
-                say(f"failed {path.name}")
+                emit(f"failed {path.name}")
             else:
-                say(f"done {path.name} {path.stat().st_size}")
+                emit(f"done {path.name} {path.stat().st_size}")
