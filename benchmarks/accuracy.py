@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accuracy_sets import PUBLISHED_RESULTS, TARGETS, DATASETS
+from accuracy_sets import DATASETS, PUBLISHED_RESULTS, TARGETS
 from facts import RESULTS_DIR, describe_environment, extract_model_settings, read_json, write_json
 from tables import console, print_table
 

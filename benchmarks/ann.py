@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ann_libraries import GRAPH_LIBRARIES, LIBRARY_NAMES, Library, Workload, is_installed, create_library
+from ann_libraries import GRAPH_LIBRARIES, LIBRARY_NAMES, Library, Workload, create_library, is_installed
 from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, read_json, write_json
+from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
 from served import read_memory_bytes
 from tables import console, print_table
 
@@ -46,8 +46,8 @@ class AnnBenchmark:
 
     Attributes:
         label: of its results.
-        work: its vectors and indexes.
-        out: the file of all results.
+        workload: its vectors and indexes.
+        results_path: the file of all results.
         rounds: of timed queries.
     """
 
@@ -74,10 +74,16 @@ class AnnBenchmark:
 
     def _update_results(self, updates: dict[str, Any]) -> None:
         """Add to what is kept; nothing is added to nothing."""
-        write_json(self.results_path, read_json(self.results_path) | {self.label: self._read_results() | updates if updates else {}})
+        write_json(
+            self.results_path,
+            read_json(self.results_path) | {self.label: self._read_results() | updates if updates else {}},
+        )
 
     def _has_result(self, name: str) -> bool:
-        return name in self._read_results().get("libraries", {}) and (self.workload.directory / create_library(name).file).exists()
+        return (
+            name in self._read_results().get("libraries", {})
+            and (self.workload.directory / create_library(name).file).exists()
+        )
 
     def _measure_library(self, name: str) -> bool:
         """One library's cell, by fresh processes; says whether there is one."""
@@ -86,7 +92,9 @@ class AnnBenchmark:
         cell: dict[str, Any] = {"facts": describe_environment(), "version": version(create_library(name).package)}
         for step in ("build", "tune", "weigh"):
             effort = cell["tune"][str(self.workload.ks[-1])]["effort"] if step == "weigh" else None
-            done = subprocess.run(self._build_command(step, name, effort), stdout=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(
+                self._build_command(step, name, effort), stdout=subprocess.PIPE, text=True, check=False
+            )
             if done.returncode:
                 console.print(f"{self.label}: {name} is left out, {step} ended with {done.returncode}")
                 return False
@@ -96,13 +104,26 @@ class AnnBenchmark:
 
     def _build_command(self, step: str, name: str, search_params: object) -> list[str]:
         ks = map(str, self.workload.ks)
-        command = [sys.executable, __file__, "--child", step, "--libraries", name, "--effort", json.dumps(search_params)]
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            step,
+            "--libraries",
+            name,
+            "--effort",
+            json.dumps(search_params),
+        ]
         return [*command, "--scratch", str(self.workload.directory), "--target", str(self.workload.target), "--k", *ks]
 
     def _measure_latency(self, names: list[str]) -> dict[str, Any]:
         """All libraries in this process, one query at a time."""
         cells = self._read_results()["libraries"]
-        begun_with, queries, truth = describe_environment(), self.workload.load_queries("asked"), self.workload.load_truth("asked")
+        begun_with, queries, truth = (
+            describe_environment(),
+            self.workload.load_queries("asked"),
+            self.workload.load_truth("asked"),
+        )
         libraries = {name: create_library(name) for name in names}
         for library in libraries.values():
             library.open(self.workload)
@@ -153,7 +174,11 @@ def tune(library: Library, workload: Workload, search_params: Any) -> dict[str, 
     """A step: for each k the least effort that reaches the target; of several, the one that answers fastest."""
     del search_params
     library.open(workload)
-    queries, truth, n = workload.load_queries("tuning"), workload.load_truth("tuning"), len(workload.load_half_vectors())
+    queries, truth, n = (
+        workload.load_queries("tuning"),
+        workload.load_truth("tuning"),
+        len(workload.load_half_vectors()),
+    )
     chosen = {}
     for k in workload.ks:
         tried = []
@@ -237,7 +262,9 @@ def _format_ratios(cells: dict[str, Any], latency: dict[str, Any]) -> Iterator[s
         return
     for k, ours in latency["ours"].items():
         graphs = {
-            name: latency[name][k]["p50_ms"] for name in GRAPH_LIBRARIES if name in latency and cells[name]["tune"][k]["reached"]
+            name: latency[name][k]["p50_ms"]
+            for name in GRAPH_LIBRARIES
+            if name in latency and cells[name]["tune"][k]["reached"]
         }
         if graphs:
             best = min(graphs, key=graphs.__getitem__)
@@ -270,7 +297,10 @@ def iterate_benchmarks(options: argparse.Namespace, scratch: Path) -> Iterator[A
         pool = ClusteredVectors(n, options.dim)
         queries = pool.make_queries(2 * N_QUERIES)
         bench = _make_benchmark(
-            f"clustered {n} x {options.dim}", options, scratch, {"tuning": queries[:N_QUERIES], "asked": queries[N_QUERIES:]}
+            f"clustered {n} x {options.dim}",
+            options,
+            scratch,
+            {"tuning": queries[:N_QUERIES], "asked": queries[N_QUERIES:]},
         )
         pool.write_npy(bench.workload.directory / "items.npy")
         yield bench

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vecall import publish_vectors
 from vecall.index import builder, kernels
 from vecall.index import index_io as index_files
-from vecall.index.base import HalfVectors, SearchParams, Rows, Vectors
+from vecall.index.base import HalfVectors, Rows, SearchParams, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.planner import plan_search
@@ -45,7 +45,7 @@ class Workload:
     """One set of vectors, and the folder that they and all indexes over them lie in.
 
     Attributes:
-        folder: holds items.npy, tuning.npy and asked.npy.
+        directory: holds items.npy, tuning.npy and asked.npy.
         ks: ascending.
         target: mean ANN recall that efforts must reach.
     """
@@ -145,14 +145,21 @@ class VecallLibrary:
     def list_param_sweeps(self, k: int, n: int) -> list[list[Any]]:
         """What the planner takes; None is a scan."""
         release = self._require_snapshot().release
-        plan = plan_search(k, size=n, allowed_count=n, excluded_count=0, curve=release.search_param_curve, costs=release.cost_model)
+        plan = plan_search(
+            k, size=n, allowed_count=n, excluded_count=0, curve=release.search_param_curve, costs=release.cost_model
+        )
         return [[None if plan.search_params is None else list(plan.search_params)]]
 
     def search(self, queries: Vectors, k: int, search_params: Any) -> Rows:
         """By the planner, which knows the effort itself."""
         del search_params
         view = self._require_snapshot()
-        return np.array([search_snapshot(view, ResolvedQuery(one[None], _NO_ROWS, None, UnknownInputs()), None, k).rows for one in queries])
+        return np.array(
+            [
+                search_snapshot(view, ResolvedQuery(one[None], _NO_ROWS, None, UnknownInputs()), None, k).rows
+                for one in queries
+            ]
+        )
 
     def exercise_all_paths(self, queries: Vectors, k: int, search_params: Any) -> None:
         """Index, exact scan, and both under a bitmap."""
@@ -215,8 +222,10 @@ class Hnswlib(_GraphLibrary):
         self._graph = self._hnswlib.Index("ip", workload.load_half_vectors().shape[1])
         self._graph.load_index(str(workload.directory / self.file))
 
-    def search(self, queries: Vectors, k: int, search_params: Any, *, predicate: Callable[[int], bool] | None = None) -> Rows:
-        """Under `passes` it is called back for each row it meets, and raises RuntimeError where fewer than k pass."""
+    def search(
+        self, queries: Vectors, k: int, search_params: Any, *, predicate: Callable[[int], bool] | None = None
+    ) -> Rows:
+        """Under `predicate` it is called back for each row it meets, and raises RuntimeError where fewer than k pass."""
         self._graph.set_ef(search_params)
         rows: Rows = self._graph.knn_query(queries, k, num_threads=1, filter=predicate)[0].astype(np.int64)
         return rows

@@ -12,7 +12,7 @@ import time
 from statistics import median
 from typing import Any
 
-from facts import RESULTS_DIR, REPOSITORY_DIR, describe_environment, write_json
+from facts import REPOSITORY_DIR, RESULTS_DIR, describe_environment, write_json
 from tables import print_table
 
 _STEPS_PER_ROUND = 6  # of each variant in a round
@@ -47,7 +47,10 @@ def main() -> None:
         }
         for name in workers
     }
-    write_json(RESULTS_DIR / f"busy-cores-{asked.preset}.json", {"facts": describe_environment(), "preset": asked.preset, "step": cells})
+    write_json(
+        RESULTS_DIR / f"busy-cores-{asked.preset}.json",
+        {"facts": describe_environment(), "preset": asked.preset, "step": cells},
+    )
     rows = [[name, *(str(value) for value in cell.values())] for name, cell in cells.items()]
     print_table("a training step, median ms", ["variant", "quiet", "busy", "busy / default's quiet"], rows)
 

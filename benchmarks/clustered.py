@@ -35,7 +35,7 @@ class ClusteredVectors:
     """One pool by its numbers.
 
     Attributes:
-        n: N, items.
+        n_items: N, items.
         dim: D.
         seed: of everything.
     """
@@ -52,10 +52,12 @@ class ClusteredVectors:
     @cached_property
     def theme_by_center(self) -> Numbers:
         """[centres] the theme of each centre."""
-        return self._rng("themes of centres").integers(len(self._raw_themes), size=max(1, self.n_items // _ITEMS_PER_CENTER))
+        return self._rng("themes of centres").integers(
+            len(self._raw_themes), size=max(1, self.n_items // _ITEMS_PER_CENTER)
+        )
 
     def make_block(self, block_index: int) -> Halves:
-        """[up to 100,000, D] items `number` × 100,000 and on."""
+        """[up to 100,000, D] items `block_index` × 100,000 and on."""
         size = min(BLOCK_ITEMS, self.n_items - block_index * BLOCK_ITEMS)
         chosen = self._rng("centres of items", block_index).integers(len(self._centers), size=size)
         return self._sample_around(chosen, self._rng("items", block_index)).astype(np.float16)
@@ -69,7 +71,7 @@ class ClusteredVectors:
 
         Args:
             count: how many.
-            who: others for another name.
+            stream: others for another name.
             theme: all around centres of this theme, which must have some.
         """
         centres = np.arange(len(self._centers)) if theme is None else np.flatnonzero(self.theme_by_center == theme)

@@ -43,7 +43,13 @@ def main() -> None:
         return
     libraries, tags = (_read_lists(folder / name) for name in ("users.dat", "item-tag.dat"))
     held_out = np.random.default_rng(0).permutation(N_ARTICLES)[:N_HELD_OUT]
-    rows = [["TF-IDF of tags", "", *(f"{value:.3f}" for value in _measure_tfidf_baseline(libraries, tags, held_out).values())]]
+    rows = [
+        [
+            "TF-IDF of tags",
+            "",
+            *(f"{value:.3f}" for value in _measure_tfidf_baseline(libraries, tags, held_out).values()),
+        ]
+    ]
     for dropout in options.id_dropout:
         results = [_measure_seed(libraries, tags, held_out, dropout, seed, options) for seed in options.seeds]
         figures = [_format_mean_and_sd([one[name] for one in results]) for name in ("warm", *TARGETS)]

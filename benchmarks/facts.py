@@ -23,7 +23,11 @@ _LIBRARIES = ("vecall", "faiss-cpu", "numpy", "onnxruntime", "polars", "torch")
 def describe_environment() -> dict[str, Any]:
     """Machine, versions, commit, date, command, and how busy the machine was just now."""
     return {
-        "machine": {"cpu": _describe_cpu(), "cores": os.cpu_count(), "memory_gib": round(_read_meminfo_kib("MemTotal") / 2**20, 1)},
+        "machine": {
+            "cpu": _describe_cpu(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(_read_meminfo_kib("MemTotal") / 2**20, 1),
+        },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "commit": _describe_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

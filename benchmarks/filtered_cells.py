@@ -44,8 +44,8 @@ class FilterPool:
 
     Attributes:
         clusters: its vectors.
-        folder: holds items.npy, tuning.npy and the store.
-        view: what is searched.
+        directory: holds items.npy, tuning.npy and the store.
+        snapshot: what is searched.
         themes: [G] those that are asked for.
         queries: [G, Q, D] users around each theme.
     """
@@ -96,7 +96,10 @@ class FilterPool:
         """[G, N] an attribute that items like a theme have more of (or less), and chance."""
         items: HalfVectors = np.load(self.directory / "items.npy", mmap_mode="r")
         directions = self.clusters.themes[self.themes].T
-        blocks = [items[start : start + BLOCK_ITEMS].astype(np.float32) @ directions for start in range(0, len(items), BLOCK_ITEMS)]
+        blocks = [
+            items[start : start + BLOCK_ITEMS].astype(np.float32) @ directions
+            for start in range(0, len(items), BLOCK_ITEMS)
+        ]
         alike = np.concatenate(blocks).T
         alike = (alike - alike.mean(axis=1, keepdims=True)) / alike.std(axis=1, keepdims=True)
         chance = np.random.default_rng(self.clusters.seed).standard_normal(alike.shape, dtype=np.float32)
@@ -125,14 +128,19 @@ def make_condition(rate: float) -> list[dict[str, object]]:
 
 def time_filters(snapshot: Snapshot, rates: Sequence[float]) -> dict[str, dict[str, float]]:
     """Milliseconds of making a filter's bitmap, and of finding it made."""
-    conditions: dict[str, list[dict[str, object]]] = {f"number, pass {rate:.2%}": make_condition(rate) for rate in rates}
+    conditions: dict[str, list[dict[str, object]]] = {
+        f"number, pass {rate:.2%}": make_condition(rate) for rate in rates
+    }
     shelves = [str(shelf) for shelf in range(0, 100, 10)]
     conditions["one of 10 texts, pass 10.00%"] = [{"field": "shelf", "op": "in", "value": shelves}]
     times = {}
     for name, condition in conditions.items():
         filters = FilterCache()
         cold = [_time_ms(lambda condition=condition: FilterCache().get_mask(condition, snapshot)) for _ in range(5)]
-        cached = [_time_ms(lambda condition=condition, filters=filters: filters.get_mask(condition, snapshot)) for _ in range(50)]
+        cached = [
+            _time_ms(lambda condition=condition, filters=filters: filters.get_mask(condition, snapshot))
+            for _ in range(50)
+        ]
         times[name] = {"cold_ms": round(float(np.median(cold)), 3), "cached_ms": round(float(np.median(cached)), 4)}
     return times
 
@@ -143,8 +151,8 @@ class FilterCase:
 
     Attributes:
         vector: [1, D].
-        passing: what passes.
-        nearest: passing rows, best first, at most `DEPTH`.
+        filter_mask: what passes.
+        nearest_rows: passing rows, best first, at most `DEPTH`.
     """
 
     vector: Vectors
@@ -178,13 +186,18 @@ def make_cases(pool: FilterPool, filters: Sequence[FilterMask]) -> list[FilterCa
 
 def measure_near_pass_rate(pool: FilterPool, filters: Sequence[FilterMask]) -> float:
     """Share of the users' 500 nearest items that pass."""
-    return float(np.mean([passing.base.contains(near).mean() for near, passing in zip(pool.nearest_rows, filters, strict=True)]))
+    return float(
+        np.mean([passing.base.contains(near).mean() for near, passing in zip(pool.nearest_rows, filters, strict=True)])
+    )
 
 
 def measure_cell(snapshot: Snapshot, cases: Sequence[FilterCase], n_excluded: int, k: int) -> dict[str, Any]:
     """Answers under a filter, and bare ones of the same users in between."""
     asks = [case.to_query(n_excluded) for case in cases]
-    probe = [_time_ms(lambda at=at: search_snapshot(snapshot, asks[at], cases[at].filter_mask, k)) for at in range(min(5, len(cases)))]
+    probe = [
+        _time_ms(lambda at=at: search_snapshot(snapshot, asks[at], cases[at].filter_mask, k))
+        for at in range(min(5, len(cases)))
+    ]
     step = 1 if float(np.median(probe)) < SLOW_CELL_MS else 2
     cases, asks = cases[::step], asks[::step]
     found: list[SearchResult] = []

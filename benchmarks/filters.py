@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, read_json, write_json
-from filtered_cells import EXCLUSION_COUNTS, KS, ATTRIBUTE_CORRELATION, FilterPool, make_cases, measure_cell, measure_near_pass_rate, time_filters
+from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
+from filtered_cells import (
+    ATTRIBUTE_CORRELATION,
+    EXCLUSION_COUNTS,
+    KS,
+    FilterPool,
+    make_cases,
+    measure_cell,
+    measure_near_pass_rate,
+    time_filters,
+)
 from filters_beside import measure_competitors
 from tables import console, print_table
 
@@ -37,7 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--kinds", choices=("random", *ATTRIBUTE_CORRELATION, "beside"), nargs="+", default=["random", *ATTRIBUTE_CORRELATION, "beside"])
+    parser.add_argument(
+        "--kinds",
+        choices=("random", *ATTRIBUTE_CORRELATION, "beside"),
+        nargs="+",
+        default=["random", *ATTRIBUTE_CORRELATION, "beside"],
+    )
     parser.add_argument("--queries", type=int, default=100, help="of a cell; half of them where its calls are slow")
     parser.add_argument("--scratch", type=Path, help="a folder that keeps vectors, releases and graphs")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "filters.json")
@@ -75,7 +89,11 @@ def measure_kind(pool: FilterPool, kind: str) -> dict[str, Any]:
     begun_with, cells = describe_environment(), []
     for rate, filters in zip(PASS_RATES, pool.make_filters(kind, PASS_RATES), strict=True):
         cases = make_cases(pool, filters)
-        passed = {"rate": rate, "matches": filters[0].base.count, "near_pass": round(measure_near_pass_rate(pool, filters), 5)}
+        passed = {
+            "rate": rate,
+            "matches": filters[0].base.count,
+            "near_pass": round(measure_near_pass_rate(pool, filters), 5),
+        }
         cells += [passed | measure_cell(pool.snapshot, cases, excluded, k) for excluded in EXCLUSION_COUNTS for k in KS]
     return {"facts": begun_with, "release": pool.describe(), "load_after": read_load_average(), "cells": cells}
 

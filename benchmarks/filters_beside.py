@@ -14,7 +14,7 @@ import ann
 import numpy as np
 from ann_libraries import Hnswlib, Workload, is_installed
 from facts import describe_environment, read_load_average
-from filtered_cells import TARGET_RECALL, FilterCase, FilterPool, make_cases, evaluate_answers, compute_percentiles
+from filtered_cells import TARGET_RECALL, FilterCase, FilterPool, compute_percentiles, evaluate_answers, make_cases
 
 from vecall.index import index_io as index_files
 from vecall.index.base import Rows
@@ -34,10 +34,10 @@ class SearchMethod:
     Attributes:
         name: for people.
         prepare: a filter made into what the way takes, once; not timed.
-        answer: rows for a case.
-        raised: answers that failed with RuntimeError.
-        rows: the answers so far.
-        ms: what they took.
+        search: rows for a case.
+        error_count: answers that failed with RuntimeError.
+        answers: the answers so far.
+        latencies_ms: what they took.
     """
 
     name: str
@@ -60,7 +60,11 @@ class SearchMethod:
 
     def summarize(self, cases: list[FilterCase]) -> dict[str, Any]:
         """Of all cases; ready for the next filter."""
-        found = evaluate_answers(self.answers, cases, 0, K) | compute_percentiles(self.latencies_ms) | {"raised": self.error_count}
+        found = (
+            evaluate_answers(self.answers, cases, 0, K)
+            | compute_percentiles(self.latencies_ms)
+            | {"raised": self.error_count}
+        )
         self.answers, self.latencies_ms, self.error_count = [], [], 0
         return {"way": self.name, **found}
 
@@ -94,11 +98,17 @@ def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]
         return rows[case.filter_mask.base.contains(rows)][:K]
 
     ways = [
-        SearchMethod("ours", lambda case: case.filter_mask, lambda case, passing: search_snapshot(view, case.to_query(0), passing, K).rows),
+        SearchMethod(
+            "ours",
+            lambda case: case.filter_mask,
+            lambda case, passing: search_snapshot(view, case.to_query(0), passing, K).rows,
+        ),
         SearchMethod(
             "graph, bare bitmap",
             lambda case: case.filter_mask.base,
-            lambda case, bitmap: _drop_missing(graph.search(case.vector, K, search_params=effort, allowed=bitmap).rows[0]),
+            lambda case, bitmap: _drop_missing(
+                graph.search(case.vector, K, search_params=effort, allowed=bitmap).rows[0]
+            ),
         ),
         SearchMethod("over-fetching", lambda case: case.filter_mask.base.count / len(view), over_fetch),
     ]
@@ -109,7 +119,13 @@ def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]
             return _drop_missing(library.search(case.vector, K, ef, predicate=passes)[0])
 
         # A list is what Python looks into fastest.
-        ways.append(SearchMethod("hnswlib, callback", lambda case: case.filter_mask.base.to_mask().tolist().__getitem__, search_with_callback))
+        ways.append(
+            SearchMethod(
+                "hnswlib, callback",
+                lambda case: case.filter_mask.base.to_mask().tolist().__getitem__,
+                search_with_callback,
+            )
+        )
     return ways, built
 
 

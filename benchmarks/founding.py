@@ -13,7 +13,7 @@ from typing import Any
 
 import founding_floor
 from facts import RESULTS_DIR, read_json, write_json
-from founding_pool import EF, EF_CONSTRUCTION, MAX_TRAINING_ITEMS, PoolBenchmark, K, M
+from founding_pool import EF, EF_CONSTRUCTION, MAX_TRAINING_ITEMS, K, M, PoolBenchmark
 from planted import AFFINITY_THRESHOLDS, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,11 @@ def main() -> None:
     parser.add_argument("--pools", type=int, nargs="+", help="numbers of items; default 10_000 1_000_000")
     parser.add_argument("--quick", action="store_true", help="the pool of 10_000 alone, unless --pools says otherwise")
     parser.add_argument(
-        "--labels", choices=AFFINITY_THRESHOLDS, nargs="+", default=list(AFFINITY_THRESHOLDS), help="skewed: smallest pool only"
+        "--labels",
+        choices=AFFINITY_THRESHOLDS,
+        nargs="+",
+        default=list(AFFINITY_THRESHOLDS),
+        help="skewed: smallest pool only",
     )
     parser.add_argument("--known", type=int, default=2_000, help="users to train on")
     parser.add_argument("--users", type=int, default=1_000, help="strangers who ask")

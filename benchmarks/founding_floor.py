@@ -20,7 +20,7 @@ from vecall.data.split import Split
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.evaluator import Scorer, evaluate_scorer
 from vecall.pipeline.fit import fit
-from vecall.quickstart.movielens import find_data_dir, build_dssm_config, build_settings
+from vecall.quickstart.movielens import build_dssm_config, build_settings, find_data_dir
 
 SEEDS = (0, 1, 2)
 MODELS = ("popularity", "ease", "cooccurrence", "founding", "pooled")
@@ -32,7 +32,7 @@ class MovieLensBenchmark:
     """The one test that all models are judged by: the quickstart's own.
 
     Attributes:
-        work: a folder for runs.
+        work_dir: a folder for runs.
     """
 
     work_dir: Path

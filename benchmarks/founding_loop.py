@@ -26,7 +26,9 @@ class PairDataset(Dataset[tuple[Row, Tensor]]):
     def __init__(self, samples: Samples, training_data: TrainingData, negatives: int, *, grouped: bool) -> None:
         self._samples, self._negatives, self._n_items = samples, negatives, training_data.n_items
         self._grouped = grouped
-        self._users, self._items = (to_tensors(x, _CPU) for x in (training_data.user_features, training_data.item_features))
+        self._users, self._items = (
+            to_tensors(x, _CPU) for x in (training_data.user_features, training_data.item_features)
+        )
 
     def __len__(self) -> int:
         return len(self._samples) * (1 if self._grouped else 1 + self._negatives)
@@ -54,9 +56,9 @@ class DssmTrainingLoop:
     Attributes:
         towers: user features and item features to vectors of length 1; without ids and histories.
         samples: positives.
-        problem: their features.
+        training_data: their features.
         settings: batch, learning rate, negatives of each positive.
-        together: a row is a positive with its negatives; else a labelled pair, as the design says.
+        grouped: a row is a positive with its negatives; else a labelled pair, as the design says.
     """
 
     towers: TwoTower
@@ -83,6 +85,8 @@ class DssmTrainingLoop:
         """[B, 1 + n] cosines."""
         users = self.towers.user_tower(None, None, row["user"])  # [B, D]
         shape = next(iter(row["items"].values())).shape[:2]
-        items = self.towers.item_tower(None, {name: x.flatten(0, 1) for name, x in row["items"].items()})  # [B (1 + n), D]
+        items = self.towers.item_tower(
+            None, {name: x.flatten(0, 1) for name, x in row["items"].items()}
+        )  # [B (1 + n), D]
         scores: Tensor = (items.view(*shape, -1) @ users.unsqueeze(-1)).squeeze(-1)
         return scores

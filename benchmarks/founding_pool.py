@@ -24,7 +24,7 @@ from vecall import progress
 from vecall.config import Config, parse_config
 from vecall.data.request_features import to_feature_frame
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams, Index, Vectors
+from vecall.index.base import Index, SearchParams, Vectors
 from vecall.index.builder import IndexSpec
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.fit import fit
@@ -48,10 +48,10 @@ class PoolBenchmark:
     """One market, its trained run, and strangers who ask.
 
     Attributes:
-        work: a folder for tables, runs and stores.
+        work_dir: a folder for tables, runs and stores.
         market: the planted world.
-        known: users to train on.
-        users: [U, 50] features of users whom training never saw.
+        n_training_users: users to train on.
+        query_users: [U, 50] features of users whom training never saw.
     """
 
     work_dir: Path
@@ -97,7 +97,9 @@ class PoolBenchmark:
             "ann": _measure_ann_recall(release.index, vectors, truth),
             "recall": served,
             "size": _measure_sizes(store / "releases" / made, n_items, served),
-            "identical": _count_identical(expected, _search_all(release.index, _require_encoder(release), self.query_users)),
+            "identical": _count_identical(
+                expected, _search_all(release.index, _require_encoder(release), self.query_users)
+            ),
         }
 
     def _publish(self, n_items: int, store: Path) -> tuple[str, Index, dict[str, float]]:
@@ -241,7 +243,8 @@ def _measure_ann_recall(index: Index, vectors: Vectors, truth: NDArray[np.int64]
         if steps[-1]["ann_recall"] >= SUFFICIENT_RECALL or ef >= index.size:
             break
     reached = {
-        f"{target:.2f}": next((one["ef"] for one in steps if one["ann_recall"] >= target), None) for target in RECALL_TARGETS
+        f"{target:.2f}": next((one["ef"] for one in steps if one["ann_recall"] >= target), None)
+        for target in RECALL_TARGETS
     }
     return {
         "k": K,

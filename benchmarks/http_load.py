@@ -28,11 +28,11 @@ class LoadResult:
     """What was measured.
 
     Attributes:
-        seconds: of each answered request.
-        statuses: how often each came.
-        took: seconds from the first request to the last answer.
-        cpu: seconds of processor that this generator used.
-        late: seconds by which requests left after their time, in an open loop.
+        latencies_seconds: of each answered request.
+        status_counts: how often each came.
+        wall_seconds: seconds from the first request to the last answer.
+        cpu_seconds: seconds of processor that this generator used.
+        lateness_seconds: seconds by which requests left after their time, in an open loop.
     """
 
     latencies_seconds: list[float] = field(default_factory=list)
@@ -57,7 +57,9 @@ class LoadResult:
 
     def summarize(self) -> dict[str, float]:
         """Latency in milliseconds, requests a second, failures, and the generator's share of one core."""
-        p50, p99 = np.percentile(self.latencies_seconds, [50, 99]) * 1e3 if self.latencies_seconds else (float("nan"),) * 2
+        p50, p99 = (
+            np.percentile(self.latencies_seconds, [50, 99]) * 1e3 if self.latencies_seconds else (float("nan"),) * 2
+        )
         made = {
             "requests": sum(self.status_counts.values()),
             "failed": sum(count for status, count in self.status_counts.items() if status != 200),
@@ -153,7 +155,9 @@ def iterate_arrivals(rate: float, seconds: float, seed: int = 0) -> Iterator[flo
         yield due
 
 
-async def _send_and_return(connection: HttpConnection, request: bytes, load: LoadResult, due: float, idle_connections: deque[HttpConnection]) -> None:
+async def _send_and_return(
+    connection: HttpConnection, request: bytes, load: LoadResult, due: float, idle_connections: deque[HttpConnection]
+) -> None:
     await _send_timed(connection, request, load, due)
     idle_connections.append(connection)
 

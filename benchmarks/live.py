@@ -73,7 +73,9 @@ def _parse_options() -> argparse.Namespace:
 
 def _publish(pool: ClusteredVectors, store: Path, vectors: Path) -> None:
     pool.write_npy(vectors)
-    attributes = pl.DataFrame({"shop": np.arange(pool.n_items) % 7, "title": [f"title {i}" for i in range(pool.n_items)]})
+    attributes = pl.DataFrame(
+        {"shop": np.arange(pool.n_items) % 7, "title": [f"title {i}" for i in range(pool.n_items)]}
+    )
     publish_vectors(
         store,
         pl.Series("id", np.arange(pool.n_items)),
@@ -107,7 +109,7 @@ def _measure(pool: ClusteredVectors, store: Path, seconds: float) -> dict[str, A
 
 @dataclass
 class WriterThread:
-    """A thread that upserts `size` items a call, at so many items a second, while the `with` block runs."""
+    """A thread that upserts `batch_size` items a call, at so many items a second, while the `with` block runs."""
 
     recaller: Recaller
     pool: ClusteredVectors
@@ -210,7 +212,13 @@ def _print_results(result: dict[str, Any]) -> None:
                 *(str(one.get(key, "")) for key in ("items_a_second", "could_a_second", "call_p50_ms")),
             ]
         )
-    columns = ["", *(key.removesuffix("_ms").replace("_", " ") for key in _PRINTED_KEYS), "items/s", "could/s", "call ms"]
+    columns = [
+        "",
+        *(key.removesuffix("_ms").replace("_", " ") for key in _PRINTED_KEYS),
+        "items/s",
+        "could/s",
+        "call ms",
+    ]
     print_table(f"{result['items']:,} x {result['dim']}, k {K}", columns, rows)
     console.print(f"to reach: {TARGET_RATIOS}; 300 calls/s one by one, 10,000 items/s in batches")
     replayed = result["open_seconds"] - result["release_seconds"]

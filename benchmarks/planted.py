@@ -31,7 +31,7 @@ class SyntheticMarket:
     """One world by its seed; its items do not depend on how many of them are looked at.
 
     Attributes:
-        border: the affinity at which half of those who are shown an item take it.
+        affinity_threshold: the affinity at which half of those who are shown an item take it.
         seed: of everything.
     """
 
@@ -57,7 +57,11 @@ class SyntheticMarket:
         shown = rng.integers(n_items, size=(n_users, IMPRESSIONS_PER_USER))
         chances = self._compute_probabilities(np.einsum("ud,usd->us", users, items[shown]))
         label = (rng.random(shown.shape) < chances).astype(np.float32)
-        table = {"user": np.repeat(np.arange(n_users), IMPRESSIONS_PER_USER), "item": to_item_ids(shown.ravel()), "label": label.ravel()}
+        table = {
+            "user": np.repeat(np.arange(n_users), IMPRESSIONS_PER_USER),
+            "item": to_item_ids(shown.ravel()),
+            "label": label.ravel(),
+        }
         pl.DataFrame(table).write_parquet(path)
         return float(label.mean())
 
@@ -75,13 +79,17 @@ class SyntheticMarket:
         """Hidden factors [c, 16] and features [c, 30], chunk by chunk."""
         fixed = self._rng("items")
         themes = fixed.standard_normal((N_THEMES, N_FACTORS), dtype=np.float32)
-        view = fixed.standard_normal((N_FACTORS, ITEM_FEATURE_DIM), dtype=np.float32) / np.sqrt(N_FACTORS, dtype=np.float32)
+        view = fixed.standard_normal((N_FACTORS, ITEM_FEATURE_DIM), dtype=np.float32) / np.sqrt(
+            N_FACTORS, dtype=np.float32
+        )
         for start in range(0, n_items, CHUNK_ITEMS):
             rng = self._rng("items", start)
             chosen = themes[rng.integers(N_THEMES, size=CHUNK_ITEMS)]
             own = rng.standard_normal((CHUNK_ITEMS, N_FACTORS), dtype=np.float32)
             hidden = (chosen + SPREAD * own) / np.sqrt(1 + SPREAD**2, dtype=np.float32)
-            features = hidden @ view + NOISE_SCALE * rng.standard_normal((CHUNK_ITEMS, ITEM_FEATURE_DIM), dtype=np.float32)
+            features = hidden @ view + NOISE_SCALE * rng.standard_normal(
+                (CHUNK_ITEMS, ITEM_FEATURE_DIM), dtype=np.float32
+            )
             left = n_items - start
             yield hidden[:left], features[:left].astype(np.float32)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, read_json, write_json
+from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
@@ -103,7 +103,9 @@ def _serve(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     with open_recaller(options.scratch / "store") as recaller:
         load_s = time.perf_counter() - started
-        queries = ClusteredVectors(options.items, options.dim).make_queries(N_TUNING_QUERIES + N_TIMED_QUERIES)[N_TUNING_QUERIES:]
+        queries = ClusteredVectors(options.items, options.dim).make_queries(N_TUNING_QUERIES + N_TIMED_QUERIES)[
+            N_TUNING_QUERIES:
+        ]
         answers = {f"k {k}": _measure_queries(recaller, queries, k, ()) for k in KS}
         for name in ATTRIBUTE_SHARES:
             where = ({"field": name, "op": "eq", "value": True},)

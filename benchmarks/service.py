@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, read_json, write_json
-from http_load import HttpConnection, LoadResult, run_closed_loop, run_open_loop, build_post, run_wrk
+from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
+from http_load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop, run_wrk
 from service_processes import LowerBoundProcess, ServerProcess
 from service_users import HISTORY_LENGTH, K, make_query_histories
 from tables import console, print_table
@@ -83,11 +83,11 @@ class _Round:
     """A minute's measurements, so that a ratio is not of what else the machine did.
 
     Attributes:
-        bare: calls in a loop.
-        closed: HTTP by connections.
-        by_wrk: answers a second; None without `wrk`.
-        bare_paced: calls at the pace of `opened`, or each process's part of it.
-        opened: HTTP at a part of the most that this round gave.
+        lower_bound: calls in a loop.
+        closed_loop: HTTP by connections.
+        wrk_per_second: answers a second; None without `wrk`.
+        paced_lower_bound: calls at the pace of `opened`, or each process's part of it.
+        open_loop: HTTP at a part of the most that this round gave.
     """
 
     lower_bound: LoadResult
@@ -99,12 +99,19 @@ class _Round:
     @property
     def max_per_second(self) -> float:
         """The most answers a second."""
-        return max([one.requests_per_second for one in self.closed_loop.values()] + ([self.wrk_per_second] if self.wrk_per_second else []))
+        return max(
+            [one.requests_per_second for one in self.closed_loop.values()]
+            + ([self.wrk_per_second] if self.wrk_per_second else [])
+        )
 
 
-def _measure_round(lower_bound: LowerBoundProcess, port: int, workers: int, requests: list[bytes], seconds: float) -> _Round:
+def _measure_round(
+    lower_bound: LowerBoundProcess, port: int, workers: int, requests: list[bytes], seconds: float
+) -> _Round:
     loop = lower_bound.run_burst(seconds)
-    by_connections = {count: run_closed_loop(port, requests, connections=count, seconds=seconds) for count in CONNECTION_COUNTS}
+    by_connections = {
+        count: run_closed_loop(port, requests, connections=count, seconds=seconds) for count in CONNECTION_COUNTS
+    }
     by_wrk = run_wrk(port, requests, connections=max(CONNECTION_COUNTS), seconds=seconds)
     before = _Round(loop, by_connections, by_wrk, LoadResult(), LoadResult())
     rate = _OPEN_LOOP_SHARE * before.max_per_second
@@ -116,9 +123,14 @@ def _summarize_rounds(rounds: list[_Round]) -> dict[str, Any]:
     bare, paced = [one.lower_bound for one in rounds], [one.paced_lower_bound for one in rounds]
     return {
         "bare": sum(bare, LoadResult()).summarize(),
-        "http": {str(count): _compare_with_lower_bound([one.closed_loop[count] for one in rounds], bare) for count in CONNECTION_COUNTS},
+        "http": {
+            str(count): _compare_with_lower_bound([one.closed_loop[count] for one in rounds], bare)
+            for count in CONNECTION_COUNTS
+        },
         "limit_per_second": round(float(np.median([one.max_per_second for one in rounds])), 1),
-        "limit_x_bare": round(float(np.median([one.max_per_second * one.lower_bound.p50_seconds for one in rounds])), 3),
+        "limit_x_bare": round(
+            float(np.median([one.max_per_second * one.lower_bound.p50_seconds for one in rounds])), 3
+        ),
         "bare_at_60_percent": sum(paced, LoadResult()).summarize(),
         "open_at_60_percent": _compare_with_lower_bound([one.open_loop for one in rounds], paced),
     }

@@ -31,7 +31,11 @@ def main() -> None:
     for line in sys.stdin:
         burst = json.loads(line)
         began, cpu = time.perf_counter(), time.process_time()
-        took = _run_open_loop(call, burst["seconds"], burst["rate"]) if burst["rate"] else _run_closed_loop(call, burst["seconds"])
+        took = (
+            _run_open_loop(call, burst["seconds"], burst["rate"])
+            if burst["rate"]
+            else _run_closed_loop(call, burst["seconds"])
+        )
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         print(json.dumps({"calls": [round(one, 7) for one in took], "took": seconds, "cpu": cpu}), flush=True)
 
@@ -42,7 +46,10 @@ def _make_call(store: Path) -> Callable[[], object]:
     encoder, effort = release.encoder, release.search_param_curve
     if encoder is None or effort is None:
         raise SystemExit(f"{store}: the release needs towers and an index")
-    histories = [release.item_ids.to_rows(one) for one in make_query_histories(ClusteredVectors(release.index.size, release.index.dim))]
+    histories = [
+        release.item_ids.to_rows(one)
+        for one in make_query_histories(ClusteredVectors(release.index.size, release.index.dim))
+    ]
     nothing, hard, number = to_feature_frame([{}], {}), effort.look_up(K), 0
     limit_faiss_to_one_thread()
 

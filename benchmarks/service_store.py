@@ -20,7 +20,7 @@ from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.onnx_export import export_towers
-from vecall.release.encoder import OnnxEncoder, EncoderState
+from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
@@ -53,7 +53,9 @@ def publish_store(store: Path, pool: ClusteredVectors, encoder: str, name: str |
         contents = ReleaseContents(
             item_ids=build_id_map(pl.Series(np.arange(pool.n_items)), "integer"),
             vectors=items,
-            attributes=pl.DataFrame({"shop": np.arange(pool.n_items) % 10, "title": [f"title {i}" for i in range(pool.n_items)]}),
+            attributes=pl.DataFrame(
+                {"shop": np.arange(pool.n_items) % 10, "title": [f"title {i}" for i in range(pool.n_items)]}
+            ),
             popularity=np.ones(pool.n_items, dtype=np.float32),
             users=_build_user_table(pool, items),
         )

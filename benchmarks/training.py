@@ -33,7 +33,7 @@ from vecall.console import configure_logging
 from vecall.data.dataset import read_dataset
 from vecall.data.split import Split
 from vecall.evaluation.evaluator import evaluate_scorer
-from vecall.quickstart.movielens import find_data_dir, build_dssm_config, build_settings
+from vecall.quickstart.movielens import build_dssm_config, build_settings, find_data_dir
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import build_positive_samples
 from vecall.training.data import TrainingData
@@ -197,7 +197,10 @@ def _print_results(results: dict[str, Any]) -> None:
         )
     columns = ["", "samples/s", "by the loop's", f"best recall@{K}", "s to the loop's best", "by the loop's", "GiB"]
     print_table("MovieLens, validation, one thread", columns, rows)
-    console.print("to reach, by the loop's: " + ", ".join(f"{name} {TARGET_RATIOS[name]}" for name in columns if name in TARGET_RATIOS))
+    console.print(
+        "to reach, by the loop's: "
+        + ", ".join(f"{name} {TARGET_RATIOS[name]}" for name in columns if name in TARGET_RATIOS)
+    )
     step = results["step"]
     shares = sorted(step["share"].items(), key=lambda pair: -pair[1])
     print_table(

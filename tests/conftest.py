@@ -40,6 +40,10 @@ def published_with_index(published, tmp_path_factory):
     config["index"] |= {"engine": "hnsw"}
     (folder / "run" / "config.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "_costs", lambda *_: CostModel(fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0))
+        patch.setattr(
+            tuning,
+            "_costs",
+            lambda *_: CostModel(fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0),
+        )
         publish(folder / "run", folder / "store", name="tiny")
     return folder / "store"

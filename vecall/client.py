@@ -20,10 +20,12 @@ class ServiceError(VecallError):
         status: of HTTP; 0 where there was no answer.
         code: for machines, such as `invalid`; `unreachable` where there was no answer.
         field: the part of the request that is wrong; None for the whole.
-        retry_after: seconds after which to try again; None where that would not help.
+        retry_after_seconds: seconds after which to try again; None where that would not help.
     """
 
-    def __init__(self, status: int, code: str, message: str, field: str | None, retry_after_seconds: float | None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None, retry_after_seconds: float | None
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.field, self.retry_after_seconds = status, code, field, retry_after_seconds
 
@@ -34,12 +36,14 @@ class Client:
     Args:
         url: such as `http://127.0.0.1:8080`.
         key: an API key, where the service wants one.
-        timeout: seconds for one answer.
-        tries: how often a request is sent in all while the service is busy or cannot be reached. Every request may be
+        timeout_seconds: seconds for one answer.
+        max_attempts: how often a request is sent in all while the service is busy or cannot be reached. Every request may be
             sent again: to upsert or delete twice is the same as once.
     """
 
-    def __init__(self, url: str, *, key: str | None = None, timeout_seconds: float = 10.0, max_attempts: int = 3) -> None:
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout_seconds: float = 10.0, max_attempts: int = 3
+    ) -> None:
         place = urlsplit(url)
         if place.scheme not in ("http", "https") or not place.hostname:
             raise ConfigError(f"url: expected such as http://127.0.0.1:8080, got {url!r}")

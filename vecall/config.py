@@ -13,7 +13,15 @@ from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
 from vecall.runtime.paths import to_absolute_path
-from vecall.schema import CategoryFeature, NumericFeature, Schema, SettingsModel, TagsFeature, TextFeature, VectorFeature
+from vecall.schema import (
+    CategoryFeature,
+    NumericFeature,
+    Schema,
+    SettingsModel,
+    TagsFeature,
+    TextFeature,
+    VectorFeature,
+)
 from vecall.settings_base import read_toml
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
@@ -122,7 +130,7 @@ class Config(SettingsModel):
 
 
 def _deep_merge(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, and key by key, sections within sections too, the defaults that it lacks."""
+    """`overrides`, and key by key, sections within sections too, the defaults that it lacks."""
     both = {
         key: _deep_merge(defaults[key], overrides[key])
         for key in defaults.keys() & overrides.keys()

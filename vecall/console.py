@@ -84,7 +84,7 @@ def print_metrics(title: str, metrics_by_model: Mapping[str, Mapping[str, float 
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, align_left: bool = False) -> None:
-    """A title and a plain table on stdout; columns but the first are right-aligned, unless `left`."""
+    """A title and a plain table on stdout; columns but the first are right-aligned, unless `align_left`."""
     made = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns):
         made.add_column(column, justify="left" if align_left or place == 0 else "right", no_wrap=not align_left)

@@ -57,7 +57,7 @@ class QueryError(VecallError):
         self.field = field
 
 
-class EncoderMismatchError(QueryError):  # noqa: N818 - it is what happened, and reads so where it is caught
+class EncoderMismatchError(QueryError):
     """A vector was made by another encoder than the release's, so its scores would mean nothing."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
@@ -68,7 +68,7 @@ class ForkError(VecallError):
     """This process was forked from one that had used vecall: libraries would wait for threads that are not here."""
 
 
-class OverloadedError(VecallError):  # noqa: N818 - as above
+class OverloadedError(VecallError):
     """A request waited too long, or too many wait already: trying again a little later may help.
 
     Attributes:
@@ -88,8 +88,8 @@ class StoreError(VecallError):
     """A store cannot do what was asked."""
 
 
-class DeltaFullError(StoreError):  # noqa: N818 - as above
-    """There are as many live changes beside the release as `delta_max` allows; they wait for compaction.
+class DeltaFullError(StoreError):
+    """There are as many live changes beside the release as `max_delta_items` allows; they wait for compaction.
 
     Attributes:
         code: `delta_full`, as over HTTP.
@@ -98,7 +98,7 @@ class DeltaFullError(StoreError):  # noqa: N818 - as above
     code = "delta_full"
 
 
-class InvalidReleaseError(StoreError):  # noqa: N818 - as above
+class InvalidReleaseError(StoreError):
     """A release is damaged or incomplete and is not opened.
 
     Attributes:
@@ -110,7 +110,7 @@ class InvalidReleaseError(StoreError):  # noqa: N818 - as above
         self.file = file
 
 
-class JournalCorruptedError(StoreError):  # noqa: N818 - as above
+class JournalCorruptedError(StoreError):
     """The journal of live changes does not hold what was written, so it is not used.
 
     Attributes:
@@ -122,7 +122,7 @@ class JournalCorruptedError(StoreError):  # noqa: N818 - as above
         self.seq = seq
 
 
-class JournalIOError(StoreError):  # noqa: N818 - as above
+class JournalIOError(StoreError):
     """The journal of live changes cannot be read or written just now; what was acknowledged stands.
 
     Attributes:
@@ -134,7 +134,7 @@ class JournalIOError(StoreError):  # noqa: N818 - as above
         self.disk_full = disk_full
 
 
-class LockedError(StoreError):  # noqa: N818 - as above
+class LockedError(StoreError):
     """Another process holds the lock.
 
     Attributes:

@@ -52,7 +52,9 @@ class TextFeature(SettingsModel):
     max_tokens: int = Field(64, ge=1, le=4096, description="tokens read of one text; the rest is ignored")
 
 
-Feature = Annotated[NumericFeature | CategoryFeature | TagsFeature | VectorFeature | TextFeature, Field(discriminator="kind")]
+Feature = Annotated[
+    NumericFeature | CategoryFeature | TagsFeature | VectorFeature | TextFeature, Field(discriminator="kind")
+]
 Features = dict[str, Feature]
 
 # Column names that `Recaller.candidates` gives a meaning of its own.

@@ -12,7 +12,7 @@ def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file.
-        secret: no message may show anything of it.
+        is_secret: no message may show anything of it.
 
     Raises:
         ConfigError: it cannot be read, or is no TOML.
@@ -22,4 +22,6 @@ def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: is not TOML" + ("" if is_secret else f": {error}")) from (None if is_secret else error)
+        raise ConfigError(f"{path}: is not TOML" + ("" if is_secret else f": {error}")) from (
+            None if is_secret else error
+        )

@@ -68,7 +68,9 @@ def test_a_scalar_is_spelled_as_a_column_of_it(value):
 @given(st.lists(st.floats(allow_nan=False) | st.none(), min_size=1))
 def test_a_list_is_spelled_as_its_elements(values):
     column = pl.Series(values, dtype=pl.Float64)
-    assert column_to_text(pl.Series([values], dtype=pl.List(pl.Float64)))[0].to_list() == column_to_text(column).to_list()
+    assert (
+        column_to_text(pl.Series([values], dtype=pl.List(pl.Float64)))[0].to_list() == column_to_text(column).to_list()
+    )
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70))

@@ -4,7 +4,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from vecall.data.casting import cast_feature, cast_boolean, cast_id, cast_number, cast_timestamp
+from vecall.data.casting import cast_boolean, cast_feature, cast_id, cast_number, cast_timestamp
 from vecall.data.timestamps import to_unix_micros
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
@@ -124,13 +124,21 @@ def test_a_moment_without_a_zone_is_utc():
         (CategoryFeature(), [date(2018, 6, 1)], ["2018-06-01"]),
         (TextFeature(), ["a b", "", None], ["a b", None, None]),
         (TagsFeature(), ["a|b||a", "|", "", None], [["a", "b", "a"], [], None, None]),
-        (TagsFeature(), ['["a", 1.0]', "['b', 'c']", "[a]", "['b' 'c']", "[[1]]"], [["a", "1"], ["b", "c"], *["bad"] * 3]),
+        (
+            TagsFeature(),
+            ['["a", 1.0]', "['b', 'c']", "[a]", "['b' 'c']", "[[1]]"],
+            [["a", "1"], ["b", "c"], *["bad"] * 3],
+        ),
         (TagsFeature(), [[1.0, 2.5, float("nan")], []], [["1", "2.5"], []]),
         (TagsFeature(), [[True, False]], [["true", "false"]]),
         (TagsFeature(separator=", "), ["a, b"], [["a", "b"]]),
         (TagsFeature(), [["a", None, ""], [], None], [["a"], [], None]),
         (TagsFeature(), pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), [["1", "2"]]),
-        (VectorFeature(size=2), ["1 -2e3", "1", "1 2 3", "1 x", "1 nan", "1e39 1", None], [[1, -2000], *["bad"] * 5, None]),
+        (
+            VectorFeature(size=2),
+            ["1 -2e3", "1", "1 2 3", "1 x", "1 nan", "1e39 1", None],
+            [[1, -2000], *["bad"] * 5, None],
+        ),
         (VectorFeature(size=2), ["[1, 2]", "[1. 2.]", "[1 x]", ""], [[1, 2], [1, 2], "bad", None]),
         (VectorFeature(size=2), [[1.0, 2.0], [1.0, None], [1.0], None], [[1, 2], "bad", "bad", None]),
     ],
@@ -141,7 +149,12 @@ def test_features(feature, cells, expected):
 
 @pytest.mark.parametrize("column", FOREIGN, ids=lambda column: str(column.dtype))
 def test_columns_of_another_kind_are_bad_and_no_crash(column):
-    kinds = [lambda one: cast_id(one, "integer"), cast_timestamp, cast_boolean, lambda one: cast_feature(one, NumericFeature())]
+    kinds = [
+        lambda one: cast_id(one, "integer"),
+        cast_timestamp,
+        cast_boolean,
+        lambda one: cast_feature(one, NumericFeature()),
+    ]
     if column.dtype != pl.List(pl.Int64):
         kinds.append(lambda one: cast_feature(one, VectorFeature(size=1)))
     for kind in kinds:

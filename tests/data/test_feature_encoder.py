@@ -8,7 +8,13 @@ from vecall.data.feature_encoder import MISSING, OOV, FeatureEncoder, FeatureEnc
 from vecall.data.request_features import to_feature_frame
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
-FEATURES = {"n": NumericFeature(), "c": CategoryFeature(), "t": TagsFeature(max_tags=3), "x": TextFeature(buckets=64), "v": VectorFeature(size=2)}
+FEATURES = {
+    "n": NumericFeature(),
+    "c": CategoryFeature(),
+    "t": TagsFeature(max_tags=3),
+    "x": TextFeature(buckets=64),
+    "v": VectorFeature(size=2),
+}
 FITTED = [
     {"n": 1, "c": "b", "t": ["y", "x"], "x": "one two", "v": [1, 2]},
     {"n": 3, "c": "a", "t": ["x"]},

@@ -5,10 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.data.casting import cast_feature
-from vecall.data.request_features import to_feature_frame, is_number, is_text, describe_feature_error
+from vecall.data.request_features import describe_feature_error, is_number, is_text, to_feature_frame
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
-FEATURES = {"n": NumericFeature(), "c": CategoryFeature(), "t": TagsFeature(), "x": TextFeature(), "v": VectorFeature(size=2)}
+FEATURES = {
+    "n": NumericFeature(),
+    "c": CategoryFeature(),
+    "t": TagsFeature(),
+    "x": TextFeature(),
+    "v": VectorFeature(size=2),
+}
 HALF = "\ud800"  # half of a surrogate pair, as JSON can bring it
 
 
@@ -39,7 +45,10 @@ def test_right_values_have_no_problem(feature, value):
         *[(CategoryFeature(), value) for value in (["a"], float("nan"), HALF, {})],
         *[(TagsFeature(), value) for value in (3, [["a"]], [None], [HALF], HALF)],
         *[(TextFeature(), value) for value in (3, ["a"], HALF)],
-        *[(VectorFeature(size=2), value) for value in ([1], [1, "2"], [1, None], [1, 1e39], [True, 1], "1 2", [[1, 2]])],
+        *[
+            (VectorFeature(size=2), value)
+            for value in ([1], [1, "2"], [1, None], [1, 1e39], [True, 1], "1 2", [[1, 2]])
+        ],
     ],
 )
 def test_wrong_values_are_told(feature, value):

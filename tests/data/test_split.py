@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vecall.data.interactions import Interactions
 from vecall.data.settings import DataSettings
-from vecall.data.split import split_global_time, split_leave_one_out, split_interactions
+from vecall.data.split import split_global_time, split_interactions, split_leave_one_out
 from vecall.errors import DataError
 
 HALFWAY = 100.0
@@ -131,8 +131,12 @@ def test_a_planted_drift_does_not_reach_the_training_and_a_leak_would_show():
     leaky = split_global_time(Interactions(log.users, log.items, shuffled, log.is_positive), 60, HALFWAY, 150)
     assert knows_the_future(leaky)
     one = log.times.copy()
-    one[np.flatnonzero(log.is_positive & (log.items >= 20))[0]] = HALFWAY - 1  # a single interaction, moved before the cut
-    assert knows_the_future(split_global_time(Interactions(log.users, log.items, one, log.is_positive), 60, HALFWAY, 150))
+    one[np.flatnonzero(log.is_positive & (log.items >= 20))[0]] = (
+        HALFWAY - 1
+    )  # a single interaction, moved before the cut
+    assert knows_the_future(
+        split_global_time(Interactions(log.users, log.items, one, log.is_positive), 60, HALFWAY, 150)
+    )
 
 
 def settings(**cuts):

@@ -5,7 +5,7 @@ import pytest
 
 from vecall.errors import ConfigError
 from vecall.evaluation.ann import benchmark_ann
-from vecall.index.base import SearchParams, Hits
+from vecall.index.base import Hits, SearchParams
 
 rng = np.random.default_rng(0)
 VECTORS = rng.standard_normal((60, 8)).astype(np.float16).astype(np.float32)

@@ -11,7 +11,9 @@ from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 def random_lists(users, items, seed=0):
     rng = np.random.default_rng(seed)
     weights = 1.0 / np.arange(1, items + 1)
-    return RaggedArray.from_lists([rng.choice(items, rng.integers(0, 12), p=weights / weights.sum()) for _ in range(users)])
+    return RaggedArray.from_lists(
+        [rng.choice(items, rng.integers(0, 12), p=weights / weights.sum()) for _ in range(users)]
+    )
 
 
 def as_cases(histories):

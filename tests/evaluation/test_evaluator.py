@@ -4,7 +4,7 @@ import pytest
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import DataError
 from vecall.evaluation.evaluator import evaluate_scorer
-from vecall.evaluation.metrics import recall_at_k, rank_targets
+from vecall.evaluation.metrics import rank_targets, recall_at_k
 
 ITEMS = 30
 

@@ -10,7 +10,9 @@ POPULARITY = np.array([3.0, 1.0, 9.0, 0.0], dtype=np.float32)
 
 def cases(*histories, users=None):
     targets = RaggedArray.from_lists([[3]] * len(histories))
-    return EvalCases(np.arange(len(histories)) if users is None else np.array(users), RaggedArray.from_lists(histories), targets)
+    return EvalCases(
+        np.arange(len(histories)) if users is None else np.array(users), RaggedArray.from_lists(histories), targets
+    )
 
 
 def scorer(part):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vecall.data.ragged import RaggedArray
 from vecall.errors import ConfigError, DataError, TrainingError
-from vecall.evaluation.metrics import coverage_at_k, ndcg_at_k, recall_at_k, rank_targets, select_top_rows
+from vecall.evaluation.metrics import coverage_at_k, ndcg_at_k, rank_targets, recall_at_k, select_top_rows
 
 SCORES = np.array([[0.9, 0.8, 0.7, 0.6, 0.5], [0.1, 0.5, 0.5, 0.5, 0.2]], dtype=np.float32)
 

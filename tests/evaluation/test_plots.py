@@ -17,7 +17,9 @@ DRAWN = {
     "recall": lambda: plots.plot_recall_over_k(MODELS),
     "scores": lambda: plots.plot_score_histograms(np.linspace(0.5, 2.0, 9), np.linspace(-1.0, 1.0, 50)),
     "one score": lambda: plots.plot_score_histograms(np.ones(3), np.ones(5)),
-    "popularity": lambda: plots.plot_recalled_popularity({"model": np.array([[0, 1, -1], [5, 1, 0]])}, np.arange(300.0)),
+    "popularity": lambda: plots.plot_recalled_popularity(
+        {"model": np.array([[0, 1, -1], [5, 1, 0]])}, np.arange(300.0)
+    ),
     "nothing taken": lambda: plots.plot_recalled_popularity({"model": np.array([[0]])}, np.zeros(3)),
 }
 

@@ -33,7 +33,9 @@ CONTENT = ReportContent(
     ann_method=f"method {NASTY}",
     learning_curve_svg="<svg><title>curve</title></svg>",
     recall_over_k_svg="<svg><title>over k</title></svg>",
-    examples=(ExampleUser(f"user {NASTY}", (f"taken {NASTY}",), (f"recalled {NASTY}", "other"), (f"recalled {NASTY}",)),),
+    examples=(
+        ExampleUser(f"user {NASTY}", (f"taken {NASTY}",), (f"recalled {NASTY}", "other"), (f"recalled {NASTY}",)),
+    ),
     environment={f"machine {NASTY}": f"two cores {NASTY}"},
 )
 

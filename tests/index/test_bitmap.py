@@ -44,7 +44,13 @@ def test_all_of_them(size):
 
 
 def test_rows_are_asked_for_in_any_order():
-    assert of([True, False, True, True]).contains(np.array([3, 0, 1, 1, 2])).tolist() == [True, True, False, False, True]
+    assert of([True, False, True, True]).contains(np.array([3, 0, 1, 1, 2])).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_mask_is_the_callers_to_change():

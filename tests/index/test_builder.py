@@ -12,7 +12,7 @@ from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
-from vecall.index.search_params import TuningPoint, FilteredSearchParams
+from vecall.index.search_params import FilteredSearchParams, TuningPoint
 from vecall.index.settings import IndexSettings
 from vecall.index.tuning import TuningResult
 
@@ -184,7 +184,9 @@ def test_nothing_is_compared_where_the_engine_is_given(contest):
 
 def test_a_trial_by_hand(monkeypatch):
     found = [TuningPoint(5, 9, 0, 0.99, 0.02, 0.2), TuningPoint(50, 9, 0, 0.99, 0.001, 0.8)]
-    monkeypatch.setattr(builder, "tune", lambda *_, **__: TuningResult(tuple(found), (), CostModel(0, 0, 0, 0), FilteredSearchParams()))
+    monkeypatch.setattr(
+        builder, "tune", lambda *_, **__: TuningResult(tuple(found), (), CostModel(0, 0, 0, 0), FilteredSearchParams())
+    )
     settings = IndexSettings(target_recall=0.98, ks=(5, 50))
     misses, ms = builder._benchmark_spec(IndexSpec("hnsw"), normal(50), normal(5), settings)
     assert misses == 1  # .99 may be .97 by chance

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecall.index import coarse_quantizer
-from vecall.index.coarse_quantizer import train_centroids, build_coarse_quantizer, sample_rows, choose_nlist
+from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, sample_rows, train_centroids
 from vecall.index.exact import ExactIndex
 
 

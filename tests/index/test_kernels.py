@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 import vecall
 from vecall.index import kernels
 from vecall.index.bitmap import Bitmap
-from vecall.index.kernels import select_top_k, select_top_k_superset, bitmap_to_rows, compute_inner_products
+from vecall.index.kernels import bitmap_to_rows, compute_inner_products, select_top_k, select_top_k_superset
 
 DIMS = [*range(1, 70), 127, 128, 129, 256, 300, 768]
 
@@ -60,7 +60,9 @@ def test_any_number_of_rows(count):
     """The memory is asked for rows ahead, and never for one that is not there."""
     codes, query = some(40, 100)
     rows = np.random.default_rng(2).integers(40, size=count)
-    np.testing.assert_array_equal(compute_inner_products(codes, query, rows), compute_inner_products(codes, query)[rows])
+    np.testing.assert_array_equal(
+        compute_inner_products(codes, query, rows), compute_inner_products(codes, query)[rows]
+    )
 
 
 def test_whatever_arrays_are_like_nothing_is_compiled_anew(tmp_path):

@@ -9,7 +9,9 @@ from vecall.index.planner import CostModel, SearchPlan, plan_search
 from vecall.index.search_params import SearchParamCurve
 
 CURVE = SearchParamCurve([(10, SearchParams(20, 30)), (100, SearchParams(110, 120))])
-CHEAP = CostModel(fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0)  # the index always is
+CHEAP = CostModel(
+    fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0
+)  # the index always is
 COSTS = CostModel(fixed_ms=0.5, ms_per_width=0.01, ms_per_reranked_row=0.002, ms_per_scanned_row=0.001)
 
 
@@ -42,7 +44,9 @@ def test_costs_by_hand():
     ],
 )
 def test_by_hand_where_the_index_costs_nothing(k, allowed, excluded, decision):
-    assert plan_search(k, size=1000, allowed_count=allowed, excluded_count=excluded, curve=CURVE, costs=CHEAP) == decision
+    assert (
+        plan_search(k, size=1000, allowed_count=allowed, excluded_count=excluded, curve=CURVE, costs=CHEAP) == decision
+    )
 
 
 def test_the_cheaper_way_is_taken():
@@ -58,19 +62,29 @@ def test_the_cheaper_way_is_taken():
     even = CostModel(5.0, 0.0, 0.0, 0.001)  # equal at 5,000
     assert plan_search(10, allowed_count=5_000, excluded_count=0, costs=even, **asked).route == "index"
     assert plan_search(10, allowed_count=4_999, excluded_count=0, costs=even, **asked).route == "scan"
-    assert plan_search(10, allowed_count=5_000, excluded_count=1, costs=even, **asked).route == "scan"  # the excluded one is not scored
+    assert (
+        plan_search(10, allowed_count=5_000, excluded_count=1, costs=even, **asked).route == "scan"
+    )  # the excluded one is not scored
 
 
 def test_the_rank_is_rounded_up_and_within_the_pool():
     # Two are wanted of 3 of 1,001 rows, one of them excluded: all. One: 2 · 1001 / 3 = 667.3, so rank 668.
     assert plan_search(2, size=1001, allowed_count=3, excluded_count=1, curve=CURVE, costs=CHEAP).route == "all"
-    assert plan_search(1, size=1001, allowed_count=3, excluded_count=1, curve=CURVE, costs=CHEAP).search_params == CURVE.look_up(2, rank=668)
-    assert plan_search(999, size=1000, allowed_count=1000, excluded_count=0, curve=CURVE, costs=CHEAP).search_params == CURVE.look_up(999)
+    assert plan_search(
+        1, size=1001, allowed_count=3, excluded_count=1, curve=CURVE, costs=CHEAP
+    ).search_params == CURVE.look_up(2, rank=668)
+    assert plan_search(
+        999, size=1000, allowed_count=1000, excluded_count=0, curve=CURVE, costs=CHEAP
+    ).search_params == CURVE.look_up(999)
 
 
 def test_an_exact_index_has_nothing_to_choose():
-    assert plan_search(10, size=1000, allowed_count=300, excluded_count=5, curve=None, costs=CHEAP) == SearchPlan("scan", 0, None)
-    assert plan_search(10, size=1000, allowed_count=15, excluded_count=5, curve=None, costs=CHEAP) == SearchPlan("all", 0, None)
+    assert plan_search(10, size=1000, allowed_count=300, excluded_count=5, curve=None, costs=CHEAP) == SearchPlan(
+        "scan", 0, None
+    )
+    assert plan_search(10, size=1000, allowed_count=15, excluded_count=5, curve=None, costs=CHEAP) == SearchPlan(
+        "all", 0, None
+    )
 
 
 @given(

@@ -1,7 +1,7 @@
 import pytest
 
 from vecall.index.base import SearchParams
-from vecall.index.search_params import SearchParamCurve, TuningPoint, FilteredSearchParams, WidthAtRank
+from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, TuningPoint, WidthAtRank
 
 CURVE = SearchParamCurve([(10, SearchParams(40, 20)), (20, SearchParams(80, 30)), (50, SearchParams(144, 90))])
 
@@ -32,7 +32,12 @@ def test_the_rank_says_how_far_to_look_and_k_how_many_to_score(k, rank, effort):
 
 def test_one_point_is_a_curve():
     curve = SearchParamCurve([(10, SearchParams(25))])
-    assert (curve.look_up(3), curve.look_up(10), curve.look_up(40), curve.look_up(11)) == (SearchParams(25), SearchParams(25), SearchParams(100), SearchParams(28))
+    assert (curve.look_up(3), curve.look_up(10), curve.look_up(40), curve.look_up(11)) == (
+        SearchParams(25),
+        SearchParams(25),
+        SearchParams(100),
+        SearchParams(28),
+    )
     assert curve.points == ((10, SearchParams(25)),)
 
 
@@ -46,7 +51,9 @@ def line(*widths):
 
 
 def test_filters_say_how_far_to_look_and_k_how_many_to_score():
-    curve = SearchParamCurve([(100, SearchParams(10, 150)), (500, SearchParams(12, 600))], line((1000, 40), (10_000, 30)))
+    curve = SearchParamCurve(
+        [(100, SearchParams(10, 150)), (500, SearchParams(12, 600))], line((1000, 40), (10_000, 30))
+    )
     assert curve.look_up(100) == SearchParams(10, 150)
     assert curve.look_up(1000) == SearchParams(24, 1200)  # the nearest are found more easily than those at their end
     assert curve.look_up(100, rank=500) == SearchParams(12, 150)
@@ -64,7 +71,9 @@ def test_beyond_the_last_rank_widths_grow_as_they_did_before():
 
 
 def test_others_than_the_nearest_may_need_more_depth():
-    curve = SearchParamCurve([(100, SearchParams(10, 150))], FilteredSearchParams((WidthAtRank(1000, 40, 40),), depth_factor=1.5))
+    curve = SearchParamCurve(
+        [(100, SearchParams(10, 150))], FilteredSearchParams((WidthAtRank(1000, 40, 40),), depth_factor=1.5)
+    )
     assert curve.look_up(100) == SearchParams(10, 150)
     assert curve.look_up(100, rank=1000) == SearchParams(40, 225)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vecall import progress
 from vecall.index import tuning as tuning
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams, Hits
+from vecall.index.base import Hits, SearchParams
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
@@ -121,7 +121,9 @@ def test_what_cannot_be_reached_ends_before_the_whole_pool_and_is_said(caplog, q
 def test_more_that_gains_nothing_is_not_tried():
     """As in a graph that many equal vectors have torn apart: what is found early is all that is found."""
     torn = Planted(1000)
-    torn.search = lambda asked, k, *, effort=None, allowed=None: Planted.search(torn, asked, k, search_params=SearchParams(300))
+    torn.search = lambda asked, k, *, effort=None, allowed=None: Planted.search(
+        torn, asked, k, search_params=SearchParams(300)
+    )
     tune(torn, queries(10), [100], 0.9)
     found = tune(torn, queries(10), [100], 0.9, is_trial=True)
     assert len(found.trials) == 1 + tuning._PLATEAU_STEPS
@@ -174,7 +176,11 @@ def test_cells_are_tried_with_the_least_depth_that_reaches_the_target(monkeypatc
     assert {one.depth for one in index.asked} == {600}
     few, more, enough, between, beyond = found.trials
     assert (few.rerank_depth, more.rerank_depth) == (600, 600)  # whatever the depth, these cells do not hold them
-    assert (enough.rerank_depth, between.rerank_depth, beyond.rerank_depth) == (200, 200, 200)  # 2 · k; with 1.5 it would be .79
+    assert (enough.rerank_depth, between.rerank_depth, beyond.rerank_depth) == (
+        200,
+        200,
+        200,
+    )  # 2 · k; with 1.5 it would be .79
     assert (few.recall, more.recall, enough.recall) == pytest.approx((0.44, 0.89, 1.0))
     assert found.best_points == (between,)
 
@@ -217,7 +223,9 @@ def test_one_effort_alone_costs_in_proportion_to_its_width(monkeypatch):
     timed(monkeypatch, lambda k, effort: 0.004 * effort.width)
     found = tune(Planted(10), queries(), [100], 0.9)
     assert len(found.trials) == 1
-    assert (found.costs.fixed_ms, found.costs.ms_per_width, found.costs.ms_per_reranked_row) == pytest.approx((0, 0.004, 0))
+    assert (found.costs.fixed_ms, found.costs.ms_per_width, found.costs.ms_per_reranked_row) == pytest.approx(
+        (0, 0.004, 0)
+    )
 
 
 points = st.builds(
@@ -235,7 +243,9 @@ points = st.builds(
 def test_costs_are_never_negative(tried):
     index = ExactIndex.build(unit(0, 50))
     costs = tuning._fit_cost_model(index, unit(1, 3), tried, 1e-4)
-    assert all(one >= 0 and math.isfinite(one) for one in (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row))
+    assert all(
+        one >= 0 and math.isfinite(one) for one in (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row)
+    )
     assert costs.ms_per_scanned_row == 1e-4
     assert costs.estimate_index_ms(SearchParams(10, 10)) > 0
 
@@ -272,7 +282,10 @@ def test_an_index_searched_with_what_was_found_reaches_the_target(kind):
         assert recall_per_query(index, others, rows, truth).mean() > 0.93
     for point in found.trials:
         # Cells were measured by deeper candidates, cut: of rows with one code others may stand at the cut.
-        hits, truth = index.search(asked, point.k, search_params=point.search_params), index.search_exact(asked, point.k)
+        hits, truth = (
+            index.search(asked, point.k, search_params=point.search_params),
+            index.search_exact(asked, point.k),
+        )
         shares = recall_per_query(index, asked, hits.rows, truth.rows)
         assert shares.mean() == pytest.approx(point.recall, abs=2e-3 if kind == "cells" else 0)
 

@@ -65,7 +65,11 @@ def test_a_server_goes_over_to_what_was_compacted(store):
             assert len(recaller.recall(Query(vector=[1, 1, 1, 1], k=2_000)).ids) == N - N // 10 + 1 + written
             time.sleep(0.02)
         view = recaller.live_index.snapshot
-        assert (store.current().release, view.tombstone_count, view.delta.live_count < written) == (recaller.release, 0, True)
+        assert (store.current().release, view.tombstone_count, view.delta.live_count < written) == (
+            recaller.release,
+            0,
+            True,
+        )
         assert view.delta.live_count + view.release.index.size == N - N // 10 + 1 + written
         manifest = view.release.manifest
         assert (manifest.parent, manifest.journal_seq + view.delta.live_count) == ("one", view.seq)

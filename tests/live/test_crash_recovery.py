@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.sessions import killed_session
 from support.sessions.killed_session import WriterOrder
-from support.store_oracle import StoreOracle, check_searchable, inspect_store, execute, read_all_items
+from support.store_oracle import StoreOracle, check_searchable, execute, inspect_store, read_all_items
 
 from vecall.recall.recaller import open_recaller
 from vecall.release.file_lock import file_lock
@@ -58,7 +58,9 @@ def start() -> subprocess.Popen[bytes]:
     )
 
 
-def run_until_killed(writer: subprocess.Popen[bytes], order: WriterOrder, chance: Random, counts: Counter[str]) -> Death:
+def run_until_killed(
+    writer: subprocess.Popen[bytes], order: WriterOrder, chance: Random, counts: Counter[str]
+) -> Death:
     assert writer.stdin
     assert writer.stdout
     assert writer.stderr
@@ -133,7 +135,11 @@ def resolved(folder: Path, death: Death, *, automatic: bool) -> StoreOracle:
     if automatic:
         possible = [with_compactions(one, found, death) for one in possible]
     for one in possible:
-        one.served_release, one.served_items, one.compaction_bases = found.served_release, found.served_items, found.compaction_bases
+        one.served_release, one.served_items, one.compaction_bases = (
+            found.served_release,
+            found.served_items,
+            found.compaction_bases,
+        )
     told = [one.summarize() for one in possible]
     assert found in possible, f"after {death.doubt}: found {found.summarize()}, possible {told}"
     return found

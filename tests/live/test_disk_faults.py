@@ -9,7 +9,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from support.fault_injection.disk import SimulatedDisk, SessionRun, compile_shim, read_real_files, run_with_faults, read_output_lines
+from support.fault_injection.disk import (
+    SessionRun,
+    SimulatedDisk,
+    compile_shim,
+    read_output_lines,
+    read_real_files,
+    run_with_faults,
+)
 from support.sessions import disk_session, journal_session
 from support.sessions.journal_session import JOURNAL_FILE, STEPS, ExpectedJournal, dump_journal, make_upsert
 
@@ -78,7 +85,9 @@ def found(folder: Path) -> list:
 
 
 def test_nothing_is_written_unseen(sound: SessionRun) -> None:
-    assert [line for line in sound.output_lines if not line.startswith("reads")] == [f"done {i}" for i in range(len(STEPS))]
+    assert [line for line in sound.output_lines if not line.startswith("reads")] == [
+        f"done {i}" for i in range(len(STEPS))
+    ]
     disk = SimulatedDisk(sound.initial_dir)
     for event in sound.events:
         disk.replay(event)
@@ -101,7 +110,10 @@ def check_failures(runs: list[SessionRun]) -> None:
             word, *rest = line.split(" ", 3)
             assert word == "done" or word == "reads" or rest[1] == "JournalFailed", line
             if word == "reads":
-                assert json.loads(line.removeprefix("reads ")) in possible(run.output_lines[:number]), (run.failing_call, line)
+                assert json.loads(line.removeprefix("reads ")) in possible(run.output_lines[:number]), (
+                    run.failing_call,
+                    line,
+                )
         assert found(run.directory) in possible(run.output_lines), run.failing_call
         failed = [line for line in run.output_lines if line.startswith("failed")]
         if failed and run.failed_calls[0].kind == "W":

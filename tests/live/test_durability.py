@@ -85,7 +85,9 @@ def test_an_item_that_only_another_release_has_stays_deleted(served):
     for name in ("tiny", "two", "three"):
         recaller.activate(name)
         assert (
-            recaller.live.snapshot.has(recaller.live.snapshot.rows([synthetic.make_item_id(5), synthetic.make_item_id(6)])).sum()
+            recaller.live.snapshot.has(
+                recaller.live.snapshot.rows([synthetic.make_item_id(5), synthetic.make_item_id(6)])
+            ).sum()
             == 0
         )
 
@@ -100,7 +102,15 @@ def test_vectors_of_an_older_encoder_are_made_again(served):
     with Journal.open(get_journal_path(shop), "string") as journal:
         journal.append(
             [
-                Operation(0, "upsert", "old", NEW | {"no such": 1, "price.eur": "dear"}, wrong, "ab", has_external_vector=False),
+                Operation(
+                    0,
+                    "upsert",
+                    "old",
+                    NEW | {"no such": 1, "price.eur": "dear"},
+                    wrong,
+                    "ab",
+                    has_external_vector=False,
+                ),
                 Operation(0, "upsert", "cached", {}, wrong, digest, has_external_vector=False),
                 Operation(0, "upsert", "given", {}, wrong, digest, has_external_vector=True),
                 Operation(0, "upsert", "refused", NEW, wrong, "ab", has_external_vector=True),
@@ -114,7 +124,9 @@ def test_vectors_of_an_older_encoder_are_made_again(served):
             old, cached, given = view.get_vectors(rows[:3])
             np.testing.assert_array_equal(old, expected)  # the same fields and an unknown id; "dear" counts as missing
             assert cached.tolist() == given.tolist() == wrong.tolist()
-            assert list(view.rejected_seqs) == (["refused"] if name == "tiny" else [])  # what is compacted is of one encoder
+            assert list(view.rejected_seqs) == (
+                ["refused"] if name == "tiny" else []
+            )  # what is compacted is of one encoder
             assert view.get_attributes(rows[:1])["year"].to_list() == [2030]
 
 

@@ -79,7 +79,9 @@ def test_other_values_are_told(dtype, value, message):
 
 
 def test_a_feature_that_is_an_attribute_too_is_read_as_tables_are():
-    fields = ItemColumns({"t": TagsFeature(), "c": CategoryFeature()}, pl.Schema({"t": pl.List(pl.String), "n": pl.Int64}))
+    fields = ItemColumns(
+        {"t": TagsFeature(), "c": CategoryFeature()}, pl.Schema({"t": pl.List(pl.String), "n": pl.Int64})
+    )
     rows = [{"t": "a|b", "c": 3, "n": 1}, {"t": ["x"]}, {}]
     assert fields.build_attribute_frame(rows).rows() == [(["a", "b"], 1), (["x"], None), (None, None)]
     assert fields.build_feature_frame(rows).rows() == [(["a", "b"], "3"), (["x"], None), (None, None)]

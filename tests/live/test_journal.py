@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.sessions.journal_session import ExpectedJournal, make_upserts, dump_journal, make_delete, make_upsert
+from support.sessions.journal_session import ExpectedJournal, dump_journal, make_delete, make_upsert, make_upserts
 
 from vecall.errors import JournalCorruptedError, JournalIOError, QueryError, StoreError
 from vecall.live import journal as module
@@ -79,10 +79,17 @@ def test_what_is_appended_comes_back_as_it_was(path: Path) -> None:
                 Operation(0, "delete", ids[3], None, None, None, False),
             ]
             assert (journal.last_seq, journal.append(sent), journal.last_seq, journal.append([])) == (0, 4, 4, 4)
-        for opened in (Journal.open(path.with_name(id_type), id_type), Journal.open_readonly(path.with_name(id_type), id_type)):
+        for opened in (
+            Journal.open(path.with_name(id_type), id_type),
+            Journal.open_readonly(path.with_name(id_type), id_type),
+        ):
             for number, (was, now) in enumerate(zip(sent, opened.read_operations(0), strict=True), 1):
                 assert (now.seq, now.kind, now.id, type(now.id)) == (number, was.kind, was.id, type(was.id))
-                assert (now.fields, now.encoder_hash, now.has_external_vector) == (was.fields, was.encoder_hash, was.has_external_vector)
+                assert (now.fields, now.encoder_hash, now.has_external_vector) == (
+                    was.fields,
+                    was.encoder_hash,
+                    was.has_external_vector,
+                )
                 assert (now.vector is None) == (was.vector is None)
                 assert was.vector is None or now.vector.tobytes() == was.vector.tobytes()
                 assert was.vector is None or (now.vector.dtype, now.vector.ndim) == (np.float32, 1)
@@ -520,7 +527,15 @@ def test_another_process_reads_and_prunes_meanwhile(path: Path) -> None:
         assert said.startswith("done"), wrong
         assert journal.append([make_delete("z")]) == 604
         assert journal.pruned_to == int(said.split()[1])
-        assert [one.id for one in journal.read_operations(journal.pruned_to)] == ["a0", "a1", "a2", "b0", "b1", "b2", "z"]
+        assert [one.id for one in journal.read_operations(journal.pruned_to)] == [
+            "a0",
+            "a1",
+            "a2",
+            "b0",
+            "b1",
+            "b2",
+            "z",
+        ]
 
 
 def test_it_is_quick_enough(path: Path) -> None:

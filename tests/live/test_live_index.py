@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vecall.errors import DeltaFullError, JournalIOError, LockedError, QueryError, InvalidReleaseError, StoreError
+from vecall.errors import DeltaFullError, InvalidReleaseError, JournalIOError, LockedError, QueryError, StoreError
 from vecall.live.journal import Journal
 from vecall.live.live_index import DeleteResult, LiveIndex, UpsertResult
 from vecall.live.operations import Operation
@@ -137,7 +137,9 @@ def test_who_only_reads_writes_nothing(store, writer):
 def test_a_full_delta(store):
     with open_recaller(store.path, writable=True, max_delta_items=3, auto_compact=False) as recaller:
         recaller.upsert([item(9, *ANY), item(1, *ANY)])
-        with pytest.raises(DeltaFullError, match=r"2 live delta items.* 2 more would exceed max_delta_items = 3") as caught:
+        with pytest.raises(
+            DeltaFullError, match=r"2 live delta items.* 2 more would exceed max_delta_items = 3"
+        ) as caught:
             recaller.upsert([item(8, *ANY), item(7, *ANY)])
         assert (caught.value.code, recaller.live_index.snapshot.seq) == ("delta_full", 2)
         recaller.upsert([item(8, *ANY)])
@@ -240,7 +242,9 @@ def test_vectors_of_another_encoder_are_counted(store, caplog):
         journal.append(
             [
                 Operation(0, "upsert", 9, {"colour": "red"}, new, "ab", has_external_vector=True),
-                Operation(0, "upsert", 8, {"colour": "red"}, new, "ab", has_external_vector=False),  # no tower here to make it again
+                Operation(
+                    0, "upsert", 8, {"colour": "red"}, new, "ab", has_external_vector=False
+                ),  # no tower here to make it again
                 Operation(0, "upsert", 7, {}, new[:3], None, has_external_vector=True),  # of other vectors once
                 Operation(0, "upsert", 6, {"colour": 3, "size": 1}, new, None, has_external_vector=True),
                 Operation(0, "upsert", 1, {}, new, "ab", has_external_vector=True),
@@ -248,7 +252,10 @@ def test_vectors_of_another_encoder_are_counted(store, caplog):
         )
     with caplog.at_level(logging.WARNING, "vecall"), open_recaller(store.path, writable=True) as recaller:
         assert answer(recaller) == BASE | {6: 4}
-        assert (recaller.live_index.snapshot.rejected_seqs, recaller.live_index.snapshot.seq) == ({9: 1, 8: 2, 7: 3, 1: 5}, 5)
+        assert (recaller.live_index.snapshot.rejected_seqs, recaller.live_index.snapshot.seq) == (
+            {9: 1, 8: 2, 7: 3, 1: 5},
+            5,
+        )
         assert recaller.candidates(Query(vector=ANY, k=1, exclude=[4]))["colour"].to_list() == [None]
         recaller.delete([1])
         assert recaller.live_index.snapshot.rejected_seqs == {9: 1, 8: 2, 7: 3}  # a later operation has the last word

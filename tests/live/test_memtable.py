@@ -22,7 +22,9 @@ def delete(one):
 
 def upsert(one, number, colour=None):
     vector = np.full(D, number, dtype=np.float32)
-    return Operation(0, "upsert", one, {} if colour is None else {"colour": colour}, vector, None, has_external_vector=True)
+    return Operation(
+        0, "upsert", one, {} if colour is None else {"colour": colour}, vector, None, has_external_vector=True
+    )
 
 
 @pytest.fixture(params=["integer", "string"])
@@ -108,6 +110,8 @@ def test_without_changes_nothing_is_added(release, ids):
 def test_no_attributes(release_of):
     overlay = MemTable(release_of([1, 2], [[1, 0], [0, 1]]))
     for seq in range(1, 100):
-        view = overlay.apply([Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, has_external_vector=True)], seq=seq)
+        view = overlay.apply(
+            [Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, has_external_vector=True)], seq=seq
+        )
     assert view.get_attributes(view.to_rows([50, 2, 1])).height == 3
     assert (view.get_attributes(np.array([0])).width, view.delta.attributes.height) == (0, 99)

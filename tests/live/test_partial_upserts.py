@@ -131,7 +131,8 @@ def test_an_item_is_encoded_of_all_its_features(shop):
     compact(shop, name="two")
     with open_recaller(shop, writable=True, auto_compact=False) as writer:
         writer.upsert(
-            [{"id": "new", "fields": {"year": 6}}, {"id": synthetic.make_item_id(4), "fields": {"year": 7}}], partial=True
+            [{"id": "new", "fields": {"year": 6}}, {"id": synthetic.make_item_id(4), "fields": {"year": 7}}],
+            partial=True,
         )
         np.testing.assert_array_equal(vectors(writer, "new"), whole)
         assert vectors(writer, synthetic.make_item_id(4)).tolist() == [[0.5] * 8]  # given, and stays

@@ -8,7 +8,14 @@ from vecall.live import compaction as compact_file
 from vecall.live import live_index, switching
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
-from vecall.live.pruning import PruneResult, check_tables_seq, check_journal_covers, find_max_prunable_seq, get_journal_path, prune_store
+from vecall.live.pruning import (
+    PruneResult,
+    check_journal_covers,
+    check_tables_seq,
+    find_max_prunable_seq,
+    get_journal_path,
+    prune_store,
+)
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.recaller import open_recaller
 from vecall.release import release as release_module
@@ -23,7 +30,9 @@ def store(store_of):
 
 def write(store, count):
     with Journal.open(get_journal_path(store), "integer") as journal:
-        return journal.append([Operation(0, "delete", 100 + i, None, None, None, has_external_vector=False) for i in range(count)])
+        return journal.append(
+            [Operation(0, "delete", 100 + i, None, None, None, has_external_vector=False) for i in range(count)]
+        )
 
 
 def publish(store, name, journal_seq=0):
@@ -38,7 +47,9 @@ def test_what_no_release_and_no_table_is_without(store):
     assert [(one.journal_seq, one.declared_seq) for one in made.values()] == [(7, 7), (4, 4), (0, 0)]
     compacted = made["three"].model_copy(update={"journal_seq": 9})
     assert find_max_prunable_seq([]) == 0
-    assert find_max_prunable_seq([made["three"], made["two"], made["one"]]) == 0  # `one` may be activated, and has none of them
+    assert (
+        find_max_prunable_seq([made["three"], made["two"], made["one"]]) == 0
+    )  # `one` may be activated, and has none of them
     assert find_max_prunable_seq([made["three"], made["two"]]) == 4
     assert find_max_prunable_seq([made["three"]]) == 7
     assert find_max_prunable_seq([compacted, made["three"]]) == 7

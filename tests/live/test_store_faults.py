@@ -7,10 +7,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from support.fault_injection.disk import SimulatedDisk, SessionRun, compile_shim, read_real_files, run_with_faults, read_output_lines
+from support.fault_injection.disk import (
+    SessionRun,
+    SimulatedDisk,
+    compile_shim,
+    read_output_lines,
+    read_real_files,
+    run_with_faults,
+)
 from support.sessions import store_session, writers_session
 from support.sessions.store_session import FIRST_PUBLISH, NEW_STORE_DIR, STEPS, STORE_DIR
-from support.store_oracle import StoreOracle, to_upsert_items, inspect_store, read_all_items, draw_upsert
+from support.store_oracle import StoreOracle, draw_upsert, inspect_store, read_all_items, to_upsert_items
 
 from vecall.errors import StoreError
 from vecall.recall.recaller import open_recaller
@@ -118,7 +125,9 @@ def check_failures(runs: list[SessionRun]) -> None:
                 release, items = json.loads(line.removeprefix("reads "))
                 there = {name: tuple(value) for name, value in items.items()}
                 models = possible(run.output_lines[:number])
-                assert any((one.served_release or release, one.served_items or there) == (release, there) for one in models), where
+                assert any(
+                    (one.served_release or release, one.served_items or there) == (release, there) for one in models
+                ), where
         check_new(run.directory / NEW_STORE_DIR, run.output_lines, where)
         check_left(run.directory / STORE_DIR, possible(run.output_lines), where)
 

@@ -10,8 +10,22 @@ from vecall.config import PRESETS
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.errors import ExportError
 from vecall.pipeline import onnx_export as export_module
-from vecall.pipeline.onnx_export import SampleInputs, ItemTowerWrapper, QueryTowerWrapper, _check_parity, compute_encoder_hash, export_towers
-from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder, EncoderState
+from vecall.pipeline.onnx_export import (
+    ItemTowerWrapper,
+    QueryTowerWrapper,
+    SampleInputs,
+    _check_parity,
+    compute_encoder_hash,
+    export_towers,
+)
+from vecall.release.encoder import (
+    ENCODERS_FILE,
+    ITEM_ID_VECTORS_FILE,
+    ITEM_TOWER_FILE,
+    QUERY_TOWER_FILE,
+    EncoderState,
+    OnnxEncoder,
+)
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 
@@ -124,7 +138,12 @@ def test_a_single_weight_that_differs_is_found(exported, monkeypatch):
     monkeypatch.setattr(towers.user.history, "mixture", torch.nn.Parameter(torch.tensor([0.5, 0.0, 0.0, 0.0])))
     names = ["history", "lengths"] + [f"feature.{name}" for name in SIDES[1].specs]
     with pytest.raises(ExportError, match=r"at batch \d, history length \d"):
-        _check_parity(QueryTowerWrapper(towers.user, names), SampleInputs(names, SIDES[1].specs, 8), LENGTH, folder / QUERY_TOWER_FILE)
+        _check_parity(
+            QueryTowerWrapper(towers.user, names),
+            SampleInputs(names, SIDES[1].specs, 8),
+            LENGTH,
+            folder / QUERY_TOWER_FILE,
+        )
 
 
 def test_no_number_is_no_equal_answer(exported):

@@ -7,7 +7,16 @@ import torch
 from support import synthetic
 
 from vecall.errors import TrainingError
-from vecall.pipeline.run import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, TrainedModel, Run, create_or_resume_run, delete_checkpoints, read_run_config
+from vecall.pipeline.run import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    Run,
+    TrainedModel,
+    create_or_resume_run,
+    delete_checkpoints,
+    read_run_config,
+)
 
 
 @pytest.fixture
@@ -40,7 +49,8 @@ def test_a_model_comes_back_as_it_was(run, tmp_path):
 def test_with_a_refit_another_model_is_live_than_was_judged(run):
     opened = Run.open(run)
     assert torch.equal(
-        opened.load_final_model().state_dict()["item_ids.weight"], opened.load_evaluated_model().state_dict()["item_ids.weight"]
+        opened.load_final_model().state_dict()["item_ids.weight"],
+        opened.load_evaluated_model().state_dict()["item_ids.weight"],
     )
     refitted = opened.load_evaluated_model()
     with torch.no_grad():
@@ -49,9 +59,12 @@ def test_with_a_refit_another_model_is_live_than_was_judged(run):
     summary = opened.summary.model_copy(update={"refit": True})
     (run / SUMMARY_FILE).write_text(summary.model_dump_json())
     again = Run.open(run)
-    assert torch.equal(again.load_final_model().state_dict()["item_ids.weight"], refitted.state_dict()["item_ids.weight"])
+    assert torch.equal(
+        again.load_final_model().state_dict()["item_ids.weight"], refitted.state_dict()["item_ids.weight"]
+    )
     assert not torch.equal(
-        again.load_final_model().state_dict()["item_ids.weight"], again.load_evaluated_model().state_dict()["item_ids.weight"]
+        again.load_final_model().state_dict()["item_ids.weight"],
+        again.load_evaluated_model().state_dict()["item_ids.weight"],
     )
 
 

@@ -36,7 +36,9 @@ def equal(one, other):
 
 
 def lines(folder):
-    return [{name: x for name, x in line.items() if name != "seconds"} for line in Run.open(folder).read_epoch_metrics()]
+    return [
+        {name: x for name, x in line.items() if name != "seconds"} for line in Run.open(folder).read_epoch_metrics()
+    ]
 
 
 def test_from_tables_to_a_release_that_recalls_what_was_planted(shop):
@@ -66,7 +68,9 @@ def test_the_tables_of_today_are_published(shop, published):
     run = Run.open(published / "run")
     synthetic.write_tables(shop, more_items=2)
     with (shop / "taken.csv").open("a") as taken:
-        taken.write(f"user-0,{synthetic.make_item_id(synthetic.ITEMS)},99,5.0\nnewcomer,{synthetic.make_item_id(0)},1,5.0\n")
+        taken.write(
+            f"user-0,{synthetic.make_item_id(synthetic.ITEMS)},99,5.0\nnewcomer,{synthetic.make_item_id(0)},1,5.0\n"
+        )
     for file in (published / "run").rglob("*"):
         target = shop / "run" / file.relative_to(published / "run")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +97,9 @@ def test_the_tables_of_today_are_published(shop, published):
     ]
     old = open_release(Store.open(published / "store"))
     known = release.item_ids.to_rows(old.item_ids.to_ids(np.arange(synthetic.ITEMS)))
-    np.testing.assert_allclose(release.index.get_vectors(known), old.index.get_vectors(np.arange(synthetic.ITEMS)), atol=1e-3)
+    np.testing.assert_allclose(
+        release.index.get_vectors(known), old.index.get_vectors(np.arange(synthetic.ITEMS)), atol=1e-3
+    )
 
 
 def test_a_refit_is_published_and_the_judged_model_keeps_its_metrics(shop):
@@ -195,7 +201,9 @@ def test_an_older_run_is_a_start_for_new_items(shop, published):
 
 def test_integer_ids_alone_are_enough(shop):
     """No items or users table, no labels, no times: file order is time."""
-    taken = [(10 * user, 7 * int(item) - 50) for user, walk in enumerate(synthetic.make_user_sequences()) for item in walk]
+    taken = [
+        (10 * user, 7 * int(item) - 50) for user, walk in enumerate(synthetic.make_user_sequences()) for item in walk
+    ]
     pl.DataFrame(taken, schema=["user", "item"], orient="row").write_csv(shop / "taken.csv")
     bare = {"id": "id", "id_type": "integer", "features": {}}
     config = synthetic.make_config(

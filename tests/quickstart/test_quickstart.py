@@ -11,7 +11,7 @@ import pytest
 
 from vecall.config import load_config, parse_config
 from vecall.errors import ConfigError
-from vecall.quickstart.movielens import find_data_dir, build_settings
+from vecall.quickstart.movielens import build_settings, find_data_dir
 from vecall.quickstart.run import run_quickstart
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens"

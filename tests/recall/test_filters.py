@@ -255,7 +255,9 @@ def test_a_filter_is_evaluated_once_for_a_release(overlay, evaluated):
     first = passing.get_mask(YOUNG, overlay.snapshot)
     assert rows_of(first) == (list(range(20, N)), [])
     assert first.base.count == 20
-    again = passing.get_mask([{"value": 2000, "op": "gte", "field": "year"}], overlay.snapshot)  # keys in whatever order
+    again = passing.get_mask(
+        [{"value": 2000, "op": "gte", "field": "year"}], overlay.snapshot
+    )  # keys in whatever order
     assert again.base is first.base
     assert evaluated == [N]
 
@@ -345,7 +347,9 @@ def test_what_is_kept_is_bounded(overlay, evaluated, monkeypatch, delta):
     for where in several[-kept:]:
         passing.get_mask(where, overlay.snapshot)
     assert evaluated == []
-    passing.get_mask([{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.snapshot)  # too long to be kept
+    passing.get_mask(
+        [{"field": "year", "op": "in", "value": [*range(30_000)]}], overlay.snapshot
+    )  # too long to be kept
     assert passing._total_bytes <= 100_000
 
 

@@ -35,7 +35,12 @@ def test_k_from_1_to_more_than_there_are(recaller, k):
     answer = recaller.recall(Query(vector=[1, 2, -1, 3], k=k))
     assert (answer.ids, answer.scores) == by_hand([1, 2, -1, 3], k)
     assert answer.exhausted == (k >= 200)
-    assert (answer.release, answer.fallback, answer.unknown, answer.plan) == (recaller.release, None, UnknownInputs(), None)
+    assert (answer.release, answer.fallback, answer.unknown, answer.plan) == (
+        recaller.release,
+        None,
+        UnknownInputs(),
+        None,
+    )
     assert all(type(one) is int for one in answer.ids)
 
 

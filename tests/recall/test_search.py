@@ -103,7 +103,9 @@ def passing_of(marked, view):
     if marked is None:
         return None
     base = Bitmap.from_mask(np.array([2 * row in marked for row in range(N)]))
-    return FilterMask(base, np.array([int(one) in marked for one in view.delta.slots.ids[: len(view.delta)]], dtype=bool))
+    return FilterMask(
+        base, np.array([int(one) in marked for one in view.delta.slots.ids[: len(view.delta)]], dtype=bool)
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,9 @@ def test_always_the_true_best_that_remain(release_of, engine, costs, monkeypatch
         view = overlay.snapshot
         rows = view.to_rows([name_of(one) for one in case["excluded"]])
         before = view.live_base_rows, view.delta.live_mask.copy()
-        found = search_snapshot(view, asking(case["vector"], rows[rows >= 0]), passing_of(case["passing"], view), case["k"])
+        found = search_snapshot(
+            view, asking(case["vector"], rows[rows >= 0]), passing_of(case["passing"], view), case["k"]
+        )
         ids, scores, matches, available = model.answer(case)
         assert (view.to_ids(found.rows), found.scores.tolist()) == (ids, scores)
         assert (found.match_count, found.eligible_count) == (matches, available)
@@ -177,13 +181,24 @@ def test_the_index_is_asked_for_as_many_more_as_are_excluded(recorded):
     release, index = recorded
     found = search_snapshot(Snapshot.from_release(release), asking([1, 0, 0, 0], [3, 5]), None, 6)
     assert index.asked == [("search", 8, CURVE.look_up(8), None)]
-    assert (found.route, found.search_params, len(found.rows), found.match_count, found.eligible_count) == ("index", (20, 30), 6, 60, 58)
+    assert (found.route, found.search_params, len(found.rows), found.match_count, found.eligible_count) == (
+        "index",
+        (20, 30),
+        6,
+        60,
+        58,
+    )
 
 
 def test_under_a_filter_it_looks_as_far_as_the_rank_says(recorded):
     release, index = recorded
     even = np.arange(N) % 2 == 0
-    found = search_snapshot(Snapshot.from_release(release), asking([1, 0, 0, 0], [2, 3, 4]), FilterMask(Bitmap.from_mask(even), np.empty(0, bool)), 7)
+    found = search_snapshot(
+        Snapshot.from_release(release),
+        asking([1, 0, 0, 0], [2, 3, 4]),
+        FilterMask(Bitmap.from_mask(even), np.empty(0, bool)),
+        7,
+    )
     (asked,) = index.asked
     assert asked[:3] == ("search", 9, CURVE.look_up(9, rank=18))  # row 3 does not pass: it is none of the excluded
     assert (asked[3].mask() == even).all()
@@ -203,7 +218,9 @@ def test_deleted_items_ask_for_as_much_as_filtered_ones(recorded):
 
 def test_a_filter_that_all_pass_is_none(recorded):
     release, index = recorded
-    search_snapshot(Snapshot.from_release(release), asking([1, 0, 0, 0]), FilterMask(Bitmap.full(N), np.empty(0, bool)), 5)
+    search_snapshot(
+        Snapshot.from_release(release), asking([1, 0, 0, 0]), FilterMask(Bitmap.full(N), np.empty(0, bool)), 5
+    )
     assert index.asked == [("search", 5, CURVE.look_up(5), None)]
 
 

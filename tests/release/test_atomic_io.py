@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from vecall.errors import InvalidReleaseError
-from vecall.release.atomic_io import read_array, read_table, atomic_write, compute_sha256, write_array, write_table
+from vecall.release.atomic_io import atomic_write, compute_sha256, read_array, read_table, write_array, write_table
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

@@ -49,7 +49,9 @@ def test_vectors_of_a_release_are_those_of_the_trained_towers(published, release
     users = np.arange(synthetic.USERS)
     cut = [dataset.histories[user][: user % 7] for user in users]  # lengths 0 to 6; 4 are read
     cases = EvalCases(users, RaggedArray.from_lists(cut), RaggedArray.from_lists([[0]] * len(users)))
-    served = UserTowerInputs(cases.histories, dataset.catalogue.user_features).encode(release.encoder, release.index.vectors)
+    served = UserTowerInputs(cases.histories, dataset.catalogue.user_features).encode(
+        release.encoder, release.index.vectors
+    )
     np.testing.assert_allclose(served, scorer.encode_users(cases), atol=1e-3)
     # A user that the tables do not know: no field is given.
     nothing = dataset.catalogue.user_features.clear(1)

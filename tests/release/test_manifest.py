@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.exact import ExactIndex
 from vecall.release.atomic_io import write_array, write_table
-from vecall.release.manifest import ReleaseMetadata, IndexInfo, read_manifest, digest_files, verify_release
+from vecall.release.manifest import IndexInfo, ReleaseMetadata, digest_files, read_manifest, verify_release
 from vecall.release.store import Store
 
 FLIPS = (0x01, 0x20, 0xFF)  # 0x20 turns a letter's case

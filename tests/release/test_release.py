@@ -9,7 +9,14 @@ from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index import index_io as index_files
 from vecall.index.exact import ExactIndex
 from vecall.release import release as release_module
-from vecall.release.manifest import MANIFEST_FILE, MANIFEST_DIGEST_FILE, IndexInfo, Manifest, digest_files, write_manifest
+from vecall.release.manifest import (
+    MANIFEST_DIGEST_FILE,
+    MANIFEST_FILE,
+    IndexInfo,
+    Manifest,
+    digest_files,
+    write_manifest,
+)
 from vecall.release.release import open_release
 from vecall.release.store import Store
 
@@ -154,7 +161,9 @@ def test_files_that_do_not_belong_together_are_refused(store, change, file):
     ],
 )
 def test_how_hard_to_search_stands_in_the_manifest(engine, parameters, efforts):
-    curve = release_module._parse_search_param_curve(SimpleNamespace(index=IndexInfo(engine=engine, parameters=parameters)))
+    curve = release_module._parse_search_param_curve(
+        SimpleNamespace(index=IndexInfo(engine=engine, parameters=parameters))
+    )
     assert {k: tuple(curve.look_up(k)) for k in efforts} == efforts
 
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from vecall.errors import LockedError, InvalidReleaseError, StoreError
+from vecall.errors import InvalidReleaseError, LockedError, StoreError
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
 from vecall.release.atomic_io import compute_sha256
 from vecall.release.file_lock import file_lock
-from vecall.release.manifest import ReleaseMetadata, IndexInfo
+from vecall.release.manifest import IndexInfo, ReleaseMetadata
 from vecall.release.store import Store
 
 DESCRIPTION = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))

@@ -50,7 +50,9 @@ def test_vectors_alone_make_a_release(tmp_path):
     assert (manifest.journal_seq, manifest.tables_seq) == (7, 5)
     assert (manifest.index.costs, manifest.index.settings, release.cost_model) == ({}, {}, DEFAULT_COSTS)
     assert manifest.libraries.keys() == {"python", "vecall", "faiss-cpu", "onnxruntime", "numpy", "polars"}
-    assert (release.users, release.encoder, release.golden_queries, release.popularity, release.search_param_curve) == (None,) * 5
+    assert (release.users, release.encoder, release.golden_queries, release.popularity, release.search_param_curve) == (
+        None,
+    ) * 5
     assert set(manifest.files) == {"attributes.arrow", "ids.bytes.npy", "ids.offsets.npy", "index.faiss"}
     release.check_golden_queries()  # nothing to prove
     np.testing.assert_allclose(release.index.get_vectors(np.arange(600)), unit(0, 600), atol=1e-3)
@@ -69,16 +71,23 @@ def test_queries_find_the_effort_and_become_golden(tmp_path, engine, monkeypatch
     assert facts.settings == settings.model_dump(mode="json", exclude_unset=True)
     built = {"M": 4, "ef_construction": 20} if engine == "hnsw" else {"cells": 16}
     effort = [[k, *effort] for k, effort in release.search_param_curve.points]
-    widths = [[one.rank, one.width_for_all, one.width_for_tail] for one in release.search_param_curve.filtered_params.widths]
+    widths = [
+        [one.rank, one.width_for_all, one.width_for_tail] for one in release.search_param_curve.filtered_params.widths
+    ]
     filtered = {"widths": widths, "deeper": release.search_param_curve.filtered_params.depth_factor}
     assert facts.parameters == built | {"effort": effort, "filtered": filtered}
     assert widths
     assert [k for k, _ in release.search_param_curve.points] == [5, 20]
-    assert all(effort.width > 0 and (effort.rerank_depth > 0) == (engine == "cells") for _, effort in release.search_param_curve.points)
+    assert all(
+        effort.width > 0 and (effort.rerank_depth > 0) == (engine == "cells")
+        for _, effort in release.search_param_curve.points
+    )
     assert asdict(release.cost_model) == facts.costs
     assert release.cost_model.ms_per_scanned_row > 0
     assert (ann["k"], ann["queries"]) == (100, MAX_GOLDEN_QUERIES)
-    assert ann["recall"] == pytest.approx(release.golden_queries.measure_ann_recall(release.index, release.search_param_curve.look_up(100)), abs=1e-5)
+    assert ann["recall"] == pytest.approx(
+        release.golden_queries.measure_ann_recall(release.index, release.search_param_curve.look_up(100)), abs=1e-5
+    )
     assert ann["floor"] == pytest.approx(max(0.0, ann["recall"] - 0.01), abs=1e-5)
     frontier = [TuningPoint(**point) for point in ann["frontier"]]
     assert {point.k for point in frontier} == {5, 20}
@@ -96,7 +105,10 @@ def test_a_given_effort_is_kept(tmp_path):
         "filtered": {"widths": [], "deeper": 1.0},
     }
     assert release.manifest.index.parameters == parameters
-    assert (release.search_param_curve.look_up(5), release.search_param_curve.look_up(40)) == (SearchParams(33), SearchParams(66))
+    assert (release.search_param_curve.look_up(5), release.search_param_curve.look_up(40)) == (
+        SearchParams(33),
+        SearchParams(66),
+    )
     release.check_golden_queries()
 
 
@@ -136,11 +148,15 @@ def test_users_with_a_history_are_the_queries(tmp_path, monkeypatch, active):
     rng = np.random.default_rng(0)
     lists = [rng.integers(600, size=3) if user < active else [] for user in range(1600)]
     users = UserTable(
-        build_id_map(pl.Series(range(1600)), "integer"), pl.DataFrame({"age": range(1600)}), RaggedArray.from_lists(lists)
+        build_id_map(pl.Series(range(1600)), "integer"),
+        pl.DataFrame({"age": range(1600)}),
+        RaggedArray.from_lists(lists),
     )
     store = Store.create(tmp_path / "store")
     with store.create_draft("one") as draft:
-        description = write_release(draft.directory, contents(users=users), SEARCHED["cells"], encoder=(LastItem(), "ab"))
+        description = write_release(
+            draft.directory, contents(users=users), SEARCHED["cells"], encoder=(LastItem(), "ab")
+        )
         draft.commit(description, activate=True)
     release = load_release(store.get_release_dir("one"), store.verify())
     assert release.manifest.encoder == "ab"

@@ -48,7 +48,9 @@ def publish_users(tmp_path):
 
     def publish(ids):
         known = UserTable(
-            build_id_map(pl.Series(ids), "integer"), pl.DataFrame(height=len(ids)), RaggedArray.from_lists([[0]] * len(ids))
+            build_id_map(pl.Series(ids), "integer"),
+            pl.DataFrame(height=len(ids)),
+            RaggedArray.from_lists([[0]] * len(ids)),
         )
         contents = ReleaseContents(
             item_ids=build_id_map(pl.Series(range(20)), "integer"),

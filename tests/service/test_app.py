@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support import synthetic
-from support.server import wait_until, open_test_client
+from support.server import open_test_client, wait_until
 
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation

@@ -56,7 +56,9 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path):
     file = tmp_path / "keys.toml"
     file.write_text(f'read = ["{READ}", "another-read-key-1"]\nadmin = "{ADMIN}"\n')
     keys = load_api_keys({"VECALL_READ_KEY": "from-environment-1"}, file)
-    assert [keys.authenticate(key) for key in ("from-environment-1", READ, "another-read-key-1", ADMIN, "", READ[:-1])] == [
+    assert [
+        keys.authenticate(key) for key in ("from-environment-1", READ, "another-read-key-1", ADMIN, "", READ[:-1])
+    ] == [
         *("read", "read", "read", "admin"),
         *(None, None),
     ]

@@ -56,7 +56,12 @@ def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
     for at_once in (8, 104, 4096):
         monkeypatch.setattr(search, "_SCANNED_AT_ONCE", at_once)
         exact = search.search_snapshot_exact(
-            made.snapshot, made.resolved_query.vector, made.resolved_query.excluded_rows, None, 50, throttle=lambda: rests.append(1)
+            made.snapshot,
+            made.resolved_query.vector,
+            made.resolved_query.excluded_rows,
+            None,
+            50,
+            throttle=lambda: rests.append(1),
         )
         assert exact.tolist() == made.snapshot.to_rows(recaller.recall(everything(3)).ids).tolist()
     assert len(rests) == 250 + 20 + 1
@@ -76,7 +81,11 @@ def test_what_an_answer_lacks_is_counted(recaller):
     rows = made.search_result.rows.copy()
     rows[:3] = [1998, 1999, 1997]
     lacking = SimpleNamespace(
-        view=made.snapshot, ask=made.resolved_query, passing=None, found=SimpleNamespace(rows=rows, path="index"), recalled=None
+        view=made.snapshot,
+        ask=made.resolved_query,
+        passing=None,
+        found=SimpleNamespace(rows=rows, path="index"),
+        recalled=None,
     )
     judge = OnlineRecallMonitor(1.0)
     judge._evaluate_sample("index", lacking)

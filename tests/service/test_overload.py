@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from support.server import wait_until, open_test_client
+from support.server import open_test_client, wait_until
 
-from vecall.errors import OverloadedError, InvalidReleaseError, TooManyScansError
+from vecall.errors import InvalidReleaseError, OverloadedError, TooManyScansError
 from vecall.recall import filters, scan_limiter
 from vecall.recall.query import Query
 from vecall.recall.scan_limiter import ScanLimiter

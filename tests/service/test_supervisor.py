@@ -135,7 +135,10 @@ def test_a_port_that_is_reserved_is_shared_by_these_processes_alone():
         port = reserved.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)):
             supervisor._reserve_port("127.0.0.1", port)
-        with bind_socket("127.0.0.1", port, reuse_port=True) as one, bind_socket("127.0.0.1", port, reuse_port=True) as other:
+        with (
+            bind_socket("127.0.0.1", port, reuse_port=True) as one,
+            bind_socket("127.0.0.1", port, reuse_port=True) as other,
+        ):
             one.listen()
             other.listen()
             with pytest.raises(ConfigError, match=str(port)):

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from support import synthetic
-from support.server import wait_until, open_test_client
+from support.server import open_test_client, wait_until
 
 from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
@@ -21,7 +21,7 @@ from vecall.service.auth import ApiKeys
 from vecall.service.settings import Limits
 from vecall.service.ui.form import ExploreForm
 from vecall.service.ui.i18n import TEXTS, negotiate_language
-from vecall.service.ui.presenters import find_ids_with_prefix, search_items, sample_ids, find_title_column
+from vecall.service.ui.presenters import find_ids_with_prefix, find_title_column, sample_ids, search_items
 from vecall.service.ui.projection import draw
 
 SCORED = r'>(Item \d+)</a>\s*<span class="score"'
@@ -202,7 +202,11 @@ def test_large_integer_ids_are_suggested_to_the_last_digit(view_of):
     big = [5, 1_800_000_000_000_000_001, 5_000_000_000_000_000_001, 2**63 - 1, -(2**63), -12, -125]
     ids = view_of(big).release.items
     assert find_ids_with_prefix(ids, "18", 9) == [1_800_000_000_000_000_001]
-    assert find_ids_with_prefix(ids, "50", 9) == find_ids_with_prefix(ids, "5000000000000000001", 9) == [5_000_000_000_000_000_001]
+    assert (
+        find_ids_with_prefix(ids, "50", 9)
+        == find_ids_with_prefix(ids, "5000000000000000001", 9)
+        == [5_000_000_000_000_000_001]
+    )
     assert find_ids_with_prefix(ids, "5", 9) == [5, 5_000_000_000_000_000_001]
     assert find_ids_with_prefix(ids, "9", 9) == find_ids_with_prefix(ids, str(2**63 - 1), 9) == [2**63 - 1]
     assert find_ids_with_prefix(ids, str(2**63), 9) == find_ids_with_prefix(ids, "9" * 30, 9) == []

@@ -78,7 +78,7 @@ def to_upsert_items(versions: ItemVersions) -> list[dict[str, Any]]:
 
 
 def execute(operation: list[Any], store_dir: Path, recaller: Any, oracle: "StoreOracle") -> Any:
-    """Do it to a real store; `model` has the tables. What is answered, as JSON has it."""
+    """Do it to a real store; `oracle` has the tables. What is answered, as JSON has it."""
     match operation:
         case ["upsert", number]:
             return recaller.upsert(to_upsert_items(draw_upsert(number)))
@@ -120,7 +120,7 @@ class ExpectedRelease:
     """A release.
 
     Attributes:
-        holds: what opening it must show, live changes included; None: what was compacted of an unknown one.
+        items: what opening it must show, live changes included; None: what was compacted of an unknown one.
     """
 
     items: ItemVersions | None
@@ -135,10 +135,10 @@ class StoreOracle:
 
     Attributes:
         releases: oldest first.
-        last: each item's last operation that was not pruned, seq and value; None where that deleted it.
-        tables: the last snapshot.
-        serving: what the writer must answer with; the release it serves may be pruned.
-        bases: what it has served so far, of which a compaction beside it may be made; as it must be now.
+        last_operations: each item's last operation that was not pruned, seq and value; None where that deleted it.
+        exported_tables: the last snapshot.
+        served_items: what the writer must answer with; the release it serves may be pruned.
+        compaction_bases: what it has served so far, of which a compaction beside it may be made; as it must be now.
     """
 
     releases: dict[str, ExpectedRelease] = field(default_factory=dict)
@@ -155,7 +155,9 @@ class StoreOracle:
         """One that changes by itself."""
         releases = {name: replace(made, holds=made.items and dict(made.items)) for name, made in self.releases.items()}
         bases = [dict(one) for one in self.compaction_bases]
-        return replace(self, releases=releases, last=dict(self.last_operations), serving=dict(self.served_items), bases=bases)
+        return replace(
+            self, releases=releases, last=dict(self.last_operations), serving=dict(self.served_items), bases=bases
+        )
 
     def switch_to(self, name: str, items: ItemVersions | None) -> None:
         """A writer goes over to a release."""
@@ -332,7 +334,9 @@ def inspect_store(store_dir: Path) -> StoreOracle:
         with open_recaller(store_dir, release=manifest.name) as recaller:
             holds = read_all_items(recaller)
             check_searchable(recaller, dict(Random(manifest.name).sample([*holds.items()], min(5, len(holds)))))
-        model.releases[manifest.name] = ExpectedRelease(holds, manifest.journal_seq, manifest.tables_seq, manifest.parent)
+        model.releases[manifest.name] = ExpectedRelease(
+            holds, manifest.journal_seq, manifest.tables_seq, manifest.parent
+        )
     journal = Journal.open_readonly(get_journal_path(store), "string")
     if journal is not None:
         model.last_seq, model.pruned_to = journal.last_seq, journal.pruned_to

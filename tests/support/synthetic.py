@@ -71,14 +71,20 @@ def make_user_sequences(seed: int = 0, users: int = USERS, length: int = GROUP_S
 
 
 def make_training_data(
-    *, item_features: bool = False, user_features: bool = False, negatives: LabeledNegatives = EMPTY_PAIRS, n_unobserved_items: int = 0
+    *,
+    item_features: bool = False,
+    user_features: bool = False,
+    negatives: LabeledNegatives = EMPTY_PAIRS,
+    n_unobserved_items: int = 0,
 ) -> TrainingData:
-    """All but each user's last item, to be learned from, and without those of the last `untaken` items."""
+    """All but each user's last item, to be learned from, and without those of the last `n_unobserved_items` items."""
     item_fields, user_fields = make_features(ITEMS, 1, groups=assign_item_groups()), make_features(USERS, 2)
     items = FeatureEncoder.fit(FEATURES if item_features else {}, item_fields)
     users = FeatureEncoder.fit(FEATURES if user_features else {}, user_fields)
     return TrainingData(
-        histories=RaggedArray.from_lists([[item for item in walk[:-1] if item < ITEMS - n_unobserved_items] for walk in make_user_sequences()]),
+        histories=RaggedArray.from_lists(
+            [[item for item in walk[:-1] if item < ITEMS - n_unobserved_items] for walk in make_user_sequences()]
+        ),
         hard_negatives=negatives,
         n_items=ITEMS,
         item_features=items.encode(item_fields),
@@ -91,7 +97,9 @@ def make_training_data(
 def make_eval_cases() -> EvalCases:
     """Each user's last item, to be foretold."""
     taken = make_user_sequences()
-    histories, targets = (RaggedArray.from_lists([walk[part] for walk in taken]) for part in (slice(-1), slice(-1, None)))
+    histories, targets = (
+        RaggedArray.from_lists([walk[part] for walk in taken]) for part in (slice(-1), slice(-1, None))
+    )
     return EvalCases(np.arange(USERS), histories, targets)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vecall.towers.blocks import SingletonSafeBatchNorm, FastDropout, MLP, l2_normalize
+from vecall.towers.blocks import MLP, FastDropout, SingletonSafeBatchNorm, l2_normalize
 
 
 def test_without_hidden_layers_it_is_one_linear_layer():
@@ -12,7 +12,9 @@ def test_without_hidden_layers_it_is_one_linear_layer():
     torch.testing.assert_close(mlp(x), x @ only.weight.T + only.bias)
 
 
-@pytest.mark.parametrize(("norm", "layer"), [("layer", nn.LayerNorm), ("batch", SingletonSafeBatchNorm), ("none", nn.Identity)])
+@pytest.mark.parametrize(
+    ("norm", "layer"), [("layer", nn.LayerNorm), ("batch", SingletonSafeBatchNorm), ("none", nn.Identity)]
+)
 def test_hidden_layers_are_normalised_as_asked(norm, layer):
     mlp = MLP(3, (5, 4), 2, norm=norm, dropout=0.5)
     kinds = [type(one) for one in mlp.layers]

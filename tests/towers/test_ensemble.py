@@ -2,7 +2,7 @@ import pytest
 import torch
 from support import synthetic
 
-from vecall.towers.ensemble import split_ensemble, normalize_per_member
+from vecall.towers.ensemble import normalize_per_member, split_ensemble
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.towers.two_tower import TwoTower
 

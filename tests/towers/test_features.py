@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from vecall.data.feature_encoder import OOV, FeatureSpec
-from vecall.towers.features import CONCAT_EMBEDDING_DIM, SqrtNEmbeddingBag, ConcatenatedFeatures, SummedFeatures, to_module_key, build_categorical_embedding
+from vecall.towers.features import (
+    CONCAT_EMBEDDING_DIM,
+    ConcatenatedFeatures,
+    SqrtNEmbeddingBag,
+    SummedFeatures,
+    build_categorical_embedding,
+    to_module_key,
+)
 
 SHAPES = {
     "price": FeatureSpec("dense", 2),
@@ -72,7 +79,9 @@ def test_of_values_that_training_never_saw_nothing_is_learned():
 @pytest.mark.parametrize("scale", [0.1, 0.02])
 def test_features_of_all_kinds_begin_equally_loud(scale):
     torch.manual_seed(0)
-    inputs = SummedFeatures({"x": FeatureSpec("dense", 300), "one": FeatureSpec("one", 400), "bag": FeatureSpec("bag", 400)}, 256, scale)
+    inputs = SummedFeatures(
+        {"x": FeatureSpec("dense", 300), "one": FeatureSpec("one", 400), "bag": FeatureSpec("bag", 400)}, 256, scale
+    )
     known = torch.arange(OOV + 1, 400)
     inputs_of = {"x": torch.randn(200, 300), "one": known, "bag": known.unsqueeze(1)}
     for name, values in inputs_of.items():

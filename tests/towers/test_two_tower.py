@@ -154,7 +154,12 @@ def test_dropout_is_for_training_alone():
 
 def test_the_item_tower_does_not_grow_with_the_catalogue():
     sizes = {
-        n: sum(w.numel() for w in TwoTower(synthetic.make_model_settings(), {"x": FeatureSpec("one", 5)}, {}, n).item_tower.parameters())
+        n: sum(
+            w.numel()
+            for w in TwoTower(
+                synthetic.make_model_settings(), {"x": FeatureSpec("one", 5)}, {}, n
+            ).item_tower.parameters()
+        )
         for n in (9, 99)
     }
     assert sizes[9] == sizes[99]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vecall.data.ragged import RaggedArray
 from vecall.data.split import LabeledNegatives
-from vecall.training.batches import SampleBatches, gather_histories, add_negative_samples, build_positive_samples
+from vecall.training.batches import SampleBatches, add_negative_samples, build_positive_samples, gather_histories
 
 HISTORIES = RaggedArray.from_lists([[10, 11, 12, 13], [], [20], [30, 31]])
 

@@ -14,7 +14,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.split import LabeledNegatives
 from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.metrics import recall_at_k, rank_targets
+from vecall.evaluation.metrics import rank_targets, recall_at_k
 from vecall.training.data import take, to_tensors
 from vecall.training.fit import train
 from vecall.training.scoring import encode_all_items
@@ -83,7 +83,9 @@ def test_a_planted_pattern_is_learned(tmp_path, loss):
 def test_training_follows_from_the_seed(tmp_path):
     def trained(seed, name):
         chosen = settings(seed=seed, epochs=1)
-        return weights(train(synthetic.make_training_data(), synthetic.make_model_settings(dropout=0.2), chosen, tmp_path / name))
+        return weights(
+            train(synthetic.make_training_data(), synthetic.make_model_settings(dropout=0.2), chosen, tmp_path / name)
+        )
 
     assert equal(trained(3, "a"), trained(3, "b"))
     assert not equal(trained(3, "c"), trained(4, "d"))
@@ -100,8 +102,16 @@ def variants():
             {},
         ),
         "sampled": (synthetic.make_model_settings(), sampled, {}),
-        "bce": (synthetic.make_model_settings(), {"loss": "bce", "negatives": NegativeSettings(uniform=3)}, {"negatives": LABELLED}),
-        "causal, averaged": (synthetic.make_model_settings("causal", dropout=0.2), {"average": 0.9}, {"user_features": True}),
+        "bce": (
+            synthetic.make_model_settings(),
+            {"loss": "bce", "negatives": NegativeSettings(uniform=3)},
+            {"negatives": LABELLED},
+        ),
+        "causal, averaged": (
+            synthetic.make_model_settings("causal", dropout=0.2),
+            {"average": 0.9},
+            {"user_features": True},
+        ),
         "causal, sampled": (synthetic.make_model_settings("causal"), sampled, {}),
         "constant rate": (synthetic.make_model_settings("none"), {"schedule": "constant"}, {"user_features": True}),
     }
@@ -132,7 +142,9 @@ def test_an_average_of_the_weights_is_what_is_judged_and_kept(tmp_path):
 
     problem = synthetic.make_training_data()
     last = train(problem, synthetic.make_model_settings(), settings(), tmp_path / "last")
-    kept = train(problem, synthetic.make_model_settings(), settings(average=0.99), tmp_path / "averaged", validate=judge_items)
+    kept = train(
+        problem, synthetic.make_model_settings(), settings(average=0.99), tmp_path / "averaged", validate=judge_items
+    )
     torch.testing.assert_close(encode_all_items(kept.towers, problem), judged[kept.best_epoch])
     # So slow a mean has hardly left the first weights, which the last ones have.
     fresh = train(problem, synthetic.make_model_settings(), settings(lr=1e-12), tmp_path / "fresh")
@@ -169,7 +181,9 @@ def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
         kept.append({name: x.clone() for name, x in scorer._towers.state_dict().items()})
         return {"valid_score": next(said)}
 
-    run = functools.partial(train, synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=9, patience=2), tmp_path)
+    run = functools.partial(
+        train, synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=9, patience=2), tmp_path
+    )
     outcome = run(validate=judge)
     assert (outcome.best_epoch, outcome.epochs, len(kept)) == (1, 4, 4)
     assert equal(weights(outcome), kept[1])
@@ -181,7 +195,9 @@ def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
 
 
 def test_checkpoints_hold_no_pickled_objects(tmp_path):
-    train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=1), tmp_path, validate=validate)
+    train(
+        synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=1), tmp_path, validate=validate
+    )
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl", "threads.json"}
@@ -189,7 +205,12 @@ def test_checkpoints_hold_no_pickled_objects(tmp_path):
 
 def test_the_temperature_is_learned_where_asked(tmp_path):
     def log_temperature(name, temperature):
-        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(temperature=temperature), tmp_path / name)
+        train(
+            synthetic.make_training_data(),
+            synthetic.make_model_settings(),
+            settings(temperature=temperature),
+            tmp_path / name,
+        )
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]["log_temperature"].item()
 
     assert log_temperature("given", 0.3) == pytest.approx(np.log(0.3))
@@ -204,7 +225,10 @@ def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
 
 
 def test_hidden_ids_of_items_that_no_feature_describes_do_not_overflow(tmp_path):
-    shapes, values = {"tags": FeatureSpec("bag", 4)}, {"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)}  # empty lists
+    shapes, values = (
+        {"tags": FeatureSpec("bag", 4)},
+        {"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)},
+    )  # empty lists
     problem = dataclasses.replace(synthetic.make_training_data(), item_shapes=shapes, item_features=values)
     train(problem, synthetic.make_model_settings(id_dropout=0.5), settings(epochs=2), tmp_path)
     assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
@@ -215,7 +239,11 @@ def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
     untaken = np.arange(synthetic.ITEMS - 5, synthetic.ITEMS)
     problem = synthetic.make_training_data(item_features=True, n_unobserved_items=len(untaken))
     outcome = train(
-        problem, synthetic.make_model_settings(id_dropout=0.3), settings(average=average), tmp_path / "a", validate=validate
+        problem,
+        synthetic.make_model_settings(id_dropout=0.3),
+        settings(average=average),
+        tmp_path / "a",
+        validate=validate,
     )
     towers, rows = outcome.towers, torch.from_numpy(untaken)
     features = take(to_tensors(problem.item_features, torch.device("cpu")), rows)
@@ -224,7 +252,11 @@ def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
         torch.testing.assert_close(towers.encode_items(rows, features), new)
     known = dataclasses.replace(problem, learned_before=untaken)
     outcome = train(
-        known, synthetic.make_model_settings(id_dropout=0.3), settings(average=average), tmp_path / "b", validate=validate
+        known,
+        synthetic.make_model_settings(id_dropout=0.3),
+        settings(average=average),
+        tmp_path / "b",
+        validate=validate,
     )
     with torch.no_grad():
         own = outcome.towers.encode_items(rows, features)
@@ -261,5 +293,11 @@ def test_progress_is_shown_and_ends_with_a_training_that_breaks_off(tmp_path):
         train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=2), tmp_path / "whole")
         assert (screen.open, screen.steps) == (0, 2 * (240 // 64))
         with pytest.raises(Cut):
-            train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(), tmp_path / "cut", validate=cut_after(0))
+            train(
+                synthetic.make_training_data(),
+                synthetic.make_model_settings(),
+                settings(),
+                tmp_path / "cut",
+                validate=cut_after(0),
+            )
     assert screen.open == 0

@@ -21,7 +21,9 @@ def test_bce_by_hand():
 
 def test_full_softmax_by_hand():
     scores = torch.tensor([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]]).log()
-    assert masked_cross_entropy(scores, torch.tensor([2, 0])).item() == pytest.approx(-(math.log(4 / 7) + math.log(1 / 3)) / 2)
+    assert masked_cross_entropy(scores, torch.tensor([2, 0])).item() == pytest.approx(
+        -(math.log(4 / 7) + math.log(1 / 3)) / 2
+    )
 
 
 def test_an_item_out_of_the_race_counts_nowhere():

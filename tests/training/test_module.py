@@ -13,7 +13,13 @@ from vecall.training import module as recipe_module
 from vecall.training.batches import SampleBatch
 from vecall.training.data import take
 from vecall.training.losses import masked_cross_entropy
-from vecall.training.module import TwoTowerModule, check_finite, pad_histories_with_targets, resolve_loss, build_cosine_schedule
+from vecall.training.module import (
+    TwoTowerModule,
+    build_cosine_schedule,
+    check_finite,
+    pad_histories_with_targets,
+    resolve_loss,
+)
 from vecall.training.negatives import SampledCandidates, sample_candidates
 from vecall.training.seeding import seed_step
 from vecall.training.settings import NegativeSettings, TrainingSettings
@@ -45,7 +51,9 @@ def test_auto_is_the_full_softmax_while_its_logits_fit(monkeypatch):
 def test_the_padding_of_a_history_is_the_positive():
     histories = torch.tensor([[1, 2, 0], [3, 3, 4], [0, 0, 0]])
     nothing = torch.zeros(3)
-    batch = SampleBatch(users=nothing, target_items=nothing, labels=nothing, histories=histories, lengths=torch.tensor([2, 3, 0]))
+    batch = SampleBatch(
+        users=nothing, target_items=nothing, labels=nothing, histories=histories, lengths=torch.tensor([2, 3, 0])
+    )
     assert pad_histories_with_targets(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
 
 
@@ -130,7 +138,10 @@ def test_known_negatives_stand_in_the_list_once_and_as_they_are(encoder):
 def test_each_member_learns_by_itself(loss):
     """The loss is the mean of theirs, and what one has to learn the other does not see."""
     made = recipe(
-        model=synthetic.make_model_settings("mean", members=2), loss=loss, negatives=NegativeSettings(uniform=20), temperature=0.5
+        model=synthetic.make_model_settings("mean", members=2),
+        loss=loss,
+        negatives=NegativeSettings(uniform=20),
+        temperature=0.5,
     )
     batch, half = first_batch(made), synthetic.make_model_settings().dim // 2
     losses = []
@@ -159,7 +170,10 @@ def test_items_are_met_by_opinions():
     assert older.observed_items.tolist() == [*taken, synthetic.ITEMS - 3, synthetic.ITEMS - 1]
     # Where nothing is learned of items without ids, all are told apart.
     for features, hidden in ((False, 0.3), (True, 0.0)):
-        made = recipe(synthetic.make_training_data(item_features=features, n_unobserved_items=UNTAKEN), synthetic.make_model_settings(id_dropout=hidden))
+        made = recipe(
+            synthetic.make_training_data(item_features=features, n_unobserved_items=UNTAKEN),
+            synthetic.make_model_settings(id_dropout=hidden),
+        )
         assert made.candidate_items.tolist() == made.candidate_index.tolist() == list(range(synthetic.ITEMS))
 
 
@@ -175,7 +189,12 @@ def test_items_are_met_by_opinions():
 )
 def test_what_no_one_took_is_no_negative(loss, encoder):
     problem = synthetic.make_training_data(item_features=True, n_unobserved_items=UNTAKEN)
-    made = recipe(problem, synthetic.make_model_settings(encoder, id_dropout=0.1), loss=loss, negatives=NegativeSettings(uniform=200))
+    made = recipe(
+        problem,
+        synthetic.make_model_settings(encoder, id_dropout=0.1),
+        loss=loss,
+        negatives=NegativeSettings(uniform=200),
+    )
     made.towers.eval()  # none is hidden
     made.training_step(first_batch(made), 0).backward()
     of_ids = made.towers.item_id_embedding.weight.grad.abs().sum(1)
@@ -207,7 +226,9 @@ def test_the_race_is_among_the_items_that_are_met():
 def test_a_causal_step_is_the_mean_over_all_places_one_by_one(loss, user_features):
     """Every item is a candidate once, so that both losses are the full softmax."""
     problem = synthetic.make_training_data(user_features=user_features)
-    made = recipe(problem, synthetic.make_model_settings(history={"encoder": "causal", "length": 4}), loss=loss, temperature=0.5)
+    made = recipe(
+        problem, synthetic.make_model_settings(history={"encoder": "causal", "length": 4}), loss=loss, temperature=0.5
+    )
     made.eval()  # no dropout
     batch = first_batch(made)
     assert len(batch.items) > len(batch.users)
@@ -228,7 +249,9 @@ def test_places_of_short_windows_count_as_much_as_those_of_long_ones():
     """Windows of like lengths lie in a batch together; the mean over steps is that over all places."""
     walks = [np.arange(2 + user % 5) for user in range(40)]
     problem = dataclasses.replace(synthetic.make_training_data(), train=RaggedArray.from_lists(walks))
-    made = recipe(problem, synthetic.make_model_settings(history={"encoder": "causal", "length": 6}), loss="softmax", batch=5)
+    made = recipe(
+        problem, synthetic.make_model_settings(history={"encoder": "causal", "length": 6}), loss="softmax", batch=5
+    )
     made.eval()
     batches = list(made.train_dataloader())
     assert len({len(batch.target_items) for batch in batches}) > 1
@@ -250,7 +273,9 @@ def test_in_batch_frequencies_are_those_of_the_samples():
 
 def test_bce_draws_negatives_beside_positives_alone():
     pairs = LabeledNegatives(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
-    made = recipe(synthetic.make_training_data(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000)
+    made = recipe(
+        synthetic.make_training_data(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000
+    )
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_module, "bce_pairs", lambda scores, labels: seen.update(labels=labels) or scores.sum())

@@ -64,6 +64,8 @@ def test_known_negatives_are_the_users_own_each_as_likely():
 
 def test_without_known_negatives_none_are_drawn():
     nothing = np.empty(0, dtype=np.int64)
-    rows, given = HardNegatives.from_pairs(LabeledNegatives(nothing, nothing, nothing), n_users=2).sample(torch.tensor([0, 1, 1]), 3)
+    rows, given = HardNegatives.from_pairs(LabeledNegatives(nothing, nothing, nothing), n_users=2).sample(
+        torch.tensor([0, 1, 1]), 3
+    )
     assert rows.tolist() == [[0] * 3] * 3
     assert not given.any()

@@ -14,7 +14,10 @@ PROBLEM = synthetic.make_training_data(item_features=True, user_features=True)
 def towers():
     torch.manual_seed(0)
     return TwoTower(
-        synthetic.make_model_settings(dropout=0.5, id_dropout=0.5), PROBLEM.item_specs, PROBLEM.user_specs, synthetic.ITEMS
+        synthetic.make_model_settings(dropout=0.5, id_dropout=0.5),
+        PROBLEM.item_specs,
+        PROBLEM.user_specs,
+        synthetic.ITEMS,
     )
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from vecall.training.seeding import seed_step, build_epoch_rng
+from vecall.training.seeding import build_epoch_rng, seed_step
 
 
 def test_each_step_has_draws_of_its_own_that_repeat():

@@ -78,7 +78,9 @@ def test_training_uses_it(several, tmp_path, monkeypatch):
     seen = []
     step = TwoTowerModule.training_step
     monkeypatch.setattr(
-        TwoTowerModule, "training_step", lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1]
+        TwoTowerModule,
+        "training_step",
+        lambda self, *asked: (seen.append(torch.get_num_threads()), step(self, *asked))[1],
     )
     train(synthetic.make_training_data(), synthetic.make_model_settings(), SETTINGS, tmp_path)
     assert set(seen) == {1}

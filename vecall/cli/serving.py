@@ -64,9 +64,7 @@ def serve(
     store: StoreOption,
     host: Annotated[str | None, typer.Option(help="To listen on; 127.0.0.1, and others need keys.")] = None,
     port: Annotated[int | None, typer.Option(help="8080; 0 is one that is free.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="1; more use more cores, each with the store in memory.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="1; more use more cores, each with the store in memory.")] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="TOML with `read` and `admin` keys.")] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="TOML with further settings.")] = None,
     allow_host: Annotated[list[str] | None, typer.Option("--allow-host", help="A name that clients may use.")] = None,

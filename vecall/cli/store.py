@@ -79,7 +79,9 @@ def verify(
 
     release = open_release(Store.open(store), name)
     release.check_golden_queries()
-    print_result({"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json)
+    print_result(
+        {"release": release.name, "ok": True}, f"release {release.name} is as it was published", as_json=as_json
+    )
 
 
 @releases_app.command()
@@ -90,7 +92,9 @@ def activate(name: str, store: StoreOption, *, as_json: JsonOption = False) -> N
     from vecall.release.store import Store
 
     previous = activate_release(Store.open(store), name)
-    print_result({"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json)
+    print_result(
+        {"release": name, "previous": previous}, f"{name} is active; before it was {previous}", as_json=as_json
+    )
 
 
 @releases_app.command()
@@ -163,4 +167,6 @@ def drop(
     from vecall.live.journal_repair import drop_operation
 
     drop_operation(store, seq)
-    print_result({"seq": seq, "dropped": True}, f"operation {seq} is dropped: from now on it says nothing", as_json=as_json)
+    print_result(
+        {"seq": seq, "dropped": True}, f"operation {seq} is dropped: from now on it says nothing", as_json=as_json
+    )

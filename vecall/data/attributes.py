@@ -7,12 +7,12 @@ import polars as pl
 from vecall.data.casting import (
     CastResult,
     cast_boolean,
-    cast_integer_or_null,
     cast_datetime,
+    cast_integer_or_null,
     cast_number,
     cast_tags,
-    is_missing,
     column_to_text_or_null,
+    is_missing,
 )
 from vecall.data.timestamps import NS_PER_UNIT, to_unix_micros
 from vecall.schema import AttributeType
@@ -22,12 +22,14 @@ MIN_UNIX_MICROS = to_unix_micros(datetime.min)
 MAX_UNIX_MICROS = to_unix_micros(datetime.max)
 
 
-def cast_attribute(column: pl.Series, attribute_type: AttributeType | None, *, separator: str, decimal: str = ".") -> CastResult:
+def cast_attribute(
+    column: pl.Series, attribute_type: AttributeType | None, *, separator: str, decimal: str = "."
+) -> CastResult:
     """A column of the items table as an attribute; null is good.
 
     Args:
         column: as the table has it.
-        declared: its type; None keeps the table's.
+        attribute_type: its type; None keeps the table's.
         separator: between the tags of a text cell.
         decimal: what stands before the fraction of a number in text.
     """

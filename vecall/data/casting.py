@@ -27,7 +27,7 @@ class CastResult:
 
     Attributes:
         values: the cast column, with the length of the original.
-        good: [n] boolean, False where the row holds nothing usable.
+        is_valid: [n] boolean, False where the row holds nothing usable.
         expected: what a good value is, for the error.
     """
 
@@ -121,11 +121,11 @@ def cast_integer_or_null(column: pl.Series) -> pl.Series:
 
 
 def cast_number(column: pl.Series, *, is_optional: bool, decimal: str = ".") -> CastResult:
-    """Finite Float64; null, NaN and the empty string are missing, which is allowed where `optional`.
+    """Finite Float64; null, NaN and the empty string are missing, which is allowed where `is_optional`.
 
     Args:
         column: numbers, or text of numbers.
-        optional: whether a number may be missing.
+        is_optional: whether a number may be missing.
         decimal: what stands before the fraction in text, "." or ",".
     """
     if column.dtype == pl.String and decimal == ",":
@@ -133,7 +133,9 @@ def cast_number(column: pl.Series, *, is_optional: bool, decimal: str = ".") -> 
     else:
         values = _cast_or_null(column, pl.Float64())
     good = values.is_finite().fill_null(value=False)
-    expected = "a finite number" + (" or nothing" if is_optional else "") + _suggest_decimal_comma(column, good, decimal)
+    expected = (
+        "a finite number" + (" or nothing" if is_optional else "") + _suggest_decimal_comma(column, good, decimal)
+    )
     if is_optional:
         good = good | is_missing(column)
     return CastResult(values.fill_nan(None), good, expected)
@@ -143,7 +145,9 @@ def _suggest_decimal_comma(column: pl.Series, is_valid: pl.Series, decimal: str)
     if column.dtype != pl.String or decimal == ",":
         return ""
     bad = column.filter(~is_valid)
-    return ', with a point (data.csv.decimal = "," reads commas)' if bad.str.contains(_DECIMAL_COMMA_PATTERN).any() else ""
+    return (
+        ', with a point (data.csv.decimal = "," reads commas)' if bad.str.contains(_DECIMAL_COMMA_PATTERN).any() else ""
+    )
 
 
 def cast_boolean(column: pl.Series, *, is_optional: bool = False) -> CastResult:
@@ -244,7 +248,9 @@ def _cast_vector(column: pl.Series, feature: VectorFeature) -> CastResult:
     if isinstance(column.dtype, (pl.List, pl.Array)):
         values = _cast_or_null(column, pl.List(pl.Float32))
     else:
-        values = split_numbers(column_to_text_or_null(column), feature.separator).cast(pl.List(pl.Float32), strict=False)
+        values = split_numbers(column_to_text_or_null(column), feature.separator).cast(
+            pl.List(pl.Float32), strict=False
+        )
     finite = values.list.eval(pl.element().is_finite().fill_null(value=False)).list.all()
     good = (finite & (values.list.len() == feature.size)).fill_null(value=False)
     values = values.zip_with(good, pl.repeat(None, len(column), dtype=values.dtype, eager=True))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.interactions import Catalogue, Interactions, build_catalogue, build_interactions
-from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.ragged import RaggedArray, Rows
 from vecall.data.settings import DataSettings
 from vecall.data.split import Split, split_interactions
 from vecall.data.tables import read_tables
@@ -23,8 +23,8 @@ class Dataset:
         schema: as configured.
         catalogue: items and users.
         interactions: all of them, ordered.
-        dropped: rows left out while reading, by reason.
-        timed: whether the interactions have times; else the file's order stands for them.
+        dropped_counts: rows left out while reading, by reason.
+        has_timestamps: whether the interactions have times; else the file's order stands for them.
     """
 
     schema: Schema

@@ -107,7 +107,10 @@ class FeatureEncoder:
     def encode(self, frame: pl.DataFrame) -> EncodedFeatures:
         """Arrays by feature, for B rows: see `Shape`."""
         features = self.state.features
-        return {name: self._encode_feature(name, feature, get_unnamed_column(frame, name)) for name, feature in features.items()}
+        return {
+            name: self._encode_feature(name, feature, get_unnamed_column(frame, name))
+            for name, feature in features.items()
+        }
 
     def count_oov(self, frame: pl.DataFrame) -> tuple[int, int]:
         """How many categories and tags in some of the features' columns training never saw, and how many there are."""
@@ -116,7 +119,9 @@ class FeatureEncoder:
             for name in frame.columns
             if name in self._row_by_value
             for value in (
-                get_unnamed_column(frame, name).explode() if get_unnamed_column(frame, name).dtype == pl.List else get_unnamed_column(frame, name)
+                get_unnamed_column(frame, name).explode()
+                if get_unnamed_column(frame, name).dtype == pl.List
+                else get_unnamed_column(frame, name)
             ).drop_nulls()
         ]
         return len(known) - sum(known), len(known)

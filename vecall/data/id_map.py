@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.hashing import Hashes, hash_bytes, mix_bits, pack_strings, pack_bytes, encode_utf8
+from vecall.data.hashing import Hashes, encode_utf8, hash_bytes, mix_bits, pack_bytes, pack_strings
 from vecall.errors import DataError
 from vecall.schema import IdType
 
@@ -53,7 +53,7 @@ class IdMap(ABC):
 
     @abstractmethod
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What `vocabulary_from_arrays` needs to make it again, by name."""
+        """What `build_id_map_from_arrays` needs to make it again, by name."""
 
     def to_row(self, entity_id: Id) -> Row | None:
         """The row of one id; None where it is unknown."""
@@ -167,7 +167,7 @@ class StringIdMap(IdMap):
         return low
 
     def _find_row_by_hash(self, id_bytes: bytes, id_hash: np.uint64, position: int) -> int:
-        """The row of `one` among the rows whose hash is equal; two ids with one hash stand side by side."""
+        """The row of `id_bytes` among the rows whose hash is equal; two ids with one hash stand side by side."""
         while position < len(self._sorted_hashes) and self._sorted_hashes[position] == id_hash:
             row = int(self._rows_by_hash[position])
             if self._blob_view[self._offsets[row] : self._offsets[row + 1]].tobytes() == id_bytes:
@@ -196,7 +196,7 @@ def build_id_map(ids: pl.Series, id_type: IdType) -> IdMap:
 
 
 def build_id_map_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> IdMap:
-    """What `Vocabulary.arrays` gave, as a vocabulary again.
+    """What `IdMap.arrays` gave, as a vocabulary again.
 
     Raises:
         DataError: the arrays are neither those of integers nor those of strings.
@@ -205,7 +205,5 @@ def build_id_map_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> IdMap:
         case ["integers"]:
             return IntegerIdMap(cast("NDArray[np.int64]", arrays["integers"]))
         case ["bytes", "offsets"]:
-            return StringIdMap(
-                cast("NDArray[np.uint8]", arrays["bytes"]), cast("NDArray[np.int64]", arrays["offsets"])
-            )
+            return StringIdMap(cast("NDArray[np.uint8]", arrays["bytes"]), cast("NDArray[np.int64]", arrays["offsets"]))
     raise DataError(f"a vocabulary is `integers`, or `bytes` and `offsets`; got {sorted(arrays)}")

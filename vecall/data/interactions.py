@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.frames import get_unnamed_column, build_frame
+from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.id_map import IdMap, build_id_map
 from vecall.data.ragged import Rows
 from vecall.data.tables import EntityTable, Tables
@@ -21,11 +21,11 @@ class Interactions:
     Attributes:
         users: [n] user rows, ascending.
         items: [n] item rows.
-        times: [n] the time column's own numbers, or microseconds since 1970 if `dated`; without such a column the
+        times: [n] the time column's own numbers, or microseconds since 1970 if `has_datetimes`; without such a column the
             place in the file.
-        positive: [n] whether the user took the item and liked it; the others are labelled negatives and
+        is_positive: [n] whether the user took the item and liked it; the others are labelled negatives and
             impressions not taken.
-        dated: whether `times` are microseconds since 1970, from datetimes or ISO 8601 text.
+        has_datetimes: whether `times` are microseconds since 1970, from datetimes or ISO 8601 text.
     """
 
     users: Rows
@@ -36,7 +36,9 @@ class Interactions:
 
     def filter(self, mask: NDArray[np.bool_]) -> "Interactions":
         """The marked ones, in the same order."""
-        return Interactions(self.users[mask], self.items[mask], self.times[mask], self.is_positive[mask], self.has_datetimes)
+        return Interactions(
+            self.users[mask], self.items[mask], self.times[mask], self.is_positive[mask], self.has_datetimes
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from vecall.data.canonical import column_to_text, scalar_to_text
 
 _BRACKETED_PATTERN = r"^\s*\[.*\]\s*$"
 _SCALAR_TYPES = (str, int, float, bool, type(None))
-_ADJACENT_STRINGS_PATTERN = re.compile(r"""["']\s+["']""")  # ['a' 'b'], as NumPy writes a list, is the one string 'ab' to Python
+_ADJACENT_STRINGS_PATTERN = re.compile(
+    r"""["']\s+["']"""
+)  # ['a' 'b'], as NumPy writes a list, is the one string 'ab' to Python
 
 
 def split_tags(column: pl.Series, separator: str) -> pl.Series:
@@ -73,7 +75,7 @@ def split_numbers(text: pl.Series, separator: str) -> pl.Series:
 
 
 def _replace_where(mask: pl.Series, lists: pl.Series, replacements: pl.Series) -> pl.Series:
-    """`lists` [n] with those at the mask's true places exchanged for `others`, in order."""
+    """`lists` [n] with those at the mask's true places exchanged for `replacements`, in order."""
     places = np.arange(len(lists))
     places[mask.to_numpy()] = len(lists) + np.arange(len(replacements))
     return pl.concat([lists, replacements]).gather(places)

@@ -16,7 +16,7 @@ class RaggedArray:
 
     Attributes:
         offsets: [n + 1], ascending from 0.
-        rows: [total] item rows; within a history the oldest comes first.
+        values: [total] item rows; within a history the oldest comes first.
     """
 
     offsets: NDArray[np.int64]
@@ -67,7 +67,7 @@ class RaggedArray:
         return RaggedArray(offsets, self.values[np.repeat(self.offsets[1:] - kept, kept) + within])
 
     def to_padded(self, fill_value: int = -1) -> tuple[Rows, NDArray[np.int64]]:
-        """The lists as one array, left-aligned: [n, longest] rows filled with `fill`, and [n] lengths."""
+        """The lists as one array, left-aligned: [n, longest] rows filled with `fill_value`, and [n] lengths."""
         lengths = self.lengths
         table = np.full((len(self), int(lengths.max(initial=0))), fill_value, dtype=np.int64)
         table[np.arange(table.shape[1]) < lengths[:, None]] = self.values

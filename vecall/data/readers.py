@@ -5,14 +5,16 @@ from pathlib import Path
 
 import polars as pl
 
-from vecall.data.frames import get_unnamed_column, build_frame
+from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
 from vecall.runtime.paths import to_absolute_path
 
 _TEXT_SUFFIXES = (".csv", ".tsv")
 _COMPRESSED_SUFFIXES = (".gz", ".zst")
-_SUPPORTED_FORMATS = ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a folder of such files as Spark writes it"
+_SUPPORTED_FORMATS = (
+    ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a folder of such files as Spark writes it"
+)
 # First bytes of what is often named .csv and is none.
 _MAGIC_BYTE_HINTS = {
     b"PAR1": "Parquet by its content: name it .parquet",
@@ -68,12 +70,16 @@ def _read_csv(path: Path, separator: str) -> pl.DataFrame:
         if head.startswith(signature):
             raise DataError(f"{path}: is {told}")
     table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
-    return build_frame({name: get_unnamed_column(table, name).replace({"": None}) for name in table.columns}, len(table))
+    return build_frame(
+        {name: get_unnamed_column(table, name).replace({"": None}) for name in table.columns}, len(table)
+    )
 
 
 def _read_directory(directory: Path, csv: CsvSettings) -> pl.DataFrame:
     if (directory / "_delta_log").exists():
-        raise DataError(f"{directory}: is a Delta Lake table, whose folder holds older versions too: export it to Parquet")
+        raise DataError(
+            f"{directory}: is a Delta Lake table, whose folder holds older versions too: export it to Parquet"
+        )
     files = sorted(file for file in directory.rglob("*") if file.is_file() and not _is_hidden(file, directory))
     kinds = {_get_table_suffix(file) for file in files}
     if len(kinds) != 1:

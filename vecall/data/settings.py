@@ -59,7 +59,7 @@ class DataSettings(SettingsModel):
         return self
 
     def resolve_paths(self, base_directory: Path) -> Self:
-        """The same settings with relative paths taken from `folder`."""
+        """The same settings with relative paths taken from `base_directory`."""
         return self.model_copy(
             update={
                 "interactions": tuple(base_directory / path for path in self.interactions),

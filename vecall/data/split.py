@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.data.interactions import Interactions
-from vecall.data.ragged import EvalCases, Rows, RaggedArray
+from vecall.data.ragged import EvalCases, RaggedArray, Rows
 from vecall.data.settings import DataSettings, Timestamp
 from vecall.data.timestamps import to_unix_micros
 from vecall.errors import DataError
@@ -47,8 +47,8 @@ class Split:
         negatives: labelled negatives of the training time.
         valid: cases to choose by; their histories are the training ones.
         test: cases to judge by; their histories hold all that came before the test.
-        dropped: what takes no part in judging, by reason.
-        parts: [positives] which part each positive of the interactions is in, see `TRAIN`, `VALID`, `TEST`.
+        dropped_counts: what takes no part in judging, by reason.
+        positive_parts: [positives] which part each positive of the interactions is in, see `TRAIN`, `VALID`, `TEST`.
     """
 
     protocol: str
@@ -111,7 +111,9 @@ def split_leave_one_out(interactions: Interactions, n_users: int) -> Split:
         negatives=select_labeled_negatives(interactions, learned),
         valid=EvalCases(judged, train.take(judged), RaggedArray.from_lists(everything.values[ends - 2, None])),
         test=EvalCases(judged, before_test.take(judged), RaggedArray.from_lists(everything.values[ends - 1, None])),
-        dropped_counts=_drop_zero_counts({"users with fewer than 3 positives": int((everything.lengths < _MIN_POSITIVES).sum())}),
+        dropped_counts=_drop_zero_counts(
+            {"users with fewer than 3 positives": int((everything.lengths < _MIN_POSITIVES).sum())}
+        ),
         positive_parts=parts,
     )
 
@@ -158,10 +160,14 @@ def _build_eval_cases(histories: RaggedArray, window: RaggedArray) -> EvalCases:
     return EvalCases(users, histories.take(users), distinct)
 
 
-def select_labeled_negatives(interactions: Interactions, train_mask: NDArray[np.bool_] | None = None) -> LabeledNegatives:
+def select_labeled_negatives(
+    interactions: Interactions, train_mask: NDArray[np.bool_] | None = None
+) -> LabeledNegatives:
     """The interactions that are no positives, of those marked as learned from (all, without a mark)."""
     kept = ~interactions.is_positive if train_mask is None else ~interactions.is_positive & train_mask
-    return LabeledNegatives(interactions.users[kept], interactions.items[kept], _count_positives_before(interactions)[kept])
+    return LabeledNegatives(
+        interactions.users[kept], interactions.items[kept], _count_positives_before(interactions)[kept]
+    )
 
 
 def _count_positives_before(interactions: Interactions) -> Rows:
@@ -176,11 +182,13 @@ def _drop_zero_counts(reasons: dict[str, int]) -> Mapping[str, int]:
 
 
 def _parse_cutoff(key: str, timestamp: Timestamp | None, interactions: Interactions) -> Cutoff:
-    """A cut in the numbers of the time column: see `vecall.data.casting.cast_time`."""
+    """A cut in the numbers of the time column: see `vecall.data.casting.cast_timestamp`."""
     if timestamp is None:
         raise DataError(f"{key} is missing: split = 'global_time' needs valid_from and test_from")
     if isinstance(timestamp, str) != interactions.has_datetimes:
-        have, need = ("datetimes", "a date or datetime") if interactions.has_datetimes else ("numbers", "a number in its unit")
+        have, need = (
+            ("datetimes", "a date or datetime") if interactions.has_datetimes else ("numbers", "a number in its unit")
+        )
         raise DataError(f"{key} is {timestamp!r}, but the interactions' times are {have}: give {need}")
     return to_unix_micros(datetime.fromisoformat(timestamp)) if isinstance(timestamp, str) else timestamp
 

@@ -10,13 +10,21 @@ import numpy as np
 import polars as pl
 
 from vecall.data.attributes import cast_attribute
-from vecall.data.casting import CastResult, cast_feature, cast_boolean, cast_id, cast_number, cast_timestamp
-from vecall.data.frames import get_unnamed_column as column_of
+from vecall.data.casting import CastResult, cast_boolean, cast_feature, cast_id, cast_number, cast_timestamp
 from vecall.data.frames import build_frame
+from vecall.data.frames import get_unnamed_column as column_of
 from vecall.data.readers import read_table, suggest_separator
 from vecall.data.settings import DataSettings
 from vecall.errors import DataError
-from vecall.schema import DEFAULT_TAG_SEPARATOR, AttributeType, InteractionSchema, ItemSchema, Schema, TagsFeature, UserSchema
+from vecall.schema import (
+    DEFAULT_TAG_SEPARATOR,
+    AttributeType,
+    InteractionSchema,
+    ItemSchema,
+    Schema,
+    TagsFeature,
+    UserSchema,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +53,10 @@ class Tables:
 
     Attributes:
         interactions: columns `user`, `item`, `positive`, and where the schema names it `time`; in file order. Times
-            are numbers or Datetime("us"), see `vecall.data.casting.cast_time`.
+            are numbers or Datetime("us"), see `vecall.data.casting.cast_timestamp`.
         items: None without a table.
         users: None without a table.
-        dropped: what was left out under `bad_rows = "drop"`, by reason: rows, or values that are missing now.
+        dropped_counts: what was left out under `bad_rows = "drop"`, by reason: rows, or values that are missing now.
     """
 
     interactions: pl.DataFrame
@@ -104,7 +112,9 @@ def _check_user_overlap(interaction_users: pl.Series, table_users: pl.Series, se
             f"{interaction_users.head(_MAX_EXAMPLES).to_list()}"
         )
     if 2 * found < len(interaction_users):
-        logger.warning("%s: holds only %d of the %d users of the interactions", settings.users, found, len(interaction_users))
+        logger.warning(
+            "%s: holds only %d of the %d users of the interactions", settings.users, found, len(interaction_users)
+        )
 
 
 class _BadRowHandler:
@@ -114,7 +124,9 @@ class _BadRowHandler:
         self.should_drop = should_drop
         self.dropped_counts: dict[str, int] = {}
 
-    def handle(self, path: Path, column: str, cells: pl.Series, row_numbers: pl.Series, is_valid: pl.Series, expected: str) -> None:
+    def handle(
+        self, path: Path, column: str, cells: pl.Series, row_numbers: pl.Series, is_valid: pl.Series, expected: str
+    ) -> None:
         """Count the cells that are not good.
 
         Raises:
@@ -139,15 +151,17 @@ class _TableValidator:
 
     Args:
         path: the file.
-        wanted: columns by the key of vecall.toml that names them.
+        required_columns: columns by the key of vecall.toml that names them.
         settings: how tables are read.
-        report: takes bad rows.
+        bad_rows: takes bad rows.
 
     Raises:
         DataError: the file cannot be read, or has no such column.
     """
 
-    def __init__(self, path: Path, required_columns: dict[str, str], settings: DataSettings, bad_rows: _BadRowHandler) -> None:
+    def __init__(
+        self, path: Path, required_columns: dict[str, str], settings: DataSettings, bad_rows: _BadRowHandler
+    ) -> None:
         table = read_table(path, settings.csv)
         for key, column in required_columns.items():
             if column not in table.columns:
@@ -160,14 +174,16 @@ class _TableValidator:
     def __len__(self) -> int:
         return len(self._row_numbers)
 
-    def cast(self, group: str, column: str, caster: Callable[[pl.Series], CastResult], *, is_required: bool, name: str = "") -> None:
-        """Cast a column, and keep it as `kind`, `name`.
+    def cast(
+        self, group: str, column: str, caster: Callable[[pl.Series], CastResult], *, is_required: bool, name: str = ""
+    ) -> None:
+        """Cast a column, and keep it as `group`, `name`.
 
         Args:
-            kind: of columns that go together.
+            group: of columns that go together.
             column: name in the file.
-            cast: makes it what it has to be.
-            needed: rows without a good value are left out; else the value is missing.
+            caster: makes it what it has to be.
+            is_required: rows without a good value are left out; else the value is missing.
             name: under which it is kept; the column's own.
         """
         raw = self._raw_columns[column]
@@ -196,7 +212,9 @@ class _TableValidator:
 
     def to_frame(self, group: str) -> pl.DataFrame:
         """The columns of a kind."""
-        return build_frame({name: column for (of, name), column in self.typed_columns.items() if of == group}, len(self))
+        return build_frame(
+            {name: column for (of, name), column in self.typed_columns.items() if of == group}, len(self)
+        )
 
 
 def _describe_missing_column(path: Path, column: str, key: str, columns: list[str]) -> str:
@@ -213,10 +231,14 @@ def _read_interactions(
     table.cast("log", names.user, lambda column: cast_id(column, schema.users.id_type), is_required=True, name="user")
     table.cast("log", names.item, lambda column: cast_id(column, schema.items.id_type), is_required=True, name="item")
     if names.time is not None:
-        table.cast("log", names.time, lambda column: cast_timestamp(column, decimal=decimal), is_required=True, name="time")
+        table.cast(
+            "log", names.time, lambda column: cast_timestamp(column, decimal=decimal), is_required=True, name="time"
+        )
     if names.label is not None:
         positive = names.positive
-        table.cast("mark", names.label, lambda column: _cast_label(column, positive, decimal), is_required=True, name="liked")
+        table.cast(
+            "mark", names.label, lambda column: _cast_label(column, positive, decimal), is_required=True, name="liked"
+        )
     if names.impression is not None:
         table.cast("mark", names.impression, cast_boolean, is_required=True, name="shown")
     if item_ids is not None:
@@ -256,7 +278,9 @@ def _read_entity_table(
     table.cast("id", schema.id, lambda column: cast_id(column, schema.id_type), is_required=True)
     table.require(schema.id, table.typed_columns["id", schema.id].is_first_distinct(), "an id that stands once")
     for name, feature in schema.features.items():
-        table.cast("feature", name, lambda column, of=feature: cast_feature(column, of, decimal=decimal), is_required=False)  # type: ignore[misc]
+        table.cast(
+            "feature", name, lambda column, of=feature: cast_feature(column, of, decimal=decimal), is_required=False
+        )  # type: ignore[misc]
     if isinstance(schema, ItemSchema):
         _cast_attributes(table, schema, decimal)
     return EntityTable(table.typed_columns["id", schema.id], table.to_frame("feature"), table.to_frame("attribute"))

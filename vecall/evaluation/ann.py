@@ -8,7 +8,7 @@ import numpy as np
 
 from vecall.errors import ConfigError
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams, Index, Rows, Vectors
+from vecall.index.base import Index, Rows, SearchParams, Vectors
 
 WARM_UP_QUERIES = 20  # searches that are not timed
 EXACT_BATCH_SIZE = 64  # queries answered exactly at a time
@@ -59,7 +59,7 @@ def benchmark_ann(
         queries: [B, D] user vectors, at least 1.
         k: 1 <= k.
         engine: label for the report.
-        effort: for every search.
+        search_params: for every search.
         repeats: passes over the queries that are timed, at least 1; answers are judged in the first.
 
     Raises:

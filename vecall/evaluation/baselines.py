@@ -96,11 +96,16 @@ class _DualEase:
         kernel[np.diag_indices_from(kernel)] += np.float32(l2)
         self._interactions, self._l2, self._kernel_inverse = interactions, np.float32(l2), _invert_spd(kernel)
         items = interactions.T.tocsr()  # [N, users]
-        explained = [_compute_quadratic_forms(items[start : start + block_size], self._kernel_inverse) for start in range(0, interactions.shape[1], block_size)]
+        explained = [
+            _compute_quadratic_forms(items[start : start + block_size], self._kernel_inverse)
+            for start in range(0, interactions.shape[1], block_size)
+        ]
         self._p_diagonal = (1.0 - np.concatenate(explained)) / self._l2
 
     def score(self, histories: sparse.csr_array) -> Scores:
-        through = (histories @ self._interactions.T).toarray() @ self._kernel_inverse @ self._interactions  # [B, users] to [B, N]
+        through = (
+            (histories @ self._interactions.T).toarray() @ self._kernel_inverse @ self._interactions
+        )  # [B, users] to [B, N]
         dense = histories.toarray()
         scores: Scores = dense - (dense - through) / self._l2 / self._p_diagonal
         return scores
@@ -128,14 +133,14 @@ def _invert_spd(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 class RecentCooccurrence:
     """Items that stood near the newest ones of the history in the histories of others.
 
-    score(j) = Σ over the last `recent` items i of decay^age(i) · near(i, j) / √(n_i · n_j), where n counts
+    score(j) = Σ over the last `n_recent` items i of decay^age(i) · near(i, j) / √(n_i · n_j), where n counts
     the users who took an item, and near(i, j), i ≠ j, adds 1 / √gap for each time that both stand in one
     history at most `window` places apart, in either order.
 
     Args:
         train: a list of item rows per user, oldest first.
         n_items: N.
-        recent: newest history items that are looked at.
+        n_recent: newest history items that are looked at.
         decay: 0 < decay <= 1, what is left of an item's weight one step further into the past.
         window: places; fitting holds at most window pairs per interaction.
     """

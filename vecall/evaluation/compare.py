@@ -17,7 +17,7 @@ from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import Scores
-from vecall.index.base import SearchParams, Index, Vectors
+from vecall.index.base import Index, SearchParams, Vectors
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
 
@@ -32,14 +32,14 @@ class ServedModel:
     """A model as it is served.
 
     Attributes:
-        user_vectors: [B, D] for B cases.
+        encode_users: [B, D] for B cases.
         index: over the item vectors.
-        effort: how hard to search for k rows; None where the index scans them all.
+        search_param_curve: how hard to search for k rows; None where the index scans them all.
         engine: what kind of index it is, for people.
-        costs: of searching and of scanning, by which recall chooses between them.
+        cost_model: of searching and of scanning, by which recall chooses between them.
         has_features: [U] users of whom the user tower reads some feature.
         reads_history: whether the user tower reads histories.
-        frontier: efforts that were tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
+        tuning_points: efforts that were tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
     """
 
     encode_users: Callable[[EvalCases], Vectors]
@@ -85,11 +85,11 @@ class EvaluationReport:
     Attributes:
         protocol: split and ranking, a sentence each.
         dropped: what was left out, by reason.
-        judgements: `model`, then `index` (the model through its index), then the baselines, by name.
-        ann: of the index alone, one for each k.
-        paths: how many of the judged users' recalls at the first of these k would be answered in which way, see
-            `vecall.recall.query.Plan`.
-        frontier: as in `Served`.
+        results: `model`, then `index` (the model through its index), then the baselines, by name.
+        ann_results: of the index alone, one for each k.
+        route_counts: how many of the judged users' recalls at the first of these k would be answered in which way, see
+            `vecall.recall.query.ExecutionPlan`.
+        tuning_points: as in `Served`.
         item_counts: [N] how many users took each item in training.
     """
 
@@ -138,7 +138,7 @@ def evaluate_all(
         dataset: for its counts.
         split: baselines are fitted on `train` alone, as the model was, and read the same histories.
         scorer: of the model, exact.
-        served: the same model with its index.
+        served_model: the same model with its index.
         ks: depths of model recall.
         ann_ks: depths of ANN recall; those beyond N are left out.
     """
@@ -193,13 +193,17 @@ def _describe_users_without_history(has_history: NDArray[np.bool_]) -> list[str]
     ]
 
 
-def _benchmark_index(cases: EvalCases, served_model: ServedModel, popularity: Scores, ks: Sequence[int]) -> tuple[AnnBenchmarkResult, ...]:
+def _benchmark_index(
+    cases: EvalCases, served_model: ServedModel, popularity: Scores, ks: Sequence[int]
+) -> tuple[AnnBenchmarkResult, ...]:
     """ANN recall and latency of the index's own search, on the vectors of the test's users."""
     known = np.flatnonzero(~served_model.wrap_with_fallback(IndexScorer(served_model, 1), popularity).is_unknown(cases))
     chosen = (known if len(known) else np.arange(len(cases)))[:_MAX_ANN_QUERIES]
     queries = served_model.encode_users(cases.take(chosen))
     return tuple(
-        benchmark_ann(served_model.index, queries, k, engine=served_model.engine, search_params=served_model.get_search_params(k))
+        benchmark_ann(
+            served_model.index, queries, k, engine=served_model.engine, search_params=served_model.get_search_params(k)
+        )
         for k in _select_ann_ks(served_model, ks)
     )
 
@@ -215,6 +219,13 @@ def _count_routes(cases: EvalCases, served_model: ServedModel, popularity: Score
     size, k = served_model.index.size, _select_ann_ks(served_model, ks)[0]
     for place in np.flatnonzero(~unknown):
         seen = len(np.unique(cases.histories[int(place)]))
-        plan = plan_search(k, size=size, allowed_count=size, excluded_count=seen, curve=served_model.search_param_curve, costs=served_model.cost_model)
+        plan = plan_search(
+            k,
+            size=size,
+            allowed_count=size,
+            excluded_count=seen,
+            curve=served_model.search_param_curve,
+            costs=served_model.cost_model,
+        )
         paths[plan.route] += 1
     return paths

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import EvalCases, Rows, RaggedArray
+from vecall.data.ragged import EvalCases, RaggedArray, Rows
 from vecall.errors import DataError
-from vecall.evaluation.metrics import Ranks, Scores, coverage_at_k, ndcg_at_k, recall_at_k, rank_targets, select_top_rows
+from vecall.evaluation.metrics import (
+    Ranks,
+    Scores,
+    coverage_at_k,
+    ndcg_at_k,
+    rank_targets,
+    recall_at_k,
+    select_top_rows,
+)
 
 Scorer = Callable[[EvalCases], Scores]
 """Scores of all N items for a batch of cases: float32 [B, N], larger is better, no NaN."""
@@ -26,10 +34,10 @@ class UserSample:
     """What plots and examples need of some users.
 
     Attributes:
-        positions: [S] which of the judged cases, ascending.
-        top: [S, 100] best unseen rows, best first; -1 where there are no more.
-        hit_scores: [targets of the sample] scores of the held-out items that were not seen before.
-        rest_scores: [about 20 S] scores of random items that the user has neither seen nor as a target.
+        case_indices: [S] which of the judged cases, ascending.
+        top_rows: [S, 100] best unseen rows, best first; -1 where there are no more.
+        target_scores: [targets of the sample] scores of the held-out items that were not seen before.
+        negative_scores: [about 20 S] scores of random items that the user has neither seen nor as a target.
     """
 
     case_indices: NDArray[np.int64]
@@ -46,11 +54,11 @@ class EvaluationResult:
         seen_excluded: `recall@k` of each k, `ndcg@10`, `coverage@10`, ranked among unseen items; NaN where every target
             is a repeat, so that nothing can be said.
         seen_included: the same, ranked among all items.
-        groups: both, of some of the users, by the group's name.
-        users: users judged with seen items included.
-        targets: their held-out items.
-        users_dropped: users of whom no target is left once repeats are dropped.
-        repeats_dropped: targets that stand in their user's history, which `seen_excluded` cannot judge.
+        group_metrics: both, of some of the users, by the group's name.
+        user_count: users judged with seen items included.
+        target_count: their held-out items.
+        dropped_user_count: users of whom no target is left once repeats are dropped.
+        repeat_target_count: targets that stand in their user's history, which `seen_excluded` cannot judge.
         sample: of some users, for plots.
     """
 
@@ -92,13 +100,13 @@ def evaluate_scorer(
     """Rank all N items for each case and see where the held-out ones stand.
 
     Args:
-        scorer: called with at most `batch` cases at a time.
+        scorer: called with at most `batch_size` cases at a time.
         cases: users, histories (these are "the seen items") and held-out targets.
         n_items: N.
         ks: depths of recall, each >= 1.
-        groups: by name, which of the cases are judged by themselves too, [cases].
-        batch: cases scored together; [batch, N] float32 is held three times over.
-        sample_users: users kept for plots, at most.
+        group_masks: by name, which of the cases are judged by themselves too, [cases].
+        batch_size: cases scored together; [batch, N] float32 is held three times over.
+        max_sample_users: users kept for plots, at most.
         seed: of the sample.
 
     Raises:
@@ -151,13 +159,17 @@ class _MetricAccumulator:
         self._ranks.append(rank_targets(scores, targets, seen))
         self._top_rows.append(select_top_rows(scores, seen, TOP_LIST_K))
 
-    def compute_metrics(self, targets: RaggedArray, user_mask: NDArray[np.bool_], n_items: int, ks: Sequence[int]) -> Metrics:
+    def compute_metrics(
+        self, targets: RaggedArray, user_mask: NDArray[np.bool_], n_items: int, ks: Sequence[int]
+    ) -> Metrics:
         """Of the chosen users, [B]; NaN where none of them has a target."""
         ranks = np.concatenate(self._ranks)[user_mask[targets.segment_ids]]
         offsets = np.concatenate([[0], np.cumsum(targets.lengths[user_mask])])
         measured = {f"recall@{k}": recall_at_k(ranks, offsets, k) if len(ranks) else math.nan for k in ks}
         measured[f"ndcg@{TOP_LIST_K}"] = ndcg_at_k(ranks, offsets, TOP_LIST_K) if len(ranks) else math.nan
-        measured[f"coverage@{TOP_LIST_K}"] = coverage_at_k(np.concatenate(self._top_rows)[user_mask], n_items, TOP_LIST_K)
+        measured[f"coverage@{TOP_LIST_K}"] = coverage_at_k(
+            np.concatenate(self._top_rows)[user_mask], n_items, TOP_LIST_K
+        )
         return measured
 
 
@@ -187,7 +199,7 @@ def _sample_users(
     batch_start: int,
     rng: np.random.Generator,
 ) -> UserSample:
-    """Of the users at `inside` of this batch."""
+    """Of the users at `user_indices` of this batch."""
     n_items = scores.shape[1]
     users = np.repeat(user_indices, RANDOM_ITEMS_PER_USER)
     drawn = rng.integers(n_items, size=len(users))

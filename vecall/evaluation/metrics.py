@@ -7,7 +7,7 @@ scores all items alike recalls nothing, instead of whatever a sort happens to pu
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.ragged import RaggedArray, Rows
 from vecall.errors import ConfigError, DataError, TrainingError
 
 Scores = NDArray[np.float32]
@@ -98,7 +98,7 @@ def ndcg_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
     """Mean over users of DCG@k / ideal DCG@k with binary relevance (Järvelin and Kekäläinen, TOIS 2002).
 
     A hit at rank r is worth 1 / log2(r + 2); the ideal puts min(k, targets) hits at the top.
-    Arguments and errors as in `recall_at`.
+    Arguments and errors as in `recall_at_k`.
     """
     _check_k(k)
     lengths = np.diff(offsets)
@@ -111,7 +111,7 @@ def coverage_at_k(top_rows: Rows, n_items: int, k: int) -> float:
     """Share of the N items that stand in any user's top k.
 
     Args:
-        top: [B, at least k] rows, best first, -1 for none (see `top_rows`).
+        top_rows: [B, at least k] rows, best first, -1 for none (see `select_top_rows`).
         n_items: N >= 1.
         k: 1 <= k.
     """

@@ -77,9 +77,9 @@ def plot_learning_curve(
     """Training loss and a validation metric by epoch; the epoch that was kept is marked.
 
     Args:
-        epochs: in order, each with "epoch", "loss", `metric` and `chosen_by`.
+        epochs: in order, each with "epoch", "loss", `metric` and `selection_metric`.
         metric: larger is better.
-        chosen_by: the epoch with the largest was kept; None is `metric`.
+        selection_metric: the epoch with the largest was kept; None is `metric`.
     """
     numbers = [int(epoch["epoch"]) for epoch in epochs]
     values = [epoch[metric] for epoch in epochs]
@@ -159,12 +159,14 @@ def plot_ann_frontier(points: Sequence[Mapping[str, float]]) -> str:
         return _render_svg(figure, "ann-frontier")
 
 
-def plot_score_histograms(target_scores: NDArray[np.float32], negative_scores: NDArray[np.float32], *, bins: int = 40) -> str:
+def plot_score_histograms(
+    target_scores: NDArray[np.float32], negative_scores: NDArray[np.float32], *, bins: int = 40
+) -> str:
     """Scores of held-out items against those of random other items, each as shares of their own number.
 
     Args:
-        hits: [targets] scores.
-        rest: [items] scores.
+        target_scores: [targets] scores.
+        negative_scores: [items] scores.
         bins: over the range of both; the outermost thousandth of the scores is left out.
     """
     both = np.concatenate([target_scores, negative_scores])
@@ -190,8 +192,8 @@ def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: NDArray[
     """How popular the recalled items are, against what users took.
 
     Args:
-        tops: by model, [S, k] recalled rows, -1 for none.
-        counts: [N] how many users took each item.
+        top_rows: by model, [S, k] recalled rows, -1 for none.
+        item_counts: [N] how many users took each item.
     """
     base = 2 if item_counts.max(initial=1.0) < 2**9 else 4
     edges = [0.0, 1.0]
@@ -205,7 +207,13 @@ def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: NDArray[
         figure, axes = _create_figure()
         taken = np.bincount(group, weights=item_counts, minlength=groups)
         axes.bar(
-            centres, taken / max(taken.sum(), 1), width=0.82, color=_MUTED_COLOR, alpha=0.3, lw=0, label="what users took"
+            centres,
+            taken / max(taken.sum(), 1),
+            width=0.82,
+            color=_MUTED_COLOR,
+            alpha=0.3,
+            lw=0,
+            label="what users took",
         )
         catalogue = np.bincount(group, minlength=groups) / len(item_counts)
         axes.plot(centres, catalogue, ls=":", lw=1.6, color=_MUTED_COLOR, label="all items")
@@ -245,7 +253,7 @@ def _add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]
 
 
 def _render_svg(figure: Figure, id_prefix: str) -> str:
-    """The figure as an <svg> element without date, its ids told apart from other plots' by `name`."""
+    """The figure as an <svg> element without date, its ids told apart from other plots' by `id_prefix`."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": id_prefix}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

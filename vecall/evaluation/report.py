@@ -20,7 +20,7 @@ class ExampleUser:
 
     Attributes:
         user: who.
-        taken: newest last.
+        history: newest last.
         recalled: best first.
         held_out: what the user took next; marked where it was recalled.
     """
@@ -39,16 +39,16 @@ class ReportContent:
         title: of the page.
         headline: the result in a sentence.
         protocol: split, ranking and seen items in words, a sentence each.
-        models: by name, `Judgement.as_json()`; the first one is the model, `index` the same through its index, the
+        models: by name, `EvaluationResult.as_json()`; the first one is the model, `index` the same through its index, the
             others what it is measured by.
         dropped: what was left out: (what, how many, why).
-        ann: `AnnReport.as_json()` of each measurement.
+        ann_rows: `AnnBenchmarkResult.as_json()` of each measurement.
         ann_method: how those were measured.
-        learning_curve: SVG from `vecall.evaluation.plots`, as are the next four; empty leaves it out.
-        recall_over_k: SVG.
-        ann_frontier: SVG.
-        scores: SVG.
-        popularity: SVG.
+        learning_curve_svg: SVG from `vecall.evaluation.plots`, as are the next four; empty leaves it out.
+        recall_over_k_svg: SVG.
+        ann_frontier_svg: SVG.
+        scores_svg: SVG.
+        popularity_svg: SVG.
         examples: a few users.
         environment: machine, versions, command; by name.
     """
@@ -161,7 +161,9 @@ def _render_summary_cards(content: ReportContent) -> str:
     depths = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
     depth = "recall@100" if "recall@100" in depths else depths[-1]
     model, *others = [(at[depth], name) for name, at in metrics.items() if depth in at]
-    tiles = [(format_decimal(recall), f"{depth}, {name}") for recall, name in (model, *sorted(others, reverse=True)[:2])]
+    tiles = [
+        (format_decimal(recall), f"{depth}, {name}") for recall, name in (model, *sorted(others, reverse=True)[:2])
+    ]
     if content.ann_rows:
         ann = content.ann_rows[0]
         label = f"ANN recall@{ann['k']} of {ann['engine']}, at {_format_number('p50_ms', ann['p50_ms'])} ms (p50)"
@@ -190,7 +192,8 @@ def _render_model_table(content: ReportContent, metrics_key: str) -> str:
         for key in columns
     }
     rows = [
-        [_render_row_header(name)] + [_render_metric_cell(judged.get(key), best=best[key]) for key in columns] for name, judged in metrics.items()
+        [_render_row_header(name)] + [_render_metric_cell(judged.get(key), best=best[key]) for key in columns]
+        for name, judged in metrics.items()
     ]
     return _render_table(["model", *columns], rows, highlight_first_row=True)
 
@@ -198,7 +201,10 @@ def _render_model_table(content: ReportContent, metrics_key: str) -> str:
 def _render_dropped(content: ReportContent) -> str:
     if not content.dropped:
         return "<p>Nothing: every user, item and held-out interaction was judged.</p>"
-    rows = [[_render_row_header(what), f"<td>{count:,}</td>", _render_text_cell(why)] for what, count, why in content.dropped]
+    rows = [
+        [_render_row_header(what), f"<td>{count:,}</td>", _render_text_cell(why)]
+        for what, count, why in content.dropped
+    ]
     return _render_table(["what", "how many", "why"], rows, is_last_column_text=True)
 
 
@@ -215,7 +221,12 @@ def _render_ann_table(content: ReportContent) -> str:
     }
     shown = {key: label for key, label in columns.items() if any(key in row for row in content.ann_rows)}
     rows = [
-        [_render_row_header(row[key]) if key == "engine" else f"<td>{html.escape(_format_number(key, row.get(key)))}</td>" for key in shown]
+        [
+            _render_row_header(row[key])
+            if key == "engine"
+            else f"<td>{html.escape(_format_number(key, row.get(key)))}</td>"
+            for key in shown
+        ]
         for row in content.ann_rows
     ]
     method = f"<p class=note>{html.escape(content.ann_method)}</p>" if content.ann_method else ""
@@ -256,7 +267,11 @@ def _render_environment(environment: Mapping[str, str]) -> str:
 
 
 def _render_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, highlight_first_row: bool = False, is_last_column_text: bool = False
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    highlight_first_row: bool = False,
+    is_last_column_text: bool = False,
 ) -> str:
     """In a box of its own to scroll in; the cells of `rows` are HTML already."""
     last = len(columns) - 1
@@ -265,7 +280,8 @@ def _render_table(
         for at, column in enumerate(columns)
     )
     body = "".join(
-        f"<tr{' class=first' if highlight_first_row and at == 0 else ''}>{''.join(cells)}</tr>" for at, cells in enumerate(rows)
+        f"<tr{' class=first' if highlight_first_row and at == 0 else ''}>{''.join(cells)}</tr>"
+        for at, cells in enumerate(rows)
     )
     return (
         '<div class="card scroll" tabindex="0" role="region" aria-label="table">'
@@ -284,7 +300,9 @@ def _render_text_cell(text: str) -> str:
 def _render_metric_cell(value: float | None, *, best: float) -> str:
     if value is None:
         return "<td>–</td>"
-    return f"<td><strong>{format_decimal(value)}</strong></td>" if value == best else f"<td>{format_decimal(value)}</td>"
+    return (
+        f"<td><strong>{format_decimal(value)}</strong></td>" if value == best else f"<td>{format_decimal(value)}</td>"
+    )
 
 
 def _format_number(key: str, value: int | float | str | None) -> str:

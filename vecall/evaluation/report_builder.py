@@ -32,10 +32,10 @@ def write_evaluation_report(
 
     Args:
         path: an .html file in an existing folder.
-        assessment: what was measured.
+        report: what was measured.
         title: of the page.
         epochs: of the training, for the learning curve.
-        more: further models to stand beside, by name.
+        extra_results: further models to stand beside, by name.
         examples: a few users.
     """
     judged = dict(report.results) | dict(extra_results or {})
@@ -52,7 +52,9 @@ def write_evaluation_report(
         learning_curve_svg=_render_learning_curve(epochs) if epochs else "",
         recall_over_k_svg=plots.plot_recall_over_k({name: one.primary_metrics for name, one in lines.items()}),
         ann_frontier_svg=plots.plot_ann_frontier(report.tuning_points) if report.tuning_points else "",
-        scores_svg=plots.plot_score_histograms(sample.target_scores, sample.negative_scores) if len(sample.target_scores) else "",
+        scores_svg=plots.plot_score_histograms(sample.target_scores, sample.negative_scores)
+        if len(sample.target_scores)
+        else "",
         popularity_svg=plots.plot_recalled_popularity(
             {name: one.sample.top_rows for name, one in lines.items()}, report.item_counts
         ),

@@ -16,8 +16,8 @@ def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_row
     Args:
         index: has the stored vectors.
         queries: [B, D].
-        found: [B, C] rows, -1 being none; a row that stands twice counts once.
-        exact: [B, K] the exact answer, best first; -1 after the last where there are fewer.
+        found_rows: [B, C] rows, -1 being none; a row that stands twice counts once.
+        exact_rows: [B, K] the exact answer, best first; -1 after the last where there are fewer.
 
     Returns:
         [B] shares in 0 .. 1.
@@ -25,8 +25,10 @@ def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_row
     return tail_recall_per_query(index, queries, found_rows, exact_rows, exact_rows.shape[1])
 
 
-def tail_recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows, tail_size: int) -> NDArray[np.float64]:
-    """Share of the last `tail` rows of the exact answer that was found; the others as in `recall_per_query`."""
+def tail_recall_per_query(
+    index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows, tail_size: int
+) -> NDArray[np.float64]:
+    """Share of the last `tail_size` rows of the exact answer that was found; the others as in `recall_per_query`."""
     shares = np.empty(len(queries))
     for b, query in enumerate(queries):
         wanted = exact_rows[b][exact_rows[b] >= 0]

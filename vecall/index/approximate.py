@@ -11,7 +11,7 @@ class ApproximateIndex:
     """An approximate index over N stored vectors.
 
     Args:
-        flat: where they are: a `faiss.IndexScalarQuantizer` that the index owns.
+        flat_index: where they are: a `faiss.IndexScalarQuantizer` that the index owns.
     """
 
     def __init__(self, flat_index: Any) -> None:  # noqa: ANN401 - an object of faiss

@@ -36,7 +36,7 @@ class SearchParams(NamedTuple):
 
     Attributes:
         width: how far from the query it looks: places of the graph kept in sight (ef), or cells scanned (probes).
-        depth: rows that cells score exactly; the graph scores all that it sees.
+        rerank_depth: rows that cells score exactly; the graph scores all that it sees.
     """
 
     width: int
@@ -58,13 +58,15 @@ class Index(Protocol):
     def dim(self) -> int:
         """D, the dimension of a vector."""
 
-    def search(self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None) -> Hits:
+    def search(
+        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+    ) -> Hits:
         """The k best rows for each query.
 
         Args:
             queries: [B, D], finite.
             k: 1 <= k; more than N gives N answers and places with row -1.
-            effort: how hard to try. None is the index's own default. An exact index ignores it.
+            search_params: how hard to try. None is the index's own default. An exact index ignores it.
             allowed: of the N rows, those that may be answers; None is all. The same effort finds less of the
                 truth under it: `vecall.index.planner` says what is needed.
 

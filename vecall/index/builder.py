@@ -52,7 +52,7 @@ class BuiltIndex:
     Attributes:
         index: over all vectors.
         tuning: None where there is nothing to tune: the index is exact.
-        parameters: what it was built with.
+        build_params: what it was built with.
     """
 
     index: Index
@@ -86,7 +86,9 @@ def build_index(vectors: Vectors | HalfVectors, queries: Vectors | None, setting
     structure = _select_spec(engine, vectors, asked, settings)
     index = structure.build(vectors, settings)
     width = settings.nprobe if structure.engine == "cells" else settings.ef
-    found = tune(index, asked, settings.ks, settings.target_recall, max_latency_ms=settings.latency_ms, fixed_width=width)
+    found = tune(
+        index, asked, settings.ks, settings.target_recall, max_latency_ms=settings.latency_ms, fixed_width=width
+    )
     if isinstance(index, IvfPqIndex):
         return BuiltIndex(index, found, {"cells": index.nlist})
     m, ef_construction = settings.M or structure.M, settings.ef_construction or structure.ef_construction
@@ -117,7 +119,10 @@ def _select_spec(engine: str, vectors: Vectors | HalfVectors, queries: Vectors, 
         return IndexSpec("cells")
     sample = _subsample(vectors, _MAX_TRIAL_ITEMS)
     contenders = [IndexSpec("hnsw"), IndexSpec("cells")]
-    results = [_benchmark_spec(one, sample, _subsample(queries, _MAX_TRIAL_QUERIES).astype(np.float32), settings) for one in contenders]
+    results = [
+        _benchmark_spec(one, sample, _subsample(queries, _MAX_TRIAL_QUERIES).astype(np.float32), settings)
+        for one in contenders
+    ]
     best = min(range(len(contenders)), key=lambda place: results[place])
     for structure, (misses, ms) in zip(contenders, results, strict=True):
         logger.info("on %d items %s: %.3f ms, %d of ks missed", len(sample), structure, ms, misses)
@@ -135,7 +140,7 @@ def _benchmark_spec(
 
 
 def _subsample(vectors: Vectors | HalfVectors, max_rows: int) -> Vectors | HalfVectors:
-    """Up to `most` of them, evenly over all: of equal input always the same."""
+    """Up to `max_rows` of them, evenly over all: of equal input always the same."""
     if len(vectors) <= max_rows:
         return vectors
     return vectors[np.linspace(0, len(vectors) - 1, max_rows).astype(np.int64)]

@@ -23,7 +23,7 @@ def choose_nlist(n: int) -> int:
 
 
 def sample_rows(n: int, max_rows: int, seed: int) -> Rows:
-    """Up to `most` of N rows, ascending."""
+    """Up to `max_rows` of N rows, ascending."""
     rows: Rows = np.sort(np.random.default_rng(seed).choice(n, min(n, max_rows), replace=False))
     return rows
 

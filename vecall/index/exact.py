@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import DataError, QueryError
-from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, HalfVectors, SearchParams, Hits, Rows, Scores, Vectors
+from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, HalfVectors, Hits, Rows, Scores, SearchParams, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.index.faiss_adapter import write_faiss_index
-from vecall.index.kernels import select_top_k, bitmap_to_rows, compute_inner_products
-from vecall.index.topk import sort_hits, make_empty_hits
+from vecall.index.kernels import bitmap_to_rows, compute_inner_products, select_top_k
+from vecall.index.topk import make_empty_hits, sort_hits
 
 _BLOCK_ELEMENTS = 2**21  # numbers scored or widened at a time: 8 MiB of float32
 _QUERY_BATCH_SIZE = 128  # queries scored at a time
@@ -23,7 +23,7 @@ class ExactIndex:
     """N vectors in half precision, held once, in faiss's flat file format.
 
     Args:
-        flat: a `faiss.IndexScalarQuantizer` of half-precision numbers by inner product.
+        flat_index: a `faiss.IndexScalarQuantizer` of half-precision numbers by inner product.
     """
 
     def __init__(self, flat_index: Any) -> None:  # noqa: ANN401 - faiss's stubs lack half of it
@@ -66,7 +66,7 @@ class ExactIndex:
         search_params: SearchParams | None = None,  # noqa: ARG002
         allowed: Bitmap | None = None,
     ) -> Hits:
-        """The k best rows for each query; `effort` changes nothing. See `Index.search`."""
+        """The k best rows for each query; `search_params` changes nothing. See `Index.search`."""
         return scan(self.half_vectors, queries, k, allowed)
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
@@ -122,7 +122,7 @@ def scan(half_vectors: HalfVectors, queries: Vectors, k: int, allowed: Bitmap | 
     by one: equal vectors get equal scores, by either way.
 
     Args:
-        codes: [N, D] stored vectors.
+        half_vectors: [N, D] stored vectors.
         queries: [B, D] float32, finite.
         k: 1 <= k; more than there are rows gives places with row -1.
         allowed: of the N rows, those that may be answers; None is all. Only these are read.
@@ -248,7 +248,7 @@ def _scan_into(best: Hits, half_vectors: HalfVectors, queries: Vectors, rows: Ro
 
 
 def _select_candidates(products: Scores, k: int, kth_score: float, error_bound: float) -> NDArray[np.intp]:
-    """Places of all `products` that may be among the k best, each known up to `doubt`, and above `kth`."""
+    """Places of all `products` that may be among the k best, each known up to `doubt`, and above `kth_score`."""
     near = np.flatnonzero(products >= kth_score - error_bound)
     if len(near) > k:
         here = float(np.partition(products[near], len(near) - k)[len(near) - k])
@@ -257,7 +257,7 @@ def _select_candidates(products: Scores, k: int, kth_score: float, error_bound: 
 
 
 def _iterate_blocks(half_vectors: HalfVectors, rows: Rows | None, block_rows: int) -> Iterator[tuple[Rows, Vectors]]:
-    """Rows, None: all, in ascending order, and their vectors, `step` at a time."""
+    """Rows, None: all, in ascending order, and their vectors, `block_rows` at a time."""
     for start in range(0, len(half_vectors) if rows is None else len(rows), block_rows):
         if rows is None:
             vectors = to_float32(half_vectors[start : start + block_rows])

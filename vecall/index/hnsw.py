@@ -7,10 +7,10 @@ import faiss as typed_faiss
 
 from vecall import progress
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import HalfVectors, SearchParams, Hits, Vectors
+from vecall.index.base import HalfVectors, Hits, SearchParams, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
-from vecall.index.faiss_adapter import use_faiss_threads, build_id_selector, write_faiss_index
+from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -68,7 +68,9 @@ class HnswIndex(ApproximateIndex):
                 advance(len(part))
         return cls(graph)
 
-    def search(self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None) -> Hits:
+    def search(
+        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+    ) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
 
         One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
@@ -77,7 +79,7 @@ class HnswIndex(ApproximateIndex):
         Args:
             queries: [B, D], finite.
             k: 1 <= k; more than N gives N answers and places with row -1.
-            effort: its width is ef, places of the graph kept in sight, never fewer than k. None is the index's `ef`.
+            search_params: its width is ef, places of the graph kept in sight, never fewer than k. None is the index's `ef`.
             allowed: rows that may be answers; the others still lead to them.
 
         Raises:

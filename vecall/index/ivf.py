@@ -14,11 +14,11 @@ import numpy as np
 
 from vecall import progress
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import HalfVectors, SearchParams, Hits, Rows, Vectors
+from vecall.index.base import HalfVectors, Hits, Rows, SearchParams, Vectors
 from vecall.index.bitmap import Bitmap
-from vecall.index.coarse_quantizer import train_centroids, build_coarse_quantizer, sample_rows, choose_nlist
-from vecall.index.exact import ExactIndex, scan_one_query, check_allowed, check_queries, check_vectors
-from vecall.index.faiss_adapter import use_faiss_threads, build_id_selector, write_faiss_index
+from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, sample_rows, train_centroids
+from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, scan_one_query
+from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
 from vecall.index.topk import make_empty_hits
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
@@ -27,18 +27,21 @@ _PQ_BITS = 4  # of a code, for each dimension
 _FASTSCAN_BLOCK_SIZE = 32  # codes compared at a time
 _PQ_TRAINING_ROWS = 2**14  # vectors that the codes are trained on
 _ADD_CHUNK_ROWS = 2**17  # vectors added at a time
-_DEFAULT_NPROBE, _DEFAULT_RERANK_FACTOR = 64, 3  # where nothing was tuned: cells scanned, rows scored exactly as a multiple of k
+_DEFAULT_NPROBE, _DEFAULT_RERANK_FACTOR = (
+    64,
+    3,
+)  # where nothing was tuned: cells scanned, rows scored exactly as a multiple of k
 
 
 class IvfPqIndex(ApproximateIndex):
     """Cells over N vectors; the vectors themselves lie beside them once, as `ExactIndex` stores them.
 
     Args:
-        refined: a `faiss.IndexRefine` over an `IndexIVFPQFastScan` of residuals by inner product, whose refining
+        faiss_index: a `faiss.IndexRefine` over an `IndexIVFPQFastScan` of residuals by inner product, whose refining
             index is an `IndexScalarQuantizer` of half-precision numbers.
 
     Attributes:
-        cells: how many there are.
+        nlist: how many there are.
     """
 
     def __init__(self, faiss_index: Any) -> None:  # noqa: ANN401 - as above
@@ -57,7 +60,7 @@ class IvfPqIndex(ApproximateIndex):
 
         Args:
             vectors: [N, D], finite; read in pieces, so they may be mapped from a file.
-            cells: how many, at most N; None is about 2 sqrt(N).
+            nlist: how many, at most N; None is about 2 sqrt(N).
             seed: of the samples that centroids and codes are found on.
             threads: threads to build with; None is as many as OpenMP gives the calling thread.
 
@@ -74,7 +77,9 @@ class IvfPqIndex(ApproximateIndex):
         refined.own_fields = refined.own_refine_index = True
         return cls(refined)
 
-    def search(self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None) -> Hits:
+    def search(
+        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+    ) -> Hits:
         """About the k best rows for each query, with exact scores. See `Index.search`.
 
         One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
@@ -83,7 +88,7 @@ class IvfPqIndex(ApproximateIndex):
         Args:
             queries: [B, D], finite.
             k: 1 <= k; more than N gives N answers and places with row -1.
-            effort: cells scanned, and rows scored exactly, never fewer than k.
+            search_params: cells scanned, and rows scored exactly, never fewer than k.
             allowed: rows that may be answers; only these are scored.
 
         Raises:
@@ -112,7 +117,9 @@ class IvfPqIndex(ApproximateIndex):
         asked = np.ascontiguousarray(queries)
         scores = np.empty((len(queries), search_params.rerank_depth), dtype=np.float32)
         rows = np.empty((len(queries), search_params.rerank_depth), dtype=np.int64)
-        settings = faiss.SearchParametersIVF(nprobe=probes, sel=build_id_selector(allowed))  # per call: attributes are shared
+        settings = faiss.SearchParametersIVF(
+            nprobe=probes, sel=build_id_selector(allowed)
+        )  # per call: attributes are shared
         arrays = map(faiss.swig_ptr, (near, products, scores, rows))
         with use_faiss_threads(1 if len(queries) == 1 else None):
             # faiss's own search would compare the query with centroids one by one, or by a graph that misses some.
@@ -135,7 +142,9 @@ def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> 
     n, dim = exact_index.size, exact_index.dim
     flat = faiss.IndexFlatIP(dim)
     flat.add(centroids)
-    lists = faiss.IndexIVFPQFastScan(flat, dim, len(centroids), dim, _PQ_BITS, faiss.METRIC_INNER_PRODUCT, _FASTSCAN_BLOCK_SIZE)
+    lists = faiss.IndexIVFPQFastScan(
+        flat, dim, len(centroids), dim, _PQ_BITS, faiss.METRIC_INNER_PRODUCT, _FASTSCAN_BLOCK_SIZE
+    )
     lists.by_residual = True  # codes of the vectors themselves are too coarse
     finder = build_coarse_quantizer(centroids)
     lists.quantizer = finder

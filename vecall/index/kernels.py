@@ -193,7 +193,12 @@ def select_top_k(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Score
     """
     near = select_top_k_superset(scores, k)
     keys = np.empty(len(near), dtype=np.uint64)
-    _pack_sort_keys(_make_read_only_view(scores.view(np.uint32)), None if rows is None else _make_read_only_view(rows), _make_read_only_view(near), keys)
+    _pack_sort_keys(
+        _make_read_only_view(scores.view(np.uint32)),
+        None if rows is None else _make_read_only_view(rows),
+        _make_read_only_view(near),
+        keys,
+    )
     keys.sort()  # one sort of whole numbers, where one by two columns takes ten times as long
     found = min(k, len(keys))
     best, bits = np.empty(found, dtype=np.int64), np.empty(found, dtype=np.uint32)

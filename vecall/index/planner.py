@@ -21,10 +21,10 @@ class CostModel:
     """Milliseconds of one query on one thread, as measured when the index was tuned.
 
     Attributes:
-        fixed: of any search of the index.
-        per_width: of each place kept in sight, or cell.
-        per_depth: of each row that cells score exactly.
-        per_row: of each row of an exact scan.
+        fixed_ms: of any search of the index.
+        ms_per_width: of each place kept in sight, or cell.
+        ms_per_reranked_row: of each row that cells score exactly.
+        ms_per_scanned_row: of each row of an exact scan.
     """
 
     fixed_ms: float
@@ -34,7 +34,11 @@ class CostModel:
 
     def estimate_index_ms(self, search_params: SearchParams) -> float:
         """Of a search with this effort."""
-        return self.fixed_ms + self.ms_per_width * search_params.width + self.ms_per_reranked_row * search_params.rerank_depth
+        return (
+            self.fixed_ms
+            + self.ms_per_width * search_params.width
+            + self.ms_per_reranked_row * search_params.rerank_depth
+        )
 
     def estimate_scan_ms(self, row_count: int) -> float:
         """Of scoring so many rows."""
@@ -50,9 +54,9 @@ class SearchPlan:
     """How to answer.
 
     Attributes:
-        path: "index"; "scan", exactly, the allowed rows that are not excluded; "all" of these, which are at most k.
-        fetch: rows to ask the index for, so that k remain when the excluded ones are dropped.
-        effort: of the index; None where it is not asked.
+        route: "index"; "scan", exactly, the allowed rows that are not excluded; "all" of these, which are at most k.
+        fetch_k: rows to ask the index for, so that k remain when the excluded ones are dropped.
+        search_params: of the index; None where it is not asked.
     """
 
     route: Route
@@ -60,14 +64,16 @@ class SearchPlan:
     search_params: SearchParams | None
 
 
-def plan_search(k: int, *, size: int, allowed_count: int, excluded_count: int, curve: SearchParamCurve | None, costs: CostModel) -> SearchPlan:
+def plan_search(
+    k: int, *, size: int, allowed_count: int, excluded_count: int, curve: SearchParamCurve | None, costs: CostModel
+) -> SearchPlan:
     """Choose the cheapest way that is good enough.
 
     Args:
         k: answers that are wanted, at least 1.
         size: N, rows of the index.
-        allowed: n of them that may be answers, before exclusions.
-        excluded: of the n rows, those that are excluded.
+        allowed_count: n of them that may be answers, before exclusions.
+        excluded_count: of the n rows, those that are excluded.
         curve: effort by rank; None where the index itself scans all rows.
         costs: of both ways.
     """

@@ -15,8 +15,8 @@ class TuningPoint:
 
     Attributes:
         k: rows asked for.
-        width: how far the search looked, as in `Effort`.
-        depth: rows scored exactly, as in `Effort`.
+        width: how far the search looked, as in `SearchParams`.
+        rerank_depth: rows scored exactly, as in `SearchParams`.
         recall: ANN recall@k, mean over the queries.
         recall_ci95: half the width of its 95 % confidence interval.
         p50_ms: median milliseconds of one query.
@@ -41,8 +41,8 @@ class WidthAtRank:
 
     Attributes:
         rank: so many.
-        all: so that of all rows up to there as many are found as wanted.
-        last: so that of the last ones, which lie further out than the average of those before them, as many are.
+        width_for_all: so that of all rows up to there as many are found as wanted.
+        width_for_tail: so that of the last ones, which lie further out than the average of those before them, as many are.
     """
 
     rank: int
@@ -56,7 +56,7 @@ class FilteredSearchParams:
 
     Attributes:
         widths: with ascending rank.
-        deeper: times the depth that as many of the nearest take, for the last of an answer are told apart less well.
+        depth_factor: times the depth that as many of the nearest take, for the last of an answer are told apart less well.
     """
 
     widths: tuple[WidthAtRank, ...] = ()
@@ -73,17 +73,27 @@ class SearchParamCurve:
 
     Args:
         points: (k, effort) pairs with ascending k; at least one. An answer of the k nearest is so good on average.
-        filtered: where the answer is not the nearest.
+        filtered_params: where the answer is not the nearest.
     """
 
-    def __init__(self, points: Sequence[tuple[int, SearchParams]], filtered_params: FilteredSearchParams = _DEFAULT_FILTERED_PARAMS) -> None:
+    def __init__(
+        self,
+        points: Sequence[tuple[int, SearchParams]],
+        filtered_params: FilteredSearchParams = _DEFAULT_FILTERED_PARAMS,
+    ) -> None:
         self.points, self.filtered_params = tuple(points), filtered_params
         self._widths = _Interpolator((k, effort.width) for k, effort in points)
         self._rerank_depths = _Interpolator((k, effort.rerank_depth) for k, effort in points)
         ranks = [one.rank for one in filtered_params.widths]
         nearer = [(k, effort.width) for k, effort in points if k < min(ranks, default=math.inf)]
-        self._widths_for_all = _Interpolator([*nearer, *zip(ranks, (one.width_for_all for one in filtered_params.widths), strict=True)], growth_ranks=ranks)
-        self._widths_for_tail = _Interpolator([*nearer, *zip(ranks, (one.width_for_tail for one in filtered_params.widths), strict=True)], growth_ranks=ranks)
+        self._widths_for_all = _Interpolator(
+            [*nearer, *zip(ranks, (one.width_for_all for one in filtered_params.widths), strict=True)],
+            growth_ranks=ranks,
+        )
+        self._widths_for_tail = _Interpolator(
+            [*nearer, *zip(ranks, (one.width_for_tail for one in filtered_params.widths), strict=True)],
+            growth_ranks=ranks,
+        )
 
     def look_up(self, k: int, *, rank: int | None = None, excluded_count: int = 0) -> SearchParams:
         """The effort for an answer of k rows.
@@ -92,7 +102,7 @@ class SearchParamCurve:
             k: rows of the answer, which say how many are scored exactly.
             rank: how many rows of the whole pool the search must reach past, where some rows may not be answers or
                 are dropped afterwards; it says how far to look. None: the answer is the k nearest.
-            dropped: of the k, the nearest, which are dropped: the more, the more only the last rows count.
+            excluded_count: of the k, the nearest, which are dropped: the more, the more only the last rows count.
         """
         depth = self._rerank_depths.interpolate(k)
         if rank is None:
@@ -107,7 +117,7 @@ class _Interpolator:
 
     Args:
         points: (place, value) pairs with ascending place.
-        growth: None: values may fall, and are in proportion beyond the last place. Else no value is below an earlier
+        growth_ranks: None: values may fall, and are in proportion beyond the last place. Else no value is below an earlier
             one, and where at least two places are here, the last two say by which power of the place it grows beyond.
     """
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams, Index, Rows, Vectors
+from vecall.index.base import Index, Rows, SearchParams, Vectors
 from vecall.index.bitmap import Bitmap
-from vecall.index.filtered_tuning import ANSWER_LENGTH_FACTOR, tune_filtered, sample_bitmap
+from vecall.index.filtered_tuning import ANSWER_LENGTH_FACTOR, sample_bitmap, tune_filtered
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
-from vecall.index.search_params import SearchParamCurve, TuningPoint, FilteredSearchParams
+from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, TuningPoint
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,10 @@ _MAX_SLOWDOWN = 1.1  # times the best latency: more cells can only cost more
 _TIMED_QUERIES = 60  # queries that a latency is taken from
 _MAX_FULL_SCAN_RATIO = 4  # times a scan of everything, beyond which a search is none
 _MIN_CUTOFF_MS = 0.2  # however quick a scan is: below, one late clock tick would end the ladder
-_PLATEAU_STEPS, _MIN_RECALL_GAIN = 5, 0.002  # so many efforts more that brought less than so much more recall: more will bring no more
+_PLATEAU_STEPS, _MIN_RECALL_GAIN = (
+    5,
+    0.002,
+)  # so many efforts more that brought less than so much more recall: more will bring no more
 _FAR_WIDTH_FACTOR = 8  # times the last width
 _SCAN_SAMPLE_ROWS = 100_000  # rows, to time a scan: fewer would lie in the cache
 
@@ -37,10 +40,10 @@ class TuningResult:
     """What was found for one index.
 
     Attributes:
-        points: for each k, ascending, the least effort that reaches the target, else the best that was tried.
-        tried: everything that was measured on the way.
+        best_points: for each k, ascending, the least effort that reaches the target, else the best that was tried.
+        trials: everything that was measured on the way.
         costs: of a search by its effort, and of a scan.
-        filtered: where the answer is not the nearest.
+        filtered_params: where the answer is not the nearest.
     """
 
     best_points: tuple[TuningPoint, ...]
@@ -72,10 +75,10 @@ def tune(
         index: to be searched; `search_exact` of it is the truth.
         queries: [Q, D] real user vectors, at least 2.
         ks: ascending; those beyond N are left out.
-        target: ANN recall in 0 .. 1.
-        latency_ms: what the median search of one query may take.
-        width: given, it is not searched for, nor for filters.
-        quiet: a missed target is no news, and filters are not tried: it is only to compare structures.
+        target_recall: ANN recall in 0 .. 1.
+        max_latency_ms: what the median search of one query may take.
+        fixed_width: given, it is not searched for, nor for filters.
+        is_trial: a missed target is no news, and filters are not tried: it is only to compare structures.
     """
     asked = [k for k in ks if k <= index.size] or [index.size]
     scan_ms = measure_scan_ms_per_row(index, queries)  # of a row
@@ -99,7 +102,9 @@ def tune(
     costs = _fit_cost_model(index, queries, tried, scan_ms)
     if is_trial or fixed_width is not None:
         return TuningResult(tuple(chosen), tuple(tried), costs, FilteredSearchParams())
-    filtered = tune_filtered(index, queries, truth[:, :length], [(one.k, one.effort) for one in chosen], target_recall, costs)
+    filtered = tune_filtered(
+        index, queries, truth[:, :length], [(one.k, one.effort) for one in chosen], target_recall, costs
+    )
     return TuningResult(tuple(chosen), tuple(tried), costs, filtered)
 
 
@@ -147,7 +152,9 @@ def _sweep_nprobe(
         probes = point.width * _NPROBE_GROWTH
 
 
-def _measure_nprobe(index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target_recall: float, nprobe: int) -> TuningPoint:
+def _measure_nprobe(
+    index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target_recall: float, nprobe: int
+) -> TuningPoint:
     """So many cells with the least depth that reaches the target, or with the greatest."""
     k = exact_rows.shape[1]
     deepest = SearchParams(nprobe, min(index.size, math.ceil(_RERANK_FACTORS[-1] * k)))
@@ -160,12 +167,23 @@ def _measure_nprobe(index: IvfPqIndex, queries: Vectors, exact_rows: Rows, targe
     return _measure_point(index, queries, SearchParams(nprobe, depth), shares, k)
 
 
-def _measure_point(index: Index, queries: Vectors, search_params: SearchParams, recalls: NDArray[np.float64], k: int) -> TuningPoint:
+def _measure_point(
+    index: Index, queries: Vectors, search_params: SearchParams, recalls: NDArray[np.float64], k: int
+) -> TuningPoint:
     p50_ms = _measure_median_ms(index, queries, k, search_params)
-    return TuningPoint(k, search_params.width, search_params.rerank_depth, float(recalls.mean()), _compute_ci95_half_width(recalls), p50_ms)
+    return TuningPoint(
+        k,
+        search_params.width,
+        search_params.rerank_depth,
+        float(recalls.mean()),
+        _compute_ci95_half_width(recalls),
+        p50_ms,
+    )
 
 
-def _measure_median_ms(index: Index, queries: Vectors, k: int, search_params: SearchParams, allowed: Bitmap | None = None) -> float:
+def _measure_median_ms(
+    index: Index, queries: Vectors, k: int, search_params: SearchParams, allowed: Bitmap | None = None
+) -> float:
     seconds = []
     for query in queries[:_TIMED_QUERIES]:
         start = time.perf_counter()
@@ -194,10 +212,14 @@ def _select_cheapest(points: list[TuningPoint], target_recall: float, max_latenc
     return max(quick, key=lambda point: (point.recall, -point.p50_ms))
 
 
-def _fit_cost_model(index: Index, queries: Vectors, trials: Sequence[TuningPoint], ms_per_scanned_row: float) -> CostModel:
+def _fit_cost_model(
+    index: Index, queries: Vectors, trials: Sequence[TuningPoint], ms_per_scanned_row: float
+) -> CostModel:
     """Milliseconds by effort, as the measured points say (least squares), and of a scanned row."""
     last = trials[-1]
-    far = SearchParams(_FAR_WIDTH_FACTOR * last.width, last.rerank_depth)  # wide searches are filtered ones, and chance must not set their price
+    far = SearchParams(
+        _FAR_WIDTH_FACTOR * last.width, last.rerank_depth
+    )  # wide searches are filtered ones, and chance must not set their price
     allowed = sample_bitmap(index.size, math.ceil(index.size / 10))
     far_ms = _measure_median_ms(index, queries[: _TIMED_QUERIES // 3], min(last.k, allowed.count), far, allowed)
     efforts = np.array([[1.0, *point.search_params] for point in trials] + [[1.0, *far]])

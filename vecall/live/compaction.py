@@ -70,7 +70,9 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         rows = _collect_live_rows(view)
         contents = _build_contents(view, rows, cut, changes)
         encoder = _copy_encoder(opened.get_release_dir(base.name), draft.directory, view, rows)
-        queries = None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
+        queries = (
+            None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
+        )
         settings = _resolve_index_settings(base)
         description = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
         return draft.commit(description, activate=activate, expected_current=base.name)
@@ -158,7 +160,9 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
         popularity=popularity,
         users=None if base.users is None else _remap_users(base.users, origins, base.index.size),
         item_features=_build_item_features(snapshot, rows, upserts),
-        external_vector_rows=_find_external_vector_rows(snapshot, rows, upserts) if base.encoder is not None else rows[:0],
+        external_vector_rows=_find_external_vector_rows(snapshot, rows, upserts)
+        if base.encoder is not None
+        else rows[:0],
         metrics=base.manifest.metrics,
         journal_seq=until_seq,
         tables_seq=base.manifest.tables_seq,

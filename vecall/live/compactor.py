@@ -28,16 +28,18 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
-def should_compact(*, delta_items: int, tombstones: int, base_items: int, expected_arrivals: float, max_delta_items: int) -> bool:
+def should_compact(
+    *, delta_items: int, tombstones: int, base_items: int, expected_arrivals: float, max_delta_items: int
+) -> bool:
     """Whether to compact.
 
     Args:
-        held: items beside the base, deleted ones among them.
+        delta_items: items beside the base, deleted ones among them.
         tombstones: rows of the base that are deleted or replaced.
-        base: N.
-        arriving: operations that arrive while a compaction runs: with fewer changes than that, one would follow
+        base_items: N.
+        expected_arrivals: operations that arrive while a compaction runs: with fewer changes than that, one would follow
             upon the other.
-        delta_max: `held` may not be more. A compaction starts at half of it at the latest.
+        delta_max: `delta_items` may not be more. A compaction starts at half of it at the latest.
     """
     enough = min(max(_MIN_DELTA_ITEMS, expected_arrivals), max_delta_items / 2)
     return delta_items >= enough or tombstones >= max(_MAX_TOMBSTONE_SHARE * base_items, _MIN_TOMBSTONES)
@@ -47,17 +49,25 @@ class Compactor:
     """Runs `vecall compact` in a fresh interpreter, one at a time.
 
     Args:
-        store: the store's folder.
-        adopt: called with the names of the base and of the release that was made of it.
-        delta_max: see `is_due`.
-        turns: a file of processes that write side by side, of which one compacts at a time; None: there are no others.
+        store_path: the store's folder.
+        on_compacted: called with the names of the base and of the release that was made of it.
+        max_delta_items: see `should_compact`.
+        write_lock_path: a file of processes that write side by side, of which one compacts at a time; None: there are no others.
     """
 
     def __init__(
-        self, store_path: Path, on_compacted: Callable[[str, str], None], max_delta_items: int, write_lock_path: Path | None = None
+        self,
+        store_path: Path,
+        on_compacted: Callable[[str, str], None],
+        max_delta_items: int,
+        write_lock_path: Path | None = None,
     ) -> None:
         self._lock_path = None if write_lock_path is None else write_lock_path.with_name("compaction.lock")
-        self._store_path, self._on_compacted, self._max_delta_items = store_path.absolute(), on_compacted, max_delta_items
+        self._store_path, self._on_compacted, self._max_delta_items = (
+            store_path.absolute(),
+            on_compacted,
+            max_delta_items,
+        )
         self._last_duration_seconds = 0.0  # that the last compaction took
         self._arrivals_start = (time.monotonic(), 0)  # from when on arrivals are counted, and the operation then
         self._retry_threshold = 0.0  # changes that there must be, after one failed
@@ -84,7 +94,10 @@ class Compactor:
         )
         if due and changes >= self._retry_threshold:
             self._thread = Thread(
-                target=self._run, args=(snapshot.release.name, snapshot.seq, changes), name="vecall-compaction", daemon=True
+                target=self._run,
+                args=(snapshot.release.name, snapshot.seq, changes),
+                name="vecall-compaction",
+                daemon=True,
             )
             self._thread.start()
 

@@ -11,8 +11,8 @@ import polars as pl
 from vecall.data.canonical import scalar_to_text
 from vecall.data.casting import cast_feature
 from vecall.data.frames import build_frame
-from vecall.data.request_features import to_feature_column, is_scalar, to_tag_lists
 from vecall.data.request_features import describe_feature_error as feature_problem
+from vecall.data.request_features import is_scalar, to_feature_column, to_tag_lists
 from vecall.live.column_validation import ColumnValidator, build_column, make_column_validator
 from vecall.release.release import Release
 from vecall.schema import Feature, Features, NumericFeature, TagsFeature
@@ -63,7 +63,12 @@ class ItemColumns:
             return make_column_validator(dtype).describe_error
         if dtype is None or _is_tag_list(feature, dtype):
             return partial(feature_problem, feature=feature)
-        return partial(_describe_shared_error, feature=feature, validator=_make_shared_validator(feature, dtype), text=dtype == pl.String)
+        return partial(
+            _describe_shared_error,
+            feature=feature,
+            validator=_make_shared_validator(feature, dtype),
+            text=dtype == pl.String,
+        )
 
     def describe_error(self, name: str, value: object) -> str | None:
         """What is wrong with one value, as the end of a sentence; None if nothing is."""

@@ -13,7 +13,7 @@ from vecall.data.request_features import is_number, is_text
 from vecall.errors import EncoderMismatchError, QueryError
 from vecall.index.base import MAX_STORED_VALUE
 from vecall.live.gil import iterate_cooperatively
-from vecall.live.item_columns import ItemColumns, ColumnBuildError
+from vecall.live.item_columns import ColumnBuildError, ItemColumns
 from vecall.live.operations import Operation
 from vecall.live.partial_upserts import PartialItemMerger
 from vecall.release.release import Release
@@ -28,7 +28,7 @@ def parse_upserts(items: object, release: Release, merger: PartialItemMerger | N
     Args:
         items: as they were given.
         release: takes them.
-        completer: makes partial items whole; None: they are whole, and a missing column is null.
+        merger: makes partial items whole; None: they are whole, and a missing column is null.
 
     Raises:
         QueryError: an item is not as it has to be; `field` is such as `items[3].fields.colour`.
@@ -36,7 +36,10 @@ def parse_upserts(items: object, release: Release, merger: PartialItemMerger | N
     """
     fields = ItemColumns.from_release(release)
     listed = _parse_list("items", items, Mapping, "{id, fields} or {id, vector, encoder, fields}")
-    read = [_parse_item(f"items[{place}]", item, release, fields, merger) for place, item in enumerate(iterate_cooperatively(listed))]
+    read = [
+        _parse_item(f"items[{place}]", item, release, fields, merger)
+        for place, item in enumerate(iterate_cooperatively(listed))
+    ]
     last = list({operation.id: operation for operation in read}.values())
     return encode_missing_vectors(last, release, fields)
 
@@ -60,10 +63,16 @@ def parse_deletes(ids: object, release: Release) -> tuple[list[Id], list[Operati
     listed = _parse_list("ids", ids, (str, int, np.integer), f"a {release.item_ids.id_type} id")
     plain = [_parse_id(f"ids[{place}]", one, release) for place, one in enumerate(listed)]
     distinct = list(dict.fromkeys(plain))
-    return distinct, [Operation(0, "delete", one, None, None, None, has_external_vector=False) for one in distinct if _is_storable_id(one)]
+    return distinct, [
+        Operation(0, "delete", one, None, None, None, has_external_vector=False)
+        for one in distinct
+        if _is_storable_id(one)
+    ]
 
 
-def encode_missing_vectors(operations: Sequence[Operation], release: Release, item_columns: ItemColumns) -> list[Operation]:
+def encode_missing_vectors(
+    operations: Sequence[Operation], release: Release, item_columns: ItemColumns
+) -> list[Operation]:
     """The same operations, with vectors from the item tower where upserts have none."""
     made, encoder = list(operations), release.encoder
     if encoder is None:
@@ -82,12 +91,18 @@ def encode_missing_vectors(operations: Sequence[Operation], release: Release, it
 
 
 def _parse_item(
-    location: str, item: Mapping[str, object], release: Release, item_columns: ItemColumns, merger: PartialItemMerger | None
+    location: str,
+    item: Mapping[str, object],
+    release: Release,
+    item_columns: ItemColumns,
+    merger: PartialItemMerger | None,
 ) -> Operation:
     """One item as an operation; its vector is still to be made where the item has none."""
     for key in item:
         if key not in _ITEM_KEYS:
-            raise QueryError(f"{location}: unknown key {key!r}; expected some of {list(_ITEM_KEYS)}", field=f"{location}.{key}")
+            raise QueryError(
+                f"{location}: unknown key {key!r}; expected some of {list(_ITEM_KEYS)}", field=f"{location}.{key}"
+            )
     one = _parse_id(f"{location}.id", item.get("id"), release)
     if not _is_storable_id(one):
         what = "an integer of 64 bits" if isinstance(one, int) else "valid Unicode that is not empty"
@@ -144,7 +159,9 @@ def _check_encoder(location: str, encoder_hash: object, release: Release) -> Non
         message = f"release {release.name!r} has no towers and so no encoder: leave `encoder` out"
     else:
         message = f"release {release.name!r} has the encoder {expected} (in its manifest): encode the item with that"
-    raise EncoderMismatchError(f"{location}.encoder: got {encoder_hash!r:.80}, but {message}", field=f"{location}.encoder")
+    raise EncoderMismatchError(
+        f"{location}.encoder: got {encoder_hash!r:.80}, but {message}", field=f"{location}.encoder"
+    )
 
 
 def _parse_vector(location: str, value: object, dim: int) -> NDArray[np.float32]:
@@ -163,14 +180,18 @@ def _parse_vector(location: str, value: object, dim: int) -> NDArray[np.float32]
     except OverflowError:  # an integer beyond any float
         vector = np.full(dim, np.inf)
     if not (np.abs(vector) <= MAX_STORED_VALUE).all():
-        raise QueryError(f"{location}: expected finite numbers within ±{MAX_STORED_VALUE:.0f}, got {value!r:.80}", field=location)
+        raise QueryError(
+            f"{location}: expected finite numbers within ±{MAX_STORED_VALUE:.0f}, got {value!r:.80}", field=location
+        )
     return vector.astype(np.float32)
 
 
 def _parse_id(location: str, value: object, release: Release) -> Id:
     wanted = (int, np.integer) if release.item_ids.id_type == "integer" else str
     if not isinstance(value, wanted) or isinstance(value, bool):
-        raise QueryError(f"{location}: ids here are of type {release.item_ids.id_type}, got {value!r:.80}", field=location)
+        raise QueryError(
+            f"{location}: ids here are of type {release.item_ids.id_type}, got {value!r:.80}", field=location
+        )
     return str(value) if isinstance(value, str) else int(value)
 
 
@@ -184,5 +205,7 @@ def _parse_list(location: str, value: object, element_type: Any, expected: str) 
         raise QueryError(f"{location}: expected a list, got {value!r:.80}", field=location)
     for number, one in enumerate(value):
         if not isinstance(one, element_type):
-            raise QueryError(f"{location}[{number}]: expected {expected}, got {one!r:.80}", field=f"{location}[{number}]")
+            raise QueryError(
+                f"{location}[{number}]: expected {expected}, got {one!r:.80}", field=f"{location}[{number}]"
+            )
     return list(value)

@@ -22,11 +22,11 @@ from vecall.live.journal_sqlite import (
     connect,
     create_journal,
     make_corruption_error,
+    read_header,
     to_journal_error,
     translate_sqlite_errors,
-    read_header,
 )
-from vecall.live.operations import SUPERSEDED_BODY, Operation, encode_body, has_valid_checksum, decode_row, encode_row
+from vecall.live.operations import SUPERSEDED_BODY, Operation, decode_row, encode_body, encode_row, has_valid_checksum
 from vecall.schema import IdType
 
 _OPS_PER_CHECKPOINT = 1_000  # operations
@@ -118,22 +118,25 @@ class Journal:
         with self._begin_transaction() as (db, state):
             numbered = list(enumerate(bodies, state.last_seq + 1))
             last = {body[1]: seq for seq, body in numbered}
-            rows = [encode_row(seq, body if last[body[1]] == seq else SUPERSEDED_BODY) for seq, body in iterate_cooperatively(numbered)]
+            rows = [
+                encode_row(seq, body if last[body[1]] == seq else SUPERSEDED_BODY)
+                for seq, body in iterate_cooperatively(numbered)
+            ]
             db.executemany(_REPLACE, [encode_row(seq, SUPERSEDED_BODY) for seq in self._find_superseded_seqs(db, last)])
             db.executemany(_INSERT, rows)
             self._commit(db, replace(state, last_seq=state.last_seq + len(rows)), len(rows))
             return self._header.last_seq
 
     def read_operations(self, after_seq: int, until_seq: int | None = None) -> Iterator[Operation]:
-        """The last operation of each item, above `seq`, in order, as of the moment when the first is taken.
+        """The last operation of each item, above `after_seq`, in order, as of the moment when the first is taken.
 
-        An item that has changed above `upto` too is left out: what was said of it before is no longer there.
+        An item that has changed above `until_seq` too is left out: what was said of it before is no longer there.
         What was pruned is left out. Every row that is passed is checked. If SQLite's own index was damaged, an item
         may come more than once; its last operation still comes last.
 
         Args:
-            seq: the last operation that is not wanted.
-            upto: the last operation that is wanted; None takes all.
+            after_seq: the last operation that is not wanted.
+            until_seq: the last operation that is wanted; None takes all.
 
         Raises:
             JournalDamaged: an operation is damaged or missing.
@@ -154,7 +157,9 @@ class Journal:
             except SQLITE_ERRORS as error:
                 raise to_journal_error(self._path, error, place + 1) from error
             if place < end:
-                raise make_corruption_error(self._path, f"operation {place + 1} is missing or not what was written", place + 1)
+                raise make_corruption_error(
+                    self._path, f"operation {place + 1} is missing or not what was written", place + 1
+                )
 
     def find_last(self, item_id: int | str) -> Operation | None:
         """The last operation of an item; None where it has none, or none any more.
@@ -195,7 +200,7 @@ class Journal:
             self._commit(db, state, 1)
 
     def prune(self, until_seq: int) -> int:
-        """Drop the operations up to `upto`, which every release that may be opened has to contain.
+        """Drop the operations up to `until_seq`, which every release that may be opened has to contain.
 
         Returns:
             How many were dropped, replaced ones included.
@@ -249,7 +254,9 @@ class Journal:
         for one in ids:
             for row in db.execute(_SELECT_BY_ID, (one,)):
                 if row[2] != one or not has_valid_checksum(row):
-                    raise make_corruption_error(self._path, f"operation {row[0]}, to be replaced, is not what was written", row[0])
+                    raise make_corruption_error(
+                        self._path, f"operation {row[0]}, to be replaced, is not what was written", row[0]
+                    )
                 yield row[0]
 
     def _checkpoint(self, db: sqlite3.Connection) -> None:

@@ -109,7 +109,9 @@ def read_header(db: sqlite3.Connection, path: Path, id_type: IdType) -> JournalH
         )
     last = rows[0][5]
     if (state.pruned_to if last is None else last) != state.last_seq:
-        raise make_corruption_error(path, f"operation {state.last_seq} is to be the last one, found {last}", state.last_seq)
+        raise make_corruption_error(
+            path, f"operation {state.last_seq} is to be the last one, found {last}", state.last_seq
+        )
     return state
 
 
@@ -129,7 +131,9 @@ def to_journal_error(path: Path, error: Exception, seq: int | None = None) -> St
     """An error of SQLite as ours; `seq` is the operation that was to be read."""
     code = getattr(error, "sqlite_errorcode", None)  # None: text that is no UTF-8
     if not isinstance(error, sqlite3.Error) or code is None or code & 0xFF not in _IO_ERROR_CODES:
-        return make_corruption_error(path, f"{'it' if seq is None else f'operation {seq}'} cannot be read: {error}", seq)
+        return make_corruption_error(
+            path, f"{'it' if seq is None else f'operation {seq}'} cannot be read: {error}", seq
+        )
     advice = "free space on its disk, or see to it that it can be written; then try again"
     if code & 0xFF == sqlite3.SQLITE_BUSY:
         advice = f"another process has been busy with it for {BUSY_TIMEOUT_SECONDS:g} s: try again"

@@ -8,7 +8,7 @@ from typing import Any, Self
 from vecall.errors import DeltaFullError, StoreError
 from vecall.live.compactor import Compactor
 from vecall.live.item_columns import ColumnBuildError
-from vecall.live.item_parsing import parse_deletes, to_query_error, parse_upserts
+from vecall.live.item_parsing import parse_deletes, parse_upserts, to_query_error
 from vecall.live.journal import Journal
 from vecall.live.journal_sqlite import JournalVersionReader
 from vecall.live.live_state import LiveState, PeerSettings

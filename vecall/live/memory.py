@@ -15,7 +15,7 @@ def check_memory(manifest: Manifest, process_count: int = 1) -> None:
 
     Args:
         manifest: its.
-        copies: processes that will open it at the same time.
+        process_count: processes that will open it at the same time.
 
     Raises:
         StoreError: it needs more than is free, as far as the system tells.
@@ -44,7 +44,10 @@ def _read_machine_free_bytes() -> int | None:
 
 def _read_cgroup_free_bytes() -> int | None:
     try:
-        most, used = _CGROUP_LIMIT_PATH.read_text(encoding="ascii").strip(), _CGROUP_USAGE_PATH.read_text(encoding="ascii")
+        most, used = (
+            _CGROUP_LIMIT_PATH.read_text(encoding="ascii").strip(),
+            _CGROUP_USAGE_PATH.read_text(encoding="ascii"),
+        )
     except OSError:
         return None
     return None if most == "max" else int(most) - int(used)

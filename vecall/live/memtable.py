@@ -25,10 +25,10 @@ class PreparedBatch:
     """Operations that can be applied without fail.
 
     Attributes:
-        last: the last operation of each id.
+        last_operations: the last operation of each id.
         upserts: those of them that are upserts.
-        codes: float16 [upserts, D] their vectors.
-        rows: [upserts] rows of the release's attributes.
+        half_vectors: float16 [upserts, D] their vectors.
+        attributes: [upserts] rows of the release's attributes.
     """
 
     last_operations: Mapping[Id, Operation]
@@ -72,13 +72,15 @@ class MemTable:
         rows = self._columns.build_attribute_frame([operation.fields or {} for operation in upserts])
         return PreparedBatch(last, upserts, codes, rows)
 
-    def commit(self, prepared: "PreparedBatch", *, seq: int, rejected_seqs: Mapping[Id, int] = MappingProxyType({})) -> Snapshot:
+    def commit(
+        self, prepared: "PreparedBatch", *, seq: int, rejected_seqs: Mapping[Id, int] = MappingProxyType({})
+    ) -> Snapshot:
         """The view after some more operations.
 
         Args:
             prepared: what `prepare` made of them.
             seq: the last operation that is contained from now on.
-            refused: ids whose last operation, by its number, this release cannot take.
+            rejected_seqs: ids whose last operation, by its number, this release cannot take.
         """
         before, last = self.snapshot, prepared.last_operations
         origins = before.release.item_ids.to_rows(list(last))
@@ -101,7 +103,12 @@ class MemTable:
 
     def _append_slots(self, delta: Delta, prepared: "PreparedBatch", base_rows: Rows) -> Delta:
         """`delta` with slots for the upserts; slots that the ids had are not live any more."""
-        upserts, last, codes, rows = prepared.upserts, prepared.last_operations, prepared.half_vectors, prepared.attributes
+        upserts, last, codes, rows = (
+            prepared.upserts,
+            prepared.last_operations,
+            prepared.half_vectors,
+            prepared.attributes,
+        )
         slots, length, added = delta.slots, len(delta), len(upserts)
         replaced = [slot for one in last if (slot := slots.latest.get(one, -1)) >= 0]
         live = np.concatenate([delta.live_mask, np.ones(added, dtype=np.bool_)])
@@ -121,7 +128,11 @@ class MemTable:
             distinct_id_count=len(slots.latest),
             slots=slots,
         )
-        return self._drop_dead_slots(appended) if len(live) > 2 * appended.distinct_id_count + _MAX_DEAD_SLOTS else appended
+        return (
+            self._drop_dead_slots(appended)
+            if len(live) > 2 * appended.distinct_id_count + _MAX_DEAD_SLOTS
+            else appended
+        )
 
     def _grow(self, length: int, added_count: int) -> None:
         if length + added_count <= len(self._half_vectors):
@@ -137,7 +148,10 @@ class MemTable:
         if self._recent_attributes.n_chunks() > _MAX_CHUNKS:
             self._recent_attributes = self._recent_attributes.rechunk()
         if len(self._recent_attributes) > len(self._merged_attributes):
-            self._merged_attributes, self._recent_attributes = self._merged_attributes.vstack(self._recent_attributes).rechunk(), rows.clear()
+            self._merged_attributes, self._recent_attributes = (
+                self._merged_attributes.vstack(self._recent_attributes).rechunk(),
+                rows.clear(),
+            )
         return self._merged_attributes.vstack(self._recent_attributes)
 
     def _drop_dead_slots(self, delta: Delta) -> Delta:

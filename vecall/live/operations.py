@@ -33,8 +33,8 @@ class Operation:
         id: the item's id.
         fields: the item's columns as the user gave them; None for a delete, and where there are none.
         vector: [D] given by the user, or the item tower's answer to `fields`; None for a delete.
-        encoder: hash of the encoder that made `vector`; None where releases have no towers.
-        given: the user gave the vector, so no tower can make it again. False: it is a cache of what `fields` gives.
+        encoder_hash: hash of the encoder that made `vector`; None where releases have no towers.
+        has_external_vector: the user gave the vector, so no tower can make it again. False: it is a cache of what `fields` gives.
     """
 
     seq: int
@@ -85,7 +85,7 @@ def has_valid_checksum(row: SqlRow) -> bool:
         return False
 
 
-def _compute_checksum(*values: Any) -> int:  # noqa: ANN401 - `is_whole` asks of anything
+def _compute_checksum(*values: Any) -> int:  # noqa: ANN401 - `has_valid_checksum` asks of anything
     *head, vector = values  # JSON keeps the parts apart, and is the same under every Python
     text = json.dumps([*head, None if vector is None else len(vector)])
     return crc32(vector or b"", crc32(text.encode()))

@@ -23,7 +23,7 @@ class PartialItemMerger:
     """Completes partial items of one request, each on top of those before it.
 
     Args:
-        view: what is served.
+        snapshot: what is served.
         journal: with the fields of live items.
     """
 
@@ -36,7 +36,7 @@ class PartialItemMerger:
 
         Args:
             location: of the item in the request, such as `items[3]`.
-            one: its id.
+            item_id: its id.
             item: as it was given, with checked fields.
 
         Raises:

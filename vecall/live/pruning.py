@@ -15,8 +15,8 @@ class PruneResult:
     """What was deleted.
 
     Attributes:
-        releases: their names, newest first.
-        operations: how many of the journal, replaced ones included.
+        release_names: their names, newest first.
+        operation_count: how many of the journal, replaced ones included.
     """
 
     release_names: list[str]

@@ -10,7 +10,7 @@ import polars as pl
 from vecall.data.id_map import Id
 from vecall.errors import VecallError
 from vecall.live.gil import iterate_cooperatively
-from vecall.live.item_columns import ItemColumns, ColumnBuildError
+from vecall.live.item_columns import ColumnBuildError, ItemColumns
 from vecall.live.item_parsing import encode_missing_vectors
 from vecall.live.memtable import MemTable, PreparedBatch
 from vecall.live.operations import Operation
@@ -63,7 +63,9 @@ def replay(memtable: MemTable, operations: Iterable[Operation]) -> Snapshot:
         for one, made in adapted:
             for name in _find_lost_columns(one, made.operation):
                 lost_columns[name] = lost_columns.get(name, 0) + 1
-        prepared, failed = _prepare_bisecting(memtable, adapter, [made.operation for _, made in adapted if made.operation])
+        prepared, failed = _prepare_bisecting(
+            memtable, adapter, [made.operation for _, made in adapted if made.operation]
+        )
         rejected |= failed
         for part in prepared[:-1]:
             memtable.commit(part, seq=memtable.snapshot.seq)

@@ -20,7 +20,7 @@ class IdSlots:
 
     Attributes:
         ids: the id of each slot.
-        newest: the last slot of each id.
+        latest: the last slot of each id.
         previous: for each slot the one that its id had before, or -1.
     """
 
@@ -29,7 +29,7 @@ class IdSlots:
     previous: list[int]
 
     def find(self, item_id: Id, slot_count: int) -> int:
-        """The last of an id's slots among the first `length`; -1 if there is none."""
+        """The last of an id's slots among the first `slot_count`; -1 if there is none."""
         slot = self.latest.get(item_id, UNKNOWN_ROW)
         while slot >= slot_count:
             slot = self.previous[slot]
@@ -47,12 +47,12 @@ class Delta:
     """Items beside the base: a snapshot of the first `length` slots of arrays that are only ever appended to.
 
     Attributes:
-        codes: float16 [length, D] vectors, as a release would store them.
-        live: bool [length]; False where the item was deleted or has a later slot.
-        origins: int64 [length] row of the same item in the base; -1 where it has none.
+        half_vectors: float16 [length, D] vectors, as a release would store them.
+        live_mask: bool [length]; False where the item was deleted or has a later slot.
+        base_rows: int64 [length] row of the same item in the base; -1 where it has none.
         attributes: [length] rows of the release's attributes.
-        count: how many slots are live.
-        held: how many distinct ids have a slot, deleted ones among them.
+        live_count: how many slots are live.
+        distinct_id_count: how many distinct ids have a slot, deleted ones among them.
         slots: ids to slots and back.
     """
 
@@ -87,10 +87,10 @@ class Snapshot:
 
     Attributes:
         release: the base.
-        live: rows of the base that are neither deleted nor replaced; None: all of them.
+        live_base_rows: rows of the base that are neither deleted nor replaced; None: all of them.
         delta: what was upserted since.
         seq: the last operation that is contained.
-        refused: items whose last upsert this release cannot take, and the operation's number: what was served of
+        rejected_seqs: items whose last upsert this release cannot take, and the operation's number: what was served of
             them before is served still.
     """
 

@@ -63,7 +63,9 @@ def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
     split = dataset.split(config.data)
     model = run.load_evaluated_model()
     catalogue = dataset.catalogue
-    if model.vocabulary.item_id_map.to_ids(np.arange(len(model.vocabulary.item_id_map))) != catalogue.items.to_ids(np.arange(len(catalogue.items))):
+    if model.vocabulary.item_id_map.to_ids(np.arange(len(model.vocabulary.item_id_map))) != catalogue.items.to_ids(
+        np.arange(len(catalogue.items))
+    ):
         raise TrainingError(f"{run.directory}: its tables have other items now; fit again to evaluate")
     scorer = model.build_scorer(dataset, split)
     valid = scorer.encode_users(split.valid)
@@ -95,7 +97,9 @@ def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
         )
     n_items = len(dataset.catalogue.items)
     everything = np.arange(n_items)
-    if release.index.size != n_items or release.item_ids.to_ids(everything) != dataset.catalogue.items.to_ids(everything):
+    if release.index.size != n_items or release.item_ids.to_ids(everything) != dataset.catalogue.items.to_ids(
+        everything
+    ):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
     def encode_users(cases: EvalCases) -> NDArray[np.float32]:

@@ -19,7 +19,16 @@ from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_interactions, write_trained_hashes
-from vecall.pipeline.run import MODEL_DIR, REFIT_DIR, SUMMARY_FILE, TrainedModel, Run, RunSummary, create_or_resume_run, delete_checkpoints
+from vecall.pipeline.run import (
+    MODEL_DIR,
+    REFIT_DIR,
+    SUMMARY_FILE,
+    Run,
+    RunSummary,
+    TrainedModel,
+    create_or_resume_run,
+    delete_checkpoints,
+)
 from vecall.release.atomic_io import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
@@ -61,7 +70,9 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     # Of the older run the model that has not seen what it was judged by, and so, in general, what this one is.
     model = None if older is None else older.load_evaluated_model()
     problem, known = _build_training_data(dataset, split.train, split.negatives, model)
-    DataFingerprint.compute(dataset, split, problem, known, None if older is None else older.weights_path).write_or_check(folder)
+    DataFingerprint.compute(
+        dataset, split, problem, known, None if older is None else older.weights_path
+    ).write_or_check(folder)
     write_trained_hashes(folder, hashes[split.positive_parts == TRAIN], None if older is None else older.directory)
     served = _make_fallback_wrapper(dataset, split, config)
     outcome = train(
@@ -73,7 +84,9 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         init_weights=_make_initializer(known, model),
     )
     TrainedModel(outcome.towers, known).save(folder / MODEL_DIR)
-    judged = evaluate_scorer(served(TowerScorer(outcome.towers, problem)), split.test, problem.n_items, config.evaluation.ks)
+    judged = evaluate_scorer(
+        served(TowerScorer(outcome.towers, problem)), split.test, problem.n_items, config.evaluation.ks
+    )
     seconds = outcome.seconds
     if config.training.refit:
         seconds += _refit(dataset, config, folder / REFIT_DIR, epochs=outcome.best_epoch + 1, init_run=older)
@@ -91,7 +104,9 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     return Run.open(folder)
 
 
-def _build_training_data(dataset: Dataset, train_histories: RaggedArray, negatives: LabeledNegatives, init_model: TrainedModel | None) -> tuple[TrainingData, ModelVocabulary]:
+def _build_training_data(
+    dataset: Dataset, train_histories: RaggedArray, negatives: LabeledNegatives, init_model: TrainedModel | None
+) -> tuple[TrainingData, ModelVocabulary]:
     items, users = dataset.fit_feature_encoders(train_histories.values, np.flatnonzero(train_histories.lengths))
     problem = TrainingData.from_catalogue(dataset.catalogue, (items, users), train_histories, negatives)
     vocabulary = dataset.catalogue.items
@@ -121,16 +136,33 @@ def _validate(
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
 
-def _make_initializer(vocabulary: ModelVocabulary, init_model: TrainedModel | None) -> Callable[[TwoTower], None] | None:
-    return None if init_model is None else partial(warm_start, vocabulary=vocabulary, old_weights=init_model.state_dict(), old_vocabulary=init_model.vocabulary)
+def _make_initializer(
+    vocabulary: ModelVocabulary, init_model: TrainedModel | None
+) -> Callable[[TwoTower], None] | None:
+    return (
+        None
+        if init_model is None
+        else partial(
+            warm_start, vocabulary=vocabulary, old_weights=init_model.state_dict(), old_vocabulary=init_model.vocabulary
+        )
+    )
 
 
 def _refit(dataset: Dataset, config: Config, refit_dir: Path, *, epochs: int, init_run: Run | None) -> float:
     """Train again on all interactions for the chosen number of epochs; returns the seconds."""
     logger.info("training again on all interactions for %d epochs", epochs)
     model = None if init_run is None else init_run.load_final_model()
-    problem, known = _build_training_data(dataset, dataset.histories, select_labeled_negatives(dataset.interactions), model)
-    outcome = train(problem, config.model, config.training, refit_dir, max_epochs=epochs, init_weights=_make_initializer(known, model))
+    problem, known = _build_training_data(
+        dataset, dataset.histories, select_labeled_negatives(dataset.interactions), model
+    )
+    outcome = train(
+        problem,
+        config.model,
+        config.training,
+        refit_dir,
+        max_epochs=epochs,
+        init_weights=_make_initializer(known, model),
+    )
     TrainedModel(outcome.towers, known).save(refit_dir)
     delete_checkpoints(refit_dir)
     return outcome.seconds

@@ -41,15 +41,22 @@ class DataFingerprint(BaseModel):
     digests: dict[str, str]
 
     @classmethod
-    def compute(cls, dataset: Dataset, split: Split, training_data: TrainingData, vocabulary: ModelVocabulary, init_weights_path: Path | None) -> "DataFingerprint":
+    def compute(
+        cls,
+        dataset: Dataset,
+        split: Split,
+        training_data: TrainingData,
+        vocabulary: ModelVocabulary,
+        init_weights_path: Path | None,
+    ) -> "DataFingerprint":
         """Of what a fit is about to learn from.
 
         Args:
             dataset: the tables.
             split: of them.
-            problem: with the encoded features.
-            known: what they stand for.
-            init: the older model's weights, if it starts from some.
+            training_data: with the encoded features.
+            vocabulary: what they stand for.
+            init_weights_path: the older model's weights, if it starts from some.
         """
         log, catalogue = dataset.interactions, dataset.catalogue
         parts: dict[str, list[NDArray[Any]]] = {
@@ -61,7 +68,9 @@ class DataFingerprint(BaseModel):
             "user features": [_to_byte_array(vocabulary.user_encoder.state), *training_data.user_features.values()],
         }
         digests = {name: _compute_digest(arrays) for name, arrays in parts.items()}
-        digests["older run of --init"] = "" if init_weights_path is None else hashlib.sha256(init_weights_path.read_bytes()).hexdigest()
+        digests["older run of --init"] = (
+            "" if init_weights_path is None else hashlib.sha256(init_weights_path.read_bytes()).hexdigest()
+        )
         return cls(protocol=split.protocol, digests=digests)
 
     def write_or_check(self, run_dir: Path) -> None:
@@ -111,7 +120,10 @@ def _compute_digest(arrays: list[NDArray[Any]]) -> str:
 def hash_interactions(dataset: Dataset) -> Hashes:
     """[positives] a hash of who took what and when; without times, of which time it was that the user took the item."""
     positive = dataset.interactions.filter(dataset.interactions.is_positive)
-    users, items = dataset.catalogue.users.hash_ids()[positive.users], dataset.catalogue.items.hash_ids()[positive.items]
+    users, items = (
+        dataset.catalogue.users.hash_ids()[positive.users],
+        dataset.catalogue.items.hash_ids()[positive.items],
+    )
     if dataset.has_timestamps:
         when = np.ascontiguousarray(positive.times).view(np.uint64)
     else:
@@ -133,9 +145,9 @@ def write_trained_hashes(run_dir: Path, hashes: Hashes, init_run_dir: Path | Non
     """Keep what was learned from, with what an older run had learned.
 
     Args:
-        folder: the run's.
+        run_dir: the run's.
         hashes: of the interactions in its training part.
-        older: the folder of the run that it started from.
+        init_run_dir: the folder of the run that it started from.
     """
     every = hashes if init_run_dir is None else np.concatenate([hashes, _read_trained_hashes(init_run_dir)])
     write_array(run_dir / TRAINED_HASHES_FILE, np.unique(every)[:_MAX_HASHES])
@@ -145,8 +157,8 @@ def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
     """Refuse to start from a run that has learned what the new one will be judged by.
 
     Args:
-        older: its folder.
-        hashes: of the new run's positives, see `interaction_hashes`.
+        init_run_dir: its folder.
+        hashes: of the new run's positives, see `hash_interactions`.
         split: of the new run.
 
     Raises:

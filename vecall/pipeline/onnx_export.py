@@ -26,8 +26,8 @@ from vecall.release.encoder import (
     ITEM_ID_VECTORS_FILE,
     ITEM_TOWER_FILE,
     LENGTHS_INPUT,
-    VECTORS_OUTPUT,
     QUERY_TOWER_FILE,
+    VECTORS_OUTPUT,
     EncoderState,
 )
 from vecall.towers.causal import MIN_TRACE_LENGTH
@@ -67,7 +67,11 @@ class QueryTowerWrapper(nn.Module):
 
 
 def _select_features(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(FEATURE_INPUT_PREFIX): x for name, x in inputs.items() if name.startswith(FEATURE_INPUT_PREFIX)}
+    return {
+        name.removeprefix(FEATURE_INPUT_PREFIX): x
+        for name, x in inputs.items()
+        if name.startswith(FEATURE_INPUT_PREFIX)
+    }
 
 
 def export_towers(
@@ -82,9 +86,9 @@ def export_towers(
     Args:
         towers: trained; in evaluation mode afterwards.
         state: the encoders that go with them.
-        shapes: of item and of user features.
+        feature_specs: of item and of user features.
         id_rows: [N] for each item of the release its row in the towers' id table; -1 for one they do not know.
-        folder: where the files go.
+        directory: where the files go.
 
     Returns:
         The encoder hash: vectors of two releases can be compared only where it is equal.
@@ -95,8 +99,12 @@ def export_towers(
     towers.eval()
     item_shapes, user_shapes = feature_specs
     dim, length = state.dim, state.history_length
-    item_names = ([] if towers.item_id_embedding is None else [ID_VECTORS_INPUT]) + [FEATURE_INPUT_PREFIX + name for name in item_shapes]
-    query_names = ([HISTORY_INPUT, LENGTHS_INPUT] if towers.reads_history else []) + [FEATURE_INPUT_PREFIX + n for n in user_shapes]
+    item_names = ([] if towers.item_id_embedding is None else [ID_VECTORS_INPUT]) + [
+        FEATURE_INPUT_PREFIX + name for name in item_shapes
+    ]
+    query_names = ([HISTORY_INPUT, LENGTHS_INPUT] if towers.reads_history else []) + [
+        FEATURE_INPUT_PREFIX + n for n in user_shapes
+    ]
     graphs = (
         (ItemTowerWrapper(towers.item_tower, item_names), item_shapes, directory / ITEM_TOWER_FILE),
         (QueryTowerWrapper(towers.user_tower, query_names), user_shapes, directory / QUERY_TOWER_FILE),
@@ -160,7 +168,9 @@ class SampleInputs:
         return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if ragged else {0: Dim.DYNAMIC}
 
 
-def _export_graph(graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path) -> None:
+def _export_graph(
+    graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path
+) -> None:
     inputs = sample_inputs.generate(batch_size=3, length=max(MIN_TRACE_LENGTH, min(5, max_length)))
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -201,7 +211,9 @@ def _strip_metadata(model: Any) -> None:  # noqa: ANN401 - onnx has no types
         part.ClearField("doc_string")
 
 
-def _check_parity(graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path) -> None:
+def _check_parity(
+    graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path
+) -> None:
     """Compare ONNX Runtime with torch over batch sizes and history lengths, mixed ones included."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch, length in _iterate_parity_sizes(max_length):

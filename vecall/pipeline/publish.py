@@ -13,8 +13,8 @@ from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import StoreError
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.onnx_export import export_towers
-from vecall.pipeline.run import TrainedModel, Run
-from vecall.release.encoder import OnnxEncoder, EncoderState
+from vecall.pipeline.run import Run, TrainedModel
+from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.regression import find_regression
 from vecall.release.store import Store
 from vecall.release.users import UserTable

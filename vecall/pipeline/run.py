@@ -74,7 +74,7 @@ class TrainedModel:
 
     Attributes:
         towers: in evaluation mode.
-        known: the items and encoders that they were trained with.
+        vocabulary: the items and encoders that they were trained with.
     """
 
     towers: TwoTower
@@ -97,7 +97,9 @@ class TrainedModel:
         """
         try:
             state = ModelEncoders.model_validate_json((directory / _ENCODERS_FILE).read_bytes())
-            known = ModelVocabulary(load_id_map(directory, _IDS_PREFIX), FeatureEncoder(state.items), FeatureEncoder(state.users))
+            known = ModelVocabulary(
+                load_id_map(directory, _IDS_PREFIX), FeatureEncoder(state.items), FeatureEncoder(state.users)
+            )
             weights = load_file(directory / _WEIGHTS_FILE)
             towers = TwoTower(settings, known.item_encoder.specs, known.user_encoder.specs, len(known.item_id_map))
             towers.load_state_dict(weights)
@@ -121,7 +123,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
+        directory: where it lies.
         config: what was asked for.
         summary: what came out.
     """
@@ -201,7 +203,9 @@ def read_run_config(run_dir: Path) -> Config:
         TrainingError: they cannot be read.
     """
     try:
-        return parse_config(json.loads((run_dir / CONFIG_FILE).read_text(encoding="utf-8")), source=str(run_dir / CONFIG_FILE))
+        return parse_config(
+            json.loads((run_dir / CONFIG_FILE).read_text(encoding="utf-8")), source=str(run_dir / CONFIG_FILE)
+        )
     except (OSError, ValueError, ConfigError) as error:
         raise TrainingError(f"{run_dir / CONFIG_FILE}: cannot be read: {error}") from error
 

@@ -67,12 +67,14 @@ def build_dssm_config(dataset: Dataset, train: RaggedArray, config: Config, dire
         dataset: as the main model reads it.
         train: the training histories; nothing else is looked at.
         config: of the main model; split and patience are its own.
-        folder: takes the two tables.
+        directory: takes the two tables.
     """
     directory.mkdir(parents=True, exist_ok=True)
     genres = _encode_genres(dataset)
     items = pl.DataFrame({"id": dataset.catalogue.item_ids, "profile": _build_item_inputs(dataset, train, genres)})
-    users = pl.DataFrame({"id": dataset.catalogue.user_ids, "profile": _build_user_inputs(dataset, train, genres, config)})
+    users = pl.DataFrame(
+        {"id": dataset.catalogue.user_ids, "profile": _build_user_inputs(dataset, train, genres, config)}
+    )
     items.write_parquet(directory / "items.parquet")
     users.write_parquet(directory / "users.parquet")
     given = config.as_json()
@@ -103,7 +105,13 @@ def _encode_genres(dataset: Dataset) -> NDArray[np.float32]:
 
 
 def _build_item_inputs(dataset: Dataset, train: RaggedArray, genres: NDArray[np.float32]) -> NDArray[np.float32]:
-    years = dataset.catalogue.item_attributes["title"].str.extract(_YEAR_PATTERN).cast(pl.Float32).fill_null(1990).to_numpy()
+    years = (
+        dataset.catalogue.item_attributes["title"]
+        .str.extract(_YEAR_PATTERN)
+        .cast(pl.Float32)
+        .fill_null(1990)
+        .to_numpy()
+    )
     counts = np.bincount(train.values, minlength=len(genres))
     return _pad_columns(ITEM_INPUT_DIM, genres, (years - 1990) / 10, np.log1p(counts))
 
@@ -114,7 +122,9 @@ def _build_user_inputs(
     counts = np.maximum(train.lengths, 1)
     sums = np.zeros((len(train), genres.shape[1]), dtype=np.float32)
     np.add.at(sums, train.segment_ids, genres[train.values])
-    return _pad_columns(USER_INPUT_DIM, sums / counts[:, None], np.log1p(train.lengths), _compute_mean_ratings(dataset, train, config))
+    return _pad_columns(
+        USER_INPUT_DIM, sums / counts[:, None], np.log1p(train.lengths), _compute_mean_ratings(dataset, train, config)
+    )
 
 
 def _compute_mean_ratings(dataset: Dataset, train: RaggedArray, config: Config) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from vecall.pipeline.evaluate import evaluate_run_or_store
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
-from vecall.quickstart.movielens import find_data_dir, build_dssm_config, build_settings
+from vecall.quickstart.movielens import build_dssm_config, build_settings, find_data_dir
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
 
@@ -39,11 +39,11 @@ class QuickstartResult:
 
     Attributes:
         release: the published one.
-        assessment: of the model and its baselines, through the published release.
-        founding: the founding design's model, by the same protocol.
+        evaluation: of the model and its baselines, through the published release.
+        dssm: the founding design's model, by the same protocol.
         examples: three users.
-        report: where the page is.
-        seconds: of each stage.
+        report_path: where the page is.
+        seconds_by_stage: of each stage.
     """
 
     release: str
@@ -90,11 +90,11 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
     """Fit, publish, evaluate and recall on MovieLens; writes `out/{run,store,report.html}`.
 
     Args:
-        out: a folder of an earlier quickstart, which is replaced, or a new one.
-        data: folder with MovieLens' ratings.csv and movies.csv; None is the repository's copy.
+        output_dir: a folder of an earlier quickstart, which is replaced, or a new one.
+        data_dir: folder with MovieLens' ratings.csv and movies.csv; None is the repository's copy.
 
     Raises:
-        ConfigError: the data are not there, or `out` holds something else.
+        ConfigError: the data are not there, or `output_dir` holds something else.
     """
     config = parse_config(build_settings(find_data_dir(data_dir).resolve()))
     _clear_output_dir(output_dir)
@@ -112,7 +112,14 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
         examples = _collect_examples(recaller, dataset)
     report = output_dir / "report.html"
     more = {"founding_bce": founding}
-    write_evaluation_report(report, assessment, title="vecall on MovieLens", epochs=run.read_epoch_metrics(), extra_results=more, examples=examples)
+    write_evaluation_report(
+        report,
+        assessment,
+        title="vecall on MovieLens",
+        epochs=run.read_epoch_metrics(),
+        extra_results=more,
+        examples=examples,
+    )
     clock.lap("evaluate")
     return QuickstartResult(release, assessment, founding, examples, report, clock.seconds_by_stage)
 
@@ -143,7 +150,9 @@ def _evaluate_dssm(main_run: Run, dataset: Dataset, split: Split, directory: Pat
     config = build_dssm_config(dataset, split.train, main_run.config, directory)
     run = fit(config, directory / "run")
     own = read_dataset(config.data, config.schema_)
-    return evaluate_scorer(run.load_evaluated_model().build_scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks)
+    return evaluate_scorer(
+        run.load_evaluated_model().build_scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks
+    )
 
 
 def _collect_examples(recaller: Recaller, dataset: Dataset) -> tuple[ExampleUser, ...]:

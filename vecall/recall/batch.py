@@ -57,9 +57,9 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
 
     Args:
         recaller: answers; its release and live changes must stay the same meanwhile.
-        users: a `.parquet` or `.csv` table with a column `user_id`, or with one column; any other file holds requests,
+        input_path: a `.parquet` or `.csv` table with a column `parse_user_id`, or with one column; any other file holds requests,
             one a line, in JSON as over HTTP.
-        out: a Parquet table of `user_id`, `ids`, `scores` and `release`, in the order of the file. It is there once it
+        output_path: a Parquet table of `parse_user_id`, `ids`, `scores` and `release`, in the order of the file. It is there once it
             is whole; an older one is replaced.
         k: how many items; None is what a request says, else 100.
 

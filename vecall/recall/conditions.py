@@ -36,7 +36,7 @@ class ParsedCondition:
 
     Attributes:
         field: name of the attribute.
-        test: which of some of its cells satisfy it. Null satisfies nothing, not even `ne`; NaN is null.
+        predicate: which of some of its cells satisfy it. Null satisfies nothing, not even `ne`; NaN is null.
     """
 
     field: str
@@ -81,7 +81,9 @@ def parse_condition(location: str, condition: Mapping[str, object], schema: pl.S
 
 def _build_predicate(location: str, op: str, value: object, comparator: "_Comparator", attribute: str) -> Predicate:
     if op not in LIST_VALUE_OPS:
-        return partial(_evaluate_comparison, op=op, value=comparator.parse(location, value, attribute), comparator=comparator)
+        return partial(
+            _evaluate_comparison, op=op, value=comparator.parse(location, value, attribute), comparator=comparator
+        )
     if not isinstance(value, (list, tuple)):
         raise QueryError(f"{location}: {op} takes a list, got {value!r:.80}", field=location)
     values = [comparator.parse(location, one, attribute) for one in value]
@@ -94,7 +96,9 @@ def _evaluate_comparison(cells: pl.Series, *, op: str, value: Any, comparator: "
     return comparator.compare(comparator.to_comparable(cells), op, value)
 
 
-def _evaluate_membership(cells: pl.Series, *, values: Collection[Any], comparator: "_Comparator", is_negated: bool) -> pl.Series:
+def _evaluate_membership(
+    cells: pl.Series, *, values: Collection[Any], comparator: "_Comparator", is_negated: bool
+) -> pl.Series:
     stored = comparator.to_comparable(cells)
     found = stored.is_in(comparator.to_representable(values, stored.dtype).implode())
     return ~found if is_negated else found
@@ -174,7 +178,9 @@ class _TextComparator(_Comparator):
     def suggest_fix(self, value: object, attribute: str) -> str:
         if not is_number(value):
             return ""
-        return f'; this attribute is text: attributes = {{ {attribute} = "integer" }} in schema.items makes numbers of it'
+        return (
+            f'; this attribute is text: attributes = {{ {attribute} = "integer" }} in schema.items makes numbers of it'
+        )
 
     def to_comparable(self, cells: pl.Series) -> pl.Series:
         return cells.cast(pl.String)

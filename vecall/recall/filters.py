@@ -55,7 +55,7 @@ class FilterCache:
     Safe to call from several threads: a filter may then be evaluated twice, and the last answer is kept.
 
     Args:
-        scans: says where many items are looked at.
+        scan_limiter: says where many items are looked at.
     """
 
     def __init__(self, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
@@ -65,22 +65,29 @@ class FilterCache:
         self._lock = Lock()
 
     def get_mask(
-        self, where: Sequence[Mapping[str, object]], snapshot: Snapshot, *, check_cancelled: Callable[[], object] = _noop
+        self,
+        where: Sequence[Mapping[str, object]],
+        snapshot: Snapshot,
+        *,
+        check_cancelled: Callable[[], object] = _noop,
     ) -> FilterMask | None:
         """What of a view passes all conditions; None where there are none.
 
         Args:
             where: the conditions.
-            view: of whose items.
-            checkpoint: called now and then while many items are looked at; what it raises ends that.
+            snapshot: of whose items.
+            check_cancelled: called now and then while many items are looked at; what it raises ends that.
 
         Raises:
-            QueryError: see `mask_of`.
+            QueryError: see `evaluate_filter`.
         """
         if not where:
             return None
         key = repr([sorted(condition.items(), key=repr) for condition in where])
-        base, mask = self._look_up(key, snapshot) or (self._evaluate_base(where, snapshot.release, check_cancelled), _EMPTY_MASK)
+        base, mask = self._look_up(key, snapshot) or (
+            self._evaluate_base(where, snapshot.release, check_cancelled),
+            _EMPTY_MASK,
+        )
         if len(mask) < len(snapshot.delta):
             mask = np.concatenate([mask, evaluate_filter(where, snapshot.delta.attributes[len(mask) :])])
         self._insert(key, snapshot, FilterMask(base, mask))
@@ -121,7 +128,7 @@ def evaluate_filter(
     Args:
         where: the conditions.
         attributes: [N] rows.
-        checkpoint: called between conditions and chunks of the items.
+        check_cancelled: called between conditions and chunks of the items.
 
     Raises:
         QueryError: a condition names no attribute, or an operation or value that does not go with it; `field`

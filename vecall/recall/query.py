@@ -108,7 +108,7 @@ class ExecutionPlan:
         matches: items that pass `where`.
         excluded: items among them that were left out.
         delta: live items searched beside the index.
-        effort: how hard the index searched, `width` and `depth` (see `vecall.index.base.Effort`); None: it did not.
+        effort: how hard the index searched, `width` and `depth` (see `vecall.index.base.SearchParams`); None: it did not.
         ms: milliseconds by stage: encode, plan, search, merge.
     """
 

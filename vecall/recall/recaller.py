@@ -36,12 +36,12 @@ class RecallTrace:
     """An answer and what it was made of.
 
     Attributes:
-        view: what was searched.
-        ask: the query as it was understood.
-        passing: what passed `where`; None: there was none.
-        found: rows of the view.
-        recalled: the answer.
-        ms: milliseconds by stage, see `STAGES`.
+        snapshot: what was searched.
+        resolved_query: the query as it was understood.
+        filter_mask: what passed `where`; None: there was none.
+        search_result: rows of the view.
+        answer: the answer.
+        stage_ms: milliseconds by stage, see `STAGES`.
     """
 
     snapshot: Snapshot
@@ -56,11 +56,11 @@ class Recaller:
     """Answers queries, each from one release and the changes made to it so far. A context manager.
 
     Args:
-        live: what is served, and changed.
-        scans: how many large exact scans may run at a time.
+        live_index: what is served, and changed.
+        scan_limiter: how many large exact scans may run at a time.
 
     Attributes:
-        live: what is served, and changed: the methods of its name here, with fuller answers.
+        live_index: what is served, and changed: the methods of its name here, with fuller answers.
     """
 
     def __init__(self, live_index: LiveIndex, *, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
@@ -191,7 +191,7 @@ class Recaller:
 
         Args:
             query: the request.
-            between: called between the stages; what it raises ends the request.
+            check_cancelled: called between the stages; what it raises ends the request.
 
         Raises:
             QueryError: the query does not go with this release.
@@ -203,7 +203,9 @@ class Recaller:
         ask = resolve_query(query, view)
         times.append(time.perf_counter())
         check_cancelled()
-        passing = self._filter_cache.get_mask(query.where, view, check_cancelled=check_cancelled) if query.where else None
+        passing = (
+            self._filter_cache.get_mask(query.where, view, check_cancelled=check_cancelled) if query.where else None
+        )
         times.append(time.perf_counter())
         check_cancelled()
         found = search_snapshot(view, ask, passing, query.k, scan_limiter=self._scan_limiter)
@@ -251,7 +253,7 @@ def open_recaller(
         store: the store's folder.
         release: None is the current one.
         writable: take upserts and deletes. Of all processes one may at a time; close the recaller to let go.
-        delta_max: items beside the release, beyond which upserts of new ones are refused until a compaction.
+        max_delta_items: items beside the release, beyond which upserts of new ones are refused until a compaction.
         auto_compact: where writable, make the next release in a process of low priority when there are many changes,
             and go over to it.
 

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.data.frames import get_unnamed_column, build_frame, select_columns
+from vecall.data.frames import build_frame, get_unnamed_column, select_columns
 from vecall.data.id_map import UNKNOWN_ROW, Id, Row
-from vecall.data.request_features import to_feature_frame, describe_feature_error
+from vecall.data.request_features import describe_feature_error, to_feature_frame
 from vecall.errors import DataError, QueryError
 from vecall.index.base import MAX_QUERY_VALUE
 from vecall.live.snapshot import Snapshot
@@ -27,7 +27,7 @@ class ResolvedQuery:
 
     Attributes:
         vector: [1, D]; None asks for what is popular.
-        excluded: distinct rows of the view that must not be returned, ascending; deleted items may be among them.
+        excluded_rows: distinct rows of the view that must not be returned, ascending; deleted items may be among them.
         fallback: what stood in where the user is not known.
         unknown: what of the query is not known.
     """
@@ -47,7 +47,9 @@ def resolve_query(query: Query, snapshot: Snapshot) -> ResolvedQuery:
     """
     release = snapshot.release
     user = _find_user_row(query, release)
-    stored = _NO_ROWS if user is None or release.users is None else snapshot.to_latest_rows(release.users.histories[user])
+    stored = (
+        _NO_ROWS if user is None or release.users is None else snapshot.to_latest_rows(release.users.histories[user])
+    )
     given, unknown_history = _find_known_rows("history", query.history or (), snapshot)
     recent, unknown_recent = _find_known_rows("recent", query.recent or (), snapshot)
     exclude, unknown_exclude = _find_known_rows("exclude", query.exclude, snapshot)
@@ -96,7 +98,9 @@ def _truncate_history(history: Rows, release: Release) -> Rows:
     return history[max(0, len(history) - length) :]
 
 
-def _compute_user_vector(query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows) -> NDArray[np.float32] | None:
+def _compute_user_vector(
+    query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows
+) -> NDArray[np.float32] | None:
     """[1, D] the given vector, or the user tower's; None where nothing is known of the user."""
     release = snapshot.release
     if query.vector is not None:
@@ -130,7 +134,9 @@ def _validate_vector(vector: object, dim: int) -> NDArray[np.float32]:
     return asked.astype(np.float32)[None]
 
 
-def _merge_user_features(overrides: Mapping[str, object] | None, release: Release, user_row: Row | None) -> pl.DataFrame | None:
+def _merge_user_features(
+    overrides: Mapping[str, object] | None, release: Release, user_row: Row | None
+) -> pl.DataFrame | None:
     """One row of user features, given ones over stored ones; None where there are none at all."""
     features = {} if release.encoder is None else release.encoder.state.users.features
     for name, value in (overrides or {}).items():

@@ -13,11 +13,13 @@ class ScanLimiter:
     """At most so many scans of many rows at once. Safe to use from several threads.
 
     Args:
-        most: how many; None does not limit them.
-        aside: each of them is done within this.
+        max_scans: how many; None does not limit them.
+        offload_if_large: each of them is done within this.
     """
 
-    def __init__(self, max_scans: int | None, *, offload: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(
+        self, max_scans: int | None, *, offload: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self._max_scans, self._offload = max_scans, offload
         self._semaphore = None if max_scans is None else BoundedSemaphore(max_scans)
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
-from vecall.index.kernels import select_top_k_superset, compute_inner_products
+from vecall.index.kernels import compute_inner_products, select_top_k_superset
 from vecall.index.planner import plan_search
-from vecall.index.topk import sort_hits, select_top_k_batch
+from vecall.index.topk import select_top_k_batch, sort_hits
 from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import FilterMask
 from vecall.recall.resolve import ResolvedQuery
@@ -36,11 +36,11 @@ class SearchResult:
     Attributes:
         rows: of the view, at most k.
         scores: as many.
-        path: how the base was searched, as in `Plan`.
-        matches: items that pass `where`.
-        available: matches that are not excluded.
-        delta: those of them that were searched beside the base.
-        effort: of the index; None where it was not asked.
+        route: how the base was searched, as in `ExecutionPlan`.
+        match_count: items that pass `where`.
+        eligible_count: matches that are not excluded.
+        delta_count: those of them that were searched beside the base.
+        search_params: of the index; None where it was not asked.
     """
 
     rows: Rows
@@ -76,22 +76,31 @@ class _CandidateSet:
         """The rows of the base without those that are excluded; None: all."""
         if not len(self.excluded_base_rows):
             return self.base_bitmap
-        return (Bitmap.full(self.base_size) if self.base_bitmap is None else self.base_bitmap).exclude(self.excluded_base_rows)
+        return (Bitmap.full(self.base_size) if self.base_bitmap is None else self.base_bitmap).exclude(
+            self.excluded_base_rows
+        )
 
 
-def search_snapshot(snapshot: Snapshot, query: ResolvedQuery, filter_mask: FilterMask | None, k: int, *, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> SearchResult:
+def search_snapshot(
+    snapshot: Snapshot,
+    query: ResolvedQuery,
+    filter_mask: FilterMask | None,
+    k: int,
+    *,
+    scan_limiter: ScanLimiter = UNLIMITED_SCANS,
+) -> SearchResult:
     """Exactly min(k, available) items.
 
     Args:
-        view: what is searched.
-        ask: the user's vector, and what is excluded.
-        passing: what passes `where`; None is everything.
+        snapshot: what is searched.
+        query: the user's vector, and what is excluded.
+        filter_mask: what passes `where`; None is everything.
         k: at least 1.
-        scans: how many large ones may run.
+        scan_limiter: how many large ones may run.
 
     Raises:
         QueryError: popular items are asked for, and the release does not know which they are.
-        TooManyScans: it takes a large scan, and `scans` run.
+        TooManyScans: it takes a large scan, and `scan_limiter` run.
     """
     pool = _build_candidate_set(snapshot, query.excluded_rows, filter_mask)
     if query.vector is None:
@@ -114,12 +123,12 @@ def search_snapshot_exact(
     """The rows that `find` would give if it scanned every item, which is what its answer is judged by.
 
     Args:
-        view: what was searched.
+        snapshot: what was searched.
         vector: [1, D] the user's.
-        excluded: rows that must not be returned.
-        passing: what passes `where`; None is everything.
+        excluded_rows: rows that must not be returned.
+        filter_mask: what passes `where`; None is everything.
         k: at least 1.
-        rest: called after each some thousand rows, for who must not keep a core from others for long.
+        throttle: called after each some thousand rows, for who must not keep a core from others for long.
     """
     pool = _build_candidate_set(snapshot, excluded_rows, filter_mask)
     left, best = pool.build_eligible_bitmap() or Bitmap.full(pool.base_size), _NO_HITS
@@ -136,7 +145,13 @@ def search_snapshot_exact(
 
 def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: FilterMask | None) -> _CandidateSet:
     n, delta = snapshot.release.index.size, snapshot.delta
-    base = snapshot.live_base_rows if filter_mask is None else filter_mask.base if snapshot.live_base_rows is None else snapshot.live_base_rows & filter_mask.base
+    base = (
+        snapshot.live_base_rows
+        if filter_mask is None
+        else filter_mask.base
+        if snapshot.live_base_rows is None
+        else snapshot.live_base_rows & filter_mask.base
+    )
     out = excluded_rows
     if len(out):
         out = excluded_rows[excluded_rows < n]
@@ -159,7 +174,12 @@ def _search_base(
         return "all", None, _NO_HITS
     allowed = candidates.eligible_base_count + len(candidates.excluded_base_rows)
     plan = plan_search(
-        wanted, size=candidates.base_size, allowed_count=allowed, excluded_count=len(candidates.excluded_base_rows), curve=release.search_param_curve, costs=release.cost_model
+        wanted,
+        size=candidates.base_size,
+        allowed_count=allowed,
+        excluded_count=len(candidates.excluded_base_rows),
+        curve=release.search_param_curve,
+        costs=release.cost_model,
     )
     if plan.route == "index":
         bitmap = None if allowed == candidates.base_size else candidates.base_bitmap
@@ -188,9 +208,15 @@ def _scan_delta(snapshot: Snapshot, vector: NDArray[np.float32], candidates: _Ca
     return candidates.delta_slots[near] + candidates.base_size, scores[near]
 
 
-def _scan_and_merge_delta(snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, base_hits: ScoredRows, k: int) -> ScoredRows:
+def _scan_and_merge_delta(
+    snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, base_hits: ScoredRows, k: int
+) -> ScoredRows:
     """The k best of the base's and the delta's."""
-    return base_hits if not len(candidates.delta_slots) else _merge_hits(snapshot, base_hits, _scan_delta(snapshot, vector, candidates, k), k)
+    return (
+        base_hits
+        if not len(candidates.delta_slots)
+        else _merge_hits(snapshot, base_hits, _scan_delta(snapshot, vector, candidates, k), k)
+    )
 
 
 def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRows, k: int) -> ScoredRows:
@@ -215,7 +241,11 @@ def _rank_by_popularity(snapshot: Snapshot, candidates: _CandidateSet, k: int) -
     if popularity is None:
         raise QueryError("nothing is known of this user, and this release has no popularity to fall back on")
     wanted = min(k, candidates.eligible_base_count)
-    base = _rank_base_by_popularity(snapshot.release, popularity, candidates.build_eligible_bitmap(), wanted) if wanted else _NO_HITS
+    base = (
+        _rank_base_by_popularity(snapshot.release, popularity, candidates.build_eligible_bitmap(), wanted)
+        if wanted
+        else _NO_HITS
+    )
     if not len(candidates.delta_slots) or not k:
         return base
     origins = snapshot.delta.base_rows[candidates.delta_slots]

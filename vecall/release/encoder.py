@@ -50,7 +50,7 @@ class OnnxEncoder:
 
     Attributes:
         state: how fields become inputs.
-        no_user_fields: one row, of a user of whom no field is known.
+        empty_user_features: one row, of a user of whom no field is known.
     """
 
     def __init__(self, directory: Path, *, threads: int = 1) -> None:
@@ -64,7 +64,10 @@ class OnnxEncoder:
             ReleaseRefused: a file is missing, or is not what its name says.
         """
         self.state = _read_state(directory / ENCODERS_FILE)
-        self._item_feature_encoder, self._user_feature_encoder = FeatureEncoder(self.state.items), FeatureEncoder(self.state.users)
+        self._item_feature_encoder, self._user_feature_encoder = (
+            FeatureEncoder(self.state.items),
+            FeatureEncoder(self.state.users),
+        )
         self._item_tower = _open_session(directory / ITEM_TOWER_FILE, threads)
         self._query_tower = _open_session(directory / QUERY_TOWER_FILE, threads)
         self._query_input_names = {one.name for one in self._query_tower.get_inputs()}
@@ -95,7 +98,7 @@ class OnnxEncoder:
         """Item vectors.
 
         Args:
-            fields: B rows with a column per item feature, typed as tables are.
+            features: B rows with a column per item feature, typed as tables are.
             rows: [B] rows of the items' own id vectors; -1 for an item that training did not know.
 
         Returns:
@@ -103,14 +106,16 @@ class OnnxEncoder:
         """
         inputs = _to_onnx_inputs(self._item_feature_encoder.encode(features))
         if self._item_id_vectors is not None:
-            inputs[ID_VECTORS_INPUT] = np.ascontiguousarray(self._item_id_vectors[rows])  # -1 is the last row: the unknown item
+            inputs[ID_VECTORS_INPUT] = np.ascontiguousarray(
+                self._item_id_vectors[rows]
+            )  # -1 is the last row: the unknown item
         return _run_session(self._item_tower, inputs)
 
     def encode_users(self, features: pl.DataFrame, histories: Vectors, lengths: Rows) -> Vectors:
         """User vectors.
 
         Args:
-            fields: B rows with a column per user feature.
+            features: B rows with a column per user feature.
             histories: [B, L, D] vectors of the items taken, oldest first, padded at the end.
             lengths: [B] how many places of each history count.
 
@@ -127,7 +132,9 @@ def _read_state(path: Path) -> EncoderState:
     try:
         return EncoderState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise InvalidReleaseError(f"{path.name}: does not say how fields are encoded: {error}", file=path.name) from error
+        raise InvalidReleaseError(
+            f"{path.name}: does not say how fields are encoded: {error}", file=path.name
+        ) from error
 
 
 def _open_session(path: Path, threads: int) -> ort.InferenceSession:

@@ -29,7 +29,7 @@ def file_lock(path: Path, *, timeout: float, inheritable: bool = False) -> Itera
     Args:
         path: the lock file, in a folder that exists.
         timeout: seconds to wait for another holder; 0 does not wait.
-        shared: a process that was given a copy of the descriptor holds the lock as well, when this one has let go of
+        inheritable: a process that was given a copy of the descriptor holds the lock as well, when this one has let go of
             it, or has died.
 
     Raises:

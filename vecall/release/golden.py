@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams, Index
+from vecall.index.base import Index, SearchParams
 from vecall.release.atomic_io import read_array, read_table, write_array, write_table
 from vecall.release.encoder import OnnxEncoder
 
@@ -20,7 +20,11 @@ MAX_GOLDEN_QUERIES = 256  # queries kept
 GOLDEN_TOP_K = 100  # exact rows kept of each
 
 _VECTORS_FILE, _EXACT_ROWS_FILE = "golden.vectors.npy", "golden.rows.npy"
-_HISTORY_OFFSETS_FILE, _HISTORY_ROWS_FILE, _FEATURES_FILE = "golden.history_offsets.npy", "golden.history_rows.npy", "golden.fields.arrow"
+_HISTORY_OFFSETS_FILE, _HISTORY_ROWS_FILE, _FEATURES_FILE = (
+    "golden.history_offsets.npy",
+    "golden.history_rows.npy",
+    "golden.fields.arrow",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class UserTowerInputs:
 
     Attributes:
         histories: G lists of item rows, oldest first.
-        fields: [G] rows with a column per user feature.
+        features: [G] rows with a column per user feature.
     """
 
     histories: RaggedArray
@@ -38,7 +42,7 @@ class UserTowerInputs:
     def encode(
         self, encoder: OnnxEncoder, gather_vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """[G, D] user vectors; histories are read as `vectors_of` gives their items, [n, D] for n rows."""
+        """[G, D] user vectors; histories are read as `gather_vectors` gives their items, [n, D] for n rows."""
         histories, lengths = self.histories.take_last(encoder.history_length).to_padded(fill_value=0)  # [G, L]
         vectors = gather_vectors(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
         return encoder.encode_users(self.features, vectors, lengths)
@@ -50,7 +54,7 @@ class GoldenQueries:
 
     Attributes:
         vectors: [G, D] user vectors.
-        rows: [G, up to 100] exact answers, best first.
+        exact_rows: [G, up to 100] exact answers, best first.
         inputs: what the vectors were made from; None where a release has no towers.
     """
 
@@ -79,7 +83,9 @@ class GoldenQueries:
             return None
         inputs = None
         if (directory / _HISTORY_ROWS_FILE).exists():
-            histories = RaggedArray(read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE))
+            histories = RaggedArray(
+                read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE)
+            )
             inputs = UserTowerInputs(histories, read_table(directory / _FEATURES_FILE))
         return cls(read_array(directory / _VECTORS_FILE), read_array(directory / _EXACT_ROWS_FILE), inputs)
 
@@ -88,7 +94,9 @@ class GoldenQueries:
         found = index.search(self.vectors, self.exact_rows.shape[1], search_params=search_params).rows
         return float(recall_per_query(index, self.vectors, found, self.exact_rows).mean())
 
-    def check(self, index: Index, encoder: OnnxEncoder | None, *, search_params: SearchParams | None, min_recall: float) -> None:
+    def check(
+        self, index: Index, encoder: OnnxEncoder | None, *, search_params: SearchParams | None, min_recall: float
+    ) -> None:
         """Give the queries again and compare.
 
         Raises:

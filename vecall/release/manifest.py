@@ -13,7 +13,7 @@ from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
 from vecall.schema import IdType, SettingsModel
 
-RELEASE_FORMAT = 2  # 1 is read too: it lacks `declared_seq`
+RELEASE_FORMAT = 2  # 1 is read too: it lacks `tables_seq`
 RELEASE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 MANIFEST_FILE, MANIFEST_DIGEST_FILE = "manifest.json", "manifest.sha256"
 _SHA256_PATTERN = r"[0-9a-f]{64}"
@@ -108,7 +108,7 @@ def read_manifest(directory: Path, *, expected_sha256: str | None = None) -> tup
     """Read a release's manifest and hold it against its sum; the other files are not looked at.
 
     Args:
-        folder: the release, in a folder of its name.
+        directory: the release, in a folder of its name.
         expected_sha256: the manifest's sum as `CURRENT` says it, if it does.
 
     Returns:
@@ -121,13 +121,21 @@ def read_manifest(directory: Path, *, expected_sha256: str | None = None) -> tup
     content = _read_file(directory, MANIFEST_FILE)
     actual = hashlib.sha256(content).hexdigest()
     if not re.fullmatch(_SHA256_PATTERN.encode() + rb"\n", said):
-        raise _make_invalid_release_error(directory, MANIFEST_DIGEST_FILE, "is damaged: expected 64 hexadecimal digits and a line's end")
+        raise _make_invalid_release_error(
+            directory, MANIFEST_DIGEST_FILE, "is damaged: expected 64 hexadecimal digits and a line's end"
+        )
     if said != actual.encode() + b"\n":
         if expected_sha256 == actual:
-            raise _make_invalid_release_error(directory, MANIFEST_DIGEST_FILE, f"is damaged: CURRENT and {MANIFEST_FILE} agree on another sum")
+            raise _make_invalid_release_error(
+                directory, MANIFEST_DIGEST_FILE, f"is damaged: CURRENT and {MANIFEST_FILE} agree on another sum"
+            )
         if said.decode().strip() == expected_sha256:
-            raise _make_invalid_release_error(directory, MANIFEST_FILE, f"is damaged: CURRENT and {MANIFEST_DIGEST_FILE} agree on another sum")
-        raise _make_invalid_release_error(directory, MANIFEST_FILE, f"and {MANIFEST_DIGEST_FILE} do not agree: one of them is damaged")
+            raise _make_invalid_release_error(
+                directory, MANIFEST_FILE, f"is damaged: CURRENT and {MANIFEST_DIGEST_FILE} agree on another sum"
+            )
+        raise _make_invalid_release_error(
+            directory, MANIFEST_FILE, f"and {MANIFEST_DIGEST_FILE} do not agree: one of them is damaged"
+        )
     if expected_sha256 not in (None, actual):
         raise InvalidReleaseError(
             f"CURRENT expects {directory / MANIFEST_FILE} to have the sha256 {expected_sha256}, and it has {actual}: "
@@ -141,7 +149,7 @@ def verify_release(directory: Path, *, expected_sha256: str | None = None) -> Ma
     """Check every byte of a release. Only after this may its files be given to native code.
 
     Args:
-        folder: the release, in a folder of its name.
+        directory: the release, in a folder of its name.
         expected_sha256: the manifest's sum as `CURRENT` says it, if it does.
 
     Raises:
@@ -152,7 +160,9 @@ def verify_release(directory: Path, *, expected_sha256: str | None = None) -> Ma
         _verify_files(directory, manifest)
     except OSError as error:  # pruned meanwhile, for one
         name = Path(str(error.filename or directory)).name
-        raise _make_invalid_release_error(directory, name, f"is missing or cannot be read ({error.strerror})") from error
+        raise _make_invalid_release_error(
+            directory, name, f"is missing or cannot be read ({error.strerror})"
+        ) from error
     return manifest
 
 
@@ -160,9 +170,13 @@ def _verify_files(directory: Path, manifest: Manifest) -> None:
     present = set()
     for path in directory.iterdir():
         if not _is_regular_file(path):
-            raise _make_invalid_release_error(directory, path.name, "is a folder or a link: a release has plain files only")
+            raise _make_invalid_release_error(
+                directory, path.name, "is a folder or a link: a release has plain files only"
+            )
         if path.name not in manifest.files and path.name not in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
-            raise _make_invalid_release_error(directory, path.name, "is not named by the manifest: move it out of the release")
+            raise _make_invalid_release_error(
+                directory, path.name, "is not named by the manifest: move it out of the release"
+            )
         present.add(path.name)
     for name in manifest.files:
         if name not in present:
@@ -184,7 +198,9 @@ def _read_file(directory: Path, file_name: str) -> bytes:
     try:
         return (directory / file_name).read_bytes()
     except OSError as error:
-        raise _make_invalid_release_error(directory, file_name, f"is missing or cannot be read ({error.strerror})") from error
+        raise _make_invalid_release_error(
+            directory, file_name, f"is missing or cannot be read ({error.strerror})"
+        ) from error
 
 
 def _parse_manifest(directory: Path, content: bytes) -> Manifest:
@@ -193,13 +209,19 @@ def _parse_manifest(directory: Path, content: bytes) -> Manifest:
         version = fields["format"]
         if isinstance(version, int) and version > RELEASE_FORMAT:
             raise _make_invalid_release_error(
-                directory, MANIFEST_FILE, f"has format {version}: it was made by a newer vecall; this one reads {RELEASE_FORMAT}"
+                directory,
+                MANIFEST_FILE,
+                f"has format {version}: it was made by a newer vecall; this one reads {RELEASE_FORMAT}",
             )
         manifest = Manifest.model_validate(fields)
     except (ValueError, TypeError, KeyError) as error:  # ValidationError and JSONDecodeError are ValueErrors
-        raise _make_invalid_release_error(directory, MANIFEST_FILE, f"is not a manifest: {_format_error(error)}") from error
+        raise _make_invalid_release_error(
+            directory, MANIFEST_FILE, f"is not a manifest: {_format_error(error)}"
+        ) from error
     if manifest.name != directory.name:
-        raise _make_invalid_release_error(directory, MANIFEST_FILE, f"is of release {manifest.name!r}, and lies in {directory.name!r}")
+        raise _make_invalid_release_error(
+            directory, MANIFEST_FILE, f"is of release {manifest.name!r}, and lies in {directory.name!r}"
+        )
     return manifest
 
 

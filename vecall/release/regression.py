@@ -16,7 +16,7 @@ def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonVal
 
     Args:
         store: where it will be published.
-        items: N of the new release.
+        item_count: N of the new release.
         metrics: of its model, as a run's summary has them.
     """
     try:
@@ -34,7 +34,9 @@ def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonVal
     return None
 
 
-def _match_recall_metrics(metrics: Mapping[str, JsonValue], manifest: Manifest) -> tuple[str, float | None, float | None]:
+def _match_recall_metrics(
+    metrics: Mapping[str, JsonValue], manifest: Manifest
+) -> tuple[str, float | None, float | None]:
     """The same recall@k of both models, the one nearest to 100."""
     now, before = _parse_seen_excluded(metrics), _parse_seen_excluded(_to_mapping(manifest.metrics.get("model")))
     shared = [name for name in now if name in before and name.startswith("recall@")]

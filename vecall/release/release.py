@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from vecall.data.id_map import IdMap
 from vecall.errors import InvalidReleaseError
 from vecall.index import index_io as index_files
-from vecall.index.base import SearchParams, Index, Rows
+from vecall.index.base import Index, Rows, SearchParams
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
-from vecall.index.search_params import SearchParamCurve, FilteredSearchParams, WidthAtRank
+from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, WidthAtRank
 from vecall.index.topk import select_top_k_batch
 from vecall.release.atomic_io import read_array, read_table
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
@@ -41,17 +41,17 @@ class Release:
 
     Attributes:
         manifest: what it says of itself.
-        items: vocabulary of the N items.
+        item_ids: vocabulary of the N items.
         index: over their vectors; a vector is returned as it is stored.
-        effort: how hard to search for k rows; None where the index scans them all.
-        costs: of searching and of scanning.
+        search_param_curve: how hard to search for k rows; None where the index scans them all.
+        cost_model: of searching and of scanning.
         attributes: [N] rows of what `where` and ranking may look at.
         popularity: [N] how often each item was taken; None where that is not known.
         users: known users; None without.
         encoder: both towers; None where the vectors were brought.
-        golden: queries with known answers; None without.
-        features: of the items, as far as they are no attributes; None without.
-        given_rows: items whose vector was given, though the release has towers; ascending.
+        golden_queries: queries with known answers; None without.
+        item_features: of the items, as far as they are no attributes; None without.
+        external_vector_rows: items whose vector was given, though the release has towers; ascending.
     """
 
     manifest: Manifest
@@ -88,7 +88,11 @@ class Release:
         """
         if self.golden_queries is None:
             return
-        effort = None if self.search_param_curve is None else self.search_param_curve.look_up(self.golden_queries.exact_rows.shape[1])
+        effort = (
+            None
+            if self.search_param_curve is None
+            else self.search_param_curve.look_up(self.golden_queries.exact_rows.shape[1])
+        )
         floor = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
         self.golden_queries.check(self.index, self.encoder, search_params=effort, min_recall=floor)
 
@@ -154,7 +158,9 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         encoder=OnnxEncoder(directory) if (directory / ENCODERS_FILE).exists() else None,
         golden_queries=GoldenQueries.load(directory),
         item_features=ItemFeatureFile(directory / FEATURES_FILE) if (directory / FEATURES_FILE).exists() else None,
-        external_vector_rows=read_array(directory / EXTERNAL_VECTOR_ROWS_FILE) if (directory / EXTERNAL_VECTOR_ROWS_FILE).exists() else np.empty(0, dtype=np.int64),
+        external_vector_rows=read_array(directory / EXTERNAL_VECTOR_ROWS_FILE)
+        if (directory / EXTERNAL_VECTOR_ROWS_FILE).exists()
+        else np.empty(0, dtype=np.int64),
     )
     _check_consistency(release)
     _ = release.popular_rows  # found here, so that no request waits for it
@@ -170,7 +176,9 @@ def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
         points = cast("list[list[int]]", parameters["effort"])
         filtered = cast("dict[str, Any]", parameters.get("filtered", {"widths": [], "deeper": 1.0}))
         widths = tuple(WidthAtRank(*one) for one in filtered["widths"])
-        return SearchParamCurve([(k, SearchParams(*effort)) for k, *effort in points], FilteredSearchParams(widths, filtered["deeper"]))
+        return SearchParamCurve(
+            [(k, SearchParams(*effort)) for k, *effort in points], FilteredSearchParams(widths, filtered["deeper"])
+        )
     ef = cast("int", parameters.get("ef", _DEFAULT_EF))
     return SearchParamCurve([(1, SearchParams(ef)), (ef, SearchParams(ef))])
 

@@ -18,9 +18,17 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.release.atomic_io import translate_os_errors, atomic_write, fsync_path
+from vecall.release.atomic_io import atomic_write, fsync_path, translate_os_errors
 from vecall.release.file_lock import file_lock
-from vecall.release.manifest import RELEASE_NAME_PATTERN, ReleaseMetadata, Manifest, read_manifest, digest_files, verify_release, write_manifest
+from vecall.release.manifest import (
+    RELEASE_NAME_PATTERN,
+    Manifest,
+    ReleaseMetadata,
+    digest_files,
+    read_manifest,
+    verify_release,
+    write_manifest,
+)
 from vecall.runtime.paths import to_absolute_path
 from vecall.schema import SettingsModel
 
@@ -45,7 +53,7 @@ class Draft:
     """A release in the making.
 
     Attributes:
-        folder: write the release's files here: plain files, no folders, no links.
+        directory: write the release's files here: plain files, no folders, no links.
     """
 
     directory: Path
@@ -57,9 +65,9 @@ class Draft:
         Should activating fail, the release is there and is not current.
 
         Args:
-            description: what to say of them.
+            metadata: what to say of them.
             activate: whether they become the current release.
-            after: only if this release is the current one still.
+            expected_current: only if this release is the current one still.
 
         Returns:
             The release's name.

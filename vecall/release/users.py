@@ -20,7 +20,7 @@ class UserTable:
 
     Attributes:
         ids: their vocabulary.
-        fields: [U] rows with a column per user feature.
+        features: [U] rows with a column per user feature.
         histories: U lists of item rows, oldest first.
     """
 
@@ -40,7 +40,9 @@ class UserTable:
         """Read them, once their sums were checked; None where a release has no users."""
         if not (directory / _HISTORY_ROWS_FILE).exists():
             return None
-        histories = RaggedArray(read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE))
+        histories = RaggedArray(
+            read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE)
+        )
         return cls(load_id_map(directory, _ID_MAP_PREFIX), read_table(directory / _FEATURES_FILE), histories)
 
 
@@ -51,6 +53,6 @@ def save_id_map(id_map: IdMap, directory: Path, prefix: str) -> None:
 
 
 def load_id_map(directory: Path, prefix: str) -> IdMap:
-    """Read a vocabulary that `save_vocabulary` wrote."""
+    """Read a vocabulary that `save_id_map` wrote."""
     names = [name for name in ("integers", "bytes", "offsets") if (directory / f"{prefix}{name}.npy").exists()]
     return build_id_map_from_arrays({name: read_array(directory / f"{prefix}{name}.npy") for name in names})

@@ -25,8 +25,14 @@ from vecall.release.atomic_io import write_array, write_table
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.golden import MAX_GOLDEN_QUERIES, GoldenQueries, UserTowerInputs
 from vecall.release.item_features import write_features
-from vecall.release.manifest import ReleaseMetadata, IndexInfo
-from vecall.release.release import ATTRIBUTES_FILE, EXTERNAL_VECTOR_ROWS_FILE, INDEX_FILE, ITEM_ID_MAP_PREFIX, POPULARITY_FILE
+from vecall.release.manifest import IndexInfo, ReleaseMetadata
+from vecall.release.release import (
+    ATTRIBUTES_FILE,
+    EXTERNAL_VECTOR_ROWS_FILE,
+    INDEX_FILE,
+    ITEM_ID_MAP_PREFIX,
+    POPULARITY_FILE,
+)
 from vecall.release.users import UserTable, save_id_map
 from vecall.schema import RESERVED_COLUMNS
 
@@ -41,16 +47,16 @@ class ReleaseContents:
     """What a release is made from.
 
     Attributes:
-        items: vocabulary of the N items.
+        item_ids: vocabulary of the N items.
         vectors: [N, D] float32 or float16, in vocabulary order; may be mapped from a file.
         attributes: [N] rows likewise.
         popularity: [N] how often each item was taken, or None.
         users: known users, or None.
-        features: [N] rows of the item features, in vocabulary order; None where items are not encoded here.
-        given_rows: items whose vector was given, though the release has towers.
+        item_features: [N] rows of the item features, in vocabulary order; None where items are not encoded here.
+        external_vector_rows: items whose vector was given, though the release has towers.
         metrics: of the model, for the manifest.
         journal_seq: operations of the journal up to this one are in here.
-        declared_seq: operations up to this one are in the tables, so that no publishing of them will need it.
+        tables_seq: operations up to this one are in the tables, so that no publishing of them will need it.
     """
 
     item_ids: IdMap
@@ -76,7 +82,7 @@ def write_release(
     """Write the files of a release, but for the towers, which lie in the folder already if there are any.
 
     Args:
-        folder: a draft's.
+        directory: a draft's.
         contents: what goes in.
         settings: of the index.
         queries: [Q, D] real user vectors to find the effort on, for a release without towers.

@@ -19,7 +19,7 @@ from vecall.service.middleware import RequestMiddleware
 from vecall.service.parsing import parse_body
 from vecall.service.recall_service import RecallService
 from vecall.service.recalls import RecallEndpoint, require_ready
-from vecall.service.responses import HttpError, to_json_response, to_http_error
+from vecall.service.responses import HttpError, to_http_error, to_json_response
 from vecall.service.ui.error_page import render_error
 from vecall.service.ui.routes import add_ui_routes
 
@@ -29,11 +29,11 @@ _METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def create_app(service: RecallService, api_keys: ApiKeys) -> FastAPI:
-    """The application over a store that is being served. It starts and closes `serving`.
+    """The application over a store that is being served. It starts and closes `service`.
 
     Args:
-        serving: opened, not started.
-        keys: of those who are let in; without any, all are.
+        service: opened, not started.
+        api_keys: of those who are let in; without any, all are.
     """
 
     @asynccontextmanager
@@ -79,7 +79,12 @@ def _add_health_routes(app: FastAPI, service: RecallService) -> None:
     async def readyz() -> Response:
         require_ready(service)
         view = service.snapshot
-        told = {"ready": True, "release": view.release.name, "why": service.degraded_reason, "refused": len(view.rejected_seqs)}
+        told = {
+            "ready": True,
+            "release": view.release.name,
+            "why": service.degraded_reason,
+            "refused": len(view.rejected_seqs),
+        }
         return to_json_response(told)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -122,9 +127,17 @@ def _add_item_routes(app: FastAPI, service: RecallService, authenticator: Authen
                 403, "forbidden", "this process only reads; send changes to the one that was started to write"
             )
 
-    def add_write_route(path: str, summary: str, request_model: type[schemas.RequestModel], response_model: type[BaseModel], handler: WriteHandler) -> None:
+    def add_write_route(
+        path: str,
+        summary: str,
+        request_model: type[schemas.RequestModel],
+        response_model: type[BaseModel],
+        handler: WriteHandler,
+    ) -> None:
         async def endpoint(request: Request) -> Response:
-            content = await authenticator.read_body(request.headers, request.receive, service.settings.limits.max_batch_body_bytes)
+            content = await authenticator.read_body(
+                request.headers, request.receive, service.settings.limits.max_batch_body_bytes
+            )
             return to_json_response(await service.write_pool.run(lambda _: handler(content)))
 
         app.add_api_route(
@@ -139,8 +152,12 @@ def _add_item_routes(app: FastAPI, service: RecallService, authenticator: Authen
             dependencies=[Depends(require_writer)],
         )
 
-    add_write_route("/v1/items", "Add or replace items, all or none", schemas.UpsertRequest, schemas.UpsertResponse, service.upsert)
-    add_write_route("/v1/items/delete", "Delete items, all or none", schemas.DeleteRequest, schemas.DeleteResponse, service.delete)
+    add_write_route(
+        "/v1/items", "Add or replace items, all or none", schemas.UpsertRequest, schemas.UpsertResponse, service.upsert
+    )
+    add_write_route(
+        "/v1/items/delete", "Delete items, all or none", schemas.DeleteRequest, schemas.DeleteResponse, service.delete
+    )
 
 
 def _add_release_routes(app: FastAPI, service: RecallService, authenticator: Authenticator) -> None:
@@ -166,7 +183,9 @@ def _add_release_routes(app: FastAPI, service: RecallService, authenticator: Aut
         dependencies=[Depends(authenticator.require_admin_key)],
     )
     async def activate_release(request: Request) -> Response:
-        content = await authenticator.read_body(request.headers, request.receive, service.settings.limits.max_body_bytes)
+        content = await authenticator.read_body(
+            request.headers, request.receive, service.settings.limits.max_body_bytes
+        )
         name = parse_body(schemas.ActivateRequest, content).name
         try:
             service.store.get_release_dir(name)

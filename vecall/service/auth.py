@@ -20,8 +20,8 @@ class ApiKeys:
     """Keys by role; an admin may read too. Without any key everything is open, so it must not leave the machine.
 
     Attributes:
-        read: keys that may ask.
-        admin: keys that may ask and change.
+        read_keys: keys that may ask.
+        admin_keys: keys that may ask and change.
     """
 
     read_keys: tuple[bytes, ...] = ()
@@ -47,7 +47,7 @@ def load_api_keys(environment: Mapping[str, str], path: Path | None) -> ApiKeys:
 
     Args:
         environment: of the process.
-        file: TOML with `read` and `admin`, each a key or a list of keys, so that keys can be changed without a gap.
+        path: TOML with `read` and `admin`, each a key or a list of keys, so that keys can be changed without a gap.
 
     Raises:
         ConfigError: the file is not as it has to be, or a key is too short. No message shows a key.
@@ -66,7 +66,13 @@ def load_api_keys(environment: Mapping[str, str], path: Path | None) -> ApiKeys:
 
 
 def _validate_key(location: str, key: object) -> bytes:
-    if not isinstance(key, str) or len(key) < _MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
+    if (
+        not isinstance(key, str)
+        or len(key) < _MIN_KEY_LENGTH
+        or not key.isascii()
+        or not key.isprintable()
+        or " " in key
+    ):
         raise ConfigError(
             f"{location}: expected a key of at least {_MIN_KEY_LENGTH} ASCII characters without blanks, such as "
             "`openssl rand -hex 24` makes"

@@ -29,7 +29,7 @@ class Authenticator:
     a page of the service itself, which no simple request is.
 
     Args:
-        keys: of those who are let in; without any, all are.
+        api_keys: of those who are let in; without any, all are.
         settings: names and limits.
     """
 
@@ -72,7 +72,9 @@ class Authenticator:
             return
         role = self._api_keys.authenticate(_extract_key(headers.get("authorization", "")))
         if role is None:
-            raise HttpError(401, "unauthorized", "a key is needed: Authorization: Bearer KEY", headers=self._WWW_AUTHENTICATE)
+            raise HttpError(
+                401, "unauthorized", "a key is needed: Authorization: Bearer KEY", headers=self._WWW_AUTHENTICATE
+            )
         if required_role == "admin" and role != "admin":
             raise HttpError(403, "forbidden", "this key may read; changes need an admin key")
 
@@ -88,7 +90,9 @@ class Authenticator:
                 403, "forbidden", "Origin: changes are taken from pages of this service alone", field="Origin"
             )
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_MEDIA_TYPE:
-            raise HttpError(415, "unsupported_media_type", f"Content-Type: expected {JSON_MEDIA_TYPE}", field="Content-Type")
+            raise HttpError(
+                415, "unsupported_media_type", f"Content-Type: expected {JSON_MEDIA_TYPE}", field="Content-Type"
+            )
 
     async def require_read_key(self, request: Request) -> None:
         """For endpoints that only tell."""
@@ -116,7 +120,10 @@ class Authenticator:
                 return await _read_stream(receive, max_bytes)
         except TimeoutError:
             raise HttpError(
-                408, "timeout", f"the body did not come within {self._body_timeout_seconds:g} s", headers={"Connection": "close"}
+                408,
+                "timeout",
+                f"the body did not come within {self._body_timeout_seconds:g} s",
+                headers={"Connection": "close"},
             ) from None
 
 
@@ -134,7 +141,9 @@ async def _read_stream(receive: Receive, max_bytes: int) -> bytes:
 
 
 def _build_too_large_error(max_bytes: int) -> HttpError:
-    return HttpError(413, "too_large", f"the body: at most {max_bytes:,} bytes are allowed", headers={"Connection": "close"})
+    return HttpError(
+        413, "too_large", f"the body: at most {max_bytes:,} bytes are allowed", headers={"Connection": "close"}
+    )
 
 
 def _extract_key(authorization: str) -> str:

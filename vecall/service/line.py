@@ -16,7 +16,7 @@ from vecall.service.pool import AdmissionControl, RequestDeadline
 ResultT = TypeVar("Answer")
 
 
-class _OffloadRequiredError(Exception):  # noqa: N818 - it is no mistake
+class _OffloadRequiredError(Exception):
     """What was begun in the loop's thread would hold it up."""
 
 
@@ -24,14 +24,16 @@ class EventLoopExecutor(AdmissionControl):
     """Requests in the order in which they came.
 
     Args:
-        queue: requests that wait beside those that are worked on.
+        max_queue: requests that wait beside those that are worked on.
         deadline_ms: from arrival to answer.
-        aside: threads for what takes long.
-        name: of these threads, for those who look from outside.
+        offload: threads for what takes long.
+        thread_name_prefix: of these threads, for those who look from outside.
     """
 
     def __init__(self, max_queue: int, deadline_ms: float, *, offload_threads: int, thread_name_prefix: str) -> None:
-        super().__init__(offload_threads, 1 + offload_threads + max_queue, deadline_ms, thread_name_prefix=thread_name_prefix)
+        super().__init__(
+            offload_threads, 1 + offload_threads + max_queue, deadline_ms, thread_name_prefix=thread_name_prefix
+        )
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._is_slot_taken = False  # this turn of the loop
         self._inline_thread_id: int | None = None  # the loop's thread, while it works on a request

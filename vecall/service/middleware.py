@@ -33,13 +33,20 @@ class RequestMiddleware:
 
     Args:
         app: the application.
-        recalls: answers recalls in its place.
-        serving: is told of each request.
-        guard: checks hosts.
+        recall_endpoint: answers recalls in its place.
+        service: is told of each request.
+        trusted_hosts: checks hosts.
     """
 
-    def __init__(self, app: ASGIApp, recall_endpoint: RecallEndpoint, service: RecallService, trusted_hosts: Authenticator) -> None:
-        self._app, self._recall_endpoint, self._service, self._trusted_hosts = app, recall_endpoint, service, trusted_hosts
+    def __init__(
+        self, app: ASGIApp, recall_endpoint: RecallEndpoint, service: RecallService, trusted_hosts: Authenticator
+    ) -> None:
+        self._app, self._recall_endpoint, self._service, self._trusted_hosts = (
+            app,
+            recall_endpoint,
+            service,
+            trusted_hosts,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

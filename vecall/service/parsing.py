@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from vecall.errors import QueryError
 from vecall.recall.query import Query
-from vecall.service.schemas import RequestModel, DeleteRequest, RecallRequest, UpsertRequest
+from vecall.service.schemas import DeleteRequest, RecallRequest, RequestModel, UpsertRequest
 from vecall.service.settings import Limits
 
 ModelT = TypeVar("Shape", bound=RequestModel)
@@ -60,7 +60,7 @@ def parse_upsert(body: bytes, limits: Limits) -> tuple[list[dict[str, Any]], boo
     """An upsert's items, as `Source.upsert` takes them, and whether they are partial.
 
     Raises:
-        QueryError: as for `query_of`.
+        QueryError: as for `parse_recall`.
     """
     asked = parse_body(UpsertRequest, body)
     _check_length("items", asked.items, limits.max_batch_items)
@@ -71,7 +71,7 @@ def parse_delete(body: bytes, limits: Limits) -> list[int | str]:
     """The ids of a deletion.
 
     Raises:
-        QueryError: as for `query_of`.
+        QueryError: as for `parse_recall`.
     """
     asked = parse_body(DeleteRequest, body)
     _check_length("ids", asked.ids, limits.max_batch_items)

@@ -21,8 +21,8 @@ class RequestDeadline:
     """A request's time in a queue, and what is left to it.
 
     Attributes:
-        deadline: when it is too late for an answer, on the clock of `time.perf_counter`.
-        queued_ms: how long it has waited.
+        expires_at: when it is too late for an answer, on the clock of `time.perf_counter`.
+        queue_ms: how long it has waited.
     """
 
     expires_at: float
@@ -54,17 +54,19 @@ class AdmissionControl:
 
     Args:
         threads: that work.
-        most: requests inside, worked on or waiting; one more is turned away.
+        max_in_flight: requests inside, worked on or waiting; one more is turned away.
         deadline_ms: from arrival to answer.
-        name: of the threads, for those who look from outside.
+        thread_name_prefix: of the threads, for those who look from outside.
 
     Attributes:
-        inside: requests that are.
+        in_flight: requests that are.
     """
 
     def __init__(self, threads: int, max_in_flight: int, deadline_ms: float, *, thread_name_prefix: str) -> None:
         self._max_in_flight, self._timeout_seconds = max_in_flight, deadline_ms / 1e3
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=thread_name_prefix, initializer=limit_faiss_to_one_thread)
+        self._executor = ThreadPoolExecutor(
+            threads, thread_name_prefix=thread_name_prefix, initializer=limit_faiss_to_one_thread
+        )
         self.in_flight = 0
 
     def close(self) -> None:
@@ -92,9 +94,9 @@ class BoundedThreadPool(AdmissionControl):
 
     Args:
         threads: that work.
-        queue: requests that wait beside those that are worked on.
+        max_queue: requests that wait beside those that are worked on.
         deadline_ms: from arrival to answer.
-        name: of the threads, for those who look from outside.
+        thread_name_prefix: of the threads, for those who look from outside.
     """
 
     def __init__(self, threads: int, max_queue: int, deadline_ms: float, *, thread_name_prefix: str) -> None:

@@ -12,7 +12,7 @@ from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import PeerSettings
 from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Query
-from vecall.recall.recaller import RecallTrace, Recaller
+from vecall.recall.recaller import Recaller, RecallTrace
 from vecall.recall.scan_limiter import ScanLimiter
 from vecall.release.store import Store
 from vecall.service.line import EventLoopExecutor
@@ -20,11 +20,11 @@ from vecall.service.metrics.drift import DriftMonitor
 from vecall.service.metrics.multiprocess import WorkerPeers
 from vecall.service.metrics.online_recall import OnlineRecallMonitor
 from vecall.service.metrics.registry import ServiceMetrics, to_path_label
-from vecall.service.parsing import parse_delete, parse_upsert, parse_recall
+from vecall.service.parsing import parse_delete, parse_recall, parse_upsert
 from vecall.service.pool import BoundedThreadPool, RequestDeadline
 from vecall.service.release_watcher import ReleaseWatcher
 from vecall.service.settings import ServeSettings
-from vecall.service.threads import reduce_gil_switch_interval, limit_faiss_to_one_thread, start_daemon_thread
+from vecall.service.threads import limit_faiss_to_one_thread, reduce_gil_switch_interval, start_daemon_thread
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +40,45 @@ class RecallService:
         settings: how.
         store: what is served.
         recaller: answers.
-        line: where recalls are worked on.
-        pages: where what people look at is made; they wait longer than machines do.
-        changes: where upserts and deletes are, one after another.
-        swaps: where releases are prepared and gone over to, beside changes.
-        telemetry: what is told of all that.
-        not_ready: why recalls are not answered yet; None once they are.
+        recall_executor: where recalls are worked on.
+        ui_pool: where what people look at is made; they wait longer than machines do.
+        write_pool: where upserts and deletes are, one after another.
+        switch_pool: where releases are prepared and gone over to, beside changes.
+        service_metrics: what is told of all that.
+        not_ready_reason: why recalls are not answered yet; None once they are.
     """
 
     def __init__(
         self, settings: ServeSettings, store: Store, live_index: LiveIndex, peers: WorkerPeers | None = None
     ) -> None:
         self.settings, self.store, self._peers = settings, store, peers
-        self.recall_executor = EventLoopExecutor(settings.max_queue, settings.deadline_ms, offload_threads=settings.max_concurrent_scans, thread_name_prefix="vecall-scan")
-        self.recaller = Recaller(live_index, scan_limiter=ScanLimiter(settings.max_concurrent_scans, offload=self.recall_executor.offload))
+        self.recall_executor = EventLoopExecutor(
+            settings.max_queue,
+            settings.deadline_ms,
+            offload_threads=settings.max_concurrent_scans,
+            thread_name_prefix="vecall-scan",
+        )
+        self.recaller = Recaller(
+            live_index, scan_limiter=ScanLimiter(settings.max_concurrent_scans, offload=self.recall_executor.offload)
+        )
         self.ui_pool = BoundedThreadPool(1, _MAX_UI_QUEUE, _INTERACTIVE_TIMEOUT_MS, thread_name_prefix="vecall-pages")
-        self.write_pool = BoundedThreadPool(1, _MAX_WRITE_QUEUE, _INTERACTIVE_TIMEOUT_MS, thread_name_prefix="vecall-changes")
-        self.switch_pool = BoundedThreadPool(1, _MAX_SWITCH_QUEUE, _INTERACTIVE_TIMEOUT_MS, thread_name_prefix="vecall-swaps")
-        self.online_recall_monitor, self._drift_monitor = OnlineRecallMonitor(settings.recall_sample_rate), DriftMonitor()
-        self.service_metrics = ServiceMetrics(lambda: live_index.snapshot, self.online_recall_monitor, self._drift_monitor)
+        self.write_pool = BoundedThreadPool(
+            1, _MAX_WRITE_QUEUE, _INTERACTIVE_TIMEOUT_MS, thread_name_prefix="vecall-changes"
+        )
+        self.switch_pool = BoundedThreadPool(
+            1, _MAX_SWITCH_QUEUE, _INTERACTIVE_TIMEOUT_MS, thread_name_prefix="vecall-swaps"
+        )
+        self.online_recall_monitor, self._drift_monitor = (
+            OnlineRecallMonitor(settings.recall_sample_rate),
+            DriftMonitor(),
+        )
+        self.service_metrics = ServiceMetrics(
+            lambda: live_index.snapshot, self.online_recall_monitor, self._drift_monitor
+        )
         self.not_ready_reason: str | None = "the golden queries have not been asked yet"
-        self._release_watcher = ReleaseWatcher(store, live_index, settings.poll_seconds, self._record_switch, self._after_poll)
+        self._release_watcher = ReleaseWatcher(
+            store, live_index, settings.poll_seconds, self._record_switch, self._after_poll
+        )
         self._refresh_error: str | None = None
 
     @classmethod
@@ -68,9 +86,9 @@ class RecallService:
         """Verify and open a store's current release, with its live changes.
 
         Args:
-            path: the store's folder.
+            store_path: the store's folder.
             settings: how to serve it.
-            siblings: this process among others that serve it too.
+            peers: this process among others that serve it too.
 
         Raises:
             StoreError: there is no such store, or no current release.
@@ -97,7 +115,12 @@ class RecallService:
     @property
     def degraded_reason(self) -> str | None:
         """Why this process is not as it should be; None where it is."""
-        return self.not_ready_reason or self._release_watcher.switch_error or self._refresh_error or self._describe_rejected_changes()
+        return (
+            self.not_ready_reason
+            or self._release_watcher.switch_error
+            or self._refresh_error
+            or self._describe_rejected_changes()
+        )
 
     def _describe_rejected_changes(self) -> str | None:
         refused = self.snapshot.rejected_seqs

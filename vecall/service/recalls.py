@@ -13,8 +13,8 @@ class RecallEndpoint:
     """Answers `POST /v1/recall`.
 
     Args:
-        serving: knows the answers.
-        guard: checks keys and bodies.
+        service: knows the answers.
+        authenticator: checks keys and bodies.
 
     Attributes:
         path: where it is asked.
@@ -29,7 +29,7 @@ class RecallEndpoint:
         """One request's answer.
 
         Raises:
-            VecallError: it gets none, see `answers.refusal_of`.
+            VecallError: it gets none, see `answers.to_http_error`.
         """
         self._authenticator.require_role(headers, "read")
         require_ready(self._service)

@@ -20,10 +20,10 @@ class ReleaseWatcher:
 
     Args:
         store: whose `CURRENT` is looked at.
-        live: what goes over.
-        seconds: between two looks.
-        went: told of each attempt whether it succeeded.
-        looked: called after each look.
+        live_index: what goes over.
+        poll_seconds: between two looks.
+        on_switch: told of each attempt whether it succeeded.
+        on_poll: called after each look.
     """
 
     def __init__(
@@ -34,7 +34,13 @@ class ReleaseWatcher:
         on_switch: Callable[[bool], None],
         on_poll: Callable[[], None],
     ) -> None:
-        self._store, self._live_index, self._poll_seconds, self._on_switch, self._on_poll = store, live_index, poll_seconds, on_switch, on_poll
+        self._store, self._live_index, self._poll_seconds, self._on_switch, self._on_poll = (
+            store,
+            live_index,
+            poll_seconds,
+            on_switch,
+            on_poll,
+        )
         self._rejected_release: CurrentPointer | None = None
         self._retry_at = 0.0
         self._stop_event = Event()

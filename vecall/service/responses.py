@@ -23,7 +23,7 @@ RETRY_AFTER = {"Retry-After": "1"}  # seconds
 JSON_MEDIA_TYPE = "application/json"
 
 
-class HttpError(VecallError):  # noqa: N818 - it is what happened
+class HttpError(VecallError):
     """A request that is turned away before it is looked at.
 
     Attributes:

@@ -31,8 +31,8 @@ def bind_socket(host: str, port: int, *, reuse_port: bool = False, reuse_address
     Args:
         host: of the address.
         port: of the address.
-        shared: others of this user may have it too, if theirs is shared.
-        again: it may be had while connections of who had it before are not forgotten.
+        reuse_port: others of this user may have it too, if theirs is shared.
+        reuse_address: it may be had while connections of who had it before are not forgotten.
 
     Raises:
         ConfigError: it cannot be had.

@@ -50,8 +50,8 @@ def load_settings(path: Path | None, overrides: Mapping[str, object]) -> ServeSe
     """Settings of a file, and given ones over them.
 
     Args:
-        file: TOML with the names of `ServeSettings`, and a table `limits`.
-        given: by name.
+        path: TOML with the names of `ServeSettings`, and a table `limits`.
+        overrides: by name.
 
     Raises:
         ConfigError: the file is not as it has to be, or a value is out of range; the message names it.

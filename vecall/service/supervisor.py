@@ -53,14 +53,18 @@ def run_workers(store_path: Path, settings: ServeSettings, api_keys: ApiKeys, *,
     opened.get_current()  # told here, and not by each process
     with ExitStack() as held:
         writer = (
-            held.enter_context(file_lock(opened.path / "writer.lock", timeout=0, shared=True)) if settings.writable else None
+            held.enter_context(file_lock(opened.path / "writer.lock", timeout=0, shared=True))
+            if settings.writable
+            else None
         )
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vecall-")))
         port = held.enter_context(_reserve_port(settings.host, settings.port)).getsockname()[1]
         there = settings.model_copy(update={"port": port})
         logger.info("%d processes, running on http://%s:%d", settings.workers, settings.host, port)
         ours = _WorkerContext(folder, os.getpid(), _InheritedFd(writer))
-        _Supervisor(settings, folder, partial(_worker_main, store_path.absolute(), there, api_keys, verbose, ours)).run()
+        _Supervisor(
+            settings, folder, partial(_worker_main, store_path.absolute(), there, api_keys, verbose, ours)
+        ).run()
 
 
 class _InheritedFd:
@@ -82,9 +86,9 @@ class _WorkerContext:
     """What the processes have of their parent.
 
     Attributes:
-        folder: of theirs alone.
-        parent: its process id.
-        writer: the store's `writer.lock`, held until the last of them has ended.
+        directory: of theirs alone.
+        supervisor_pid: its process id.
+        writer_lock: the store's `writer.lock`, held until the last of them has ended.
     """
 
     directory: Path
@@ -145,10 +149,15 @@ class _Supervisor:
             one.join()
 
 
-def _worker_main(store_path: Path, settings: ServeSettings, api_keys: ApiKeys, verbose: bool, context: _WorkerContext, worker_id: int) -> None:
+def _worker_main(
+    store_path: Path, settings: ServeSettings, api_keys: ApiKeys, verbose: bool, context: _WorkerContext, worker_id: int
+) -> None:
     """One of the processes, from its start to its end."""
     configure_json_logging(verbose=verbose)
-    start_daemon_thread("vecall-parent", partial(_exit_when_orphaned, context.supervisor_pid, settings.drain_seconds + _KILL_AFTER_SECONDS))
+    start_daemon_thread(
+        "vecall-parent",
+        partial(_exit_when_orphaned, context.supervisor_pid, settings.drain_seconds + _KILL_AFTER_SECONDS),
+    )
     try:
         port = bind_socket(settings.host, settings.port, reuse_port=True)
         serving = RecallService.open(store_path, settings, peers=WorkerPeers(context.directory, worker_id))

@@ -34,12 +34,19 @@ class SingletonSafeBatchNorm(nn.BatchNorm1d):
 class MLP(nn.Module):
     """Linear layers with normalisation, ReLU and dropout between them: [B, inputs] → [B, outputs]."""
 
-    def __init__(self, in_features: int, hidden_dims: Sequence[int], out_features: int, *, norm: NormType, dropout: float) -> None:
+    def __init__(
+        self, in_features: int, hidden_dims: Sequence[int], out_features: int, *, norm: NormType, dropout: float
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = in_features
         for next_width in hidden_dims:
-            layers += [nn.Linear(width, next_width), build_norm_layer(norm, next_width), nn.ReLU(), FastDropout(dropout)]
+            layers += [
+                nn.Linear(width, next_width),
+                build_norm_layer(norm, next_width),
+                nn.ReLU(),
+                FastDropout(dropout),
+            ]
             width = next_width
         self.layers = nn.Sequential(*layers, nn.Linear(width, out_features))
 
@@ -49,7 +56,7 @@ class MLP(nn.Module):
 
 
 class FastDropout(nn.Module):
-    """As `nn.Dropout`, a third of its time on a CPU: torch draws a float there sooner than a coin."""
+    """As `nn.FastDropout`, a third of its time on a CPU: torch draws a float there sooner than a coin."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

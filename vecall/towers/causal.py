@@ -68,7 +68,7 @@ class TransformerBlock(nn.Module):
         self.dropout = FastDropout(dropout)
 
     def forward(self, x: Tensor, attn_mask: Tensor) -> Tensor:
-        """`seen` [T, T]: which places (columns) each place (row) looks at."""
+        """`attn_mask` [T, T]: which places (columns) each place (row) looks at."""
         x = x + self.dropout(self._attend(self.attention_norm(x), attn_mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 

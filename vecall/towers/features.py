@@ -69,7 +69,9 @@ class SummedFeatures(nn.Module):
     def __init__(self, specs: Mapping[str, FeatureSpec], dim: int, init_std: float) -> None:
         super().__init__()
         self._feature_names = list(specs)
-        self.layers = nn.ModuleDict({to_module_key(name): self._build_layer(shape, dim, init_std) for name, shape in specs.items()})
+        self.layers = nn.ModuleDict(
+            {to_module_key(name): self._build_layer(shape, dim, init_std) for name, shape in specs.items()}
+        )
 
     @staticmethod
     def _build_layer(spec: FeatureSpec, dim: int, init_std: float) -> nn.Module:
@@ -93,7 +95,9 @@ class ConcatenatedFeatures(nn.Module):
     def __init__(self, specs: Mapping[str, FeatureSpec], init_std: float) -> None:
         super().__init__()
         self._feature_names = list(specs)
-        self.layers = nn.ModuleDict({to_module_key(name): self._build_layer(shape, init_std) for name, shape in specs.items()})
+        self.layers = nn.ModuleDict(
+            {to_module_key(name): self._build_layer(shape, init_std) for name, shape in specs.items()}
+        )
         self.output_dim = sum(shape.size if shape.kind == "dense" else CONCAT_EMBEDDING_DIM for shape in specs.values())
 
     @staticmethod

@@ -22,7 +22,9 @@ def build_history_encoder(settings: HistorySettings, dim: int, dropout: float) -
         case "attention":
             return AttentionHistoryEncoder(dim, dropout)
         case "causal":
-            return CausalHistoryEncoder(dim, dropout, max_length=settings.length, layers=settings.layers, heads=settings.heads)
+            return CausalHistoryEncoder(
+                dim, dropout, max_length=settings.length, layers=settings.layers, heads=settings.heads
+            )
 
 
 def compute_ages_and_mask(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

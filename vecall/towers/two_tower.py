@@ -27,7 +27,9 @@ class FeatureCombiner(nn.Module):
         self.mlp: MLP | None = None
         if settings.hidden:
             self.feature_embedding = ConcatenatedFeatures(specs, settings.init_std) if specs else None
-            width = (self.feature_embedding.output_dim if self.feature_embedding else 0) + (settings.dim if has_vector else 0)
+            width = (self.feature_embedding.output_dim if self.feature_embedding else 0) + (
+                settings.dim if has_vector else 0
+            )
             self.mlp = MLP(width, settings.hidden, settings.dim, norm=settings.norm, dropout=settings.dropout)
         elif specs:
             self.feature_embedding = SummedFeatures(specs, settings.dim, settings.init_std)
@@ -88,11 +90,15 @@ class TwoTower(nn.Module):
     tower, so that the exported tower does not grow with the catalogue and takes items that are added later.
     """
 
-    def __init__(self, settings: ModelSettings, item_specs: FeatureSpecs, user_specs: FeatureSpecs, n_items: int) -> None:
+    def __init__(
+        self, settings: ModelSettings, item_specs: FeatureSpecs, user_specs: FeatureSpecs, n_items: int
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.n_items = n_items
-        self.item_id_embedding = build_embedding(n_items + 1, settings.dim, settings.init_std) if settings.item_id else None
+        self.item_id_embedding = (
+            build_embedding(n_items + 1, settings.dim, settings.init_std) if settings.item_id else None
+        )
         # Without features there is nothing to speak for an item whose id is hidden.
         self._id_dropout = settings.id_dropout if item_specs else 0.0
         if self.item_id_embedding is not None and self._id_dropout == 0:  # training will never meet an unknown item
@@ -128,12 +134,14 @@ class TwoTower(nn.Module):
         if self.item_id_embedding is not None:
             self.item_id_embedding.weight[:-1][item_mask] = self.item_id_embedding.weight[-1]
 
-    def encode_users(self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: FeatureTensors) -> Tensor:
+    def encode_users(
+        self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: FeatureTensors
+    ) -> Tensor:
         """User vectors from item vectors that are at hand.
 
         Args:
             item_vectors: [M, D] vectors of the items that occur.
-            histories: [B, L] places in `item_vectors`, oldest first, padded at the end with any place.
+            histories: [B, L] places in `encode_all_items`, oldest first, padded at the end with any place.
             lengths: [B] how many places of each history count.
             features: encoded features of the B users.
 
@@ -158,20 +166,29 @@ class TwoTower(nn.Module):
         return self.settings.history.encoder == "causal"
 
     def encode_positions(
-        self, item_vectors: Tensor, histories: Tensor, sequence_index: Tensor, positions: Tensor, features: FeatureTensors
+        self,
+        item_vectors: Tensor,
+        histories: Tensor,
+        sequence_index: Tensor,
+        positions: Tensor,
+        features: FeatureTensors,
     ) -> Tensor:
         """The user as of P places of B histories, all in one pass; only where the history is read causally.
 
         Args:
             item_vectors: [M, D] vectors of the items that occur.
-            histories: [B, L] places in `item_vectors`, oldest first, padded at the end with any place.
-            owners: [P] which history each place is of.
-            places: [P] how many of its items are read, 0 .. L.
+            histories: [B, L] places in `encode_all_items`, oldest first, padded at the end with any place.
+            sequence_index: [P] which history each place is of.
+            positions: [P] how many of its items are read, 0 .. L.
             features: encoded features of the B users.
 
         Returns:
             [P, D] vectors of length 1.
         """
         assert isinstance(self.user_tower.history_encoder, CausalHistoryEncoder | EnsembleHistoryEncoder)  # noqa: S101 - as said; tells mypy
-        every = self.user_tower.history_encoder.encode_all_positions(self._gather_history_vectors(item_vectors, histories))  # [B, L + 1, D]
-        return self.user_tower.to_user_vector(every[sequence_index, positions], {name: x[sequence_index] for name, x in features.items()})
+        every = self.user_tower.history_encoder.encode_all_positions(
+            self._gather_history_vectors(item_vectors, histories)
+        )  # [B, L + 1, D]
+        return self.user_tower.to_user_vector(
+            every[sequence_index, positions], {name: x[sequence_index] for name, x in features.items()}
+        )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.ragged import RaggedArray, Rows
 from vecall.data.split import LabeledNegatives
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
@@ -38,8 +38,8 @@ def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> S
     """Every position of every history is a positive to be told from what came before it.
 
     Args:
-        train: histories.
-        least_history: positions with fewer items before them are left out.
+        histories: histories.
+        min_history: positions with fewer items before them are left out.
     """
     users = histories.segment_ids
     positions = np.arange(len(histories.values)) - histories.offsets[:-1][users]
@@ -64,7 +64,7 @@ class SampleBatch:
 
     Attributes:
         users: [B] user rows.
-        items: [B] item rows.
+        target_items: [B] item rows.
         labels: [B] 1 for a positive.
         histories: [B, L] item rows, oldest first, padded at the end with 0.
         lengths: [B] how many places of each history count.
@@ -98,8 +98,15 @@ class SampleBatch:
 class SampleBatches:
     """The batches of one epoch, in the order that (seed, epoch) gives."""
 
-    def __init__(self, samples: Samples, histories: RaggedArray, *, history_length: int, batch_size: int, seed: int, epoch: int) -> None:
-        self._samples, self._histories, self._history_length, self._batch_size = samples, histories, history_length, batch_size
+    def __init__(
+        self, samples: Samples, histories: RaggedArray, *, history_length: int, batch_size: int, seed: int, epoch: int
+    ) -> None:
+        self._samples, self._histories, self._history_length, self._batch_size = (
+            samples,
+            histories,
+            history_length,
+            batch_size,
+        )
         self._seed, self._epoch = seed, epoch
 
     def __len__(self) -> int:
@@ -125,7 +132,7 @@ class SampleBatches:
 
 
 def gather_histories(histories: RaggedArray, users: Rows, positions: Rows, max_length: int) -> tuple[Rows, Rows]:
-    """The newest `length` items before each position: [B, L] rows padded at the end with 0, and [B] lengths."""
+    """The newest `max_length` items before each position: [B, L] rows padded at the end with 0, and [B] lengths."""
     ends = histories.offsets[users] + positions
     lengths = np.minimum(positions, max_length)
     places = np.arange(int(lengths.max(initial=0)))  # [L]

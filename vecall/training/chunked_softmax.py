@@ -17,13 +17,13 @@ _DEFAULT_CHUNK_LOGITS = 2**26
 def chunked_cross_entropy(
     users: Tensor, items: Tensor, targets: Tensor, masked_items: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Mean cross-entropy of each row's target against all items, as `losses.full_softmax` of `users @ items.T`.
+    """Mean cross-entropy of each row's target against all items, as `losses.masked_cross_entropy` of `users @ items.T`.
 
     Args:
         users: [B, D], divided by the temperature.
         items: [N, D].
         targets: [B] rows of the positives.
-        known: [B, L] rows of items that are out of a row's race; an item may stand more than once. The target stays
+        masked_items: [B, L] rows of items that are out of a row's race; an item may stand more than once. The target stays
             in the race even where it is among them, so it can be the padding.
         label_smoothing: share of the target that is spread over all items in the race.
     """
@@ -50,7 +50,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(users), at_once):
             part = slice(start, min(start + at_once, len(users)))
             logits = torch.mm(users[part], items.T, out=buffer[: part.stop - start])  # [rows, N]
-            race = _SoftmaxChunk(logits, targets[part], None if masked_items is None else masked_items[part], label_smoothing)
+            race = _SoftmaxChunk(
+                logits, targets[part], None if masked_items is None else masked_items[part], label_smoothing
+            )
             race.compute(logit_sums=users[part] @ sum_of_items)
             loss += race.losses.sum()
             # The gradient by the logits is `weights / total - share`; dividing what is narrow is less work.
@@ -73,9 +75,9 @@ class _SoftmaxChunk:
     """Some rows' items against each other.
 
     Attributes:
-        weights: [rows, N] `total` times what the gradient by the logits is, `share` left out.
-        total: [rows, 1] sum of the exponentials of the logits in the race.
-        share: [rows, 1] or [1, 1] of the target that smoothing gives to each item, of those out of the race too.
+        unnormalized_grad: [rows, N] `total` times what the gradient by the logits is, `share` left out.
+        exp_sum: [rows, 1] sum of the exponentials of the logits in the race.
+        smoothing_per_item: [rows, 1] or [1, 1] of the target that smoothing gives to each item, of those out of the race too.
         losses: [rows].
     """
 
@@ -85,14 +87,20 @@ class _SoftmaxChunk:
     losses: Tensor
 
     def __init__(self, logits: Tensor, targets: Tensor, masked_items: Tensor | None, label_smoothing: float) -> None:
-        self._logits, self._targets, self._label_smoothing = logits, targets.unsqueeze(1), label_smoothing  # [rows, N], [rows, 1]
-        self._masked_items = self._targets if masked_items is None else _replace_duplicates(masked_items, self._targets)  # [rows, L]
+        self._logits, self._targets, self._label_smoothing = (
+            logits,
+            targets.unsqueeze(1),
+            label_smoothing,
+        )  # [rows, N], [rows, 1]
+        self._masked_items = (
+            self._targets if masked_items is None else _replace_duplicates(masked_items, self._targets)
+        )  # [rows, L]
 
     def compute(self, logit_sums: Tensor) -> None:
         """Fill the attributes; the weights stand where the logits stood.
 
         Args:
-            sums: [rows] of all logits.
+            logit_sums: [rows] of all logits.
         """
         logits, target, out = self._logits, self._targets, self._masked_items
         of_target, of_out = logits.gather(1, target), logits.gather(1, out)
@@ -112,7 +120,9 @@ class _SoftmaxChunk:
         of_race = logit_sums.unsqueeze(1) - (of_out * is_out).sum(1, keepdim=True)
         self.losses += self._label_smoothing * (of_target - of_race / runners).squeeze(1)
         in_total = self.smoothing_per_item * self.exp_sum
-        self.unnormalized_grad.scatter_add_(1, out, is_out * in_total)  # what is out has no gradient; its share is taken off
+        self.unnormalized_grad.scatter_add_(
+            1, out, is_out * in_total
+        )  # what is out has no gradient; its share is taken off
         self._subtract_target()
 
     def _subtract_target(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureSpec
 from vecall.data.interactions import Catalogue
-from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.ragged import RaggedArray, Rows
 from vecall.data.split import LabeledNegatives
 
 
@@ -19,14 +19,14 @@ class TrainingData:
     """Histories to learn from, with the encoded features of all items and users.
 
     Attributes:
-        train: U histories of item rows, oldest first.
-        negatives: pairs known not to be liked.
+        histories: U histories of item rows, oldest first.
+        hard_negatives: pairs known not to be liked.
         n_items: N.
         item_features: encoded, [N, ...] each.
         user_features: encoded, [U, ...] each.
-        item_shapes: what the item features look like.
-        user_shapes: what the user features look like.
-        learned_before: item rows that an older model starts this one with.
+        item_specs: what the item features look like.
+        user_specs: what the user features look like.
+        warm_started_items: item rows that an older model starts this one with.
     """
 
     histories: RaggedArray
@@ -48,7 +48,11 @@ class TrainingData:
 
     @classmethod
     def from_catalogue(
-        cls, catalogue: Catalogue, encoders: tuple[FeatureEncoder, FeatureEncoder], histories: RaggedArray, hard_negatives: LabeledNegatives
+        cls,
+        catalogue: Catalogue,
+        encoders: tuple[FeatureEncoder, FeatureEncoder],
+        histories: RaggedArray,
+        hard_negatives: LabeledNegatives,
     ) -> "TrainingData":
         """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
         items, users = encoders

@@ -51,17 +51,17 @@ def train(
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
 ) -> TrainResult:
-    """Train towers, or go on with a training in `folder` that was cut short.
+    """Train towers, or go on with a training in `directory` that was cut short.
 
     Args:
-        problem: what is learned from.
-        model: what the towers look like.
-        settings: loss, optimiser, when to stop.
-        folder: takes `metrics.jsonl`, the number of threads and the checkpoints; a `last.ckpt` in it is resumed from.
+        data: what is learned from.
+        model_settings: what the towers look like.
+        training_settings: loss, optimiser, when to stop.
+        directory: takes `metrics.jsonl`, the number of threads and the checkpoints; a `last.ckpt` in it is resumed from.
         validate: judges after each epoch; its `valid_score` stops training early and chooses the epoch.
             None trains for all epochs.
-        epochs: fewer than `settings.epochs`, by whose number the learning rate falls all the same.
-        start_from: gives the fresh towers their first weights.
+        max_epochs: fewer than `settings.epochs`, by whose number the learning rate falls all the same.
+        init_weights: gives the fresh towers their first weights.
 
     Raises:
         TrainingError: too little to learn from, the loss is not finite, or what was cut short was of other tables.
@@ -80,9 +80,15 @@ def train(
     recipe = TwoTowerModule(towers, data, training_settings)
     callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate)]
     if validate is not None:
-        callbacks.append(_ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=training_settings.patience, check_on_train_epoch_end=True))
+        callbacks.append(
+            _ResumableEarlyStopping(
+                MONITORED_METRIC, mode="max", patience=training_settings.patience, check_on_train_epoch_end=True
+            )
+        )
         callbacks.append(_build_checkpoint_callback(directory, BEST_CHECKPOINT, monitor=MONITORED_METRIC))
-    callbacks.append(_build_checkpoint_callback(directory, LAST_CHECKPOINT))  # the last one, so that it knows of the best
+    callbacks.append(
+        _build_checkpoint_callback(directory, LAST_CHECKPOINT)
+    )  # the last one, so that it knows of the best
     last = directory / LAST_CHECKPOINT
     if last.exists():
         _check_checkpoint_matches(recipe, last)
@@ -91,7 +97,9 @@ def train(
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(directory / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
     recipe.load_state_dict(best["state_dict"])
-    return TrainResult(recipe.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began)
+    return TrainResult(
+        recipe.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began
+    )
 
 
 def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:

@@ -39,10 +39,10 @@ def sampled_softmax_loss(
     default it is not corrected (Khrylchenko et al., RecSys 2025, arXiv 2507.09331).
 
     Args:
-        positive: [B] scores of the positives.
-        candidates: [B, C] scores of the sampled items.
+        positive_scores: [B] scores of the positives.
+        candidate_scores: [B, C] scores of the sampled items.
         log_q: [C] log of how often each was expected in the list.
-        hits: [B, C] true where a candidate is no negative of the row, its own positive by accident: left out.
+        ignore_mask: [B, C] true where a candidate is no negative of the row, its own positive by accident: left out.
         positive_log_q: [B] log Q of the positives, for the usual form that corrects them too.
         label_smoothing: share of the target that is spread over all.
     """
@@ -59,4 +59,6 @@ def _smoothed_cross_entropy(scores: Tensor, targets: Tensor, label_smoothing: fl
     losses = torch.log_softmax(scores, dim=1)
     counted = torch.isfinite(scores)
     spread = losses.masked_fill(~counted, 0.0).sum(1) / counted.sum(1)
-    return -((1 - label_smoothing) * losses.gather(1, targets.unsqueeze(1)).squeeze(1) + label_smoothing * spread).mean()
+    return -(
+        (1 - label_smoothing) * losses.gather(1, targets.unsqueeze(1)).squeeze(1) + label_smoothing * spread
+    ).mean()

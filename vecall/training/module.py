@@ -192,7 +192,10 @@ class TwoTowerModule(LightningModule):
 
     def _full_softmax(self, batch: AnyBatch) -> Tensor:
         everything = self._encode_items(self.candidate_items)  # [M, D]
-        batch, targets = batch.replace_input_items(self.candidate_index[batch.input_items]), self.candidate_index[batch.target_items]
+        batch, targets = (
+            batch.replace_input_items(self.candidate_index[batch.input_items]),
+            self.candidate_index[batch.target_items],
+        )
         out = None if self.settings.mask_history else pad_histories_with_targets(batch, targets)
         smoothing = self.settings.label_smoothing
         return _average_losses(
@@ -208,7 +211,9 @@ class TwoTowerModule(LightningModule):
         """
         drawn = sample_candidates(self.settings.negatives, batch.target_items, self.candidate_items, self.frequencies)
         known, given = self._hard_negatives.sample(batch.target_users, self.settings.negatives.hard)  # [B, H]
-        distinct, (rows, targets, candidates, known) = _deduplicate_rows(batch.input_items, batch.target_items, drawn.rows, known)
+        distinct, (rows, targets, candidates, known) = _deduplicate_rows(
+            batch.input_items, batch.target_items, drawn.rows, known
+        )
         vectors = self._encode_items(distinct)
         batch = batch.replace_input_items(rows)
         out = self._build_ignore_mask(batch, targets, len(distinct))
@@ -237,7 +242,9 @@ class TwoTowerModule(LightningModule):
     def _bce(self, batch: SampleBatch) -> Tensor:
         """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
         places = self.candidate_index[batch.target_items]
-        drawn = self.candidate_items[sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), places)]
+        drawn = self.candidate_items[
+            sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), places)
+        ]
         pairs = torch.cat([batch.target_items.unsqueeze(1), drawn], dim=1)  # [B, 1 + n]
         distinct, (rows, items) = _deduplicate_rows(batch.input_items, pairs)
         vectors = self._encode_items(distinct)
@@ -247,7 +254,9 @@ class TwoTowerModule(LightningModule):
         counted[:, 0] = True  # a known negative speaks for itself and draws no others
         return _average_losses(
             binary_cross_entropy(_score_pairs(users, vectors[items])[counted], labels[counted])
-            for users, vectors in self._zip_members(self._encode_users(vectors, batch.replace_input_items(rows)), vectors)
+            for users, vectors in self._zip_members(
+                self._encode_users(vectors, batch.replace_input_items(rows)), vectors
+            )
         )
 
 

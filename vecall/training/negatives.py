@@ -25,7 +25,9 @@ class SampledCandidates:
     log_q: Tensor
 
 
-def sample_candidates(settings: NegativeSettings, targets: Tensor, candidate_items: Tensor, frequencies: Tensor) -> SampledCandidates:
+def sample_candidates(
+    settings: NegativeSettings, targets: Tensor, candidate_items: Tensor, frequencies: Tensor
+) -> SampledCandidates:
     """A mixture of uniform items and of the step's own positives.
 
     Q(i) = uniform / M + in_batch · f(i), the expected count of item i in the list (Yi et al., RecSys 2019, with
@@ -34,7 +36,7 @@ def sample_candidates(settings: NegativeSettings, targets: Tensor, candidate_ite
     Args:
         settings: how many of each; of in-batch ones there are at most B.
         targets: [B] the step's positives.
-        told_apart: [M] rows of the items that uniform ones are drawn from, the positives among them.
+        candidate_items: [M] rows of the items that uniform ones are drawn from, the positives among them.
         frequencies: [N] share f of each item among training positives.
     """
     uniform = candidate_items[torch.randint(len(candidate_items), (settings.uniform,), device=targets.device)]
@@ -58,8 +60,8 @@ class HardNegatives:
     """What each user was shown and did not take, or did not like: hard to tell from what the user does take.
 
     Attributes:
-        offsets: [U + 1] where each user's items begin in `rows`.
-        rows: [n] item rows, an item once a user.
+        offsets: [U + 1] where each user's items begin in `values`.
+        values: [n] item rows, an item once a user.
     """
 
     offsets: Tensor

@@ -10,8 +10,8 @@ from vecall.schema import SettingsModel
 class NegativeSettings(SettingsModel):
     """How many negatives a positive is told apart from, where not from the whole catalogue.
 
-    For `bce` each positive has `uniform` negatives of its own; for `sampled_softmax` the step draws `uniform`
-    that all its positives share, and adds `in_batch` of the positives of others, and for each positive up to `known`
+    For `bce` each positive has `uniform` negatives of its own; for `sampled_softmax_loss` the step draws `uniform`
+    that all its positives share, and adds `in_batch` of the positives of others, and for each positive up to `hard`
     items that its user was shown and did not take, or did not like.
     """
 
@@ -34,7 +34,9 @@ class TrainingSettings(SettingsModel):
     epochs: int = Field(4, ge=1, description="at most; the cosine schedule ends here")
     patience: int = Field(3, ge=1, description="epochs without a better validation score before the end")
     lr: float = Field(4e-3, gt=0, description="at its highest")
-    lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: warm up over 5 %, then fall to 2 %")
+    lr_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="cosine: warm up over 5 %, then fall to 2 %"
+    )
     weight_decay: float = Field(0.01, ge=0)
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="decay a step of a mean of the weights, which is judged and kept; 0 is the last"

@@ -24,7 +24,7 @@ _MIN_SPEEDUP = 1.05  # times as fast with fewer threads, or all are taken
 
 @contextmanager
 def use_fastest_thread_count(module: TwoTowerModule, directory: Path) -> Iterator[None]:
-    """Use the number of threads with which a step is quickest, on a CPU; the number is kept in `folder`.
+    """Use the number of threads with which a step is quickest, on a CPU; the number is kept in `directory`.
 
     Raises:
         TrainingError: the number that was kept cannot be read.

@@ -25,9 +25,9 @@ class ModelVocabulary:
     """What the rows of a model's tables stand for.
 
     Attributes:
-        items: of the id table.
-        item_encoders: of the item features' tables.
-        user_encoders: of the user features' tables.
+        item_id_map: of the id table.
+        item_encoder: of the item features' tables.
+        user_encoder: of the user features' tables.
     """
 
     item_id_map: IdMap
@@ -35,14 +35,16 @@ class ModelVocabulary:
     user_encoder: FeatureEncoder
 
 
-def warm_start(towers: TwoTower, vocabulary: ModelVocabulary, old_weights: Mapping[str, Tensor], old_vocabulary: ModelVocabulary) -> None:
+def warm_start(
+    towers: TwoTower, vocabulary: ModelVocabulary, old_weights: Mapping[str, Tensor], old_vocabulary: ModelVocabulary
+) -> None:
     """Overwrite fresh weights by old ones; new ids and values start where unknown ones stood.
 
     Args:
         towers: fresh; overwritten.
-        known: what their tables stand for.
+        vocabulary: what their tables stand for.
         old_weights: the older model's, by name.
-        old: what its tables stand for.
+        old_vocabulary: what its tables stand for.
 
     Raises:
         TrainingError: the older model has other layers, or its ids are of another type.
@@ -99,5 +101,7 @@ def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary
             row_of = {value: row for row, value in enumerate(before.values, OOV + 1)}
             rows = [MISSING, OOV, *(row_of.get(value, UNKNOWN_ROW) for value in fitted.values)]
             for suffix in ("weight", "table.weight"):
-                sources[f"{side}.combine.inputs.parts.{to_module_key(feature)}.{suffix}"] = np.array(rows, dtype=np.int64)
+                sources[f"{side}.combine.inputs.parts.{to_module_key(feature)}.{suffix}"] = np.array(
+                    rows, dtype=np.int64
+                )
     return sources

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.ragged import Rows, RaggedArray
+from vecall.data.ragged import RaggedArray, Rows
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
@@ -23,8 +23,8 @@ class Windows:
     Attributes:
         users: [n] user rows.
         ends: [n] the item of the history that each ends before.
-        firsts: [n] the first place that is learned; those before it are only read.
-        longest: L + 1, how many items one holds where there are so many.
+        loss_starts: [n] the first place that is learned; those before it are only read.
+        max_length: L + 1, how many items one holds where there are so many.
     """
 
     users: Rows
@@ -47,12 +47,12 @@ class Windows:
 
 
 def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int) -> Windows:
-    """Every position with at least `least_history` items before it once, and L / 2 of them where there are so many.
+    """Every position with at least `min_history` items before it once, and L / 2 of them where there are so many.
 
     Args:
-        train: histories.
-        length: L, how many items the user tower reads.
-        least_history: 0 or more.
+        histories: histories.
+        history_length: L, how many items the user tower reads.
+        min_history: 0 or more.
     """
     pieces: list[NDArray[np.int64]] = []
     ends = histories.lengths.copy()  # of what is not cut yet, within each history
@@ -74,10 +74,10 @@ class WindowBatch:
 
     Attributes:
         users: [B] user rows.
-        rows: [B, W] item rows, oldest first, padded at the end with 0.
-        owners: [P] the window of each place.
-        places: [P] how many items of the window come before.
-        items: [P] the positives.
+        input_items: [B, W] item rows, oldest first, padded at the end with 0.
+        window_index: [P] the window of each place.
+        positions: [P] how many items of the window come before.
+        target_items: [P] the positives.
     """
 
     users: Tensor
@@ -107,16 +107,18 @@ class WindowBatch:
 
     def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: FeatureTensors) -> Tensor:
         """[P, D] the user as of each place, from the vectors that `rows` point to and [B] users' features."""
-        return towers.encode_positions(item_vectors, self.input_items[:, :-1], self.window_index, self.positions, features)
+        return towers.encode_positions(
+            item_vectors, self.input_items[:, :-1], self.window_index, self.positions, features
+        )
 
 
 class WindowBatches:
     """The batches of one epoch, in the order that (seed, epoch) gives.
 
     Args:
-        windows: of `train`.
-        train: histories.
-        batch: positives a batch, about: windows are not divided.
+        windows: of `histories`.
+        histories: histories.
+        batch_size: positives a batch, about: windows are not divided.
         seed: of the order.
         epoch: the order is another in each.
     """
@@ -142,7 +144,9 @@ class WindowBatches:
     def _build_batch(self, indices: Rows) -> WindowBatch:
         windows = self._windows
         users = windows.users[indices]
-        rows, lengths = gather_histories(self._histories, users, windows.ends[indices], windows.max_length)  # [B, W], [B]
+        rows, lengths = gather_histories(
+            self._histories, users, windows.ends[indices], windows.max_length
+        )  # [B, W], [B]
         places = np.arange(rows.shape[1])  # [W]
         owners, learned = np.nonzero((places < lengths[:, None]) & (places >= windows.loss_starts[indices, None]))
         return WindowBatch(

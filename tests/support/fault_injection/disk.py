@@ -47,7 +47,7 @@ class DiskEvent:
 
 @dataclass(frozen=True)
 class SessionRun:
-    """What a session did in `folder`, which was like `before`; its call number `failing` failed, and the later ones too
+    """What a session did in `directory`, which was like `before`; its call number `failing` failed, and the later ones too
     if `forever`."""
 
     directory: Path
@@ -85,15 +85,15 @@ def compile_shim(output_dir: Path) -> Path:
 def run_with_faults(
     shim: Path, session: ModuleType, work_dir: Path, *, error_code: int = 0, keeps_failing: bool = False, step: int = 1
 ) -> list[SessionRun]:
-    """Run a session; with an errno in `code` again and again, until no call fails any more.
+    """Run a session; with an errno in `error_code` again and again, until no call fails any more.
 
     Args:
         shim: what `build` made.
         session: the module.
-        work: an empty folder for all this; it needs room.
-        code: what failing calls end with; 0 runs the session once without a fault.
-        forever: calls fail from the n-th on, not the n-th alone.
-        every: how far from one failing call to the next.
+        work_dir: an empty folder for all this; it needs room.
+        error_code: what failing calls end with; 0 runs the session once without a fault.
+        keeps_failing: calls fail from the n-th on, not the n-th alone.
+        step: how far from one failing call to the next.
     """
     work_dir = work_dir.resolve()
     for name in ("disk", "before", "logs"):
@@ -105,7 +105,15 @@ def run_with_faults(
         "LD_PRELOAD": str(shim),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, __file__, session.__name__, work_dir, str(error_code), str(int(keeps_failing)), str(step)]
+    command = [
+        sys.executable,
+        __file__,
+        session.__name__,
+        work_dir,
+        str(error_code),
+        str(int(keeps_failing)),
+        str(step),
+    ]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return [_read_run(work_dir, number) for number in sorted(int(one.name) for one in (work_dir / "logs").iterdir())]
@@ -115,7 +123,9 @@ def _read_run(work_dir: Path, number: int) -> SessionRun:
     content = (work_dir / "logs" / str(number)).read_bytes()
     calls, first, _, _ = _LOG_HEADER.unpack_from(content)
     folder = work_dir / "disk" / str(number)
-    return SessionRun(folder, work_dir / "before" / str(number), first, calls, list(_parse_events(content, f"{folder}")))
+    return SessionRun(
+        folder, work_dir / "before" / str(number), first, calls, list(_parse_events(content, f"{folder}"))
+    )
 
 
 def _parse_events(content: bytes, directory: str) -> Iterator[DiskEvent]:
@@ -155,7 +165,9 @@ class _File:
                 if rng.random() < share:
                     torn = data is not None and rng.random() < 0.2
                     _write_at(
-                        content, offset, data[: SECTOR_BYTES * rng.randrange(1 + len(data) // SECTOR_BYTES)] if torn else data
+                        content,
+                        offset,
+                        data[: SECTOR_BYTES * rng.randrange(1 + len(data) // SECTOR_BYTES)] if torn else data,
                     )
         return bytes(content)
 
@@ -217,7 +229,7 @@ class SimulatedDisk:
                 del parent.entries[name]
 
     def write_power_loss_state(self, directory: Path, rng: Random | None = None) -> None:
-        """Make `folder` what a loss of power leaves: what was synced; with `chance` some of the rest besides."""
+        """Make `directory` what a loss of power leaves: what was synced; with `chance` some of the rest besides."""
         shutil.rmtree(directory, ignore_errors=True)
         _write_directory(self._root, directory, rng)
 
@@ -240,7 +252,9 @@ class SimulatedDisk:
 
 def _load_directory(path: Path) -> "_Directory":
     names: dict[str, _File | _Directory] = {
-        one.name: _load_directory(one) if one.is_dir() else _File(bytearray(one.read_bytes()), bytearray(one.read_bytes()))
+        one.name: _load_directory(one)
+        if one.is_dir()
+        else _File(bytearray(one.read_bytes()), bytearray(one.read_bytes()))
         for one in path.iterdir()
     }
     return _Directory(names, dict(names))
@@ -298,4 +312,6 @@ def _run_child(module_name: str, work_dir: Path, error_code: int, *, keeps_faili
 
 
 if __name__ == "__main__":
-    _run_child(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), keeps_failing=sys.argv[4] == "1", step=int(sys.argv[5]))
+    _run_child(
+        sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), keeps_failing=sys.argv[4] == "1", step=int(sys.argv[5])
+    )

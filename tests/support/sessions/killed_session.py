@@ -16,7 +16,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from support.store_oracle import N_POSSIBLE_IDS, DIM, StoreOracle, check_searchable, draw_delete, execute, read_all_items, draw_upsert
+from support.store_oracle import (
+    DIM,
+    N_POSSIBLE_IDS,
+    StoreOracle,
+    check_searchable,
+    draw_delete,
+    draw_upsert,
+    execute,
+    read_all_items,
+)
 from vecall.errors import DeltaFullError, StoreError
 from vecall.index.kernels import compile_kernels
 from vecall.live import compactor
@@ -36,7 +45,13 @@ OPERATION_WEIGHTS: dict[str, float] = {
     "prune": 3,
 }
 # Beside compactions, which are only gone over to while what they were made of is served.
-AUTO_COMPACT_WEIGHTS = OPERATION_WEIGHTS | {"publish": 0.4, "compact": 0.2, "activate": 0.2, "rollback": 0.1, "prune": 0.4}
+AUTO_COMPACT_WEIGHTS = OPERATION_WEIGHTS | {
+    "publish": 0.4,
+    "compact": 0.2,
+    "activate": 0.2,
+    "rollback": 0.1,
+    "prune": 0.4,
+}
 PAUSE_SECONDS = 0.005  # seconds between operations then
 STORE_OPERATIONS = ("publish", "compact", "activate", "rollback", "prune")
 
@@ -46,11 +61,11 @@ class WriterOrder:
     """What a writer is to do.
 
     Attributes:
-        folder: of the store.
-        model: what is in it.
+        store_dir: of the store.
+        oracle: what is in it.
         seed: of its choices.
-        number: of its first operation.
-        automatic: whether compactions go on beside it.
+        first_number: of its first operation.
+        auto_compact: whether compactions go on beside it.
     """
 
     store_dir: Path
@@ -79,7 +94,9 @@ def main() -> None:
 def run_writer(order: WriterOrder, recaller: Recaller, rng: Random) -> None:
     model, number = order.oracle, order.first_number
     while True:
-        operation = choose_operation(model, rng, number, AUTO_COMPACT_WEIGHTS if order.auto_compact else OPERATION_WEIGHTS)
+        operation = choose_operation(
+            model, rng, number, AUTO_COMPACT_WEIGHTS if order.auto_compact else OPERATION_WEIGHTS
+        )
         time.sleep(PAUSE_SECONDS if order.auto_compact else 0)
         number += 1
         emit("begin", operation)

@@ -26,8 +26,8 @@ class _BufferedMetric(ABC, Generic[ObservationT]):
 
     Args:
         name: of the metric.
-        text: what it tells.
-        labels: names.
+        documentation: what it tells.
+        label_names: names.
     """
 
     def __init__(self, name: str, documentation: str, label_names: Sequence[str] = ()) -> None:
@@ -83,10 +83,10 @@ class BufferedHistogram(_BufferedMetric[tuple[LabelValues, float]]):
 
     Args:
         name: of the metric, with its unit.
-        text: what it tells.
-        labels: names.
-        bounds: [B] ascending; a value counts for the first that is at least as large, or for a last one without bound.
-        known: label values that are told from the start, with noughts; without labels there is but one.
+        documentation: what it tells.
+        label_names: names.
+        buckets: [B] ascending; a value counts for the first that is at least as large, or for a last one without bound.
+        initial_labels: label values that are told from the start, with noughts; without labels there is but one.
     """
 
     def __init__(
@@ -100,7 +100,9 @@ class BufferedHistogram(_BufferedMetric[tuple[LabelValues, float]]):
     ) -> None:
         super().__init__(name, documentation, label_names)
         self._upper_bounds = np.array([*buckets, np.inf])
-        self._bucket_counts: defaultdict[LabelValues, NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(buckets) + 1, np.int64))
+        self._bucket_counts: defaultdict[LabelValues, NDArray[np.int64]] = defaultdict(
+            lambda: np.zeros(len(buckets) + 1, np.int64)
+        )
         self._sums: defaultdict[LabelValues, float] = defaultdict(float)
         for one in initial_labels if label_names else [()]:
             self._bucket_counts[one] += 0
@@ -114,7 +116,9 @@ class BufferedHistogram(_BufferedMetric[tuple[LabelValues, float]]):
         for labels, value in observations:
             values[labels].append(value)
         for labels, some in values.items():
-            self._bucket_counts[labels] += np.bincount(np.searchsorted(self._upper_bounds, some), minlength=len(self._upper_bounds))
+            self._bucket_counts[labels] += np.bincount(
+                np.searchsorted(self._upper_bounds, some), minlength=len(self._upper_bounds)
+            )
             self._sums[labels] += sum(some)
 
     def _to_family(self) -> Metric:

@@ -42,9 +42,9 @@ class DriftMonitor:
         """One answered request.
 
         Args:
-            made: the answer; one of another release than `served` counts for nothing.
+            trace: the answer; one of another release than `served` counts for nothing.
             query: the request.
-            served: what is served now. With another one it begins anew.
+            current_release: what is served now. With another one it begins anew.
         """
         if current_release.name != self._release_name:
             self._reset(current_release)
@@ -81,7 +81,7 @@ _INPUT_KINDS = ("user", "history", "features")
 
 
 def _count_unknown(trace: RecallTrace, query: Query) -> tuple[UnknownAndTotal, ...]:
-    """As `_WHAT` has them."""
+    """As `_INPUT_KINDS` has them."""
     unknown, encoder = trace.answer.unknown, trace.snapshot.release.encoder
     features = encoder.count_oov(query.user) if query.user and encoder is not None else (0, 0)
     user = (int(unknown.user), int(query.user_id is not None))
@@ -99,7 +99,7 @@ def compute_golden_scores(release: Release) -> NDArray[np.float64] | None:
 
 
 def compute_psi(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
-    """Population stability index: sum over the deciles of `usual` of (p - q) ln(p / q), p of it and q of `now`.
+    """Population stability index: sum over the deciles of `reference` of (p - q) ln(p / q), p of it and q of `now`.
 
     0 for equal distributions. By custom below 0.1 is no change and above 0.25 a large one.
     """

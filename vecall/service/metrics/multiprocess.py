@@ -8,15 +8,17 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-_STALE_SECONDS = 120.0  # seconds after which a process that told nothing is gone; while it loads a release it tells nothing
+_STALE_SECONDS = (
+    120.0  # seconds after which a process that told nothing is gone; while it loads a release it tells nothing
+)
 
 
 class WorkerPeers:
     """One of the processes, as it is known to the others.
 
     Args:
-        folder: of these processes alone.
-        number: of this process among them.
+        directory: of these processes alone.
+        worker_id: of this process among them.
     """
 
     def __init__(self, directory: Path, worker_id: int) -> None:

@@ -28,10 +28,10 @@ class RecallEstimate:
     """Mean recall of a sample, with a 95 % confidence interval by Wilson's score (JASA 1927), so within 0 and 1.
 
     Attributes:
-        samples: how many requests.
-        recall: mean share of the exact answer that was in the answer.
-        low: of the interval.
-        high: of the interval.
+        sample_count: how many requests.
+        mean: mean share of the exact answer that was in the answer.
+        lower: of the interval.
+        upper: of the interval.
     """
 
     sample_count: int
@@ -41,10 +41,10 @@ class RecallEstimate:
 
 
 class OnlineRecallMonitor:
-    """Judges a share of the answers by `find_exactly` over the very view that they were made of.
+    """Judges a share of the answers by `search_snapshot_exact` over the very view that they were made of.
 
     Args:
-        share: of the answers that an index gave.
+        sample_rate: of the answers that an index gave.
         seed: of the drawing.
     """
 
@@ -102,9 +102,14 @@ class OnlineRecallMonitor:
         if trace.resolved_query.vector is None or not len(trace.search_result.rows):
             return
         exact = search_snapshot_exact(
-            trace.snapshot, trace.resolved_query.vector, trace.resolved_query.excluded_rows, trace.filter_mask, len(trace.search_result.rows), throttle=_CpuThrottle(self._stop_event)
+            trace.snapshot,
+            trace.resolved_query.vector,
+            trace.resolved_query.excluded_rows,
+            trace.filter_mask,
+            len(trace.search_result.rows),
+            throttle=_CpuThrottle(self._stop_event),
         )
-        # By score, as in `vecall.index.ann_recall`: which of equal items was returned makes no difference.
+        # By score, as in `vecall.index.measure_ann_recall`: which of equal items was returned makes no difference.
         found, wanted = (_compute_scores(trace, rows) for rows in (trace.search_result.rows, exact))
         share = min(1.0, float(np.count_nonzero(found >= wanted.min()) / len(wanted)))
         with self._lock:

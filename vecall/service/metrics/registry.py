@@ -12,7 +12,23 @@ from vecall.service.metrics.buffered import BufferedCounter, BufferedHistogram
 from vecall.service.metrics.drift import DriftMonitor
 from vecall.service.metrics.online_recall import OnlineRecallMonitor
 
-_DURATION_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_DURATION_BUCKETS_SECONDS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    5.0,
+)
 _FILL_BUCKETS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _SELECTIVITY_BUCKETS = ((1.0, "1"), (0.5, "0.5"), (0.1, "0.1"), (0.01, "0.01"), (0.0, "0"))
 
@@ -21,12 +37,17 @@ class ServiceMetrics:
     """The service's metrics, in a registry of their own.
 
     Args:
-        view: gives what is served now.
-        live_recall: ANN recall of real requests.
-        drift: of real requests.
+        get_snapshot: gives what is served now.
+        online_recall_monitor: ANN recall of real requests.
+        drift_monitor: of real requests.
     """
 
-    def __init__(self, get_snapshot: Callable[[], Snapshot], online_recall_monitor: OnlineRecallMonitor, drift_monitor: DriftMonitor) -> None:
+    def __init__(
+        self,
+        get_snapshot: Callable[[], Snapshot],
+        online_recall_monitor: OnlineRecallMonitor,
+        drift_monitor: DriftMonitor,
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
         self._registry = registry = CollectorRegistry()
         self._request_seconds = BufferedHistogram(
@@ -48,12 +69,16 @@ class ServiceMetrics:
             "Recalls by how they were found; pass_rate: at least this share of items satisfied `where`.",
             ["path", "pass_rate"],
         )
-        self._fill_ratio = BufferedHistogram("vecall_recall_fill", "Items in the answer for each one asked for.", buckets=_FILL_BUCKETS)
+        self._fill_ratio = BufferedHistogram(
+            "vecall_recall_fill", "Items in the answer for each one asked for.", buckets=_FILL_BUCKETS
+        )
         self._errors = Counter(
             "vecall_errors", "Answers that are no success, by error code.", ["code"], registry=registry
         )
         self._fallbacks = Counter("vecall_recall_fallbacks", "What stood in for a user.", ["kind"], registry=registry)
-        self._release_switches = Counter("vecall_swaps", "Releases gone over to, or refused.", ["result"], registry=registry)
+        self._release_switches = Counter(
+            "vecall_swaps", "Releases gone over to, or refused.", ["result"], registry=registry
+        )
         for result in ("done", "refused"):
             self._release_switches.labels(result)
         ProcessCollector(registry=registry)
@@ -62,7 +87,7 @@ class ServiceMetrics:
         registry.register(_StateGauges(get_snapshot, online_recall_monitor, drift_monitor))
 
     def observe_recall(self, trace: RecallTrace, *, k: int, queue_ms: float) -> None:
-        """A recall of `asked` items was answered."""
+        """A recall of `k` items was answered."""
         for stage, ms in (("queue", queue_ms), *trace.stage_ms.items()):
             self._stage_seconds.observe(ms / 1e3, stage)
         self._recalls.inc(to_path_label(trace), _to_selectivity_label(trace))
@@ -90,7 +115,9 @@ class ServiceMetrics:
 
 def to_path_label(trace: RecallTrace) -> str:
     """How an answer was found; a search among some of the rows takes another effort than one among all."""
-    filtered = trace.search_result.route == "index" and (trace.filter_mask is not None or trace.snapshot.live_base_rows is not None)
+    filtered = trace.search_result.route == "index" and (
+        trace.filter_mask is not None or trace.snapshot.live_base_rows is not None
+    )
     return "index_filtered" if filtered else trace.search_result.route
 
 
@@ -102,8 +129,17 @@ def _to_selectivity_label(trace: RecallTrace) -> str:
 class _StateGauges:
     """Gauges, read when they are asked for."""
 
-    def __init__(self, get_snapshot: Callable[[], Snapshot], online_recall_monitor: OnlineRecallMonitor, drift_monitor: DriftMonitor) -> None:
-        self._get_snapshot, self._online_recall_monitor, self._drift_monitor = get_snapshot, online_recall_monitor, drift_monitor
+    def __init__(
+        self,
+        get_snapshot: Callable[[], Snapshot],
+        online_recall_monitor: OnlineRecallMonitor,
+        drift_monitor: DriftMonitor,
+    ) -> None:
+        self._get_snapshot, self._online_recall_monitor, self._drift_monitor = (
+            get_snapshot,
+            online_recall_monitor,
+            drift_monitor,
+        )
 
     def collect(self) -> Iterator[Metric]:
         """All of them."""

@@ -93,7 +93,9 @@ class ExploreForm:
     def _parse_condition(self, location: str, row: FilterRow, snapshot: Snapshot) -> dict[str, Any]:
         attributes = snapshot.release.attributes
         if row.field not in attributes.columns or row.op not in FILTER_OPS:
-            raise QueryError(f"{location}: expected an attribute and an operation, got {row.field!r:.80}", field=location)
+            raise QueryError(
+                f"{location}: expected an attribute and an operation, got {row.field!r:.80}", field=location
+            )
         kind = attributes.schema[row.field]
         inner = kind.inner if isinstance(kind, (pl.List, pl.Array)) else kind
         listed = [_parse_value(f"{location}.value", one.strip(), inner) for one in row.value.split(",")]

@@ -54,10 +54,16 @@ def build_item_cards(snapshot: Snapshot, rows: Rows, scores: NDArray[np.float32]
     return [_build_item_card(*each, title) for each in zip(ids, described, marks, strict=True)]
 
 
-def _build_item_card(item_id: Id, values: Mapping[str, object], score: float | None, title_name: str | None) -> ItemCard:
+def _build_item_card(
+    item_id: Id, values: Mapping[str, object], score: float | None, title_name: str | None
+) -> ItemCard:
     called = None if title_name is None else values[title_name]
-    attributes = [(name, _format_value(value)) for name, value in values.items() if name != title_name and value not in (None, [])]
-    return ItemCard(item_id, str(item_id) if called is None else _format_value(called), tuple(attributes[:_MAX_ATTRIBUTES]), score)
+    attributes = [
+        (name, _format_value(value)) for name, value in values.items() if name != title_name and value not in (None, [])
+    ]
+    return ItemCard(
+        item_id, str(item_id) if called is None else _format_value(called), tuple(attributes[:_MAX_ATTRIBUTES]), score
+    )
 
 
 def find_title_column(attributes: pl.DataFrame) -> str | None:

@@ -23,7 +23,7 @@ from vecall.service.responses import to_json_response
 from vecall.service.ui.error_page import load_templates
 from vecall.service.ui.form import ExploreForm, parse_item_ids
 from vecall.service.ui.i18n import TEXTS, negotiate_language
-from vecall.service.ui.presenters import find_ids_with_prefix, search_items, build_item_cards, sample_ids
+from vecall.service.ui.presenters import build_item_cards, find_ids_with_prefix, sample_ids, search_items
 from vecall.service.ui.projection import HEIGHT, WIDTH, draw
 
 _MAX_SUGGESTIONS, _NEIGHBOR_COUNT, _MAX_HISTORY_CARDS = 12, 24, 50
@@ -67,8 +67,10 @@ class _PageContexts:
     def __init__(self, service: RecallService) -> None:
         self._service = service
 
-    def create_endpoint(self, template_name: str, build_context: ContextBuilder) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint that renders a template with what `content` makes of a query string."""
+    def create_endpoint(
+        self, template_name: str, build_context: ContextBuilder
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint that renders a template with what `build_context` makes of a query string."""
 
         async def endpoint(request: Request) -> Response:
             given = _parse_query_string(request.url.query)
@@ -78,7 +80,11 @@ class _PageContexts:
             def render_page(deadline: RequestDeadline) -> str:
                 usual = {"t": texts, "lang": language, "languages": TEXTS, "path": request.url.path, "given": given}
                 state = {"release": self._service.snapshot.release.name, "problem": self._service.degraded_reason}
-                return load_templates().get_template(template_name).render(usual | state | build_context(given, texts, deadline))
+                return (
+                    load_templates()
+                    .get_template(template_name)
+                    .render(usual | state | build_context(given, texts, deadline))
+                )
 
             html = await self._service.ui_pool.run(render_page)
             return Response(html, media_type="text/html", headers={"Content-Language": language})
@@ -90,9 +96,15 @@ class _PageContexts:
         users = self._service.snapshot.release.users
         if users is None:
             return []
-        return find_ids_with_prefix(users.ids, prefix, _MAX_SUGGESTIONS) if prefix else sample_ids(users.ids, _MAX_SUGGESTIONS)
+        return (
+            find_ids_with_prefix(users.ids, prefix, _MAX_SUGGESTIONS)
+            if prefix
+            else sample_ids(users.ids, _MAX_SUGGESTIONS)
+        )
 
-    def build_explore(self, query_params: Mapping[str, list[str]], _: Mapping[str, str], deadline: RequestDeadline) -> TemplateContext:
+    def build_explore(
+        self, query_params: Mapping[str, list[str]], _: Mapping[str, str], deadline: RequestDeadline
+    ) -> TemplateContext:
         """The form, and what was recalled for it."""
         form, view = ExploreForm.from_query_params(query_params), self._service.snapshot
         content: TemplateContext = {
@@ -113,7 +125,11 @@ class _PageContexts:
     def _build_recall(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
         made = self._service.run_query(query, deadline)
         view, rows = made.snapshot, made.search_result.rows
-        known = view.to_rows(list(query.history)) if query.history is not None else _find_stored_history(made.snapshot, query)
+        known = (
+            view.to_rows(list(query.history))
+            if query.history is not None
+            else _find_stored_history(made.snapshot, query)
+        )
         history = known[known >= 0][::-1][:_MAX_HISTORY_CARDS]
         scores = np.array(made.answer.scores, dtype=np.float32)
         stages = {"queue": deadline.queue_ms, **made.stage_ms}
@@ -125,7 +141,9 @@ class _PageContexts:
             "slowest": max(*stages.values(), 0.001),
         }
 
-    def build_items(self, query_params: Mapping[str, list[str]], _: Mapping[str, str], deadline: RequestDeadline) -> TemplateContext:
+    def build_items(
+        self, query_params: Mapping[str, list[str]], _: Mapping[str, str], deadline: RequestDeadline
+    ) -> TemplateContext:
         """Items whose title was searched, or one item and its neighbours."""
         view = self._service.snapshot
         asked, chosen = ((query_params.get(name) or [""])[0].strip()[:200] for name in ("q", "id"))
@@ -148,7 +166,10 @@ class _PageContexts:
         query = Query(vector=view.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
         made = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
         scores = np.array(made.answer.scores, dtype=np.float32)
-        return {"item": build_item_cards(view, rows)[0], "neighbours": build_item_cards(made.snapshot, made.search_result.rows, scores)}
+        return {
+            "item": build_item_cards(view, rows)[0],
+            "neighbours": build_item_cards(made.snapshot, made.search_result.rows, scores),
+        }
 
     def map(self, given: Mapping[str, list[str]], texts: Mapping[str, str], _: RequestDeadline) -> TemplateContext:
         """A sample of the items in two dimensions."""
@@ -157,7 +178,9 @@ class _PageContexts:
         drawn = draw(view, asked, unknown=texts["unknown_value"], others=texts["others"])
         return {"map": drawn, "attributes": view.release.attributes.columns, "width": WIDTH, "height": HEIGHT}
 
-    def build_releases(self, _: Mapping[str, list[str]], __: Mapping[str, str], ___: RequestDeadline) -> TemplateContext:
+    def build_releases(
+        self, _: Mapping[str, list[str]], __: Mapping[str, str], ___: RequestDeadline
+    ) -> TemplateContext:
         """All releases of the store."""
         return self._service.list_releases()
 
@@ -173,10 +196,14 @@ def _find_stored_history(snapshot: Snapshot, query: Query) -> Rows:
     """Rows of the items that a user had taken when the release was made; none of who is not known."""
     users = snapshot.release.users
     row = None if users is None or query.user_id is None else users.ids.to_row(query.user_id)
-    return np.empty(0, dtype=np.int64) if users is None or row is None else snapshot.to_latest_rows(users.histories[row])
+    return (
+        np.empty(0, dtype=np.int64) if users is None or row is None else snapshot.to_latest_rows(users.histories[row])
+    )
 
 
-def _build_api_docs(app: FastAPI, _: Mapping[str, list[str]], __: Mapping[str, str], ___: RequestDeadline) -> TemplateContext:
+def _build_api_docs(
+    app: FastAPI, _: Mapping[str, list[str]], __: Mapping[str, str], ___: RequestDeadline
+) -> TemplateContext:
     """The OpenAPI document, for its page."""
     document = openapi.build_openapi(app)
     return {"document": document, "schemas": document["components"]["schemas"]}
