@@ -73,7 +73,7 @@ def _export_encoder(directory: Path, dim: int, encoder: str) -> tuple[OnnxEncode
     settings = ModelSettings(dim=dim, item_id=False, history=history)
     towers = TwoTower(settings, items.specs, users.specs, 0).eval()
     for name, weight in towers.named_parameters():
-        if name.endswith("of_mean.weight"):
+        if name.endswith("mean_skip.weight"):
             weight.data.copy_(_MEAN_SKIP_SCALE * torch.eye(dim))
     state = EncoderState(dim=dim, history_length=_HISTORY_LENGTH, items=items.state, users=users.state)
     digest = export_towers(towers, state, (items.specs, users.specs), np.empty(0, np.int64), directory)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vecall.runtime.openmp import limit_spinning
 
 if TYPE_CHECKING:
+    from vecall.client import Client
     from vecall.config import Config, load_config
     from vecall.errors import (
         ConfigError,
@@ -32,16 +33,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY_IMPORTS = {
+    "Client": "vecall.client",
     "Config": "vecall.config",
     "ConfigError": "vecall.errors",
     "DataError": "vecall.errors",
     "ExportError": "vecall.errors",
     "IndexSettings": "vecall.index.settings",
+    "InvalidReleaseError": "vecall.errors",
     "Query": "vecall.recall.query",
     "QueryError": "vecall.errors",
     "Recalled": "vecall.recall.query",
     "Recaller": "vecall.recall.recaller",
-    "ReleaseRefused": "vecall.errors",
     "StoreError": "vecall.errors",
     "TrainingError": "vecall.errors",
     "VecallError": "vecall.errors",
@@ -54,6 +56,7 @@ _LAZY_IMPORTS = {
 }
 
 __all__ = [
+    "Client",
     "Config",
     "ConfigError",
     "DataError",

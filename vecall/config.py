@@ -28,7 +28,7 @@ from vecall.training.settings import TrainingSettings
 
 # What a preset sets; a key of the file overrides it. How they were chosen: docs/decisions/.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "founding": {
+    "dssm": {
         "model": {
             "dim": 128,
             "hidden": (256, 128),
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "batch": 128,
             "epochs": 30,
             "lr": 1e-3,
-            "schedule": "constant",
+            "lr_schedule": "constant",
             "weight_decay": 0.0,
         },
     },
@@ -52,21 +52,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "sequence": {
         "model": {
             "dim": 256,
-            "members": 2,
+            "ensemble_size": 2,
             "dropout": 0.5,
-            "init_scale": 0.02,
+            "init_std": 0.02,
             "id_dropout": 0.2,
             "history": {"encoder": "causal"},
         },
         "training": {
             "temperature": 0.07,
             "label_smoothing": 0.1,
-            "history_is_negative": True,
+            "mask_history": False,
             "batch": 768,
             "epochs": 14,
             "lr": 1e-3,
-            "schedule": "constant",
-            "average": 0.99,
+            "lr_schedule": "constant",
+            "ema_decay": 0.99,
         },
     },
 }

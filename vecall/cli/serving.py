@@ -75,7 +75,7 @@ def serve(
     from vecall.service.server import serve
     from vecall.service.settings import load_settings
 
-    given: dict[str, object] = {"host": host, "port": port, "processes": workers}
+    given: dict[str, object] = {"host": host, "port": port, "workers": workers}
     given |= {"allowed_hosts": tuple(allow_host or ()) or None}
     given |= {"writable": False if read_only else None, "log_requests": True if log_requests else None}
     said = {name: value for name, value in given.items() if value is not None}

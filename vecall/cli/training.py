@@ -87,10 +87,10 @@ def print_release(store: Path, name: str, *, as_json: bool) -> None:
     frontier = cast("list[dict[str, float]]", ann.get("frontier", []))
     if not frontier:
         return
-    chosen = {tuple(point) for point in cast("list[list[int]]", manifest.index.parameters.get("effort", []))}
+    chosen = {tuple(point) for point in cast("list[list[int]]", manifest.index.parameters.get("search_params", []))}
     console.out.print(f"  {manifest.index.engine}: ANN recall and median latency of the efforts tried; * is used")
     for point in frontier:
-        effort = point["k"], point["width"], point["depth"]
+        effort = point["k"], point["width"], point["rerank_depth"]
         console.out.print(
             "  {mark} k {k:>5,}  width {width:>5,}  depth {depth:>6,}  ANN recall {recall:.4f} ± {recall_ci95:.4f}  "
             "{p50_ms:.2f} ms".format(mark="*" if effort in chosen else " ", **point)

@@ -28,11 +28,11 @@ class FeatureSpec:
     """What a tower must know of an encoded feature.
 
     Attributes:
-        kind: "dense" is float32 [B, size]; "one" is int64 [B]; "bag" is int64 [B, T] padded with 0.
+        kind: "dense" is float32 [B, size]; "categorical" is int64 [B]; "multi_value" is int64 [B, T] padded with 0.
         size: numbers a row for dense; rows of the embedding table for one and bag.
     """
 
-    kind: Literal["dense", "one", "bag"]
+    kind: Literal["dense", "categorical", "multi_value"]
     size: int
 
 
@@ -99,9 +99,11 @@ class FeatureEncoder:
             case VectorFeature():
                 return FeatureSpec("dense", feature.size)
             case TextFeature():
-                return FeatureSpec("bag", feature.buckets + 1)
+                return FeatureSpec("multi_value", feature.buckets + 1)
             case CategoryFeature() | TagsFeature():
-                kind: Literal["one", "bag"] = "one" if isinstance(feature, CategoryFeature) else "bag"
+                kind: Literal["categorical", "multi_value"] = (
+                    "categorical" if isinstance(feature, CategoryFeature) else "multi_value"
+                )
                 return FeatureSpec(kind, len(self._row_by_value[name]) + _FIRST_VALUE_ROW)
 
     def encode(self, frame: pl.DataFrame) -> EncodedFeatures:

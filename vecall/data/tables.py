@@ -4,6 +4,7 @@ import difflib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -228,23 +229,35 @@ def _read_interactions(
 ) -> pl.DataFrame:
     names, decimal = schema.interactions, settings.csv.decimal
     table = _TableValidator(path, _list_interaction_columns(names), settings, bad_rows)
-    table.cast("log", names.user, lambda column: cast_id(column, schema.users.id_type), is_required=True, name="user")
-    table.cast("log", names.item, lambda column: cast_id(column, schema.items.id_type), is_required=True, name="item")
+    table.cast(
+        "interaction", names.user, lambda column: cast_id(column, schema.users.id_type), is_required=True, name="user"
+    )
+    table.cast(
+        "interaction", names.item, lambda column: cast_id(column, schema.items.id_type), is_required=True, name="item"
+    )
     if names.time is not None:
         table.cast(
-            "log", names.time, lambda column: cast_timestamp(column, decimal=decimal), is_required=True, name="time"
+            "interaction",
+            names.time,
+            lambda column: cast_timestamp(column, decimal=decimal),
+            is_required=True,
+            name="time",
         )
     if names.label is not None:
         positive = names.positive
         table.cast(
-            "mark", names.label, lambda column: _cast_label(column, positive, decimal), is_required=True, name="liked"
+            "label",
+            names.label,
+            lambda column: _cast_label(column, positive, decimal),
+            is_required=True,
+            name="has_positive_label",
         )
     if names.impression is not None:
-        table.cast("mark", names.impression, cast_boolean, is_required=True, name="shown")
+        table.cast("label", names.impression, cast_boolean, is_required=True, name="impression")
     if item_ids is not None:
-        known = table.typed_columns["log", "item"].is_in(item_ids.implode())
+        known = table.typed_columns["interaction", "item"].is_in(item_ids.implode())
         table.require(names.item, known, "an item of the items table")
-    return table.to_frame("log").with_columns(_is_positive(table.to_frame("mark")).alias("positive"))
+    return table.to_frame("interaction").with_columns(_is_positive(table.to_frame("label")).alias("positive"))
 
 
 def _cast_label(column: pl.Series, positive_threshold: float, decimal: str) -> CastResult:
@@ -260,13 +273,13 @@ def _cast_label(column: pl.Series, positive_threshold: float, decimal: str) -> C
 def _is_positive(labels: pl.DataFrame) -> pl.Series:
     """[n] whether a row is an item that was taken and liked."""
     positive = pl.repeat(value=True, n=len(labels), dtype=pl.Boolean, eager=True)
-    if "liked" in labels.columns:
-        positive = positive & labels["liked"]
-    return positive & ~labels["shown"] if "shown" in labels.columns else positive
+    if "has_positive_label" in labels.columns:
+        positive = positive & labels["has_positive_label"]
+    return positive & ~labels["impression"] if "impression" in labels.columns else positive
 
 
 def _list_interaction_columns(schema: InteractionSchema) -> dict[str, str]:
-    keys = ("user", "item", "time", "label", "shown")
+    keys = ("user", "item", "time", "label", "impression")
     return {f"schema.interactions.{key}": getattr(schema, key) for key in keys if getattr(schema, key) is not None}
 
 
@@ -278,9 +291,7 @@ def _read_entity_table(
     table.cast("id", schema.id, lambda column: cast_id(column, schema.id_type), is_required=True)
     table.require(schema.id, table.typed_columns["id", schema.id].is_first_distinct(), "an id that stands once")
     for name, feature in schema.features.items():
-        table.cast(
-            "feature", name, lambda column, of=feature: cast_feature(column, of, decimal=decimal), is_required=False
-        )  # type: ignore[misc]
+        table.cast("feature", name, partial(cast_feature, feature=feature, decimal=decimal), is_required=False)
     if isinstance(schema, ItemSchema):
         _cast_attributes(table, schema, decimal)
     return EntityTable(table.typed_columns["id", schema.id], table.to_frame("feature"), table.to_frame("attribute"))

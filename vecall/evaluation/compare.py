@@ -162,7 +162,7 @@ def evaluate_all(
                 logger.warning("%s is left out: %s", name, error)
                 left_out.append(f"{name} is left out: {error}.")
             advance(1, note=name)
-    if repeats := judgements["model"].repeats_dropped:
+    if repeats := judgements["model"].repeat_target_count:
         dropped["targets already in the history (not judged with seen items excluded)"] = repeats
     return EvaluationReport(
         protocol=(

@@ -35,7 +35,7 @@ _CSS_VARIABLES = {
 _SERIES_COLORS = tuple(colour for colour, name in _CSS_VARIABLES.items() if name[-1].isdigit())
 _TEXT_COLOR, _MUTED_COLOR, _GRID_COLOR = (colour for colour, name in _CSS_VARIABLES.items() if not name[-1].isdigit())
 _MARKERS = "osD^vP"
-_STYLE_INDICES = {"model": 0, "ease": 1, "popularity": 2, "founding_bce": 3, "cooccurrence": 4}
+_STYLE_INDICES = {"model": 0, "ease": 1, "popularity": 2, "dssm": 3, "cooccurrence": 4}
 
 _RC_PARAMS: Any = {
     "svg.fonttype": "none",

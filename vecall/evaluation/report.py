@@ -237,7 +237,7 @@ def _render_plots(content: ReportContent) -> str:
     figures = [
         f'<figure class="card"><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>'
         for name, (title, caption) in CAPTIONS.items()
-        if (svg := getattr(content, name))
+        if (svg := getattr(content, f"{name}_svg"))
     ]
     return _render_section("Plots", f'<div class="plots">{"".join(figures)}</div>') if figures else ""
 

@@ -28,7 +28,7 @@ class IndexSpec:
     """An approximate index in words.
 
     Attributes:
-        engine: "hnsw" or "cells".
+        engine: "hnsw" or "ivf".
         M: hnsw: links per vector and level.
         ef_construction: hnsw: places looked at for a vector's links.
     """
@@ -39,7 +39,7 @@ class IndexSpec:
 
     def build(self, vectors: Vectors | HalfVectors, settings: IndexSettings) -> Index:
         """The index; what the settings give stands above what was found."""
-        if self.engine == "cells":
+        if self.engine == "ivf":
             return IvfPqIndex.build(vectors, nlist=settings.nlist)
         m, ef_construction = settings.M or self.M, settings.ef_construction or self.ef_construction
         return HnswIndex.build(vectors, m=m, ef_construction=ef_construction)
@@ -62,7 +62,7 @@ class BuiltIndex:
     @property
     def engine(self) -> str:
         """`exact`, `hnsw` or `cells`."""
-        return {ExactIndex: "exact", HnswIndex: "hnsw", IvfPqIndex: "cells"}[type(self.index)]
+        return {ExactIndex: "exact", HnswIndex: "hnsw", IvfPqIndex: "ivf"}[type(self.index)]
 
 
 def build_index(vectors: Vectors | HalfVectors, queries: Vectors | None, settings: IndexSettings) -> BuiltIndex:
@@ -85,40 +85,40 @@ def build_index(vectors: Vectors | HalfVectors, queries: Vectors | None, setting
     asked = _subsample(vectors if queries is None else queries, _TUNING_SAMPLE_SIZE).astype(np.float32)
     structure = _select_spec(engine, vectors, asked, settings)
     index = structure.build(vectors, settings)
-    width = settings.nprobe if structure.engine == "cells" else settings.ef
+    width = settings.nprobe if structure.engine == "ivf" else settings.ef
     found = tune(
         index, asked, settings.ks, settings.target_recall, max_latency_ms=settings.latency_ms, fixed_width=width
     )
     if isinstance(index, IvfPqIndex):
-        return BuiltIndex(index, found, {"cells": index.nlist})
+        return BuiltIndex(index, found, {"nlist": index.nlist})
     m, ef_construction = settings.M or structure.M, settings.ef_construction or structure.ef_construction
     return BuiltIndex(index, found, {"M": m, "ef_construction": ef_construction})
 
 
 def _resolve_engine(settings: IndexSettings) -> str:
     """The engine that is given, by its name or by one of its parameters."""
-    of_graph = [name for name in ("M", "ef_construction", "ef") if getattr(settings, name) is not None]
-    of_cells = [name for name in ("cells", "probes") if getattr(settings, name) is not None]
-    wrong = {"hnsw": of_cells, "cells": of_graph, "exact": of_graph + of_cells}.get(settings.engine, [])
-    if wrong or (of_graph and of_cells):
-        given = wrong or of_graph + of_cells
+    hnsw_keys = [name for name in ("M", "ef_construction", "ef") if getattr(settings, name) is not None]
+    ivf_keys = [name for name in ("nlist", "nprobe") if getattr(settings, name) is not None]
+    wrong = {"hnsw": ivf_keys, "ivf": hnsw_keys, "exact": hnsw_keys + ivf_keys}.get(settings.engine, [])
+    if wrong or (hnsw_keys and ivf_keys):
+        given = wrong or hnsw_keys + ivf_keys
         raise ConfigError(
             f"index.{given[0]}: {', '.join(given)} cannot be given with engine {settings.engine!r}: M, ef_construction "
-            "and ef are of hnsw, cells and probes of cells"
+            "and ef are of hnsw, nlist and nprobe of ivf"
         )
     if settings.engine != "auto":
         return settings.engine
-    return "hnsw" if of_graph else "cells" if of_cells else "auto"
+    return "hnsw" if hnsw_keys else "ivf" if ivf_keys else "auto"
 
 
 def _select_spec(engine: str, vectors: Vectors | HalfVectors, queries: Vectors, settings: IndexSettings) -> IndexSpec:
     """The structure that answers a sample of the items fastest at the wanted ANN recall."""
     if engine == "hnsw":
         return IndexSpec("hnsw")
-    if engine == "cells":
-        return IndexSpec("cells")
+    if engine == "ivf":
+        return IndexSpec("ivf")
     sample = _subsample(vectors, _MAX_TRIAL_ITEMS)
-    contenders = [IndexSpec("hnsw"), IndexSpec("cells")]
+    contenders = [IndexSpec("hnsw"), IndexSpec("ivf")]
     results = [
         _benchmark_spec(one, sample, _subsample(queries, _MAX_TRIAL_QUERIES).astype(np.float32), settings)
         for one in contenders

@@ -41,7 +41,7 @@ def load_index(path: Path) -> Index:
     if _is_half_precision(native, native):
         return ExactIndex(native)
     raise InvalidReleaseError(
-        f"{path} holds a {type(native).__name__}; expected a graph, cells or vectors in half precision by inner "
+        f"{path} holds a {type(native).__name__}; expected HNSW, IVF or a flat index in half precision by inner "
         "product, as vecall makes them: publish the release again",
         file=path.name,
     )

@@ -152,7 +152,7 @@ def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> 
     rows = sample_rows(n, _PQ_TRAINING_ROWS, seed)
     lists.train(exact_index.get_vectors(np.resize(rows, max(len(rows), 2**_PQ_BITS))))  # faiss takes no fewer
     step = max(_ADD_CHUNK_ROWS, -(-n // 50))
-    with progress.track("filling cells", n) as advance:
+    with progress.track("filling IVF lists", n) as advance:
         for start in range(0, n, step):
             part = exact_index.get_vectors(np.arange(start, min(n, start + step)))
             lists.add(part)

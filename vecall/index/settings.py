@@ -12,23 +12,23 @@ _UNSUPPORTED_ENGINES = ("milvus",)
 class IndexSettings(SettingsModel):
     """Which index is built, and what it must reach. A parameter left out is found."""
 
-    engine: Literal["auto", "hnsw", "cells", "exact"] = "auto"
+    engine: Literal["auto", "hnsw", "ivf", "exact"] = "auto"
     target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 500), min_length=1, description="ascending")
     latency_ms: float = Field(10.0, gt=0, description="milliseconds that a search of one query may take")
     M: int | None = Field(None, ge=2, le=256, description="hnsw: links per vector and level")
-    ef_construction: int | None = Field(None, ge=1, description="hnsw: places looked at for a vector's links")
-    ef: int | None = Field(None, ge=1, description="hnsw: places kept in sight by a search")
+    ef_construction: int | None = Field(None, ge=1, description="hnsw: candidates examined for a vector's links")
+    ef: int | None = Field(None, ge=1, description="hnsw: size of a search's candidate list")
 
-    nlist: int | None = Field(None, ge=1, description="cells: how many")
-    nprobe: int | None = Field(None, ge=1, description="cells: how many a search scans")
+    nlist: int | None = Field(None, ge=1, description="ivf: number of inverted lists")
+    nprobe: int | None = Field(None, ge=1, description="ivf: lists that a search scans")
     storage: Literal["fp16"] = Field("fp16", description="of the vectors that answers are scored by")
 
     @field_validator("engine", mode="before")
     @classmethod
     def _reject_unsupported_engine(cls, engine: object) -> object:
         if engine in _UNSUPPORTED_ENGINES:
-            raise ValueError(f"engine {engine!r} is not built yet: choose 'auto', 'hnsw', 'cells' or 'exact'")
+            raise ValueError(f"engine {engine!r} is not supported yet: choose 'auto', 'hnsw', 'ivf' or 'exact'")
         return engine
 
     @field_validator("ks")

@@ -103,7 +103,7 @@ def tune(
     if is_trial or fixed_width is not None:
         return TuningResult(tuple(chosen), tuple(tried), costs, FilteredSearchParams())
     filtered = tune_filtered(
-        index, queries, truth[:, :length], [(one.k, one.effort) for one in chosen], target_recall, costs
+        index, queries, truth[:, :length], [(one.k, one.search_params) for one in chosen], target_recall, costs
     )
     return TuningResult(tuple(chosen), tuple(tried), costs, filtered)
 

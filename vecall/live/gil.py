@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-T = TypeVar("Item")
+T = TypeVar("T")
 
 _ITEMS_PER_SLICE = 16  # items; some tenths of a millisecond
 

@@ -49,7 +49,7 @@ class ItemColumns:
 
     def __post_init__(self) -> None:
         rules = {name: self._make_value_check(name) for name in dict.fromkeys([*self.attributes, *self.features])}
-        object.__setattr__(self, "_rules", rules)
+        object.__setattr__(self, "_value_checks", rules)
 
     @classmethod
     def from_release(cls, release: Release) -> Self:

@@ -86,7 +86,7 @@ def encode_missing_vectors(
         if not (np.abs(vectors) <= MAX_STORED_VALUE).all():
             raise QueryError("items: the item tower makes vectors of them that are not finite: look at their numbers")
         for place, vector in zip(places, vectors, strict=True):
-            made[place] = replace(made[place], vector=vector, encoder=release.manifest.encoder)
+            made[place] = replace(made[place], vector=vector, encoder_hash=release.manifest.encoder)
     return made
 
 

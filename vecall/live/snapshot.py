@@ -71,12 +71,12 @@ class Delta:
     def create_empty(cls, release: Release) -> Self:
         """Without a slot."""
         return cls(
-            codes=np.empty((0, release.index.dim), dtype=np.float16),
-            live=np.empty(0, dtype=np.bool_),
-            origins=np.empty(0, dtype=np.int64),
+            half_vectors=np.empty((0, release.index.dim), dtype=np.float16),
+            live_mask=np.empty(0, dtype=np.bool_),
+            base_rows=np.empty(0, dtype=np.int64),
             attributes=release.attributes.clear(),
-            count=0,
-            held=0,
+            live_count=0,
+            distinct_id_count=0,
             slots=IdSlots([], {}, []),
         )
 

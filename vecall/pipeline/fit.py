@@ -112,7 +112,7 @@ def _build_training_data(
     vocabulary = dataset.catalogue.items
     if init_model is not None and init_model.vocabulary.item_id_map.id_type == vocabulary.id_type:
         found = init_model.vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
-        problem = dataclasses.replace(problem, learned_before=np.flatnonzero(found != UNKNOWN_ROW))
+        problem = dataclasses.replace(problem, warm_started_items=np.flatnonzero(found != UNKNOWN_ROW))
     return problem, ModelVocabulary(vocabulary, items, users)
 
 

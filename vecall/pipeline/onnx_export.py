@@ -152,9 +152,9 @@ class SampleInputs:
         match shape.kind:
             case "dense":
                 return random.standard_normal((batch_size, shape.size)).astype(np.float32)
-            case "one":
+            case "categorical":
                 return random.integers(0, shape.size, batch_size)
-            case "bag":
+            case "multi_value":
                 given = random.random((batch_size, n_values)) < 0.7  # some places, and some whole rows, are padding
                 return random.integers(0, shape.size, (batch_size, n_values)) * given
 
@@ -164,7 +164,7 @@ class SampleInputs:
 
     def _find_dynamic_axes(self, name: str) -> dict[int, Any]:
         shape = self._feature_specs.get(name.removeprefix(FEATURE_INPUT_PREFIX))
-        ragged = name == HISTORY_INPUT or (shape is not None and shape.kind == "bag")
+        ragged = name == HISTORY_INPUT or (shape is not None and shape.kind == "multi_value")
         return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if ragged else {0: Dim.DYNAMIC}
 
 

@@ -87,7 +87,7 @@ def build_dssm_config(dataset: Dataset, train: RaggedArray, config: Config, dire
                 "items": {"id": "id", "id_type": "integer", "features": _declare_profile(ITEM_INPUT_DIM)},
                 "users": {"id": "id", "id_type": "integer", "features": _declare_profile(USER_INPUT_DIM)},
             },
-            "model": {"preset": "founding"},
+            "model": {"preset": "dssm"},
             "training": {"patience": config.training.patience, "seed": config.training.seed},
         }
     )

@@ -61,7 +61,7 @@ class QuickstartResult:
         return {
             "release": self.release,
             **{name: judged[name].seen_excluded for name in names},
-            "founding_bce": self.dssm.seen_excluded,
+            "dssm": self.dssm.seen_excluded,
             "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
             "paths": dict(self.evaluation.route_counts),
             "report": str(self.report_path),
@@ -75,7 +75,7 @@ class QuickstartResult:
             rows = [[*pair] for pair in zip(taken, recalled, strict=False)]
             console.print_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, align_left=True)
         models = {name: one.seen_excluded for name, one in self.evaluation.results.items()}
-        shown = models | {"founding_bce": self.dssm.seen_excluded}
+        shown = models | {"dssm": self.dssm.seen_excluded}
         console.print_metrics("\nmodel recall over all items, seen items excluded", shown)
         ann = self.evaluation.ann_results[0]
         console.out.print(
@@ -105,13 +105,13 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
     clock.lap("publish")
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    founding = _evaluate_dssm(run, dataset, split, output_dir / "founding")
+    dssm = _evaluate_dssm(run, dataset, split, output_dir / "dssm")
     clock.lap("founding model")
     assessment = evaluate_run_or_store(store=output_dir / "store", config=config)
     with open_recaller(output_dir / "store") as recaller:
         examples = _collect_examples(recaller, dataset)
     report = output_dir / "report.html"
-    more = {"founding_bce": founding}
+    more = {"dssm": dssm}
     write_evaluation_report(
         report,
         assessment,
@@ -121,7 +121,7 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
         examples=examples,
     )
     clock.lap("evaluate")
-    return QuickstartResult(release, assessment, founding, examples, report, clock.seconds_by_stage)
+    return QuickstartResult(release, assessment, dssm, examples, report, clock.seconds_by_stage)
 
 
 class _Stopwatch:
@@ -137,7 +137,7 @@ class _Stopwatch:
 
 def _clear_output_dir(output_dir: Path) -> None:
     """Delete an earlier quickstart, and nothing else."""
-    ours = {"run", "store", "founding", "report.html"}
+    ours = {"run", "store", "dssm", "report.html"}
     strange = {path.name for path in output_dir.iterdir()} - ours if output_dir.is_dir() else set()
     if strange or output_dir.is_file():
         raise ConfigError(f"{output_dir}: holds {sorted(strange) or 'a file'}, not a quickstart; choose another --out")

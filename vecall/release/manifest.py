@@ -13,7 +13,7 @@ from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
 from vecall.schema import IdType, SettingsModel
 
-RELEASE_FORMAT = 2  # 1 is read too: it lacks `tables_seq`
+RELEASE_FORMAT = 3
 RELEASE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 MANIFEST_FILE, MANIFEST_DIGEST_FILE = "manifest.json", "manifest.sha256"
 _SHA256_PATTERN = r"[0-9a-f]{64}"
@@ -56,7 +56,7 @@ class ReleaseMetadata(SettingsModel):
 class Manifest(ReleaseMetadata):
     """All that a release says of itself."""
 
-    format: Literal[1, 2] = 2
+    format: Literal[3] = 3
     name: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$")
     created: AwareDatetime
     parent: str | None = Field(pattern=f"^{RELEASE_NAME_PATTERN}$", description="the release that was active before")
@@ -207,11 +207,12 @@ def _parse_manifest(directory: Path, content: bytes) -> Manifest:
     try:
         fields: Any = json.loads(content)
         version = fields["format"]
-        if isinstance(version, int) and version > RELEASE_FORMAT:
+        if isinstance(version, int) and version != RELEASE_FORMAT:
+            age = "a newer" if version > RELEASE_FORMAT else "an older"
             raise _make_invalid_release_error(
                 directory,
                 MANIFEST_FILE,
-                f"has format {version}: it was made by a newer vecall; this one reads {RELEASE_FORMAT}",
+                f"has format {version}, written by {age} vecall; this version reads format {RELEASE_FORMAT}: publish again",
             )
         manifest = Manifest.model_validate(fields)
     except (ValueError, TypeError, KeyError) as error:  # ValidationError and JSONDecodeError are ValueErrors

@@ -32,7 +32,6 @@ EXTERNAL_VECTOR_ROWS_FILE = "given_rows.npy"
 ITEM_ID_MAP_PREFIX = "ids."
 
 _POPULAR_CACHE_ROWS = 2**15  # rows that are kept in the order of their popularity
-_DEFAULT_EF = 50  # of a graph in a release of format 1 that was published without queries
 
 
 @dataclass(frozen=True)
@@ -168,19 +167,17 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
 
 
 def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
-    """Points [k, width, depth]; format 1 has graphs alone, as [k, ef], or one `ef` for all."""
+    """The tuned search parameters, points [k, width, rerank_depth]; None of an exact index."""
     parameters = manifest.index.parameters
     if manifest.index.engine == "exact":
         return None
-    if "effort" in parameters:
-        points = cast("list[list[int]]", parameters["effort"])
-        filtered = cast("dict[str, Any]", parameters.get("filtered", {"widths": [], "deeper": 1.0}))
-        widths = tuple(WidthAtRank(*one) for one in filtered["widths"])
-        return SearchParamCurve(
-            [(k, SearchParams(*effort)) for k, *effort in points], FilteredSearchParams(widths, filtered["deeper"])
-        )
-    ef = cast("int", parameters.get("ef", _DEFAULT_EF))
-    return SearchParamCurve([(1, SearchParams(ef)), (ef, SearchParams(ef))])
+    points = cast("list[list[int]]", parameters["search_params"])
+    filtered = cast("dict[str, Any]", parameters["filtered_search_params"])
+    widths = tuple(WidthAtRank(*width) for width in filtered["widths"])
+    return SearchParamCurve(
+        [(k, SearchParams(width, rerank_depth)) for k, width, rerank_depth in points],
+        FilteredSearchParams(widths, filtered["depth_factor"]),
+    )
 
 
 def _check_consistency(release: Release) -> None:

@@ -148,11 +148,11 @@ def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
     effort: list[JsonValue] = [[point.k, point.width, point.rerank_depth] for point in built.tuning.best_points]
     filtered: JsonValue = {
         "widths": [[one.rank, one.width_for_all, one.width_for_tail] for one in built.tuning.filtered_params.widths],
-        "deeper": built.tuning.filtered_params.depth_factor,
+        "depth_factor": built.tuning.filtered_params.depth_factor,
     }
     return IndexInfo(
         engine=built.engine,
-        parameters=parameters | {"effort": effort, "filtered": filtered},
+        parameters=parameters | {"search_params": effort, "filtered_search_params": filtered},
         costs=asdict(built.tuning.costs),
         settings=given,
     )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from vecall.service.pool import AdmissionControl, RequestDeadline
 
-ResultT = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 
 
 class _OffloadRequiredError(Exception):

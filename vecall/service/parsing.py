@@ -10,7 +10,7 @@ from vecall.recall.query import Query
 from vecall.service.schemas import DeleteRequest, RecallRequest, RequestModel, UpsertRequest
 from vecall.service.settings import Limits
 
-ModelT = TypeVar("Shape", bound=RequestModel)
+ModelT = TypeVar("ModelT", bound=RequestModel)
 
 _UNION_TAGS = ("int", "str")  # that pydantic adds to the place of an id
 

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 from vecall.errors import OverloadedError
 from vecall.service.threads import limit_faiss_to_one_thread
 
-ResultT = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 
 _DEADLINE_EXCEEDED = "the deadline passed before there was an answer: the service is too busy; try again"
 

@@ -53,7 +53,7 @@ def run_workers(store_path: Path, settings: ServeSettings, api_keys: ApiKeys, *,
     opened.get_current()  # told here, and not by each process
     with ExitStack() as held:
         writer = (
-            held.enter_context(file_lock(opened.path / "writer.lock", timeout=0, shared=True))
+            held.enter_context(file_lock(opened.path / "writer.lock", timeout=0, inheritable=True))
             if settings.writable
             else None
         )

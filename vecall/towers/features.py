@@ -17,7 +17,7 @@ _OOV_INIT_SCALE = 0.01  # not 0: a sum of nothing but zeros has no direction to 
 
 def to_module_key(feature: str) -> str:
     """The name of a feature's layer: torch forbids dots in it, and names of its own such as `type` or `values`."""
-    return "of_" + feature.replace("%", "%25").replace(".", "%2E")
+    return "feature_" + feature.replace("%", "%25").replace(".", "%2E")
 
 
 class SqrtNEmbeddingBag(nn.Module):
@@ -78,9 +78,9 @@ class SummedFeatures(nn.Module):
         match spec.kind:
             case "dense":
                 return _init_linear(nn.Linear(spec.size, dim), init_std)
-            case "one":
+            case "categorical":
                 return build_categorical_embedding(spec.size, dim, init_std)
-            case "bag":
+            case "multi_value":
                 return SqrtNEmbeddingBag(spec.size, dim, init_std)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -105,9 +105,9 @@ class ConcatenatedFeatures(nn.Module):
         match spec.kind:
             case "dense":
                 return nn.Identity()
-            case "one":
+            case "categorical":
                 return build_categorical_embedding(spec.size, CONCAT_EMBEDDING_DIM, init_std)
-            case "bag":
+            case "multi_value":
                 return SqrtNEmbeddingBag(spec.size, CONCAT_EMBEDDING_DIM, init_std)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:

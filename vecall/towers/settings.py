@@ -22,7 +22,7 @@ class HistorySettings(SettingsModel):
 class ModelSettings(SettingsModel):
     """Both towers. Without `hidden` a side is the sum of its parts; with it, an MLP over the parts side by side."""
 
-    preset: Literal["founding", "pooled", "sequence"] = "pooled"
+    preset: Literal["dssm", "pooled", "sequence"] = "pooled"
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of the vectors that are compared")
     ensemble_size: int = Field(
         1, ge=1, le=16, description="models side by side in a vector, dim / members each; a score is the mean of theirs"

@@ -57,13 +57,13 @@ class TrainingData:
         """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
         items, users = encoders
         return cls(
-            train=histories,
-            negatives=hard_negatives,
+            histories=histories,
+            hard_negatives=hard_negatives,
             n_items=len(catalogue.items),
             item_features=items.encode(catalogue.item_features),
             user_features=users.encode(catalogue.user_features),
-            item_shapes=items.specs,
-            user_shapes=users.specs,
+            item_specs=items.specs,
+            user_specs=users.specs,
         )
 
 

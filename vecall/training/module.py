@@ -67,8 +67,8 @@ class TwoTowerModule(LightningModule):
         length = towers.settings.history.length
         self._windows = cut_windows(data.histories, length, min_history=self._min_history) if towers.is_causal else None
         # Unless some ids are hidden, nothing would hold the scores of items without one in place.
-        told_apart = torch.from_numpy(data.observed_items if towers.uses_id_dropout else np.arange(data.n_items))
-        self.loss_name = resolve_loss(settings, len(told_apart))
+        candidate_items = torch.from_numpy(data.observed_items if towers.uses_id_dropout else np.arange(data.n_items))
+        self.loss_name = resolve_loss(settings, len(candidate_items))
         learned = settings.temperature == "learned"
         start = 0.1 if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
@@ -82,10 +82,12 @@ class TwoTowerModule(LightningModule):
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=data.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
         self.candidate_items: Tensor  # [M] item rows
-        self.register_buffer("told_apart", told_apart, persistent=False)
+        self.register_buffer("candidate_items", candidate_items, persistent=False)
         self.candidate_index: Tensor  # [N] where each of them stands among these; 0, as padding, for others
-        places = torch.zeros(data.n_items, dtype=torch.int64).scatter_(0, told_apart, torch.arange(len(told_apart)))
-        self.register_buffer("place_of", places, persistent=False)
+        candidate_index = torch.zeros(data.n_items, dtype=torch.int64).scatter_(
+            0, candidate_items, torch.arange(len(candidate_items))
+        )
+        self.register_buffer("candidate_index", candidate_index, persistent=False)
         self.ema_model: AveragedModel | None = None
         if settings.ema_decay:
             moving: Any = get_ema_multi_avg_fn  # it has no types
@@ -118,7 +120,7 @@ class TwoTowerModule(LightningModule):
         if self.settings.negatives.uniform == 0 and len(self.data.hard_negatives.users) == 0:
             raise TrainingError(
                 "bce has no negatives to tell positives from: set training.negatives.uniform, or name a label or "
-                "shown column in schema.interactions"
+                "impression column in schema.interactions"
             )
         return add_negative_samples(positives, self.data.hard_negatives)
 
@@ -196,7 +198,7 @@ class TwoTowerModule(LightningModule):
             batch.replace_input_items(self.candidate_index[batch.input_items]),
             self.candidate_index[batch.target_items],
         )
-        out = None if self.settings.mask_history else pad_histories_with_targets(batch, targets)
+        out = pad_histories_with_targets(batch, targets) if self.settings.mask_history else None
         smoothing = self.settings.label_smoothing
         return _average_losses(
             chunked_cross_entropy(users, items, targets, out, label_smoothing=smoothing)
@@ -235,7 +237,7 @@ class TwoTowerModule(LightningModule):
     def _build_ignore_mask(self, batch: AnyBatch, targets: Tensor, n_items: int) -> Tensor:
         """[B, N] items that are no negatives of a row: its own positive and, unless they count, its history."""
         marks = torch.zeros(len(targets), n_items, dtype=torch.bool, device=targets.device)
-        if not self.settings.mask_history:
+        if self.settings.mask_history:
             marks.scatter_(1, pad_histories_with_targets(batch, targets), value=True)
         return marks.scatter_(1, targets.unsqueeze(1), value=True)
 

@@ -28,7 +28,7 @@ class TrainingSettings(SettingsModel):
     temperature: float | Literal["learned"] = Field(0.1, description="scores are divided by it; more is softer")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="softmax only: share of the target spread over all")
     mask_history: bool = Field(
-        False, description="softmax: whether items that the user has already taken count against the next one"
+        True, description="softmax: leave the items of a user's history out of the negatives of that user"
     )
     batch: int = Field(512, ge=1, description="B: positives a step")
     epochs: int = Field(4, ge=1, description="at most; the cosine schedule ends here")

@@ -17,7 +17,7 @@ from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
 
-_ITEM_ID_WEIGHT = "item_ids.weight"
+_ITEM_ID_WEIGHT = "item_id_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary
             row_of = {value: row for row, value in enumerate(before.values, OOV + 1)}
             rows = [MISSING, OOV, *(row_of.get(value, UNKNOWN_ROW) for value in fitted.values)]
             for suffix in ("weight", "table.weight"):
-                sources[f"{side}.combine.inputs.parts.{to_module_key(feature)}.{suffix}"] = np.array(
+                sources[f"{side}_tower.combiner.feature_embedding.layers.{to_module_key(feature)}.{suffix}"] = np.array(
                     rows, dtype=np.int64
                 )
     return sources

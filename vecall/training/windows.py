@@ -93,7 +93,7 @@ class WindowBatch:
 
     def replace_input_items(self, input_items: Tensor) -> "WindowBatch":
         """The same batch with other names for its items, such as places in a smaller table."""
-        return replace(self, rows=input_items)
+        return replace(self, input_items=input_items)
 
     @property
     def histories(self) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-ObservationT = TypeVar("Noted")
+ObservationT = TypeVar("ObservationT")
 LabelValues = tuple[str, ...]
 
 _MAX_BUFFERED = 4_096  # that wait to be counted, which then takes about a millisecond

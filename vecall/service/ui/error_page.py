@@ -17,7 +17,7 @@ _API_PREFIXES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/p
 def load_templates() -> Environment:
     """The pages' templates."""
     environment = Environment(
-        loader=PackageLoader("vecall.service.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("vecall.service.ui"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["query"] = partial(urlencode, doseq=True)
     return environment
