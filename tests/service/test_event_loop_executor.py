@@ -74,7 +74,7 @@ def test_a_turn_ends_at_its_deadline():
 
     def slow(turn):
         time.sleep(0.05)
-        turn.check()
+        turn.raise_if_expired()
 
     with pytest.raises(OverloadedError, match="deadline"):
         asyncio.run(made.run(slow))

@@ -1,6 +1,7 @@
 """Request bodies: read within limits of size and time, then parsed by the same validators as in Python and batch."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from vecall.errors import QueryError
 from vecall.recall.query import Query
+from vecall.release.manifest import RELEASE_NAME_PATTERN
 from vecall.service.responses import HttpError
 from vecall.service.settings import Limits
 
@@ -100,14 +102,14 @@ def parse_activate(body: bytes) -> str:
         QueryError: as for `parse_recall`.
     """
     name = _parse_fields(body, required=("name",))["name"]
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not re.fullmatch(RELEASE_NAME_PATTERN, name):
         raise QueryError(f"name: expected the name of a release, got {name!r:.80}", field="name")
     return name
 
 
 def _parse_json(body: bytes) -> object:
     try:
-        return from_json(body, allow_inf_nan=False)
+        return from_json(body)
     except ValueError as error:
         raise QueryError(f"the body is not JSON: {error}", code="bad_json") from None
 
