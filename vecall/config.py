@@ -17,12 +17,11 @@ from vecall.schema import (
     CategoryFeature,
     NumericFeature,
     Schema,
-    SettingsModel,
     TagsFeature,
     TextFeature,
     VectorFeature,
 )
-from vecall.settings_base import read_toml
+from vecall.settings_base import SettingsModel, read_toml
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 

@@ -1,10 +1,18 @@
-"""TOML files that people write."""
+"""Base class of settings sections, and the TOML files that hold them."""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from vecall.errors import ConfigError
+
+
+class SettingsModel(BaseModel):
+    """Base of every settings section: frozen; unknown keys, NaN and infinity are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
-from vecall.schema import IdType, SettingsModel
+from vecall.schema import IdType
+from vecall.settings_base import SettingsModel
 
 RELEASE_FORMAT = 3
 RELEASE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"

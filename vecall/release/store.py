@@ -30,7 +30,7 @@ from vecall.release.manifest import (
     write_manifest,
 )
 from vecall.runtime.paths import to_absolute_path
-from vecall.schema import SettingsModel
+from vecall.settings_base import SettingsModel
 
 logger = logging.getLogger(__name__)
 

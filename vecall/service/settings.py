@@ -6,8 +6,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vecall.errors import ConfigError
-from vecall.schema import SettingsModel
-from vecall.settings_base import read_toml
+from vecall.settings_base import SettingsModel, read_toml
 
 
 class Limits(SettingsModel):
