@@ -9,14 +9,12 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vecall.arrays import Rows, Vectors
 from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState
 from vecall.data.request_features import to_feature_frame
 from vecall.errors import InvalidReleaseError
 from vecall.release.atomic_io import read_array
 from vecall.schema import CategoryFeature, Features, TagsFeature
-
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
 
 QUERY_TOWER_FILE = "query_tower.onnx"
 ITEM_TOWER_FILE = "item_tower.onnx"

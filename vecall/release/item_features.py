@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from vecall.arrays import Rows
 from vecall.data.frames import select_columns
 from vecall.errors import StoreError
-from vecall.index.bitmap import Rows
 from vecall.release.atomic_io import write_table
 from vecall.schema import Features
 

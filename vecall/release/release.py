@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.id_map import IdMap
 from vecall.errors import InvalidReleaseError
 from vecall.index import index_io as index_files
-from vecall.index.base import Index, Rows, SearchParams
+from vecall.index.base import Index, SearchParams
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, WidthAtRank

@@ -11,13 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from vecall.arrays import HalfVectors, Vectors
 from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
 from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import IdMap
 from vecall.errors import DataError
 from vecall.index import index_io as index_files
-from vecall.index.base import HalfVectors, Index, Vectors
+from vecall.index.base import Index
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.settings import IndexSettings

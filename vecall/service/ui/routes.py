@@ -10,8 +10,8 @@ import numpy as np
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 
+from vecall.arrays import Rows
 from vecall.errors import QueryError
-from vecall.index.bitmap import Rows
 from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
