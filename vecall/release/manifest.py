@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
 from vecall.schema import IdType
-from vecall.settings_base import SettingsModel
+from vecall.settings_base import SettingsModel, describe_validation_error
 
 RELEASE_FORMAT = 3
 RELEASE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
@@ -216,21 +216,18 @@ def _parse_manifest(directory: Path, content: bytes) -> Manifest:
                 f"has format {version}, written by {age} vecall; this version reads format {RELEASE_FORMAT}: publish again",
             )
         manifest = Manifest.model_validate(fields)
-    except (ValueError, TypeError, KeyError) as error:  # ValidationError and JSONDecodeError are ValueErrors
+    except ValidationError as error:
+        problems = "; ".join(map(str, describe_validation_error(error, Manifest, fields)))
+        raise _make_invalid_release_error(directory, MANIFEST_FILE, f"is not a manifest: {problems}") from error
+    except (ValueError, TypeError, KeyError) as error:  # JSONDecodeError is a ValueError
         raise _make_invalid_release_error(
-            directory, MANIFEST_FILE, f"is not a manifest: {_format_error(error)}"
+            directory, MANIFEST_FILE, f"is not a manifest: {type(error).__name__}: {error}"
         ) from error
     if manifest.name != directory.name:
         raise _make_invalid_release_error(
             directory, MANIFEST_FILE, f"is of release {manifest.name!r}, and lies in {directory.name!r}"
         )
     return manifest
-
-
-def _format_error(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return f"{type(error).__name__}: {error}"
 
 
 def _make_invalid_release_error(directory: Path, file_name: str, reason: str) -> InvalidReleaseError:
