@@ -192,8 +192,15 @@ def test_search_params_are_read_from_the_manifest(engine, parameters, expected):
     ],
 )
 def test_missing_or_malformed_search_params_are_refused(parameters):
-    with pytest.raises(InvalidReleaseError, match=r"'one'.*search_params") as caught:
+    with pytest.raises(InvalidReleaseError, match=r"'one': index\.parameters of manifest\.json is invalid") as caught:
         parse_curve("hnsw", parameters)
+    assert caught.value.file == MANIFEST_FILE
+
+
+def test_costs_with_other_keys_than_the_cost_model_are_refused():
+    manifest = SimpleNamespace(name="one", index=IndexInfo(engine="hnsw", costs={"fixed_ms": 0.1, "per_row": 0.1}))
+    with pytest.raises(InvalidReleaseError, match=r"'one': index\.costs of manifest\.json is invalid") as caught:
+        release_module._parse_cost_model(manifest)
     assert caught.value.file == MANIFEST_FILE
 
 

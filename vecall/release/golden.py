@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from vecall.arrays import Rows, Vectors
 from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
 from vecall.index.ann_recall import recall_per_query
@@ -38,9 +38,7 @@ class UserTowerInputs:
     histories: RaggedArray
     features: pl.DataFrame
 
-    def encode(
-        self, encoder: OnnxEncoder, gather_vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
+    def encode(self, encoder: OnnxEncoder, gather_vectors: Callable[[Rows], Vectors]) -> Vectors:
         """Encode the users.
 
         Args:
@@ -65,12 +63,12 @@ class GoldenQueries:
         inputs: what `vectors` were encoded from; None where the release has no towers.
     """
 
-    vectors: NDArray[np.float32]
-    exact_rows: NDArray[np.int64]
+    vectors: Vectors
+    exact_rows: Rows
     inputs: UserTowerInputs | None
 
     @classmethod
-    def record(cls, index: Index, vectors: NDArray[np.float32], inputs: UserTowerInputs | None) -> "GoldenQueries":
+    def record(cls, index: Index, vectors: Vectors, inputs: UserTowerInputs | None) -> "GoldenQueries":
         """Search the index exactly for [G, D] query vectors and keep the results."""
         return cls(vectors, index.search_exact(vectors, min(GOLDEN_TOP_K, index.size)).rows, inputs)
 

@@ -153,7 +153,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         item_ids=load_id_map(directory, ITEM_ID_MAP_PREFIX),
         index=index_io.load_index(directory / INDEX_FILE),
         search_param_curve=_parse_search_param_curve(manifest),
-        cost_model=CostModel(**manifest.index.costs) if manifest.index.costs else DEFAULT_COSTS,
+        cost_model=_parse_cost_model(manifest),
         attributes=read_table(directory / ATTRIBUTES_FILE),
         popularity=read_array(popularity_path) if popularity_path.exists() else None,
         users=UserTable.load(directory),
@@ -189,11 +189,27 @@ def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
             FilteredSearchParams(widths, filtered["depth_factor"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidReleaseError(
-            f"release {manifest.name!r}: {MANIFEST_FILE}: index.parameters has no valid search_params and "
-            f"filtered_search_params ({type(error).__name__}: {error}); publish the release again",
-            file=MANIFEST_FILE,
-        ) from error
+        raise _make_index_info_error(manifest, "parameters", error) from error
+
+
+def _parse_cost_model(manifest: Manifest) -> CostModel:
+    """Read the measured costs; defaults where nothing was measured, as for an exact index.
+
+    Raises:
+        InvalidReleaseError: the manifest has other keys than the cost model.
+    """
+    try:
+        return CostModel(**manifest.index.costs) if manifest.index.costs else DEFAULT_COSTS
+    except TypeError as error:
+        raise _make_index_info_error(manifest, "costs", error) from error
+
+
+def _make_index_info_error(manifest: Manifest, key: str, error: Exception) -> InvalidReleaseError:
+    return InvalidReleaseError(
+        f"release {manifest.name!r}: index.{key} of {MANIFEST_FILE} is invalid ({type(error).__name__}: {error}); "
+        "publish the release again",
+        file=MANIFEST_FILE,
+    )
 
 
 def _check_consistency(release: Release) -> None:

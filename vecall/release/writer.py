@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from vecall.arrays import HalfVectors, Vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
 from vecall.data.frames import get_unnamed_column
@@ -70,7 +70,7 @@ class ReleaseContents:
     popularity: NDArray[np.float32] | None = None
     users: UserTable | None = None
     item_features: pl.DataFrame | None = None
-    external_vector_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     tables_seq: int = 0
