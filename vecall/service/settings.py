@@ -6,8 +6,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vecall.errors import ConfigError
-from vecall.schema import SettingsModel
-from vecall.settings_base import read_toml
+from vecall.settings_base import SettingsModel, describe_validation_error, read_toml
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -60,10 +59,9 @@ def load_settings(path: Path | None, overrides: Mapping[str, object]) -> ServeSe
     Raises:
         ConfigError: a key is unknown or a value invalid; the message names it.
     """
+    settings = {**({} if path is None else read_toml(path)), **overrides}
     try:
-        return ServeSettings.model_validate({**({} if path is None else read_toml(path)), **overrides})
+        return ServeSettings.model_validate(settings)
     except ValidationError as error:
-        sentences = (
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r:.80}" for one in error.errors()
-        )
-        raise ConfigError("settings of the service: " + "; ".join(sentences)) from None
+        problems = describe_validation_error(error, ServeSettings, settings)
+        raise ConfigError("settings of the service: " + "; ".join(map(str, problems))) from None

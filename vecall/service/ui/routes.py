@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from vecall.arrays import Rows
 from vecall.errors import QueryError
-from vecall.index.bitmap import Rows
 from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
