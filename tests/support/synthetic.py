@@ -1,7 +1,7 @@
-"""A synthetic shop, so small that models of it are fitted and published within tests.
+"""Synthetic shop that is small enough to fit and publish models of it within tests.
 
-Items fall into groups, and a user takes the items of one group in random order: who has taken some of a group
-will take the others. Popularity knows nothing of this.
+Each item belongs to a group, and each user takes the items of a single group, in random order. A model can predict the
+remaining items of the group; popularity cannot.
 """
 
 import json
@@ -19,12 +19,12 @@ from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeat
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.training.data import TrainingData
 
-torch.set_num_threads(1)  # such small tensors only wait for a second thread
+torch.set_num_threads(1)  # on tensors of this size, a second thread costs more than it saves
 
 GROUPS, GROUP_SIZE, USERS = 6, 6, 60
 ITEMS = GROUPS * GROUP_SIZE
 
-# Every kind; two names that torch could not take for a layer's, and one that is not ASCII.
+# Every kind of feature. `type` and `price.eur` are no valid names of torch modules; one name is not ASCII.
 FEATURES = {
     "type": CategoryFeature(),
     "price.eur": NumericFeature(),
@@ -36,18 +36,20 @@ EMPTY_PAIRS = LabeledNegatives(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 
 
 def make_features(count: int, seed: int = 0, *, groups: np.ndarray | None = None) -> pl.DataFrame:
-    """Rows with a column per feature of every kind, some of them missing."""
+    """Make rows with a column for each feature, some of whose values are missing."""
     rng = np.random.default_rng(seed)
     group = rng.integers(GROUPS, size=count) if groups is None else groups
-    some = rng.random((count, 5)) < 0.9
+    is_present = rng.random((count, 5)) < 0.9
     look = rng.standard_normal((count, 3)).round(3)
     return pl.DataFrame(
         {
-            "type": [f"kind {g}" if ok else None for g, ok in zip(group, some[:, 0], strict=True)],
-            "price.eur": [float(rng.integers(1, 100)) if ok else None for ok in some[:, 1]],
+            "type": [f"kind {g}" if present else None for g, present in zip(group, is_present[:, 0], strict=True)],
+            "price.eur": [float(rng.integers(1, 100)) if present else None for present in is_present[:, 1]],
             "标签": [[f"红{g}", "all"][: int(n)] for g, n in zip(group, rng.integers(0, 3, count), strict=True)],
-            "look": [list(row) if ok else None for row, ok in zip(look, some[:, 3], strict=True)],
-            "text": [f"Word{g} 矢量召回" if ok else None for g, ok in zip(group, some[:, 4], strict=True)],
+            "look": [list(row) if present else None for row, present in zip(look, is_present[:, 3], strict=True)],
+            "text": [
+                f"Word{g} 矢量召回" if present else None for g, present in zip(group, is_present[:, 4], strict=True)
+            ],
         },
         schema={
             "type": pl.String,
@@ -60,12 +62,12 @@ def make_features(count: int, seed: int = 0, *, groups: np.ndarray | None = None
 
 
 def assign_item_groups(count: int = ITEMS) -> np.ndarray:
-    """[N] the group of each item; neighbours are of different groups."""
+    """Return the group of each item, [count]; neighbors belong to different groups."""
     return np.arange(count) % GROUPS
 
 
 def make_user_sequences(seed: int = 0, users: int = USERS, length: int = GROUP_SIZE) -> list[np.ndarray]:
-    """Each user's items, in the order of taking."""
+    """Make the sequence of items that each user takes, oldest first."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(np.flatnonzero(assign_item_groups() == u % GROUPS))[:length] for u in range(users)]
 
@@ -77,56 +79,66 @@ def make_training_data(
     negatives: LabeledNegatives = EMPTY_PAIRS,
     n_unobserved_items: int = 0,
 ) -> TrainingData:
-    """All but each user's last item, to be learned from, and without those of the last `n_unobserved_items` items."""
-    item_fields, user_fields = make_features(ITEMS, 1, groups=assign_item_groups()), make_features(USERS, 2)
-    items = FeatureEncoder.fit(FEATURES if item_features else {}, item_fields)
-    users = FeatureEncoder.fit(FEATURES if user_features else {}, user_fields)
+    """Make training data of all items of each user but the last, without the last `n_unobserved_items` items."""
+    item_frame, user_frame = make_features(ITEMS, 1, groups=assign_item_groups()), make_features(USERS, 2)
+    item_encoder = FeatureEncoder.fit(FEATURES if item_features else {}, item_frame)
+    user_encoder = FeatureEncoder.fit(FEATURES if user_features else {}, user_frame)
     return TrainingData(
         histories=RaggedArray.from_lists(
-            [[item for item in walk[:-1] if item < ITEMS - n_unobserved_items] for walk in make_user_sequences()]
+            [
+                [item for item in sequence[:-1] if item < ITEMS - n_unobserved_items]
+                for sequence in make_user_sequences()
+            ]
         ),
         hard_negatives=negatives,
         n_items=ITEMS,
-        item_features=items.encode(item_fields),
-        user_features=users.encode(user_fields),
-        item_specs=items.specs,
-        user_specs=users.specs,
+        item_features=item_encoder.encode(item_frame),
+        user_features=user_encoder.encode(user_frame),
+        item_specs=item_encoder.specs,
+        user_specs=user_encoder.specs,
     )
 
 
 def make_eval_cases() -> EvalCases:
-    """Each user's last item, to be foretold."""
-    taken = make_user_sequences()
+    """Make cases whose target is the last item of each user."""
+    sequences = make_user_sequences()
     histories, targets = (
-        RaggedArray.from_lists([walk[part] for walk in taken]) for part in (slice(-1), slice(-1, None))
+        RaggedArray.from_lists([sequence[part] for sequence in sequences]) for part in (slice(-1), slice(-1, None))
     )
     return EvalCases(np.arange(USERS), histories, targets)
 
 
-def make_model_settings(encoder: str = "mean", **others: object) -> ModelSettings:
-    """Small towers."""
-    return ModelSettings(**{"dim": 8, "history": HistorySettings(encoder=encoder, length=4)} | others)
+def make_model_settings(encoder: str = "mean", **settings: object) -> ModelSettings:
+    """Make the settings of small towers; `settings` override."""
+    return ModelSettings(**{"dim": 8, "history": HistorySettings(encoder=encoder, length=4)} | settings)
 
 
-def write_tables(folder, *, seed: int = 0, more_items: int = 0) -> None:
-    """The shop as `items.csv`, `users.csv` and `taken.csv`, with string ids; item ids descend with the row."""
-    total = ITEMS + more_items
-    at_most = ITEMS + 8  # drawn whole, so that more items leave the others as they are
-    described = make_features(at_most, 1, groups=assign_item_groups(at_most))[:total]
-    _to_csv_columns(described, [make_item_id(i) for i in range(total)]).with_columns(
-        title=pl.Series([f"Item {i}" for i in range(total)]), year=pl.Series(range(total))
-    ).write_csv(folder / "items.csv")
-    _to_csv_columns(make_features(USERS, 2), [f"user-{u}" for u in range(USERS)]).write_csv(folder / "users.csv")
+def write_tables(directory, *, seed: int = 0, more_items: int = 0) -> None:
+    """Write the shop as `items.csv`, `users.csv` and `taken.csv`, with string ids; item ids descend with the row.
+
+    Args:
+        directory: Where the files go.
+        seed: Seed of the interactions.
+        more_items: Items without interactions to add, at most 8.
+    """
+    n_items = ITEMS + more_items
+    max_items = ITEMS + 8  # always drawn in full, so that additional items do not change the features of the others
+    item_frame = make_features(max_items, 1, groups=assign_item_groups(max_items))[:n_items]
+    _to_csv_columns(item_frame, [make_item_id(i) for i in range(n_items)]).with_columns(
+        title=pl.Series([f"Item {i}" for i in range(n_items)]), year=pl.Series(range(n_items))
+    ).write_csv(directory / "items.csv")
+    _to_csv_columns(make_features(USERS, 2), [f"user-{u}" for u in range(USERS)]).write_csv(directory / "users.csv")
     rng = np.random.default_rng(seed)
     rows = []
-    for user, walk in enumerate(make_user_sequences(seed)):
-        rows += [(f"user-{user}", make_item_id(item), time, 5.0) for time, item in enumerate(walk)]
-        other = rng.choice(np.flatnonzero(assign_item_groups() != user % GROUPS))
-        rows.append((f"user-{user}", make_item_id(other), 2, 1.0))
-    pl.DataFrame(rows, schema=["user", "item", "time", "rating"], orient="row").write_csv(folder / "taken.csv")
+    for user, sequence in enumerate(make_user_sequences(seed)):
+        rows += [(f"user-{user}", make_item_id(item), time, 5.0) for time, item in enumerate(sequence)]
+        disliked = rng.choice(np.flatnonzero(assign_item_groups() != user % GROUPS))
+        rows.append((f"user-{user}", make_item_id(disliked), 2, 1.0))
+    pl.DataFrame(rows, schema=["user", "item", "time", "rating"], orient="row").write_csv(directory / "taken.csv")
 
 
 def make_item_id(row: int) -> str:
+    """Return the id of an item of `write_tables`."""
     return f"item-{999 - row}-é"
 
 
@@ -138,14 +150,14 @@ def _to_csv_columns(frame: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
     )
 
 
-def make_config(folder, **sections: dict[str, object]) -> Config:
-    """Settings for what `write_tables` wrote; `sections` override."""
-    declared = {name: feature.model_dump(mode="json") for name, feature in FEATURES.items()}
-    settings: dict[str, dict[str, object]] = {
+def make_config(directory, **sections: dict[str, object]) -> Config:
+    """Make the config of the tables of `write_tables`; `sections` override."""
+    features = {name: feature.model_dump(mode="json") for name, feature in FEATURES.items()}
+    config: dict[str, dict[str, object]] = {
         "data": {
-            "interactions": str(folder / "taken.csv"),
-            "items": str(folder / "items.csv"),
-            "users": str(folder / "users.csv"),
+            "interactions": str(directory / "taken.csv"),
+            "items": str(directory / "items.csv"),
+            "users": str(directory / "users.csv"),
         },
         "schema": {
             "interactions": {"user": "user", "item": "item", "time": "time", "label": "rating", "positive": 3.0},
@@ -154,9 +166,9 @@ def make_config(folder, **sections: dict[str, object]) -> Config:
                 "id_type": "string",
                 "title": "title",
                 "attributes": {"year": "integer", "type": "string"},
-                "features": declared,
+                "features": features,
             },
-            "users": {"id": "id", "id_type": "string", "features": declared},
+            "users": {"id": "id", "id_type": "string", "features": features},
         },
         "model": {"dim": 8, "history": {"encoder": "mean", "length": 4}},
         "training": {"epochs": 4, "batch": 32, "lr": 0.03},
@@ -164,10 +176,10 @@ def make_config(folder, **sections: dict[str, object]) -> Config:
         "evaluation": {"ks": [5, 10]},
     }
     for name, section in sections.items():
-        settings[name] = settings[name] | section
-    return parse_config(json.loads(json.dumps(settings)))
+        config[name] = config[name] | section
+    return parse_config(json.loads(json.dumps(config)))
 
 
-def load_dataset(settings: Config) -> Dataset:
-    """The tables, read."""
-    return read_dataset(settings.data, settings.schema_)
+def load_dataset(config: Config) -> Dataset:
+    """Read the tables of a config."""
+    return read_dataset(config.data, config.schema_)

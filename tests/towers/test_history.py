@@ -11,86 +11,86 @@ DIM = 6
 torch.set_num_threads(1)
 
 
-def encoder(name):
-    """With random weights everywhere, also where training begins at zero."""
+def make_encoder(name):
+    """Encoder with random weights, also where the initial weights are 0."""
     torch.manual_seed(0)
-    made = build_history_encoder(HistorySettings(encoder=name), DIM, dropout=0.5).eval()
+    encoder = build_history_encoder(HistorySettings(encoder=name), DIM, dropout=0.5).eval()
     with torch.no_grad():
-        for weights in made.parameters():
-            weights.copy_(torch.randn_like(weights))
-    return made
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return encoder
 
 
-def vectors(*shape, seed=0):
+def make_vectors(*shape, seed=0):
     return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_none_reads_no_history():
+def test_no_encoder_is_built_for_none():
     assert build_history_encoder(HistorySettings(encoder="none"), DIM, 0.0) is None
 
 
-def test_a_fresh_mean_by_hand():
-    """Two items: of each decay d the mean is (d · old + new) / (d + 1), its length 1; the four are averaged."""
-    history = vectors(1, 2, DIM)
-    made = build_history_encoder(HistorySettings(encoder="mean"), DIM, dropout=0.0)
+def test_initial_mean_encoding_equals_the_formula():
+    """With two items, the mean of decay d is (d · old + new) / (d + 1), scaled to length 1; the four are averaged."""
+    history = make_vectors(1, 2, DIM)
+    encoder = build_history_encoder(HistorySettings(encoder="mean"), DIM, dropout=0.0)
     old, new = history[0].numpy()
     means = [(decay * old + new) / (decay + 1) for decay in DECAYS]
     expected = np.mean([mean / np.linalg.norm(mean) for mean in means], axis=0)
     with torch.no_grad():
-        np.testing.assert_allclose(made(history, torch.tensor([2]))[0], expected, atol=1e-6)
+        np.testing.assert_allclose(encoder(history, torch.tensor([2]))[0], expected, atol=1e-6)
 
 
-def test_a_fresh_attention_by_hand():
-    history = vectors(1, 2, DIM)
-    made = build_history_encoder(HistorySettings(encoder="attention"), DIM, dropout=0.0)
+def test_initial_attention_encoding_equals_the_formula():
+    history = make_vectors(1, 2, DIM)
+    encoder = build_history_encoder(HistorySettings(encoder="attention"), DIM, dropout=0.0)
     with torch.no_grad():
-        made.importance.weight.zero_()
+        encoder.attention_query.weight.zero_()
         old, new = history[0]
-        weights = torch.softmax(torch.tensor([-0.1, 0.0]), 0)  # the older is one item old
+        weights = torch.softmax(torch.tensor([-0.1, 0.0]), 0)  # the older item has age 1
         expected = torch.nn.functional.normalize(weights[0] * old + weights[1] * new, dim=0)
-        torch.testing.assert_close(made(history, torch.tensor([2]))[0], expected)
+        torch.testing.assert_close(encoder(history, torch.tensor([2]))[0], expected)
 
 
 @pytest.mark.parametrize("name", ["mean", "attention", "causal"])
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=4), garbage=st.sampled_from([0.0, 7.0, -1e4]))
 @settings(max_examples=25)
-def test_padding_never_matters(name, lengths, garbage):
-    made = encoder(name)
-    history, lengths = vectors(len(lengths), 7, DIM), torch.tensor(lengths)
-    spoilt = torch.where((torch.arange(7) < lengths[:, None])[..., None], history, garbage)
+def test_padding_does_not_change_the_encoding(name, lengths, garbage):
+    encoder = make_encoder(name)
+    history, lengths = make_vectors(len(lengths), 7, DIM), torch.tensor(lengths)
+    padded = torch.where((torch.arange(7) < lengths[:, None])[..., None], history, garbage)
     with torch.no_grad():
-        one, other = made(history, lengths), made(spoilt, lengths)
-        alone = [made(history[b : b + 1, : lengths[b]], lengths[b : b + 1]) for b in range(len(lengths))]
-    torch.testing.assert_close(one, other)
-    torch.testing.assert_close(one, torch.cat(alone))  # nor do the others of the batch
+        original, with_garbage = encoder(history, lengths), encoder(padded, lengths)
+        single = [encoder(history[b : b + 1, : lengths[b]], lengths[b : b + 1]) for b in range(len(lengths))]
+    torch.testing.assert_close(original, with_garbage)
+    torch.testing.assert_close(original, torch.cat(single))  # nor do the other rows of the batch
 
 
 @pytest.mark.parametrize("name", ["mean", "attention"])
-def test_an_empty_history_is_finite_and_the_same_for_all(name):
-    made = encoder(name)
+def test_empty_history_is_finite_and_the_same_for_all(name):
+    encoder = make_encoder(name)
     with torch.no_grad():
-        none = made(torch.empty(2, 0, DIM), torch.tensor([0, 0]))
-        padded = made(vectors(2, 3, DIM), torch.tensor([0, 0]))
-    assert torch.isfinite(none).all()
-    torch.testing.assert_close(none, padded)
-    torch.testing.assert_close(none[0], none[1])
+        empty = encoder(torch.empty(2, 0, DIM), torch.tensor([0, 0]))
+        padded = encoder(make_vectors(2, 3, DIM), torch.tensor([0, 0]))
+    assert torch.isfinite(empty).all()
+    torch.testing.assert_close(empty, padded)
+    torch.testing.assert_close(empty[0], empty[1])
 
 
 @pytest.mark.parametrize("name", ["mean", "attention"])
-def test_the_order_counts_and_the_newest_counts_most(name):
-    made = build_history_encoder(HistorySettings(encoder=name), DIM, dropout=0.0)
+def test_newer_items_have_higher_weights(name):
+    encoder = build_history_encoder(HistorySettings(encoder=name), DIM, dropout=0.0)
     with torch.no_grad():
         if name == "attention":
-            made.importance.weight.zero_()
+            encoder.attention_query.weight.zero_()
         history = torch.eye(DIM)[None, :4]
-        forward, backward = (made(h, torch.tensor([4]))[0, :4] for h in (history, history.flip(1)))
+        forward, backward = (encoder(vectors, torch.tensor([4]))[0, :4] for vectors in (history, history.flip(1)))
     assert forward.tolist() == sorted(forward.tolist())
     torch.testing.assert_close(forward, backward.flip(0))
     assert forward[3] > 1.2 * forward[0]
 
 
 @pytest.mark.parametrize("name", ["mean", "attention"])
-def test_every_weight_learns(name):
-    made = encoder(name)
-    made(vectors(3, 4, DIM), torch.tensor([4, 2, 1])).pow(2).sum().backward()
-    assert all(weights.grad.abs().sum() > 0 for weights in made.parameters())
+def test_every_parameter_has_a_gradient(name):
+    encoder = make_encoder(name)
+    encoder(make_vectors(3, 4, DIM), torch.tensor([4, 2, 1])).pow(2).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())

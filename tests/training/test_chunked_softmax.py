@@ -10,53 +10,54 @@ from vecall.training.losses import masked_cross_entropy
 USERS, ITEMS, DIM = 23, 17, 5
 
 
-def problem(seed, *, length=None):
-    random = torch.Generator().manual_seed(seed)
-    users = torch.randn(USERS, DIM, generator=random, requires_grad=True)
-    items = torch.randn(ITEMS, DIM, generator=random, requires_grad=True)
-    targets = torch.randint(ITEMS, (USERS,), generator=random)
-    known = None if length is None else torch.randint(ITEMS, (USERS, length), generator=random)
-    return users, items, targets, known
+def make_inputs(seed, *, length=None):
+    """Users, items, targets and, with a length, masked items."""
+    generator = torch.Generator().manual_seed(seed)
+    users = torch.randn(USERS, DIM, generator=generator, requires_grad=True)
+    items = torch.randn(ITEMS, DIM, generator=generator, requires_grad=True)
+    targets = torch.randint(ITEMS, (USERS,), generator=generator)
+    masked_items = None if length is None else torch.randint(ITEMS, (USERS, length), generator=generator)
+    return users, items, targets, masked_items
 
 
-def oracle(users, items, targets, known, smoothing):
+def compute_expected_loss(users, items, targets, masked_items, label_smoothing):
     scores = users @ items.T
-    if known is not None:
-        out = torch.zeros(USERS, ITEMS, dtype=torch.bool).scatter_(1, known, value=True)
-        scores = scores.masked_fill(out.scatter_(1, targets.unsqueeze(1), value=False), -torch.inf)
-    return masked_cross_entropy(scores, targets, label_smoothing=smoothing)
+    if masked_items is not None:
+        is_masked = torch.zeros(USERS, ITEMS, dtype=torch.bool).scatter_(1, masked_items, value=True)
+        scores = scores.masked_fill(is_masked.scatter_(1, targets.unsqueeze(1), value=False), -torch.inf)
+    return masked_cross_entropy(scores, targets, label_smoothing=label_smoothing)
+
+
+def assert_equal_gradients(loss, expected, inputs):
+    gradients = zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True)
+    for gradient, expected_gradient in gradients:
+        torch.testing.assert_close(gradient, expected_gradient, atol=1e-6, rtol=1e-4)
 
 
 @given(seed=st.integers(0, 1000), length=st.none() | st.integers(1, 30), smoothing=st.sampled_from([0.0, 0.1, 0.7]))
 @settings(max_examples=60)
-def test_loss_and_gradients_are_those_of_the_logits_in_full(seed, length, smoothing):
-    users, items, targets, known = problem(seed, length=length)
-    expected = oracle(users, items, targets, known, smoothing)
-    found = chunked_cross_entropy(users, items, targets, known, label_smoothing=smoothing)
-    torch.testing.assert_close(found, expected)
-    for ours, theirs in zip(
-        torch.autograd.grad(3 * found, (users, items)), torch.autograd.grad(3 * expected, (users, items)), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+def test_loss_and_gradients_equal_those_of_all_logits(seed, length, smoothing):
+    users, items, targets, masked_items = make_inputs(seed, length=length)
+    expected = compute_expected_loss(users, items, targets, masked_items, smoothing)
+    loss = chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    assert_equal_gradients(3 * loss, 3 * expected, (users, items))
 
 
-@pytest.mark.parametrize("at_once", [1, 5 * ITEMS, 10**9])
-def test_rows_are_taken_in_pieces(at_once, monkeypatch):
-    monkeypatch.setattr(chunked_softmax, "_LOGITS_AT_ONCE", {"cpu": at_once})
-    users, items, targets, known = problem(1, length=4)
-    found = chunked_cross_entropy(users, items, targets, known, label_smoothing=0.1)
-    expected = oracle(users, items, targets, known, 0.1)
-    torch.testing.assert_close(found, expected)
-    for ours, theirs in zip(
-        torch.autograd.grad(found, (users, items)), torch.autograd.grad(expected, (users, items)), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("chunk_logits", [1, 5 * ITEMS, 10**9])
+def test_loss_and_gradients_do_not_depend_on_the_chunk_size(chunk_logits, monkeypatch):
+    monkeypatch.setattr(chunked_softmax, "_CHUNK_LOGITS_BY_DEVICE", {"cpu": chunk_logits})
+    users, items, targets, masked_items = make_inputs(1, length=4)
+    loss = chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=0.1)
+    expected = compute_expected_loss(users, items, targets, masked_items, 0.1)
+    torch.testing.assert_close(loss, expected)
+    assert_equal_gradients(loss, expected, (users, items))
 
 
-def test_scores_far_apart_overflow_nothing():
+def test_large_score_differences_do_not_overflow():
     users = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
     items = torch.tensor([[1.0], [-1.0]])
     loss = chunked_cross_entropy(users, items, torch.tensor([1, 1]))
-    assert loss.item() == pytest.approx(1000)  # 2000 and 0
+    assert loss.item() == pytest.approx(1000)  # the mean of 2000 and 0
     loss.backward()
     assert torch.isfinite(users.grad).all()

@@ -20,83 +20,83 @@ from vecall.training.fit import train
 from vecall.training.scoring import encode_all_items
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
-LABELLED = LabeledNegatives(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
+HARD_NEGATIVES = LabeledNegatives(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
 
 
-def settings(**others):
+def make_settings(**others):
     return TrainingSettings(**{"epochs": 3, "batch": 64, "lr": 0.03, "patience": 10} | others)
 
 
-def weights(outcome):
-    return {name: values.clone() for name, values in outcome.towers.state_dict().items()}
+def copy_weights(result):
+    return {name: weight.clone() for name, weight in result.towers.state_dict().items()}
 
 
-def equal(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+def are_equal(weights, others):
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def recall(scorer, k=5):
+def compute_recall(scorer, k=5):
     cases = synthetic.make_eval_cases()
     return recall_at_k(rank_targets(scorer(cases), cases.targets, cases.histories), cases.targets.offsets, k)
 
 
 def validate(scorer):
-    return {"valid_score": recall(scorer)}
+    return {"valid_score": compute_recall(scorer)}
 
 
-def lines(folder):
-    """metrics.jsonl without wall times."""
-    parsed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in parsed]
+def read_metrics(directory):
+    """Lines of metrics.jsonl without the seconds."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-class Cut(BaseException):
-    """The process dies."""
+class ProcessKilledError(BaseException):
+    """Simulates the end of the process."""
 
 
-def cut_after(epochs):
-    """Judges, until after so many epochs the process dies."""
-    done = []
+def make_killing_validator(epochs):
+    """Validator that raises `ProcessKilledError` after so many epochs."""
+    n_calls = 0
 
-    def judge(scorer):
-        if len(done) == epochs:
-            raise Cut
-        done.append(1)
+    def validate_or_kill(scorer):
+        nonlocal n_calls
+        if n_calls == epochs:
+            raise ProcessKilledError
+        n_calls += 1
         return validate(scorer)
 
-    return judge
+    return validate_or_kill
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce"])
-def test_a_planted_pattern_is_learned(tmp_path, loss):
+def test_each_loss_learns_the_groups_of_items(tmp_path, loss):
     negatives = NegativeSettings(uniform=16, in_batch=8 if loss == "sampled_softmax" else 0)
-    fast = settings(loss=loss, negatives=negatives, epochs=20, temperature=0.2)
-    problem = synthetic.make_training_data()
-    outcome = train(problem, synthetic.make_model_settings(), fast, tmp_path, validate=validate)
-    popular = recall(Popularity(problem.histories, problem.n_items))
-    judged = lines(tmp_path)
-    assert popular < 0.3
-    assert judged[outcome.best_epoch]["valid_score"] > (0.6 if loss == "bce" else 0.9)
-    assert judged[0]["loss"] > judged[-1]["loss"]
+    settings = make_settings(loss=loss, negatives=negatives, epochs=20, temperature=0.2)
+    data = synthetic.make_training_data()
+    result = train(data, synthetic.make_model_settings(), settings, tmp_path, validate=validate)
+    metrics = read_metrics(tmp_path)
+    assert compute_recall(Popularity(data.histories, data.n_items)) < 0.3
+    assert metrics[result.best_epoch]["valid_score"] > (0.6 if loss == "bce" else 0.9)
+    assert metrics[0]["loss"] > metrics[-1]["loss"]
 
 
-def test_training_follows_from_the_seed(tmp_path):
-    def trained(seed, name):
-        chosen = settings(seed=seed, epochs=1)
-        return weights(
-            train(synthetic.make_training_data(), synthetic.make_model_settings(dropout=0.2), chosen, tmp_path / name)
-        )
+def test_weights_depend_on_the_seed_only(tmp_path):
+    def train_with_seed(seed, name):
+        settings = make_settings(seed=seed, epochs=1)
+        model = synthetic.make_model_settings(dropout=0.2)
+        return copy_weights(train(synthetic.make_training_data(), model, settings, tmp_path / name))
 
-    assert equal(trained(3, "a"), trained(3, "b"))
-    assert not equal(trained(3, "c"), trained(4, "d"))
+    assert are_equal(train_with_seed(3, "a"), train_with_seed(3, "b"))
+    assert not are_equal(train_with_seed(3, "c"), train_with_seed(4, "d"))
 
 
-def variants():
+def make_variants():
+    """Model settings, training settings and arguments of the training data, by name."""
     sampled = {"loss": "sampled_softmax", "negatives": NegativeSettings(uniform=8, in_batch=8)}
     return {
         "softmax": (synthetic.make_model_settings(), {}, {}),
         "dropout": (synthetic.make_model_settings(hidden=(8,), dropout=0.3, norm="batch"), {}, {"item_features": True}),
-        "hidden ids, learned temperature": (
+        "id dropout, learned temperature": (
             synthetic.make_model_settings("attention", id_dropout=0.3),
             {"temperature": "learned"},
             {},
@@ -105,199 +105,178 @@ def variants():
         "bce": (
             synthetic.make_model_settings(),
             {"loss": "bce", "negatives": NegativeSettings(uniform=3)},
-            {"negatives": LABELLED},
+            {"negatives": HARD_NEGATIVES},
         ),
         "causal, averaged": (
             synthetic.make_model_settings("causal", dropout=0.2),
-            {"average": 0.9},
+            {"ema_decay": 0.9},
             {"user_features": True},
         ),
         "causal, sampled": (synthetic.make_model_settings("causal"), sampled, {}),
-        "constant rate": (synthetic.make_model_settings("none"), {"schedule": "constant"}, {"user_features": True}),
+        "constant rate": (synthetic.make_model_settings("none"), {"lr_schedule": "constant"}, {"user_features": True}),
     }
 
 
-@pytest.mark.parametrize("variant", variants())
-def test_a_training_that_was_cut_short_goes_on_bit_equal(tmp_path, variant):
-    model, others, features = variants()[variant]
-    run = functools.partial(train, synthetic.make_training_data(**features), model, settings(**others))
-    whole = run(tmp_path / "whole", validate=validate)
-    with pytest.raises(Cut):
-        run(tmp_path / "cut", validate=cut_after(2))
-    assert len(lines(tmp_path / "cut")) == 2
-    with (tmp_path / "cut" / "metrics.jsonl").open("a") as half_a_line:
-        half_a_line.write('{"epoch": 2, "lo')
-    resumed = run(tmp_path / "cut", validate=validate)
-    assert equal(weights(resumed), weights(whole))
-    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
-    assert (resumed.best_epoch, resumed.epochs) == (whole.best_epoch, whole.epochs) == (resumed.best_epoch, 3)
+@pytest.mark.parametrize("variant", make_variants())
+def test_resumed_training_equals_an_uninterrupted_one(tmp_path, variant):
+    model, settings, data = make_variants()[variant]
+    run = functools.partial(train, synthetic.make_training_data(**data), model, make_settings(**settings))
+    uninterrupted = run(tmp_path / "uninterrupted", validate=validate)
+    with pytest.raises(ProcessKilledError):
+        run(tmp_path / "killed", validate=make_killing_validator(2))
+    assert len(read_metrics(tmp_path / "killed")) == 2
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lo')  # a line that was cut off
+    resumed = run(tmp_path / "killed", validate=validate)
+    assert are_equal(copy_weights(resumed), copy_weights(uninterrupted))
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "uninterrupted")
+    assert (resumed.best_epoch, resumed.epochs) == (uninterrupted.best_epoch, uninterrupted.epochs)
+    assert resumed.epochs == 3
 
 
-def test_an_average_of_the_weights_is_what_is_judged_and_kept(tmp_path):
-    judged = []
+def test_moving_average_of_the_weights_is_evaluated_and_returned(tmp_path):
+    item_vectors_by_epoch = []
 
-    def judge_items(scorer):
-        judged.append(scorer.item_vectors.clone())
+    def record_item_vectors(scorer):
+        item_vectors_by_epoch.append(scorer.item_vectors.clone())
         return validate(scorer)
 
-    problem = synthetic.make_training_data()
-    last = train(problem, synthetic.make_model_settings(), settings(), tmp_path / "last")
-    kept = train(
-        problem, synthetic.make_model_settings(), settings(average=0.99), tmp_path / "averaged", validate=judge_items
-    )
-    torch.testing.assert_close(encode_all_items(kept.towers, problem), judged[kept.best_epoch])
-    # So slow a mean has hardly left the first weights, which the last ones have.
-    fresh = train(problem, synthetic.make_model_settings(), settings(lr=1e-12), tmp_path / "fresh")
-    far = (encode_all_items(last.towers, problem) - encode_all_items(fresh.towers, problem)).norm()
-    near = (encode_all_items(kept.towers, problem) - encode_all_items(fresh.towers, problem)).norm()
-    assert near < 0.5 * far
+    data, model = synthetic.make_training_data(), synthetic.make_model_settings()
+    last = train(data, model, make_settings(), tmp_path / "last")
+    averaged = train(data, model, make_settings(ema_decay=0.99), tmp_path / "averaged", validate=record_item_vectors)
+    torch.testing.assert_close(encode_all_items(averaged.towers, data), item_vectors_by_epoch[averaged.best_epoch])
+    # With such a slow decay, the average is still near the initial weights, and the last weights are not.
+    initial = train(data, model, make_settings(lr=1e-12), tmp_path / "initial")
+    last_distance = (encode_all_items(last.towers, data) - encode_all_items(initial.towers, data)).norm()
+    averaged_distance = (encode_all_items(averaged.towers, data) - encode_all_items(initial.towers, data)).norm()
+    assert averaged_distance < 0.5 * last_distance
 
 
-def test_what_was_cut_short_is_not_gone_on_with_on_other_tables(tmp_path):
-    train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(), tmp_path, max_epochs=1)
-    grown = dataclasses.replace(synthetic.make_training_data(), n_items=synthetic.ITEMS + 1)
+def test_checkpoint_of_other_tables_is_refused(tmp_path):
+    train(synthetic.make_training_data(), synthetic.make_model_settings(), make_settings(), tmp_path, max_epochs=1)
+    more_items = dataclasses.replace(synthetic.make_training_data(), n_items=synthetic.ITEMS + 1)
     with pytest.raises(TrainingError, match="other items"):
-        train(grown, synthetic.make_model_settings(), settings(), tmp_path)
+        train(more_items, synthetic.make_model_settings(), make_settings(), tmp_path)
 
 
-def test_without_judging_it_goes_on_likewise_and_the_last_epoch_counts(tmp_path):
-    run = functools.partial(train, synthetic.make_training_data(), synthetic.make_model_settings(), settings())
-    whole = run(tmp_path / "whole")
-    run(tmp_path / "parts", epochs=1)
-    resumed = run(tmp_path / "parts")
-    assert equal(weights(resumed), weights(whole))
+def test_training_without_validation_resumes_and_returns_the_last_epoch(tmp_path):
+    run = functools.partial(train, synthetic.make_training_data(), synthetic.make_model_settings(), make_settings())
+    uninterrupted = run(tmp_path / "uninterrupted")
+    run(tmp_path / "resumed", max_epochs=1)
+    resumed = run(tmp_path / "resumed")
+    assert are_equal(copy_weights(resumed), copy_weights(uninterrupted))
     assert (resumed.best_epoch, resumed.epochs) == (2, 3)
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
-    again = run(tmp_path / "parts")  # nothing is left to do
-    assert equal(weights(again), weights(whole))
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    assert read_metrics(tmp_path / "resumed") == read_metrics(tmp_path / "uninterrupted")
+    repeated = run(tmp_path / "resumed")  # all epochs are done
+    assert are_equal(copy_weights(repeated), copy_weights(uninterrupted))
+    assert read_metrics(tmp_path / "resumed") == read_metrics(tmp_path / "uninterrupted")
 
 
-def test_it_stops_early_keeps_the_best_epoch_and_stays_stopped(tmp_path):
-    said = iter([0.1, 0.5, 0.4, 0.3, 0.9])
-    kept = []
+def test_training_stops_early_returns_the_best_epoch_and_stays_stopped(tmp_path):
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    weights_by_epoch = []
 
-    def judge(scorer):
-        kept.append({name: x.clone() for name, x in scorer._towers.state_dict().items()})
-        return {"valid_score": next(said)}
+    def record_weights(scorer):
+        weights_by_epoch.append({name: weight.clone() for name, weight in scorer._towers.state_dict().items()})
+        return {"valid_score": next(scores)}
 
-    run = functools.partial(
-        train, synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=9, patience=2), tmp_path
-    )
-    outcome = run(validate=judge)
-    assert (outcome.best_epoch, outcome.epochs, len(kept)) == (1, 4, 4)
-    assert equal(weights(outcome), kept[1])
-    # A break before the run's end must not let it train on.
-    again = run(validate=judge)
-    assert (again.best_epoch, again.epochs, len(kept)) == (1, 4, 4)
-    assert equal(weights(again), kept[1])
-    assert len(lines(tmp_path)) == 4
+    settings = make_settings(epochs=9, patience=2)
+    run = functools.partial(train, synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path)
+    result = run(validate=record_weights)
+    assert (result.best_epoch, result.epochs, len(weights_by_epoch)) == (1, 4, 4)
+    assert are_equal(copy_weights(result), weights_by_epoch[1])
+    # After an interruption before the end of the run, the training must not go on.
+    resumed = run(validate=record_weights)
+    assert (resumed.best_epoch, resumed.epochs, len(weights_by_epoch)) == (1, 4, 4)
+    assert are_equal(copy_weights(resumed), weights_by_epoch[1])
+    assert len(read_metrics(tmp_path)) == 4
 
 
-def test_checkpoints_hold_no_pickled_objects(tmp_path):
-    train(
-        synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=1), tmp_path, validate=validate
-    )
+def test_checkpoints_contain_no_pickled_objects(tmp_path):
+    settings = make_settings(epochs=1)
+    train(synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path, validate=validate)
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl", "threads.json"}
 
 
-def test_the_temperature_is_learned_where_asked(tmp_path):
-    def log_temperature(name, temperature):
-        train(
-            synthetic.make_training_data(),
-            synthetic.make_model_settings(),
-            settings(temperature=temperature),
-            tmp_path / name,
-        )
+def test_temperature_is_learned_only_with_that_setting(tmp_path):
+    def train_log_temperature(name, temperature):
+        settings = make_settings(temperature=temperature)
+        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path / name)
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]["log_temperature"].item()
 
-    assert log_temperature("given", 0.3) == pytest.approx(np.log(0.3))
-    assert abs(log_temperature("learned", "learned") - np.log(0.1)) > 0.05
+    assert train_log_temperature("fixed", 0.3) == pytest.approx(np.log(0.3))
+    assert abs(train_log_temperature("learned", "learned") - np.log(0.1)) > 0.05
 
 
-def test_a_loss_that_overflows_is_refused_at_the_epochs_end(tmp_path):
-    huge = settings(temperature=1e-38, epochs=1)
+def test_overflowing_loss_is_refused_before_a_checkpoint_is_written(tmp_path):
+    settings = make_settings(temperature=1e-38, epochs=1)
     with pytest.raises(TrainingError, match="the loss became"):
-        train(synthetic.make_training_data(), synthetic.make_model_settings(), huge, tmp_path)
+        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
 
 
-def test_hidden_ids_of_items_that_no_feature_describes_do_not_overflow(tmp_path):
-    shapes, values = (
-        {"tags": FeatureSpec("bag", 4)},
-        {"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)},
-    )  # empty lists
-    problem = dataclasses.replace(synthetic.make_training_data(), item_shapes=shapes, item_features=values)
-    train(problem, synthetic.make_model_settings(id_dropout=0.5), settings(epochs=2), tmp_path)
-    assert np.isfinite([line["loss"] for line in lines(tmp_path)]).all()
-
-
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_what_no_one_took_is_known_by_its_features_alone(tmp_path, average):
-    untaken = np.arange(synthetic.ITEMS - 5, synthetic.ITEMS)
-    problem = synthetic.make_training_data(item_features=True, n_unobserved_items=len(untaken))
-    outcome = train(
-        problem,
-        synthetic.make_model_settings(id_dropout=0.3),
-        settings(average=average),
-        tmp_path / "a",
-        validate=validate,
+def test_id_dropout_of_items_with_empty_features_does_not_overflow(tmp_path):
+    data = dataclasses.replace(
+        synthetic.make_training_data(),
+        item_specs={"tags": FeatureSpec("multi_value", 4)},
+        item_features={"tags": np.zeros((synthetic.ITEMS, 2), dtype=np.int64)},  # empty lists
     )
-    towers, rows = outcome.towers, torch.from_numpy(untaken)
-    features = take(to_tensors(problem.item_features, torch.device("cpu")), rows)
-    with torch.no_grad():
-        new = towers.encode_items(torch.full_like(rows, synthetic.ITEMS), features)
-        torch.testing.assert_close(towers.encode_items(rows, features), new)
-    known = dataclasses.replace(problem, learned_before=untaken)
-    outcome = train(
-        known,
-        synthetic.make_model_settings(id_dropout=0.3),
-        settings(average=average),
-        tmp_path / "b",
-        validate=validate,
-    )
-    with torch.no_grad():
-        own = outcome.towers.encode_items(rows, features)
-        new = outcome.towers.encode_items(torch.full_like(rows, synthetic.ITEMS), features)
-    assert (own - new).norm(dim=1).min() > 0.01
+    train(data, synthetic.make_model_settings(id_dropout=0.5), make_settings(epochs=2), tmp_path)
+    assert np.isfinite([line["loss"] for line in read_metrics(tmp_path)]).all()
 
 
-def test_too_little_to_learn_from_is_refused(tmp_path):
-    problem = types.SimpleNamespace(n_items=9, met=np.array([3]), train=RaggedArray.from_lists([[3]]))
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_unobserved_items_are_encoded_from_their_features_only(tmp_path, ema_decay):
+    unobserved = np.arange(synthetic.ITEMS - 5, synthetic.ITEMS)
+    data = synthetic.make_training_data(item_features=True, n_unobserved_items=len(unobserved))
+    model, settings = synthetic.make_model_settings(id_dropout=0.3), make_settings(ema_decay=ema_decay)
+    rows = torch.from_numpy(unobserved)
+    features = take(to_tensors(data.item_features, torch.device("cpu")), rows)
+
+    def encode_with_and_without_id(towers):
+        with torch.no_grad():
+            unknown_rows = torch.full_like(rows, synthetic.ITEMS)
+            return towers.encode_items(rows, features), towers.encode_items(unknown_rows, features)
+
+    result = train(data, model, settings, tmp_path / "new", validate=validate)
+    torch.testing.assert_close(*encode_with_and_without_id(result.towers))
+    warm_started = dataclasses.replace(data, warm_started_items=unobserved)
+    result = train(warm_started, model, settings, tmp_path / "warm_started", validate=validate)
+    with_id, without_id = encode_with_and_without_id(result.towers)
+    assert (with_id - without_id).norm(dim=1).min() > 0.01
+
+
+def test_too_little_data_is_refused(tmp_path):
+    data = types.SimpleNamespace(n_items=9, observed_items=np.array([3]), histories=RaggedArray.from_lists([[3]]))
     with pytest.raises(TrainingError, match="got 1 and 1 of 9"):
-        train(problem, synthetic.make_model_settings(), settings(), tmp_path)
+        train(data, synthetic.make_model_settings(), make_settings(), tmp_path)
 
 
-class Screen:
-    """Counts what is begun and ended."""
+class CountingListener:
+    """Counts open tasks and reported steps."""
 
     def __init__(self):
-        self.open, self.steps = 0, 0
+        self.open_tasks, self.steps = 0, 0
 
     def start_task(self, task, total):
-        self.open += 1
+        self.open_tasks += 1
         return self.advance
 
     def advance(self, steps=1, note=""):
         self.steps += steps
 
     def stop_task(self):
-        self.open -= 1
+        self.open_tasks -= 1
 
 
-def test_progress_is_shown_and_ends_with_a_training_that_breaks_off(tmp_path):
-    screen = Screen()
-    with progress.report_to(screen):
-        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings(epochs=2), tmp_path / "whole")
-        assert (screen.open, screen.steps) == (0, 2 * (240 // 64))
-        with pytest.raises(Cut):
-            train(
-                synthetic.make_training_data(),
-                synthetic.make_model_settings(),
-                settings(),
-                tmp_path / "cut",
-                validate=cut_after(0),
-            )
-    assert screen.open == 0
+def test_progress_is_reported_and_ends_with_an_interrupted_training(tmp_path):
+    listener = CountingListener()
+    data, model = synthetic.make_training_data(), synthetic.make_model_settings()
+    with progress.report_to(listener):
+        train(data, model, make_settings(epochs=2), tmp_path / "complete")
+        assert (listener.open_tasks, listener.steps) == (0, 2 * (240 // 64))
+        with pytest.raises(ProcessKilledError):
+            train(data, model, make_settings(), tmp_path / "killed", validate=make_killing_validator(0))
+    assert listener.open_tasks == 0

@@ -13,58 +13,69 @@ from vecall.training.warm_start import ModelVocabulary, warm_start
 FEATURES = {"brand": CategoryFeature(), "a.tag": TagsFeature(), "price": NumericFeature()}
 
 
-def known(ids, brands, tags, *, features=FEATURES, id_type="string"):
+def make_vocabulary(ids, brands, tags, *, features=FEATURES, id_type="string"):
     frame = pl.DataFrame({"brand": brands, "a.tag": tags, "price": [1.0] * len(brands)})
-    encoders = FeatureEncoder.fit(features, frame)
-    return ModelVocabulary(build_id_map(pl.Series(ids), id_type), encoders, encoders)
+    encoder = FeatureEncoder.fit(features, frame)
+    return ModelVocabulary(build_id_map(pl.Series(ids), id_type), encoder, encoder)
 
 
-def towers(knows, seed, **model):
+def make_towers(vocabulary, seed, **model):
     torch.manual_seed(seed)
-    shapes = knows.item_encoders.shapes
-    return TwoTower(synthetic.make_model_settings(**model), shapes, shapes, len(knows.items))
+    specs = vocabulary.item_encoder.specs
+    return TwoTower(synthetic.make_model_settings(**model), specs, specs, len(vocabulary.item_id_map))
 
 
-OLD = known(["b", "d", "e"], ["nike", "puma"], [["x", "z"], []])
-NEW = known(["a", "b", "c", "e"], ["asics", "puma", None], [["y", "z"], [], []])
+OLD = make_vocabulary(["b", "d", "e"], ["nike", "puma"], [["x", "z"], []])
+NEW = make_vocabulary(["a", "b", "c", "e"], ["asics", "puma", None], [["y", "z"], [], []])
 
 
 @pytest.mark.parametrize("hidden", [(), (4,)])
-def test_rows_are_found_again_by_id_and_value_and_new_ones_start_as_the_unknown(hidden):
-    before, after = towers(OLD, 1, hidden=hidden), towers(NEW, 2, hidden=hidden)
+def test_rows_are_matched_by_id_and_value_and_new_rows_start_as_unknown(hidden):
+    old_towers, new_towers = make_towers(OLD, 1, hidden=hidden), make_towers(NEW, 2, hidden=hidden)
     with torch.no_grad():
-        before.item_id_embedding.weight[-1] = 7.0
-    old = {name: x.clone() for name, x in before.state_dict().items()}
-    warm_start(after, NEW, old, OLD)
-    new = after.state_dict()
-    # Old rows b, d, e and the unknown; new rows a, b, c, e and the unknown.
-    assert torch.equal(new["item_ids.weight"], old["item_ids.weight"][[3, 0, 3, 2, 3]])
+        old_towers.item_id_embedding.weight[-1] = 7.0
+    old = {name: weight.clone() for name, weight in old_towers.state_dict().items()}
+    warm_start(new_towers, NEW, old, OLD)
+    new = new_towers.state_dict()
+    # Old rows are b, d, e and the unknown item; new rows are a, b, c, e and the unknown item.
+    item_ids = "item_id_embedding.weight"
+    assert torch.equal(new[item_ids], old[item_ids][[3, 0, 3, 2, 3]])
+    tables = {item_ids}
     for side in ("item", "user"):
-        brand, tag = (f"{side}.combine.inputs.parts.of_{name}.weight" for name in ("brand", "a%2Etag.table"))
-        assert torch.equal(new[brand], old[brand][[MISSING, OOV, OOV, 3]])  # asics is new, puma not
+        layers = f"{side}_tower.combiner.feature_embedding.layers"
+        brand, tag = f"{layers}.feature_brand.weight", f"{layers}.feature_a%2Etag.table.weight"
+        assert torch.equal(new[brand], old[brand][[MISSING, OOV, OOV, 3]])  # asics is new, puma is not
         assert torch.equal(new[tag], old[tag][[MISSING, OOV, OOV, 3]])
-    tables = [name for name in new if new[name].shape != old[name].shape]
-    for name in new.keys() - {"item_ids.weight"} - {n for n in new if "of_brand" in n or "tag" in n} - set(tables):
+        tables |= {brand, tag}
+    other_layers = new.keys() - tables
+    assert other_layers
+    for name in other_layers:
         assert torch.equal(new[name], old[name]), name
 
 
-def test_an_equal_catalogue_gives_an_equal_model():
-    before, after = towers(OLD, 1), towers(OLD, 2)
-    warm_start(after, OLD, before.state_dict(), OLD)
-    assert all(torch.equal(x, after.state_dict()[name]) for name, x in before.state_dict().items())
+def test_all_weights_are_copied_for_an_equal_vocabulary():
+    old_towers, new_towers = make_towers(OLD, 1), make_towers(OLD, 2)
+    warm_start(new_towers, OLD, old_towers.state_dict(), OLD)
+    new = new_towers.state_dict()
+    assert all(torch.equal(weight, new[name]) for name, weight in old_towers.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    ("newer", "model", "what"),
+    ("vocabulary", "model", "message"),
     [
-        (NEW, {"encoder": "attention"}, "other layers .*user.history"),
+        (NEW, {"encoder": "attention"}, r"other layers .*user_tower\.history_encoder"),
         (NEW, {"hidden": (4,)}, "other layers"),
-        (NEW, {"item_id": False}, "other layers .*item_ids"),
-        (known(["a"], ["x"], [[]], features={"brand": CategoryFeature()}), {}, "other layers .*of_"),
-        (NEW, {"dim": 16}, r"\[4, 8\] and is \[5, 16\]"),
-        (known([1, 2], ["x", "y"], [[], []], id_type="integer"), {}, "item ids are of type string"),
+        (NEW, {"item_id": False}, r"other layers .*item_id_embedding\.weight"),
+        (
+            make_vocabulary(["a"], ["x"], [[]], features={"brand": CategoryFeature()}),
+            {},
+            r"other layers .*layers\.feature_",
+        ),
+        (NEW, {"dim": 16}, r"\[4, 8\] in the older run, expected \[5, 16\]"),
+        (make_vocabulary([1, 2], ["x", "y"], [[], []], id_type="integer"), {}, "of type string, expected integer"),
     ],
 )
-def test_other_layers_are_refused(newer, model, what):
-    with pytest.raises(TrainingError, match=f"--init: .*{what}"):
-        warm_start(towers(newer, 2, **model), newer, towers(OLD, 1).state_dict(), OLD)
+def test_older_model_with_other_layers_shapes_or_id_type_is_refused(vocabulary, model, message):
+    new_towers = make_towers(vocabulary, 2, **model)
+    with pytest.raises(TrainingError, match=f"--init: .*{message}"):
+        warm_start(new_towers, vocabulary, make_towers(OLD, 1).state_dict(), OLD)

@@ -30,6 +30,7 @@ from vecall.release.encoder import (
     VECTORS_OUTPUT,
     EncoderState,
 )
+from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.causal import MIN_TRACE_LENGTH
 from vecall.towers.two_tower import ItemTower, TwoTower, UserTower
 
@@ -190,16 +191,10 @@ def _export_graph(
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without what torch's exporter says about itself, such as that torchvision is not installed."""
-    talker = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = talker.level
-    talker.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        talker.setLevel(level)
+    """Suppress warnings and log lines of torch's exporter, such as that torchvision is not installed."""
+    with quiet_logger("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _strip_metadata(model: Any) -> None:  # noqa: ANN401 - onnx has no types

@@ -1,4 +1,4 @@
-"""The layers that both towers are made of."""
+"""Layers that the user tower and the item tower share."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ NormType = Literal["layer", "batch", "none"]
 
 
 def build_norm_layer(norm: NormType, dim: int) -> nn.Module:
-    """A normalisation over vectors [B, width]."""
+    """Build the normalization layer that `norm` names, for vectors [B, dim]."""
     match norm:
         case "layer":
             return nn.LayerNorm(dim)
@@ -22,17 +22,28 @@ def build_norm_layer(norm: NormType, dim: int) -> nn.Module:
 
 
 class SingletonSafeBatchNorm(nn.BatchNorm1d):
-    """As torch's; in training a batch of one, which has no deviation, is normalised by what was learned so far."""
+    """Batch normalization that accepts a training batch of a single row.
+
+    A single row has no variance. It is normalized by the running statistics, and does not update them.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, width] → [B, width]."""
+        """Normalize [B, dim] → [B, dim]."""
         if self.training and len(x) == 1:
             return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 
 class MLP(nn.Module):
-    """Linear layers with normalisation, ReLU and dropout between them: [B, inputs] → [B, outputs]."""
+    """Linear layers with normalization, ReLU and dropout between them.
+
+    Args:
+        in_features: Width of the input.
+        hidden_dims: Widths of the hidden layers. Empty: the MLP is a single linear layer.
+        out_features: Width of the output.
+        norm: Normalization of each hidden layer.
+        dropout: Probability that a hidden value is set to 0 in training.
+    """
 
     def __init__(
         self, in_features: int, hidden_dims: Sequence[int], out_features: int, *, norm: NormType, dropout: float
@@ -40,54 +51,61 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         width = in_features
-        for next_width in hidden_dims:
+        for hidden_dim in hidden_dims:
             layers += [
-                nn.Linear(width, next_width),
-                build_norm_layer(norm, next_width),
+                nn.Linear(width, hidden_dim),
+                build_norm_layer(norm, hidden_dim),
                 nn.ReLU(),
                 FastDropout(dropout),
             ]
-            width = next_width
+            width = hidden_dim
         self.layers = nn.Sequential(*layers, nn.Linear(width, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] → [B, outputs]."""
+        """Map [B, in_features] → [B, out_features]."""
         return self.layers(x)  # type: ignore[no-any-return]
 
 
 class FastDropout(nn.Module):
-    """As `nn.FastDropout`, a third of its time on a CPU: torch draws a float there sooner than a coin."""
+    """Dropout in a third of the time of `nn.Dropout` on a CPU, where torch draws floats faster than Bernoulli values.
+
+    Args:
+        p: Probability that a value is set to 0, in [0, 1).
+    """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training a share of the values becomes 0, and the others so much larger that the mean stays."""
+        """Zero a share `p` of the values and divide the others by 1 - p, which keeps the mean; in training only."""
         if not self.training or self.p == 0:
             return x
         return x * (torch.rand_like(x) >= self.p).to(x.dtype).div_(1 - self.p)
 
 
 def l2_normalize(vectors: Tensor) -> Tensor:
-    """[B, D] vectors at length 1, zeros as they are; as `normalize`, with a third of its time for the gradient."""
-    if torch.compiler.is_compiling():  # what is exported has no gradient
+    """Scale [..., D] vectors to length 1. Zero vectors stay zero.
+
+    The result is that of `torch.nn.functional.normalize`; the backward pass takes a third of its time.
+    """
+    if torch.compiler.is_compiling():  # an exported graph needs no backward pass
         return normalize(vectors, dim=-1)
-    scaled: Tensor = _L2Normalize.apply(vectors)  # type: ignore[no-untyped-call]
-    return scaled
+    unit_vectors: Tensor = _L2Normalize.apply(vectors)  # type: ignore[no-untyped-call]
+    return unit_vectors
 
 
 class _L2Normalize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:  # noqa: ANN401 - torch's
-        lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
-        scaled = vectors / lengths
-        ctx.save_for_backward(scaled, lengths)
-        return scaled
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:  # noqa: ANN401 - signature of torch
+        norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)  # [..., 1]
+        unit_vectors = vectors / norms
+        ctx.save_for_backward(unit_vectors, norms)
+        return unit_vectors
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ANN401 - torch's
-        """What would only change the length is taken off."""
-        scaled, lengths = ctx.saved_tensors
-        along = (grad_outputs[0] * scaled).sum(-1, keepdim=True)
-        return torch.addcmul(grad_outputs[0], scaled, along, value=-1).div_(lengths)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ANN401 - signature of torch
+        """Return (g - u (g · u)) / |x|: the component of the gradient g along u changes only the length."""
+        unit_vectors, norms = ctx.saved_tensors
+        projection = (grad_outputs[0] * unit_vectors).sum(-1, keepdim=True)  # [..., 1]
+        return torch.addcmul(grad_outputs[0], unit_vectors, projection, value=-1).div_(norms)

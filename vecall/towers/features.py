@@ -1,4 +1,4 @@
-"""Encoded features to vectors, either summed into one or laid side by side."""
+"""Encoded features as one vector, either the sum of the features' vectors or their concatenation."""
 
 import math
 from collections.abc import Mapping
@@ -10,45 +10,66 @@ from torch.nn.functional import embedding_bag
 
 from vecall.data.feature_encoder import OOV, FeatureSpec
 
-# Width of an embedding that is laid beside others; summed ones are as wide as the tower.
+# Width of a concatenated embedding. Summed embeddings are as wide as the tower.
 CONCAT_EMBEDDING_DIM = 32
-_OOV_INIT_SCALE = 0.01  # not 0: a sum of nothing but zeros has no direction to begin from
+# Not 0: a sum in which every vector is 0 has no direction, and its gradient no bound.
+_OOV_INIT_SCALE = 0.01
 
 
 def to_module_key(feature: str) -> str:
-    """The name of a feature's layer: torch forbids dots in it, and names of its own such as `type` or `values`."""
+    """Return the key of a feature's layer in an `nn.ModuleDict`.
+
+    A key may hold no dot and must not equal an attribute of the dict, such as `type` or `values`.
+    """
     return "feature_" + feature.replace("%", "%25").replace(".", "%2E")
 
 
 class SqrtNEmbeddingBag(nn.Module):
-    """Embeddings of a padded list, summed and divided by √T, so that many are as loud as one: [B, T] → [B, width]."""
+    """Sum of the embeddings of a list, divided by √n, so that its scale does not depend on the length n of the list.
+
+    Args:
+        num_embeddings: Rows of the embedding table; row 0 is padding.
+        dim: Width of an embedding.
+        init_std: Standard deviation of the initial weights.
+    """
 
     def __init__(self, num_embeddings: int, dim: int, init_std: float) -> None:
         super().__init__()
         self.table = build_embedding(num_embeddings, dim, init_std)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """[B, T] rows, 0 is padding → [B, width]; zeros for an empty list."""
-        given = (rows > 0).to(self.table.weight.dtype)  # [B, T]
-        if torch.compiler.is_compiling() or not rows.shape[1]:  # ONNX has no such bags, and torch no empty ones
-            total: Tensor = (self.table(rows) * given.unsqueeze(-1)).sum(1)
-        else:  # without [B, T, width] in memory, sixteen times as fast where T is 9
+        """Combine [B, T] rows of the table, padded with 0 → [B, dim]; zeros for an empty list."""
+        is_value = (rows > 0).to(self.table.weight.dtype)  # [B, T]
+        if torch.compiler.is_compiling() or not rows.shape[1]:  # ONNX has no embedding_bag; torch's refuses T = 0
+            total: Tensor = (self.table(rows) * is_value.unsqueeze(-1)).sum(1)
+        else:  # no [B, T, dim] in memory: 16 times as fast at T = 9
             total = embedding_bag(rows, self.table.weight, mode="sum", padding_idx=0)
-        return total / given.sum(1, keepdim=True).clamp(min=1.0).sqrt()
+        return total / is_value.sum(1, keepdim=True).clamp(min=1.0).sqrt()
 
 
 def build_embedding(num_embeddings: int, dim: int, init_std: float, *, padding_idx: int | None = None) -> nn.Embedding:
-    """A table whose vectors begin small: in a sum that is normalised, small ones turn fast and large ones slowly."""
+    """Build an embedding table with normally distributed initial weights.
+
+    The sums of embeddings are normalized: the same step turns a short vector further than a long one, so a small
+    `init_std` learns faster.
+
+    Args:
+        num_embeddings: Rows of the table.
+        dim: Width of an embedding.
+        init_std: Standard deviation of the initial weights.
+        padding_idx: Row that gets no gradient.
+    """
     table = nn.Embedding(num_embeddings, dim, padding_idx=padding_idx)
     nn.init.normal_(table.weight, std=init_std)
     return table
 
 
 def build_categorical_embedding(num_embeddings: int, dim: int, init_std: float) -> nn.Embedding:
-    """A table of values, in which those that training never saw hardly speak, for good.
+    """Build the table of a categorical feature, whose rows of missing and of unseen (OOV) values are nearly 0.
 
-    They could be learned only from items that stand in the catalogue and that no one took: as a sign of what no one
-    wants. Missing ones begin like them, as training may not meet them either.
+    The OOV row gets no gradient. Only catalogue items that no user took have unseen values, so training would learn
+    them as a sign of an unwanted item. The row of missing values starts like it because it too may not occur in
+    training.
     """
     table = build_embedding(num_embeddings, dim, init_std, padding_idx=OOV)
     with torch.no_grad():
@@ -57,20 +78,26 @@ def build_categorical_embedding(num_embeddings: int, dim: int, init_std: float) 
 
 
 def _init_linear(linear: nn.Linear, init_std: float) -> nn.Linear:
-    """Of standardised inputs its outputs have the scale of an embedding."""
+    """Initialize a layer so that its outputs for standardized inputs have the standard deviation `init_std`."""
     nn.init.normal_(linear.weight, std=init_std / math.sqrt(linear.in_features))
     nn.init.zeros_(linear.bias)
     return linear
 
 
 class SummedFeatures(nn.Module):
-    """Every feature as a vector of the tower's width, added up: → [B, dim]."""
+    """Sum of the vectors of all features, each of width `dim`.
+
+    Args:
+        specs: Features by name; at least one.
+        dim: Width of the vectors.
+        init_std: Standard deviation of the initial embeddings.
+    """
 
     def __init__(self, specs: Mapping[str, FeatureSpec], dim: int, init_std: float) -> None:
         super().__init__()
         self._feature_names = list(specs)
         self.layers = nn.ModuleDict(
-            {to_module_key(name): self._build_layer(shape, dim, init_std) for name, shape in specs.items()}
+            {to_module_key(name): self._build_layer(spec, dim, init_std) for name, spec in specs.items()}
         )
 
     @staticmethod
@@ -84,21 +111,29 @@ class SummedFeatures(nn.Module):
                 return SqrtNEmbeddingBag(spec.size, dim, init_std)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Encoded features of B rows → [B, dim]. Not called without features."""
-        parts = (self.layers[to_module_key(name)](features[name]) for name in self._feature_names)
-        return reduce(torch.add, parts)  # type: ignore[no-any-return]
+        """Combine the encoded features of B rows → [B, dim]."""
+        vectors = (self.layers[to_module_key(name)](features[name]) for name in self._feature_names)
+        return reduce(torch.add, vectors)  # type: ignore[no-any-return]
 
 
 class ConcatenatedFeatures(nn.Module):
-    """Dense features as they are, embeddings for the others, side by side: → [B, width]."""
+    """Concatenation of dense features as they are and of an embedding of each other feature.
+
+    Args:
+        specs: Features by name; at least one.
+        init_std: Standard deviation of the initial embeddings.
+
+    Attributes:
+        output_dim: Width of the concatenation.
+    """
 
     def __init__(self, specs: Mapping[str, FeatureSpec], init_std: float) -> None:
         super().__init__()
         self._feature_names = list(specs)
         self.layers = nn.ModuleDict(
-            {to_module_key(name): self._build_layer(shape, init_std) for name, shape in specs.items()}
+            {to_module_key(name): self._build_layer(spec, init_std) for name, spec in specs.items()}
         )
-        self.output_dim = sum(shape.size if shape.kind == "dense" else CONCAT_EMBEDDING_DIM for shape in specs.values())
+        self.output_dim = sum(spec.size if spec.kind == "dense" else CONCAT_EMBEDDING_DIM for spec in specs.values())
 
     @staticmethod
     def _build_layer(spec: FeatureSpec, init_std: float) -> nn.Module:
@@ -111,5 +146,5 @@ class ConcatenatedFeatures(nn.Module):
                 return SqrtNEmbeddingBag(spec.size, CONCAT_EMBEDDING_DIM, init_std)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Encoded features of B rows → [B, width]. Not called without features."""
+        """Combine the encoded features of B rows → [B, output_dim]."""
         return torch.cat([self.layers[to_module_key(name)](features[name]) for name in self._feature_names], dim=1)

@@ -1,4 +1,7 @@
-"""A history of item vectors as one vector. No encoder sees a candidate, so a user is encoded once for all items."""
+"""Encoders of a user's history of item vectors as one vector.
+
+No encoder reads a candidate item, so a user is encoded once for all items.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +11,22 @@ from vecall.towers.blocks import FastDropout
 from vecall.towers.causal import CausalHistoryEncoder
 from vecall.towers.settings import HistorySettings
 
-# Weight of an item against the next newer one. 1 is the plain mean; the others favour the newest 20, 5 and 2 or so.
+# Ratio of the weight of an item to that of the next newer item. 1 is the plain mean; the others give most of the weight
+# to about the newest 20, 5 and 2 items.
 DECAYS = (1.0, 0.95, 0.8, 0.5)
 
 
 def build_history_encoder(settings: HistorySettings, dim: int, dropout: float) -> nn.Module | None:
-    """The encoder that the settings name: ([B, L, D] vectors, [B] lengths) → [B, D]; None for "none"."""
+    """Build the encoder that the settings name.
+
+    Args:
+        settings: Names the encoder and its options.
+        dim: D, width of the item vectors and of the output.
+        dropout: Probability of dropout in the encoder.
+
+    Returns:
+        Module ([B, L, D] vectors, [B] lengths) → [B, D]; None for the encoder "none".
+    """
     match settings.encoder:
         case "none":
             return None
@@ -28,15 +41,23 @@ def build_history_encoder(settings: HistorySettings, dim: int, dropout: float) -
 
 
 def compute_ages_and_mask(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """How many newer items each place has, [B, L] float (0 for the newest), and which places are filled, [B, L]."""
-    places = torch.arange(vectors.shape[1], device=vectors.device).unsqueeze(0)  # [1, L]
-    filled = places < lengths.unsqueeze(1)  # [B, L]
-    ages = (lengths.unsqueeze(1) - 1 - places).clamp(min=0).to(vectors.dtype)
-    return ages, filled
+    """Compute the age of each item of a batch of histories, and mark the padding.
+
+    Args:
+        vectors: [B, L, D] item vectors, oldest first, padded at the end.
+        lengths: [B] number of items of each history.
+
+    Returns:
+        [B, L] float number of newer items (0 for the newest), and [B, L] bool, true for an item, false for padding.
+    """
+    positions = torch.arange(vectors.shape[1], device=vectors.device).unsqueeze(0)  # [1, L]
+    is_item = positions < lengths.unsqueeze(1)  # [B, L]
+    ages = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0).to(vectors.dtype)
+    return ages, is_item
 
 
 class MeanHistoryEncoder(nn.Module):
-    """Means that forget at different speeds, in a learned mixture and refined by an MLP that begins at nothing."""
+    """Learned mixture of exponentially decaying means (see `DECAYS`), plus a residual MLP of all of them."""
 
     log_decays: Tensor
 
@@ -47,18 +68,18 @@ class MeanHistoryEncoder(nn.Module):
         self.residual_mlp = build_residual_mlp(dim * len(DECAYS), dim, dropout)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
-        ages, filled = compute_ages_and_mask(vectors, lengths)
+        """Encode [B, L, D] item vectors, oldest first and padded at the end, of [B] lengths → [B, D]."""
+        ages, is_item = compute_ages_and_mask(vectors, lengths)
         weights = torch.exp(ages.unsqueeze(1) * self.log_decays.view(1, -1, 1))  # [B, decays, L]
-        weights = weights * filled.unsqueeze(1).to(vectors.dtype)
+        weights = weights * is_item.unsqueeze(1).to(vectors.dtype)
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
         means = normalize(weights @ vectors, dim=-1)  # [B, decays, D]
-        mixed = (means * self.mixture_logits.softmax(0).view(1, -1, 1)).sum(1)
+        mixed = (means * self.mixture_logits.softmax(0).view(1, -1, 1)).sum(1)  # [B, D]
         return mixed + self.residual_mlp(means.flatten(1))  # type: ignore[no-any-return]
 
 
 def build_residual_mlp(in_features: int, dim: int, dropout: float) -> nn.Sequential:
-    """[B, inputs] → [B, dim], zeros at first: training begins from the plain mean and departs as far as it pays."""
+    """Build an MLP [B, in_features] → [B, dim] whose initial output is 0, so that training starts from the mean."""
     last = nn.Linear(2 * dim, dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -66,18 +87,19 @@ def build_residual_mlp(in_features: int, dim: int, dropout: float) -> nn.Sequent
 
 
 class AttentionHistoryEncoder(nn.Module):
-    """A mean weighted by a learned query and by age, refined likewise."""
+    """Mean weighted by attention with a learned query and by age, plus a residual MLP of it."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
-        self.attention_query = nn.Linear(dim, 1, bias=False)  # a softmax does not see what all have
+        self.attention_query = nn.Linear(dim, 1, bias=False)  # softmax is invariant to a bias
         self.recency_decay = nn.Parameter(torch.tensor(0.1))
         self.residual_mlp = build_residual_mlp(dim, dim, dropout)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """[B, L, D] item vectors, oldest first and padded at the end, and [B] lengths → [B, D]."""
-        ages, filled = compute_ages_and_mask(vectors, lengths)
+        """Encode [B, L, D] item vectors, oldest first and padded at the end, of [B] lengths → [B, D]."""
+        ages, is_item = compute_ages_and_mask(vectors, lengths)
         logits = self.attention_query(vectors).squeeze(-1) - self.recency_decay * ages  # [B, L]
-        weights = logits.masked_fill(~filled, -1e4).softmax(-1) * filled.to(vectors.dtype)  # all 0 for no history
+        # The product with the mask makes all weights of an empty history 0.
+        weights = logits.masked_fill(~is_item, -1e4).softmax(-1) * is_item.to(vectors.dtype)  # [B, L]
         mean = normalize((weights.unsqueeze(1) @ vectors).squeeze(1), dim=-1)  # [B, D]
         return mean + self.residual_mlp(mean)  # type: ignore[no-any-return]

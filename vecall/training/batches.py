@@ -1,4 +1,4 @@
-"""Samples of an epoch in shuffled batches, each with the history up to its own position and never beyond."""
+"""Shuffled batches of samples, each with the user's history before the sample's own position."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from vecall.training.seeding import build_epoch_rng
 
 @dataclass(frozen=True)
 class Samples:
-    """n (user, item, label) with the place in the user's history that the label was given at.
+    """Labeled (user, item) pairs, each at a position of the user's history.
 
     Attributes:
         users: [n] user rows.
         items: [n] item rows.
-        positions: [n] how many items of the user's history came before.
-        labels: [n] float32, 1 for a positive.
+        positions: [n] number of items of the user's history before the sample.
+        labels: [n] float32, 1 for a positive, 0 for a negative.
     """
 
     users: Rows
@@ -36,21 +36,21 @@ class Samples:
 
 
 def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> Samples:
-    """Every position of every history is a positive to be told from what came before it.
+    """Make a positive sample of every position of every history.
 
     Args:
-        histories: histories.
-        min_history: positions with fewer items before them are left out.
+        histories: U histories of item rows, oldest first.
+        min_history: Positions with fewer items before them are left out.
     """
     users = histories.segment_ids
     positions = np.arange(len(histories.values)) - histories.offsets[:-1][users]
-    kept = positions >= min_history
-    labels = np.ones(int(kept.sum()), dtype=np.float32)
-    return Samples(users[kept], histories.values[kept], positions[kept], labels)
+    is_kept = positions >= min_history
+    labels = np.ones(int(is_kept.sum()), dtype=np.float32)
+    return Samples(users[is_kept], histories.values[is_kept], positions[is_kept], labels)
 
 
 def add_negative_samples(positives: Samples, negatives: LabeledNegatives) -> Samples:
-    """The positives, then the known negatives."""
+    """Append samples with label 0 to the positives."""
     return Samples(
         np.concatenate([positives.users, negatives.users]),
         np.concatenate([positives.items, negatives.items]),
@@ -66,9 +66,9 @@ class SampleBatch:
     Attributes:
         users: [B] user rows.
         target_items: [B] item rows.
-        labels: [B] 1 for a positive.
-        histories: [B, L] item rows, oldest first, padded at the end with 0.
-        lengths: [B] how many places of each history count.
+        labels: [B] 1 for a positive, 0 for a negative.
+        histories: [B, L] item rows before the sample, oldest first, padded at the end with 0.
+        lengths: [B] number of items of each history.
     """
 
     users: Tensor
@@ -79,42 +79,58 @@ class SampleBatch:
 
     @property
     def input_items(self) -> Tensor:
-        """All items that the users are read from."""
+        """[B, L] rows of all items that the user tower reads."""
         return self.histories
 
     @property
     def target_users(self) -> Tensor:
-        """[B] the user row of each positive."""
+        """[B] user row of each target item."""
         return self.users
 
     def replace_input_items(self, input_items: Tensor) -> "SampleBatch":
-        """The same batch with other names for those items, such as places in a smaller table."""
+        """Return the batch with [B, L] other numbers for its input items, such as rows of a smaller table."""
         return replace(self, histories=input_items)
 
     def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: FeatureTensors) -> Tensor:
-        """[B, D] the users, from the vectors that `rows` point to and [B] users' features."""
+        """Encode the user of each sample.
+
+        Args:
+            towers: Towers to encode with.
+            item_vectors: [M, D] vectors that `input_items` are rows of.
+            features: Encoded features of the B users.
+
+        Returns:
+            [B, D] vectors of length 1.
+        """
         return towers.encode_users(item_vectors, self.histories, self.lengths, features)
 
 
 class SampleBatches:
-    """The batches of one epoch, in the order that (seed, epoch) gives."""
+    """Batches of one epoch, shuffled by (seed, epoch).
+
+    All batches are full, and the samples left over are skipped; fewer samples than a batch make one smaller batch.
+
+    Args:
+        samples: Samples to learn from.
+        histories: Histories that the samples' positions refer to.
+        history_length: L, number of newest items that a history is cut to.
+        batch_size: B, number of samples of a batch.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
+    """
 
     def __init__(
         self, samples: Samples, histories: RaggedArray, *, history_length: int, batch_size: int, seed: int, epoch: int
     ) -> None:
-        self._samples, self._histories, self._history_length, self._batch_size = (
-            samples,
-            histories,
-            history_length,
-            batch_size,
-        )
+        self._samples, self._histories = samples, histories
+        self._history_length, self._batch_size = history_length, batch_size
         self._seed, self._epoch = seed, epoch
 
     def __len__(self) -> int:
         return max(1, len(self._samples) // self._batch_size)
 
     def __iter__(self) -> Iterator[SampleBatch]:
-        # The odd few at the end wait for an epoch that shuffles them forward: batch norm dislikes tiny batches.
+        # Batch norm does badly on a tiny last batch; another epoch shuffles the samples left out here to the front.
         order = build_epoch_rng(self._seed, self._epoch).permutation(len(self._samples))
         for step in range(len(self)):
             yield self._build_batch(order[step * self._batch_size : (step + 1) * self._batch_size])
@@ -133,10 +149,20 @@ class SampleBatches:
 
 
 def gather_histories(histories: RaggedArray, users: Rows, positions: Rows, max_length: int) -> tuple[Rows, Rows]:
-    """The newest `max_length` items before each position: [B, L] rows padded at the end with 0, and [B] lengths."""
+    """Collect the newest items before each position.
+
+    Args:
+        histories: U histories of item rows, oldest first.
+        users: [B] user rows.
+        positions: [B] number of items of the user's history before the position.
+        max_length: Most items to take.
+
+    Returns:
+        [B, L] item rows, oldest first, padded at the end with 0, and [B] lengths; L is the largest of the lengths.
+    """
     ends = histories.offsets[users] + positions
     lengths = np.minimum(positions, max_length)
-    places = np.arange(int(lengths.max(initial=0)))  # [L]
-    filled = places < lengths[:, None]  # [B, L]
-    sources = np.where(filled, (ends - lengths)[:, None] + places, 0)
-    return np.where(filled, histories.values[sources] if len(histories.values) else 0, 0), lengths
+    columns = np.arange(int(lengths.max(initial=0)))  # [L]
+    is_item = columns < lengths[:, None]  # [B, L]
+    sources = np.where(is_item, (ends - lengths)[:, None] + columns, 0)
+    return np.where(is_item, histories.values[sources] if len(histories.values) else 0, 0), lengths

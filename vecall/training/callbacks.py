@@ -1,4 +1,4 @@
-"""What happens after each epoch: it is judged, and a line of metrics is written."""
+"""Lightning callback that validates after each epoch and writes `metrics.jsonl`."""
 
 import json
 import logging
@@ -20,11 +20,17 @@ logger = logging.getLogger(__name__)
 
 MONITORED_METRIC = "valid_score"
 
+# Returns metrics by name, among them `MONITORED_METRIC`; larger is better.
 Validator = Callable[[Scorer], Mapping[str, float]]
 
 
 class EpochMetricsCallback(Callback):
-    """Judges after each epoch, writes a line of metrics, and shows the steps as they go."""
+    """Validates after each epoch, appends a line to the metrics file, and reports the progress of the steps.
+
+    Args:
+        metrics_path: JSON Lines file with the loss, the validation metrics and the seconds of each epoch.
+        validate: Computes the validation metrics; None for no validation.
+    """
 
     def __init__(self, metrics_path: Path, validate: Validator | None) -> None:
         self._metrics_path, self._validate = metrics_path, validate
@@ -32,41 +38,46 @@ class EpochMetricsCallback(Callback):
         self._progress_bar = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the lines of epochs that a break cut off, half a line too: they are run again."""
+        """Drop the lines, and half lines, of epochs that an interruption cut off: these epochs run again."""
         del pl_module
         if self._metrics_path.exists():
             lines = self._metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
             self._metrics_path.write_text("".join(lines[: trainer.current_epoch]), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A bar for each epoch."""
+        """Open a progress bar for the epoch."""
         del pl_module
         self._losses, self._epoch_start_time = [], time.perf_counter()
-        bar = progress.track(f"epoch {trainer.current_epoch + 1}", int(trainer.num_training_batches))
-        self._advance = self._progress_bar.enter_context(bar)
+        task = progress.track(f"epoch {trainer.current_epoch + 1}", int(trainer.num_training_batches))
+        self._advance = self._progress_bar.enter_context(task)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401
-        """One step further."""
+        """Record the loss of the step and advance the progress bar."""
         del trainer, pl_module
         self._losses.append(outputs["loss"].detach())
         self._advance(1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge, log for early stopping, and write the line."""
-        assert isinstance(pl_module, TwoTowerModule)  # noqa: S101 - ours; tells mypy
-        line: dict[str, float] = {"epoch": trainer.current_epoch, "loss": torch.stack(self._losses).mean().item()}
-        check_finite(line["loss"], trainer.current_epoch)
+        """Validate, log the monitored metric for early stopping, and write the line of the epoch.
+
+        Raises:
+            TrainingError: The mean loss is not finite.
+        """
+        assert isinstance(pl_module, TwoTowerModule)  # noqa: S101 - for mypy
+        metrics: dict[str, float] = {"epoch": trainer.current_epoch, "loss": torch.stack(self._losses).mean().item()}
+        check_finite(metrics["loss"], trainer.current_epoch)
         pl_module.reset_unobserved_item_ids()
         if self._validate is not None:
-            line |= self._validate(TowerScorer(pl_module.eval_towers, pl_module.data))
-            pl_module.log(MONITORED_METRIC, line[MONITORED_METRIC])
-        line["seconds"] = round(time.perf_counter() - self._epoch_start_time, 3)
+            metrics |= self._validate(TowerScorer(pl_module.eval_towers, pl_module.data))
+            pl_module.log(MONITORED_METRIC, metrics[MONITORED_METRIC])
+        metrics["seconds"] = round(time.perf_counter() - self._epoch_start_time, 3)
         self._progress_bar.close()
-        with self._metrics_path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
-        logger.info("epoch %d: %s", trainer.current_epoch + 1, {k: round(v, 4) for k, v in line.items()})
+        with self._metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        rounded = {name: round(value, 4) for name, value in metrics.items() if name != "epoch"}
+        logger.info("finished epoch %d: %s", trainer.current_epoch + 1, rounded)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The bar of an epoch that broke off ends too."""
+        """Close the progress bar of the interrupted epoch."""
         del trainer, pl_module, exception
         self._progress_bar.close()

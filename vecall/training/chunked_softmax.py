@@ -1,8 +1,8 @@
-"""The softmax over a whole catalogue without its logits in memory: loss and gradient in one walk over the rows.
+"""Cross-entropy over a whole catalogue without its [B, N] logits in memory.
 
-The logits of some rows at a time are made, turned into probabilities and multiplied back while they lie in the cache.
-A step so costs three matrix products and one exponential per logit, and [B, N] is never held (as Wijmans et al., Cut
-Your Losses in Large-Vocabulary Language Models, ICLR 2025, do for language models).
+Loss and gradient are computed in one pass over chunks of rows: the logits of a chunk become probabilities and are
+multiplied back while they are in the cache. A step costs three matrix products and one exponential per logit. The
+method is that of Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025.
 """
 
 from typing import Any
@@ -10,22 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_LOGITS_BY_DEVICE = {"cpu": 2**21}  # so many lie in the cache
+_CHUNK_LOGITS_BY_DEVICE = {"cpu": 2**21}  # logits of a chunk; this many fit in the cache
 _DEFAULT_CHUNK_LOGITS = 2**26
 
 
 def chunked_cross_entropy(
     users: Tensor, items: Tensor, targets: Tensor, masked_items: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Mean cross-entropy of each row's target against all items, as `losses.masked_cross_entropy` of `users @ items.T`.
+    """Return the mean cross-entropy of each row's target among all items.
+
+    Equals `losses.masked_cross_entropy` of the scores `users @ items.T` with -inf for the masked items.
 
     Args:
-        users: [B, D], divided by the temperature.
-        items: [N, D].
-        targets: [B] rows of the positives.
-        masked_items: [B, L] rows of items that are out of a row's race; an item may stand more than once. The target stays
-            in the race even where it is among them, so it can be the padding.
-        label_smoothing: share of the target that is spread over all items in the race.
+        users: [B, D] user vectors divided by the temperature.
+        items: [N, D] item vectors.
+        targets: [B] rows of the positives in `items`.
+        masked_items: [B, L] rows of items to exclude from each row's softmax. Repetitions are allowed, and the target
+            itself is never excluded, so that it may serve as padding.
+        label_smoothing: Share of the target distribution that is spread evenly over all items not excluded.
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(users, items, targets, masked_items, label_smoothing)  # type: ignore[no-untyped-call]
     return loss
@@ -34,50 +36,59 @@ def chunked_cross_entropy(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401 - torch's
+        ctx: Any,  # noqa: ANN401 - signature of torch
         users: Tensor,
         items: Tensor,
         targets: Tensor,
         masked_items: Tensor | None,
         label_smoothing: float,
     ) -> Tensor:
-        """The loss; both gradients are kept for `backward`."""
-        of_users, of_items = torch.empty_like(users), torch.zeros_like(items)
-        sum_of_items = items.sum(0)
-        at_once = max(1, _CHUNK_LOGITS_BY_DEVICE.get(users.device.type, _DEFAULT_CHUNK_LOGITS) // len(items))
-        buffer = users.new_empty(min(at_once, len(users)), len(items))  # memory that is asked for anew is slow
+        """Return the loss, and save the gradients of users and items for `backward`."""
+        grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
+        item_sum = items.sum(0)  # [D]
+        chunk_rows = max(1, _CHUNK_LOGITS_BY_DEVICE.get(users.device.type, _DEFAULT_CHUNK_LOGITS) // len(items))
+        buffer = users.new_empty(min(chunk_rows, len(users)), len(items))  # reused: allocating memory anew is slow
         loss = users.new_zeros(())
-        for start in range(0, len(users), at_once):
-            part = slice(start, min(start + at_once, len(users)))
-            logits = torch.mm(users[part], items.T, out=buffer[: part.stop - start])  # [rows, N]
-            race = _SoftmaxChunk(
-                logits, targets[part], None if masked_items is None else masked_items[part], label_smoothing
+        for start in range(0, len(users), chunk_rows):
+            rows = slice(start, min(start + chunk_rows, len(users)))
+            logits = torch.mm(users[rows], items.T, out=buffer[: rows.stop - start])  # [rows, N]
+            chunk = _SoftmaxChunk(
+                logits, targets[rows], None if masked_items is None else masked_items[rows], label_smoothing
             )
-            race.compute(logit_sums=users[part] @ sum_of_items)
-            loss += race.losses.sum()
-            # The gradient by the logits is `weights / total - share`; dividing what is narrow is less work.
-            shares = race.smoothing_per_item.expand_as(race.exp_sum)
-            torch.mm(race.unnormalized_grad, items, out=of_users[part])
-            of_users[part].div_(race.exp_sum).addmm_(shares, sum_of_items.unsqueeze(0), alpha=-1)
-            of_items.addmm_(race.unnormalized_grad.T, users[part] / race.exp_sum)
-            of_items -= (shares * users[part]).sum(0)
-        ctx.save_for_backward(of_users.div_(len(users)), of_items.div_(len(users)))
+            chunk.compute(logit_sums=users[rows] @ item_sum)
+            loss += chunk.losses.sum()
+            # The gradient of the logits is unnormalized_grad / exp_sum - smoothing_per_item. The division is applied to
+            # the products with [N, D] and [rows, D], which are smaller than [rows, N].
+            smoothing = chunk.smoothing_per_item.expand_as(chunk.exp_sum)  # [rows, 1]
+            torch.mm(chunk.unnormalized_grad, items, out=grad_users[rows])
+            grad_users[rows].div_(chunk.exp_sum).addmm_(smoothing, item_sum.unsqueeze(0), alpha=-1)
+            grad_items.addmm_(chunk.unnormalized_grad.T, users[rows] / chunk.exp_sum)
+            grad_items -= (smoothing * users[rows]).sum(0)
+        ctx.save_for_backward(grad_users.div_(len(users)), grad_items.div_(len(users)))
         return loss / len(users)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: ANN401 - torch's
-        """The gradients that `forward` left."""
-        of_users, of_items = ctx.saved_tensors
-        return grad_outputs[0] * of_users, grad_outputs[0] * of_items, None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: ANN401 - signature of torch
+        """Scale the gradients that `forward` saved."""
+        grad_users, grad_items = ctx.saved_tensors
+        return grad_outputs[0] * grad_users, grad_outputs[0] * grad_items, None, None, None
 
 
 class _SoftmaxChunk:
-    """Some rows' items against each other.
+    """Losses and gradients of some rows' logits.
+
+    Args:
+        logits: [rows, N]; overwritten.
+        targets: [rows] columns of the positives.
+        masked_items: [rows, L] columns to exclude, or None.
+        label_smoothing: Share of the target distribution that is spread over all columns not excluded.
 
     Attributes:
-        unnormalized_grad: [rows, N] `total` times what the gradient by the logits is, `share` left out.
-        exp_sum: [rows, 1] sum of the exponentials of the logits in the race.
-        smoothing_per_item: [rows, 1] or [1, 1] of the target that smoothing gives to each item, of those out of the race too.
+        unnormalized_grad: [rows, N] `exp_sum` times the gradient of the logits, without the term of
+            `smoothing_per_item`.
+        exp_sum: [rows, 1] sum of exp(logit - highest logit) over the columns not excluded.
+        smoothing_per_item: [rows, 1] or [1, 1] probability that smoothing assigns to a column. It is subtracted from
+            every column; `unnormalized_grad` adds it again at excluded ones.
         losses: [rows].
     """
 
@@ -87,51 +98,46 @@ class _SoftmaxChunk:
     losses: Tensor
 
     def __init__(self, logits: Tensor, targets: Tensor, masked_items: Tensor | None, label_smoothing: float) -> None:
-        self._logits, self._targets, self._label_smoothing = (
-            logits,
-            targets.unsqueeze(1),
-            label_smoothing,
-        )  # [rows, N], [rows, 1]
+        self._logits, self._label_smoothing = logits, label_smoothing
+        self._targets = targets.unsqueeze(1)  # [rows, 1]
         self._masked_items = (
             self._targets if masked_items is None else _replace_duplicates(masked_items, self._targets)
         )  # [rows, L]
 
     def compute(self, logit_sums: Tensor) -> None:
-        """Fill the attributes; the weights stand where the logits stood.
+        """Fill the attributes; `unnormalized_grad` takes the memory of the logits.
 
         Args:
-            logit_sums: [rows] of all logits.
+            logit_sums: [rows] sum of all logits of a row.
         """
-        logits, target, out = self._logits, self._targets, self._masked_items
-        of_target, of_out = logits.gather(1, target), logits.gather(1, out)
-        logits.scatter_(1, out, float("-inf")).scatter_(1, target, of_target)
+        logits, targets, masked = self._logits, self._targets, self._masked_items
+        target_logits, masked_logits = logits.gather(1, targets), logits.gather(1, masked)
+        logits.scatter_(1, masked, float("-inf")).scatter_(1, targets, target_logits)
         highest = logits.amax(1, keepdim=True)
         self.unnormalized_grad = logits.sub_(highest).exp_()
         self.exp_sum = self.unnormalized_grad.sum(1, keepdim=True)
-        log_total = self.exp_sum.log() + highest
-        self.losses = (log_total - of_target).squeeze(1)
+        log_sum_exp = self.exp_sum.log() + highest
+        self.losses = (log_sum_exp - target_logits).squeeze(1)
         if not self._label_smoothing:
             self.smoothing_per_item = self.exp_sum.new_zeros(1, 1)
             self._subtract_target()
             return
-        is_out = out != target
-        runners = logits.shape[1] - is_out.sum(1, keepdim=True)
-        self.smoothing_per_item = self._label_smoothing / runners
-        of_race = logit_sums.unsqueeze(1) - (of_out * is_out).sum(1, keepdim=True)
-        self.losses += self._label_smoothing * (of_target - of_race / runners).squeeze(1)
-        in_total = self.smoothing_per_item * self.exp_sum
-        self.unnormalized_grad.scatter_add_(
-            1, out, is_out * in_total
-        )  # what is out has no gradient; its share is taken off
+        is_masked = masked != targets  # [rows, L]; false for the target, which stands for padding
+        n_valid = logits.shape[1] - is_masked.sum(1, keepdim=True)  # [rows, 1]
+        self.smoothing_per_item = self._label_smoothing / n_valid
+        valid_sum = logit_sums.unsqueeze(1) - (masked_logits * is_masked).sum(1, keepdim=True)
+        self.losses += self._label_smoothing * (target_logits - valid_sum / n_valid).squeeze(1)
+        # An excluded column has no gradient: what is subtracted from it is added here.
+        self.unnormalized_grad.scatter_add_(1, masked, is_masked * (self.smoothing_per_item * self.exp_sum))
         self._subtract_target()
 
     def _subtract_target(self) -> None:
         self.unnormalized_grad.scatter_add_(1, self._targets, (self._label_smoothing - 1) * self.exp_sum)
 
 
-def _replace_duplicates(masked_items: Tensor, target: Tensor) -> Tensor:
-    """[rows, L] known items, with the target [rows, 1] in the place of itself and of each repetition."""
-    in_order = masked_items.sort(1).values
-    repeats = torch.zeros_like(in_order, dtype=torch.bool)
-    repeats[:, 1:] = in_order[:, 1:] == in_order[:, :-1]
-    return torch.where(repeats, target, in_order)
+def _replace_duplicates(masked_items: Tensor, targets: Tensor) -> Tensor:
+    """Sort [rows, L] masked items and replace repetitions by the target [rows, 1], so that each is counted once."""
+    ordered = masked_items.sort(1).values
+    is_duplicate = torch.zeros_like(ordered, dtype=torch.bool)
+    is_duplicate[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.where(is_duplicate, targets, ordered)

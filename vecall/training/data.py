@@ -1,4 +1,4 @@
-"""What is learned from, as arrays."""
+"""Training data as arrays, and features as tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ class TrainingData:
 
     Attributes:
         histories: U histories of item rows, oldest first.
-        hard_negatives: pairs known not to be liked.
-        n_items: N.
-        item_features: encoded, [N, ...] each.
-        user_features: encoded, [U, ...] each.
-        item_specs: what the item features look like.
-        user_specs: what the user features look like.
-        warm_started_items: item rows that an older model starts this one with.
+        hard_negatives: (user, item) pairs of items that the user saw and did not take, or did not like.
+        n_items: N, number of items of the catalogue.
+        item_features: Encoded item features, [N, ...] each.
+        user_features: Encoded user features, [U, ...] each.
+        item_specs: Item features by name.
+        user_specs: User features by name.
+        warm_started_items: Rows of the items whose id vectors come from an older model.
     """
 
     histories: RaggedArray
@@ -41,9 +41,10 @@ class TrainingData:
 
     @cached_property
     def observed_items(self) -> Rows:
-        """[M] ascending rows of the items of which some user's opinion is known.
+        """[M] ascending rows of the items that a user took or disliked, or that an older model learned.
 
-        The others are new, or the test's. As negatives they would teach that nobody wants what nobody has seen yet.
+        The other items are new, or occur in the test part only. Used as negatives, they would teach the model that
+        nobody wants what nobody has seen yet.
         """
         return np.unique(np.concatenate([self.histories.values, self.hard_negatives.items, self.warm_started_items]))
 
@@ -55,24 +56,31 @@ class TrainingData:
         histories: RaggedArray,
         hard_negatives: LabeledNegatives,
     ) -> "TrainingData":
-        """Histories of a catalogue's users, with all of its items and users encoded by (item, user) encoders."""
-        items, users = encoders
+        """Encode the features of all items and users of a catalogue.
+
+        Args:
+            catalogue: Items and users.
+            encoders: Encoders of the item features and of the user features.
+            histories: U histories of item rows, oldest first.
+            hard_negatives: (user, item) pairs, see the class.
+        """
+        item_encoder, user_encoder = encoders
         return cls(
             histories=histories,
             hard_negatives=hard_negatives,
             n_items=len(catalogue.items),
-            item_features=items.encode(catalogue.item_features),
-            user_features=users.encode(catalogue.user_features),
-            item_specs=items.specs,
-            user_specs=users.specs,
+            item_features=item_encoder.encode(catalogue.item_features),
+            user_features=user_encoder.encode(catalogue.user_features),
+            item_specs=item_encoder.specs,
+            user_specs=user_encoder.specs,
         )
 
 
 def to_tensors(features: EncodedFeatures, device: torch.device) -> dict[str, Tensor]:
-    """Encoded features on a device."""
+    """Copy encoded features to a device."""
     return {name: torch.from_numpy(array).to(device) for name, array in features.items()}
 
 
 def take(features: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """The features of some rows."""
+    """Select the features of [B] rows: [N, ...] → [B, ...] each."""
     return {name: values[rows] for name, values in features.items()}

@@ -1,10 +1,8 @@
-"""Training from start to end, on Lightning: stopping early, choosing the epoch, going on after a break."""
+"""Training loop on Lightning: early stopping, choice of the best epoch, resumption after an interruption."""
 
-import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from vecall.errors import TrainingError
+from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC, EpochMetricsCallback, Validator
@@ -26,13 +25,13 @@ LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to.
+    """Trained towers and the course of the training.
 
     Attributes:
-        towers: with the weights of the best epoch (of the last one where nothing was judged).
-        best_epoch: counted from 0.
-        epochs: how many were run.
-        seconds: wall time, without the time before a break.
+        towers: Towers with the weights of the best epoch, or of the last epoch without validation.
+        best_epoch: Epoch of the weights, counted from 0.
+        epochs: Number of epochs run.
+        seconds: Wall time, without the time before an interruption.
     """
 
     towers: TwoTower
@@ -51,77 +50,82 @@ def train(
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
 ) -> TrainResult:
-    """Train towers, or go on with a training in `directory` that was cut short.
+    """Train towers, or resume an interrupted training.
 
     Args:
-        data: what is learned from.
-        model_settings: what the towers look like.
-        training_settings: loss, optimiser, when to stop.
-        directory: takes `metrics.jsonl`, the number of threads and the checkpoints; a `last.ckpt` in it is resumed from.
-        validate: judges after each epoch; its `valid_score` stops training early and chooses the epoch.
-            None trains for all epochs.
-        max_epochs: fewer than `settings.epochs`, by whose number the learning rate falls all the same.
-        init_weights: gives the fresh towers their first weights.
+        data: Training data.
+        model_settings: Architecture of the towers.
+        training_settings: Loss, optimizer and stopping rule.
+        directory: Takes `metrics.jsonl`, `threads.json` and the checkpoints; training resumes from its `last.ckpt`.
+        validate: Evaluates the towers after each epoch; its `valid_score` stops training early and chooses the best
+            epoch. None: training runs for all epochs.
+        max_epochs: Stop after fewer epochs than `training_settings.epochs`; the learning rate schedule stays that of
+            all epochs.
+        init_weights: Sets the initial weights of the new towers.
 
     Raises:
-        TrainingError: too little to learn from, the loss is not finite, or what was cut short was of other tables.
+        TrainingError: There is too little to learn from, the loss is not finite, or the checkpoint in `directory`
+            belongs to other tables.
     """
     if len(data.observed_items) < 2 or len(data.histories.values) == 0:
         raise TrainingError(
-            f"training needs at least 1 positive and 2 items that users took, or were known not to like, got "
-            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items}"
+            f"training needs at least 1 positive and 2 items that users took or disliked, got "
+            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
     if init_weights is not None:
         init_weights(towers)
-    recipe = TwoTowerModule(towers, data, training_settings)
-    callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate)]
-    if validate is not None:
-        callbacks.append(
-            _ResumableEarlyStopping(
-                MONITORED_METRIC, mode="max", patience=training_settings.patience, check_on_train_epoch_end=True
-            )
-        )
-        callbacks.append(_build_checkpoint_callback(directory, BEST_CHECKPOINT, monitor=MONITORED_METRIC))
-    callbacks.append(
-        _build_checkpoint_callback(directory, LAST_CHECKPOINT)
-    )  # the last one, so that it knows of the best
+    module = TwoTowerModule(towers, data, training_settings)
+    callbacks = _build_callbacks(directory, validate, training_settings.patience)
     last = directory / LAST_CHECKPOINT
     if last.exists():
-        _check_checkpoint_matches(recipe, last)
-    with _quiet_lightning(), use_fastest_thread_count(recipe, directory):
+        _check_checkpoint_matches(module, last)
+    with quiet_logger("lightning.pytorch"), warnings.catch_warnings(), use_fastest_thread_count(module, directory):
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         trainer = _build_trainer(directory, max_epochs or training_settings.epochs, callbacks)
-        trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(directory / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
-    recipe.load_state_dict(best["state_dict"])
+    module.load_state_dict(best["state_dict"])
     return TrainResult(
-        recipe.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - began
+        module.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - start
     )
 
 
 def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:
-    before = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    if {name: x.shape for name, x in before.items()} != {name: x.shape for name, x in module.state_dict().items()}:
+    old_weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    old_shapes = {name: weight.shape for name, weight in old_weights.items()}
+    if old_shapes != {name: weight.shape for name, weight in module.state_dict().items()}:
         raise TrainingError(
-            f"{checkpoint.parent}: its tables have other items or values than when this training was cut short; "
+            f"{checkpoint.parent}: this interrupted training used tables with other items or values; "
             "delete it, or choose another --run"
         )
 
 
 class _ResumableEarlyStopping(EarlyStopping):
-    """Stops, and stays stopped should a break come between the stop and the end of the run."""
+    """Early stopping that stays stopped if the run is interrupted between the stop and its end."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what the checkpoint says."""
+        """Stop if the checkpoint was written after the last epoch that `patience` allows."""
         del pl_module
         trainer.should_stop = self.wait_count >= self.patience
 
 
+def _build_callbacks(directory: Path, validate: Validator | None, patience: int) -> list[Callback]:
+    callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate)]
+    if validate is not None:
+        callbacks += [
+            _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True),
+            _build_checkpoint_callback(directory, BEST_CHECKPOINT, monitor=MONITORED_METRIC),
+        ]
+    # After the best checkpoint, so that the last one holds the state of that callback too.
+    return [*callbacks, _build_checkpoint_callback(directory, LAST_CHECKPOINT)]
+
+
 def _build_checkpoint_callback(directory: Path, filename: str, *, monitor: str | None = None) -> ModelCheckpoint:
-    """Written after each epoch, or only after one that is better than all before by what is monitored."""
+    """Write a checkpoint after each epoch, or with `monitor` only after an epoch with a new highest value of it."""
     return ModelCheckpoint(
         directory,
         filename=filename.removesuffix(".ckpt"),
@@ -146,17 +150,3 @@ def _build_trainer(directory: Path, max_epochs: int, callbacks: list[Callback]) 
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
     )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without the advice and advertisement that Lightning logs, and its wonder at a folder with a run in it."""
-    talker = logging.getLogger("lightning.pytorch")
-    level = talker.level
-    talker.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-            yield
-    finally:
-        talker.setLevel(level)

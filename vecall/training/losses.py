@@ -1,4 +1,4 @@
-"""Losses as functions of scores alone. Larger scores are better; each returns the mean over its rows."""
+"""Losses as functions of scores. Larger scores are better; each loss is the mean over its rows."""
 
 import torch
 from torch import Tensor
@@ -6,17 +6,22 @@ from torch.nn import functional as F
 
 
 def binary_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy on (user, item, label): [n] scores (as logits) and [n] labels in 0 .. 1."""
+    """Return the binary cross-entropy of labeled (user, item) pairs.
+
+    Args:
+        scores: [n] logits.
+        labels: [n] labels in [0, 1].
+    """
     return F.binary_cross_entropy_with_logits(scores, labels)
 
 
 def masked_cross_entropy(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy over the whole catalogue.
+    """Return the cross-entropy of each row's target among the items with finite scores.
 
     Args:
-        scores: [B, N]; -inf for an item that is out of the race.
-        targets: [B] rows of the positives.
-        label_smoothing: share of the target that is spread over all items in the race.
+        scores: [B, N]; -inf for an excluded item.
+        targets: [B] columns of the positives.
+        label_smoothing: Share of the target distribution that is spread evenly over all items not excluded.
     """
     if label_smoothing == 0:
         return F.cross_entropy(scores, targets)
@@ -29,36 +34,31 @@ def sampled_softmax_loss(
     log_q: Tensor,
     ignore_mask: Tensor,
     *,
-    positive_log_q: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of the positive against sampled candidates, corrected for how they were sampled.
+    """Return the cross-entropy of each positive among sampled candidates, with the logQ correction.
 
-    log Q is subtracted from a candidate's score: what is drawn often must not be punished for it (Bengio &
-    Senécal 2008; Yi et al., RecSys 2019). The positive stands in the list with certainty, not with its Q, so by
-    default it is not corrected (Khrylchenko et al., RecSys 2025, arXiv 2507.09331).
+    log Q is subtracted from a candidate's score, or frequently sampled items would be penalized for being sampled
+    (Bengio & Senécal 2008; Yi et al., RecSys 2019). The positive is in the list with certainty, not with probability Q,
+    so it is not corrected (Khrylchenko et al., RecSys 2025, arXiv 2507.09331).
 
     Args:
         positive_scores: [B] scores of the positives.
-        candidate_scores: [B, C] scores of the sampled items.
-        log_q: [C] log of how often each was expected in the list.
-        ignore_mask: [B, C] true where a candidate is no negative of the row, its own positive by accident: left out.
-        positive_log_q: [B] log Q of the positives, for the usual form that corrects them too.
-        label_smoothing: share of the target that is spread over all.
+        candidate_scores: [B, C] scores of the candidates.
+        log_q: [C] log of the expected number of times that each candidate is in the list.
+        ignore_mask: [B, C] bool, true where a candidate is no negative of the row, such as the row's own positive.
+        label_smoothing: Share of the target distribution that is spread evenly over all items not ignored.
     """
-    corrected = (candidate_scores - log_q).masked_fill(ignore_mask, float("-inf"))
-    first = positive_scores if positive_log_q is None else positive_scores - positive_log_q
-    logits = torch.cat([first.unsqueeze(1), corrected], dim=1)  # [B, 1 + C]
-    return masked_cross_entropy(
-        logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), label_smoothing=label_smoothing
-    )
+    corrected_scores = (candidate_scores - log_q).masked_fill(ignore_mask, float("-inf"))
+    logits = torch.cat([positive_scores.unsqueeze(1), corrected_scores], dim=1)  # [B, 1 + C]
+    targets = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return masked_cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def _smoothed_cross_entropy(scores: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """As `F.cross_entropy` with label smoothing, but over the finite scores of each row."""
-    losses = torch.log_softmax(scores, dim=1)
-    counted = torch.isfinite(scores)
-    spread = losses.masked_fill(~counted, 0.0).sum(1) / counted.sum(1)
-    return -(
-        (1 - label_smoothing) * losses.gather(1, targets.unsqueeze(1)).squeeze(1) + label_smoothing * spread
-    ).mean()
+    """Return `F.cross_entropy` with label smoothing that is spread over the finite scores of each row only."""
+    log_probs = torch.log_softmax(scores, dim=1)
+    is_valid = torch.isfinite(scores)
+    mean_log_probs = log_probs.masked_fill(~is_valid, 0.0).sum(1) / is_valid.sum(1)  # [B]
+    target_log_probs = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)  # [B]
+    return -((1 - label_smoothing) * target_log_probs + label_smoothing * mean_log_probs).mean()

@@ -1,7 +1,11 @@
-"""One training step, as Lightning wants it: encode what occurs in the batch, score it, take the loss."""
+"""Lightning module of the towers: encodes the items and users of a batch, scores them and computes the loss.
+
+A batch has P targets, each with the user as of its position: P = B samples of a `SampleBatch`, or P positions of the
+windows of a `WindowBatch`.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -19,6 +23,7 @@ from vecall.training.batches import SampleBatch, SampleBatches, Samples, add_neg
 from vecall.training.chunked_softmax import chunked_cross_entropy
 from vecall.training.data import TrainingData, take, to_tensors
 from vecall.training.losses import binary_cross_entropy, sampled_softmax_loss
+from vecall.training.lr_schedule import build_cosine_schedule
 from vecall.training.negatives import HardNegatives, sample_candidates, sample_uniform_negatives
 from vecall.training.seeding import seed_step
 from vecall.training.settings import TrainingSettings
@@ -26,21 +31,22 @@ from vecall.training.windows import WindowBatch, WindowBatches, cut_windows
 
 AnyBatch = SampleBatch | WindowBatch
 
-# A step's [B, N] logits beyond this many are replaced by sampled ones.
+# With more logits [B, N] in a step than this, loss = "auto" samples negatives.
 _MAX_LOGITS = 128_000_000
-# Looking at a loss waits for the device, so not every step is looked at.
+# Not every step: reading the loss waits for the device.
 _CHECK_FINITE_EVERY_N_STEPS = 50
+_LEARNED_TEMPERATURE_INIT = 0.1
 
 
 def resolve_loss(settings: TrainingSettings, n_items: int) -> str:
-    """`auto` made a choice: the full softmax while a step's logits are not too many, else a sampled one.
+    """Return the loss of the settings, with "auto" replaced by "softmax" or, for many items, "sampled_softmax".
 
     Args:
-        settings: what is asked for.
-        n_items: N.
+        settings: Loss, batch size and negatives.
+        n_items: Number of items that the softmax is over.
 
     Raises:
-        TrainingError: a sampled one is needed, and the settings draw no negatives.
+        TrainingError: "sampled_softmax" is needed, and the settings have no negatives for it.
     """
     if settings.loss != "auto":
         return settings.loss
@@ -48,107 +54,129 @@ def resolve_loss(settings: TrainingSettings, n_items: int) -> str:
         return "softmax"
     if settings.negatives.uniform + settings.negatives.in_batch == 0:
         raise TrainingError(
-            f"a softmax over all {n_items} items is too large at training.batch = {settings.batch}, and no negatives "
-            "are drawn instead: set training.negatives.uniform or in_batch"
+            f"a softmax over all {n_items} items is too large at training.batch = {settings.batch}, and there are no "
+            "negatives for a sampled one: set training.negatives.uniform or training.negatives.in_batch above 0"
         )
     return "sampled_softmax"
 
 
 class TwoTowerModule(LightningModule):
-    """The towers with their loss, as Lightning wants them."""
+    """Towers with their loss, optimizer and batches.
+
+    Args:
+        towers: Towers to train.
+        data: Training data.
+        settings: Loss, optimizer and batch size.
+
+    Attributes:
+        loss_name: "softmax", "sampled_softmax" or "bce".
+        log_temperature: Logarithm of the temperature; a constant unless settings.temperature is "learned".
+        frequencies: [N] share of each item among the samples.
+        candidate_items: [M] rows of the items used as negatives.
+        candidate_index: [N] index of each item in `candidate_items`; 0 for an item not in it.
+        ema_model: Moving average of the towers' weights, if settings.ema_decay is above 0.
+
+    Raises:
+        TrainingError: There is too little to learn from, or there are no negatives for the loss.
+    """
+
+    frequencies: Tensor
+    candidate_items: Tensor
+    candidate_index: Tensor
 
     def __init__(self, towers: TwoTower, data: TrainingData, settings: TrainingSettings) -> None:
         super().__init__()
         self.towers = towers
         self.data = data
         self.settings = settings
-        # Without user features nothing tells one empty history from another: there is nothing to learn from them.
+        # Without user features, all empty histories look the same: there is nothing to learn from them.
         self._min_history = 1 if towers.reads_history and not data.user_features else 0
         length = towers.settings.history.length
         self._windows = cut_windows(data.histories, length, min_history=self._min_history) if towers.is_causal else None
-        # Unless some ids are hidden, nothing would hold the scores of items without one in place.
+        # Only with id dropout are unobserved items represented by their features. Without it, they must be negatives,
+        # or nothing would keep the scores of their untrained ids low.
         candidate_items = torch.from_numpy(data.observed_items if towers.uses_id_dropout else np.arange(data.n_items))
         self.loss_name = resolve_loss(settings, len(candidate_items))
-        learned = settings.temperature == "learned"
-        start = 0.1 if settings.temperature == "learned" else settings.temperature
-        self.log_temperature = torch.nn.Parameter(torch.tensor(start).log(), requires_grad=learned)
-        self._samples = self._make_samples()
+        is_learned = settings.temperature == "learned"
+        temperature = _LEARNED_TEMPERATURE_INIT if settings.temperature == "learned" else settings.temperature
+        self.log_temperature = torch.nn.Parameter(torch.tensor(temperature).log(), requires_grad=is_learned)
+        self._samples = self._build_samples()
         if len(self._samples) == 1 and towers.settings.norm == "batch" and towers.settings.hidden:
             raise TrainingError(
-                "there is one sample to learn from, and model.norm = 'batch' needs at least 2: give more interactions, "
-                "or set model.norm = 'layer'"
+                "there is one sample to learn from, and model.norm = 'batch' needs at least 2: provide more "
+                "interactions, or set model.norm = 'layer'"
             )
-        self.frequencies: Tensor  # [N] each item's share of the samples
         counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=data.n_items)
         self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
-        self.candidate_items: Tensor  # [M] item rows
         self.register_buffer("candidate_items", candidate_items, persistent=False)
-        self.candidate_index: Tensor  # [N] where each of them stands among these; 0, as padding, for others
         candidate_index = torch.zeros(data.n_items, dtype=torch.int64).scatter_(
             0, candidate_items, torch.arange(len(candidate_items))
         )
         self.register_buffer("candidate_index", candidate_index, persistent=False)
         self.ema_model: AveragedModel | None = None
         if settings.ema_decay:
-            moving: Any = get_ema_multi_avg_fn  # it has no types
-            self.ema_model = AveragedModel(towers, multi_avg_fn=moving(settings.ema_decay))
+            build_ema_fn: Any = get_ema_multi_avg_fn  # untyped in torch
+            self.ema_model = AveragedModel(towers, multi_avg_fn=build_ema_fn(settings.ema_decay))
         self._device_features: dict[str, dict[str, Tensor]] = {}
         self._hard_negatives = HardNegatives.from_pairs(data.hard_negatives, len(data.histories))
 
     @property
     def eval_towers(self) -> TwoTower:
-        """The towers that are judged and kept: their weights may be a moving mean of the steps'."""
+        """Towers to evaluate and save: with the moving average of the weights, if there is one."""
         if self.ema_model is None:
             return self.towers
         return cast("TwoTower", self.ema_model.module)
 
     def reset_unobserved_item_ids(self) -> None:
-        """Items that are not told apart get the id that stands for unknown ones; their own has learned nothing."""
-        unmet = torch.ones(self.data.n_items, dtype=torch.bool, device=self.candidate_items.device)
-        unmet[self.candidate_items] = False
-        self.eval_towers.reset_item_ids(unmet)
+        """Set the id vectors of items that are no candidates, hence untrained, to that of the unknown item."""
+        is_unobserved = torch.ones(self.data.n_items, dtype=torch.bool, device=self.candidate_items.device)
+        is_unobserved[self.candidate_items] = False
+        self.eval_towers.reset_item_ids(is_unobserved)
 
-    def _make_samples(self) -> Samples:
+    def _build_samples(self) -> Samples:
         positives = build_positive_samples(self.data.histories, min_history=self._min_history)
         if len(positives) == 0:
             raise TrainingError(
                 "no user has two positives in the training part, and without user features a positive is learned "
-                "from those before it; give more interactions, or user features"
+                "from those before it: provide more interactions, or user features"
             )
         if self.loss_name != "bce":
             return positives
         if self.settings.negatives.uniform == 0 and len(self.data.hard_negatives.users) == 0:
             raise TrainingError(
-                "bce has no negatives to tell positives from: set training.negatives.uniform, or name a label or "
-                "impression column in schema.interactions"
+                "loss = 'bce' has no negatives: set training.negatives.uniform above 0, or name a label or impression "
+                "column in schema.interactions"
             )
         return add_negative_samples(positives, self.data.hard_negatives)
 
     def train_dataloader(self) -> SampleBatches | WindowBatches:
-        """The coming epoch's batches; Lightning asks anew before each."""
-        train, batch, seed, epoch = self.data.histories, self.settings.batch, self.settings.seed, self.current_epoch
+        """Return the batches of the current epoch; Lightning calls this before each epoch."""
+        histories, batch_size = self.data.histories, self.settings.batch
+        seed, epoch = self.settings.seed, self.current_epoch
         if self._windows is not None:
-            return WindowBatches(self._windows, train, batch_size=batch, seed=seed, epoch=epoch)
+            return WindowBatches(self._windows, histories, batch_size=batch_size, seed=seed, epoch=epoch)
         length = self.towers.settings.history.length if self.towers.reads_history else 0
-        return SampleBatches(self._samples, train, history_length=length, batch_size=batch, seed=seed, epoch=epoch)
+        return SampleBatches(
+            self._samples, histories, history_length=length, batch_size=batch_size, seed=seed, epoch=epoch
+        )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, which without weight decay is Adam; the rate changes by the step."""
+        """Return AdamW (Adam, if weight decay is 0) and the schedule of the learning rate by step."""
         settings = self.settings
-        learned = [*self.towers.parameters(), self.log_temperature]
-        optimizer = torch.optim.AdamW(learned, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        parameters = [*self.towers.parameters(), self.log_temperature]
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         steps = settings.epochs * len(self.train_dataloader())
-        rate = build_cosine_schedule(steps) if settings.lr_schedule == "cosine" else lambda _: 1.0
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        multiplier = build_cosine_schedule(steps) if settings.lr_schedule == "cosine" else lambda _: 1.0
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: AnyBatch, device: torch.device, dataloader_idx: int) -> AnyBatch:
-        """All its parts are tensors."""
+        """Copy the tensors of a batch to a device."""
         del dataloader_idx
-        return replace(batch, **{part.name: getattr(batch, part.name).to(device) for part in fields(batch)})
+        return replace(batch, **{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
 
     def on_fit_start(self) -> None:
-        """Features stay on the device for the whole fit."""
+        """Copy features and hard negatives to the device, where they stay for the whole fit."""
         self._device_features = {
             "items": to_tensors(self.data.item_features, self.device),
             "users": to_tensors(self.data.user_features, self.device),
@@ -156,109 +184,124 @@ class TwoTowerModule(LightningModule):
         self._hard_negatives = self._hard_negatives.to(self.device)
 
     def training_step(self, batch: AnyBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of a batch.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
         seed_step(self.settings.seed, self.current_epoch, batch_idx)
         match self.loss_name:
             case "softmax":
-                loss = self._full_softmax(batch)
+                loss = self._compute_softmax_loss(batch)
             case "sampled_softmax":
-                loss = self._sampled_softmax(batch)
+                loss = self._compute_sampled_softmax_loss(batch)
             case _:
-                assert isinstance(batch, SampleBatch)  # noqa: S101 - the config says so; tells mypy
-                loss = self._bce(batch)
+                assert isinstance(batch, SampleBatch)  # noqa: S101 - for mypy; Config refuses bce with causal towers
+                loss = self._compute_bce_loss(batch)
         if batch_idx % _CHECK_FINITE_EVERY_N_STEPS == 0:
             check_finite(loss.item(), self.current_epoch)
         return loss * self._compute_batch_weight(batch)
 
     def _compute_batch_weight(self, batch: AnyBatch) -> float:
-        """Of a usual step's positives: each counts as any other, where batches of windows have not quite as many."""
+        """Return the factor of a batch's mean loss that gives each target the same weight in the epoch.
+
+        Batches of windows have only about `settings.batch` targets.
+        """
         return len(batch.target_items) / self.settings.batch if isinstance(batch, WindowBatch) else 1.0
 
     def on_train_batch_end(self, *_: object) -> None:
-        """The mean moves on."""
+        """Update the moving average of the weights."""
         if self.ema_model is not None:
             self.ema_model.update_parameters(self.towers)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
+        """Encode [M] item rows → [M, D]."""
         return self.towers.encode_items(rows, take(self._device_features["items"], rows))
 
     def _encode_users(self, item_vectors: Tensor, batch: AnyBatch) -> Tensor:
-        """[B, D], divided by the temperature."""
+        """Encode the users of a batch, whose input items are rows of [M, D] vectors → [P, D] / temperature."""
         features = take(self._device_features["users"], batch.users)
         return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
 
     def _zip_members(self, users: Tensor, items: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each member learns by itself: its parts of [B, D] users, divided by the temperature, and of [M, D] items."""
-        members = self.towers.settings.ensemble_size
-        return zip(split_ensemble(users, members), split_ensemble(items, members), strict=True)
+        """Yield each ensemble member's parts of [P, D] users and [M, D] items; each member has its own loss."""
+        ensemble_size = self.towers.settings.ensemble_size
+        return zip(split_ensemble(users, ensemble_size), split_ensemble(items, ensemble_size), strict=True)
 
-    def _full_softmax(self, batch: AnyBatch) -> Tensor:
-        everything = self._encode_items(self.candidate_items)  # [M, D]
-        batch, targets = (
-            batch.replace_input_items(self.candidate_index[batch.input_items]),
-            self.candidate_index[batch.target_items],
-        )
-        out = pad_histories_with_targets(batch, targets) if self.settings.mask_history else None
-        smoothing = self.settings.label_smoothing
+    def _compute_softmax_loss(self, batch: AnyBatch) -> Tensor:
+        item_vectors = self._encode_items(self.candidate_items)  # [M, D]
+        targets = self.candidate_index[batch.target_items]  # [P]
+        batch = batch.replace_input_items(self.candidate_index[batch.input_items])
+        masked_items = pad_histories_with_targets(batch, targets) if self.settings.mask_history else None
+        user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
         return _average_losses(
-            chunked_cross_entropy(users, items, targets, out, label_smoothing=smoothing)
-            for users, items in self._zip_members(self._encode_users(everything, batch), everything)
+            chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=self.settings.label_smoothing)
+            for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
-    def _sampled_softmax(self, batch: AnyBatch) -> Tensor:
-        """The drawn candidates are corrected for their number; known negatives stand in the list as they are.
+    def _compute_sampled_softmax_loss(self, batch: AnyBatch) -> Tensor:
+        """Softmax over sampled candidates with the logQ correction, and over hard negatives without it.
 
-        So the sum over the list is in expectation that over the catalogue: a drawn candidate that is among a row's
-        known negatives is left out there, and what is in neither was as likely to be drawn as its correction says.
+        In expectation, the sum over this list is the sum over the catalogue: a sampled candidate that is a hard
+        negative of the row is ignored in the row, and every other item is sampled as often as its correction says.
         """
-        drawn = sample_candidates(self.settings.negatives, batch.target_items, self.candidate_items, self.frequencies)
-        known, given = self._hard_negatives.sample(batch.target_users, self.settings.negatives.hard)  # [B, H]
-        distinct, (rows, targets, candidates, known) = _deduplicate_rows(
-            batch.input_items, batch.target_items, drawn.rows, known
+        sampled = sample_candidates(self.settings.negatives, batch.target_items, self.candidate_items, self.frequencies)
+        hard_items, is_hard = self._hard_negatives.sample(batch.target_users, self.settings.negatives.hard)  # [P, H]
+        distinct, (input_items, targets, candidates, hard) = _deduplicate_rows(
+            batch.input_items, batch.target_items, sampled.rows, hard_items
         )
-        vectors = self._encode_items(distinct)
-        batch = batch.replace_input_items(rows)
-        out = self._build_ignore_mask(batch, targets, len(distinct))
-        not_known = out.gather(1, known) | ~given
-        out.scatter_(1, torch.where(given, known, targets.unsqueeze(1)), value=True)
-        log_q = torch.cat([drawn.log_q, drawn.log_q.new_zeros(known.shape[1])])
-        hits = torch.cat([out[:, candidates], not_known], dim=1)
+        item_vectors = self._encode_items(distinct)  # [M, D]
+        batch = batch.replace_input_items(input_items)
+        is_ignored = self._build_ignore_mask(batch, targets, len(distinct))  # [P, M]
+        is_hard_ignored = is_ignored.gather(1, hard) | ~is_hard  # [P, H]
+        is_ignored.scatter_(1, torch.where(is_hard, hard, targets.unsqueeze(1)), value=True)
+        ignore_mask = torch.cat([is_ignored[:, candidates], is_hard_ignored], dim=1)  # [P, C + H]
+        log_q = torch.cat([sampled.log_q, sampled.log_q.new_zeros(hard.shape[1])])  # [C + H]
+        user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
         return _average_losses(
             sampled_softmax_loss(
                 positive_scores=(users * items[targets]).sum(1),
-                candidate_scores=torch.cat([users @ items[candidates].T, _score_pairs(users, items[known])], dim=1),
+                candidate_scores=torch.cat([users @ items[candidates].T, _score_pairs(users, items[hard])], dim=1),
                 log_q=log_q,
-                ignore_mask=hits,
+                ignore_mask=ignore_mask,
                 label_smoothing=self.settings.label_smoothing,
             )
-            for users, items in self._zip_members(self._encode_users(vectors, batch), vectors)
+            for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
     def _build_ignore_mask(self, batch: AnyBatch, targets: Tensor, n_items: int) -> Tensor:
-        """[B, N] items that are no negatives of a row: its own positive and, unless they count, its history."""
-        marks = torch.zeros(len(targets), n_items, dtype=torch.bool, device=targets.device)
-        if self.settings.mask_history:
-            marks.scatter_(1, pad_histories_with_targets(batch, targets), value=True)
-        return marks.scatter_(1, targets.unsqueeze(1), value=True)
+        """Mark the items that are no negatives of a row.
 
-    def _bce(self, batch: SampleBatch) -> Tensor:
-        """Each labelled pair, and `negatives.uniform` drawn ones beside each positive."""
-        places = self.candidate_index[batch.target_items]
-        drawn = self.candidate_items[
-            sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), places)
-        ]
-        pairs = torch.cat([batch.target_items.unsqueeze(1), drawn], dim=1)  # [B, 1 + n]
-        distinct, (rows, items) = _deduplicate_rows(batch.input_items, pairs)
-        vectors = self._encode_items(distinct)
-        labels = torch.zeros(items.shape, device=items.device)
+        Args:
+            batch: Batch whose input items are rows in 0 .. M - 1.
+            targets: [P] rows of the positives in 0 .. M - 1.
+            n_items: M.
+
+        Returns:
+            [P, M] bool, true for the row's positive and, if `mask_history` is set, for the items of its history.
+        """
+        is_ignored = torch.zeros(len(targets), n_items, dtype=torch.bool, device=targets.device)
+        if self.settings.mask_history:
+            is_ignored.scatter_(1, pad_histories_with_targets(batch, targets), value=True)
+        return is_ignored.scatter_(1, targets.unsqueeze(1), value=True)
+
+    def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:
+        """Binary cross-entropy of the labeled samples and of `negatives.uniform` sampled negatives of each positive."""
+        targets = self.candidate_index[batch.target_items]  # [B]
+        negatives = self.candidate_items[
+            sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), targets)
+        ]  # [B, n]
+        paired_items = torch.cat([batch.target_items.unsqueeze(1), negatives], dim=1)  # [B, 1 + n]
+        distinct, (input_items, paired) = _deduplicate_rows(batch.input_items, paired_items)
+        item_vectors = self._encode_items(distinct)  # [M, D]
+        labels = torch.zeros(paired.shape, device=paired.device)
         labels[:, 0] = batch.labels
-        counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
-        counted[:, 0] = True  # a known negative speaks for itself and draws no others
+        is_counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
+        is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
+        user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
         return _average_losses(
-            binary_cross_entropy(_score_pairs(users, vectors[items])[counted], labels[counted])
-            for users, vectors in self._zip_members(
-                self._encode_users(vectors, batch.replace_input_items(rows)), vectors
-            )
+            binary_cross_entropy(_score_pairs(users, items[paired])[is_counted], labels[is_counted])
+            for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
 
@@ -267,42 +310,33 @@ def _average_losses(losses: Iterable[Tensor]) -> Tensor:
 
 
 def _score_pairs(users: Tensor, items: Tensor) -> Tensor:
-    """[B, D] and n items of its own for each, [B, n, D] → [B, n]."""
+    """Score the n items of each row: [P, D] users and [P, n, D] items → [P, n]."""
     return (items @ users.unsqueeze(-1)).squeeze(-1)
 
 
 def check_finite(loss: float, epoch: int) -> None:
-    """Training on after an overflow would only waste time.
+    """Stop a training whose loss has overflowed.
 
     Raises:
-        TrainingError: the loss is infinite or no number.
+        TrainingError: The loss is infinite or not a number.
     """
     if not math.isfinite(loss):
         raise TrainingError(f"the loss became {loss} in epoch {epoch}; lower training.lr or raise training.temperature")
 
 
 def pad_histories_with_targets(batch: AnyBatch, targets: Tensor) -> Tensor:
-    """[B, L] the items of each row's history, padded with its positive [B]."""
+    """Return the [P, L] history of each row with the row's target [P] as padding."""
     histories = batch.histories
-    places = torch.arange(histories.shape[1], device=histories.device)  # [L]
-    return torch.where(places < batch.lengths.unsqueeze(1), histories, targets.unsqueeze(1))
+    positions = torch.arange(histories.shape[1], device=histories.device)  # [L]
+    return torch.where(positions < batch.lengths.unsqueeze(1), histories, targets.unsqueeze(1))
 
 
-def build_cosine_schedule(steps: int) -> Callable[[int], float]:
-    """The share of the highest learning rate at each step: up over 5 %, then down a cosine to 2 %."""
-    warm = max(1, round(0.05 * steps))
+def _deduplicate_rows(*tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Number the distinct item rows of several tensors.
 
-    def compute_multiplier(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        done = min(1.0, (step - warm) / max(1, steps - warm))
-        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-
-    return compute_multiplier
-
-
-def _deduplicate_rows(*rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The distinct rows of all tensors, and each tensor with places among them for rows."""
-    distinct, places = torch.unique(torch.cat([part.flatten() for part in rows]), return_inverse=True)
-    parts = places.split([part.numel() for part in rows])
-    return distinct, [part.view_as(whole) for part, whole in zip(parts, rows, strict=True)]
+    Returns:
+        [M] distinct item rows, and each tensor with its item rows replaced by their index in 0 .. M - 1.
+    """
+    distinct, index = torch.unique(torch.cat([rows.flatten() for rows in tensors]), return_inverse=True)
+    parts = index.split([rows.numel() for rows in tensors])
+    return distinct, [part.view_as(rows) for part, rows in zip(parts, tensors, strict=True)]

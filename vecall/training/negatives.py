@@ -1,4 +1,4 @@
-"""What a positive is told apart from, and how likely each candidate was to be there."""
+"""Sampling of negatives, with the expected count of each candidate for the logQ correction."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -14,11 +14,11 @@ from vecall.training.settings import NegativeSettings
 
 @dataclass(frozen=True)
 class SampledCandidates:
-    """C items that all positives of a step are told apart from.
+    """C candidates that all positives of a training step share.
 
     Attributes:
-        rows: [C] item rows; an item may stand more than once.
-        log_q: [C] log of the expected number of times that the item stands in such a list.
+        rows: [C] item rows; an item may occur several times.
+        log_q: [C] log of the expected number of times that the item is in the list.
     """
 
     rows: Tensor
@@ -28,28 +28,36 @@ class SampledCandidates:
 def sample_candidates(
     settings: NegativeSettings, targets: Tensor, candidate_items: Tensor, frequencies: Tensor
 ) -> SampledCandidates:
-    """A mixture of uniform items and of the step's own positives.
+    """Sample uniform candidates, and add some of the step's own positives.
 
-    Q(i) = uniform / M + in_batch · f(i), the expected count of item i in the list (Yi et al., RecSys 2019, with
-    counts instead of probabilities, so that mixtures add up).
+    The expected count of item i is Q(i) = uniform / M + in_batch · f(i), as in Yi et al. (RecSys 2019), with counts
+    instead of probabilities, which makes the two sources add up.
 
     Args:
-        settings: how many of each; of in-batch ones there are at most B.
-        targets: [B] the step's positives.
-        candidate_items: [M] rows of the items that uniform ones are drawn from, the positives among them.
-        frequencies: [N] share f of each item among training positives.
+        settings: Number of candidates of each source; at most B are in-batch ones.
+        targets: [B] item rows of the step's positives.
+        candidate_items: [M] item rows that uniform candidates are drawn from; they include the positives.
+        frequencies: [N] share f of each item among the positives of the training data.
     """
     uniform = candidate_items[torch.randint(len(candidate_items), (settings.uniform,), device=targets.device)]
     in_batch = targets[torch.randperm(len(targets), device=targets.device)[: settings.in_batch]]
     rows = torch.cat([uniform, in_batch])
-    expected = settings.uniform / len(candidate_items) + len(in_batch) * frequencies[rows]
-    return SampledCandidates(rows, expected.log())
+    expected_counts = settings.uniform / len(candidate_items) + len(in_batch) * frequencies[rows]
+    return SampledCandidates(rows, expected_counts.log())
 
 
 def sample_uniform_negatives(count: int, n_items: int, targets: Tensor) -> Tensor:
-    """[B, count] uniform rows in 0 .. n_items - 1 for each positive of its own, never the positive itself.
+    """Sample uniform negatives for each positive, never the positive itself.
 
-    Drawn among the other n_items − 1 by stepping over the target, so no hit has to be masked.
+    Drawn from the n_items - 1 other rows, by shifting the rows from the target on by 1, so no hit has to be masked.
+
+    Args:
+        count: Negatives of each positive.
+        n_items: Number of rows to sample from.
+        targets: [B] rows of the positives in 0 .. n_items - 1.
+
+    Returns:
+        [B, count] rows in 0 .. n_items - 1.
     """
     drawn = torch.randint(n_items - 1, (len(targets), count), device=targets.device)
     return drawn + (drawn >= targets.unsqueeze(1)).to(drawn.dtype)
@@ -57,11 +65,11 @@ def sample_uniform_negatives(count: int, n_items: int, targets: Tensor) -> Tenso
 
 @dataclass(frozen=True)
 class HardNegatives:
-    """What each user was shown and did not take, or did not like: hard to tell from what the user does take.
+    """Items of each user that the user saw and did not take, or did not like.
 
     Attributes:
-        offsets: [U + 1] where each user's items begin in `values`.
-        values: [n] item rows, an item once a user.
+        offsets: [U + 1] start of each user's items in `values`.
+        values: [n] item rows, distinct for each user.
     """
 
     offsets: Tensor
@@ -69,26 +77,30 @@ class HardNegatives:
 
     @classmethod
     def from_pairs(cls, pairs: LabeledNegatives, n_users: int) -> Self:
-        """From pairs in any order."""
-        distinct = np.unique(np.stack([pairs.users, pairs.items]), axis=1)  # [2, n], by user
+        """Group (user, item) pairs of any order by user, without repetitions."""
+        distinct = np.unique(np.stack([pairs.users, pairs.items]), axis=1)  # [2, n], sorted by user
         grouped = RaggedArray.from_groups(distinct[0], distinct[1], n_users)
         return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.values))
 
     def to(self, device: torch.device) -> "HardNegatives":
-        """The same on a device."""
+        """Copy to a device."""
         return HardNegatives(self.offsets.to(device), self.values.to(device))
 
     def sample(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Up to `count` of each of B users' items, each as likely as any other.
+        """Sample up to `count` distinct items of each user, each item with the same probability.
+
+        Args:
+            users: [B] user rows.
+            count: H, items to sample for each user.
 
         Returns:
-            [B, count] item rows, distinct within a user's, and [B, count] whether there is one; else the row is 0.
+            [B, H] item rows, and [B, H] bool, true for a sampled item, false (with row 0) where the user has no more.
         """
         first = self.offsets[users]
-        held = self.offsets[users + 1] - first  # [B]
-        start = (torch.rand(len(users), device=users.device) * held).long()
-        places = torch.arange(count, device=users.device)  # [count]
-        given = places < held.unsqueeze(1)  # [B, count]
-        sources = first.unsqueeze(1) + (start.unsqueeze(1) + places) % held.clamp(min=1).unsqueeze(1)
-        rows = self.values if len(self.values) else self.offsets.new_zeros(1)
-        return torch.where(given, rows[torch.where(given, sources, 0)], 0), given
+        available = self.offsets[users + 1] - first  # [B]
+        start = (torch.rand(len(users), device=users.device) * available).long()
+        slots = torch.arange(count, device=users.device)  # [H]
+        is_sampled = slots < available.unsqueeze(1)  # [B, H]
+        sources = first.unsqueeze(1) + (start.unsqueeze(1) + slots) % available.clamp(min=1).unsqueeze(1)
+        values = self.values if len(self.values) else self.offsets.new_zeros(1)
+        return torch.where(is_sampled, values[torch.where(is_sampled, sources, 0)], 0), is_sampled

@@ -1,4 +1,4 @@
-"""Scores of all items for users, straight from the towers: for judging while training, and the oracle of an export."""
+"""Scores of all items, computed by the towers: for validation, and as the reference of exported towers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,15 @@ _ITEM_BATCH_SIZE = 4096
 
 
 class TowerScorer:
-    """Encodes all items once; then each call answers [B, N] cosines for B cases."""
+    """Callable that returns the [B, N] scores of all items for B cases; encodes the items once, on construction.
+
+    Args:
+        towers: Towers to encode with.
+        data: Features of all items and users.
+
+    Attributes:
+        item_vectors: [N, D] vectors of all items.
+    """
 
     def __init__(self, towers: TwoTower, data: TrainingData) -> None:
         self._towers = towers
@@ -26,7 +34,7 @@ class TowerScorer:
         self.item_vectors = encode_all_items(towers, data)
 
     def encode_users(self, cases: EvalCases) -> NDArray[np.float32]:
-        """[B, D] for each case's user, from its history."""
+        """Encode the user of each of B cases from the case's history → [B, D]."""
         histories, lengths = cases.histories.take_last(self._towers.settings.history.length).to_padded(fill_value=0)
         features = take(self._user_features, torch.from_numpy(cases.users).to(self._device))
         with eval_mode(self._towers):
@@ -39,13 +47,13 @@ class TowerScorer:
         return vectors.cpu().numpy()
 
     def __call__(self, cases: EvalCases) -> NDArray[np.float32]:
-        """[B, N] scores."""
+        """Return [B, N] scores of all items for B cases."""
         scores: NDArray[np.float32] = self.encode_users(cases) @ self.item_vectors.cpu().numpy().T
         return scores
 
 
 def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
-    """[N, D] vectors of all items, on the towers' device."""
+    """Encode all items in batches → [N, D], on the device of the towers."""
     device = next(towers.parameters()).device
     features = to_tensors(data.item_features, device)
     batches = torch.split(torch.arange(data.n_items, device=device), _ITEM_BATCH_SIZE)
@@ -55,7 +63,7 @@ def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
 
 @contextmanager
 def eval_mode(towers: TwoTower) -> Iterator[None]:
-    """No gradients, and the towers in evaluation mode; back to what they were afterwards."""
+    """Disable gradients and put the towers in evaluation mode; restore their mode on exit."""
     was_training = towers.training
     towers.eval()
     try:

@@ -1,18 +1,21 @@
-"""Every random draw of training comes from (seed, epoch, step), so a run that was cut short goes on bit-equal."""
+"""Random generators of training, derived from (seed, epoch, step), so that a resumed run equals an uninterrupted one.
+
+See docs/decisions/0007-seeds-per-step.md.
+"""
 
 import numpy as np
 import torch
 
 
 def build_epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """For the order of an epoch's samples."""
+    """Build the generator of the order of an epoch's samples."""
     return np.random.default_rng([seed, epoch])
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Set torch's generators for one training step: dropout, hidden ids and sampled negatives follow from it.
+    """Seed torch's generators for one training step: dropout, hidden ids and sampled negatives depend on it.
 
-    `torch.manual_seed` would do, but it walks the call stack for each device that is not there, at every step.
+    Not by `torch.manual_seed`, which walks the call stack for each absent device, at every step.
     """
     state = int(np.random.SeedSequence([seed, epoch, step, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     torch.default_generator.manual_seed(state)

@@ -1,4 +1,4 @@
-"""The `[training]` section of vecall.toml. No torch here."""
+"""Section `[training]` of vecall.toml. Imports no torch."""
 
 from typing import Literal, Self
 
@@ -8,46 +8,60 @@ from vecall.settings_base import SettingsModel
 
 
 class NegativeSettings(SettingsModel):
-    """How many negatives a positive is told apart from, where not from the whole catalogue.
+    """Number of negatives for a loss that does not use the whole catalogue.
 
-    For `bce` each positive has `uniform` negatives of its own; for `sampled_softmax_loss` the step draws `uniform`
-    that all its positives share, and adds `in_batch` of the positives of others, and for each positive up to `hard`
-    items that its user was shown and did not take, or did not like.
+    With `bce` each positive has `uniform` negatives of its own. With `sampled_softmax` all positives of a step share
+    `uniform` sampled items and `in_batch` of the step's positives, and each positive has up to `hard` items of its own
+    that its user saw and did not take, or did not like.
     """
 
-    uniform: int = Field(1024, ge=0)
-    in_batch: int = Field(0, ge=0)
-    hard: int = Field(8, ge=0, description="sampled_softmax only: the full one has them all, bce learns their labels")
+    uniform: int = Field(1024, ge=0, description="negatives drawn uniformly from the catalogue")
+    in_batch: int = Field(0, ge=0, description="sampled_softmax only: positives of the same step used as negatives")
+    hard: int = Field(
+        8,
+        ge=0,
+        description="sampled_softmax only: hard negatives of each positive; softmax uses all items, and bce has them "
+        "as samples with label 0",
+    )
 
 
 class TrainingSettings(SettingsModel):
-    """Loss, optimiser and when to stop."""
+    """Loss, optimizer and stopping rule."""
 
     loss: Literal["auto", "softmax", "sampled_softmax", "bce"] = "auto"
     negatives: NegativeSettings = NegativeSettings()
-    temperature: float | Literal["learned"] = Field(0.1, description="scores are divided by it; more is softer")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="softmax only: share of the target spread over all")
-    mask_history: bool = Field(
-        True, description="softmax: leave the items of a user's history out of the negatives of that user"
+    temperature: float | Literal["learned"] = Field(
+        0.1, description="divides the scores; higher values make the softmax softer"
     )
-    batch: int = Field(512, ge=1, description="B: positives a step")
-    epochs: int = Field(4, ge=1, description="at most; the cosine schedule ends here")
-    patience: int = Field(3, ge=1, description="epochs without a better validation score before the end")
-    lr: float = Field(4e-3, gt=0, description="at its highest")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="softmax losses only: share of the target spread over all items"
+    )
+    mask_history: bool = Field(
+        True, description="softmax losses only: exclude the items of a user's history from the negatives of that user"
+    )
+    batch: int = Field(512, ge=1, description="B: positives of a training step")
+    epochs: int = Field(4, ge=1, description="maximum number of epochs; the cosine schedule ends here")
+    patience: int = Field(3, ge=1, description="stop after this many epochs without a better validation score")
+    lr: float = Field(4e-3, gt=0, description="highest learning rate")
     lr_schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="cosine: warm up over 5 %, then fall to 2 %"
+        "cosine", description="cosine: rise over the first 5 % of the steps, then fall to 2 % of lr"
     )
     weight_decay: float = Field(0.01, ge=0)
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="decay a step of a mean of the weights, which is judged and kept; 0 is the last"
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the moving average of the weights, which is evaluated and saved; 0: no average",
     )
     seed: int = Field(0, ge=0, lt=2**32)
-    refit: bool = Field(False, description="train again on all interactions for the epochs that were chosen")
+    refit: bool = Field(False, description="train again on all interactions for the best number of epochs")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if not isinstance(self.temperature, str) and self.temperature <= 0:
-            raise ValueError(f"temperature is above 0 or 'learned', got {self.temperature}")
+            raise ValueError(f"temperature must be above 0 or 'learned', got {self.temperature}")
         if self.loss == "sampled_softmax" and self.negatives.uniform + self.negatives.in_batch == 0:
-            raise ValueError("sampled_softmax needs negatives: set uniform, in_batch or both")
+            raise ValueError(
+                "loss = 'sampled_softmax' needs negatives: set negatives.uniform, negatives.in_batch or both above 0"
+            )
         return self

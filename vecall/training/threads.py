@@ -1,4 +1,8 @@
-"""How many threads a training takes: measured once, kept with the run, since sums of floats depend on it."""
+"""Choice of the number of training threads: measured once and kept with the run.
+
+A resumed run must use the same number, because the result of a parallel sum of floats depends on it. See
+docs/decisions/0012-waiting-threads.md.
+"""
 
 import json
 import logging
@@ -17,72 +21,89 @@ from vecall.training.module import AnyBatch, TwoTowerModule
 logger = logging.getLogger(__name__)
 
 THREADS_FILE = "threads.json"
-_TIMING_ROUNDS = 5  # steps timed with each number
-_MAX_TIMING_SECONDS = 10.0  # of timing in all
-_MIN_SPEEDUP = 1.05  # times as fast with fewer threads, or all are taken
+_TIMING_ROUNDS = 5  # steps timed with each number of threads
+_MAX_TIMING_SECONDS = 10.0  # for all rounds
+_MIN_SPEEDUP = 1.05  # of a single thread over all threads; below it, all threads are used
 
 
 @contextmanager
 def use_fastest_thread_count(module: TwoTowerModule, directory: Path) -> Iterator[None]:
-    """Use the number of threads with which a step is quickest, on a CPU; the number is kept in `directory`.
+    """Set torch's number of threads to the one with which a training step is fastest; restore it on exit.
+
+    Measures on a CPU only, and only if OMP_NUM_THREADS is not set; else the number stays as it is.
+
+    Args:
+        module: Module whose steps are timed; its state is left as it was.
+        directory: Directory of the run. The number is read from its `threads.json`, or measured and written there.
 
     Raises:
-        TrainingError: the number that was kept cannot be read.
+        TrainingError: `threads.json` cannot be read.
     """
-    before = torch.get_num_threads()
+    previous_count = torch.get_num_threads()
     torch.set_num_threads(_load_thread_count(directory) or _choose_thread_count(module, directory))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous_count)
 
 
 def _load_thread_count(directory: Path) -> int | None:
+    path = directory / THREADS_FILE
     try:
-        threads = json.loads((directory / THREADS_FILE).read_text(encoding="utf-8"))["threads"]
+        thread_count = json.loads(path.read_text(encoding="utf-8"))["threads"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{directory / THREADS_FILE}: cannot be read: {error}") from error
-    if not isinstance(threads, int) or threads < 1:
-        raise TrainingError(f"{directory / THREADS_FILE}: expected a number of threads, got {threads!r:.80}")
-    return threads
+        raise TrainingError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(thread_count, int) or thread_count < 1:
+        raise TrainingError(f"{path}: expected a number of threads of at least 1, got {thread_count!r:.80}")
+    return thread_count
 
 
 def _choose_thread_count(module: TwoTowerModule, directory: Path) -> int:
     available = torch.get_num_threads()
-    threads = available
+    chosen = available
     if available > 1 and "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
-        one, several = _time_steps(module, (1, available))
-        threads = 1 if _MIN_SPEEDUP * one < several else available
-        logger.info("a step takes %.0f ms on one thread, %.0f on %d", 1e3 * one, 1e3 * several, available)
-    fresh = directory / f"tmp-{THREADS_FILE}"
-    fresh.write_text(json.dumps({"threads": threads}), encoding="utf-8")
-    fresh.replace(directory / THREADS_FILE)
-    return threads
+        single, parallel = _time_steps(module, (1, available))
+        chosen = 1 if _MIN_SPEEDUP * single < parallel else available
+        logger.info(
+            "training uses %d threads: a step takes %.0f ms on 1 thread, %.0f ms on %d threads",
+            chosen,
+            1e3 * single,
+            1e3 * parallel,
+            available,
+        )
+    temporary_path = directory / f"tmp-{THREADS_FILE}"
+    temporary_path.write_text(json.dumps({"threads": chosen}), encoding="utf-8")
+    temporary_path.replace(directory / THREADS_FILE)
+    return chosen
 
 
 def _time_steps(module: TwoTowerModule, thread_counts: tuple[int, int]) -> list[float]:
-    """Median seconds of a step's two passes with each number of threads; nothing is learned."""
-    generator, buffers = torch.get_rng_state(), {name: x.clone() for name, x in module.towers.named_buffers()}
-    seconds: dict[int, list[float]] = {number: [] for number in thread_counts}
+    """Return the median seconds of a forward and backward pass with each number of threads.
+
+    No weight is updated; buffers and the state of the random generator are restored.
+    """
+    rng_state = torch.get_rng_state()
+    buffers = {name: buffer.clone() for name, buffer in module.towers.named_buffers()}
+    seconds: dict[int, list[float]] = {count: [] for count in thread_counts}
     module.on_fit_start()
     module.train()
     batches: Iterator[AnyBatch] = iter(module.train_dataloader())
     batch = next(batches)
-    ends = time.perf_counter() + _MAX_TIMING_SECONDS
-    for turn in range(_TIMING_ROUNDS + 1):
-        for number in thread_counts:
-            torch.set_num_threads(number)
-            began = time.perf_counter()
+    deadline = time.perf_counter() + _MAX_TIMING_SECONDS
+    for round_number in range(_TIMING_ROUNDS + 1):
+        for count in thread_counts:
+            torch.set_num_threads(count)
+            start = time.perf_counter()
             module.training_step(batch, 1).backward()  # type: ignore[no-untyped-call]
-            if turn:  # the first of each warms up
-                seconds[number].append(time.perf_counter() - began)
+            if round_number > 0:  # round 0 is the warm-up
+                seconds[count].append(time.perf_counter() - start)
             module.zero_grad(set_to_none=True)
-        if turn and time.perf_counter() > ends:
+        if round_number > 0 and time.perf_counter() > deadline:
             break
     with torch.no_grad():
         for name, buffer in module.towers.named_buffers():
             buffer.copy_(buffers[name])
-    torch.set_rng_state(generator)
-    return [median(seconds[number]) for number in thread_counts]
+    torch.set_rng_state(rng_state)
+    return [median(seconds[count]) for count in thread_counts]

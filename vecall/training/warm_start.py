@@ -1,4 +1,4 @@
-"""First weights from an older model: the same layers, and the rows of each table found again by id or by value."""
+"""Initial weights from an older model: the rows of its embedding tables are matched by item id and feature value."""
 
 import logging
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ _ITEM_ID_WEIGHT = "item_id_embedding.weight"
 
 @dataclass(frozen=True)
 class ModelVocabulary:
-    """What the rows of a model's tables stand for.
+    """Item ids and feature values that the rows of a model's embedding tables represent.
 
     Attributes:
-        item_id_map: of the id table.
-        item_encoder: of the item features' tables.
-        user_encoder: of the user features' tables.
+        item_id_map: Ids of the item id table.
+        item_encoder: Values of the tables of item features.
+        user_encoder: Values of the tables of user features.
     """
 
     item_id_map: IdMap
@@ -38,70 +38,75 @@ class ModelVocabulary:
 def warm_start(
     towers: TwoTower, vocabulary: ModelVocabulary, old_weights: Mapping[str, Tensor], old_vocabulary: ModelVocabulary
 ) -> None:
-    """Overwrite fresh weights by old ones; new ids and values start where unknown ones stood.
+    """Overwrite the weights of new towers by those of an older model.
+
+    Ids and values that the older model does not know start from its rows of the unknown item and of unseen values.
 
     Args:
-        towers: fresh; overwritten.
-        vocabulary: what their tables stand for.
-        old_weights: the older model's, by name.
-        old_vocabulary: what its tables stand for.
+        towers: New towers; overwritten.
+        vocabulary: Vocabulary of the new towers.
+        old_weights: State dict of the older towers.
+        old_vocabulary: Vocabulary of the older towers.
 
     Raises:
-        TrainingError: the older model has other layers, or its ids are of another type.
+        TrainingError: The older model has other layers or shapes, or its item ids are of another type.
     """
-    weights = towers.state_dict()
-    if set(weights) != set(old_weights):
-        differing = sorted(set(weights) ^ set(old_weights))
+    new_weights = towers.state_dict()
+    if set(new_weights) != set(old_weights):
+        differing = sorted(set(new_weights) ^ set(old_weights))
         raise TrainingError(
             f"--init: the older run has other layers ({', '.join(differing[:4])}); use its [model] and features"
         )
     if vocabulary.item_id_map.id_type != old_vocabulary.item_id_map.id_type:
         raise TrainingError(
-            f"--init: the older run's item ids are of type {old_vocabulary.item_id_map.id_type}; keep schema.items.id_type"
+            f"--init: the older run's item ids are of type {old_vocabulary.item_id_map.id_type}, expected "
+            f"{vocabulary.item_id_map.id_type}; use its schema.items.id_type"
         )
-    sources = _map_table_rows(vocabulary, old_vocabulary)
-    for name, fresh in weights.items():
-        before = old_weights[name]
-        if name in sources:
-            _copy_rows(name, fresh, before, sources[name])
-        elif fresh.shape == before.shape:
-            fresh.copy_(before)
+    old_rows_by_table = _map_table_rows(vocabulary, old_vocabulary)
+    for name, new_weight in new_weights.items():
+        old_weight = old_weights[name]
+        if name in old_rows_by_table:
+            _copy_rows(name, new_weight, old_weight, old_rows_by_table[name])
+        elif new_weight.shape == old_weight.shape:
+            new_weight.copy_(old_weight)
         else:
-            raise _build_shape_error(name, fresh, before)
-    towers.load_state_dict(weights)
+            raise _build_shape_error(name, new_weight, old_weight)
+    towers.load_state_dict(new_weights)
 
 
 def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDArray[np.int64]) -> None:
+    """Copy row old_rows[i] of the old table to row i of the new one; UNKNOWN_ROW stands for the row of unknown ids."""
     if old_weight.shape[1:] != new_weight.shape[1:]:
         raise _build_shape_error(name, new_weight, old_weight)
-    unknown = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
-    new_weight.copy_(old_weight[torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, unknown, old_rows))])
+    fallback_row = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
+    new_weight.copy_(old_weight[torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))])
     logger.info("%s: %d of %d rows start from the older run", name, int((old_rows != UNKNOWN_ROW).sum()), len(old_rows))
 
 
 def _build_shape_error(name: str, new_weight: Tensor, old_weight: Tensor) -> TrainingError:
     return TrainingError(
-        f"--init: {name} was {list(old_weight.shape)} and is {list(new_weight.shape)}; keep the older run's [model] and features"
+        f"--init: {name} has shape {list(old_weight.shape)} in the older run, expected {list(new_weight.shape)}; "
+        "use the older run's [model] and features"
     )
 
 
 def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary) -> dict[str, NDArray[np.int64]]:
-    """For each table of a new model, by its name, the old row of each new row; -1 for a new one."""
-    everything = np.arange(len(vocabulary.item_id_map))
-    found = old_vocabulary.item_id_map.to_rows(vocabulary.item_id_map.to_ids(everything))
-    sources = {_ITEM_ID_WEIGHT: np.append(found, UNKNOWN_ROW)}  # the last row is the unknown item's own
-    for side, new_side, old_side in (
+    """Return the old row of each new row, by the name of the table; UNKNOWN_ROW for a new id or value."""
+    new_rows = np.arange(len(vocabulary.item_id_map))
+    old_item_rows = old_vocabulary.item_id_map.to_rows(vocabulary.item_id_map.to_ids(new_rows))
+    # The last row of the table is that of the unknown item.
+    old_rows_by_table = {_ITEM_ID_WEIGHT: np.append(old_item_rows, UNKNOWN_ROW)}
+    for side, encoder, old_encoder in (
         ("item", vocabulary.item_encoder, old_vocabulary.item_encoder),
         ("user", vocabulary.user_encoder, old_vocabulary.user_encoder),
     ):
-        for feature, fitted in new_side.state.categorical.items():
-            before = old_side.state.categorical.get(feature)
-            if before is None:
+        for feature, state in encoder.state.categorical.items():
+            old_state = old_encoder.state.categorical.get(feature)
+            if old_state is None:
                 continue
-            row_of = {value: row for row, value in enumerate(before.values, OOV + 1)}
-            rows = [MISSING, OOV, *(row_of.get(value, UNKNOWN_ROW) for value in fitted.values)]
-            for suffix in ("weight", "table.weight"):
-                sources[f"{side}_tower.combiner.feature_embedding.layers.{to_module_key(feature)}.{suffix}"] = np.array(
-                    rows, dtype=np.int64
-                )
-    return sources
+            old_row_by_value = {value: row for row, value in enumerate(old_state.values, OOV + 1)}
+            old_rows = [MISSING, OOV, *(old_row_by_value.get(value, UNKNOWN_ROW) for value in state.values)]
+            layer = f"{side}_tower.combiner.feature_embedding.layers.{to_module_key(feature)}"
+            for suffix in ("weight", "table.weight"):  # of a categorical and of a multi-value feature
+                old_rows_by_table[f"{layer}.{suffix}"] = np.array(old_rows, dtype=np.int64)
+    return old_rows_by_table

@@ -1,4 +1,4 @@
-"""Whole histories in batches: with a causal user tower one pass learns from every position."""
+"""Windows of whole histories in batches: with a causal user tower, one pass learns every position of a window."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
 
-_SORT_POOL_BATCHES = 20  # batches whose windows are sorted by length, so that little is padding
+_SORT_POOL_BATCHES = 20  # about so many batches of windows are sorted by length together, which leaves little padding
 
 
 @dataclass(frozen=True)
 class Windows:
-    """n pieces of histories.
+    """n windows, each a run of consecutive items of a history.
 
     Attributes:
         users: [n] user rows.
-        ends: [n] the item of the history that each ends before.
-        loss_starts: [n] the first place that is learned; those before it are only read.
-        max_length: L + 1, how many items one holds where there are so many.
+        ends: [n] end of the window in the user's history, exclusive.
+        loss_starts: [n] first position of the window with a loss; the items before it are only read.
+        max_length: L + 1, the most items of a window.
     """
 
     users: Rows
@@ -38,47 +38,49 @@ class Windows:
 
     @property
     def lengths(self) -> Rows:
-        """[n] items."""
+        """[n] number of items of each window."""
         return np.minimum(self.ends, self.max_length)
 
     @property
     def target_counts(self) -> Rows:
-        """[n] places that are learned."""
+        """[n] number of positions with a loss of each window."""
         return self.lengths - self.loss_starts
 
 
 def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int) -> Windows:
-    """Every position with at least `min_history` items before it once, and L / 2 of them where there are so many.
+    """Cut histories into overlapping windows so that each position has a loss in exactly one of them.
+
+    At a position with a loss the window holds all items before it, or at least the newest L / 2 of a longer history.
 
     Args:
-        histories: histories.
-        history_length: L, how many items the user tower reads.
-        min_history: 0 or more.
+        histories: U histories of item rows, oldest first.
+        history_length: L, number of items that the user tower reads.
+        min_history: Positions with fewer items before them have no loss; 0 or more.
     """
     pieces: list[NDArray[np.int64]] = []
-    ends = histories.lengths.copy()  # of what is not cut yet, within each history
+    ends = histories.lengths.copy()  # [U] end of the part of each history that is not cut yet
     users = np.flatnonzero(ends > min_history)
     step = max(1, history_length // 2)
     while len(users):
-        long = ends[users] > history_length + 1
-        firsts = np.where(long, history_length + 1 - step, min_history)
-        pieces.append(np.stack([users, ends[users], firsts]))
+        is_long = ends[users] > history_length + 1
+        loss_starts = np.where(is_long, history_length + 1 - step, min_history)
+        pieces.append(np.stack([users, ends[users], loss_starts]))
         ends[users] -= step
-        users = users[long]
-    together = np.concatenate(pieces, axis=1) if pieces else np.empty((3, 0), dtype=np.int64)
-    return Windows(together[0], together[1], together[2], history_length + 1)
+        users = users[is_long]
+    stacked = np.concatenate(pieces, axis=1) if pieces else np.empty((3, 0), dtype=np.int64)  # [3, n]
+    return Windows(stacked[0], stacked[1], stacked[2], history_length + 1)
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows, and the P places in them that are learned.
+    """B windows of up to W items, with a loss at P positions of them.
 
     Attributes:
         users: [B] user rows.
         input_items: [B, W] item rows, oldest first, padded at the end with 0.
-        window_index: [P] the window of each place.
-        positions: [P] how many items of the window come before.
-        target_items: [P] the positives.
+        window_index: [P] window of each position.
+        positions: [P] number of items of the window before the position.
+        target_items: [P] item rows of the positives.
     """
 
     users: Tensor
@@ -89,52 +91,61 @@ class WindowBatch:
 
     @property
     def target_users(self) -> Tensor:
-        """[P] the user row of each positive."""
+        """[P] user row of each positive."""
         return self.users[self.window_index]
 
     def replace_input_items(self, input_items: Tensor) -> "WindowBatch":
-        """The same batch with other names for its items, such as places in a smaller table."""
+        """Return the batch with [B, W] other numbers for its input items, such as rows of a smaller table."""
         return replace(self, input_items=input_items)
 
     @property
     def histories(self) -> Tensor:
-        """[P, W - 1] what was read before each place; only the first `lengths` count."""
+        """[P, W - 1] input items of each position's window; only the first `lengths` are read at the position."""
         return self.input_items[self.window_index, :-1]
 
     @property
     def lengths(self) -> Tensor:
-        """[P]."""
+        """[P] number of items read at each position."""
         return self.positions
 
     def encode_users(self, towers: TwoTower, item_vectors: Tensor, features: FeatureTensors) -> Tensor:
-        """[P, D] the user as of each place, from the vectors that `rows` point to and [B] users' features."""
+        """Encode the user at each position.
+
+        Args:
+            towers: Causal towers to encode with.
+            item_vectors: [M, D] vectors that `input_items` are rows of.
+            features: Encoded features of the B users.
+
+        Returns:
+            [P, D] vectors of length 1.
+        """
         return towers.encode_positions(
             item_vectors, self.input_items[:, :-1], self.window_index, self.positions, features
         )
 
 
 class WindowBatches:
-    """The batches of one epoch, in the order that (seed, epoch) gives.
+    """Batches of one epoch, shuffled by (seed, epoch).
 
     Args:
-        windows: of `histories`.
-        histories: histories.
-        batch_size: positives a batch, about: windows are not divided.
-        seed: of the order.
-        epoch: the order is another in each.
+        windows: Windows of `histories`.
+        histories: U histories of item rows, oldest first.
+        batch_size: Approximate number of positives of a batch; windows are not divided.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
     """
 
     def __init__(self, windows: Windows, histories: RaggedArray, *, batch_size: int, seed: int, epoch: int) -> None:
         self._windows, self._histories = windows, histories
-        random = build_epoch_rng(seed, epoch)
-        order = random.permutation(len(windows))
-        lengths, positives = windows.lengths, windows.target_counts  # once for all pools
-        pools = max(1, round(positives.sum() / (_SORT_POOL_BATCHES * batch_size)))
-        cut: list[Rows] = []
-        for pool in np.array_split(order, pools):
-            ordered = pool[np.argsort(lengths[pool], kind="stable")]
-            cut += (one for one in _split_by_target_count(ordered, positives[ordered], batch_size) if len(one))
-        self._batches = [cut[number] for number in random.permutation(len(cut))]
+        rng = build_epoch_rng(seed, epoch)
+        order = rng.permutation(len(windows))
+        lengths, target_counts = windows.lengths, windows.target_counts  # properties, computed once for all pools
+        n_pools = max(1, round(target_counts.sum() / (_SORT_POOL_BATCHES * batch_size)))
+        batches: list[Rows] = []
+        for pool in np.array_split(order, n_pools):
+            by_length = pool[np.argsort(lengths[pool], kind="stable")]
+            batches += filter(len, _split_by_target_count(by_length, target_counts[by_length], batch_size))
+        self._batches = [batches[index] for index in rng.permutation(len(batches))]
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -145,22 +156,23 @@ class WindowBatches:
     def _build_batch(self, indices: Rows) -> WindowBatch:
         windows = self._windows
         users = windows.users[indices]
-        rows, lengths = gather_histories(
+        items, lengths = gather_histories(
             self._histories, users, windows.ends[indices], windows.max_length
         )  # [B, W], [B]
-        places = np.arange(rows.shape[1])  # [W]
-        owners, learned = np.nonzero((places < lengths[:, None]) & (places >= windows.loss_starts[indices, None]))
+        columns = np.arange(items.shape[1])  # [W]
+        has_loss = (columns < lengths[:, None]) & (columns >= windows.loss_starts[indices, None])  # [B, W]
+        window_index, positions = np.nonzero(has_loss)  # [P], [P]
         return WindowBatch(
             users=torch.from_numpy(users),
-            input_items=torch.from_numpy(rows),
-            window_index=torch.from_numpy(owners),
-            positions=torch.from_numpy(learned),
-            target_items=torch.from_numpy(rows[owners, learned]),
+            input_items=torch.from_numpy(items),
+            window_index=torch.from_numpy(window_index),
+            positions=torch.from_numpy(positions),
+            target_items=torch.from_numpy(items[window_index, positions]),
         )
 
 
 def _split_by_target_count(windows: Rows, target_counts: Rows, batch_size: int) -> list[Rows]:
-    """Windows, in their order, in pieces that hold about as many positives each."""
-    each = target_counts.sum() / max(1, round(target_counts.sum() / batch_size))
-    numbers = (np.cumsum(target_counts) - target_counts) // max(1, each)
-    return np.split(windows, np.flatnonzero(np.diff(numbers)) + 1)
+    """Split windows, in their order, into batches with about `batch_size` and about equally many targets."""
+    targets_per_batch = target_counts.sum() / max(1, round(target_counts.sum() / batch_size))
+    batch_numbers = (np.cumsum(target_counts) - target_counts) // max(1, targets_per_batch)
+    return np.split(windows, np.flatnonzero(np.diff(batch_numbers)) + 1)
