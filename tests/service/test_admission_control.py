@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vecall.errors import OverloadedError
-from vecall.service.pool import BoundedThreadPool
+from vecall.service.execution import BoundedThreadPool
 
 
 def test_more_than_may_wait_are_turned_away_at_once():

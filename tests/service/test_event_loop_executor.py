@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vecall.errors import OverloadedError
-from vecall.service.line import EventLoopExecutor
+from vecall.service.execution import EventLoopExecutor
 
 
 def line(queue=50, deadline_ms=10_000, aside=1):

@@ -32,21 +32,21 @@ def test_the_deadline_counts_between_stages(client, monkeypatch):
                 raise OverloadedError("too late")
 
     with pytest.raises(OverloadedError):
-        client.serving.answer(Query(user_id="user-1"), Late())
+        client.service.answer(Query(user_id="user-1"), Late())
     assert len(calls) == 3
 
 
 def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
     with open_test_client(shop, queue=0, scans=1) as client:
         begun = threading.Event()
-        answer = client.serving.recaller.answer
+        answer = client.service.recaller.answer
 
         def slow(*args, **options):
             begun.set()
             time.sleep(0.5)  # more than the deadline
             return answer(*args, **options)
 
-        monkeypatch.setattr(client.serving.recaller, "answer", slow)
+        monkeypatch.setattr(client.service.recaller, "answer", slow)
         answers = []
         first = threading.Thread(target=lambda: answers.append(client.post("/v1/recall", json={"user_id": "a"})))
         first.start()
@@ -67,7 +67,7 @@ def test_large_scans_are_few(monkeypatch, client):
             pass
         with pytest.raises(TooManyScansError, match="100 items"), limit.acquire(100):
             pass
-        client.serving.recaller._scans = limit
+        client.service.recaller._scans = limit
         one = {"vector": np.eye(8)[0].tolist(), "k": 3}
         answer = client.post("/v1/recall", json=one)
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_scans")
@@ -92,7 +92,7 @@ def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
 
 
 def test_before_it_is_ready_nothing_is_recalled(client):
-    client.serving.not_ready = "golden queries are still asked"
+    client.service.not_ready = "golden queries are still asked"
     for answer in (client.get("/readyz"), client.post("/v1/recall", json={"user_id": "user-1"})):
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "not_ready"

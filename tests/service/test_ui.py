@@ -275,7 +275,7 @@ def test_two_dimensions_are_shown_as_they_are(tmp_path):
 
 def test_a_problem_is_said_on_every_page(client, shop):
     (shop / "CURRENT").write_text("{")
-    wait_until(lambda: client.serving.problem is not None)
+    wait_until(lambda: client.service.problem is not None)
     assert "CURRENT" in page(client, "/map")
 
 

@@ -101,7 +101,7 @@ def serve(
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request.")] = False,
 ) -> None:
     """Serve a store over HTTP. Loads no torch."""
-    from vecall.service.server import serve
+    from vecall.service.server import run_server
     from vecall.service.settings import load_settings
 
     options: dict[str, object] = {
@@ -113,4 +113,4 @@ def serve(
         "log_requests": True if log_requests else None,
     }
     overrides = {name: value for name, value in options.items() if value is not None}
-    serve(store, load_settings(settings, overrides), keys_file=keys)
+    run_server(store, load_settings(settings, overrides), keys_file=keys)
