@@ -1,4 +1,4 @@
-"""Split of interactions into training, validation and test, such that no part knows anything of its future."""
+"""Split of interactions into training, validation and test, without data from the future of a part in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -107,7 +107,10 @@ def _require_uniform_time_kind(parts: list[pl.DataFrame], paths: Sequence[Path])
 
 
 def _check_user_overlap(interaction_users: pl.Series, table_users: pl.Series, settings: DataSettings) -> None:
-    """Raise if the users table holds no user of the interactions: most likely the ids are formatted differently."""
+    """Raise if the users table holds no user of the interactions, and warn if it holds fewer than half of them.
+
+    Most likely the ids are formatted differently in the two tables.
+    """
     interaction_users = interaction_users.unique(maintain_order=True)
     n_users = len(interaction_users)
     n_found = int(interaction_users.is_in(table_users.implode()).sum())
