@@ -70,9 +70,9 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         rows = _collect_live_rows(view)
         contents = _build_contents(view, rows, cut, changes)
         encoder = _copy_encoder(opened.get_release_dir(base.name), draft.directory, view, rows)
-        queries = (
-            None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
-        )
+        golden = base.golden_queries
+        # Golden queries with inputs are users of the release, which are encoded again.
+        queries = None if golden is None or golden.inputs is not None else np.asarray(golden.vectors)
         settings = _resolve_index_settings(base)
         description = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
         return draft.commit(description, activate=activate, expected_current=base.name)

@@ -14,11 +14,11 @@ from pydantic import JsonValue
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
-from vecall.data.frames import get_unnamed_column
+from vecall.data.frames import get_unnamed_column, is_empty_row
 from vecall.data.id_map import IdMap
-from vecall.errors import DataError
+from vecall.errors import DataError, ExportError
 from vecall.index import index_io
-from vecall.index.base import Index
+from vecall.index.base import MAX_QUERY_VALUE, Index
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.settings import IndexSettings
@@ -90,8 +90,9 @@ def write_release(
         directory: of the draft.
         contents: what to write.
         settings: of the index.
-        queries: [Q, D] real user vectors to tune the index on, for a release without towers.
-        encoder: the towers in `directory` and their encoder hash; the release's users are then the queries.
+        queries: [Q, D] real user vectors to tune the index on; None to encode a sample of the release's users, if it
+            has users and towers.
+        encoder: the towers in `directory` and their encoder hash; None for a release without towers.
 
     Returns:
         The publisher's part of the manifest.
@@ -99,11 +100,13 @@ def write_release(
     Raises:
         DataError: the vectors cannot be indexed.
         ConfigError: `settings` has a parameter of another engine.
+        ExportError: the user tower gives a vector that cannot be searched.
     """
     inputs = None
-    if encoder is not None and contents.users is not None:
+    if queries is None and encoder is not None and contents.users is not None:
         inputs = _sample_user_inputs(contents.users, MAX_TUNING_QUERIES, encoder[0].history_length)
         queries = inputs.encode(encoder[0], lambda rows: round_to_half_precision(contents.vectors[rows]))
+        _check_user_vectors(queries)
     if queries is None or len(queries) < 2:  # a confidence interval needs two
         queries = inputs = None
     built = build_index(contents.vectors, queries, settings)
@@ -136,9 +139,24 @@ def write_release(
     )
 
 
+def _check_user_vectors(vectors: Vectors) -> None:
+    """Raise if a vector has a component that is not finite, or too large for finite scores."""
+    is_valid = (np.abs(vectors) <= MAX_QUERY_VALUE).all(axis=1)
+    if not is_valid.all():
+        raise ExportError(
+            f"user tower: the vectors of {int((~is_valid).sum())} of {len(vectors)} users are not finite numbers "
+            f"within ±{MAX_QUERY_VALUE:g}, such as {vectors[~is_valid][0]}; check it for divisions by 0 and overflows"
+        )
+
+
 def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
-    """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads."""
+    """Select users evenly spaced by row: those with a history, or if there are none those with features.
+
+    Histories are cut to what the user tower reads.
+    """
     active = np.flatnonzero(users.histories.lengths)
+    if not len(active):
+        active = np.flatnonzero(~is_empty_row(users.features))
     chosen = active[np.unique(np.linspace(0, max(0, len(active) - 1), min(max_users, len(active))).astype(np.int64))]
     return UserTowerInputs(users.histories.take(chosen).take_last(history_length), users.features[chosen])
 
