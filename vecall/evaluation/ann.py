@@ -1,6 +1,5 @@
 """How much of the exact answer an index finds, and how fast it answers one query at a time."""
 
-import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from vecall.arrays import Rows, Vectors
 from vecall.errors import ConfigError
-from vecall.index.ann_recall import recall_per_query
+from vecall.index.ann_recall import compute_ci95_half_width, recall_per_query
 from vecall.index.base import Index, SearchParams
 
 WARM_UP_QUERIES = 20  # searches that are not timed
@@ -95,7 +94,7 @@ def benchmark_ann(
     return AnnBenchmarkResult(
         k=k,
         recall=float(shares.mean()),
-        recall_ci95=float(1.96 * shares.std(ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else None,
+        recall_ci95=compute_ci95_half_width(shares) if len(shares) > 1 else None,
         p50_ms=float(p50),
         p99_ms=float(p99),
         queries=len(queries),

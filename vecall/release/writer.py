@@ -21,6 +21,7 @@ from vecall.index import index_io
 from vecall.index.base import Index
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
+from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.settings import IndexSettings
 from vecall.release.atomic_io import write_array, write_table
 from vecall.release.encoder import OnnxEncoder
@@ -139,12 +140,12 @@ def write_release(
 def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
     """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads."""
     active = np.flatnonzero(users.histories.lengths)
-    chosen = active[np.unique(np.linspace(0, max(0, len(active) - 1), min(max_users, len(active))).astype(np.int64))]
+    chosen = active[evenly_spaced_rows(len(active), max_users)]
     return UserTowerInputs(users.histories.take(chosen).take_last(history_length), users.features[chosen])
 
 
 def _record_golden_queries(index: Index, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:
-    chosen = np.unique(np.linspace(0, len(queries) - 1, min(MAX_GOLDEN_QUERIES, len(queries))).astype(np.int64))
+    chosen = evenly_spaced_rows(len(queries), MAX_GOLDEN_QUERIES)
     sample = None if inputs is None else UserTowerInputs(inputs.histories.take(chosen), inputs.features[chosen])
     return GoldenQueries.record(index, queries[chosen], sample)
 
