@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from vecall.schema import InteractionSchema, ItemSchema, Schema, TagsFeature, UserSchema, VectorFeature
 
 
-def test_kinds_of_features_and_their_defaults():
+def test_feature_kinds_and_defaults():
     items = ItemSchema.model_validate(
         {"id": "i", "id_type": "string", "features": {"g": {"kind": "tags"}, "v": {"kind": "vector", "size": 3}}}
     )
@@ -14,7 +14,12 @@ def test_kinds_of_features_and_their_defaults():
     )
 
 
-def test_it_is_frozen():
+def test_attribute_list_is_a_table_without_types():
+    items = ItemSchema.model_validate({"id": "i", "id_type": "string", "attributes": ["b", "a"]})
+    assert list(items.attributes.items()) == [("b", None), ("a", None)]
+
+
+def test_schema_is_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         UserSchema(id="u", id_type="string").id = "v"
 
@@ -26,6 +31,9 @@ def test_it_is_frozen():
         ({"id_type": None}, "'string' or 'integer'"),
         ({"attributes": ("year", "year")}, "names a column twice"),
         ({"attributes": ("id", "score")}, r"\['id', 'score'\] clash"),
+        ({"attributes": [5]}, "expected names of columns"),
+        ({"attributes": [["year"]]}, "expected names of columns"),
+        ({"attributes": "year"}, "valid dictionary"),
         ({"title": "rank"}, r"\['rank'\] clash"),
         ({"attributes": ("i",)}, "'i' is the id"),
         ({"title": "i"}, "'i' is the id"),
@@ -39,13 +47,16 @@ def test_it_is_frozen():
         ({"features": {"x": {"kind": "text", "bucket": 3}}}, "Extra inputs"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(change, message):
+def test_invalid_item_schema_is_rejected(change, message):
     with pytest.raises(ValidationError, match=message):
         ItemSchema.model_validate({"id": "i", "id_type": "integer"} | change)
 
 
-def test_users_names_are_checked_too():
+def test_column_names_of_users_are_checked():
     with pytest.raises(ValidationError, match="'u' is the id"):
         UserSchema.model_validate({"id": "u", "id_type": "integer", "features": {"u": {"kind": "numeric"}}})
+
+
+def test_missing_section_is_rejected():
     with pytest.raises(ValidationError, match="users"):
         Schema.model_validate({"interactions": {"user": "u", "item": "i"}, "items": {"id": "i", "id_type": "string"}})

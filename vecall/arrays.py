@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]  # row numbers of items or users; -1 stands for "none"
+Rows = NDArray[np.int64]  # row numbers of items or users; -1 means none
 Offsets = NDArray[np.int64]  # [n + 1] bounds of n segments of another array, ascending from 0
 Mask = NDArray[np.bool_]
 Vectors = NDArray[np.float32]

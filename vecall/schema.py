@@ -1,4 +1,4 @@
-"""What users, items and interactions look like: the `[schema.*]` sections of vecall.toml."""
+"""Columns of the users, items and interactions tables: the `[schema.*]` sections of vecall.toml."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -13,27 +13,27 @@ DEFAULT_TAG_SEPARATOR = "|"
 
 
 class NumericFeature(SettingsModel):
-    """A number. Missing values are told apart from zero."""
+    """A number. A missing value is encoded differently from zero."""
 
     kind: Literal["numeric"] = "numeric"
 
 
 class CategoryFeature(SettingsModel):
-    """One of a set of values. Missing and never-seen values have a row of their own each."""
+    """A value out of a set. Missing values and values not seen in training have embedding rows of their own."""
 
     kind: Literal["category"] = "category"
 
 
 class TagsFeature(SettingsModel):
-    """Any number of values: a list column, or text to be cut at `separator`."""
+    """Any number of values: a list column, or text that is split at `separator`."""
 
     kind: Literal["tags"] = "tags"
     separator: str = Field(DEFAULT_TAG_SEPARATOR, min_length=1)
-    max_tags: int = Field(64, ge=1, le=4096, description="values read of one row; further ones are ignored")
+    max_tags: int = Field(64, ge=1, le=4096, description="values read per row; further ones are ignored")
 
 
 class VectorFeature(SettingsModel):
-    """A given embedding: a list column of `size` numbers, or text to be cut at `separator`."""
+    """A precomputed embedding: a list column of `size` numbers, or text that is split at `separator`."""
 
     kind: Literal["vector"] = "vector"
     size: int = Field(ge=1, le=16384)
@@ -41,11 +41,11 @@ class VectorFeature(SettingsModel):
 
 
 class TextFeature(SettingsModel):
-    """Words: hashed into `buckets`, so nothing is unknown."""
+    """Free text. Its tokens are hashed into `buckets`, so there are no unknown tokens."""
 
     kind: Literal["text"] = "text"
     buckets: int = Field(16384, ge=16, le=2**24)
-    max_tokens: int = Field(64, ge=1, le=4096, description="tokens read of one text; the rest is ignored")
+    max_tokens: int = Field(64, ge=1, le=4096, description="tokens read per text; further ones are ignored")
 
 
 Feature = Annotated[
@@ -53,15 +53,15 @@ Feature = Annotated[
 ]
 Features = dict[str, Feature]
 
-# Column names that `Recaller.candidates` gives a meaning of its own.
+# Columns that `Recaller.candidates` adds to the attributes.
 RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channel"})
 
 
 def _check_column_names(id_column: str, columns: set[str]) -> None:
     if id_column in columns:
-        raise ValueError(f"{id_column!r} is the id: it can be neither an attribute nor a feature")
-    if taken := sorted(columns & RESERVED_COLUMNS):
-        raise ValueError(f"columns named {taken} clash with the answer's own names; rename them")
+        raise ValueError(f"{id_column!r} is the id column: it can be neither an attribute nor a feature")
+    if reserved := sorted(columns & RESERVED_COLUMNS):
+        raise ValueError(f"columns named {reserved} clash with columns of the recall result; rename them")
 
 
 class InteractionSchema(SettingsModel):
@@ -69,28 +69,30 @@ class InteractionSchema(SettingsModel):
 
     user: str
     item: str
-    time: str | None = Field(None, description="without it the file's order is the order of time")
+    time: str | None = Field(None, description="if unset, the rows of the file are in chronological order")
     label: str | None = None
-    positive: float = Field(0.0, description="a label of at least this is a positive")
-    impression: str | None = Field(None, description="boolean column: shown but not taken")
+    positive: float = Field(0.0, description="labels of at least this value are positive")
+    impression: str | None = Field(None, description="boolean column; true: the item was shown and not chosen")
 
 
 class ItemSchema(SettingsModel):
-    """Columns of the items table, and the type that item ids come back as."""
+    """Columns of the items table, and the type of item ids."""
 
     id: str
     id_type: IdType
     title: str | None = None
     attributes: dict[str, AttributeType | None] = Field(
-        {}, description="what `where` may name, with its type; a plain list keeps the table's types (CSV: text)"
+        {}, description="columns that `where` may name, with their types; a list keeps the table's types (CSV: text)"
     )
-    features: Features = {}
+    features: Features = Field({})
 
     @field_validator("attributes", mode="before")
     @classmethod
     def _normalize_attributes(cls, attributes: object) -> object:
         if not isinstance(attributes, Sequence) or isinstance(attributes, str):
             return attributes
+        if not all(isinstance(name, str) for name in attributes):
+            raise ValueError("expected names of columns, or a table of names and types")
         if len(set(attributes)) < len(attributes):
             raise ValueError(f"attributes names a column twice: {list(attributes)}")
         return dict.fromkeys(attributes)
@@ -106,7 +108,7 @@ class UserSchema(SettingsModel):
 
     id: str
     id_type: IdType
-    features: Features = {}
+    features: Features = Field({})
 
     @model_validator(mode="after")
     def _validate_column_names(self) -> "UserSchema":
@@ -115,7 +117,7 @@ class UserSchema(SettingsModel):
 
 
 class Schema(SettingsModel):
-    """The three tables."""
+    """Columns of the three tables."""
 
     interactions: InteractionSchema
     items: ItemSchema

@@ -1,5 +1,6 @@
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 
 import polars as pl
 import pytest
@@ -9,8 +10,8 @@ from vecall.data.timestamps import to_unix_micros
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
 NOON = datetime(2018, 6, 1, 12)
-# What no feature, id or time but a list can be made of.
-FOREIGN = [
+# Columns that cannot be cast to any feature but a vector, nor to ids or times.
+INCOMPATIBLE_COLUMNS = [
     pl.Series("x", [[1], [2]]),
     pl.Series("x", [{"a": 1}, {"a": 2}]),
     pl.Series("x", [time(1), time(2)]),
@@ -19,8 +20,10 @@ FOREIGN = [
 ]
 
 
-def result(cast):
-    return [value if good else "bad" for value, good in zip(cast.values.to_list(), cast.good.to_list(), strict=True)]
+def to_values(cast):
+    """Values of a cast, with "bad" for the invalid ones."""
+    values, is_valid = cast.values.to_list(), cast.is_valid.to_list()
+    return [value if valid else "bad" for value, valid in zip(values, is_valid, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ def result(cast):
         ([1, -(2**63), None], [1, -(2**63), "bad"]),
         (pl.Series([2**63], dtype=pl.UInt64), ["bad"]),
         ([1.0, 2.5, float("nan"), 1e30, None], [1, "bad", "bad", "bad", "bad"]),
-        ([2.0**53 - 1, 2.0**53, -(2.0**60)], [2**53 - 1, "bad", "bad"]),  # 2**53 and 2**53 + 1 are one float
+        ([2.0**53 - 1, 2.0**53, -(2.0**60)], [2**53 - 1, "bad", "bad"]),  # 2**53 and 2**53 + 1 are the same float
         (pl.Series([2.0**24 - 1, 2.0**24], dtype=pl.Float32), [2**24 - 1, "bad"]),
         ([Decimal(7), Decimal("7.50"), None], [7, "bad", "bad"]),
         (["007", "x", "", "1.0", "2.5", str(2**63)], [7, "bad", "bad", 1, "bad", "bad"]),
@@ -37,9 +40,9 @@ def result(cast):
         ([date(2018, 6, 1)], ["bad"]),
     ],
 )
-def test_integer_ids(cells, expected):
+def test_column_is_cast_to_integer_ids(cells, expected):
     cast = cast_id(pl.Series("x", cells), "integer")
-    assert (result(cast), cast.values.dtype) == (expected, pl.Int64)
+    assert (to_values(cast), cast.values.dtype) == (expected, pl.Int64)
 
 
 @pytest.mark.parametrize(
@@ -54,33 +57,33 @@ def test_integer_ids(cells, expected):
         (pl.Series(["b", "a"], dtype=pl.Categorical), ["b", "a"]),
     ],
 )
-def test_string_ids(cells, expected):
+def test_column_is_cast_to_string_ids(cells, expected):
     cast = cast_id(pl.Series("x", cells), "string")
-    assert (result(cast), cast.values.dtype) == (expected, pl.String)
+    assert (to_values(cast), cast.values.dtype) == (expected, pl.String)
 
 
-def test_numbers_are_finite():
+def test_numbers_that_are_not_finite_are_invalid():
     cells = ["1", "-2.5e3", "nan", "inf", "1,5", "", None]
-    assert result(cast_number(pl.Series("x", cells), is_optional=False)) == [1, -2500, *["bad"] * 5]
-    assert result(cast_number(pl.Series("x", [1, None]), is_optional=True)) == [1, None]
-    assert result(cast_number(pl.Series("x", [float("inf"), float("nan")]), is_optional=True)) == ["bad", None]
-    assert result(cast_number(pl.Series("x", ["1", "", None]), is_optional=True)) == [1, None, None]
+    assert to_values(cast_number(pl.Series("x", cells), is_optional=False)) == [1, -2500, *["bad"] * 5]
+    assert to_values(cast_number(pl.Series("x", [1, None]), is_optional=True)) == [1, None]
+    assert to_values(cast_number(pl.Series("x", [float("inf"), float("nan")]), is_optional=True)) == ["bad", None]
+    assert to_values(cast_number(pl.Series("x", ["1", "", None]), is_optional=True)) == [1, None, None]
 
 
-def test_decimal_commas_are_read_where_they_are_declared():
+def test_decimal_commas_are_read_only_if_configured():
     cells = pl.Series("x", ["1,5", "-2", ",5", "1,5e3", "1.000,5", "1,2,3"])
-    assert result(cast_number(cells, is_optional=False, decimal=",")) == [1.5, -2, 0.5, 1500, "bad", "bad"]
+    assert to_values(cast_number(cells, is_optional=False, decimal=",")) == [1.5, -2, 0.5, 1500, "bad", "bad"]
     assert "data.csv.decimal" in cast_number(cells, is_optional=False).expected
 
 
-def test_flags():
-    assert result(cast_boolean(pl.Series("x", ["True", "false", "1", "0", "yes", None]))) == [
+def test_column_is_cast_to_booleans():
+    assert to_values(cast_boolean(pl.Series("x", ["True", "false", "1", "0", "yes", None]))) == [
         *[True, False] * 2,
         "bad",
         "bad",
     ]
-    assert result(cast_boolean(pl.Series("x", [1, 0, 2]))) == [True, False, "bad"]
-    assert result(cast_boolean(pl.Series("x", [True, None]))) == [True, "bad"]
+    assert to_values(cast_boolean(pl.Series("x", [1, 0, 2]))) == [True, False, "bad"]
+    assert to_values(cast_boolean(pl.Series("x", [True, None]))) == [True, "bad"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_flags():
         ([3, None], [3, "bad"]),
         ([1.5, float("nan")], [1.5, "bad"]),
         (["1527854400", "3"], [1527854400, 3]),
-        (["1.5", "3", "x"], [1.5, 3, "bad"]),  # numbers with a bad cell, not dates
+        (["1.5", "3", "x"], [1.5, 3, "bad"]),  # numbers with an invalid cell, not dates
         ([str(2**60 + 1), str(2**60 + 3), "x"], [2**60 + 1, 2**60 + 3, "bad"]),  # a float would lose the last digit
         ([NOON, None], [NOON, "bad"]),
         ([date(2018, 6, 1)], [datetime(2018, 6, 1)]),
@@ -102,11 +105,11 @@ def test_flags():
         ([True], ["bad"]),
     ],
 )
-def test_times(cells, expected):
-    assert result(cast_timestamp(pl.Series("x", cells))) == expected
+def test_column_is_cast_to_timestamps(cells, expected):
+    assert to_values(cast_timestamp(pl.Series("x", cells))) == expected
 
 
-def test_a_moment_without_a_zone_is_utc():
+def test_datetime_without_time_zone_is_in_utc():
     assert to_unix_micros(datetime(1970, 1, 2)) == 86_400_000_000
     assert to_unix_micros(datetime(1970, 1, 2, tzinfo=UTC)) == 86_400_000_000
     assert to_unix_micros(datetime(1969, 12, 31, 23, 59, 59, 999_999)) == -1
@@ -143,19 +146,19 @@ def test_a_moment_without_a_zone_is_utc():
         (VectorFeature(size=2), [[1.0, 2.0], [1.0, None], [1.0], None], [[1, 2], "bad", "bad", None]),
     ],
 )
-def test_features(feature, cells, expected):
-    assert result(cast_feature(pl.Series("x", cells), feature)) == expected
+def test_column_is_cast_to_a_feature(feature, cells, expected):
+    assert to_values(cast_feature(pl.Series("x", cells), feature)) == expected
 
 
-@pytest.mark.parametrize("column", FOREIGN, ids=lambda column: str(column.dtype))
-def test_columns_of_another_kind_are_bad_and_no_crash(column):
-    kinds = [
-        lambda one: cast_id(one, "integer"),
+@pytest.mark.parametrize("column", INCOMPATIBLE_COLUMNS, ids=lambda column: str(column.dtype))
+def test_incompatible_column_is_invalid_without_an_exception(column):
+    casters = [
+        partial(cast_id, id_type="integer"),
         cast_timestamp,
         cast_boolean,
-        lambda one: cast_feature(one, NumericFeature()),
+        partial(cast_feature, feature=NumericFeature()),
     ]
     if column.dtype != pl.List(pl.Int64):
-        kinds.append(lambda one: cast_feature(one, VectorFeature(size=1)))
-    for kind in kinds:
-        assert result(kind(column)) == ["bad", "bad"]
+        casters.append(partial(cast_feature, feature=VectorFeature(size=1)))
+    for caster in casters:
+        assert to_values(caster(column)) == ["bad", "bad"]

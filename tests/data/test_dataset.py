@@ -1,4 +1,4 @@
-"""From files to arrays, with a leak planted: what is only known after the cut must not be learned from."""
+"""From files to arrays; the tables hold values from after the cutoff, which must not leak into the training."""
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,7 @@ SCHEMA = Schema.model_validate(
 
 @pytest.fixture
 def settings(tmp_path):
-    """Item 3 and user `z` come after the cut; they alone have wild features."""
+    """Settings of tables in which only item 3 and user `z`, who come after the cutoff, have outlying features."""
     log = {"u": ["b", "a", "a", "b", "a", "b", "z"], "i": [2, 1, 2, 1, 3, 3, 3], "t": [1, 1, 2, 2, 10, 11, 12]}
     items = {"i": [3, 2, 1, 4], "price": [1e6, 4.0, 2.0, None], "kind": ["future", "x", "y", "never"]}
     users = {"u": ["z", "a", "b"], "town": ["future", "here", "there"]}
@@ -35,7 +35,7 @@ def settings(tmp_path):
     return DataSettings(interactions=(tmp_path / "log.csv",), split="global_time", valid_from=10, test_from=11, **paths)
 
 
-def test_encoders_know_nothing_of_what_came_after_the_cut(settings):
+def test_encoders_are_not_fitted_on_rows_after_the_cutoff(settings):
     dataset = read_dataset(settings, SCHEMA)
     train = dataset.split(settings).train
     items, users = dataset.fit_feature_encoders(train.values, np.flatnonzero(train.lengths))
@@ -43,16 +43,17 @@ def test_encoders_know_nothing_of_what_came_after_the_cut(settings):
     assert items.state.categorical["kind"].values == ("x", "y")
     assert users.state.categorical["town"].values == ("here", "there")
     assert "future" not in items.state.model_dump_json() + users.state.model_dump_json()
-    everyone = items.encode(dataset.catalogue.item_features), users.encode(dataset.catalogue.user_features)
-    assert everyone[0]["kind"].tolist() == [3, 2, OOV, OOV]
-    assert everyone[0]["words"].tolist() == [[0, 0], [2, 3], [0, 0], [0, 0]]
-    assert everyone[1]["town"].tolist() == [2, 3, OOV]
-    leaky, _ = dataset.fit_feature_encoders(np.arange(4), np.arange(3))  # what the assertions above would catch
+    encoded_items = items.encode(dataset.catalogue.item_features)
+    encoded_users = users.encode(dataset.catalogue.user_features)
+    assert encoded_items["kind"].tolist() == [3, 2, OOV, OOV]
+    assert encoded_items["words"].tolist() == [[0, 0], [2, 3], [0, 0], [0, 0]]
+    assert encoded_users["town"].tolist() == [2, 3, OOV]
+    leaky, _ = dataset.fit_feature_encoders(np.arange(4), np.arange(3))  # the assertions above would detect a leak
     assert leaky.state.numeric["price"].mean > 1e5
     assert "future" in leaky.state.model_dump_json()
 
 
-def test_histories_and_popularity_are_those_of_today(settings):
+def test_histories_and_popularity_include_the_test_period(settings):
     dataset = read_dataset(settings, SCHEMA)
     histories = [dataset.histories[row].tolist() for row in range(3)]
     assert histories == [[0, 1, 2], [1, 0, 2], [2]]
@@ -61,7 +62,7 @@ def test_histories_and_popularity_are_those_of_today(settings):
     assert dict(dataset.dropped_counts) == {}
 
 
-def test_only_positives_make_histories_and_popularity(tmp_path):
+def test_histories_and_popularity_hold_only_positives(tmp_path):
     log = tmp_path / "log.parquet"
     pl.DataFrame({"u": ["a", "a", "a"], "i": ["10", "9", "9"], "stars": [5, 1, 4]}).write_parquet(log)
     schema = Schema.model_validate(
@@ -72,11 +73,11 @@ def test_only_positives_make_histories_and_popularity(tmp_path):
         }
     )
     dataset = read_dataset(DataSettings(interactions=(log,)), schema)
-    assert dataset.catalogue.items.to_ids(np.arange(2)) == ["10", "9"]  # strings, by their bytes
+    assert dataset.catalogue.items.to_ids(np.arange(2)) == ["10", "9"]  # ordered by bytes
     assert (dataset.histories[0].tolist(), dataset.popularity.tolist()) == ([0, 1], [1, 1])
 
 
-def test_an_interaction_of_an_unknown_item_is_an_error_or_counted(settings):
+def test_interaction_with_an_unknown_item_is_an_error_or_counted(settings):
     pl.DataFrame({"u": ["a", "a"], "i": [1, 77], "t": [1, 2]}).write_csv(settings.interactions[0])
     with pytest.raises(DataError, match=r"'i': expected an item of the items table, .*row 2: '77'"):
         read_dataset(settings, SCHEMA)

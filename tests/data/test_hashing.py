@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from vecall.data.hashing import hash_strings, pack_strings
 
 MASK = 2**64 - 1
-PINNED = ["f52a15e9a9b5e89b", "02c0bdbf481420f8", "e1747db7a7f6135a", "8f539c9b4033d1e2", "c2f81037f9845d8a"]
+EXPECTED = ["f52a15e9a9b5e89b", "02c0bdbf481420f8", "e1747db7a7f6135a", "8f539c9b4033d1e2", "c2f81037f9845d8a"]
 
 
-def one_by_one(text):
-    """The same formula, a byte at a time."""
+def hash_bytewise(text):
+    """The same formula, computed byte by byte."""
     value = 0xCBF29CE484222325
     for byte in text.encode("utf-8", "surrogatepass"):
         value = (value ^ byte) * 0x100000001B3 & MASK
@@ -18,22 +18,22 @@ def one_by_one(text):
     return value ^ value >> 31
 
 
-def test_hashes_are_pinned():
-    """Embedding rows of every release made so far hang on these numbers."""
-    got = hash_strings(["", "a", "vecall", "矢量召回", "<ve"])
-    assert [f"{value:016x}" for value in got.tolist()] == PINNED
+def test_hashes_are_the_same_in_every_version():
+    """The embedding rows of existing releases depend on these numbers."""
+    hashes = hash_strings(["", "a", "vecall", "矢量召回", "<ve"])
+    assert [f"{value:016x}" for value in hashes.tolist()] == EXPECTED
 
 
 @given(st.lists(st.text(max_size=12), max_size=20))
-def test_many_at_once_are_hashed_as_one_by_one(texts):
-    assert hash_strings(texts).tolist() == [one_by_one(text) for text in texts]
+def test_vectorized_hash_equals_the_bytewise_hash(texts):
+    assert hash_strings(texts).tolist() == [hash_bytewise(text) for text in texts]
 
 
-def test_half_a_surrogate_pair_is_hashed_too():
-    assert hash_strings(["\ud800"]).tolist() == [one_by_one("\ud800")]
+def test_unpaired_surrogate_is_hashed():
+    assert hash_strings(["\ud800"]).tolist() == [hash_bytewise("\ud800")]
 
 
-def test_pack_lays_bytes_end_to_end():
+def test_pack_strings_concatenates_utf8_bytes():
     blob, offsets = pack_strings(["ab", "", "é"])
     assert (blob.tobytes(), offsets.tolist()) == ("abé".encode(), [0, 2, 2, 4])
     assert offsets.dtype == np.int64

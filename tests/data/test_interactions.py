@@ -8,7 +8,7 @@ from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 
 
-def schema(**interactions):
+def make_schema(**interactions):
     return Schema.model_validate(
         {
             "interactions": {"user": "u", "item": "i"} | interactions,
@@ -18,25 +18,26 @@ def schema(**interactions):
     )
 
 
-def read(log, items=None, users=None, **interactions):
-    frames = [None if one is None else entities(one) for one in (items, users)]
+def build(log, items=None, users=None, **interaction_schema):
+    """Catalogue and interactions of tables given as columns."""
+    entity_tables = [None if columns is None else make_entity_table(columns) for columns in (items, users)]
     log = pl.DataFrame({"positive": [True] * len(log["user"])} | log)
-    tables = Tables(log, *frames)
-    catalogue = build_catalogue(tables, schema(**interactions))
+    tables = Tables(log, *entity_tables)
+    catalogue = build_catalogue(tables, make_schema(**interaction_schema))
     return catalogue, build_interactions(tables, catalogue)
 
 
-def entities(columns):
+def make_entity_table(columns):
     frame = pl.DataFrame(columns)
-    others = frame.drop("id")
-    return EntityTable(frame["id"], others, others)
+    other_columns = frame.drop("id")
+    return EntityTable(frame["id"], features=other_columns, attributes=other_columns)
 
 
 LOG = {"user": ["b", "a", "b", "b", "a"], "item": [30, 10, 10, 20, 20], "time": [2, 5, 2, 1, 5]}
 
 
-def test_ordered_by_user_then_time_then_place_in_the_file():
-    catalogue, log = read(LOG, time="t")
+def test_interactions_are_ordered_by_user_then_time_then_position_in_the_file():
+    catalogue, log = build(LOG, time="t")
     assert catalogue.items.to_ids(np.arange(3)) == [10, 20, 30]
     assert catalogue.users.to_ids(np.arange(2)) == ["a", "b"]
     assert log.users.tolist() == [0, 0, 1, 1, 1]
@@ -47,20 +48,20 @@ def test_ordered_by_user_then_time_then_place_in_the_file():
     assert log.filter(log.times == 2).items.tolist() == [2, 0]
 
 
-def test_without_times_the_file_is_the_order():
-    _, log = read({"user": LOG["user"], "item": LOG["item"]})
+def test_interactions_without_times_are_in_the_order_of_the_file():
+    _, log = build({"user": LOG["user"], "item": LOG["item"]})
     assert (log.items.tolist(), log.times.tolist()) == ([0, 1, 2, 0, 1], [1, 4, 0, 2, 3])
 
 
-def test_datetimes_are_microseconds():
-    _, log = read({"user": ["a"], "item": [1], "time": [datetime(1970, 1, 2)]}, time="t")
+def test_times_of_datetimes_are_microseconds():
+    _, log = build({"user": ["a"], "item": [1], "time": [datetime(1970, 1, 2)]}, time="t")
     assert (log.has_datetimes, log.times.tolist()) == (True, [86_400_000_000])
 
 
-def test_the_catalogue_holds_all_that_any_table_knows():
+def test_catalogue_holds_the_ids_of_all_tables():
     items = {"id": [40, 10, 30, 20], "year": [4, 1, 3, 2]}
     users = {"id": ["c", "b"], "age": [3.0, 2.0]}
-    catalogue, log = read(LOG, items, users)
+    catalogue, log = build(LOG, items, users)
     assert catalogue.item_ids.to_list() == [10, 20, 30, 40]
     assert catalogue.item_features.rows() == catalogue.item_attributes.rows() == [(1,), (2,), (3,), (4,)]
     assert catalogue.user_ids.to_list() == ["a", "b", "c"]

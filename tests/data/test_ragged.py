@@ -2,32 +2,34 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ragged import to_lists
 
-from vecall.data.ragged import RaggedArray
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
 
 
-def lists_of(sequences):
-    return [sequences[place].tolist() for place in range(len(sequences))]
-
-
 @given(LISTS, st.integers(0, 7), st.data())
-def test_every_view_is_what_plain_lists_give(lists, count, data):
-    sequences = RaggedArray.from_lists(lists)
-    assert lists_of(sequences) == lists
-    assert sequences.lengths.tolist() == [len(one) for one in lists]
-    assert sequences.segment_ids.tolist() == [place for place, one in enumerate(lists) for _ in one]
-    assert lists_of(sequences.take_last(count)) == [one[max(0, len(one) - count) :] for one in lists]
-    assert lists_of(RaggedArray.from_groups(sequences.segment_ids, sequences.values, len(lists))) == lists
-    table, lengths = sequences.to_padded(fill_value=-7)
+def test_ragged_array_equals_plain_lists(lists, count, data):
+    array = RaggedArray.from_lists(lists)
+    assert to_lists(array) == lists
+    assert array.lengths.tolist() == [len(rows) for rows in lists]
+    assert array.segment_ids.tolist() == [index for index, rows in enumerate(lists) for _ in rows]
+    assert to_lists(array.take_last(count)) == [rows[max(0, len(rows) - count) :] for rows in lists]
+    assert to_lists(RaggedArray.from_groups(array.segment_ids, array.values, len(lists))) == lists
+    table, lengths = array.to_padded(fill_value=-7)
     longest = max(map(len, lists), default=0)
-    assert table.tolist() == [one + [-7] * (longest - len(one)) for one in lists]
-    assert lengths.tolist() == sequences.lengths.tolist()
-    places = data.draw(st.lists(st.integers(0, len(lists) - 1), max_size=6)) if lists else []
-    assert lists_of(sequences.take(np.array(places, dtype=np.int64))) == [lists[place] for place in places]
+    assert table.tolist() == [rows + [-7] * (longest - len(rows)) for rows in lists]
+    assert lengths.tolist() == array.lengths.tolist()
+    indices = data.draw(st.lists(st.integers(0, len(lists) - 1), max_size=6)) if lists else []
+    assert to_lists(array.take(np.array(indices, dtype=np.int64))) == [lists[index] for index in indices]
 
 
-def test_a_list_that_is_not_there_is_an_error():
+def test_index_beyond_the_lists_raises_index_error():
     with pytest.raises(IndexError):
         RaggedArray.from_lists([[1]])[1]
+
+
+def test_offsets_are_the_bounds_of_segments():
+    assert offsets_from_lengths(np.array([2, 0, 3])).tolist() == [0, 2, 2, 5]
+    assert offsets_from_lengths(np.array([], dtype=np.int64)).tolist() == [0]

@@ -1,4 +1,4 @@
-"""Dialects, folders and files that are something else than they are called."""
+"""Reading of CSV dialects and directories, and errors about files whose content does not match their name."""
 
 import gzip
 
@@ -12,12 +12,12 @@ from vecall.errors import DataError
 TABLE = pl.DataFrame({"a": ["1", "2"], "b": ["x", None]})
 
 
-def test_quoted_and_bare_empty_cells_are_missing_alike(tmp_path):
+def test_quoted_and_unquoted_empty_cells_are_null(tmp_path):
     (tmp_path / "t.csv").write_text('a,b\n"1",""\n"2",\n"","x"\n')
     assert read_table(tmp_path / "t.csv").rows() == [("1", None), ("2", None), (None, "x")]
 
 
-def test_separators(tmp_path):
+def test_separator_is_configured_or_suggested(tmp_path):
     (tmp_path / "t.csv").write_text("a;b\n1;x\n2;\n")
     (tmp_path / "t.tsv").write_text("a\tb\n1\tx\n2\t\n")
     assert read_table(tmp_path / "t.csv", CsvSettings(separator=";")).equals(TABLE)
@@ -29,25 +29,25 @@ def test_separators(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "T.CSV.GZ", "t.tsv.gz"])
-def test_packed_text(tmp_path, name):
+def test_compressed_text_is_read(tmp_path, name):
     text = TABLE.write_csv(separator="\t" if "tsv" in name else ",")
     (tmp_path / name).write_bytes(gzip.compress(text.encode()))
     assert read_table(tmp_path / name).equals(TABLE)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_a_folder_of_parts_as_spark_writes_it(tmp_path, kind):
-    folder = tmp_path / "ratings [1].parquet"
-    folder.mkdir()
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_directory_of_spark_part_files_is_one_table(tmp_path, suffix):
+    directory = tmp_path / "ratings [1].parquet"
+    directory.mkdir()
     for part in range(2):
-        write = TABLE.write_parquet if kind == "parquet" else TABLE.write_csv
-        write(folder / f"part-0000{part}-8f2c-c000.snappy.{kind}")
-    for other in ("_SUCCESS", ".part-00000.crc", "_committed_123"):
-        (folder / other).touch()
-    assert read_table(folder).equals(TABLE.vstack(TABLE))
+        write = TABLE.write_parquet if suffix == "parquet" else TABLE.write_csv
+        write(directory / f"part-0000{part}-8f2c-c000.snappy.{suffix}")
+    for name in ("_SUCCESS", ".part-00000.crc", "_committed_123"):
+        (directory / name).touch()
+    assert read_table(directory).equals(TABLE.vstack(TABLE))
 
 
-def test_a_partitioned_folder_has_its_keys_as_columns(tmp_path):
+def test_keys_of_a_partitioned_directory_are_columns(tmp_path):
     for day in (1, 2):
         part = tmp_path / "log" / f"day={day}"
         part.mkdir(parents=True)
@@ -58,9 +58,9 @@ def test_a_partitioned_folder_has_its_keys_as_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
-        ("t.csv", b"PAR1", "is Parquet by its content: name it .parquet"),
+        ("t.csv", b"PAR1", "is Parquet by its content: rename it to .parquet"),
         ("t.csv", b"PK\x03\x04", "a spreadsheet or an archive"),
         ("t.csv", "a,b".encode("utf-16"), "text in UTF-16"),
         ("t.csv", b"a\n\xe9\n", "cannot be read: .*utf-8"),
@@ -69,11 +69,11 @@ def test_a_partitioned_folder_has_its_keys_as_columns(tmp_path):
         ("t.feather", b"ARROW1", "got '.feather'"),
         ("t.gz", b"", "got '.gz'"),
         ("t", b"", "got 'no suffix'"),
-        ("empty/", b"", "this folder holds no file of a table"),
-        ("mixed/a.csv", b"a\n1\n", "expected a"),
+        ("empty/", b"", "this directory holds no table file"),
+        ("mixed/a.csv", b"a\n1\n", r"expected a .*files of 2 formats \(\.csv, \.parquet\)"),
     ],
 )
-def test_what_is_something_else_is_told_by_what_it_is(tmp_path, name, content, told):
+def test_unsupported_content_is_named_in_the_error(tmp_path, name, content, message):
     path = tmp_path / name
     if name.endswith("/"):
         path.mkdir()
@@ -84,11 +84,11 @@ def test_what_is_something_else_is_told_by_what_it_is(tmp_path, name, content, t
         path = path.parent
     else:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_table(path)
 
 
-def test_a_delta_lake_table_is_no_folder_of_parts(tmp_path):
+def test_delta_lake_table_is_rejected(tmp_path):
     (tmp_path / "t" / "_delta_log").mkdir(parents=True)
     TABLE.write_parquet(tmp_path / "t" / "part-0.parquet")
     with pytest.raises(DataError, match="Delta Lake"):

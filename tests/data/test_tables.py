@@ -14,19 +14,19 @@ ITEMS = {"i": ["11", "10"], "year": ["1999", None], "genres": ["a|b", None], "pr
 USERS = {"u": ["2"], "age": ["30"]}
 
 
-def schema(user="string", item="integer", time="when", **interactions):
+def make_schema(item_id_type="integer", **interactions):
     features = {"year": {"kind": "numeric"}, "genres": {"kind": "tags"}}
     return Schema.model_validate(
         {
-            "interactions": {"user": "u", "item": "i", "time": time} | interactions,
+            "interactions": {"user": "u", "item": "i", "time": "when"} | interactions,
             "items": {
                 "id": "i",
-                "id_type": item,
+                "id_type": item_id_type,
                 "attributes": ["price", "year"],
                 "title": "note",
                 "features": features,
             },
-            "users": {"id": "u", "id_type": user, "features": {"age": {"kind": "numeric"}}},
+            "users": {"id": "u", "id_type": "string", "features": {"age": {"kind": "numeric"}}},
         }
     )
 
@@ -38,29 +38,28 @@ def suffix(request):
 
 @pytest.fixture
 def read(tmp_path, suffix):
-    """Write tables, read them, and see that the files are as they were."""
+    """Function that writes tables, reads them, and checks that reading left the files unchanged."""
 
     def write_and_read(schema, interactions=INTERACTIONS, items=ITEMS, users=USERS, **settings):
-        many = interactions if isinstance(interactions, list) else [interactions]
-        tables = {f"log{place}": one for place, one in enumerate(many)} | {"items": items, "users": users}
+        logs = interactions if isinstance(interactions, list) else [interactions]
+        tables = {f"log{index}": log for index, log in enumerate(logs)} | {"items": items, "users": users}
         paths = {name: tmp_path / f"{name}.{suffix}" for name, table in tables.items() if table is not None}
         for name, path in paths.items():
             frame = pl.DataFrame(tables[name])
             frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path)
         before = [hashlib.sha256(path.read_bytes()).digest() for path in paths.values()]
-        logs = tuple(path for name, path in paths.items() if name.startswith("log"))
+        log_paths = tuple(path for name, path in paths.items() if name.startswith("log"))
+        entity_paths = {name: paths.get(name) for name in ("items", "users")}
         try:
-            return read_tables(
-                DataSettings(interactions=logs, items=paths.get("items"), users=paths.get("users"), **settings), schema
-            )
+            return read_tables(DataSettings(interactions=log_paths, **entity_paths, **settings), schema)
         finally:
             assert before == [hashlib.sha256(path.read_bytes()).digest() for path in paths.values()]
 
     return write_and_read
 
 
-def test_columns_come_in_the_types_of_the_schema(read):
-    tables = read(schema())
+def test_columns_have_the_types_of_the_schema(read):
+    tables = read(make_schema())
     assert tables.interactions.to_dict(as_series=False) == {
         "user": ["1", "2", "1"],
         "item": [10, 11, 11],
@@ -74,32 +73,35 @@ def test_columns_come_in_the_types_of_the_schema(read):
         {"note": "x", "price": None, "year": None},
     ]
     assert (tables.users.ids.to_list(), tables.users.features.rows()) == (["2"], [(30.0,)])
-    assert tables.dropped == {}
+    assert tables.dropped_counts == {}
 
 
 @pytest.mark.parametrize("ids", [["007", "7"], [7, 8]])
-@pytest.mark.parametrize("declared", ["string", "integer"])
-def test_ids_are_of_the_declared_type_whatever_the_file_has(read, ids, declared):
+@pytest.mark.parametrize("id_type", ["string", "integer"])
+def test_ids_have_the_declared_type_whatever_the_file_holds(read, ids, id_type):
     log = {"u": ["a", "a"], "i": ids, "when": [1, 2]}
-    got = read(schema(item=declared), log, None).interactions["item"].to_list()
-    assert got == [(int if declared == "integer" else str)(one) for one in ids]
+    item_ids = read(make_schema(item_id_type=id_type), log, None).interactions["item"].to_list()
+    assert item_ids == [(int if id_type == "integer" else str)(item_id) for item_id in ids]
 
 
-def test_a_list_of_files_is_read_one_after_the_other(read):
+def test_interactions_of_several_files_are_concatenated(read):
     later = {"u": [9], "i": [10], "when": [0.5], "extra": ["x"]}
-    got = read(schema(), [INTERACTIONS, later]).interactions
-    assert (got["user"].to_list(), got["time"].to_list()) == (["1", "2", "1", "9"], [3, 1, 2, 0.5])
+    interactions = read(make_schema(), [INTERACTIONS, later]).interactions
+    assert (interactions["user"].to_list(), interactions["time"].to_list()) == (["1", "2", "1", "9"], [3, 1, 2, 0.5])
 
 
-def test_times_of_one_kind_alone_compare(read):
-    dated = {"u": ["1"], "i": ["10"], "when": [datetime(2018, 6, 1)]}
-    assert read(schema(), [dated, dated]).interactions["time"].to_list() == [datetime(2018, 6, 1)] * 2
-    with pytest.raises(DataError, match=r"do not compare: .*log0.* has numbers, .*log1.* has datetimes"):
-        read(schema(), [INTERACTIONS, dated])
+def test_times_of_different_kinds_are_an_error(read):
+    with_datetimes = {"u": ["1"], "i": ["10"], "when": [datetime(2018, 6, 1)]}
+    assert (
+        read(make_schema(), [with_datetimes, with_datetimes]).interactions["time"].to_list()
+        == [datetime(2018, 6, 1)] * 2
+    )
+    with pytest.raises(DataError, match=r"cannot be compared: .*log0.* has numbers, .*log1.* has datetimes"):
+        read(make_schema(), [INTERACTIONS, with_datetimes])
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "cells", "error", "rows"),
+    ("table", "column", "cells", "expected", "examples"),
     [
         ("interactions", "u", ["1", None, "1"], "a non-empty id", "row 2: None"),
         ("interactions", "i", ["10", "11", "x"], "an integer id", "row 3: 'x'"),
@@ -107,90 +109,93 @@ def test_times_of_one_kind_alone_compare(read):
         ("interactions", "when", ["3", "noon", "2"], "a time as a number", "row 2: 'noon'"),
         ("interactions", "when", ["2018-01-01", "x", "2018"], "an ISO 8601 time", "row 2: 'x'; row 3: '2018'"),
         ("interactions", "label", ["1", "nan", "2"], "a finite number", "row 2: 'nan'"),
-        ("interactions", "shown", ["true", "maybe", "0"], "true or false", "row 2: 'maybe'"),
-        ("items", "i", ["10", "10"], "an id that stands once", "row 2: '10'"),
+        ("interactions", "impression", ["true", "maybe", "0"], "true or false", "row 2: 'maybe'"),
+        ("items", "i", ["10", "10"], "a unique id", "row 2: '10'"),
         ("items", "year", ["old", "1999"], "a finite number or nothing", "row 1: 'old'"),
         ("items", "year", ["inf", "1999"], "a finite number or nothing", "row 1: 'inf'"),
         ("users", "age", ["x"], "a finite number or nothing", "row 1: 'x'"),
     ],
 )
-def test_bad_rows_are_told_or_dropped_and_counted(read, table, column, cells, error, rows):
-    more = {"label": "label"} if column == "label" else {"shown": "shown"} if column == "shown" else {}
-    whole = {"interactions": INTERACTIONS, "items": ITEMS, "users": USERS}
-    whole[table] = {**whole[table], column: cells}
+def test_bad_rows_are_an_error_or_dropped_and_counted(read, table, column, cells, expected, examples):
+    schema = make_schema(**({column: column} if column in ("label", "impression") else {}))
+    tables = {"interactions": INTERACTIONS, "items": ITEMS, "users": USERS}
+    tables[table] = {**tables[table], column: cells}
     if table == "items" and column == "i":
-        whole["interactions"] = {**INTERACTIONS, "i": ["10"] * 3}
-    file = "log0" if table == "interactions" else table
+        tables["interactions"] = {**INTERACTIONS, "i": ["10"] * 3}
+    file_stem = "log0" if table == "interactions" else table
     with pytest.raises(DataError) as caught:
-        read(schema(**more), **whole)
-    for part in (f"{file}.", f"column {column!r}", f"expected {error}", rows, "bad_rows"):
+        read(schema, **tables)
+    for part in (f"{file_stem}.", f"column {column!r}", f"expected {expected}", examples, "bad_rows"):
         assert part in str(caught.value)
-    dropped = read(schema(**more), **whole, bad_rows="drop").dropped
-    reason, count = next(iter(dropped.items()))  # a dropped item's interactions come after it
-    assert reason.startswith(f"{file}.")
-    assert f": {column}: not {error}" in reason
+    dropped_counts = read(schema, **tables, bad_rows="drop").dropped_counts
+    reason, count = next(iter(dropped_counts.items()))  # followed by interactions with the dropped item
+    assert reason.startswith(f"{file_stem}.")
+    assert f": {column}: not {expected}" in reason
     assert "rows)" in reason
-    assert count == rows.count("row ")
+    assert count == examples.count("row ")
 
 
-def test_dropped_rows_leave_the_others_as_they_are(read):
+def test_rows_beside_dropped_rows_are_unchanged(read):
     log = {"u": ["1", None, "2", "3"], "i": ["10", "10", "99", "11"], "when": ["1", "2", "3", "4"]}
-    tables = read(schema(), log, bad_rows="drop")
+    tables = read(make_schema(), log, bad_rows="drop")
     assert tables.interactions.rows() == [("1", 10, 1, True), ("3", 11, 4, True)]
-    assert sorted(tables.dropped.values()) == [1, 1]
-    assert sorted(reason.split(".")[0] + reason.split(":")[1] for reason in tables.dropped) == ["log0 i", "log0 u"]
+    assert sorted(tables.dropped_counts.values()) == [1, 1]
+    columns = sorted(reason.split(".")[0] + reason.split(":")[1] for reason in tables.dropped_counts)
+    assert columns == ["log0 i", "log0 u"]
 
 
-def test_of_many_bad_rows_three_are_shown(read):
+def test_error_about_many_bad_rows_shows_three(read):
     log = {"u": ["1"] * 9, "i": ["x"] * 9, "when": ["1"] * 9}
-    with pytest.raises(DataError, match=r"9 bad of 9 rows \(row 1: 'x'; row 2: 'x'; row 3: 'x'\)"):
-        read(schema(), log, None)
-    with pytest.raises(DataError, match=r"no interaction is left .*'log0\..*: i: not an integer id \(of 9 rows\)': 9"):
-        read(schema(), log, None, bad_rows="drop")
+    with pytest.raises(DataError, match=r"9 invalid of 9 rows \(row 1: 'x'; row 2: 'x'; row 3: 'x'\)"):
+        read(make_schema(), log, None)
+    with pytest.raises(
+        DataError, match=r"no interactions are left .*'log0\..*: i: not an integer id \(of 9 rows\)': 9"
+    ):
+        read(make_schema(), log, None, bad_rows="drop")
 
 
-def test_a_missing_column_is_told_with_the_key_that_names_it(read):
+def test_error_about_a_missing_column_names_its_key(read):
     log = {"u": ["1"], "i": ["10"], "wen": ["1"]}
     with pytest.raises(DataError, match=r"log0.*no column 'when' \(schema.interactions.time\).*did you mean 'wen'"):
-        read(schema(), log)
+        read(make_schema(), log)
     with pytest.raises(DataError, match=r"items.*no column 'genres' \(schema.items.features.genres\)"):
-        read(schema(), items={name: cells for name, cells in ITEMS.items() if name != "genres"})
+        read(make_schema(), items={name: cells for name, cells in ITEMS.items() if name != "genres"})
 
 
-def test_lists_of_another_kind_are_an_error_not_a_crash(tmp_path):
+def test_list_column_of_ids_is_a_data_error(tmp_path):
     path = tmp_path / "log.parquet"
     pl.DataFrame({"u": ["1"], "i": [[1, 2]], "when": [1]}).write_parquet(path)
     with pytest.raises(DataError, match=r"column 'i': expected an integer id, .*row 1: \[1, 2\]"):
-        read_tables(DataSettings(interactions=(path,)), schema())
+        read_tables(DataSettings(interactions=(path,)), make_schema())
 
 
-def test_lists_and_datetimes_of_parquet(tmp_path):
-    items, log = tmp_path / "items[1].parquet", tmp_path / "log*.parquet"  # names, not patterns
+def test_lists_and_datetimes_of_parquet_keep_their_types(tmp_path):
+    items, log = tmp_path / "items[1].parquet", tmp_path / "log*.parquet"  # names that look like glob patterns
     day = datetime(2018, 6, 1)
     pl.DataFrame({**ITEMS, "genres": [["b"], None], "price": [day, None]}).write_parquet(items)
     pl.DataFrame({"u": [1], "i": [10], "when": [day]}).write_parquet(log)
-    tables = read_tables(DataSettings(interactions=(log,), items=items), schema())
+    tables = read_tables(DataSettings(interactions=(log,), items=items), make_schema())
     assert tables.interactions.rows() == [("1", 10, day, True)]
     assert tables.items.features["genres"].to_list() == [["b"], None]
     assert tables.items.attributes["price"].to_list() == [day, None]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "error"),
+    ("name", "content", "message"),
     [
         ("gone.csv", None, "no such file; paths in vecall.toml are relative"),
         ("log.txt", b"u,i\n", "expected a .parquet, .csv or .tsv file .*got '.txt'"),
         ("log.csv", b"", "cannot be read"),
         ("log.csv", b"u,i,when\n1,2\n1,2,3,4,5\n", "cannot be read"),
         ("log.csv", b"u,i,when\n\xff\xfe,1,2\n", "cannot be read"),
-        ("log.csv", b"u,i,when\n", "no interaction is left"),
+        ("log.csv", b"u,i,when\n", "no interactions are left"),
         ("log.parquet", b"PAR1 damaged PAR1", "cannot be read"),
     ],
 )
-def test_files_that_are_no_tables(tmp_path, name, content, error):
+def test_file_that_is_not_a_table_is_a_data_error(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=error) as caught:
-        read_tables(DataSettings(interactions=(path,)), schema())
+    with pytest.raises(DataError, match=message) as caught:
+        read_tables(DataSettings(interactions=(path,)), make_schema())
     assert name in str(caught.value)

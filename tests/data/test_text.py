@@ -18,17 +18,17 @@ from vecall.data.text import hash_tokens, tokenize
         ("矢量vec召", ["矢", "量", "矢量", "vec", "<ve", "vec", "ec>", "召"]),
         ("ひらカ", ["ひ", "ら", "カ", "ひら", "らカ"]),
         ("서울", ["서", "울", "서울"]),
-        ("Straße", tokenize("STRASSE")),  # casefolded, not only lowered
-        ("ＡＢＣ ｶﾞ", [*tokenize("abc"), "ガ"]),  # NFKC: full and half widths are one
+        ("Straße", tokenize("STRASSE")),  # case folding, not lowercasing
+        ("ＡＢＣ ｶﾞ", [*tokenize("abc"), "ガ"]),  # NFKC unifies full and half widths
         ("e\u0301té", tokenize("été")),
         ("\ud800", []),
     ],
 )
-def test_tokens(text, expected):
+def test_text_is_split_into_tokens(text, expected):
     assert tokenize(text) == expected
 
 
-def test_rows_are_padded_with_0_and_cut():
+def test_buckets_are_padded_with_0_and_truncated():
     table = hash_tokens(["toy story", None, "召", ""], buckets=1000, max_tokens=5)
     assert table.shape == (4, 5)
     assert (table[0] > 0).all()
@@ -38,12 +38,12 @@ def test_rows_are_padded_with_0_and_cut():
     assert hash_tokens([], 16, 5).shape == (0, 1)
 
 
-def test_buckets_lie_within_1_and_their_number():
-    table = hash_tokens([" ".join(str(one) for one in range(3000))], buckets=16, max_tokens=4096)
+def test_buckets_range_from_1_to_their_number():
+    table = hash_tokens([" ".join(map(str, range(3000)))], buckets=16, max_tokens=4096)
     assert set(table[0].tolist()) == set(range(1, 17))
 
 
-def test_another_process_gives_the_same_buckets():
-    code = "from vecall.data.text import hashed_tokens; print(hashed_tokens(['Toy 召回'], 16384, 64).tolist())"
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
-    assert there.strip() == str(hash_tokens(["Toy 召回"], 16384, 64).tolist())
+def test_buckets_are_the_same_in_another_process():
+    code = "from vecall.data.text import hash_tokens; print(hash_tokens(['Toy 召回'], 16384, 64).tolist())"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert process.stdout.strip() == str(hash_tokens(["Toy 召回"], 16384, 64).tolist())

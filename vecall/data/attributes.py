@@ -1,4 +1,4 @@
-"""Attributes, which `where` names and `candidates` gives back, in the type that the schema or their table gives."""
+"""Casting of item attributes, which filters and rankings read, to the types that the schema or the table declares."""
 
 from datetime import datetime
 
@@ -17,21 +17,24 @@ from vecall.data.casting import (
 from vecall.data.timestamps import NS_PER_UNIT, to_unix_micros
 from vecall.schema import AttributeType
 
-# Python's calendar, in which candidates and pages show times.
+# The range of Python's datetime, in which results and pages show times.
 MIN_UNIX_MICROS = to_unix_micros(datetime.min)
 MAX_UNIX_MICROS = to_unix_micros(datetime.max)
+
+_SECONDS_PER_DAY = 86_400
+_MIN_UNIX_SECONDS, _MAX_UNIX_SECONDS = MIN_UNIX_MICROS // 10**6, MAX_UNIX_MICROS // 10**6
 
 
 def cast_attribute(
     column: pl.Series, attribute_type: AttributeType | None, *, separator: str, decimal: str = "."
 ) -> CastResult:
-    """A column of the items table as an attribute; null is good.
+    """Cast a column of the items table; null is valid.
 
     Args:
-        column: as the table has it.
-        attribute_type: its type; None keeps the table's.
-        separator: between the tags of a text cell.
-        decimal: what stands before the fraction of a number in text.
+        column: [n] Cells of the table.
+        attribute_type: The type to cast to; None keeps the type of the table.
+        separator: Separates the tags of a text cell.
+        decimal: Decimal separator in text, "." or ",".
     """
     match attribute_type:
         case None:
@@ -52,8 +55,7 @@ def cast_attribute(
             return cast_boolean(column, is_optional=True)
         case "datetime":
             cast = cast_datetime(column, is_optional=True)
-            within = _validate_datetime_range(cast.values)
-            return CastResult(within.values, cast.is_valid & within.is_valid, cast.expected)
+            return CastResult(cast.values, cast.is_valid & is_in_datetime_range(cast.values), cast.expected)
         case "tags":
             return cast_tags(column, separator)
 
@@ -67,22 +69,23 @@ def _validate_datetime_range(column: pl.Series) -> CastResult:
 
 
 def is_in_datetime_range(column: pl.Series) -> pl.Series:
-    """[n] False where a date or datetime, in UTC or in its own zone, is in no year from 1 to 9999."""
+    """Return a mask [n] that is false for dates and datetimes outside the years 1 to 9999.
+
+    A datetime with a time zone must lie within the range in UTC and in its own zone. Nulls and other types are true.
+    """
     if isinstance(column.dtype, pl.Date):
         days = column.to_physical()
-        good = (days >= MIN_UNIX_MICROS // 86_400_000_000) & (days <= MAX_UNIX_MICROS // 86_400_000_000)
-        return good.fill_null(value=True)
+        is_in_range = (days >= _MIN_UNIX_SECONDS // _SECONDS_PER_DAY) & (days <= _MAX_UNIX_SECONDS // _SECONDS_PER_DAY)
+        return is_in_range.fill_null(value=True)
     if not isinstance(column.dtype, pl.Datetime):
         return _all_true(column)
-    good = _is_physical_in_range(column)
+    is_in_range = _is_physical_in_range(column)
     if column.dtype.time_zone is not None:
-        good = good & _is_physical_in_range(column.dt.replace_time_zone(None))
-    return good
+        is_in_range = is_in_range & _is_physical_in_range(column.dt.replace_time_zone(None))
+    return is_in_range
 
 
 def _is_physical_in_range(column: pl.Series) -> pl.Series:
     unit = column.dtype.time_unit  # type: ignore[attr-defined]  # a Datetime
-    per_second = 10**9 // NS_PER_UNIT[unit]
-    low, high = MIN_UNIX_MICROS // 10**6, MAX_UNIX_MICROS // 10**6  # seconds
-    seconds = column.to_physical() // per_second
-    return ((seconds >= low) & (seconds <= high)).fill_null(value=True)
+    seconds = column.to_physical() // (10**9 // NS_PER_UNIT[unit])
+    return ((seconds >= _MIN_UNIX_SECONDS) & (seconds <= _MAX_UNIX_SECONDS)).fill_null(value=True)

@@ -1,4 +1,4 @@
-"""Tables read, checked, numbered, ordered and split: all that training and judging start from."""
+"""The tables in the form that training and evaluation start from: as rows, ordered, and split."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from vecall.schema import Schema
 
 @dataclass(frozen=True)
 class Dataset:
-    """A reading of the tables.
+    """The tables of N items, U users and their interactions.
 
     Attributes:
-        schema: as configured.
-        catalogue: items and users.
-        interactions: all of them, ordered.
-        dropped_counts: rows left out while reading, by reason.
-        has_timestamps: whether the interactions have times; else the file's order stands for them.
+        schema: Columns of the tables, as configured.
+        catalogue: Items and users.
+        interactions: All interactions, ordered.
+        dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason.
+        has_timestamps: Whether the interactions have times; otherwise their order in the file stands for them.
     """
 
     schema: Schema
@@ -36,22 +36,27 @@ class Dataset:
 
     @property
     def histories(self) -> RaggedArray:
-        """U histories of all positives, up to now: what a release stores."""
-        positive = self.interactions.filter(self.interactions.is_positive)
-        return RaggedArray.from_groups(positive.users, positive.items, len(self.catalogue.users))
+        """U histories of all positives, as a release stores them."""
+        positives = self.interactions.filter(self.interactions.is_positive)
+        return RaggedArray.from_groups(positives.users, positives.items, len(self.catalogue.users))
 
     @property
     def popularity(self) -> NDArray[np.float32]:
-        """[N] how often each item was taken."""
-        taken = self.interactions.items[self.interactions.is_positive]
-        return np.bincount(taken, minlength=len(self.catalogue.items)).astype(np.float32)
+        """Number of positives of each item, [N]."""
+        items = self.interactions.items[self.interactions.is_positive]
+        return np.bincount(items, minlength=len(self.catalogue.items)).astype(np.float32)
 
     def split(self, settings: DataSettings) -> Split:
-        """Cut in time, see `vecall.data.split`."""
+        """Split into training, validation and test, see `split_interactions`."""
         return split_interactions(self.interactions, len(self.catalogue.users), settings)
 
     def fit_feature_encoders(self, item_rows: Rows, user_rows: Rows) -> tuple[FeatureEncoder, FeatureEncoder]:
-        """Item and user encoders, fitted on the given rows alone."""
+        """Return the encoders of items and users, fitted on the given rows only.
+
+        Args:
+            item_rows: Rows of training items, with repeats.
+            user_rows: Rows of training users, with repeats.
+        """
         return (
             FeatureEncoder.fit(self.schema.items.features, self.catalogue.item_features[np.unique(item_rows)]),
             FeatureEncoder.fit(self.schema.users.features, self.catalogue.user_features[np.unique(user_rows)]),
@@ -62,9 +67,9 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     """Read the tables that the settings name.
 
     Raises:
-        DataError: see `vecall.data.tables.read_tables`.
+        DataError: As for `read_tables`.
     """
     tables = read_tables(settings, schema)
     catalogue = build_catalogue(tables, schema)
-    timed = schema.interactions.time is not None
-    return Dataset(schema, catalogue, build_interactions(tables, catalogue), tables.dropped_counts, timed)
+    has_timestamps = schema.interactions.time is not None
+    return Dataset(schema, catalogue, build_interactions(tables, catalogue), tables.dropped_counts, has_timestamps)

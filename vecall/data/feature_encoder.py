@@ -1,4 +1,4 @@
-"""Features as they come to the arrays that the towers read; one code for training, publishing and serving."""
+"""Encoding of feature columns into the arrays that the towers read, in training, publishing and serving alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,20 +16,21 @@ from vecall.schema import CategoryFeature, Feature, Features, NumericFeature, Ta
 FeatureArray = NDArray[np.float32] | NDArray[np.int64]
 EncodedFeatures = dict[str, FeatureArray]
 
+# Embedding rows of a categorical feature.
 MISSING = 0
-OOV = 1
+OOV = 1  # out of vocabulary: a value that training did not see
 _FIRST_VALUE_ROW = 2
-_MAX_ABS_ZSCORE = 10.0  # in standard deviations: one absurd number must not own the gradient
-_MAX_PLAUSIBLE_VALUE = 1e100  # larger ones stand for something else, and their squares would overflow
+_MAX_ABS_ZSCORE = 10.0  # clips outliers, so that a single absurd number does not dominate the gradient
+_MAX_PLAUSIBLE_VALUE = 1e100  # larger numbers are no measurements, and their squares would overflow
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What a tower must know of an encoded feature.
+    """Type and size of an encoded feature.
 
     Attributes:
-        kind: "dense" is float32 [B, size]; "categorical" is int64 [B]; "multi_value" is int64 [B, T] padded with 0.
-        size: numbers a row for dense; rows of the embedding table for one and bag.
+        kind: "dense" is float32 [B, size]; "categorical" is int64 [B]; "multi_value" is int64 [B, T], padded with 0.
+        size: Width of a dense array; number of rows of the embedding table for the other kinds.
     """
 
     kind: Literal["dense", "categorical", "multi_value"]
@@ -37,7 +38,12 @@ class FeatureSpec:
 
 
 class NumericState(BaseModel):
-    """Fitted on the training rows."""
+    """Statistics of a numeric feature on the training rows.
+
+    Attributes:
+        mean: Mean.
+        std: Sample standard deviation; 1 if it is 0 or undefined.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     mean: float
@@ -45,14 +51,24 @@ class NumericState(BaseModel):
 
 
 class CategoryState(BaseModel):
-    """The values seen in training, in the order of their rows."""
+    """Values of a category or tags feature on the training rows.
+
+    Attributes:
+        values: Canonical texts, ascending; the i-th has embedding row i + 2.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     values: tuple[str, ...]
 
 
 class FeatureEncoderState(BaseModel):
-    """`encoders.json`: what was declared and what was fitted, for one side's features."""
+    """Features of items or of users with their fitted states, as stored in `encoders.json`.
+
+    Attributes:
+        features: The features as declared in the schema.
+        numeric: State of each numeric feature.
+        categorical: State of each category and tags feature.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     features: Features
@@ -61,35 +77,44 @@ class FeatureEncoderState(BaseModel):
 
 
 class FeatureEncoder:
-    """Turns a frame with a column per feature, typed as `vecall.data.casting` types it, into arrays."""
+    """Encoder of frames with a column per feature, of the types that `cast_feature` returns.
+
+    Args:
+        state: Features and their fitted states.
+    """
 
     def __init__(self, state: FeatureEncoderState) -> None:
         self.state = state
         self._row_by_value = {
-            name: {value: row for row, value in enumerate(fitted.values, _FIRST_VALUE_ROW)}
-            for name, fitted in state.categorical.items()
+            name: {value: row for row, value in enumerate(category_state.values, _FIRST_VALUE_ROW)}
+            for name, category_state in state.categorical.items()
         }
 
     @classmethod
     def fit(cls, features: Features, training_rows: pl.DataFrame) -> "FeatureEncoder":
-        """Means, deviations and values of the training rows alone; nothing of validation or test is looked at."""
-        numbers: dict[str, NumericState] = {}
-        values: dict[str, CategoryState] = {}
+        """Fit an encoder.
+
+        Args:
+            features: The features.
+            training_rows: Frame with a column per feature; must hold no row that only validation or test may know.
+        """
+        numeric: dict[str, NumericState] = {}
+        categorical: dict[str, CategoryState] = {}
         for name, feature in features.items():
             match feature:
                 case NumericFeature():
-                    numbers[name] = _fit_numeric(get_unnamed_column(training_rows, name))
+                    numeric[name] = _fit_numeric(get_unnamed_column(training_rows, name))
                 case CategoryFeature():
-                    values[name] = _fit_categories(get_unnamed_column(training_rows, name))
+                    categorical[name] = _fit_categories(get_unnamed_column(training_rows, name))
                 case TagsFeature():
-                    values[name] = _fit_categories(get_unnamed_column(training_rows, name).explode())
+                    categorical[name] = _fit_categories(get_unnamed_column(training_rows, name).explode())
                 case VectorFeature() | TextFeature():
                     pass
-        return cls(FeatureEncoderState(features=features, numeric=numbers, categorical=values))
+        return cls(FeatureEncoderState(features=features, numeric=numeric, categorical=categorical))
 
     @property
     def specs(self) -> dict[str, FeatureSpec]:
-        """What each feature looks like to a tower."""
+        """Spec of each encoded feature, by name."""
         return {name: self._build_spec(name, feature) for name, feature in self.state.features.items()}
 
     def _build_spec(self, name: str, feature: Feature) -> FeatureSpec:
@@ -107,7 +132,7 @@ class FeatureEncoder:
                 return FeatureSpec(kind, len(self._row_by_value[name]) + _FIRST_VALUE_ROW)
 
     def encode(self, frame: pl.DataFrame) -> EncodedFeatures:
-        """Arrays by feature, for B rows: see `Shape`."""
+        """Encode B rows into an array per feature, see `FeatureSpec`."""
         features = self.state.features
         return {
             name: self._encode_feature(name, feature, get_unnamed_column(frame, name))
@@ -115,26 +140,31 @@ class FeatureEncoder:
         }
 
     def count_oov(self, frame: pl.DataFrame) -> tuple[int, int]:
-        """How many categories and tags in some of the features' columns training never saw, and how many there are."""
-        known = [
-            value in self._row_by_value[name]
-            for name in frame.columns
-            if name in self._row_by_value
-            for value in (
-                get_unnamed_column(frame, name).explode()
-                if get_unnamed_column(frame, name).dtype == pl.List
-                else get_unnamed_column(frame, name)
-            ).drop_nulls()
-        ]
-        return len(known) - sum(known), len(known)
+        """Count the categories and tags that training did not see.
+
+        Args:
+            frame: Rows with the columns of some of the features.
+
+        Returns:
+            The number of such values, and the number of all values of category and tags features.
+        """
+        n_oov = n_values = 0
+        for name in frame.columns:
+            if name not in self._row_by_value:
+                continue
+            cells = get_unnamed_column(frame, name)
+            values = (cells.explode() if cells.dtype == pl.List else cells).drop_nulls().to_list()
+            n_values += len(values)
+            n_oov += sum(value not in self._row_by_value[name] for value in values)
+        return n_oov, n_values
 
     def _encode_feature(self, name: str, feature: Feature, cells: pl.Series) -> FeatureArray:
         match feature:
             case NumericFeature():
                 return _encode_numeric(cells, self.state.numeric[name])
             case CategoryFeature():
-                row_of = self._row_by_value[name]
-                rows = (MISSING if value is None else row_of.get(value, OOV) for value in cells)
+                row_by_value = self._row_by_value[name]
+                rows = (MISSING if value is None else row_by_value.get(value, OOV) for value in cells)
                 return np.fromiter(rows, dtype=np.int64, count=len(cells))
             case TagsFeature():
                 return _encode_tags(cells, self._row_by_value[name].get, feature.max_tags)
@@ -145,10 +175,10 @@ class FeatureEncoder:
 
 
 def _fit_numeric(cells: pl.Series) -> NumericState:
-    """Mean and deviation of the numbers that may be measurements; absurd ones are clipped when they are encoded."""
+    """Fit on plausible numbers; the others are clipped when they are encoded."""
     numbers = cells.drop_nulls()
-    usual = numbers.filter(numbers.abs() <= _MAX_PLAUSIBLE_VALUE)
-    mean, std = usual.mean(), usual.std()
+    plausible = numbers.filter(numbers.abs() <= _MAX_PLAUSIBLE_VALUE)
+    mean, std = plausible.mean(), plausible.std()
     return NumericState(mean=cast("float", mean or 0.0), std=cast("float", std or 0.0) or 1.0)
 
 
@@ -157,31 +187,31 @@ def _fit_categories(cells: pl.Series) -> CategoryState:
 
 
 def _encode_numeric(cells: pl.Series, state: NumericState) -> NDArray[np.float32]:
-    """[B, 2]: standardised number (0 where missing), and 1 where there is one."""
+    """Return [B, 2]: the clipped z-score, 0 where missing, and an indicator that is 1 where there is a number."""
     numbers = cells.cast(pl.Float64).to_numpy().astype(np.float64)
-    given = np.isfinite(numbers)
-    with np.errstate(over="ignore"):  # an infinite one is clipped
-        standard = (np.where(given, numbers, state.mean) - state.mean) / state.std
-    return np.stack([np.clip(standard, -_MAX_ABS_ZSCORE, _MAX_ABS_ZSCORE), given], axis=1).astype(np.float32)
+    has_value = np.isfinite(numbers)
+    with np.errstate(over="ignore"):  # infinite z-scores are clipped
+        zscores = (np.where(has_value, numbers, state.mean) - state.mean) / state.std
+    return np.stack([np.clip(zscores, -_MAX_ABS_ZSCORE, _MAX_ABS_ZSCORE), has_value], axis=1).astype(np.float32)
 
 
 def _encode_tags(cells: pl.Series, get_row: Callable[[str], int | None], max_tags: int) -> NDArray[np.int64]:
-    """[B, T] rows of the values, padded with 0; T is the most values of one row, at least 1.
+    """Return [B, T] embedding rows of the tags, padded with 0; T is the largest number of tags, at least 1.
 
-    Values that training never saw are left out: nothing is known of them, and so the others speak at full strength.
+    Tags that training did not see are dropped: they have no embedding, and their number would only weaken the others.
     """
-    read = [[] if values is None else list(values)[:max_tags] for values in cells.to_list()]
-    lists = [[row for row in map(get_row, values) if row is not None] for values in read]
-    table = np.zeros((len(lists), max(1, max(map(len, lists), default=0))), dtype=np.int64)
-    for place, rows in enumerate(lists):
-        table[place, : len(rows)] = rows
+    tag_lists = [[] if tags is None else list(tags)[:max_tags] for tags in cells.to_list()]
+    row_lists = [[row for row in map(get_row, tags) if row is not None] for tags in tag_lists]
+    table = np.zeros((len(row_lists), max(1, max(map(len, row_lists), default=0))), dtype=np.int64)
+    for index, rows in enumerate(row_lists):
+        table[index, : len(rows)] = rows
     return table
 
 
 def _encode_vectors(cells: pl.Series, size: int) -> NDArray[np.float32]:
-    """[B, size]; zeros where a row has none."""
+    """Return [B, size]; zeros where the vector is missing."""
     table = np.zeros((len(cells), size), dtype=np.float32)
-    given = cells.is_not_null().to_numpy()
-    if given.any():
-        table[given] = cells.drop_nulls().list.to_array(size).to_numpy()
+    has_value = cells.is_not_null().to_numpy()
+    if has_value.any():
+        table[has_value] = cells.drop_nulls().list.to_array(size).to_numpy()
     return table

@@ -1,4 +1,4 @@
-"""Checked tables as rows and ordered histories: where ids end and rows begin."""
+"""Mapping of validated tables from ids to rows, and ordering of the interactions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.arrays import Rows
+from vecall.arrays import Mask, Rows
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.id_map import IdMap, build_id_map
 from vecall.data.tables import EntityTable, Tables
@@ -16,26 +16,26 @@ from vecall.schema import Schema
 
 @dataclass(frozen=True)
 class Interactions:
-    """n interactions ordered by user, then time, then place in the file.
+    """n interactions, ordered by user, then time, then position in the file.
 
     Attributes:
-        users: [n] user rows, ascending.
-        items: [n] item rows.
-        times: [n] the time column's own numbers, or microseconds since 1970 if `has_datetimes`; without such a column the
-            place in the file.
-        is_positive: [n] whether the user took the item and liked it; the others are labelled negatives and
-            impressions not taken.
-        has_datetimes: whether `times` are microseconds since 1970, from datetimes or ISO 8601 text.
+        users: [n] User rows, ascending.
+        items: [n] Item rows.
+        times: [n] Numbers of the time column, or microseconds since 1970 if `has_datetimes`; without a time column,
+            positions in the file.
+        is_positive: [n] Whether the interaction is positive; others have a label below the threshold, or are
+            impressions of items that were not chosen.
+        has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
     """
 
     users: Rows
     items: Rows
     times: NDArray[np.int64] | NDArray[np.float64]
-    is_positive: NDArray[np.bool_]
+    is_positive: Mask
     has_datetimes: bool = False
 
-    def filter(self, mask: NDArray[np.bool_]) -> "Interactions":
-        """The marked ones, in the same order."""
+    def filter(self, mask: Mask) -> "Interactions":
+        """Return the interactions where the mask [n] is true, in the same order."""
         return Interactions(
             self.users[mask], self.items[mask], self.times[mask], self.is_positive[mask], self.has_datetimes
         )
@@ -43,16 +43,17 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Both vocabularies and, row by row, what is known of users and items.
+    """All items and users: their ids, rows, features and attributes.
 
     Attributes:
-        items: vocabulary of all N items: those of the items table, or without one all that were interacted with.
-        users: vocabulary of all U users, of the users table and of the interactions.
-        item_ids: [N] the items' ids in vocabulary order.
-        user_ids: [U] the users' ids likewise.
-        item_features: [N] rows with a column per item feature; no column without a table.
-        user_features: [U] rows with a column per user feature, null for a user that the users table lacks.
-        item_attributes: [N] rows with a column per attribute, the title among them.
+        items: Map of all N items: those of the items table, or of the interactions if there is no such table.
+        users: Map of all U users: those of the users table and of the interactions.
+        item_ids: [N] Item ids in the order of their rows.
+        user_ids: [U] User ids in the order of their rows.
+        item_features: [N] Rows with a column per item feature; no columns without an items table.
+        user_features: [U] Rows with a column per user feature, null for users that the users table lacks; no columns
+            without that table.
+        item_attributes: [N] Rows with a column per attribute, the title among them.
     """
 
     items: IdMap
@@ -65,7 +66,7 @@ class Catalogue:
 
 
 def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
-    """Give every item and user of the tables a row."""
+    """Assign a row to every item and user of the tables."""
     items, users = tables.items, tables.users
     item_ids = (tables.interactions["item"].unique() if items is None else items.ids).sort()
     user_ids = tables.interactions["user"]
@@ -84,22 +85,25 @@ def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
 
 
 def _align_to_ids(table: EntityTable | None, part: Literal["features", "attributes"], ids: pl.Series) -> pl.DataFrame:
-    """[len(ids)] rows of a part of a table; null where it has no such id, without columns where there is none."""
+    """Return the features or attributes of a table as rows [len(ids)] in the order of `ids`.
+
+    Rows of ids that the table lacks are null. Without a table there are no columns.
+    """
     if table is None:
         return pl.DataFrame(height=len(ids))
     frame: pl.DataFrame = getattr(table, part)
-    places = pl.DataFrame({"id": table.ids, "place": np.arange(len(table.ids), dtype=np.int64)})
-    found = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")["place"]
-    return build_frame({name: get_unnamed_column(frame, name).gather(found) for name in frame.columns}, len(ids))
+    index_by_id = pl.DataFrame({"id": table.ids, "index": np.arange(len(table.ids), dtype=np.int64)})
+    indices = pl.DataFrame({"id": ids}).join(index_by_id, on="id", how="left", maintain_order="left")["index"]
+    return build_frame({name: get_unnamed_column(frame, name).gather(indices) for name in frame.columns}, len(ids))
 
 
 def build_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
-    """Interactions as rows, in the order that histories are read in."""
+    """Convert the interactions table to rows, in the order of histories."""
     frame = tables.interactions
     users = catalogue.users.column_to_rows(frame["user"])
     items = catalogue.items.column_to_rows(frame["item"])
-    dated = "time" in frame.columns and frame["time"].dtype.is_temporal()
+    has_datetimes = "time" in frame.columns and frame["time"].dtype.is_temporal()
     times = frame["time"].to_physical().to_numpy() if "time" in frame.columns else np.arange(len(frame))
-    positive = frame["positive"].to_numpy()
-    order = np.lexsort((times, users))  # stable: equal times keep the file's order
-    return Interactions(users[order], items[order], times[order], positive[order], dated)
+    is_positive = frame["positive"].to_numpy()
+    order = np.lexsort((times, users))  # stable: equal times keep the order of the file
+    return Interactions(users[order], items[order], times[order], is_positive[order], has_datetimes)

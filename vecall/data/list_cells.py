@@ -1,4 +1,4 @@
-"""Cells that hold several values: typed lists, text cut at a separator, and lists that were written out as text."""
+"""Parsing of cells that hold several values: typed lists, delimited text, and lists written as text."""
 
 import ast
 import json
@@ -7,52 +7,55 @@ import re
 import numpy as np
 import polars as pl
 
-from vecall.data.canonical import column_to_text, scalar_to_text
+from vecall.data.canonical import UNPAIRED_SURROGATE_PATTERN, column_to_text, scalar_to_text
 
-_BRACKETED_PATTERN = r"^\s*\[.*\]\s*$"
-_SCALAR_TYPES = (str, int, float, bool, type(None))
-_ADJACENT_STRINGS_PATTERN = re.compile(
-    r"""["']\s+["']"""
-)  # ['a' 'b'], as NumPy writes a list, is the one string 'ab' to Python
+_BRACKETED_PATTERN = r"(?s)^\s*\[.*\]\s*$"
+# NumPy writes a list as ['a' 'b'], which Python reads as the one string 'ab'.
+_ADJACENT_STRINGS_PATTERN = re.compile(r"""["']\s+["']""")
 
 
 def split_tags(column: pl.Series, separator: str) -> pl.Series:
-    """Each cell's values as text; empty ones and nulls are left out.
+    """Split each cell into its values; empty values and nulls are dropped.
 
-    A text cell in brackets is a list that was written out, as JSON or Python writes it; other text is cut at the
-    separator.
+    Text in brackets is read as a list in JSON or Python syntax; other text is split at the separator.
 
     Args:
-        column: [n] lists of scalars, or scalars.
-        separator: between the values of a text cell.
+        column: [n] Lists of scalars, or scalars.
+        separator: Separates the values of a text cell.
 
     Returns:
-        [n] List(String); null where the cell is null, or in brackets and not such a list.
+        [n] List(String); null where the cell is null, or is in brackets and not a list of scalars.
     """
     values = column_to_text(column)
     if values.dtype == pl.String:
         values = _split_text(values, separator)
-    return values.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
+    return values.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls, too
 
 
 def _split_text(text: pl.Series, separator: str) -> pl.Series:
     lists = text.str.split(separator)
-    bracketed = text.str.contains(f"(?s){_BRACKETED_PATTERN}").fill_null(value=False)
-    if not bracketed.any():
+    is_bracketed = text.str.contains(_BRACKETED_PATTERN).fill_null(value=False)
+    if not is_bracketed.any():
         return lists
-    parsed = pl.Series([_parse_list(cell) for cell in text.filter(bracketed)], dtype=pl.List(pl.String))
-    return _replace_where(bracketed, lists, parsed)
+    parsed = pl.Series([_parse_list(cell) for cell in text.filter(is_bracketed)], dtype=pl.List(pl.String))
+    return _replace_where(is_bracketed, lists, parsed)
 
 
 def _parse_list(text: str) -> list[str] | None:
-    """The elements of a list of scalars, None where `text` is something else."""
+    """Return the elements of a list of scalars as text; None where `text` is anything else."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = _parse_python_list(text)
-    if not isinstance(values, list) or not all(isinstance(value, _SCALAR_TYPES) for value in values):
+    if not isinstance(values, list) or not all(map(_is_scalar, values)):
         return None
     return [scalar_to_text(value) for value in values if value is not None and value == value]
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, str):
+        return not UNPAIRED_SURROGATE_PATTERN.search(value)  # from an escape such as \ud800: no column can hold it
+    return value is None or isinstance(value, (int, float))
 
 
 def _parse_python_list(text: str) -> object:
@@ -65,17 +68,25 @@ def _parse_python_list(text: str) -> object:
 
 
 def split_numbers(text: pl.Series, separator: str) -> pl.Series:
-    """[n] List(String) of text cells that hold a vector: cut at the separator; in brackets, at commas and blanks."""
-    bracketed = text.str.contains(f"(?s){_BRACKETED_PATTERN}").fill_null(value=False)
+    """Split text cells that hold vectors of numbers.
+
+    Args:
+        text: [n] String.
+        separator: Separates the numbers. Text in brackets is split at commas and blanks instead.
+
+    Returns:
+        [n] List(String); null where the cell is null.
+    """
+    is_bracketed = text.str.contains(_BRACKETED_PATTERN).fill_null(value=False)
     parts = text.str.split(separator)
-    if not bracketed.any():
+    if not is_bracketed.any():
         return parts
-    plain = text.filter(bracketed).str.strip_chars().str.strip_chars("[]").str.replace_all(r"[\s,]+", " ")
-    return _replace_where(bracketed, parts, plain.str.strip_chars().str.split(" "))
+    numbers = text.filter(is_bracketed).str.strip_chars().str.strip_chars("[]").str.replace_all(r"[\s,]+", " ")
+    return _replace_where(is_bracketed, parts, numbers.str.strip_chars().str.split(" "))
 
 
 def _replace_where(mask: pl.Series, lists: pl.Series, replacements: pl.Series) -> pl.Series:
-    """`lists` [n] with those at the mask's true places exchanged for `replacements`, in order."""
-    places = np.arange(len(lists))
-    places[mask.to_numpy()] = len(lists) + np.arange(len(replacements))
-    return pl.concat([lists, replacements]).gather(places)
+    """Return `lists` [n] with `replacements`, in order, where the mask [n] is true."""
+    indices = np.arange(len(lists))
+    indices[mask.to_numpy()] = len(lists) + np.arange(len(replacements))
+    return pl.concat([lists, replacements]).gather(indices)

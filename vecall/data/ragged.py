@@ -1,4 +1,4 @@
-"""Ragged lists of item rows: histories, held-out targets, exclusions."""
+"""Lists of rows of different lengths: histories, held-out targets, exclusions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,34 +7,44 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.arrays import Rows
+from vecall.arrays import Offsets, Rows
+
+
+def offsets_from_lengths(lengths: NDArray[np.int64]) -> Offsets:
+    """Return the [n + 1] offsets of n segments that follow each other."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class RaggedArray:
-    """n lists of item rows in one array (CSR layout): list i is `rows[offsets[i] : offsets[i + 1]]`.
+    """n lists of rows in one array (CSR layout): list i is `values[offsets[i] : offsets[i + 1]]`.
 
     Attributes:
-        offsets: [n + 1], ascending from 0.
-        values: [total] item rows; within a history the oldest comes first.
+        offsets: [n + 1] Bounds of the lists, ascending from 0.
+        values: [total] Rows of all lists; in a history the oldest comes first.
     """
 
-    offsets: NDArray[np.int64]
+    offsets: Offsets
     values: Rows
 
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int] | Rows]) -> Self:
-        """From one list of rows each."""
+        """Build from one sequence of rows per list."""
         arrays = [np.asarray(rows, dtype=np.int64) for rows in lists]
         lengths = np.fromiter((len(rows) for rows in arrays), dtype=np.int64, count=len(arrays))
-        rows = np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
-        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows)
+        values = np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
+        return cls(offsets_from_lengths(lengths), values)
 
     @classmethod
     def from_groups(cls, groups: NDArray[np.int64], values: Rows, n_lists: int) -> Self:
-        """From (group, row) pairs whose groups ascend within 0 .. n - 1."""
-        counts = np.bincount(groups, minlength=n_lists)
-        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), values)
+        """Build from (list, row) pairs that are sorted by list.
+
+        Args:
+            groups: [total] The list of each row, ascending, in [0, n_lists).
+            values: [total] The rows.
+            n_lists: Number of lists; those without a row are empty.
+        """
+        return cls(offsets_from_lengths(np.bincount(groups, minlength=n_lists)), values)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -44,30 +54,35 @@ class RaggedArray:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """[n] how many rows each list has."""
+        """Number of rows in each list, [n]."""
         return np.diff(self.offsets)
 
     @property
     def segment_ids(self) -> NDArray[np.int64]:
-        """[total] the list that each row belongs to."""
+        """Index of the list that each row belongs to, [total]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def take(self, indices: NDArray[np.int64]) -> "RaggedArray":
-        """The lists at `indices`, in that order."""
-        starts, lengths = self.offsets[indices], self.lengths[indices]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return RaggedArray(offsets, self.values[np.repeat(starts, lengths) + within])
+        """Return the lists at `indices`, in that order."""
+        return self._gather(self.offsets[indices], self.lengths[indices])
 
     def take_last(self, count: int) -> "RaggedArray":
-        """The last `count` rows of each list, the newest."""
-        kept = np.minimum(self.lengths, count)
-        offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
-        return RaggedArray(offsets, self.values[np.repeat(self.offsets[1:] - kept, kept) + within])
+        """Return the last `count` rows of each list, or all of a shorter list."""
+        lengths = np.minimum(self.lengths, count)
+        return self._gather(self.offsets[1:] - lengths, lengths)
+
+    def _gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> "RaggedArray":
+        """Return the segments of `values` with the given starts and lengths as lists."""
+        offsets = offsets_from_lengths(lengths)
+        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # of each row within its segment
+        return RaggedArray(offsets, self.values[np.repeat(starts, lengths) + positions])
 
     def to_padded(self, fill_value: int = -1) -> tuple[Rows, NDArray[np.int64]]:
-        """The lists as one array, left-aligned: [n, longest] rows filled with `fill_value`, and [n] lengths."""
+        """Return the lists as a matrix.
+
+        Returns:
+            [n, longest] Rows, left-aligned and padded with `fill_value`, and [n] the lengths.
+        """
         lengths = self.lengths
         table = np.full((len(self), int(lengths.max(initial=0))), fill_value, dtype=np.int64)
         table[np.arange(table.shape[1]) < lengths[:, None]] = self.values
@@ -76,15 +91,15 @@ class RaggedArray:
 
 @dataclass(frozen=True)
 class EvalCases:
-    """Users to be judged: what was known of each, and what is held out.
+    """Users to evaluate: what each took before, and what is held out.
 
     Attributes:
-        users: [n] user rows.
-        histories: n lists of what the user took before the held-out time, oldest first.
-        targets: n lists of distinct held-out items, never empty.
+        users: [n] User rows.
+        histories: n lists of item rows that the user took before the held-out time, oldest first.
+        targets: n lists of distinct held-out item rows, never empty.
     """
 
-    users: NDArray[np.int64]
+    users: Rows
     histories: RaggedArray
     targets: RaggedArray
 
@@ -92,5 +107,5 @@ class EvalCases:
         return len(self.users)
 
     def take(self, indices: NDArray[np.int64]) -> "EvalCases":
-        """The cases at `indices`, in that order."""
+        """Return the cases at `indices`, in that order."""
         return EvalCases(self.users[indices], self.histories.take(indices), self.targets.take(indices))

@@ -1,4 +1,4 @@
-"""Files and folders that hold a table, read as they are: Parquet and CSV, in one file or in the parts of Spark."""
+"""Reading of tables from Parquet and CSV: single files, or directories of part files as Spark writes them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,35 +13,37 @@ from vecall.runtime.paths import to_absolute_path
 _TEXT_SUFFIXES = (".csv", ".tsv")
 _COMPRESSED_SUFFIXES = (".gz", ".zst")
 _SUPPORTED_FORMATS = (
-    ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a folder of such files as Spark writes it"
+    ".parquet, .csv or .tsv file (.csv.gz and .csv.zst too), or a directory of such files as Spark writes it"
 )
-# First bytes of what is often named .csv and is none.
+# First bytes of other files that are often named .csv.
 _MAGIC_BYTE_HINTS = {
-    b"PAR1": "Parquet by its content: name it .parquet",
+    b"PAR1": "Parquet by its content: rename it to .parquet",
     b"PK\x03\x04": "a spreadsheet or an archive: export the table as CSV",
-    b"\xff\xfe": "text in UTF-16: write it in UTF-8",
-    b"\xfe\xff": "text in UTF-16: write it in UTF-8",
+    b"\xff\xfe": "text in UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "text in UTF-16: convert it to UTF-8",
 }
 _CANDIDATE_SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
-    """The table in a file or folder; all columns of a CSV come as text, so that no type is guessed from its cells.
+    """Read a table.
 
-    An empty cell of a CSV is null, in quotes too.
+    All columns of a CSV file are text, so that no type is guessed from its cells; an empty cell is null, even in
+    quotes.
 
     Args:
-        path: a `.parquet`, `.csv` or `.tsv` file, text perhaps compressed, or a folder of such files of one kind.
-        csv: how text is written.
+        path: A `.parquet`, `.csv` or `.tsv` file, the latter two possibly compressed, or a directory of such files of
+            the same format.
+        csv: Format of CSV files.
 
     Raises:
-        DataError: it is missing, of another kind, or cannot be parsed.
+        DataError: The path is missing, is of another format, or cannot be parsed.
     """
     csv = csv or CsvSettings()
     try:
         to_absolute_path(path)
         if not path.exists():
-            raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own folder")
+            raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own directory")
         if path.is_dir():
             return _read_directory(path, csv)
         return _select_reader(path, csv)(path)
@@ -55,20 +57,21 @@ def _summarize_error(error: Exception) -> str:
 
 def _select_reader(path: Path, csv: CsvSettings) -> Callable[[Path], pl.DataFrame]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED_SUFFIXES else "".join(suffixes[-1:])
-    if kind == ".parquet":
-        return lambda file: pl.read_parquet(file, glob=False)  # a `[` or `*` in a file's name is no pattern
-    if kind in _TEXT_SUFFIXES:
-        return lambda file: _read_csv(file, csv.separator or ("\t" if kind == ".tsv" else ","))
+    is_compressed = len(suffixes) > 1 and suffixes[-1] in _COMPRESSED_SUFFIXES
+    suffix = suffixes[-2] if is_compressed else "".join(suffixes[-1:])
+    if suffix == ".parquet":
+        return lambda file: pl.read_parquet(file, glob=False)  # file names may contain `[` and `*`
+    if suffix in _TEXT_SUFFIXES:
+        return lambda file: _read_csv(file, csv.separator or ("\t" if suffix == ".tsv" else ","))
     raise DataError(f"{path}: expected a {_SUPPORTED_FORMATS}; got {path.suffix or 'no suffix'!r}")
 
 
 def _read_csv(path: Path, separator: str) -> pl.DataFrame:
     with path.open("rb") as file:
         head = file.read(4)
-    for signature, told in _MAGIC_BYTE_HINTS.items():
-        if head.startswith(signature):
-            raise DataError(f"{path}: is {told}")
+    for magic_bytes, hint in _MAGIC_BYTE_HINTS.items():
+        if head.startswith(magic_bytes):
+            raise DataError(f"{path}: is {hint}")
     table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
     return build_frame(
         {name: get_unnamed_column(table, name).replace({"": None}) for name in table.columns}, len(table)
@@ -78,14 +81,14 @@ def _read_csv(path: Path, separator: str) -> pl.DataFrame:
 def _read_directory(directory: Path, csv: CsvSettings) -> pl.DataFrame:
     if (directory / "_delta_log").exists():
         raise DataError(
-            f"{directory}: is a Delta Lake table, whose folder holds older versions too: export it to Parquet"
+            f"{directory}: is a Delta Lake table, whose directory also holds old versions: export it to Parquet"
         )
     files = sorted(file for file in directory.rglob("*") if file.is_file() and not _is_hidden(file, directory))
-    kinds = {_get_table_suffix(file) for file in files}
-    if len(kinds) != 1:
-        held = f"files of {len(kinds)} kinds ({', '.join(sorted(kinds))})" if kinds else "no file of a table"
-        raise DataError(f"{directory}: expected a {_SUPPORTED_FORMATS}; this folder holds {held}")
-    if kinds == {".parquet"}:
+    suffixes = {_get_table_suffix(file) for file in files}
+    if len(suffixes) != 1:
+        content = f"files of {len(suffixes)} formats ({', '.join(sorted(suffixes))})" if suffixes else "no table file"
+        raise DataError(f"{directory}: expected a {_SUPPORTED_FORMATS}; this directory holds {content}")
+    if suffixes == {".parquet"}:
         return pl.scan_parquet(files, glob=False, hive_partitioning=True).collect()
     parts = [_select_reader(file, csv)(file) for file in files]
     return pl.concat([part for part in parts if len(part)] or parts[:1])
@@ -100,8 +103,8 @@ def _get_table_suffix(file: Path) -> str:
 
 
 def suggest_separator(columns: list[str]) -> str:
-    """What to try where a table has one column whose name holds several; empty elsewhere."""
+    """Return a hint for an error text if the only column's name contains a separator, else an empty string."""
     if len(columns) != 1:
         return ""
-    found = [one for one in _CANDIDATE_SEPARATORS if one in columns[0]]
-    return f"; its columns seem to be separated by {found[0]!r}: set data.csv.separator" if found else ""
+    separators = [separator for separator in _CANDIDATE_SEPARATORS if separator in columns[0]]
+    return f"; its columns seem to be separated by {separators[0]!r}: set data.csv.separator" if separators else ""

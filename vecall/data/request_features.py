@@ -1,6 +1,5 @@
-"""Fields of a user or item given one by one, as in a request, made into the frame that encoders read."""
+"""Validation of features in requests, and their conversion to the frames that feature encoders read."""
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,29 +7,27 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vecall.data.canonical import scalar_to_text
+from vecall.data.canonical import UNPAIRED_SURROGATE_PATTERN, scalar_to_text
 from vecall.data.casting import cast_feature, cast_tags
 from vecall.data.frames import build_frame
 from vecall.schema import CategoryFeature, Feature, Features, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
 Fields = Mapping[str, object]
 
-
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
-_SURROGATE_PATTERN = re.compile("[\ud800-\udfff]")
 
 
 def is_number(value: object, *, max_magnitude: float = sys.float_info.max) -> bool:
-    """A finite number, of Python's or NumPy's; true and false are none, and neither is an integer beyond any float."""
+    """Return whether a value is a finite Python or NumPy number, not a boolean, and not beyond `max_magnitude`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
-    plain = value.item() if isinstance(value, np.generic) else value  # NumPy would narrow `largest` to its own type
-    return bool(-max_magnitude <= plain <= max_magnitude)
+    number = value.item() if isinstance(value, np.generic) else value  # NumPy would narrow the bound to its own type
+    return bool(-max_magnitude <= number <= max_magnitude)
 
 
 def is_text(value: object) -> bool:
-    """A string; without the halves of surrogate pairs, which JSON can bring and UTF-8 cannot hold."""
-    return isinstance(value, str) and not _SURROGATE_PATTERN.search(value)
+    """Return whether a value is a string without unpaired surrogates."""
+    return isinstance(value, str) and not UNPAIRED_SURROGATE_PATTERN.search(value)
 
 
 def _is_float32(value: object) -> bool:
@@ -38,12 +35,12 @@ def _is_float32(value: object) -> bool:
 
 
 def is_scalar(value: object) -> bool:
-    """Text, true or false, or a finite number."""
+    """Return whether a value is text, a boolean or a finite number."""
     return is_text(value) or isinstance(value, (bool, np.bool_)) or is_number(value)
 
 
 def _is_list_of(is_element: Callable[[object], bool], value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(is_element(one) for one in value)
+    return isinstance(value, (list, tuple)) and all(map(is_element, value))
 
 
 def _is_tag_text(value: object, separator: str) -> bool:
@@ -53,33 +50,41 @@ def _is_tag_text(value: object, separator: str) -> bool:
 
 
 def describe_feature_error(value: object, feature: Feature) -> str | None:
-    """What is wrong with one value, as the end of a sentence; None if nothing is. None means missing and is fine."""
+    """Return what is wrong with a value of a feature.
+
+    Args:
+        value: The value as it came in a request; None stands for missing and is valid.
+        feature: The feature.
+
+    Returns:
+        The end of a sentence, "expected ..., got ..."; None for a valid value.
+    """
     if value is None:
         return None
     match feature:
         case NumericFeature():
-            ok, expected = is_number(value), "a finite number"
+            is_valid, expected = is_number(value), "a finite number"
         case CategoryFeature():
-            ok, expected = is_scalar(value), "a string, a number, true or false"
+            is_valid, expected = is_scalar(value), "a string, a number, true or false"
         case TagsFeature():
-            ok = _is_list_of(is_scalar, value) or _is_tag_text(value, feature.separator)
+            is_valid = _is_list_of(is_scalar, value) or _is_tag_text(value, feature.separator)
             expected = "a list of strings"
         case TextFeature():
-            ok, expected = is_text(value), "a string"
+            is_valid, expected = is_text(value), "a string"
         case VectorFeature():
-            ok = _is_list_of(_is_float32, value) and len(value) == feature.size  # type: ignore[arg-type]
+            is_valid = _is_list_of(_is_float32, value) and len(value) == feature.size  # type: ignore[arg-type]
             expected = f"a list of {feature.size} float32 numbers"
-    return None if ok else f"expected {expected} or null, got {value!r:.80}"
+    return None if is_valid else f"expected {expected} or null, got {value!r:.80}"
 
 
 def to_feature_frame(rows: Sequence[Fields], features: Features) -> pl.DataFrame:
-    """[B] rows of checked fields as a frame with the features' columns; a field that is not given is missing."""
+    """Convert B rows of valid fields to a frame with a column per feature; absent fields are missing values."""
     columns = {name: to_feature_column([row.get(name) for row in rows], feature) for name, feature in features.items()}
     return build_frame(columns, len(rows))
 
 
 def to_feature_column(values: Sequence[Any], feature: Feature) -> pl.Series:
-    """[n] checked values of one feature, as `cast_feature` types them; None is missing."""
+    """Convert n valid values of a feature to a column of the type that `cast_feature` returns; None is missing."""
     match feature:
         case TagsFeature():
             cells = to_tag_lists(values, feature.separator)
@@ -93,11 +98,16 @@ def to_feature_column(values: Sequence[Any], feature: Feature) -> pl.Series:
 
 
 def to_tag_lists(values: Sequence[Any], separator: str) -> pl.Series:
-    """[n] List(String) of checked tags: lists of scalars, or text that is cut as a table's cell is."""
-    text = [value if isinstance(value, str) else None for value in values]
-    cut = cast_tags(pl.Series(text, dtype=pl.String), separator).values.to_list()
+    """Convert n valid values of tags to a column of List(String).
+
+    Args:
+        values: [n] Lists of scalars, or text that is split as in a table; None is missing.
+        separator: Separates the tags of text.
+    """
+    texts = [value if isinstance(value, str) else None for value in values]
+    tags_of_texts = cast_tags(pl.Series(texts, dtype=pl.String), separator).values.to_list()
     lists = [
-        [scalar_to_text(one) for one in value if one != ""] if isinstance(value, (list, tuple)) else parts
-        for value, parts in zip(values, cut, strict=True)
+        [scalar_to_text(tag) for tag in value if tag != ""] if isinstance(value, (list, tuple)) else tags_of_text
+        for value, tags_of_text in zip(values, tags_of_texts, strict=True)
     ]
     return pl.Series(lists, dtype=pl.List(pl.String))

@@ -1,4 +1,4 @@
-"""The `[data]` section of vecall.toml: which tables, and how they are split."""
+"""The `[data]` section of vecall.toml: the tables, and how their interactions are split."""
 
 from datetime import datetime
 from pathlib import Path
@@ -8,29 +8,33 @@ from pydantic import Field, field_validator, model_validator
 
 from vecall.settings_base import SettingsModel
 
-Timestamp = int | float | str  # text is ISO 8601
+Timestamp = int | float | str  # a number in the unit of the time column, or ISO 8601 text
 
 
 class CsvSettings(SettingsModel):
-    """How text tables are written."""
+    """Format of CSV and TSV tables."""
 
-    separator: str | None = Field(None, min_length=1, max_length=1, description="a comma; of .tsv files a tab")
-    decimal: Literal[".", ","] = Field(".", description="what stands before the fraction of a number")
+    separator: str | None = Field(
+        None, min_length=1, max_length=1, description="between columns; if unset, a comma, or a tab in .tsv files"
+    )
+    decimal: Literal[".", ","] = Field(".", description="decimal separator")
 
 
 class DataSettings(SettingsModel):
-    """Where the tables lie and how time is cut."""
+    """Paths of the tables, and the split into training, validation and test."""
 
     interactions: tuple[Path, ...] = Field(min_length=1, description="one table, or a list of them")
     items: Path | None = None
     users: Path | None = None
     bad_rows: Literal["error", "drop"] = Field(
-        "error", description="drop: rows without usable ids are left out, unreadable features are missing, both counted"
+        "error",
+        description="drop: rows with an invalid id, time, label or impression are dropped, invalid features and "
+        "attributes become missing values, and both are counted",
     )
     csv: CsvSettings = CsvSettings()
     split: Literal["leave_one_out", "global_time"] = "leave_one_out"
-    valid_from: Timestamp | None = Field(None, description="global_time: where validation begins")
-    test_from: Timestamp | None = Field(None, description="global_time: where the test begins")
+    valid_from: Timestamp | None = Field(None, description="global_time: start of the validation period")
+    test_from: Timestamp | None = Field(None, description="global_time: start of the test period")
 
     @field_validator("interactions", mode="before")
     @classmethod
@@ -40,7 +44,7 @@ class DataSettings(SettingsModel):
     @field_validator("valid_from", "test_from", mode="before")
     @classmethod
     def _validate_timestamp(cls, value: object) -> object:
-        """TOML's own dates become text, as JSON would have them, so that settings survive both."""
+        """Convert TOML dates to text, which JSON can hold too."""
         if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             return value
         try:
@@ -51,15 +55,15 @@ class DataSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _validate_cutoffs(self) -> Self:
-        cuts = (self.valid_from is not None, self.test_from is not None)
-        if self.split == "global_time" and not all(cuts):
+        has_cutoffs = (self.valid_from is not None, self.test_from is not None)
+        if self.split == "global_time" and not all(has_cutoffs):
             raise ValueError("split = 'global_time' needs both valid_from and test_from")
-        if self.split == "leave_one_out" and any(cuts):
+        if self.split == "leave_one_out" and any(has_cutoffs):
             raise ValueError("valid_from and test_from go with split = 'global_time'; leave them out")
         return self
 
     def resolve_paths(self, base_directory: Path) -> Self:
-        """The same settings with relative paths taken from `base_directory`."""
+        """Return the settings with relative paths resolved against `base_directory`."""
         return self.model_copy(
             update={
                 "interactions": tuple(base_directory / path for path in self.interactions),

@@ -1,30 +1,30 @@
-"""Times as text and as numbers, exact to the nanosecond and beyond the years that Python has."""
+"""Conversion of datetimes and ISO 8601 text to integers since 1970, exact to the nanosecond."""
 
 import re
 from datetime import UTC, datetime
 
-NS_PER_UNIT = {"ms": 10**6, "us": 10**3, "ns": 1}  # of Datetime columns
+NS_PER_UNIT = {"ms": 10**6, "us": 10**3, "ns": 1}  # by the time unit of a Polars Datetime
 NS_PER_DAY = 86_400 * 10**9
 
-# Digits of a fraction that Python's own parser leaves out.
+# The 7th to 9th digit of a fraction, which datetime.fromisoformat ignores.
 _SUBMICROSECOND_PATTERN = re.compile(r"[.,]\d{6}(\d{1,3})")
 
 
 def to_unix_micros(timestamp: datetime) -> int:
-    """Microseconds since 1970; a moment without a zone is taken as UTC."""
+    """Return microseconds since 1970; a datetime without a time zone is in UTC."""
     if timestamp.tzinfo is None:
         timestamp = timestamp.replace(tzinfo=UTC)
-    since = timestamp - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    since_epoch = timestamp - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds
 
 
 def parse_iso8601_ns(text: object) -> int | None:
-    """Nanoseconds since 1970 of ISO 8601 text, without a zone in UTC; None where it is no such text."""
+    """Return nanoseconds since 1970 of ISO 8601 text, in UTC if it has no time zone; None for anything else."""
     if not isinstance(text, str):
         return None
     try:
         microseconds = to_unix_micros(datetime.fromisoformat(text))
     except ValueError:
         return None
-    beyond = _SUBMICROSECOND_PATTERN.search(text)
-    return NS_PER_UNIT["us"] * microseconds + (int(beyond[1].ljust(3, "0")) if beyond else 0)
+    digits = _SUBMICROSECOND_PATTERN.search(text)
+    return NS_PER_UNIT["us"] * microseconds + (int(digits[1].ljust(3, "0")) if digits else 0)
