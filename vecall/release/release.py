@@ -24,6 +24,7 @@ from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
 from vecall.release.manifest import Manifest, verify_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable, load_id_map
+from vecall.schema import IdType
 
 INDEX_FILE = "index.faiss"
 ATTRIBUTES_FILE = "attributes.arrow"
@@ -78,6 +79,11 @@ class Release:
     def name(self) -> str:
         """The release's name."""
         return self.manifest.name
+
+    @property
+    def user_id_type(self) -> IdType:
+        """Type of user ids; "string" for a release without users, which accepts any user id."""
+        return "string" if self.users is None else self.users.ids.id_type
 
     def check_golden_queries(self) -> None:
         """Prove that it answers as it did when it was published.
