@@ -118,7 +118,7 @@ class EvaluationReport:
         """One line about the routes that recalls of the evaluated users take."""
         actions = {
             "index": "search the index",
-            "scan": "scan all items, which is exact and estimated to be faster here",
+            "scan": "scan all items (exact; no index search would be faster)",
             "all": "return all items",
             "popular": "return popular items",
         }
