@@ -30,8 +30,8 @@ from facts import RESULTS_DIR, describe_environment, read_json, read_load_averag
 from served import read_memory_bytes
 from tables import console, print_table
 
+from vecall.arrays import Rows, Vectors
 from vecall.console import configure_logging
-from vecall.index.base import Rows, Vectors
 
 N_QUERIES = 300  # to tune with, and as many others to ask
 TIMED_QUERIES = 60  # queries that choose between efforts which reach the target

@@ -18,9 +18,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import publish_vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index import builder, kernels
 from vecall.index import index_io as index_files
-from vecall.index.base import HalfVectors, Rows, SearchParams, Vectors
+from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 from vecall.index.planner import plan_search

@@ -16,7 +16,7 @@ from facts import read_load_average
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, publish_vectors
-from vecall.index.base import HalfVectors, Rows, Vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import FilterCache, FilterMask

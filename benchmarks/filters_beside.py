@@ -16,8 +16,8 @@ from ann_libraries import Hnswlib, Workload, is_installed
 from facts import describe_environment, read_load_average
 from filtered_cells import TARGET_RECALL, FilterCase, FilterPool, compute_percentiles, evaluate_answers, make_cases
 
+from vecall.arrays import Rows
 from vecall.index import index_io as index_files
-from vecall.index.base import Rows
 from vecall.index.hnsw import HnswIndex
 from vecall.index.tuning import tune
 from vecall.recall.search import search_snapshot

@@ -21,10 +21,11 @@ from one_thread import single_torch_thread
 from planted import FEATURE_COLUMN, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
 
 from vecall import progress
+from vecall.arrays import Vectors
 from vecall.config import Config, parse_config
 from vecall.data.request_features import to_feature_frame
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Index, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.builder import IndexSpec
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.fit import fit

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.arrays import Mask, Scores, Vectors
 from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
@@ -16,8 +16,7 @@ from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer, is_unknown_user
-from vecall.evaluation.metrics import Scores
-from vecall.index.base import Index, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
 
@@ -47,7 +46,7 @@ class ServedModel:
     search_param_curve: SearchParamCurve | None
     engine: str
     cost_model: CostModel
-    has_features: NDArray[np.bool_]
+    has_features: Mask
     reads_history: bool
     tuning_points: Sequence[Mapping[str, float]] = ()
 
@@ -55,7 +54,7 @@ class ServedModel:
         """Return a scorer that gives popularity to the users whom recall would serve popular items."""
         return FallbackScorer(scorer, popularity, reads_history=self.reads_history, has_features=self.has_features)
 
-    def is_unknown(self, cases: EvalCases) -> NDArray[np.bool_]:
+    def is_unknown(self, cases: EvalCases) -> Mask:
         """Return [B] whether recall would serve the user of each case popular items."""
         return is_unknown_user(cases, reads_history=self.reads_history, has_features=self.has_features)
 
@@ -75,7 +74,7 @@ class IndexScorer:
     def __init__(self, served_model: ServedModel, k: int) -> None:
         self._served_model, self._k = served_model, k
 
-    def __call__(self, cases: EvalCases) -> NDArray[np.float32]:
+    def __call__(self, cases: EvalCases) -> Scores:
         """Return [B, N] scores.
 
         Each search fetches k rows plus as many as the user has seen, as a request that excludes these does.
@@ -111,7 +110,7 @@ class EvaluationReport:
     ann_results: tuple[AnnBenchmarkResult, ...]
     route_counts: Mapping[str, int]
     tuning_points: Sequence[Mapping[str, float]]
-    item_counts: NDArray[np.float32]
+    item_counts: Scores
 
     @property
     def route_summary(self) -> str:
@@ -198,7 +197,7 @@ def evaluate_all(
     )
 
 
-def _describe_users_without_history(has_history: NDArray[np.bool_]) -> list[str]:
+def _describe_users_without_history(has_history: Mask) -> list[str]:
     """Return the protocol's sentence about users without a history; nothing if there are none."""
     count = int((~has_history).sum())
     if not count:

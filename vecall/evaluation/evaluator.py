@@ -7,17 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import EvalCases, RaggedArray, Rows
+from vecall.arrays import Mask, Rows, Scores
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import DataError
-from vecall.evaluation.metrics import (
-    Ranks,
-    Scores,
-    coverage_at_k,
-    ndcg_at_k,
-    rank_targets,
-    recall_at_k,
-    select_top_rows,
-)
+from vecall.evaluation.metrics import Ranks, coverage_at_k, ndcg_at_k, rank_targets, recall_at_k, select_top_rows
 
 Scorer = Callable[[EvalCases], Scores]
 """Scores of all N items for a batch of cases: float32 [B, N], larger is better, no NaN."""
@@ -92,7 +85,7 @@ def evaluate_scorer(
     n_items: int,
     ks: Sequence[int],
     *,
-    group_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    group_masks: Mapping[str, Mask] | None = None,
     batch_size: int = 256,
     max_sample_users: int = 500,
     seed: int = 0,
@@ -128,7 +121,7 @@ def evaluate_scorer(
         user_indices = sampled[(sampled >= start) & (sampled < start + batch_size)] - start
         samples.append(_sample_users(scores, batch, batch_new_targets, user_indices, start, rng))
 
-    def compute_metrics(user_mask: NDArray[np.bool_]) -> tuple[Metrics, Metrics]:
+    def compute_metrics(user_mask: Mask) -> tuple[Metrics, Metrics]:
         return (
             excluded.compute_metrics(new_targets, user_mask, n_items, ks),
             included.compute_metrics(cases.targets, user_mask, n_items, ks),
@@ -159,9 +152,7 @@ class _MetricAccumulator:
         self._ranks.append(rank_targets(scores, targets, seen))
         self._top_rows.append(select_top_rows(scores, seen, TOP_LIST_K))
 
-    def compute_metrics(
-        self, targets: RaggedArray, user_mask: NDArray[np.bool_], n_items: int, ks: Sequence[int]
-    ) -> Metrics:
+    def compute_metrics(self, targets: RaggedArray, user_mask: Mask, n_items: int, ks: Sequence[int]) -> Metrics:
         """Compute the metrics of the users in a mask.
 
         Args:

@@ -1,11 +1,10 @@
 """Popularity fallback: users of whom nothing is known are evaluated on the popular items that recall serves them."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vecall.arrays import Mask, Scores
 from vecall.data.ragged import EvalCases
 from vecall.evaluation.evaluator import Scorer
-from vecall.evaluation.metrics import Scores
 
 
 class FallbackScorer:
@@ -24,7 +23,7 @@ class FallbackScorer:
         popularity: Scores,
         *,
         reads_history: bool = True,
-        has_features: NDArray[np.bool_] | None = None,
+        has_features: Mask | None = None,
     ) -> None:
         self._scorer = scorer
         self._popularity: Scores = popularity / (
@@ -38,14 +37,12 @@ class FallbackScorer:
         is_unknown = self.is_unknown(cases)
         return np.where(is_unknown[:, None], self._popularity, scores) if is_unknown.any() else scores
 
-    def is_unknown(self, cases: EvalCases) -> NDArray[np.bool_]:
+    def is_unknown(self, cases: EvalCases) -> Mask:
         """Return [B] whether the user of each case has neither a history nor a feature that the scorer reads."""
         return is_unknown_user(cases, reads_history=self._reads_history, has_features=self._has_features)
 
 
-def is_unknown_user(
-    cases: EvalCases, *, reads_history: bool, has_features: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
+def is_unknown_user(cases: EvalCases, *, reads_history: bool, has_features: Mask | None) -> Mask:
     """Return [B] whether a model knows nothing of the user of each case.
 
     Args:

@@ -16,9 +16,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
-from numpy.typing import NDArray
 
-from vecall.data.ragged import Rows
+from vecall.arrays import Rows, Scores
 
 # Plots are drawn in these colors, which are then replaced by their CSS variables, so that the page can redefine them in
 # dark mode. Color-blind readers can distinguish the light values; each line has a marker of its own as well.
@@ -166,9 +165,7 @@ def plot_ann_frontier(points: Sequence[Mapping[str, float]]) -> str:
         return _render_svg(figure, "ann-frontier")
 
 
-def plot_score_histograms(
-    target_scores: NDArray[np.float32], negative_scores: NDArray[np.float32], *, bins: int = 40
-) -> str:
+def plot_score_histograms(target_scores: Scores, negative_scores: Scores, *, bins: int = 40) -> str:
     """Plot histograms of the scores of held-out and of random items, each as shares of its own number of scores.
 
     Args:
@@ -195,7 +192,7 @@ def plot_score_histograms(
         return _render_svg(figure, "scores")
 
 
-def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: NDArray[np.float32]) -> str:
+def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: Scores) -> str:
     """Plot the popularity of recalled items, beside that of training interactions and of all items.
 
     Args:

@@ -8,8 +8,8 @@ from weakref import ref
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from vecall.arrays import Mask
 from vecall.index.bitmap import Bitmap
 from vecall.live.snapshot import IdSlots, Snapshot
 from vecall.recall.conditions import parse_condition
@@ -36,7 +36,7 @@ class FilterMask:
     """
 
     base: Bitmap
-    delta: NDArray[np.bool_]
+    delta: Mask
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class FilterCache:
         with self._scan_limiter.offload_if_large(release.index.size):
             return Bitmap.from_mask(evaluate_filter(where, release.attributes, check_cancelled=check_cancelled))
 
-    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[Bitmap, NDArray[np.bool_]] | None:
+    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[Bitmap, Mask] | None:
         """Return the cached masks of base and delta, the latter perhaps for fewer slots; None if there is no entry."""
         entry = self._entries.get(key)
         if entry is None or entry.release_ref() is not snapshot.release:
@@ -130,7 +130,7 @@ def evaluate_filter(
     attributes: pl.DataFrame,
     *,
     check_cancelled: Callable[[], object] = never_cancel,
-) -> NDArray[np.bool_]:
+) -> Mask:
     """Return which items satisfy all conditions.
 
     Null satisfies no condition, not even `ne`; NaN is treated as null. Dates and datetimes are compared with ISO 8601

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from vecall.arrays import Rows, Vectors
 from vecall.data.frames import build_frame, get_unnamed_column, select_columns
 from vecall.data.id_map import UNKNOWN_ROW, Id, Row
 from vecall.data.request_features import describe_feature_error, to_feature_frame
@@ -15,8 +15,6 @@ from vecall.index.base import MAX_QUERY_VALUE
 from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Fallback, Query, UnknownInputs
 from vecall.release.release import Release
-
-Rows = NDArray[np.int64]
 
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 
@@ -32,7 +30,7 @@ class ResolvedQuery:
         unknown: Ids of the query that the release does not have.
     """
 
-    vector: NDArray[np.float32] | None
+    vector: Vectors | None
     excluded_rows: Rows
     fallback: Fallback | None
     unknown: UnknownInputs
@@ -102,9 +100,7 @@ def _truncate_history(history: Rows, release: Release) -> Rows:
     return history[max(0, len(history) - length) :]
 
 
-def _compute_user_vector(
-    query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows
-) -> NDArray[np.float32] | None:
+def _compute_user_vector(query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows) -> Vectors | None:
     """Return the query's vector or that of the user tower, [1, D]; None if there is neither a history nor a feature.
 
     Args:
@@ -133,7 +129,7 @@ def _is_blank(features: pl.DataFrame) -> bool:
     return all(value is None or value == [] for value in features.row(0))
 
 
-def _validate_vector(vector: object, dim: int) -> NDArray[np.float32]:
+def _validate_vector(vector: object, dim: int) -> Vectors:
     """Return the query's vector as [1, D]."""
     values = np.asarray(vector, dtype=np.float64)
     if values.shape != (dim,):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vecall.arrays import Mask, Rows, Scores, Vectors
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
@@ -19,8 +19,6 @@ from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.release.release import Release
 
-Rows = NDArray[np.int64]
-Scores = NDArray[np.float32]
 ScoredRows = tuple[Rows, Scores]
 
 _SCAN_CHUNK_ROWS = 32_768  # takes about two milliseconds
@@ -130,7 +128,7 @@ def search_snapshot(
 
 def search_snapshot_exact(
     snapshot: Snapshot,
-    vector: NDArray[np.float32],
+    vector: Vectors,
     excluded_rows: Rows,
     filter_mask: FilterMask | None,
     k: int,
@@ -181,7 +179,7 @@ def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: F
 
 
 def _search_base(
-    snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
+    snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
 ) -> tuple[RecallRoute, SearchParams | None, ScoredRows]:
     """Return the route, the parameters of the index search (None without one) and the k best eligible base rows."""
     release = snapshot.release
@@ -211,14 +209,14 @@ def _search_base(
     return plan.route, None, (hits.rows[0], hits.scores[0])
 
 
-def _is_in_sorted(rows: Rows, sorted_rows: Rows) -> NDArray[np.bool_]:
+def _is_in_sorted(rows: Rows, sorted_rows: Rows) -> Mask:
     """Return [len(rows)] whether each row is in `sorted_rows`, which is ascending and not empty."""
     indices = np.minimum(np.searchsorted(sorted_rows, rows), len(sorted_rows) - 1)
-    is_member: NDArray[np.bool_] = sorted_rows[indices] == rows
+    is_member: Mask = sorted_rows[indices] == rows
     return is_member
 
 
-def _scan_delta(snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, k: int) -> ScoredRows:
+def _scan_delta(snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, k: int) -> ScoredRows:
     """Return the k best eligible rows of the delta and every row that ties with the k-th, perhaps more, in no order."""
     scores = compute_inner_products(snapshot.delta.half_vectors, vector[0], candidates.delta_slots)
     best = select_top_k_superset(scores, k)
@@ -226,7 +224,7 @@ def _scan_delta(snapshot: Snapshot, vector: NDArray[np.float32], candidates: _Ca
 
 
 def _scan_and_merge_delta(
-    snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, base_hits: ScoredRows, k: int
+    snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, base_hits: ScoredRows, k: int
 ) -> ScoredRows:
     """Return the k best of `base_hits` and the eligible rows of the delta."""
     if not len(candidates.delta_slots):
