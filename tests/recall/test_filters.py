@@ -125,15 +125,15 @@ def test_all_conditions_must_hold():
         *[({"field": "fresh", "op": "eq", "value": value}, "value") for value in (1, "true")],
         *[({"field": "genres", "op": "contains_all", "value": value}, "value") for value in ("war", [1], [None])],
         *[({"field": "day", "op": "gt", "value": value}, "value") for value in (5, "June", None)],
-        ({"field": "year", "op": "eq"}, None),
-        ({"field": "year", "op": "eq", "value": 1, "and": 2}, None),
+        ({"field": "year", "op": "eq"}, "value"),
+        ({"field": "year", "op": "eq", "value": 1, "and": 2}, "and"),
     ],
 )
 def test_invalid_condition_error_names_the_part(condition, field):
     valid = {"field": "year", "op": "eq", "value": 1}
     with pytest.raises(QueryError, match="expected") as caught:
         evaluate_filter([valid, condition], ATTRIBUTES)
-    assert caught.value.field == ("where[1]" if field is None else f"where[1].{field}")
+    assert caught.value.field == f"where[1].{field}"
     assert str(caught.value).startswith(caught.value.field + ":")
 
 

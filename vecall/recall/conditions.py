@@ -26,6 +26,7 @@ SCALAR_OPS = (*BOOLEAN_OPS, *ORDER_OPS)
 TAG_OPS = ("contains_any", "contains_all", "contains_none")
 LIST_VALUE_OPS = ("in", "not_in", *TAG_OPS)  # operations whose value is a list
 FILTER_OPS = (*SCALAR_OPS, *TAG_OPS)
+_CONDITION_KEYS = ("field", "op", "value")
 
 Predicate = Callable[[pl.Series], pl.Series]  # [n] cells -> [n] Boolean; null counts as false
 
@@ -60,8 +61,11 @@ def parse_condition(location: str, condition: Mapping[str, object], schema: pl.S
         QueryError: The attribute does not exist, or the operation or value does not fit its type; `field` is the
             path of the part to blame.
     """
-    if set(condition) != {"field", "op", "value"}:
-        raise QueryError(f"{location}: expected the keys field, op and value, got {list(condition)}", field=location)
+    for key in (*_CONDITION_KEYS, *condition):
+        if key not in condition or key not in _CONDITION_KEYS:
+            problem = "is missing" if key in _CONDITION_KEYS else "unknown key"
+            text = f"{location}.{key}: {problem}; expected the keys field, op and value, got {list(condition)}"
+            raise QueryError(text, field=f"{location}.{key}")
     attribute, op, value = condition["field"], condition["op"], condition["value"]
     if not isinstance(attribute, str) or attribute not in schema:
         raise QueryError(

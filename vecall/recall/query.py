@@ -1,6 +1,6 @@
 """Request and answer of a recall: `Query` and `Recalled`, and their JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -55,19 +55,21 @@ class Query:
             object.__setattr__(self, name, _to_list(getattr(self, name)))
         _check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         _check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
-        _check("history", self.history is None or _is_id_list(self.history), self.history, "a list of item ids")
-        _check("recent", self.recent is None or _is_id_list(self.recent), self.recent, "a list of item ids")
+        _check_ids("history", self.history)
+        _check_ids("recent", self.recent)
         _check("k", _is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
-        _check("where", _is_sequence_of(_is_mapping, self.where), self.where, "a list of {field, op, value}")
-        _check("exclude", _is_id_list(self.exclude), self.exclude, "a list of item ids")
+        _check_each("where", self.where, _is_mapping, "{field, op, value}")
+        _check("exclude", self.exclude is not None, self.exclude, "a list of item ids")
+        _check_ids("exclude", self.exclude)
         _check("exclude_seen", _is_bool(self.exclude_seen), self.exclude_seen, "true or false")
         _check("explain", _is_bool(self.explain), self.explain, "true or false")
         object.__setattr__(self, "k", int(self.k))  # a narrow NumPy integer would overflow in arithmetic
         if self.vector is not None:
             object.__setattr__(self, "vector", _to_array(self.vector))
-            is_array = isinstance(self.vector, np.ndarray)
-            is_numeric = self.vector.dtype.kind in "fiu" if is_array else _is_sequence_of(is_number, self.vector)  # type: ignore[union-attr]
-            _check("vector", is_numeric, self.vector, "a list of finite numbers")
+            if isinstance(self.vector, np.ndarray):
+                _check("vector", self.vector.dtype.kind in "fiu", self.vector, "a list of finite numbers")
+            else:
+                _check_each("vector", self.vector, is_number, "finite numbers")
 
     @classmethod
     def from_json(cls, request: object) -> "Query":
@@ -77,7 +79,7 @@ class Query:
             QueryError: The request is not an object, has an unknown key, or a part of it is invalid.
         """
         if not isinstance(request, dict):
-            raise QueryError(f"expected an object, got {type(request).__name__}", code="bad_json")
+            raise QueryError(f"expected an object, got {type(request).__name__}")
         known_keys = {attribute.name for attribute in fields(cls)}
         for key in request:
             if key not in known_keys:
@@ -175,6 +177,22 @@ def _check(field: str, is_valid: bool, value: object, expected: str) -> None:
         raise QueryError(f"{field}: expected {expected}, got {value!r:.80}", field=field)
 
 
+def _check_each(field: str, values: object, predicate: Callable[[object], bool], expected: str) -> None:
+    """Check a list and each of its elements; the error names the first wrong element, such as `where[2]`."""
+    is_sequence = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
+    _check(field, is_sequence, values, f"a list of {expected}")
+    elements: Iterable[object] = values  # type: ignore[assignment]
+    for index, value in enumerate(elements):
+        if not predicate(value):
+            _check(f"{field}[{index}]", False, value, f"a list of {expected}")
+
+
+def _check_ids(field: str, values: object) -> None:
+    if values is None or (isinstance(values, list) and set(map(type, values)) <= {int, str}):
+        return  # a fast path: histories may hold thousands of ids
+    _check_each(field, values, _is_id, "item ids")
+
+
 def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -206,13 +224,3 @@ def _is_id(value: object) -> bool:
 
 def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
-
-
-def _is_sequence_of(predicate: Any, values: object) -> bool:  # noqa: ANN401 - a function of any value
-    is_sequence = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
-    return is_sequence and all(map(predicate, values))  # type: ignore[call-overload]
-
-
-def _is_id_list(values: object) -> bool:
-    # The set of types is a fast path: histories may hold thousands of ids.
-    return (isinstance(values, list) and set(map(type, values)) <= {int, str}) or _is_sequence_of(_is_id, values)
