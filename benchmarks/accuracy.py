@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accuracy_sets import DATASETS, PUBLISHED_RESULTS, TARGETS
-from facts import RESULTS_DIR, describe_environment, extract_model_settings, read_json, write_json
-from tables import console, print_table
+from harness.accuracy.datasets import DATASETS, PUBLISHED_RESULTS, TARGETS
+from harness.environment import RESULTS_DIR, describe_environment, extract_model_settings, read_json, write_json
+from harness.tables import console, print_table
 
 from vecall import evaluate, fit
 from vecall.config import parse_config

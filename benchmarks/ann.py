@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ann_libraries import GRAPH_LIBRARIES, LIBRARY_NAMES, Library, Workload, create_library, is_installed
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
-from served import read_memory_bytes
-from tables import console, print_table
+from harness.index.ann_libraries import GRAPH_LIBRARIES, LIBRARY_NAMES, Library, Workload, create_library, is_installed
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
+from harness.dssm.recall_process import read_memory_bytes
+from harness.tables import console, print_table
 
 from vecall.console import configure_logging
 from vecall.index.base import Rows, Vectors

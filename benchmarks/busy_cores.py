@@ -12,8 +12,8 @@ import time
 from statistics import median
 from typing import Any
 
-from facts import REPOSITORY_DIR, RESULTS_DIR, describe_environment, write_json
-from tables import print_table
+from harness.environment import REPOSITORY_DIR, RESULTS_DIR, describe_environment, write_json
+from harness.tables import print_table
 
 _STEPS_PER_ROUND = 6  # of each variant in a round
 # What is in the environment of a process that trains, and its number of threads (None: as many as torch takes).

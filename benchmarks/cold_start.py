@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from facts import RESULTS_DIR, describe_environment, extract_model_settings, read_json, write_json
+from harness.environment import RESULTS_DIR, describe_environment, extract_model_settings, read_json, write_json
 from numpy.typing import NDArray
-from tables import console, print_table
+from harness.tables import console, print_table
 
 from vecall import Query, fit, open_recaller, publish
 from vecall.config import parse_config

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
-from filtered_cells import (
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
+from harness.filters.grid import (
     ATTRIBUTE_CORRELATION,
     EXCLUSION_COUNTS,
     KS,
@@ -27,8 +27,8 @@ from filtered_cells import (
     measure_near_pass_rate,
     time_filters,
 )
-from filters_beside import measure_competitors
-from tables import console, print_table
+from harness.filters.competitors import measure_competitors
+from harness.tables import console, print_table
 
 from vecall.console import configure_logging
 from vecall.index import kernels

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, write_json
-from tables import console, print_table
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import RESULTS_DIR, describe_environment, read_load_average, write_json
+from harness.tables import console, print_table
 
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
 from vecall.console import configure_logging

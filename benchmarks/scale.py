@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, Query, open_recaller, publish_vectors

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
-from http_load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop, run_wrk
-from service_processes import LowerBoundProcess, ServerProcess
-from service_users import HISTORY_LENGTH, K, make_query_histories
-from tables import console, print_table
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
+from harness.service.load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop, run_wrk
+from harness.service.processes import LowerBoundProcess, ServerProcess
+from harness.service.users import HISTORY_LENGTH, K, make_query_histories
+from harness.tables import console, print_table
 
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, write_json
-from http_load import HttpConnection, build_post
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import RESULTS_DIR, describe_environment, read_load_average, write_json
+from harness.service.load import HttpConnection, build_post
 from numpy.typing import NDArray
-from service_processes import ServerProcess
-from tables import console, print_table
+from harness.service.processes import ServerProcess
+from harness.tables import console, print_table
 
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.publish_vectors import publish_vectors

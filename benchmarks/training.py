@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_sets import DATASETS
-from facts import RESULTS_DIR, describe_environment, read_json, write_json
-from founding_loop import DssmTrainingLoop
-from one_thread import single_torch_thread
-from step_parts import profile_steps
-from tables import console, print_table
+from harness.accuracy.datasets import DATASETS
+from harness.environment import RESULTS_DIR, describe_environment, read_json, write_json
+from harness.dssm.training_loop import DssmTrainingLoop
+from harness.torch_threads import single_torch_thread
+from harness.training.step_profile import profile_steps
+from harness.tables import console, print_table
 
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging

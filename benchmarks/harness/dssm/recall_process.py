@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import read_load_average
+from harness.environment import read_load_average
 
 from vecall import Query, open_recaller
 from vecall.recall.recaller import Recaller

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from facts import read_json, write_json
+from harness.environment import read_json, write_json
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import BLOCK_ITEMS, ClusteredVectors, Floats
-from facts import read_load_average
+from harness.clustered_vectors import BLOCK_ITEMS, ClusteredVectors, Floats
+from harness.environment import read_load_average
 from numpy.typing import NDArray
 
 from vecall import IndexSettings, publish_vectors

@@ -12,9 +12,9 @@ from typing import Any
 
 import ann
 import numpy as np
-from ann_libraries import Hnswlib, Workload, is_installed
-from facts import describe_environment, read_load_average
-from filtered_cells import TARGET_RECALL, FilterCase, FilterPool, compute_percentiles, evaluate_answers, make_cases
+from harness.index.ann_libraries import Hnswlib, Workload, is_installed
+from harness.environment import describe_environment, read_load_average
+from harness.filters.grid import TARGET_RECALL, FilterCase, FilterPool, compute_percentiles, evaluate_answers, make_cases
 
 from vecall.index import index_io as index_files
 from vecall.index.base import Rows

@@ -11,7 +11,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from http_load import LoadResult
+from harness.service.load import LoadResult
 
 
 class ServerProcess:

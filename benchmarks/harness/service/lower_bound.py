@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from clustered import ClusteredVectors
-from http_load import iterate_arrivals
-from service_users import K, make_query_histories
+from harness.clustered_vectors import ClusteredVectors
+from harness.service.load import iterate_arrivals
+from harness.service.users import K, make_query_histories
 
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release

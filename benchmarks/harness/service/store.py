@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from clustered import ClusteredVectors
-from service_users import K, draw_histories
+from harness.clustered_vectors import ClusteredVectors
+from harness.service.users import K, draw_histories
 
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.id_map import build_id_map

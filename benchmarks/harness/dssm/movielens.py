@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import describe_environment, read_json, write_json
-from one_thread import single_torch_thread
+from harness.environment import describe_environment, read_json, write_json
+from harness.torch_threads import single_torch_thread
 
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset

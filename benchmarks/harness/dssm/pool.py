@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import faiss
 import numpy as np
-from facts import describe_environment, read_load_average
+from harness.environment import describe_environment, read_load_average
 from numpy.typing import NDArray
-from one_thread import single_torch_thread
-from planted import FEATURE_COLUMN, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
+from harness.torch_threads import single_torch_thread
+from harness.dssm.synthetic_market import FEATURE_COLUMN, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
 
 from vecall import progress
 from vecall.config import Config, parse_config

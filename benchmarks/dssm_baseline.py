@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import founding_floor
-from facts import RESULTS_DIR, read_json, write_json
-from founding_pool import EF, EF_CONSTRUCTION, MAX_TRAINING_ITEMS, K, M, PoolBenchmark
-from planted import AFFINITY_THRESHOLDS, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
+from harness.dssm import movielens
+from harness.environment import RESULTS_DIR, read_json, write_json
+from harness.dssm.pool import EF, EF_CONSTRUCTION, MAX_TRAINING_ITEMS, K, M, PoolBenchmark
+from harness.dssm.synthetic_market import AFFINITY_THRESHOLDS, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
 from rich.console import Console
 from rich.table import Table
 
@@ -171,11 +171,11 @@ def has_movielens() -> bool:
 def run_movielens(options: argparse.Namespace, work_dir: Path) -> None:
     """The floor, cell by cell."""
     done = []
-    for name, cell, there in founding_floor.iterate_results(options.out, work_dir, fresh=options.fresh):
+    for name, cell, there in movielens.iterate_results(options.out, work_dir, fresh=options.fresh):
         how = "there already" if there else f"{cell['fit_seconds']:.0f} s"
         console.print(f"{name}: {how}", style="dim")
         done.append(cell)
-    floor = founding_floor.summarize(done)
+    floor = movielens.summarize(done)
     path = options.out / "founding.json"
     write_json(path, read_json(path) | {"movielens": floor})
     metrics = list(floor["models"]["founding"]["mean"])

@@ -1,7 +1,7 @@
 """Made-up users of a pool: each has taken items around one place."""
 
 import numpy as np
-from clustered import ClusteredVectors, Floats
+from harness.clustered_vectors import ClusteredVectors, Floats
 from numpy.typing import NDArray
 
 K, HISTORY_LENGTH = 500, 20
