@@ -1,37 +1,47 @@
-"""The founding design's five steps with its numbers, its claims beside what was measured, and its model on MovieLens.
+"""Measure the DSSM baseline: the claims of its design on synthetic pools, and its model on MovieLens.
 
-python benchmarks/founding.py [--pools 10_000 1_000_000] [--quick] [--no-movielens] [--fresh] [--out DIR]
+python benchmarks/dssm_baseline.py [--pools 10_000 1_000_000] [--quick] [--no-movielens] [--fresh] [--out DIR]
 
-Results lie in results/founding.json; each part is written as it is done, and not run again while it lies there.
+Results are kept in results/dssm.json. Each part is written as soon as it is done, and is not measured again while it is
+there.
 """
 
 import argparse
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from harness.dssm import movielens
-from harness.environment import RESULTS_DIR, read_json, write_json
 from harness.dssm.pool import EF, EF_CONSTRUCTION, MAX_TRAINING_ITEMS, K, M, PoolBenchmark
 from harness.dssm.synthetic_market import AFFINITY_THRESHOLDS, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
-from rich.console import Console
-from rich.table import Table
-
+from harness.environment import RESULTS_DIR, read_json, read_peak_memory_gib, write_json
+from harness.tables import console, print_table
 from vecall.console import configure_logging
 from vecall.errors import ConfigError
 from vecall.quickstart.movielens import find_data_dir
 
-CLAIMED_LATENCY_MS = 10.0  # the claims
+CLAIMED_LATENCY_MS = 10.0
 CLAIMED_ANN_RECALL = 0.95
-
-console = Console(width=140, highlight=False)
+_RESULTS_FILE = "dssm.json"
 
 
 def main() -> None:
+    """Measure the pools by kind of labels, then MovieLens."""
+    options = _parse_options()
+    configure_logging(verbose=False)
+    pools = options.pools or ([10_000] if options.quick else [10_000, 1_000_000])
+    with tempfile.TemporaryDirectory(prefix="dssm-") as temporary_dir:
+        work_dir = options.work or Path(temporary_dir)
+        for labels in options.labels:
+            run_pools(pools if labels == "balanced" else [min(pools)], labels, options, work_dir)
+        if not options.no_movielens and has_movielens():
+            run_movielens(options, work_dir)
+
+
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pools", type=int, nargs="+", help="numbers of items; default 10_000 1_000_000")
-    parser.add_argument("--quick", action="store_true", help="the pool of 10_000 alone, unless --pools says otherwise")
+    parser.add_argument("--quick", action="store_true", help="only the pool of 10_000 items, unless --pools is given")
     parser.add_argument(
         "--labels",
         choices=AFFINITY_THRESHOLDS,
@@ -39,53 +49,56 @@ def main() -> None:
         default=list(AFFINITY_THRESHOLDS),
         help="skewed: smallest pool only",
     )
-    parser.add_argument("--known", type=int, default=2_000, help="users to train on")
-    parser.add_argument("--users", type=int, default=1_000, help="strangers who ask")
-    parser.add_argument("--rounds", type=int, default=5, help="of timed requests; the quietest counts")
+    parser.add_argument("--known", type=int, default=2_000, help="number of users to train on")
+    parser.add_argument("--users", type=int, default=1_000, help="number of users to recall for, unknown to training")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of timed recalls; the quietest counts")
     parser.add_argument("--no-movielens", action="store_true", help="leave MovieLens out")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
-    parser.add_argument("--work", type=Path, help="a new folder that keeps tables, runs and stores")
-    parser.add_argument("--retime", action="store_true", help="time recall again on the stores in --work; quieter wins")
+    parser.add_argument("--work", type=Path, help="new directory that keeps tables, runs and stores")
+    parser.add_argument(
+        "--retime", action="store_true", help="time recalls again on the stores in --work; the quieter result is kept"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS_DIR)
-    asked = parser.parse_args()
-    configure_logging(verbose=False)
-    pools = asked.pools or ([10_000] if asked.quick else [10_000, 1_000_000])
-    with tempfile.TemporaryDirectory(prefix="founding-") as passing:
-        work = asked.work or Path(passing)
-        for labels in asked.labels:
-            run_pools(pools if labels == "balanced" else [min(pools)], labels, asked, work)
-        if not asked.no_movielens and has_movielens():
-            run_movielens(asked, work)
+    return parser.parse_args()
 
 
 def run_pools(pools: list[int], labels: str, options: argparse.Namespace, work_dir: Path) -> None:
-    """Each pool by itself; the towers are trained once, where a pool is to be measured at all."""
-    path = options.out / "founding.json"
-    kept = read_json(path).get(labels, {})
-    missing = [pool for pool in pools if options.fresh or str(pool) not in kept]
+    """Measure the pools that the results lack, and print all.
+
+    Args:
+        pools: numbers of items.
+        labels: key of AFFINITY_THRESHOLDS.
+        options: of the command line.
+        work_dir: directory for tables, runs and stores.
+    """
+    path = options.out / _RESULTS_FILE
+    results = read_json(path).get(labels, {})
+    missing = [pool for pool in pools if options.fresh or str(pool) not in results]
     market = SyntheticMarket(AFFINITY_THRESHOLDS[labels])
-    bench = PoolBenchmark(work_dir / labels, market, options.known, market.make_unseen_users(options.users))
+    benchmark = PoolBenchmark(work_dir / labels, market, options.known, market.make_unseen_users(options.users))
     if missing:
-        console.print(f"{labels} labels: training on {min(MAX_TRAINING_ITEMS, *missing):,} items", style="dim")
-        training = bench.train(min(MAX_TRAINING_ITEMS, *missing))
+        n_training_items = min(MAX_TRAINING_ITEMS, *missing)
+        console.print(f"{labels} labels: training on {n_training_items:,} items", style="dim")
+        training = benchmark.train(n_training_items)
     for pool in missing:
         console.print(f"{labels} labels: measuring {pool:,} items", style="dim")
-        measured = bench.measure(pool, rounds=options.rounds) | {"training": training}
-        measured["claims"] = check_claims(measured)
-        measured["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-        kept |= {str(pool): measured}
-        write_json(path, read_json(path) | {"design": describe_design(), labels: kept})
+        result = benchmark.measure(pool, rounds=options.rounds) | {"training": training}
+        result["claims"] = check_claims(result)
+        result["peak_memory_gib"] = round(read_peak_memory_gib(), 2)
+        results |= {str(pool): result}
+        write_json(path, read_json(path) | {"design": describe_design(), labels: results})
     for pool in pools:
-        if options.retime and pool not in missing and (bench.work_dir / f"store-{pool}").is_dir():
-            again, _ = bench.measure_serving(pool, rounds=options.rounds)
-            kept[str(pool)]["recall"] = min(kept[str(pool)]["recall"], again, key=lambda one: one["p50_ms"])
-            kept[str(pool)]["claims"] = check_claims(kept[str(pool)])
-            write_json(path, read_json(path) | {labels: kept})
-        print_pool(labels, kept[str(pool)])
+        result = results[str(pool)]
+        if options.retime and pool not in missing and (benchmark.work_dir / f"store-{pool}").is_dir():
+            serving = benchmark.measure_serving(pool, rounds=options.rounds)
+            result["recall"] = min(result["recall"], serving, key=lambda timed: timed["p50_ms"])
+            result["claims"] = check_claims(result)
+            write_json(path, read_json(path) | {labels: results})
+        print_pool(labels, result)
 
 
 def describe_design() -> dict[str, object]:
-    """The founding design's numbers."""
+    """Return the numbers of the baseline's design."""
     return {
         "user_features": USER_FEATURE_DIM,
         "item_features": ITEM_FEATURE_DIM,
@@ -95,16 +108,17 @@ def describe_design() -> dict[str, object]:
     }
 
 
-def check_claims(measured: dict[str, Any]) -> list[dict[str, object]]:
-    """What the design claims, what was measured, and whether it holds."""
-    at, recall, same = measured["ann"]["at_asked_ef"], measured["recall"], measured["identical"]
-    reached = measured["ann"]["least_ef_for"]
+def check_claims(result: dict[str, Any]) -> list[dict[str, object]]:
+    """Return each claim of the design, what was measured of it, and whether it holds."""
+    at_ef, recall, identical = result["ann"]["at_asked_ef"], result["recall"], result["identical"]
+    min_ef = result["ann"]["least_ef_for"]
     return [
         {
             "claim": f"ANN recall@{K} > {CLAIMED_ANN_RECALL:.0%} at ef {EF}",
-            "measured": f"{at['ann_recall']:.4f} ± {at['ci95']:.4f}, searched at ef = max(ef, k) = {at['ef']}; "
-            + ", ".join(f"{target} from ef {ef or '(beyond the ladder)'}" for target, ef in reached.items()),
-            "holds": at["ann_recall"] > CLAIMED_ANN_RECALL,
+            "measured": f"{at_ef['ann_recall']:.4f} ± {at_ef['ci95']:.4f}, searched at ef = max(ef, k) = {at_ef['ef']}"
+            + "; "
+            + ", ".join(f"{target} from ef {ef or '(beyond the sweep)'}" for target, ef in min_ef.items()),
+            "holds": at_ef["ann_recall"] > CLAIMED_ANN_RECALL,
         },
         {
             "claim": f"one recall < {CLAIMED_LATENCY_MS:.0f} ms, tower included",
@@ -114,52 +128,51 @@ def check_claims(measured: dict[str, Any]) -> list[dict[str, object]]:
         },
         {
             "claim": "save and load gives identical answers",
-            "measured": f"{same['identical']} of {same['users']} users, ids and scores to the bit",
-            "holds": same["identical"] == same["users"],
+            "measured": f"{identical['identical']} of {identical['users']} users, ids and scores to the bit",
+            "holds": identical["identical"] == identical["users"],
         },
     ]
 
 
 def print_pool(labels: str, result: dict[str, Any]) -> None:
-    """One pool, for people."""
-    facts, training, build, size = result["facts"], result["training"], result["build"], result["size"]
-    verdicts = [[claim["claim"], claim["measured"], "yes" if claim["holds"] else "NO"] for claim in result["claims"]]
+    """Print the results of a pool."""
+    training, ann = result["training"], result["ann"]
+    claims = [[claim["claim"], claim["measured"], "yes" if claim["holds"] else "NO"] for claim in result["claims"]]
     title = f"{result['items']:,} items, {labels} labels ({training['taken_of_shown']:.0%} positive)"
-    print_table(title, ["the founding design claims", "measured", "holds"], verdicts)
-    planted, served, ann = result["planted"], result["recall"], result["ann"]
-    smaller = ", ".join(f"@{k} {step['ann_recall']:.4f}" for k, step in ann["at_smaller_k"].items())
-    console.print(
-        f"ANN recall at ef {EF}, where k does not raise it: {smaller}\n"
-        f"trained on {training['items']:,} items in {training['seconds']:.0f} s; planted chance to be taken: "
-        f"{planted['taken_of_all']:.3f} of all items, {planted['taken_of_exact_top_100']:.3f} of the towers' top 100, "
-        f"{planted['taken_of_best_100']:.3f} of the best 100\n"
-        f"cosines of users and items: mean {planted['cosine_mean']:.3f}, SD within a user "
-        f"{planted['cosine_sd_within_a_user']:.4f}\n"
-        f"encoded in {build['encoding_items_seconds']:.1f} s, graph built on {build['threads']} threads in "
-        f"{build['graph_seconds']:.1f} s, opened in {served['open_seconds']:.2f} s\n"
-        f"bytes an item: index file {size['index_file_bytes_an_item']:.0f}, release "
-        f"{size['release_bytes_an_item']:.0f}; opening adds "
-        f"{(served['rss_after'] - served['rss_before']) / 2**20:.0f} MiB to a process, at most "
-        f"{(served['rss_peak'] - served['rss_before']) / 2**20:.0f} on the way\n"
-        f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores, load {served['load_average']} in the quietest "
-        f"round of {len(served['rounds'])}; {ann['queries']} users"
-    )
+    print_table(title, ["claim of the DSSM baseline", "measured", "holds"], claims, align_left=3)
+    for line in _format_measures(result):
+        console.print(line)
     columns = ["ef", f"ANN recall@{K}", "± 95 %", "worst 1 %", "search p50 ms"]
     keys = ("ann_recall", "ci95", "worst_1_percent", "search_p50_ms")
-    ladder = [[str(step["ef"]), *(f"{step[key]:.4f}" for key in keys)] for step in ann["ladder"]]
-    print_table("what a wider search gives, one query on one thread", columns, ladder)
+    rows = [[str(point["ef"]), *(f"{point[key]:.4f}" for key in keys)] for point in ann["ladder"]]
+    print_table("ANN recall by ef, one query at a time on one thread", columns, rows)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A plain table."""
-    made = Table(*columns, title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
-    for row in rows:
-        made.add_row(*row)
-    console.print(made)
+def _format_measures(result: dict[str, Any]) -> list[str]:
+    """Format what was measured beside the claims, a line per topic."""
+    facts, training, build, size = result["facts"], result["training"], result["build"], result["size"]
+    preferences, serving, ann = result["planted"], result["recall"], result["ann"]
+    at_smaller_k = ", ".join(f"@{k} {point['ann_recall']:.4f}" for k, point in ann["at_smaller_k"].items())
+    added_mib, peak_mib = ((serving[key] - serving["rss_before"]) / 2**20 for key in ("rss_after", "rss_peak"))
+    return [
+        f"ANN recall at ef {EF}, for k below it: {at_smaller_k}",
+        f"trained on {training['items']:,} items in {training['seconds']:.0f} s; true probability to be taken: "
+        f"{preferences['taken_of_all']:.3f} of all items, {preferences['taken_of_exact_top_100']:.3f} of the towers' "
+        f"top 100, {preferences['taken_of_best_100']:.3f} of the best 100",
+        f"cosines of users and items: mean {preferences['cosine_mean']:.3f}, SD within a user "
+        f"{preferences['cosine_sd_within_a_user']:.4f}",
+        f"encoded in {build['encoding_items_seconds']:.1f} s, graph built on {build['threads']} threads in "
+        f"{build['graph_seconds']:.1f} s, opened in {serving['open_seconds']:.2f} s",
+        f"bytes per item: index file {size['index_file_bytes_an_item']:.0f}, release "
+        f"{size['release_bytes_an_item']:.0f}; opening and recalls add {added_mib:.0f} MiB to a process, at peak "
+        f"{peak_mib:.0f} MiB",
+        f"{facts['machine']['cpu']}, {facts['machine']['cores']} cores, load {serving['load_average']} in the quietest "
+        f"round of {len(serving['rounds'])}; {ann['queries']} users",
+    ]
 
 
 def has_movielens() -> bool:
-    """Whether the repository's copy is there."""
+    """Return whether MovieLens is in the repository, and say where it should be if not."""
     try:
         find_data_dir(None)
     except ConfigError as error:
@@ -169,22 +182,22 @@ def has_movielens() -> bool:
 
 
 def run_movielens(options: argparse.Namespace, work_dir: Path) -> None:
-    """The floor, cell by cell."""
-    done = []
-    for name, cell, there in movielens.iterate_results(options.out, work_dir, fresh=options.fresh):
-        how = "there already" if there else f"{cell['fit_seconds']:.0f} s"
-        console.print(f"{name}: {how}", style="dim")
-        done.append(cell)
-    floor = movielens.summarize(done)
-    path = options.out / "founding.json"
-    write_json(path, read_json(path) | {"movielens": floor})
-    metrics = list(floor["models"]["founding"]["mean"])
+    """Measure each model and seed that the results lack, and print means and deviations."""
+    results = []
+    for name, result, exists in movielens.iterate_results(options.out, work_dir, fresh=options.fresh):
+        status = "measured before" if exists else f"{result['fit_seconds']:.0f} s"
+        console.print(f"{name}: {status}", style="dim")
+        results.append(result)
+    summary = movielens.summarize(results)
+    path = options.out / _RESULTS_FILE
+    write_json(path, read_json(path) | {"movielens": summary})
+    metrics = list(summary["models"]["dssm"]["mean"])
     rows = []
-    for name, one in floor["models"].items():
-        spread = one["sd"] or {}
-        cells = (f"{one['mean'][m]:.4f}" + (f" ± {spread[m]:.4f}" if m in spread else "") for m in metrics)
-        rows.append([name, str(one["seeds"]), *cells])
-    print_table(floor["protocol"], ["mean ± SD", "seeds", *metrics], rows)
+    for name, model in summary["models"].items():
+        deviation = model["sd"] or {}
+        cells = [f"{model['mean'][m]:.4f}" + (f" ± {deviation[m]:.4f}" if m in deviation else "") for m in metrics]
+        rows.append([name, str(model["seeds"]), *cells])
+    print_table(summary["protocol"], ["mean ± SD", "seeds", *metrics], rows)
 
 
 if __name__ == "__main__":

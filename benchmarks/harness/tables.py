@@ -1,4 +1,4 @@
-"""Results as plain tables that neither a pipe nor a narrow screen cuts off."""
+"""Plain tables that neither a pipe nor a narrow terminal truncates."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,19 @@ from rich.table import Table
 console = Console(width=140, highlight=False, markup=False)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A title and a table; columns but the first are right-aligned."""
-    made = Table(box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place else "left", no_wrap=True)
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, align_left: int = 1) -> None:
+    """Print a title and a table.
+
+    Args:
+        title: the line above the table.
+        columns: headers.
+        rows: cells, as many in each row as columns.
+        align_left: number of leading columns that are left-aligned; the others are right-aligned.
+    """
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < align_left else "right", no_wrap=True)
     for row in rows:
-        made.add_row(*row)
+        table.add_row(*row)
     console.print(f"\n{title}", style="bold")
-    console.print(made)
+    console.print(table)

@@ -1,4 +1,7 @@
-"""Training on one thread: more only wait for each other over layers this small, and a run repeats itself to the bit."""
+"""Training on a single thread.
+
+More threads only wait for one another on layers this small, and a run on one thread is reproducible to the bit.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +11,13 @@ import torch
 
 @contextmanager
 def single_torch_thread() -> Iterator[None]:
-    """Within; afterwards as before, since torch's number of threads is OpenMP's, and so that of faiss."""
-    before = torch.get_num_threads()
+    """Run the block on one thread.
+
+    The previous number is restored at the end: torch sets the number of OpenMP threads, which faiss shares.
+    """
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)

@@ -1,8 +1,8 @@
-"""A serving process, fresh and without torch: opens a store, answers users one by one, and says what that took.
+"""Time recalls in a new process without torch: open a store, recall for users one by one, report as JSON.
 
-python benchmarks/served.py STORE USERS.npy ANSWERS.npz --feature profile -k 100 --rounds 5
+python -m harness.dssm.recall_process STORE USERS.npy --feature profile -k 100 --rounds 5
 
-USERS.npy holds [U, F] features; ANSWERS.npz takes ids and scores [U, k]; stdout takes the JSON.
+USERS.npy holds features [U, F]. The JSON goes to standard output.
 """
 
 import argparse
@@ -13,43 +13,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.environment import read_load_average
 
+from harness.environment import read_load_average, read_memory_bytes
+from harness.timing import compute_percentiles
 from vecall import Query, open_recaller
 from vecall.recall.recaller import Recaller
 
-WARMUP_REQUESTS = 50  # requests that are not timed
+WARMUP_REQUESTS = 50
 
 
 def main() -> None:
+    """Measure what the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store")
     parser.add_argument("users", type=Path)
-    parser.add_argument("answers", type=Path)
     parser.add_argument("--feature", required=True)
     parser.add_argument("-k", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    users = np.load(asked.users, allow_pickle=False).tolist()
-    requests = [Query(user={asked.feature: one}, k=asked.k, explain=True) for one in users]
-    before, began = read_memory_bytes("VmRSS"), time.perf_counter()
-    with open_recaller(asked.store) as recaller:
-        opened = time.perf_counter() - began
-        first = time.perf_counter()
+    options = parser.parse_args()
+    users = np.load(options.users, allow_pickle=False).tolist()
+    requests = [Query(user={options.feature: features}, k=options.k, explain=True) for features in users]
+    bytes_before, start = read_memory_bytes(), time.perf_counter()
+    with open_recaller(options.store) as recaller:
+        open_seconds = time.perf_counter() - start
+        start = time.perf_counter()
         recaller.recall(requests[0])
-        first_ms = (time.perf_counter() - first) * 1e3
-        rounds = [time_round(recaller, requests) for _ in range(asked.rounds)]
+        first_ms = (time.perf_counter() - start) * 1e3
+        rounds = [time_round(recaller, requests) for _ in range(options.rounds)]
         answers = [recaller.recall(request) for request in requests]
-    np.savez(
-        asked.answers, ids=[one.ids for one in answers], scores=np.array([one.scores for one in answers], np.float32)
-    )
     measured = {
-        "open_seconds": round(opened, 2),
-        "rss_before": before,
-        "rss_after": read_memory_bytes("VmRSS"),
+        "open_seconds": round(open_seconds, 2),
+        "rss_before": bytes_before,
+        "rss_after": read_memory_bytes(),
         "rss_peak": read_memory_bytes("VmHWM"),
         "first_ms": round(first_ms, 2),
-        "paths": sorted({str(one.plan.path) for one in answers if one.plan is not None}),
+        "paths": sorted({str(answer.plan.path) for answer in answers if answer.plan is not None}),
         "rounds": rounds,
         "torch_loaded": "torch" in sys.modules,
     }
@@ -57,32 +55,24 @@ def main() -> None:
 
 
 def time_round(recaller: Recaller, requests: list[Query]) -> dict[str, Any]:
-    """Milliseconds of one recall, everything included, over all users one after the other."""
+    """Time whole recalls of all users, one after another, and their parts as `explain` reports them."""
     for request in requests[:WARMUP_REQUESTS]:
         recaller.recall(request)
-    total, encode, search = [], [], []
+    total_ms, encode_ms, search_ms = [], [], []
     for request in requests:
-        began = time.perf_counter()
+        start = time.perf_counter()
         answer = recaller.recall(request)
-        total.append((time.perf_counter() - began) * 1e3)
+        total_ms.append((time.perf_counter() - start) * 1e3)
         if answer.plan is not None:
-            encode.append(answer.plan.ms["encode"])
-            search.append(answer.plan.ms["search"])
-    p50, p99 = np.percentile(total, [50, 99])
+            encode_ms.append(answer.plan.ms["encode"])
+            search_ms.append(answer.plan.ms["search"])
     return {
-        "p50_ms": round(float(p50), 3),
-        "p99_ms": round(float(p99), 3),
-        "max_ms": round(max(total), 3),
-        "tower_p50_ms": round(float(np.median(encode)), 3),
-        "search_p50_ms": round(float(np.median(search)), 3),
+        **compute_percentiles(total_ms),
+        "max_ms": round(max(total_ms), 3),
+        "tower_p50_ms": round(float(np.median(encode_ms)), 3),
+        "search_p50_ms": round(float(np.median(search_ms)), 3),
         "load_average": read_load_average(),
     }
-
-
-def read_memory_bytes(field: str) -> int:
-    """Bytes of this process in memory: VmRSS now, VmHWM at most so far."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Our own load: requests over loopback by asyncio, in a closed loop or at a rate, and what the answers took.
+"""HTTP load generator over loopback by asyncio: closed loop, or open loop at a rate.
 
-A closed loop asks again as soon as there is an answer. An open one asks when it is time, by a Poisson process, answered
-or not, and counts from the time at which the request was due: a service that stalls cannot hide it.
+A closed loop sends the next request when the answer to the last one is there. An open loop sends requests when they are
+due by a Poisson process, answered or not, and counts latency from that time: a service that stalls cannot hide it.
 """
 
 import asyncio
@@ -20,19 +20,21 @@ from typing import Any
 import numpy as np
 import uvloop
 
-_MAX_RESPONSE_BYTES = 2**22  # bytes of an answer
+from harness.timing import compute_percentiles
+
+_MAX_RESPONSE_BYTES = 2**22
 
 
 @dataclass
 class LoadResult:
-    """What was measured.
+    """Measurements of a load.
 
     Attributes:
-        latencies_seconds: of each answered request.
-        status_counts: how often each came.
-        wall_seconds: seconds from the first request to the last answer.
-        cpu_seconds: seconds of processor that this generator used.
-        lateness_seconds: seconds by which requests left after their time, in an open loop.
+        latencies_seconds: of each request that was answered with status 200.
+        status_counts: number of answers by status.
+        wall_seconds: time from the first request to the last answer.
+        cpu_seconds: CPU time of the load generator.
+        lateness_seconds: by how much each request of an open loop was sent after it was due.
     """
 
     latencies_seconds: list[float] = field(default_factory=list)
@@ -42,46 +44,42 @@ class LoadResult:
     lateness_seconds: list[float] = field(default_factory=list)
 
     def __add__(self, other: "LoadResult") -> "LoadResult":
-        """Both, one after the other."""
-        return LoadResult(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        """Concatenate two measurements."""
+        return LoadResult(*(getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(self)))
 
     @property
     def p50_seconds(self) -> float:
-        """Seconds."""
+        """Median latency."""
         return float(np.median(self.latencies_seconds))
 
     @property
     def requests_per_second(self) -> float:
-        """Answers, failed ones too."""
+        """Answers per second of any status."""
         return sum(self.status_counts.values()) / self.wall_seconds
 
     def summarize(self) -> dict[str, float]:
-        """Latency in milliseconds, requests a second, failures, and the generator's share of one core."""
-        p50, p99 = (
-            np.percentile(self.latencies_seconds, [50, 99]) * 1e3 if self.latencies_seconds else (float("nan"),) * 2
-        )
-        made = {
+        """Return counts, latency percentiles, throughput, and the generator's use of a core (0 .. 1)."""
+        summary = {
             "requests": sum(self.status_counts.values()),
             "failed": sum(count for status, count in self.status_counts.items() if status != 200),
-            "p50_ms": round(float(p50), 3),
-            "p99_ms": round(float(p99), 3),
+            **compute_percentiles([1e3 * seconds for seconds in self.latencies_seconds]),
             "per_second": round(self.requests_per_second, 1),
             "generator_cpu": round(self.cpu_seconds / self.wall_seconds, 3),
         }
         if self.lateness_seconds:
-            made["late_p99_ms"] = round(float(np.percentile(self.lateness_seconds, 99)) * 1e3, 3)
-        return made
+            summary["late_p99_ms"] = round(float(np.percentile(self.lateness_seconds, 99)) * 1e3, 3)
+        return summary
 
 
 class HttpConnection:
-    """One connection that is kept open."""
+    """Keep-alive connection to a port of this machine."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body."""
+        """Send a request and return the status and the body of the answer; connects at the first call."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_MAX_RESPONSE_BYTES)
         reader, writer = self._streams
@@ -91,49 +89,60 @@ class HttpConnection:
         return int(head[9:12]), await reader.readexactly(length)
 
     def close(self) -> None:
+        """Close the connection, if it was opened."""
         if self._streams is not None:
             self._streams[1].close()
 
 
-def build_post(path: str, content: object) -> bytes:
-    """A whole request."""
-    body = json.dumps(content).encode()
+def build_post(path: str, payload: object) -> bytes:
+    """Return the bytes of a POST request with a JSON body."""
+    body = json.dumps(payload).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def run_closed_loop(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> LoadResult:
-    """So many connections, each of which asks again once it was answered."""
+    """Send requests, repeated as needed, over connections that each wait for the answer before the next request."""
 
-    async def run_connection(number: int, load: LoadResult, ends: float) -> None:
-        line, place = HttpConnection(port), number
-        while time.perf_counter() < ends:
-            await _send_timed(line, requests[place % len(requests)], load, None)
-            place += connections
-        line.close()
+    async def run_connection(first: int, load: LoadResult, deadline: float) -> None:
+        connection, index = HttpConnection(port), first
+        while time.perf_counter() < deadline:
+            await _send_timed(connection, requests[index % len(requests)], load, None)
+            index += connections
+        connection.close()
 
     async def run_all(load: LoadResult) -> None:
-        ends = time.perf_counter() + seconds
-        await asyncio.gather(*(run_connection(number, load, ends) for number in range(connections)))
+        deadline = time.perf_counter() + seconds
+        await asyncio.gather(*(run_connection(first, load, deadline) for first in range(connections)))
 
     return _run_measured(run_all)
 
 
 def run_open_loop(port: int, requests: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> LoadResult:
-    """So many requests a second on average, over as many connections as that takes."""
+    """Send requests, repeated as needed, as a Poisson process over as many connections as that takes.
+
+    Args:
+        port: of the service.
+        requests: see `build_post`.
+        rate: mean number of requests per second.
+        seconds: duration; answers to requests of this time are awaited.
+        seed: of the arrival times.
+    """
 
     async def run_all(load: LoadResult) -> None:
-        loop, free, tasks = asyncio.get_running_loop(), deque[HttpConnection](), []
+        loop, idle_connections, tasks = asyncio.get_running_loop(), deque[HttpConnection](), []
 
-        def send_request(place: int, due: float) -> None:
+        def send_request(index: int, due: float) -> None:
             load.lateness_seconds.append(time.perf_counter() - due)
-            line = free.popleft() if free else HttpConnection(port)  # in turn, as many clients would come
-            tasks.append(loop.create_task(_send_and_return(line, requests[place % len(requests)], load, due, free)))
+            # The connection that is idle longest, so that requests spread over connections as those of many clients.
+            connection = idle_connections.popleft() if idle_connections else HttpConnection(port)
+            request = requests[index % len(requests)]
+            tasks.append(loop.create_task(_send_and_return(connection, request, load, due, idle_connections)))
 
         await asyncio.to_thread(_schedule_requests, send_request, loop, rate, seconds, seed)
         await asyncio.gather(*tasks)
-        for line in free:
-            line.close()
+        for connection in idle_connections:
+            connection.close()
 
     return _run_measured(run_all)
 
@@ -141,16 +150,22 @@ def run_open_loop(port: int, requests: Sequence[bytes], *, rate: float, seconds:
 def _schedule_requests(
     send_request: Callable[[int, float], None], loop: asyncio.AbstractEventLoop, rate: float, seconds: float, seed: int
 ) -> None:
-    """In a thread of its own: the loop's timers are a millisecond late."""
-    for place, due in enumerate(iterate_arrivals(rate, seconds, seed)):
-        loop.call_soon_threadsafe(send_request, place, due)
+    """Schedule each request on the loop when it is due. Runs in a thread: timers of the loop are a millisecond late."""
+    for index, due in enumerate(iterate_arrivals(rate, seconds, seed)):
+        loop.call_soon_threadsafe(send_request, index, due)
 
 
 def iterate_arrivals(rate: float, seconds: float, seed: int = 0) -> Iterator[float]:
-    """The times of a Poisson process of so many a second on average, each given when it has come."""
+    """Sleep until each arrival of a Poisson process, and yield its time on the clock of `time.perf_counter`.
+
+    Args:
+        rate: mean number of arrivals per second.
+        seconds: duration of the process.
+        seed: of the intervals.
+    """
     rng = np.random.default_rng(seed)
-    due = begun = time.perf_counter()
-    while (due := due + rng.exponential(1 / rate)) < begun + seconds:
+    due = start = time.perf_counter()
+    while (due := due + rng.exponential(1 / rate)) < start + seconds:
         time.sleep(max(0.0, due - time.perf_counter()))
         yield due
 
@@ -163,28 +178,35 @@ async def _send_and_return(
 
 
 async def _send_timed(connection: HttpConnection, request: bytes, load: LoadResult, due: float | None) -> None:
-    began = time.perf_counter() if due is None else due
+    """Send a request and record its latency since `due`, or since now."""
+    start = time.perf_counter() if due is None else due
     status, _ = await connection.send(request)
     load.status_counts[status] += 1
     if status == 200:
-        load.latencies_seconds.append(time.perf_counter() - began)
+        load.latencies_seconds.append(time.perf_counter() - start)
 
 
 def run_wrk(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> float | None:
-    """Answers a second by `wrk`, which takes less of the machine than we do; None where it is not installed."""
+    """Return the answers per second of a closed loop by `wrk`, which takes less of the machine than this generator.
+
+    Returns:
+        None where `wrk` is not installed.
+
+    Raises:
+        SystemExit: requests failed; the text is the report of `wrk`.
+    """
     if (program := shutil.which("wrk")) is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        bodies, script = Path(folder) / "bodies", Path(folder) / "requests.lua"
-        bodies.write_bytes(b"\n".join(request.partition(b"\r\n\r\n")[2] for request in requests))
-        script.write_text(_WRK_SCRIPT.format(bodies=bodies), encoding="utf-8")
-        command = [program, "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "-s", str(script)]
-        told = subprocess.run(
-            [*command, f"http://127.0.0.1:{port}/v1/recall"], capture_output=True, text=True, check=True
-        )
-    if "Non-2xx" in told.stdout or "Socket errors" in told.stdout:
-        raise SystemExit(told.stdout)
-    return float(told.stdout.partition("Requests/sec:")[2].split()[0])
+    with tempfile.TemporaryDirectory() as directory:
+        bodies_path, script_path = Path(directory) / "bodies", Path(directory) / "requests.lua"
+        bodies_path.write_bytes(b"\n".join(request.partition(b"\r\n\r\n")[2] for request in requests))
+        script_path.write_text(_WRK_SCRIPT.format(bodies=bodies_path), encoding="utf-8")
+        command = [program, "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s"]
+        command += ["-s", str(script_path), f"http://127.0.0.1:{port}/v1/recall"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in report or "Socket errors" in report:
+        raise SystemExit(report)
+    return float(report.partition("Requests/sec:")[2].split()[0])
 
 
 _WRK_SCRIPT = """
@@ -198,12 +220,14 @@ end
 
 
 def _run_measured(work: Callable[[LoadResult], Coroutine[Any, Any, None]]) -> LoadResult:
+    """Run a coroutine that fills a LoadResult, and add wall and CPU time."""
     gc.collect()
-    gc.disable()  # it would look through all that was kept, 40 ms in which nothing is asked, and count them as answers'
+    # A collection walks all recorded latencies: 40 ms without requests, which would count as latency of the answers.
+    gc.disable()
     try:
-        load, began, cpu = LoadResult(), time.perf_counter(), time.process_time()
+        load, start, cpu_start = LoadResult(), time.perf_counter(), time.process_time()
         uvloop.run(work(load))
-        load.wall_seconds, load.cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        load.wall_seconds, load.cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     finally:
         gc.enable()
     return load

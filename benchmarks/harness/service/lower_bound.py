@@ -1,10 +1,11 @@
-"""The calls under a recall, in a loop and one thread: ids to rows, history vectors, ONNX tower, index.
+"""Lower bound of a recall's latency: its computations in one thread, without a service around them.
 
-python benchmarks/service_bare.py STORE
+    python -m harness.service.lower_bound STORE
 
-Each line of standard input asks for one burst, `{"seconds": 2, "rate": 500}`; its answer is a line of what each call
-took. With a rate calls are due by a Poisson process and wait for one another, as requests at a service do; time counts
-from when a call was due.
+A call maps ids to rows, gathers the vectors of the history, runs the ONNX tower and searches the index. Each line of
+standard input requests a burst, `{"seconds": 2, "rate": 500}`; each is answered by a line of JSON with the latencies.
+Without a rate (null) calls follow one another. With a rate they are due by a Poisson process and queue like requests at
+a service, and latency counts from the time when a call was due.
 """
 
 import json
@@ -14,72 +15,77 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from harness.clustered_vectors import ClusteredVectors
 from harness.service.load import iterate_arrivals
 from harness.service.users import K, make_query_histories
-
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.service.threads import limit_faiss_to_one_thread
 
+_WARMUP_CALLS = 200
+
 
 def main() -> None:
+    """Serve bursts until standard input ends."""
     call = _make_call(Path(sys.argv[1]))
-    for _ in range(200):  # warm up
+    for _ in range(_WARMUP_CALLS):
         call()
     for line in sys.stdin:
         burst = json.loads(line)
-        began, cpu = time.perf_counter(), time.process_time()
-        took = (
-            _run_open_loop(call, burst["seconds"], burst["rate"])
-            if burst["rate"]
-            else _run_closed_loop(call, burst["seconds"])
-        )
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        print(json.dumps({"calls": [round(one, 7) for one in took], "took": seconds, "cpu": cpu}), flush=True)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        if burst["rate"]:
+            latencies = _run_open_loop(call, burst["seconds"], burst["rate"])
+        else:
+            latencies = _run_closed_loop(call, burst["seconds"])
+        wall_seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        result = {
+            "latencies_seconds": [round(seconds, 7) for seconds in latencies],
+            "wall_seconds": wall_seconds,
+            "cpu_seconds": cpu_seconds,
+        }
+        print(json.dumps(result), flush=True)
 
 
 def _make_call(store: Path) -> Callable[[], object]:
-    """One recall's calls for the next history."""
+    """Return a function that performs the computations of a recall, for the next history at each call."""
     release = open_release(Store.open(store))
-    encoder, effort = release.encoder, release.search_param_curve
-    if encoder is None or effort is None:
-        raise SystemExit(f"{store}: the release needs towers and an index")
-    histories = [
-        release.item_ids.to_rows(one)
-        for one in make_query_histories(ClusteredVectors(release.index.size, release.index.dim))
-    ]
-    nothing, hard, number = to_feature_frame([{}], {}), effort.look_up(K), 0
+    encoder, curve = release.encoder, release.search_param_curve
+    if encoder is None or curve is None:
+        raise SystemExit(f"{store}: the release needs towers and a tuned index")
+    pool = ClusteredVectors(release.index.size, release.index.dim)
+    histories = [release.item_ids.to_rows(history) for history in make_query_histories(pool)]
+    no_features, search_params, index = to_feature_frame([{}], {}), curve.look_up(K), 0
     limit_faiss_to_one_thread()
 
     def recall_once() -> None:
-        nonlocal number
-        rows = histories[number % len(histories)]
-        vector = encoder.encode_users(nothing, release.index.get_vectors(rows)[None], np.array([len(rows)]))
-        release.index.search(vector, K, search_params=hard)
-        number += 1
+        nonlocal index
+        rows = histories[index % len(histories)]
+        vector = encoder.encode_users(no_features, release.index.get_vectors(rows)[None], np.array([len(rows)]))
+        release.index.search(vector, K, search_params=search_params)
+        index += 1
 
     return recall_once
 
 
 def _run_closed_loop(call: Callable[[], object], seconds: float) -> list[float]:
-    took, now = [], time.perf_counter()
-    ends = now + seconds
-    while now < ends:
-        began = time.perf_counter()
+    latencies, now = [], time.perf_counter()
+    deadline = now + seconds
+    while now < deadline:
+        start = time.perf_counter()
         call()
         now = time.perf_counter()
-        took.append(now - began)
-    return took
+        latencies.append(now - start)
+    return latencies
 
 
 def _run_open_loop(call: Callable[[], object], seconds: float, rate: float) -> list[float]:
-    took = []
+    latencies = []
     for due in iterate_arrivals(rate, seconds):
         call()
-        took.append(time.perf_counter() - due)
-    return took
+        latencies.append(time.perf_counter() - due)
+    return latencies
 
 
 if __name__ == "__main__":

@@ -1,23 +1,34 @@
-"""Made-up users of a pool: each has taken items around one place."""
+"""Synthetic users of a pool: the history of each lies around a point of the vector space."""
 
 import numpy as np
-from harness.clustered_vectors import ClusteredVectors, Floats
 from numpy.typing import NDArray
 
+from harness.clustered_vectors import ClusteredVectors, Floats
+
 K, HISTORY_LENGTH = 500, 20
-_CHUNK_USERS = 100  # users
+_CHUNK_USERS = 100  # users whose distances to all items are held at a time
 
 
 def draw_histories(centers: Floats, items: Floats, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """For each of [U, D] places the rows of some of the nearest items."""
+    """Draw a history around each center, among its nearest 2 * HISTORY_LENGTH items.
+
+    Args:
+        centers: [U, D].
+        items: [N, D].
+        rng: source of randomness.
+
+    Returns:
+        [HISTORY_LENGTH] rows of items for each center.
+    """
     histories: list[NDArray[np.int64]] = []
-    for part in np.array_split(centers, max(1, len(centers) // _CHUNK_USERS)):
-        nearest = np.argpartition(-(part @ items.T), 2 * HISTORY_LENGTH, axis=1)[:, : 2 * HISTORY_LENGTH]
-        histories += [rng.choice(row, HISTORY_LENGTH, replace=False) for row in nearest]
+    for chunk in np.array_split(centers, max(1, len(centers) // _CHUNK_USERS)):
+        nearest = np.argpartition(-(chunk @ items.T), 2 * HISTORY_LENGTH, axis=1)[:, : 2 * HISTORY_LENGTH]
+        histories += [rng.choice(rows, HISTORY_LENGTH, replace=False) for rows in nearest]
     return histories
 
 
 def make_query_histories(pool: ClusteredVectors) -> list[list[int]]:
-    """Histories of other users than those that the index was tuned on."""
-    some = pool.make_block(0).astype(np.float32)
-    return [one.tolist() for one in draw_histories(pool.make_queries(1_000), some, np.random.default_rng(1))]
+    """Draw 1,000 histories among the first block of items; the index was tuned on other users."""
+    items = pool.make_block(0).astype(np.float32)
+    histories = draw_histories(pool.make_queries(1_000), items, np.random.default_rng(1))
+    return [history.tolist() for history in histories]
