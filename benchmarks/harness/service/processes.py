@@ -60,7 +60,9 @@ class ServerProcess:
             else:
                 return
         seconds = _MAX_READINESS_POLLS * _POLL_SECONDS
-        raise SystemExit(f"the service on port {self.port} was not ready within {seconds:.0f} s:\n{self.read_log()}")
+        raise SystemExit(
+            f"the service on port {self.port} was not ready within {seconds:.0f} s:\n{self.read_log()[-2000:]}"
+        )
 
 
 class LowerBoundProcess:
