@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from harness.environment import (
     DEFAULT_DATA_DIR,
@@ -30,6 +29,7 @@ from harness.environment import (
 )
 from harness.tables import console, print_table
 from vecall import Query, fit, open_recaller, publish
+from vecall.arrays import Rows
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
 
@@ -37,8 +37,6 @@ K = 100
 N_ARTICLES, N_HELD_OUT = 16_980, 1_698
 HISTORY_LENGTH = 200  # one library in seventy is longer
 TARGETS = {"all": 0.42, "held out": 0.68}
-
-Ints = NDArray[np.int64]
 
 
 def main() -> None:
@@ -72,14 +70,14 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _read_lists(path: Path) -> list[Ints]:
+def _read_lists(path: Path) -> list[Rows]:
     """Read lists of integers; each line is a count, then so many numbers."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [np.array(line.split()[1:], dtype=np.int64) for line in lines]
 
 
 def _measure_seed(
-    libraries: list[Ints], tags: list[Ints], held_out: Ints, dropout: float, seed: int, options: argparse.Namespace
+    libraries: list[Rows], tags: list[Rows], held_out: Rows, dropout: float, seed: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train, publish and measure with one seed, or return the kept result.
 
@@ -121,17 +119,17 @@ def _measure_seed(
     return result
 
 
-def _shuffle(library: Ints, seed: int) -> Ints:
+def _shuffle(library: Rows, seed: int) -> Rows:
     """Return the articles in random order: libraries have no order of their own."""
     return np.random.default_rng([seed, len(library)]).permutation(library)
 
 
-def _write_interactions(work_dir: Path, libraries: list[Ints]) -> None:
+def _write_interactions(work_dir: Path, libraries: list[Rows]) -> None:
     pairs = [(user, int(item)) for user, library in enumerate(libraries) for item in library]
     pl.DataFrame(pairs, schema=["user", "item"], orient="row").write_parquet(work_dir / "interactions.parquet")
 
 
-def _write_items(work_dir: Path, tags: list[Ints], items: Ints, held_out: Ints) -> None:
+def _write_items(work_dir: Path, tags: list[Rows], items: Rows, held_out: Rows) -> None:
     tag_lists = [[str(tag) for tag in tags[item]] for item in items]
     frame = pl.DataFrame({"item": items, "tags": tag_lists, "held": np.isin(items, held_out)})
     frame.with_columns(pl.col("tags").cast(pl.List(pl.String))).write_parquet(work_dir / "items.parquet")
@@ -163,7 +161,7 @@ def _make_config(work_dir: Path, dropout: float, seed: int, preset: str) -> Conf
     )
 
 
-def _measure_cold_recall(store: Path, libraries: list[Ints], held_out: Ints, seed: int) -> dict[str, float]:
+def _measure_cold_recall(store: Path, libraries: list[Rows], held_out: Rows, seed: int) -> dict[str, float]:
     """Return the mean share of each user's held-out articles among the best K: of all articles, of held-out ones."""
     only_held_out = ({"field": "held", "op": "eq", "value": True},)
     recalls: dict[str, list[float]] = {"all": [], "held out": []}
@@ -176,13 +174,13 @@ def _measure_cold_recall(store: Path, libraries: list[Ints], held_out: Ints, see
     return {name: statistics.mean(values) for name, values in recalls.items()}
 
 
-def _make_cold_cases(libraries: list[Ints], held_out: Ints) -> list[tuple[Ints, set[int]]]:
+def _make_cold_cases(libraries: list[Rows], held_out: Rows) -> list[tuple[Rows, set[int]]]:
     """Return the warm and the held-out articles of each user who has both."""
     parts = [(np.setdiff1d(library, held_out), np.intersect1d(library, held_out)) for library in libraries]
     return [(warm, set(targets.tolist())) for warm, targets in parts if len(warm) and len(targets)]
 
 
-def _measure_tfidf_baseline(libraries: list[Ints], tags: list[Ints], held_out: Ints) -> dict[str, float]:
+def _measure_tfidf_baseline(libraries: list[Rows], tags: list[Rows], held_out: Rows) -> dict[str, float]:
     """Return the recall, as `_measure_cold_recall`, of the cosine of TF-IDF tags.
 
     A user's profile is the sum over their warm articles.

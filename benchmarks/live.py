@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from harness.clustered_vectors import ClusteredVectors, Floats
+from harness.clustered_vectors import ClusteredVectors
 from harness.environment import RESULTS_DIR, describe_environment, read_load_average, write_json
 from harness.tables import console, print_table
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
+from vecall.arrays import Vectors
 from vecall.console import configure_logging
 from vecall.recall.recaller import Recaller
 from vecall.release.release import open_release
@@ -167,7 +168,7 @@ class WriterThread:
 
 
 def _time_recalls(
-    recaller: Recaller, queries: Floats, seconds: float, *, should_stop: Callable[[], bool] = lambda: False
+    recaller: Recaller, queries: Vectors, seconds: float, *, should_stop: Callable[[], bool] = lambda: False
 ) -> list[float]:
     """Recall one query after another, for some seconds or until `should_stop()`; return the seconds of each."""
     latencies: list[float] = []

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from harness.clustered_vectors import ClusteredVectors, Floats
+from harness.clustered_vectors import ClusteredVectors
 from harness.environment import (
     RESULTS_DIR,
     describe_environment,
@@ -29,6 +29,7 @@ from harness.environment import (
 )
 from harness.timing import time_ms
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
+from vecall.arrays import Vectors
 from vecall.index.ann_recall import recall_per_query
 from vecall.recall.recaller import Recaller
 from vecall.release.store import Store
@@ -130,7 +131,7 @@ def _serve(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure_queries(
-    recaller: Recaller, vectors: Floats, k: int, where: tuple[dict[str, object], ...]
+    recaller: Recaller, vectors: Vectors, k: int, where: tuple[dict[str, object], ...]
 ) -> dict[str, Any]:
     """Measure latency and ANN recall of whole recalls, one after another.
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from harness.clustered_vectors import ClusteredVectors, Floats
+from harness.clustered_vectors import ClusteredVectors
 from harness.environment import (
     RESULTS_DIR,
     describe_environment,
@@ -33,6 +33,7 @@ from harness.environment import (
 from harness.service.load import HttpConnection, build_post
 from harness.service.processes import ServerProcess
 from harness.tables import console, print_table
+from vecall.arrays import Vectors
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.publish_vectors import publish_vectors
 
@@ -62,7 +63,7 @@ class SoakChecker:
         count_by_release: number of answers of each release.
     """
 
-    vectors: dict[str, Floats]
+    vectors: dict[str, Vectors]
     deleted_at: dict[int, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     latencies_ms: list[float] = field(default_factory=list)
@@ -111,7 +112,7 @@ class SoakChecker:
             self.report_failure("resurrected", f"{release}: deleted items {deleted[:3]} in an answer")
 
 
-def make_live_vector(item_id: int, dim: int) -> Floats:
+def make_live_vector(item_id: int, dim: int) -> Vectors:
     """Return the vector [dim] of an upserted item, which is a function of its id."""
     vector = np.random.default_rng(item_id).standard_normal(dim, dtype=np.float32)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
@@ -154,7 +155,7 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _publish(store: Path, name: str, seed: int, options: argparse.Namespace) -> Floats:
+def _publish(store: Path, name: str, seed: int, options: argparse.Namespace) -> Vectors:
     """Publish a release and return its vectors [N, D]."""
     pool = ClusteredVectors(options.items, options.dim, seed)
     vectors = np.concatenate(list(pool.iterate_blocks()))

@@ -42,7 +42,7 @@ def published_with_index(published, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             tuning,
-            "_costs",
+            "_fit_cost_model",
             lambda *_: CostModel(fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0),
         )
         publish(folder / "run", folder / "store", name="tiny")

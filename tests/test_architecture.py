@@ -12,8 +12,9 @@ PACKAGE = ROOT / "vecall"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A part is a folder, or a file at the top. Each may import itself, the ground, and what is named here.
-GROUND = {"errors", "progress", "runtime", "schema", "settings_base"}
+GROUND = {"arrays", "errors", "progress", "runtime", "schema", "settings_base"}
 MAY_IMPORT = {
+    "arrays": set(),
     "errors": set(),
     "progress": set(),
     "runtime": set(),

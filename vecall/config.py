@@ -1,28 +1,19 @@
 """vecall.toml as one frozen value: every section, its presets and its checks."""
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
 from vecall.runtime.paths import to_absolute_path
-from vecall.schema import (
-    CategoryFeature,
-    NumericFeature,
-    Schema,
-    SettingsModel,
-    TagsFeature,
-    TextFeature,
-    VectorFeature,
-)
-from vecall.settings_base import read_toml
+from vecall.schema import Schema
+from vecall.settings_base import SettingsModel, describe_validation_error, read_toml
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
@@ -69,15 +60,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "ema_decay": 0.99,
         },
     },
-}
-
-
-_FEATURE_KINDS: dict[str | int, type[BaseModel]] = {
-    "numeric": NumericFeature,
-    "category": CategoryFeature,
-    "tags": TagsFeature,
-    "vector": VectorFeature,
-    "text": TextFeature,
 }
 
 
@@ -162,48 +144,5 @@ def parse_config(settings: dict[str, Any], *, source: str = "config") -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        sentences = (_format_error(problem, settings) for problem in error.errors())
-        raise ConfigError("\n".join(f"{source}: {sentence}" for sentence in dict.fromkeys(sentences))) from error
-
-
-def _format_error(details: Any, settings: object) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is not public
-    place = ".".join(_find_key_path(details["loc"], settings))
-    message = str(details["msg"]).removeprefix("Value error, ")
-    if details["type"] == "extra_forbidden":
-        known = _list_sibling_keys(details["loc"])
-        near = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
-        message = "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(known)}")
-    elif details["type"] == "missing":
-        message = "is required"
-    elif place and not isinstance(details["input"], dict):
-        message += f", got {details['input']!r}"
-    return f"{place}: {message}" if place else message
-
-
-def _find_key_path(location: Sequence[str | int], settings: object) -> list[str]:
-    """The keys of `location` as the file has them: pydantic also names the alternative of a union that it tried."""
-    path: list[str] = []
-    here = settings
-    for part in location:
-        if isinstance(here, Mapping):
-            if part not in here and part != location[-1]:
-                continue
-            here = here.get(part)
-        elif isinstance(here, list) and isinstance(part, int):
-            here = here[part]
-        else:
-            break
-        path.append(str(part))
-    return path
-
-
-def _list_sibling_keys(location: Sequence[str | int]) -> list[str]:
-    """The keys that the section knows in which the last part of `location` stands."""
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = section.model_fields.get("schema_" if part == "schema" else str(part))
-        if field is None:  # the name of a feature, then its kind
-            section = _FEATURE_KINDS.get(part, section)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = field.annotation
-    return [field.alias or name for name, field in section.model_fields.items()]
+        problems = describe_validation_error(error, Config, settings)
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems)) from error

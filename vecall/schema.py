@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from vecall.settings_base import SettingsModel
 
 IdType = Literal["string", "integer"]
 AttributeType = Literal["string", "integer", "number", "boolean", "datetime", "tags"]
 DEFAULT_TAG_SEPARATOR = "|"
-
-
-class SettingsModel(BaseModel):
-    """Base of every settings section: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NumericFeature(SettingsModel):

@@ -1,21 +1,33 @@
-"""TOML files that people write."""
+"""What all settings share: their base class, reading them from TOML, and sentences about what is wrong with them."""
 
+import difflib
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, TypeGuard, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from vecall.errors import ConfigError
 
 
+class SettingsModel(BaseModel):
+    """Base of every settings section: frozen; unknown keys, NaN and infinity are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
 def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
-    """What a file says.
+    """Read a TOML file.
 
     Args:
-        path: the file.
-        is_secret: no message may show anything of it.
+        path: The file.
+        is_secret: Whether the file holds secrets, so that no error text may quote it.
 
     Raises:
-        ConfigError: it cannot be read, or is no TOML.
+        ConfigError: The file cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -25,3 +37,111 @@ def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML" + ("" if is_secret else f": {error}")) from (
             None if is_secret else error
         )
+
+
+class FieldError(NamedTuple):
+    """What is wrong with one field.
+
+    Attributes:
+        path: The field as a caller writes it, such as `where[0].op`; empty for the whole input.
+        message: What was expected and what came.
+    """
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+def describe_validation_error(error: ValidationError, model: type[BaseModel], data: object) -> list[FieldError]:
+    """Describe the errors of a validation, one per field, in the order in which pydantic found them.
+
+    Messages about the same field are joined with "or": pydantic reports every alternative of a union separately.
+
+    Args:
+        error: What `model.model_validate(data)` raised.
+        model: The model, whose keys are suggested in place of an unknown one.
+        data: The mappings, lists and scalars that were validated.
+    """
+    messages: dict[str, list[str]] = {}
+    received: dict[str, str] = {}
+    for details in error.errors(include_url=False):
+        path = _format_path(details, data)
+        messages.setdefault(path, []).append(_format_message(details, model))
+        if details["type"] not in ("missing", "extra_forbidden") and not isinstance(details["input"], Mapping):
+            received[path] = f", got {details['input']!r:.80}"
+    return [
+        FieldError(path, " or ".join(dict.fromkeys(alternatives)) + received.get(path, ""))
+        for path, alternatives in messages.items()
+    ]
+
+
+def _format_path(details: ErrorDetails, data: object) -> str:
+    """Format the location of an error without the names of union alternatives, which pydantic inserts into it."""
+    location = details["loc"]
+    path = ""
+    value = data
+    for depth, part in enumerate(location, start=1):
+        is_missing_key = details["type"] == "missing" and depth == len(location)
+        if isinstance(value, Mapping) and (part in value or is_missing_key):
+            value = value.get(part)
+            path += f".{part}" if path else str(part)
+        elif isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value):
+            value = value[part]
+            path += f"[{part}]"
+    return path
+
+
+def _format_message(details: ErrorDetails, model: type[BaseModel]) -> str:
+    if details["type"] == "missing":
+        return "is required"
+    if details["type"] == "extra_forbidden":
+        *section, key = details["loc"]
+        known = _list_keys(model, section)
+        if near := difflib.get_close_matches(str(key), known, n=1):
+            return f"unknown key; did you mean {near[0]!r}?"
+        return f"unknown key; the keys here are {', '.join(known)}" if known else "unknown key"
+    return details["msg"].removeprefix("Value error, ")
+
+
+def _list_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """List the keys of the model at a location within a model, as pydantic reports locations."""
+    annotation: Any = model
+    for part in location:
+        annotation = _descend(annotation, part)
+    if not _is_model(annotation):
+        return []
+    return [field.alias or name for name, field in annotation.model_fields.items()]
+
+
+def _descend(annotation: Any, part: str | int) -> Any:  # noqa: ANN401 - annotations have no common type
+    """Return the annotation of a part of annotated data: of a field, an element or an alternative of a union."""
+    if _is_model(annotation):
+        fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+        return _strip(fields.get(str(part)))
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        models = [alternative for alternative in map(_strip, arguments) if _is_model(alternative)]
+        return next((alternative for alternative in models if part in _list_tags(alternative)), None)
+    return _strip(arguments[-1] if get_origin(annotation) is dict else arguments[0]) if arguments else None
+
+
+def _strip(annotation: Any) -> Any:  # noqa: ANN401 - annotations have no common type
+    """Return the annotation without metadata and without the alternative None: neither is part of a location."""
+    if get_origin(annotation) is Annotated:
+        return _strip(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        alternatives = [argument for argument in get_args(annotation) if argument is not NoneType]
+        if len(alternatives) == 1:
+            return _strip(alternatives[0])
+    return annotation
+
+
+def _list_tags(model: type[BaseModel]) -> list[object]:
+    """List what pydantic may call a model in the location of a union: its name, or the value of its discriminator."""
+    return [model.__name__, *(field.default for field in model.model_fields.values())]
+
+
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

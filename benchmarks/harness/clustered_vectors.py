@@ -17,13 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from harness.environment import read_json, write_json
-
-Floats = NDArray[np.float32]
-Halves = NDArray[np.float16]
-Ints = NDArray[np.int64]
+from vecall.arrays import HalfVectors, Rows, Vectors
 
 BLOCK_ITEMS = 100_000  # items generated at a time
 _ITEMS_PER_CENTER = 100
@@ -47,18 +43,18 @@ class ClusteredVectors:
     seed: int = 0
 
     @cached_property
-    def themes(self) -> Floats:
+    def themes(self) -> Vectors:
         """[T, D] unit vectors in the directions of the themes."""
         return _normalize(self._raw_themes)
 
     @cached_property
-    def theme_by_center(self) -> Ints:
+    def theme_by_center(self) -> Rows:
         """[C] index of the theme of each center."""
         return self._rng("themes of centres").integers(
             len(self._raw_themes), size=max(1, self.n_items // _ITEMS_PER_CENTER)
         )
 
-    def make_block(self, block_index: int) -> Halves:
+    def make_block(self, block_index: int) -> HalfVectors:
         """Generate a block of items.
 
         Args:
@@ -71,11 +67,11 @@ class ClusteredVectors:
         centers = self._rng("centres of items", block_index).integers(len(self._centers), size=size)
         return self._sample_around(centers, self._rng("items", block_index)).astype(np.float16)
 
-    def iterate_blocks(self, first_block: int = 0) -> Iterator[Halves]:
+    def iterate_blocks(self, first_block: int = 0) -> Iterator[HalfVectors]:
         """Generate all blocks from `first_block` on."""
         return map(self.make_block, range(first_block, -(-self.n_items // BLOCK_ITEMS)))
 
-    def make_queries(self, count: int, *, stream: str = "queries", theme: int | None = None) -> Floats:
+    def make_queries(self, count: int, *, stream: str = "queries", theme: int | None = None) -> Vectors:
         """Generate query vectors of the same distribution as the items.
 
         Args:
@@ -123,16 +119,16 @@ class ClusteredVectors:
         progress_path.unlink()
 
     @cached_property
-    def _raw_themes(self) -> Floats:
+    def _raw_themes(self) -> Vectors:
         shape = max(_MIN_THEMES, self.n_items // _ITEMS_PER_THEME), self.dim
         return self._rng("themes").standard_normal(shape, dtype=np.float32)
 
     @cached_property
-    def _centers(self) -> Floats:
+    def _centers(self) -> Vectors:
         noise = self._rng("centres").standard_normal((len(self.theme_by_center), self.dim), dtype=np.float32)
         return _normalize(np.float32(_CENTER_SCALE) * noise + self._raw_themes[self.theme_by_center])
 
-    def _sample_around(self, centers: Ints, rng: np.random.Generator) -> Floats:
+    def _sample_around(self, centers: Rows, rng: np.random.Generator) -> Vectors:
         noise = rng.standard_normal((len(centers), self.dim), dtype=np.float32)
         noise *= np.float32(_ITEM_SCALE / np.sqrt(self.dim))
         return _normalize(noise + self._centers[centers])
@@ -142,6 +138,6 @@ class ClusteredVectors:
         return np.random.default_rng([self.seed, *stream.encode(), number])
 
 
-def _normalize(vectors: Floats) -> Floats:
-    scaled: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def _normalize(vectors: Vectors) -> Vectors:
+    scaled: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return scaled

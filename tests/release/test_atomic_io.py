@@ -8,13 +8,13 @@ from vecall.errors import InvalidReleaseError
 from vecall.release.atomic_io import atomic_write, compute_sha256, read_array, read_table, write_array, write_table
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_compute_sha256_hashes_content_beyond_one_chunk(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
     assert compute_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_file_is_replaced_whole_and_nothing_is_left_behind(tmp_path, monkeypatch):
+def test_failed_atomic_write_keeps_old_content_and_no_temporary_file(tmp_path, monkeypatch):
     path = tmp_path / "CURRENT"
     atomic_write(path, b"old")
     atomic_write(path, b"new")
@@ -30,23 +30,23 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_behind(tmp_path, monkeypat
     assert [entry.name for entry in tmp_path.iterdir()] == ["CURRENT"]
 
 
-def test_tables_come_back_also_from_a_path_with_pattern_signs(tmp_path):
-    (folder := tmp_path / "[1]*").mkdir()
+def test_table_round_trips_through_path_with_glob_characters(tmp_path):
+    (directory := tmp_path / "[1]*").mkdir()
     table = pl.DataFrame({"id": ["甲", None], "tags": [["a", "b"], []], "year": [1999, None]})
-    write_table(folder / "t.arrow", table)
-    assert read_table(folder / "t.arrow").equals(table)
+    write_table(directory / "t.arrow", table)
+    assert read_table(directory / "t.arrow").equals(table)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4)])
-def test_arrays_are_mapped_read_only(tmp_path, shape):
+def test_array_round_trips_and_is_read_only(tmp_path, shape):
     array = np.ones(shape, dtype=np.float16)
     write_array(tmp_path / "a.npy", array)
-    again = read_array(tmp_path / "a.npy")
-    np.testing.assert_array_equal(again, array)
-    assert not again.flags.writeable
+    loaded = read_array(tmp_path / "a.npy")
+    np.testing.assert_array_equal(loaded, array)
+    assert not loaded.flags.writeable
 
 
-def test_pickles_are_neither_written_nor_read(tmp_path):
+def test_python_objects_are_neither_written_nor_read(tmp_path):
     objects = np.array([{}], dtype=object)
     with pytest.raises(ValueError, match="pickle"):
         write_array(tmp_path / "a.npy", objects)
@@ -57,9 +57,9 @@ def test_pickles_are_neither_written_nor_read(tmp_path):
 
 @pytest.mark.parametrize("read", [read_array, read_table])
 @pytest.mark.parametrize("content", [None, b"", b"no such format" * 9])
-def test_what_cannot_be_read_is_refused_by_name(tmp_path, read, content):
+def test_unreadable_file_raises_invalid_release_with_its_name(tmp_path, read, content):
     if content is not None:
         (tmp_path / "f").write_bytes(content)
-    with pytest.raises(InvalidReleaseError, match="cannot be read") as refused:
+    with pytest.raises(InvalidReleaseError, match="cannot be read") as caught:
         read(tmp_path / "f")
-    assert refused.value.file == "f"
+    assert caught.value.file == "f"

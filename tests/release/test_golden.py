@@ -10,7 +10,7 @@ from vecall.release.golden import GOLDEN_TOP_K, GoldenQueries, UserTowerInputs
 
 
 class MeanEncoder:
-    """A user is the mean of its history."""
+    """Encodes a user as the mean of the history's vectors, times `factor`."""
 
     dim, history_length = 8, 3
 
@@ -18,12 +18,12 @@ class MeanEncoder:
         self.factor = factor
 
     def encode_users(self, features, histories, lengths):
-        counted = np.arange(histories.shape[1]) < lengths[:, None]
-        return (self.factor * (histories * counted[..., None]).sum(1) / lengths[:, None]).astype(np.float32)
+        is_item = np.arange(histories.shape[1]) < lengths[:, None]
+        return (self.factor * (histories * is_item[..., None]).sum(1) / lengths[:, None]).astype(np.float32)
 
 
-class Lazy:
-    """An index that finds the first half of the right rows."""
+class HalfRecallIndex:
+    """Index that finds only the first half of the exact rows unless the search width is at least k."""
 
     def __init__(self, index):
         self.index = index
@@ -38,12 +38,12 @@ class Lazy:
         return hits
 
 
-def unit(seed, n=150, dim=8):
+def make_unit_vectors(seed, n=150, dim=8):
     vectors = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-INDEX = ExactIndex.build(unit(0))
+INDEX = ExactIndex.build(make_unit_vectors(0))
 INPUTS = UserTowerInputs(RaggedArray.from_lists([[1, 2, 3, 4, 5], [7], [9, 8]]), pl.DataFrame(height=3))
 
 
@@ -52,55 +52,62 @@ def golden():
     return GoldenQueries.record(INDEX, INPUTS.encode(MeanEncoder(), INDEX.get_vectors), INPUTS)
 
 
-def check(golden, index=INDEX, encoder=None, floor=0.99, effort=None):
-    golden.check(index, encoder or MeanEncoder(), effort=effort, floor=floor)
+def check(golden, index=INDEX, encoder=None, min_recall=0.99, search_params=None):
+    golden.check(index, encoder or MeanEncoder(), search_params=search_params, min_recall=min_recall)
 
 
-def test_inputs_are_read_as_the_index_serves_them():
+def test_inputs_are_encoded_from_stored_vectors_of_newest_items():
     vectors = INPUTS.encode(MeanEncoder(), INDEX.get_vectors)
     stored = INDEX.get_vectors(np.arange(INDEX.size))
     expected = [stored[rows].mean(0) for rows in ([3, 4, 5], [7], [9, 8])]
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
-def test_what_was_recorded_passes_and_comes_back(golden, tmp_path):
+def test_recorded_queries_round_trip_and_pass_their_check(golden, tmp_path):
     assert GoldenQueries.load(tmp_path) is None
     check(golden)
-    assert golden.rows.shape == (3, GOLDEN_TOP_K)
+    assert golden.exact_rows.shape == (3, GOLDEN_TOP_K)
     golden.save(tmp_path)
-    again = GoldenQueries.load(tmp_path)
-    np.testing.assert_array_equal(again.vectors, golden.vectors)
-    np.testing.assert_array_equal(again.exact_rows, INDEX.search_exact(golden.vectors, GOLDEN_TOP_K).rows)
-    check(again)
-    assert again.measure_ann_recall(INDEX, None) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "golden.vectors.npy",
+        "golden.exact_rows.npy",
+        "golden.history_offsets.npy",
+        "golden.history_rows.npy",
+        "golden.features.arrow",
+    }
+    loaded = GoldenQueries.load(tmp_path)
+    np.testing.assert_array_equal(loaded.vectors, golden.vectors)
+    np.testing.assert_array_equal(loaded.exact_rows, INDEX.search_exact(golden.vectors, GOLDEN_TOP_K).rows)
+    check(loaded)
+    assert loaded.measure_ann_recall(INDEX, None) == 1
 
 
-def test_another_model_is_refused(golden):
-    check(golden, encoder=MeanEncoder(1.0001))  # other processors round otherwise
+def test_check_fails_for_another_encoder(golden):
+    check(golden, encoder=MeanEncoder(1.0001))  # as much as rounding on another CPU
     for factor in (1.01, float("nan")):
-        with pytest.raises(InvalidReleaseError, match="user vectors differ") as refused:
+        with pytest.raises(InvalidReleaseError, match="user vectors differ") as caught:
             check(golden, encoder=MeanEncoder(factor))
-        assert refused.value.file == "golden.vectors.npy"
+        assert caught.value.file == "golden.vectors.npy"
 
 
-def test_other_item_vectors_are_refused(golden):
+def test_check_fails_for_other_item_vectors(golden):
     with pytest.raises(InvalidReleaseError, match="user vectors differ"):
-        check(golden, ExactIndex.build(unit(1)))
-    brought = GoldenQueries.record(INDEX, golden.vectors, None)  # without towers the answers tell
+        check(golden, ExactIndex.build(make_unit_vectors(1)))
+    without_inputs = GoldenQueries.record(INDEX, golden.vectors, None)  # without towers only the search is checked
     with pytest.raises(InvalidReleaseError, match=r"ANN recall is 0\.\d+, below the floor 0\.99"):
-        check(brought, ExactIndex.build(unit(1)))
+        check(without_inputs, ExactIndex.build(make_unit_vectors(1)))
 
 
-def test_an_index_that_finds_less_is_refused(golden):
-    check(golden, Lazy(INDEX), effort=SearchParams(100))
-    with pytest.raises(InvalidReleaseError, match=r"ANN recall is 0\.5000, below the floor 0\.9900") as refused:
-        check(golden, Lazy(INDEX), effort=SearchParams(99))
-    assert refused.value.file == "golden.rows.npy"
-    check(golden, Lazy(INDEX), floor=0.5)
+def test_check_fails_for_recall_below_floor(golden):
+    check(golden, HalfRecallIndex(INDEX), search_params=SearchParams(100))
+    with pytest.raises(InvalidReleaseError, match=r"ANN recall is 0\.5000, below the floor 0\.9900") as caught:
+        check(golden, HalfRecallIndex(INDEX), search_params=SearchParams(99))
+    assert caught.value.file == "golden.exact_rows.npy"
+    check(golden, HalfRecallIndex(INDEX), min_recall=0.5)
 
 
-def test_few_items_give_few_answers():
-    small = ExactIndex.build(unit(0, n=5))
-    golden = GoldenQueries.record(small, unit(1, n=2), None)
+def test_fewer_items_than_golden_k_are_all_recorded():
+    small = ExactIndex.build(make_unit_vectors(0, n=5))
+    golden = GoldenQueries.record(small, make_unit_vectors(1, n=2), None)
     assert golden.exact_rows.shape == (2, 5)
     check(golden, small)

@@ -1,4 +1,4 @@
-"""Every byte of a release counts: each damage is refused, under the name of the damaged file."""
+"""Every byte of a release counts: any damage is refused, and the error names the damaged file."""
 
 import hashlib
 import json
@@ -13,148 +13,165 @@ from pydantic import ValidationError
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.exact import ExactIndex
 from vecall.release.atomic_io import write_array, write_table
-from vecall.release.manifest import IndexInfo, ReleaseMetadata, digest_files, read_manifest, verify_release
+from vecall.release.manifest import (
+    MANIFEST_DIGEST_FILE,
+    MANIFEST_FILE,
+    IndexInfo,
+    ReleaseMetadata,
+    digest_files,
+    read_manifest,
+    verify_release,
+)
 from vecall.release.store import Store
 
-FLIPS = (0x01, 0x20, 0xFF)  # 0x20 turns a letter's case
-SUM, JSON = "manifest.sha256", "manifest.json"
+FLIPPED_BITS = (0x01, 0x20, 0xFF)  # 0x20 changes the case of a letter
 
 
-def described(**fields):
+def make_metadata(**fields):
     return ReleaseMetadata(**{"items": 40, "dim": 16, "id_type": "string", "index": IndexInfo(engine="exact")} | fields)
 
 
-def write_release(folder):
-    """A file of each kind, of up to some KiB."""
+def write_files(directory):
+    """Write a file of each kind, of up to some KiB."""
     rng = np.random.default_rng(0)
-    ExactIndex.build(rng.standard_normal((40, 16), dtype=np.float32)).save(folder / "index.faiss")
-    write_array(folder / "item_ids.npy", np.arange(40))
-    write_table(folder / "ids.arrow", pl.DataFrame({"id": [f"物{i}" for i in range(40)]}))
-    (folder / "encoders.json").write_text(json.dumps({"year": {"mean": 1990.5}}))
-    (folder / "query_tower.onnx").write_bytes(rng.bytes(3000))
-    (folder / "empty.bin").write_bytes(b"")
+    ExactIndex.build(rng.standard_normal((40, 16), dtype=np.float32)).save(directory / "index.faiss")
+    write_array(directory / "item_ids.npy", np.arange(40))
+    write_table(directory / "ids.arrow", pl.DataFrame({"id": [f"物{i}" for i in range(40)]}))
+    (directory / "encoders.json").write_text(json.dumps({"year": {"mean": 1990.5}}))
+    (directory / "query_tower.onnx").write_bytes(rng.bytes(3000))
+    (directory / "empty.bin").write_bytes(b"")
 
 
 @pytest.fixture
 def store(tmp_path):
     store = Store.create(tmp_path / "store")
     with store.create_draft("one") as draft:
-        write_release(draft.directory)
-        draft.commit(described(), activate=True)
+        write_files(draft.directory)
+        draft.commit(make_metadata(), activate=True)
     return store
 
 
-def refusal(check):
-    """The file that is blamed; its name stands in the message too."""
-    with pytest.raises(InvalidReleaseError) as refused:
+@pytest.fixture
+def release_dir(store):
+    return store.get_release_dir("one")
+
+
+def get_blamed_file(check):
+    """Return the file that the error names, as an attribute and in its message."""
+    with pytest.raises(InvalidReleaseError) as caught:
         check()
-    assert refused.value.file in str(refused.value)
-    return refused.value.file
+    assert caught.value.file in str(caught.value)
+    return caught.value.file
 
 
-def positions(size):
+def sample_positions(size):
     return range(size) if size <= 400 else sorted({*range(60), *range(size - 60, size), *range(0, size, size // 100)})
 
 
-def test_an_untouched_release_passes(store):
+def test_undamaged_release_is_verified(store, release_dir):
     manifest = store.verify()
-    assert manifest == store.verify("one") == store.releases()[0]
-    assert set(manifest.files) == {entry.name for entry in store.folder("one").iterdir()} - {SUM, JSON}
-    assert manifest.bytes == sum((store.folder("one") / name).stat().st_size for name in manifest.files)
+    assert manifest == store.verify("one") == store.list_releases()[0]
+    assert set(manifest.files) == {path.name for path in release_dir.iterdir()} - {MANIFEST_DIGEST_FILE, MANIFEST_FILE}
+    assert manifest.total_bytes == sum((release_dir / name).stat().st_size for name in manifest.files)
 
 
-def test_every_flipped_byte_and_every_cut_is_refused_by_name(store):
-    checked = {}
-    for path in [*store.folder("one").iterdir(), store.path / "CURRENT"]:
+def test_flipped_truncated_and_extended_files_are_refused_by_name(store, release_dir):
+    tested = {}
+    for path in [*release_dir.iterdir(), store.path / "CURRENT"]:
         content = path.read_bytes()
-        places = positions(len(content))
-        assert len(places) >= min(200, len(content))
-        for place in places:
-            for bits in FLIPS if len(content) <= 400 else FLIPS[place % 3 :][:1]:
+        positions = sample_positions(len(content))
+        assert len(positions) >= min(200, len(content))
+        for position in positions:
+            for bits in FLIPPED_BITS if len(content) <= 400 else FLIPPED_BITS[position % 3 :][:1]:
                 damaged = bytearray(content)
-                damaged[place] ^= bits
+                damaged[position] ^= bits
                 path.write_bytes(damaged)
-                assert refusal(store.verify) == path.name, (place, bits)
+                assert get_blamed_file(store.verify) == path.name, (position, bits)
         for length in {0, 1, len(content) // 2, len(content) - 1} & set(range(len(content))):
             path.write_bytes(content[:length])
-            assert refusal(store.verify) == path.name, length
+            assert get_blamed_file(store.verify) == path.name, length
         path.write_bytes(content + b"\n")
-        assert refusal(store.verify) == path.name
+        assert get_blamed_file(store.verify) == path.name
         path.write_bytes(content)
-        checked[path.name] = len(places)
+        tested[path.name] = len(positions)
     store.verify()
-    assert len(checked) == 9
-    assert min(checked[name] for name in ("index.faiss", "ids.arrow", "query_tower.onnx", JSON)) >= 200
+    assert len(tested) == 9
+    assert min(tested[name] for name in ("index.faiss", "ids.arrow", "query_tower.onnx", MANIFEST_FILE)) >= 200
 
 
-def test_every_missing_file_is_refused_by_name(store):
-    for path in store.folder("one").iterdir():
+def test_missing_file_is_refused_by_name(store, release_dir):
+    for path in release_dir.iterdir():
         content = path.read_bytes()
         path.unlink()
-        assert refusal(store.verify) == path.name
+        assert get_blamed_file(store.verify) == path.name
         path.write_bytes(content)
     store.verify()
 
 
-def test_a_wrong_size_is_said_before_anything_is_summed(store, monkeypatch):
-    monkeypatch.setattr("vecall.release.manifest.sha256", lambda path: pytest.fail("too late"))
-    (store.folder("one") / "query_tower.onnx").write_bytes(b"short")
-    with pytest.raises(InvalidReleaseError, match=r"query_tower\.onnx has 5 bytes; the manifest says 3000"):
+def test_wrong_size_is_reported_before_any_digest_is_computed(store, release_dir, monkeypatch):
+    monkeypatch.setattr("vecall.release.manifest.compute_sha256", lambda path: pytest.fail("too late"))
+    (release_dir / "query_tower.onnx").write_bytes(b"short")
+    with pytest.raises(InvalidReleaseError, match=r"query_tower\.onnx has 5 bytes; the manifest lists 3000"):
         store.verify()
 
 
-def a_file(path):
+def make_file(path):
     path.write_bytes(b"")
 
 
-def a_folder(path):
+def make_directory(path):
     path.mkdir()
 
 
-def a_link(path):
+def make_link(path):
     path.symlink_to("index.faiss")
 
 
-@pytest.mark.parametrize("make", [a_file, a_folder, a_link, os.mkfifo])
+@pytest.mark.parametrize("make", [make_file, make_directory, make_link, os.mkfifo])
 @pytest.mark.parametrize("name", ["extra.bin", ".hidden", "tmp-1"])
-def test_whatever_the_manifest_does_not_name_is_refused(store, make, name):
-    make(store.folder("one") / name)
-    assert refusal(store.verify) == name
+def test_entry_that_the_manifest_does_not_list_is_refused(store, release_dir, make, name):
+    make(release_dir / name)
+    assert get_blamed_file(store.verify) == name
 
 
-def test_a_link_is_refused_even_to_the_right_bytes(store, tmp_path):
-    path = store.folder("one") / "index.faiss"
+def test_link_to_identical_content_is_refused(store, release_dir, tmp_path):
+    path = release_dir / "index.faiss"
     shutil.move(path, tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    assert refusal(store.verify) == "index.faiss"
+    assert get_blamed_file(store.verify) == "index.faiss"
 
 
-def test_without_a_third_witness_both_are_named(store):
-    folder = store.folder("one")
-    (folder / SUM).write_text("0" * 64 + "\n")
-    with pytest.raises(InvalidReleaseError, match=rf"{JSON} and {SUM}"):
-        verify_release(folder)
+def test_digest_mismatch_without_current_names_both_files(release_dir):
+    (release_dir / MANIFEST_DIGEST_FILE).write_text("0" * 64 + "\n")
+    with pytest.raises(InvalidReleaseError, match=rf"{MANIFEST_FILE} and {MANIFEST_DIGEST_FILE}"):
+        verify_release(release_dir)
 
 
-def rewrite(folder, change):
-    """A manifest that somebody changed, with a sum that fits."""
-    fields = json.loads((folder / JSON).read_bytes())
-    change(fields)
-    content = json.dumps(fields).encode()
-    (folder / JSON).write_bytes(content)
-    (folder / SUM).write_text(hashlib.sha256(content).hexdigest() + "\n")
+def rewrite_manifest(directory, changes):
+    """Change keys of a manifest and write the digest that belongs to it."""
+    content = json.dumps(json.loads((directory / MANIFEST_FILE).read_bytes()) | changes).encode()
+    (directory / MANIFEST_FILE).write_bytes(content)
+    (directory / MANIFEST_DIGEST_FILE).write_text(hashlib.sha256(content).hexdigest() + "\n")
 
 
-def test_an_exchanged_manifest_is_not_the_current_one(store):
-    rewrite(store.folder("one"), lambda fields: fields.update(items=41))
-    assert refusal(store.verify) == "CURRENT"
-    assert verify_release(store.folder("one")).items == 41
+def test_replaced_manifest_with_valid_digest_does_not_match_current(store, release_dir):
+    rewrite_manifest(release_dir, {"items": 41})
+    assert get_blamed_file(store.verify) == "CURRENT"
+    assert verify_release(release_dir).items == 41
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        ({"format": 3, "new": 1}, "newer vecall"),
+        (
+            {"format": 4, "new": 1},
+            r"has format 4, written by a newer vecall; this version reads format 3\. Upgrade vecall",
+        ),
+        (
+            {"format": 2},
+            r"has format 2, written by an older vecall; this version reads format 3\. Publish it again",
+        ),
+        ({"format": 1}, "has format 1, written by an older vecall"),
         ({"format": 0}, "format"),
         ({"format": "1"}, "format"),
         ({"surprise": 1}, "surprise"),
@@ -165,29 +182,28 @@ def test_an_exchanged_manifest_is_not_the_current_one(store):
         ({"parent": "../one"}, "parent"),
     ],
 )
-def test_manifests_that_say_something_else_are_refused(store, change, message):
-    rewrite(store.folder("one"), lambda fields: fields.update(change))
-    with pytest.raises(InvalidReleaseError, match=message) as refused:
-        read_manifest(store.folder("one"))
-    assert refused.value.file == JSON
-    assert JSON in str(refused.value)
+def test_manifest_of_another_format_or_with_invalid_keys_is_refused(release_dir, changes, message):
+    rewrite_manifest(release_dir, changes)
+    with pytest.raises(InvalidReleaseError, match=message) as caught:
+        read_manifest(release_dir)
+    assert caught.value.file == MANIFEST_FILE
+    assert MANIFEST_FILE in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b"1", b"\xff", b"{"])
-def test_what_is_no_manifest_is_refused(store, content):
-    folder = store.folder("one")
-    (folder / JSON).write_bytes(content)
-    (folder / SUM).write_text(hashlib.sha256(content).hexdigest() + "\n")
-    assert refusal(lambda: verify_release(folder)) == JSON
+def test_manifest_that_is_not_a_manifest_object_is_refused(release_dir, content):
+    (release_dir / MANIFEST_FILE).write_bytes(content)
+    (release_dir / MANIFEST_DIGEST_FILE).write_text(hashlib.sha256(content).hexdigest() + "\n")
+    assert get_blamed_file(lambda: verify_release(release_dir)) == MANIFEST_FILE
 
 
-@pytest.mark.parametrize("make", [a_folder, a_link])
-def test_folders_and_links_do_not_become_part_of_a_release(tmp_path, make):
+@pytest.mark.parametrize("make", [make_directory, make_link])
+def test_directories_and_links_cannot_be_published(tmp_path, make):
     make(tmp_path / "thing")
     with pytest.raises(StoreError, match="thing"):
         digest_files(tmp_path)
 
 
-def test_numbers_that_json_has_not_are_refused_before_anything_is_written():
+def test_metadata_refuses_numbers_that_json_lacks():
     with pytest.raises(ValidationError, match="finite"):
-        described(metrics={"recall@10": float("nan")})
+        make_metadata(metrics={"recall@10": float("nan")})

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.index import index_io as index_files
+from vecall.index import index_io
 from vecall.index.exact import ExactIndex
 from vecall.release import release as release_module
 from vecall.release.manifest import (
@@ -23,109 +23,112 @@ from vecall.release.store import Store
 
 @pytest.fixture
 def store(published, tmp_path):
-    """A copy of a real release's store, to be spoilt."""
+    """Copy of a published release's store, for tests that damage it."""
     shutil.copytree(published / "store", tmp_path / "store")
     return Store.open(tmp_path / "store")
 
 
-def exchange(store, change):
-    """Change files of the release, and have all sums agree with the change, as a second publisher would."""
-    folder = store.folder("tiny")
+def republish(store, change):
+    """Change files of the release and write a manifest and CURRENT that match the change."""
+    directory = store.get_release_dir("tiny")
     manifest = store.verify("tiny")
     for name in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
-        (folder / name).unlink()
-    change(folder)
-    write_manifest(folder, Manifest(**dict(manifest) | {"files": digest_files(folder)}))
+        (directory / name).unlink()
+    change(directory)
+    write_manifest(directory, Manifest(**dict(manifest) | {"files": digest_files(directory)}))
     store.activate("tiny")
 
 
-def test_all_parts_are_there(store, published):
+def test_open_release_loads_all_parts(store, published):
     release = open_release(store)
     assert release.name == "tiny"
     release.check_golden_queries()
     items = pl.read_csv(published / "items.csv", infer_schema=False).sort("id")
-    everything = np.arange(len(items))
-    assert release.item_ids.to_ids(everything) == items["id"].to_list()
+    rows = np.arange(len(items))
+    assert release.item_ids.to_ids(rows) == items["id"].to_list()
     assert release.attributes.columns == ["title", "year", "type"]
     assert release.attributes["year"].cast(pl.String).to_list() == items["year"].to_list()
-    taken = pl.read_csv(published / "taken.csv").filter(pl.col("rating") >= 3)
-    counts = dict(taken.group_by("item").len().iter_rows())
-    assert release.popularity.tolist() == [counts.get(one, 0) for one in items["id"]]
+    positives = pl.read_csv(published / "taken.csv").filter(pl.col("rating") >= 3)
+    counts = dict(positives.group_by("item").len().iter_rows())
+    assert release.popularity.tolist() == [counts.get(item_id, 0) for item_id in items["id"]]
     history = release.users.histories[release.users.ids.to_row("user-7")]
-    assert release.item_ids.to_ids(history) == taken.filter(user="user-7").sort("time")["item"].to_list()
+    assert release.item_ids.to_ids(history) == positives.filter(user="user-7").sort("time")["item"].to_list()
     assert release.users.features.columns == ["type", "price.eur", "标签", "look", "text"]
     np.testing.assert_array_equal(open_release(store, "tiny").golden_queries.vectors, release.golden_queries.vectors)
     with pytest.raises(StoreError, match="no release 'other'"):
         open_release(store, "other")
 
 
-def test_whatever_byte_is_flipped_the_release_is_refused_and_the_file_named(store):
-    """Every byte of a small file, 200 of a larger one; also truncated, emptied, grown and gone."""
-    folder = store.folder("tiny")
+def test_flipped_byte_of_any_file_is_refused_by_name(store):
+    """Flip every byte of a small file and 200 of a larger one; also truncate, empty, extend and delete each file."""
     flips = 0
-    for path in sorted(folder.iterdir()):
+    for path in sorted(store.get_release_dir("tiny").iterdir()):
         content = path.read_bytes()
-        places = range(len(content)) if len(content) <= 200 else np.linspace(0, len(content) - 1, 200).astype(int)
-        spoilt = [content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :] for at in places]
-        flips += len(spoilt)
-        for bad in (*spoilt, content[:-1], b"", content + b"\0"):
-            path.write_bytes(bad)
-            with pytest.raises(InvalidReleaseError, match=path.name) as refused:
+        positions = range(len(content)) if len(content) <= 200 else np.linspace(0, len(content) - 1, 200).astype(int)
+        flipped = [content[:i] + bytes([content[i] ^ (1 << i % 8)]) + content[i + 1 :] for i in positions]
+        flips += len(flipped)
+        for damaged in (*flipped, content[:-1], b"", content + b"\0"):
+            path.write_bytes(damaged)
+            with pytest.raises(InvalidReleaseError, match=path.name) as caught:
                 open_release(store)
-            assert refused.value.file == path.name
+            assert caught.value.file == path.name
         path.unlink()
-        with pytest.raises(InvalidReleaseError, match=path.name) as refused:
+        with pytest.raises(InvalidReleaseError, match=path.name) as caught:
             open_release(store)
         path.write_bytes(content)
     assert flips > 3500
     open_release(store).check_golden_queries()
 
 
-def test_what_the_manifest_does_not_name_is_refused(store):
-    stranger = store.folder("tiny") / "index.faiss.bak"
-    stranger.write_bytes(b"")
-    with pytest.raises(InvalidReleaseError) as refused:
+def test_file_that_the_manifest_does_not_list_is_refused(store):
+    extra = store.get_release_dir("tiny") / "index.faiss.bak"
+    extra.write_bytes(b"")
+    with pytest.raises(InvalidReleaseError) as caught:
         open_release(store)
-    assert refused.value.file == stranger.name
+    assert caught.value.file == extra.name
 
 
-def rebuilt_index(folder, change):
-    vectors = index_files.load_index(folder / "index.faiss")
-    vectors = change(vectors.get_vectors(np.arange(vectors.size)))
-    index_files.save_index(ExactIndex.build(np.ascontiguousarray(vectors)), folder / "index.faiss")
+def rebuild_index(directory, change):
+    index = index_io.load_index(directory / "index.faiss")
+    vectors = change(index.get_vectors(np.arange(index.size)))
+    index_io.save_index(ExactIndex.build(np.ascontiguousarray(vectors)), directory / "index.faiss")
+
+
+def change_array(directory, name, change):
+    np.save(directory / name, change(np.load(directory / name)))
 
 
 @pytest.mark.parametrize(
     ("change", "file"),
     [
-        (lambda folder: rebuilt_index(folder, lambda x: x[::-1]), "golden.vectors.npy"),
-        (lambda folder: np.save(folder / "golden.vectors.npy", np.load(folder / "golden.vectors.npy") * 1.01), None),
+        (lambda directory: rebuild_index(directory, lambda x: x[::-1]), "golden.vectors.npy"),
+        (lambda directory: change_array(directory, "golden.vectors.npy", lambda x: x * 1.01), "golden.vectors.npy"),
         (
-            lambda folder: np.save(folder / "golden.rows.npy", np.load(folder / "golden.rows.npy")[:, :5][:, ::-1] * 0),
-            None,
+            lambda directory: change_array(directory, "golden.exact_rows.npy", lambda x: x[:, :5][:, ::-1] * 0),
+            "golden.exact_rows.npy",
         ),
     ],
-    ids=["other vectors", "other answers of the towers", "other answers of the index"],
+    ids=["item vectors", "user vectors", "exact rows"],
 )
-def test_files_that_agree_in_sums_and_not_in_answers_fail_the_golden_check(store, change, file):
-    exchange(store, change)
-    with pytest.raises(InvalidReleaseError, match="golden") as refused:
+def test_changed_files_with_valid_digests_fail_the_golden_check(store, change, file):
+    republish(store, change)
+    with pytest.raises(InvalidReleaseError, match="golden") as caught:
         open_release(store).check_golden_queries()
-    assert refused.value.file == (file or refused.value.file)
+    assert caught.value.file == file
 
 
-def test_towers_of_another_run_fail_the_golden_check(store):
-    def retrain(folder):
+def test_retrained_query_tower_fails_the_golden_check(store):
+    def retrain(directory):
         import onnx
 
-        model = onnx.load(folder / "query_tower.onnx")
+        model = onnx.load(directory / "query_tower.onnx")
         for weights in model.graph.initializer:
             values = onnx.numpy_helper.to_array(weights)
             if values.dtype == np.float32 and values.ndim == 2:
                 weights.CopyFrom(onnx.numpy_helper.from_array(values + 0.05, weights.name))
-        onnx.save(model, folder / "query_tower.onnx")
+        onnx.save(model, directory / "query_tower.onnx")
 
-    exchange(store, retrain)
+    republish(store, retrain)
     with pytest.raises(InvalidReleaseError, match="golden queries: user vectors differ"):
         open_release(store).check_golden_queries()
 
@@ -133,39 +136,73 @@ def test_towers_of_another_run_fail_the_golden_check(store):
 @pytest.mark.parametrize(
     ("change", "file"),
     [
-        (lambda folder: rebuilt_index(folder, lambda x: x[:-1]), "index.faiss"),
-        (lambda folder: rebuilt_index(folder, lambda x: x[:, :4]), "index.faiss"),
-        (lambda folder: np.save(folder / "popularity.npy", np.zeros(3, np.float32)), "popularity.npy"),
-        (lambda folder: pl.DataFrame({"year": [1]}).write_ipc(folder / "attributes.arrow"), "attributes.arrow"),
-        (lambda folder: (folder / "encoders.json").write_text("{}"), "encoders.json"),
-        (lambda folder: (folder / "index.faiss").write_bytes(b"IxSQ nonsense"), "index.faiss"),
+        (lambda directory: rebuild_index(directory, lambda x: x[:-1]), "index.faiss"),
+        (lambda directory: rebuild_index(directory, lambda x: x[:, :4]), "index.faiss"),
+        (lambda directory: np.save(directory / "popularity.npy", np.zeros(3, np.float32)), "popularity.npy"),
+        (lambda directory: pl.DataFrame({"year": [1]}).write_ipc(directory / "attributes.arrow"), "attributes.arrow"),
+        (lambda directory: (directory / "encoders.json").write_text("{}"), "encoders.json"),
+        (lambda directory: (directory / "index.faiss").write_bytes(b"IxSQ nonsense"), "index.faiss"),
     ],
     ids=["fewer vectors", "shorter vectors", "popularity", "attributes", "encoders", "no index"],
 )
-def test_files_that_do_not_belong_together_are_refused(store, change, file):
-    exchange(store, change)
-    with pytest.raises(InvalidReleaseError) as refused:
+def test_files_that_do_not_match_each_other_are_refused(store, change, file):
+    republish(store, change)
+    with pytest.raises(InvalidReleaseError) as caught:
         open_release(store)
-    assert refused.value.file == file
+    assert caught.value.file == file
+
+
+def parse_curve(engine, parameters):
+    manifest = SimpleNamespace(name="one", index=IndexInfo(engine=engine, parameters=parameters))
+    return release_module._parse_search_param_curve(manifest)
+
+
+UNFILTERED = {"widths": [], "depth_factor": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("engine", "parameters", "efforts"),
+    ("engine", "parameters", "expected"),
     [
-        ("hnsw", {"effort": [[5, 20, 0], [50, 90, 0]]}, {1: (20, 0), 5: (20, 0), 50: (90, 0), 100: (180, 0)}),
-        ("cells", {"cells": 64, "effort": [[5, 4, 12], [50, 9, 75]]}, {5: (4, 12), 100: (18, 150)}),
-        # As releases of format 1 have it.
-        ("hnsw", {"effort": [[5, 20], [50, 90]]}, {5: (20, 0), 100: (180, 0)}),
-        ("hnsw", {"M": 16, "ef": 33}, {1: (33, 0), 33: (33, 0), 66: (66, 0)}),
-        ("hnsw", {}, {1: (50, 0), 100: (100, 0)}),
+        (
+            "hnsw",
+            {"search_params": [[5, 20, 0], [50, 90, 0]], "filtered_search_params": UNFILTERED},
+            {1: (20, 0), 5: (20, 0), 50: (90, 0), 100: (180, 0)},
+        ),
+        (
+            "ivf",
+            {"nlist": 64, "search_params": [[5, 4, 12], [50, 9, 75]], "filtered_search_params": UNFILTERED},
+            {5: (4, 12), 100: (18, 150)},
+        ),
     ],
 )
-def test_how_hard_to_search_stands_in_the_manifest(engine, parameters, efforts):
-    curve = release_module._parse_search_param_curve(
-        SimpleNamespace(index=IndexInfo(engine=engine, parameters=parameters))
-    )
-    assert {k: tuple(curve.look_up(k)) for k in efforts} == efforts
+def test_search_params_are_read_from_the_manifest(engine, parameters, expected):
+    curve = parse_curve(engine, parameters)
+    assert {k: tuple(curve.look_up(k)) for k in expected} == expected
 
 
-def test_a_scan_needs_no_effort():
-    assert release_module._parse_search_param_curve(SimpleNamespace(index=IndexInfo(engine="exact"))) is None
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"M": 16, "ef": 33},
+        {"search_params": [[5, 20], [50, 90]], "filtered_search_params": UNFILTERED},
+        {"search_params": [], "filtered_search_params": UNFILTERED},
+        {"search_params": [[5, 20, 0]]},
+        {"search_params": [[5, 20, 0]], "filtered_search_params": {"widths": [[1]], "depth_factor": 1.0}},
+    ],
+)
+def test_missing_or_malformed_search_params_are_refused(parameters):
+    with pytest.raises(InvalidReleaseError, match=r"'one': index\.parameters of manifest\.json is invalid") as caught:
+        parse_curve("hnsw", parameters)
+    assert caught.value.file == MANIFEST_FILE
+
+
+def test_costs_with_other_keys_than_the_cost_model_are_refused():
+    manifest = SimpleNamespace(name="one", index=IndexInfo(engine="hnsw", costs={"fixed_ms": 0.1, "per_row": 0.1}))
+    with pytest.raises(InvalidReleaseError, match=r"'one': index\.costs of manifest\.json is invalid") as caught:
+        release_module._parse_cost_model(manifest)
+    assert caught.value.file == MANIFEST_FILE
+
+
+def test_exact_index_has_no_search_params():
+    assert parse_curve("exact", {}) is None

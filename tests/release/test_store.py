@@ -13,7 +13,7 @@ from vecall.release.file_lock import file_lock
 from vecall.release.manifest import IndexInfo, ReleaseMetadata
 from vecall.release.store import Store
 
-DESCRIPTION = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))
+METADATA = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))
 
 
 @pytest.fixture
@@ -22,81 +22,83 @@ def store(tmp_path):
 
 
 def publish(store, name=None, *, activate=True, content=b"vectors"):
-    with store.draft(name) as draft:
-        (draft.folder / "index.faiss").write_bytes(content)
-        return draft.commit(DESCRIPTION, activate=activate)
+    with store.create_draft(name) as draft:
+        (draft.directory / "index.faiss").write_bytes(content)
+        return draft.commit(METADATA, activate=activate)
 
 
-def names(store):
-    return [manifest.name for manifest in store.releases()]
+def list_names(store):
+    return [manifest.name for manifest in store.list_releases()]
 
 
-def leftovers(store):
+def list_leftovers(store):
     return list(store.path.glob("tmp-*"))
 
 
-def test_what_is_published_is_there_and_current(store):
+def test_published_release_is_listed_and_current(store):
     assert store.find_current() is None
     assert publish(store, "one") == "one"
-    assert store.current().release == "one"
+    assert store.get_current().release == "one"
     manifest = store.verify()
-    assert (manifest.parent, manifest.items, manifest.bytes) == (None, 1, 7)
+    assert (manifest.parent, manifest.items, manifest.total_bytes) == (None, 1, 7)
     assert manifest.created.utcoffset().total_seconds() == 0
-    assert (store.folder("one") / "index.faiss").read_bytes() == b"vectors"
+    assert (store.get_release_dir("one") / "index.faiss").read_bytes() == b"vectors"
     publish(store, "two", activate=False)
-    assert (store.current().release, names(store)) == ("one", ["two", "one"])
+    assert (store.get_current().release, list_names(store)) == ("one", ["two", "one"])
     assert store.verify("two").parent == "one"
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
     assert Store.open(store.path) == Store.create(store.path) == store
 
 
-def test_releases_without_a_name_are_called_by_their_time(store):
-    made = [publish(store) for _ in range(3)]
-    assert len(set(made)) == 3
-    assert names(store) == made[::-1]
-    assert all(len(name.split("-")[0]) == 8 for name in made)
+def test_unnamed_releases_are_named_by_time(store):
+    published = [publish(store) for _ in range(3)]
+    assert len(set(published)) == 3
+    assert list_names(store) == published[::-1]
+    assert all(len(name.split("-")[0]) == 8 for name in published)
 
 
-def test_a_name_by_time_that_is_taken_gets_a_suffix(store):
+def test_timestamp_name_in_use_gets_a_suffix(store):
     now = store_module.datetime(2026, 11, 24, 15, 55, 1, tzinfo=store_module.UTC)
     for expected in ("20261124-155501", "20261124-155501-1", "20261124-155501-2"):
-        assert store._name_by_time(now) == expected
+        assert store._make_timestamp_name(now) == expected
         publish(store, expected)
 
 
 @pytest.mark.parametrize("name", ["", "One", ".one", "-one", "a/b", "..", "a" * 65, "é", "one\n"])
-def test_malformed_names_are_refused(store, name):
+def test_malformed_name_is_refused(store, name):
     with pytest.raises(StoreError, match="cannot name a release"):
         publish(store, name)
     with pytest.raises(StoreError, match="has no release"):
-        store.folder(name)
+        store.get_release_dir(name)
 
 
-def test_a_taken_name_is_refused_early_and_at_the_commit(store):
-    with store.draft("one") as draft:
+def test_name_in_use_is_refused_by_create_draft_and_by_commit(store):
+    with store.create_draft("one") as draft:
         publish(store, "one", content=b"first")
         with pytest.raises(StoreError, match="already"):
-            draft.commit(DESCRIPTION, activate=True)
-    with pytest.raises(StoreError, match="already"), store.draft("one"):
+            draft.commit(METADATA, activate=True)
+    with pytest.raises(StoreError, match="already"), store.create_draft("one"):
         pytest.fail("too late")
-    assert (store.folder("one") / "index.faiss").read_bytes() == b"first"
-    assert leftovers(store) == []
+    assert (store.get_release_dir("one") / "index.faiss").read_bytes() == b"first"
+    assert list_leftovers(store) == []
 
 
-def test_a_draft_left_without_commit_is_gone(store):
-    with store.draft() as draft:
-        (draft.folder / "index.faiss").write_bytes(b"x")
-    with pytest.raises(KeyError), store.draft() as draft:
+def test_uncommitted_draft_is_removed(store):
+    with store.create_draft() as draft:
+        (draft.directory / "index.faiss").write_bytes(b"x")
+    with pytest.raises(KeyError), store.create_draft() as draft:
         raise KeyError
-    assert (leftovers(store), names(store), store.find_current()) == ([], [], None)
+    assert (list_leftovers(store), list_names(store), store.find_current()) == ([], [], None)
 
 
 class Crash(BaseException):
-    """Nothing catches it, like the death of the process."""
+    """Nothing catches it, as nothing follows the death of a process."""
 
 
-@pytest.mark.parametrize("step", ["sum_files", "write_manifest", "Path.rename", "replace", "os.replace", "fsync"])
-def test_a_crash_at_any_step_leaves_a_whole_store(store, monkeypatch, step):
+@pytest.mark.parametrize(
+    "step", ["digest_files", "write_manifest", "Path.rename", "atomic_write", "os.replace", "fsync"]
+)
+def test_crash_at_any_step_leaves_a_consistent_store(store, monkeypatch, step):
     publish(store, "one")
 
     def crash(*_args, **_kwargs):
@@ -107,83 +109,83 @@ def test_a_crash_at_any_step_leaves_a_whole_store(store, monkeypatch, step):
         patch.setattr(targets.get(step, f"vecall.release.store.{step}"), crash)
         with pytest.raises(Crash):
             publish(store, "two")
-    assert store.current().release == "one"
+    assert store.get_current().release == "one"
     store.verify()
-    after_rename = step in ("replace", "os.replace")
-    assert names(store) == (["two", "one"] if after_rename else ["one"])
-    if after_rename:  # whole, and not current
+    after_rename = step in ("atomic_write", "os.replace")
+    assert list_names(store) == (["two", "one"] if after_rename else ["one"])
+    if after_rename:  # published, but not current
         store.verify("two")
         assert store.activate("two") == "one"
     else:
         assert publish(store, "two") == "two"
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
 
 
-def test_drafts_of_the_dead_are_swept_and_those_of_the_living_stay(store):
+def test_only_drafts_of_dead_processes_are_removed(store):
     (store.path / "tmp-dead").mkdir()
     (store.path / "tmp-dead" / "index.faiss").write_bytes(b"x")
-    (store.path / "tmp-current").write_bytes(b"{")  # a CURRENT that never became it
+    (store.path / "tmp-current").write_bytes(b"{")  # a CURRENT that was not put in place
     (store.path / "tmp-alive").mkdir()
-    alive = os.open(store.path / "tmp-alive", os.O_RDONLY)
-    fcntl.flock(alive, fcntl.LOCK_EX)
-    with store.draft() as draft:
-        assert set(leftovers(store)) == {store.path / "tmp-alive", draft.folder}
+    descriptor = os.open(store.path / "tmp-alive", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with store.create_draft() as draft:
+        assert set(list_leftovers(store)) == {store.path / "tmp-alive", draft.directory}
         store.prune(0)
-        assert set(leftovers(store)) == {store.path / "tmp-alive", draft.folder}
-    os.close(alive)
+        assert set(list_leftovers(store)) == {store.path / "tmp-alive", draft.directory}
+    os.close(descriptor)
     store.prune(0)
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
 
 
-def test_activate_and_roll_back(store):
+def test_rollback_activates_the_parent(store):
     for name in ("one", "two", "three"):
         publish(store, name)
     assert store.activate("one") == "three"
     assert publish(store, "four") == "four"
     assert store.rollback() == ("one", "four")
-    assert store.current().release == "one"
+    assert store.get_current().release == "one"
     with pytest.raises(StoreError, match="no parent"):
         store.rollback()
 
 
-def test_activating_checks_every_byte_first(store):
+def test_damaged_release_is_not_activated(store):
     publish(store, "one")
     publish(store, "two")
-    (store.folder("one") / "index.faiss").write_bytes(b"VECTORS")
+    (store.get_release_dir("one") / "index.faiss").write_bytes(b"VECTORS")
     for attempt in (lambda: store.activate("one"), store.rollback):
-        with pytest.raises(InvalidReleaseError) as refused:
+        with pytest.raises(InvalidReleaseError) as caught:
             attempt()
-        assert refused.value.file == "index.faiss"
-    assert store.current().release == "two"
+        assert caught.value.file == "index.faiss"
+    assert store.get_current().release == "two"
 
 
-def test_rolling_back_needs_something_to_roll_back_to(store):
+def test_rollback_without_current_or_parent_is_refused(store):
     with pytest.raises(StoreError, match="no release"):
         store.rollback()
     publish(store, "one")
     publish(store, "two")
-    for path in [*store.folder("one").iterdir()]:
+    for path in [*store.get_release_dir("one").iterdir()]:
         path.unlink()
-    store.folder("one").rmdir()
+    store.get_release_dir("one").rmdir()
     with pytest.raises(StoreError, match="was pruned"):
         store.rollback()
 
 
-def test_pruning_keeps_the_newest_the_current_and_its_parent(store):
+def test_prune_keeps_newest_current_and_parent(store):
     for name in ("a", "b", "c", "d", "e"):
         publish(store, name)
     store.activate("c")
     assert store.prune(10) == []
     assert store.prune(1) == ["d", "a"]
-    assert names(store) == ["e", "c", "b"]
+    assert list_names(store) == ["e", "c", "b"]
     assert store.prune(0) == ["e"]
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
     assert store.rollback() == ("b", "c")
     with pytest.raises(StoreError, match="keep is -1"):
         store.prune(-1)
 
 
-def test_a_crash_while_pruning_leaves_no_half_deleted_release(store, monkeypatch):
+def test_crash_while_pruning_leaves_no_half_deleted_release(store, monkeypatch):
     for name in ("a", "b", "c", "d"):
         publish(store, name)
 
@@ -194,17 +196,17 @@ def test_a_crash_while_pruning_leaves_no_half_deleted_release(store, monkeypatch
         patch.setattr("shutil.rmtree", crash)
         with pytest.raises(Crash):
             store.prune(1)
-    assert names(store) == ["d", "c"]
-    assert len(leftovers(store)) == 2
+    assert list_names(store) == ["d", "c"]
+    assert len(list_leftovers(store)) == 2
     store.prune(1)
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
 
 
-def test_a_damaged_manifest_is_not_skipped(store):
+def test_damaged_manifest_fails_list_and_prune(store):
     publish(store, "one")
     publish(store, "two")
-    (store.folder("one") / "manifest.json").write_bytes(b"{}")
-    for attempt in (store.releases, lambda: store.prune(1)):
+    (store.get_release_dir("one") / "manifest.json").write_bytes(b"{}")
+    for attempt in (store.list_releases, lambda: store.prune(1)):
         with pytest.raises(InvalidReleaseError, match=r"'one'.*manifest\.json"):
             attempt()
 
@@ -223,28 +225,28 @@ def test_a_damaged_manifest_is_not_skipped(store):
         b'{"release": "gone", "manifest_sha256": "%s"}\n',
     ],
 )
-def test_a_damaged_current_is_refused_and_activating_mends_it(store, content):
+def test_damaged_current_is_refused_and_fixed_by_activate(store, content):
     publish(store, "one")
     (store.path / "CURRENT").write_bytes(content.replace(b"%s", b"0" * 64))
-    with pytest.raises(InvalidReleaseError, match="CURRENT") as refused:
+    with pytest.raises(InvalidReleaseError, match="CURRENT") as caught:
         store.verify()
-    assert refused.value.file == "CURRENT"
+    assert caught.value.file == "CURRENT"
     store.activate("one")
     assert store.verify().name == "one"
 
 
-def test_no_draft_is_begun_whose_parent_is_not_known(store):
+def test_draft_is_refused_while_current_is_damaged(store):
     (store.path / "CURRENT").write_bytes(b"{")
-    with pytest.raises(InvalidReleaseError, match="CURRENT"), store.draft():
+    with pytest.raises(InvalidReleaseError, match="CURRENT"), store.create_draft():
         pytest.fail("too late")
 
 
-def test_what_is_no_store_is_said_to_be_none(tmp_path):
+def test_path_that_is_not_a_store_is_refused(tmp_path):
     with pytest.raises(StoreError, match="no store"):
         Store.open(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "file" / "store"):
-        with pytest.raises(StoreError, match="a file is in its place"):
+        with pytest.raises(StoreError, match="cannot be a store: it, or a parent of it, is a file"):
             Store.create(path)
     empty = Store.create(tmp_path / "store")
     with pytest.raises(StoreError, match="no release"):
@@ -253,71 +255,71 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path):
         empty.activate("one")
 
 
-def test_a_held_store_is_refused_with_the_holders_pid(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_LOCK_TIMEOUT", 0.05)
+def test_changes_to_locked_store_fail_with_the_holders_pid(store, monkeypatch):
+    monkeypatch.setattr(store_module, "_LOCK_TIMEOUT_SECONDS", 0.05)
     publish(store, "one")
     with file_lock(store.path / "store.lock", timeout=0):
         for attempt in (lambda: publish(store), lambda: store.activate("one"), lambda: store.prune(1)):
-            with pytest.raises(LockedError) as locked:
+            with pytest.raises(LockedError) as caught:
                 attempt()
-            assert locked.value.pid == os.getpid()
+            assert caught.value.pid == os.getpid()
         assert store.verify().name == "one"  # readers take no lock
 
 
 PUBLISHER = """
 import sys
 from pathlib import Path
-from vecall.release.manifest import Description, IndexFacts
+from vecall.release.manifest import IndexInfo, ReleaseMetadata
 from vecall.release.store import Store
 store = Store.create(Path(sys.argv[1]))
 for _ in range(5):
-    with store.draft() as draft:
-        (draft.folder / "index.faiss").write_bytes(b"vectors")
-        description = Description(items=1, dim=2, id_type="integer", index=IndexFacts(engine="exact"))
-        print(draft.commit(description, activate=True))
+    with store.create_draft() as draft:
+        (draft.directory / "index.faiss").write_bytes(b"vectors")
+        metadata = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))
+        print(draft.commit(metadata, activate=True))
 """
 
 
-def test_publishers_in_several_processes_all_land(tmp_path):
+def test_concurrent_publishers_all_succeed(tmp_path):
     path = tmp_path / "store"
-    crowd = [
+    publishers = [
         subprocess.Popen([sys.executable, "-c", PUBLISHER, path], stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    said = [name for process in crowd for name in process.communicate(timeout=60)[0].split()]
-    assert [process.returncode for process in crowd] == [0] * 4
+    published = [name for process in publishers for name in process.communicate(timeout=60)[0].split()]
+    assert [process.returncode for process in publishers] == [0] * 4
     store = Store.open(path)
-    assert len(set(said)) == 20
-    assert sorted(said) == sorted(names(store))
-    assert all(store.verify(name) for name in said)
-    # Each one's parent was current when it landed: the releases are a chain.
+    assert len(set(published)) == 20
+    assert sorted(published) == sorted(list_names(store))
+    assert all(store.verify(name) for name in published)
+    # The parent of each release was current when it was published: the releases form a chain.
     manifests = store.list_releases()
     assert [manifest.parent for manifest in manifests] == [manifest.name for manifest in manifests[1:]] + [None]
     assert store.get_current().release == manifests[0].name
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
 
 
-def test_a_draft_that_vanishes_while_others_are_swept_is_no_trouble(store, monkeypatch):
-    """Its maker removes it at the end, without the store's lock."""
+def test_draft_that_disappears_while_stale_drafts_are_removed_is_ignored(store, monkeypatch):
+    """Its process removes it at its end, without the store's lock."""
     (store.path / "tmp-ending").mkdir()
-    in_use = store_module._is_in_use
+    is_in_use = store_module._is_in_use
 
-    def ends(left):
-        left.rmdir()
-        return in_use(left)
+    def remove_first(draft_dir):
+        draft_dir.rmdir()
+        return is_in_use(draft_dir)
 
-    monkeypatch.setattr(store_module, "_in_use", ends)
+    monkeypatch.setattr(store_module, "_is_in_use", remove_first)
     assert publish(store, "one") == "one"
-    assert leftovers(store) == []
+    assert list_leftovers(store) == []
 
 
-def test_a_release_that_vanishes_while_it_is_verified_is_refused(store, monkeypatch):
+def test_release_that_disappears_while_it_is_verified_is_refused(store, monkeypatch):
     publish(store, "one")
 
-    def pruned(path):
+    def prune_first(path):
         path.unlink()
         return compute_sha256(path)
 
-    monkeypatch.setattr(manifest_module, "sha256", pruned)
-    with pytest.raises(InvalidReleaseError, match=r"index.faiss is missing or cannot be read") as refused:
+    monkeypatch.setattr(manifest_module, "compute_sha256", prune_first)
+    with pytest.raises(InvalidReleaseError, match=r"index.faiss is missing or cannot be read") as caught:
         store.verify("one")
-    assert refused.value.file == "index.faiss"
+    assert caught.value.file == "index.faiss"

@@ -84,4 +84,4 @@ def process_of(tmp_path):
 
     yield start
     for one in begun:
-        one.end()
+        one.stop()

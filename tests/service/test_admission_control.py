@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vecall.errors import OverloadedError
-from vecall.service.pool import BoundedThreadPool
+from vecall.service.execution import BoundedThreadPool
 
 
 def test_more_than_may_wait_are_turned_away_at_once():
@@ -46,9 +46,9 @@ def test_a_turn_ends_at_its_deadline():
     pool = BoundedThreadPool(1, 5, 50, thread_name_prefix="test")
 
     def slow(turn):
-        turn.check()
+        turn.raise_if_expired()
         time.sleep(0.1)
-        turn.check()
+        turn.raise_if_expired()
 
     with pytest.raises(OverloadedError, match="deadline"):
         asyncio.run(pool.run(slow))

@@ -98,14 +98,14 @@ def test_changes_that_the_release_cannot_take_are_told(shop):
         journal.append([Operation(0, "upsert", "new", {}, np.ones(3, np.float32), None, has_external_vector=True)])
     with open_test_client(shop) as client:
         told = client.get("/readyz").json()
-        assert (told["ready"], told["refused"]) == (True, 1)
-        assert "cannot take 1 live changes (1)" in told["why"]
+        assert (told["ready"], told["rejected_changes"]) == (True, 1)
+        assert "cannot apply 1 live changes (seq 1)" in told["reason"]
         assert "vecall_refused_changes 1.0" in client.get("/metrics").text
         assert "cannot take 1 live changes" in client.get("/").text
         fields = {"type": "kind 0", "title": "New", "year": 2000}
         assert client.post("/v1/items", json={"items": [{"id": "new", "fields": fields}]}).status_code == 200
         told = client.get("/readyz").json()
-        assert (told["refused"], told["why"]) == (0, None)
+        assert (told["rejected_changes"], told["reason"]) == (0, None)
 
 
 def test_a_change_is_seen_by_the_next_request(client):
@@ -154,7 +154,7 @@ def test_a_damaged_release_is_refused_and_the_old_one_serves_on(client, shop, pu
     pointer = json.loads((shop / "CURRENT").read_text())
     digest = (shop / "releases" / "second" / "manifest.sha256").read_text().strip()
     (shop / "CURRENT").write_text(json.dumps(pointer | {"release": "second", "manifest_sha256": digest}) + "\n")
-    wait_until(lambda: "index.faiss" in (client.get("/readyz").json()["why"] or ""))
+    wait_until(lambda: "index.faiss" in (client.get("/readyz").json()["reason"] or ""))
     assert recall(client, user_id="user-1")["release"] == "tiny"
     assert client.get("/readyz").json()["ready"]
 
@@ -195,7 +195,15 @@ def test_what_is_wrong_is_told_with_its_field(client, body, expected):
 
 
 def test_limits_name_what_is_too_much(shop):
-    limits = {"k": 10, "history": 2, "exclude": 3, "conditions": 1, "values": 2, "batch": 2, "body": 2000}
+    limits = {
+        "max_k": 10,
+        "max_history": 2,
+        "max_exclude": 3,
+        "max_conditions": 1,
+        "max_filter_values": 2,
+        "max_batch_items": 2,
+        "max_body_bytes": 2000,
+    }
     with open_test_client(shop, limits=limits) as client:
         is_red = {"field": "year", "op": "in", "value": [1, 2]}
         for field, request in (
@@ -228,7 +236,7 @@ def test_vectors_of_another_encoder_are_refused(client):
 
 
 def test_too_many_changes_wait(shop):
-    with open_test_client(shop, delta_max=1) as client:
+    with open_test_client(shop, max_delta_items=1) as client:
         answers = [client.post("/v1/items", json={"items": [{"id": f"new-{n}", "fields": {}}]}) for n in range(2)]
         assert answers[0].status_code == 200
         assert error(answers[1])[:2] == (429, "delta_full")

@@ -70,7 +70,7 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path):
     ("text", "told"),
     [
         ('read = "short"', "at least 16"),
-        ('read = "with blanks in it, long"', "without blanks"),
+        ('read = "with blanks in it, long"', "without spaces"),
         ("write = 'a-key-of-some-length'", "write"),
         ("read", "TOML"),
         ("read = 5", "at least 16"),

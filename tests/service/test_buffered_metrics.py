@@ -30,7 +30,7 @@ def test_it_tells_what_the_library_would(noted, most):
     registry = CollectorRegistry()
     seconds = Histogram("seconds", "How long.", ["stage"], buckets=BOUNDS, registry=registry)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(buffered, "_MOST", most)
+        patched.setattr(buffered, "_MAX_BUFFERED", most)
         ours = BufferedHistogram("seconds", "How long.", ["stage"], buckets=BOUNDS)
         for stage, value in noted:
             seconds.labels(stage).observe(value)
@@ -61,7 +61,7 @@ def test_what_is_known_is_told_from_the_start():
 
 
 def test_nothing_is_lost_between_threads(monkeypatch):
-    monkeypatch.setattr(buffered, "_MOST", 3)
+    monkeypatch.setattr(buffered, "_MAX_BUFFERED", 3)
     ours = BufferedHistogram("seconds", "How long.", buckets=BOUNDS)
     ended = threading.Event()
 

@@ -27,7 +27,7 @@ def test_it_asks_for_all_that_the_service_does(index_shop, process_of, publish_m
             client.recall(user_id="user-1", k=0)
         assert (refused.value.status, refused.value.code, refused.value.field) == (422, "invalid", "k")
         assert refused.value.retry_after_seconds is None
-        served.end()
+        served.stop()
         assert not client.is_ready()
         with pytest.raises(ServiceError) as refused:
             client.recall(user_id="user-1")

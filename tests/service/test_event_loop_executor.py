@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vecall.errors import OverloadedError
-from vecall.service.line import EventLoopExecutor
+from vecall.service.execution import EventLoopExecutor
 
 
 def line(queue=50, deadline_ms=10_000, aside=1):
@@ -74,7 +74,7 @@ def test_a_turn_ends_at_its_deadline():
 
     def slow(turn):
         time.sleep(0.05)
-        turn.check()
+        turn.raise_if_expired()
 
     with pytest.raises(OverloadedError, match="deadline"):
         asyncio.run(made.run(slow))

@@ -162,8 +162,8 @@ def check(served, count: int) -> None:
     assert statuses.get(0, 0) < 0.05 * count, statuses
     assert statuses.get(503, 0) < 0.002 * count, statuses  # a machine that stalls misses a deadline
     assert grown < 40 * 2**20, f"{grown:,} bytes more after {count} requests"
-    assert served.ask("/v1/recall", {"user_id": "user-1", "k": 3})[0] == 200
-    assert "Traceback" not in served.log()
+    assert served.request("/v1/recall", {"user_id": "user-1", "k": 3})[0] == 200
+    assert "Traceback" not in served.read_log()
 
 
 def test_some_malformed_requests(shop, process_of):
@@ -176,7 +176,7 @@ def test_ten_thousand_malformed_requests(shop, process_of):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(shop, process_of, tmp_path):
-    (tmp_path / "settings.toml").write_text("[limits]\nbody_seconds = 0.5\n")
+    (tmp_path / "settings.toml").write_text("[limits]\nbody_timeout_seconds = 0.5\n")
     served = process_of(shop, "--settings", str(tmp_path / "settings.toml"))
     line = Line(int(served.url.rpartition(":")[2]))
     status, answer = line.ask(b"POST /v1/recall HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{")
@@ -196,4 +196,4 @@ def test_heads_that_are_no_http(shop, process_of):
     status, _ = line.ask(too_long)
     line.close()
     assert status in (0, 400, 431)
-    assert served.ask("/healthz")[0] == 200
+    assert served.request("/healthz")[0] == 200

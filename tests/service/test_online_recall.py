@@ -54,7 +54,7 @@ def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
     made = answered(recaller, 3, exclude=[1, 2, 3])
     rests = []
     for at_once in (8, 104, 4096):
-        monkeypatch.setattr(search, "_SCANNED_AT_ONCE", at_once)
+        monkeypatch.setattr(search, "_SCAN_CHUNK_ROWS", at_once)
         exact = search.search_snapshot_exact(
             made.snapshot,
             made.resolved_query.vector,
@@ -81,11 +81,11 @@ def test_what_an_answer_lacks_is_counted(recaller):
     rows = made.search_result.rows.copy()
     rows[:3] = [1998, 1999, 1997]
     lacking = SimpleNamespace(
-        view=made.snapshot,
-        ask=made.resolved_query,
-        passing=None,
-        found=SimpleNamespace(rows=rows, path="index"),
-        recalled=None,
+        snapshot=made.snapshot,
+        resolved_query=made.resolved_query,
+        filter_mask=None,
+        search_result=SimpleNamespace(rows=rows, route="index"),
+        answer=None,
     )
     judge = OnlineRecallMonitor(1.0)
     judge._evaluate_sample("index", lacking)
@@ -119,7 +119,7 @@ def test_the_interval_holds_the_mean(shares):
 
 
 def test_no_drift_of_the_golden_queries_themselves(recaller):
-    usual = compute_golden_scores(recaller.live.snapshot.release)
+    usual = compute_golden_scores(recaller.live_index.snapshot.release)
     assert usual is not None
     assert compute_psi(usual, usual) == pytest.approx(0.0, abs=0.02)
     assert compute_psi(usual, usual + 3) > 1
@@ -133,10 +133,10 @@ def test_stability_index_by_hand():
 
 
 def test_drift_begins_anew_with_a_release(recaller):
-    drift, release = DriftMonitor(), recaller.live.snapshot.release
+    drift, release = DriftMonitor(), recaller.live_index.snapshot.release
     for seed in range(150):
         query = everything(seed, history=[1, 9999])
-        drift.observe(recaller.answer(query), query, current_release=release)
+        drift.observe(recaller.recall_with_trace(query), query, current_release=release)
     told = {metric.name: metric for metric in drift.collect()}
     assert told["vecall_drift_score_psi"].samples[0].value < 0.25
     shares = {sample.labels["what"]: sample.value for sample in told["vecall_unknown_share"].samples}

@@ -24,29 +24,29 @@ def test_the_deadline_counts_between_stages(client, monkeypatch):
     calls = []
 
     class Late:
-        queued_ms = 1.0
+        queue_ms = 1.0
 
-        def check(self):
+        def raise_if_expired(self):
             calls.append(1)
             if len(calls) > 2:
                 raise OverloadedError("too late")
 
     with pytest.raises(OverloadedError):
-        client.serving.answer(Query(user_id="user-1"), Late())
+        client.service.run_query(Query(user_id="user-1"), Late())
     assert len(calls) == 3
 
 
 def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
-    with open_test_client(shop, queue=0, scans=1) as client:
+    with open_test_client(shop, max_queue=0, max_concurrent_scans=1) as client:
         begun = threading.Event()
-        answer = client.serving.recaller.answer
+        answer = client.service.recaller.recall_with_trace
 
         def slow(*args, **options):
             begun.set()
             time.sleep(0.5)  # more than the deadline
             return answer(*args, **options)
 
-        monkeypatch.setattr(client.serving.recaller, "answer", slow)
+        monkeypatch.setattr(client.service.recaller, "recall_with_trace", slow)
         answers = []
         first = threading.Thread(target=lambda: answers.append(client.post("/v1/recall", json={"user_id": "a"})))
         first.start()
@@ -60,14 +60,14 @@ def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
 
 
 def test_large_scans_are_few(monkeypatch, client):
-    monkeypatch.setattr(scan_limiter, "_LARGE", 10)
+    monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 10)
     limit = ScanLimiter(1)
     with limit.acquire(100):
         with limit.acquire(9):
             pass
         with pytest.raises(TooManyScansError, match="100 items"), limit.acquire(100):
             pass
-        client.serving.recaller._scans = limit
+        client.service.recaller._scan_limiter = limit
         one = {"vector": np.eye(8)[0].tolist(), "k": 3}
         answer = client.post("/v1/recall", json=one)
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_scans")
@@ -77,12 +77,12 @@ def test_large_scans_are_few(monkeypatch, client):
 
 def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
     """Among millions of items it takes as long as many recalls; its answer is kept."""
-    monkeypatch.setattr(scan_limiter, "_LARGE", 10)
+    monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 10)
     where, evaluated = [{"field": "year", "op": "gte", "value": 1}], []
     plainly = filters.evaluate_filter
     monkeypatch.setattr(
         filters,
-        "mask_of",
+        "evaluate_filter",
         lambda *asked, **options: (evaluated.append(threading.current_thread().name), plainly(*asked, **options))[1],
     )
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
 
 
 def test_before_it_is_ready_nothing_is_recalled(client):
-    client.serving.not_ready = "golden queries are still asked"
+    client.service.not_ready_reason = "golden queries are still asked"
     for answer in (client.get("/readyz"), client.post("/v1/recall", json={"user_id": "user-1"})):
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "not_ready"
@@ -110,7 +110,7 @@ def test_a_release_that_answers_otherwise_is_not_ready_until_another_one_is(shop
             raise InvalidReleaseError("golden queries: user vectors differ", file="golden.vectors.npy")
         check(release)
 
-    monkeypatch.setattr(Release, "check_golden", other_processor)
+    monkeypatch.setattr(Release, "check_golden_queries", other_processor)
     serving = RecallService.open(shop, ServeSettings(poll_seconds=0.05))
     with TestClient(create_app(serving, ApiKeys()), base_url="http://localhost") as client:
         wait_until(lambda: "user vectors differ" in client.get("/readyz").text)

@@ -17,7 +17,7 @@ NEW = {"where": [{"field": "year", "op": "gte", "value": 5000}], "user_id": "use
 
 def test_it_loads_no_torch_and_drains_on_sigterm(shop, process_of):
     served = process_of(shop, "--log-requests")
-    status, answer = served.ask("/v1/recall", {"user_id": "user-1", "k": 3})
+    status, answer = served.request("/v1/recall", {"user_id": "user-1", "k": 3})
     assert (status, answer["release"], len(answer["ids"])) == (200, "tiny", 3)
     maps = Path(f"/proc/{served.process.pid}/maps").read_text()
     assert "onnxruntime" in maps
@@ -32,9 +32,9 @@ def test_it_loads_no_torch_and_drains_on_sigterm(shop, process_of):
         begun.sendall(body[5:])
         assert begun.recv(100).startswith(b"HTTP/1.1 200 OK")
     assert served.process.wait(20) in (0, -signal.SIGTERM)
-    assert "Application shutdown complete" in served.log()
-    assert "user-1" not in served.log()
-    assert '"endpoint": "/v1/recall"' in served.log()
+    assert "Application shutdown complete" in served.read_log()
+    assert "user-1" not in served.read_log()
+    assert '"endpoint": "/v1/recall"' in served.read_log()
 
 
 def test_a_second_writer_is_refused_with_the_first_one_s_pid(shop, process_of):
@@ -47,11 +47,11 @@ def test_a_second_writer_is_refused_with_the_first_one_s_pid(shop, process_of):
 
 def test_who_only_reads_sees_what_the_writer_has_acknowledged(shop, process_of):
     writer, reader = process_of(shop), process_of(shop, "--read-only")
-    assert writer.ask("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
-    assert reader.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
-    assert writer.ask("/v1/items/delete", {"ids": ["new"]})[0] == 200
-    assert reader.ask("/v1/recall", NEW)[1]["ids"] == []
-    assert reader.ask("/v1/items", {"items": []})[0] == 403
+    assert writer.request("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
+    assert reader.request("/v1/recall", NEW)[1]["ids"] == ["new"]
+    assert writer.request("/v1/items/delete", {"ids": ["new"]})[0] == 200
+    assert reader.request("/v1/recall", NEW)[1]["ids"] == []
+    assert reader.request("/v1/items", {"items": []})[0] == 403
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -61,7 +61,7 @@ def test_a_port_that_is_taken_is_told_in_a_line(shop, processes):
         taken.listen()
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop)]
-        command += ["--port", port, "--processes", str(processes)]
+        command += ["--port", port, "--workers", str(processes)]
         refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("vecall: ")
@@ -89,9 +89,9 @@ def test_what_cannot_be_is_told_in_a_line(shop, options, told):
 def test_with_keys_it_may_leave_the_machine(shop, process_of):
     keys = {"VECALL_READ_KEY": "read-key-0123456789"}
     served = process_of(shop, "--host", "0.0.0.0", environment=os.environ | keys)
-    assert served.ask("/v1/recall", {"user_id": "user-1"})[0] == 401
-    assert served.ask("/v1/recall", {"user_id": "user-1"}, Authorization="Bearer read-key-0123456789")[0] == 200
-    assert "read-key" not in served.log()
+    assert served.request("/v1/recall", {"user_id": "user-1"})[0] == 401
+    assert served.request("/v1/recall", {"user_id": "user-1"}, Authorization="Bearer read-key-0123456789")[0] == 200
+    assert "read-key" not in served.read_log()
 
 
 def test_killed_under_load_nothing_acknowledged_is_lost(shop, process_of):
@@ -104,8 +104,8 @@ def test_killed_under_load_nothing_acknowledged_is_lost(shop, process_of):
                 one = f"new-{round_}-{number}-{count}"
                 try:
                     item = {"id": one, "fields": {"year": 5000, "type": "kind 1"}}
-                    status, _ = served.ask("/v1/items", {"items": [item]})
-                    served.ask("/v1/recall", {"user_id": "user-1"})
+                    status, _ = served.request("/v1/items", {"items": [item]})
+                    served.request("/v1/recall", {"user_id": "user-1"})
                 except (OSError, HTTPException):
                     return
                 if status == 200:
@@ -124,6 +124,6 @@ def test_killed_under_load_nothing_acknowledged_is_lost(shop, process_of):
         served.process.wait()
     assert len(acknowledged) > 20
     served = process_of(shop)
-    status, answer = served.ask("/v1/recall", NEW)
+    status, answer = served.request("/v1/recall", NEW)
     assert status == 200
     assert set(answer["ids"]) >= set(acknowledged)

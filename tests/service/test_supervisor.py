@@ -37,23 +37,23 @@ def answered_by(served):
 
 @pytest.fixture
 def two(shop, process_of):
-    served = process_of(shop, "--processes", "2")
-    wait_until(lambda: served.log().count("Application startup complete") == 2, 60)
+    served = process_of(shop, "--workers", "2")
+    wait_until(lambda: served.read_log().count("Application startup complete") == 2, 60)
     return served
 
 
 def test_all_of_them_answer_and_whichever_is_asked_knows_what_was_acknowledged(two):
     """Each question is a connection of its own."""
     for number in range(20):
-        status, written = two.ask("/v1/items", {"items": [{"id": f"new-{number}", "fields": {"year": 5000}}]})
+        status, written = two.request("/v1/items", {"items": [{"id": f"new-{number}", "fields": {"year": 5000}}]})
         assert (status, written["seq"]) == (200, 2 * number + 1)
-        assert f"new-{number}" in two.ask("/v1/recall", NEW)[1]["ids"]
+        assert f"new-{number}" in two.request("/v1/recall", NEW)[1]["ids"]
         if number % 2:
-            assert two.ask("/v1/items/delete", {"ids": [f"new-{number}"]})[1]["deleted"] == 1
+            assert two.request("/v1/items/delete", {"ids": [f"new-{number}"]})[1]["deleted"] == 1
         else:
-            assert two.ask("/v1/items/delete", {"ids": ["nothing"]})[1]["deleted"] == 0
-        assert (f"new-{number}" in two.ask("/v1/recall", NEW)[1]["ids"]) is (number % 2 == 0)
-    assert sorted(two.ask("/v1/recall", NEW)[1]["ids"]) == sorted(f"new-{number}" for number in range(0, 20, 2))
+            assert two.request("/v1/items/delete", {"ids": ["nothing"]})[1]["deleted"] == 0
+        assert (f"new-{number}" in two.request("/v1/recall", NEW)[1]["ids"]) is (number % 2 == 0)
+    assert sorted(two.request("/v1/recall", NEW)[1]["ids"]) == sorted(f"new-{number}" for number in range(0, 20, 2))
     wait_until(lambda: answered_by(two) == {"0", "1"})
 
 
@@ -61,7 +61,7 @@ def test_writes_at_once_are_all_there(two):
     def write(number):
         for count in range(10):
             item = {"id": f"new-{number}-{count}", "fields": {"year": 5000}}
-            assert two.ask("/v1/items", {"items": [item]})[0] == 200
+            assert two.request("/v1/items", {"items": [item]})[0] == 200
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for writer in writers:
@@ -69,32 +69,32 @@ def test_writes_at_once_are_all_there(two):
     for writer in writers:
         writer.join()
     for _ in range(6):
-        assert len(two.ask("/v1/recall", NEW)[1]["ids"]) == 40
+        assert len(two.request("/v1/recall", NEW)[1]["ids"]) == 40
 
 
 def test_one_that_is_killed_is_started_again_and_nothing_is_lost(two):
-    assert two.ask("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
+    assert two.request("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
     first = children(two.process.pid)
     assert len(first) == 2
     os.kill(first[0], signal.SIGKILL)
-    wait_until(lambda: two.log().count("Application startup complete") == 3, 60)
+    wait_until(lambda: two.read_log().count("Application startup complete") == 3, 60)
     os.kill(first[1], signal.SIGKILL)
-    wait_until(lambda: two.log().count("started again") == 2)  # until then it may have connections
+    wait_until(lambda: two.read_log().count("started again") == 2)  # until then it may have connections
     for _ in range(10):
-        assert two.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
+        assert two.request("/v1/recall", NEW)[1]["ids"] == ["new"]
     assert not set(first) & set(children(two.process.pid))
 
 
 def test_all_go_over_to_the_release_that_one_activates(shop, publish_more, two):
     publish_more(shop, "next", activate=False)
-    assert two.ask("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
-    assert two.ask("/v1/releases/activate", {"name": "next"})[1] == {"release": "next", "previous": "tiny"}
+    assert two.request("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
+    assert two.request("/v1/releases/activate", {"name": "next"})[1] == {"release": "next", "previous": "tiny"}
 
     def serving():
-        return {two.ask("/v1/recall", NEW)[1]["release"] for _ in range(12)}
+        return {two.request("/v1/recall", NEW)[1]["release"] for _ in range(12)}
 
     wait_until(lambda: serving() == {"next"})
-    assert two.ask("/v1/recall", NEW)[1]["ids"] == ["new"]
+    assert two.request("/v1/recall", NEW)[1]["ids"] == ["new"]
 
 
 def test_none_of_them_outlives_their_parent(shop, two):
@@ -119,7 +119,7 @@ def test_none_of_them_outlives_their_parent(shop, two):
 def test_they_end_when_they_are_told_to(two):
     two.process.send_signal(signal.SIGTERM)
     assert two.process.wait(30) == 0
-    assert two.log().count("Application shutdown complete") == 2
+    assert two.read_log().count("Application shutdown complete") == 2
 
 
 def test_no_other_may_write_meanwhile(shop, two):
@@ -148,7 +148,7 @@ def test_a_port_that_is_reserved_is_shared_by_these_processes_alone():
 def test_they_share_their_port_with_no_others(shop, two, tmp_path):
     shutil.copytree(shop / "releases", tmp_path / "other" / "releases")
     shutil.copy(shop / "CURRENT", tmp_path / "other")
-    command = [sys.executable, "-m", "vecall", "serve", "--store", str(tmp_path / "other"), "--processes", "2"]
+    command = [sys.executable, "-m", "vecall", "serve", "--store", str(tmp_path / "other"), "--workers", "2"]
     port = two.url.rpartition(":")[2]
     second = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
@@ -159,7 +159,7 @@ def test_they_share_their_port_with_no_others(shop, two, tmp_path):
 def test_what_they_cannot_serve_is_told(shop):
     index = next((shop / "releases" / "tiny").glob("*.faiss"))
     index.write_bytes(index.read_bytes()[:-1])
-    command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0", "--processes", "2"]
+    command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0", "--workers", "2"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert index.name in refused.stderr

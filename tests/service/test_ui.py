@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from support import synthetic
 from support.server import open_test_client, wait_until
+from vecall.service.ui.projection import draw
 
 from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
@@ -22,7 +23,6 @@ from vecall.service.settings import Limits
 from vecall.service.ui.form import ExploreForm
 from vecall.service.ui.i18n import TEXTS, negotiate_language
 from vecall.service.ui.presenters import find_ids_with_prefix, find_title_column, sample_ids, search_items
-from vecall.service.ui.projection import draw
 
 SCORED = r'>(Item \d+)</a>\s*<span class="score"'
 PAGES = ("/", "/items", "/map", "/releases", "/docs")
@@ -93,7 +93,7 @@ def test_a_browser_is_shown_a_page_where_a_machine_gets_json(client, monkeypatch
     def fail(*_):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("vecall.service.ui.routes.find_items", fail)
+    monkeypatch.setattr("vecall.service.ui.routes.search_items", fail)
     broken = client.get("/items?q=a", headers=html)
     assert broken.status_code == 500
     assert "it is in the log as request" in broken.text
@@ -167,7 +167,7 @@ def test_items_are_found_and_have_neighbours(client):
 def test_pages_need_a_key_where_there_are_keys(shop):
     key = "read-key-0123456789"
     with open_test_client(shop, ApiKeys((key.encode(),))) as client:
-        for path in (*PAGES, "/page/users"):
+        for path in (*PAGES, "/ui/users"):
             answer = client.get(path)
             assert answer.status_code == 401
             assert "Basic" in answer.headers["WWW-Authenticate"]
@@ -175,8 +175,8 @@ def test_pages_need_a_key_where_there_are_keys(shop):
 
 
 def test_users_are_suggested(client):
-    assert client.get("/page/users?prefix=user-1").json()["ids"] == ["user-1", *(f"user-1{n}" for n in range(10))]
-    assert len(client.get("/page/users").json()["ids"]) == 12
+    assert client.get("/ui/users?prefix=user-1").json()["ids"] == ["user-1", *(f"user-1{n}" for n in range(10))]
+    assert len(client.get("/ui/users").json()["ids"]) == 12
 
 
 @pytest.fixture
@@ -217,8 +217,8 @@ def test_large_integer_ids_are_suggested_to_the_last_digit(view_of):
 def test_a_browser_gets_integer_ids_as_text(tmp_path, publish_users):
     """JavaScript would round them."""
     with open_test_client(publish_users([5, 1_800_000_000_000_000_001])) as client:
-        assert client.get("/page/users?prefix=18").json()["ids"] == ["1800000000000000001"]
-        assert client.get("/page/users").json()["ids"] == ["5", "1800000000000000001"]
+        assert client.get("/ui/users?prefix=18").json()["ids"] == ["1800000000000000001"]
+        assert client.get("/ui/users").json()["ids"] == ["5", "1800000000000000001"]
         assert "1800000000000000001" in page(client, "/?user=1800000000000000001")
 
 
@@ -275,11 +275,11 @@ def test_two_dimensions_are_shown_as_they_are(tmp_path):
 
 def test_a_problem_is_said_on_every_page(client, shop):
     (shop / "CURRENT").write_text("{")
-    wait_until(lambda: client.serving.problem is not None)
+    wait_until(lambda: client.service.degraded_reason is not None)
     assert "CURRENT" in page(client, "/map")
 
 
-@pytest.mark.parametrize("path", ["/", "/items", "/map", "/releases", "/docs", "/page/users"])
+@pytest.mark.parametrize("path", ["/", "/items", "/map", "/releases", "/docs", "/ui/users"])
 def test_no_address_is_a_mistake_of_ours(client, path):
     rng = random.Random(0)
     odd = ["", "user-1", "-1", "9" * 40, "%00", "%ff", "%ED%A0%80", "a" * 5000, "٣", "1e9", "NaN", ",,,", "null", "<>"]

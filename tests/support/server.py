@@ -20,20 +20,20 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def wait_until(condition, timeout_seconds=20.0):
-    """Wait until something is so."""
-    ends = time.monotonic() + timeout_seconds
+    """Poll until a condition holds."""
+    deadline = time.monotonic() + timeout_seconds
     while not condition():
-        assert time.monotonic() < ends, "it has not become so"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
 @contextmanager
 def open_test_client(store, keys=ApiKeys(), **settings):  # noqa: B008 - frozen
-    """A client of the application over a store, once it is ready."""
-    serving = RecallService.open(store, ServeSettings(**{"poll_seconds": 0.05, "sample": 1.0} | settings))
-    with TestClient(create_app(serving, keys), base_url="http://localhost") as client:
-        client.serving = serving
-        wait_until(lambda: serving.not_ready_reason is None)
+    """A test client of the application, once it is ready."""
+    service = RecallService.open(store, ServeSettings(**{"poll_seconds": 0.05, "recall_sample_rate": 1.0} | settings))
+    with TestClient(create_app(service, keys), base_url="http://localhost") as client:
+        client.service = service
+        wait_until(lambda: service.not_ready_reason is None)
         yield client
 
 

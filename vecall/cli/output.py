@@ -10,7 +10,7 @@ import typer
 from vecall import console, progress
 from vecall.errors import QueryError, VecallError
 
-_SERVE_MODULES = ("fastapi", "httptools", "jinja2", "prometheus_client", "starlette", "uvicorn", "uvloop")
+_SERVE_MODULES = ("httptools", "jinja2", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]

@@ -72,14 +72,14 @@ def serve(
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request.")] = False,
 ) -> None:
     """Serve a store over HTTP. Loads no torch."""
-    from vecall.service.server import serve
+    from vecall.service.server import run_server
     from vecall.service.settings import load_settings
 
     given: dict[str, object] = {"host": host, "port": port, "workers": workers}
     given |= {"allowed_hosts": tuple(allow_host or ()) or None}
     given |= {"writable": False if read_only else None, "log_requests": True if log_requests else None}
     said = {name: value for name, value in given.items() if value is not None}
-    serve(store, load_settings(settings, said), keys_file=keys)
+    run_server(store, load_settings(settings, said), keys_file=keys)
 
 
 def _read_request(path: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.interactions import Catalogue, Interactions, build_catalogue, build_interactions
-from vecall.data.ragged import RaggedArray, Rows
+from vecall.data.ragged import RaggedArray
 from vecall.data.settings import DataSettings
 from vecall.data.split import Split, split_interactions
 from vecall.data.tables import read_tables

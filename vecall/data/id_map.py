@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.hashing import Hashes, encode_utf8, hash_bytes, mix_bits, pack_bytes, pack_strings
 from vecall.errors import DataError
 from vecall.schema import IdType
 
 Id = int | str
 Row = NewType("Row", int)
-Rows = NDArray[np.int64]
 
 UNKNOWN_ROW = -1
 

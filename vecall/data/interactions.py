@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.id_map import IdMap, build_id_map
-from vecall.data.ragged import Rows
 from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 

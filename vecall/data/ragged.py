@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from vecall.arrays import Rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vecall.schema import SettingsModel
+from vecall.settings_base import SettingsModel
 
 Timestamp = int | float | str  # text is ISO 8601
 

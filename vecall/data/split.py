@@ -8,8 +8,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.interactions import Interactions
-from vecall.data.ragged import EvalCases, RaggedArray, Rows
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.settings import DataSettings, Timestamp
 from vecall.data.timestamps import to_unix_micros
 from vecall.errors import DataError

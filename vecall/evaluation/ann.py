@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from vecall.arrays import Rows, Vectors
 from vecall.errors import ConfigError
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Index, Rows, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 
 WARM_UP_QUERIES = 20  # searches that are not timed
 EXACT_BATCH_SIZE = 64  # queries answered exactly at a time

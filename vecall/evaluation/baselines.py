@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from vecall.arrays import Scores
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError
-from vecall.evaluation.metrics import Scores
 
 MAX_EASE_DIM = 30_000
 """EASE keeps a dense float32 matrix of min(users, items) squared: 3.6 GB at this size."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.arrays import Scores, Vectors
 from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
@@ -16,8 +17,7 @@ from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
-from vecall.evaluation.metrics import Scores
-from vecall.index.base import Index, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
 

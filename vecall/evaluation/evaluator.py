@@ -7,17 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import EvalCases, RaggedArray, Rows
+from vecall.arrays import Rows, Scores
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import DataError
-from vecall.evaluation.metrics import (
-    Ranks,
-    Scores,
-    coverage_at_k,
-    ndcg_at_k,
-    rank_targets,
-    recall_at_k,
-    select_top_rows,
-)
+from vecall.evaluation.metrics import Ranks, coverage_at_k, ndcg_at_k, rank_targets, recall_at_k, select_top_rows
 
 Scorer = Callable[[EvalCases], Scores]
 """Scores of all N items for a batch of cases: float32 [B, N], larger is better, no NaN."""

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.arrays import Scores
 from vecall.data.ragged import EvalCases
 from vecall.evaluation.evaluator import Scorer
-from vecall.evaluation.metrics import Scores
 
 
 class FallbackScorer:

@@ -7,12 +7,11 @@ scores all items alike recalls nothing, instead of whatever a sort happens to pu
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.data.ragged import RaggedArray, Rows
+from vecall.arrays import Offsets, Rows, Scores
+from vecall.data.ragged import RaggedArray
 from vecall.errors import ConfigError, DataError, TrainingError
 
-Scores = NDArray[np.float32]
 Ranks = NDArray[np.int64]
-Offsets = NDArray[np.int64]
 
 
 def rank_targets(scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> Ranks:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from vecall.data.ragged import Rows
+from vecall.arrays import Rows
 
 # Drawn in these and then named after their CSS variable, so that the page can give a darker one at night.
 # The light values are told apart by colour-blind readers, and each line has a marker of its own besides.

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from pydantic import Field, field_validator
 
-from vecall.schema import SettingsModel
+from vecall.settings_base import SettingsModel
 
 
 class EvaluationSettings(SettingsModel):

@@ -7,7 +7,8 @@ any of them: counted by rows, an answer that is right would seem wrong.
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.index.base import Index, Rows, Vectors
+from vecall.arrays import Rows, Vectors
+from vecall.index.base import Index
 
 
 def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:

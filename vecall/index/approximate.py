@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from vecall.index.base import Hits, Rows, Scores, Vectors
+from vecall.arrays import Rows, Scores, Vectors
+from vecall.index.base import Hits
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import ExactIndex
 

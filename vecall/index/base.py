@@ -4,18 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from vecall.arrays import Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
 
 MAX_STORED_VALUE = 65504.0  # float16's largest number
 MAX_QUERY_VALUE = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
-
-HalfVectors = NDArray[np.float16]
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
-Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Rows = NDArray[np.int64]
+from vecall.arrays import Mask, Rows
 
 
 @dataclass(frozen=True)

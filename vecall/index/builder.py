@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vecall.arrays import HalfVectors, Vectors
 from vecall.errors import ConfigError
-from vecall.index.base import HalfVectors, Index, Vectors
+from vecall.index.base import Index
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex

@@ -6,7 +6,7 @@ from typing import Any
 import faiss as typed_faiss
 import numpy as np
 
-from vecall.index.base import Rows, Vectors
+from vecall.arrays import Rows, Vectors
 from vecall.index.exact import ExactIndex
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here

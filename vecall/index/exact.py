@@ -8,8 +8,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.errors import DataError, QueryError
-from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, HalfVectors, Hits, Rows, Scores, SearchParams, Vectors
+from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, Hits, SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.faiss_adapter import write_faiss_index
 from vecall.index.kernels import bitmap_to_rows, compute_inner_products, select_top_k

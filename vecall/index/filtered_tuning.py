@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows, Vectors
 from vecall.index.ann_recall import recall_per_query, tail_recall_per_query
-from vecall.index.base import Index, Rows, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel

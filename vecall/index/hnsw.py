@@ -6,8 +6,9 @@ from typing import Any, Self
 import faiss as typed_faiss
 
 from vecall import progress
+from vecall.arrays import HalfVectors, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import HalfVectors, Hits, SearchParams, Vectors
+from vecall.index.base import Hits, SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index

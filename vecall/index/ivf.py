@@ -13,8 +13,9 @@ import faiss as typed_faiss
 import numpy as np
 
 from vecall import progress
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import HalfVectors, Hits, Rows, SearchParams, Vectors
+from vecall.index.base import Hits, SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, sample_rows, train_centroids
 from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, scan_one_query

@@ -15,7 +15,7 @@ from numba.core.errors import NumbaError
 from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
-from vecall.index.base import HalfVectors, Rows, Scores, Vectors
+from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
 
 intrinsic: Any = typed_intrinsic  # its type is that of another protocol

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from vecall.schema import SettingsModel
+from vecall.settings_base import SettingsModel
 
 _UNSUPPORTED_ENGINES = ("milvus",)
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vecall.index.base import Hits, Rows, Scores
+from vecall.arrays import Rows, Scores
+from vecall.index.base import Hits
 
 
 def make_empty_hits(batch: int, k: int) -> Hits:

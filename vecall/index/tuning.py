@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.arrays import Rows, Vectors
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Index, Rows, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.filtered_tuning import ANSWER_LENGTH_FACTOR, sample_bitmap, tune_filtered
 from vecall.index.ivf import IvfPqIndex

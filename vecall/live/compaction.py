@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from vecall.arrays import Rows
 from vecall.data.casting import to_id_dtype
 from vecall.data.frames import select_columns
 from vecall.data.id_map import Id, build_id_map
 from vecall.data.ragged import RaggedArray
 from vecall.errors import StoreError
-from vecall.index.bitmap import Rows
 from vecall.index.settings import IndexSettings
 from vecall.live.item_columns import Fields, ItemColumns
 from vecall.live.journal import Journal

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.id_map import Id
-from vecall.index.bitmap import Bitmap, Rows
+from vecall.index.bitmap import Bitmap
 from vecall.live.item_columns import ItemColumns
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Delta, IdSlots, Snapshot

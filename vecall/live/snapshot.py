@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Mask, Rows, Vectors
 from vecall.data.id_map import UNKNOWN_ROW, Id
-from vecall.index.base import Vectors
-from vecall.index.bitmap import Bitmap, Mask, Rows
+from vecall.index.bitmap import Bitmap
 from vecall.release.release import Release
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.frames import build_frame, get_unnamed_column, select_columns
 from vecall.data.id_map import UNKNOWN_ROW, Id, Row
 from vecall.data.request_features import describe_feature_error, to_feature_frame
@@ -15,8 +16,6 @@ from vecall.index.base import MAX_QUERY_VALUE
 from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Fallback, Query, UnknownInputs
 from vecall.release.release import Release
-
-Rows = NDArray[np.int64]
 
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows, Scores
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
@@ -20,8 +21,6 @@ from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.release.release import Release
 
 RecallRoute = Literal["index", "scan", "all", "popular"]
-Rows = NDArray[np.int64]
-Scores = NDArray[np.float32]
 ScoredRows = tuple[Rows, Scores]
 
 _SCAN_CHUNK_ROWS = 32_768  # rows: about two milliseconds

@@ -1,4 +1,4 @@
-"""Reading and writing the files of a release so that a crash loses nothing that was said to be there."""
+"""File I/O of a release: durable writes, checksums, Arrow tables and `.npy` arrays."""
 
 import hashlib
 import os
@@ -18,28 +18,28 @@ from vecall.errors import InvalidReleaseError, StoreError
 
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Errors of the system, as ours.
+    """Raise a StoreError that names `path` in place of an OSError.
 
     Raises:
-        StoreError: the disk fails or is full, or `path` may not be written.
+        StoreError: the disk fails or is full, or permissions forbid writing.
     """
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path} cannot be changed: {error}. What it held stands; free space on its disk, or see to it that it can "
-            "be written, then try again"
+            f"{path} cannot be written: {error}. Its content is unchanged; free disk space or fix the permissions, "
+            "then try again"
         ) from error
 
 
 def compute_sha256(path: Path) -> str:
-    """64 hexadecimal digits, read in pieces."""
+    """Compute the SHA-256 of a file in chunks, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync_path(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on the disk."""
+    """Flush a file's content, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,7 +48,10 @@ def fsync_path(path: Path) -> None:
 
 
 def write_and_fsync(path: Path, content: bytes) -> None:
-    """Write a file and put it on the disk; its name is there once its folder is synced too."""
+    """Write a file and flush it to disk.
+
+    A new file's name survives a crash only after its directory has been flushed too, see `fsync_path`.
+    """
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -56,29 +59,29 @@ def write_and_fsync(path: Path, content: bytes) -> None:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Change a small file at once: whoever reads it sees the old content or the new, after a crash too."""
-    fresh = path.with_name(f"tmp-{uuid.uuid4().hex}")
+    """Replace a small file atomically: readers see the old or the new content, after a crash too."""
+    temporary = path.with_name(f"tmp-{uuid.uuid4().hex}")
     try:
-        write_and_fsync(fresh, content)
-        fresh.replace(path)
+        write_and_fsync(temporary, content)
+        temporary.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Write a table as an uncompressed Arrow file, the quickest to read."""
+    """Write a table as an Arrow IPC file, uncompressed because that is the fastest to read."""
     table.write_ipc(path, compression="uncompressed")
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Read an Arrow file, once its sha256 was checked.
+    """Read an Arrow IPC file whose SHA-256 has been verified.
 
     Raises:
-        ReleaseRefused: it is missing, or no Arrow file.
+        InvalidReleaseError: the file is missing or is not an Arrow file.
     """
     try:
-        with path.open("rb") as file:  # polars would take `[` or `*` in a path for a pattern
+        with path.open("rb") as file:  # given a path, Polars would expand `[` and `*` in it as a pattern
             return pl.read_ipc(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InvalidReleaseError(f"{path} cannot be read as an Arrow file: {error}", file=path.name) from error
@@ -91,19 +94,20 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         ValueError: the array holds Python objects.
         OSError: the file cannot be written.
     """
-    with path.open("wb") as file:  # numpy, given a file or its name, does not tell when the last bytes are lost
+    # Given a file or its name, NumPy does not report when the last bytes are lost; a bare `write` method raises.
+    with path.open("wb") as file:
         np.save(cast("BinaryIO", SimpleNamespace(write=file.write)), array, allow_pickle=False)
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Map a `.npy` file into memory, read-only, once its sha256 was checked.
+    """Map a `.npy` file whose SHA-256 has been verified into memory, read-only.
 
     Raises:
-        ReleaseRefused: it is missing, no `.npy` file, or one that holds pickled objects.
+        InvalidReleaseError: the file is missing, is not a `.npy` file, or holds pickled objects.
     """
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InvalidReleaseError(f"{path} cannot be read as an array: {error}", file=path.name) from error
-    array: NDArray[Any] = mapped.view(np.ndarray)  # each look into a `memmap` takes several times as long
+    array: NDArray[Any] = mapped.view(np.ndarray)  # indexing an `np.memmap` takes several times as long
     return array

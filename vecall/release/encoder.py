@@ -1,4 +1,4 @@
-"""Both towers of a release on ONNX Runtime: the one way from fields and histories to vectors, offline and online."""
+"""Both towers of a release on ONNX Runtime; publishing and serving encode with the same code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,33 +9,31 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vecall.arrays import Rows, Vectors
 from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState
 from vecall.data.request_features import to_feature_frame
 from vecall.errors import InvalidReleaseError
 from vecall.release.atomic_io import read_array
 from vecall.schema import CategoryFeature, Features, TagsFeature
 
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
-
 QUERY_TOWER_FILE = "query_tower.onnx"
 ITEM_TOWER_FILE = "item_tower.onnx"
 ITEM_ID_VECTORS_FILE = "item_ids.npy"
 ENCODERS_FILE = "encoders.json"
 
-# Names of the towers' inputs beside the features, which are called `feature.NAME`.
+# Inputs and output of the ONNX graphs. The input of a feature is FEATURE_INPUT_PREFIX and the feature's name.
 HISTORY_INPUT, LENGTHS_INPUT, ID_VECTORS_INPUT, VECTORS_OUTPUT = "history", "lengths", "id_vectors", "vectors"
 FEATURE_INPUT_PREFIX = "feature."
 
 
 class EncoderState(BaseModel):
-    """`encoders.json`: how fields become the towers' inputs.
+    """Content of `encoders.json`: how raw fields become inputs of the towers.
 
     Attributes:
-        dim: D.
-        history_length: L, how many of the newest items are read; 0 where the user tower reads none.
-        items: encoders of item features.
-        users: encoders of user features.
+        dim: D, the dimension of item and user vectors.
+        history_length: L, the number of newest items that the user tower reads; 0 if it reads no history.
+        items: feature encoder of items.
+        users: feature encoder of users.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,47 +44,52 @@ class EncoderState(BaseModel):
 
 
 class OnnxEncoder:
-    """Fields and histories to vectors of length 1. Safe to call from several threads.
+    """Encodes item and user features, and histories, to vectors of length 1. Thread-safe.
 
     Attributes:
-        state: how fields become inputs.
-        empty_user_features: one row, of a user of whom no field is known.
+        state: how raw fields become inputs of the towers.
+        empty_user_features: one row with every user feature missing.
     """
 
     def __init__(self, directory: Path, *, threads: int = 1) -> None:
-        """Open the towers in `folder`, whose checksums have been verified.
+        """Load the towers of a release whose files have been verified.
 
         Args:
-            folder: a release.
-            threads: of ONNX Runtime, for one call; 1 online, where requests run side by side.
+            directory: the release.
+            threads: of ONNX Runtime per call; 1 when serving, where requests run in parallel.
 
         Raises:
-            ReleaseRefused: a file is missing, or is not what its name says.
+            InvalidReleaseError: a file is missing or cannot be read.
         """
         self.state = _read_state(directory / ENCODERS_FILE)
-        self._item_feature_encoder, self._user_feature_encoder = (
-            FeatureEncoder(self.state.items),
-            FeatureEncoder(self.state.users),
-        )
+        self._item_feature_encoder = FeatureEncoder(self.state.items)
+        self._user_feature_encoder = FeatureEncoder(self.state.users)
         self._item_tower = _open_session(directory / ITEM_TOWER_FILE, threads)
         self._query_tower = _open_session(directory / QUERY_TOWER_FILE, threads)
-        self._query_input_names = {one.name for one in self._query_tower.get_inputs()}
+        self._query_input_names = {graph_input.name for graph_input in self._query_tower.get_inputs()}
         self.empty_user_features = to_feature_frame([{}], self.state.users.features)
-        ids = directory / ITEM_ID_VECTORS_FILE
-        self._item_id_vectors: Vectors | None = read_array(ids) if ids.exists() else None
+        id_vectors_path = directory / ITEM_ID_VECTORS_FILE
+        self._item_id_vectors: Vectors | None = read_array(id_vectors_path) if id_vectors_path.exists() else None
 
     @property
     def dim(self) -> int:
-        """D."""
+        """D, the dimension of item and user vectors."""
         return self.state.dim
 
     @property
     def history_length(self) -> int:
-        """L: how many of the newest items of a history are read."""
+        """L, the number of newest items that the user tower reads; 0 if it reads no history."""
         return self.state.history_length
 
     def count_oov(self, user_features: Mapping[str, object]) -> tuple[int, int]:
-        """Of categories and tags in user features by column: how many training never saw, and how many there are."""
+        """Count the values of a user that were not seen in training.
+
+        Args:
+            user_features: raw values by column; only categories and tags are counted.
+
+        Returns:
+            Number of unseen values, and number of all values.
+        """
         features: Features = {
             name: feature
             for name, feature in self.state.users.features.items()
@@ -95,29 +98,28 @@ class OnnxEncoder:
         return self._user_feature_encoder.count_oov(to_feature_frame([user_features], features))
 
     def encode_items(self, features: pl.DataFrame, rows: Rows) -> Vectors:
-        """Item vectors.
+        """Encode items.
 
         Args:
-            features: B rows with a column per item feature, typed as tables are.
-            rows: [B] rows of the items' own id vectors; -1 for an item that training did not know.
+            features: B rows with a column per item feature, typed as `vecall.data.casting` types tables.
+            rows: [B] rows of the items in the release; -1 for a new item, which gets the unknown item's id vector.
 
         Returns:
             [B, D] float32.
         """
         inputs = _to_onnx_inputs(self._item_feature_encoder.encode(features))
         if self._item_id_vectors is not None:
-            inputs[ID_VECTORS_INPUT] = np.ascontiguousarray(
-                self._item_id_vectors[rows]
-            )  # -1 is the last row: the unknown item
+            # [N + 1, D] -> [B, D]; row -1 is the last one, which belongs to the unknown item
+            inputs[ID_VECTORS_INPUT] = np.ascontiguousarray(self._item_id_vectors[rows])
         return _run_session(self._item_tower, inputs)
 
     def encode_users(self, features: pl.DataFrame, histories: Vectors, lengths: Rows) -> Vectors:
-        """User vectors.
+        """Encode users.
 
         Args:
             features: B rows with a column per user feature.
-            histories: [B, L, D] vectors of the items taken, oldest first, padded at the end.
-            lengths: [B] how many places of each history count.
+            histories: [B, L, D] item vectors, oldest first, padded at the end.
+            lengths: [B] number of items in each history; the rest is padding.
 
         Returns:
             [B, D] float32.
@@ -132,9 +134,7 @@ def _read_state(path: Path) -> EncoderState:
     try:
         return EncoderState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise InvalidReleaseError(
-            f"{path.name}: does not say how fields are encoded: {error}", file=path.name
-        ) from error
+        raise InvalidReleaseError(f"{path.name} is not a feature encoder state: {error}", file=path.name) from error
 
 
 def _open_session(path: Path, threads: int) -> ort.InferenceSession:
@@ -145,7 +145,7 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base
-        raise InvalidReleaseError(f"{path.name}: ONNX Runtime cannot open it: {error}", file=path.name) from error
+        raise InvalidReleaseError(f"{path.name} cannot be opened by ONNX Runtime: {error}", file=path.name) from error
 
 
 def _to_onnx_inputs(encoded: EncodedFeatures) -> dict[str, NDArray[np.generic]]:

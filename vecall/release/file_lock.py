@@ -1,73 +1,75 @@
-"""Locks between processes: `store.lock` and `writer.lock`."""
+"""Exclusive lock files between processes (`flock`), such as `store.lock` and `writer.lock`."""
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from vecall.errors import LockedError
 from vecall.release.atomic_io import translate_os_errors
 
-_RETRY_INTERVAL_SECONDS = 0.01  # seconds between attempts
+_RETRY_INTERVAL_SECONDS = 0.01
 
-
-_fork_hook_registered: list[bool] = []
-_held_descriptors: set[int] = set()  # descriptors, which a forked child has to close: it holds the locks of none
+# Descriptors of the locks that this process holds. A forked child closes its copies: the locks are not its own, and
+# while a copy is open the lock stays held even after this process has died.
+_held_descriptors: set[int] = set()
 
 
 @contextmanager
 def file_lock(path: Path, *, timeout: float, inheritable: bool = False) -> Iterator[int]:
-    """Hold a lock file, which then says the holder's process id. It is freed even if the process dies.
+    """Hold an exclusive lock on a file; yields its descriptor.
 
-    Gives its descriptor. A child that is forked meanwhile does not hold the lock.
+    While the lock is held, the file contains the holder's process id. The system releases the lock when the process
+    dies. A child that is forked meanwhile does not hold the lock.
 
-    The file stays: were it removed, two processes could hold two files of one name. Within a process too
-    it is held once: by one thread, and not again by the same.
+    The lock is not reentrant, and threads of one process exclude each other too. The file is never removed: otherwise
+    two processes could hold the locks of two files with the same name.
 
     Args:
-        path: the lock file, in a folder that exists.
-        timeout: seconds to wait for another holder; 0 does not wait.
-        inheritable: a process that was given a copy of the descriptor holds the lock as well, when this one has let go of
-            it, or has died.
+        path: the lock file, in an existing directory.
+        timeout: seconds to wait for another holder; 0 fails at once.
+        inheritable: a process that was given a copy of the descriptor keeps holding the lock after this process has
+            released it or died.
 
     Raises:
-        Locked: another still holds it.
-        StoreError: it cannot be written.
+        LockedError: another process or thread still holds the lock after `timeout`.
+        StoreError: the file cannot be written.
     """
     with translate_os_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    _close_in_children(descriptor)
+    _register_fork_hook()
+    _held_descriptors.add(descriptor)
     try:
         with translate_os_errors(path):
             _acquire(descriptor, path, timeout)
-            os.ftruncate(descriptor, 0)  # a holder that died left its own
+            os.ftruncate(descriptor, 0)  # a holder that died left its process id
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         try:
             yield descriptor
         finally:
-            _unlock(descriptor, inheritable=inheritable)
+            _release(descriptor, inheritable=inheritable)
     finally:
-        if descriptor in _held_descriptors:  # else this is a forked child, where it was closed
+        if descriptor in _held_descriptors:  # a forked child has closed its copy already
             _held_descriptors.remove(descriptor)
             os.close(descriptor)
 
 
-def _unlock(descriptor: int, *, inheritable: bool) -> None:
-    if descriptor not in _held_descriptors:
+def _release(descriptor: int, *, inheritable: bool) -> None:
+    if descriptor not in _held_descriptors:  # in a forked child: the lock is its parent's
         return
-    with suppress(OSError):  # what was to be done is done, and the lock is what counts
+    with suppress(OSError):  # the protected work is done, and a stale process id does no harm
         os.ftruncate(descriptor, 0)
-    if not inheritable:  # closing is not enough while anybody has a copy
+    if not inheritable:  # closing would not release the lock while another process has a copy
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _close_in_children(descriptor: int) -> None:
-    if not _fork_hook_registered:
-        _fork_hook_registered.append(True)
-        os.register_at_fork(after_in_child=_close_held_descriptors)
-    _held_descriptors.add(descriptor)
+@cache
+def _register_fork_hook() -> None:
+    """Register on first use, since importing vecall must have no effect on the process."""
+    os.register_at_fork(after_in_child=_close_held_descriptors)
 
 
 def _close_held_descriptors() -> None:
@@ -78,20 +80,28 @@ def _close_held_descriptors() -> None:
 
 def _acquire(descriptor: int, path: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(_RETRY_INTERVAL_SECONDS)
-                continue
-            said = os.pread(descriptor, 32, 0).strip()
-            pid = int(said) if said.isdigit() else None
-            holder = f"process {pid}" if pid else "another process"
-            raise LockedError(
-                f"{path} is held by {holder}, and was not free within {timeout:g} s: wait for it or end it, "
-                "then try again",
-                path=path,
-                pid=pid,
-            ) from None
-        return
+    while not try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            raise _make_locked_error(descriptor, path, timeout)
+        time.sleep(_RETRY_INTERVAL_SECONDS)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the exclusive lock of an open file or directory if it is free."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make_locked_error(descriptor: int, path: Path, timeout: float) -> LockedError:
+    content = os.pread(descriptor, 32, 0).strip()
+    pid = int(content) if content.isdigit() else None
+    holder = f"process {pid}" if pid else "another process"
+    return LockedError(
+        f"{path} is held by {holder} and was not released within {timeout:g} s: wait for that process or stop it, "
+        "then try again",
+        path=path,
+        pid=pid,
+    )

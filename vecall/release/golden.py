@@ -1,4 +1,4 @@
-"""Golden queries: stored inputs and the answers they must give; a release proves itself before it is activated."""
+"""Golden queries: stored queries with expected results, checked before a release is activated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,30 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from vecall.arrays import Rows, Vectors
 from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Index, SearchParams
 from vecall.release.atomic_io import read_array, read_table, write_array, write_table
 from vecall.release.encoder import OnnxEncoder
+from vecall.release.history_io import load_histories, save_histories
 
-MAX_VECTOR_DIFFERENCE = 1e-3  # of a component; other processors round otherwise, another model is far beyond it
-MAX_GOLDEN_QUERIES = 256  # queries kept
-GOLDEN_TOP_K = 100  # exact rows kept of each
+# Largest difference of a vector's component: CPUs round differently, another model differs by far more.
+MAX_VECTOR_DIFFERENCE = 1e-3
+MAX_GOLDEN_QUERIES = 256
+GOLDEN_TOP_K = 100  # exact rows stored per query
 
-_VECTORS_FILE, _EXACT_ROWS_FILE = "golden.vectors.npy", "golden.rows.npy"
-_HISTORY_OFFSETS_FILE, _HISTORY_ROWS_FILE, _FEATURES_FILE = (
-    "golden.history_offsets.npy",
-    "golden.history_rows.npy",
-    "golden.fields.arrow",
-)
+_FILE_PREFIX = "golden."
+_VECTORS_FILE, _EXACT_ROWS_FILE = "golden.vectors.npy", "golden.exact_rows.npy"
+_FEATURES_FILE = "golden.features.arrow"
 
 
 @dataclass(frozen=True)
 class UserTowerInputs:
-    """What the user tower was given.
+    """Inputs of the user tower for G users.
 
     Attributes:
         histories: G lists of item rows, oldest first.
@@ -39,10 +38,16 @@ class UserTowerInputs:
     histories: RaggedArray
     features: pl.DataFrame
 
-    def encode(
-        self, encoder: OnnxEncoder, gather_vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """[G, D] user vectors; histories are read as `gather_vectors` gives their items, [n, D] for n rows."""
+    def encode(self, encoder: OnnxEncoder, gather_vectors: Callable[[Rows], Vectors]) -> Vectors:
+        """Encode the users.
+
+        Args:
+            encoder: the towers; only the newest items that the user tower reads are used.
+            gather_vectors: [n] item rows -> [n, D] item vectors.
+
+        Returns:
+            [G, D] user vectors.
+        """
         histories, lengths = self.histories.take_last(encoder.history_length).to_padded(fill_value=0)  # [G, L]
         vectors = gather_vectors(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
         return encoder.encode_users(self.features, vectors, lengths)
@@ -50,21 +55,21 @@ class UserTowerInputs:
 
 @dataclass(frozen=True)
 class GoldenQueries:
-    """G queries and their answers.
+    """G queries and their exact results.
 
     Attributes:
         vectors: [G, D] user vectors.
-        exact_rows: [G, up to 100] exact answers, best first.
-        inputs: what the vectors were made from; None where a release has no towers.
+        exact_rows: [G, min(100, N)] rows of the exact search, best first.
+        inputs: what `vectors` were encoded from; None where the release has no towers.
     """
 
-    vectors: NDArray[np.float32]
-    exact_rows: NDArray[np.int64]
+    vectors: Vectors
+    exact_rows: Rows
     inputs: UserTowerInputs | None
 
     @classmethod
-    def record(cls, index: Index, vectors: NDArray[np.float32], inputs: UserTowerInputs | None) -> "GoldenQueries":
-        """Answer [G, D] queries exactly."""
+    def record(cls, index: Index, vectors: Vectors, inputs: UserTowerInputs | None) -> "GoldenQueries":
+        """Search the index exactly for [G, D] query vectors and keep the results."""
         return cls(vectors, index.search_exact(vectors, min(GOLDEN_TOP_K, index.size)).rows, inputs)
 
     def save(self, directory: Path) -> None:
@@ -72,48 +77,54 @@ class GoldenQueries:
         write_array(directory / _VECTORS_FILE, self.vectors)
         write_array(directory / _EXACT_ROWS_FILE, self.exact_rows)
         if self.inputs is not None:
-            write_array(directory / _HISTORY_OFFSETS_FILE, self.inputs.histories.offsets)
-            write_array(directory / _HISTORY_ROWS_FILE, self.inputs.histories.values)
+            save_histories(self.inputs.histories, directory, _FILE_PREFIX)
             write_table(directory / _FEATURES_FILE, self.inputs.features)
 
     @classmethod
     def load(cls, directory: Path) -> "GoldenQueries | None":
-        """Read them, once their sums were checked; None where a release has none."""
+        """Read the files `golden.*` of a verified release; None where it has no golden queries.
+
+        Raises:
+            InvalidReleaseError: a file is missing or cannot be read.
+        """
         if not (directory / _VECTORS_FILE).exists():
             return None
-        inputs = None
-        if (directory / _HISTORY_ROWS_FILE).exists():
-            histories = RaggedArray(
-                read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE)
-            )
-            inputs = UserTowerInputs(histories, read_table(directory / _FEATURES_FILE))
+        histories = load_histories(directory, _FILE_PREFIX)
+        inputs = None if histories is None else UserTowerInputs(histories, read_table(directory / _FEATURES_FILE))
         return cls(read_array(directory / _VECTORS_FILE), read_array(directory / _EXACT_ROWS_FILE), inputs)
 
     def measure_ann_recall(self, index: Index, search_params: SearchParams | None) -> float:
-        """ANN recall of the stored answers."""
+        """Compute the mean ANN recall of the index against `exact_rows`, in 0 .. 1."""
         found = index.search(self.vectors, self.exact_rows.shape[1], search_params=search_params).rows
         return float(recall_per_query(index, self.vectors, found, self.exact_rows).mean())
 
     def check(
         self, index: Index, encoder: OnnxEncoder | None, *, search_params: SearchParams | None, min_recall: float
     ) -> None:
-        """Give the queries again and compare.
+        """Encode and search the queries again and compare with what was stored.
+
+        Args:
+            index: over the release's items.
+            encoder: the release's towers; None where it has none, then only the search is checked.
+            search_params: of an approximate index; None for an exact one.
+            min_recall: the ANN recall that must be reached, in 0 .. 1.
 
         Raises:
-            ReleaseRefused: a vector is another one now, or the ANN recall is below the floor.
+            InvalidReleaseError: a user vector differs from the stored one, or the ANN recall is below `min_recall`.
         """
         if self.inputs is not None and encoder is not None:
             error = float(np.abs(self.inputs.encode(encoder, index.get_vectors) - self.vectors).max())
-            if not error <= MAX_VECTOR_DIFFERENCE:
+            if not error <= MAX_VECTOR_DIFFERENCE:  # NaN is an error too
                 raise InvalidReleaseError(
-                    f"golden queries: user vectors differ by {error:.2g} from those stored when the release was made "
-                    f"(at most {MAX_VECTOR_DIFFERENCE} is allowed): towers, encoders or ONNX Runtime are not what they were",
+                    f"golden queries: user vectors differ by {error:.2g} from those stored at publishing (allowed: "
+                    f"{MAX_VECTOR_DIFFERENCE:g}): the towers, the encoders, the item vectors or ONNX Runtime have "
+                    "changed; publish the release again",
                     file=_VECTORS_FILE,
                 )
         recall = self.measure_ann_recall(index, search_params)
         if recall < min_recall:
             raise InvalidReleaseError(
-                f"golden queries: ANN recall is {recall:.4f}, below the floor {min_recall:.4f} that the release was "
-                "published with: the index does not answer as it did",
+                f"golden queries: ANN recall is {recall:.4f}, below the floor {min_recall:.4f} set at publishing: the "
+                "index does not return the rows that it returned then; publish the release again",
                 file=_EXACT_ROWS_FILE,
             )

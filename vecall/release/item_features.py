@@ -1,4 +1,4 @@
-"""Item features as a release keeps them: what an item is encoded from again when a part of it changes."""
+"""Stored item features: what a partial upsert completes an item from before it is encoded again."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,46 +6,44 @@ from pathlib import Path
 
 import polars as pl
 
+from vecall.arrays import Rows
 from vecall.data.frames import select_columns
 from vecall.errors import StoreError
-from vecall.index.bitmap import Rows
 from vecall.release.atomic_io import write_table
-from vecall.schema import Features
 
 FEATURES_FILE = "features.arrow"
 
 
-def list_stored_features(features: Features, attributes: Iterable[str]) -> list[str]:
-    """The features that are kept by themselves; the others are attributes too."""
-    taken = set(attributes)
-    return [name for name in features if name not in taken]
+def list_stored_features(features: Iterable[str], attributes: Iterable[str]) -> list[str]:
+    """List the features that `features.arrow` holds: those that are not attributes as well."""
+    attribute_names = set(attributes)
+    return [name for name in features if name not in attribute_names]
 
 
 @dataclass(frozen=True)
 class ItemFeatureFile:
-    """The file of a release. It is read when it is asked for, a few rows at a time.
+    """Feature file of a release, of which only the requested rows are read.
 
     Attributes:
-        path: of the file, once its sha256 was checked.
+        path: the file, whose SHA-256 has been verified.
     """
 
     path: Path
 
     def take(self, rows: Rows) -> pl.DataFrame:
-        """[len(rows)] rows of the features, in this order.
+        """Read the features of `rows`, in this order, with a column per stored feature.
 
         Raises:
-            StoreError: the file cannot be read; the release was deleted, for one.
+            StoreError: the file cannot be read, for example because the release was deleted.
         """
         try:
             return pl.scan_ipc(self.path, glob=False).select(pl.all().gather(rows)).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(f"{self.path}: the items' features cannot be read: {error}") from error
+            raise StoreError(f"{self.path}: the item features cannot be read: {error}") from error
 
 
 def write_features(directory: Path, features: pl.DataFrame, attributes: Iterable[str]) -> None:
-    """Keep the features that are no attributes; without any there is no file."""
-    taken = set(attributes)
-    kept = select_columns(features, [name for name in features.columns if name not in taken])
-    if kept.width:
-        write_table(directory / FEATURES_FILE, kept)
+    """Write the features that are not attributes; no file where there are none."""
+    stored = select_columns(features, list_stored_features(features.columns, attributes))
+    if stored.width:
+        write_table(directory / FEATURES_FILE, stored)

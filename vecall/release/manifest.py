@@ -1,4 +1,4 @@
-"""What a release says of itself, and the check that every byte of it is as it was published."""
+"""Manifest of a release, and verification of the release's files against it."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
-from vecall.schema import IdType, SettingsModel
+from vecall.schema import IdType
+from vecall.settings_base import SettingsModel, describe_validation_error
 
 RELEASE_FORMAT = 3
 RELEASE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
@@ -21,80 +22,83 @@ _SUMMARY_FIELDS = {"name", "created", "items", "dim", "metrics", "parent", "jour
 
 
 class FileDigest(SettingsModel):
-    """What a file must be."""
+    """Size and SHA-256 of a file."""
 
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=f"^{_SHA256_PATTERN}$")
 
 
 class IndexInfo(SettingsModel):
-    """How the index was built."""
+    """Engine of the index, and the parameters that it was built and tuned with."""
 
     engine: str
     metric: Literal["inner_product"] = "inner_product"
     storage: Literal["fp16"] = "fp16"
-    parameters: dict[str, JsonValue] = Field({})
-    costs: dict[str, float] = Field({}, description="milliseconds that the planner weighs")
-    settings: dict[str, JsonValue] = Field({}, description="the [index] section that it was built by")
+    parameters: dict[str, JsonValue] = Field({}, description="of building and searching; empty for an exact index")
+    costs: dict[str, float] = Field({}, description="fields of the planner's cost model, in milliseconds")
+    settings: dict[str, JsonValue] = Field({}, description="keys of the [index] section that were set")
 
 
 class ReleaseMetadata(SettingsModel):
-    """What a publisher says of a release; the store adds the rest."""
+    """Part of the manifest that the publisher provides; the store adds the rest."""
 
-    items: int = Field(ge=1, description="N")
-    dim: int = Field(ge=1, description="D")
+    items: int = Field(ge=1, description="N, the number of items")
+    dim: int = Field(ge=1, description="D, the dimension of item vectors")
     id_type: IdType
-    encoder: str | None = Field(None, pattern="^[0-9a-f]+$", description="hash of the towers; None: no towers")
+    encoder: str | None = Field(None, pattern="^[0-9a-f]+$", description="encoder hash; None without towers")
     index: IndexInfo
-    ann: dict[str, JsonValue] | None = Field(None, description="k, ANN recall, its floor, ... as measured")
+    ann: dict[str, JsonValue] | None = Field(None, description="measured ANN recall, its floor and the tuned points")
     metrics: dict[str, JsonValue] = Field({}, description="of the model")
-    libraries: dict[str, str] = Field({}, description="versions")
-    journal_seq: int = Field(0, ge=0, description="operations up to this one are contained")
-    tables_seq: int = Field(0, ge=0, description="operations up to this one are in the tables, as was said last")
+    libraries: dict[str, str] = Field({}, description="version by library")
+    journal_seq: int = Field(0, ge=0, description="the release contains the journal's operations up to this one")
+    tables_seq: int = Field(0, ge=0, description="the tables contain the journal's operations up to this one")
 
 
 class Manifest(ReleaseMetadata):
-    """All that a release says of itself."""
+    """Content of `manifest.json`."""
 
     format: Literal[3] = 3
     name: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$")
     created: AwareDatetime
-    parent: str | None = Field(pattern=f"^{RELEASE_NAME_PATTERN}$", description="the release that was active before")
-    files: dict[str, FileDigest] = Field(description="every file but the manifest and its sum")
+    parent: str | None = Field(pattern=f"^{RELEASE_NAME_PATTERN}$", description="the current release at publishing")
+    files: dict[str, FileDigest] = Field(description="all files but the manifest and its digest")
 
     @property
     def total_bytes(self) -> int:
-        """Size of all files but the manifest and its sum."""
+        """Size of all files but the manifest and its digest."""
         return sum(entry.bytes for entry in self.files.values())
 
     def to_summary(self) -> dict[str, Any]:
-        """What a list of releases tells of this one, as JSON."""
+        """Return this release's entry of `GET /v1/releases`, as JSON values."""
         return self.model_dump(mode="json", include=_SUMMARY_FIELDS) | {"bytes": self.total_bytes}
 
 
 def digest_files(directory: Path) -> dict[str, FileDigest]:
-    """Size and sha256 of every file in a folder, each of them put on the disk.
+    """Flush every file of a directory to disk and compute its digest.
+
+    Returns:
+        Digest by file name.
 
     Raises:
-        StoreError: there is something else than plain files, or a manifest.
+        StoreError: the directory contains a manifest, or anything that is not a regular file.
     """
-    sums = {}
+    digests = {}
     for path in sorted(directory.iterdir()):
         if not _is_regular_file(path) or path.name in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
             raise StoreError(
-                f"{path} cannot be part of a release: expected plain files that are no manifest, "
-                "without folders and links"
+                f"{path} cannot be part of a release: expected regular files other than a manifest, no directories or "
+                "links; remove it"
             )
         fsync_path(path)
-        sums[path.name] = FileDigest(bytes=path.stat().st_size, sha256=compute_sha256(path))
-    return sums
+        digests[path.name] = FileDigest(bytes=path.stat().st_size, sha256=compute_sha256(path))
+    return digests
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> str:
-    """Write a manifest and, last, its sum; put both on the disk, and the folder's names too.
+    """Write a manifest and then its digest; flush both files and their directory to disk.
 
     Returns:
-        The manifest's sha256.
+        The manifest's SHA-256.
     """
     content = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False).encode() + b"\n"
     digest = hashlib.sha256(content).hexdigest()
@@ -105,60 +109,50 @@ def write_manifest(directory: Path, manifest: Manifest) -> str:
 
 
 def read_manifest(directory: Path, *, expected_sha256: str | None = None) -> tuple[Manifest, str]:
-    """Read a release's manifest and hold it against its sum; the other files are not looked at.
+    """Read a release's manifest and verify it against its digest; other files are not read.
 
     Args:
-        directory: the release, in a folder of its name.
-        expected_sha256: the manifest's sum as `CURRENT` says it, if it does.
+        directory: the release.
+        expected_sha256: the manifest's SHA-256 according to `CURRENT`, if the release is the current one.
 
     Returns:
-        The manifest and its sha256.
+        The manifest and its SHA-256.
 
     Raises:
-        ReleaseRefused: manifest or sum is missing, damaged or of a newer format; `file` says which.
+        InvalidReleaseError: manifest or digest is missing, damaged or of another format; `file` names the file.
     """
-    said = _read_file(directory, MANIFEST_DIGEST_FILE)
+    recorded = _read_file(directory, MANIFEST_DIGEST_FILE)
     content = _read_file(directory, MANIFEST_FILE)
     actual = hashlib.sha256(content).hexdigest()
-    if not re.fullmatch(_SHA256_PATTERN.encode() + rb"\n", said):
+    if not re.fullmatch(_SHA256_PATTERN.encode() + rb"\n", recorded):
         raise _make_invalid_release_error(
-            directory, MANIFEST_DIGEST_FILE, "is damaged: expected 64 hexadecimal digits and a line's end"
+            directory, MANIFEST_DIGEST_FILE, "is damaged: expected 64 hexadecimal digits and a line feed"
         )
-    if said != actual.encode() + b"\n":
-        if expected_sha256 == actual:
-            raise _make_invalid_release_error(
-                directory, MANIFEST_DIGEST_FILE, f"is damaged: CURRENT and {MANIFEST_FILE} agree on another sum"
-            )
-        if said.decode().strip() == expected_sha256:
-            raise _make_invalid_release_error(
-                directory, MANIFEST_FILE, f"is damaged: CURRENT and {MANIFEST_DIGEST_FILE} agree on another sum"
-            )
-        raise _make_invalid_release_error(
-            directory, MANIFEST_FILE, f"and {MANIFEST_DIGEST_FILE} do not agree: one of them is damaged"
-        )
+    if recorded != actual.encode() + b"\n":
+        raise _make_digest_mismatch_error(directory, recorded.decode().strip(), actual, expected_sha256)
     if expected_sha256 not in (None, actual):
         raise InvalidReleaseError(
-            f"CURRENT expects {directory / MANIFEST_FILE} to have the sha256 {expected_sha256}, and it has {actual}: "
-            f"CURRENT is damaged or the release was exchanged; activate a release that you trust",
+            f"CURRENT expects {directory / MANIFEST_FILE} to have the SHA-256 {expected_sha256}, but it has {actual}: "
+            "CURRENT is damaged or the release was replaced; activate a release that you trust",
             file="CURRENT",
         )
     return _parse_manifest(directory, content), actual
 
 
 def verify_release(directory: Path, *, expected_sha256: str | None = None) -> Manifest:
-    """Check every byte of a release. Only after this may its files be given to native code.
+    """Verify every byte of a release. Native libraries may open its files only after this.
 
     Args:
-        directory: the release, in a folder of its name.
-        expected_sha256: the manifest's sum as `CURRENT` says it, if it does.
+        directory: the release.
+        expected_sha256: the manifest's SHA-256 according to `CURRENT`, if the release is the current one.
 
     Raises:
-        ReleaseRefused: a file is damaged, missing, or not named by the manifest; `file` says which.
+        InvalidReleaseError: a file is damaged, missing or not listed in the manifest; `file` names it.
     """
     manifest, _ = read_manifest(directory, expected_sha256=expected_sha256)
     try:
         _verify_files(directory, manifest)
-    except OSError as error:  # pruned meanwhile, for one
+    except OSError as error:  # for example, the release was pruned meanwhile
         name = Path(str(error.filename or directory)).name
         raise _make_invalid_release_error(
             directory, name, f"is missing or cannot be read ({error.strerror})"
@@ -167,27 +161,28 @@ def verify_release(directory: Path, *, expected_sha256: str | None = None) -> Ma
 
 
 def _verify_files(directory: Path, manifest: Manifest) -> None:
-    present = set()
+    """Compare names, then all sizes, then all digests, so that cheap checks fail before gigabytes are read."""
+    present_names = set()
     for path in directory.iterdir():
         if not _is_regular_file(path):
             raise _make_invalid_release_error(
-                directory, path.name, "is a folder or a link: a release has plain files only"
+                directory, path.name, "is a directory or a link; a release consists of regular files"
             )
         if path.name not in manifest.files and path.name not in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
             raise _make_invalid_release_error(
-                directory, path.name, "is not named by the manifest: move it out of the release"
+                directory, path.name, "is not listed in the manifest; move it out of the release"
             )
-        present.add(path.name)
+        present_names.add(path.name)
     for name in manifest.files:
-        if name not in present:
+        if name not in present_names:
             raise _make_invalid_release_error(directory, name, "is missing")
-    for name, said in manifest.files.items():
+    for name, expected in manifest.files.items():
         size = (directory / name).stat().st_size
-        if size != said.bytes:
-            raise _make_invalid_release_error(directory, name, f"has {size} bytes; the manifest says {said.bytes}")
-    for name, said in manifest.files.items():
-        if compute_sha256(directory / name) != said.sha256:
-            raise _make_invalid_release_error(directory, name, "is damaged: its sha256 is not the one in the manifest")
+        if size != expected.bytes:
+            raise _make_invalid_release_error(directory, name, f"has {size} bytes; the manifest lists {expected.bytes}")
+    for name, expected in manifest.files.items():
+        if compute_sha256(directory / name) != expected.sha256:
+            raise _make_invalid_release_error(directory, name, "is damaged: its SHA-256 differs from the manifest's")
 
 
 def _is_regular_file(path: Path) -> bool:
@@ -206,34 +201,57 @@ def _read_file(directory: Path, file_name: str) -> bytes:
 def _parse_manifest(directory: Path, content: bytes) -> Manifest:
     try:
         fields: Any = json.loads(content)
-        version = fields["format"]
-        if isinstance(version, int) and version != RELEASE_FORMAT:
-            age = "a newer" if version > RELEASE_FORMAT else "an older"
-            raise _make_invalid_release_error(
-                directory,
-                MANIFEST_FILE,
-                f"has format {version}, written by {age} vecall; this version reads format {RELEASE_FORMAT}: publish again",
-            )
+        _check_format(directory, fields["format"])
         manifest = Manifest.model_validate(fields)
-    except (ValueError, TypeError, KeyError) as error:  # ValidationError and JSONDecodeError are ValueErrors
+    except ValidationError as error:
+        problems = "; ".join(map(str, describe_validation_error(error, Manifest, fields)))
+        raise _make_invalid_release_error(directory, MANIFEST_FILE, f"is not a manifest: {problems}") from error
+    except (ValueError, TypeError, KeyError) as error:  # JSONDecodeError is a ValueError
         raise _make_invalid_release_error(
-            directory, MANIFEST_FILE, f"is not a manifest: {_format_error(error)}"
+            directory, MANIFEST_FILE, f"is not a manifest: {type(error).__name__}: {error}"
         ) from error
     if manifest.name != directory.name:
         raise _make_invalid_release_error(
-            directory, MANIFEST_FILE, f"is of release {manifest.name!r}, and lies in {directory.name!r}"
+            directory, MANIFEST_FILE, f"is of release {manifest.name!r}, but lies in the directory {directory.name!r}"
         )
     return manifest
 
 
-def _format_error(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return f"{type(error).__name__}: {error}"
+def _check_format(directory: Path, version: object) -> None:
+    """Reject another format before its keys are validated, since these would make a confusing message."""
+    if not isinstance(version, int) or version == RELEASE_FORMAT:  # the manifest's validation rejects other types
+        return
+    age, remedy = ("a newer", "Upgrade vecall") if version > RELEASE_FORMAT else ("an older", "Publish it again")
+    raise _make_invalid_release_error(
+        directory,
+        MANIFEST_FILE,
+        f"has format {version}, written by {age} vecall; this version reads format {RELEASE_FORMAT}",
+        remedy,
+    )
 
 
-def _make_invalid_release_error(directory: Path, file_name: str, reason: str) -> InvalidReleaseError:
+def _make_digest_mismatch_error(
+    directory: Path, recorded: str, actual: str, expected: str | None
+) -> InvalidReleaseError:
+    """Blame whichever of manifest and digest file disagrees with `CURRENT`; without `CURRENT`, blame both."""
+    if expected == actual:
+        return _make_invalid_release_error(
+            directory, MANIFEST_DIGEST_FILE, f"is damaged: CURRENT and {MANIFEST_FILE} agree on another SHA-256"
+        )
+    if expected == recorded:
+        return _make_invalid_release_error(
+            directory, MANIFEST_FILE, f"is damaged: CURRENT and {MANIFEST_DIGEST_FILE} agree on another SHA-256"
+        )
+    return _make_invalid_release_error(
+        directory, MANIFEST_FILE, f"and {MANIFEST_DIGEST_FILE} do not agree: one of them is damaged"
+    )
+
+
+def _make_invalid_release_error(
+    directory: Path, file_name: str, reason: str, remedy: str | None = None
+) -> InvalidReleaseError:
     return InvalidReleaseError(
-        f"release {directory.name!r} is refused: {file_name} {reason}. Restore {directory}, or activate another release",
+        f"release {directory.name!r} is refused: {file_name} {reason}. {remedy or f'Restore {directory} from a copy'}, "
+        "or activate another release",
         file=file_name,
     )

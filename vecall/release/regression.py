@@ -1,4 +1,4 @@
-"""Whether a release that is about to be published has lost much of what is served now."""
+"""Check that a release to be published has not lost most of what the current release offers."""
 
 from collections.abc import Mapping
 
@@ -8,47 +8,55 @@ from vecall.errors import StoreError
 from vecall.release.manifest import Manifest, read_manifest
 from vecall.release.store import Store
 
-_MIN_SHARE = 0.5  # of the current release's items, and of its model's recall
+_MIN_SHARE = 0.5  # of the current release's item count, and of its model's recall
+_PREFERRED_K = 100  # recall is compared at the k nearest to this
 
 
 def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonValue]) -> str | None:
-    """What a new release has lost against the current one, in a sentence; None where it is no less than half as good.
+    """Describe what a new release has lost against the current release.
 
     Args:
-        store: where it will be published.
+        store: where the new release will be published.
         item_count: N of the new release.
-        metrics: of its model, as a run's summary has them.
+        metrics: of its model, as in a run's summary: `{"seen_excluded": {"recall@10": ...}, ...}`.
+
+    Returns:
+        A sentence if the item count or the recall is less than half of the current release's; None otherwise, and
+        where no current release can be read.
     """
     try:
         current = store.find_current()
         if current is None:
             return None
         manifest, _ = read_manifest(store.get_release_dir(current.release))
-    except StoreError:  # nothing that could be compared with
+    except StoreError:
         return None
     if item_count < _MIN_SHARE * manifest.items:
-        return f"it has {item_count:,} items, and {manifest.name!r}, which is current, has {manifest.items:,}"
-    name, now, before = _match_recall_metrics(metrics, manifest)
-    if now is not None and before is not None and now < _MIN_SHARE * before:
-        return f"its model's {name} is {now:.3f}, and that of {manifest.name!r}, which is current, is {before:.3f}"
+        return f"it has {item_count:,} items; the current release {manifest.name!r} has {manifest.items:,}"
+    name, new_recall, current_recall = _match_recall_metrics(metrics, manifest)
+    if new_recall is not None and current_recall is not None and new_recall < _MIN_SHARE * current_recall:
+        return (
+            f"its model's {name} is {new_recall:.3f}; that of the current release {manifest.name!r} is "
+            f"{current_recall:.3f}"
+        )
     return None
 
 
 def _match_recall_metrics(
     metrics: Mapping[str, JsonValue], manifest: Manifest
 ) -> tuple[str, float | None, float | None]:
-    """The same recall@k of both models, the one nearest to 100."""
-    now, before = _parse_seen_excluded(metrics), _parse_seen_excluded(_to_mapping(manifest.metrics.get("model")))
-    shared = [name for name in now if name in before and name.startswith("recall@")]
-    if not shared:
+    """Find the recall@k that both models have, with k nearest to 100: its name, new value and current value."""
+    new, current = _parse_seen_excluded(metrics), _parse_seen_excluded(_to_mapping(manifest.metrics.get("model")))
+    shared_names = [name for name in new if name in current and name.startswith("recall@")]
+    if not shared_names:
         return "", None, None
-    name = min(shared, key=lambda one: abs(int(one.removeprefix("recall@")) - 100))
-    return name, now[name], before[name]
+    name = min(shared_names, key=lambda recall_name: abs(int(recall_name.removeprefix("recall@")) - _PREFERRED_K))
+    return name, new[name], current[name]
 
 
 def _parse_seen_excluded(metrics: Mapping[str, JsonValue]) -> dict[str, float]:
-    known = _to_mapping(metrics.get("seen_excluded"))
-    return {name: float(value) for name, value in known.items() if isinstance(value, (int, float))}
+    values = _to_mapping(metrics.get("seen_excluded"))
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def _to_mapping(value: JsonValue) -> Mapping[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""A release opened: verified first, then everything that a request needs."""
+"""Loading of a release: all its files are verified, then opened and checked against each other."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.id_map import IdMap
 from vecall.errors import InvalidReleaseError
-from vecall.index import index_io as index_files
-from vecall.index.base import Index, Rows, SearchParams
+from vecall.index import index_io
+from vecall.index.base import Index, SearchParams
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, WidthAtRank
@@ -20,37 +21,39 @@ from vecall.index.topk import select_top_k_batch
 from vecall.release.atomic_io import read_array, read_table
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
 from vecall.release.golden import GoldenQueries
+from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
-from vecall.release.manifest import Manifest, verify_release
+from vecall.release.manifest import MANIFEST_FILE, Manifest, verify_release
 from vecall.release.store import Store
-from vecall.release.users import UserTable, load_id_map
+from vecall.release.users import UserTable
 
 INDEX_FILE = "index.faiss"
 ATTRIBUTES_FILE = "attributes.arrow"
 POPULARITY_FILE = "popularity.npy"
-EXTERNAL_VECTOR_ROWS_FILE = "given_rows.npy"
+EXTERNAL_VECTOR_ROWS_FILE = "external_vector_rows.npy"
 ITEM_ID_MAP_PREFIX = "ids."
 
-_POPULAR_CACHE_ROWS = 2**15  # rows that are kept in the order of their popularity
+_POPULAR_CACHE_ROWS = 2**15  # most popular rows kept in memory
 
 
 @dataclass(frozen=True)
 class Release:
-    """All parts of one release; it never changes.
+    """All parts of one release, which are immutable.
 
     Attributes:
-        manifest: what it says of itself.
-        item_ids: vocabulary of the N items.
-        index: over their vectors; a vector is returned as it is stored.
-        search_param_curve: how hard to search for k rows; None where the index scans them all.
-        cost_model: of searching and of scanning.
-        attributes: [N] rows of what `where` and ranking may look at.
-        popularity: [N] how often each item was taken; None where that is not known.
-        users: known users; None without.
-        encoder: both towers; None where the vectors were brought.
-        golden_queries: queries with known answers; None without.
-        item_features: of the items, as far as they are no attributes; None without.
-        external_vector_rows: items whose vector was given, though the release has towers; ascending.
+        manifest: the release's manifest.
+        item_ids: maps ids of the N items to rows and back.
+        index: over the N item vectors in half precision.
+        search_param_curve: search parameters by k; None for an exact index.
+        cost_model: milliseconds of searching and of scanning.
+        attributes: [N] rows with the columns that `where` and ranking read.
+        popularity: [N] number of positive interactions per item; None where it is not known.
+        users: known users; None where there are none.
+        encoder: both towers; None where the vectors came from the caller.
+        golden_queries: queries with expected results; None where there are none.
+        item_features: item features that are not attributes; None where there are none.
+        external_vector_rows: ascending rows of items whose vector came from the caller although the release has
+            towers.
     """
 
     manifest: Manifest
@@ -68,7 +71,7 @@ class Release:
 
     @cached_property
     def popular_rows(self) -> Rows:
-        """Some ten thousand rows by popularity descending, then row ascending; none where it is not known."""
+        """Up to 32,768 rows, popularity descending, then row ascending; empty where popularity is not known."""
         if self.popularity is None:
             return np.empty(0, dtype=np.int64)
         rows: Rows = select_top_k_batch(self.popularity[None], min(_POPULAR_CACHE_ROWS, len(self.popularity))).rows[0]
@@ -76,125 +79,154 @@ class Release:
 
     @property
     def name(self) -> str:
-        """The release's name."""
+        """Name of the release."""
         return self.manifest.name
 
     def check_golden_queries(self) -> None:
-        """Prove that it answers as it did when it was published.
+        """Check that the golden queries are encoded and answered as at publishing.
 
         Raises:
-            ReleaseRefused: it does not.
+            InvalidReleaseError: a user vector differs, or the ANN recall is below the manifest's floor.
         """
-        if self.golden_queries is None:
+        golden, curve = self.golden_queries, self.search_param_curve
+        if golden is None:
             return
-        effort = (
-            None
-            if self.search_param_curve is None
-            else self.search_param_curve.look_up(self.golden_queries.exact_rows.shape[1])
-        )
-        floor = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
-        self.golden_queries.check(self.index, self.encoder, search_params=effort, min_recall=floor)
+        search_params = None if curve is None else curve.look_up(golden.exact_rows.shape[1])
+        min_recall = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
+        golden.check(self.index, self.encoder, search_params=search_params, min_recall=min_recall)
 
 
 def open_release(store: Store, name: str | None = None) -> Release:
-    """Verify every byte of a release and open it.
+    """Verify every byte of a release and load it.
 
     Args:
-        store: where it lies.
-        name: None is the current one.
+        store: the store that contains it.
+        name: of the release; None opens the current one.
 
     Raises:
         StoreError: there is no such release.
-        ReleaseRefused: a file of it is damaged, missing or too many.
+        InvalidReleaseError: a file is damaged, missing or not listed in the manifest.
     """
     manifest = store.verify(name)
     return load_release(store.get_release_dir(manifest.name), manifest)
 
 
 def open_and_check_release(store: Store, name: str) -> Release:
-    """Verify and open a release, and see that its golden queries answer as they did when it was published.
+    """Verify and load a release, and check its golden queries.
 
     Raises:
         StoreError: there is no such release.
-        ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
+        InvalidReleaseError: a file is damaged, missing or not listed in the manifest, or a golden query fails.
     """
-    release = load_release(store.get_release_dir(name), verify_release(store.get_release_dir(name)))
+    directory = store.get_release_dir(name)
+    release = load_release(directory, verify_release(directory))
     release.check_golden_queries()
     return release
 
 
 def activate_release(store: Store, name: str) -> str | None:
-    """Make a release the current one, once it has proved itself.
+    """Make a release the current one after all its checks have passed, golden queries included.
 
     Returns:
-        Name of the release that was active before.
+        Name of the release that was current before; None if there was none.
 
     Raises:
         StoreError: there is no such release.
-        ReleaseRefused: a file of it is damaged, missing or too many, or it answers otherwise.
+        InvalidReleaseError: a file is damaged, missing or not listed in the manifest, or a golden query fails.
     """
     open_and_check_release(store, name)
     return store.activate(name)
 
 
 def load_release(directory: Path, manifest: Manifest) -> Release:
-    """Open a folder whose every byte was verified against `manifest`.
+    """Load a release whose files have been verified against `manifest`.
 
     Raises:
-        ReleaseRefused: a file is not what its name says, or they do not belong together.
+        InvalidReleaseError: a file cannot be read, or files do not match each other.
     """
-    popularity = directory / POPULARITY_FILE
-    compile_kernels()  # else the first request would wait for the compiler
+    popularity_path = directory / POPULARITY_FILE
+    features_path = directory / FEATURES_FILE
+    external_rows_path = directory / EXTERNAL_VECTOR_ROWS_FILE
+    compile_kernels()  # otherwise the first request would wait for the compiler
     release = Release(
         manifest=manifest,
         item_ids=load_id_map(directory, ITEM_ID_MAP_PREFIX),
-        index=index_files.load_index(directory / INDEX_FILE),
+        index=index_io.load_index(directory / INDEX_FILE),
         search_param_curve=_parse_search_param_curve(manifest),
-        cost_model=CostModel(**manifest.index.costs) if manifest.index.costs else DEFAULT_COSTS,
+        cost_model=_parse_cost_model(manifest),
         attributes=read_table(directory / ATTRIBUTES_FILE),
-        popularity=read_array(popularity) if popularity.exists() else None,
+        popularity=read_array(popularity_path) if popularity_path.exists() else None,
         users=UserTable.load(directory),
         encoder=OnnxEncoder(directory) if (directory / ENCODERS_FILE).exists() else None,
         golden_queries=GoldenQueries.load(directory),
-        item_features=ItemFeatureFile(directory / FEATURES_FILE) if (directory / FEATURES_FILE).exists() else None,
-        external_vector_rows=read_array(directory / EXTERNAL_VECTOR_ROWS_FILE)
-        if (directory / EXTERNAL_VECTOR_ROWS_FILE).exists()
-        else np.empty(0, dtype=np.int64),
+        item_features=ItemFeatureFile(features_path) if features_path.exists() else None,
+        external_vector_rows=(
+            read_array(external_rows_path) if external_rows_path.exists() else np.empty(0, dtype=np.int64)
+        ),
     )
     _check_consistency(release)
-    _ = release.popular_rows  # found here, so that no request waits for it
+    _ = release.popular_rows  # sorted and cached now rather than in the first request
     return release
 
 
 def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
-    """The tuned search parameters, points [k, width, rerank_depth]; None of an exact index."""
-    parameters = manifest.index.parameters
+    """Read the tuned search parameters: points [k, width, rerank_depth]; None for an exact index.
+
+    Raises:
+        InvalidReleaseError: the manifest of an approximate index lacks them or spells them otherwise.
+    """
     if manifest.index.engine == "exact":
         return None
-    points = cast("list[list[int]]", parameters["search_params"])
-    filtered = cast("dict[str, Any]", parameters["filtered_search_params"])
-    widths = tuple(WidthAtRank(*width) for width in filtered["widths"])
-    return SearchParamCurve(
-        [(k, SearchParams(width, rerank_depth)) for k, width, rerank_depth in points],
-        FilteredSearchParams(widths, filtered["depth_factor"]),
+    parameters = cast("dict[str, Any]", manifest.index.parameters)
+    try:
+        filtered = parameters["filtered_search_params"]
+        widths = tuple(
+            WidthAtRank(rank, width_for_all, width_for_tail)
+            for rank, width_for_all, width_for_tail in filtered["widths"]
+        )
+        return SearchParamCurve(
+            [(k, SearchParams(width, rerank_depth)) for k, width, rerank_depth in parameters["search_params"]],
+            FilteredSearchParams(widths, filtered["depth_factor"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _make_index_info_error(manifest, "parameters", error) from error
+
+
+def _parse_cost_model(manifest: Manifest) -> CostModel:
+    """Read the measured costs; defaults where nothing was measured, as for an exact index.
+
+    Raises:
+        InvalidReleaseError: the manifest has other keys than the cost model.
+    """
+    try:
+        return CostModel(**manifest.index.costs) if manifest.index.costs else DEFAULT_COSTS
+    except TypeError as error:
+        raise _make_index_info_error(manifest, "costs", error) from error
+
+
+def _make_index_info_error(manifest: Manifest, key: str, error: Exception) -> InvalidReleaseError:
+    return InvalidReleaseError(
+        f"release {manifest.name!r}: index.{key} of {MANIFEST_FILE} is invalid ({type(error).__name__}: {error}); "
+        "publish the release again",
+        file=MANIFEST_FILE,
     )
 
 
 def _check_consistency(release: Release) -> None:
-    n, dim = release.manifest.items, release.manifest.dim
+    items, dim = release.manifest.items, release.manifest.dim
     encoder, popularity, users = release.encoder, release.popularity, release.users
-    for file, size, expected in (
-        (INDEX_FILE, release.index.size, n),
-        (INDEX_FILE, release.index.dim, dim),
-        (f"{ITEM_ID_MAP_PREFIX}*", len(release.item_ids), n),
-        (ATTRIBUTES_FILE, len(release.attributes), n),
-        (POPULARITY_FILE, n if popularity is None else len(popularity), n),
-        (ENCODERS_FILE, dim if encoder is None else encoder.dim, dim),
-        ("users.*", 0 if users is None else len(users.histories), 0 if users is None else len(users.ids)),
+    for file, unit, actual, expected in (
+        (INDEX_FILE, "vectors", release.index.size, items),
+        (INDEX_FILE, "dimensions", release.index.dim, dim),
+        (f"{ITEM_ID_MAP_PREFIX}*", "ids", len(release.item_ids), items),
+        (ATTRIBUTES_FILE, "rows", len(release.attributes), items),
+        (POPULARITY_FILE, "values", items if popularity is None else len(popularity), items),
+        (ENCODERS_FILE, "dimensions", dim if encoder is None else encoder.dim, dim),
+        ("users.*", "histories", 0 if users is None else len(users.histories), 0 if users is None else len(users.ids)),
     ):
-        if size != expected:
+        if actual != expected:
             raise InvalidReleaseError(
-                f"release {release.name!r}: {file} has {size} where {expected} belongs to the release's other files; "
-                "publish it again",
+                f"release {release.name!r}: {file} has {actual} {unit}, expected {expected} to match the release's "
+                "other files; publish it again",
                 file=file,
             )

@@ -1,4 +1,4 @@
-"""A folder of releases, of which one is current: publishing, activating, rolling back, pruning."""
+"""Store of releases, one of them current: publish, activate, roll back, prune."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.atomic_io import atomic_write, fsync_path, translate_os_errors
-from vecall.release.file_lock import file_lock
+from vecall.release.file_lock import file_lock, try_lock
 from vecall.release.manifest import (
     RELEASE_NAME_PATTERN,
     Manifest,
@@ -30,136 +30,138 @@ from vecall.release.manifest import (
     write_manifest,
 )
 from vecall.runtime.paths import to_absolute_path
-from vecall.schema import SettingsModel
+from vecall.settings_base import SettingsModel
 
 logger = logging.getLogger(__name__)
 
-_LOCK_TIMEOUT_SECONDS = 30.0  # seconds; the lock is held for moments
+_LOCK_TIMEOUT_SECONDS = 30.0  # the lock is held for much less
 
 
 class CurrentPointer(SettingsModel):
-    """What the file `CURRENT` says: which release is active."""
+    """Content of the file `CURRENT`: which release is current."""
 
     release: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$")
     manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
     def to_bytes(self) -> bytes:
-        """The file, of which there is one spelling: a changed byte shows, a blank too."""
+        """Serialize to the only accepted spelling, so that any changed byte is detected, even a space."""
         return json.dumps(self.model_dump()).encode() + b"\n"
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A release in the making.
+    """A release that is being written.
 
     Attributes:
-        directory: write the release's files here: plain files, no folders, no links.
+        directory: write the release's files here; regular files only, no directories or links.
     """
 
     directory: Path
     _publish: Callable[[ReleaseMetadata, bool, str | None], str]
 
     def commit(self, metadata: ReleaseMetadata, *, activate: bool, expected_current: str | None = None) -> str:
-        """Publish the folder's files, whole or not at all; if `activate`, make them the current release.
+        """Publish the files of `directory` atomically.
 
-        Should activating fail, the release is there and is not current.
+        If activating fails, the release is published and is not current.
 
         Args:
-            metadata: what to say of them.
-            activate: whether they become the current release.
-            expected_current: only if this release is the current one still.
+            metadata: the publisher's part of the manifest.
+            activate: make the release the current one.
+            expected_current: activate only if this release is still the current one.
 
         Returns:
-            The release's name.
+            Name of the release.
 
         Raises:
-            StoreError: the name is taken by now, or the folder holds something else than plain files.
-            ReleaseRefused: `CURRENT` is damaged.
-            Locked: another process holds the store's lock.
+            StoreError: the name is in use by now, or the directory contains something other than regular files.
+            InvalidReleaseError: `CURRENT` is damaged.
+            LockedError: another process holds the store's lock.
         """
         return self._publish(metadata, activate, expected_current)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store's folder. It is opened with `Store.open` or `Store.create`.
+    """A directory of releases; open it with `Store.open` or `Store.create`.
 
-    Everything is done under `store.lock` but reading and the slow parts of publishing, and each step leaves
-    a whole store: a crash leaves at most `tmp-*`, which the next draft or prune removes.
+    Changes are made under `store.lock`; reading, and the slow parts of publishing, take no lock. A crash at any step
+    leaves a consistent store, at worst with `tmp-*` left over, which the next draft or prune removes.
 
     Attributes:
-        path: the folder.
+        path: the store's directory.
     """
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """A store that exists.
+        """Open an existing store.
 
         Raises:
-            StoreError: there is none at `path`.
+            StoreError: there is no store at `path`, or permissions forbid reading it.
         """
         path = to_absolute_path(path)
         try:
-            found = (path / "releases").is_dir()
+            is_store = (path / "releases").is_dir()
         except OSError as error:
-            raise StoreError(f"{path} cannot be looked at: {error.strerror}; see to its permissions") from error
-        if not found:
+            raise StoreError(f"{path} cannot be read: {error.strerror}; fix its permissions") from error
+        if not is_store:
             raise StoreError(
-                f"{path} is no store: expected a folder with `releases/` in it; give the path of a store, or "
-                "publish a release to make one"
+                f"{path} is no store: expected a directory that contains `releases/`; give the path of a store, or "
+                "publish a release to create one"
             )
         return cls(path)
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """A store, made if there is none.
+        """Open a store, creating it if it does not exist.
 
         Raises:
-            StoreError: there is something else at `path`, or it cannot be written.
+            StoreError: `path` or a parent of it is a file, or it cannot be written.
         """
         path = to_absolute_path(path)
         releases = path / "releases"
         with translate_os_errors(path):
-            missing = [folder for folder in (releases, *releases.parents) if not folder.is_dir()]
+            missing = [directory for directory in (releases, *releases.parents) if not directory.is_dir()]
             try:
-                for folder in reversed(missing):
-                    folder.mkdir(exist_ok=True)
-                    fsync_path(folder.parent)
+                for directory in reversed(missing):
+                    directory.mkdir(exist_ok=True)
+                    fsync_path(directory.parent)
             except (FileExistsError, NotADirectoryError) as error:
-                raise StoreError(f"{path} cannot be a store: a file is in its place, or above it") from error
+                raise StoreError(
+                    f"{path} cannot be a store: it, or a parent of it, is a file; give another path"
+                ) from error
         return cls(path)
 
     def get_release_dir(self, name: str) -> Path:
-        """The folder of a release.
+        """Return the directory of a release.
 
         Raises:
             StoreError: there is no such release.
         """
-        folder = self.path / "releases" / name
-        if not re.fullmatch(RELEASE_NAME_PATTERN, name) or not folder.is_dir():
-            there = sorted(path.name for path in (self.path / "releases").iterdir())
-            raise StoreError(f"{self.path} has no release {name!r}; it has {', '.join(there) or 'none'}")
-        return folder
+        directory = self.path / "releases" / name
+        if not re.fullmatch(RELEASE_NAME_PATTERN, name) or not directory.is_dir():
+            names = sorted(path.name for path in (self.path / "releases").iterdir())
+            raise StoreError(f"{self.path} has no release {name!r}; it has {', '.join(names) or 'none'}")
+        return directory
 
     def get_current(self) -> CurrentPointer:
-        """The active release.
+        """Read which release is current.
 
         Raises:
-            StoreError: none is active.
-            ReleaseRefused: `CURRENT` is damaged.
+            StoreError: no release is current.
+            InvalidReleaseError: `CURRENT` is damaged.
         """
         current = self.find_current()
         if current is None:
-            raise StoreError(f"no release of {self.path} is active: publish one, or activate one of `releases`")
+            raise StoreError(f"no release of {self.path} is current: publish a release, or activate an existing one")
         return current
 
     def find_current(self) -> CurrentPointer | None:
-        """The active release, if one is active.
+        """Read which release is current; None if no release is.
 
         Raises:
-            ReleaseRefused: `CURRENT` is damaged.
+            InvalidReleaseError: `CURRENT` is damaged.
         """
         try:
             content = (self.path / "CURRENT").read_bytes()
@@ -170,32 +172,36 @@ class Store:
         try:
             current = CurrentPointer.model_validate_json(content)
         except ValidationError as error:
-            raise self._make_current_error(f"it holds {content[:200]!r}") from error
+            raise self._make_current_error(f"it contains {content[:200]!r}") from error
         if content != current.to_bytes():
-            raise self._make_current_error(f"it is not spelled as it was written: {content[:200]!r}")
+            raise self._make_current_error(f"it is not spelled as vecall writes it: {content[:200]!r}")
         return current
 
     def list_releases(self, *, skip_damaged: bool = False) -> list[Manifest]:
-        """All releases, newest first; of their files only the manifests are checked.
+        """Read the manifests of all releases, newest first; other files are not verified.
+
+        Args:
+            skip_damaged: leave out releases whose manifest is damaged.
 
         Raises:
-            ReleaseRefused: a manifest is damaged, and is not to be skipped.
+            InvalidReleaseError: a manifest is damaged and `skip_damaged` is False.
         """
         manifests = []
-        for folder in sorted((self.path / "releases").iterdir()):
+        for directory in sorted((self.path / "releases").iterdir()):
             try:
-                manifests.append(read_manifest(folder)[0])
+                manifests.append(read_manifest(directory)[0])
             except InvalidReleaseError:
-                if folder.exists() and not skip_damaged:  # else it was pruned just now
+                if directory.exists() and not skip_damaged:  # otherwise it has just been pruned
                     raise
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.name), reverse=True)
 
     def verify(self, name: str | None = None) -> Manifest:
-        """Check every byte of a release; None is the current one.
+        """Verify every byte of a release; None verifies the current one.
 
         Raises:
             StoreError: there is no such release.
-            ReleaseRefused: a file is damaged, missing or too many; without a name, `CURRENT` is damaged.
+            InvalidReleaseError: a file is damaged, missing or not listed in the manifest; without a name, also if
+                `CURRENT` is damaged.
         """
         current = self.get_current() if name is None else self._find_valid_current()
         if current is not None and name in (None, current.release):
@@ -204,103 +210,104 @@ class Store:
 
     @contextmanager
     def create_draft(self, name: str | None = None) -> Iterator[Draft]:
-        """A folder to write a release's files into; what was not committed is removed at the end.
+        """Create a directory for the files of a new release; it is removed at the end unless committed.
 
         Args:
             name: of the release; None takes the time of the commit.
 
         Raises:
-            StoreError: the name is taken or malformed, or the disk does not take the files.
-            ReleaseRefused: `CURRENT` is damaged, so that the new release's parent is not known.
-            Locked: another process holds the store's lock.
+            StoreError: the name is in use or malformed, or the store cannot be written.
+            InvalidReleaseError: `CURRENT` is damaged, so the new release's parent is not known.
+            LockedError: another process holds the store's lock.
         """
         self.find_current()
-        folder = self.path / f"tmp-{uuid.uuid4().hex}"
+        directory = self.path / f"tmp-{uuid.uuid4().hex}"
         with translate_os_errors(self.path):
             with self._acquire_lock():
                 if name is not None:
                     self._check_name_available(name)
                 self._remove_stale_drafts()
-                folder.mkdir()
-                # Held until the end, by the system: a draft whose process died is known by its free lock.
-                in_use = os.open(folder, os.O_RDONLY)
-                fcntl.flock(in_use, fcntl.LOCK_EX)
+                directory.mkdir()
+                # Locked until the end of the draft. The system releases the lock when the process dies, which marks
+                # the draft as stale.
+                descriptor = os.open(directory, os.O_RDONLY)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             try:
-                yield Draft(folder, partial(self._publish, folder, name))
+                yield Draft(directory, partial(self._publish, directory, name))
             finally:
-                shutil.rmtree(folder, ignore_errors=True)  # committed, it is no longer there
-                os.close(in_use)
+                shutil.rmtree(directory, ignore_errors=True)  # after a commit it no longer exists
+                os.close(descriptor)
 
     def activate(self, name: str) -> str | None:
-        """Make a release the current one, once every byte of it was checked.
+        """Make a release the current one after every byte of it has been verified.
 
-        It mends a damaged `CURRENT`.
+        A damaged `CURRENT` is replaced.
 
         Returns:
-            Name of the release that was active before; None when there was none, or `CURRENT` was damaged.
+            Name of the release that was current before; None if there was none or `CURRENT` was damaged.
 
         Raises:
-            StoreError: there is no such release, or the disk does not take the change.
-            ReleaseRefused: a file of it is damaged, missing or too many.
-            Locked: another process holds the store's lock.
+            StoreError: there is no such release, or the store cannot be written.
+            InvalidReleaseError: a file is damaged, missing or not listed in the manifest.
+            LockedError: another process holds the store's lock.
         """
         verify_release(self.get_release_dir(name))
         with translate_os_errors(self.path), self._acquire_lock():
-            _, digest = read_manifest(self.get_release_dir(name))  # it may have been pruned meanwhile
+            _, digest = read_manifest(self.get_release_dir(name))  # fails if it has been pruned meanwhile
             previous = self._find_valid_current()
             self._write_current(name, digest)
         return previous.release if previous else None
 
     def rollback(self) -> tuple[str, str]:
-        """Activate the current release's parent.
+        """Activate the parent of the current release.
 
         Returns:
-            Names of the release that is active now, and of the one that was.
+            Names of the new and of the previous current release.
 
         Raises:
-            StoreError: none is active, it has no parent, or the parent was pruned.
-            ReleaseRefused: the parent, or what says which it is, is damaged.
-            Locked: another process holds the store's lock.
+            StoreError: no release is current, it has no parent, or the parent was pruned.
+            InvalidReleaseError: `CURRENT`, the current release's manifest or the parent is damaged.
+            LockedError: another process holds the store's lock.
         """
         manifest = self._read_current_manifest(self.get_current())
         if manifest.parent is None:
-            raise StoreError(f"release {manifest.name!r} has no parent to roll back to; activate one by its name")
+            raise StoreError(f"release {manifest.name!r} has no parent to roll back to; activate a release by name")
         if not (self.path / "releases" / manifest.parent).is_dir():
             raise StoreError(
-                f"{manifest.parent!r}, the parent of {manifest.name!r}, was pruned; activate another by its name"
+                f"release {manifest.parent!r}, the parent of {manifest.name!r}, was pruned; activate a release by name"
             )
         self.activate(manifest.parent)
         return manifest.parent, manifest.name
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all releases but the newest `keep`, the current one and its parent.
+        """Delete all releases except the newest `keep`, the current one and its parent.
 
         Returns:
             Names of the deleted releases, newest first.
 
         Raises:
-            StoreError: `keep` is negative, or the disk does not take the change.
-            ReleaseRefused: `CURRENT` or a manifest is damaged: what must stay is not known.
-            Locked: another process holds the store's lock.
+            StoreError: `keep` is negative, or the store cannot be written.
+            InvalidReleaseError: `CURRENT` or a manifest is damaged, so it is not known what must be kept.
+            LockedError: another process holds the store's lock.
         """
         if keep < 0:
-            raise StoreError(f"keep is {keep}; expected how many releases stay, 0 or more")
+            raise StoreError(f"keep is {keep}; expected the number of newest releases to keep, 0 or more")
         with translate_os_errors(self.path), self._acquire_lock():
-            fsync_path(self.path)  # or what `CURRENT` was before may come back, and name a release that is gone
+            fsync_path(self.path)  # otherwise a crash may bring back an older `CURRENT` that names a deleted release
             current = self.find_current()
-            stays = {current.release, self._read_current_manifest(current).parent} if current else set()
+            protected = {current.release, self._read_current_manifest(current).parent} if current else set()
             names = [manifest.name for manifest in self.list_releases()]
-            doomed = [name for name in names[keep:] if name not in stays]
-            for name in doomed:  # out of sight at once, and only then piece by piece
+            pruned = [name for name in names[keep:] if name not in protected]
+            for name in pruned:  # renamed first, so that a crash leaves no half-deleted release
                 self.get_release_dir(name).rename(self.path / f"tmp-{uuid.uuid4().hex}")
             fsync_path(self.path / "releases")
             self._remove_stale_drafts()
-        return doomed
+        return pruned
 
     def _publish(
         self, directory: Path, name: str | None, metadata: ReleaseMetadata, activate: bool, expected_current: str | None
     ) -> str:
-        files = digest_files(directory)  # slow, so before the lock
+        files = digest_files(directory)  # slow, therefore outside of the lock
         with self._acquire_lock():
             now = datetime.now(UTC)
             name = name or self._make_timestamp_name(now)
@@ -326,36 +333,38 @@ class Store:
     def _check_name_available(self, name: str) -> None:
         if not re.fullmatch(RELEASE_NAME_PATTERN, name):
             raise StoreError(
-                f"{name!r} cannot name a release: expected 1 to 64 of a-z 0-9 . _ - that start with a letter or digit"
+                f"{name!r} cannot name a release: expected 1 to 64 characters of a-z 0-9 . _ -, the first a letter or "
+                "digit"
             )
         if (self.path / "releases" / name).exists():
-            raise StoreError(f"{self.path} has a release {name!r} already: choose another name")
+            raise StoreError(f"{self.path} already has a release {name!r}: choose another name")
 
     def _make_timestamp_name(self, now: datetime) -> str:
+        """Format `now`, with a suffix `-1`, `-2`, ... if another release has that name."""
         stem = now.strftime("%Y%m%d-%H%M%S")
-        taken = {path.name for path in (self.path / "releases").iterdir()}
-        return next(name for i in range(len(taken) + 1) if (name := f"{stem}-{i}" if i else stem) not in taken)
+        used = {path.name for path in (self.path / "releases").iterdir()}
+        return next(name for i in range(len(used) + 1) if (name := f"{stem}-{i}" if i else stem) not in used)
 
     def _make_created_time(self, now: datetime) -> datetime:
-        """The time, or just after the newest release's, should the clock have gone back: the newest is the last."""
+        """Return `now`, or just after the newest release's time if the clock went back: order of time is kept."""
         newest = next(iter(self.list_releases(skip_damaged=True)), None)
         if newest is None or newest.created < now:
             return now
-        logger.warning("the clock is behind release %s, which was made at %s", newest.name, newest.created)
+        logger.warning("the clock is behind release %s, which was created at %s", newest.name, newest.created)
         return newest.created + timedelta(microseconds=1)
 
     def _write_current(self, name: str, digest: str) -> None:
-        fsync_path(self.path / "releases")  # its name may be there, and yet not be on the disk
+        fsync_path(self.path / "releases")  # the release's directory entry may not have been flushed yet
         atomic_write(self.path / "CURRENT", CurrentPointer(release=name, manifest_sha256=digest).to_bytes())
 
     def _remove_stale_drafts(self) -> None:
-        """Remove what dead processes left; call it under the lock."""
-        for left in self.path.glob("tmp-*"):
-            with suppress(FileNotFoundError):  # whoever made it is just removing it
-                if left.is_file():  # a CURRENT that never became it: only made under the lock
-                    left.unlink()
-                elif not _is_in_use(left):
-                    shutil.rmtree(left)
+        """Remove what processes that died left behind; call it under the lock."""
+        for path in self.path.glob("tmp-*"):
+            with suppress(FileNotFoundError):  # its process is removing it at the same time
+                if path.is_file():  # a CURRENT that was not put in place; its writer held this lock, so it has died
+                    path.unlink()
+                elif not _is_in_use(path):
+                    shutil.rmtree(path)
 
     def _find_valid_current(self) -> CurrentPointer | None:
         try:
@@ -364,26 +373,24 @@ class Store:
             return None
 
     def _get_current_dir(self, current: CurrentPointer) -> Path:
-        folder = self.path / "releases" / current.release
-        if not folder.is_dir():
-            raise self._make_current_error(f"it names {current.release!r}, and there is no such release")
-        return folder
+        directory = self.path / "releases" / current.release
+        if not directory.is_dir():
+            raise self._make_current_error(f"it names {current.release!r}, but there is no such release")
+        return directory
 
     def _read_current_manifest(self, current: CurrentPointer) -> Manifest:
         return read_manifest(self._get_current_dir(current), expected_sha256=current.manifest_sha256)[0]
 
     def _make_current_error(self, reason: str) -> InvalidReleaseError:
         return InvalidReleaseError(
-            f"{self.path / 'CURRENT'} is damaged: {reason}. Activate the release that is to be served", file="CURRENT"
+            f"{self.path / 'CURRENT'} is damaged: {reason}. Activate the release to be served", file="CURRENT"
         )
 
 
 def _is_in_use(draft_dir: Path) -> bool:
+    """Tell whether a living process holds the lock of a draft."""
     descriptor = os.open(draft_dir, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor)
     finally:
         os.close(descriptor)
-    return False

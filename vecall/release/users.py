@@ -1,26 +1,27 @@
-"""The users that a release knows: their ids, features and histories."""
+"""The users of a release: ids, features and histories, in the files `users.*`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from vecall.data.id_map import IdMap, build_id_map_from_arrays
+from vecall.data.id_map import IdMap
 from vecall.data.ragged import RaggedArray
-from vecall.release.atomic_io import read_array, read_table, write_array, write_table
+from vecall.release.atomic_io import read_table, write_table
+from vecall.release.history_io import load_histories, save_histories
+from vecall.release.id_map_io import load_id_map, save_id_map
 
-_ID_MAP_PREFIX = "users."
-_FEATURES_FILE = "users.fields.arrow"
-_HISTORY_OFFSETS_FILE, _HISTORY_ROWS_FILE = "users.history_offsets.npy", "users.history_rows.npy"
+_FILE_PREFIX = "users."
+_FEATURES_FILE = "users.features.arrow"
 
 
 @dataclass(frozen=True)
 class UserTable:
-    """U users.
+    """U users; their rows ascend with their ids.
 
     Attributes:
-        ids: their vocabulary.
-        features: [U] rows with a column per user feature.
+        ids: maps user ids to rows and back.
+        features: [U] rows with a column per user feature; null where a value is missing.
         histories: U lists of item rows, oldest first.
     """
 
@@ -30,29 +31,18 @@ class UserTable:
 
     def save(self, directory: Path) -> None:
         """Write the files `users.*`."""
-        save_id_map(self.ids, directory, _ID_MAP_PREFIX)
+        save_id_map(self.ids, directory, _FILE_PREFIX)
         write_table(directory / _FEATURES_FILE, self.features)
-        write_array(directory / _HISTORY_OFFSETS_FILE, self.histories.offsets)
-        write_array(directory / _HISTORY_ROWS_FILE, self.histories.values)
+        save_histories(self.histories, directory, _FILE_PREFIX)
 
     @classmethod
     def load(cls, directory: Path) -> "UserTable | None":
-        """Read them, once their sums were checked; None where a release has no users."""
-        if not (directory / _HISTORY_ROWS_FILE).exists():
+        """Read the files `users.*` of a verified release; None where it has no users.
+
+        Raises:
+            InvalidReleaseError: a file is missing or cannot be read.
+        """
+        histories = load_histories(directory, _FILE_PREFIX)
+        if histories is None:
             return None
-        histories = RaggedArray(
-            read_array(directory / _HISTORY_OFFSETS_FILE), read_array(directory / _HISTORY_ROWS_FILE)
-        )
-        return cls(load_id_map(directory, _ID_MAP_PREFIX), read_table(directory / _FEATURES_FILE), histories)
-
-
-def save_id_map(id_map: IdMap, directory: Path, prefix: str) -> None:
-    """Write a vocabulary's arrays as `PREFIX NAME.npy`."""
-    for name, array in id_map.to_arrays().items():
-        write_array(directory / f"{prefix}{name}.npy", array)
-
-
-def load_id_map(directory: Path, prefix: str) -> IdMap:
-    """Read a vocabulary that `save_id_map` wrote."""
-    names = [name for name in ("integers", "bytes", "offsets") if (directory / f"{prefix}{name}.npy").exists()]
-    return build_id_map_from_arrays({name: read_array(directory / f"{prefix}{name}.npy") for name in names})
+        return cls(load_id_map(directory, _FILE_PREFIX), read_table(directory / _FEATURES_FILE), histories)

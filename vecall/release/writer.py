@@ -1,4 +1,4 @@
-"""Vectors and what goes with them, made into the files of a release."""
+"""Write the files of a release: index, ids, attributes, users, golden queries."""
 
 import platform
 from collections.abc import Mapping
@@ -11,19 +11,21 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
 from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import IdMap
 from vecall.errors import DataError
-from vecall.index import index_io as index_files
-from vecall.index.base import HalfVectors, Index, Vectors
+from vecall.index import index_io
+from vecall.index.base import Index
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.settings import IndexSettings
 from vecall.release.atomic_io import write_array, write_table
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.golden import MAX_GOLDEN_QUERIES, GoldenQueries, UserTowerInputs
+from vecall.release.id_map_io import save_id_map
 from vecall.release.item_features import write_features
 from vecall.release.manifest import IndexInfo, ReleaseMetadata
 from vecall.release.release import (
@@ -33,30 +35,33 @@ from vecall.release.release import (
     ITEM_ID_MAP_PREFIX,
     POPULARITY_FILE,
 )
-from vecall.release.users import UserTable, save_id_map
+from vecall.release.users import UserTable
 from vecall.schema import RESERVED_COLUMNS
 
-# Queries that the effort is found on; more narrow its confidence interval and cost an exact search each.
+# Queries that search parameters are tuned on. More would narrow the confidence interval; each costs an exact search.
 MAX_TUNING_QUERIES = 1_000
-# How far the ANN recall of golden queries may fall below what it was: a search of the same graph repeats itself.
+# How far the golden queries' ANN recall may fall below its value at publishing; a search of the same graph is
+# deterministic.
 _RECALL_FLOOR_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class ReleaseContents:
-    """What a release is made from.
+    """Content of a release to be written. Arrays and tables of items follow the row order of `item_ids`.
 
     Attributes:
-        item_ids: vocabulary of the N items.
-        vectors: [N, D] float32 or float16, in vocabulary order; may be mapped from a file.
-        attributes: [N] rows likewise.
-        popularity: [N] how often each item was taken, or None.
-        users: known users, or None.
-        item_features: [N] rows of the item features, in vocabulary order; None where items are not encoded here.
-        external_vector_rows: items whose vector was given, though the release has towers.
+        item_ids: maps ids of the N items to rows and back.
+        vectors: [N, D] float32 or float16; may be mapped from a file.
+        attributes: [N] rows with a column per attribute.
+        popularity: [N] number of positive interactions per item; None where it is not known.
+        users: known users; None where there are none.
+        item_features: [N] rows with a column per item feature; None where the release has no towers.
+        external_vector_rows: ascending rows of items whose vector came from the caller although the release has
+            towers.
         metrics: of the model, for the manifest.
-        journal_seq: operations of the journal up to this one are in here.
-        tables_seq: operations up to this one are in the tables, so that no publishing of them will need it.
+        journal_seq: the release contains the journal's operations up to this one.
+        tables_seq: the tables contain the journal's operations up to this one, so publishing them again does not
+            need these operations.
     """
 
     item_ids: IdMap
@@ -65,7 +70,7 @@ class ReleaseContents:
     popularity: NDArray[np.float32] | None = None
     users: UserTable | None = None
     item_features: pl.DataFrame | None = None
-    external_vector_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     tables_seq: int = 0
@@ -79,28 +84,32 @@ def write_release(
     queries: Vectors | None = None,
     encoder: tuple[OnnxEncoder, str] | None = None,
 ) -> ReleaseMetadata:
-    """Write the files of a release, but for the towers, which lie in the folder already if there are any.
+    """Write the files of a release, except the towers, which a trained run has written before.
 
     Args:
-        directory: a draft's.
-        contents: what goes in.
+        directory: of the draft.
+        contents: what to write.
         settings: of the index.
-        queries: [Q, D] real user vectors to find the effort on, for a release without towers.
-        encoder: the folder's towers and their hash. Their own users are the queries then.
+        queries: [Q, D] real user vectors to tune the index on, for a release without towers.
+        encoder: the towers in `directory` and their encoder hash; the release's users are then the queries.
+
+    Returns:
+        The publisher's part of the manifest.
 
     Raises:
         DataError: the vectors cannot be indexed.
+        ConfigError: `settings` has a parameter of another engine.
     """
     inputs = None
     if encoder is not None and contents.users is not None:
         inputs = _sample_user_inputs(contents.users, MAX_TUNING_QUERIES, encoder[0].history_length)
         queries = inputs.encode(encoder[0], lambda rows: round_to_half_precision(contents.vectors[rows]))
-    if queries is None or len(queries) < 2:  # no confidence interval from fewer
+    if queries is None or len(queries) < 2:  # a confidence interval needs two
         queries = inputs = None
     built = build_index(contents.vectors, queries, settings)
     index = built.index
     golden = None if queries is None else _record_golden_queries(index, queries, inputs)
-    index_files.save_index(index, directory / INDEX_FILE)
+    index_io.save_index(index, directory / INDEX_FILE)
     save_id_map(contents.item_ids, directory, ITEM_ID_MAP_PREFIX)
     write_table(directory / ATTRIBUTES_FILE, contents.attributes)
     if contents.popularity is not None:
@@ -128,7 +137,7 @@ def write_release(
 
 
 def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
-    """Users with a history, evenly over all of them, and as much of their histories as the tower reads."""
+    """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads."""
     active = np.flatnonzero(users.histories.lengths)
     chosen = active[np.unique(np.linspace(0, max(0, len(active) - 1), min(max_users, len(active))).astype(np.int64))]
     return UserTowerInputs(users.histories.take(chosen).take_last(history_length), users.features[chosen])
@@ -136,36 +145,37 @@ def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -
 
 def _record_golden_queries(index: Index, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(MAX_GOLDEN_QUERIES, len(queries))).astype(np.int64))
-    kept = None if inputs is None else UserTowerInputs(inputs.histories.take(chosen), inputs.features[chosen])
-    return GoldenQueries.record(index, queries[chosen], kept)
+    sample = None if inputs is None else UserTowerInputs(inputs.histories.take(chosen), inputs.features[chosen])
+    return GoldenQueries.record(index, queries[chosen], sample)
 
 
 def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
-    given = settings.model_dump(mode="json", exclude_unset=True)
+    set_keys = settings.model_dump(mode="json", exclude_unset=True)
     parameters: dict[str, JsonValue] = dict(built.build_params)
     if built.tuning is None:
-        return IndexInfo(engine=built.engine, parameters=parameters, settings=given)
-    effort: list[JsonValue] = [[point.k, point.width, point.rerank_depth] for point in built.tuning.best_points]
-    filtered: JsonValue = {
-        "widths": [[one.rank, one.width_for_all, one.width_for_tail] for one in built.tuning.filtered_params.widths],
-        "depth_factor": built.tuning.filtered_params.depth_factor,
+        return IndexInfo(engine=built.engine, parameters=parameters, settings=set_keys)
+    points: list[JsonValue] = [[point.k, point.width, point.rerank_depth] for point in built.tuning.best_points]
+    filtered = built.tuning.filtered_params
+    filtered_params: JsonValue = {
+        "widths": [[width.rank, width.width_for_all, width.width_for_tail] for width in filtered.widths],
+        "depth_factor": filtered.depth_factor,
     }
     return IndexInfo(
         engine=built.engine,
-        parameters=parameters | {"search_params": effort, "filtered_search_params": filtered},
+        parameters=parameters | {"search_params": points, "filtered_search_params": filtered_params},
         costs=asdict(built.tuning.costs),
-        settings=given,
+        settings=set_keys,
     )
 
 
 def _build_ann_summary(built: BuiltIndex, golden: GoldenQueries | None) -> dict[str, JsonValue] | None:
-    """The measured points, and the floor that golden queries must reach from now on."""
+    """Return the manifest's `ann`: golden recall, the floor for later checks, and the points measured in tuning."""
     if golden is None:
         return None
-    depth = golden.exact_rows.shape[1]
-    recall = golden.measure_ann_recall(built.index, None if built.tuning is None else built.tuning.curve.look_up(depth))
+    k = golden.exact_rows.shape[1]
+    recall = golden.measure_ann_recall(built.index, None if built.tuning is None else built.tuning.curve.look_up(k))
     return {
-        "k": depth,
+        "k": k,
         "recall": round(recall, 5),
         "floor": round(max(0.0, recall - _RECALL_FLOOR_MARGIN), 5),
         "queries": len(golden.vectors),
@@ -174,27 +184,29 @@ def _build_ann_summary(built: BuiltIndex, golden: GoldenQueries | None) -> dict[
 
 
 def collect_library_versions() -> dict[str, str]:
-    """Of what made the files."""
+    """Return the versions of Python and of the libraries that write the files."""
     names = ("vecall", "faiss-cpu", "onnxruntime", "numpy", "polars")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def check_attributes(attributes: pl.DataFrame, n_items: int) -> None:
-    """A row per item, and no column that an answer gives a meaning of its own.
+    """Check that a caller's attributes can be part of a release.
 
     Raises:
-        DataError: otherwise.
+        DataError: the number of rows is not `n_items`, a column has a reserved name, or a value cannot be stored.
     """
     if len(attributes) != n_items:
         raise DataError(f"attributes have {len(attributes)} rows for {n_items} ids: one row per id, in the same order")
-    if taken := sorted(RESERVED_COLUMNS & set(attributes.columns)):
-        raise DataError(f"attributes named {taken} clash with the answer's own names; rename them")
+    if reserved := sorted(RESERVED_COLUMNS & set(attributes.columns)):
+        raise DataError(f"attributes named {reserved} clash with reserved columns of the answer; rename them")
     for name in attributes.columns:
-        cells = get_unnamed_column(attributes, name)
-        if cells.dtype == pl.Object:
-            raise DataError(f"attribute {name!r} holds Python objects: make it text, numbers, flags, times or lists")
-        if not (within := is_in_datetime_range(cells)).all():
+        values = get_unnamed_column(attributes, name)
+        if values.dtype == pl.Object:
             raise DataError(
-                f"attribute {name!r}: expected times in the years 1 to 9999, got {int((~within).sum())} that are not, "
-                f"such as {column_to_text(cells.filter(~within))[0]}: make them null, or the last moment of 9999"
+                f"attribute {name!r} contains Python objects: convert it to text, numbers, booleans, datetimes or lists"
+            )
+        if not (in_range := is_in_datetime_range(values)).all():
+            raise DataError(
+                f"attribute {name!r}: expected times in the years 1 to 9999, got {int((~in_range).sum())} outside, "
+                f"such as {column_to_text(values.filter(~in_range))[0]}: set them to null or to the last moment of 9999"
             )

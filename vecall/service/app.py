@@ -1,214 +1,191 @@
-"""The HTTP application: endpoints, and what their OpenAPI document says."""
+"""The HTTP application: all endpoints of the API and the pages, behind one middleware."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Router
+from starlette.types import ASGIApp
 
-from vecall import __version__
-from vecall.errors import StoreError, VecallError
-from vecall.service import openapi, schemas
-from vecall.service.auth import ApiKeys
-from vecall.service.guard import Authenticator
-from vecall.service.middleware import RequestMiddleware
-from vecall.service.parsing import parse_body
+from vecall.errors import StoreError
+from vecall.service import schemas
+from vecall.service.auth import ApiKeys, Authenticator
+from vecall.service.endpoint import Endpoint
+from vecall.service.execution import RequestDeadline
+from vecall.service.middleware import RequestMiddleware, TrustedHosts
+from vecall.service.openapi import build_openapi
+from vecall.service.parsing import parse_activate, read_body
 from vecall.service.recall_service import RecallService
-from vecall.service.recalls import RecallEndpoint, require_ready
-from vecall.service.responses import HttpError, to_http_error, to_json_response
-from vecall.service.ui.error_page import render_error
-from vecall.service.ui.routes import add_ui_routes
-
-WriteHandler = Callable[[bytes], dict[str, Any]]
+from vecall.service.responses import RETRY_AFTER, HttpError, to_json_response
+from vecall.service.settings import LOOPBACK_HOSTS
+from vecall.service.ui.routes import build_ui_endpoints, mount_static_files
 
 _METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BODY_ERRORS = (400, 401, 403, 408, 413, 415, 422)
 
 
-def create_app(service: RecallService, api_keys: ApiKeys) -> FastAPI:
-    """The application over a store that is being served. It starts and closes `service`.
+def create_app(service: RecallService, api_keys: ApiKeys) -> ASGIApp:
+    """The ASGI application of a service, which it starts and closes.
 
     Args:
         service: opened, not started.
-        api_keys: of those who are let in; without any, all are.
+        api_keys: of clients; without any, every request from an allowed host is answered.
     """
+    endpoints = [
+        *_build_recall_endpoints(service),
+        *_build_health_endpoints(service),
+        *_build_item_endpoints(service),
+        *_build_release_endpoints(service),
+    ]
+
+    @cache
+    def get_openapi_document() -> dict[str, Any]:
+        return build_openapi(endpoints)
+
+    async def get_openapi(_: Request) -> Response:
+        return to_json_response(get_openapi_document())
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: object) -> AsyncIterator[None]:
         service.start()
         yield
-        await asyncio.to_thread(service.close)  # what is still worked on may need the loop to end
+        await asyncio.to_thread(service.close)  # work in progress may need the event loop to finish
 
-    guard = Authenticator(api_keys, service.settings)
-    recalls = RecallEndpoint(service, guard)
-    app = FastAPI(
-        title="vecall",
-        version=__version__,
-        summary="Vector recall: the items that a user most likely wants.",
-        lifespan=lifespan,
-        docs_url=None,  # it would load scripts from elsewhere
-        redoc_url=None,
-        openapi_url=None,
-    )
-    _add_health_routes(app, service)
-    _add_recall_route(app, recalls)
-    _add_metrics_route(app, service, guard)
-    _add_item_routes(app, service, guard)
-    _add_release_routes(app, service, guard)
-    add_ui_routes(app, service, guard)
-    _add_error_handlers(app)
-    app.add_middleware(RequestMiddleware, recalls=recalls, serving=service, guard=guard)
-    return app
+    authenticator = Authenticator(api_keys)
+    pages = [Endpoint("GET", "/openapi.json", get_openapi), *build_ui_endpoints(service, get_openapi_document)]
+    routes = [endpoint.to_route(authenticator) for endpoint in (*endpoints, *pages)]
+    router = Router([*routes, mount_static_files()], lifespan=lifespan)
+    allowed_hosts = service.settings.allowed_hosts or (() if api_keys else LOOPBACK_HOSTS)
+    return RequestMiddleware(router, service, TrustedHosts(allowed_hosts))
 
 
-def _add_health_routes(app: FastAPI, service: RecallService) -> None:
-    @app.get("/healthz", tags=["state"], summary="Does the process answer?", response_model=schemas.HealthResponse)
-    async def healthz() -> Response:
+def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
+    limits = service.settings.limits
+
+    async def recall(request: Request) -> Response:
+        _require_ready(service)
+        body = await read_body(request, limits.max_body_bytes, limits.body_timeout_seconds)
+
+        def run_recall(deadline: RequestDeadline) -> Response:
+            return to_json_response(service.recall(body, deadline).answer.as_json())
+
+        return await service.recall_executor.run(run_recall)
+
+    return [
+        Endpoint(
+            "POST",
+            "/v1/recall",
+            recall,
+            role="read",
+            summary="Recall the top-k items for a user",
+            tag="recall",
+            request_model=schemas.RecallRequest,
+            response_model=schemas.RecallResponse,
+            error_statuses=(*_BODY_ERRORS, 429, 503),
+        )
+    ]
+
+
+def _build_health_endpoints(service: RecallService) -> list[Endpoint]:
+    async def get_liveness(_: Request) -> Response:
         return to_json_response({"status": "ok"})
 
-    @app.get(
-        "/readyz",
-        tags=["state"],
-        summary="Are recalls answered?",
-        response_model=schemas.ReadinessResponse,
-        responses=openapi.describe_errors(503),
-    )
-    async def readyz() -> Response:
-        require_ready(service)
-        view = service.snapshot
-        told = {
-            "ready": True,
-            "release": view.release.name,
-            "why": service.degraded_reason,
-            "refused": len(view.rejected_seqs),
-        }
-        return to_json_response(told)
-
-    @app.get("/openapi.json", include_in_schema=False)
-    async def get_openapi_document() -> Response:
-        return to_json_response(openapi.build_openapi(app))
-
-
-def _add_recall_route(app: FastAPI, recall_endpoint: RecallEndpoint) -> None:
-    @app.post(
-        recall_endpoint.path,
-        tags=["recall"],
-        summary="The k items that a user most likely wants",
-        response_model=schemas.RecallResponse,
-        responses=openapi.describe_errors(400, 401, 403, 408, 413, 415, 422, 429, 503),
-        openapi_extra=openapi.describe_request_body(schemas.RecallRequest),
-    )
-    async def recall(request: Request) -> Response:  # for the document: the door asks `recalls` itself
-        return await recall_endpoint.handle(request.headers, request.receive)
-
-
-def _add_metrics_route(app: FastAPI, service: RecallService, authenticator: Authenticator) -> None:
-    @app.get(
-        "/metrics",
-        tags=["state"],
-        summary="Metrics for Prometheus",
-        response_class=Response,
-        responses=openapi.describe_errors(401, 403) | {200: {"content": {"text/plain": {}}}},
-        openapi_extra=openapi.API_KEY_SECURITY,
-        dependencies=[Depends(authenticator.require_read_key)],
-    )
-    def get_metrics() -> Response:
-        return Response(service.render_metrics(), media_type=_METRICS_MEDIA_TYPE)
-
-
-def _add_item_routes(app: FastAPI, service: RecallService, authenticator: Authenticator) -> None:
-    async def require_writer(request: Request) -> None:
-        await authenticator.require_admin_key(request)
-        if not service.settings.writable:
-            raise HttpError(
-                403, "forbidden", "this process only reads; send changes to the one that was started to write"
-            )
-
-    def add_write_route(
-        path: str,
-        summary: str,
-        request_model: type[schemas.RequestModel],
-        response_model: type[BaseModel],
-        handler: WriteHandler,
-    ) -> None:
-        async def endpoint(request: Request) -> Response:
-            content = await authenticator.read_body(
-                request.headers, request.receive, service.settings.limits.max_batch_body_bytes
-            )
-            return to_json_response(await service.write_pool.run(lambda _: handler(content)))
-
-        app.add_api_route(
-            path,
-            endpoint,
-            methods=["POST"],
-            tags=["changes"],
-            summary=summary,
-            response_model=response_model,
-            responses=openapi.describe_errors(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
-            openapi_extra=openapi.describe_request_body(request_model),
-            dependencies=[Depends(require_writer)],
+    async def get_readiness(_: Request) -> Response:
+        _require_ready(service)
+        snapshot = service.snapshot
+        return to_json_response(
+            {
+                "ready": True,
+                "release": snapshot.release.name,
+                "reason": service.degraded_reason,
+                "rejected_changes": len(snapshot.rejected_seqs),
+            }
         )
 
-    add_write_route(
-        "/v1/items", "Add or replace items, all or none", schemas.UpsertRequest, schemas.UpsertResponse, service.upsert
-    )
-    add_write_route(
-        "/v1/items/delete", "Delete items, all or none", schemas.DeleteRequest, schemas.DeleteResponse, service.delete
-    )
+    async def get_metrics(_: Request) -> Response:
+        return Response(await asyncio.to_thread(service.render_metrics), media_type=_METRICS_MEDIA_TYPE)
+
+    return [
+        Endpoint(
+            "GET", "/healthz", get_liveness, summary="Liveness probe", tag="health",
+            response_model=schemas.HealthResponse,
+        ),
+        Endpoint(
+            "GET", "/readyz", get_readiness, summary="Readiness probe", tag="health",
+            response_model=schemas.ReadinessResponse, error_statuses=(503,),
+        ),
+        Endpoint(
+            "GET", "/metrics", get_metrics, role="read", summary="Metrics in Prometheus text format", tag="health",
+            error_statuses=(401, 403),
+        ),
+    ]  # fmt: skip
 
 
-def _add_release_routes(app: FastAPI, service: RecallService, authenticator: Authenticator) -> None:
-    @app.get(
-        "/v1/releases",
-        tags=["releases"],
-        summary="All releases, newest first",
-        response_model=schemas.ReleasesResponse,
-        responses=openapi.describe_errors(401, 403, 409),
-        openapi_extra=openapi.API_KEY_SECURITY,
-        dependencies=[Depends(authenticator.require_read_key)],
-    )
-    def list_releases() -> Response:
-        return to_json_response(service.list_releases())
+def _build_item_endpoints(service: RecallService) -> list[Endpoint]:
+    limits = service.settings.limits
 
-    @app.post(
-        "/v1/releases/activate",
-        tags=["releases"],
-        summary="Go over to another release, once it has proved itself",
-        response_model=schemas.ActivateResponse,
-        responses=openapi.describe_errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
-        openapi_extra=openapi.describe_request_body(schemas.ActivateRequest),
-        dependencies=[Depends(authenticator.require_admin_key)],
-    )
+    def write(change: Callable[[bytes], dict[str, Any]]) -> Callable[[Request], Any]:
+        async def handle_write(request: Request) -> Response:
+            if not service.settings.writable:
+                raise HttpError(403, "forbidden", "this process is read-only; send writes to the writable one")
+            body = await read_body(request, limits.max_batch_body_bytes, limits.body_timeout_seconds)
+            return to_json_response(await service.write_pool.run(lambda _: change(body)))
+
+        return handle_write
+
+    errors = (*_BODY_ERRORS, 409, 429, 503, 507)
+    return [
+        Endpoint(
+            "POST", "/v1/items", write(service.upsert), role="admin", summary="Add or replace items, all or none",
+            tag="items", request_model=schemas.UpsertRequest, response_model=schemas.UpsertResponse,
+            error_statuses=errors,
+        ),
+        Endpoint(
+            "POST", "/v1/items/delete", write(service.delete), role="admin", summary="Delete items, all or none",
+            tag="items", request_model=schemas.DeleteRequest, response_model=schemas.DeleteResponse,
+            error_statuses=errors,
+        ),
+    ]  # fmt: skip
+
+
+def _build_release_endpoints(service: RecallService) -> list[Endpoint]:
+    limits = service.settings.limits
+
+    async def list_releases(_: Request) -> Response:
+        return to_json_response(await asyncio.to_thread(service.list_releases))
+
     async def activate_release(request: Request) -> Response:
-        content = await authenticator.read_body(
-            request.headers, request.receive, service.settings.limits.max_body_bytes
-        )
-        name = parse_body(schemas.ActivateRequest, content).name
+        name = parse_activate(await read_body(request, limits.max_body_bytes, limits.body_timeout_seconds))
         try:
             service.store.get_release_dir(name)
         except StoreError:  # its text has the store's path
-            raise HttpError(404, "not_found", f"there is no release {name!r}: see /v1/releases", field="name") from None
+            raise HttpError(
+                404, "not_found", f"there is no release {name!r:.80}: see /v1/releases", field="name"
+            ) from None
         return to_json_response(await service.switch_pool.run(lambda _: service.activate(name)))
 
+    return [
+        Endpoint(
+            "GET", "/v1/releases", list_releases, role="read", summary="List releases, newest first", tag="releases",
+            response_model=schemas.ReleasesResponse, error_statuses=(401, 403, 409),
+        ),
+        Endpoint(
+            "POST", "/v1/releases/activate", activate_release, role="admin",
+            summary="Activate a release after verifying it", tag="releases", request_model=schemas.ActivateRequest,
+            response_model=schemas.ActivateResponse, error_statuses=(*_BODY_ERRORS, 404, 409, 503),
+        ),
+    ]  # fmt: skip
 
-def _add_error_handlers(app: FastAPI) -> None:
-    async def handle_vecall_error(request: Request, error: Any) -> Response:  # noqa: ANN401 - as registered
-        return render_error(to_http_error(error), request.scope)
 
-    async def handle_http_exception(request: Request, error: Any) -> Response:  # noqa: ANN401
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        text = f"{request.method} {request.url.path:.100}: {error.detail}; see /docs"
-        code = codes.get(error.status_code, "invalid")
-        return render_error(HttpError(error.status_code, code, text, headers=error.headers), request.scope)
+def _require_ready(service: RecallService) -> None:
+    """Check that recalls are answered.
 
-    async def handle_validation_error(request: Request, error: Any) -> Response:  # noqa: ANN401
-        first = error.errors()[0]
-        field = str(first["loc"][-1])
-        return render_error(HttpError(422, "invalid", f"{field}: {first['msg']}", field=field), request.scope)
-
-    app.add_exception_handler(VecallError, handle_vecall_error)
-    app.add_exception_handler(HTTPException, handle_http_exception)
-    app.add_exception_handler(RequestValidationError, handle_validation_error)
+    Raises:
+        HttpError: 503.
+    """
+    if service.not_ready_reason is not None:
+        raise HttpError(503, "not_ready", f"not ready: {service.not_ready_reason}", headers=RETRY_AFTER)

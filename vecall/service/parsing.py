@@ -1,109 +1,144 @@
-"""Bodies read and checked: JSON of the right shape, within the limits; what is wrong is told with the field's name."""
+"""Request bodies: read within limits of size and time, then parsed by the same validators as in Python and batch."""
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
 
 from vecall.errors import QueryError
 from vecall.recall.query import Query
-from vecall.service.schemas import DeleteRequest, RecallRequest, RequestModel, UpsertRequest
+from vecall.release.manifest import RELEASE_NAME_PATTERN
+from vecall.service.responses import HttpError
 from vecall.service.settings import Limits
 
-ModelT = TypeVar("ModelT", bound=RequestModel)
 
-_UNION_TAGS = ("int", "str")  # that pydantic adds to the place of an id
-
-
-def parse_body(model: type[ModelT], body: bytes) -> ModelT:
-    """A body as one of the shapes of `wire`.
+async def read_body(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
+    """Read a request's body.
 
     Raises:
-        QueryError: it is not JSON (`bad_json`), or not of that shape (`invalid`).
+        HttpError: 413 if it is too large, 415 if it is compressed, 408 if it arrives too slowly.
+        ClientDisconnect: the client has gone.
     """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HttpError(415, "unsupported_media_type", "Content-Encoding: bodies must not be compressed")
+    content_length = request.headers.get("content-length", "0")
+    if content_length.isdigit() and int(content_length) > max_bytes:
+        raise _build_too_large_error(max_bytes)
     try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise _to_query_error(error) from None
+        async with asyncio.timeout(timeout_seconds):
+            return await _read_stream(request, max_bytes)
+    except TimeoutError:
+        raise HttpError(
+            408, "timeout", f"the body did not arrive within {timeout_seconds:g} s", headers={"Connection": "close"}
+        ) from None
 
 
-def parse_recall(body: bytes, limits: Limits) -> Query:
-    """A recall's body as a query.
+async def _read_stream(request: Request, max_bytes: int) -> bytes:
+    body, has_more = bytearray(), True
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _build_too_large_error(max_bytes)
+        has_more = message.get("more_body", False)
+    return bytes(body)
 
-    Raises:
-        QueryError: it is no such body, or asks for too much.
-    """
-    asked = parse_body(RecallRequest, body)
-    _check_max("k", asked.k, limits.max_k, "items of one answer")
-    _check_length("history", asked.history or (), limits.max_history)
-    _check_length("recent", asked.recent or (), limits.max_history)
-    _check_length("exclude", asked.exclude, limits.max_exclude)
-    _check_length("where", asked.where, limits.max_conditions)
-    for place, condition in enumerate(asked.where):
-        if isinstance(condition.value, list):
-            _check_length(f"where[{place}].value", condition.value, limits.max_filter_values)
-    return Query(
-        user_id=asked.user_id,
-        user=asked.user,
-        history=asked.history,
-        recent=asked.recent,
-        vector=asked.vector,
-        k=asked.k,
-        where=[dict(condition) for condition in asked.where],
-        exclude=asked.exclude,
-        exclude_seen=asked.exclude_seen,
-        explain=asked.explain,
+
+def _build_too_large_error(max_bytes: int) -> HttpError:
+    return HttpError(
+        413, "too_large", f"the body: at most {max_bytes:,} bytes are allowed", headers={"Connection": "close"}
     )
 
 
-def parse_upsert(body: bytes, limits: Limits) -> tuple[list[dict[str, Any]], bool]:
-    """An upsert's items, as `Source.upsert` takes them, and whether they are partial.
+def parse_recall(body: bytes, limits: Limits) -> Query:
+    """Parse the body of a recall.
+
+    Raises:
+        QueryError: it is not JSON (`bad_json`), a part is invalid, or exceeds a limit; `field` names it.
+    """
+    query = Query.from_json(_parse_json(body))
+    _check_max("k", query.k, limits.max_k, "items in one answer")
+    _check_length("history", query.history, limits.max_history)
+    _check_length("recent", query.recent, limits.max_history)
+    _check_length("exclude", query.exclude, limits.max_exclude)
+    _check_length("where", query.where, limits.max_conditions)
+    for index, condition in enumerate(query.where):
+        if isinstance(value := condition.get("value"), list):
+            _check_length(f"where[{index}].value", value, limits.max_filter_values)
+    return query
+
+
+def parse_upsert(body: bytes, limits: Limits) -> tuple[list[Any], bool]:
+    """Parse the body of an upsert: the items, which `LiveIndex.upsert` validates, and whether they are partial.
 
     Raises:
         QueryError: as for `parse_recall`.
     """
-    asked = parse_body(UpsertRequest, body)
-    _check_length("items", asked.items, limits.max_batch_items)
-    return [item.model_dump(exclude_none=True) for item in asked.items], asked.partial
+    fields = _parse_fields(body, required=("items",), optional=("partial",))
+    partial = fields.get("partial", False)
+    if not isinstance(partial, bool):
+        raise QueryError(f"partial: expected true or false, got {partial!r:.80}", field="partial")
+    return _parse_list("items", fields["items"], limits.max_batch_items), partial
 
 
-def parse_delete(body: bytes, limits: Limits) -> list[int | str]:
-    """The ids of a deletion.
+def parse_delete(body: bytes, limits: Limits) -> list[Any]:
+    """Parse the body of a deletion: the ids, which `LiveIndex.delete` validates.
 
     Raises:
         QueryError: as for `parse_recall`.
     """
-    asked = parse_body(DeleteRequest, body)
-    _check_length("ids", asked.ids, limits.max_batch_items)
-    return asked.ids
+    return _parse_list("ids", _parse_fields(body, required=("ids",))["ids"], limits.max_batch_items)
 
 
-def _check_length(field: str, values: Sequence[object], max_length: int) -> None:
-    _check_max(field, len(values), max_length, "entries")
+def parse_activate(body: bytes) -> str:
+    """Parse the body of a release switch: the release's name.
+
+    Raises:
+        QueryError: as for `parse_recall`.
+    """
+    name = _parse_fields(body, required=("name",))["name"]
+    if not isinstance(name, str) or not re.fullmatch(RELEASE_NAME_PATTERN, name):
+        raise QueryError(f"name: expected the name of a release, got {name!r:.80}", field="name")
+    return name
+
+
+def _parse_json(body: bytes) -> object:
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise QueryError(f"the body is not JSON: {error}", code="bad_json") from None
+
+
+def _parse_fields(body: bytes, *, required: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, Any]:
+    fields = _parse_json(body)
+    if not isinstance(fields, dict):
+        raise QueryError(f"the body: expected an object, got {fields!r:.80}")
+    allowed = (*required, *optional)
+    for name in fields:
+        if name not in allowed:
+            raise QueryError(f"{name!r:.80}: unknown key; expected some of {list(allowed)}", field=name)
+    for name in required:
+        if name not in fields:
+            raise QueryError(f"{name}: is missing", field=name)
+    return fields
+
+
+def _parse_list(field: str, value: object, max_length: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise QueryError(f"{field}: expected a list, got {value!r:.80}", field=field)
+    _check_length(field, value, max_length)
+    return value
+
+
+def _check_length(field: str, values: Sequence[object] | None, max_length: int) -> None:
+    _check_max(field, len(values or ()), max_length, "entries")
 
 
 def _check_max(field: str, value: int, maximum: int, unit: str) -> None:
     if value > maximum:
         raise QueryError(f"{field}: at most {maximum:,} {unit} are allowed, got {value:,}", field=field)
-
-
-def _to_query_error(error: ValidationError) -> QueryError:
-    """What is wrong at the first place that is wrong."""
-    problems = error.errors(include_url=False, include_context=False)
-    first = problems[0]
-    if first["type"] == "json_invalid":
-        return QueryError(f"the body is not JSON: {first['msg']}", code="bad_json")
-    field = _format_location(first["loc"])
-    said = " or ".join(dict.fromkeys(one["msg"] for one in problems if _format_location(one["loc"]) == field))
-    came = "" if first["type"] == "missing" else f", got {first['input']!r:.80}"
-    if not field:
-        return QueryError(f"the body: {said}{came}")
-    return QueryError(f"{field}: {said}{came}", field=field)
-
-
-def _format_location(location: tuple[int | str, ...]) -> str:
-    """A place as a caller writes it, `where[0].op`."""
-    if len(location) > 1 and location[-1] in _UNION_TAGS and location[0] != "user" and "fields" not in location:
-        location = location[:-1]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return path.removeprefix(".")

@@ -1,4 +1,4 @@
-"""Follows the store's `CURRENT`, so that publishing from another process is enough."""
+"""Follows the store's `CURRENT` file, so that a release published by another process is served."""
 
 import logging
 import math
@@ -12,18 +12,21 @@ from vecall.release.store import CurrentPointer, Store
 
 logger = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 30.0  # seconds: memory may be free by then, or the disk work
+_RETRY_SECONDS = 30.0  # memory may be free by then, or the disk readable
 
 
 class ReleaseWatcher:
-    """Goes over to what becomes current. A damaged one is not tried again until `CURRENT` says something else.
+    """Polls the store and switches to its current release. A damaged release is not retried until `CURRENT` changes.
 
     Args:
-        store: whose `CURRENT` is looked at.
-        live_index: what goes over.
-        poll_seconds: between two looks.
-        on_switch: told of each attempt whether it succeeded.
-        on_poll: called after each look.
+        store: whose `CURRENT` is polled.
+        live_index: what is switched.
+        poll_seconds: between two polls.
+        on_switch: called after each attempt, with whether it succeeded.
+        on_poll: called after each poll.
+
+    Attributes:
+        switch_error: why the current release is not the served one; None if it is.
     """
 
     def __init__(
@@ -31,51 +34,47 @@ class ReleaseWatcher:
         store: Store,
         live_index: LiveIndex,
         poll_seconds: float,
+        *,
         on_switch: Callable[[bool], None],
         on_poll: Callable[[], None],
     ) -> None:
-        self._store, self._live_index, self._poll_seconds, self._on_switch, self._on_poll = (
-            store,
-            live_index,
-            poll_seconds,
-            on_switch,
-            on_poll,
-        )
+        self._store, self._live_index, self._poll_seconds = store, live_index, poll_seconds
+        self._on_switch, self._on_poll = on_switch, on_poll
         self._rejected_release: CurrentPointer | None = None
         self._retry_at = 0.0
         self._stop_event = Event()
         self.switch_error: str | None = None
 
     def run(self) -> None:
-        """Look, until `end`."""
+        """Poll until `stop`."""
         while not self._stop_event.wait(self._poll_seconds):
             try:
                 self.poll()
                 self._on_poll()
             except Exception:
-                logger.exception("a mistake of ours; it is looked again")
+                logger.exception("internal error; polling goes on")
 
     def stop(self) -> None:
         """Let `run` return."""
         self._stop_event.set()
 
     def poll(self) -> None:
-        """Go over to the current release, if it is another than the one served."""
+        """Switch to the store's current release, if another one is served."""
         current: CurrentPointer | None = None
+        start = time.perf_counter()
         try:
             current = self._store.get_current()
             if current == self._rejected_release and time.monotonic() < self._retry_at:
                 return
-            began = time.perf_counter()
             name = self._live_index.switch_to_current()
         except (VecallError, OSError) as error:
             if str(error) != self.switch_error:
-                logger.warning("the store's current release is not gone over to: %s", error)
+                logger.warning("cannot switch to the current release: %s", error)
                 self._on_switch(False)
             self._rejected_release, self.switch_error = current, str(error)
             self._retry_at = math.inf if isinstance(error, InvalidReleaseError) else time.monotonic() + _RETRY_SECONDS
             return
         self._rejected_release = self.switch_error = None
         if name is not None:
-            logger.info("went over to release %s in %.2f s", name, time.perf_counter() - began)
+            logger.info("switched to release %s in %.2f s", name, time.perf_counter() - start)
             self._on_switch(True)

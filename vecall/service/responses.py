@@ -1,9 +1,9 @@
-"""Answers as bytes, and errors as answers."""
+"""HTTP responses: JSON bodies, and exceptions mapped to statuses."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import to_json
+import orjson
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -19,18 +19,18 @@ from vecall.errors import (
     VecallError,
 )
 
-RETRY_AFTER = {"Retry-After": "1"}  # seconds
 JSON_MEDIA_TYPE = "application/json"
+RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 
 class HttpError(VecallError):
-    """A request that is turned away before it is looked at.
+    """An error with the HTTP response that reports it.
 
     Attributes:
-        status: of HTTP.
-        code: for machines.
-        field: of the request.
-        headers: of the answer.
+        status: HTTP status code.
+        code: machine-readable error code.
+        field: part of the request that is wrong; None for the whole.
+        headers: further response headers.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class HttpError(VecallError):
 
 
 def to_json_response(content: Mapping[str, Any]) -> Response:
-    """Success."""
-    return Response(to_json(content), media_type=JSON_MEDIA_TYPE)
+    """A 200 response."""
+    return Response(orjson.dumps(content), media_type=JSON_MEDIA_TYPE)
 
 
 def to_http_error(error: VecallError) -> HttpError:
-    """An error as HTTP tells it."""
+    """The status, code and headers that report an error."""
     text = str(error)
     match error:
         case HttpError():
@@ -77,7 +77,19 @@ def to_http_error(error: VecallError) -> HttpError:
 
 
 def to_error_response(error: HttpError, scope: Scope) -> Response:
-    """An error's answer to the request of an ASGI scope, where its code is left for who counts it."""
+    """The response that reports an error; leaves its code in the ASGI scope for metrics and logs."""
     scope.setdefault("state", {})["error_code"] = error.code
-    told = {"error": {"code": error.code, "message": str(error), "field": error.field}}
-    return Response(to_json(told), error.status, error.headers, media_type=JSON_MEDIA_TYPE)
+    content = {"error": {"code": error.code, "message": str(error), "field": error.field}}
+    return Response(_dump_text(content), error.status, error.headers, media_type=JSON_MEDIA_TYPE)
+
+
+def _dump_text(content: Mapping[str, Any]) -> bytes:
+    """JSON of a message that may quote invalid Unicode from a request."""
+    try:
+        return orjson.dumps(content)
+    except TypeError:  # lone surrogates
+        error = {
+            name: value.encode(errors="backslashreplace").decode() if value else value
+            for name, value in content["error"].items()
+        }
+        return orjson.dumps({"error": error})

@@ -1,4 +1,8 @@
-"""What goes over HTTP: bodies, answers and errors, with the texts of the OpenAPI document."""
+"""Schemas of request and response bodies, for the OpenAPI document.
+
+Requests are validated by the classes that Python and batch use too: `vecall.recall.query.Query` and
+`vecall.live.item_parsing`. Tests check that the document and they accept the same.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -7,84 +11,86 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 from vecall.recall.conditions import FILTER_OPS
 from vecall.release.manifest import RELEASE_NAME_PATTERN
 
-ItemId = Annotated[int | str, Field(description="An id of your own, of the type that the release's ids have.")]
+ItemId = Annotated[int | str, Field(description="Your own id, of the id type of the release.")]
 
 
 class RequestModel(BaseModel):
-    """Base of what clients send: nothing is converted, nothing unknown is taken."""
+    """Base of request bodies: no conversion of types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Condition(RequestModel):
-    """One condition on an attribute. Null satisfies none of them, not even `ne`."""
+    """A condition on an attribute. Null satisfies none, not even `ne`."""
 
     field: str = Field(description="Name of an attribute.", examples=["year"])
     op: Literal[FILTER_OPS] = Field(  # type: ignore[valid-type]
-        description="On scalars eq, ne, in, not_in, gt, gte, lt, lte; on tags contains_any, contains_all, "
-        "contains_none; on flags eq, ne, in, not_in.",
+        description="Scalars: eq, ne, in, not_in, gt, gte, lt, lte; tags: contains_any, contains_all, "
+        "contains_none; booleans: eq, ne, in, not_in.",
         examples=["gte"],
     )
     value: JsonValue = Field(
-        description="A value of the attribute's kind; a list for `in`, `not_in` and tags. Times are ISO 8601 text.",
+        description="A value of the attribute's type; a list for `in`, `not_in` and tags. "
+        "Datetimes are ISO 8601 strings.",
         examples=[1999],
     )
 
 
 class RecallRequest(RequestModel):
-    """Whom to recall for, and what may be in the answer. At least one of the first five is needed."""
+    """A recall. At least one of user_id, user, history, recent and vector is required."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": [1, 50, 260], "k": 10}]})
 
-    user_id: ItemId | None = Field(None, description="Whose stored history and features are used.")
-    user: dict[str, JsonValue] | None = Field(None, description="Features by column; they go over the stored ones.")
-    history: list[ItemId] | None = Field(
-        None, description="Item ids taken, oldest first; given, it replaces the stored history."
+    user_id: ItemId | None = Field(None, description="User whose stored history and features are used.")
+    user: dict[str, JsonValue] | None = Field(
+        None, description="User features by column; they override the stored ones."
     )
+    history: list[ItemId] | None = Field(None, description="Item ids, oldest first; replaces the stored history.")
     recent: list[ItemId] | None = Field(
-        None, description="Item ids, oldest first, that come after the stored or given history: today's clicks."
+        None, description="Item ids, oldest first, appended to the stored or given history, such as today's clicks."
     )
-    vector: list[float] | None = Field(None, description="The user's vector itself, D numbers; the tower is skipped.")
-    k: int = Field(100, ge=1, description="How many items.")
-    where: list[Condition] = Field([], description="Conditions on attributes; all must hold.")
-    exclude: list[ItemId] = Field([], description="Item ids that must not be in the answer.")
-    exclude_seen: bool = Field(default=True, description="Leave out the items of the stored and the given history.")
-    explain: bool = Field(default=False, description="Say in `plan` how the answer was found.")
+    vector: list[float] | None = Field(None, description="The user vector itself, D numbers; skips the user tower.")
+    k: int = Field(100, ge=1, description="Number of items.")
+    where: list[Condition] = Field([], description="Conditions on item attributes; all must hold.")
+    exclude: list[ItemId] = Field([], description="Item ids to leave out of the answer.")
+    exclude_seen: bool = Field(default=True, description="Leave out the items of the stored and given history.")
+    explain: bool = Field(default=False, description="Return the execution plan in `plan`.")
 
 
 class Item(RequestModel):
-    """An item to add or replace. Without `vector` the release's item tower makes one of `fields`."""
+    """An item to add or replace. Without `vector` the item tower encodes `fields`."""
 
     id: ItemId
-    fields: dict[str, JsonValue] | None = Field(None, description="By column; a missing column is null.")
-    vector: list[float] | None = Field(None, description="D numbers, instead of the item tower's.")
+    fields: dict[str, JsonValue] | None = Field(None, description="Values by column; a missing column is null.")
+    vector: list[float] | None = Field(None, description="D numbers, used instead of the item tower.")
     encoder: str | None = Field(
-        None, description="Hash of the encoder that made `vector`, as in the release's manifest; without towers: none."
+        None,
+        description="Hash of the encoder that made `vector`, from the manifest; null for a release without towers.",
     )
 
 
 class UpsertRequest(RequestModel):
-    """Items to add or replace: all of them or none. Of equal ids the last one counts."""
+    """Items to add or replace, all or none. Of equal ids the last one wins."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"id": 9001, "fields": {"title": "New"}}]}]})
 
-    items: list[Item] = Field(description="In any order.")
+    items: list[Item] = Field(description="Items, in any order.")
     partial: bool = Field(
         default=False,
-        description="A missing column keeps its value instead of becoming null; the items must be there.",
+        description="A missing column keeps its value instead of becoming null; the items must exist.",
     )
 
 
 class DeleteRequest(RequestModel):
-    """Items that no later answer may contain."""
+    """Items to delete."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [9001]}]})
 
-    ids: list[ItemId] = Field(description="Ids that no item has are counted.")
+    ids: list[ItemId] = Field(description="Item ids; those without an item are counted as unknown.")
 
 
 class ActivateRequest(RequestModel):
-    """Which release to go over to."""
+    """A release to activate."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "20261125-120000"}]})
 
@@ -92,59 +98,60 @@ class ActivateRequest(RequestModel):
 
 
 class UnknownCounts(BaseModel):
-    """What of the request the release does not know; it was left out of account."""
+    """Inputs that the release does not know; they were ignored."""
 
-    user: bool = Field(description="The user id.")
-    history: int = Field(description="How many ids of `history`.")
-    exclude: int = Field(description="How many ids of `exclude`.")
+    user: bool = Field(description="Whether the user id is unknown.")
+    history: int = Field(description="Number of unknown ids in `history`.")
+    exclude: int = Field(description="Number of unknown ids in `exclude`.")
 
 
 class PlanInfo(BaseModel):
-    """How the answer was found."""
+    """Execution plan of a recall."""
 
     path: Literal["index", "scan", "all", "popular"] = Field(
-        description="`index` is approximate; `scan` is exact; `all`: every match is in the answer; `popular`: fallback."
+        description="`index`: approximate search; `scan`: exact search; `all`: every match is returned; "
+        "`popular`: fallback."
     )
     matches: int = Field(description="Items that satisfy `where`.")
-    excluded: int = Field(description="Matches that were left out as excluded or seen.")
-    delta: int = Field(description="Live changes that were searched beside the release.")
-    effort: dict[str, int] | None = Field(description="How hard the index searched; null: it did not.")
-    ms: dict[str, float] = Field(description="Milliseconds of encode, plan, search, merge.")
+    excluded: int = Field(description="Matches left out as excluded or seen.")
+    delta: int = Field(description="Live delta items that were searched.")
+    effort: dict[str, int] | None = Field(description="Search parameters of the index; null if it was not searched.")
+    ms: dict[str, float] = Field(description="Milliseconds by stage: encode, plan, search, merge.")
 
 
 class RecallResponse(BaseModel):
-    """Items by score descending, then by id."""
+    """Items by descending score, then by id."""
 
-    release: str = Field(description="The one release that all of the answer is from.")
-    ids: list[ItemId] = Field(description="Fewer than k only if `exhausted`.")
-    scores: list[float] = Field(description="As many; larger is better.")
-    exhausted: bool = Field(description="Every matching item is in the answer.")
+    release: str = Field(description="Release that answered.")
+    ids: list[ItemId] = Field(description="Item ids; fewer than k only if `exhausted`.")
+    scores: list[float] = Field(description="Scores of `ids`; larger is better.")
+    exhausted: bool = Field(description="Whether every matching item is in the answer.")
     fallback: Literal["history", "popular"] | None = Field(
-        description="What stood in for a user who is not known: the given history, or what is popular."
+        description="What replaced an unknown user: the given history, or popularity."
     )
     unknown: UnknownCounts
-    plan: PlanInfo | None = Field(None, description="With `explain` only.")
+    plan: PlanInfo | None = Field(None, description="Only with `explain`.")
 
 
 class UpsertResponse(BaseModel):
-    """The items are on the disk, and the next recall sees them."""
+    """The items are durable, and visible to the next recall."""
 
     release: str
-    seq: int = Field(description="Number of the last change in the journal.")
-    accepted: int = Field(description="Distinct items that were taken.")
+    seq: int = Field(description="Sequence number of the last journal operation.")
+    accepted: int = Field(description="Number of distinct items.")
 
 
 class DeleteResponse(BaseModel):
-    """The deletion is on the disk, and no later recall returns the items."""
+    """The deletion is durable; no later recall returns the items."""
 
     release: str
-    seq: int = Field(description="Number of the last change in the journal.")
-    deleted: int = Field(description="Items that were there.")
-    unknown: int = Field(description="Ids that no item had.")
+    seq: int = Field(description="Sequence number of the last journal operation.")
+    deleted: int = Field(description="Number of items that existed.")
+    unknown: int = Field(description="Number of ids without an item.")
 
 
 class ReleaseInfo(BaseModel):
-    """One release of the store."""
+    """A release of the store."""
 
     name: str
     created: AwareDatetime
@@ -152,48 +159,48 @@ class ReleaseInfo(BaseModel):
     dim: int
     bytes: int
     metrics: dict[str, Any]
-    parent: str | None = Field(description="What was current when it was published.")
-    journal_seq: int = Field(description="Live changes up to this one are in it.")
+    parent: str | None = Field(description="Release that was current when this one was published.")
+    journal_seq: int = Field(description="Journal operations up to this one are contained.")
 
 
 class ReleasesResponse(BaseModel):
     """All releases, newest first."""
 
-    current: str | None = Field(description="The one that the store calls current.")
-    releases: list[ReleaseInfo] = Field(description="All that were not pruned.")
+    current: str | None = Field(description="Name of the current release.")
+    releases: list[ReleaseInfo] = Field(description="Releases that were not pruned.")
 
 
 class ActivateResponse(BaseModel):
-    """Requests that begin from now on are answered by this release."""
+    """New requests are answered by this release."""
 
     release: str
     previous: str | None
 
 
 class ErrorInfo(BaseModel):
-    """What went wrong."""
+    """An error."""
 
-    code: str = Field(description="A word for machines.", examples=["invalid"])
-    message: str = Field(description="What came, what was expected, what to do.")
-    field: str | None = Field(description="The part of the request, such as where[0].op.")
+    code: str = Field(description="Machine-readable error code.", examples=["invalid"])
+    message: str = Field(description="What was received, what was expected, what to do.")
+    field: str | None = Field(description="Part of the request, such as where[0].op.")
 
 
 class ErrorResponse(BaseModel):
-    """Every answer that is no success."""
+    """Body of every error response."""
 
     error: ErrorInfo
 
 
 class HealthResponse(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["ok"]
 
 
 class ReadinessResponse(BaseModel):
-    """Whether recalls are answered."""
+    """Recalls are answered."""
 
-    ready: bool = Field(description="True: they are.")
+    ready: bool = Field(description="True; otherwise the answer is 503.")
     release: str
-    reason: str | None = Field(description="What it waits for, or what is wrong.")
-    rejected_changes: int = Field(description="Live changes that the release cannot take; see `vecall journal list`.")
+    reason: str | None = Field(description="Why the service is degraded; null if it is not.")
+    rejected_changes: int = Field(description="Live changes that the release cannot apply: see `vecall journal list`.")

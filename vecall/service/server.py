@@ -1,4 +1,4 @@
-"""Serving from its start to its end."""
+"""Entry point of `vecall serve`."""
 
 import logging
 import os
@@ -9,41 +9,40 @@ import uvicorn
 from vecall.errors import ConfigError
 from vecall.service.app import create_app
 from vecall.service.auth import load_api_keys
-from vecall.service.guard import LOOPBACK_HOSTS
-from vecall.service.logs import configure_json_logging
 from vecall.service.recall_service import RecallService
-from vecall.service.server_config import bind_socket, build_uvicorn_config
-from vecall.service.settings import ServeSettings
+from vecall.service.server_config import bind_socket, build_uvicorn_config, configure_json_logging
+from vecall.service.settings import LOOPBACK_HOSTS, ServeSettings
 from vecall.service.supervisor import run_workers
 
 logger = logging.getLogger(__name__)
 
 
-def serve(store_path: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False) -> None:
-    """Serve a store until SIGTERM or SIGINT; requests that have begun get their answers.
+def run_server(
+    store_path: Path, settings: ServeSettings, *, keys_file: Path | None = None, verbose: bool = False
+) -> None:
+    """Serve a store until SIGTERM or SIGINT; running requests are answered first.
 
     Args:
-        store: its folder.
-        settings: how.
-        keys_file: keys beside those of the environment.
-        verbose: log what is of use to those who look for a mistake.
+        store_path: directory of the store.
+        settings: how to serve.
+        keys_file: API keys beside those of the environment.
+        verbose: log at debug level.
 
     Raises:
-        ConfigError: others than this machine could connect, and there are no keys; the keys are wrong; or the port is
-            taken.
-        StoreError, ReleaseRefused, JournalDamaged, Locked: the store cannot be opened.
+        ConfigError: the address is not loopback and there are no API keys, the keys are invalid, or the port is taken.
+        StoreError, InvalidReleaseError, JournalCorruptedError, LockedError: the store cannot be opened.
     """
-    keys = load_api_keys(os.environ, keys_file)
-    if settings.host not in LOOPBACK_HOSTS and not keys:
+    api_keys = load_api_keys(os.environ, keys_file)
+    if settings.host not in LOOPBACK_HOSTS and not api_keys:
         raise ConfigError(
-            f"--host {settings.host}: others than this machine could connect, so keys are needed: set VECALL_READ_KEY "
-            "and VECALL_ADMIN_KEY, or give --keys FILE"
+            f"--host {settings.host}: binding to a non-loopback address requires API keys: set VECALL_READ_KEY and "
+            "VECALL_ADMIN_KEY, or pass --keys FILE"
         )
     configure_json_logging(verbose=verbose)
     if settings.workers > 1:
-        run_workers(store_path, settings, keys, verbose=verbose)
-    else:
-        port = bind_socket(settings.host, settings.port)  # a port that is taken is told before a store is opened
-        serving = RecallService.open(store_path, settings)
-        logger.info("running on http://%s:%d", settings.host, port.getsockname()[1])
-        uvicorn.Server(build_uvicorn_config(create_app(serving, keys), settings)).run(sockets=[port])
+        run_workers(store_path, settings, api_keys, verbose=verbose)
+        return
+    listener = bind_socket(settings.host, settings.port)  # a taken port is reported before the store is loaded
+    service = RecallService.open(store_path, settings)
+    logger.info("running on http://%s:%d", settings.host, listener.getsockname()[1])
+    uvicorn.Server(build_uvicorn_config(create_app(service, api_keys), settings)).run(sockets=[listener])

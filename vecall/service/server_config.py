@@ -1,16 +1,22 @@
-"""Where and how uvicorn is to listen."""
+"""Configuration of uvicorn, its socket and the process's logs."""
 
+import json
+import logging
 import socket
+from datetime import UTC, datetime
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from vecall.errors import ConfigError
 from vecall.service.settings import ServeSettings
 
+_REQUEST_FIELDS = ("request_id", "method", "endpoint", "status", "duration_ms", "error_code", "release")
+_KEEP_ALIVE_SECONDS = 75
 
-def build_uvicorn_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
-    """The configuration of uvicorn for an application."""
+
+def build_uvicorn_config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Config:
+    """The uvicorn configuration of an application."""
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -21,28 +27,54 @@ def build_uvicorn_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Confi
         date_header=False,
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.drain_seconds,
-        timeout_keep_alive=75,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
 
 
 def bind_socket(host: str, port: int, *, reuse_port: bool = False, reuse_address: bool = True) -> socket.socket:
-    """A socket at an address.
+    """Bind a TCP socket.
 
     Args:
-        host: of the address.
-        port: of the address.
-        reuse_port: others of this user may have it too, if theirs is shared.
-        reuse_address: it may be had while connections of who had it before are not forgotten.
+        host: IPv4 or IPv6 address, or a name.
+        port: 0 picks a free one.
+        reuse_port: set SO_REUSEPORT, so that several workers may bind the same address.
+        reuse_address: set SO_REUSEADDR, so that connections in TIME_WAIT do not block the address.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the address cannot be bound.
     """
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
     try:
-        made.bind((host, port))
+        bound.bind((host, port))
     except OSError as error:
-        made.close()
+        bound.close()
         raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another") from error
-    return made
+    return bound
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON, with the request's fields but nothing of its body."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= {name: getattr(record, name) for name in _REQUEST_FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def configure_json_logging(*, verbose: bool) -> None:
+    """Send all logs to stderr as JSON lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("vecall").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)

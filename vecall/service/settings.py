@@ -1,4 +1,4 @@
-"""How the service runs and what it lets through."""
+"""Settings of `vecall serve`: the options of the command line and the keys of `--settings FILE`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,60 +6,62 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vecall.errors import ConfigError
-from vecall.schema import SettingsModel
-from vecall.settings_base import read_toml
+from vecall.settings_base import SettingsModel, describe_validation_error, read_toml
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 class Limits(SettingsModel):
-    """What one request may ask for. Beyond it the answer is a 4xx that names the field."""
+    """Limits of one request; beyond them the answer is a 4xx error that names the field."""
 
-    max_k: int = Field(10_000, ge=1, description="items of one answer")
-    max_history: int = Field(10_000, ge=1, description="ids in `history`")
+    max_k: int = Field(10_000, ge=1, description="items in one answer")
+    max_history: int = Field(10_000, ge=1, description="ids in `history`, and in `recent`")
     max_exclude: int = Field(10_000, ge=1, description="ids in `exclude`")
     max_conditions: int = Field(32, ge=1, description="conditions in `where`")
-    max_filter_values: int = Field(1_000, ge=1, description="values in one condition's list")
-    max_batch_items: int = Field(1_000, ge=1, description="items of one upsert, ids of one delete")
-    max_body_bytes: int = Field(2**20, ge=1_024, description="bytes of a recall's body")
-    max_batch_body_bytes: int = Field(2**24, ge=1_024, description="bytes of an upsert's or a delete's body")
-    body_timeout_seconds: float = Field(5.0, gt=0, description="a body must have come in by then")
+    max_filter_values: int = Field(1_000, ge=1, description="values in the list of one condition")
+    max_batch_items: int = Field(1_000, ge=1, description="items in one upsert, ids in one delete")
+    max_body_bytes: int = Field(2**20, ge=1_024, description="bytes in the body of a recall")
+    max_batch_body_bytes: int = Field(2**24, ge=1_024, description="bytes in the body of an upsert or delete")
+    body_timeout_seconds: float = Field(5.0, gt=0, description="seconds within which a body must arrive")
 
 
 class ServeSettings(SettingsModel):
-    """All settings of a serving process."""
+    """Settings of a serving process."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535, description="0: one that is free")
-    workers: int = Field(1, ge=1, le=256, description="that answer side by side, each with the store in memory")
-    max_queue: int = Field(64, ge=0, description="recalls that wait; one more is turned away")
-    deadline_ms: float = Field(200.0, gt=0, description="a request that has waited longer is turned away")
-    max_concurrent_scans: int = Field(1, ge=1, description="large exact scans at a time, in threads of their own")
-    max_connections: int = Field(1_000, ge=1, description="open at a time; one more is turned away")
-    drain_seconds: int = Field(20, ge=0, description="requests have this long to end after SIGTERM")
-    writable: bool = Field(default=True, description="take upserts and deletes: of all processes one may")
-    max_delta_items: int = Field(100_000, ge=1, description="items beside the release, beyond which new ones wait")
-    poll_seconds: float = Field(1.0, gt=0, description="between looks at which release is current")
+    host: str = Field("127.0.0.1", description="address to bind; any other than loopback requires API keys")
+    port: int = Field(8080, ge=0, le=65535, description="0 picks a free port")
+    workers: int = Field(1, ge=1, le=256, description="worker processes; each loads the release into memory")
+    max_queue: int = Field(64, ge=0, description="recalls that may wait; further ones are rejected with 503")
+    deadline_ms: float = Field(200.0, gt=0, description="milliseconds from arrival to answer; later ones get 503")
+    max_concurrent_scans: int = Field(1, ge=1, description="large exact scans that may run at a time, in threads")
+    max_connections: int = Field(1_000, ge=1, description="open connections; further ones are rejected with 503")
+    drain_seconds: int = Field(20, ge=0, description="seconds that running requests have to finish after SIGTERM")
+    writable: bool = Field(default=True, description="accept upserts and deletes; one service per store may")
+    max_delta_items: int = Field(100_000, ge=1, description="live items beyond the release; more are rejected with 429")
+    poll_seconds: float = Field(1.0, gt=0, description="seconds between polls of the store's current release")
     recall_sample_rate: float = Field(
-        0.01, ge=0, le=1, description="share of recalls that are repeated exactly, to know ANN recall"
+        0.01, ge=0, le=1, description="share of recalls that are repeated exactly to estimate online ANN recall"
     )
-    allowed_hosts: tuple[str, ...] = Field((), description="names in `Host`; none: loopback's, or any with keys")
-    log_requests: bool = Field(default=False, description="a line for each request, not only for failed ones")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="accepted values of `Host`; empty: loopback names, or any if there are API keys"
+    )
+    log_requests: bool = Field(default=False, description="log every request, not only failed ones")
     limits: Limits = Limits()
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, object]) -> ServeSettings:
-    """Settings of a file, and given ones over them.
+    """Load settings from a file and override some of them.
 
     Args:
-        path: TOML with the names of `ServeSettings`, and a table `limits`.
-        overrides: by name.
+        path: TOML with the keys of `ServeSettings` and a table `limits`; None: defaults.
+        overrides: values by key, of the command line.
 
     Raises:
-        ConfigError: the file is not as it has to be, or a value is out of range; the message names it.
+        ConfigError: a key is unknown or a value invalid; the message names it.
     """
+    settings = {**({} if path is None else read_toml(path)), **overrides}
     try:
-        return ServeSettings.model_validate({**({} if path is None else read_toml(path)), **overrides})
+        return ServeSettings.model_validate(settings)
     except ValidationError as error:
-        sentences = (
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r:.80}" for one in error.errors()
-        )
-        raise ConfigError("settings of the service: " + "; ".join(sentences)) from None
+        problems = describe_validation_error(error, ServeSettings, settings)
+        raise ConfigError("settings of the service: " + "; ".join(map(str, problems))) from None

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vecall.arrays import Rows
 from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureSpec
 from vecall.data.interactions import Catalogue
-from vecall.data.ragged import RaggedArray, Rows
+from vecall.data.ragged import RaggedArray
 from vecall.data.split import LabeledNegatives
 
 

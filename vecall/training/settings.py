@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from vecall.schema import SettingsModel
+from vecall.settings_base import SettingsModel
 
 
 class NegativeSettings(SettingsModel):

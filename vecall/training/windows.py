@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.ragged import RaggedArray, Rows
+from vecall.arrays import Rows
+from vecall.data.ragged import RaggedArray
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng

@@ -15,16 +15,16 @@ from unittest.mock import patch
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.dssm.synthetic_market import FEATURE_COLUMN, ITEM_FEATURE_DIM, USER_FEATURE_DIM, SyntheticMarket
 from harness.environment import describe_environment, make_child_environment, read_load_average
 from harness.torch_threads import single_torch_thread
 from vecall import progress
+from vecall.arrays import Rows, Scores, Vectors
 from vecall.config import Config, parse_config
 from vecall.data.request_features import to_feature_frame
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Index, Rows, Scores, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.builder import IndexSpec
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.fit import fit
@@ -57,7 +57,7 @@ class PoolBenchmark:
     work_dir: Path
     market: SyntheticMarket
     n_training_users: int
-    query_users: NDArray[np.float32]
+    query_users: Vectors
 
     def train(self, n_items: int) -> dict[str, Any]:
         """Step 1: train the DSSM preset on (user, item, label) rows over the first `n_items` items."""
@@ -219,7 +219,7 @@ def _require_encoder(release: Release) -> OnnxEncoder:
     return release.encoder
 
 
-def _encode_users(encoder: OnnxEncoder, users: NDArray[np.float32]) -> Vectors:
+def _encode_users(encoder: OnnxEncoder, users: Vectors) -> Vectors:
     """Return the vectors [U, D] of users [U, F], encoded one by one as requests are: a batch may round differently."""
     features = encoder.state.users.features
     no_history, no_lengths = np.empty((1, 0, encoder.dim), dtype=np.float32), np.zeros(1, dtype=np.int64)
@@ -235,7 +235,7 @@ def _measure_cosines(index: Index, vectors: Vectors) -> dict[str, float]:
     return {"cosine_mean": round(float(cosines.mean()), 4), "cosine_sd_within_a_user": round(float(deviation), 4)}
 
 
-def _search_all(index: Index, encoder: OnnxEncoder, users: NDArray[np.float32]) -> tuple[Rows, Scores]:
+def _search_all(index: Index, encoder: OnnxEncoder, users: Vectors) -> tuple[Rows, Scores]:
     """Return the rows and scores [U, k] of users [U, F]."""
     hits = [index.search(vector[None], K) for vector in _encode_users(encoder, users)]
     return np.concatenate([h.rows for h in hits]), np.concatenate([h.scores for h in hits])

@@ -25,7 +25,7 @@ from harness.index import ann_steps
 from harness.index.ann_libraries import Hnswlib, is_installed
 from harness.index.workload import Workload
 from harness.timing import compute_percentiles
-from vecall.index.base import Rows
+from vecall.arrays import Rows
 from vecall.index.hnsw import HnswIndex
 from vecall.index.index_io import load_index, save_index
 from vecall.index.tuning import tune

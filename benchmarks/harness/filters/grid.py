@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from harness.clustered_vectors import BLOCK_ITEMS, ClusteredVectors, Floats
+from harness.clustered_vectors import BLOCK_ITEMS, ClusteredVectors
 from harness.environment import read_load_average
 from harness.timing import compute_percentiles, time_ms
 from vecall import IndexSettings, publish_vectors
-from vecall.index.base import HalfVectors, Rows, Vectors
+from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import FilterCache, FilterMask
@@ -54,8 +53,8 @@ class FilterPool:
     clusters: ClusteredVectors
     directory: Path
     snapshot: Snapshot
-    themes: NDArray[np.int64]
-    queries: NDArray[np.float32]
+    themes: Rows
+    queries: Vectors
 
     @classmethod
     def open(cls, clusters: ClusteredVectors, directory: Path, *, queries: int, themes: int) -> "FilterPool":
@@ -108,7 +107,7 @@ class FilterPool:
         for rate in rates:
             yield [_mask_top(values, round(rate * self.clusters.n_items)) for values in attributes]
 
-    def _make_attribute(self, correlation: float) -> Floats:
+    def _make_attribute(self, correlation: float) -> Scores:
         """Return [G, N] values: `correlation` times the standardized similarity to a theme, plus Gaussian noise."""
         items: HalfVectors = np.load(self.directory / "items.npy", mmap_mode="r")
         directions = self.clusters.themes[self.themes].T  # [D, G]
@@ -119,7 +118,7 @@ class FilterPool:
         similarity = np.concatenate(blocks).T  # [G, N]
         similarity = (similarity - similarity.mean(axis=1, keepdims=True)) / similarity.std(axis=1, keepdims=True)
         noise = np.random.default_rng(self.clusters.seed).standard_normal(similarity.shape, dtype=np.float32)
-        values: Floats = np.float32(correlation) * similarity + noise
+        values: Scores = np.float32(correlation) * similarity + noise
         return values
 
 
@@ -286,7 +285,7 @@ def evaluate_answers(answers: Sequence[Rows], cases: Sequence[FilterCase], n_exc
     }
 
 
-def _mask_top(values: Floats, count: int) -> FilterMask:
+def _mask_top(values: Scores, count: int) -> FilterMask:
     """Return the filter that the `count` items of the largest values pass."""
     mask = np.zeros(len(values), dtype=np.bool_)
     if count:

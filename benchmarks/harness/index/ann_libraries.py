@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.index.vecall_library import VecallLibrary
 from harness.index.workload import Library, Workload
-from vecall.index.base import Rows, Vectors
+from vecall.arrays import Rows, Vectors
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.environment import read_load_average, read_memory_bytes, read_peak_memory_gib
 from harness.index.workload import Library, Workload
-from vecall.index.base import Rows, Vectors
+from vecall.arrays import Rows, Vectors
 
 TIMED_QUERIES = 60  # queries that choose between parameters which reach the target
 MEMORY_QUERIES = 50  # queries searched before memory is measured

@@ -12,8 +12,9 @@ import polars as pl
 
 from harness.index.workload import Workload
 from vecall import publish_vectors
+from vecall.arrays import Rows, Vectors
 from vecall.index import builder, kernels
-from vecall.index.base import Index, Rows, SearchParams, Vectors
+from vecall.index.base import Index, SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.index_io import load_index
 from vecall.index.planner import plan_search

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vecall.index.base import HalfVectors, Rows, Vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.exact import ExactIndex
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from harness.clustered_vectors import ClusteredVectors, Halves
+from harness.clustered_vectors import ClusteredVectors
 from harness.service.users import K, draw_histories
+from vecall.arrays import HalfVectors
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
@@ -90,7 +91,7 @@ def _export_encoder(directory: Path, dim: int, encoder: str) -> tuple[OnnxEncode
     return OnnxEncoder(directory), encoder_hash
 
 
-def _build_user_table(pool: ClusteredVectors, items: Halves) -> UserTable:
+def _build_user_table(pool: ClusteredVectors, items: HalfVectors) -> UserTable:
     """Create users with histories among the first 100,000 items."""
     first_items = items[:100_000].astype(np.float32)
     histories = draw_histories(pool.make_queries(N_USERS, stream="users"), first_items, np.random.default_rng(0))

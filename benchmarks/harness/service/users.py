@@ -1,15 +1,15 @@
 """Synthetic users of a pool: the history of each lies around a point of the vector space."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.clustered_vectors import ClusteredVectors, Floats
+from harness.clustered_vectors import ClusteredVectors
+from vecall.arrays import Rows, Vectors
 
 K, HISTORY_LENGTH = 500, 20
 _CHUNK_USERS = 100  # users whose distances to all items are held at a time
 
 
-def draw_histories(centers: Floats, items: Floats, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def draw_histories(centers: Vectors, items: Vectors, rng: np.random.Generator) -> list[Rows]:
     """Draw a history around each center, among its nearest 2 * HISTORY_LENGTH items.
 
     Args:
@@ -20,7 +20,7 @@ def draw_histories(centers: Floats, items: Floats, rng: np.random.Generator) -> 
     Returns:
         [HISTORY_LENGTH] rows of items for each center.
     """
-    histories: list[NDArray[np.int64]] = []
+    histories: list[Rows] = []
     for chunk in np.array_split(centers, max(1, len(centers) // _CHUNK_USERS)):
         nearest = np.argpartition(-(chunk @ items.T), 2 * HISTORY_LENGTH, axis=1)[:, : 2 * HISTORY_LENGTH]
         histories += [rng.choice(rows, HISTORY_LENGTH, replace=False) for rows in nearest]

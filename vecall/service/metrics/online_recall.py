@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from vecall.index.bitmap import Rows
+from vecall.arrays import Rows
 from vecall.recall.recaller import RecallTrace
 from vecall.recall.search import search_snapshot_exact
 

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from vecall.service.responses import HttpError, to_error_response
 from vecall.service.ui.i18n import TEXTS, negotiate_language
 
-_API_PREFIXES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/page/", "/static/")
+_API_PREFIXES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/ui/", "/static/")
 
 
 @lru_cache(maxsize=1)
@@ -39,9 +39,9 @@ def render_error(error: HttpError, scope: Scope) -> Response:
             lang=language,
             languages=TEXTS,
             path=path,
-            given={},
+            query_params={},
             release=None,
-            problem=None,
+            degraded_reason=None,
             status=error.status,
             message=str(error),
         )

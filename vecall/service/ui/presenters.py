@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Rows
 from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import Id, IdMap
-from vecall.index.bitmap import Rows
 from vecall.live.snapshot import Snapshot
 
 _TITLE_COLUMNS = ("title", "name")

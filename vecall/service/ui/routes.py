@@ -1,209 +1,201 @@
-"""The pages: rendered here, with a little script for comfort."""
+"""Pages for people, rendered on the server; a little JavaScript adds comfort."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
-from fastapi import Depends, FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from vecall.arrays import Rows
 from vecall.errors import QueryError
-from vecall.index.bitmap import Rows
 from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
-from vecall.service import openapi
-from vecall.service.guard import Authenticator
-from vecall.service.pool import RequestDeadline
+from vecall.service.endpoint import Endpoint, Handler
+from vecall.service.execution import RequestDeadline
 from vecall.service.recall_service import RecallService
 from vecall.service.responses import to_json_response
 from vecall.service.ui.error_page import load_templates
 from vecall.service.ui.form import ExploreForm, parse_item_ids
 from vecall.service.ui.i18n import TEXTS, negotiate_language
 from vecall.service.ui.presenters import build_item_cards, find_ids_with_prefix, sample_ids, search_items
-from vecall.service.ui.projection import HEIGHT, WIDTH, draw
 
 _MAX_SUGGESTIONS, _NEIGHBOR_COUNT, _MAX_HISTORY_CARDS = 12, 24, 50
-_MAX_QUERY_FIELDS = 200  # of an address
+_MAX_QUERY_FIELDS = 200  # of a query string
+_MAX_PREFIX_LENGTH = 100
 _STATIC_DIR = Path(__file__).parent / "static"
 
+QueryParams = Mapping[str, list[str]]
 TemplateContext = dict[str, Any]
-# What an address asks for, the texts of the reader's language, a turn in the pool -> what the template shows.
-ContextBuilder = Callable[[Mapping[str, list[str]], Mapping[str, str], RequestDeadline], TemplateContext]
+ContextBuilder = Callable[[QueryParams, RequestDeadline], TemplateContext]
 
 
-def add_ui_routes(app: FastAPI, service: RecallService, authenticator: Authenticator) -> None:
-    """The explorer, items, map, releases and the page of the API, for people."""
-    pages = _PageContexts(service)
-    for path, name, content in (
-        ("/", "explore.html", pages.build_explore),
-        ("/items", "items.html", pages.build_items),
-        ("/map", "map.html", pages.map),
-        ("/releases", "releases.html", pages.build_releases),
-        ("/docs", "docs.html", partial(_build_api_docs, app)),
-    ):
-        app.add_api_route(
-            path,
-            pages.create_endpoint(name, content),
-            include_in_schema=False,
-            dependencies=[Depends(authenticator.require_read_key)],
-            methods=["GET"],
-        )
+def build_ui_endpoints(service: RecallService, get_openapi_document: Callable[[], dict[str, Any]]) -> list[Endpoint]:
+    """The explorer, the items, the releases and the API reference, and what their scripts call."""
+    pages = _PageContexts(service, get_openapi_document)
 
-    @app.get("/page/users", include_in_schema=False, dependencies=[Depends(authenticator.require_read_key)])
-    async def suggest_users(prefix: str = "") -> Response:
-        ids = await service.ui_pool.run(lambda _: pages.suggest_user_ids(prefix[:100]))
-        return to_json_response({"ids": [str(one) for one in ids]})  # as text: a browser rounds numbers beyond 2^53
+    async def suggest_users(request: Request) -> Response:
+        prefix = request.query_params.get("prefix", "")[:_MAX_PREFIX_LENGTH]
+        ids = await service.ui_pool.run(lambda _: pages.suggest_user_ids(prefix))
+        return to_json_response({"ids": [str(user_id) for user_id in ids]})  # browsers round integers beyond 2^53
 
-    app.mount("/static", StaticFiles(directory=_STATIC_DIR))
+    builders: dict[str, tuple[str, ContextBuilder]] = {
+        "/": ("explore.html", pages.build_explore),
+        "/items": ("items.html", pages.build_items),
+        "/releases": ("releases.html", pages.build_releases),
+        "/docs": ("docs.html", pages.build_api_docs),
+    }
+    return [
+        *(
+            Endpoint("GET", path, _create_page_handler(service, template_name, build_context), role="read")
+            for path, (template_name, build_context) in builders.items()
+        ),
+        Endpoint("GET", "/ui/users", suggest_users, role="read"),
+    ]
+
+
+def mount_static_files() -> Mount:
+    """Style sheet, script and icons."""
+    return Mount("/static", StaticFiles(directory=_STATIC_DIR))
+
+
+def _create_page_handler(service: RecallService, template_name: str, build_context: ContextBuilder) -> Handler:
+    """A handler that renders a template in the reader's language."""
+
+    async def handle_page(request: Request) -> Response:
+        query_params = _parse_query_string(request.url.query)
+        requested = (query_params.get("lang") or [""])[0]
+        language = negotiate_language(requested, request.headers.get("accept-language", ""))
+
+        def render_page(deadline: RequestDeadline) -> str:
+            base = {
+                "t": TEXTS[language],
+                "lang": language,
+                "languages": TEXTS,
+                "path": request.url.path,
+                "query_params": query_params,
+                "release": service.snapshot.release.name,
+                "degraded_reason": service.degraded_reason,
+            }
+            return load_templates().get_template(template_name).render(base | build_context(query_params, deadline))
+
+        html = await service.ui_pool.run(render_page)
+        return Response(html, media_type="text/html", headers={"Content-Language": language})
+
+    return handle_page
 
 
 class _PageContexts:
-    """What each page shows, made beside recalls, in a pool of its own."""
+    """Builds the template context of each page."""
 
-    def __init__(self, service: RecallService) -> None:
-        self._service = service
-
-    def create_endpoint(
-        self, template_name: str, build_context: ContextBuilder
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint that renders a template with what `build_context` makes of a query string."""
-
-        async def endpoint(request: Request) -> Response:
-            given = _parse_query_string(request.url.query)
-            language = negotiate_language((given.get("lang") or [""])[0], request.headers.get("accept-language", ""))
-            texts = TEXTS[language]
-
-            def render_page(deadline: RequestDeadline) -> str:
-                usual = {"t": texts, "lang": language, "languages": TEXTS, "path": request.url.path, "given": given}
-                state = {"release": self._service.snapshot.release.name, "problem": self._service.degraded_reason}
-                return (
-                    load_templates()
-                    .get_template(template_name)
-                    .render(usual | state | build_context(given, texts, deadline))
-                )
-
-            html = await self._service.ui_pool.run(render_page)
-            return Response(html, media_type="text/html", headers={"Content-Language": language})
-
-        return endpoint
+    def __init__(self, service: RecallService, get_openapi_document: Callable[[], dict[str, Any]]) -> None:
+        self._service, self._get_openapi_document = service, get_openapi_document
 
     def suggest_user_ids(self, prefix: str) -> list[int | str]:
-        """Known users whose id begins with a text."""
+        """Known users whose id starts with a prefix; a sample of all users for an empty one."""
         users = self._service.snapshot.release.users
         if users is None:
             return []
-        return (
-            find_ids_with_prefix(users.ids, prefix, _MAX_SUGGESTIONS)
-            if prefix
-            else sample_ids(users.ids, _MAX_SUGGESTIONS)
-        )
+        if not prefix:
+            return sample_ids(users.ids, _MAX_SUGGESTIONS)
+        return find_ids_with_prefix(users.ids, prefix, _MAX_SUGGESTIONS)
 
-    def build_explore(
-        self, query_params: Mapping[str, list[str]], _: Mapping[str, str], deadline: RequestDeadline
-    ) -> TemplateContext:
-        """The form, and what was recalled for it."""
-        form, view = ExploreForm.from_query_params(query_params), self._service.snapshot
-        content: TemplateContext = {
+    def build_explore(self, query_params: QueryParams, deadline: RequestDeadline) -> TemplateContext:
+        """The form, and the result of its query."""
+        form, snapshot = ExploreForm.from_query_params(query_params), self._service.snapshot
+        context: TemplateContext = {
             "form": form,
-            "attributes": view.release.attributes.columns,
-            "operations": FILTER_OPS,
-            "users": self.suggest_user_ids(""),
-            "recalled": None,
+            "attribute_names": snapshot.release.attributes.columns,
+            "filter_ops": FILTER_OPS,
+            "user_ids": self.suggest_user_ids(""),
+            "result_cards": None,
             "error": None,
         }
         if form.has_query:
             try:
-                content |= self._build_recall(form.to_query(view, self._service.settings.limits), deadline)
+                context |= self._build_recall(form.to_query(snapshot, self._service.settings.limits), deadline)
             except QueryError as error:
-                content["error"] = str(error)
-        return content
+                context["error"] = str(error)
+        return context
 
     def _build_recall(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
-        made = self._service.run_query(query, deadline)
-        view, rows = made.snapshot, made.search_result.rows
-        known = (
-            view.to_rows(list(query.history))
-            if query.history is not None
-            else _find_stored_history(made.snapshot, query)
-        )
-        history = known[known >= 0][::-1][:_MAX_HISTORY_CARDS]
-        scores = np.array(made.answer.scores, dtype=np.float32)
-        stages = {"queue": deadline.queue_ms, **made.stage_ms}
+        trace = self._service.run_query(query, deadline)
+        snapshot = trace.snapshot
+        history = _find_history_rows(snapshot, query)
+        newest_first = history[history >= 0][::-1][:_MAX_HISTORY_CARDS]
+        scores = np.array(trace.answer.scores, dtype=np.float32)
+        stage_ms = {"queue": deadline.queue_ms, **trace.stage_ms}
         return {
-            "recalled": build_item_cards(view, rows, scores),
-            "history": build_item_cards(view, history),
-            "answer": made.answer,
-            "stages": stages,
-            "slowest": max(*stages.values(), 0.001),
+            "result_cards": build_item_cards(snapshot, trace.search_result.rows, scores),
+            "history_cards": build_item_cards(snapshot, newest_first),
+            "result": trace.answer,
+            "stage_ms": stage_ms,
+            "max_stage_ms": max(*stage_ms.values(), 0.001),
         }
 
-    def build_items(
-        self, query_params: Mapping[str, list[str]], _: Mapping[str, str], deadline: RequestDeadline
-    ) -> TemplateContext:
-        """Items whose title was searched, or one item and its neighbours."""
-        view = self._service.snapshot
-        asked, chosen = ((query_params.get(name) or [""])[0].strip()[:200] for name in ("q", "id"))
-        content: TemplateContext = {"asked": asked, "found": None, "item": None, "neighbours": [], "error": None}
-        if chosen:
+    def build_items(self, query_params: QueryParams, deadline: RequestDeadline) -> TemplateContext:
+        """Items whose title matches a text, or one item and its nearest neighbors."""
+        snapshot = self._service.snapshot
+        text, id_text = ((query_params.get(name) or [""])[0].strip()[:200] for name in ("q", "id"))
+        context: TemplateContext = {
+            "search_text": text,
+            "match_cards": None,
+            "item": None,
+            "neighbor_cards": [],
+            "error": None,
+        }
+        if id_text:
             try:
-                content |= self._build_neighbors(chosen, deadline)
+                context |= self._build_neighbors(id_text, deadline)
             except QueryError as error:
-                content["error"] = str(error)
-        elif asked:
-            content["found"] = build_item_cards(view, search_items(view, asked))
-        return content
+                context["error"] = str(error)
+        elif text:
+            context["match_cards"] = build_item_cards(snapshot, search_items(snapshot, text))
+        return context
 
     def _build_neighbors(self, id_text: str, deadline: RequestDeadline) -> TemplateContext:
-        view = self._service.snapshot
-        ids = [id_text] if view.release.item_ids.id_type == "string" else parse_item_ids(view, "id", id_text)
-        rows = view.to_rows(ids)[:1]
-        if not len(rows) or not view.is_live(rows)[0]:
+        snapshot = self._service.snapshot
+        is_text = snapshot.release.item_ids.id_type == "string"
+        ids = [id_text] if is_text else parse_item_ids(snapshot, "id", id_text)
+        rows = snapshot.to_rows(ids)[:1]
+        if not len(rows) or not snapshot.is_live(rows)[0]:
             raise QueryError(f"id: no item has the id {id_text!r:.80}", field="id")
-        query = Query(vector=view.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
-        made = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
-        scores = np.array(made.answer.scores, dtype=np.float32)
+        query = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
+        trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
+        scores = np.array(trace.answer.scores, dtype=np.float32)
         return {
-            "item": build_item_cards(view, rows)[0],
-            "neighbours": build_item_cards(made.snapshot, made.search_result.rows, scores),
+            "item": build_item_cards(snapshot, rows)[0],
+            "neighbor_cards": build_item_cards(trace.snapshot, trace.search_result.rows, scores),
         }
 
-    def map(self, given: Mapping[str, list[str]], texts: Mapping[str, str], _: RequestDeadline) -> TemplateContext:
-        """A sample of the items in two dimensions."""
-        view = self._service.snapshot
-        asked = (given.get("colour") or [""])[0]
-        drawn = draw(view, asked, unknown=texts["unknown_value"], others=texts["others"])
-        return {"map": drawn, "attributes": view.release.attributes.columns, "width": WIDTH, "height": HEIGHT}
-
-    def build_releases(
-        self, _: Mapping[str, list[str]], __: Mapping[str, str], ___: RequestDeadline
-    ) -> TemplateContext:
+    def build_releases(self, _: QueryParams, __: RequestDeadline) -> TemplateContext:
         """All releases of the store."""
         return self._service.list_releases()
+
+    def build_api_docs(self, _: QueryParams, __: RequestDeadline) -> TemplateContext:
+        """The OpenAPI document."""
+        document = self._get_openapi_document()
+        return {"document": document, "schemas": document["components"]["schemas"]}
 
 
 def _parse_query_string(query_string: str) -> dict[str, list[str]]:
     try:
         return parse_qs(query_string, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
-        raise QueryError(f"the address: at most {_MAX_QUERY_FIELDS} fields are allowed") from None
+        raise QueryError(f"the query string: at most {_MAX_QUERY_FIELDS} fields are allowed") from None
 
 
-def _find_stored_history(snapshot: Snapshot, query: Query) -> Rows:
-    """Rows of the items that a user had taken when the release was made; none of who is not known."""
+def _find_history_rows(snapshot: Snapshot, query: Query) -> Rows:
+    """Rows of the query's history, else of the stored one, oldest first; -1 for items that are not here."""
+    if query.history is not None:
+        return snapshot.to_rows(list(query.history))
     users = snapshot.release.users
     row = None if users is None or query.user_id is None else users.ids.to_row(query.user_id)
-    return (
-        np.empty(0, dtype=np.int64) if users is None or row is None else snapshot.to_latest_rows(users.histories[row])
-    )
-
-
-def _build_api_docs(
-    app: FastAPI, _: Mapping[str, list[str]], __: Mapping[str, str], ___: RequestDeadline
-) -> TemplateContext:
-    """The OpenAPI document, for its page."""
-    document = openapi.build_openapi(app)
-    return {"document": document, "schemas": document["components"]["schemas"]}
+    if users is None or row is None:
+        return np.empty(0, dtype=np.int64)
+    return snapshot.to_latest_rows(users.histories[row])

@@ -9,7 +9,7 @@ function suggestUsers() {
   input.addEventListener("input", () => {
     clearTimeout(waiting);
     waiting = setTimeout(async () => {
-      const answer = await fetch("/page/users?prefix=" + encodeURIComponent(input.value));
+      const answer = await fetch("/ui/users?prefix=" + encodeURIComponent(input.value));
       if (!answer.ok) return;
       const { ids } = await answer.json();
       list.replaceChildren(...ids.map((id) => Object.assign(document.createElement("option"), { value: id })));

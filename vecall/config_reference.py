@@ -1,0 +1,216 @@
+"""Reference of every key of vecall.toml, generated from the settings models: type, default, range, meaning, presets."""
+
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from vecall.config import PRESETS, Config
+
+REQUIRED = object()  # default of a key that must be given
+
+_TYPE_NAMES: dict[object, str] = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+_BOUNDS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+
+
+@dataclass(frozen=True)
+class ConfigKey:
+    """A key of a settings file.
+
+    Attributes:
+        section: path of its table, such as `model.history`; empty at the top.
+        name: of the key.
+        type: in words, such as `integer` or `"softmax" | "bce"`.
+        default: `REQUIRED`, None where the key may be left out, or a value.
+        bounds: range of a number, such as `> 0, ≤ 1`; empty where there is none.
+        description: what it means.
+        presets: by name of the preset, the value that it sets, where that is not the default.
+    """
+
+    section: str
+    name: str
+    type: str
+    default: object
+    bounds: str
+    description: str
+    presets: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """The key with its section, such as `model.history.length`."""
+        return f"{self.section}.{self.name}" if self.section else self.name
+
+
+def list_config_keys() -> list[ConfigKey]:
+    """Every key of vecall.toml, in the order of its sections."""
+    return [_with_presets(key) for key in list_model_keys(Config)]
+
+
+def list_model_keys(model: type[BaseModel], section: str = "") -> list[ConfigKey]:
+    """Every key of a settings model, sub-tables after the keys of their table.
+
+    A table of tables by name, such as the features of items, is listed once for each kind that its entries may have,
+    in a section such as `schema.items.features.NAME (category)`.
+    """
+    keys, tables = [], []
+    for field_name, info in model.model_fields.items():
+        name = info.alias or field_name
+        path = f"{section}.{name}" if section else name
+        if submodel := _as_model(info.annotation):
+            tables += list_model_keys(submodel, path)
+        elif kinds := _list_entry_kinds(info.annotation):
+            for kind in kinds:
+                tables += list_model_keys(kind, f"{path}.NAME ({kind.model_fields['kind'].default})")
+        else:
+            keys.append(_describe_key(section, name, info))
+    return [*keys, *tables]
+
+
+def render_toml(preset: str | None = None) -> str:
+    """A vecall.toml of all keys with their defaults, as a file to edit: what must or may be given is commented out.
+
+    Args:
+        preset: a name of `PRESETS`, whose values stand instead of the defaults; None: those of the default preset.
+    """
+    lines, section = ["# vecall.toml: every key with its default. Keys without a default are commented out."], None
+    for key in list_config_keys():
+        if key.section != section:
+            section = key.section
+            lines += ["", f"# [{section}]" if "NAME" in section else f"[{section}]"]
+        lines.append(_render_toml_line(key, preset))
+    return "\n".join(lines) + "\n"
+
+
+def render_markdown(keys: Sequence[ConfigKey]) -> str:
+    """Tables of keys, one for each section."""
+    lines: list[str] = []
+    section = None
+    for key in keys:
+        if key.section != section:
+            section = key.section
+            title = [f"## `[{section}]`", ""] if section else []
+            lines += ["", *title, "| key | type | default | range | meaning |", "| --- | --- | --- | --- | --- |"]
+        cells = (
+            f"`{key.name}`",
+            key.type,
+            _render_default(key.default),
+            key.bounds,
+            key.description + _render_presets(key.presets),
+        )
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _with_presets(key: ConfigKey) -> ConfigKey:
+    presets = {
+        name: value
+        for name, sections in PRESETS.items()
+        if (value := _look_up(sections, key.path)) is not None and value != key.default
+    }
+    return ConfigKey(key.section, key.name, key.type, key.default, key.bounds, key.description, presets)
+
+
+def _look_up(sections: Mapping[str, Any], path: str) -> object:
+    value: Any = sections
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _describe_key(section: str, name: str, info: FieldInfo) -> ConfigKey:
+    default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
+    return ConfigKey(
+        section, name, _describe_type(info.annotation), default, _describe_bounds(info.metadata), info.description or ""
+    )
+
+
+def _describe_bounds(metadata: Sequence[object]) -> str:
+    parts = [
+        f"{sign} {_format_number(value)}"
+        for attribute, sign in _BOUNDS
+        for constraint in metadata
+        if (value := getattr(constraint, attribute, None)) is not None
+    ]
+    return ", ".join(parts)
+
+
+def _format_number(value: float) -> str:
+    if isinstance(value, int) and value >= 2**20 and (power := math.log2(value)).is_integer():
+        return f"2^{power:.0f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _describe_type(annotation: Any) -> str:  # noqa: ANN401 - a type
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _describe_type(arguments[0])
+    if origin is Literal:
+        return " | ".join(json.dumps(value) for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_describe_type(part) for part in arguments if part is not type(None))
+    if origin is tuple:
+        return f"list of {_describe_type(arguments[0])}"
+    if origin is dict:
+        return f"table of {_describe_type(arguments[1])} by name"
+    return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _as_model(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - a type
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _list_entry_kinds(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - a type
+    """Models that the entries of a table by name may be; empty where they are no models."""
+    if get_origin(annotation) is not dict:
+        return []
+    return [model for model in _iterate_leaf_types(get_args(annotation)[1]) if _as_model(model)]
+
+
+def _iterate_leaf_types(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - a type
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        yield from _iterate_leaf_types(arguments[0])
+    elif arguments:
+        for part in arguments:
+            yield from _iterate_leaf_types(part)
+    else:
+        yield annotation
+
+
+def _render_toml_line(key: ConfigKey, preset: str | None) -> str:
+    value = key.presets.get(preset, key.default) if preset else key.default
+    if preset and key.path == "model.preset":
+        value = preset
+    comment = "; ".join(part for part in (key.type, key.bounds, key.description) if part)
+    if value is REQUIRED or value is None or "NAME" in key.section:
+        example = "" if value is REQUIRED or value is None else f" {_to_toml(value)}"
+        marker = "required; " if value is REQUIRED else ""
+        return f"# {key.name} ={example}  # {marker}{comment}"
+    return f"{key.name} = {_to_toml(value)}  # {comment}"
+
+
+def _render_default(default: object) -> str:
+    return "required" if default is REQUIRED else "" if default is None else f"`{_to_toml(default)}`"
+
+
+def _render_presets(presets: Mapping[str, object]) -> str:
+    if not presets:
+        return ""
+    values = ", ".join(f"`{name}` {_to_toml(value)}" for name, value in presets.items())
+    return f" (presets: {values})"
+
+
+def _to_toml(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_to_toml, value))}]"
+    if isinstance(value, Mapping):
+        return (
+            "{ " + ", ".join(f"{name} = {_to_toml(entry)}" for name, entry in value.items()) + " }" if value else "{}"
+        )
+    return json.dumps(value)
