@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from harness.clustered_vectors import ClusteredVectors
@@ -22,7 +23,6 @@ from harness.service.users import K, make_query_histories
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.service.threads import limit_faiss_to_one_thread
 
 _WARMUP_CALLS = 200
 
@@ -57,7 +57,7 @@ def _make_call(store: Path) -> Callable[[], object]:
     pool = ClusteredVectors(release.index.size, release.index.dim)
     histories = [release.item_ids.to_rows(history) for history in make_query_histories(pool)]
     no_features, search_params, index = to_feature_frame([{}], {}), curve.look_up(K), 0
-    limit_faiss_to_one_thread()
+    faiss.omp_set_num_threads(1)  # as in the service
 
     def recall_once() -> None:
         nonlocal index
