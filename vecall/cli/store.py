@@ -21,7 +21,7 @@ def compact(
     activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
     release: Annotated[str | None, typer.Option("--release", help="To start from; the current one by default.")] = None,
     *,
-    tied_to_parent: Annotated[bool, typer.Option("--ends-with-parent", hidden=True)] = False,
+    tied_to_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the next release of a release and the live changes since. One thread, low priority; loads no torch."""
