@@ -24,7 +24,7 @@ soak: $(INSTALLED)  ## Mixed load on a service that switches releases: a minute,
 # CYCLES=100 and SEED=1 may be given in the environment.
 torture: $(INSTALLED)  ## A thousand writers killed, and a disk that fails at every call
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 timeout 3600 $(BIN)/python -m pytest -s -m 'slow or torture' \
-		-k 'not many_deaths' -o log_cli=true -o log_cli_level=INFO \
+		-k 'not test_200_killed' -o log_cli=true -o log_cli_level=INFO \
 		tests/live/test_crash_recovery.py tests/live/test_store_faults.py tests/live/test_disk_faults.py
 
 check: $(INSTALLED)  ## Lint, format and types
