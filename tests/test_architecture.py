@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "index"},
     # From here on everything may be used; what stands further down may use what stands above.
     "config": {"data", "evaluation", "index", "towers", "training"},
+    "config_reference": {"config"},
     "pipeline": {"config", "data", "evaluation", "index", "live", "release", "towers", "training"},
     "console": set(),
     "quickstart": {"config", "console", "data", "evaluation", "pipeline", "recall"},

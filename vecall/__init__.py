@@ -1,6 +1,7 @@
 """vecall (矢量召回): the vector recall stage of recommender systems.
 
-All public names are here. Each is imported on first access, so that only `fit`, `publish` and `evaluate` load torch.
+All public names are here. Each is imported on first access, so that only `fit`, `publish`, `publish_towers`,
+`DenseTower` and `evaluate` load torch.
 """
 
 from importlib import import_module

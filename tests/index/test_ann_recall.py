@@ -1,64 +1,81 @@
 import numpy as np
 import pytest
 
-from vecall.index.ann_recall import recall_per_query, tail_recall_per_query
+from vecall.index.ann_recall import (
+    compute_ci95_half_width,
+    recall_from_scores,
+    recall_per_query,
+    tail_recall_per_query,
+)
 from vecall.index.exact import ExactIndex
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.release.store import Store
 
 # Scores 9, 7, 7, 7, 5, 1 for the query [1, 0].
 INDEX = ExactIndex.build(np.array([[9, 0], [7, 1], [7, 2], [7, 3], [5, 0], [1, 0]], dtype=np.float32))
 QUERY = np.array([[1, 0]], dtype=np.float32)
 
 
-def share(found, exact, tail=None):
+def compute_recall(found, exact, tail_size=None):
     rows = np.array([found]), np.array([exact])
-    if tail is None:
+    if tail_size is None:
         return recall_per_query(INDEX, QUERY, *rows)[0]
-    return tail_recall_per_query(INDEX, QUERY, *rows, tail)[0]
+    return tail_recall_per_query(INDEX, QUERY, *rows, tail_size)[0]
 
 
 @pytest.mark.parametrize(
     ("found", "exact", "expected"),
     [
         ([0, 1, 4], [0, 1, 2], 2 / 3),
-        ([0, 3, 2], [0, 1, 2], 1.0),  # which of equal rows is found makes no difference
-        ([3, 3, 3], [0, 1, 2], 1 / 3),  # one that stands twice counts once
+        ([0, 3, 2], [0, 1, 2], 1.0),  # any of the tied rows counts
+        ([3, 3, 3], [0, 1, 2], 1 / 3),  # a repeated row counts once
         ([-1, -1, 0], [0, 1, 2], 1 / 3),
         ([-1, -1, -1], [0, 1, 2], 0.0),
-        ([0, 1, 2, 3, 4, 5], [0, 1, 2], 1.0),  # more than wanted: not above 1
-        ([4, 5, 0, -1], [0, 1, 2, 3, 4, 5, -1, -1], 0.5),  # of an answer that is shorter than k
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2], 1.0),  # never above 1
+        ([4, 5, 0, -1], [0, 1, 2, 3, 4, 5, -1, -1], 0.5),  # exact result shorter than k
     ],
 )
-def test_shares_by_hand(found, exact, expected):
-    assert share(found, exact) == pytest.approx(expected)
+def test_recall_by_hand(found, exact, expected):
+    assert compute_recall(found, exact) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("found", "tail", "expected"),
+    ("found", "tail_size", "expected"),
     [
         ([0, 1, 2, 3, 4, 5], 2, 1.0),
         ([0, 1, 2, 3, 4, -1], 2, 0.5),
         ([0, 1, 2, 3, -1, -1], 2, 0.0),
-        ([4, 5, -1, -1, -1, -1], 2, 1.0),  # what is nearer is not asked for
+        ([4, 5, -1, -1, -1, -1], 2, 1.0),  # rows before the tail do not count
         ([0, 4, 5, 1, -1, -1], 3, 2 / 3),
     ],
 )
-def test_shares_of_the_last_rows_by_hand(found, tail, expected):
-    assert share(found, [0, 1, 2, 3, 4, 5], tail) == pytest.approx(expected)
+def test_tail_recall_by_hand(found, tail_size, expected):
+    assert compute_recall(found, [0, 1, 2, 3, 4, 5], tail_size) == pytest.approx(expected)
 
 
-def test_many_equal_vectors_neither_mislead_nor_delay_the_tuner(tmp_path):
-    """A graph falls apart among them, and would be tuned until it looks at everything; cells are found right."""
+@pytest.mark.parametrize(
+    ("found_scores", "expected"),
+    [([9, 7, 7], 1.0), ([9, 7, 5], 2 / 3), ([5, 1], 0.0), ([], 0.0), ([9, 7, 7, 7], 1.0)],
+)
+def test_recall_from_scores_by_hand(found_scores, expected):
+    assert recall_from_scores(np.array(found_scores), np.array([9.0, 7.0, 7.0])) == pytest.approx(expected)
+
+
+def test_ci95_half_width_by_hand():
+    # The variance of 0, 0, 1, 1 is 1/3 with n - 1 in the denominator.
+    assert compute_ci95_half_width(np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx(1.96 * np.sqrt(1 / 3) / 2)
+    assert compute_ci95_half_width(np.full(5, 0.25)) == 0.0
+
+
+def test_many_equal_vectors_neither_mislead_nor_delay_tuning(tmp_path):
+    """A graph over them is disconnected, so tuning would go on to a full search; an IVF index finds them."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((6000, 32)).astype(np.float32)
     vectors[rng.permutation(6000)[:2500]] = rng.standard_normal(32)
     queries = rng.standard_normal((200, 32)).astype(np.float32)
     publish_vectors(tmp_path, np.arange(6000), vectors, queries=queries, index=IndexSettings(ks=[100]))
-    from vecall.release.store import Store
-
     manifest = Store.open(tmp_path).verify()
-    assert manifest.index.engine == "cells"
+    assert manifest.index.engine == "ivf"
     assert manifest.ann["recall"] > 0.97
-    tried = [point["width"] for point in manifest.ann["frontier"]]
-    assert max(tried) < 6000
+    assert max(point["width"] for point in manifest.ann["frontier"]) < 6000

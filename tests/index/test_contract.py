@@ -1,10 +1,12 @@
-"""What every index promises, over every index, beside an oracle that sorts all scores."""
+"""Contract of `vecall.index.base.Index`: one suite over every index, compared with an oracle that sorts all scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import faiss
 import numpy as np
 import pytest
+from support.vectors import random_vectors
 
 from vecall.errors import DataError, QueryError
 from vecall.index.base import SearchParams
@@ -17,236 +19,268 @@ from vecall.index.ivf import IvfPqIndex
 from vecall.index.kernels import compute_inner_products
 
 SHAPES = [(1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17)]
-LITTLE, ALL = SearchParams(3, 8), SearchParams(10**6, 10**6)
-BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "cells": partial(IvfPqIndex.build, nlist=8)}
+NARROW, FULL = SearchParams(3, 8), SearchParams(10**6, 10**6)
+BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "ivf": partial(IvfPqIndex.build, nlist=8)}
 
 
 @pytest.fixture(params=BUILDERS)
-def build(request):
-    return BUILDERS[request.param]
+def engine(request):
+    return request.param
 
 
-def some_vectors(n, dim, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+@pytest.fixture
+def build(engine):
+    return BUILDERS[engine]
 
 
-def oracle(vectors, queries, k, allowed=None):
-    """Rows and scores [B, k]: each row is scored alone, and all scores are sorted."""
+def oracle(vectors, queries, k, mask=None):
+    """Rows and scores [B, k] of the exact result: each row is scored alone, and all scores are sorted."""
     stored = np.ascontiguousarray(vectors).astype(np.float16)
     rows = np.full((len(queries), k), -1)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    candidates = np.arange(len(stored)) if allowed is None else np.flatnonzero(allowed)
+    candidates = np.arange(len(stored)) if mask is None else np.flatnonzero(mask)
     for b, query in enumerate(queries):
         all_scores = np.array([compute_inner_products(stored[row : row + 1], query)[0] for row in range(len(stored))])
-        assert_is_close(all_scores, stored.astype(np.float64), query.astype(np.float64))
+        assert_within_rounding_error(all_scores, stored.astype(np.float64), query.astype(np.float64))
         best = candidates[np.lexsort((candidates, -all_scores[candidates]))][:k]
         rows[b, : len(best)], scores[b, : len(best)] = best, all_scores[best]
     return rows, scores
 
 
-def assert_is_close(scores, vectors, query):
-    """A sum of D products of float32, in whatever order, is no further off (Higham 2002, section 3.1)."""
+def assert_within_rounding_error(scores, vectors, query):
+    """Error bound of a float32 sum of D products in any order (Higham 2002, section 3.1)."""
     bound = 1.01 * len(query) * 2.0**-24 * (np.abs(vectors) @ np.abs(query))
     assert (np.abs(scores - vectors @ query) <= bound + 2.0**-140).all()
 
 
-def assert_is(hits, expected):
+def assert_hits(hits, expected):
     rows, scores = expected
     assert (hits.rows.dtype, hits.scores.dtype) == (np.int64, np.float32)
     np.testing.assert_array_equal(hits.rows, rows)
     np.testing.assert_array_equal(hits.scores, scores)
 
 
-def assert_same(hits, others):
-    assert_is(hits, (others.rows, others.scores))
+def assert_same(hits, other_hits):
+    assert_hits(hits, (other_hits.rows, other_hits.scores))
 
 
-def some_bitmap(n, share, seed=2):
-    return Bitmap.from_mask(np.random.default_rng(seed).random(n) < share)
+def count_distinct_rows(hits):
+    """Number of distinct rows of each query, without padding."""
+    return [len(set(rows) - {-1}) for rows in hits.rows.tolist()]
+
+
+def random_bitmap(n, selectivity, seed=2):
+    return Bitmap.from_mask(np.random.default_rng(seed).random(n) < selectivity)
 
 
 @pytest.mark.parametrize(("n", "dim"), SHAPES)
-def test_answers_are_the_oracles(build, n, dim):
-    vectors, queries = some_vectors(n, dim), some_vectors(5, dim, seed=1)
+def test_full_search_returns_the_oracles_hits(build, n, dim):
+    vectors, queries = random_vectors(n, dim), random_vectors(5, dim, seed=1)
     index = build(vectors)
     assert (index.size, index.dim) == (n, dim)
     for k in {1, min(n, 20), n, n + 3}:
-        expected = oracle(vectors, queries, k)
-        assert_is(index.search_exact(queries, k), expected)
-        assert_is(index.search(queries, k, effort=ALL), expected)
-        assert_is(index.search(queries[:1], k, effort=ALL), (expected[0][:1], expected[1][:1]))
+        rows, scores = oracle(vectors, queries, k)
+        assert_hits(index.search_exact(queries, k), (rows, scores))
+        assert_hits(index.search(queries, k, search_params=FULL), (rows, scores))
+        assert_hits(index.search(queries[:1], k, search_params=FULL), (rows[:1], scores[:1]))
 
 
 @pytest.mark.parametrize(("n", "dim"), [(1, 3), (17, 1), (300, 17)])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_answers_under_a_bitmap_are_the_oracles(build, n, dim, share):
-    vectors, queries = some_vectors(n, dim), some_vectors(5, dim, seed=1)
+@pytest.mark.parametrize("selectivity", [0.0, 0.02, 0.5, 1.0])
+def test_full_search_under_a_bitmap_returns_the_oracles_hits(build, n, dim, selectivity):
+    vectors, queries = random_vectors(n, dim), random_vectors(5, dim, seed=1)
     index = build(vectors)
-    marked = np.random.default_rng(2).random(n) < share
-    one = np.arange(n) == n // 2
-    for mask in (marked, one):
+    random_mask = np.random.default_rng(2).random(n) < selectivity
+    single_row_mask = np.arange(n) == n // 2
+    for mask in (random_mask, single_row_mask):
         allowed = Bitmap.from_mask(mask)
         for k in (1, 20, n + 3):
-            expected = oracle(vectors, queries, k, mask)
-            assert_is(index.search_exact(queries, k, allowed=allowed), expected)
-            assert_is(index.search_exact(queries[:1], k, allowed=allowed), (expected[0][:1], expected[1][:1]))
-            assert_is(index.search(queries, k, effort=ALL, allowed=allowed), expected)
+            rows, scores = oracle(vectors, queries, k, mask)
+            assert_hits(index.search_exact(queries, k, allowed=allowed), (rows, scores))
+            assert_hits(index.search_exact(queries[:1], k, allowed=allowed), (rows[:1], scores[:1]))
+            assert_hits(index.search(queries, k, search_params=FULL, allowed=allowed), (rows, scores))
 
 
-@pytest.mark.parametrize("effort", [None, LITTLE, SearchParams(40, 100)])
-@pytest.mark.parametrize("share", [0.0, 0.003, 0.05, 0.5, 1.0])
-def test_whatever_the_effort_no_place_stays_empty_and_none_is_another_rows(build, effort, share):
-    vectors, queries = some_vectors(1200, 9), some_vectors(10, 9, seed=1)
-    index, allowed = build(vectors), some_bitmap(1200, share)
+def test_exact_search_returns_the_hits_of_the_exact_index(build, clustered):
+    vectors, queries = clustered
+    assert_same(build(vectors).search_exact(queries, 50), ExactIndex.build(vectors).search(queries, 50))
+
+
+@pytest.mark.parametrize("search_params", [None, NARROW, SearchParams(40, 100)])
+@pytest.mark.parametrize("selectivity", [0.0, 0.003, 0.05, 0.5, 1.0])
+def test_any_search_fills_k_hits_with_allowed_rows_and_exact_scores(build, search_params, selectivity):
+    vectors, queries = random_vectors(1200, 9), random_vectors(10, 9, seed=1)
+    index, allowed = build(vectors), random_bitmap(1200, selectivity)
     exact = index.search_exact(queries, 1200, allowed=allowed)
     for k in (1, 30, 400):
-        hits = index.search(queries, k, effort=effort, allowed=allowed)
-        found = min(k, allowed.count)
-        assert (hits.rows[:, found:] == -1).all()
-        assert (hits.scores[:, found:] == -np.inf).all()
-        assert all(len(set(line)) == found for line in hits.rows[:, :found].tolist())
-        assert allowed.contains(hits.rows[:, :found]).all()
-        # The scores are the exact search's, to the bit, and stand in its order.
-        places = [np.flatnonzero(np.isin(a, b)) for a, b in zip(exact.rows, hits.rows[:, :found], strict=True)]
-        np.testing.assert_array_equal(hits.rows[:, :found], np.take_along_axis(exact.rows, np.array(places), 1))
-        np.testing.assert_array_equal(hits.scores[:, :found], np.take_along_axis(exact.scores, np.array(places), 1))
+        hits = index.search(queries, k, search_params=search_params, allowed=allowed)
+        count = min(k, allowed.count)
+        assert (hits.rows[:, count:] == -1).all()
+        assert (hits.scores[:, count:] == -np.inf).all()
+        rows, scores = hits.rows[:, :count], hits.scores[:, :count]
+        assert all(len(set(query_rows)) == count for query_rows in rows.tolist())
+        assert allowed.contains(rows).all()
+        # The scores are bit-equal to those of the exact search, and the hits are in its order.
+        positions = np.array([np.flatnonzero(np.isin(a, b)) for a, b in zip(exact.rows, rows, strict=True)])
+        np.testing.assert_array_equal(rows, np.take_along_axis(exact.rows, positions, 1))
+        np.testing.assert_array_equal(scores, np.take_along_axis(exact.scores, positions, 1))
 
 
-@pytest.mark.parametrize("effort", [None, LITTLE, SearchParams(40, 100)])
-@pytest.mark.parametrize("share", [None, 0.3])
-def test_one_query_is_answered_as_in_a_batch(build, effort, share):
-    """Equal rows, too: they are cut at place k by nothing else than their number."""
-    vectors = some_vectors(1500, 13)
+@pytest.mark.parametrize("search_params", [None, NARROW, SearchParams(40, 100)])
+@pytest.mark.parametrize("selectivity", [None, 0.3])
+def test_single_query_gets_the_hits_it_gets_in_a_batch(build, search_params, selectivity):
+    """Half of the vectors have an equal one, so that ties are cut at k."""
+    vectors = random_vectors(1500, 13)
     vectors[500:1000] = vectors[:500]
-    index, queries = build(vectors), some_vectors(150, 13, seed=1)
-    allowed = None if share is None else some_bitmap(1500, share)
-    for search in (partial(index.search, effort=effort), index.search_exact):
+    index, queries = build(vectors), random_vectors(150, 13, seed=1)
+    allowed = None if selectivity is None else random_bitmap(1500, selectivity)
+    for search in (partial(index.search, search_params=search_params), index.search_exact):
         with use_faiss_threads(2):
-            hits = search(queries, 25, allowed=allowed)
-        alone = [search(queries[b : b + 1], 25, allowed=allowed) for b in range(150)]
-        assert_is(hits, (np.concatenate([one.rows for one in alone]), np.concatenate([one.scores for one in alone])))
+            batch = search(queries, 25, allowed=allowed)
+        singles = [search(queries[b : b + 1], 25, allowed=allowed) for b in range(150)]
+        rows = np.concatenate([hits.rows for hits in singles])
+        scores = np.concatenate([hits.scores for hits in singles])
+        assert_hits(batch, (rows, scores))
 
 
-@pytest.mark.parametrize("effort", [None, SearchParams(1, 1), ALL])
-def test_more_than_there_are_gives_all(build, effort):
-    index = build(some_vectors(30, 4))
-    hits = index.search(some_vectors(3, 4, seed=1), 50, effort=effort)
+@pytest.mark.parametrize("search_params", [None, SearchParams(1, 1), FULL])
+def test_k_beyond_the_size_returns_all_rows_and_padding(build, search_params):
+    index = build(random_vectors(30, 4))
+    hits = index.search(random_vectors(3, 4, seed=1), 50, search_params=search_params)
     assert (np.sort(hits.rows[:, :30], axis=1) == np.arange(30)).all()
     assert (hits.rows[:, 30:] == -1).all()
     assert (hits.scores[:, 30:] == -np.inf).all()
 
 
 @pytest.mark.parametrize("dim", [7, 33])
-def test_equal_vectors_have_equal_scores_and_stand_in_the_order_of_rows(build, dim):
-    vectors = np.tile(some_vectors(6, dim), (50, 1))  # row r and r + 6 are equal
-    queries = some_vectors(4, dim, seed=1)
+def test_equal_vectors_have_equal_scores_and_ascending_rows(build, dim):
+    vectors = np.tile(random_vectors(6, dim), (50, 1))  # rows r and r + 6 are equal
+    queries = random_vectors(4, dim, seed=1)
     index = build(vectors)
     for k in (1, 49, 51, 300):
-        assert_is(index.search_exact(queries, k), oracle(vectors, queries, k))
+        assert_hits(index.search_exact(queries, k), oracle(vectors, queries, k))
         hits = index.search(queries, k)
         order = np.lexsort((hits.rows, -hits.scores), axis=-1)
         assert (order == np.arange(k)).all()
-        assert all(len(set(line)) == k for line in hits.rows.tolist())
+        assert all(len(set(rows)) == k for rows in hits.rows.tolist())
         for rows, scores in zip(hits.rows, hits.scores, strict=True):
             assert len(set(zip((rows % 6).tolist(), scores.tolist(), strict=True))) == len(set((rows % 6).tolist()))
-    assert_is(index.search(queries, 300), oracle(vectors, queries, 300))
+    assert_hits(index.search(queries, 300), oracle(vectors, queries, 300))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_thousand_equal_vectors_are_all_found(build, value):
-    """Worse than any catalogue: a graph over them falls apart, but k answers are still owed."""
+    """A graph over them is disconnected, but the search must return k hits."""
     index = build(np.full((1000, 8), value, dtype=np.float32))
-    allowed = some_bitmap(1000, 0.3)
+    allowed = random_bitmap(1000, 0.3)
+    queries = np.ones((2, 8), dtype=np.float32)
     for k in (10, 200, 1000):
-        hits = index.search(np.ones((2, 8), dtype=np.float32), k)
+        hits = index.search(queries, k)
         assert (hits.scores == 8 * value).all()
-        assert all(len(set(line) - {-1}) == k for line in hits.rows.tolist())
-        hits = index.search(np.ones((2, 8), dtype=np.float32), k, allowed=allowed)
-        assert all(len(set(line) - {-1}) == min(k, allowed.count) for line in hits.rows.tolist())
+        assert count_distinct_rows(hits) == [k, k]
+        hits = index.search(queries, k, allowed=allowed)
+        assert count_distinct_rows(hits) == [min(k, allowed.count)] * 2
 
 
-def test_a_query_of_zeros_is_answered(build):
-    hits = build(some_vectors(1000, 8)).search(np.zeros((2, 8), dtype=np.float32), 30)
+def test_query_of_zeros_gets_k_hits_of_score_zero(build):
+    hits = build(random_vectors(1000, 8)).search(np.zeros((2, 8), dtype=np.float32), 30)
     assert (hits.scores == 0).all()
-    assert all(len(set(line) - {-1}) == 30 for line in hits.rows.tolist())
+    assert count_distinct_rows(hits) == [30, 30]
 
 
-def test_no_queries_no_answers(build):
-    index = build(some_vectors(20, 3))
-    none = np.empty((0, 3), dtype=np.float32)
-    for allowed in (None, some_bitmap(20, 0.5)):
-        for hits in (index.search(none, 4, allowed=allowed), index.search_exact(none, 4, allowed=allowed)):
+def test_empty_batch_gives_empty_hits(build):
+    index = build(random_vectors(20, 3))
+    queries = np.empty((0, 3), dtype=np.float32)
+    for allowed in (None, random_bitmap(20, 0.5)):
+        for hits in (index.search(queries, 4, allowed=allowed), index.search_exact(queries, 4, allowed=allowed)):
             assert hits.rows.shape == hits.scores.shape == (0, 4)
 
 
 @pytest.mark.parametrize("n", [1, 2500])
-def test_a_saved_index_answers_as_before(build, tmp_path, n):
-    vectors, queries, allowed = some_vectors(n, 9), some_vectors(10, 9, seed=1), some_bitmap(n, 0.4)
-    index = build(vectors)
-    save_index(index, tmp_path / "index.faiss")
-    again = load_index(tmp_path / "index.faiss")
-    assert type(again) is type(index)
-    assert (again.size, again.dim) == (n, 9)
-    for search in ("search", "search_exact"):
-        for kept in (None, allowed):
-            assert_same(*(getattr(one, search)(queries, 30, allowed=kept) for one in (again, index)))
-    assert_same(*(one.search(queries, 30, effort=SearchParams(2, 40)) for one in (again, index)))
-    np.testing.assert_array_equal(again.get_vectors(np.array([n - 1, 0])), index.vectors(np.array([n - 1, 0])))
+def test_loaded_index_returns_the_hits_of_the_saved_one(build, tmp_path, n):
+    vectors, queries, bitmap = random_vectors(n, 9), random_vectors(10, 9, seed=1), random_bitmap(n, 0.4)
+    saved = build(vectors)
+    save_index(saved, tmp_path / "index.faiss")
+    loaded = load_index(tmp_path / "index.faiss")
+    assert type(loaded) is type(saved)
+    assert (loaded.size, loaded.dim) == (n, 9)
+    for allowed in (None, bitmap):
+        assert_same(loaded.search(queries, 30, allowed=allowed), saved.search(queries, 30, allowed=allowed))
+        assert_same(loaded.search_exact(queries, 30, allowed=allowed), saved.search_exact(queries, 30, allowed=allowed))
+    assert_same(*(index.search(queries, 30, search_params=SearchParams(2, 40)) for index in (loaded, saved)))
+    rows = np.array([n - 1, 0])
+    np.testing.assert_array_equal(loaded.get_vectors(rows), saved.get_vectors(rows))
 
 
-@pytest.mark.parametrize("engine", BUILDERS)
-def test_half_precision_and_single_build_the_same_index(engine, tmp_path):
-    build = BUILDERS[engine] if engine == "exact" else partial(BUILDERS[engine], threads=1)
-    vectors = some_vectors(600, 7)
+def test_half_and_single_precision_build_the_same_index(engine, build, tmp_path):
+    if engine != "exact":
+        build = partial(build, threads=1)
+    vectors = random_vectors(600, 7)
     files = []
-    for given in (vectors, vectors.astype(np.float16), vectors.astype(np.float16).astype(np.float32)):
-        save_index(build(given), tmp_path / "index.faiss")
+    for values in (vectors, vectors.astype(np.float16), vectors.astype(np.float16).astype(np.float32)):
+        save_index(build(values), tmp_path / "index.faiss")
         files.append((tmp_path / "index.faiss").read_bytes())
     assert files[0] == files[1] == files[2]
 
 
-def test_threads_get_the_answers_of_one(build):
-    index = build(some_vectors(3000, 16))
-    queries = some_vectors(64, 16, seed=1)
-    bitmaps = [None, some_bitmap(3000, 0.3), some_bitmap(3000, 0.6, seed=3)]
-    jobs = [(b, 5 + b % 7, SearchParams(2 + b, 20 + b), bitmaps[b % 3]) for b in range(64)]  # each with its own effort
+def test_concurrent_searches_get_the_hits_of_sequential_ones(build):
+    index = build(random_vectors(3000, 16))
+    queries = random_vectors(64, 16, seed=1)
+    bitmaps = [None, random_bitmap(3000, 0.3), random_bitmap(3000, 0.6, seed=3)]
+    jobs = [(b, 5 + b % 7, SearchParams(2 + b, 20 + b), bitmaps[b % 3]) for b in range(64)]  # all parameters differ
 
-    def ask(job):
-        b, k, effort, allowed = job
-        hits = index.search(queries[b : b + 1], k, effort=effort, allowed=allowed)
+    def run(job):
+        b, k, search_params, allowed = job
+        hits = index.search(queries[b : b + 1], k, search_params=search_params, allowed=allowed)
         return hits.rows.tolist(), hits.scores.tolist()
 
-    alone = [ask(job) for job in jobs]
+    sequential = [run(job) for job in jobs]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, jobs * 5)) == alone * 5
+        assert list(pool.map(run, jobs * 5)) == sequential * 5
 
 
-def test_the_callers_arrays_stay_as_they_are(build):
-    vectors, queries, allowed = some_vectors(300, 5), some_vectors(3, 5, seed=1), some_bitmap(300, 0.5)
+def test_thread_count_of_faiss_is_restored(engine, build, clustered):
+    if engine != "exact":
+        build = partial(build, threads=1)
+    vectors, queries = clustered
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        index = build(vectors[:2000])
+        index.search(queries[:1], 5)
+        index.search(queries, 5)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_index_and_callers_arrays_do_not_change_each_other(build):
+    vectors, queries, allowed = random_vectors(300, 5), random_vectors(3, 5, seed=1), random_bitmap(300, 0.5)
     for array in (vectors, queries, allowed.bits):
         array.flags.writeable = False
     index = build(vectors)
     index.search(queries, 7)
     index.search(queries, 7, allowed=allowed)
     index.search_exact(queries, 7, allowed=allowed)
-    got = index.vectors(np.arange(3))
-    got[:] = 0  # a copy: the index does not change either
-    np.testing.assert_array_equal(index.vectors(np.arange(300)), vectors.astype(np.float16))
-    writable = some_vectors(300, 5)
-    index = build(writable)
-    writable[:] = 0
-    np.testing.assert_array_equal(index.vectors(np.arange(300)), vectors.astype(np.float16))
+    returned = index.get_vectors(np.arange(3))
+    returned[:] = 0  # a copy
+    np.testing.assert_array_equal(index.get_vectors(np.arange(300)), vectors.astype(np.float16))
+    overwritten = random_vectors(300, 5)
+    index = build(overwritten)
+    overwritten[:] = 0
+    np.testing.assert_array_equal(index.get_vectors(np.arange(300)), vectors.astype(np.float16))
 
 
-def test_views_of_other_arrays_will_do(build):
-    vectors, queries = some_vectors(300, 10)[::2, ::2], some_vectors(8, 10, seed=1)[::2, ::2]
+def test_non_contiguous_arrays_are_accepted(build):
+    vectors, queries = random_vectors(300, 10)[::2, ::2], random_vectors(8, 10, seed=1)[::2, ::2]
     index, expected = build(vectors), oracle(vectors, np.ascontiguousarray(queries), 3)
-    assert_is(index.search(queries, 3, effort=ALL), expected)
-    assert_same(index.search(queries, 3, effort=LITTLE), index.search(queries.copy(), 3, effort=LITTLE))
-    turned = np.asfortranarray(queries)
-    assert_is(index.search_exact(turned, 3), expected)
-    assert_same(index.search(turned, 3, effort=LITTLE), index.search(queries.copy(), 3, effort=LITTLE))
-    assert_is(build(np.asfortranarray(vectors)).search_exact(queries, 3), expected)
+    fortran_queries = np.asfortranarray(queries)
+    narrow_hits = index.search(queries.copy(), 3, search_params=NARROW)
+    assert_hits(index.search(queries, 3, search_params=FULL), expected)
+    assert_same(index.search(queries, 3, search_params=NARROW), narrow_hits)
+    assert_hits(index.search_exact(fortran_queries, 3), expected)
+    assert_same(index.search(fortran_queries, 3, search_params=NARROW), narrow_hits)
+    assert_hits(build(np.asfortranarray(vectors)).search_exact(queries, 3), expected)
 
 
 @pytest.mark.parametrize(
@@ -261,33 +295,33 @@ def test_views_of_other_arrays_will_do(build):
         (np.ones((1, 4), np.float32), 0),
     ],
 )
-def test_bad_queries_are_refused(build, queries, k):
-    index = build(some_vectors(50, 4))
+def test_invalid_queries_are_refused(build, queries, k):
+    index = build(random_vectors(50, 4))
     for search in (index.search, index.search_exact):
         with pytest.raises(QueryError, match="expect"):
             search(queries, k)
 
 
-def test_the_largest_queries_and_vectors_have_finite_scores(build):
+def test_largest_allowed_queries_and_vectors_have_finite_scores(build):
     index = build(np.array([[65504.0] * 64, [-65504.0] * 64] * 20, dtype=np.float32))
-    for effort in (ALL, SearchParams(1, 3)):
-        hits = index.search(np.full((1, 64), 1e29, dtype=np.float32), 2, effort=effort)
+    for search_params in (FULL, SearchParams(1, 3)):
+        hits = index.search(np.full((1, 64), 1e29, dtype=np.float32), 2, search_params=search_params)
         assert (hits.rows % 2 == 0).all()
         assert np.isfinite(hits.scores).all()
 
 
 @pytest.mark.parametrize("size", [49, 51, 0])
-def test_a_bitmap_that_does_not_fit_is_refused(build, size):
-    index = build(some_vectors(50, 4))
+def test_bitmap_of_another_size_is_refused(build, size):
+    index = build(random_vectors(50, 4))
     for search in (index.search, index.search_exact):
         with pytest.raises(QueryError, match=f"over {size} rows; this index has 50"):
-            search(some_vectors(1, 4), 3, allowed=Bitmap.full(size))
+            search(random_vectors(1, 4), 3, allowed=Bitmap.full(size))
 
 
 @pytest.mark.parametrize("row", [-1, 50])
-def test_vectors_of_rows_that_are_not_there_are_refused(build, row):
+def test_vectors_of_missing_rows_are_refused(build, row):
     with pytest.raises(QueryError, match="0 to 49"):
-        build(some_vectors(50, 4)).vectors(np.array([3, row]))
+        build(random_vectors(50, 4)).get_vectors(np.array([3, row]))
 
 
 @pytest.mark.parametrize(
@@ -300,16 +334,16 @@ def test_vectors_of_rows_that_are_not_there_are_refused(build, row):
         np.ones((4, 4), np.int64),
     ],
 )
-def test_arrays_of_another_kind_are_refused(build, vectors):
+def test_vectors_of_wrong_shape_or_type_are_refused(build, vectors):
     with pytest.raises(DataError, match=r"expected float32 or float16 \[N, D\]"):
         build(vectors)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 65520.0])
-def test_numbers_that_cannot_be_stored_are_refused(build, number, dtype):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 65520.0])
+def test_values_beyond_half_precision_are_refused(build, value, dtype):
     with np.errstate(over="ignore"):
-        vectors = some_vectors(50, 4).astype(dtype)
-        vectors[31, 2] = number
+        vectors = random_vectors(50, 4).astype(dtype)
+        vectors[31, 2] = value
     with pytest.raises(DataError, match="item vector 31"):
         build(vectors)

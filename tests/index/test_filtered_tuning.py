@@ -1,9 +1,10 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vecall.index import tuning as tuning
+from vecall.index import filtered_tuning, tuning
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
@@ -18,39 +19,41 @@ def normal(n, seed):
     return np.random.default_rng(seed).standard_normal((n, 8)).astype(np.float32)
 
 
-INDEXES = {
+BUILDERS = {
     "hnsw": lambda: HnswIndex.build(normal(4000, 0), m=8, ef_construction=60),
-    "cells": lambda: IvfPqIndex.build(normal(4000, 0), threads=1),
+    "ivf": lambda: IvfPqIndex.build(normal(4000, 0), threads=1),
 }
 
 
-@pytest.mark.parametrize("kind", INDEXES)
-def test_widths_under_filters_are_measured(monkeypatch, kind):
-    index = INDEXES[kind]()
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 1.0)  # dear, so that all rates are measured
-    found = tune(index, normal(60, 1), [10, 20], 0.95)
-    widths = found.filtered_params.widths
-    assert [one.rank for one in widths] == [50, 167, 500, 1000, 1667]
-    assert all(one.width_for_all <= one.width_for_tail for one in widths)
-    others = normal(60, 2)
-    for share in (1, 0.3, 0.1):
-        allowed = Bitmap.from_mask(np.random.default_rng(3).random(4000) < share)
+@pytest.mark.parametrize("engine", BUILDERS)
+def test_tuned_widths_reach_the_target_under_filters_and_exclusions(monkeypatch, engine):
+    index = BUILDERS[engine]()
+    # A scan is so expensive that every selectivity is measured.
+    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 1.0)
+    result = tune(index, normal(60, 1), [10, 20], 0.95)
+    widths = result.filtered_params.widths
+    assert [width.rank for width in widths] == [50, 167, 500, 1000, 1667]
+    assert all(width.width_for_all <= width.width_for_tail for width in widths)
+    other_queries = normal(60, 2)
+    for selectivity in (1, 0.3, 0.1):
+        allowed = Bitmap.from_mask(np.random.default_rng(3).random(4000) < selectivity)
         for excluded in (0, 60):
-            wanted = 10 + excluded
-            effort = found.curve.look_up(wanted, rank=math.ceil(wanted * 4000 / allowed.count), excluded_count=excluded)
-            truth = index.search_exact(others, wanted, allowed=allowed).rows[:, excluded:]
-            rows = index.search(others, wanted, search_params=effort, allowed=allowed).rows
-            assert recall_per_query(index, others, rows, truth).mean() > 0.93
+            fetch_k = 10 + excluded
+            rank = math.ceil(fetch_k * 4000 / allowed.count)
+            search_params = result.curve.look_up(fetch_k, rank=rank, excluded_count=excluded)
+            exact_rows = index.search_exact(other_queries, fetch_k, allowed=allowed).rows[:, excluded:]
+            found_rows = index.search(other_queries, fetch_k, search_params=search_params, allowed=allowed).rows
+            assert recall_per_query(index, other_queries, found_rows, exact_rows).mean() > 0.93
 
 
-def test_widths_that_would_cost_more_than_a_scan_are_not_looked_for(monkeypatch):
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 0.0)
-    found = tune(INDEXES["hnsw"](), normal(60, 1), [10], 0.95)
-    assert {one.width_for_tail for one in found.filtered_params.widths} <= {found.best_points[-1].width}
+def test_widths_that_cost_more_than_a_scan_are_not_tried(monkeypatch):
+    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 0.0)
+    result = tune(BUILDERS["hnsw"](), normal(60, 1), [10], 0.95)
+    assert {width.width_for_tail for width in result.filtered_params.widths} <= {result.best_points[-1].width}
 
 
-class Planted:
-    """Of the exact answer the rows up to `width` are found, if they are among the first `depth`."""
+class PlantedIndex:
+    """Finds the exact rows up to the smaller of `width` and `rerank_depth`."""
 
     size = 10_000
 
@@ -58,24 +61,21 @@ class Planted:
         return -rows.astype(np.float32)
 
     def search_exact(self, queries, k, *, allowed=None):
-        raise AssertionError("only the answer without a filter is asked for")
+        raise AssertionError("the exact result without a filter is passed in")
 
     def search(self, queries, k, *, search_params=None, allowed=None):
-        rows = np.where(np.arange(k) < min(search_params.width, search_params.depth), np.arange(k), -1)
-
-        class Hits:
-            pass
-
-        Hits.rows = np.tile(rows, (len(queries), 1))
-        return Hits
+        found = min(search_params.width, search_params.rerank_depth)
+        rows = np.where(np.arange(k) < found, np.arange(k), -1)
+        return SimpleNamespace(rows=np.tile(rows, (len(queries), 1)))
 
 
-def test_depth_is_found_before_the_width(monkeypatch):
-    """Rows 95 to 99 of 100 must be found: depth 50 needs twice as much for that, and then the width grows from 20."""
-    nearest = np.tile(np.arange(100), (5, 1))
-    monkeypatch.setattr("vecall.index.filtered_tuning._PASS_RATES", (1,))
-    found = tune_filtered(Planted(), normal(5, 0), nearest, [(100, SearchParams(20, 50))], 0.9, CostModel(0, 0, 0, 1))
-    assert found.depth_factor == 2.0
-    (width,) = found.widths
+def test_depth_factor_is_found_before_the_width(monkeypatch):
+    """Rows 95 to 99 of 100 must be found: that takes twice the depth of 50, and then the width grows from 20."""
+    exact_rows = np.tile(np.arange(100), (5, 1))
+    monkeypatch.setattr(filtered_tuning, "_SELECTIVITIES", (1,))
+    points = [(100, SearchParams(20, 50))]
+    params = tune_filtered(PlantedIndex(), normal(5, 0), exact_rows, points, 0.9, CostModel(0, 0, 0, 1))
+    assert params.depth_factor == 2.0
+    (width,) = params.widths
     assert width.rank == 100
     assert 90 <= width.width_for_all < 98 <= width.width_for_tail < 120

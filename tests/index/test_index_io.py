@@ -1,6 +1,7 @@
 import faiss
 import numpy as np
 import pytest
+from support.vectors import random_vectors
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.base import SearchParams
@@ -8,82 +9,86 @@ from vecall.index.exact import ExactIndex
 from vecall.index.index_io import load_index, save_index
 from vecall.index.ivf import IvfPqIndex
 
-INNER, FP16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
+INNER_PRODUCT, FP16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
 
 
-def normal(n, dim=4):
-    return np.random.default_rng(0).standard_normal((n, dim), dtype=np.float32)
+def test_saving_into_a_missing_directory_is_a_store_error(tmp_path):
+    with pytest.raises(StoreError, match=r"cannot be written: .*check that its directory exists"):
+        save_index(ExactIndex.build(random_vectors(5, 4)), tmp_path / "none" / "index.faiss")
 
 
-def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):
-    with pytest.raises(StoreError, match="such a folder"):
-        save_index(ExactIndex.build(normal(5)), tmp_path / "none" / "index.faiss")
-
-
-@pytest.mark.parametrize(("n", "dim", "given"), [(1, 1, 1), (50, 3, 50), (3000, 16, 64)])
-def test_cells_come_back_to_the_bit(tmp_path, n, dim, given):
-    index = IvfPqIndex.build(normal(n, dim), nlist=given)
-    save_index(index, tmp_path / "index.faiss")
-    again = load_index(tmp_path / "index.faiss")
-    assert isinstance(again, IvfPqIndex)
-    assert (again.size, again.dim, again.nlist) == (n, dim, given)
-    np.testing.assert_array_equal(again._centroids, index._centroids)
-    queries = normal(30, dim)
+@pytest.mark.parametrize(("n", "dim", "nlist"), [(1, 1, 1), (50, 3, 50), (3000, 16, 64)])
+def test_loaded_ivf_index_equals_the_saved_one(tmp_path, n, dim, nlist):
+    saved = IvfPqIndex.build(random_vectors(n, dim), nlist=nlist)
+    save_index(saved, tmp_path / "index.faiss")
+    loaded = load_index(tmp_path / "index.faiss")
+    assert isinstance(loaded, IvfPqIndex)
+    assert (loaded.size, loaded.dim, loaded.nlist) == (n, dim, nlist)
+    np.testing.assert_array_equal(loaded._centroids, saved._centroids)
+    queries = random_vectors(30, dim)
     for k in (1, 20):
-        for effort in (None, SearchParams(1, k), SearchParams(7, 3 * k), SearchParams(given, n)):
-            hits, before = (one.search(queries, k, search_params=effort) for one in (again, index))
-            np.testing.assert_array_equal(hits.rows, before.rows)
-            np.testing.assert_array_equal(hits.scores, before.scores)
-    save_index(again, tmp_path / "again.faiss")
+        for params in (None, SearchParams(1, k), SearchParams(7, 3 * k), SearchParams(nlist, n)):
+            hits, expected = (index.search(queries, k, search_params=params) for index in (loaded, saved))
+            np.testing.assert_array_equal(hits.rows, expected.rows)
+            np.testing.assert_array_equal(hits.scores, expected.scores)
+    save_index(loaded, tmp_path / "again.faiss")
     assert (tmp_path / "again.faiss").read_bytes() == (tmp_path / "index.faiss").read_bytes()
 
 
-def cells(*, metric=INNER, residual=True, kind=FP16, by_graph=False, of=None, alone=False):
-    """Cells as others might make them; as they are here, they are ours."""
-    vectors = normal(700)
-    quantizer = faiss.IndexHNSWFlat(4, 8, metric) if by_graph else faiss.IndexFlat(4, metric)
-    lists = (of or faiss.IndexIVFPQFastScan)(quantizer, 4, 4, 4, 4, metric)
-    lists.by_residual = residual
-    stored = faiss.IndexScalarQuantizer(4, kind, metric)
-    for part in (lists, stored):
+def make_faiss_ivf(
+    *,
+    metric=INNER_PRODUCT,
+    by_residual=True,
+    storage_type=FP16,
+    is_graph_quantizer=False,
+    ivf_class=faiss.IndexIVFPQFastScan,
+    is_refined=True,
+):
+    """Faiss IVF index over 700 vectors; with the defaults it has the structure of an `IvfPqIndex`."""
+    vectors = random_vectors(700, 4)
+    quantizer = faiss.IndexHNSWFlat(4, 8, metric) if is_graph_quantizer else faiss.IndexFlat(4, metric)
+    ivf_index = ivf_class(quantizer, 4, 4, 4, 4, metric)
+    ivf_index.by_residual = by_residual
+    storage = faiss.IndexScalarQuantizer(4, storage_type, metric)
+    for part in (ivf_index, storage):
         part.train(vectors)
         part.add(vectors)
-    made = lists if alone else faiss.IndexRefine(lists, stored)
-    return faiss.deserialize_index(faiss.serialize_index(made))  # which owns its parts
+    index = faiss.IndexRefine(ivf_index, storage) if is_refined else ivf_index
+    return faiss.deserialize_index(faiss.serialize_index(index))  # a copy that owns its parts
 
 
-def test_cells_made_by_faiss_alone_are_read(tmp_path):
-    faiss.write_index(cells(), str(tmp_path / "index.faiss"))
+def test_ivf_index_written_by_faiss_alone_is_loaded(tmp_path):
+    faiss.write_index(make_faiss_ivf(), str(tmp_path / "index.faiss"))
     assert isinstance(load_index(tmp_path / "index.faiss"), IvfPqIndex)
 
 
-FOREIGN = {
-    "single precision": lambda: faiss.IndexFlatIP(4),
-    "eight bits": lambda: faiss.IndexScalarQuantizer(4, faiss.ScalarQuantizer.QT_8bit_direct, INNER),
-    "half precision by distance": lambda: faiss.IndexScalarQuantizer(4, FP16, faiss.METRIC_L2),
-    "a graph by distance": lambda: faiss.IndexHNSWSQ(4, FP16, 8, faiss.METRIC_L2),
-    "a graph of single precision": lambda: faiss.IndexHNSWFlat(4, 8, INNER),
-    "cells by distance": lambda: cells(metric=faiss.METRIC_L2),
-    "cells without residuals": lambda: cells(residual=False),
-    "cells of eight bits": lambda: cells(kind=faiss.ScalarQuantizer.QT_8bit),
-    "cells found by a graph": lambda: cells(by_graph=True),
-    "cells of slow codes": lambda: cells(of=faiss.IndexIVFPQ),
-    "cells without vectors": lambda: cells(alone=True),
+UNSUPPORTED = {
+    "flat, single precision": lambda: faiss.IndexFlatIP(4),
+    "flat, 8 bits": lambda: faiss.IndexScalarQuantizer(4, faiss.ScalarQuantizer.QT_8bit_direct, INNER_PRODUCT),
+    "flat, by distance": lambda: faiss.IndexScalarQuantizer(4, FP16, faiss.METRIC_L2),
+    "hnsw by distance": lambda: faiss.IndexHNSWSQ(4, FP16, 8, faiss.METRIC_L2),
+    "hnsw, single precision": lambda: faiss.IndexHNSWFlat(4, 8, INNER_PRODUCT),
+    "ivf by distance": lambda: make_faiss_ivf(metric=faiss.METRIC_L2),
+    "ivf without residuals": lambda: make_faiss_ivf(by_residual=False),
+    "ivf, 8-bit storage": lambda: make_faiss_ivf(storage_type=faiss.ScalarQuantizer.QT_8bit),
+    "ivf, graph quantizer": lambda: make_faiss_ivf(is_graph_quantizer=True),
+    "ivf without fast scan": lambda: make_faiss_ivf(ivf_class=faiss.IndexIVFPQ),
+    "ivf without stored vectors": lambda: make_faiss_ivf(is_refined=False),
 }
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_indexes_of_another_kind_are_refused(tmp_path, kind):
-    faiss.write_index(FOREIGN[kind](), str(tmp_path / "index.faiss"))
-    with pytest.raises(InvalidReleaseError, match=r"index\.faiss holds a \w+; expected .*publish") as refused:
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_unsupported_faiss_indexes_are_refused(tmp_path, kind):
+    faiss.write_index(UNSUPPORTED[kind](), str(tmp_path / "index.faiss"))
+    with pytest.raises(InvalidReleaseError, match=r"index\.faiss holds a faiss \w+; expected .*publish") as error_info:
         load_index(tmp_path / "index.faiss")
-    assert refused.value.file == "index.faiss"
+    assert error_info.value.file == "index.faiss"
 
 
 @pytest.mark.parametrize("content", [b"not faiss", b"", None])
-def test_files_of_another_kind_are_refused(tmp_path, content):
+def test_missing_and_foreign_files_are_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "index.faiss").write_bytes(content)
-    with pytest.raises(InvalidReleaseError, match=r"index\.faiss is no faiss index") as refused:
+    with pytest.raises(InvalidReleaseError, match=r"index\.faiss is not a readable faiss index") as error_info:
         load_index(tmp_path / "index.faiss")
-    assert refused.value.file == "index.faiss"
+    assert error_info.value.file == "index.faiss"

@@ -9,10 +9,12 @@ from vecall.index.planner import CostModel, SearchPlan, plan_search
 from vecall.index.search_params import SearchParamCurve
 
 CURVE = SearchParamCurve([(10, SearchParams(20, 30)), (100, SearchParams(110, 120))])
-CHEAP = CostModel(
-    fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0
-)  # the index always is
+FREE_INDEX = CostModel(fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0)
 COSTS = CostModel(fixed_ms=0.5, ms_per_width=0.01, ms_per_reranked_row=0.002, ms_per_scanned_row=0.001)
+
+
+def make_plan(k, *, size=1000, allowed, excluded=0, curve=CURVE, costs=FREE_INDEX):
+    return plan_search(k, size=size, allowed_count=allowed, excluded_count=excluded, curve=curve, costs=costs)
 
 
 def test_costs_by_hand():
@@ -21,90 +23,80 @@ def test_costs_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("k", "allowed", "excluded", "decision"),
+    ("k", "allowed", "excluded", "expected"),
     [
-        # All of them: no more than k are left.
+        # No more than k rows are left: all of them are returned.
         (10, 0, 0, SearchPlan("all", 0, None)),
         (10, 10, 0, SearchPlan("all", 0, None)),
         (10, 15, 5, SearchPlan("all", 0, None)),
         (1, 5, 5, SearchPlan("all", 0, None)),
-        # Nothing in the way: the rank is k.
+        # No filter and no exclusion: the rank is k.
         (10, 1000, 0, SearchPlan("index", 10, SearchParams(20, 30))),
         (55, 1000, 0, SearchPlan("index", 55, SearchParams(65, 75))),
-        # Half pass: the tenth of them is expected at rank 20; still about 10 are scored.
+        # Half of the rows are allowed: the tenth is expected at rank 20; the rerank depth stays that of k = 10.
         (10, 500, 0, SearchPlan("index", 10, SearchParams(30, 30))),
-        # The two nearest are excluded.
+        # The two nearest rows are excluded.
         (10, 1000, 2, SearchPlan("index", 12, SearchParams(22, 32))),
-        # Both: (10 + 5) · 1000 / 300 = 50.
+        # Filter and exclusions: (10 + 5) · 1000 / 300 = 50.
         (10, 300, 5, SearchPlan("index", 15, SearchParams(60, 35))),
         # 7 · 1000 / 300 = 23.3, so rank 24.
         (7, 300, 0, SearchPlan("index", 7, SearchParams(34, 30))),
-        # Beyond the curve: rank 250 is 2.5 times its end.
+        # Rank 250 is 2.5 times the end of the curve.
         (10, 40, 0, SearchPlan("index", 10, SearchParams(275, 30))),
     ],
 )
-def test_by_hand_where_the_index_costs_nothing(k, allowed, excluded, decision):
-    assert (
-        plan_search(k, size=1000, allowed_count=allowed, excluded_count=excluded, curve=CURVE, costs=CHEAP) == decision
-    )
+def test_plan_by_hand_if_the_index_is_free(k, allowed, excluded, expected):
+    assert make_plan(k, allowed=allowed, excluded=excluded) == expected
 
 
-def test_the_cheaper_way_is_taken():
-    """Rank 200 of 100,000 is width 220: .5 + 2.2 + .06 ms. That many rows are scanned in 2,760 · .001 ms."""
-    asked = {"size": 100_000, "curve": CURVE}
-    costs = CostModel(0.5, 0.01, 0.002, 0.001)
-    for allowed, path in ((2_000, "scan"), (5_000, "index")):
-        rank = math.ceil(10 * 100_000 / allowed)
-        effort = CURVE.look_up(10, rank=rank)
-        decision = plan_search(10, allowed_count=allowed, excluded_count=0, costs=costs, **asked)
-        assert decision.route == path
-        assert (costs.estimate_index_ms(effort) <= costs.estimate_scan_ms(allowed)) == (path == "index")
-    even = CostModel(5.0, 0.0, 0.0, 0.001)  # equal at 5,000
-    assert plan_search(10, allowed_count=5_000, excluded_count=0, costs=even, **asked).route == "index"
-    assert plan_search(10, allowed_count=4_999, excluded_count=0, costs=even, **asked).route == "scan"
-    assert (
-        plan_search(10, allowed_count=5_000, excluded_count=1, costs=even, **asked).route == "scan"
-    )  # the excluded one is not scored
+def test_cheaper_route_is_chosen():
+    """2,000 of 100,000 rows are scanned in 2 ms: the index takes 6.06 ms at rank 500, width 550.
+
+    5,000 rows are scanned in 5 ms: the index takes 0.5 + 2.2 + 0.06 ms at rank 200, width 220.
+    """
+    for allowed, route in ((2_000, "scan"), (5_000, "index")):
+        search_params = CURVE.look_up(10, rank=math.ceil(10 * 100_000 / allowed))
+        assert make_plan(10, size=100_000, allowed=allowed, costs=COSTS).route == route
+        assert (COSTS.estimate_index_ms(search_params) <= COSTS.estimate_scan_ms(allowed)) == (route == "index")
 
 
-def test_the_rank_is_rounded_up_and_within_the_pool():
-    # Two are wanted of 3 of 1,001 rows, one of them excluded: all. One: 2 · 1001 / 3 = 667.3, so rank 668.
-    assert plan_search(2, size=1001, allowed_count=3, excluded_count=1, curve=CURVE, costs=CHEAP).route == "all"
-    assert plan_search(
-        1, size=1001, allowed_count=3, excluded_count=1, curve=CURVE, costs=CHEAP
-    ).search_params == CURVE.look_up(2, rank=668)
-    assert plan_search(
-        999, size=1000, allowed_count=1000, excluded_count=0, curve=CURVE, costs=CHEAP
-    ).search_params == CURVE.look_up(999)
+def test_index_is_chosen_at_equal_cost_and_excluded_rows_are_not_scanned():
+    costs = CostModel(5.0, 0.0, 0.0, 0.001)  # equal at 5,000 rows
+    assert make_plan(10, size=100_000, allowed=5_000, costs=costs).route == "index"
+    assert make_plan(10, size=100_000, allowed=4_999, costs=costs).route == "scan"
+    assert make_plan(10, size=100_000, allowed=5_000, excluded=1, costs=costs).route == "scan"
 
 
-def test_an_exact_index_has_nothing_to_choose():
-    assert plan_search(10, size=1000, allowed_count=300, excluded_count=5, curve=None, costs=CHEAP) == SearchPlan(
-        "scan", 0, None
-    )
-    assert plan_search(10, size=1000, allowed_count=15, excluded_count=5, curve=None, costs=CHEAP) == SearchPlan(
-        "all", 0, None
-    )
+def test_rank_is_rounded_up_and_stays_within_the_index():
+    # Of 3 allowed rows of 1,001 one is excluded. k = 2 is all of them; k = 1 has rank 2 · 1001 / 3 = 667.3, so 668.
+    assert make_plan(2, size=1001, allowed=3, excluded=1).route == "all"
+    assert make_plan(1, size=1001, allowed=3, excluded=1).search_params == CURVE.look_up(2, rank=668)
+    assert make_plan(999, allowed=1000).search_params == CURVE.look_up(999)
+
+
+def test_exact_index_never_searches_an_index():
+    assert make_plan(10, allowed=300, excluded=5, curve=None) == SearchPlan("scan", 0, None)
+    assert make_plan(10, allowed=15, excluded=5, curve=None) == SearchPlan("all", 0, None)
 
 
 @given(
     k=st.integers(1, 2000),
     size=st.integers(1, 10**7),
-    part=st.floats(0, 1),
-    seen=st.floats(0, 1),
-    weights=st.lists(st.floats(0, 10), min_size=4, max_size=4),
+    allowed_share=st.floats(0, 1),
+    excluded_share=st.floats(0, 1),
+    costs=st.builds(CostModel, *[st.floats(0, 10)] * 4),
 )
-def test_whatever_is_asked_enough_is_fetched(k, size, part, seen, weights):
-    allowed = round(part * size)
-    excluded = round(seen * min(allowed, 3000))
-    costs = CostModel(*weights)
-    decision = plan_search(k, size=size, allowed_count=allowed, excluded_count=excluded, curve=CURVE, costs=costs)
-    assert (decision.route == "all") == (allowed - excluded <= k)
-    assert (decision.search_params is None) == (decision.route != "index")
-    if decision.route == "index":
-        assert decision.fetch_k == k + excluded <= allowed
-        assert decision.search_params.width >= CURVE.look_up(decision.fetch_k).width  # less passes, never less effort
-        assert decision.search_params.rerank_depth == CURVE.look_up(decision.fetch_k).rerank_depth
-        assert costs.estimate_index_ms(decision.search_params) <= costs.estimate_scan_ms(allowed - excluded)
+def test_any_plan_fetches_enough_rows_at_the_lower_cost(k, size, allowed_share, excluded_share, costs):
+    allowed = round(allowed_share * size)
+    excluded = round(excluded_share * min(allowed, 3000))
+    plan = make_plan(k, size=size, allowed=allowed, excluded=excluded, costs=costs)
+    assert (plan.route == "all") == (allowed - excluded <= k)
+    assert (plan.search_params is None) == (plan.route != "index")
+    if plan.route == "index":
+        assert plan.fetch_k == k + excluded <= allowed
+        unfiltered = CURVE.look_up(plan.fetch_k)
+        assert plan.search_params.width >= unfiltered.width  # a filter never narrows the search
+        assert plan.search_params.rerank_depth == unfiltered.rerank_depth
+        assert costs.estimate_index_ms(plan.search_params) <= costs.estimate_scan_ms(allowed - excluded)
     else:
-        assert decision.fetch_k == 0
+        assert plan.fetch_k == 0

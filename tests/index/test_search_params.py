@@ -7,70 +7,74 @@ CURVE = SearchParamCurve([(10, SearchParams(40, 20)), (20, SearchParams(80, 30))
 
 
 @pytest.mark.parametrize(
-    ("k", "effort"),
+    ("k", "expected"),
     [
         (1, (40, 20)),  # the first point's
         (10, (40, 20)),
         (12, (48, 22)),
-        (15, (60, 25)),  # half way
+        (15, (60, 25)),  # halfway
         (20, (80, 30)),
         (25, (91, 40)),  # 80 + 5/30 · 64 = 90.67, rounded up
         (50, (144, 90)),
-        (100, (288, 180)),  # in proportion beyond
+        (100, (288, 180)),  # proportional beyond the last point
     ],
 )
-def test_the_curve_by_hand(k, effort):
-    assert CURVE.look_up(k) == CURVE.look_up(k, rank=k) == SearchParams(*effort)
+def test_curve_by_hand(k, expected):
+    assert CURVE.look_up(k) == CURVE.look_up(k, rank=k) == SearchParams(*expected)
 
 
 @pytest.mark.parametrize(
-    ("k", "rank", "effort"), [(10, 20, (80, 20)), (12, 50, (144, 22)), (50, 5000, (14_400, 90)), (100, 15, (60, 180))]
+    ("k", "rank", "expected"), [(10, 20, (80, 20)), (12, 50, (144, 22)), (50, 5000, (14_400, 90)), (100, 15, (60, 180))]
 )
-def test_the_rank_says_how_far_to_look_and_k_how_many_to_score(k, rank, effort):
-    assert CURVE.look_up(k, rank=rank) == SearchParams(*effort)
+def test_rank_determines_the_width_and_k_the_depth(k, rank, expected):
+    assert CURVE.look_up(k, rank=rank) == SearchParams(*expected)
 
 
-def test_one_point_is_a_curve():
+def test_curve_of_one_point():
     curve = SearchParamCurve([(10, SearchParams(25))])
-    assert (curve.look_up(3), curve.look_up(10), curve.look_up(40), curve.look_up(11)) == (
-        SearchParams(25),
-        SearchParams(25),
-        SearchParams(100),
-        SearchParams(28),
-    )
+    assert [curve.look_up(k).width for k in (3, 10, 40, 11)] == [25, 25, 100, 28]
+    assert curve.look_up(40) == SearchParams(100)
     assert curve.points == ((10, SearchParams(25)),)
 
 
-def test_an_effort_says_itself():
+def test_labels_and_parameters_of_a_point():
     assert (SearchParams(48).to_label(), SearchParams(48, 150).to_label()) == ("48", "48 × 150")
     assert TuningPoint(10, 48, 150, 0.99, 0.001, 0.3).search_params == SearchParams(48, 150)
 
 
-def line(*widths):
+def test_point_reaches_the_target_with_its_lower_confidence_bound():
+    point = TuningPoint(10, 48, 150, recall=0.75, recall_ci95=0.25, p50_ms=0.3)
+    assert point.reaches(0.5)
+    assert not point.reaches(0.51)
+
+
+def make_filtered_params(*widths):
     return FilteredSearchParams(tuple(WidthAtRank(rank, width, width) for rank, width in widths))
 
 
-def test_filters_say_how_far_to_look_and_k_how_many_to_score():
+def test_curve_under_filters_by_hand():
     curve = SearchParamCurve(
-        [(100, SearchParams(10, 150)), (500, SearchParams(12, 600))], line((1000, 40), (10_000, 30))
+        [(100, SearchParams(10, 150)), (500, SearchParams(12, 600))], make_filtered_params((1000, 40), (10_000, 30))
     )
     assert curve.look_up(100) == SearchParams(10, 150)
-    assert curve.look_up(1000) == SearchParams(24, 1200)  # the nearest are found more easily than those at their end
+    assert curve.look_up(1000) == SearchParams(24, 1200)  # without a filter the filtered widths do not apply
     assert curve.look_up(100, rank=500) == SearchParams(12, 150)
     assert curve.look_up(100, rank=750) == SearchParams(26, 150)
     assert curve.look_up(100, rank=1000) == SearchParams(40, 150)
-    assert curve.look_up(300, rank=10_000) == SearchParams(40, 375)  # further is never nearer
+    assert curve.look_up(300, rank=10_000) == SearchParams(40, 375)  # widths never fall with the rank
 
 
-def test_beyond_the_last_rank_widths_grow_as_they_did_before():
+def test_width_beyond_the_last_rank_grows_by_the_last_power():
     points = [(100, SearchParams(10, 150))]
-    assert SearchParamCurve(points, line((1000, 40), (10_000, 30))).look_up(100, rank=20_000) == SearchParams(40, 150)
-    twice_at_four_times = SearchParamCurve(points, line((1000, 40), (4000, 80)))
-    assert twice_at_four_times.look_up(100, rank=16_000) == SearchParams(160, 150)
-    assert SearchParamCurve(points, line((1000, 40))).look_up(100, rank=4000) == SearchParams(160, 150)
+    flat = SearchParamCurve(points, make_filtered_params((1000, 40), (10_000, 30)))
+    assert flat.look_up(100, rank=20_000) == SearchParams(40, 150)
+    square_root = SearchParamCurve(points, make_filtered_params((1000, 40), (4000, 80)))
+    assert square_root.look_up(100, rank=16_000) == SearchParams(160, 150)
+    one_rank = SearchParamCurve(points, make_filtered_params((1000, 40)))
+    assert one_rank.look_up(100, rank=4000) == SearchParams(160, 150)
 
 
-def test_others_than_the_nearest_may_need_more_depth():
+def test_depth_factor_applies_only_with_a_rank():
     curve = SearchParamCurve(
         [(100, SearchParams(10, 150))], FilteredSearchParams((WidthAtRank(1000, 40, 40),), depth_factor=1.5)
     )
@@ -78,8 +82,8 @@ def test_others_than_the_nearest_may_need_more_depth():
     assert curve.look_up(100, rank=1000) == SearchParams(40, 225)
 
 
-def test_the_more_of_the_nearest_are_dropped_the_more_the_last_rows_count():
+def test_width_moves_to_the_tails_with_the_share_of_excluded_rows():
     curve = SearchParamCurve([(100, SearchParams(10))], FilteredSearchParams((WidthAtRank(1000, 40, 90),)))
     assert curve.look_up(100, rank=1000).width == 40
-    assert curve.look_up(100, rank=1000, excluded_count=25).width == 60  # half of the way, by their ratio
+    assert curve.look_up(100, rank=1000, excluded_count=25).width == 60  # geometric mean: sqrt(25 / 100) is half
     assert curve.look_up(200, rank=1000, excluded_count=200).width == 90

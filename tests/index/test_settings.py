@@ -4,19 +4,19 @@ from pydantic import ValidationError
 from vecall.index.settings import IndexSettings
 
 
-def test_a_whole_section():
+def test_hnsw_section_is_read():
     section = {"engine": "hnsw", "target_recall": 1, "ks": [1, 500], "latency_ms": 2, "M": 32, "ef": 64}
     settings = IndexSettings.model_validate(section)
     assert (settings.ks, settings.M, settings.ef_construction) == ((1, 500), 32, None)
 
 
-def test_a_section_of_cells():
-    settings = IndexSettings.model_validate({"engine": "cells", "cells": 4096, "probes": 64, "storage": "fp16"})
+def test_ivf_section_is_read():
+    settings = IndexSettings.model_validate({"engine": "ivf", "nlist": 4096, "nprobe": 64, "storage": "fp16"})
     assert (settings.nlist, settings.nprobe, settings.ef) == (4096, 64, None)
 
 
-def test_a_known_engine_says_that_it_is_not_built():
-    with pytest.raises(ValidationError, match="engine 'milvus' is not built yet: choose 'auto', 'hnsw', 'cells' or"):
+def test_unsupported_engine_is_refused_with_the_supported_ones():
+    with pytest.raises(ValidationError, match="engine 'milvus' is not supported yet: choose 'auto', 'hnsw', 'ivf' or"):
         IndexSettings(engine="milvus")
 
 
@@ -34,12 +34,13 @@ def test_a_known_engine_says_that_it_is_not_built():
         {"latency_ms": float("inf")},
         {"M": 1},
         {"ef": 0},
-        {"cells": 0},
-        {"probes": 0},
+        {"nlist": 0},
+        {"nprobe": 0},
         {"storage": "fp32"},
         {"m": 16},
     ],
 )
-def test_other_values_and_keys_are_refused(section):
-    with pytest.raises(ValidationError):
+def test_invalid_values_and_unknown_keys_are_refused(section):
+    with pytest.raises(ValidationError) as error_info:
         IndexSettings.model_validate(section)
+    assert {error["loc"][0] for error in error_info.value.errors()} == set(section)

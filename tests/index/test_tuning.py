@@ -6,226 +6,254 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall import progress
-from vecall.index import tuning as tuning
+from vecall.index import tuning
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Hits, SearchParams
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
-from vecall.index.search_params import TuningPoint
+from vecall.index.search_params import FilteredSearchParams, TuningPoint
 from vecall.index.tuning import measure_scan_ms_per_row, tune
 
 
-def unit(seed, n, dim=16):
+def unit_vectors(seed, n, dim=16):
     vectors = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def queries(n=50):
+def make_queries(n=50):
     return np.zeros((n, 2), np.float32)
 
 
-class Planted:
-    """An index that finds a known share of the right rows: width / `whole`, for every query or on average."""
+class PlantedIndex:
+    """Index whose search finds the share width / `full_width` of the exact rows.
 
-    def __init__(self, whole, *, spread=0.0, size=1000):
-        self.size, self.whole, self.spread, self.efforts = size, whole, spread, []
+    Attributes:
+        full_width: width that finds all exact rows.
+        spread: added to the share for odd queries, subtracted for even ones.
+        widths: widths of the batch searches so far.
+    """
+
+    def __init__(self, full_width, *, spread=0.0, size=1000):
+        self.size, self.full_width, self.spread, self.widths = size, full_width, spread, []
 
     def score(self, query, rows):
         return -rows.astype(np.float32)
 
-    def search_exact(self, asked, k, *, allowed=None):
-        rows = np.tile(np.arange(k), (len(asked), 1))
+    def search_exact(self, queries, k, *, allowed=None):
+        rows = np.tile(np.arange(k), (len(queries), 1))
         return Hits(rows, -rows.astype(np.float32))
 
-    def search(self, asked, k, *, search_params=None, allowed=None):
-        if len(asked) > 1:
-            self.efforts.append(search_params.width)
-        hits = self.search_exact(asked, k)
-        for place, row in enumerate(hits.rows):
-            luck = self.spread * (1 if place % 2 else -1)
-            row[round(k * min(1.0, max(0.0, search_params.width / self.whole + luck))) :] = -1
+    def search(self, queries, k, *, search_params=None, allowed=None):
+        if len(queries) > 1:
+            self.widths.append(search_params.width)
+        hits = self.search_exact(queries, k)
+        for b, query_rows in enumerate(hits.rows):
+            deviation = self.spread * (1 if b % 2 else -1)
+            found_share = min(1.0, max(0.0, search_params.width / self.full_width + deviation))
+            query_rows[round(k * found_share) :] = -1
         return hits
 
 
-class PlantedCells(IvfPqIndex):
-    """Cells, of which `probes` hold the share probes / `whole` of the truth, and its last row at place `needed` · k.
+class PlantedIvf(IvfPqIndex):
+    """IVF index of which nprobe lists hold the share nprobe / `full_nprobe` of the exact rows.
 
-    Queries take turns in what is needed.
+    The exact rows are evenly spaced among the first `depth_factor` · k candidates; with several factors, query b has
+    factor b modulo their number.
     """
 
     size, nlist = 1000, 64
 
-    def __init__(self, whole, *needed):
-        self.whole, self.needed, self.asked = whole, needed, []
+    def __init__(self, full_nprobe, *depth_factors):
+        self.full_nprobe, self.depth_factors, self.candidate_params = full_nprobe, depth_factors, []
 
-    search_exact, score = Planted.search_exact, Planted.score
+    search_exact, score = PlantedIndex.search_exact, PlantedIndex.score
 
-    def search(self, asked, k, *, search_params=None, allowed=None):
-        return self.search_exact(asked, k)
+    def search(self, queries, k, *, search_params=None, allowed=None):
+        return self.search_exact(queries, k)
 
-    def search_candidates(self, asked, search_params, allowed=None):
-        self.asked.append(search_params)
-        rows = np.full((len(asked), search_params.depth), -1)
-        k = round(search_params.depth / 6)
-        found = round(k * min(1.0, search_params.width / self.whole))
-        for turn, needed in enumerate(self.needed):
-            places = np.linspace(0, math.ceil(needed * k) - 1, k).astype(int)[:found]
-            rows[turn :: len(self.needed), places] = np.arange(found)
+    def search_candidates(self, queries, search_params, allowed=None):
+        self.candidate_params.append(search_params)
+        rows = np.full((len(queries), search_params.rerank_depth), -1)
+        k = round(search_params.rerank_depth / 6)  # 6 is the largest rerank factor
+        found = round(k * min(1.0, search_params.width / self.full_nprobe))
+        for remainder, depth_factor in enumerate(self.depth_factors):
+            positions = np.linspace(0, math.ceil(depth_factor * k) - 1, k).astype(int)[:found]
+            rows[remainder :: len(self.depth_factors), positions] = np.arange(found)
         return rows
 
 
-def timed(monkeypatch, milliseconds):
-    """Let searches take as long as a function of (k, effort) says."""
-    monkeypatch.setattr(tuning, "_median_ms", lambda index, queries, k, effort, allowed=None: milliseconds(k, effort))
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 1.0)
+def plant_latency(monkeypatch, ms_of, ms_per_scanned_row=1.0):
+    """Make searches take as many milliseconds as a function of the search parameters says, and scans a constant."""
+    monkeypatch.setattr(tuning, "_measure_median_ms", lambda index, queries, k, params, allowed=None: ms_of(params))
+    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: ms_per_scanned_row)
 
 
-def test_the_least_effort_that_reaches_the_target():
-    index = Planted(400)
-    found = tune(index, queries(), [100], 0.9)
-    (point,) = found.best_points
+def test_smallest_width_that_reaches_the_target_is_chosen():
+    index = PlantedIndex(400)
+    result = tune(index, make_queries(), [100], 0.9)
+    (point,) = result.best_points
     assert (point.k, point.rerank_depth, point.recall_ci95) == (100, 0, pytest.approx(0, abs=1e-9))
-    assert index.efforts == sorted(index.efforts) == [one.width for one in found.trials]
-    assert index.efforts[0] == 100
-    reached = [width >= 0.9 * 400 for width in index.efforts]
-    assert reached == [False] * (len(reached) - 1) + [True]
-    assert point.width == index.efforts[-1] <= 1.25 * 0.9 * 400 + 1
+    assert index.widths == sorted(index.widths) == [trial.width for trial in result.trials]
+    assert index.widths[0] == 100
+    is_reached = [width >= 0.9 * 400 for width in index.widths]
+    assert is_reached == [False] * (len(is_reached) - 1) + [True]
+    assert point.width == index.widths[-1] <= 1.25 * 0.9 * 400 + 1
     assert point.recall == pytest.approx(min(1, point.width / 400), abs=0.01)
-    assert found.curve.points == ((100, SearchParams(point.width)),)
+    assert result.curve.points == ((100, SearchParams(point.width)),)
     assert point.p50_ms > 0
 
 
-def test_the_target_is_reached_with_confidence():
-    """Half of the queries lie far below the mean: of four of them that may be chance, of 4,000 it may not."""
-    (few,) = tune(Planted(400, spread=0.08), queries(4), [100], 0.76).best_points
-    (many,) = tune(Planted(400, spread=0.08), queries(4000), [100], 0.76).best_points
+def test_target_is_reached_with_confidence():
+    """Half of the queries are far below the mean: with 4 queries that may be chance, with 4,000 it may not."""
+    (few,) = tune(PlantedIndex(400, spread=0.08), make_queries(4), [100], 0.76).best_points
+    (many,) = tune(PlantedIndex(400, spread=0.08), make_queries(4000), [100], 0.76).best_points
     assert few.width > many.width
     assert few.recall - few.recall_ci95 >= 0.76
     assert 0.76 <= many.recall - many.recall_ci95 < few.recall - few.recall_ci95
 
 
-@pytest.mark.parametrize("quiet", [False, True])
-def test_what_cannot_be_reached_ends_before_the_whole_pool_and_is_said(caplog, quiet):
-    index = Planted(5000)
+@pytest.mark.parametrize("warn_if_missed", [True, False])
+def test_sweep_for_an_unreachable_target_ends_before_all_rows_with_a_warning(caplog, warn_if_missed):
+    index = PlantedIndex(5000)
     with caplog.at_level(logging.WARNING):
-        (point,) = tune(index, queries(10), [100], 0.9, is_trial=quiet).best_points
-    assert index.size / 1.25 <= point.width < index.size  # all of it would be a scan by another name
+        (point,) = tune(index, make_queries(10), [100], 0.9, warn_if_missed=warn_if_missed).best_points
+    assert index.size / 1.25 <= point.width < index.size  # a search as wide as the index would be a scan
     assert point.recall == pytest.approx(0.19)
-    assert ("ANN recall@100 of at least 0.900 was not reached" in caplog.text) != quiet
-    assert ("0.1900 ± 0.0000" in caplog.text) != quiet
+    assert ("ANN recall@100 of at least 0.900 was not reached" in caplog.text) == warn_if_missed
+    assert ("0.1900 ± 0.0000" in caplog.text) == warn_if_missed
 
 
-def test_more_that_gains_nothing_is_not_tried():
-    """As in a graph that many equal vectors have torn apart: what is found early is all that is found."""
-    torn = Planted(1000)
-    torn.search = lambda asked, k, *, effort=None, allowed=None: Planted.search(
-        torn, asked, k, search_params=SearchParams(300)
-    )
-    tune(torn, queries(10), [100], 0.9)
-    found = tune(torn, queries(10), [100], 0.9, is_trial=True)
-    assert len(found.trials) == 1 + tuning._PLATEAU_STEPS
-
-
-def test_what_costs_more_than_a_scan_of_everything_is_not_tried(monkeypatch):
-    timed(monkeypatch, lambda k, effort: effort.width / 100)
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 0.75e-3)  # 0.75 ms for all
-    found = tune(Planted(1000), queries(10), [100], 0.9, is_trial=True)
-    assert found.trials[-2].p50_ms <= 3 < found.trials[-1].p50_ms
-
-
-def test_what_takes_too_long_is_not_chosen(caplog, monkeypatch):
-    """Width 360 would reach the target in 3.6 ms; within 2 ms the best is what about 200 finds."""
-    timed(monkeypatch, lambda k, effort: effort.width / 100)
+def test_warning_counts_the_trials_of_its_k(caplog):
     with caplog.at_level(logging.WARNING):
-        (point,) = tune(Planted(400), queries(), [100], 0.9, max_latency_ms=2.0).best_points
+        result = tune(PlantedIndex(5000), make_queries(10), [10, 100], 0.9, tune_filters=False)
+    for k, line in zip((10, 100), caplog.messages, strict=True):
+        assert f"recall@{k} " in line
+        assert f"the best of {sum(trial.k == k for trial in result.trials)} trials" in line
+
+
+def test_filters_are_tuned_unless_turned_off_or_the_width_is_fixed(monkeypatch):
+    filtered_params = FilteredSearchParams(depth_factor=2.0)
+    monkeypatch.setattr(tuning, "tune_filtered", lambda *_: filtered_params)
+    assert tune(PlantedIndex(400), make_queries(4), [100], 0.9).filtered_params == filtered_params
+    for options in ({"tune_filters": False}, {"fixed_width": 400}):
+        result = tune(PlantedIndex(400), make_queries(4), [100], 0.9, **options)
+        assert result.filtered_params == FilteredSearchParams()
+
+
+def test_sweep_ends_where_recall_stops_growing():
+    """As in the graph over many equal vectors, which is disconnected: a wider search finds no more."""
+    index = PlantedIndex(1000)
+
+    def search(queries, k, *, search_params=None, allowed=None):
+        return PlantedIndex.search(index, queries, k, search_params=SearchParams(300))
+
+    index.search = search
+    tune(index, make_queries(10), [100], 0.9)
+    result = tune(index, make_queries(10), [100], 0.9, tune_filters=False, warn_if_missed=False)
+    assert len(result.trials) == 1 + tuning._PLATEAU_STEPS
+
+
+def test_sweep_ends_where_a_search_costs_four_full_scans(monkeypatch):
+    plant_latency(monkeypatch, lambda params: params.width / 100, ms_per_scanned_row=0.75e-3)  # 0.75 ms for all rows
+    result = tune(PlantedIndex(1000), make_queries(10), [100], 0.9, tune_filters=False, warn_if_missed=False)
+    assert result.trials[-2].p50_ms <= 3 < result.trials[-1].p50_ms
+
+
+def test_point_beyond_the_latency_is_not_chosen(caplog, monkeypatch):
+    """Width 360 would reach the target in 3.6 ms; within 2 ms the best is a width of about 200."""
+    plant_latency(monkeypatch, lambda params: params.width / 100)
+    with caplog.at_level(logging.WARNING):
+        (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=2.0).best_points
     assert 2.0 / 1.25 < point.p50_ms <= 2.0
     assert "not reached within 2 ms" in caplog.text
     caplog.clear()
-    (point,) = tune(Planted(400), queries(), [100], 0.9, max_latency_ms=5.0).best_points
+    (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=5.0).best_points
     assert point.recall >= 0.9
     assert not caplog.text
 
 
-def test_where_nothing_is_quick_enough_the_least_effort_stands(caplog, monkeypatch):
-    timed(monkeypatch, lambda k, effort: 50 + effort.width)
-    (point,) = tune(Planted(400), queries(), [100], 0.9, max_latency_ms=2.0).best_points
+def test_narrowest_search_is_chosen_if_none_is_within_the_latency(caplog, monkeypatch):
+    plant_latency(monkeypatch, lambda params: 50 + params.width)
+    (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=2.0).best_points
     assert (point.width, point.p50_ms) == (100, 150)
     assert "not reached within 2 ms" in caplog.text
 
 
-def test_a_given_width_is_kept():
-    index = Planted(400)
-    found = tune(index, queries(), [10, 100], 0.9, fixed_width=150, is_trial=True)
-    assert [(point.k, point.width) for point in found.best_points] == [(10, 150), (100, 150)]
-    assert index.efforts == [150, 150]
+def test_fixed_width_is_the_only_one_tried():
+    index = PlantedIndex(400)
+    result = tune(index, make_queries(), [10, 100], 0.9, fixed_width=150, warn_if_missed=False)
+    assert [(point.k, point.width) for point in result.best_points] == [(10, 150), (100, 150)]
+    assert index.widths == [150, 150]
 
 
-def test_depths_beyond_the_pool_are_left_out():
-    assert [point.k for point in tune(Planted(9, size=50), queries(4), [10, 50, 51], 0.9).best_points] == [10, 50]
-    assert [point.k for point in tune(Planted(9, size=5), queries(4), [10, 50], 0.9).best_points] == [5]
+def test_ks_beyond_the_size_are_left_out():
+    result = tune(PlantedIndex(9, size=50), make_queries(4), [10, 50, 51], 0.9)
+    assert [point.k for point in result.best_points] == [10, 50]
+    assert [point.k for point in tune(PlantedIndex(9, size=5), make_queries(4), [10, 50], 0.9).best_points] == [5]
 
 
-def test_cells_are_tried_with_the_least_depth_that_reaches_the_target(monkeypatch):
-    timed(monkeypatch, lambda k, effort: effort.width / 10)  # ever more cells only cost more
-    index = PlantedCells(9, 1.9)
-    found = tune(index, queries(), [100], 0.9)
-    assert [one.width for one in index.asked] == [one.width for one in found.trials] == [4, 8, 16, 11, 32]
-    assert {one.depth for one in index.asked} == {600}
-    few, more, enough, between, beyond = found.trials
-    assert (few.rerank_depth, more.rerank_depth) == (600, 600)  # whatever the depth, these cells do not hold them
-    assert (enough.rerank_depth, between.rerank_depth, beyond.rerank_depth) == (
-        200,
-        200,
-        200,
-    )  # 2 · k; with 1.5 it would be .79
-    assert (few.recall, more.recall, enough.recall) == pytest.approx((0.44, 0.89, 1.0))
-    assert found.best_points == (between,)
+def test_each_nprobe_is_measured_with_the_smallest_sufficient_depth(monkeypatch):
+    plant_latency(monkeypatch, lambda params: params.width / 10)  # a larger nprobe is always slower
+    index = PlantedIvf(9, 1.9)
+    result = tune(index, make_queries(), [100], 0.9)
+    widths = [4, 8, 16, 11, 32]
+    assert [params.width for params in index.candidate_params] == [trial.width for trial in result.trials] == widths
+    assert {params.rerank_depth for params in index.candidate_params} == {600}
+    # At nprobe 4 and 8 the lists do not hold enough rows at any depth. From 11 on 2 k suffice; 1.5 k would give 0.79.
+    assert [trial.rerank_depth for trial in result.trials] == [600, 600, 200, 200, 200]
+    assert [trial.recall for trial in result.trials[:3]] == pytest.approx([0.44, 0.89, 1.0])
+    assert result.best_points == (result.trials[3],)
 
 
-@pytest.mark.parametrize(("asked", "depth"), [(4, 200), (400, 150)])
-def test_the_depth_too_is_enough_with_confidence(monkeypatch, asked, depth):
-    """With 1.5 · k half of the queries find all and half .79: of four of them .895 is chance."""
-    timed(monkeypatch, lambda k, effort: effort.width / 10)
-    assert tune(PlantedCells(4, 1, 1.9), queries(asked), [100], 0.85).best_points[0].rerank_depth == depth
+@pytest.mark.parametrize(("query_count", "depth"), [(4, 200), (400, 150)])
+def test_depth_is_sufficient_with_confidence(monkeypatch, query_count, depth):
+    """With 1.5 k half of the queries have recall 1 and half 0.79: with 4 queries the mean of 0.895 may be chance."""
+    plant_latency(monkeypatch, lambda params: params.width / 10)
+    result = tune(PlantedIvf(4, 1, 1.9), make_queries(query_count), [100], 0.85)
+    assert result.best_points[0].rerank_depth == depth
 
 
-def test_the_fastest_of_those_that_reach_the_target_is_chosen(monkeypatch):
-    """More cells may need less depth; the search for them ends where they only cost more."""
-    milliseconds = {4: 5.0, 8: 4.0, 16: 3.0, 32: 3.2, 64: 2.5}
-    timed(monkeypatch, lambda k, effort: milliseconds.get(effort.width, 9.0))
-    found = tune(PlantedCells(4, 1), queries(), [100], 0.9)
-    assert [one.width for one in found.trials] == [4, 8, 16, 32, 64]
-    assert found.best_points[0].search_params == SearchParams(64, 100)
+def test_fastest_nprobe_that_reaches_the_target_is_chosen(monkeypatch):
+    """A larger nprobe may need less depth; the sweep ends where it is only slower."""
+    ms_by_nprobe = {4: 5.0, 8: 4.0, 16: 3.0, 32: 3.2, 64: 2.5}
+    plant_latency(monkeypatch, lambda params: ms_by_nprobe.get(params.width, 9.0))
+    result = tune(PlantedIvf(4, 1), make_queries(), [100], 0.9)
+    assert [trial.width for trial in result.trials] == [4, 8, 16, 32, 64]
+    assert result.best_points[0].search_params == SearchParams(64, 100)
 
 
-def test_cells_end_with_all_of_them(monkeypatch, caplog):
-    timed(monkeypatch, lambda k, effort: effort.width / 10)
-    found = tune(PlantedCells(640, 1), queries(), [100], 0.9)
-    assert found.trials[-1].width == 64
-    assert found.best_points == found.trials[-1:]
+def test_nprobe_sweep_ends_at_nlist(monkeypatch, caplog):
+    plant_latency(monkeypatch, lambda params: params.width / 10)
+    result = tune(PlantedIvf(640, 1), make_queries(), [100], 0.9)
+    assert result.trials[-1].width == 64
+    assert result.best_points == result.trials[-1:]
     assert "recall@100 of at least 0.900 was not reached" in caplog.text
-    assert [one.width for one in tune(PlantedCells(8, 1), queries(), [100], 0.9, fixed_width=8).trials] == [8]
 
 
-def test_costs_are_those_of_the_measured_points(monkeypatch):
-    timed(monkeypatch, lambda k, effort: 0.25 + 0.01 * effort.width + 0.002 * effort.depth)
-    monkeypatch.setattr(tuning, "scan_cost", lambda index, queries: 1e-5)
-    costs = tune(PlantedCells(9, 1.9), queries(), [50, 100], 0.9).costs
+def test_fixed_nprobe_is_the_only_one_tried(monkeypatch):
+    plant_latency(monkeypatch, lambda params: params.width / 10)
+    result = tune(PlantedIvf(8, 1), make_queries(), [100], 0.9, fixed_width=8)
+    assert [trial.width for trial in result.trials] == [8]
+
+
+def test_cost_model_fits_the_measured_points(monkeypatch):
+    plant_latency(
+        monkeypatch, lambda params: 0.25 + 0.01 * params.width + 0.002 * params.rerank_depth, ms_per_scanned_row=1e-5
+    )
+    costs = tune(PlantedIvf(9, 1.9), make_queries(), [50, 100], 0.9).costs
     assert (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row) == pytest.approx((0.25, 0.01, 0.002))
     assert costs.ms_per_scanned_row == 1e-5
 
 
-def test_one_effort_alone_costs_in_proportion_to_its_width(monkeypatch):
-    """A search ten times as wide must not look as cheap."""
-    timed(monkeypatch, lambda k, effort: 0.004 * effort.width)
-    found = tune(Planted(10), queries(), [100], 0.9)
-    assert len(found.trials) == 1
-    assert (found.costs.fixed_ms, found.costs.ms_per_width, found.costs.ms_per_reranked_row) == pytest.approx(
-        (0, 0.004, 0)
-    )
+def test_cost_model_of_one_trial_is_proportional_to_the_width(monkeypatch):
+    """A search ten times as wide must not be estimated as equally fast."""
+    plant_latency(monkeypatch, lambda params: 0.004 * params.width)
+    result = tune(PlantedIndex(10), make_queries(), [100], 0.9)
+    assert len(result.trials) == 1
+    costs = result.costs
+    assert (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row) == pytest.approx((0, 0.004, 0))
 
 
 points = st.builds(
@@ -240,67 +268,53 @@ points = st.builds(
 
 
 @given(st.lists(points, min_size=1, max_size=12))
-def test_costs_are_never_negative(tried):
-    index = ExactIndex.build(unit(0, 50))
-    costs = tuning._fit_cost_model(index, unit(1, 3), tried, 1e-4)
-    assert all(
-        one >= 0 and math.isfinite(one) for one in (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row)
-    )
+def test_costs_are_never_negative(trials):
+    index = ExactIndex.build(unit_vectors(0, 50))
+    costs = tuning._fit_cost_model(index, unit_vectors(1, 3), trials, 1e-4)
+    index_costs = (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row)
+    assert all(cost >= 0 and math.isfinite(cost) for cost in index_costs)
     assert costs.ms_per_scanned_row == 1e-4
     assert costs.estimate_index_ms(SearchParams(10, 10)) > 0
 
 
-def test_a_scan_is_timed_over_rows_from_anywhere(monkeypatch):
-    monkeypatch.setattr(tuning, "_SCANNED", 300)
-    index, asked = ExactIndex.build(unit(0, 1000)), []
+def test_scan_is_timed_on_rows_from_the_whole_index(monkeypatch):
+    monkeypatch.setattr(tuning, "_SCAN_SAMPLE_ROWS", 300)
+    index, scans = ExactIndex.build(unit_vectors(0, 1000)), []
     search_exact = index.search_exact
 
-    def noted(queries, k, *, allowed):
-        asked.append((len(queries), k, allowed.count))
-        assert allowed.has(np.arange(500)).any()
-        assert allowed.has(np.arange(500, 1000)).any()
+    def recording_search_exact(queries, k, *, allowed):
+        scans.append((len(queries), k, allowed.count))
+        assert allowed.contains(np.arange(500)).any()
+        assert allowed.contains(np.arange(500, 1000)).any()
         return search_exact(queries, k, allowed=allowed)
 
-    monkeypatch.setattr(index, "search_exact", noted)
-    assert 0 < measure_scan_ms_per_row(index, unit(1, 50)) < 1
-    assert asked == [(1, 100, 300)] * 20
+    monkeypatch.setattr(index, "search_exact", recording_search_exact)
+    assert 0 < measure_scan_ms_per_row(index, unit_vectors(1, 50)) < 1
+    assert scans == [(1, 100, 300)] * 20
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "cells"])
-def test_an_index_searched_with_what_was_found_reaches_the_target(kind):
-    vectors, asked, others = unit(0, 3000), unit(1, 300), unit(2, 300)
-    if kind == "hnsw":
+@pytest.mark.parametrize("engine", ["hnsw", "ivf"])
+def test_tuned_index_reaches_the_target_on_other_queries(engine):
+    vectors, queries, other_queries = unit_vectors(0, 3000), unit_vectors(1, 300), unit_vectors(2, 300)
+    if engine == "hnsw":
         index = HnswIndex.build(vectors, m=8, ef_construction=40, threads=1)
     else:
         index = IvfPqIndex.build(vectors, nlist=64, threads=1)
-    found = tune(index, asked, [10, 50], 0.95)
-    assert [point.k for point in found.best_points] == [10, 50]
-    assert isinstance(found.costs, CostModel)
+    result = tune(index, queries, [10, 50], 0.95)
+    assert [point.k for point in result.best_points] == [10, 50]
+    assert isinstance(result.costs, CostModel)
     for k in (10, 30, 50):
-        truth = ExactIndex.build(vectors).search(others, k).rows
-        rows = index.search(others, k, search_params=found.curve.look_up(k)).rows
-        assert recall_per_query(index, others, rows, truth).mean() > 0.93
-    for point in found.trials:
-        # Cells were measured by deeper candidates, cut: of rows with one code others may stand at the cut.
-        hits, truth = (
-            index.search(asked, point.k, search_params=point.search_params),
-            index.search_exact(asked, point.k),
-        )
-        shares = recall_per_query(index, asked, hits.rows, truth.rows)
-        assert shares.mean() == pytest.approx(point.recall, abs=2e-3 if kind == "cells" else 0)
+        exact_rows = ExactIndex.build(vectors).search(other_queries, k).rows
+        found_rows = index.search(other_queries, k, search_params=result.curve.look_up(k)).rows
+        assert recall_per_query(index, other_queries, found_rows, exact_rows).mean() > 0.93
+    for trial in result.trials:
+        # IVF trials measure deeper candidates, cut at the depth: of rows with equal codes others may survive the cut.
+        found_rows = index.search(queries, trial.k, search_params=trial.search_params).rows
+        exact_rows = index.search_exact(queries, trial.k).rows
+        recalls = recall_per_query(index, queries, found_rows, exact_rows)
+        assert recalls.mean() == pytest.approx(trial.recall, abs=2e-3 if engine == "ivf" else 0)
 
 
-def test_progress_is_told():
-    told = []
-
-    class Listener:
-        def begin(self, task, total):
-            told.append((task, total))
-            return lambda steps=1, note="": told.append(steps)
-
-        def end(self):
-            told.append("end")
-
-    with progress.report_to(Listener()):
-        tune(Planted(400), queries(4), [10, 100], 0.5)
-    assert told == [("tuning index", 3), 1, 1, 1, "end"]
+def test_tuning_reports_progress(progress_events):
+    tune(PlantedIndex(400), make_queries(4), [10, 100], 0.5)
+    assert progress_events == [("tuning index", 3), 1, 1, 1, "end"]

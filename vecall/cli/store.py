@@ -30,7 +30,7 @@ def compact(
         str | None, typer.Option("--release", help="Release to merge with the changes (default: the current release).")
     ] = None,
     *,
-    tied_to_parent: Annotated[bool, typer.Option("--ends-with-parent", hidden=True)] = False,
+    tied_to_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Merge live changes into a new release (single-threaded, low priority)."""

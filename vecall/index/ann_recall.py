@@ -1,8 +1,10 @@
-"""ANN recall: how much of the exact answer was found, by score, so that it makes no difference which of equal rows was.
+"""ANN recall: the share of the exact result that a search found, counted by score.
 
-A row counts when its exact score reaches that of the exact answer's last row. Among many equal vectors that last row is
-any of them: counted by rows, an answer that is right would seem wrong.
+A found row counts if its exact score is at least that of the last row of the exact result. Counting by score makes ties
+harmless: any of several equal vectors may be that last row, so counting by row would call correct results wrong.
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +14,16 @@ from vecall.index.base import Index
 
 
 def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:
-    """Share of the exact answer that was found.
+    """Compute ANN recall of each query.
 
     Args:
-        index: has the stored vectors.
+        index: index that holds the stored vectors.
         queries: [B, D].
-        found_rows: [B, C] rows, -1 being none; a row that stands twice counts once.
-        exact_rows: [B, K] the exact answer, best first; -1 after the last where there are fewer.
+        found_rows: [B, C] rows that the search returned; -1 is ignored, a repeated row counts once.
+        exact_rows: [B, K] rows of the exact result, best first, padded at the end with -1; at least one row per query.
 
     Returns:
-        [B] shares in 0 .. 1.
+        [B] recalls in 0 .. 1.
     """
     return tail_recall_per_query(index, queries, found_rows, exact_rows, exact_rows.shape[1])
 
@@ -29,14 +31,51 @@ def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_row
 def tail_recall_per_query(
     index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows, tail_size: int
 ) -> NDArray[np.float64]:
-    """Share of the last `tail_size` rows of the exact answer that was found; the others as in `recall_per_query`."""
-    shares = np.empty(len(queries))
+    """Compute ANN recall of the last rows of each exact result.
+
+    Args:
+        index: index that holds the stored vectors.
+        queries: [B, D].
+        found_rows: [B, C], as in `recall_per_query`.
+        exact_rows: [B, K], as in `recall_per_query`.
+        tail_size: number of rows at the end of the exact result that count.
+
+    Returns:
+        [B] recalls in 0 .. 1.
+    """
+    recalls = np.empty(len(queries))
     for b, query in enumerate(queries):
-        wanted = exact_rows[b][exact_rows[b] >= 0]
-        before = max(0, len(wanted) - tail_size)
-        borders = index.score(query, wanted[[before - 1, -1]])  # of the row before the tail, and of the last
-        scores = index.score(query, np.unique(found_rows[b][found_rows[b] >= 0]))
-        reached = min(int(np.count_nonzero(scores >= borders[1])), len(wanted))
-        nearer = min(int(np.count_nonzero(scores >= borders[0])), before)
-        shares[b] = (reached - nearer) / (len(wanted) - before)
-    return shares
+        expected = exact_rows[b][exact_rows[b] >= 0]
+        head_size = max(0, len(expected) - tail_size)
+        head_score, last_score = index.score(query, expected[[head_size - 1, -1]])  # last row of the head, and of all
+        found_scores = index.score(query, np.unique(found_rows[b][found_rows[b] >= 0]))
+        found = _count_reaching(found_scores, last_score, len(expected))
+        found_in_head = _count_reaching(found_scores, head_score, head_size)
+        recalls[b] = (found - found_in_head) / (len(expected) - head_size)
+    return recalls
+
+
+def recall_from_scores(found_scores: NDArray[np.floating], exact_scores: NDArray[np.floating]) -> float:
+    """Compute ANN recall of one query whose exact scores are known.
+
+    Args:
+        found_scores: [C] exact scores of the distinct rows that the search returned.
+        exact_scores: [K] scores of the exact result, K >= 1.
+
+    Returns:
+        Recall in 0 .. 1.
+    """
+    return _count_reaching(found_scores, exact_scores.min(), len(exact_scores)) / len(exact_scores)
+
+
+def compute_ci95_half_width(recalls: NDArray[np.float64]) -> float:
+    """Half the width of the 95 % confidence interval of the mean, by the normal approximation.
+
+    Args:
+        recalls: [n] recalls, n >= 2.
+    """
+    return 1.96 * float(recalls.std(ddof=1)) / math.sqrt(len(recalls))
+
+
+def _count_reaching(scores: NDArray[np.floating], threshold: np.floating, max_count: int) -> int:
+    return min(int(np.count_nonzero(scores >= threshold)), max_count)

@@ -1,4 +1,4 @@
-"""What approximate indexes have of the exact one: the vectors that lie beside their structure."""
+"""Base class of the approximate indexes: what they delegate to an exact index over the same stored vectors."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from vecall.index.exact import ExactIndex
 
 
 class ApproximateIndex:
-    """An approximate index over N stored vectors.
+    """Approximate index over N stored vectors.
 
     Args:
-        flat_index: where they are: a `faiss.IndexScalarQuantizer` that the index owns.
+        flat_index: `faiss.IndexScalarQuantizer` that holds the vectors; it is owned by the faiss index of the subclass.
     """
 
-    def __init__(self, flat_index: Any) -> None:  # noqa: ANN401 - an object of faiss
+    def __init__(self, flat_index: Any) -> None:  # noqa: ANN401 - a faiss object
         self._exact_index = ExactIndex(flat_index)
 
     @property
@@ -29,13 +29,13 @@ class ApproximateIndex:
         return self._exact_index.dim
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
-        """The k best rows among those `allowed`, exactly. See `vecall.index.exact.scan`."""
+        """Return the k best allowed rows of each query, exactly. See `vecall.index.exact.scan`."""
         return self._exact_index.search_exact(queries, k, allowed=allowed)
 
     def score(self, query: Vectors, rows: Rows) -> Scores:
-        """[n] inner products of one query [D] with the stored vectors of some rows. See `Index.scores`."""
+        """[n] inner products of one query [D] with the stored vectors of rows [n]. See `Index.score`."""
         return self._exact_index.score(query, rows)
 
     def get_vectors(self, rows: Rows) -> Vectors:
-        """[len(rows), D] stored vectors, as float32. See `ExactIndex.vectors`."""
+        """[n, D] stored vectors of rows [n], as float32. See `ExactIndex.get_vectors`."""
         return self._exact_index.get_vectors(rows)

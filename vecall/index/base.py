@@ -1,4 +1,4 @@
-"""What every index over item vectors offers, and the order that answers come in."""
+"""Interface of every index over item vectors, and the types of its arguments and results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import NamedTuple, Protocol
 from vecall.arrays import Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
 
-MAX_STORED_VALUE = 65504.0  # float16's largest number
-MAX_QUERY_VALUE = 1e29  # times the largest stored number, summed over D <= 16,384, this is still a float32
+MAX_STORED_VALUE = 65504.0  # largest finite float16
+MAX_QUERY_VALUE = 1e29  # D <= 16,384 products of this with MAX_STORED_VALUE still sum to a finite float32
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The answer to a batch of queries, best first: score descending, then row ascending.
+    """Result of a batch of queries, best first: by descending score, then by ascending row.
 
     Attributes:
-        rows: [B, k] rows of the index. A place without an answer holds -1.
+        rows: [B, k] rows of the index; -1 pads results of fewer than k rows.
         scores: [B, k] inner products with the stored vectors; -inf where the row is -1.
     """
 
@@ -25,23 +25,24 @@ class Hits:
 
 
 class SearchParams(NamedTuple):
-    """How hard a search tries; an approximate index answers better and slower with more.
+    """Parameters that trade the speed of an approximate search for its ANN recall; larger is slower and finds more.
 
     Attributes:
-        width: how far from the query it looks: places of the graph kept in sight (ef), or cells scanned (probes).
-        rerank_depth: rows that cells score exactly; the graph scores all that it sees.
+        width: HNSW: size of the candidate list (ef). IVF: number of inverted lists scanned (nprobe).
+        rerank_depth: IVF: number of candidates that are scored exactly. HNSW ignores it: it scores exactly every row
+            that it visits.
     """
 
     width: int
     rerank_depth: int = 0
 
     def to_label(self) -> str:
-        """As short as it can be said."""
+        """Short text for people, such as `48` or `48 × 150`."""
         return f"{self.width} × {self.rerank_depth}" if self.rerank_depth else str(self.width)
 
 
 class Index(Protocol):
-    """Nearest neighbours by inner product over N item vectors of D dimensions, stored in half precision."""
+    """Nearest-neighbour index by inner product over N item vectors of D dimensions, stored in half precision."""
 
     @property
     def size(self) -> int:
@@ -54,27 +55,30 @@ class Index(Protocol):
     def search(
         self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
     ) -> Hits:
-        """The k best rows for each query.
+        """Return the k best rows of each query.
 
         Args:
             queries: [B, D], finite.
-            k: 1 <= k; more than N gives N answers and places with row -1.
-            search_params: how hard to try. None is the index's own default. An exact index ignores it.
-            allowed: of the N rows, those that may be answers; None is all. The same effort finds less of the
-                truth under it: `vecall.index.planner` says what is needed.
+            k: number of rows per query, at least 1; may exceed N.
+            search_params: how much of the index to search; None is the index's default. An exact index ignores it.
+            allowed: bitmap of the N rows that may be returned; None allows all. With the same `search_params` ANN
+                recall is lower under a bitmap: `vecall.index.planner` raises them accordingly.
 
         Returns:
-            Hits with row -1 where too few were found: fewer are allowed, or the search did not reach them.
+            Hits [B, k], padded with row -1 where fewer than k rows are allowed or exist.
         """
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
-        """As `search`, but exact over the stored vectors."""
+        """Return the k best rows of each query, exactly; arguments as of `search`."""
 
     def score(self, query: Vectors, rows: Rows) -> Scores:
-        """[n] inner products of one query [D] with the stored vectors of rows in 0 .. N - 1, as searches give them."""
+        """[n] inner products of one query [D] with the stored vectors of rows [n], equal to those of a search.
+
+        Rows are in 0 .. N - 1 and are not checked.
+        """
 
     def get_vectors(self, rows: Rows) -> Vectors:
-        """[len(rows), D] stored vectors, as float32."""
+        """[n, D] stored vectors of rows [n], as float32."""
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.index_io.load`."""
+        """Write the index to one file, for `vecall.index.index_io.load_index`."""

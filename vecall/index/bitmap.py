@@ -1,4 +1,4 @@
-"""Which of N rows are allowed, a bit each: what filters, deletions and native searches agree on."""
+"""Set of rows as a bitmap: the common format of filters, deletions and faiss's searches."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,12 +11,12 @@ from vecall.arrays import Mask, Rows
 
 @dataclass(frozen=True)
 class Bitmap:
-    """A set of rows; it never changes.
+    """Immutable subset of the rows 0 .. N - 1.
 
     Attributes:
-        bits: [ceil(N / 8)]; row 8 j + i is bit i of byte j, and bits beyond N are 0. So does faiss read it.
+        bits: [ceil(N / 8)]; row 8 j + i is bit i of byte j, bits beyond N are 0. This is faiss's layout.
         size: N.
-        count: how many rows are in it.
+        count: number of rows in the set.
     """
 
     bits: NDArray[np.uint8]
@@ -25,12 +25,12 @@ class Bitmap:
 
     @classmethod
     def from_mask(cls, mask: Mask) -> Self:
-        """The rows that `mask` [N] marks."""
+        """Create the set of the rows where `mask` [N] is true."""
         return cls(np.packbits(mask, bitorder="little"), len(mask), int(np.count_nonzero(mask)))
 
     @classmethod
     def full(cls, size: int) -> Self:
-        """All of N rows."""
+        """Create the set of all N rows."""
         bits = np.full(-(-size // 8), 255, dtype=np.uint8)
         if size % 8:
             bits[-1] = (1 << size % 8) - 1
@@ -40,26 +40,26 @@ class Bitmap:
         return _build_bitmap(self.bits & other.bits, self.size)
 
     def exclude(self, rows: Rows) -> "Bitmap":
-        """All but these rows, each in 0 .. N - 1."""
+        """Return this set without some rows, each in 0 .. N - 1; repeated rows are allowed."""
         bits = self.bits.copy()
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
         return Bitmap(bits, self.size, self.count - int(np.count_nonzero(self.contains(np.unique(rows)))))
 
     def restrict_to_range(self, start: int, stop: int) -> "Bitmap":
-        """Those of its rows that lie in start .. stop - 1, both divisible by eight; `stop` may lie beyond N."""
+        """Return the rows of this set in start .. stop - 1, both multiples of 8; `stop` may exceed N."""
         bits = np.zeros_like(self.bits)
         bits[start // 8 : stop // 8] = self.bits[start // 8 : stop // 8]
         return Bitmap(bits, self.size, int(np.bitwise_count(bits[start // 8 : stop // 8]).sum()))
 
     def contains(self, rows: Rows) -> Mask:
-        """Whether each of these rows, in 0 .. N - 1, is in it."""
-        marked: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(np.bool_)
-        return marked
+        """[n] true for each of the rows [n], in 0 .. N - 1, that is in the set."""
+        mask: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(np.bool_)
+        return mask
 
     def to_mask(self) -> Mask:
-        """[N] true for each row in it."""
-        marked: Mask = np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_)
-        return marked
+        """[N] true for each row in the set; the array belongs to the caller."""
+        mask: Mask = np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_)
+        return mask
 
 
 def _build_bitmap(bits: NDArray[np.uint8], size: int) -> Bitmap:

@@ -1,4 +1,4 @@
-"""What every call into faiss needs: a number of threads, the rows that may be answers, and a file that is whole."""
+"""Helpers around calls into faiss: thread count, row filter and reliable file writes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +14,22 @@ faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
 @contextmanager
 def use_faiss_threads(threads: int | None) -> Iterator[None]:
-    """Let faiss use so many threads for this thread's calls; None leaves the number as it is."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads or before)
+    """Set the number of threads that faiss uses for calls from this thread; None leaves it unchanged."""
+    previous = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads or previous)
     try:
         yield
     finally:
-        faiss.omp_set_num_threads(before)
+        faiss.omp_set_num_threads(previous)
 
 
-def build_id_selector(allowed: Bitmap | None) -> Any:  # noqa: ANN401 - an object of faiss
-    """The rows as faiss takes them; None where all are allowed."""
+def build_id_selector(allowed: Bitmap | None) -> Any:  # noqa: ANN401 - a faiss object
+    """Convert a bitmap to a faiss selector; None, which allows all rows, stays None."""
     return None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
 
 
-def write_faiss_index(index: Any, path: Path) -> None:  # noqa: ANN401 - an object of faiss
-    """Write an index to a file of ours: faiss does not tell when the last bytes of its own are lost.
+def write_faiss_index(index: Any, path: Path) -> None:  # noqa: ANN401 - a faiss object
+    """Write a faiss index through a Python file: faiss's own writer does not report the loss of the last bytes.
 
     Raises:
         OSError: the file cannot be written.

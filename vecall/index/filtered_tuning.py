@@ -1,4 +1,4 @@
-"""How far and how deep to look where the nearest are not the answer: measured under random filters."""
+"""Tuning of the search parameters for filtered results, measured under random filters."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,26 +9,23 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows, Vectors
 from vecall.index.ann_recall import recall_per_query, tail_recall_per_query
 from vecall.index.base import Index, SearchParams
-from vecall.index.bitmap import Bitmap
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
+from vecall.index.sampling import sample_bitmap
 from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, WidthAtRank
 
-ANSWER_LENGTH_FACTOR = 5  # times the least k: answers here, which reach past as many as a usual exclusion takes
-_TAIL_DIVISOR = 20  # one in so many rows of an answer, the last, count
-_SELECTIVITIES = (1, 0.3, 0.1, 0.05, 0.03, 0.01)
-_MIN_PASSING_FACTOR = 2  # times the length; of fewer the planner scans
-_MAX_QUERIES = 100  # queries
-_WORST_QUERY_TOLERANCE = 0.1  # the target
+# Rows per result, as a multiple of the smallest k, so that results reach past as many rows as are usually excluded.
+RESULT_LENGTH_FACTOR = 5
+_TAIL_DIVISOR = 20  # the tail of a result is its last 1/20
+_SELECTIVITIES = (1, 0.3, 0.1, 0.05, 0.03, 0.01)  # shares of the rows that the filters allow
+_MIN_PASSING_FACTOR = 2  # allowed rows as a multiple of the result's length; fewer are scanned by the planner anyway
+_MAX_QUERIES = 100
+_WORST_QUERY_TOLERANCE = 0.1  # recall that the worst queries may fall below the target
 _WIDTH_GROWTH = 1.2  # from one width to the next
-_MAX_SCAN_COST_RATIO, _MAX_LENGTH_FACTOR = (
-    1.2,
-    5,
-)  # times the cost of a scan; times the length, the longest answer of that rank
-_EXTRA_DEPTH_FACTORS, _DEPTH_TRIAL_WIDTH_FACTOR = (
-    (1.0, 1.25, 1.5, 2.0, 3.0),
-    16,
-)  # times the usual depth; the width to try them at, times the usual one
+_MAX_SCAN_COST_RATIO = 1.2  # cost of a search as a multiple of the scan's, above which no width is measured
+_MAX_LENGTH_FACTOR = 5  # longest result that reaches the same rank, as a multiple of the measured length
+_EXTRA_DEPTH_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0)  # multiples of the unfiltered rerank depth
+_DEPTH_TRIAL_WIDTH_FACTOR = 16  # width at which the depths are tried, as a multiple of the unfiltered width
 
 
 def tune_filtered(
@@ -39,91 +36,89 @@ def tune_filtered(
     target_recall: float,
     costs: CostModel,
 ) -> FilteredSearchParams:
-    """For some ranks of the whole pool the least width tried that finds the rows up to there, and the last of them.
+    """Find, for several ranks, the smallest widths tried that find all rows up to the rank, and the last of them.
 
-    A random filter that lets pass a share of the rows puts the last rows of an answer at rank length / share. It ends
-    where a scan would be much cheaper: the planner takes it there.
+    A random filter that allows a share of the rows moves the end of a result of `length` rows to rank length / share.
+    Tuning stops at the share from which a scan is clearly cheaper, because the planner scans there.
 
     Args:
-        index: to be searched.
-        queries: [Q, D].
-        exact_rows: [Q, length], their exact answer without a filter.
-        points: (k, effort) that reaches the target for the k nearest.
-        target_recall: ANN recall, on average. The worst of a hundred queries may stay a little below.
-        costs: of a search and of a scan.
+        index: index to be searched.
+        queries: [Q, D]; the first 100 are used.
+        exact_rows: [Q, length] exact results of the queries without a filter.
+        points: (k, search parameters) that reach the target for the k nearest rows.
+        target_recall: mean ANN recall to be reached. The worst 1 % of the queries may be 0.1 below.
+        costs: cost of a search and of a scan.
     """
     queries, exact_rows = queries[:_MAX_QUERIES], exact_rows[:_MAX_QUERIES]
-    usual = SearchParamCurve(points).look_up(exact_rows.shape[1])
-    deeper = _find_depth_factor(index, queries, exact_rows, usual, target_recall)
-    depth = math.ceil(deeper * usual.rerank_depth)
-    return FilteredSearchParams(
-        tuple(_measure_widths(index, queries, exact_rows, SearchParams(usual.width, depth), target_recall, costs)),
-        deeper,
-    )
+    unfiltered_params = SearchParamCurve(points).look_up(exact_rows.shape[1])
+    depth_factor = _find_depth_factor(index, queries, exact_rows, unfiltered_params, target_recall)
+    start_params = SearchParams(unfiltered_params.width, math.ceil(depth_factor * unfiltered_params.rerank_depth))
+    widths = _measure_widths(index, queries, exact_rows, start_params, target_recall, costs)
+    return FilteredSearchParams(tuple(widths), depth_factor)
 
 
 def _find_depth_factor(
     index: Index, queries: Vectors, exact_rows: Rows, unfiltered_params: SearchParams, target_recall: float
 ) -> float:
-    """Times the usual depth: at a wide search only the depth loses rows, and may lose half of what is allowed."""
+    """Smallest factor on the rerank depth with which the depth alone loses at most half of the allowed recall loss.
+
+    The search is so wide that nothing but the depth loses rows.
+    """
     if not unfiltered_params.rerank_depth:
         return 1.0
-    for times in _EXTRA_DEPTH_FACTORS:
-        effort = SearchParams(
-            _DEPTH_TRIAL_WIDTH_FACTOR * unfiltered_params.width, math.ceil(times * unfiltered_params.rerank_depth)
-        )
-        found = index.search(queries, exact_rows.shape[1], search_params=effort).rows
-        if _compute_tail_recalls(index, queries, found, exact_rows).mean() >= (1 + target_recall) / 2:
+    width = _DEPTH_TRIAL_WIDTH_FACTOR * unfiltered_params.width
+    for factor in _EXTRA_DEPTH_FACTORS:
+        params = SearchParams(width, math.ceil(factor * unfiltered_params.rerank_depth))
+        found_rows = index.search(queries, exact_rows.shape[1], search_params=params).rows
+        if _compute_tail_recalls(index, queries, found_rows, exact_rows).mean() >= (1 + target_recall) / 2:
             break
-    return times
+    return factor
 
 
 def _measure_widths(
     index: Index,
     queries: Vectors,
-    exact_rows: Rows,
-    unfiltered_params: SearchParams,
+    unfiltered_exact_rows: Rows,
+    start_params: SearchParams,
     target_recall: float,
     costs: CostModel,
 ) -> Iterator[WidthAtRank]:
-    length, (width, depth) = exact_rows.shape[1], unfiltered_params
-    widest = index.nlist if isinstance(index, IvfPqIndex) else index.size
-    reaches_all = 0
-    for share in _SELECTIVITIES:
-        allowed = None if share == 1 else sample_bitmap(index.size, math.ceil(share * index.size))
-        count = index.size if allowed is None else allowed.count
-        if count <= _MIN_PASSING_FACTOR * length:
+    """Yield the widths for ascending ranks; the rerank depth stays that of `start_params`."""
+    length, (width, depth) = unfiltered_exact_rows.shape[1], start_params
+    max_width = index.nlist if isinstance(index, IvfPqIndex) else index.size
+    width_for_all = 0  # 0: not found yet
+    for selectivity in _SELECTIVITIES:
+        allowed = None if selectivity == 1 else sample_bitmap(index.size, math.ceil(selectivity * index.size))
+        allowed_count = index.size if allowed is None else allowed.count
+        if allowed_count <= _MIN_PASSING_FACTOR * length:
             return
-        truth = exact_rows if allowed is None else index.search_exact(queries, length, allowed=allowed).rows
-        width = reaches_all or width  # the last rows of an answer that lies nearer needed more
-        reaches_all = 0
+        if allowed is None:
+            exact_rows = unfiltered_exact_rows
+        else:
+            exact_rows = index.search_exact(queries, length, allowed=allowed).rows
+        width = width_for_all or width  # not the tail's width, which may exceed what this rank needs for all rows
+        width_for_all = 0
         while True:
             found = index.search(queries, length, search_params=SearchParams(width, depth), allowed=allowed).rows
-            if not reaches_all and _meets_target(recall_per_query(index, queries, found, truth), target_recall):
-                reaches_all = width
-            if width >= widest or _meets_target(_compute_tail_recalls(index, queries, found, truth), target_recall):
-                break
-            width = min(widest, math.ceil(_WIDTH_GROWTH * width))
-            if costs.estimate_index_ms(SearchParams(width, depth)) > _MAX_SCAN_COST_RATIO * costs.estimate_scan_ms(
-                min(index.size, _MAX_LENGTH_FACTOR * count)
+            if not width_for_all and _meets_target(recall_per_query(index, queries, found, exact_rows), target_recall):
+                width_for_all = width
+            if width >= max_width or _meets_target(
+                _compute_tail_recalls(index, queries, found, exact_rows), target_recall
             ):
+                break
+            width = min(max_width, math.ceil(_WIDTH_GROWTH * width))
+            scan_ms = costs.estimate_scan_ms(min(index.size, _MAX_LENGTH_FACTOR * allowed_count))
+            if costs.estimate_index_ms(SearchParams(width, depth)) > _MAX_SCAN_COST_RATIO * scan_ms:
                 return
-        yield WidthAtRank(math.ceil(length / share), reaches_all or width, width)
+        yield WidthAtRank(math.ceil(length / selectivity), width_for_all or width, width)
 
 
 def _compute_tail_recalls(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:
-    """[Q] share of the last of the truth's rows that were found."""
+    """[Q] recall of the tail of each exact result."""
     return tail_recall_per_query(index, queries, found_rows, exact_rows, max(1, exact_rows.shape[1] // _TAIL_DIVISOR))
 
 
 def _meets_target(recalls: NDArray[np.float64], target_recall: float) -> bool:
-    """The mean reaches the target, and the worst of a hundred queries are not far below."""
+    """Whether the mean reaches the target and the worst 1 % of the queries, at least one, are within the tolerance."""
     worst = np.sort(recalls)[: max(1, len(recalls) // 100)]
     return bool(recalls.mean() >= target_recall and worst.mean() >= target_recall - _WORST_QUERY_TOLERANCE)
-
-
-def sample_bitmap(size: int, count: int) -> Bitmap:
-    """So many of N rows, always the same."""
-    mask = np.zeros(size, dtype=np.bool_)
-    mask[np.random.default_rng(0).choice(size, count, replace=False)] = True
-    return Bitmap.from_mask(mask)

@@ -1,4 +1,8 @@
-"""Approximate search on a navigable graph: faiss's HNSW over vectors in half precision."""
+"""Approximate search on a graph: faiss's HNSW over vectors in half precision.
+
+HNSW: Malkov, Yashunin: Efficient and robust approximate nearest neighbor search using hierarchical navigable small
+world graphs, 2018.
+"""
 
 from pathlib import Path
 from typing import Any, Self
@@ -17,14 +21,17 @@ faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
 
 class HnswIndex(ApproximateIndex):
-    """A graph over N vectors; the vectors themselves lie in it once, as `ExactIndex` stores them.
+    """HNSW graph over N vectors, which it stores once, as `ExactIndex` does.
 
     Args:
-        graph: a `faiss.IndexHNSWSQ` of half-precision numbers by inner product. Its `efSearch`, saved with
-            it, is the default effort.
+        graph: `faiss.IndexHNSWSQ` in half precision by inner product. Its `efSearch`, which faiss saves with it, is the
+            default width of a search.
+
+    Attributes:
+        ef: default width of a search.
     """
 
-    def __init__(self, graph: Any) -> None:  # noqa: ANN401 - as above
+    def __init__(self, graph: Any) -> None:  # noqa: ANN401 - a faiss object
         self._graph = graph  # owns the storage
         super().__init__(faiss.downcast_index(graph.storage))
         self.ef = int(graph.hnsw.efSearch)
@@ -39,19 +46,19 @@ class HnswIndex(ApproximateIndex):
         ef: int = 50,
         threads: int | None = None,
     ) -> Self:
-        """A graph over a copy of [N, D] float32 or float16 vectors.
+        """Build a graph over a copy of [N, D] float32 or float16 vectors.
 
-        With one thread equal vectors make an equal graph; with more the graph depends on their timing.
+        One thread builds the same graph from the same vectors; with several, the graph depends on their timing.
 
         Args:
             vectors: [N, D], finite.
-            m: links per vector and level (twice as many on the lowest), at least 2.
-            ef_construction: places looked at for each vector's links.
-            ef: default effort of a search.
-            threads: threads to build with; None is as many as OpenMP gives the calling thread.
+            m: links per vector and level (twice as many on the lowest level), at least 2.
+            ef_construction: candidates examined for a vector's links.
+            ef: default width of a search.
+            threads: number of threads; None uses as many as OpenMP allows the calling thread.
 
         Raises:
-            DataError: the array is empty, of another type or shape, or holds what half precision cannot.
+            DataError: the array is empty, of a wrong type or shape, or not representable in half precision.
         """
         check_vectors(vectors)
         n, dim = vectors.shape
@@ -59,45 +66,45 @@ class HnswIndex(ApproximateIndex):
         graph.hnsw.efConstruction = ef_construction
         graph.hnsw.efSearch = ef
         codes = faiss.downcast_index(graph.storage).codes
-        codes.resize(2 * dim * n)  # once, or the growing storage would hold up to twice its size
+        codes.resize(2 * dim * n)  # reserves the memory: storage that grows would take up to twice its size
         codes.clear()
         step = max(4096, -(-n // 20))
         with use_faiss_threads(threads), progress.track("building graph", n) as advance:
             for start in range(0, n, step):
-                part = round_to_half_precision(vectors[start : start + step])
-                graph.add(part)
-                advance(len(part))
+                chunk = round_to_half_precision(vectors[start : start + step])
+                graph.add(chunk)
+                advance(len(chunk))
         return cls(graph)
 
     def search(
         self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
     ) -> Hits:
-        """About the k best rows for each query, with exact scores. See `Index.search`.
+        """Return approximately the k best rows of each query, with exact scores. See `Index.search`.
 
-        One query is searched by the calling thread alone. A batch is spread over as many threads as OpenMP
-        gives the calling thread: all cores, unless `faiss.omp_set_num_threads` was called in it.
+        One query is searched in the calling thread. A batch is spread over as many threads as OpenMP allows the calling
+        thread: all cores, unless it called `faiss.omp_set_num_threads`.
 
         Args:
             queries: [B, D], finite.
-            k: 1 <= k; more than N gives N answers and places with row -1.
-            search_params: its width is ef, places of the graph kept in sight, never fewer than k. None is the index's `ef`.
-            allowed: rows that may be answers; the others still lead to them.
+            k: number of rows per query, at least 1; may exceed N.
+            search_params: `width` is ef, raised to k if it is lower. None uses the index's `ef`.
+            allowed: bitmap of the rows that may be returned; the search passes through the others.
 
         Raises:
-            QueryError: the queries, k or `allowed` are not as said.
+            QueryError: the queries, k or `allowed` are invalid.
         """
         check_queries(queries, self.dim, k)
         check_allowed(allowed, self.size)
         ef = max(self.ef if search_params is None else search_params.width, k)
-        if ef >= self.size or not len(queries):  # the graph would look at everything
+        if ef >= self.size or not len(queries):  # the graph would visit every row
             return self.search_exact(queries, k, allowed=allowed)
-        # Per call: attributes of the index are shared.
-        settings = faiss.SearchParametersHNSW(efSearch=ef, sel=build_id_selector(allowed))
+        # Passed with the call, because threads share the attributes of the index.
+        params = faiss.SearchParametersHNSW(efSearch=ef, sel=build_id_selector(allowed))
         with use_faiss_threads(1 if len(queries) == 1 else None):
-            _, rows = self._graph.search(queries, k, params=settings)  # [B, k]
+            _, rows = self._graph.search(queries, k, params=params)  # [B, k]
         hits = rescore(self._exact_index.half_vectors, queries, rows)
         return self._exact_index.fill_missing_hits(hits, queries, allowed)
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.index_io.load`."""
+        """Write the index to one file, for `vecall.index.index_io.load_index`."""
         write_faiss_index(self._graph, path)

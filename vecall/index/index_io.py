@@ -1,4 +1,4 @@
-"""The one file that an index is kept in."""
+"""Reading and writing an index as one file."""
 
 from pathlib import Path
 from typing import Any
@@ -21,33 +21,38 @@ def save_index(index: Index, path: Path) -> None:
     try:
         index.save(path)
     except (OSError, RuntimeError) as error:
-        raise StoreError(f"{path} cannot be written: is there such a folder, and room in it? {error}") from error
+        raise StoreError(
+            f"{path} cannot be written: {error}; check that its directory exists and has free space"
+        ) from error
 
 
 def load_index(path: Path) -> Index:
-    """Read an index from a file whose sha256 was checked: faiss itself does not notice every damage.
+    """Read an index from a file. Check its sha256 first: faiss does not detect every kind of damage.
 
     Raises:
-        ReleaseRefused: the file is missing, or holds none of our indexes.
+        InvalidReleaseError: the file is missing, or holds no index of a supported type.
     """
     try:
-        native = faiss.read_index(str(path))
+        faiss_index = faiss.read_index(str(path))
     except RuntimeError as error:
-        raise InvalidReleaseError(f"{path} is no faiss index that can be read: {error}", file=path.name) from error
-    if isinstance(native, faiss.IndexHNSWSQ) and _is_half_precision(native.storage, native):
-        return HnswIndex(native)
-    if isinstance(native, faiss.IndexRefine) and _is_ivf_pq(native):
-        return IvfPqIndex(native)
-    if _is_half_precision(native, native):
-        return ExactIndex(native)
+        raise InvalidReleaseError(
+            f"{path} is not a readable faiss index: {error}; publish the release again", file=path.name
+        ) from error
+    if isinstance(faiss_index, faiss.IndexHNSWSQ) and _is_half_precision(faiss_index.storage, faiss_index):
+        return HnswIndex(faiss_index)
+    if isinstance(faiss_index, faiss.IndexRefine) and _is_ivf_pq(faiss_index):
+        return IvfPqIndex(faiss_index)
+    if _is_half_precision(faiss_index, faiss_index):
+        return ExactIndex(faiss_index)
     raise InvalidReleaseError(
-        f"{path} holds a {type(native).__name__}; expected HNSW, IVF or a flat index in half precision by inner "
-        "product, as vecall makes them: publish the release again",
+        f"{path} holds a faiss {type(faiss_index).__name__}; expected an HNSW, IVF or flat index as vecall builds it, "
+        "in half precision by inner product: publish the release again",
         file=path.name,
     )
 
 
-def _is_half_precision(storage: Any, index: Any) -> bool:  # noqa: ANN401 - faiss's stubs lack half of it
+def _is_half_precision(storage: Any, index: Any) -> bool:  # noqa: ANN401 - faiss's type stubs lack these classes
+    """Whether `storage` holds all vectors of `index` in half precision, and both use the inner product."""
     flat = faiss.downcast_index(storage)
     return (
         isinstance(flat, faiss.IndexScalarQuantizer)
@@ -59,11 +64,12 @@ def _is_half_precision(storage: Any, index: Any) -> bool:  # noqa: ANN401 - fais
 
 
 def _is_ivf_pq(index: Any) -> bool:  # noqa: ANN401 - as above
-    lists = faiss.downcast_index(index.base_index)
+    """Whether a `faiss.IndexRefine` has the structure that `IvfPqIndex` expects."""
+    ivf_index = faiss.downcast_index(index.base_index)
     return (
-        isinstance(lists, faiss.IndexIVFPQFastScan)
-        and isinstance(faiss.downcast_index(lists.quantizer), faiss.IndexFlat)
-        and lists.by_residual
-        and (lists.d, lists.ntotal) == (index.d, index.ntotal)
+        isinstance(ivf_index, faiss.IndexIVFPQFastScan)
+        and isinstance(faiss.downcast_index(ivf_index.quantizer), faiss.IndexFlat)
+        and ivf_index.by_residual
+        and (ivf_index.d, ivf_index.ntotal) == (index.d, index.ntotal)
         and _is_half_precision(index.refine_index, index)
     )

@@ -1,9 +1,9 @@
-"""Which way one query is answered: through the index, or by an exact scan of what may be an answer.
+"""Choice between the index and an exact scan of the allowed rows, for one query.
 
-Whatever a filter lets pass and however much is excluded, the answer must be the k best. A search that ignores most of
-what it meets must look further: with n of N rows allowed and E of them excluded, the k-th answer is expected at rank
-(k + E) N / n of the whole pool, and the effort is that of this rank. Where that costs more than scoring the n rows one
-by one, they are scored.
+However selective the filter and however many rows are excluded, the result must be the k best. A search that discards
+most of the rows it visits must look further: with n of N rows allowed and E of them excluded, the k-th result is
+expected at rank (k + E) N / n of all rows, so the search parameters are those of this rank. If they cost more than
+scoring the n - E rows one by one, the rows are scanned.
 """
 
 import math
@@ -18,13 +18,13 @@ Route = Literal["index", "scan", "all"]
 
 @dataclass(frozen=True)
 class CostModel:
-    """Milliseconds of one query on one thread, as measured when the index was tuned.
+    """Cost of one query on one thread, as measured when the index was tuned.
 
     Attributes:
-        fixed_ms: of any search of the index.
-        ms_per_width: of each place kept in sight, or cell.
-        ms_per_reranked_row: of each row that cells score exactly.
-        ms_per_scanned_row: of each row of an exact scan.
+        fixed_ms: milliseconds of any search of the index.
+        ms_per_width: milliseconds per unit of `SearchParams.width`.
+        ms_per_reranked_row: milliseconds per row of `SearchParams.rerank_depth`.
+        ms_per_scanned_row: milliseconds per row of an exact scan.
     """
 
     fixed_ms: float
@@ -33,7 +33,7 @@ class CostModel:
     ms_per_scanned_row: float
 
     def estimate_index_ms(self, search_params: SearchParams) -> float:
-        """Of a search with this effort."""
+        """Estimate the milliseconds of a search of the index."""
         return (
             self.fixed_ms
             + self.ms_per_width * search_params.width
@@ -41,22 +41,23 @@ class CostModel:
         )
 
     def estimate_scan_ms(self, row_count: int) -> float:
-        """Of scoring so many rows."""
+        """Estimate the milliseconds of an exact scan of `row_count` rows."""
         return self.ms_per_scanned_row * row_count
 
 
-# Of a release that says none: a graph, on the machine where DESIGN's figures were measured.
+# For a release that records no costs; measured for an HNSW index on one machine.
 DEFAULT_COSTS = CostModel(fixed_ms=0.05, ms_per_width=0.0025, ms_per_reranked_row=0.0, ms_per_scanned_row=5e-5)
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How to answer.
+    """How to answer one query.
 
     Attributes:
-        route: "index"; "scan", exactly, the allowed rows that are not excluded; "all" of these, which are at most k.
-        fetch_k: rows to ask the index for, so that k remain when the excluded ones are dropped.
-        search_params: of the index; None where it is not asked.
+        route: "index" searches the index; "scan" scores the rows that are allowed and not excluded; "all" returns all
+            of these rows, which are at most k.
+        fetch_k: number of rows to fetch from the index, so that k remain without the excluded ones; 0 off the index.
+        search_params: parameters of the index search; None off the index.
     """
 
     route: Route
@@ -67,24 +68,24 @@ class SearchPlan:
 def plan_search(
     k: int, *, size: int, allowed_count: int, excluded_count: int, curve: SearchParamCurve | None, costs: CostModel
 ) -> SearchPlan:
-    """Choose the cheapest way that is good enough.
+    """Choose the cheapest route that returns the k best rows.
 
     Args:
-        k: answers that are wanted, at least 1.
-        size: N, rows of the index.
-        allowed_count: n of them that may be answers, before exclusions.
-        excluded_count: of the n rows, those that are excluded.
-        curve: effort by rank; None where the index itself scans all rows.
-        costs: of both ways.
+        k: number of rows wanted, at least 1.
+        size: N, the number of rows of the index.
+        allowed_count: n, the number of rows that may be returned, excluded ones included.
+        excluded_count: E, how many of the n rows are excluded.
+        curve: search parameters by rank; None for an exact index, which scans all rows.
+        costs: measured cost of both routes.
     """
     if allowed_count - excluded_count <= k:
         return SearchPlan("all", 0, None)
     if curve is None:
         return SearchPlan("scan", 0, None)
-    fetch = k + excluded_count
-    nearest = allowed_count == size and not excluded_count
-    rank = None if nearest else math.ceil(fetch * size / allowed_count)
-    effort = curve.look_up(fetch, rank=rank, excluded_count=excluded_count)
-    if costs.estimate_index_ms(effort) > costs.estimate_scan_ms(allowed_count - excluded_count):
+    fetch_k = k + excluded_count
+    is_restricted = allowed_count < size or excluded_count > 0
+    rank = math.ceil(fetch_k * size / allowed_count) if is_restricted else None
+    search_params = curve.look_up(fetch_k, rank=rank, excluded_count=excluded_count)
+    if costs.estimate_index_ms(search_params) > costs.estimate_scan_ms(allowed_count - excluded_count):
         return SearchPlan("scan", 0, None)
-    return SearchPlan("index", fetch, effort)
+    return SearchPlan("index", fetch_k, search_params)

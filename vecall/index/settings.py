@@ -10,19 +10,20 @@ _UNSUPPORTED_ENGINES = ("milvus",)
 
 
 class IndexSettings(SettingsModel):
-    """Which index is built, and what it must reach. A parameter left out is found."""
+    """Engine of the index, and the recall and latency to reach. Parameters left out are found by measurement."""
 
     engine: Literal["auto", "hnsw", "ivf", "exact"] = "auto"
     target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
-    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 500), min_length=1, description="ascending")
-    latency_ms: float = Field(10.0, gt=0, description="milliseconds that a search of one query may take")
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (100, 500), min_length=1, description="values of k to tune for, ascending"
+    )
+    latency_ms: float = Field(10.0, gt=0, description="maximum median milliseconds of a search of one query")
     M: int | None = Field(None, ge=2, le=256, description="hnsw: links per vector and level")
     ef_construction: int | None = Field(None, ge=1, description="hnsw: candidates examined for a vector's links")
     ef: int | None = Field(None, ge=1, description="hnsw: size of a search's candidate list")
-
     nlist: int | None = Field(None, ge=1, description="ivf: number of inverted lists")
     nprobe: int | None = Field(None, ge=1, description="ivf: lists that a search scans")
-    storage: Literal["fp16"] = Field("fp16", description="of the vectors that answers are scored by")
+    storage: Literal["fp16"] = Field("fp16", description="format of the stored vectors, which results are scored by")
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -35,5 +36,5 @@ class IndexSettings(SettingsModel):
     @classmethod
     def _check_ascending(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
         if list(ks) != sorted(set(ks)):
-            raise ValueError(f"ks is {list(ks)}; expected numbers that ascend, such as [100, 500]")
+            raise ValueError(f"ks is {list(ks)}; expected distinct numbers in ascending order, such as [100, 500]")
         return ks

@@ -21,6 +21,7 @@ from vecall.index import index_io
 from vecall.index.base import MAX_QUERY_VALUE, Index
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
+from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.settings import IndexSettings
 from vecall.release.atomic_io import write_array, write_table
 from vecall.release.encoder import OnnxEncoder
@@ -90,8 +91,7 @@ def write_release(
         directory: of the draft.
         contents: what to write.
         settings: of the index.
-        queries: [Q, D] real user vectors to tune the index on; None to encode a sample of the release's users, if it
-            has users and towers.
+        queries: [Q, D] real user vectors to tune the index on; None to encode users of the release, if it has towers.
         encoder: the towers in `directory` and their encoder hash; None for a release without towers.
 
     Returns:
@@ -105,8 +105,7 @@ def write_release(
     inputs = None
     if queries is None and encoder is not None and contents.users is not None:
         inputs = _sample_user_inputs(contents.users, MAX_TUNING_QUERIES, encoder[0].history_length)
-        queries = inputs.encode(encoder[0], lambda rows: round_to_half_precision(contents.vectors[rows]))
-        _check_user_vectors(queries)
+        queries = _encode_user_sample(inputs, encoder[0], contents.vectors)
     if queries is None or len(queries) < 2:  # a confidence interval needs two
         queries = inputs = None
     built = build_index(contents.vectors, queries, settings)
@@ -139,30 +138,32 @@ def write_release(
     )
 
 
-def _check_user_vectors(vectors: Vectors) -> None:
-    """Raise if a vector has a component that is not finite, or too large for finite scores."""
+def _encode_user_sample(inputs: UserTowerInputs, encoder: OnnxEncoder, item_vectors: Vectors | HalfVectors) -> Vectors:
+    """Encode users; raise if a component is not finite, or too large for finite scores."""
+    vectors = inputs.encode(encoder, lambda rows: round_to_half_precision(item_vectors[rows]))
     is_valid = (np.abs(vectors) <= MAX_QUERY_VALUE).all(axis=1)
     if not is_valid.all():
         raise ExportError(
             f"user tower: the vectors of {int((~is_valid).sum())} of {len(vectors)} users are not finite numbers "
             f"within ±{MAX_QUERY_VALUE:g}, such as {vectors[~is_valid][0]}; check it for divisions by 0 and overflows"
         )
+    return vectors
 
 
 def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
-    """Select users evenly spaced by row: those with a history, or if there are none those with features.
+    """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads.
 
-    Histories are cut to what the user tower reads.
+    If nobody has a history, and the user tower reads none, users with features are selected.
     """
     active = np.flatnonzero(users.histories.lengths)
-    if not len(active):
+    if not len(active) and history_length == 0:
         active = np.flatnonzero(~is_empty_row(users.features))
-    chosen = active[np.unique(np.linspace(0, max(0, len(active) - 1), min(max_users, len(active))).astype(np.int64))]
+    chosen = active[evenly_spaced_rows(len(active), max_users)]
     return UserTowerInputs(users.histories.take(chosen).take_last(history_length), users.features[chosen])
 
 
 def _record_golden_queries(index: Index, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:
-    chosen = np.unique(np.linspace(0, len(queries) - 1, min(MAX_GOLDEN_QUERIES, len(queries))).astype(np.int64))
+    chosen = evenly_spaced_rows(len(queries), MAX_GOLDEN_QUERIES)
     sample = None if inputs is None else UserTowerInputs(inputs.histories.take(chosen), inputs.features[chosen])
     return GoldenQueries.record(index, queries[chosen], sample)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from vecall.arrays import Rows
+from vecall.index.ann_recall import recall_from_scores
 from vecall.recall.recaller import RecallTrace
 from vecall.recall.search import search_snapshot_exact
 
@@ -109,9 +110,8 @@ class OnlineRecallMonitor:
             len(trace.search_result.rows),
             throttle=_CpuThrottle(self._stop_event),
         )
-        # By score, as in `vecall.index.measure_ann_recall`: which of equal items was returned makes no difference.
         found, wanted = (_compute_scores(trace, rows) for rows in (trace.search_result.rows, exact))
-        share = min(1.0, float(np.count_nonzero(found >= wanted.min()) / len(wanted)))
+        share = recall_from_scores(found, wanted)
         with self._lock:
             self._recalls_by_path.setdefault(path_label, deque(maxlen=_WINDOW_SIZE)).append(share)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import Id, IdMap
+from vecall.index.sampling import evenly_spaced_rows
 from vecall.live.snapshot import Snapshot
 
 _TITLE_COLUMNS = ("title", "name")
@@ -109,7 +110,7 @@ def find_ids_with_prefix(id_map: IdMap, prefix: str, max_ids: int) -> list[Id]:
 
 def sample_ids(id_map: IdMap, count: int) -> list[Id]:
     """Ids from all over."""
-    return list(id_map.to_ids(np.unique(np.linspace(0, len(id_map) - 1, count).round().astype(np.int64))))
+    return list(id_map.to_ids(evenly_spaced_rows(len(id_map), count)))
 
 
 def _iterate_ids_from(id_map: IdMap, first_id: Id, max_ids: int, is_match: Callable[[Id], bool]) -> Iterator[Id]:

@@ -1,0 +1,33 @@
+"""Fixtures that several test files of the index share."""
+
+import numpy as np
+import pytest
+
+from vecall import progress
+
+
+@pytest.fixture(scope="session")
+def clustered():
+    """5,000 unit vectors of 32 dimensions around 100 centres, and 200 queries from the same distribution."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((100, 32))
+    points = centres[rng.integers(100, size=5200)] + 0.5 * rng.standard_normal((5200, 32))
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    return points[:5000], points[5000:]
+
+
+@pytest.fixture
+def progress_events():
+    """Progress reported during the test: (task, total) at the start, the steps of each advance, "end"."""
+    events = []
+
+    class RecordingListener:
+        def start_task(self, task, total):
+            events.append((task, total))
+            return lambda steps=1, note="": events.append(steps)
+
+        def stop_task(self):
+            events.append("end")
+
+    with progress.report_to(RecordingListener()):
+        yield events
