@@ -7,17 +7,17 @@ import pytest
 from vecall.errors import ConfigError
 from vecall.evaluation.report import ExampleUser, ReportContent, write_report
 
-NASTY = "<script>alert('$title')</script> & \"co\""
+MARKUP = "<script>alert('{{ content.title }}')</script> & \"co\""
 METRICS = {"recall@10": 0.1, "recall@100": 0.431, "ndcg@10": 0.05, "coverage@10": 0.25}
 CONTENT = ReportContent(
-    title=f"title {NASTY}",
-    headline=f"headline {NASTY}",
-    protocol=(f"protocol {NASTY}",),
+    title=f"title {MARKUP}",
+    headline=f"headline {MARKUP}",
+    protocol=(f"protocol {MARKUP}",),
     models={
         "model": {"seen_excluded": METRICS, "seen_included": METRICS | {"recall@100": 0.377}},
-        f"m {NASTY}": {"seen_excluded": METRICS | {"recall@100": 1.0}, "seen_included": METRICS},
+        f"m {MARKUP}": {"seen_excluded": METRICS | {"recall@100": 1.0}, "seen_included": METRICS},
     },
-    dropped=((f"what {NASTY}", 1234, f"why {NASTY}"),),
+    dropped=((f"what {MARKUP}", 1234, f"why {MARKUP}"),),
     ann_rows=(
         {
             "k": 100,
@@ -27,21 +27,19 @@ CONTENT = ReportContent(
             "p99_ms": 12.5,
             "queries": 2000,
             "effort": None,
-            "engine": f"hnsw {NASTY}",
+            "engine": f"hnsw {MARKUP}",
         },
     ),
-    ann_method=f"method {NASTY}",
+    ann_method=f"method {MARKUP}",
     learning_curve_svg="<svg><title>curve</title></svg>",
     recall_over_k_svg="<svg><title>over k</title></svg>",
-    examples=(
-        ExampleUser(f"user {NASTY}", (f"taken {NASTY}",), (f"recalled {NASTY}", "other"), (f"recalled {NASTY}",)),
-    ),
-    environment={f"machine {NASTY}": f"two cores {NASTY}"},
+    examples=(ExampleUser(f"user {MARKUP}", (f"history {MARKUP}",), (f"recalled {MARKUP}", "other")),),
+    environment={f"machine {MARKUP}": f"two cores {MARKUP}"},
 )
 
 
-class Balance(HTMLParser):
-    """Tags that were opened and not closed."""
+class TagBalanceParser(HTMLParser):
+    """Keeps the stack of tags that are open."""
 
     def __init__(self):
         super().__init__()
@@ -61,9 +59,8 @@ def page(tmp_path):
     return (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_every_text_is_escaped(page):
+def test_every_text_is_escaped_and_not_a_template(page):
     assert "<script" not in page
-    assert "$" not in page.replace("$title", "")
     for word in (
         "title",
         "headline",
@@ -74,41 +71,68 @@ def test_every_text_is_escaped(page):
         "hnsw",
         "method",
         "user",
-        "taken",
+        "history",
         "recalled",
         "machine",
         "two cores",
     ):
-        assert f"{word} &lt;script&gt;" in page, word
+        assert f"{word} &lt;script&gt;alert(&#39;{{{{ content.title }}}}" in page, word
 
 
-def test_the_page_stands_alone_and_is_well_formed(page):
+def test_page_is_self_contained_and_well_formed(page):
     assert not re.search(r"(src|href)=|@import|url\(|https?://", page)
-    parser = Balance()
+    parser = TagBalanceParser()
     parser.feed(page)
     assert parser.open == []
 
 
-def test_it_says_what_it_measured(page):
+def test_page_shows_metrics_counts_and_plots(page):
     excluded, included = page.index("seen items excluded"), page.index("seen items included")
-    assert excluded < page.index("1.000</strong>") < included < page.index(">.377<")
-    for text in (">1,234<", ">.987<", ">.650<", ">12.500<", ">2,000<", ">default<", "ANN recall@100", "over k"):
+    assert excluded < page.index("1.000</strong>") < included < page.index(">0.377<")
+    for text in (">1,234<", ">0.987<", ">0.650<", ">12.500<", ">2,000<", ">default<", "ANN recall@100", "over k"):
         assert text in page, text
     assert page.count("<figure") == 2
-    assert "✓" in page
+    assert "recalled, best first" in page
 
 
-def test_what_is_missing_is_left_out(tmp_path):
-    bare = replace(CONTENT, dropped=(), ann=(), learning_curve="", recall_over_k="", examples=(), environment={})
+def test_sections_without_content_are_omitted(tmp_path):
+    bare = replace(
+        CONTENT,
+        dropped=(),
+        ann_rows=(),
+        learning_curve_svg="",
+        recall_over_k_svg="",
+        examples=(),
+        environment={},
+    )
     write_report(tmp_path / "report.html", bare)
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "every user, item and held-out interaction was judged" in page
+    assert "every user, item and held-out interaction was evaluated" in page
     for heading in ("Plots", "Examples", "Environment", "ANN recall and latency"):
         assert f"<h2>{heading}" not in page
 
 
-def test_an_empty_report_is_refused(tmp_path):
+def test_report_without_models_or_directory_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="at least one model"):
         write_report(tmp_path / "report.html", replace(CONTENT, models={}))
     with pytest.raises(ConfigError, match="does not exist"):
         write_report(tmp_path / "nowhere" / "report.html", CONTENT)
+
+
+def test_every_number_has_its_leading_zero(page):
+    text = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert re.findall(r"(?<![\w.])-?\.\d+", text) == []
+
+
+def test_best_value_of_a_column_is_highlighted(page):
+    table = page[page.index("seen items excluded") : page.index("seen items included")]
+    assert re.findall(r"<strong>([^<]*)</strong>", table) == [
+        "0.100",
+        "0.050",
+        "0.250",
+        "0.100",
+        "1.000",
+        "0.050",
+        "0.250",
+    ]
+    assert table.count("<td>0.431</td>") == 1

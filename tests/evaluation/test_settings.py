@@ -4,11 +4,11 @@ from pydantic import ValidationError
 from vecall.evaluation.settings import EvaluationSettings
 
 
-def test_defaults():
+def test_default_ks():
     assert EvaluationSettings().ks == (10, 50, 100, 200, 500)
 
 
 @pytest.mark.parametrize("ks", [(), (0, 10), (10, 10), (100, 10)])
-def test_ks_ascend_from_one(ks):
+def test_empty_unordered_or_non_positive_ks_are_refused(ks):
     with pytest.raises(ValidationError):
         EvaluationSettings(ks=ks)

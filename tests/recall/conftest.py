@@ -1,4 +1,4 @@
-"""Small releases, made as `publish` makes them, and towers simple enough to compute by hand."""
+"""Factories of small releases, written as `publish` writes them, with an encoder whose vectors are computed by hand."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": Ve
 
 
 class HandComputedEncoder:
-    """The user vector is the sum of the history's vectors, and `taste`; `age` is added to its first number."""
+    """Encoder of user vectors: the sum of the history's vectors and `taste`, with `age` added to the first number."""
 
     def __init__(self, dim, history_length, features):
-        nothing = FeatureEncoder.fit({}, pl.DataFrame())
+        items = FeatureEncoder.fit({}, pl.DataFrame())
         users = FeatureEncoder.fit(features, to_feature_frame([{}], features))
-        self.state = EncoderState(dim=dim, history_length=history_length, items=nothing.state, users=users.state)
+        self.state = EncoderState(dim=dim, history_length=history_length, items=items.state, users=users.state)
         self.dim, self.history_length = dim, history_length
         self.empty_user_features = to_feature_frame([{}], features)
 
@@ -45,37 +45,39 @@ class HandComputedEncoder:
 
 
 @pytest.fixture
-def release_of(tmp_path):
-    """A release of these vectors; user rows are (id, fields, history of item rows)."""
+def make_release(tmp_path):
+    """Factory of releases of the given vectors; a user is (id, features, history of item rows)."""
 
-    def make(vectors, *, ids=None, attributes=None, popularity=None, users=None, towers=None, engine="exact"):
-        n = len(vectors)
-        ids = list(range(100, 100 + n)) if ids is None else ids
-        items = build_id_map(pl.Series(ids), "integer" if isinstance(ids[0], int) else "string")
-        known = None
+    def make(vectors, *, ids=None, attributes=None, popularity=None, users=None, encoder=None, engine="exact"):
+        n_items = len(vectors)
+        ids = list(range(100, 100 + n_items)) if ids is None else ids
+        item_ids = build_id_map(pl.Series(ids), "integer" if isinstance(ids[0], int) else "string")
+        user_table = None
         if users is not None:
-            names, fields, histories = zip(*users, strict=True)
+            names, features, histories = zip(*users, strict=True)
             user_ids = build_id_map(pl.Series(names), "integer" if isinstance(names[0], int) else "string")
-            known = UserTable(user_ids, to_feature_frame(fields, USER_FEATURES), RaggedArray.from_lists(histories))
+            user_table = UserTable(
+                user_ids, to_feature_frame(features, USER_FEATURES), RaggedArray.from_lists(histories)
+            )
         contents = ReleaseContents(
-            item_ids=items,
+            item_ids=item_ids,
             vectors=np.asarray(vectors, dtype=np.float32),
-            attributes=pl.DataFrame(height=n) if attributes is None else pl.DataFrame(attributes),
+            attributes=pl.DataFrame(height=n_items) if attributes is None else pl.DataFrame(attributes),
             popularity=None if popularity is None else np.asarray(popularity, dtype=np.float32),
-            users=known,
+            users=user_table,
         )
         with Store.create(tmp_path / "store").create_draft() as draft:
             name = draft.commit(write_release(draft.directory, contents, IndexSettings(engine=engine)), activate=True)
-        return replace(open_release(Store.open(tmp_path / "store"), name), encoder=towers)
+        return replace(open_release(Store.open(tmp_path / "store"), name), encoder=encoder)
 
     return make
 
 
 @pytest.fixture
-def recaller_of(release_of):
-    return lambda *args, **kwargs: Recaller(LiveIndex.from_release(release_of(*args, **kwargs)))
+def make_recaller(make_release):
+    return lambda *args, **kwargs: Recaller(LiveIndex.from_release(make_release(*args, **kwargs)))
 
 
 @pytest.fixture
-def towers():
+def make_encoder():
     return lambda length=3, features=USER_FEATURES: HandComputedEncoder(4, length, features)

@@ -1,4 +1,4 @@
-"""Comparisons against Python's own exact numbers, near every edge at which floats or types give way."""
+"""Conditions compare as Python's exact numbers do, near every limit of precision and range of the column types."""
 
 import operator
 import time
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.errors import OverloadedError, QueryError
+from vecall.recall import filters
 from vecall.recall.filters import evaluate_filter
 
 OPS = {
@@ -29,16 +30,16 @@ NUMBERS = WHOLE | st.sampled_from([0.5, -0.5, 1.5, 2.0**53, 2.0**63, 90071992547
 BOUNDS = {pl.Int64: (-(2**63), 2**63 - 1), pl.UInt64: (0, 2**64 - 1), pl.Int32: (-(2**31), 2**31 - 1)}
 
 
-def passing(column, op, value):
+def evaluate(column, op, value):
     return evaluate_filter([{"field": "x", "op": op, "value": value}], pl.DataFrame({"x": column})).tolist()
 
 
-def expected(cells, op, value, exact):
-    """What Python's exact numbers say; `exact` reads both a cell and a value."""
+def evaluate_in_python(cells, op, value, to_exact):
+    """The same with Python's exact numbers; `to_exact` converts both cells and values."""
     if "in" in op:
-        among = {exact(one) for one in value}
-        return [cell is not None and (exact(cell) in among) == (op == "in") for cell in cells]
-    return [cell is not None and OPS[op](exact(cell), exact(value)) for cell in cells]
+        members = {to_exact(member) for member in value}
+        return [cell is not None and (to_exact(cell) in members) == (op == "in") for cell in cells]
+    return [cell is not None and OPS[op](to_exact(cell), to_exact(value)) for cell in cells]
 
 
 def draw_condition(data, values):
@@ -48,27 +49,27 @@ def draw_condition(data, values):
 
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(BOUNDS, key=str)), st.lists(st.none() | WHOLE, min_size=1, max_size=6), st.data())
-def test_integers_stay_integers(dtype, cells, data):
+def test_integers_are_compared_exactly(dtype, cells, data):
     low, high = BOUNDS[dtype]
     cells = [None if cell is None else min(max(cell, low), high) for cell in cells]
     op, value = draw_condition(data, NUMBERS)
-    assert passing(pl.Series(cells, dtype=dtype), op, value) == expected(cells, op, value, Fraction)
+    assert evaluate(pl.Series(cells, dtype=dtype), op, value) == evaluate_in_python(cells, op, value, Fraction)
 
 
 @settings(max_examples=300)
 @given(st.lists(st.none() | NUMBERS.map(float), min_size=1, max_size=6), st.data())
-def test_a_float_is_no_other_integer(cells, data):
+def test_floats_are_compared_exactly_with_integers(cells, data):
     op, value = draw_condition(data, NUMBERS)
-    assert passing(pl.Series(cells, dtype=pl.Float64), op, value) == expected(cells, op, value, Fraction)
+    assert evaluate(pl.Series(cells, dtype=pl.Float64), op, value) == evaluate_in_python(cells, op, value, Fraction)
 
 
 @settings(max_examples=200)
 @given(st.lists(st.none() | st.integers(-300, 300), min_size=1, max_size=6), st.data())
-def test_decimals_mean_what_is_written(hundredths, data):
-    cells = [None if one is None else Decimal(one).scaleb(-2) for one in hundredths]
+def test_decimals_are_compared_by_their_decimal_spelling(hundredths, data):
+    cells = [None if value is None else Decimal(value).scaleb(-2) for value in hundredths]
     op, value = draw_condition(data, st.integers(-4, 4) | st.sampled_from([0.1, 0.01, 1.005, -2.99, 1e300]))
-    got = passing(pl.Series(cells, dtype=pl.Decimal(10, 2)), op, value)
-    assert got == expected(cells, op, value, lambda one: Fraction(str(one)))
+    mask = evaluate(pl.Series(cells, dtype=pl.Decimal(10, 2)), op, value)
+    assert mask == evaluate_in_python(cells, op, value, lambda number: Fraction(str(number)))
 
 
 MOMENTS = st.datetimes(timezones=st.just(UTC)) | st.sampled_from(
@@ -83,30 +84,33 @@ MOMENTS = st.datetimes(timezones=st.just(UTC)) | st.sampled_from(
     st.integers(-12, 12),
     st.data(),
 )
-def test_times_are_compared_as_moments_in_every_year(cells, unit, hours, data):
+def test_times_are_compared_as_instants_in_every_year_and_time_zone(cells, unit, hours, data):
     cells = [
-        None if one is None else one.replace(microsecond=one.microsecond // 1000 * 1000 if unit == "ms" else 0)
-        for one in cells
+        None if cell is None else cell.replace(microsecond=cell.microsecond // 1000 * 1000 if unit == "ms" else 0)
+        for cell in cells
     ]
-    column = pl.Series([None if one is None else one.replace(tzinfo=None) for one in cells], dtype=pl.Datetime(unit))
-    there = [one for one in cells if one is not None]
-    op, value = draw_condition(data, MOMENTS | st.sampled_from(there) if there else MOMENTS)
+    naive_cells = [None if cell is None else cell.replace(tzinfo=None) for cell in cells]
+    column = pl.Series(naive_cells, dtype=pl.Datetime(unit))
+    present = [cell for cell in cells if cell is not None]
+    op, value = draw_condition(data, MOMENTS | st.sampled_from(present) if present else MOMENTS)
     shift = timedelta(hours=hours)
 
-    def written(one):
-        """The same moment as it is told elsewhere; in the first and last hours of all years that is another year."""
+    def format_in_other_zone(moment):
+        """The same instant with another offset, unless that would leave the range of years."""
         offset = f"{'+' if hours >= 0 else '-'}{abs(hours):02}:00"
         try:
-            return (one.replace(tzinfo=None) + shift).isoformat() + offset
+            return (moment.replace(tzinfo=None) + shift).isoformat() + offset
         except OverflowError:
-            return one.isoformat()
+            return moment.isoformat()
 
-    asked = [written(one) for one in value] if isinstance(value, list) else written(value)
-    assert passing(column, op, asked) == expected(cells, op, value, lambda one: one)
+    text = (
+        [format_in_other_zone(moment) for moment in value] if isinstance(value, list) else format_in_other_zone(value)
+    )
+    assert evaluate(column, op, text) == evaluate_in_python(cells, op, value, lambda moment: moment)
 
 
 @pytest.mark.parametrize(
-    ("column", "op", "value", "rows"),
+    ("column", "op", "value", "expected"),
     [
         (pl.Series([0.7, 0.1, 2.5], dtype=pl.Float32), "eq", 0.7, [True, False, False]),
         (pl.Series([0.7, 0.1, 2.5], dtype=pl.Float32), "gte", 0.7, [True, False, True]),
@@ -124,51 +128,50 @@ def test_times_are_compared_as_moments_in_every_year(cells, unit, hours, data):
         (pl.Series([["a", "a"], ["a"]]), "contains_all", ["a", "a"], [True, True]),
     ],
 )
-def test_cases_by_hand(column, op, value, rows):
-    assert passing(column, op, value) == rows
+def test_conditions_give_masks_computed_by_hand(column, op, value, expected):
+    assert evaluate(column, op, value) == expected
 
 
 @pytest.mark.parametrize("name", ["*", "^x$", "^.*$", "", "#", "cell", "literal"])
-def test_names_are_just_names(name):
+def test_attribute_names_are_not_patterns(name):
     table = pl.DataFrame({"before": [9, 9], name: [1, 2], "after": [9, 9]})
     assert evaluate_filter([{"field": name, "op": "eq", "value": 2}], table).tolist() == [False, True]
 
 
-def test_text_that_looks_like_numbers_says_what_to_do():
+def test_number_for_a_text_attribute_is_refused_with_a_hint():
     with pytest.raises(
         QueryError, match=r"expected a string, got 1999; this attribute is text: .*attributes = \{ x = "
     ):
-        passing(pl.Series(["1999"]), "gte", 1999)
+        evaluate(pl.Series(["1999"]), "gte", 1999)
 
 
-def test_many_values_cost_no_more_than_their_number():
+def test_cost_of_tag_operations_is_not_values_times_rows():
     tags = pl.DataFrame({"x": [[f"t{i % 5000}", f"u{i % 7}"] for i in range(60_000)]})
 
-    def seconds(count, op):
+    def measure_seconds(count, op):
         value = [f"t{i}" for i in range(count)]
-        began = time.perf_counter()
-        found = evaluate_filter([{"field": "x", "op": op, "value": value}], tags)
-        assert found.sum() == {"contains_any": 12 * count, "contains_none": 60_000 - 12 * count, "contains_all": 0}[op]
-        return time.perf_counter() - began
+        start = time.perf_counter()
+        mask = evaluate_filter([{"field": "x", "op": op, "value": value}], tags)
+        seconds = time.perf_counter() - start
+        assert mask.sum() == {"contains_any": 12 * count, "contains_none": 60_000 - 12 * count, "contains_all": 0}[op]
+        return seconds
 
     for op in ("contains_any", "contains_none", "contains_all"):
-        seconds(10, op)
-        assert seconds(1_000, op) < 5 * seconds(10, op) + 0.2
+        measure_seconds(10, op)
+        assert measure_seconds(1_000, op) < 5 * measure_seconds(10, op) + 0.2
 
 
-def test_evaluation_stops_between_conditions(monkeypatch):
-    from vecall.recall import filters
-
+def test_cancelled_evaluation_stops_between_conditions(monkeypatch):
     monkeypatch.setattr(filters, "_CHUNK_ROWS", 10)
-    looks = []
+    checks = []
 
-    def checkpoint():
-        looks.append(None)
-        if len(looks) == 3:
-            raise OverloadedError("too late")
+    def cancel_at_third_check():
+        checks.append(None)
+        if len(checks) == 3:
+            raise OverloadedError("deadline exceeded")
 
     where = [{"field": "x", "op": "gte", "value": 0}] * 2
     table = pl.DataFrame({"x": np.arange(25)})
     with pytest.raises(OverloadedError):
-        evaluate_filter(where, table, check_cancelled=checkpoint)
+        evaluate_filter(where, table, check_cancelled=cancel_at_third_check)
     assert evaluate_filter(where, table).all()

@@ -7,12 +7,12 @@ from vecall.errors import QueryError
 from vecall.recall.query import ExecutionPlan, Query, Recalled, UnknownInputs
 
 
-def test_defaults():
+def test_absent_keys_take_defaults():
     query = Query.from_json({"user_id": 7})
     assert query == Query(user_id=7, k=100, where=(), exclude=(), exclude_seen=True, explain=False)
 
 
-def test_all_parts_from_json():
+def test_every_key_is_read_from_json():
     request = {
         "user_id": "u",
         "user": {"age": 3},
@@ -30,49 +30,51 @@ def test_all_parts_from_json():
 
 
 @pytest.mark.parametrize(
-    ("field", "wrong"),
+    ("field", "value"),
     [
-        *[("user_id", wrong) for wrong in (1.5, True, ["a"], {})],
-        *[("user", wrong) for wrong in ("a", [], 3)],
-        *[("recent", wrong) for wrong in ("abc", 3, [1.5], [None])],
-        *[("history", wrong) for wrong in ("abc", b"abc", 3, [1.5], [None], [True], {"a": 1})],
-        *[("vector", wrong) for wrong in ("12", 3, [[1.0]], ["1"], [True], [None], [float("nan")], [10**400])],
-        *[("vector", np.array(wrong)) for wrong in (["1"], [True], [1j], [None])],
-        *[("k", wrong) for wrong in (0, -1, 1.0, True, "5", None)],
-        *[("where", wrong) for wrong in ({"field": "a"}, "abc", ["abc"], None, [None])],
-        *[("exclude", wrong) for wrong in ("abc", [1.5], None, [False])],
-        *[("exclude_seen", wrong) for wrong in (0, 1, "true", None)],
-        *[("explain", wrong) for wrong in (0, 1, None)],
+        *[("user_id", value) for value in (1.5, True, ["a"], {})],
+        *[("user", value) for value in ("a", [], 3)],
+        *[("recent", value) for value in ("abc", 3, [1.5], [None])],
+        *[("history", value) for value in ("abc", b"abc", 3, [1.5], [None], [True], {"a": 1})],
+        *[("vector", value) for value in ("12", 3, [[1.0]], ["1"], [True], [None], [float("nan")], [10**400])],
+        *[("vector", np.array(value)) for value in (["1"], [True], [1j], [None])],
+        *[("k", value) for value in (0, -1, 1.0, True, "5", None)],
+        *[("where", value) for value in ({"field": "a"}, "abc", ["abc"], None, [None])],
+        *[("exclude", value) for value in ("abc", [1.5], None, [False])],
+        *[("exclude_seen", value) for value in (0, 1, "true", None)],
+        *[("explain", value) for value in (0, 1, None)],
     ],
 )
-def test_a_wrong_part_is_told_by_its_name(field, wrong):
+def test_invalid_value_error_names_its_field(field, value):
     with pytest.raises(QueryError) as caught:
-        Query.from_json({"user_id": "u", field: wrong})
-    assert (caught.value.field, caught.value.code) == (field, "invalid")
-    assert str(caught.value).startswith(f"{field}: expected ")
+        Query.from_json({"user_id": "u", field: value})
+    is_element = isinstance(value, list) and field not in ("user_id", "user")
+    location = f"{field}[0]" if is_element else field
+    assert (caught.value.field, caught.value.code) == (location, "invalid")
+    assert str(caught.value).startswith(f"{location}: expected ")
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("nothing", [{}, {"k": 3}, {"user_id": None, "user": None, "history": None, "vector": None}])
-def test_a_query_of_nothing_is_refused(nothing):
+@pytest.mark.parametrize("request_", [{}, {"k": 3}, {"user_id": None, "user": None, "history": None, "vector": None}])
+def test_query_without_any_user_input_is_refused(request_):
     with pytest.raises(QueryError, match="at least one of user_id, user, history, recent and vector") as caught:
-        Query.from_json(nothing)
+        Query.from_json(request_)
     assert caught.value.code == "empty_query"
 
 
-def test_empty_parts_are_parts():
+def test_empty_values_count_as_given():
     for part in ({"user": {}}, {"history": []}, {"vector": []}, {"user_id": ""}):
         Query.from_json(part)
 
 
-@pytest.mark.parametrize(("request_", "code", "field"), [([], "bad_json", None), ({"K": 3}, "invalid", "K")])
-def test_what_is_no_request(request_, code, field):
+@pytest.mark.parametrize(("request_", "code", "field"), [([], "invalid", None), ({"K": 3}, "invalid", "K")])
+def test_non_object_and_unknown_key_are_refused(request_, code, field):
     with pytest.raises(QueryError, match="expected") as caught:
         Query.from_json(request_)
     assert (caught.value.code, caught.value.field) == (code, field)
 
 
-def test_numpys_numbers_will_do():
+def test_numpy_polars_and_torch_values_are_converted():
     query = Query(
         user_id=np.int64(3),
         history=np.array([1, 2]),
@@ -83,14 +85,14 @@ def test_numpys_numbers_will_do():
         recent=np.array([4], dtype=np.int8),
     )
     assert 10 * query.k == 1000  # an int8 would overflow
-    assert [type(one) for part in (query.history, query.recent, query.exclude) for one in part] == [int] * 4
+    assert [type(item_id) for ids in (query.history, query.recent, query.exclude) for item_id in ids] == [int] * 4
     tensor = torch.ones(3, requires_grad=True)
     assert Query(vector=tensor.detach()).vector.tolist() == [1, 1, 1]
     with pytest.raises(QueryError, match=r"vector: expected a list of finite numbers, got Tensor: .*detach"):
         Query(vector=tensor)
 
 
-def test_the_answer_as_json():
+def test_answer_as_json_has_the_public_keys():
     answer = Recalled("r", [3, 1], [0.5, 0.25], exhausted=False, fallback=None, unknown=UnknownInputs(history=2))
     assert answer.as_json() == {
         "release": "r",

@@ -12,28 +12,30 @@ YEARS = [1990 + row % 30 if row % 7 else None for row in range(200)]
 ATTRIBUTES = {"title": [f"t{row}" for row in range(200)], "year": YEARS}
 
 
-def some_vectors(n=200, dim=4):
+def make_vectors(n=200, dim=4):
     return np.random.default_rng(0).integers(-3, 4, (n, dim)).astype(np.float32)
 
 
 @pytest.fixture
-def recaller(recaller_of, towers):
+def recaller(make_recaller, make_encoder):
     users = [("ann", {"age": 1}, [3, 5, 8, 13]), ("bob", {}, [])]
-    return recaller_of(some_vectors(), attributes=ATTRIBUTES, popularity=range(200), users=users, towers=towers())
+    return make_recaller(
+        make_vectors(), attributes=ATTRIBUTES, popularity=range(200), users=users, encoder=make_encoder()
+    )
 
 
-def by_hand(vector, k, gone=(), keep=None):
-    """(ids, scores) by score, then id."""
-    scores = some_vectors() @ np.asarray(vector, dtype=np.float32)
-    rows = [row for row in range(200) if row not in gone and (keep is None or keep(row))]
+def rank_by_sorting(vector, k, excluded=(), keep=None):
+    """(ids, scores) of the k best rows, by score, then id."""
+    scores = make_vectors() @ np.asarray(vector, dtype=np.float32)
+    rows = [row for row in range(200) if row not in excluded and (keep is None or keep(row))]
     rows = sorted(rows, key=lambda row: (-scores[row], row))[:k]
     return [100 + row for row in rows], scores[rows].tolist()
 
 
 @pytest.mark.parametrize("k", [1, 10, 45, 60, 199, 200, 500])
-def test_k_from_1_to_more_than_there_are(recaller, k):
+def test_exact_top_k_for_k_from_1_to_beyond_the_item_count(recaller, k):
     answer = recaller.recall(Query(vector=[1, 2, -1, 3], k=k))
-    assert (answer.ids, answer.scores) == by_hand([1, 2, -1, 3], k)
+    assert (answer.ids, answer.scores) == rank_by_sorting([1, 2, -1, 3], k)
     assert answer.exhausted == (k >= 200)
     assert (answer.release, answer.fallback, answer.unknown, answer.plan) == (
         recaller.release,
@@ -41,19 +43,21 @@ def test_k_from_1_to_more_than_there_are(recaller, k):
         UnknownInputs(),
         None,
     )
-    assert all(type(one) is int for one in answer.ids)
+    assert all(type(item_id) is int for item_id in answer.ids)
 
 
-def test_seen_items_and_excluded_ones_make_room_for_others(recaller):
-    vector = some_vectors()[[5, 8, 13]].sum(axis=0) + np.eye(4)[0]  # the three newest, and the age
+def test_seen_and_excluded_items_are_replaced_by_the_next_best(recaller):
+    vector = make_vectors()[[5, 8, 13]].sum(axis=0) + np.eye(4)[0]  # the three newest items, and the age
     seen = recaller.recall(Query(user_id="ann", k=20, exclude_seen=False))
-    assert (seen.ids, seen.scores) == by_hand(vector, 20)
+    assert (seen.ids, seen.scores) == rank_by_sorting(vector, 20)
     unseen = recaller.recall(Query(user_id="ann", k=20, exclude=[*seen.ids[:6], 9999]))
-    assert (unseen.ids, unseen.scores) == by_hand(vector, 20, gone=[3, 5, 8, 13, *(one - 100 for one in seen.ids[:6])])
+    assert (unseen.ids, unseen.scores) == rank_by_sorting(
+        vector, 20, excluded=[3, 5, 8, 13, *(item_id - 100 for item_id in seen.ids[:6])]
+    )
     assert unseen.unknown == UnknownInputs(exclude=1)
 
 
-def test_exhausted_only_when_every_match_is_there(recaller):
+def test_exhausted_only_if_every_match_is_returned(recaller):
     where = [{"field": "year", "op": "lt", "value": 1993}]
     matching = [row for row, year in enumerate(YEARS) if year is not None and year < 1993]
     n = len(matching)
@@ -61,19 +65,21 @@ def test_exhausted_only_when_every_match_is_there(recaller):
         answer = recaller.recall(
             Query(vector=[0, 1, 1, 0], k=k, where=where, exclude=[100 + row for row in exclude], explain=True)
         )
-        assert (answer.ids, answer.scores) == by_hand([0, 1, 1, 0], k, gone=exclude, keep=lambda row: row in matching)
+        assert (answer.ids, answer.scores) == rank_by_sorting(
+            [0, 1, 1, 0], k, excluded=exclude, keep=lambda row: row in matching
+        )
         assert answer.exhausted == (k >= n - len(exclude))
         assert (answer.plan.matches, answer.plan.excluded, answer.plan.delta) == (n, len(exclude), 0)
         assert answer.plan.path == ("all" if answer.exhausted else "scan")
         assert list(answer.plan.ms) == ["encode", "plan", "search", "merge"]
 
 
-def test_nothing_left_is_empty_and_exhausted(recaller):
+def test_answer_without_eligible_items_is_empty_and_exhausted(recaller):
     everything = list(range(100, 300))
-    nothing = [{"field": "year", "op": "in", "value": []}]
+    unsatisfiable = [{"field": "year", "op": "in", "value": []}]
     for query in (
         Query(vector=[1, 1, 1, 1], exclude=everything),
-        Query(vector=[1, 1, 1, 1], where=nothing),
+        Query(vector=[1, 1, 1, 1], where=unsatisfiable),
         Query(user_id="nobody", exclude=everything),
     ):
         answer = recaller.recall(query)
@@ -82,78 +88,78 @@ def test_nothing_left_is_empty_and_exhausted(recaller):
         assert recaller.candidates(query).schema["id"] == pl.Int64
 
 
-def test_popular_items_stand_in(recaller):
+def test_unknown_user_gets_popular_items(recaller):
     answer = recaller.recall(Query(user_id="nobody", k=3, exclude=[298]))
     assert (answer.ids, answer.scores) == ([299, 297, 296], [199, 197, 196])
     assert (answer.fallback, answer.unknown.user, answer.exhausted) == ("popular", True, False)
     assert set(recaller.candidates(Query(user_id="nobody", k=3))["channel"]) == {"popular"}
 
 
-def test_candidates_are_the_answer_with_attributes_in_step(recaller):
+def test_candidates_are_the_answer_with_attributes_in_the_same_order(recaller):
     query = Query(user_id="ann", k=30, where=[{"field": "year", "op": "gt", "value": 1995}])
     answer, table = recaller.recall(query), recaller.candidates(query)
     assert table.columns == ["id", "score", "rank", "channel", "title", "year"]
     assert (table["id"].to_list(), table["score"].to_list()) == (answer.ids, answer.scores)
     assert table["rank"].to_list() == list(range(1, 31))
     assert set(table["channel"]) == {"vector"}
-    assert table["title"].to_list() == [f"t{one - 100}" for one in answer.ids]
-    assert table["year"].to_list() == [YEARS[one - 100] for one in answer.ids]
+    assert table["title"].to_list() == [f"t{item_id - 100}" for item_id in answer.ids]
+    assert table["year"].to_list() == [YEARS[item_id - 100] for item_id in answer.ids]
 
 
-def test_strings_as_ids_and_no_attributes(recaller_of):
-    recaller = recaller_of([[1, 0], [1, 0], [2, 0]], ids=["9", "10", "é"])
+def test_release_with_string_ids_and_without_attributes(make_recaller):
+    recaller = make_recaller([[1, 0], [1, 0], [2, 0]], ids=["9", "10", "é"])
     answer = recaller.recall(Query(vector=[1, 0], k=3))
     assert (answer.ids, answer.scores) == (["é", "10", "9"], [2, 1, 1])  # ties by UTF-8 bytes
     table = recaller.candidates(Query(vector=[1, 0], k=2))
     assert (table.columns, table.schema["id"]) == (["id", "score", "rank", "channel"], pl.String)
 
 
-def test_wrong_queries_are_told(recaller):
+def test_invalid_query_error_names_its_field(recaller):
     for query, field in (
         ({"vector": [1, 2, 3, 4], "where": [{"field": "year", "op": "like", "value": 3}]}, "where[0].op"),
         ({"vector": [1, 2]}, "vector"),
         ({"history": ["x"]}, "history"),
         ({"user_id": 3}, "user_id"),
     ):
-        for answer in (recaller.recall, recaller.candidates):
+        for method in (recaller.recall, recaller.candidates):
             with pytest.raises(QueryError) as caught:
-                answer(Query(**query))
+                method(Query(**query))
             assert caught.value.field == field
 
 
-def test_user_ids_written_as_text(recaller, recaller_of):
+def test_user_id_text_is_parsed_into_the_id_type_of_the_release(recaller, make_recaller):
     assert recaller.parse_user_id("007") == "007"
-    numbered = recaller_of(some_vectors(), users=[(7, {}, [])])
-    assert numbered.parse_user_id("007") == 7
+    with_integer_ids = make_recaller(make_vectors(), users=[(7, {}, [])])
+    assert with_integer_ids.parse_user_id("007") == 7
     with pytest.raises(QueryError, match="ids here are integers, got 'x'"):
-        numbered.parse_user_id("x")
+        with_integer_ids.parse_user_id("x")
 
 
-def test_many_threads_get_the_answers_of_one(recaller):
+def test_concurrent_recalls_equal_sequential_ones(recaller):
     rng = np.random.default_rng(1)
     queries = [
         Query(
-            user_id=["ann", "bob", "nobody"][place % 3],
-            vector=None if place % 2 else rng.integers(-3, 4, 4).tolist(),
-            k=1 + place * 3,
-            exclude=rng.integers(100, 300, place).tolist(),
-            where=[{"field": "year", "op": "gt", "value": 1990 + place % 20}] if place % 5 == 0 else (),
+            user_id=["ann", "bob", "nobody"][i % 3],
+            vector=None if i % 2 else rng.integers(-3, 4, 4).tolist(),
+            k=1 + i * 3,
+            exclude=rng.integers(100, 300, i).tolist(),
+            where=[{"field": "year", "op": "gt", "value": 1990 + i % 20}] if i % 5 == 0 else (),
         )
-        for place in range(40)
+        for i in range(40)
     ]
-    alone = [recaller.recall(query) for query in queries]
+    sequential = [recaller.recall(query) for query in queries]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(recaller.recall, queries * 5)) == alone * 5
+        assert list(pool.map(recaller.recall, queries * 5)) == sequential * 5
 
 
-def test_opening_a_store(recaller_of, tmp_path):
-    made = recaller_of([[1, 0], [0, 1]])
+def test_open_recaller_opens_the_current_or_a_named_release(make_recaller, tmp_path):
+    published = make_recaller([[1, 0], [0, 1]])
     with (
         open_recaller(tmp_path / "store") as recaller,
-        open_recaller(str(tmp_path / "store"), release=made.release) as same,
+        open_recaller(str(tmp_path / "store"), release=published.release) as by_name,
     ):
         assert isinstance(recaller, Recaller)
-        assert recaller.release == same.release == made.release
+        assert recaller.release == by_name.release == published.release
         assert recaller.recall(Query(vector=[0, 1], k=1)).ids == [101]
     with pytest.raises(StoreError, match="has no release 'other'"):
         open_recaller(tmp_path / "store", release="other")

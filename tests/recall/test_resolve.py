@@ -14,61 +14,66 @@ USERS = [
 
 
 @pytest.fixture
-def release(release_of, towers):
-    return release_of(VECTORS, users=USERS, towers=towers(), popularity=range(8))
+def release(make_release, make_encoder):
+    return make_release(VECTORS, users=USERS, encoder=make_encoder(), popularity=range(8))
 
 
-def ask(release, **query):
-    asked = resolve_query(Query(**query), Snapshot.from_release(release))
-    vector = None if asked.vector is None else asked.vector[0].tolist()
-    return vector, asked.excluded_rows.tolist(), asked.fallback, asked.unknown
+def resolve(release, **query):
+    """(vector, excluded rows, fallback, unknown) of a query."""
+    resolved = resolve_query(Query(**query), Snapshot.from_release(release))
+    vector = None if resolved.vector is None else resolved.vector[0].tolist()
+    return vector, resolved.excluded_rows.tolist(), resolved.fallback, resolved.unknown
 
 
-def test_a_known_user_is_the_stored_history_and_features(release):
-    """The towers read the three newest items; all five are excluded."""
-    assert ask(release, user_id="ann") == ([1, 0, 2, 8], [0, 1, 2, 3], None, UnknownInputs())
-    assert ask(release, user_id="ann", exclude_seen=False)[1] == []
-    assert ask(release, user_id="ann", exclude=[107, 999, 100])[1:] == ([0, 1, 2, 3, 7], None, UnknownInputs(exclude=1))
+def test_known_user_has_the_stored_history_and_features(release):
+    """The encoder reads the three newest items; all five are excluded."""
+    assert resolve(release, user_id="ann") == ([1, 0, 2, 8], [0, 1, 2, 3], None, UnknownInputs())
+    assert resolve(release, user_id="ann", exclude_seen=False)[1] == []
+    assert resolve(release, user_id="ann", exclude=[107, 999, 100])[1:] == (
+        [0, 1, 2, 3, 7],
+        None,
+        UnknownInputs(exclude=1),
+    )
 
 
-def test_a_given_history_replaces_the_stored_one_and_both_are_seen(release):
-    assert ask(release, user_id="ann", history=[107]) == ([1, 0, 0, 9], [0, 1, 2, 3, 7], None, UnknownInputs())
-    assert ask(release, user_id="ann", history=[]) == ([1, 0, 0, 7], [0, 1, 2, 3], None, UnknownInputs())
-    assert ask(release, history=np.array([100, 104])) == ([3, 0, 0, 0], [0, 4], None, UnknownInputs())
+def test_history_of_the_query_replaces_the_stored_one_and_both_are_excluded(release):
+    assert resolve(release, user_id="ann", history=[107]) == ([1, 0, 0, 9], [0, 1, 2, 3, 7], None, UnknownInputs())
+    assert resolve(release, user_id="ann", history=[]) == ([1, 0, 0, 7], [0, 1, 2, 3], None, UnknownInputs())
+    assert resolve(release, history=np.array([100, 104])) == ([3, 0, 0, 0], [0, 4], None, UnknownInputs())
 
 
-def test_recent_items_come_after_the_stored_or_given_history(release):
-    """The towers read the three newest items."""
-    assert ask(release, user_id="ann", recent=[107]) == ([1, 0, 1, 10], [0, 1, 2, 3, 7], None, UnknownInputs())
-    assert ask(release, user_id="ann", history=[101], recent=[107, 999]) == (
+def test_recent_items_are_appended_to_the_history(release):
+    """The encoder reads the three newest items."""
+    assert resolve(release, user_id="ann", recent=[107]) == ([1, 0, 1, 10], [0, 1, 2, 3, 7], None, UnknownInputs())
+    assert resolve(release, user_id="ann", history=[101], recent=[107, 999]) == (
         [1, 1, 0, 9],
         [0, 1, 2, 3, 7],
         None,
         UnknownInputs(history=1),
     )
-    assert ask(release, recent=[100, 104]) == ([3, 0, 0, 0], [0, 4], None, UnknownInputs())
-    assert ask(release, user_id="nobody", recent=[101]) == ([0, 1, 0, 0], [1], "history", UnknownInputs(user=True))
-    assert ask(release, user_id="ann", recent=[107], exclude_seen=False)[1] == []
-    assert ask(release, recent=[]) == (None, [], "popular", UnknownInputs())
+    assert resolve(release, recent=[100, 104]) == ([3, 0, 0, 0], [0, 4], None, UnknownInputs())
+    assert resolve(release, user_id="nobody", recent=[101]) == ([0, 1, 0, 0], [1], "history", UnknownInputs(user=True))
+    assert resolve(release, user_id="ann", recent=[107], exclude_seen=False)[1] == []
+    assert resolve(release, recent=[]) == (None, [], "popular", UnknownInputs())
 
 
-def test_of_whom_nothing_is_known_gets_what_is_popular(release):
-    """Known or not: the tower's answer to nothing at all is nobody's taste."""
-    assert ask(release, user_id="bob") == (None, [], "popular", UnknownInputs())
-    assert ask(release, user_id="bob", user={"age": None}) == (None, [], "popular", UnknownInputs())
-    assert ask(release, user={"age": None, "taste": None}) == (None, [], "popular", UnknownInputs())
-    assert ask(release, user_id="bob", user={"age": 3})[2] is None
-    assert ask(release, user_id="bob", recent=[101])[2] is None
+def test_user_without_history_and_features_gets_popular_items(release):
+    """Whether the user id is known or not: the encoder's output for an empty input means nothing."""
+    assert resolve(release, user_id="bob") == (None, [], "popular", UnknownInputs())
+    assert resolve(release, user_id="bob", user={"age": None}) == (None, [], "popular", UnknownInputs())
+    assert resolve(release, user={"age": None, "taste": None}) == (None, [], "popular", UnknownInputs())
+    assert resolve(release, user_id="bob", user={"age": 3})[2] is None
+    assert resolve(release, user_id="bob", recent=[101])[2] is None
 
 
-def test_given_features_override_the_stored_ones(release):
-    assert ask(release, user_id="ann", history=[], user={"age": 5})[0] == [5, 0, 0, 7]
-    assert ask(release, user_id="ann", history=[], user={"taste": None})[0] == [1, 0, 0, 0]
-    assert ask(release, user={"taste": [1, 2, 3, 4.5]}) == ([1, 2, 3, 4.5], [], None, UnknownInputs())
+def test_features_of_the_query_override_the_stored_ones(release):
+    assert resolve(release, user_id="ann", history=[], user={"age": 5})[0] == [5, 0, 0, 7]
+    assert resolve(release, user_id="ann", history=[], user={"taste": None})[0] == [1, 0, 0, 0]
+    assert resolve(release, user={"taste": [1, 2, 3, 4.5]}) == ([1, 2, 3, 4.5], [], None, UnknownInputs())
 
 
-def test_a_vector_skips_the_towers(release):
-    assert ask(release, vector=[1, 2, 3, 4], history=[100], user_id="nobody") == (
+def test_vector_of_the_query_skips_the_encoder(release):
+    assert resolve(release, vector=[1, 2, 3, 4], history=[100], user_id="nobody") == (
         [1, 2, 3, 4],
         [0],
         None,
@@ -76,28 +81,33 @@ def test_a_vector_skips_the_towers(release):
     )
 
 
-def test_what_stands_in_for_an_unknown_user(release):
-    assert ask(release, user_id="nobody") == (None, [], "popular", UnknownInputs(user=True))
-    assert ask(release, user_id="nobody", history=[101, 999]) == ([0, 1, 0, 0], [1], "history", UnknownInputs(True, 1))
-    assert ask(release, user_id="nobody", history=[999]) == (None, [], "popular", UnknownInputs(True, 1))
-    assert ask(release, user_id="nobody", user={"age": 3}) == ([3, 0, 0, 0], [], None, UnknownInputs(user=True))
-    assert ask(release, user={}) == (None, [], "popular", UnknownInputs())
-    assert ask(release, history=[]) == (None, [], "popular", UnknownInputs())
-    assert ask(release, user_id="\ud800") == (None, [], "popular", UnknownInputs(user=True))
+def test_fallback_of_an_unknown_user(release):
+    assert resolve(release, user_id="nobody") == (None, [], "popular", UnknownInputs(user=True))
+    assert resolve(release, user_id="nobody", history=[101, 999]) == (
+        [0, 1, 0, 0],
+        [1],
+        "history",
+        UnknownInputs(True, 1),
+    )
+    assert resolve(release, user_id="nobody", history=[999]) == (None, [], "popular", UnknownInputs(True, 1))
+    assert resolve(release, user_id="nobody", user={"age": 3}) == ([3, 0, 0, 0], [], None, UnknownInputs(user=True))
+    assert resolve(release, user={}) == (None, [], "popular", UnknownInputs())
+    assert resolve(release, history=[]) == (None, [], "popular", UnknownInputs())
+    assert resolve(release, user_id="\ud800") == (None, [], "popular", UnknownInputs(user=True))
 
 
-def test_towers_that_read_no_history_know_nobody_by_one(release_of, towers):
-    release = release_of(VECTORS, users=USERS, towers=towers(length=0), popularity=range(8))
-    assert ask(release, user_id="nobody", history=[101]) == (None, [1], "popular", UnknownInputs(user=True))
-    assert ask(release, user_id="ann") == ([1, 0, 0, 7], [0, 1, 2, 3], None, UnknownInputs())
+def test_encoder_without_history_ignores_the_history(make_release, make_encoder):
+    release = make_release(VECTORS, users=USERS, encoder=make_encoder(length=0), popularity=range(8))
+    assert resolve(release, user_id="nobody", history=[101]) == (None, [1], "popular", UnknownInputs(user=True))
+    assert resolve(release, user_id="ann") == ([1, 0, 0, 7], [0, 1, 2, 3], None, UnknownInputs())
 
 
-def test_towers_without_features(release_of, towers):
-    release = release_of(VECTORS, users=USERS, towers=towers(features={}), popularity=range(8))
-    assert ask(release, user_id="ann") == ([0, 0, 2, 1], [0, 1, 2, 3], None, UnknownInputs())
-    assert ask(release, user_id="bob") == (None, [], "popular", UnknownInputs())  # known, but nothing is known of them
+def test_encoder_without_user_features_refuses_features(make_release, make_encoder):
+    release = make_release(VECTORS, users=USERS, encoder=make_encoder(features={}), popularity=range(8))
+    assert resolve(release, user_id="ann") == ([0, 0, 2, 1], [0, 1, 2, 3], None, UnknownInputs())
+    assert resolve(release, user_id="bob") == (None, [], "popular", UnknownInputs())  # known, but without a history
     with pytest.raises(QueryError, match="no such feature") as caught:
-        ask(release, user={"age": 3})
+        resolve(release, user={"age": 3})
     assert caught.value.field == "user.age"
 
 
@@ -120,20 +130,20 @@ def test_towers_without_features(release_of, towers):
         ({"user": {"taste": [1, 2, 3, 1e39]}}, "user.taste", "expected a list of 4"),
     ],
 )
-def test_what_does_not_go_with_the_release_is_told_by_its_name(release, query, field, message):
+def test_query_that_does_not_fit_the_release_is_refused_by_field(release, query, field, message):
     with pytest.raises(QueryError, match=message) as caught:
-        ask(release, **query)
+        resolve(release, **query)
     assert (caught.value.field, caught.value.code) == (field, "invalid")
 
 
-def test_without_towers_a_query_brings_its_vector(release_of):
-    release = release_of(VECTORS)
-    assert ask(release, vector=[0, 0, 0, 1], user_id="x", history=[104]) == (
+def test_release_without_towers_requires_a_vector(make_release):
+    release = make_release(VECTORS)
+    assert resolve(release, vector=[0, 0, 0, 1], user_id="x", history=[104]) == (
         [0, 0, 0, 1],
         [4],
         None,
         UnknownInputs(user=True),
     )
     with pytest.raises(QueryError, match="no towers") as caught:
-        ask(release, history=[100])
+        resolve(release, history=[100])
     assert caught.value.field == "vector"

@@ -1,14 +1,13 @@
-"""A model beside its baselines and through its index, all judged by one protocol: what `evaluate` answers."""
+"""Evaluation of a model, its index and the baselines by one protocol: the result of `vecall evaluate`."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecall import progress
-from vecall.arrays import Scores, Vectors
+from vecall.arrays import Mask, Scores, Vectors
 from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
@@ -16,30 +15,30 @@ from vecall.errors import ConfigError
 from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
-from vecall.evaluation.fallback import FallbackScorer
+from vecall.evaluation.fallback import FallbackScorer, is_unknown_user
 from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
 
 logger = logging.getLogger(__name__)
 
-WITH_HISTORY = "with_history"  # the group of users that have one
-_MAX_ANN_QUERIES = 1_000  # whose vectors the index is measured with
+WITH_HISTORY = "with_history"  # name of the group of users that have a history
+_MAX_ANN_QUERIES = 1_000  # user vectors that the index is benchmarked with
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as it is served.
+    """A model with everything that serving it needs.
 
     Attributes:
-        encode_users: [B, D] for B cases.
-        index: over the item vectors.
-        search_param_curve: how hard to search for k rows; None where the index scans them all.
-        engine: what kind of index it is, for people.
-        cost_model: of searching and of scanning, by which recall chooses between them.
-        has_features: [U] users of whom the user tower reads some feature.
-        reads_history: whether the user tower reads histories.
-        tuning_points: efforts that were tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
+        encode_users: Maps B cases to user vectors [B, D].
+        index: Index over the item vectors.
+        search_param_curve: Search parameters by k; None for an exact index.
+        engine: Label of the kind of index.
+        cost_model: Cost of an index search and of a scan, by which recall chooses between them.
+        has_features: [U] whether a user has a feature that the user tower reads.
+        reads_history: Whether the user tower reads histories.
+        tuning_points: Search parameters tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
     """
 
     encode_users: Callable[[EvalCases], Vectors]
@@ -47,50 +46,62 @@ class ServedModel:
     search_param_curve: SearchParamCurve | None
     engine: str
     cost_model: CostModel
-    has_features: NDArray[np.bool_]
+    has_features: Mask
     reads_history: bool
     tuning_points: Sequence[Mapping[str, float]] = ()
 
     def wrap_with_fallback(self, scorer: Scorer, popularity: Scores) -> FallbackScorer:
-        """The model's scores, and what is popular where recall would answer with that."""
+        """Return a scorer that gives popularity to the users whom recall would serve popular items."""
         return FallbackScorer(scorer, popularity, reads_history=self.reads_history, has_features=self.has_features)
 
+    def is_unknown(self, cases: EvalCases) -> Mask:
+        """Return [B] whether recall would serve the user of each case popular items."""
+        return is_unknown_user(cases, reads_history=self.reads_history, has_features=self.has_features)
+
     def get_search_params(self, k: int) -> SearchParams | None:
-        """How hard to search for k rows."""
+        """Return the search parameters for k rows; None for an exact index."""
         return None if self.search_param_curve is None else self.search_param_curve.look_up(k)
 
 
 class IndexScorer:
-    """Scores as recall sees them: of the rows that the index returns, and -inf for all others."""
+    """Scores items as recall finds them: rows that the index returns have their score, all others -inf.
+
+    Args:
+        served_model: The model and its index.
+        k: Rows that the index is searched for, beside those of the history.
+    """
 
     def __init__(self, served_model: ServedModel, k: int) -> None:
         self._served_model, self._k = served_model, k
 
-    def __call__(self, cases: EvalCases) -> NDArray[np.float32]:
-        """[B, N]; each case is searched for `depth` rows beyond its history, as a request with exclusions is."""
+    def __call__(self, cases: EvalCases) -> Scores:
+        """Return [B, N] scores.
+
+        Each search fetches k rows plus as many as the user has seen, as a request that excludes these does.
+        """
         index = self._served_model.index
         scores = np.full((len(cases), index.size), -np.inf, dtype=np.float32)
-        for place, vector in enumerate(self._served_model.encode_users(cases)):
-            k = min(self._k + len(np.unique(cases.histories[place])), index.size)
-            hits = index.search(vector[None], k, search_params=self._served_model.get_search_params(k))
-            found = hits.rows[0] >= 0
-            scores[place, hits.rows[0][found]] = hits.scores[0][found]
+        for case, vector in enumerate(self._served_model.encode_users(cases)):
+            fetch_k = min(self._k + len(np.unique(cases.histories[case])), index.size)
+            hits = index.search(vector[None], fetch_k, search_params=self._served_model.get_search_params(fetch_k))
+            is_hit = hits.rows[0] >= 0
+            scores[case, hits.rows[0][is_hit]] = hits.scores[0][is_hit]
         return scores
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All that was measured.
+    """Results of an evaluation.
 
     Attributes:
-        protocol: split and ranking, a sentence each.
-        dropped: what was left out, by reason.
-        results: `model`, then `index` (the model through its index), then the baselines, by name.
-        ann_results: of the index alone, one for each k.
-        route_counts: how many of the judged users' recalls at the first of these k would be answered in which way, see
-            `vecall.recall.query.ExecutionPlan`.
-        tuning_points: as in `Served`.
-        item_counts: [N] how many users took each item in training.
+        protocol: Sentences about split, ranking and baselines.
+        dropped: Number of interactions, users or targets that were left out, by reason.
+        results: Metrics by name: `model`, `index` (the model through its index), then the baselines.
+        ann_results: Benchmark of the index alone, for each k.
+        route_counts: Number of the evaluated users whose recall at the first of these k takes each route; the routes
+            are those of `vecall.recall.query.ExecutionPlan.path`.
+        tuning_points: As in `ServedModel`.
+        item_counts: [N] number of users of each item in training.
     """
 
     protocol: tuple[str, ...]
@@ -99,23 +110,23 @@ class EvaluationReport:
     ann_results: tuple[AnnBenchmarkResult, ...]
     route_counts: Mapping[str, int]
     tuning_points: Sequence[Mapping[str, float]]
-    item_counts: NDArray[np.float32]
+    item_counts: Scores
 
     @property
     def route_summary(self) -> str:
-        """How the judged users' recalls are answered, for people."""
-        words = {
+        """One line about the routes that recalls of the evaluated users take."""
+        actions = {
             "index": "search the index",
-            "scan": "scan all items, which is exact and here the quicker way",
+            "scan": "scan all items (exact; no index search would be faster)",
             "all": "return all items",
-            "popular": "return what is popular",
+            "popular": "return popular items",
         }
-        told = ", ".join(f"{count:,} {words[path]}" for path, count in self.route_counts.items() if count)
-        return f"of these users' recalls at k = {self.ann_results[0].k}: {told}"
+        counts = ", ".join(f"{count:,} {actions[route]}" for route, count in self.route_counts.items() if count)
+        return f"recalls of the evaluated users at k = {self.ann_results[0].k}: {counts}"
 
     def as_json(self) -> dict[str, object]:
-        """As `vecall evaluate --json` prints it; a baseline that was left out is null."""
-        first, *others = [one.as_json() for one in self.ann_results]
+        """Return the results as `vecall evaluate --json` prints them; a skipped baseline is None."""
+        first, *others = [result.as_json() for result in self.ann_results]
         return {
             "protocol": " ".join(self.protocol),
             "dropped": dict(self.dropped),
@@ -132,74 +143,76 @@ class EvaluationReport:
 def evaluate_all(
     dataset: Dataset, split: Split, scorer: Scorer, served_model: ServedModel, ks: Sequence[int], ann_ks: Sequence[int]
 ) -> EvaluationReport:
-    """Judge a model, its index and the baselines on the test cases.
+    """Evaluate a model, the model through its index, and the baselines on the test cases.
 
     Args:
-        dataset: for its counts.
-        split: baselines are fitted on `train` alone, as the model was, and read the same histories.
-        scorer: of the model, exact.
-        served_model: the same model with its index.
-        ks: depths of model recall.
-        ann_ks: depths of ANN recall; those beyond N are left out.
+        dataset: For the number of items and what was dropped.
+        split: Baselines are fitted on `train` alone, as the model was, and read the same test histories.
+        scorer: Exact scores of the model.
+        served_model: The same model with its index.
+        ks: Depths of model recall.
+        ann_ks: Depths of ANN recall; those beyond N are skipped.
     """
     n_items = len(dataset.catalogue.items)
     popularity = Popularity(split.train, n_items)
-    contenders: dict[str, Callable[[], Scorer]] = {
-        "model": lambda: served_model.wrap_with_fallback(scorer, popularity.item_counts),
-        "index": lambda: served_model.wrap_with_fallback(IndexScorer(served_model, max(ks)), popularity.item_counts),
-        "ease": lambda: FallbackScorer(Ease(split.train, n_items), popularity.item_counts),
-        "cooccurrence": lambda: FallbackScorer(RecentCooccurrence(split.train, n_items), popularity.item_counts),
+    item_counts = popularity.item_counts
+    scorer_factories: dict[str, Callable[[], Scorer]] = {
+        "model": lambda: served_model.wrap_with_fallback(scorer, item_counts),
+        "index": lambda: served_model.wrap_with_fallback(IndexScorer(served_model, max(ks)), item_counts),
+        "ease": lambda: FallbackScorer(Ease(split.train, n_items), item_counts),
+        "cooccurrence": lambda: FallbackScorer(RecentCooccurrence(split.train, n_items), item_counts),
         "popularity": lambda: popularity,
     }
-    groups = {WITH_HISTORY: split.test.histories.lengths > 0}
-    dropped = dict(dataset.dropped_counts) | dict(split.dropped_counts)
-    judgements, left_out = {}, []
-    with progress.track("judging", len(contenders)) as advance:
-        for name, make in contenders.items():
+    has_history = split.test.histories.lengths > 0
+    results, skipped = {}, []
+    with progress.track("evaluating", len(scorer_factories)) as advance:
+        for name, make_scorer in scorer_factories.items():
             try:
-                judgements[name] = evaluate_scorer(make(), split.test, n_items, ks, group_masks=groups)
-            except ConfigError as error:  # a baseline too large for its data
-                logger.warning("%s is left out: %s", name, error)
-                left_out.append(f"{name} is left out: {error}.")
+                results[name] = evaluate_scorer(
+                    make_scorer(), split.test, n_items, ks, group_masks={WITH_HISTORY: has_history}
+                )
+            except ConfigError as error:  # the data are too large for a baseline
+                logger.warning("skipped baseline %s: %s", name, error)
+                skipped.append(f"{name} was skipped: {error}.")
             advance(1, note=name)
-    if repeats := judgements["model"].repeat_target_count:
-        dropped["targets already in the history (not judged with seen items excluded)"] = repeats
+    dropped = dict(dataset.dropped_counts) | dict(split.dropped_counts)
+    if repeats := results["model"].repeat_target_count:
+        dropped["targets already in the history (left out where seen items are excluded)"] = repeats
     return EvaluationReport(
         protocol=(
             split.protocol[0].upper() + split.protocol[1:] + ".",
-            f"{len(split.test):,} users judged over {n_items:,} items; a target ranks below all items with its score.",
+            f"{len(split.test):,} users evaluated over {n_items:,} items; a target ranks below all items with the same "
+            "score.",
             "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
             "histories; `index` is the model through its index.",
-            *_describe_users_without_history(groups[WITH_HISTORY]),
-            *left_out,
+            *_describe_users_without_history(has_history),
+            *skipped,
         ),
         dropped=dropped,
-        results=judgements,
-        ann_results=_benchmark_index(split.test, served_model, popularity.item_counts, ann_ks),
-        route_counts=_count_routes(split.test, served_model, popularity.item_counts, ann_ks),
+        results=results,
+        ann_results=_benchmark_index(split.test, served_model, ann_ks),
+        route_counts=_count_routes(split.test, served_model, ann_ks),
         tuning_points=served_model.tuning_points,
-        item_counts=popularity.item_counts,
+        item_counts=item_counts,
     )
 
 
-def _describe_users_without_history(has_history: NDArray[np.bool_]) -> list[str]:
-    """What is said of users without a history, where there are some."""
+def _describe_users_without_history(has_history: Mask) -> list[str]:
+    """Return the protocol's sentence about users without a history; nothing if there are none."""
     count = int((~has_history).sum())
     if not count:
         return []
     return [
-        f"{count:,} of these users have no history: models are judged by what would be served to them, which is what "
-        "is popular where nothing else is known; `with_history` is of the others alone."
+        f"{count:,} of these users have no history: every model is evaluated on what it would serve them, which is "
+        "popular items if it reads nothing else of them; `with_history` covers only the other users."
     ]
 
 
-def _benchmark_index(
-    cases: EvalCases, served_model: ServedModel, popularity: Scores, ks: Sequence[int]
-) -> tuple[AnnBenchmarkResult, ...]:
-    """ANN recall and latency of the index's own search, on the vectors of the test's users."""
-    known = np.flatnonzero(~served_model.wrap_with_fallback(IndexScorer(served_model, 1), popularity).is_unknown(cases))
-    chosen = (known if len(known) else np.arange(len(cases)))[:_MAX_ANN_QUERIES]
-    queries = served_model.encode_users(cases.take(chosen))
+def _benchmark_index(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> tuple[AnnBenchmarkResult, ...]:
+    """Measure ANN recall and latency of the index alone, on vectors of the evaluated users."""
+    known = np.flatnonzero(~served_model.is_unknown(cases))
+    sampled = (known if len(known) else np.arange(len(cases)))[:_MAX_ANN_QUERIES]
+    queries = served_model.encode_users(cases.take(sampled))
     return tuple(
         benchmark_ann(
             served_model.index, queries, k, engine=served_model.engine, search_params=served_model.get_search_params(k)
@@ -209,23 +222,23 @@ def _benchmark_index(
 
 
 def _select_ann_ks(served_model: ServedModel, ks: Sequence[int]) -> list[int]:
+    """Return the k that are at most N; N itself if there are none."""
     return [k for k in ks if k <= served_model.index.size] or [served_model.index.size]
 
 
-def _count_routes(cases: EvalCases, served_model: ServedModel, popularity: Scores, ks: Sequence[int]) -> dict[str, int]:
-    """How the recalls of the judged users are answered, seen items excluded, as the planner decides."""
-    unknown = served_model.wrap_with_fallback(IndexScorer(served_model, 1), popularity).is_unknown(cases)
-    paths = {"index": 0, "scan": 0, "all": 0, "popular": int(unknown.sum())}
+def _count_routes(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> dict[str, int]:
+    """Count the routes that the planner chooses for recalls of the evaluated users at the first k, seen excluded."""
+    is_unknown = served_model.is_unknown(cases)
+    route_counts = {"index": 0, "scan": 0, "all": 0, "popular": int(is_unknown.sum())}
     size, k = served_model.index.size, _select_ann_ks(served_model, ks)[0]
-    for place in np.flatnonzero(~unknown):
-        seen = len(np.unique(cases.histories[int(place)]))
+    for case in np.flatnonzero(~is_unknown).tolist():
         plan = plan_search(
             k,
             size=size,
             allowed_count=size,
-            excluded_count=seen,
+            excluded_count=len(np.unique(cases.histories[case])),
             curve=served_model.search_param_curve,
             costs=served_model.cost_model,
         )
-        paths[plan.route] += 1
-    return paths
+        route_counts[plan.route] += 1
+    return route_counts

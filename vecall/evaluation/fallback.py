@@ -1,21 +1,20 @@
-"""What is served to users of whom nothing is known: they are judged by that, not by a tower's answer to nothing."""
+"""Popularity fallback: users of whom nothing is known are evaluated on the popular items that recall serves them."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vecall.arrays import Scores
+from vecall.arrays import Mask, Scores
 from vecall.data.ragged import EvalCases
 from vecall.evaluation.evaluator import Scorer
 
 
 class FallbackScorer:
-    """A scorer, and what is popular for users of whom it knows nothing, as `recall` answers them.
+    """Scorer that replaces the scores of unknown users by popularity, as `recall` does.
 
     Args:
-        scorer: reads histories and, perhaps, features.
-        popularity: [N] how many users took each item.
-        reads_history: whether it reads histories.
-        has_features: [U] users of whom it reads some feature; None: it reads none.
+        scorer: Scores of all other users, from histories and perhaps features.
+        popularity: [N] number of users of each item.
+        reads_history: Whether `scorer` reads histories.
+        has_features: [U] whether a user has a feature that `scorer` reads; None if it reads none.
     """
 
     def __init__(
@@ -24,19 +23,32 @@ class FallbackScorer:
         popularity: Scores,
         *,
         reads_history: bool = True,
-        has_features: NDArray[np.bool_] | None = None,
+        has_features: Mask | None = None,
     ) -> None:
         self._scorer = scorer
-        self._popularity: Scores = popularity / (popularity.max(initial=0.0) + 1)  # among cosines, for plots
+        self._popularity: Scores = popularity / (
+            popularity.max(initial=0.0) + 1
+        )  # in [0, 1), to share plots with cosines
         self._reads_history, self._has_features = reads_history, has_features
 
     def __call__(self, cases: EvalCases) -> Scores:
-        """[B, N] scores."""
+        """Return [B, N] scores."""
         scores = self._scorer(cases)
-        unknown = self.is_unknown(cases)
-        return np.where(unknown[:, None], self._popularity, scores) if unknown.any() else scores
+        is_unknown = self.is_unknown(cases)
+        return np.where(is_unknown[:, None], self._popularity, scores) if is_unknown.any() else scores
 
-    def is_unknown(self, cases: EvalCases) -> NDArray[np.bool_]:
-        """[B] cases whose user has neither a history nor a feature that is read."""
-        unknown = cases.histories.lengths == 0 if self._reads_history else np.ones(len(cases), dtype=np.bool_)
-        return unknown if self._has_features is None else unknown & ~self._has_features[cases.users]
+    def is_unknown(self, cases: EvalCases) -> Mask:
+        """Return [B] whether the user of each case has neither a history nor a feature that the scorer reads."""
+        return is_unknown_user(cases, reads_history=self._reads_history, has_features=self._has_features)
+
+
+def is_unknown_user(cases: EvalCases, *, reads_history: bool, has_features: Mask | None) -> Mask:
+    """Return [B] whether a model knows nothing of the user of each case.
+
+    Args:
+        cases: B cases.
+        reads_history: Whether the model reads histories.
+        has_features: [U] whether a user has a feature that the model reads; None if it reads none.
+    """
+    is_unknown = cases.histories.lengths == 0 if reads_history else np.ones(len(cases), dtype=np.bool_)
+    return is_unknown if has_features is None else is_unknown & ~has_features[cases.users]

@@ -1,7 +1,7 @@
-"""Ranks of held-out items among all items, and the metrics read off them.
+"""Ranks of held-out items among all items, and the metrics computed from them.
 
-Ranks are the pessimistic ones: a target stands below every other item with its own score, so a model that
-scores all items alike recalls nothing, instead of whatever a sort happens to put first.
+Ranks are pessimistic: a target ranks below every other item with the same score. A model that gives all items the
+same score therefore has a recall of 0, and not of whatever a sort happens to put first.
 """
 
 import numpy as np
@@ -15,43 +15,43 @@ Ranks = NDArray[np.int64]
 
 
 def rank_targets(scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> Ranks:
-    """The place of each target among all items that its user has not seen.
+    """Rank each target among all items that its user has not seen.
 
     Args:
-        scores: [B, N], larger is better; infinite is allowed, NaN is not.
+        scores: [B, N], larger is better; may be infinite, but not NaN.
         targets: B lists of distinct rows, none of them in the user's `seen`.
         seen: B lists of rows that are not ranked, repeats allowed; None ranks all N items.
 
     Returns:
-        [targets] 0-based ranks in the order of `targets.rows`: how many other ranked items score at least
-        as much as the target.
+        [targets] 0-based ranks in the order of `targets.values`: the number of other ranked items that score at least
+        as high as the target.
 
     Raises:
-        TrainingError: a score is NaN.
-        DataError: the lists do not fit the scores, a row is not one of the N items, or a target is seen.
+        TrainingError: A score is NaN.
+        DataError: The lists do not fit the scores, a row is not one of the N items, or a target is seen.
     """
     _check_shapes(scores, targets, seen)
     if np.isnan(scores).any():
         raise TrainingError(
-            f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN, so they have no order; "
-            "the training has probably diverged: lower training.lr or raise training.temperature"
+            f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN and cannot be ranked; "
+            "training has probably diverged: lower training.lr or raise training.temperature"
         )
     ranked = mask_seen(scores, seen)
     owners = targets.segment_ids
-    reached = ranked[owners, targets.values]
-    if np.isnan(reached).any():
-        user = int(owners[np.isnan(reached).argmax()])
+    target_scores = ranked[owners, targets.values]  # [targets]
+    if np.isnan(target_scores).any():
+        user = int(owners[np.isnan(target_scores).argmax()])
         raise DataError(
             f"a target of user {user} of the batch is among that user's seen items, which are not ranked; "
             "drop such targets, or rank with seen=None"
         )
-    # A pass per target over one row of N scores: no [targets, N] array, and still bound by memory speed.
-    counts = (np.count_nonzero(ranked[user] >= score) for user, score in zip(owners, reached, strict=True))
-    return np.fromiter(counts, dtype=np.int64, count=len(reached)) - 1
+    # A pass over the N scores of its user for each target: no [targets, N] array, and still bound by memory bandwidth.
+    counts = (np.count_nonzero(ranked[user] >= score) for user, score in zip(owners, target_scores, strict=True))
+    return np.fromiter(counts, dtype=np.int64, count=len(target_scores)) - 1
 
 
 def mask_seen(scores: Scores, seen: RaggedArray | None) -> Scores:
-    """[B, N] the scores with NaN, which is never >= anything, at what each user has seen."""
+    """Return the scores [B, N] with NaN, which compares as false, at the items that each user has seen."""
     if seen is None:
         return scores
     ranked = scores.copy()
@@ -60,44 +60,48 @@ def mask_seen(scores: Scores, seen: RaggedArray | None) -> Scores:
 
 
 def select_top_rows(scores: Scores, seen: RaggedArray | None, k: int) -> Rows:
-    """[B, k] best unseen rows, score descending, then row ascending; -1 where a user has no more.
+    """Select the k best unseen rows of each user.
 
     Args:
         scores: [B, N], without NaN.
         seen: B lists of rows to leave out, or None.
-        k: 1 <= k.
+        k: At least 1.
+
+    Returns:
+        [B, k] rows, score descending, then row ascending; -1 after the last if a user has fewer.
     """
-    lost = -mask_seen(scores, seen)  # NaN, the seen, sorts last
-    kept = min(k, lost.shape[1])
-    top = np.full((len(lost), k), -1, dtype=np.int64)
-    for user, losses in enumerate(lost):
-        border = np.partition(losses, kept - 1)[kept - 1]
-        best = np.flatnonzero(~np.isnan(losses) if np.isnan(border) else losses <= border)
-        best = best[np.argsort(losses[best], kind="stable")[:kept]]
-        top[user, : len(best)] = best
-    return top
+    negated = -mask_seen(scores, seen)  # [B, N]; NaN, at seen items, sorts last
+    n_kept = min(k, negated.shape[1])
+    top_rows = np.full((len(negated), k), -1, dtype=np.int64)
+    for user, values in enumerate(negated):
+        threshold = np.partition(values, n_kept - 1)[n_kept - 1]
+        best = np.flatnonzero(~np.isnan(values) if np.isnan(threshold) else values <= threshold)
+        best = best[np.argsort(values[best], kind="stable")[:n_kept]]
+        top_rows[user, : len(best)] = best
+    return top_rows
 
 
 def recall_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
-    """Mean over users of |top k ∩ held out| / |held out|; never divided by k.
+    """Return the mean over users of |top k ∩ held out| / |held out|; the denominator is never k.
 
     Args:
-        ranks: [targets] 0-based.
-        offsets: [B + 1] whose targets are whose (CSR); a user without targets is not counted.
-        k: 1 <= k.
+        ranks: [targets] 0-based ranks.
+        offsets: [B + 1] CSR offsets of each user's targets in `ranks`; users without targets are not counted.
+        k: At least 1.
 
     Raises:
-        DataError: no user has a target.
+        DataError: No user has a target.
+        ConfigError: k < 1.
     """
     _check_k(k)
     return _average_over_users(_sum_per_user((ranks < k).astype(np.float64), offsets), np.diff(offsets))
 
 
 def ndcg_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
-    """Mean over users of DCG@k / ideal DCG@k with binary relevance (Järvelin and Kekäläinen, TOIS 2002).
+    """Return the mean over users of DCG@k / ideal DCG@k with binary relevance (Järvelin and Kekäläinen, TOIS 2002).
 
-    A hit at rank r is worth 1 / log2(r + 2); the ideal puts min(k, targets) hits at the top.
-    Arguments and errors as in `recall_at_k`.
+    A hit at the 0-based rank r gains 1 / log2(r + 2); the ideal has min(k, targets) hits at the top.
+    Arguments and errors are those of `recall_at_k`.
     """
     _check_k(k)
     lengths = np.diff(offsets)
@@ -107,12 +111,12 @@ def ndcg_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
 
 
 def coverage_at_k(top_rows: Rows, n_items: int, k: int) -> float:
-    """Share of the N items that stand in any user's top k.
+    """Return the share of the N items that are in any user's top k.
 
     Args:
         top_rows: [B, at least k] rows, best first, -1 for none (see `select_top_rows`).
-        n_items: N >= 1.
-        k: 1 <= k.
+        n_items: N, at least 1.
+        k: At least 1.
     """
     _check_k(k)
     covered = np.zeros(n_items, dtype=np.bool_)
@@ -127,15 +131,15 @@ def _sum_per_user(values: NDArray[np.float64], offsets: Offsets) -> NDArray[np.f
 
 
 def _average_over_users(sums: NDArray[np.float64], ideals: NDArray[np.float64] | NDArray[np.int64]) -> float:
-    judged = ideals > 0
-    if not judged.any():
-        raise DataError(f"none of {len(sums)} users has a held-out item to judge by; check the split")
-    return float((sums[judged] / ideals[judged]).mean())
+    has_target = ideals > 0
+    if not has_target.any():
+        raise DataError(f"none of {len(sums)} users has a held-out item; check data.split")
+    return float((sums[has_target] / ideals[has_target]).mean())
 
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"evaluation.ks: k must be at least 1, got {k}")
+        raise ConfigError(f"evaluation.ks: expected k of at least 1, got {k}")
 
 
 def _check_shapes(scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> None:
@@ -144,9 +148,9 @@ def _check_shapes(scores: Scores, targets: RaggedArray, seen: RaggedArray | None
         if lists is None:
             continue
         if len(lists) != users:
-            raise DataError(f"{len(lists)} lists of {name} came with scores of {users} users; give one list each")
+            raise DataError(f"expected {users} lists of {name}, one per row of scores, got {len(lists)}")
         if len(lists.values) and not 0 <= lists.values.min() <= lists.values.max() < n_items:
             raise DataError(
-                f"{name} hold rows {lists.values.min()} to {lists.values.max()}, but only {n_items} items are scored; "
-                "score all items of the vocabulary"
+                f"{name}: expected rows of the {n_items} scored items, got {lists.values.min()} to "
+                f"{lists.values.max()}; score all items of the vocabulary"
             )

@@ -1,12 +1,13 @@
-"""The report's five plots, as SVG text that follows the page's light or dark colours.
+"""The five plots of the report, as SVG text that follows the page's light or dark colors.
 
 Drawn for a phone: 331 x 252 points are shown at about their own size on a 390 px screen, larger elsewhere.
-Equal input gives equal text.
+The text is deterministic: equal input gives equal SVG.
 """
 
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -15,12 +16,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
-from numpy.typing import NDArray
 
-from vecall.arrays import Rows
+from vecall.arrays import Rows, Scores
 
-# Drawn in these and then named after their CSS variable, so that the page can give a darker one at night.
-# The light values are told apart by colour-blind readers, and each line has a marker of its own besides.
+# Plots are drawn in these colors, which are then replaced by their CSS variables, so that the page can redefine them in
+# dark mode. Color-blind readers can distinguish the light values; each line has a marker of its own as well.
 _CSS_VARIABLES = {
     "#0068a6": "--plot-1",
     "#c84e00": "--plot-2",
@@ -32,8 +32,8 @@ _CSS_VARIABLES = {
     "#5c6778": "--plot-soft",
     "#dde2e9": "--plot-grid",
 }
-_SERIES_COLORS = tuple(colour for colour, name in _CSS_VARIABLES.items() if name[-1].isdigit())
-_TEXT_COLOR, _MUTED_COLOR, _GRID_COLOR = (colour for colour, name in _CSS_VARIABLES.items() if not name[-1].isdigit())
+_SERIES_COLORS = tuple(color for color, name in _CSS_VARIABLES.items() if name[-1].isdigit())
+_TEXT_COLOR, _MUTED_COLOR, _GRID_COLOR = (color for color, name in _CSS_VARIABLES.items() if not name[-1].isdigit())
 _MARKERS = "osD^vP"
 _STYLE_INDICES = {"model": 0, "ease": 1, "popularity": 2, "dssm": 3, "cooccurrence": 4}
 
@@ -65,41 +65,42 @@ _RC_PARAMS: Any = {
 
 
 def assign_styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker by model; the usual names keep theirs in every plot, others share out the rest."""
-    free = [place for place in range(len(_SERIES_COLORS)) if place not in {_STYLE_INDICES.get(name) for name in models}]
-    places = {name: _STYLE_INDICES[name] if name in _STYLE_INDICES else free.pop(0) if free else 5 for name in models}
-    return {name: (_SERIES_COLORS[place], _MARKERS[place]) for name, place in places.items()}
+    """Return (color, marker) by model; models in `_STYLE_INDICES` have theirs in every plot, others take free ones."""
+    reserved = {_STYLE_INDICES.get(name) for name in models}
+    free = [index for index in range(len(_SERIES_COLORS)) if index not in reserved]
+    indices = {name: _STYLE_INDICES[name] if name in _STYLE_INDICES else free.pop(0) if free else 5 for name in models}
+    return {name: (_SERIES_COLORS[index], _MARKERS[index]) for name, index in indices.items()}
 
 
 def plot_learning_curve(
     epochs: Sequence[Mapping[str, float]], *, metric: str = "recall@100", selection_metric: str | None = None
 ) -> str:
-    """Training loss and a validation metric by epoch; the epoch that was kept is marked.
+    """Plot training loss and a validation metric by epoch, and mark the selected epoch.
 
     Args:
-        epochs: in order, each with "epoch", "loss", `metric` and `selection_metric`.
-        metric: larger is better.
-        selection_metric: the epoch with the largest was kept; None is `metric`.
+        epochs: Epochs in order, each with "epoch", "loss", `metric` and `selection_metric`.
+        metric: Name of the validation metric; larger is better.
+        selection_metric: Name of the metric whose largest value selected the epoch; None for `metric`.
     """
     numbers = [int(epoch["epoch"]) for epoch in epochs]
     values = [epoch[metric] for epoch in epochs]
     with mpl.rc_context(_RC_PARAMS):
         figure, axes = _create_figure()
-        figure.set_layout_engine("constrained", rect=(0, 0, 0.96, 1))  # browsers write the right axis' numbers wider
+        figure.set_layout_engine("constrained", rect=(0, 0, 0.96, 1))  # browsers draw the right axis' labels wider
         losses = axes.twinx()
         losses.grid(visible=False)
         (loss,) = losses.plot(numbers, [epoch["loss"] for epoch in epochs], color=_SERIES_COLORS[2], ls=(0, (4, 2)))
         (curve,) = axes.plot(numbers, values, color=_SERIES_COLORS[0], marker="o", ms=3.5)
         axes.set_zorder(losses.get_zorder() + 1)
-        kept = int(np.argmax([epoch[selection_metric or metric] for epoch in epochs]))
-        axes.vlines(numbers[kept], min(values), values[kept], color=_MUTED_COLOR, lw=1, ls=":")
-        axes.plot(numbers[kept], values[kept], "o", ms=9, mfc="none", mec=_SERIES_COLORS[0], mew=2)
+        best = int(np.argmax([epoch[selection_metric or metric] for epoch in epochs]))
+        axes.vlines(numbers[best], min(values), values[best], color=_MUTED_COLOR, lw=1, ls=":")
+        axes.plot(numbers[best], values[best], "o", ms=9, mfc="none", mec=_SERIES_COLORS[0], mew=2)
         axes.annotate(
-            f"kept: {format_decimal(values[kept])}",
-            (numbers[kept], values[kept]),
+            f"selected: {format_decimal(values[best])}",
+            (numbers[best], values[best]),
             xytext=(0, 10),
             textcoords="offset points",
-            ha="right" if kept >= 0.75 * len(numbers) else "left" if kept < 0.25 * len(numbers) else "center",
+            ha="right" if best >= 0.75 * len(numbers) else "left" if best < 0.25 * len(numbers) else "center",
             weight="bold",
         )
         axes.set_xlabel("epoch")
@@ -111,23 +112,25 @@ def plot_learning_curve(
 
 
 def plot_recall_over_k(models: Mapping[str, Mapping[str, float]]) -> str:
-    """Recall@k by k, a line per model.
+    """Plot recall@k by k, a line per model.
 
     Args:
-        models: by name, metrics that hold `recall@k` for some k.
+        models: Metrics by model, with `recall@k` for some k; other metrics are ignored.
     """
     styles = assign_styles(list(models))
     with mpl.rc_context(_RC_PARAMS):
         figure, axes = _create_figure()
-        depths: set[int] = set()
+        all_ks: set[int] = set()
         for name, metrics in models.items():
-            recalls = {int(key[7:]): value for key, value in metrics.items() if key.startswith("recall@")}
+            recalls = {
+                int(key.removeprefix("recall@")): value for key, value in metrics.items() if key.startswith("recall@")
+            }
             ks = sorted(recalls)
-            depths.update(ks)
-            colour, marker = styles[name]
-            axes.plot(ks, [recalls[k] for k in ks], color=colour, marker=marker, ms=4.5, label=name)
+            all_ks.update(ks)
+            color, marker = styles[name]
+            axes.plot(ks, [recalls[k] for k in ks], color=color, marker=marker, ms=4.5, label=name)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(sorted(depths)))
+        axes.xaxis.set_major_locator(FixedLocator(sorted(all_ks)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_locator(FixedLocator([]))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -139,48 +142,49 @@ def plot_recall_over_k(models: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def plot_ann_frontier(points: Sequence[Mapping[str, float]]) -> str:
-    """ANN recall@k by the milliseconds it costs, a line per k: of all efforts tried, those that no other one beats.
+    """Plot the Pareto frontier of ANN recall@k over latency, a line per k.
 
     Args:
-        points: `k`, `recall`, `recall_ci95` and `p50_ms` of each effort that was tried; at least one.
+        points: `k`, `recall`, `recall_ci95` and `p50_ms` of all search parameters tried; at least one point. Those that
+            another point of the same k beats in both recall and latency are not drawn.
     """
     ks = sorted({int(point["k"]) for point in points})
     with mpl.rc_context(_RC_PARAMS):
         figure, axes = _create_figure()
-        for k, colour, marker in zip(ks, _SERIES_COLORS * len(ks), _MARKERS * len(ks), strict=False):
-            tried = sorted((p["p50_ms"], p["recall"], p["recall_ci95"]) for p in points if int(p["k"]) == k)
-            best = [point for at, point in enumerate(tried) if all(point[1] > other[1] for other in tried[:at])]
-            ms, recalls, doubts = zip(*best, strict=True)
-            axes.errorbar(ms, recalls, doubts, color=colour, marker=marker, ms=4.5, elinewidth=1.2, label=f"k {k:,}")
+        for k, color, marker in zip(ks, _SERIES_COLORS * len(ks), _MARKERS * len(ks), strict=False):
+            by_latency = sorted((p["p50_ms"], p["recall"], p["recall_ci95"]) for p in points if int(p["k"]) == k)
+            frontier = [
+                point for i, point in enumerate(by_latency) if all(point[1] > faster[1] for faster in by_latency[:i])
+            ]
+            ms, recalls, errors = zip(*frontier, strict=True)
+            axes.errorbar(ms, recalls, errors, color=color, marker=marker, ms=4.5, elinewidth=1.2, label=f"k = {k:,}")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_decimal(value)))
         axes.set_xlim(left=0)
-        axes.set_xlabel("milliseconds of one query (median)")
+        axes.set_xlabel("median latency of one query (ms)")
         _add_legend(figure, *axes.get_legend_handles_labels())
         return _render_svg(figure, "ann-frontier")
 
 
-def plot_score_histograms(
-    target_scores: NDArray[np.float32], negative_scores: NDArray[np.float32], *, bins: int = 40
-) -> str:
-    """Scores of held-out items against those of random other items, each as shares of their own number.
+def plot_score_histograms(target_scores: Scores, negative_scores: Scores, *, bins: int = 40) -> str:
+    """Plot histograms of the scores of held-out and of random items, each as shares of its own number of scores.
 
     Args:
-        target_scores: [targets] scores.
-        negative_scores: [items] scores.
-        bins: over the range of both; the outermost thousandth of the scores is left out.
+        target_scores: [targets] scores of held-out items.
+        negative_scores: [items] scores of random unseen items.
+        bins: Number of bins over the range of both; the outermost 0.1 % of the scores is left out.
     """
     both = np.concatenate([target_scores, negative_scores])
     low, high = np.quantile(both[np.isfinite(both)], [0.0005, 0.9995])
     edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
     with mpl.rc_context(_RC_PARAMS):
         figure, axes = _create_figure()
-        for scores, colour, label in (
+        for scores, color, label in (
             (negative_scores, _SERIES_COLORS[2], "random unseen items"),
             (target_scores, _SERIES_COLORS[0], "held-out items"),
         ):
             shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
-            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.28, lw=0)
-            axes.stairs(shares, edges, color=colour, lw=1.8, label=label)
+            axes.stairs(shares, edges, fill=True, color=color, alpha=0.28, lw=0)
+            axes.stairs(shares, edges, color=color, lw=1.8, label=label)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("score")
@@ -188,54 +192,56 @@ def plot_score_histograms(
         return _render_svg(figure, "scores")
 
 
-def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: NDArray[np.float32]) -> str:
-    """How popular the recalled items are, against what users took.
+def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: Scores) -> str:
+    """Plot the popularity of recalled items, beside that of training interactions and of all items.
 
     Args:
-        top_rows: by model, [S, k] recalled rows, -1 for none.
-        item_counts: [N] how many users took each item.
+        top_rows: [S, k] recalled rows by model, -1 for none.
+        item_counts: [N] number of users of each item in training.
     """
     base = 2 if item_counts.max(initial=1.0) < 2**9 else 4
     edges = [0.0, 1.0]
     while edges[-1] <= item_counts.max(initial=1.0):
         edges.append(edges[-1] * base)
     group = np.searchsorted(edges, item_counts, side="right") - 1  # [N]
-    groups = len(edges) - 1
-    centres = np.arange(groups)
+    n_groups = len(edges) - 1
+    centers = np.arange(n_groups)
     styles = assign_styles(list(top_rows))
     with mpl.rc_context(_RC_PARAMS):
         figure, axes = _create_figure()
-        taken = np.bincount(group, weights=item_counts, minlength=groups)
+        interactions = np.bincount(group, weights=item_counts, minlength=n_groups)
         axes.bar(
-            centres,
-            taken / max(taken.sum(), 1),
+            centers,
+            interactions / max(interactions.sum(), 1),
             width=0.82,
             color=_MUTED_COLOR,
             alpha=0.3,
             lw=0,
-            label="what users took",
+            label="interactions",
         )
-        catalogue = np.bincount(group, minlength=groups) / len(item_counts)
-        axes.plot(centres, catalogue, ls=":", lw=1.6, color=_MUTED_COLOR, label="all items")
-        for name, top in top_rows.items():
-            shown = np.bincount(group[top[top >= 0]], minlength=groups)
-            colour, marker = styles[name]
-            axes.plot(centres, shown / max(shown.sum(), 1), color=colour, marker=marker, ms=4.5, label=name)
-        turned: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if groups > 7 else {}
-        axes.set_xticks(centres, [_format_range(edges[at], edges[at + 1]) for at in centres], fontsize=9.5, **turned)
+        catalogue = np.bincount(group, minlength=n_groups) / len(item_counts)
+        axes.plot(centers, catalogue, ls=":", lw=1.6, color=_MUTED_COLOR, label="all items")
+        for name, rows in top_rows.items():
+            recalled = np.bincount(group[rows[rows >= 0]], minlength=n_groups)
+            color, marker = styles[name]
+            axes.plot(centers, recalled / max(recalled.sum(), 1), color=color, marker=marker, ms=4.5, label=name)
+        rotation: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if n_groups > 7 else {}
+        labels = [_format_range(low, high) for low, high in pairwise(edges)]
+        axes.set_xticks(centers, labels, fontsize=9.5, **rotation)
         axes.tick_params(axis="x", length=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("users who took the item")
+        axes.set_xlabel("popularity (users of the item)")
         _add_legend(figure, *axes.get_legend_handles_labels())
         return _render_svg(figure, "popularity")
 
 
 def format_decimal(value: float) -> str:
-    """Such as .431, and 1.000: how every share is written in the report."""
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+    """Format a number with three decimals, as everywhere in the report."""
+    return f"{value:.3f}"
 
 
 def _format_range(low: float, high: float) -> str:
+    """Format the integers from `low` to `high` - 1, such as "4–15"."""
     first, last = int(low), int(high) - 1
     return f"{first:,}" if first == last else f"{first:,}–{last:,}"
 
@@ -253,7 +259,7 @@ def _add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]
 
 
 def _render_svg(figure: Figure, id_prefix: str) -> str:
-    """The figure as an <svg> element without date, its ids told apart from other plots' by `id_prefix`."""
+    """Return the figure as an <svg> element without a date; `id_prefix` keeps its ids distinct from other plots'."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": id_prefix}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -261,6 +267,6 @@ def _render_svg(figure: Figure, id_prefix: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="([^"]+)"', rf'id="{id_prefix}-\1"', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{id_prefix}-", text)
-    for colour, variable in _CSS_VARIABLES.items():
-        text = text.replace(colour, f"var({variable}, {colour})")
+    for color, variable in _CSS_VARIABLES.items():
+        text = text.replace(color, f"var({variable}, {color})")
     return text

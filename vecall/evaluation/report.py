@@ -1,62 +1,61 @@
-"""The evaluation report: one HTML page that needs neither network nor scripts."""
+"""The evaluation report: one HTML page without scripts that loads nothing over the network."""
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from functools import lru_cache
 from pathlib import Path
-from string import Template
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vecall.errors import ConfigError
 from vecall.evaluation.plots import format_decimal
 from vecall.runtime.paths import to_absolute_path
 
 AnnRow = Mapping[str, int | float | str | None]
+MetricValues = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class ExampleUser:
-    """One user, for people: titles taken and titles recalled.
+    """Titles of one user's history and of the items recalled for that user.
 
     Attributes:
-        user: who.
-        history: newest last.
-        recalled: best first.
-        held_out: what the user took next; marked where it was recalled.
+        user: Label of the user.
+        history: Titles, newest last.
+        recalled: Titles, best first.
     """
 
     user: str
     history: tuple[str, ...]
     recalled: tuple[str, ...]
-    held_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What the report says. All texts are escaped; the plots alone are taken as they are.
+    """Content of the report. The template escapes all texts; the SVGs alone are inserted as they are.
 
     Attributes:
-        title: of the page.
-        headline: the result in a sentence.
-        protocol: split, ranking and seen items in words, a sentence each.
-        models: by name, `EvaluationResult.as_json()`; the first one is the model, `index` the same through its index, the
-            others what it is measured by.
-        dropped: what was left out: (what, how many, why).
-        ann_rows: `AnnBenchmarkResult.as_json()` of each measurement.
-        ann_method: how those were measured.
-        learning_curve_svg: SVG from `vecall.evaluation.plots`, as are the next four; empty leaves it out.
+        title: Title of the page.
+        headline: The result in one sentence.
+        protocol: Sentences about split, ranking and seen items.
+        models: `EvaluationResult.as_json()` by name. The first is the model, and `index` the model through its index;
+            all others are baselines.
+        dropped: Rows (what, how many, why) about data that were left out.
+        ann_rows: `AnnBenchmarkResult.as_json()` of each benchmark.
+        ann_method: How the benchmarks were done.
+        learning_curve_svg: SVG from `vecall.evaluation.plots`, like the next four; a plot that is empty is omitted.
         recall_over_k_svg: SVG.
         ann_frontier_svg: SVG.
         scores_svg: SVG.
         popularity_svg: SVG.
-        examples: a few users.
-        environment: machine, versions, command; by name.
+        examples: A few users.
+        environment: Machine, versions and command, by name.
     """
 
     title: str
     headline: str
     protocol: tuple[str, ...]
-    models: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    models: Mapping[str, Mapping[str, MetricValues]]
     dropped: tuple[tuple[str, int, str], ...] = ()
     ann_rows: tuple[AnnRow, ...] = ()
     ann_method: str = ""
@@ -72,241 +71,178 @@ class ReportContent:
 CAPTIONS = {
     "learning_curve": (
         "Learning curve",
-        "Blue: the validation metric, higher is better; the ring marks the epoch that was kept, by recall and NDCG@10 "
-        "together. Dashed: training loss. A loss that still falls while blue falls means overfitting; both flat from "
-        "the start, that nothing is learned.",
+        "Blue: the validation metric, higher is better; the ring marks the selected epoch, chosen by recall and "
+        "NDCG@10 together. Dashed: training loss. If the loss still falls while the blue line falls, the model "
+        "overfits; if both are flat from the start, it does not learn.",
     ),
     "recall_over_k": (
         "Recall over k",
-        "The share of held-out items among the k recalled, for growing k. Read it at the k that ranking takes: a "
-        "line above another there hands it more of what users want. A gap that closes to the right means "
-        "both find the same items, one of them later.",
+        "The share of held-out items among the k recalled, for growing k. Compare models at the k that is passed on to "
+        "ranking: a higher line gives ranking more of the items that users want. If two lines meet on the right, both "
+        "models find the same number of items, one of them at lower ranks.",
     ),
     "ann_frontier": (
-        "What the index can do",
-        "ANN recall (overlap with the exact answer) against the time of one query, for each k: of all efforts that "
-        "were tried when the index was tuned, those that none beats. Up and left is better; the effort in use is the "
-        "quickest that reaches the target for certain.",
+        "ANN recall vs. latency (Pareto frontier)",
+        "ANN recall (overlap with the exact answer) over the latency of one query, for each k. Of all search "
+        "parameters tried when the index was tuned, those are shown that no faster ones match in recall. Up and left "
+        "is better. The index uses the fastest that reach the target recall with confidence.",
     ),
     "scores": (
-        "Scores of held-out items against the rest",
-        "The further the blue hill stands to the right of the grey one, the better the model tells what users "
-        "take from random items. Hills on top of each other: the model does not tell them apart.",
+        "Score distribution: held-out vs. random items",
+        "The further the blue histogram lies to the right of the gray one, the better the model separates the items "
+        "that users choose from random ones. If they coincide, it does not separate them.",
     ),
     "popularity": (
-        "Popularity of what is recalled",
-        "The share of recalled places that go to items of each popularity. Bars: what users really took. A line "
-        "far above the bars at the right end means that a model recalls mostly hits; dotted is the catalogue.",
+        "Popularity of recalled items",
+        "The share of recalled items in each range of popularity. Bars: the share of training interactions. A line far "
+        "above the bars on the right means that a model recalls mostly popular items. Dotted: all items.",
     ),
 }
+_ANN_COLUMNS = {
+    "k": "k",
+    "recall": "ANN recall@k",
+    "recall_ci95": "± 95 %",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "queries": "queries",
+    "effort": "search params",
+}
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A number of the summary at the top of the page."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
+class _MetricCell:
+    """A formatted metric, and whether it is the best of its column."""
+
+    text: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class _MetricTable:
+    """Metrics by model: names of the columns, and (model, cells) per row."""
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[_MetricCell]]]
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A plot with its texts."""
+
+    title: str
+    caption: str
+    svg: str
 
 
 def write_report(path: Path, content: ReportContent) -> None:
     """Write the page.
 
     Args:
-        path: an .html file in an existing folder; it is overwritten.
-        content: what to say.
+        path: An .html file in an existing directory; it is overwritten.
+        content: What the page shows.
 
     Raises:
-        ConfigError: there is no model in the content, or the folder of `path` does not exist.
+        ConfigError: The content has no model, the directory of `path` does not exist, or the file cannot be written.
     """
     if not content.models:
-        raise ConfigError("a report needs the metrics of at least one model; ReportContent.models is empty")
+        raise ConfigError("report: expected the metrics of at least one model, got none in ReportContent.models")
     path = to_absolute_path(path)
     if not path.parent.is_dir():
-        raise ConfigError(f"the report's folder {path.parent} does not exist; create it or name another")
-    template = Template(resources.files("vecall.evaluation").joinpath("report.html").read_text("utf-8"))
-    sections = (
-        _render_section("Protocol", _render_bullets(content.protocol)),
-        _render_section(
-            "Model recall, seen items excluded",
-            "<p class=note>Items of the user's history are not ranked: the setting of a recommender that never "
-            "repeats. The best of a column is in colour.</p>" + _render_model_table(content, "seen_excluded"),
-        ),
-        _render_section(
-            "Model recall, seen items included",
-            "<p class=note>The same rankings with the history left in: what the user has already taken fills "
-            "places too.</p>" + _render_model_table(content, "seen_included"),
-        ),
-        _render_section("What was left out", _render_dropped(content)),
-        _render_section("ANN recall and latency of the index", _render_ann_table(content)) if content.ann_rows else "",
-        _render_plots(content),
-        _render_section("Examples", _render_examples(content.examples)) if content.examples else "",
-        _render_section("Environment", _render_environment(content.environment)) if content.environment else "",
-    )
-    page = template.substitute(
-        title=html.escape(content.title),
-        headline=html.escape(content.headline),
-        tiles=_render_summary_cards(content),
-        sections="\n".join(section for section in sections if section),
+        raise ConfigError(f"report: the directory {path.parent} does not exist; create it or choose another")
+    ann_columns = [key for key in _ANN_COLUMNS if any(key in row for row in content.ann_rows)]
+    page = (
+        _load_environment()
+        .get_template("report.html")
+        .render(
+            content=content,
+            cards=_build_summary_cards(content),
+            metric_tables={key: _build_metric_table(content, key) for key in ("seen_excluded", "seen_included")},
+            ann_columns=["engine", *(_ANN_COLUMNS[key] for key in ann_columns)],
+            ann_rows=[
+                (row["engine"], [_format_ann_value(key, row.get(key)) for key in ann_columns])
+                for row in content.ann_rows
+            ],
+            figures=[
+                _Figure(title, caption, svg)
+                for name, (title, caption) in CAPTIONS.items()
+                if (svg := getattr(content, f"{name}_svg"))
+            ],
+        )
     )
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"the report {path} cannot be written: {error.strerror}; name another file") from error
+        raise ConfigError(f"report: {path} cannot be written: {error.strerror}; choose another file") from error
 
 
-def _render_section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{html.escape(title)}</h2>\n{body}\n</section>"
+@lru_cache(maxsize=1)
+def _load_environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("vecall.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
-def _render_bullets(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _render_summary_cards(content: ReportContent) -> str:
-    """The few numbers to take away: the model and the two best others at one depth, then the index."""
-    metrics = {name: _select_primary_metrics(judged) for name, judged in content.models.items() if name != "index"}
-    depths = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
-    depth = "recall@100" if "recall@100" in depths else depths[-1]
-    model, *others = [(at[depth], name) for name, at in metrics.items() if depth in at]
-    tiles = [
-        (format_decimal(recall), f"{depth}, {name}") for recall, name in (model, *sorted(others, reverse=True)[:2])
+def _build_summary_cards(content: ReportContent) -> list[_Card]:
+    """Return recall of the model and of the two best others at one k, then ANN recall of the index."""
+    metrics = {name: _select_primary_metrics(values) for name, values in content.models.items() if name != "index"}
+    recall_keys = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
+    recall_key = "recall@100" if "recall@100" in recall_keys else recall_keys[-1]
+    model, *others = [(values[recall_key], name) for name, values in metrics.items() if recall_key in values]
+    cards = [
+        _Card(format_decimal(recall), f"{recall_key}, {name}")
+        for recall, name in (model, *sorted(others, reverse=True)[:2])
     ]
     if content.ann_rows:
-        ann = content.ann_rows[0]
-        label = f"ANN recall@{ann['k']} of {ann['engine']}, at {_format_number('p50_ms', ann['p50_ms'])} ms (p50)"
-        tiles.append((_format_number("recall", ann["recall"]), label))
-    cells = (
-        f'<div class="card tile"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
-        for value, label in tiles
-    )
-    return f'<div class="tiles">{"".join(cells)}</div>'
+        row = content.ann_rows[0]
+        label = f"ANN recall@{row['k']} of {row['engine']}, at {_format_ann_value('p50_ms', row['p50_ms'])} ms (p50)"
+        cards.append(_Card(_format_ann_value("recall", row["recall"]), label))
+    return cards
 
 
-def _select_primary_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Metrics with seen items excluded; included where there are no others, for every target is a repeat."""
-    for seen in ("seen_excluded", "seen_included"):
-        known = {key: value for key, value in metrics[seen].items() if value is not None}
-        if any(key.startswith("recall@") for key in known):
-            return known
-    return known
+def _select_primary_metrics(metrics: Mapping[str, MetricValues]) -> dict[str, float]:
+    """Return metrics with seen items excluded; included if the former are undefined, every target being a repeat."""
+    for key in ("seen_excluded", "seen_included"):
+        defined = {name: value for name, value in metrics[key].items() if value is not None}
+        if any(name.startswith("recall@") for name in defined):
+            return defined
+    return defined
 
 
-def _render_model_table(content: ReportContent, metrics_key: str) -> str:
-    metrics = {name: judged[metrics_key] for name, judged in content.models.items()}
-    columns = list(dict.fromkeys(key for judged in metrics.values() for key in judged))
+def _build_metric_table(content: ReportContent, metrics_key: str) -> _MetricTable:
+    """Build the table of all models for "seen_excluded" or "seen_included"."""
+    metrics = {name: values[metrics_key] for name, values in content.models.items()}
+    columns = list(dict.fromkeys(key for values in metrics.values() for key in values))
     best = {
-        key: max((value for judged in metrics.values() if (value := judged.get(key)) is not None), default=0.0)
+        key: max((value for values in metrics.values() if (value := values.get(key)) is not None), default=0.0)
         for key in columns
     }
-    rows = [
-        [_render_row_header(name)] + [_render_metric_cell(judged.get(key), best=best[key]) for key in columns]
-        for name, judged in metrics.items()
-    ]
-    return _render_table(["model", *columns], rows, highlight_first_row=True)
-
-
-def _render_dropped(content: ReportContent) -> str:
-    if not content.dropped:
-        return "<p>Nothing: every user, item and held-out interaction was judged.</p>"
-    rows = [
-        [_render_row_header(what), f"<td>{count:,}</td>", _render_text_cell(why)]
-        for what, count, why in content.dropped
-    ]
-    return _render_table(["what", "how many", "why"], rows, is_last_column_text=True)
-
-
-def _render_ann_table(content: ReportContent) -> str:
-    columns = {
-        "engine": "engine",
-        "k": "k",
-        "recall": "ANN recall@k",
-        "recall_ci95": "± 95 %",
-        "p50_ms": "p50 ms",
-        "p99_ms": "p99 ms",
-        "queries": "queries",
-        "effort": "effort",
-    }
-    shown = {key: label for key, label in columns.items() if any(key in row for row in content.ann_rows)}
-    rows = [
+    return _MetricTable(
+        columns,
         [
-            _render_row_header(row[key])
-            if key == "engine"
-            else f"<td>{html.escape(_format_number(key, row.get(key)))}</td>"
-            for key in shown
-        ]
-        for row in content.ann_rows
-    ]
-    method = f"<p class=note>{html.escape(content.ann_method)}</p>" if content.ann_method else ""
-    return method + _render_table(list(shown.values()), rows)
-
-
-def _render_plots(content: ReportContent) -> str:
-    figures = [
-        f'<figure class="card"><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>'
-        for name, (title, caption) in CAPTIONS.items()
-        if (svg := getattr(content, f"{name}_svg"))
-    ]
-    return _render_section("Plots", f'<div class="plots">{"".join(figures)}</div>') if figures else ""
-
-
-def _render_examples(examples: Sequence[ExampleUser]) -> str:
-    parts = []
-    for example in examples:
-        recalled = "".join(
-            f"<li><strong>{html.escape(title)}</strong> ✓</li>"
-            if title in example.held_out
-            else f"<li>{html.escape(title)}</li>"
-            for title in example.recalled
-        )
-        taken = "".join(f"<li>{html.escape(title)}</li>" for title in example.history)
-        then = f"<p class=note>then: {html.escape(', '.join(example.held_out))}</p>" if example.held_out else ""
-        parts.append(
-            f'<div class="card example"><h3>{html.escape(example.user)}</h3>'
-            f"<div><p class=note>taken, newest last</p><ol>{taken}</ol>{then}</div>"
-            f"<div><p class=note>recalled, best first</p><ol>{recalled}</ol></div></div>"
-        )
-    return f'<div class="examples">{"".join(parts)}</div>'
-
-
-def _render_environment(environment: Mapping[str, str]) -> str:
-    pairs = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in environment.items())
-    return f'<dl class="card">{"".join(pairs)}</dl>'
-
-
-def _render_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    highlight_first_row: bool = False,
-    is_last_column_text: bool = False,
-) -> str:
-    """In a box of its own to scroll in; the cells of `rows` are HTML already."""
-    last = len(columns) - 1
-    head = "".join(
-        f"<th{' class=words' if is_last_column_text and at == last else ''} scope=col>{html.escape(column)}</th>"
-        for at, column in enumerate(columns)
-    )
-    body = "".join(
-        f"<tr{' class=first' if highlight_first_row and at == 0 else ''}>{''.join(cells)}</tr>"
-        for at, cells in enumerate(rows)
-    )
-    return (
-        '<div class="card scroll" tabindex="0" role="region" aria-label="table">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            (name, [_format_metric(values.get(key), best_value=best[key]) for key in columns])
+            for name, values in metrics.items()
+        ],
     )
 
 
-def _render_row_header(value: object) -> str:
-    return f"<th scope=row>{html.escape(str(value))}</th>"
+def _format_metric(value: float | None, *, best_value: float) -> _MetricCell:
+    return _MetricCell("–", is_best=False) if value is None else _MetricCell(format_decimal(value), value == best_value)
 
 
-def _render_text_cell(text: str) -> str:
-    return f"<td class=words>{html.escape(text)}</td>"
-
-
-def _render_metric_cell(value: float | None, *, best: float) -> str:
-    if value is None:
-        return "<td>–</td>"
-    return (
-        f"<td><strong>{format_decimal(value)}</strong></td>" if value == best else f"<td>{format_decimal(value)}</td>"
-    )
-
-
-def _format_number(key: str, value: int | float | str | None) -> str:
-    """Shares and milliseconds with three digits behind the point, counts with commas."""
+def _format_ann_value(key: str, value: int | float | str | None) -> str:
+    """Format shares and milliseconds with three decimals, counts with thousands separators."""
     if value is None:
         return "default" if key == "effort" else "–"
     if isinstance(value, float):

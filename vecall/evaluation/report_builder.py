@@ -1,4 +1,4 @@
-"""An assessment as the report that people read."""
+"""Build the HTML report of an evaluation: plots, headline and environment."""
 
 import os
 import platform
@@ -13,9 +13,9 @@ from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.report import ExampleUser, ReportContent, write_report
 
 _ANN_METHOD = (
-    "ANN recall@k is the share of the exact answer's items that the index returns, not the model's recall. Measured on "
-    "the index's own search, one query at a time in one thread, with vectors of the users who are judged; the effort "
-    "was found on vectors of other histories."
+    "ANN recall@k is the share of the exact answer's items that the index returns; it says nothing about the model. "
+    "Measured on the index alone, one query at a time in one thread, with vectors of the evaluated users; the search "
+    "parameters were tuned on vectors of other histories."
 )
 
 
@@ -31,32 +31,35 @@ def write_evaluation_report(
     """Write the report.
 
     Args:
-        path: an .html file in an existing folder.
-        report: what was measured.
-        title: of the page.
-        epochs: of the training, for the learning curve.
-        extra_results: further models to stand beside, by name.
-        examples: a few users.
+        path: An .html file in an existing directory; it is overwritten.
+        report: Results of the evaluation.
+        title: Title of the page.
+        epochs: Lines of the run's metrics.jsonl, for the learning curve; without any it is omitted.
+        extra_results: Results of further models, by name.
+        examples: A few users.
+
+    Raises:
+        ConfigError: The directory does not exist, or the file cannot be written.
     """
-    judged = dict(report.results) | dict(extra_results or {})
-    lines = {name: one for name, one in judged.items() if name != "index"}
-    sample = judged["model"].sample
+    results = dict(report.results) | dict(extra_results or {})
+    plotted = {name: result for name, result in results.items() if name != "index"}
+    sample = results["model"].sample
     content = ReportContent(
         title=title,
         headline=_format_headline(report),
         protocol=report.protocol,
-        models={name: one.as_json() for name, one in judged.items()},
+        models={name: result.as_json() for name, result in results.items()},
         dropped=tuple((reason, count, "") for reason, count in report.dropped.items()),
-        ann_rows=tuple(one.as_json() for one in report.ann_results),
+        ann_rows=tuple(result.as_json() for result in report.ann_results),
         ann_method=_ANN_METHOD,
         learning_curve_svg=_render_learning_curve(epochs) if epochs else "",
-        recall_over_k_svg=plots.plot_recall_over_k({name: one.primary_metrics for name, one in lines.items()}),
+        recall_over_k_svg=plots.plot_recall_over_k({name: result.primary_metrics for name, result in plotted.items()}),
         ann_frontier_svg=plots.plot_ann_frontier(report.tuning_points) if report.tuning_points else "",
         scores_svg=plots.plot_score_histograms(sample.target_scores, sample.negative_scores)
         if len(sample.target_scores)
         else "",
         popularity_svg=plots.plot_recalled_popularity(
-            {name: one.sample.top_rows for name, one in lines.items()}, report.item_counts
+            {name: result.sample.top_rows for name, result in plotted.items()}, report.item_counts
         ),
         examples=tuple(examples),
         environment=_describe_environment(),
@@ -65,7 +68,7 @@ def write_evaluation_report(
 
 
 def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
-    """Of the lines of metrics.jsonl, which count epochs from 0."""
+    """Plot the lines of metrics.jsonl, which count epochs from 0; the plot counts from 1."""
     epochs = [
         {"epoch": line["epoch"] + 1, "loss": line["loss"], "recall": line["valid_recall"], "score": line["valid_score"]}
         for line in epoch_metrics
@@ -74,21 +77,27 @@ def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
 
 
 def _format_headline(report: EvaluationReport) -> str:
-    recalls = {name: one.primary_metrics for name, one in report.results.items()}
-    depths = [int(key.removeprefix("recall@")) for key in recalls["model"] if key.startswith("recall@")]
-    k = 100 if 100 in depths else max(depths)
-    others = ", ".join(
-        f"{name} {plots.format_decimal(at[f'recall@{k}'])}"
-        for name, at in recalls.items()
+    """Return recall of the model and of the baselines at k = 100, or at the largest k, in one sentence."""
+    metrics = {name: result.primary_metrics for name, result in report.results.items()}
+    ks = [int(key.removeprefix("recall@")) for key in metrics["model"] if key.startswith("recall@")]
+    k = 100 if 100 in ks else max(ks)
+    recall_key = f"recall@{k}"
+    baselines = ", ".join(
+        f"{name} {plots.format_decimal(values[recall_key])}"
+        for name, values in metrics.items()
         if name not in ("model", "index")
     )
-    return f"The model finds {recalls['model'][f'recall@{k}']:.1%} of the held-out items among its {k}; {others}."
+    return (
+        f"The model's top {k} items contain {metrics['model'][recall_key]:.1%} of the held-out items; {recall_key} of "
+        f"the baselines: {baselines}."
+    )
 
 
 def _describe_environment() -> dict[str, str]:
+    """Return the command line and the versions of machine and libraries, by name."""
     libraries = ("vecall", "torch", "faiss-cpu", "onnxruntime", "polars", "numpy")
     return {
-        "command": " ".join(Path(part).name if at == 0 else part for at, part in enumerate(sys.argv)),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},

@@ -8,13 +8,13 @@ from vecall.settings_base import SettingsModel
 
 
 class EvaluationSettings(SettingsModel):
-    """What a model is judged at."""
+    """Depths at which models are evaluated."""
 
-    ks: tuple[int, ...] = Field((10, 50, 100, 200, 500), min_length=1, description="recall@k for each, ascending")
+    ks: tuple[int, ...] = Field((10, 50, 100, 200, 500), min_length=1, description="depths k of recall@k, ascending")
 
     @field_validator("ks")
     @classmethod
     def _validate_ks(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
         if ks[0] < 1 or any(later <= earlier for earlier, later in pairwise(ks)):
-            raise ValueError(f"ks must ascend and be at least 1, such as [10, 100]; got {list(ks)}")
+            raise ValueError(f"expected ascending numbers of at least 1, such as [10, 100]; got {list(ks)}")
         return ks

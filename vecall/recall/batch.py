@@ -1,4 +1,4 @@
-"""Recall for many: a file of users or of requests in, one Parquet table out."""
+"""Batch recall: a file of user ids or of requests in, one Parquet table of answers out."""
 
 import json
 import tempfile
@@ -18,21 +18,22 @@ from vecall.data.readers import read_table
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
+from vecall.release.release import Release
 from vecall.runtime.paths import to_absolute_path
 
 _TABLE_SUFFIXES = (".parquet", ".csv")
 _USER_ID_COLUMN = "user_id"
-_CHUNK_USERS = 4_096  # users whose answers are in memory
+_CHUNK_USERS = 4_096  # users whose answers are held in memory
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What was done.
+    """Summary of a batch recall.
 
     Attributes:
-        users: how many were recalled for.
-        seconds: that it took.
-        out: where the answers are.
+        users: number of requests answered.
+        seconds: wall-clock time.
+        out: path of the table of answers.
     """
 
     users: int
@@ -40,61 +41,65 @@ class BatchResult:
     out: Path
 
     def as_json(self) -> dict[str, object]:
-        """As on the command line."""
+        """Return the summary as `vecall batch --json` prints it."""
         return asdict(self) | {"out": str(self.out)}
 
 
 @dataclass(frozen=True)
 class _LocatedQuery:
-    """A request, and where it stands in its file, from 1."""
+    """A query and its location in the input file, counted from 1, such as `users.csv: row 3`."""
 
     location: str
     query: Query
 
 
 def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: int | None = None) -> BatchResult:
-    """Recall for all users of a file, each as `Recaller.recall` does, on one core: two threads were not quicker.
+    """Recall for every user of a file, with the same answers as `Recaller.recall`.
+
+    Runs on one core: two threads were measured and were not faster.
 
     Args:
-        recaller: answers; its release and live changes must stay the same meanwhile.
-        input_path: a `.parquet` or `.csv` table with a column `parse_user_id`, or with one column; any other file holds requests,
-            one a line, in JSON as over HTTP.
-        output_path: a Parquet table of `parse_user_id`, `ids`, `scores` and `release`, in the order of the file. It is there once it
-            is whole; an older one is replaced.
-        k: how many items; None is what a request says, else 100.
+        recaller: Answers the queries; its release and live changes must not change meanwhile.
+        input_path: A `.parquet` or `.csv` table with a column `user_id`, or with a single column. Any other file
+            is read as JSON Lines: one request per line, as over HTTP.
+        output_path: Parquet table to write, with the columns `user_id`, `ids`, `scores` and `release`, in the order
+            of the input. It appears only when it is complete, and replaces an older file.
+        k: Items per user; None takes each request's own `k`, 100 by default.
+
+    Returns:
+        Number of users, time taken and path of the table.
 
     Raises:
-        DataError: the file cannot be read, or has no such column or bad ids in it.
-        QueryError: a line is no request, or does not go with the release; nothing is written.
-        StoreError: the table cannot be written.
+        DataError: The file cannot be read or is empty, or has no id column or an invalid id.
+        QueryError: A line is not a request, or the release cannot answer it; nothing is written.
+        StoreError: The table cannot be written.
     """
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     input_path, output_path = to_absolute_path(input_path), to_absolute_path(output_path)
-    read = _make_query_reader(recaller, input_path, k)
-    total = sum(1 for _ in read())  # what is wrong is told before hours of work
+    read_queries = _make_query_reader(recaller.live_index.snapshot.release, input_path, k)
+    total = sum(1 for _ in read_queries())  # a pass of its own, so that a bad line is reported before hours of work
     if not total:
-        raise DataError(f"{input_path}: holds no user")
-    with _stage_parquet(output_path) as folder, progress.track("recalling", total) as advance:
-        asked, written = read(), 0
-        while part := list(islice(asked, _CHUNK_USERS)):
-            _to_frame(recaller, part, [_recall_query(recaller, one) for one in part]).write_parquet(
-                folder / f"{written:012}.parquet"
-            )
-            written += len(part)
-            advance(len(part))
-    return BatchResult(total, round(time.perf_counter() - began, 2), output_path)
+        raise DataError(f"{input_path}: contains no users; expected at least one")
+    with _stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
+        queries, written = read_queries(), 0
+        while chunk := list(islice(queries, _CHUNK_USERS)):
+            answers = [_recall_query(recaller, located_query) for located_query in chunk]
+            _to_frame(recaller, chunk, answers).write_parquet(directory / f"{written:012}.parquet")
+            written += len(chunk)
+            advance(len(chunk))
+    return BatchResult(total, round(time.perf_counter() - start_time, 2), output_path)
 
 
-def _make_query_reader(recaller: Recaller, path: Path, k: int | None) -> Callable[[], Iterator[_LocatedQuery]]:
-    """Gives all that is asked, each time that it is called; a table is read once."""
+def _make_query_reader(release: Release, path: Path, k: int | None) -> Callable[[], Iterator[_LocatedQuery]]:
+    """Return a function that iterates over all queries of the file, any number of times; a table is read once."""
     if path.suffix in _TABLE_SUFFIXES:
-        return partial(_iterate_id_queries, path, _read_user_ids(recaller, path), k)
+        return partial(_iterate_id_queries, path, _read_user_ids(release, path), k)
     return partial(_iterate_json_queries, path, k)
 
 
-def _iterate_id_queries(path: Path, ids: Sequence[int | str], k: int | None) -> Iterator[_LocatedQuery]:
-    for row, one in enumerate(ids, 1):
-        yield _LocatedQuery(f"{path}: row {row}", Query(user_id=one) if k is None else Query(user_id=one, k=k))
+def _iterate_id_queries(path: Path, user_ids: Sequence[int | str], k: int | None) -> Iterator[_LocatedQuery]:
+    for row, user_id in enumerate(user_ids, 1):
+        yield _LocatedQuery(f"{path}: row {row}", Query(user_id=user_id) if k is None else Query(user_id=user_id, k=k))
 
 
 def _iterate_json_queries(path: Path, k: int | None) -> Iterator[_LocatedQuery]:
@@ -107,24 +112,24 @@ def _iterate_json_queries(path: Path, k: int | None) -> Iterator[_LocatedQuery]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _read_user_ids(recaller: Recaller, path: Path) -> Sequence[int | str]:
+def _read_user_ids(release: Release, path: Path) -> Sequence[int | str]:
     table = read_table(path)
     if _USER_ID_COLUMN not in table.columns and table.width != 1:
-        raise DataError(f"{path}: expected a column {_USER_ID_COLUMN!r}, or one column only; it has {table.columns}")
+        raise DataError(f"{path}: expected a column {_USER_ID_COLUMN!r} or a single column, got {table.columns}")
     column = table[_USER_ID_COLUMN if _USER_ID_COLUMN in table.columns else table.columns[0]]
-    cast = cast_id(column, recaller.user_id_type)
+    cast = cast_id(column, release.user_id_type)
     if not cast.is_valid.all():
         row = int((~cast.is_valid).arg_max() or 0)
         raise DataError(f"{path}: row {row + 1}: expected {cast.expected}, got {column[row]!r}")
-    ids: list[int | str] = cast.values.to_list()
-    return ids
+    user_ids: list[int | str] = cast.values.to_list()
+    return user_ids
 
 
 def _parse_query(location: str, line: str, k: int | None) -> _LocatedQuery:
     try:
         query = Query.from_json(json.loads(line))
     except ValueError as error:
-        raise QueryError(f"{location}: is not JSON: {error}", code="bad_json") from error
+        raise QueryError(f"{location}: is not valid JSON: {error}", code="bad_json") from error
     except QueryError as error:
         raise _add_location(error, location) from error
     return _LocatedQuery(location, query if k is None else replace(query, k=k))
@@ -142,29 +147,32 @@ def _recall_query(recaller: Recaller, located_query: _LocatedQuery) -> Recalled:
 
 
 def _to_frame(recaller: Recaller, queries: Sequence[_LocatedQuery], answers: Sequence[Recalled]) -> pl.DataFrame:
-    item = to_id_dtype(recaller.live_index.snapshot.release.item_ids.id_type)
-    users = [one.query.user_id for one in queries]
-    if recaller.user_id_type == "string":  # so they are, or the release knows no users and takes ids of any type
-        users = [None if one is None else str(one) for one in users]
+    release = recaller.live_index.snapshot.release
+    user_ids = [located_query.query.user_id for located_query in queries]
+    if release.user_id_type == "string":  # a release without users accepts ids of both types
+        user_ids = [None if user_id is None else str(user_id) for user_id in user_ids]
+    item_ids_dtype = pl.List(to_id_dtype(release.item_ids.id_type))
     return pl.DataFrame(
         {
-            _USER_ID_COLUMN: pl.Series(users, dtype=to_id_dtype(recaller.user_id_type)),
-            "ids": pl.Series([one.ids for one in answers], dtype=pl.List(item)),
-            "scores": pl.Series([one.scores for one in answers], dtype=pl.List(pl.Float32)),
-            "release": [one.release for one in answers],
+            _USER_ID_COLUMN: pl.Series(user_ids, dtype=to_id_dtype(release.user_id_type)),
+            "ids": pl.Series([answer.ids for answer in answers], dtype=item_ids_dtype),
+            "scores": pl.Series([answer.scores for answer in answers], dtype=pl.List(pl.Float32)),
+            "release": [answer.release for answer in answers],
         }
     )
 
 
 @contextmanager
 def _stage_parquet(output_path: Path) -> Iterator[Path]:
-    """A folder for parts of a table, which is put together of them at the end."""
+    """Yield a temporary directory for parts of a table; on exit concatenate them into `output_path`."""
     try:
-        with tempfile.TemporaryDirectory(dir=output_path.parent, prefix=f"{output_path.name}.") as folder:
-            parts = Path(folder)
-            yield parts
-            whole = parts / "whole"
-            pl.scan_parquet(sorted(parts.glob("*.parquet")), glob=False).sink_parquet(whole)
-            whole.replace(output_path)
+        with tempfile.TemporaryDirectory(dir=output_path.parent, prefix=f"{output_path.name}.") as name:
+            directory = Path(name)
+            yield directory
+            combined = directory / "combined"
+            pl.scan_parquet(sorted(directory.glob("*.parquet")), glob=False).sink_parquet(combined)
+            combined.replace(output_path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"{output_path} cannot be written: is there such a folder, and room in it? {error}") from error
+        raise StoreError(
+            f"{output_path}: cannot be written: {error}; check that its directory exists and has free space"
+        ) from error

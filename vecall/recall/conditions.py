@@ -1,4 +1,4 @@
-"""One condition of `where`: checked against its attribute's type, then tested on any part of that column.
+"""One condition of `where`: validated against its attribute's type, then evaluated on any slice of that column.
 
 Numbers are compared exactly, whatever their types: integers near 2^53 and 2^63 stay integers, decimals and times are
 compared as the integers that they are stored as. A float32 column is compared in its own precision, so 0.7 finds 0.7.
@@ -24,59 +24,68 @@ ORDER_OPS = ("gt", "gte", "lt", "lte")
 BOOLEAN_OPS = ("eq", "ne", "in", "not_in")
 SCALAR_OPS = (*BOOLEAN_OPS, *ORDER_OPS)
 TAG_OPS = ("contains_any", "contains_all", "contains_none")
-LIST_VALUE_OPS = ("in", "not_in", *TAG_OPS)  # whose value is a list
+LIST_VALUE_OPS = ("in", "not_in", *TAG_OPS)  # operations whose value is a list
 FILTER_OPS = (*SCALAR_OPS, *TAG_OPS)
+_CONDITION_KEYS = ("field", "op", "value")
 
-Predicate = Callable[[pl.Series], pl.Series]  # [n] cells -> [n] Boolean; null is false
+Predicate = Callable[[pl.Series], pl.Series]  # [n] cells -> [n] Boolean; null counts as false
 
 
 @dataclass(frozen=True)
 class ParsedCondition:
-    """A checked condition.
+    """A validated condition.
 
     Attributes:
-        field: name of the attribute.
-        predicate: which of some of its cells satisfy it. Null satisfies nothing, not even `ne`; NaN is null.
+        field: Name of the attribute.
+        predicate: Maps cells of the attribute to whether they satisfy the condition. Null satisfies nothing, not
+            even `ne`; NaN is treated as null.
     """
 
     field: str
     predicate: Predicate
 
     def evaluate(self, attributes: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """[n] which rows satisfy it."""
+        """Return [n] whether each row of `attributes` satisfies the condition."""
         return self.predicate(get_unnamed_column(attributes, self.field)).fill_null(value=False).to_numpy()
 
 
 def parse_condition(location: str, condition: Mapping[str, object], schema: pl.Schema) -> ParsedCondition:
-    """Check a condition.
+    """Validate a condition.
 
     Args:
-        location: of it in the request, such as `where[0]`.
+        location: Path of the condition in the request, such as `where[0]`.
         condition: `{"field", "op", "value"}`.
-        schema: of the attributes.
+        schema: Types of the attributes.
 
     Raises:
-        QueryError: it names no attribute, or an operation or value that does not go with it.
+        QueryError: The attribute does not exist, or the operation or value does not fit its type; `field` is the
+            path of the part to blame.
     """
-    if set(condition) != {"field", "op", "value"}:
-        raise QueryError(f"{location}: expected the keys field, op and value, got {list(condition)}", field=location)
-    name, op, value = condition["field"], condition["op"], condition["value"]
-    if not isinstance(name, str) or name not in schema:
+    for key in (*_CONDITION_KEYS, *condition):
+        if key not in condition or key not in _CONDITION_KEYS:
+            problem = "is missing" if key in _CONDITION_KEYS else "unknown key"
+            text = f"{location}.{key}: {problem}; expected the keys field, op and value, got {list(condition)}"
+            raise QueryError(text, field=f"{location}.{key}")
+    attribute, op, value = condition["field"], condition["op"], condition["value"]
+    if not isinstance(attribute, str) or attribute not in schema:
         raise QueryError(
-            f"{location}.field: expected one of {list(schema)}, got {name!r:.80}", field=f"{location}.field"
+            f"{location}.field: expected one of {list(schema)}, got {attribute!r:.80}", field=f"{location}.field"
         )
-    dtype: Any = schema[name]
+    dtype: Any = schema[attribute]
     is_list = isinstance(dtype, (pl.List, pl.Array))
-    kind = _select_comparator(dtype.inner if is_list else dtype)
-    if kind is None:
+    comparator = _select_comparator(dtype.inner if is_list else dtype)
+    if comparator is None:
         raise QueryError(
-            f"{location}.field: {name!r} holds {dtype}; expected numbers, text, flags, times or lists of them",
+            f"{location}.field: expected an attribute of numbers, text, booleans, times or lists of these; "
+            f"{attribute!r} is {dtype}",
             field=f"{location}.field",
         )
-    ops = TAG_OPS if is_list else BOOLEAN_OPS if isinstance(kind, _BooleanComparator) else SCALAR_OPS
+    ops = TAG_OPS if is_list else BOOLEAN_OPS if isinstance(comparator, _BooleanComparator) else SCALAR_OPS
     if not isinstance(op, str) or op not in ops:
-        raise QueryError(f"{location}.op: {name!r} takes one of {list(ops)}, got {op!r:.80}", field=f"{location}.op")
-    return ParsedCondition(name, _build_predicate(f"{location}.value", op, value, kind, name))
+        raise QueryError(
+            f"{location}.op: expected one of {list(ops)} for {attribute!r}, got {op!r:.80}", field=f"{location}.op"
+        )
+    return ParsedCondition(attribute, _build_predicate(f"{location}.value", op, value, comparator, attribute))
 
 
 def _build_predicate(location: str, op: str, value: object, comparator: "_Comparator", attribute: str) -> Predicate:
@@ -85,8 +94,8 @@ def _build_predicate(location: str, op: str, value: object, comparator: "_Compar
             _evaluate_comparison, op=op, value=comparator.parse(location, value, attribute), comparator=comparator
         )
     if not isinstance(value, (list, tuple)):
-        raise QueryError(f"{location}: {op} takes a list, got {value!r:.80}", field=location)
-    values = [comparator.parse(location, one, attribute) for one in value]
+        raise QueryError(f"{location}: expected a list for {op}, got {value!r:.80}", field=location)
+    values = [comparator.parse(location, element, attribute) for element in value]
     if op in TAG_OPS:
         return partial(_evaluate_tags, op=op, values=values, comparator=comparator)
     return partial(_evaluate_membership, values=values, comparator=comparator, is_negated=op == "not_in")
@@ -99,42 +108,56 @@ def _evaluate_comparison(cells: pl.Series, *, op: str, value: Any, comparator: "
 def _evaluate_membership(
     cells: pl.Series, *, values: Collection[Any], comparator: "_Comparator", is_negated: bool
 ) -> pl.Series:
-    stored = comparator.to_comparable(cells)
-    found = stored.is_in(comparator.to_representable(values, stored.dtype).implode())
-    return ~found if is_negated else found
+    comparable = comparator.to_comparable(cells)
+    is_member = comparable.is_in(comparator.to_representable(values, comparable.dtype).implode())
+    return ~is_member if is_negated else is_member
 
 
 def _evaluate_tags(cells: pl.Series, *, op: str, values: Collection[Any], comparator: "_Comparator") -> pl.Series:
-    """All lists' elements at once, so that the cost is that of the elements and values, not of their product."""
+    """Evaluate a tag operation on the elements of all lists at once.
+
+    The cost is that of the elements plus the values, not of their product.
+
+    Args:
+        cells: [n] lists.
+        op: One of `TAG_OPS`.
+        values: Parsed values.
+        comparator: Of the lists' element type.
+
+    Returns:
+        [n] Boolean.
+    """
     if isinstance(cells.dtype, pl.Array):
         cells = cells.cast(pl.List(cells.dtype.inner))
     lengths = cells.list.len().fill_null(0)
-    filled = lengths > 0
-    elements = comparator.to_comparable(cells.filter(filled).explode())
-    owners = np.repeat(filled.arg_true().to_numpy(), lengths.filter(filled).to_numpy())
+    is_filled = lengths > 0
+    elements = comparator.to_comparable(cells.filter(is_filled).explode())  # [n] lists -> [elements]
+    owners = np.repeat(is_filled.arg_true().to_numpy(), lengths.filter(is_filled).to_numpy())  # [elements] cell index
     members = comparator.to_representable(values, elements.dtype).unique()
-    hit = elements.is_in(members.implode()).fill_null(value=False)
-    found = np.zeros(len(cells), dtype=np.bool_)
+    is_hit = elements.is_in(members.implode()).fill_null(value=False)
+    hit_owners = owners[is_hit.to_numpy()]
+    matches = np.zeros(len(cells), dtype=np.bool_)
     if op == "contains_all":
-        wanted = len(set(values))  # one that no element can equal is never found
-        pairs = pl.DataFrame({"owner": owners[hit.to_numpy()], "element": elements.filter(hit)}).unique()
+        required = len(set(values))  # counts values that no element can equal, so that these never match
+        pairs = pl.DataFrame({"owner": hit_owners, "element": elements.filter(is_hit)}).unique()
         counts = np.bincount(pairs["owner"].to_numpy(), minlength=len(cells))
-        found[:] = counts == wanted
+        matches[:] = counts == required
     else:
-        found[owners[hit.to_numpy()]] = True
-    told = pl.Series(~found if op == "contains_none" else found)
-    return told & cells.is_not_null()
+        matches[hit_owners] = True
+    return pl.Series(~matches if op == "contains_none" else matches) & cells.is_not_null()
 
 
 class _Comparator:
-    """How values of one type of column are read from a request, and compared with its cells."""
+    """Parsing of request values for one type of column, and their comparison with its cells."""
 
     expected = ""
 
-    def try_parse(self, value: object) -> Any:  # noqa: ANN401 - of this kind; None: it is not
+    def try_parse(self, value: object) -> Any:  # noqa: ANN401 - of the column's type
+        """Return the parsed value, or None if it is not of the column's type."""
         raise NotImplementedError
 
     def parse(self, location: str, value: object, attribute: str) -> Any:  # noqa: ANN401 - as above
+        """Return the parsed value; raise a QueryError at `location` if it is not of the column's type."""
         parsed = self.try_parse(value)
         if parsed is None:
             hint = self.suggest_fix(value, attribute)
@@ -142,30 +165,31 @@ class _Comparator:
         return parsed
 
     def suggest_fix(self, value: object, attribute: str) -> str:
-        """What to do about a value that is none of these."""
+        """Return what to do about a value that cannot be parsed, to append to the error message."""
         del value, attribute
         return ""
 
     def to_comparable(self, cells: pl.Series) -> pl.Series:
-        """The cells as they are compared."""
+        """Return the cells in the type in which they are compared."""
         return cells
 
     def compare(self, cells: pl.Series, op: str, value: Any) -> pl.Series:  # noqa: ANN401 - as above
+        """Return [n] Boolean `cells op value`, for comparable cells and one of the operations eq, ne, gt, ... lte."""
         return _compare_cells(cells, op, value)
 
     def to_representable(self, values: Collection[Any], dtype: Any) -> pl.Series:  # noqa: ANN401 - as above
-        """Those of the values that a cell can equal."""
+        """Return those of the parsed values that a cell of type `dtype` can equal."""
         return pl.Series(list(values), dtype=dtype)
 
 
 def _compare_cells(cells: pl.Series, op: str, value: Any) -> pl.Series:  # noqa: ANN401 - a literal of the cells' type
     cell, literal = pl.col("cell"), pl.lit(value, dtype=cells.dtype)
-    test = {"eq": cell.eq, "ne": cell.ne, "gt": cell.gt, "gte": cell.ge, "lt": cell.lt, "lte": cell.le}[op](literal)
-    return cells.rename("cell").to_frame().select(test).to_series()
+    comparison = {"eq": cell.eq, "ne": cell.ne, "gt": cell.gt, "gte": cell.ge, "lt": cell.lt, "lte": cell.le}[op]
+    return cells.rename("cell").to_frame().select(comparison(literal)).to_series()
 
 
 def _fill_non_null(cells: pl.Series, *, value: bool) -> pl.Series:
-    """The same for all cells that are not null."""
+    """Return `value` for every cell that is not null, and false for null."""
     return cells.is_not_null() if value else cells.is_null() & cells.is_not_null()
 
 
@@ -179,7 +203,8 @@ class _TextComparator(_Comparator):
         if not is_number(value):
             return ""
         return (
-            f'; this attribute is text: attributes = {{ {attribute} = "integer" }} in schema.items makes numbers of it'
+            f'; this attribute is text: set attributes = {{ {attribute} = "integer" }} in schema.items to compare it '
+            "as a number"
         )
 
     def to_comparable(self, cells: pl.Series) -> pl.Series:
@@ -194,7 +219,11 @@ class _BooleanComparator(_Comparator):
 
 
 class _IntegerComparator(_Comparator):
-    """Columns that are stored as integers; `scale` of them are 1."""
+    """Comparison for columns that are stored as integers, such as decimals and times.
+
+    Args:
+        scale: Stored integer that stands for 1: 100 for a decimal of two digits.
+    """
 
     expected = "a finite number"
 
@@ -204,33 +233,37 @@ class _IntegerComparator(_Comparator):
     def try_parse(self, value: object) -> Fraction | None:
         if not is_number(value):
             return None
-        plain = value.item() if isinstance(value, np.generic) else value
-        # A float is meant as it is written: 0.1 is a tenth in a column of decimals.
-        return (Fraction(str(plain)) if self._scale != 1 else Fraction(plain)) * self._scale  # type: ignore[arg-type]
+        number = value.item() if isinstance(value, np.generic) else value
+        # In a column of decimals a float means its decimal spelling: 0.1 is a tenth, not the nearest binary fraction.
+        return (Fraction(str(number)) if self._scale != 1 else Fraction(number)) * self._scale  # type: ignore[arg-type]
 
     def to_comparable(self, cells: pl.Series) -> pl.Series:
         return cells.to_physical()
 
     def compare(self, cells: pl.Series, op: str, value: Fraction) -> pl.Series:
         low, high = _get_integer_bounds(cells.dtype)
-        whole = value.denominator == 1
         if op in ("eq", "ne"):
-            possible = whole and low <= value <= high
-            return _compare_cells(cells, op, int(value)) if possible else _fill_non_null(cells, value=op == "ne")
-        above = op in ("gt", "gte")
-        # col > 1.5 is col >= 2, and col < 1.5 is col <= 1.
-        edge = math.floor(value) + 1 if op == "gt" else math.ceil(value) if op == "gte" else math.floor(value)
-        edge = math.ceil(value) - 1 if op == "lt" else edge
-        if edge < low or edge > high:
-            return _fill_non_null(cells, value=(edge < low) == above)
-        return _compare_cells(cells, "gte" if above else "lte", edge)
+            is_representable = value.denominator == 1 and low <= value <= high
+            return (
+                _compare_cells(cells, op, int(value)) if is_representable else _fill_non_null(cells, value=op == "ne")
+            )
+        is_lower_bound = op in ("gt", "gte")
+        # Among integers x > 1.5 is x >= 2, and x < 1.5 is x <= 1.
+        bound = math.floor(value) + 1 if op == "gt" else math.ceil(value) if op == "gte" else math.floor(value)
+        bound = math.ceil(value) - 1 if op == "lt" else bound
+        if bound < low or bound > high:
+            return _fill_non_null(cells, value=(bound < low) == is_lower_bound)
+        return _compare_cells(cells, "gte" if is_lower_bound else "lte", bound)
 
     def to_representable(self, values: Collection[Fraction], dtype: Any) -> pl.Series:  # noqa: ANN401 - as above
         low, high = _get_integer_bounds(dtype)
-        return pl.Series([int(one) for one in values if one.denominator == 1 and low <= one <= high], dtype=dtype)
+        integers = [int(value) for value in values if value.denominator == 1 and low <= value <= high]
+        return pl.Series(integers, dtype=dtype)
 
 
 class _TimestampComparator(_IntegerComparator):
+    """Comparison for dates and datetimes; `scale` is stored units per nanosecond."""
+
     expected = "an ISO 8601 time, such as 2018-06-01"
 
     def try_parse(self, value: object) -> Fraction | None:
@@ -239,7 +272,11 @@ class _TimestampComparator(_IntegerComparator):
 
 
 class _FloatComparator(_Comparator):
-    """Float columns; `dtype` is NumPy's."""
+    """Comparison for float columns.
+
+    Args:
+        dtype: NumPy type of the column.
+    """
 
     expected = "a finite number"
 
@@ -249,11 +286,11 @@ class _FloatComparator(_Comparator):
     def try_parse(self, value: object) -> int | float | None:
         if not is_number(value):
             return None
-        plain: int | float = value.item() if isinstance(value, np.generic) else value  # type: ignore[assignment]
+        number: int | float = value.item() if isinstance(value, np.generic) else value  # type: ignore[assignment]
         if self._dtype == np.float64:
-            return plain
+            return number
         with np.errstate(over="ignore"):
-            return float(self._dtype(plain))
+            return float(self._dtype(number))
 
     def to_comparable(self, cells: pl.Series) -> pl.Series:
         return cells.fill_nan(None)
@@ -262,19 +299,20 @@ class _FloatComparator(_Comparator):
         nearest = float(value)
         if not math.isfinite(nearest) or Fraction(nearest) == Fraction(value):
             return _compare_cells(cells, op, nearest)
-        if op in ("eq", "ne"):  # an integer that no float is
+        # From here on `value` is an integer that no float equals, and no float lies between it and `nearest`.
+        if op in ("eq", "ne"):
             return _fill_non_null(cells, value=op == "ne")
-        below = Fraction(nearest) < value  # there is no float between the two
+        is_below = Fraction(nearest) < value
         if op in ("gt", "gte"):
-            return _compare_cells(cells, "gt" if below else "gte", nearest)
-        return _compare_cells(cells, "lte" if below else "lt", nearest)
+            return _compare_cells(cells, "gt" if is_below else "gte", nearest)
+        return _compare_cells(cells, "lte" if is_below else "lt", nearest)
 
     def to_representable(self, values: Collection[float], dtype: Any) -> pl.Series:  # noqa: ANN401 - as above
-        return pl.Series([float(one) for one in values if float(one) == one], dtype=pl.Float64).cast(dtype)
+        return pl.Series([float(value) for value in values if float(value) == value], dtype=pl.Float64).cast(dtype)
 
 
 def _select_comparator(dtype: Any) -> _Comparator | None:  # noqa: ANN401 - polars types its inner types loosely
-    """How cells of a type are compared; None where they cannot be."""
+    """Return the comparator of a column type; None if its cells cannot be compared."""
     match dtype:
         case pl.String() | pl.Categorical() | pl.Enum() | pl.Null():
             return _TextComparator()
@@ -295,5 +333,6 @@ def _select_comparator(dtype: Any) -> _Comparator | None:  # noqa: ANN401 - pola
 
 @lru_cache
 def _get_integer_bounds(dtype: Any) -> tuple[int, int]:  # noqa: ANN401 - as above
+    """Return the smallest and the largest value of an integer type."""
     low, high = pl.select(low=dtype.min(), high=dtype.max()).row(0)
     return int(low), int(high)

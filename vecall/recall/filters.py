@@ -1,4 +1,4 @@
-"""`where`: conditions on attributes, made into masks over the items and remembered."""
+"""Evaluation of `where` into masks over the items, with a cache of the masks."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -8,40 +8,47 @@ from weakref import ref
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from vecall.arrays import Mask
 from vecall.index.bitmap import Bitmap
 from vecall.live.snapshot import IdSlots, Snapshot
 from vecall.recall.conditions import parse_condition
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.release.release import Release
 
-_MAX_CACHE_BYTES = 2**28  # of filters and their answers that are kept
-_ENTRY_OVERHEAD_BYTES = 1_024  # that one takes beside its text and its arrays
-_CHUNK_ROWS = 2**19  # tested at a time: some milliseconds, and bounded memory
+_MAX_CACHE_BYTES = 2**28
+_ENTRY_OVERHEAD_BYTES = 1_024  # of a cache entry, beside its key and its arrays
+_CHUNK_ROWS = 2**19  # rows evaluated at a time: takes some milliseconds, and bounds the memory
 _EMPTY_MASK = np.empty(0, dtype=np.bool_)
 
 
-def _noop() -> None:
-    """Between chunks."""
+def never_cancel() -> None:
+    """Do nothing: the cancellation check of a request that cannot be cancelled."""
 
 
 @dataclass(frozen=True)
 class FilterMask:
-    """What passes a filter.
+    """Items that pass a filter.
 
     Attributes:
-        base: rows of the base, deleted ones among them.
-        delta: [length] slots of the delta likewise.
+        base: Rows of the base, including deleted ones.
+        delta: [length of the delta] whether each slot passes, including deleted ones.
     """
 
     base: Bitmap
-    delta: NDArray[np.bool_]
+    delta: Mask
 
 
 @dataclass(frozen=True)
 class _CacheEntry:
-    """A filter's answer, and what it is of: slots only ever grow, or are others. It keeps no release in memory."""
+    """A filter's mask and what it is valid for. Weak references, so that the cache keeps no release in memory.
+
+    Attributes:
+        mask: The mask; its `delta` may be shorter than a snapshot's, since slots are only ever appended.
+        release_ref: Release that `mask.base` belongs to.
+        slots_ref: Slots that `mask.delta` belongs to; clearing dead slots renumbers them in a new object.
+        nbytes: Estimated memory of the entry.
+    """
 
     mask: FilterMask
     release_ref: ref[Release]
@@ -50,17 +57,17 @@ class _CacheEntry:
 
 
 class FilterCache:
-    """What passes which filter: evaluated once for a release's items, and for each slot of the delta.
+    """LRU cache of filter masks: each filter is evaluated once per release, and once per slot of the delta.
 
-    Safe to call from several threads: a filter may then be evaluated twice, and the last answer is kept.
+    Thread-safe: two threads may evaluate the same filter at the same time, and the later mask is kept.
 
     Args:
-        scan_limiter: says where many items are looked at.
+        scan_limiter: Offloads the evaluation over many items.
     """
 
     def __init__(self, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
         self._scan_limiter = scan_limiter
-        self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()  # the one asked for last stands last
+        self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()  # least recently used first
         self._total_bytes = 0
         self._lock = Lock()
 
@@ -69,29 +76,29 @@ class FilterCache:
         where: Sequence[Mapping[str, object]],
         snapshot: Snapshot,
         *,
-        check_cancelled: Callable[[], object] = _noop,
+        check_cancelled: Callable[[], object] = never_cancel,
     ) -> FilterMask | None:
-        """What of a view passes all conditions; None where there are none.
+        """Return the items of a snapshot that satisfy all conditions; None if there are no conditions.
 
         Args:
-            where: the conditions.
-            snapshot: of whose items.
-            check_cancelled: called now and then while many items are looked at; what it raises ends that.
+            where: Conditions.
+            snapshot: Its items are evaluated.
+            check_cancelled: Called between chunks of items; an exception that it raises ends the evaluation.
 
         Raises:
-            QueryError: see `evaluate_filter`.
+            QueryError: See `evaluate_filter`.
         """
         if not where:
             return None
         key = repr([sorted(condition.items(), key=repr) for condition in where])
-        base, mask = self._look_up(key, snapshot) or (
+        base, delta = self._look_up(key, snapshot) or (
             self._evaluate_base(where, snapshot.release, check_cancelled),
             _EMPTY_MASK,
         )
-        if len(mask) < len(snapshot.delta):
-            mask = np.concatenate([mask, evaluate_filter(where, snapshot.delta.attributes[len(mask) :])])
-        self._insert(key, snapshot, FilterMask(base, mask))
-        return FilterMask(base, mask[: len(snapshot.delta)])
+        if len(delta) < len(snapshot.delta):
+            delta = np.concatenate([delta, evaluate_filter(where, snapshot.delta.attributes[len(delta) :])])
+        self._insert(key, snapshot, FilterMask(base, delta))
+        return FilterMask(base, delta[: len(snapshot.delta)])
 
     def _evaluate_base(
         self, where: Sequence[Mapping[str, object]], release: Release, check_cancelled: Callable[[], object]
@@ -99,46 +106,55 @@ class FilterCache:
         with self._scan_limiter.offload_if_large(release.index.size):
             return Bitmap.from_mask(evaluate_filter(where, release.attributes, check_cancelled=check_cancelled))
 
-    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[Bitmap, NDArray[np.bool_]] | None:
-        kept = self._entries.get(key)
-        if kept is None or kept.release_ref() is not snapshot.release:
+    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[Bitmap, Mask] | None:
+        """Return the cached masks of base and delta, the latter perhaps for fewer slots; None if there is no entry."""
+        entry = self._entries.get(key)
+        if entry is None or entry.release_ref() is not snapshot.release:
             return None
-        return kept.mask.base, kept.mask.delta if kept.slots_ref() is snapshot.delta.slots else _EMPTY_MASK
+        return entry.mask.base, entry.mask.delta if entry.slots_ref() is snapshot.delta.slots else _EMPTY_MASK
 
     def _insert(self, key: str, snapshot: Snapshot, mask: FilterMask) -> None:
         nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.base.bits.nbytes + mask.delta.nbytes
-        kept = _CacheEntry(mask, ref(snapshot.release), ref(snapshot.delta.slots), nbytes)
+        entry = _CacheEntry(mask, ref(snapshot.release), ref(snapshot.delta.slots), nbytes)
         with self._lock:
-            if (before := self._entries.pop(key, None)) is not None:
-                self._total_bytes -= before.nbytes
-            self._entries[key] = kept
+            if (previous := self._entries.pop(key, None)) is not None:
+                self._total_bytes -= previous.nbytes
+            self._entries[key] = entry
             self._total_bytes += nbytes
             while self._total_bytes > _MAX_CACHE_BYTES:
                 self._total_bytes -= self._entries.popitem(last=False)[1].nbytes
 
 
 def evaluate_filter(
-    where: Sequence[Mapping[str, object]], attributes: pl.DataFrame, *, check_cancelled: Callable[[], object] = _noop
-) -> NDArray[np.bool_]:
-    """[N] which items satisfy all conditions. Null satisfies none, not even `ne`; NaN is null.
+    where: Sequence[Mapping[str, object]],
+    attributes: pl.DataFrame,
+    *,
+    check_cancelled: Callable[[], object] = never_cancel,
+) -> Mask:
+    """Return which items satisfy all conditions.
 
-    Dates and datetimes are compared with ISO 8601 text; without a zone it is UTC. The cost is that of the items and
-    values, for each condition.
+    Null satisfies no condition, not even `ne`; NaN is treated as null. Dates and datetimes are compared with ISO 8601
+    text, which is UTC if it has no offset. The cost of a condition is proportional to the items plus its values.
 
     Args:
-        where: the conditions.
+        where: Conditions.
         attributes: [N] rows.
-        check_cancelled: called between conditions and chunks of the items.
+        check_cancelled: Called between conditions and chunks of items; an exception that it raises ends the evaluation.
+
+    Returns:
+        [N] booleans.
 
     Raises:
-        QueryError: a condition names no attribute, or an operation or value that does not go with it; `field`
-            is such as `where[0].op`.
+        QueryError: An attribute does not exist, or an operation or value does not fit its type; `field` is the path
+            of the part to blame, such as `where[0].op`.
     """
-    conditions = [parse_condition(f"where[{place}]", one, attributes.schema) for place, one in enumerate(where)]
+    conditions = [
+        parse_condition(f"where[{position}]", condition, attributes.schema) for position, condition in enumerate(where)
+    ]
     mask = np.ones(len(attributes), dtype=np.bool_)
     for start in range(0, len(attributes), _CHUNK_ROWS):
-        part = attributes[start : start + _CHUNK_ROWS]
+        chunk = attributes[start : start + _CHUNK_ROWS]
         for condition in conditions:
-            mask[start : start + _CHUNK_ROWS] &= condition.evaluate(part)
+            mask[start : start + _CHUNK_ROWS] &= condition.evaluate(chunk)
             check_cancelled()
     return mask

@@ -1,6 +1,6 @@
-"""What is asked of a recaller, and what it answers."""
+"""Request and answer of a recall: `Query` and `Recalled`, and their JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -14,26 +14,27 @@ from vecall.errors import QueryError
 from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
+RecallRoute = Literal["index", "scan", "all", "popular"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """One request. At least one of the first five is needed.
+    """One request. At least one of the first five attributes is required.
 
     Attributes:
-        user_id: whose stored history and features are used.
-        user: features by column; they override the stored ones.
-        history: item ids, oldest first; given, it replaces the stored one.
-        recent: item ids, oldest first, that come after the stored or given history, such as today's clicks.
-        vector: [D] the user's vector itself; the tower is skipped.
-        k: how many items, at least 1.
-        where: conditions `{"field", "op", "value"}` on attributes; all must hold.
-        exclude: item ids never to return.
-        exclude_seen: leave out the items of the stored and of the given history, the recent ones among them.
-        explain: say in the answer how it was found.
+        user_id: User whose stored history and features are used.
+        user: Features by column; they override the stored ones.
+        history: Item ids, oldest first; replaces the stored history.
+        recent: Item ids, oldest first, appended to the stored or given history, such as today's clicks.
+        vector: [D] user vector; the user tower is skipped.
+        k: Number of items, at least 1.
+        where: Conditions `{"field", "op", "value"}` on attributes; all must hold.
+        exclude: Item ids never to return.
+        exclude_seen: Whether to leave out the items of the stored history, of `history` and of `recent`.
+        explain: Whether the answer carries an `ExecutionPlan`.
 
     Raises:
-        QueryError: a part is of the wrong type or empty; `field` names it.
+        QueryError: A part is of the wrong type or out of range (`field` names it), or all of the first five are None.
     """
 
     user_id: Id | None = None
@@ -50,48 +51,50 @@ class Query:
     def __post_init__(self) -> None:
         if all(part is None for part in (self.user_id, self.user, self.history, self.recent, self.vector)):
             raise QueryError("expected at least one of user_id, user, history, recent and vector", code="empty_query")
-        for name in ("history", "recent", "exclude"):  # to Python's own numbers
+        for name in ("history", "recent", "exclude"):
             object.__setattr__(self, name, _to_list(getattr(self, name)))
         _check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         _check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
-        _check("history", self.history is None or _is_id_list(self.history), self.history, "a list of item ids")
-        _check("recent", self.recent is None or _is_id_list(self.recent), self.recent, "a list of item ids")
+        _check_ids("history", self.history)
+        _check_ids("recent", self.recent)
         _check("k", _is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
-        _check("where", _is_sequence_of(_is_mapping, self.where), self.where, "a list of {field, op, value}")
-        _check("exclude", _is_id_list(self.exclude), self.exclude, "a list of item ids")
+        _check_each("where", self.where, _is_mapping, "{field, op, value}")
+        _check("exclude", self.exclude is not None, self.exclude, "a list of item ids")
+        _check_ids("exclude", self.exclude)
         _check("exclude_seen", _is_bool(self.exclude_seen), self.exclude_seen, "true or false")
         _check("explain", _is_bool(self.explain), self.explain, "true or false")
-        object.__setattr__(self, "k", int(self.k))  # a narrow integer of NumPy would overflow when it is reckoned with
+        object.__setattr__(self, "k", int(self.k))  # a narrow NumPy integer would overflow in arithmetic
         if self.vector is not None:
             object.__setattr__(self, "vector", _to_array(self.vector))
-            array = isinstance(self.vector, np.ndarray)
-            numbers = self.vector.dtype.kind in "fiu" if array else _is_sequence_of(is_number, self.vector)  # type: ignore[union-attr]
-            _check("vector", numbers, self.vector, "a list of finite numbers")
+            if isinstance(self.vector, np.ndarray):
+                _check("vector", self.vector.dtype.kind in "fiu", self.vector, "a list of finite numbers")
+            else:
+                _check_each("vector", self.vector, is_number, "finite numbers")
 
     @classmethod
     def from_json(cls, request: object) -> "Query":
-        """A request as JSON gave it.
+        """Build a query from a decoded JSON request.
 
         Raises:
-            QueryError: it is no object, has an unknown key, or a part is wrong.
+            QueryError: The request is not an object, has an unknown key, or a part of it is invalid.
         """
         if not isinstance(request, dict):
-            raise QueryError(f"expected an object, got {type(request).__name__}", code="bad_json")
-        known = {one.name for one in fields(cls)}
+            raise QueryError(f"expected an object, got {type(request).__name__}")
+        known_keys = {attribute.name for attribute in fields(cls)}
         for key in request:
-            if key not in known:
-                raise QueryError(f"unknown key {key!r}; expected some of {sorted(known)}", field=str(key))
+            if key not in known_keys:
+                raise QueryError(f"unknown key {key!r}; expected some of {sorted(known_keys)}", field=str(key))
         return cls(**request)
 
 
 @dataclass(frozen=True)
 class UnknownInputs:
-    """What of a query the release does not know.
+    """Ids of a query that the release does not have.
 
     Attributes:
-        user: whether a user id was given that it does not have.
-        history: ids of the given history that it does not have.
-        exclude: ids of `exclude` likewise.
+        user: Whether the user id is unknown.
+        history: Number of unknown ids in `history` and `recent`.
+        exclude: Number of unknown ids in `exclude`.
     """
 
     user: bool = False
@@ -101,18 +104,18 @@ class UnknownInputs:
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """How an answer was found.
+    """How an answer was found, for `explain`.
 
     Attributes:
         path: "index", "scan" (exact), "all" (every match is returned) or "popular".
-        matches: items that pass `where`.
-        excluded: items among them that were left out.
-        delta: live items searched beside the index.
-        effort: how hard the index searched, `width` and `depth` (see `vecall.index.base.SearchParams`); None: it did not.
-        ms: milliseconds by stage: encode, plan, search, merge.
+        matches: Items that pass `where`.
+        excluded: Items among them that were excluded.
+        delta: Live items outside the index that were scanned.
+        effort: Fields of `vecall.index.base.SearchParams` that the index was searched with; None if it was not.
+        ms: Milliseconds by stage: encode, plan, search, merge.
     """
 
-    path: Literal["index", "scan", "all", "popular"]
+    path: RecallRoute
     matches: int
     excluded: int
     delta: int
@@ -122,16 +125,16 @@ class ExecutionPlan:
 
 @dataclass(frozen=True)
 class Recalled:
-    """The answer: ids by score descending, then id ascending.
+    """Answer to a query: ids by score descending, then id ascending.
 
     Attributes:
-        release: the one release that all of it is from.
-        ids: of the schema's type; fewer than k only if `exhausted`.
-        scores: as many; larger is better.
-        exhausted: true only when every matching item is in the answer.
-        fallback: what stood in where the user is not known; None where nothing had to.
-        unknown: what of the query was not known.
-        plan: with `explain`, else None.
+        release: Name of the release that the whole answer comes from.
+        ids: Item ids of the schema's type; fewer than k only if `exhausted`.
+        scores: Score of each id; larger is better.
+        exhausted: Whether every matching item is in the answer.
+        fallback: What replaced the stored user: "history" (only the given one), "popular" (popular items), or None.
+        unknown: Ids of the query that the release does not have.
+        plan: How the answer was found, if the query asked to `explain`; else None.
     """
 
     release: str
@@ -143,18 +146,23 @@ class Recalled:
     plan: ExecutionPlan | None = None
 
     def as_json(self) -> dict[str, object]:
-        """The answer as over HTTP."""
-        answer: dict[str, object] = dict(vars(self))  # its lists are not copied, as `asdict` would do
+        """Return the answer as it is sent over HTTP, sharing its lists."""
+        answer: dict[str, object] = dict(vars(self))  # `asdict` would copy the lists
         answer["unknown"] = vars(self.unknown)
         del answer["plan"]
         return answer if self.plan is None else answer | {"plan": vars(self.plan)}
 
 
 def parse_id(field: str, text: str, id_type: IdType) -> Id:
-    """An id written as text, in the type that ids have.
+    """Parse an id that was written as text.
+
+    Args:
+        field: Part of the request that holds the id, for the error.
+        text: The id.
+        id_type: Type of the release's ids.
 
     Raises:
-        QueryError: ids are integers, and the text is none.
+        QueryError: The ids are integers, and the text is not an integer.
     """
     if id_type == "string":
         return text
@@ -169,6 +177,22 @@ def _check(field: str, is_valid: bool, value: object, expected: str) -> None:
         raise QueryError(f"{field}: expected {expected}, got {value!r:.80}", field=field)
 
 
+def _check_each(field: str, values: object, predicate: Callable[[object], bool], expected: str) -> None:
+    """Check a list and each of its elements; the error names the first wrong element, such as `where[2]`."""
+    is_sequence = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
+    _check(field, is_sequence, values, f"a list of {expected}")
+    elements: Iterable[object] = values  # type: ignore[assignment]
+    for index, value in enumerate(elements):
+        if not predicate(value):
+            _check(f"{field}[{index}]", False, value, f"a list of {expected}")
+
+
+def _check_ids(field: str, values: object) -> None:
+    if values is None or (isinstance(values, list) and set(map(type, values)) <= {int, str}):
+        return  # a fast path: histories may hold thousands of ids
+    _check_each(field, values, _is_id, "item ids")
+
+
 def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -178,12 +202,12 @@ def _is_bool(value: object) -> bool:
 
 
 def _to_list(ids: object) -> object:
-    """Arrays and columns of ids as lists; anything else stays."""
+    """Convert an array or a column of ids to a list of Python's own types; return anything else unchanged."""
     return ids.tolist() if isinstance(ids, np.ndarray) else ids.to_list() if isinstance(ids, pl.Series) else ids
 
 
 def _to_array(vector: object) -> object:
-    """What says how it becomes an array, such as a tensor, as one; anything else stays."""
+    """Convert an object with `__array__`, such as a tensor, to an array; return anything else unchanged."""
     if isinstance(vector, np.ndarray) or not hasattr(vector, "__array__"):
         return vector
     try:
@@ -200,12 +224,3 @@ def _is_id(value: object) -> bool:
 
 def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
-
-
-def _is_sequence_of(predicate: Any, values: object) -> bool:  # noqa: ANN401 - a predicate
-    listed = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
-    return listed and all(map(predicate, values))  # type: ignore[call-overload]
-
-
-def _is_id_list(values: object) -> bool:
-    return (isinstance(values, list) and set(map(type, values)) <= {int, str}) or _is_sequence_of(_is_id, values)

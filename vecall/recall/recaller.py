@@ -1,4 +1,4 @@
-"""The recall stage itself: any number of queries, from any number of threads, while items change. No torch."""
+"""The recall stage in Python: queries from any number of threads while items change. Loads no torch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,33 +15,28 @@ from vecall.data.casting import to_id_dtype
 from vecall.data.id_map import Id
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
 from vecall.live.snapshot import Snapshot
-from vecall.recall.filters import FilterCache, FilterMask
+from vecall.recall.filters import FilterCache, FilterMask, never_cancel
 from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
 from vecall.recall.resolve import ResolvedQuery, resolve_query
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.recall.search import SearchResult, search_snapshot
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
-from vecall.schema import IdType
 
 STAGES = ("encode", "plan", "search", "merge")
 
 
-def _noop() -> None:
-    """Between stages."""
-
-
 @dataclass(frozen=True)
 class RecallTrace:
-    """An answer and what it was made of.
+    """An answer together with the intermediate results that led to it.
 
     Attributes:
-        snapshot: what was searched.
-        resolved_query: the query as it was understood.
-        filter_mask: what passed `where`; None: there was none.
-        search_result: rows of the view.
-        answer: the answer.
-        stage_ms: milliseconds by stage, see `STAGES`.
+        snapshot: What was searched.
+        resolved_query: User vector and excluded rows.
+        filter_mask: Items that pass `where`; None if the query has no conditions.
+        search_result: Rows of the snapshot, and how they were found.
+        answer: The answer.
+        stage_ms: Milliseconds by stage, see `STAGES`.
     """
 
     snapshot: Snapshot
@@ -53,14 +48,16 @@ class RecallTrace:
 
 
 class Recaller:
-    """Answers queries, each from one release and the changes made to it so far. A context manager.
+    """Answers queries, each from one consistent snapshot of a release and its live changes.
+
+    A context manager. Thread-safe.
 
     Args:
-        live_index: what is served, and changed.
-        scan_limiter: how many large exact scans may run at a time.
+        live_index: The release that is served, and its live changes.
+        scan_limiter: Limits the large exact scans that run at once.
 
     Attributes:
-        live_index: what is served, and changed: the methods of its name here, with fuller answers.
+        live_index: As given; its `upsert` and `delete` return more than the methods here.
     """
 
     def __init__(self, live_index: LiveIndex, *, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
@@ -74,155 +71,156 @@ class Recaller:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the recaller."""
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        """A recaller has files, threads and locks of one process."""
+        """Refuse to be pickled: a recaller holds files, threads and locks of one process."""
         raise TypeError(
-            "a Recaller cannot be pickled or copied: give other processes the store's path, and call open_recaller in "
-            "each of them"
+            "a Recaller cannot be pickled or copied: pass the store's path to other processes, and call open_recaller "
+            "in each of them"
         )
 
     def close(self) -> None:
-        """Take no more changes, and let another process take them. What only reads has nothing to close."""
+        """Stop taking changes and release the writer lock; a read-only recaller has nothing to close."""
         self.live_index.close()
 
     @property
     def release(self) -> str:
-        """Name of the release that answers."""
+        """Name of the release that is served."""
         return self.live_index.snapshot.release.name
 
-    @property
-    def user_id_type(self) -> IdType:
-        """Of this release's users; where it has none, ids are taken as text."""
-        users = self.live_index.snapshot.release.users
-        return "string" if users is None else users.ids.id_type
-
     def parse_user_id(self, text: str) -> Id:
-        """A user id written as text, such as on a command line, in the type that this release's ids have.
+        """Parse a user id that was written as text, such as on a command line, into the release's id type.
 
         Raises:
-            QueryError: ids are integers, and the text is none.
+            QueryError: The ids are integers, and the text is not an integer.
         """
-        return parse_id("user_id", text, self.user_id_type)
+        return parse_id("user_id", text, self.live_index.snapshot.release.user_id_type)
 
     def recall(self, query: Query) -> Recalled:
-        """The k items that the user most likely wants.
+        """Return the k items with the highest scores for the user.
 
         Returns:
-            Exactly k items that pass `where` and are not excluded, or all of them where there are fewer.
+            Exactly k items that pass `where` and are not excluded, or all of these if there are fewer.
 
         Raises:
-            QueryError: the query does not go with this release.
+            QueryError: The release cannot answer the query; `field` names the part to blame.
+            TooManyScansError: The query needs a large scan, and as many as allowed are running.
         """
         return self.recall_with_trace(query).answer
 
     def candidates(self, query: Query) -> pl.DataFrame:
-        """The same items as a table for ranking: `id`, `score`, `rank` (from 1), `channel` and the attributes.
+        """Return the items of `recall` as a table for a ranking model.
+
+        Returns:
+            One row per item with the columns `id`, `score`, `rank` (from 1), `channel` and the attributes.
 
         Raises:
-            QueryError: the query does not go with this release.
+            QueryError, TooManyScansError: As for `recall`.
         """
-        made = self.recall_with_trace(query)
-        view, answer = made.snapshot, made.answer
-        channel = "vector" if made.resolved_query.vector is not None else "popular"
+        trace = self.recall_with_trace(query)
+        answer = trace.answer
+        channel = "vector" if trace.resolved_query.vector is not None else "popular"
         table = pl.DataFrame(
             {
-                "id": pl.Series(answer.ids, dtype=to_id_dtype(view.release.item_ids.id_type)),
+                "id": pl.Series(answer.ids, dtype=to_id_dtype(trace.snapshot.release.item_ids.id_type)),
                 "score": pl.Series(answer.scores, dtype=pl.Float32),
                 "rank": np.arange(1, len(answer.ids) + 1),
                 "channel": pl.Series([channel] * len(answer.ids), dtype=pl.String),
             }
         )
-        return table.hstack(view.get_attributes(made.search_result.rows))
+        return table.hstack(trace.snapshot.get_attributes(trace.search_result.rows))
 
     def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> int:
-        """Add or replace items, all or none; the next request sees them, and they outlive a crash.
+        """Insert or replace items, all or none. The next query sees them, and they survive a crash.
 
         Args:
-            items: `{"id", "fields"}`, or `{"id", "vector", "encoder", "fields"}`: `fields` by column, one that is
-                left out is null; `vector` [D] replaces the item tower, made by the encoder of that hash. A release
-                without towers has no encoder and takes vectors alone. Of equal ids the last one counts.
-            partial: a column that is left out keeps its value, and so does a vector that was given; the items must be
-                there. Of equal ids one builds upon the other.
+            items: `{"id", "fields"}` or `{"id", "vector", "encoder", "fields"}`. `fields` is by column; a missing
+                column is null. `vector` [D] is stored instead of the item tower's output, and `encoder` is the hash
+                of the encoder that made it; a release without towers has no encoder and takes vectors alone. Of
+                items with equal ids the last one is stored.
+            partial: Whether a missing column keeps its value, and an item its own vector. The items must exist, and
+                items with equal ids are applied one after the other.
 
         Returns:
-            How many distinct items were taken.
+            Number of distinct items stored.
 
         Raises:
-            QueryError: an item is not as it has to be; `field` is such as `items[3].fields.colour`.
-            EncoderMismatch: a vector is of another encoder.
-            DeltaFull: too many items are new since the release was made; they wait for a compaction.
-            JournalFailed: the disk does not take them; nothing has changed.
-            StoreError: this recaller was not opened with `writable=True`.
+            QueryError: An item is invalid; `field` names the part, such as `items[3].fields.colour`.
+            EncoderMismatchError: A vector was made by another encoder than the release's.
+            DeltaFullError: Too many items are new since the release was made; wait for a compaction.
+            JournalIOError: The journal cannot be written; nothing was changed.
+            StoreError: The recaller was not opened with `writable=True`.
         """
         return self.live_index.upsert(items, partial=partial).accepted
 
     def delete(self, ids: Sequence[Id]) -> int:
-        """Delete items, all or none; no later request returns them.
+        """Delete items, all or none; no later query returns them.
 
         Returns:
-            How many of them were there.
+            Number of the items that existed.
 
         Raises:
-            QueryError: an id is of the wrong type.
-            JournalFailed, StoreError: as for `upsert`.
+            QueryError: An id is of the wrong type.
+            JournalIOError, StoreError: As for `upsert`.
         """
         return self.live_index.delete(ids).deleted
 
     def activate(self, name: str) -> str | None:
-        """Go over to another release, once it has proved itself; it becomes the store's current one.
+        """Switch to another release once its files and its golden queries are verified; make it the store's current.
 
-        Requests that have begun end with the release they began with. Changes made so far, and meanwhile, are brought
-        onto the new one.
+        Running queries finish on the release that they started with. Live changes, also those made during the switch,
+        are applied to the new release.
 
         Returns:
             Name of the release that was current before.
 
         Raises:
-            StoreError: there is no such release, or the journal is not its own.
-            ReleaseRefused: it is damaged, or answers otherwise than it did when it was published.
+            StoreError: The release does not exist, or the journal does not belong to it.
+            InvalidReleaseError: The release is damaged, or answers differently than when it was published.
         """
         return self.live_index.activate(name)
 
-    def recall_with_trace(self, query: Query, *, check_cancelled: Callable[[], object] = _noop) -> RecallTrace:
-        """What `recall` answers, with what it was made of.
+    def recall_with_trace(self, query: Query, *, check_cancelled: Callable[[], object] = never_cancel) -> RecallTrace:
+        """Answer a query and return the intermediate results with the answer.
 
         Args:
-            query: the request.
-            check_cancelled: called between the stages; what it raises ends the request.
+            query: The request.
+            check_cancelled: Called between the stages and while a filter is evaluated; an exception that it raises
+                ends the request.
 
         Raises:
-            QueryError: the query does not go with this release.
-            TooManyScans: it takes a large scan, and as many run as may.
+            QueryError, TooManyScansError: As for `recall`.
         """
         check_not_forked()
-        view = self.live_index.snapshot
+        snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
-        ask = resolve_query(query, view)
+        resolved_query = resolve_query(query, snapshot)
         times.append(time.perf_counter())
         check_cancelled()
-        passing = (
-            self._filter_cache.get_mask(query.where, view, check_cancelled=check_cancelled) if query.where else None
+        filter_mask = (
+            self._filter_cache.get_mask(query.where, snapshot, check_cancelled=check_cancelled) if query.where else None
         )
         times.append(time.perf_counter())
         check_cancelled()
-        found = search_snapshot(view, ask, passing, query.k, scan_limiter=self._scan_limiter)
+        search_result = search_snapshot(snapshot, resolved_query, filter_mask, query.k, scan_limiter=self._scan_limiter)
         times.append(time.perf_counter())
-        ids = view.to_ids(found.rows)
+        ids = snapshot.to_ids(search_result.rows)
         times.append(time.perf_counter())
-        ms = {stage: round((end - begin) * 1e3, 3) for stage, (begin, end) in zip(STAGES, pairwise(times), strict=True)}
-        recalled = Recalled(
-            release=view.release.name,
+        stage_ms = {
+            stage: round((end - start) * 1e3, 3) for stage, (start, end) in zip(STAGES, pairwise(times), strict=True)
+        }
+        answer = Recalled(
+            release=snapshot.release.name,
             ids=ids,
-            scores=found.scores.tolist(),
-            exhausted=len(ids) == found.eligible_count,
-            fallback=ask.fallback,
-            unknown=ask.unknown,
-            plan=_build_execution_plan(found, ms) if query.explain else None,
+            scores=search_result.scores.tolist(),
+            exhausted=len(ids) == search_result.eligible_count,
+            fallback=resolved_query.fallback,
+            unknown=resolved_query.unknown,
+            plan=_build_execution_plan(search_result, stage_ms) if query.explain else None,
         )
-        return RecallTrace(view, ask, passing, found, recalled, ms)
+        return RecallTrace(snapshot, resolved_query, filter_mask, search_result, answer, stage_ms)
 
 
 def _build_execution_plan(search_result: SearchResult, stage_ms: Mapping[str, float]) -> ExecutionPlan:
@@ -244,28 +242,33 @@ def open_recaller(
     max_delta_items: int = MAX_DELTA_ITEMS,
     auto_compact: bool = True,
 ) -> Recaller:
-    """Open a store for recall, once every byte of the release was verified. Loads no torch.
+    """Open a store for recall after verifying every byte of the release. Loads no torch.
 
-    Live changes that the store's journal holds are brought onto the release. Without `writable` later ones are not
-    seen.
+    Live changes in the store's journal are applied. Without `writable`, later changes are not seen.
 
     Args:
-        store: the store's folder.
-        release: None is the current one.
-        writable: take upserts and deletes. Of all processes one may at a time; close the recaller to let go.
-        max_delta_items: items beside the release, beyond which upserts of new ones are refused until a compaction.
-        auto_compact: where writable, make the next release in a process of low priority when there are many changes,
-            and go over to it.
+        store: Directory of the store.
+        release: Name of the release; None for the current one.
+        writable: Whether to take upserts and deletes. Only one process at a time may; closing the recaller ends this.
+        max_delta_items: New items beside the release beyond which upserts of further ones are refused until a
+            compaction.
+        auto_compact: Whether a writable recaller compacts: when there are many changes it builds the next release in
+            a child process of low priority, and switches to it.
 
     Raises:
-        StoreError: there is no such store or release.
-        ReleaseRefused: a file is damaged, missing or too many.
-        JournalDamaged, JournalFailed: the journal is damaged, or cannot be read or written just now.
-        Locked: `writable`, and another process is; the error carries its pid.
-        ForkError: this process was forked from one that had used vecall.
+        StoreError: The store or the release does not exist.
+        InvalidReleaseError: A file of the release is damaged, missing or unexpected.
+        JournalCorruptedError: The journal is damaged.
+        JournalIOError: The journal cannot be read or written.
+        LockedError: `writable`, and another process is already writing; the error carries its pid.
+        ForkError: This process was forked from one that had used vecall.
     """
     check_not_forked()
-    opened = Store.open(Path(store))
-    return Recaller(
-        LiveIndex.open(opened, release, writable=writable, max_delta_items=max_delta_items, auto_compact=auto_compact)
+    live_index = LiveIndex.open(
+        Store.open(Path(store)),
+        release,
+        writable=writable,
+        max_delta_items=max_delta_items,
+        auto_compact=auto_compact,
     )
+    return Recaller(live_index)

@@ -1,4 +1,4 @@
-"""How many large scans may run side by side: each takes the memory's whole bandwidth from all other requests."""
+"""Limit on concurrent large scans: each of them takes the memory bandwidth that all other requests need."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,15 +6,16 @@ from threading import BoundedSemaphore
 
 from vecall.errors import TooManyScansError
 
-_LARGE_SCAN_ROWS = 50_000  # rows; fewer are scanned in about the time that a search of the index takes
+_LARGE_SCAN_ROWS = 50_000  # a scan of fewer rows takes about as long as an index search
 
 
 class ScanLimiter:
-    """At most so many scans of many rows at once. Safe to use from several threads.
+    """Limit on the number of large scans that run at the same time. Thread-safe.
 
     Args:
-        max_scans: how many; None does not limit them.
-        offload_if_large: each of them is done within this.
+        max_scans: Large scans that may run at once; None for no limit.
+        offload: Returns the context in which a large scan runs. Entering it may raise, for example to restart the
+            request in a thread other than the event loop's.
     """
 
     def __init__(
@@ -24,22 +25,26 @@ class ScanLimiter:
         self._semaphore = None if max_scans is None else BoundedSemaphore(max_scans)
 
     def offload_if_large(self, rows: int) -> AbstractContextManager[None]:
-        """Look at so many rows in another way than by scanning their vectors: however many do so, it is short."""
+        """Return the context for a pass over `rows` rows that does not score vectors.
+
+        Such a pass is short, so it is offloaded when it is large but not counted against `max_scans`.
+        """
         return self._offload() if rows >= _LARGE_SCAN_ROWS else nullcontext()
 
     @contextmanager
     def acquire(self, rows: int) -> Iterator[None]:
-        """Scan so many rows.
+        """Hold one of the slots while scanning the vectors of `rows` rows; a small scan needs none.
 
         Raises:
-            TooManyScans: all slots are taken, and this is a large scan.
+            TooManyScansError: The scan is large, and `max_scans` large scans are running.
         """
         if self._semaphore is None or rows < _LARGE_SCAN_ROWS:
             yield
             return
         if not self._semaphore.acquire(blocking=False):
             raise TooManyScansError(
-                f"`where` or `exclude` make this a scan of {rows:,} items, and {self._max_scans} such scans run: try again"
+                f"`where` or `exclude` requires an exact scan of {rows:,} items, and {self._max_scans} such scans "
+                "are already running; try again later"
             )
         try:
             with self._offload():

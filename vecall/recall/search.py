@@ -1,13 +1,11 @@
-"""One query's search: the base as the planner says, the delta by a scan, and both in one order."""
+"""Search of one snapshot: the base as the planner decides, the delta by a scan, merged into one order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vecall.arrays import Rows, Scores
+from vecall.arrays import Mask, Rows, Scores, Vectors
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
@@ -16,14 +14,14 @@ from vecall.index.planner import plan_search
 from vecall.index.topk import select_top_k_batch, sort_hits
 from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import FilterMask
+from vecall.recall.query import RecallRoute
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.release.release import Release
 
-RecallRoute = Literal["index", "scan", "all", "popular"]
 ScoredRows = tuple[Rows, Scores]
 
-_SCAN_CHUNK_ROWS = 32_768  # rows: about two milliseconds
+_SCAN_CHUNK_ROWS = 32_768  # takes about two milliseconds
 
 _NO_HITS: ScoredRows = (np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -33,13 +31,13 @@ class SearchResult:
     """Rows by score descending, then id ascending, and how they were found.
 
     Attributes:
-        rows: of the view, at most k.
-        scores: as many.
-        route: how the base was searched, as in `ExecutionPlan`.
-        match_count: items that pass `where`.
-        eligible_count: matches that are not excluded.
-        delta_count: those of them that were searched beside the base.
-        search_params: of the index; None where it was not asked.
+        rows: [at most k] rows of the snapshot.
+        scores: Score of each row.
+        route: How the base was searched, as in `ExecutionPlan.path`.
+        match_count: Items that pass `where`.
+        eligible_count: Matching items that are not excluded.
+        delta_count: Eligible items of the delta, which were scanned.
+        search_params: What the index was searched with; None if it was not.
     """
 
     rows: Rows
@@ -53,7 +51,15 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class _CandidateSet:
-    """What may be answers: rows of the base and slots of the delta, and what of the base is excluded."""
+    """Items that may be answers. An eligible item matches the filter and is not excluded.
+
+    Attributes:
+        base_bitmap: Matching rows of the base, including excluded ones; None for all rows.
+        base_size: Rows of the base.
+        excluded_base_rows: Matching rows of the base that are excluded, ascending.
+        delta_slots: Eligible slots of the delta.
+        match_count: Matching items of base and delta.
+    """
 
     base_bitmap: Bitmap | None
     base_size: int
@@ -63,16 +69,16 @@ class _CandidateSet:
 
     @property
     def eligible_base_count(self) -> int:
-        """Rows of the base that may be answers and are not excluded."""
+        """Number of eligible rows of the base."""
         return (self.base_size if self.base_bitmap is None else self.base_bitmap.count) - len(self.excluded_base_rows)
 
     @property
     def eligible_count(self) -> int:
-        """All that may be answers and are not excluded."""
+        """Number of eligible items of base and delta."""
         return self.eligible_base_count + len(self.delta_slots)
 
     def build_eligible_bitmap(self) -> Bitmap | None:
-        """The rows of the base without those that are excluded; None: all."""
+        """Return the eligible rows of the base; None for all rows."""
         if not len(self.excluded_base_rows):
             return self.base_bitmap
         return (Bitmap.full(self.base_size) if self.base_bitmap is None else self.base_bitmap).exclude(
@@ -88,138 +94,149 @@ def search_snapshot(
     *,
     scan_limiter: ScanLimiter = UNLIMITED_SCANS,
 ) -> SearchResult:
-    """Exactly min(k, available) items.
+    """Return exactly min(k, eligible items) items.
 
     Args:
-        snapshot: what is searched.
-        query: the user's vector, and what is excluded.
-        filter_mask: what passes `where`; None is everything.
-        k: at least 1.
-        scan_limiter: how many large ones may run.
+        snapshot: What is searched.
+        query: User vector and excluded rows.
+        filter_mask: Items that pass `where`; None for all.
+        k: At least 1.
+        scan_limiter: Limits the large exact scans that run at once.
 
     Raises:
-        QueryError: popular items are asked for, and the release does not know which they are.
-        TooManyScans: it takes a large scan, and `scan_limiter` run.
+        QueryError: Popular items are to be returned, and the release has no popularity.
+        TooManyScansError: The query needs a large scan, and as many as `scan_limiter` allows are running.
     """
-    pool = _build_candidate_set(snapshot, query.excluded_rows, filter_mask)
+    candidates = _build_candidate_set(snapshot, query.excluded_rows, filter_mask)
+    route: RecallRoute = "popular"
+    search_params: SearchParams | None = None
     if query.vector is None:
-        rows, scores = _rank_by_popularity(snapshot, pool, min(k, pool.eligible_count))
-        return SearchResult(rows, scores, "popular", pool.match_count, pool.eligible_count, len(pool.delta_slots), None)
-    path, effort, base = _search_base(snapshot, query.vector, pool, k, scan_limiter)
-    rows, scores = _scan_and_merge_delta(snapshot, query.vector, pool, base, k)
-    return SearchResult(rows, scores, path, pool.match_count, pool.eligible_count, len(pool.delta_slots), effort)
+        rows, scores = _rank_by_popularity(snapshot, candidates, min(k, candidates.eligible_count))
+    else:
+        route, search_params, base_hits = _search_base(snapshot, query.vector, candidates, k, scan_limiter)
+        rows, scores = _scan_and_merge_delta(snapshot, query.vector, candidates, base_hits, k)
+    return SearchResult(
+        rows=rows,
+        scores=scores,
+        route=route,
+        match_count=candidates.match_count,
+        eligible_count=candidates.eligible_count,
+        delta_count=len(candidates.delta_slots),
+        search_params=search_params,
+    )
 
 
 def search_snapshot_exact(
     snapshot: Snapshot,
-    vector: NDArray[np.float32],
+    vector: Vectors,
     excluded_rows: Rows,
     filter_mask: FilterMask | None,
     k: int,
     *,
     throttle: Callable[[], object] = lambda: None,
 ) -> Rows:
-    """The rows that `find` would give if it scanned every item, which is what its answer is judged by.
+    """Return the rows that `search_snapshot` would return if it scanned every item: the ground truth of ANN recall.
 
     Args:
-        snapshot: what was searched.
-        vector: [1, D] the user's.
-        excluded_rows: rows that must not be returned.
-        filter_mask: what passes `where`; None is everything.
-        k: at least 1.
-        throttle: called after each some thousand rows, for who must not keep a core from others for long.
+        snapshot: What was searched.
+        vector: [1, D] user vector.
+        excluded_rows: Rows that must not be returned.
+        filter_mask: Items that pass `where`; None for all.
+        k: At least 1.
+        throttle: Called after each chunk of some ten thousand rows, for a caller that must not occupy a core for long.
     """
-    pool = _build_candidate_set(snapshot, excluded_rows, filter_mask)
-    left, best = pool.build_eligible_bitmap() or Bitmap.full(pool.base_size), _NO_HITS
-    for start in range(0, pool.base_size, _SCAN_CHUNK_ROWS):
-        part = left.restrict_to_range(start, start + _SCAN_CHUNK_ROWS)
-        if part.count:
-            hits = snapshot.release.index.search_exact(vector, min(k, part.count), allowed=part)
+    candidates = _build_candidate_set(snapshot, excluded_rows, filter_mask)
+    eligible, best = candidates.build_eligible_bitmap() or Bitmap.full(candidates.base_size), _NO_HITS
+    for start in range(0, candidates.base_size, _SCAN_CHUNK_ROWS):
+        chunk = eligible.restrict_to_range(start, start + _SCAN_CHUNK_ROWS)
+        if chunk.count:
+            hits = snapshot.release.index.search_exact(vector, min(k, chunk.count), allowed=chunk)
             rows, scores = np.concatenate([best[0], hits.rows[0]]), np.concatenate([best[1], hits.scores[0]])
             merged = sort_hits(rows[None], scores[None], min(k, len(rows)))
             best = merged.rows[0], merged.scores[0]
         throttle()
-    return _scan_and_merge_delta(snapshot, vector, pool, best, k)[0]
+    return _scan_and_merge_delta(snapshot, vector, candidates, best, k)[0]
 
 
 def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: FilterMask | None) -> _CandidateSet:
-    n, delta = snapshot.release.index.size, snapshot.delta
-    base = (
-        snapshot.live_base_rows
-        if filter_mask is None
-        else filter_mask.base
-        if snapshot.live_base_rows is None
-        else snapshot.live_base_rows & filter_mask.base
-    )
-    out = excluded_rows
-    if len(out):
-        out = excluded_rows[excluded_rows < n]
-        out = out if base is None else out[base.contains(out)]
-    matches = n if base is None else base.count
+    base_size, delta = snapshot.release.index.size, snapshot.delta
+    bitmap = snapshot.live_base_rows
+    if filter_mask is not None:
+        bitmap = filter_mask.base if bitmap is None else bitmap & filter_mask.base
+    excluded_base_rows = excluded_rows
+    if len(excluded_rows):
+        excluded_base_rows = excluded_rows[excluded_rows < base_size]
+        if bitmap is not None:
+            excluded_base_rows = excluded_base_rows[bitmap.contains(excluded_base_rows)]
+    match_count = base_size if bitmap is None else bitmap.count
     if not len(delta):
-        return _CandidateSet(base, n, out, _NO_HITS[0], matches)
-    live = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.delta
-    left = live.copy()
-    left[excluded_rows[excluded_rows >= n] - n] = False
-    return _CandidateSet(base, n, out, np.flatnonzero(left), matches + int(np.count_nonzero(live)))
+        return _CandidateSet(bitmap, base_size, excluded_base_rows, _NO_HITS[0], match_count)
+    is_match = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.delta
+    is_eligible = is_match.copy()
+    is_eligible[excluded_rows[excluded_rows >= base_size] - base_size] = False
+    match_count += int(np.count_nonzero(is_match))
+    return _CandidateSet(bitmap, base_size, excluded_base_rows, np.flatnonzero(is_eligible), match_count)
 
 
 def _search_base(
-    snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
+    snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
 ) -> tuple[RecallRoute, SearchParams | None, ScoredRows]:
+    """Return the route, the parameters of the index search (None without one) and the k best eligible base rows."""
     release = snapshot.release
-    wanted = min(k, candidates.eligible_base_count)
-    if not wanted:
+    base_k = min(k, candidates.eligible_base_count)
+    if not base_k:
         return "all", None, _NO_HITS
-    allowed = candidates.eligible_base_count + len(candidates.excluded_base_rows)
+    allowed_count = candidates.eligible_base_count + len(candidates.excluded_base_rows)
     plan = plan_search(
-        wanted,
+        base_k,
         size=candidates.base_size,
-        allowed_count=allowed,
+        allowed_count=allowed_count,
         excluded_count=len(candidates.excluded_base_rows),
         curve=release.search_param_curve,
         costs=release.cost_model,
     )
     if plan.route == "index":
-        bitmap = None if allowed == candidates.base_size else candidates.base_bitmap
-        hits = release.index.search(vector, plan.fetch_k, search_params=plan.search_params, allowed=bitmap)
+        # `fetch_k` counts the excluded rows too, which are dropped from the hits below.
+        allowed = None if allowed_count == candidates.base_size else candidates.base_bitmap
+        hits = release.index.search(vector, plan.fetch_k, search_params=plan.search_params, allowed=allowed)
         rows, scores = hits.rows[0], hits.scores[0]
         if len(candidates.excluded_base_rows):
-            kept = np.flatnonzero(~_is_in_sorted(rows, candidates.excluded_base_rows))[:wanted]
+            kept = np.flatnonzero(~_is_in_sorted(rows, candidates.excluded_base_rows))[:base_k]
             rows, scores = rows[kept], scores[kept]
         return "index", plan.search_params, (rows, scores)
     with scan_limiter.acquire(candidates.eligible_base_count):
-        hits = release.index.search_exact(vector, wanted, allowed=candidates.build_eligible_bitmap())
+        hits = release.index.search_exact(vector, base_k, allowed=candidates.build_eligible_bitmap())
     return plan.route, None, (hits.rows[0], hits.scores[0])
 
 
-def _is_in_sorted(rows: Rows, sorted_rows: Rows) -> NDArray[np.bool_]:
-    """[len(rows)] whether each row stands in a list that ascends and is not empty."""
-    places = np.minimum(np.searchsorted(sorted_rows, rows), len(sorted_rows) - 1)
-    found: NDArray[np.bool_] = sorted_rows[places] == rows
-    return found
+def _is_in_sorted(rows: Rows, sorted_rows: Rows) -> Mask:
+    """Return [len(rows)] whether each row is in `sorted_rows`, which is ascending and not empty."""
+    indices = np.minimum(np.searchsorted(sorted_rows, rows), len(sorted_rows) - 1)
+    is_member: Mask = sorted_rows[indices] == rows
+    return is_member
 
 
-def _scan_delta(snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, k: int) -> ScoredRows:
-    """All rows of the delta that may be among the k best, every one that ties with them too."""
+def _scan_delta(snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, k: int) -> ScoredRows:
+    """Return the k best eligible rows of the delta and every row that ties with the k-th, perhaps more, in no order."""
     scores = compute_inner_products(snapshot.delta.half_vectors, vector[0], candidates.delta_slots)
-    near = select_top_k_superset(scores, k)
-    return candidates.delta_slots[near] + candidates.base_size, scores[near]
+    best = select_top_k_superset(scores, k)
+    return candidates.delta_slots[best] + candidates.base_size, scores[best]
 
 
 def _scan_and_merge_delta(
-    snapshot: Snapshot, vector: NDArray[np.float32], candidates: _CandidateSet, base_hits: ScoredRows, k: int
+    snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, base_hits: ScoredRows, k: int
 ) -> ScoredRows:
-    """The k best of the base's and the delta's."""
-    return (
-        base_hits
-        if not len(candidates.delta_slots)
-        else _merge_hits(snapshot, base_hits, _scan_delta(snapshot, vector, candidates, k), k)
-    )
+    """Return the k best of `base_hits` and the eligible rows of the delta."""
+    if not len(candidates.delta_slots):
+        return base_hits
+    return _merge_hits(snapshot, base_hits, _scan_delta(snapshot, vector, candidates, k), k)
 
 
 def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRows, k: int) -> ScoredRows:
-    """Rows of the base stand in the order of ids; those of the delta do not."""
+    """Return the k best of both, score descending, then id ascending.
+
+    Rows of the base ascend with their ids and those of the delta do not, so runs of equal scores are sorted by id.
+    """
     hits = sort_hits(
         np.concatenate([base_hits[0], delta_hits[0]])[None],
         np.concatenate([base_hits[1], delta_hits[1]])[None],
@@ -227,7 +244,7 @@ def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRow
     )
     rows, scores = hits.rows[0], hits.scores[0]
     tied = np.flatnonzero(np.diff(scores) == 0)
-    for start in tied[np.isin(tied - 1, tied, invert=True)].tolist():  # the first of each run of equal scores
+    for start in tied[np.isin(tied - 1, tied, invert=True)].tolist():  # the first position of each run
         end = start + int(np.searchsorted(-scores[start:], -scores[start], side="right"))
         ids = snapshot.to_ids(rows[start:end])
         rows[start:end] = rows[start:end][sorted(range(end - start), key=ids.__getitem__)]
@@ -235,28 +252,38 @@ def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRow
 
 
 def _rank_by_popularity(snapshot: Snapshot, candidates: _CandidateSet, k: int) -> ScoredRows:
-    """By how often items were taken, changed ones too; new ones never were."""
+    """Return the k most popular eligible items.
+
+    A changed item keeps its popularity; an item that the release does not have counts as never used.
+    """
     popularity = snapshot.release.popularity
     if popularity is None:
-        raise QueryError("nothing is known of this user, and this release has no popularity to fall back on")
-    wanted = min(k, candidates.eligible_base_count)
-    base = (
-        _rank_base_by_popularity(snapshot.release, popularity, candidates.build_eligible_bitmap(), wanted)
-        if wanted
-        else _NO_HITS
-    )
+        raise QueryError(
+            "the query has no history and no features of a user, and this release has no popularity to fall back on: "
+            "give `history`, `user` or `vector`"
+        )
+    base_k = min(k, candidates.eligible_base_count)
+    base_hits = _NO_HITS
+    if base_k:
+        eligible = candidates.build_eligible_bitmap()
+        base_hits = _rank_base_by_popularity(snapshot.release, popularity, eligible, base_k)
     if not len(candidates.delta_slots) or not k:
-        return base
-    origins = snapshot.delta.base_rows[candidates.delta_slots]
-    taken = np.where(origins >= 0, popularity[origins], 0).astype(np.float32)
-    return _merge_hits(snapshot, base, (candidates.delta_slots + candidates.base_size, taken), k)
+        return base_hits
+    base_rows = snapshot.delta.base_rows[candidates.delta_slots]
+    scores = np.where(base_rows >= 0, popularity[base_rows], 0).astype(np.float32)
+    return _merge_hits(snapshot, base_hits, (candidates.delta_slots + candidates.base_size, scores), k)
 
 
 def _rank_base_by_popularity(release: Release, popularity: Scores, eligible: Bitmap | None, k: int) -> ScoredRows:
-    """Nearly always among the first that are kept in order; else by looking at all."""
-    first = release.popular_rows if eligible is None else release.popular_rows[eligible.contains(release.popular_rows)]
-    if len(first) >= k:
-        return first[:k], popularity[first[:k]]
+    """Return the k most popular eligible rows of the base, at least k being eligible.
+
+    The release's presorted rows nearly always suffice; otherwise all rows are ranked.
+    """
+    rows = release.popular_rows
+    if eligible is not None:
+        rows = rows[eligible.contains(rows)]
+    if len(rows) >= k:
+        return rows[:k], popularity[rows[:k]]
     scores = popularity if eligible is None else np.where(eligible.to_mask(), popularity, -np.inf).astype(np.float32)
     hits = select_top_k_batch(scores[None], k)
     return hits.rows[0], hits.scores[0]

@@ -26,6 +26,7 @@ from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
 from vecall.release.manifest import MANIFEST_FILE, Manifest, verify_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
+from vecall.schema import IdType
 
 INDEX_FILE = "index.faiss"
 ATTRIBUTES_FILE = "attributes.arrow"
@@ -81,6 +82,11 @@ class Release:
     def name(self) -> str:
         """Name of the release."""
         return self.manifest.name
+
+    @property
+    def user_id_type(self) -> IdType:
+        """Type of user ids; "string" for a release without users, which accepts any user id."""
+        return "string" if self.users is None else self.users.ids.id_type
 
     def check_golden_queries(self) -> None:
         """Check that the golden queries are encoded and answered as at publishing.

@@ -105,8 +105,7 @@ class ExploreForm:
 
 def parse_user_id(snapshot: Snapshot, text: str) -> Id:
     """A user id that was typed, of the release's type."""
-    users = snapshot.release.users
-    return parse_id("user_id", text, "string" if users is None else users.ids.id_type)
+    return parse_id("user_id", text, snapshot.release.user_id_type)
 
 
 def parse_item_ids(snapshot: Snapshot, field: str, text: str) -> list[Id]:

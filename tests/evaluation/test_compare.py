@@ -1,0 +1,115 @@
+"""Evaluation of a model, its index and the baselines on random histories, and its JSON and report."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.evaluation import baselines
+from vecall.evaluation.compare import WITH_HISTORY, IndexScorer, ServedModel, evaluate_all
+from vecall.evaluation.report_builder import write_evaluation_report
+from vecall.index.exact import ExactIndex
+from vecall.index.planner import CostModel
+
+ITEMS, USERS, DIM = 40, 12, 4
+WITHOUT_HISTORY = 3  # the last users
+
+rng = np.random.default_rng(0)
+VECTORS = rng.standard_normal((ITEMS, DIM)).astype(np.float16).astype(np.float32)
+ORDERS = [rng.permutation(ITEMS) for _ in range(USERS)]
+HISTORIES = [order[: 4 + user % 3] if user < USERS - WITHOUT_HISTORY else [] for user, order in enumerate(ORDERS)]
+CASES = EvalCases(
+    np.arange(USERS), RaggedArray.from_lists(HISTORIES), RaggedArray.from_lists([order[10:12] for order in ORDERS])
+)
+
+
+def encode_users(cases):
+    sums = [VECTORS[cases.histories[case]].sum(axis=0) for case in range(len(cases))]
+    return np.array(sums, dtype=np.float32)
+
+
+def score(cases):
+    return encode_users(cases) @ VECTORS.T
+
+
+@pytest.fixture
+def served_model():
+    return ServedModel(
+        encode_users=encode_users,
+        index=ExactIndex.build(VECTORS),
+        search_param_curve=None,
+        engine="exact",
+        cost_model=CostModel(0.0, 0.0, 0.0, 1.0),
+        has_features=np.zeros(USERS, dtype=bool),
+        reads_history=True,
+    )
+
+
+@pytest.fixture
+def evaluate(served_model):
+    dataset = SimpleNamespace(catalogue=SimpleNamespace(items=range(ITEMS)), dropped_counts={"bad rows": 2})
+    split = SimpleNamespace(
+        train=RaggedArray.from_lists([order[:8] for order in ORDERS]),
+        test=CASES,
+        protocol="each user's last two items are the test",
+        dropped_counts={},
+    )
+    return lambda: evaluate_all(dataset, split, score, served_model, (5, 10), (10, 1000))
+
+
+def test_exact_index_has_the_metrics_of_the_model(evaluate):
+    report = evaluate()
+    assert list(report.results) == ["model", "index", "ease", "cooccurrence", "popularity"]
+    assert report.results["index"].as_json()["seen_excluded"] == report.results["model"].as_json()["seen_excluded"]
+    assert [(result.k, result.recall) for result in report.ann_results] == [(10, 1.0)]
+
+
+def test_users_without_history_are_served_popular_items(evaluate):
+    report = evaluate()
+    assert report.route_counts == {"index": 0, "scan": USERS - WITHOUT_HISTORY, "all": 0, "popular": WITHOUT_HISTORY}
+    assert report.route_summary == (
+        "recalls of the evaluated users at k = 10: 9 scan all items (exact; no index search would be faster), "
+        "3 return popular items"
+    )
+    assert any(sentence.startswith("3 of these users have no history") for sentence in report.protocol)
+
+
+def test_json_has_the_public_keys(evaluate):
+    payload = json.loads(json.dumps(evaluate().as_json()))
+    models = {"model", "popularity", "ease", "cooccurrence", "index"}
+    assert payload.keys() == {"protocol", "dropped", "with_history", "ann"} | models
+    assert payload[WITH_HISTORY].keys() == models
+    assert payload["dropped"] == {"bad rows": 2}
+    assert payload["ann"]["paths"]["popular"] == WITHOUT_HISTORY
+    assert payload["ann"]["others"] == []
+
+
+def test_baseline_that_is_too_large_is_skipped(evaluate, monkeypatch, caplog):
+    monkeypatch.setattr(baselines, "MAX_EASE_DIM", 5)
+    with caplog.at_level(logging.WARNING):
+        report = evaluate()
+    assert "skipped baseline ease: EASE inverts a matrix" in caplog.text
+    assert "ease" not in report.results
+    assert report.as_json()["ease"] is None
+    assert report.protocol[-1].startswith("ease was skipped: EASE inverts a matrix")
+
+
+def test_index_scorer_finds_k_rows_beyond_the_history(served_model):
+    scores = IndexScorer(served_model, 6)(CASES)
+    found = np.isfinite(scores)
+    assert found.sum(axis=1).tolist() == [6 + len(history) for history in HISTORIES]
+    np.testing.assert_allclose(scores[found], score(CASES)[found], rtol=1e-5, atol=1e-5)
+
+
+def test_report_is_written_with_the_headline(evaluate, tmp_path):
+    report = evaluate()
+    write_evaluation_report(tmp_path / "report.html", report, title="shop")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    recall = report.results["model"].seen_excluded["recall@10"]
+    assert (
+        f"The model&#39;s top 10 items contain {recall:.1%} of the held-out items; recall@10 of the baselines" in page
+    )
+    assert "<h2>Plots</h2>" in page
