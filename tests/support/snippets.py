@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,7 @@ def read_snippets(page: Path) -> list[Snippet]:
 
 
 class PageSession:
-    """Runs the snippets of a page in a directory; the working directory and the environment must be restored by the
-    caller.
+    """Runs the snippets of a page in the working directory; call it within `shell_environment`.
 
     Args:
         directory: Working directory of the commands.
@@ -173,16 +172,19 @@ def _split_commands(code: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def executables_on_path(directory: Path, environment: dict[str, str]) -> Iterator[None]:
-    """Put a `vecall` and a `python` of this interpreter first on the path."""
+def shell_environment(directory: Path, environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Put a `vecall` and a `python` of this interpreter first on the path, and make curl fail on HTTP errors."""
     directory.mkdir()
+    (directory / ".curlrc").write_text("fail-with-body\n")
     for name, arguments in (("vecall", "-m vecall "), ("python", "")):
         script = directory / name
         script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
         script.chmod(0o755)
-    path = environment["PATH"]
-    environment["PATH"] = f"{directory}{os.pathsep}{path}"
+    before = dict(environment)
+    environment.update({"PATH": f"{directory}{os.pathsep}{before['PATH']}", "CURL_HOME": str(directory)})
     try:
         yield
     finally:
-        environment["PATH"] = path
+        for name in environment.keys() - before.keys():
+            del environment[name]
+        environment.update(before)
