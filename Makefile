@@ -16,15 +16,15 @@ test: $(INSTALLED)  ## The test suite
 slow: $(INSTALLED)  ## Proofs that take minutes
 	$(BIN)/python -m pytest -m slow
 
-SOAK = $(BIN)/python benchmarks/soak.py --items 30_000 --swap 6 --deadline-ms 2000
-soak: $(INSTALLED)  ## A minute of mixed load on a service whose releases are swapped, and a half on two processes
+SOAK = $(BIN)/python benchmarks/soak.py --items 30_000 --switch-seconds 6 --deadline-ms 2000
+soak: $(INSTALLED)  ## Mixed load on a service that switches releases: a minute, then half a minute with two workers
 	$(SOAK) --seconds 60 --out build/soak.json
-	$(SOAK) --seconds 30 --processes 2 --out build/soak-2.json
+	$(SOAK) --seconds 30 --workers 2 --out build/soak-2.json
 
 # CYCLES=100 and SEED=1 may be given in the environment.
 torture: $(INSTALLED)  ## A thousand writers killed, and a disk that fails at every call
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 timeout 3600 $(BIN)/python -m pytest -s -m 'slow or torture' \
-		-k 'not many_deaths' -o log_cli=true -o log_cli_level=INFO \
+		-k 'not test_200_killed' -o log_cli=true -o log_cli_level=INFO \
 		tests/live/test_crash_recovery.py tests/live/test_store_faults.py tests/live/test_disk_faults.py
 
 check: $(INSTALLED)  ## Lint, format and types

@@ -1,55 +1,65 @@
-"""Ten million items from nothing to answers: build, load, memory, ANN recall and latency, filters included.
+"""Measure ten million items end to end: publish, load, memory, ANN recall and latency, with and without filters.
 
     python benchmarks/scale.py --items 10_000_000 --dim 128 --scratch /tmp/scale
 
-Vectors are made in chunks into a file of half-precision numbers and published from there. Each stage runs in a process
-of its own, so that its peak of memory is its own, and is skipped where its result lies in `results/scale-N-D.json`.
+Vectors are generated in blocks into a half-precision file and published from there. Each stage runs in a process of its
+own, so that its peak memory is its own, and is skipped where `results/scale-N-D.json` holds its result.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_json, read_load_average, write_json
-from numpy.typing import NDArray
 
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import (
+    RESULTS_DIR,
+    describe_environment,
+    read_json,
+    read_load_average,
+    read_memory_bytes,
+    read_peak_memory_gib,
+    write_json,
+)
+from harness.timing import time_ms
 from vecall import IndexSettings, Query, open_recaller, publish_vectors
+from vecall.arrays import Vectors
 from vecall.index.ann_recall import recall_per_query
 from vecall.recall.recaller import Recaller
 from vecall.release.store import Store
 
 KS = (100, 500, 1000)
-N_TUNING_QUERIES, N_TIMED_QUERIES = 500, 200  # queries
+FILTERED_KS = (100, 500)
+N_TUNING_QUERIES, N_TIMED_QUERIES = 500, 200
 ATTRIBUTE_SHARES = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01}  # attribute: share of items where it is true
 STAGES = ("build", "serve")
 
 
 def main() -> None:
+    """Run one stage as a child process, or all that the results lack."""
     options = _parse_options()
-    result_file = RESULTS_DIR / f"scale-{options.items}-{options.dim}.json"
+    results_path = RESULTS_DIR / f"scale-{options.items}-{options.dim}.json"
     options.scratch.mkdir(parents=True, exist_ok=True)
-    result = read_json(result_file) or {"items": options.items, "dim": options.dim, "facts": describe_environment()}
     if options.stage:
         measured = {"build": _build, "serve": _serve}[options.stage](options)
         write_json(options.scratch / f"{options.stage}.json", measured)
         return
+    results = read_json(results_path) or {"items": options.items, "dim": options.dim, "facts": describe_environment()}
     for stage in STAGES:
-        if stage in result:
-            print(f"{stage}: is there already")
+        if stage in results:
+            print(f"{stage}: already in {results_path.name}")
             continue
-        before = read_load_average()
+        load_before = read_load_average()
         subprocess.run([sys.executable, *sys.argv, "--stage", stage], check=True)
-        result[stage] = {"load_before": before} | read_json(options.scratch / f"{stage}.json")
-        write_json(result_file, result)
-    _print_results(result)
+        results[stage] = {"load_before": load_before} | read_json(options.scratch / f"{stage}.json")
+        write_json(results_path, results)
+    _print_results(results)
 
 
 def _parse_options() -> argparse.Namespace:
@@ -57,140 +67,137 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/vecall-scale"))
-    parser.add_argument("--stage", choices=STAGES, help="this stage alone, in this process")
+    parser.add_argument("--stage", choices=STAGES, help="run this stage alone, in this process")
     return parser.parse_args()
 
 
 def _build(options: argparse.Namespace) -> dict[str, Any]:
-    """Make the vectors, then publish them; the first is not counted."""
-    vectors_file = options.scratch / "vectors.npy"
-    started = time.perf_counter()
+    """Generate the vectors and publish them, timed separately."""
+    vectors_path = options.scratch / "vectors.npy"
+    start = time.perf_counter()
     clusters = ClusteredVectors(options.items, options.dim)
-    clusters.write_npy(vectors_file)
-    made = time.perf_counter()
+    clusters.write_npy(vectors_path)
+    publish_start = time.perf_counter()
     publish_vectors(
         options.scratch / "store",
         make_ids(options.items),
-        np.load(vectors_file, mmap_mode="r"),
+        np.load(vectors_path, mmap_mode="r"),
         attributes=make_attributes(options.items),
         queries=clusters.make_queries(N_TUNING_QUERIES),
         index=IndexSettings(ks=KS),
     )
     manifest = Store.open(options.scratch / "store").list_releases()[0]
     return {
-        "vectors_s": made - started,
-        "publish_s": time.perf_counter() - made,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "vectors_s": publish_start - start,
+        "publish_s": time.perf_counter() - publish_start,
+        "peak_gib": read_peak_memory_gib(),
         "files_bytes_per_item": manifest.total_bytes / options.items,
         "index": manifest.index.model_dump(mode="json"),
         "frontier": (manifest.ann or {}).get("frontier"),
     }
 
 
-def make_ids(n: int) -> pl.Series:
-    """Strings of 12 bytes that ascend."""
-    return pl.Series("id", np.arange(n)).cast(pl.String).str.zfill(8).str.replace(r"^", "sku-")
+def make_ids(n_items: int) -> pl.Series:
+    """Return ascending string ids of 12 bytes."""
+    return pl.Series("id", np.arange(n_items)).cast(pl.String).str.zfill(8).str.replace(r"^", "sku-")
 
 
-def make_attributes(n: int) -> pl.DataFrame:
-    """A flag for each share, independent of the vectors."""
-    chance = np.random.default_rng(3).random(n, dtype=np.float32)
-    return pl.DataFrame({name: chance < share for name, share in ATTRIBUTE_SHARES.items()})
+def make_attributes(n_items: int) -> pl.DataFrame:
+    """Return a boolean column per share, independent of the vectors."""
+    values = np.random.default_rng(3).random(n_items, dtype=np.float32)
+    return pl.DataFrame({name: values < share for name, share in ATTRIBUTE_SHARES.items()})
 
 
 def _serve(options: argparse.Namespace) -> dict[str, Any]:
-    before = _read_resident_bytes()
-    started = time.perf_counter()
+    """Open the store and measure recalls, memory and id lookups."""
+    bytes_before = read_memory_bytes()
+    start = time.perf_counter()
     with open_recaller(options.scratch / "store") as recaller:
-        load_s = time.perf_counter() - started
-        queries = ClusteredVectors(options.items, options.dim).make_queries(N_TUNING_QUERIES + N_TIMED_QUERIES)[
-            N_TUNING_QUERIES:
-        ]
+        load_s = time.perf_counter() - start
+        clusters = ClusteredVectors(options.items, options.dim)
+        queries = clusters.make_queries(N_TUNING_QUERIES + N_TIMED_QUERIES)[N_TUNING_QUERIES:]  # not tuned on
         answers = {f"k {k}": _measure_queries(recaller, queries, k, ()) for k in KS}
         for name in ATTRIBUTE_SHARES:
             where = ({"field": name, "op": "eq", "value": True},)
-            answers |= {f"k {k}, {name}": _measure_queries(recaller, queries, k, where) for k in (100, 500)}
+            answers |= {f"k {k}, {name}": _measure_queries(recaller, queries, k, where) for k in FILTERED_KS}
         return {
             "load_s": load_s,
             "answers": answers,
-            "resident_gib": (_read_resident_bytes() - before) / 2**30,
-            "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "resident_gib": (read_memory_bytes() - bytes_before) / 2**30,
+            "peak_gib": read_peak_memory_gib(),
             "ids": _measure_id_lookup(recaller),
             "load_after": read_load_average(),
         }
 
 
 def _measure_queries(
-    recaller: Recaller, queries: NDArray[np.float32], k: int, where: tuple[dict[str, object], ...]
+    recaller: Recaller, vectors: Vectors, k: int, where: tuple[dict[str, object], ...]
 ) -> dict[str, Any]:
-    """Latency of a whole recall, ids included, one after the other; its ANN recall."""
-    view = recaller.live_index.snapshot
-    asked = [Query(vector=query, k=k, where=where) for query in queries]
-    first_s = _time_call(lambda: recaller.recall(asked[0]))
-    answers = [recaller.recall(query) for query in asked]
-    ms = 1e3 * np.array([_time_call(lambda query=query: recaller.recall(query)) for query in asked])
-    passing = recaller._filter_cache.get_mask(where, view)  # noqa: SLF001 - the truth is to be of the same items
-    truth = view.release.index.search_exact(queries, k, allowed=None if passing is None else passing.base).rows
-    found = np.array([view.to_rows(answer.ids) for answer in answers])
-    shares = recall_per_query(view.release.index, queries, found, truth)
-    plan = recaller.recall(Query(vector=queries[0], k=k, where=where, explain=True)).plan
+    """Measure latency and ANN recall of whole recalls, one after another.
+
+    Args:
+        recaller: of the release.
+        vectors: [Q, D] queries.
+        k: number of results.
+        where: filter; empty for none.
+    """
+    snapshot = recaller.live_index.snapshot
+    queries = [Query(vector=vector, k=k, where=where) for vector in vectors]
+    first_ms = time_ms(partial(recaller.recall, queries[0]))
+    answers = [recaller.recall(query) for query in queries]
+    latencies_ms = [time_ms(partial(recaller.recall, query)) for query in queries]
+    mask = recaller._filter_cache.get_mask(where, snapshot)  # noqa: SLF001 - the exact result needs the same items
+    index = snapshot.release.index
+    truth = index.search_exact(vectors, k, allowed=None if mask is None else mask.base).rows
+    found = np.array([snapshot.to_rows(answer.ids) for answer in answers])
+    recalls = recall_per_query(index, vectors, found, truth)
+    plan = recaller.recall(Query(vector=vectors[0], k=k, where=where, explain=True)).plan
     return {
-        "ann_recall": float(shares.mean()),
-        "worst_percent": float(np.sort(shares)[: max(1, len(shares) // 100)].mean()),
-        "p50_ms": float(np.percentile(ms, 50)),
-        "p99_ms": float(np.percentile(ms, 99)),
-        "first_ms": 1e3 * first_s,
+        "ann_recall": float(recalls.mean()),
+        "worst_percent": float(np.sort(recalls)[: max(1, len(recalls) // 100)].mean()),
+        "p50_ms": float(np.percentile(latencies_ms, 50)),
+        "p99_ms": float(np.percentile(latencies_ms, 99)),
+        "first_ms": first_ms,
         "path": plan.path if plan else None,
         "effort": plan.effort if plan else None,
     }
 
 
 def _measure_id_lookup(recaller: Recaller) -> dict[str, float]:
-    """500 rows to ids and back, in milliseconds; the vocabulary's arrays beyond the ids' own bytes."""
-    items = recaller.live_index.snapshot.release.item_ids
-    rows = np.random.default_rng(0).integers(0, len(items), 500)
-    ids = items.to_ids(rows)
-    to_ids = np.median([_time_call(lambda: items.to_ids(rows)) for _ in range(50)])
-    to_rows = np.median([_time_call(lambda: items.to_rows(ids)) for _ in range(50)])
-    own = items.to_arrays()["bytes"].nbytes
-    all_bytes = sum(value.nbytes for value in vars(items).values() if isinstance(value, np.ndarray))
+    """Measure the conversion of 500 rows to ids and back, and the bytes per id beyond the ids' own."""
+    id_map = recaller.live_index.snapshot.release.item_ids
+    rows = np.random.default_rng(0).integers(0, len(id_map), 500)
+    ids = id_map.to_ids(rows)
+    to_ids_ms = [time_ms(partial(id_map.to_ids, rows)) for _ in range(50)]
+    to_rows_ms = [time_ms(partial(id_map.to_rows, ids)) for _ in range(50)]
+    own_bytes = id_map.to_arrays()["bytes"].nbytes
+    all_bytes = sum(value.nbytes for value in vars(id_map).values() if isinstance(value, np.ndarray))
     return {
-        "rows_to_ids_ms": 1e3 * float(to_ids),
-        "ids_to_rows_ms": 1e3 * float(to_rows),
-        "bytes_beyond_own": (all_bytes - own) / len(items),
+        "rows_to_ids_ms": float(np.median(to_ids_ms)),
+        "ids_to_rows_ms": float(np.median(to_rows_ms)),
+        "bytes_beyond_own": (all_bytes - own_bytes) / len(id_map),
     }
 
 
-def _time_call(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _read_resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
-
-
-def _print_results(result: dict[str, Any]) -> None:
-    build, serve = result["build"], result["serve"]
-    print(f"{result['items']:,} x {result['dim']}, {build['index']['engine']} {build['index']['parameters']}")
+def _print_results(results: dict[str, Any]) -> None:
+    build, serve = results["build"], results["serve"]
+    print(f"{results['items']:,} x {results['dim']}, {build['index']['engine']} {build['index']['parameters']}")
     print(f"published in {build['publish_s']:.0f} s, peak {build['peak_gib']:.1f} GiB")
-    print(f"{'the frontier, k':>18} {'width':>6} {'depth':>6} {'ANN recall':>10} {'±':>6} {'p50 ms':>7}")
+    print(f"{'tuning trials, k':>18} {'width':>6} {'rerank':>6} {'ANN recall':>10} {'±':>6} {'p50 ms':>7}")
     for point in build["frontier"]:
         recall = f"{point['recall']:10.4f} {point['recall_ci95']:6.4f}"
-        print(f"{point['k']:18} {point['width']:6} {point['depth']:6} {recall} {point['p50_ms']:7.2f}")
+        print(f"{point['k']:18} {point['width']:6} {point['rerank_depth']:6} {recall} {point['p50_ms']:7.2f}")
     print(f"loaded in {serve['load_s']:.1f} s, resident {serve['resident_gib']:.2f} GiB, peak {serve['peak_gib']:.2f}")
     print(f"{'':18} {'ANN recall':>10} {'worst 1 %':>9} {'p50 ms':>7} {'p99 ms':>7}  path")
-    for name, row in serve["answers"].items():
+    for name, answer in serve["answers"].items():
         print(
-            f"{name:18} {row['ann_recall']:10.4f} {row['worst_percent']:9.3f} {row['p50_ms']:7.2f} "
-            f"{row['p99_ms']:7.2f}  {row['path']}"
+            f"{name:18} {answer['ann_recall']:10.4f} {answer['worst_percent']:9.3f} {answer['p50_ms']:7.2f} "
+            f"{answer['p99_ms']:7.2f}  {answer['path']}"
         )
     ids = serve["ids"]
     print(
         f"500 rows to ids {ids['rows_to_ids_ms']:.2f} ms, back {ids['ids_to_rows_ms']:.2f} ms; "
-        f"{ids['bytes_beyond_own']:.1f} bytes an id beyond its own"
+        f"{ids['bytes_beyond_own']:.1f} bytes per id beyond its own"
     )
 
 

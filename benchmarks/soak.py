@@ -1,10 +1,11 @@
-"""A service under mixed load while it changes: recalls, filters, upserts, deletes, and another release every 20 s.
+"""Test a service under mixed load while it changes: recalls, filters, upserts, deletes and release switches.
 
-    python benchmarks/soak.py [--seconds 600] [--items 100_000] [--dim 64] [--processes 1]
+    python benchmarks/soak.py [--seconds 600] [--items 100_000] [--dim 64] [--workers 1] [--switch-seconds 20]
 
-Two releases give every item another vector. So each score of each answer tells which release it is of, and it must be
-the one that the answer names. What was acknowledged must be seen by requests that begin later: upserted items found,
-deleted ones not; with several processes by whichever the next connection reaches. Memory is that of all of them.
+Two releases give every item different vectors. So each score shows which release computed it, which must be the one
+that the answer names. Acknowledged changes must be visible to requests that start later: upserted items are found,
+deleted ones are not; with several workers, by whichever the next connection reaches. Memory is that of all processes.
+The command fails if an answer is wrong, a request fails or memory grows.
 """
 
 import argparse
@@ -20,108 +21,142 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from clustered import ClusteredVectors
-from facts import RESULTS_DIR, describe_environment, read_load_average, write_json
-from http_load import HttpConnection, build_post
-from numpy.typing import NDArray
-from service_processes import ServerProcess
-from tables import console, print_table
 
+from harness.clustered_vectors import ClusteredVectors
+from harness.environment import (
+    RESULTS_DIR,
+    describe_environment,
+    read_load_average,
+    read_memory_bytes,
+    write_json,
+)
+from harness.service.load import HttpConnection, build_post
+from harness.service.processes import ServerProcess
+from harness.tables import console, print_table
+from vecall.arrays import Vectors
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.publish_vectors import publish_vectors
 
 N_KINDS = 10  # values of the attribute that filters name
-FIRST_LIVE_ID = 1_000_000_000  # ids from here on were upserted
-_SCORE_TOLERANCE = 2e-3  # of a score: vectors are stored in half precision
-_UPSERT_ITEMS = 10  # items of an upsert
-_MAX_LIVE_ITEMS = 1_500  # live items at a time; older ones are deleted
-_MAX_BASE_DELETED_SHARE = 0.02  # of the items; more would be compacted away meanwhile
-_PAUSE_SECONDS = 0.02  # seconds between two requests of one connection
-
-Floats = NDArray[np.float32]
+FIRST_LIVE_ID = 1_000_000_000  # upserted items have ids from here on
+_N_RECALL_CLIENTS = 4
+_SCORE_TOLERANCE = 2e-3  # vectors are stored in half precision
+_UPSERT_ITEMS = 10  # items per upsert
+_MAX_LIVE_ITEMS = 1_500  # upserted items that exist at a time; older ones are deleted
+_MAX_BASE_DELETED_SHARE = 0.02  # of the releases' items; more deletions would start a compaction
+_PAUSE_SECONDS = 0.02  # between two requests of a connection
+_COUNTERS = ("recalls", "changes", "swaps")
+_FAILURES = ("failed", "mixed", "resurrected", "lost")
 
 
 @dataclass
 class SoakChecker:
-    """What answers must agree with, and how they did."""
+    """Checks answers against the known vectors and deletions, and counts what is wrong.
 
-    vectors: dict[str, Floats]
-    deleted_at: dict[int, float] = field(default_factory=dict)  # id: when it was acknowledged
+    Attributes:
+        vectors: by release name, [N, D] vector of each item; ids are rows.
+        deleted_at: by id, the time at which its deletion was acknowledged.
+        counts: by counter. "failed": status other than 200; "mixed": scores or items that do not belong to the release
+            and request; "resurrected": deleted items in an answer; "lost": upserted items that are not found.
+        latencies_ms: of recalls.
+        failures: a message for each failure.
+        count_by_release: number of answers of each release.
+    """
+
+    vectors: dict[str, Vectors]
+    deleted_at: dict[int, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     latencies_ms: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     count_by_release: dict[str, int] = field(default_factory=dict)
 
     def increment(self, counter: str) -> None:
+        """Add one to a counter."""
         self.counts[counter] = self.counts.get(counter, 0) + 1
 
+    def report_failure(self, counter: str, message: str) -> None:
+        """Count a failure and keep its message."""
+        self.increment(counter)
+        self.failures.append(message)
+
     def check_answer(self, request: dict[str, Any], start_time: float, status: int, body: bytes) -> None:
-        """One recall's answer."""
+        """Check the answer to a recall.
+
+        Args:
+            request: the recall; all its k items must exist.
+            start_time: when it was sent, by `time.perf_counter`.
+            status: HTTP status of the answer.
+            body: JSON of the answer.
+        """
         self.increment("recalls")
         if status != 200:
-            self.increment("failed")
-            self.failures.append(f"{status}: {body[:200]!r}")
+            self.report_failure("failed", f"{status}: {body[:200]!r}")
             return
         answer = json.loads(body)
         ids, release = np.array(answer["ids"], dtype=np.int64), answer["release"]
         self.count_by_release[release] = self.count_by_release.get(release, 0) + 1
-        live = ids >= FIRST_LIVE_ID
+        is_live = ids >= FIRST_LIVE_ID
         vectors = np.empty((len(ids), len(request["vector"])), dtype=np.float32)
-        vectors[~live] = self.vectors[release][ids[~live]]
-        for place in np.flatnonzero(live):
-            vectors[place] = make_live_vector(int(ids[place]), vectors.shape[1])
-        error = np.abs(vectors @ np.array(request["vector"], np.float32) - np.array(answer["scores"]))
-        if len(ids) != request["k"] or error.max() > _SCORE_TOLERANCE:
-            self.increment("mixed")
-            self.failures.append(f"{len(ids)} of {request['k']} items, a score off by {error.max():.4f} in {release}")
-        if request.get("where") and (ids[~live] % N_KINDS != request["where"][0]["value"]).any():
-            self.increment("mixed")
-            self.failures.append(f"an item that does not pass {request['where']}")
-        gone = [one for one in ids.tolist() if self.deleted_at.get(one, np.inf) < start_time]
-        if gone:
-            self.increment("resurrected")
-            self.failures.append(f"deleted items {gone[:3]} in an answer of {release}")
+        vectors[~is_live] = self.vectors[release][ids[~is_live]]
+        for position in np.flatnonzero(is_live):
+            vectors[position] = make_live_vector(int(ids[position]), vectors.shape[1])
+        errors = np.abs(vectors @ np.array(request["vector"], np.float32) - np.array(answer["scores"]))
+        max_error = errors.max(initial=0.0)
+        if len(ids) != request["k"] or max_error > _SCORE_TOLERANCE:
+            message = f"{release}: {len(ids)} of {request['k']} items, a score is off by {max_error:.4f}"
+            self.report_failure("mixed", message)
+        if request.get("where") and (ids[~is_live] % N_KINDS != request["where"][0]["value"]).any():
+            self.report_failure("mixed", f"{release}: an item does not pass {request['where']}")
+        deleted = [item_id for item_id in ids.tolist() if self.deleted_at.get(item_id, np.inf) < start_time]
+        if deleted:
+            self.report_failure("resurrected", f"{release}: deleted items {deleted[:3]} in an answer")
 
 
-def make_live_vector(item_id: int, dim: int) -> Floats:
-    """The vector of an upserted item, which its id tells."""
-    drawn = np.random.default_rng(item_id).standard_normal(dim, dtype=np.float32)
-    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+def make_live_vector(item_id: int, dim: int) -> Vectors:
+    """Return the vector [dim] of an upserted item, which is a function of its id."""
+    vector = np.random.default_rng(item_id).standard_normal(dim, dtype=np.float32)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def main() -> None:
+    """Publish two releases, serve them under load, and write and print the result."""
+    options = _parse_options()
+    environment = describe_environment()
+    with tempfile.TemporaryDirectory(prefix="soak-") as work_dir:
+        store = Path(work_dir) / "store"
+        checker = SoakChecker({name: _publish(store, name, seed, options) for seed, name in enumerate(("one", "two"))})
+        settings_path = Path(work_dir) / "settings.toml"
+        settings_path.write_text(f"deadline_ms = {options.deadline_ms}\n", encoding="utf-8")
+        with ServerProcess(store, "--settings", str(settings_path), "--workers", str(options.workers)) as server:
+            memory_bytes = asyncio.run(_run_soak(checker, server, store, options))
+    result = {
+        "facts": environment,
+        "load_after": read_load_average(),
+        "seconds": options.seconds,
+        "processes": options.workers,
+        "deadline_ms": options.deadline_ms,
+    }
+    result |= _summarize(checker, memory_bytes)
+    write_json(options.out, result)
+    _print_results(result)
+    if any(result[counter] for counter in _FAILURES) or not result["memory"]["flat"]:
+        raise SystemExit("\n".join(checker.failures[:10]) or "memory grew: see `memory` in the result")
+
+
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--swap", type=float, default=20, help="seconds between two swaps")
-    parser.add_argument("--deadline-ms", type=float, default=200, help="the service's; more on a machine that is busy")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--switch-seconds", type=float, default=20, help="time between two release switches")
+    parser.add_argument("--deadline-ms", type=float, default=200, help="the service's; raise it on a busy machine")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "soak.json")
-    options = parser.parse_args()
-    begun_with = describe_environment()
-    with tempfile.TemporaryDirectory(prefix="soak-") as work:
-        store = Path(work) / "store"
-        truth = SoakChecker({name: _publish(store, name, seed, options) for seed, name in enumerate(("one", "two"))})
-        settings = Path(work) / "settings.toml"
-        settings.write_text(f"deadline_ms = {options.deadline_ms}\n", encoding="utf-8")
-        with ServerProcess(store, "--settings", str(settings), "--processes", str(options.processes)) as served:
-            memory = asyncio.run(_run_soak(truth, served, store, options))
-    result = {
-        "facts": begun_with,
-        "load_after": read_load_average(),
-        "seconds": options.seconds,
-        "processes": options.processes,
-        "deadline_ms": options.deadline_ms,
-    }
-    result |= _summarize(truth, memory)
-    write_json(options.out, result)
-    _print_results(result)
-    if result["failed"] or result["mixed"] or result["resurrected"] or result["lost"] or not result["memory"]["flat"]:
-        raise SystemExit("\n".join(truth.failures[:10]) or "memory grew")
+    return parser.parse_args()
 
 
-def _publish(store: Path, name: str, seed: int, options: argparse.Namespace) -> Floats:
+def _publish(store: Path, name: str, seed: int, options: argparse.Namespace) -> Vectors:
+    """Publish a release and return its vectors [N, D]."""
     pool = ClusteredVectors(options.items, options.dim, seed)
     vectors = np.concatenate(list(pool.iterate_blocks()))
     kinds = pl.DataFrame({"kind": np.arange(pool.n_items) % N_KINDS})
@@ -131,140 +166,138 @@ def _publish(store: Path, name: str, seed: int, options: argparse.Namespace) -> 
     return vectors.astype(np.float32)
 
 
-async def _run_soak(checker: SoakChecker, served: ServerProcess, store: Path, options: argparse.Namespace) -> list[int]:
-    """All of it at once, until the time is over; gives the process's memory, second by second."""
-    ends, memory = time.perf_counter() + options.seconds, list[int]()
+async def _run_soak(checker: SoakChecker, server: ServerProcess, store: Path, options: argparse.Namespace) -> list[int]:
+    """Run all loads concurrently until the time is over; return the bytes of memory, second by second."""
+    deadline, memory_bytes = time.perf_counter() + options.seconds, list[int]()
     await asyncio.gather(
-        *(_run_recalls(checker, served.port, number, ends) for number in range(4)),
-        _run_changes(checker, served.port, options, ends),
-        _run_switches(checker, served.port, store, options.swap, ends),
-        _watch_memory(served.process.pid, memory, ends),
+        *(_run_recalls(checker, server.port, index, deadline) for index in range(_N_RECALL_CLIENTS)),
+        _run_changes(checker, server.port, options, deadline),
+        _run_switches(checker, server.port, store, options.switch_seconds, deadline),
+        _watch_memory(server.process.pid, memory_bytes, deadline),
     )
-    return memory
+    return memory_bytes
 
 
 async def _run_recalls(checker: SoakChecker, port: int, client_index: int, deadline: float) -> None:
-    rng, line = np.random.default_rng([1, client_index]), HttpConnection(port)
-    some = next(iter(checker.vectors.values()))
+    """Send recalls near random items, a third of them with a filter, a third with exclusions."""
+    rng, connection = np.random.default_rng([1, client_index]), HttpConnection(port)
+    items = next(iter(checker.vectors.values()))
     while time.perf_counter() < deadline:
-        near = some[rng.integers(len(some))] + 0.3 * rng.standard_normal(some.shape[1], dtype=np.float32)
-        request: dict[str, Any] = {"vector": near.tolist(), "k": int(rng.choice([10, 100, 500]))}
+        vector = items[rng.integers(len(items))] + 0.3 * rng.standard_normal(items.shape[1], dtype=np.float32)
+        request: dict[str, Any] = {"vector": vector.tolist(), "k": int(rng.choice([10, 100, 500]))}
         if rng.random() < 0.3:
             request["where"] = [{"field": "kind", "op": "eq", "value": int(rng.integers(N_KINDS))}]
         if rng.random() < 0.3:
-            request["exclude"] = rng.integers(len(some), size=100).tolist()
-        began = time.perf_counter()
-        status, body = await line.send(build_post("/v1/recall", request))
-        checker.latencies_ms.append((time.perf_counter() - began) * 1e3)
-        checker.check_answer(request, began, status, body)
+            request["exclude"] = rng.integers(len(items), size=100).tolist()
+        start = time.perf_counter()
+        status, body = await connection.send(build_post("/v1/recall", request))
+        checker.latencies_ms.append((time.perf_counter() - start) * 1e3)
+        checker.check_answer(request, start, status, body)
         await asyncio.sleep(_PAUSE_SECONDS)
-    line.close()
+    connection.close()
 
 
 async def _run_changes(checker: SoakChecker, port: int, options: argparse.Namespace, deadline: float) -> None:
-    rng, line, next_id, there = np.random.default_rng(2), HttpConnection(port), FIRST_LIVE_ID, list[int]()
-    base_left = int(_MAX_BASE_DELETED_SHARE * options.items)
+    """Upsert new items, check that they are visible, and delete old ones and some of the releases'."""
+    rng, connection, next_id, live_ids = np.random.default_rng(2), HttpConnection(port), FIRST_LIVE_ID, list[int]()
+    base_deletions_left = int(_MAX_BASE_DELETED_SHARE * options.items)
     while time.perf_counter() < deadline:
         ids = list(range(next_id, next_id + _UPSERT_ITEMS))
         next_id += _UPSERT_ITEMS
-        items = [_make_item(one, options.dim) for one in ids]
-        await _send_change(checker, line, "/v1/items", {"items": items})
-        there += ids
+        items = [_make_item(item_id, options.dim) for item_id in ids]
+        await _send_change(checker, connection, "/v1/items", {"items": items})
+        live_ids += ids
         await _check_visible(checker, port, ids[0], options.dim)
-        doomed, there = there[:-_MAX_LIVE_ITEMS], there[-_MAX_LIVE_ITEMS:]
-        if base_left > 0:
-            doomed += rng.integers(options.items, size=2).tolist()
-            base_left -= 2
-        if doomed:
-            await _send_change(checker, line, "/v1/items/delete", {"ids": doomed})
-            checker.deleted_at |= dict.fromkeys(doomed, time.perf_counter())
+        to_delete, live_ids = live_ids[:-_MAX_LIVE_ITEMS], live_ids[-_MAX_LIVE_ITEMS:]
+        if base_deletions_left > 0:
+            to_delete += rng.integers(options.items, size=2).tolist()
+            base_deletions_left -= 2
+        if to_delete:
+            await _send_change(checker, connection, "/v1/items/delete", {"ids": to_delete})
+            checker.deleted_at |= dict.fromkeys(to_delete, time.perf_counter())
         await asyncio.sleep(0.1)
-    line.close()
+    connection.close()
 
 
 def _make_item(item_id: int, dim: int) -> dict[str, Any]:
     return {"id": item_id, "vector": make_live_vector(item_id, dim).tolist(), "fields": {"kind": item_id % N_KINDS}}
 
 
-async def _send_change(checker: SoakChecker, connection: HttpConnection, path: str, content: dict[str, Any]) -> None:
-    status, body = await connection.send(build_post(path, content))
+async def _send_change(checker: SoakChecker, connection: HttpConnection, path: str, payload: dict[str, Any]) -> None:
+    status, body = await connection.send(build_post(path, payload))
     checker.increment("changes")
     if status != 200:
-        checker.increment("failed")
-        checker.failures.append(f"{path}: {status}: {body[:200]!r}")
+        checker.report_failure("failed", f"{path}: {status}: {body[:200]!r}")
 
 
 async def _check_visible(checker: SoakChecker, port: int, item_id: int, dim: int) -> None:
-    """An upserted item is the best answer to its own vector, by a connection that no process has yet."""
-    line = HttpConnection(port)
+    """Check that an upserted item is found by its own vector, over a new connection: any worker may accept it."""
+    connection = HttpConnection(port)
     request = {"vector": make_live_vector(item_id, dim).tolist(), "k": 5}
-    began = time.perf_counter()
-    status, body = await line.send(build_post("/v1/recall", request))
-    checker.check_answer(request, began, status, body)
+    start = time.perf_counter()
+    status, body = await connection.send(build_post("/v1/recall", request))
+    checker.check_answer(request, start, status, body)
     if status == 200 and item_id not in json.loads(body)["ids"]:
-        checker.increment("lost")
-        checker.failures.append(f"upserted item {item_id} is not found")
-    line.close()
+        checker.report_failure("lost", f"upserted item {item_id} is not found")
+    connection.close()
 
 
 async def _run_switches(checker: SoakChecker, port: int, store: Path, pause_seconds: float, deadline: float) -> None:
-    """To the other release, by HTTP and in turn by another process, which the service follows."""
-    line, names, number = HttpConnection(port), list(checker.vectors), 0
+    """Switch releases over HTTP, and every third time by another process, which the service must follow."""
+    connection, names, switch_index = HttpConnection(port), list(checker.vectors), 0
     while (left := deadline - time.perf_counter()) > pause_seconds:
         await asyncio.sleep(min(pause_seconds, left))
-        name = names[number % len(names)]
-        if number % 3 == 2:
+        name = names[switch_index % len(names)]
+        if switch_index % 3 == 2:
             command = [sys.executable, "-m", "vecall", "releases", "activate", name, "--store", str(store)]
-            done = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
-            status = 200 if await done.wait() == 0 else 500
+            process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+            status = 200 if await process.wait() == 0 else 500
         else:
-            status, _ = await line.send(build_post("/v1/releases/activate", {"name": name}))
+            status, _ = await connection.send(build_post("/v1/releases/activate", {"name": name}))
         checker.increment("swaps")
         if status != 200:
-            checker.increment("failed")
-            checker.failures.append(f"going over to {name}: {status}")
-        number += 1
-    line.close()
+            checker.report_failure("failed", f"switching to {name}: {status}")
+        switch_index += 1
+    connection.close()
 
 
-async def _watch_memory(pid: int, resident_bytes: list[int], deadline: float) -> None:
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    serving = [pid, *map(int, listed)]
+async def _watch_memory(pid: int, memory_bytes: list[int], deadline: float) -> None:
+    """Append the resident memory of a process and its children, once per second."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    pids = [pid, *map(int, children)]
     while time.perf_counter() < deadline:
-        resident_bytes.append(sum(map(_read_resident_bytes, serving)))
+        memory_bytes.append(sum(read_memory_bytes(pid=pid) for pid in pids))
         await asyncio.sleep(1)
 
 
-def _read_resident_bytes(pid: int) -> int:
-    """Bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
+def _summarize(checker: SoakChecker, memory_bytes: list[int]) -> dict[str, Any]:
+    """Return counts, latencies and memory.
 
-
-def _summarize(checker: SoakChecker, memory: list[int]) -> dict[str, Any]:
-    """Memory is flat if its median over the last third is at most 5 % and 32 MiB above that of the middle third."""
-    third = len(memory) // 3
-    middle, last = (int(np.median(memory[third * part : third * (part + 1)])) for part in (1, 2))
+    Memory is flat if its median over the last third is at most 5 % and 32 MiB above that of the middle third.
+    """
+    third = len(memory_bytes) // 3
+    middle, last = (int(np.median(memory_bytes[third * part : third * (part + 1)])) for part in (1, 2))
     p50, p99 = np.percentile(checker.latencies_ms, [50, 99])
-    counts = {name: checker.counts.get(name, 0) for name in ("recalls", "changes", "swaps")}
-    wrong = {name: checker.counts.get(name, 0) for name in ("failed", "mixed", "resurrected", "lost")}
-    flat = last <= 1.05 * middle + 32 * 2**20
-    return (
-        counts
-        | wrong
-        | {
-            "by_release": checker.count_by_release,
-            "p50_ms": round(float(p50), 2),
-            "p99_ms": round(float(p99), 2),
-            "memory": {"first": memory[0], "middle": middle, "last": last, "most": max(memory), "flat": flat},
-        }
-    )
+    is_flat = last <= 1.05 * middle + 32 * 2**20
+    return {
+        **{counter: checker.counts.get(counter, 0) for counter in (*_COUNTERS, *_FAILURES)},
+        "by_release": checker.count_by_release,
+        "p50_ms": round(float(p50), 2),
+        "p99_ms": round(float(p99), 2),
+        "memory": {
+            "first": memory_bytes[0],
+            "middle": middle,
+            "last": last,
+            "most": max(memory_bytes),
+            "flat": is_flat,
+        },
+    }
 
 
 def _print_results(result: dict[str, Any]) -> None:
     memory = result["memory"]
-    rows = [[name, f"{result[name]:,}"] for name in ("recalls", "changes", "swaps")]
-    rows += [[name, f"{result[name]:,}"] for name in ("failed", "mixed", "resurrected", "lost")]
+    labels = {"swaps": "release switches"}
+    rows = [[labels.get(counter, counter), f"{result[counter]:,}"] for counter in (*_COUNTERS, *_FAILURES)]
     rows += [["p50, p99 ms", f"{result['p50_ms']:.2f}, {result['p99_ms']:.2f}"]]
     rows += [["MiB, middle and last third", f"{memory['middle'] / 2**20:.0f}, {memory['last'] / 2**20:.0f}"]]
     print_table(f"{result['seconds']:.0f} s of mixed load", ["", ""], rows)

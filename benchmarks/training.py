@@ -1,16 +1,15 @@
-"""How fast training is: the founding loop beside ours on the same towers, and the sequence model's step by its parts.
+"""Measure training speed: a plain training loop beside vecall on the same towers, and a training step by its parts.
 
     python benchmarks/training.py [--data ../shared/data] [--epochs 12] [--out FILE] [--fresh]
 
-The towers are the founding design's on MovieLens, BCE, batch 128, four negatives of each positive; a sample is one
-(user, positive) pair. A row of the founding loop is a labelled pair; the second loop has a positive with its negatives
-in a row, which is what ours does in a step. Seconds are of training alone, without judging. All runs have one
-thread. The step is measured on Beauty, on MovieLens where --data has none.
+The towers are those of the DSSM baseline on MovieLens: BCE, batch 128, four negatives per positive. A sample is one
+(user, positive) pair. In the first plain loop a row of a batch is a labelled pair; in the second it is a positive with
+its negatives, as in a step of vecall. Seconds are those of training alone, without evaluation. Everything runs on one
+thread. The step is measured on Beauty, or on MovieLens where --data lacks Beauty.
 """
 
 import argparse
 import itertools
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,14 +19,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accuracy_sets import DATASETS
-from facts import RESULTS_DIR, describe_environment, read_json, write_json
-from founding_loop import DssmTrainingLoop
-from one_thread import single_torch_thread
-from step_parts import profile_steps
-from tables import console, print_table
 
+from harness.accuracy.datasets import DATASETS
+from harness.dssm.training_loop import DssmTrainingLoop
+from harness.environment import (
+    DEFAULT_DATA_DIR,
+    RESULTS_DIR,
+    describe_environment,
+    read_json,
+    read_peak_memory_gib,
+    write_json,
+)
+from harness.tables import console, print_table
+from harness.torch_threads import single_torch_thread
+from harness.training.step_profile import profile_steps
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
 from vecall.data.dataset import read_dataset
@@ -42,34 +49,44 @@ from vecall.training.module import TwoTowerModule
 from vecall.training.scoring import Scorer, TowerScorer
 
 K = 100
-TARGET_RATIOS = {"s to the loop's best": 0.2, "samples/s": 2.5, "step by its products": 1.3}  # by the loop's, and alone
+# Goals: vecall's value as a multiple of the plain loop's; the step's time as a multiple of its matrix products alone.
+TARGET_RATIOS = {"s to the loop's best": 0.2, "samples/s": 2.5, "step by its products": 1.3}
+_PART_TITLES = {
+    "loop": "plain loop",
+    "loop, together": "plain loop, a positive with its negatives per row",
+    "same towers": "vecall, the same towers",
+    "pooled": "vecall, pooled",
+    "sequence": "vecall, sequence",
+}
 
 EpochResult = dict[str, float]
 
 
 def main() -> None:
+    """Run one part as a child process, or all that the results lack."""
     options = _parse_options()
     configure_logging(verbose=False)
-    kept = {} if options.fresh else read_json(options.out)
+    if options.part:
+        measured = PARTS[options.part](options)
+        write_json(options.out, read_json(options.out) | {options.part: measured})
+        return
+    results = {} if options.fresh else read_json(options.out)
     for part in PARTS:
-        if part == options.part:
-            write_json(options.out, kept | {part: PARTS[part](options)})
-            return
-        if part not in kept and options.part is None:
+        if part not in results:
             console.print(part, style="dim")
+            # In a process of its own, so that its peak memory is its own.
             child = [sys.executable, __file__, "--part", part, "--out", str(options.out), "--data", str(options.data)]
-            # A process each, so that memory is its own.
             subprocess.run([*child, "--epochs", str(options.epochs)], check=True)
-            kept = read_json(options.out)
-    _print_results(kept)
+            results |= {part: read_json(options.out)[part]}
+    _print_results(results)
 
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--epochs", type=int, default=12, help="at most, of each model")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA_DIR)
+    parser.add_argument("--epochs", type=int, default=12, help="of each model, at most")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
-    parser.add_argument("--part", help="this part alone, in this process")
+    parser.add_argument("--part", choices=PARTS, help="run this part alone, in this process")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "training.json")
     return parser.parse_args()
 
@@ -77,95 +94,118 @@ def _parse_options() -> argparse.Namespace:
 def _load_training_data(config: Config) -> tuple[TrainingData, Split]:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    encoders = dataset.fit_feature_encoders(split.train.values, range(len(split.train)))
+    encoders = dataset.fit_feature_encoders(split.train.values, np.arange(len(split.train)))
     return TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives), split
 
 
 def _make_dssm_config(work_dir: Path) -> Config:
+    """Write the tables of the DSSM baseline and return its configuration."""
     config = parse_config(build_settings(find_data_dir(None).resolve()))
     dataset = read_dataset(config.data, config.schema_)
     return build_dssm_config(dataset, dataset.split(config.data).train, config, work_dir)
 
 
-def _evaluate_epoch(epoch: int, seconds: float, scorer: Scorer, split: Split, n_items: int) -> EpochResult:
-    """An epoch, counted from 1, that took so many seconds."""
-    judged = evaluate_scorer(scorer, split.valid, n_items, (K,), max_sample_users=0)
-    line = {"seconds": seconds, "recall": judged.seen_excluded[f"recall@{K}"]}
-    console.print(f"  epoch {epoch}: {seconds:.1f} s, recall@{K} {line['recall']:.4f}", style="dim")
-    return line
-
-
-def _run_reference_loop(options: argparse.Namespace, *, grouped: bool) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as work:
-        config = _make_dssm_config(Path(work))
-        problem, split = _load_training_data(config)
-    torch.manual_seed(0)
-    towers = TwoTower(config.model, problem.item_specs, problem.user_specs, problem.n_items)
-    samples = build_positive_samples(problem.histories)
-    lines: list[EpochResult] = []
-    with single_torch_thread():
-        loop = DssmTrainingLoop(towers, samples, problem, config.training, grouped)
-        for seconds in itertools.islice(loop.train_epochs(), options.epochs):
-            lines.append(_evaluate_epoch(len(lines) + 1, seconds, TowerScorer(towers, problem), split, problem.n_items))
-    return _summarize(lines, len(samples))
-
-
-def _run_vecall(options: argparse.Namespace, *, preset: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as work:
-        config = _make_dssm_config(Path(work)) if preset == "founding" else _make_config(preset)
-        problem, split = _load_training_data(config)
-        lines: list[EpochResult] = []
-        began = time.perf_counter()
-
-        def validate(scorer: Scorer) -> Mapping[str, float]:
-            nonlocal began
-            seconds = time.perf_counter() - began
-            lines.append(_evaluate_epoch(len(lines) + 1, seconds, scorer, split, problem.n_items))
-            began = time.perf_counter()
-            return {"valid_score": lines[-1]["recall"]}
-
-        with single_torch_thread():
-            epochs = min(options.epochs, config.training.epochs)
-            train(problem, config.model, config.training, Path(work) / "run", validate=validate, max_epochs=epochs)
-    return _summarize(lines, len(build_positive_samples(problem.histories)))
-
-
-def _make_config(preset: str) -> Config:
+def _make_preset_config(preset: str) -> Config:
     return parse_config(build_settings(find_data_dir(None).resolve()) | {"model": {"preset": preset}})
 
 
-def _summarize(epochs: list[EpochResult], samples: int) -> dict[str, Any]:
-    spent = list(itertools.accumulate(line["seconds"] for line in epochs))
-    best = max(range(len(epochs)), key=lambda epoch: epochs[epoch]["recall"])
+def _evaluate_epoch(epoch: int, seconds: float, scorer: Scorer, split: Split, n_items: int) -> EpochResult:
+    """Evaluate on the validation part.
+
+    Args:
+        epoch: counted from 1.
+        seconds: of training this epoch.
+        scorer: of the model as it is now.
+        split: of the data.
+        n_items: N.
+    """
+    evaluated = evaluate_scorer(scorer, split.valid, n_items, (K,), max_sample_users=0)
+    result = {"seconds": seconds, "recall": evaluated.seen_excluded[f"recall@{K}"]}
+    console.print(f"  epoch {epoch}: {seconds:.1f} s, recall@{K} {result['recall']:.4f}", style="dim")
+    return result
+
+
+def _run_plain_loop(options: argparse.Namespace, *, grouped: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work_dir:
+        config = _make_dssm_config(Path(work_dir))
+        training_data, split = _load_training_data(config)
+    torch.manual_seed(0)
+    n_items = training_data.n_items
+    towers = TwoTower(config.model, training_data.item_specs, training_data.user_specs, n_items)
+    samples = build_positive_samples(training_data.histories)
+    epochs: list[EpochResult] = []
+    with single_torch_thread():
+        loop = DssmTrainingLoop(towers, samples, training_data, config.training, grouped)
+        for seconds in itertools.islice(loop.train_epochs(), options.epochs):
+            scorer = TowerScorer(towers, training_data)
+            epochs.append(_evaluate_epoch(len(epochs) + 1, seconds, scorer, split, n_items))
+    return _summarize(epochs, len(samples))
+
+
+def _run_vecall(options: argparse.Namespace, *, preset: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work_dir:
+        config = _make_dssm_config(Path(work_dir)) if preset == "dssm" else _make_preset_config(preset)
+        training_data, split = _load_training_data(config)
+        epochs: list[EpochResult] = []
+        start = time.perf_counter()
+
+        def validate(scorer: Scorer) -> Mapping[str, float]:
+            nonlocal start
+            seconds = time.perf_counter() - start
+            epochs.append(_evaluate_epoch(len(epochs) + 1, seconds, scorer, split, training_data.n_items))
+            start = time.perf_counter()
+            return {"valid_score": epochs[-1]["recall"]}
+
+        with single_torch_thread():
+            train(
+                training_data,
+                config.model,
+                config.training,
+                Path(work_dir) / "run",
+                validate=validate,
+                max_epochs=min(options.epochs, config.training.epochs),
+            )
+    return _summarize(epochs, len(build_positive_samples(training_data.histories)))
+
+
+def _summarize(epochs: list[EpochResult], n_samples: int) -> dict[str, Any]:
+    total_seconds = list(itertools.accumulate(epoch["seconds"] for epoch in epochs))
+    recalls = [epoch["recall"] for epoch in epochs]
+    best = max(range(len(epochs)), key=recalls.__getitem__)
     return {
         "facts": describe_environment(),
-        "samples": samples,
-        "samples_per_second": round(samples / min(line["seconds"] for line in epochs), 1),
-        "best_recall": round(epochs[best]["recall"], 4),
-        "seconds_to_best": round(spent[best], 2),
-        "by_epoch": [[round(at, 2), round(line["recall"], 4)] for at, line in zip(spent, epochs, strict=True)],
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "samples": n_samples,
+        "samples_per_second": round(n_samples / min(epoch["seconds"] for epoch in epochs), 1),
+        "best_recall": round(recalls[best], 4),
+        "seconds_to_best": round(total_seconds[best], 2),
+        "by_epoch": [
+            [round(seconds, 2), round(recall, 4)] for seconds, recall in zip(total_seconds, recalls, strict=True)
+        ],
+        "peak_memory_gib": round(read_peak_memory_gib(), 2),
     }
 
 
 def _profile_step(options: argparse.Namespace) -> dict[str, Any]:
-    name = "beauty" if (options.data / DATASETS["beauty"][0]).is_dir() else "movielens"
-    folder, sections_of = DATASETS[name]
-    with tempfile.TemporaryDirectory() as work:
-        source = options.data / folder if name == "beauty" else find_data_dir(None).resolve()
-        config = parse_config(sections_of(source, Path(work)) | {"model": {"preset": "sequence"}})
-        problem, _ = _load_training_data(config)
-    towers = TwoTower(config.model, problem.item_specs, problem.user_specs, problem.n_items)
+    """Profile a step of the sequence preset."""
+    beauty_dir = options.data / DATASETS["beauty"].directory
+    name, directory = ("beauty", beauty_dir) if beauty_dir.is_dir() else ("movielens", find_data_dir(None).resolve())
+    with tempfile.TemporaryDirectory() as work_dir:
+        settings = DATASETS[name].build_settings(directory, Path(work_dir))
+        config = parse_config(settings | {"model": {"preset": "sequence"}})
+        training_data, _ = _load_training_data(config)
+    towers = TwoTower(config.model, training_data.item_specs, training_data.user_specs, training_data.n_items)
     with single_torch_thread():
-        measured = profile_steps(TwoTowerModule(towers, problem, config.training), warmup_steps=5, steps=25)
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-    return {"facts": describe_environment(), "set": name, **measured, "peak_memory_gib": peak}
+        module = TwoTowerModule(towers, training_data, config.training)
+        measured = profile_steps(module, warmup_steps=5, steps=25)
+    peak_gib = round(read_peak_memory_gib(), 2)
+    return {"facts": describe_environment(), "set": name, **measured, "peak_memory_gib": peak_gib}
 
 
+# By their keys in the results.
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "loop": partial(_run_reference_loop, grouped=False),
-    "loop, together": partial(_run_reference_loop, grouped=True),
-    "same towers": partial(_run_vecall, preset="founding"),
+    "loop": partial(_run_plain_loop, grouped=False),
+    "loop, together": partial(_run_plain_loop, grouped=True),
+    "same towers": partial(_run_vecall, preset="dssm"),
     "pooled": partial(_run_vecall, preset="pooled"),
     "sequence": partial(_run_vecall, preset="sequence"),
     "step": _profile_step,
@@ -173,48 +213,42 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 def _print_results(results: dict[str, Any]) -> None:
-    loop = results["loop"]
-    rows = []
-    for part, title in (
-        ("loop", "founding loop"),
-        ("loop, together", "the same, a positive with its negatives a row"),
-        ("same towers", "vecall, the same towers"),
-        ("pooled", "vecall, pooled"),
-        ("sequence", "vecall, sequence"),
-    ):
-        one = results[part]
-        there = _find_seconds_to_recall(one, loop["best_recall"])
-        rows.append(
-            [
-                title,
-                f"{one['samples_per_second']:,.0f}",
-                f"{one['samples_per_second'] / loop['samples_per_second']:.2f}",
-                f"{one['best_recall']:.4f}",
-                "never" if there is None else f"{there:.1f}",
-                "" if there is None else f"{there / loop['seconds_to_best']:.2f}",
-                f"{one['peak_memory_gib']:.2f}",
-            ]
-        )
     columns = ["", "samples/s", "by the loop's", f"best recall@{K}", "s to the loop's best", "by the loop's", "GiB"]
+    rows = [_format_row(title, results[part], results["loop"]) for part, title in _PART_TITLES.items()]
     print_table("MovieLens, validation, one thread", columns, rows)
-    console.print(
-        "to reach, by the loop's: "
-        + ", ".join(f"{name} {TARGET_RATIOS[name]}" for name in columns if name in TARGET_RATIOS)
-    )
+    goals = ", ".join(f"{name} {TARGET_RATIOS[name]}" for name in columns if name in TARGET_RATIOS)
+    console.print(f"goals, by the loop's: {goals}")
     step = results["step"]
-    shares = sorted(step["share"].items(), key=lambda pair: -pair[1])
+    shares = sorted(step["share"].items(), key=lambda entry: -entry[1])
     print_table(
-        f"{step['set']}, a step of the sequence model", ["part", "share"], [[p, f"{100 * s:.0f} %"] for p, s in shares]
+        f"{step['set']}, a step of the sequence model",
+        ["part", "share"],
+        [[part, f"{100 * share:.0f} %"] for part, share in shares],
     )
     console.print(
-        f"{step['step_ms']} ms a step, {step['positives_per_second']:,.0f} positives a second, "
-        f"{step['by_products']} times its matrix products alone (to reach {TARGET_RATIOS['step by its products']}); "
+        f"{step['step_ms']} ms per step, {step['positives_per_second']:,.0f} positives per second, "
+        f"{step['by_products']} times its matrix products alone (goal {TARGET_RATIOS['step by its products']}); "
         f"peak {step['peak_memory_gib']} GiB"
     )
 
 
-def _find_seconds_to_recall(one: dict[str, Any], recall: float) -> float | None:
-    return next((seconds for seconds, reached in one["by_epoch"] if reached >= recall), None)
+def _format_row(title: str, result: dict[str, Any], loop: dict[str, Any]) -> list[str]:
+    """Format a model's result beside the plain loop's."""
+    seconds = _find_seconds_to_recall(result, loop["best_recall"])
+    return [
+        title,
+        f"{result['samples_per_second']:,.0f}",
+        f"{result['samples_per_second'] / loop['samples_per_second']:.2f}",
+        f"{result['best_recall']:.4f}",
+        "never" if seconds is None else f"{seconds:.1f}",
+        "" if seconds is None else f"{seconds / loop['seconds_to_best']:.2f}",
+        f"{result['peak_memory_gib']:.2f}",
+    ]
+
+
+def _find_seconds_to_recall(result: dict[str, Any], recall: float) -> float | None:
+    """Return the training time after which a recall was reached; None if it never was."""
+    return next((seconds for seconds, epoch_recall in result["by_epoch"] if epoch_recall >= recall), None)
 
 
 if __name__ == "__main__":

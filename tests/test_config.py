@@ -1,3 +1,5 @@
+"""vecall.toml: presets, validation, error texts and paths."""
+
 import json
 import tomllib
 from datetime import date, datetime
@@ -31,26 +33,27 @@ age = { kind = "numeric" }
 """
 
 
-def sections(**changes):
-    """TOML's sections; `model__history__length=5` sets one key."""
-    made = tomllib.loads(TOML)
+def make_settings(**changes):
+    """Return the settings of TOML with changed keys: `model__history__length=5` sets one."""
+    settings = tomllib.loads(TOML)
     for path, value in changes.items():
         *parents, last = path.split("__")
-        section = made
+        section = settings
         for key in parents:
             section = section.setdefault(key, {})
         section[last] = value
-    return made
+    return settings
 
 
-def refused(**changes):
+def parse_invalid(**changes):
+    """Return the error text of settings with invalid changes."""
     with pytest.raises(ConfigError) as caught:
-        parse_config(sections(**changes), source="vecall.toml")
+        parse_config(make_settings(**changes), source="vecall.toml")
     return str(caught.value)
 
 
-def test_the_founding_preset_is_the_founding_model():
-    config = parse_config(sections(model__preset="founding"))
+def test_dssm_preset():
+    config = parse_config(make_settings(model__preset="dssm"))
     assert (config.model.hidden, config.model.norm, config.model.dropout, config.model.dim) == (
         (256, 128),
         "batch",
@@ -61,39 +64,39 @@ def test_the_founding_preset_is_the_founding_model():
     assert (config.training.loss, config.training.lr, config.training.weight_decay) == ("bce", 1e-3, 0.0)  # Adam
 
 
-def test_a_causal_history_is_not_learned_by_bce():
-    said = refused(model__history__encoder="causal", training__loss="bce")
-    assert "model.history.encoder = 'causal' learns by a softmax" in said
+def test_causal_encoder_with_bce_raises():
+    message = parse_invalid(model__history__encoder="causal", training__loss="bce")
+    assert "model.history.encoder = 'causal' is trained with a softmax loss, got training.loss = 'bce'" in message
 
 
-def test_a_key_of_the_file_overrides_its_preset_and_no_other_key():
+def test_key_of_the_file_overrides_the_preset_and_no_other_key():
     config = parse_config(
-        sections(
-            model__preset="founding",
+        make_settings(
+            model__preset="dssm",
             model__dim=16,
             model__history__length=7,
             training__lr=0.5,
             training__negatives__in_batch=3,
         )
     )
-    founding = parse_config(sections(model__preset="founding"))
+    dssm = parse_config(make_settings(model__preset="dssm"))
     assert (config.model.dim, config.training.lr) == (16, 0.5)
     assert (config.model.history.encoder, config.model.history.length) == ("none", 7)
     assert (config.training.negatives.uniform, config.training.negatives.in_batch) == (
-        founding.training.negatives.uniform,
+        dssm.training.negatives.uniform,
         3,
     )
     assert config.model.hidden == (256, 128)
-    assert config.index == founding.index == Config.model_fields["index"].default
+    assert config.index == dssm.index == Config.model_fields["index"].default
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_presets_are_valid_and_stay_as_they_are(preset):
-    before = json.dumps(PRESETS, default=list)
-    given = sections(model__preset=preset, model__history__length=9)
-    asked = json.dumps(given)
-    assert parse_config(given).model.preset == preset
-    assert (json.dumps(PRESETS, default=list), json.dumps(given)) == (before, asked)
+def test_parsing_a_preset_changes_neither_presets_nor_settings(preset):
+    presets_before = json.dumps(PRESETS, default=list)
+    settings = make_settings(model__preset=preset, model__history__length=9)
+    settings_before = json.dumps(settings)
+    assert parse_config(settings).model.preset == preset
+    assert (json.dumps(PRESETS, default=list), json.dumps(settings)) == (presets_before, settings_before)
 
 
 @pytest.mark.parametrize(
@@ -112,20 +115,20 @@ def test_presets_are_valid_and_stay_as_they_are(preset):
         ({"evaluation__xyz": 1}, "evaluation.xyz: unknown key; the keys here are ks"),
     ],
 )
-def test_an_unknown_key_is_told_with_its_path_and_a_near_one(changes, message):
-    assert refused(**changes) == f"vecall.toml: {message}"
+def test_unknown_key_is_named_with_its_path_and_a_similar_key(changes, message):
+    assert parse_invalid(**changes) == f"vecall.toml: {message}"
 
 
 @pytest.mark.parametrize(
     ("changes", "messages"),
     [
         ({"model__dim": 1}, ["model.dim: ", "greater than or equal to 2", "got 1"]),
-        ({"model__preset": "fonding"}, ["model.preset: ", "'founding'", "got 'fonding'"]),
-        ({"model__preset": ["founding"]}, ["model.preset: ", "got ['founding']"]),
+        ({"model__preset": "dsm"}, ["model.preset: ", "'dssm'", "got 'dsm'"]),
+        ({"model__preset": ["dssm"]}, ["model.preset: ", "got ['dssm']"]),
         ({"model": 5}, ["model: ", "got 5"]),
         ({"training__temperature": "cold"}, ["training.temperature: ", "valid number", "'learned'"]),
         ({"training__lr": float("nan")}, ["training.lr: ", "got nan"]),
-        ({"index__engine": "milvus"}, ["index.engine: ", "not built yet"]),
+        ({"index__engine": "milvus"}, ["index.engine: ", "not supported yet"]),
         ({"index__ks": [5, 1]}, ["index.ks: ", "ascend"]),
         ({"evaluation__ks": [0]}, ["evaluation.ks: ", "at least 1"]),
         ({"data__interactions": []}, ["data.interactions: ", "at least 1 item"]),
@@ -138,30 +141,30 @@ def test_an_unknown_key_is_told_with_its_path_and_a_near_one(changes, message):
         ({"schema__items__features__photo": {"kind": "vector"}}, ["schema.items.features.photo.size: is required"]),
         ({"schema__items__features__photo": {"kind": "image"}}, ["schema.items.features.photo: ", "'image'"]),
         ({"schema__items__title": "score"}, ["schema.items: ", "['score'] clash"]),
-        ({"data__items": None}, ["schema.items.features names columns, but there is no data.items table"]),
+        ({"data__items": None}, ["schema.items.features names columns, but no data.items table is given; add it"]),
         (
             {"model__history__encoder": "none", "schema__users__features": {}},
-            ["model.history.encoder = 'none' needs user features"],
+            ["model.history.encoder = 'none' needs user features; without them all users"],
         ),
         ({"model__item_id": False, "schema__items__features": {}}, ["model.item_id = false needs item features"]),
     ],
 )
-def test_a_bad_value_is_told_with_its_path(changes, messages):
-    told = refused(**changes)
-    assert told.startswith("vecall.toml: ")
-    assert [part for part in messages if part not in told] == []
+def test_invalid_value_is_named_with_its_path(changes, messages):
+    message = parse_invalid(**changes)
+    assert message.startswith("vecall.toml: ")
+    assert [part for part in messages if part not in message] == []
 
 
-def test_all_mistakes_are_told_at_once():
-    told = refused(model__dimm=3, model__dropout=2, training__batch=0).splitlines()
-    assert [line.split(": ")[1] for line in told] == ["model.dropout", "model.dimm", "training.batch"]
+def test_all_errors_are_reported_at_once():
+    lines = parse_invalid(model__dimm=3, model__dropout=2, training__batch=0).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["model.dropout", "model.dimm", "training.batch"]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"model__preset": "founding"},
+        {"model__preset": "dssm"},
         {"training__temperature": "learned", "index__M": 8, "evaluation__ks": [3]},
         {
             "data__split": "global_time",
@@ -172,24 +175,24 @@ def test_all_mistakes_are_told_at_once():
         {"data__split": "global_time", "data__valid_from": "2018-01-01", "data__test_from": "2018-06-01T00:00:00Z"},
     ],
 )
-def test_settings_survive_json(changes):
-    config = parse_config(sections(**changes))
+def test_settings_round_trip_through_json(changes):
+    config = parse_config(make_settings(**changes))
     assert parse_config(json.loads(json.dumps(config.as_json()))) == config
 
 
-def test_paths_are_relative_to_the_files_own_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "vecall.toml").write_text(TOML, encoding="utf-8")
+def test_paths_are_resolved_against_the_directory_of_the_file(tmp_path, monkeypatch):
+    directory = tmp_path / "project"
+    directory.mkdir()
+    (directory / "vecall.toml").write_text(TOML, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    for path in (folder / "vecall.toml", "project/vecall.toml"):
+    for path in (directory / "vecall.toml", "project/vecall.toml"):
         config = load_config(path)
-        assert config.data.interactions == (folder / "log.csv", Path("/abs/log.parquet"))
-        assert (config.data.items, config.data.users) == (folder / "tables" / "items.csv", folder / "users.csv")
+        assert config.data.interactions == (directory / "log.csv", Path("/abs/log.parquet"))
+        assert (config.data.items, config.data.users) == (directory / "tables" / "items.csv", directory / "users.csv")
     assert parse_config(config.as_json()) == config
 
 
-def test_one_interactions_file_needs_no_list(tmp_path):
+def test_single_interactions_file_needs_no_list(tmp_path):
     (tmp_path / "vecall.toml").write_text(
         TOML.replace('["log.csv", "/abs/log.parquet"]', '"log.csv"'), encoding="utf-8"
     )
@@ -200,7 +203,7 @@ def test_one_interactions_file_needs_no_list(tmp_path):
     ("content", "error"),
     [(None, "cannot be read"), (b"[data", "is not TOML"), (b"\xff", "is not TOML"), (b"", "data: is required")],
 )
-def test_a_file_that_is_no_config(tmp_path, content, error):
+def test_unreadable_file_or_invalid_toml_raises_with_the_path(tmp_path, content, error):
     path = tmp_path / "vecall.toml"
     if content is not None:
         path.write_bytes(content)
@@ -209,6 +212,6 @@ def test_a_file_that_is_no_config(tmp_path, content, error):
     assert str(path) in str(caught.value)
 
 
-def test_it_is_frozen():
+def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        parse_config(sections()).model.dim = 3
+        parse_config(make_settings()).model.dim = 3

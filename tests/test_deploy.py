@@ -1,4 +1,4 @@
-"""What stands in deploy/ and docs/operations.md is true of the service."""
+"""deploy/ and docs/operations.md match the service: metrics, labels, settings and image size."""
 
 import json
 import re
@@ -12,34 +12,34 @@ from support.server import open_test_client
 from vecall.service.settings import Limits, ServeSettings
 
 ROOT = Path(__file__).parents[1]
-NAME = re.compile(r"\b(?:vecall|process)_[a-z_]+")
-PAGE = ROOT / "docs" / "operations.md"
+METRIC_NAME = re.compile(r"\b(?:vecall|process)_[a-z_]+")
+OPERATIONS_PAGE = ROOT / "docs" / "operations.md"
 
 
 @pytest.fixture
 def metrics(published):
-    """Names and labels of all metrics that a service gives, once it has answered something."""
+    """Names and labels of all metrics of a service that has answered requests."""
     with open_test_client(published / "store", writable=False) as client:
         client.post("/v1/recall", json={"user_id": "nobody"})
         client.post("/v1/recall", json={"user_id": "user-1", "k": 5})
         client.post("/v1/recall", content=b"{")
         text = client.get("/metrics").text
-    found: dict[str, set[str]] = {}
+    labels_by_metric: dict[str, set[str]] = {}
     for line in text.splitlines():
         if not line.startswith("#"):
             name, labels = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? .*", line).groups()
-            found.setdefault(name, set()).update(re.findall(r"(\w+)=", labels or ""))
-        elif line.startswith("# TYPE"):  # those without a value yet are there as well
-            found.setdefault(line.split()[2], set())
-    return found
+            labels_by_metric.setdefault(name, set()).update(re.findall(r"(\w+)=", labels or ""))
+        elif line.startswith("# TYPE"):  # metrics that have no value yet are included
+            labels_by_metric.setdefault(line.split()[2], set())
+    return labels_by_metric
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are(metrics):
+def test_dashboard_queries_existing_metrics_and_labels(metrics):
     dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(queries) > 15
     for query in queries:
-        names = NAME.findall(query)
+        names = METRIC_NAME.findall(query)
         assert names
         labels = {label.strip() for part in re.findall(r"by \(([^)]*)\)", query) for label in part.split(",")}
         for name in names:
@@ -47,22 +47,22 @@ def test_the_dashboard_asks_for_metrics_that_there_are(metrics):
             assert labels <= metrics[name] or not metrics[name], (query, metrics[name])
 
 
-def test_the_operations_page_explains_every_metric(metrics):
-    named = [name for name in metrics if name.startswith("vecall_") and not name.endswith("_created")]
-    ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
-    told = re.findall(r"^\| `(vecall_[a-z_]+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(told) == ours
+def test_operations_page_documents_every_metric(metrics):
+    series = [name for name in metrics if name.startswith("vecall_") and not name.endswith("_created")]
+    names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in series}
+    page = OPERATIONS_PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(vecall_[a-z_]+)", page, re.MULTILINE)) == names
 
 
-def test_the_operations_page_explains_every_setting():
-    page = PAGE.read_text(encoding="utf-8")
+def test_operations_page_documents_every_setting():
+    page = OPERATIONS_PAGE.read_text(encoding="utf-8")
     names = [*ServeSettings.model_fields, *(f"limits.{name}" for name in Limits.model_fields)]
     assert [name for name in names if name != "limits" and f"`{name}`" not in page] == []
 
 
 @pytest.mark.slow
-def test_what_the_image_installs_serves_without_torch(tmp_path):
-    """The Dockerfile's pip step in a clean environment, with its size."""
+def test_image_dependencies_have_the_documented_size_and_no_torch(tmp_path):
+    """Runs the pip step of the Dockerfile in a clean environment."""
     assert "'/src[serve]'" in (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -72,5 +72,5 @@ def test_what_the_image_installs_serves_without_torch(tmp_path):
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path)
     files = [path for path in (tmp_path / "venv").rglob("*") if path.is_file() and not path.is_symlink()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    said = int(re.search(r"about (\d+) MB", PAGE.read_text(encoding="utf-8")).group(1))
-    assert abs(megabytes - said) < 0.15 * said
+    documented = int(re.search(r"about (\d+) MB", OPERATIONS_PAGE.read_text(encoding="utf-8")).group(1))
+    assert abs(megabytes - documented) < 0.15 * documented

@@ -1,52 +1,49 @@
-"""What an error advises exists: options of the command line, and keys of vecall.toml."""
+"""Options and keys that error texts name exist, on the command line and in vecall.toml."""
 
 import ast
 import re
 from pathlib import Path
 
-import typer.main
+from support.cli import list_commands
 
-from vecall.cli.app import app
 from vecall.config import Config
 
 PACKAGE = Path(__file__).parents[1] / "vecall"
-OTHERS = {"--preload"}  # of gunicorn
+FOREIGN_OPTIONS = {"--preload"}  # of gunicorn
 
 
-def texts_of_errors() -> list[tuple[str, str]]:
-    """File and text of all that is raised; what is formatted into it is left out."""
-    found = []
+def collect_error_texts() -> list[tuple[str, str]]:
+    """File and literal text of every raise statement, without the values that are formatted into it."""
+    error_texts = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        for raised in ast.walk(ast.parse(path.read_text())):
-            if isinstance(raised, ast.Raise):
-                texts = [one.value for one in ast.walk(raised) if isinstance(one, ast.Constant)]
-                found.append((path.name, " ".join(one for one in texts if isinstance(one, str))))
-    return found
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if isinstance(statement, ast.Raise):
+                literals = [node.value for node in ast.walk(statement) if isinstance(node, ast.Constant)]
+                error_texts.append((path.name, " ".join(text for text in literals if isinstance(text, str))))
+    return error_texts
 
 
-def options() -> set[str]:
+def list_options() -> set[str]:
     """Every option of every command."""
-    left, known = [typer.main.get_command(app)], {"--help"}
-    while left:
-        command = left.pop()
-        known |= {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
-        left += getattr(command, "commands", {}).values()
-    return known
+    parameters = [parameter for command in list_commands() for parameter in command.params]
+    return {"--help"} | {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
-def test_options_that_errors_name_exist() -> None:
-    known = options() | OTHERS
-    named = [(file, one) for file, text in texts_of_errors() for one in re.findall(r"(?<!\S)--[a-z][a-z-]*", text)]
+def test_options_named_in_errors_exist() -> None:
+    known = list_options() | FOREIGN_OPTIONS
+    named = [
+        (file, option) for file, text in collect_error_texts() for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", text)
+    ]
     assert len(named) > 5
-    assert [one for one in named if one[1] not in known] == []
+    assert [(file, option) for file, option in named if option not in known] == []
 
 
-def test_keys_that_errors_name_exist() -> None:
+def test_config_keys_named_in_errors_exist() -> None:
     sections = {name: field.annotation for name, field in Config.model_fields.items()}
     named = [
         (file, section, key)
-        for file, text in texts_of_errors()
+        for file, text in collect_error_texts()
         for section, key in re.findall(rf"(?<![\w./])({'|'.join(sections)})\.([a-z_]+)", text)
     ]
     assert len(named) > 5
-    assert [one for one in named if one[2] not in sections[one[1]].model_fields] == []
+    assert [(file, section, key) for file, section, key in named if key not in sections[section].model_fields] == []

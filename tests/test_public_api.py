@@ -1,4 +1,4 @@
-"""The public names: few, fixed, documented and loaded when they are used."""
+"""Public names of the package: few, fixed, documented and imported on first access."""
 
 import inspect
 import subprocess
@@ -9,16 +9,17 @@ import pytest
 import vecall
 
 PUBLIC = [
+    "Client",
     "Config",
     "ConfigError",
     "DataError",
     "ExportError",
     "IndexSettings",
+    "InvalidReleaseError",
     "Query",
     "QueryError",
     "Recalled",
     "Recaller",
-    "ReleaseRefused",
     "StoreError",
     "TrainingError",
     "VecallError",
@@ -31,49 +32,58 @@ PUBLIC = [
 ]
 
 SIGNATURES = {
+    "Client": "(url, key, *, timeout_seconds, max_attempts)",
     "load_config": "(path)",
     "fit": "(config, run_dir, *, init)",
     "publish": "(run_dir, store, *, name, activate, journal_seq, allow_worse)",
     "publish_vectors": "(store, ids, vectors, *, attributes, queries, index, name, activate, journal_seq)",
     "evaluate": "(*, run, store, config)",
-    "open_recaller": "(store, *, release, writable, delta_max, auto_compact)",
+    "open_recaller": "(store, *, release, writable, max_delta_items, auto_compact)",
     "Query": "(user_id, user, history, recent, vector, k, where, exclude, exclude_seen, explain)",
 }
 
 
-def test_the_public_names() -> None:
+def test_public_names() -> None:
     assert vecall.__all__ == PUBLIC
     assert len(PUBLIC) <= 20
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_each_is_there_and_documented(name: str) -> None:
+def test_public_name_exists_and_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(getattr(vecall, name))
 
 
 @pytest.mark.parametrize("name", sorted(SIGNATURES))
-def test_signatures_stay(name: str) -> None:
+def test_public_signature_is_fixed(name: str) -> None:
     parameters = inspect.signature(getattr(vecall, name)).parameters.values()
-    keyword_only = [one.kind is one.KEYWORD_ONLY for one in parameters]
-    names = [one.name for one in parameters]
+    keyword_only = [parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters]
+    names = [parameter.name for parameter in parameters]
     if any(keyword_only):
         names.insert(keyword_only.index(True), "*")
     assert f"({', '.join(names)})" == SIGNATURES[name]
 
 
-def test_unknown_names_are_attribute_errors() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="recall_everything"):
         _ = vecall.recall_everything
 
 
-def test_every_error_is_a_vecall_error() -> None:
-    for name in PUBLIC:
-        one = getattr(vecall, name)
-        if inspect.isclass(one) and issubclass(one, Exception):
-            assert issubclass(one, vecall.VecallError)
+def test_missing_dependency_raises_import_error_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vecall.pipeline.fit", None)
+    with pytest.raises(ImportError, match=r"vecall\.fit requires .* pip install 'vecall\[train\]'"):
+        _ = vecall.fit
 
 
-def test_public_names_without_training_load_no_torch() -> None:
-    light = [name for name in PUBLIC if name not in ("fit", "publish", "evaluate")]
-    code = f"import sys, vecall; [getattr(vecall, name) for name in {light!r}]; sys.exit('torch' in sys.modules)"
+def test_public_exceptions_derive_from_vecall_error() -> None:
+    classes = [value for name in PUBLIC if inspect.isclass(value := getattr(vecall, name))]
+    exceptions = [value for value in classes if issubclass(value, Exception)]
+    assert len(exceptions) == 8
+    for exception in exceptions:
+        assert issubclass(exception, vecall.VecallError)
+        assert exception.__name__.endswith("Error")
+
+
+def test_public_names_other_than_training_load_no_torch() -> None:
+    names = [name for name in PUBLIC if name not in ("fit", "publish", "evaluate")]
+    code = f"import sys, vecall; [getattr(vecall, name) for name in {names!r}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

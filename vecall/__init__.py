@@ -1,7 +1,6 @@
 """vecall (矢量召回): the vector recall stage of recommender systems.
 
-Everything public is here and loads what it needs when it is first used: only `fit`, `publish` and `evaluate`
-load torch.
+All public names are here. Each is imported on first access, so that only `fit`, `publish` and `evaluate` load torch.
 """
 
 from importlib import import_module
@@ -80,14 +79,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Public names from the files that they live in, when they are first asked for."""
+    """Import a public name on first access (PEP 562)."""
     if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'vecall' has no attribute {name!r}")
-    limit_spinning()
+    limit_spinning()  # before faiss or torch is loaded
     try:
         return getattr(import_module(_LAZY_IMPORTS[name]), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"vecall.{name} needs {error.name}: pip install 'vecall[train]'", name=error.name) from error
+        message = f"vecall.{name} requires {error.name}, which is not installed: run pip install 'vecall[train]'"
+        raise ImportError(message, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m vecall` is the `vecall` command, where that is not on the path."""
+"""Run the `vecall` command as `python -m vecall`, where its script is not on the path."""
 
 from vecall.cli.app import main
 

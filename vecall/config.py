@@ -1,4 +1,4 @@
-"""vecall.toml as one frozen value: every section, its presets and its checks."""
+"""Settings of a run as vecall.toml holds them: all sections, presets and checks across sections."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from vecall.settings_base import SettingsModel, describe_validation_error, read_
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
-# What a preset sets; a key of the file overrides it. How they were chosen: docs/decisions/.
+# Values that a preset sets where the file leaves the key out. How they were chosen: docs/decisions/.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "dssm": {
         "model": {
@@ -64,10 +64,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Config(SettingsModel):
-    """All settings of a run."""
+    """All settings of a run.
+
+    Attributes:
+        data: Tables and how they are split.
+        schema_: Columns of the tables; `schema` in the file.
+        model: The two towers.
+        training: Loss, optimization and stopping.
+        index: Vector index and the targets that it is tuned for.
+        evaluation: Metrics.
+    """
 
     data: DataSettings
-    schema_: Schema = Field(alias="schema")  # `schema` is a name that pydantic keeps for itself
+    schema_: Schema = Field(alias="schema")  # pydantic reserves the name `schema`
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
@@ -75,7 +84,7 @@ class Config(SettingsModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, settings: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    def _apply_preset(cls, settings: Any) -> Any:  # noqa: ANN401 - unvalidated content of the file
         if not isinstance(settings, dict):
             return settings
         model = settings.get("model")
@@ -89,57 +98,67 @@ class Config(SettingsModel):
             ("users", self.data.users, self.schema_.users.features),
         ):
             if features and table is None:
-                raise ValueError(f"schema.{side}.features names columns, but there is no data.{side} table")
+                raise ValueError(f"schema.{side}.features names columns, but no data.{side} table is given; add it")
         if self.model.history.encoder == "none" and not self.schema_.users.features:
-            raise ValueError("model.history.encoder = 'none' needs user features: nothing else tells users apart")
+            raise ValueError(
+                "model.history.encoder = 'none' needs user features; without them all users would have the same vector"
+            )
         if self.model.history.encoder == "causal" and self.training.loss == "bce":
             raise ValueError(
-                "model.history.encoder = 'causal' learns by a softmax; set training.loss to another than bce"
+                "model.history.encoder = 'causal' is trained with a softmax loss, got training.loss = 'bce'; set it to "
+                "another loss"
             )
         if self.model.norm == "batch" and self.model.hidden and self.training.batch == 1:
             raise ValueError(
-                "training.batch = 1: model.norm = 'batch' needs at least 2 samples a step, for one has no deviation; "
-                "set training.batch higher, or model.norm to 'layer'"
+                "training.batch = 1: model.norm = 'batch' needs at least 2 samples per step, as a single sample has no "
+                "variance; increase training.batch, or set model.norm to 'layer'"
             )
         if not self.model.item_id and not self.schema_.items.features:
-            raise ValueError("model.item_id = false needs item features: nothing else tells items apart")
+            raise ValueError(
+                "model.item_id = false needs item features; without them all items would have the same vector"
+            )
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as `parse_config` reads them back."""
-        sections: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))
-        return sections
+        """Return the settings as nested dictionaries that `parse_config` accepts."""
+        settings: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))
+        return settings
 
 
 def _deep_merge(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`overrides`, and key by key, sections within sections too, the defaults that it lacks."""
-    both = {
+    """Return the defaults with `overrides` in place of equal keys; nested mappings are merged recursively."""
+    merged_sections = {
         key: _deep_merge(defaults[key], overrides[key])
         for key in defaults.keys() & overrides.keys()
         if isinstance(defaults[key], Mapping) and isinstance(overrides[key], Mapping)
     }
-    return {**defaults, **overrides, **both}
+    return {**defaults, **overrides, **merged_sections}
 
 
 def load_config(path: str | Path) -> Config:
-    """Read and check a vecall.toml.
+    """Read and validate a vecall.toml.
 
     Args:
-        path: the file; relative paths in it are taken from its own folder.
+        path: The file; relative paths in it are resolved against its own directory.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown key or a bad value; the message begins with the key's path.
+        ConfigError: The file cannot be read, is not TOML, or has an unknown key or an invalid value; the message names
+            the file and the key.
     """
-    file = to_absolute_path(path)
-    config = parse_config(read_toml(file), source=str(path))
-    return config.model_copy(update={"data": config.data.resolve_paths(file.resolve().parent)})
+    absolute_path = to_absolute_path(path)
+    config = parse_config(read_toml(absolute_path), source=str(path))
+    return config.model_copy(update={"data": config.data.resolve_paths(absolute_path.resolve().parent)})
 
 
 def parse_config(settings: dict[str, Any], *, source: str = "config") -> Config:
-    """Check settings given as nested dictionaries, with the sections of vecall.toml.
+    """Validate settings given as nested dictionaries with the sections of vecall.toml.
+
+    Args:
+        settings: The sections by name.
+        source: Where the settings come from, for error messages.
 
     Raises:
-        ConfigError: an unknown key or a bad value; `source` is named in the message.
+        ConfigError: A key is unknown or a value is invalid; the message has a line for each.
     """
     try:
         return Config.model_validate(settings)

@@ -1,4 +1,4 @@
-"""The command line's screen: answers on stdout, everything else on stderr."""
+"""Terminal output of the command line: results on stdout; logs, errors and progress on stderr."""
 
 import json
 import logging
@@ -15,7 +15,6 @@ from vecall.progress import ProgressCallback
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-# Libraries that talk about themselves at length.
 _NOISY_LOGGERS = (
     "lightning",
     "lightning.pytorch",
@@ -29,13 +28,13 @@ _NOISY_LOGGERS = (
 
 
 class ProgressBars:
-    """Progress bars on stderr, one for each task."""
+    """Progress listener that draws a bar on stderr for each task."""
 
     def __init__(self) -> None:
         self._running: list[Progress] = []
 
     def start_task(self, task: str, total: int) -> ProgressCallback:
-        """A bar of `total` steps."""
+        """Draw a bar of `total` steps."""
         columns = (
             TextColumn("{task.description:<18}"),
             BarColumn(),
@@ -54,12 +53,16 @@ class ProgressBars:
         return advance
 
     def stop_task(self) -> None:
-        """The last bar stands still."""
+        """Stop the most recent bar."""
         self._running.pop().stop()
 
 
 def configure_logging(*, verbose: bool) -> None:
-    """Logs on stderr: vecall's own (with `verbose` what goes well, too), and of other libraries what went wrong."""
+    """Log to stderr: warnings of vecall and errors of other libraries.
+
+    Args:
+        verbose: Whether to log vecall's informational messages too.
+    """
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.ERROR, handlers=[handler], format="%(message)s", force=True)
     logging.getLogger("vecall").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -69,26 +72,34 @@ def configure_logging(*, verbose: bool) -> None:
 
 
 def print_json(payload: Mapping[str, object]) -> None:
-    """One object on stdout."""
+    """Print one JSON object on stdout."""
     print(json.dumps(payload, ensure_ascii=False).encode(errors="backslashreplace").decode())
 
 
 def print_metrics(title: str, metrics_by_model: Mapping[str, Mapping[str, float | None]]) -> None:
-    """Models by metrics, three digits behind the point, on stdout; recall@k is headed by its @k, to fit 80 columns."""
+    """Print a table of models by metrics with three decimals; recall@k is headed by @k, to fit 80 columns."""
     names = list(dict.fromkeys(name for metrics in metrics_by_model.values() for name in metrics))
     rows = [
-        [model, *("–" if (at := metrics[name]) is None else f"{at:.3f}" for name in names)]
+        [model, *("–" if (value := metrics[name]) is None else f"{value:.3f}" for name in names)]
         for model, metrics in metrics_by_model.items()
     ]
     print_table(title, ["recall", *(name.removeprefix("recall") for name in names)], rows)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, align_left: bool = False) -> None:
-    """A title and a plain table on stdout; columns but the first are right-aligned, unless `align_left`."""
-    made = Table(box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        made.add_column(column, justify="left" if align_left or place == 0 else "right", no_wrap=not align_left)
+    """Print a title and a borderless table on stdout.
+
+    Args:
+        title: Printed above the table.
+        columns: Names of the C columns.
+        rows: C cells each.
+        align_left: Whether to left-align all columns and wrap long cells. Otherwise only the first column is
+            left-aligned, and nothing wraps.
+    """
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if align_left or index == 0 else "right", no_wrap=not align_left)
     for row in rows:
-        made.add_row(*row)
+        table.add_row(*row)
     out.print(title, style="bold")
-    out.print(made)
+    out.print(table)

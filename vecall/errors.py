@@ -1,23 +1,23 @@
-"""Every exception that vecall raises on purpose.
+"""Exceptions that vecall raises deliberately.
 
-VecallError                  catch this one to catch them all
-├── ConfigError              vecall.toml, or a setting given in code, is wrong
-├── DataError                a table does not hold what the schema says
-├── TrainingError            a run cannot be trained, resumed or read
-├── ExportError              the exported towers do not answer as the trained ones do
-├── QueryError               a request is wrong; carries `code` and `field`, as over HTTP
-│   └── EncoderMismatch      a given vector is of another encoder than the release's
-├── ForkError                this process was forked from one that had used vecall, and would hang
-├── Overloaded               there is too much to do for this request just now; try again
-│   └── TooManyScans         too many requests are scanning large parts of the pool
-└── StoreError               a store cannot do what was asked
-    ├── ReleaseRefused       a release is damaged or incomplete; carries the file's name
-    ├── JournalDamaged       the journal of live changes is damaged; carries the operation's number
-    ├── DeltaFull            there are too many live changes, until they are compacted
-    ├── JournalFailed        the journal cannot be read or written just now; carries whether the disk is full
-    └── Locked               another process holds the store's lock; carries its pid
+VecallError                    root of the tree; catches all of them
+├── ConfigError                vecall.toml, or a setting given in code, is invalid
+├── DataError                  a table does not match the schema
+├── TrainingError              a run cannot be trained, resumed or read
+├── ExportError                the exported towers give other vectors than the trained ones
+├── QueryError                 a request is invalid; carries `code` and `field`, as over HTTP
+│   └── EncoderMismatchError   a vector comes from another encoder than the release's
+├── ForkError                  this process was forked from one that had used vecall, and would deadlock
+├── OverloadedError            the service is at its capacity; retry later
+│   └── TooManyScansError      too many requests are scanning large parts of the catalogue
+└── StoreError                 an operation on a store failed
+    ├── InvalidReleaseError    a release is damaged or incomplete; carries the file's name
+    ├── JournalCorruptedError  the journal of live changes is damaged; carries the operation's sequence number
+    ├── DeltaFullError         no more live changes are accepted until they are compacted
+    ├── JournalIOError         the journal cannot be read or written at present; tells whether the disk is full
+    └── LockedError            another process holds the store's lock; carries its pid
 
-Each message says what came, what was expected and what to do.
+Each message says what was received, what was expected and what to do.
 """
 
 from pathlib import Path
@@ -28,11 +28,11 @@ class VecallError(Exception):
 
 
 class ConfigError(VecallError):
-    """A setting is wrong; the message starts with the path of its key, such as `model.dim`."""
+    """A setting is invalid; the message starts with the path of its key, such as `model.dim`."""
 
 
 class DataError(VecallError):
-    """A table does not hold what the schema says; the message names file, column and example rows."""
+    """A table does not match the schema; the message names the file, the column and example rows."""
 
 
 class TrainingError(VecallError):
@@ -40,15 +40,15 @@ class TrainingError(VecallError):
 
 
 class ExportError(VecallError):
-    """The exported towers do not answer as the trained ones do, so they must not be published."""
+    """The exported towers give other vectors than the trained ones, so they must not be published."""
 
 
 class QueryError(VecallError):
-    """A request is wrong.
+    """A request is invalid.
 
     Attributes:
-        code: what is wrong, in a word for machines (`invalid`, `empty_query`, ...).
-        field: the part of the request that is wrong, such as `where[0].op`; None for the whole.
+        code: Machine-readable code, such as `invalid` or `empty_query`.
+        field: Path of the invalid part, such as `where[0].op`; None for the whole request.
     """
 
     def __init__(self, message: str, *, code: str = "invalid", field: str | None = None) -> None:
@@ -58,51 +58,51 @@ class QueryError(VecallError):
 
 
 class EncoderMismatchError(QueryError):
-    """A vector was made by another encoder than the release's, so its scores would mean nothing."""
+    """A vector comes from another encoder than the release's, so its scores would be meaningless."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message, code="encoder_mismatch", field=field)
 
 
 class ForkError(VecallError):
-    """This process was forked from one that had used vecall: libraries would wait for threads that are not here."""
+    """This process was forked from one that had used vecall: native libraries would wait for threads it lacks."""
 
 
 class OverloadedError(VecallError):
-    """A request waited too long, or too many wait already: trying again a little later may help.
+    """A request waited too long, or the queue is full; a retry a little later may succeed.
 
     Attributes:
-        code: as over HTTP.
+        code: Machine-readable code, as over HTTP.
     """
 
     code = "overloaded"
 
 
 class TooManyScansError(OverloadedError):
-    """Too many requests scan large parts of the pool, and one more would slow down all others."""
+    """Too many requests are scanning large parts of the catalogue; another would slow down all requests."""
 
     code = "too_many_scans"
 
 
 class StoreError(VecallError):
-    """A store cannot do what was asked."""
+    """An operation on a store failed."""
 
 
 class DeltaFullError(StoreError):
-    """There are as many live changes beside the release as `max_delta_items` allows; they wait for compaction.
+    """The release has `max_delta_items` live changes; no more are accepted until they are compacted.
 
     Attributes:
-        code: `delta_full`, as over HTTP.
+        code: Machine-readable code, as over HTTP.
     """
 
     code = "delta_full"
 
 
 class InvalidReleaseError(StoreError):
-    """A release is damaged or incomplete and is not opened.
+    """A release is damaged or incomplete, and was not opened.
 
     Attributes:
-        file: name of the file that is to blame, relative to the release's folder.
+        file: Name of the offending file, relative to the release's directory.
     """
 
     def __init__(self, message: str, *, file: str) -> None:
@@ -114,7 +114,7 @@ class JournalCorruptedError(StoreError):
     """The journal of live changes does not hold what was written, so it is not used.
 
     Attributes:
-        seq: number of the operation that is damaged or missing, where it is known.
+        seq: Sequence number of the damaged or missing operation; None if unknown.
     """
 
     def __init__(self, message: str, *, seq: int | None) -> None:
@@ -123,10 +123,10 @@ class JournalCorruptedError(StoreError):
 
 
 class JournalIOError(StoreError):
-    """The journal of live changes cannot be read or written just now; what was acknowledged stands.
+    """The journal of live changes cannot be read or written at present; acknowledged changes are safe.
 
     Attributes:
-        disk_full: there is no space left on its disk.
+        disk_full: Whether its disk has no space left.
     """
 
     def __init__(self, message: str, *, disk_full: bool) -> None:
@@ -138,8 +138,8 @@ class LockedError(StoreError):
     """Another process holds the lock.
 
     Attributes:
-        path: the lock file.
-        pid: the holder's process id, where it could be read.
+        path: The lock file.
+        pid: Process id of the holder; None if it could not be read.
     """
 
     def __init__(self, message: str, *, path: Path, pid: int | None) -> None:

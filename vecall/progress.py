@@ -1,4 +1,4 @@
-"""How long work says how far it is. Silent until somebody who has a screen, such as the CLI, listens."""
+"""Progress reporting for long tasks. Silent unless a listener, such as the CLI's progress bars, is set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,20 @@ from typing import Protocol
 
 
 class ProgressCallback(Protocol):
-    """Called as work goes on."""
+    """Callback that a task calls as it advances."""
 
     def __call__(self, steps: int = 1, note: str = "") -> None:
-        """`steps` more are done; `note` is shown beside the bar."""
+        """Report that `steps` more steps are done; `note` is shown beside the bar."""
 
 
 class ProgressListener(Protocol):
-    """Whoever shows progress."""
+    """Receiver of progress, such as a set of progress bars."""
 
     def start_task(self, task: str, total: int) -> ProgressCallback:
-        """A task of `total` steps begins."""
+        """Start a task of `total` steps."""
 
     def stop_task(self) -> None:
-        """The task that began last has ended, or was given up."""
+        """Stop the most recently started task, whether it is complete or was aborted."""
 
 
 _listener: ContextVar[ProgressListener | None] = ContextVar("vecall_progress", default=None)
@@ -28,7 +28,7 @@ _listener: ContextVar[ProgressListener | None] = ContextVar("vecall_progress", d
 
 @contextmanager
 def report_to(listener: ProgressListener) -> Iterator[None]:
-    """Tasks begun within are shown by `listener`."""
+    """Send the progress of tasks within this context to `listener`."""
     token = _listener.set(listener)
     try:
         yield
@@ -38,7 +38,7 @@ def report_to(listener: ProgressListener) -> Iterator[None]:
 
 @contextmanager
 def track(name: str, total: int) -> Iterator[ProgressCallback]:
-    """Announce work of `total` steps, whose `advance` is called as they are done."""
+    """Report a task of `total` steps to the current listener; yields the callback to advance it."""
     listener = _listener.get()
     if listener is None:
         yield _noop

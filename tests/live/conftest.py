@@ -1,4 +1,4 @@
-"""Small stores to be changed."""
+"""Fixtures: small stores to be changed."""
 
 import shutil
 
@@ -11,8 +11,8 @@ from vecall.release.store import Store
 
 
 @pytest.fixture
-def store_of(tmp_path):
-    """A store with one release, `one`, of own vectors; gives the store."""
+def make_store(tmp_path):
+    """Return a function that publishes release `one` of the given vectors, and returns the store."""
 
     def make(ids, vectors, **options):
         publish_vectors(tmp_path / "store", ids, np.asarray(vectors, dtype=np.float32), name="one", **options)
@@ -22,8 +22,9 @@ def store_of(tmp_path):
 
 
 @pytest.fixture
-def release_of(store_of):
-    return lambda *args, **options: open_release(store_of(*args, **options))
+def make_release(make_store):
+    """Return a function that publishes vectors as `make_store` does, and returns the opened release."""
+    return lambda *args, **options: open_release(make_store(*args, **options))
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Base + delta - tombstones: nothing but the rows changes."""
+"""Compaction: the next release holds the live items and is otherwise equal to its base."""
+
+import re
 
 import numpy as np
 import polars as pl
@@ -7,7 +9,7 @@ from support import synthetic
 
 from vecall.errors import JournalCorruptedError, StoreError
 from vecall.index.settings import IndexSettings
-from vecall.live import compaction as compact_file
+from vecall.live import compaction
 from vecall.live.compaction import compact
 from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
@@ -22,7 +24,7 @@ CHEAP = {"type": "kind 1", "price.eur": 3, "标签": ["红1", "all"], "text": "W
 
 @pytest.fixture
 def changed(shop):
-    """The shop with changes: items added, replaced, deleted; users have histories of all kinds."""
+    """The shop with items added, replaced and deleted, some of them in users' histories."""
     ids = [synthetic.make_item_id(row) for row in range(synthetic.ITEMS)]
     with open_recaller(shop.path, writable=True, auto_compact=False) as recaller:
         recaller.upsert(
@@ -34,115 +36,118 @@ def changed(shop):
         yield shop, recaller, ids
 
 
-def answers(recaller, users, more):
-    """What users are recalled, and strangers."""
-    queries = [Query(user_id=user, k=20) for user in users]
-    queries += [Query(history=[one], k=10, exclude_seen=False) for one in more]
-    queries += [Query(user_id="nobody", k=60), Query(user_id=users[0], k=9, where=[_is("year", 2030)])]
+def recall_all(recaller, user_ids, history_ids):
+    """Recall for known users, for histories of one item each, and for an unknown user."""
+    queries = [Query(user_id=user_id, k=20) for user_id in user_ids]
+    queries += [Query(history=[item_id], k=10, exclude_seen=False) for item_id in history_ids]
+    is_new = {"field": "year", "op": "eq", "value": 2030}
+    queries += [Query(user_id="nobody", k=60), Query(user_id=user_ids[0], k=9, where=[is_new])]
     return [recaller.recall(query) for query in queries]
 
 
-def _is(field, value):
-    return {"field": field, "op": "eq", "value": value}
-
-
-def test_answers_stay(changed):
-    """To the bit: vectors are what they were, whether from the base or from the delta."""
+def test_compacted_release_returns_bitwise_equal_results(changed):
+    """Vectors are copied exactly, both from the base and from the delta."""
     shop, recaller, ids = changed
-    view = recaller.live.snapshot
-    release, more = view.release, ["a new one", "zz", ids[0], ids[1], ids[4]]
-    gone = release.items.rows(ids[2:4])  # who took these is known by fewer items afterwards
-    kept = [user for user in range(synthetic.USERS) if not np.isin(release.users.histories[user], gone).any()]
-    users = release.users.ids.ids(np.array(kept))
-    before = answers(recaller, users, more)
+    before = recaller.live_index.snapshot
+    release, history_ids = before.release, ["a new one", "zz", ids[0], ids[1], ids[4]]
+    deleted_rows = release.item_ids.to_rows(ids[2:4])  # users with one of these in their history get another vector
+    users = [u for u in range(synthetic.USERS) if not np.isin(release.users.histories[u], deleted_rows).any()]
+    user_ids = release.users.ids.to_ids(np.array(users))
+    results_before = recall_all(recaller, user_ids, history_ids)
     assert compact(shop.path, name="two", activate=False) == "two"
-    assert shop.current().release == "tiny"
+    assert shop.get_current().release == "tiny"
     recaller.activate("two")
-    after, now = answers(recaller, users, more), recaller.live.snapshot
-    assert len(users) > 20
-    replaced = release.items.rows(ids[:2])
-    assert any(np.isin(release.users.histories[user], replaced).any() for user in kept)
-    assert (now.delta.count, now.tombstones, len(now)) == (0, 0, len(view)) == (0, 0, synthetic.ITEMS)
-    alive = view.ids(np.flatnonzero(view.has(np.arange(synthetic.ITEMS + len(view.delta)))))
-    for one in alive:
-        assert view.vectors(view.rows([one])).tobytes() == now.vectors(now.rows([one])).tobytes()
-        assert view.attributes(view.rows([one])).equals(now.attributes(now.rows([one])), null_equal=True)
-    assert now.ids(np.arange(len(now))) == sorted(alive)
-    for old, new in zip(before, after, strict=True):
+    results_after, after = recall_all(recaller, user_ids, history_ids), recaller.live_index.snapshot
+    assert len(user_ids) > 20
+    replaced_rows = release.item_ids.to_rows(ids[:2])
+    assert any(np.isin(release.users.histories[user], replaced_rows).any() for user in users)
+    assert (after.delta.live_count, after.tombstone_count, len(after)) == (0, 0, len(before))
+    assert len(before) == synthetic.ITEMS
+    live_ids = before.to_ids(np.flatnonzero(before.is_live(np.arange(synthetic.ITEMS + len(before.delta)))))
+    for item_id in live_ids:
+        old_row, new_row = before.to_rows([item_id]), after.to_rows([item_id])
+        assert before.get_vectors(old_row).tobytes() == after.get_vectors(new_row).tobytes()
+        assert before.get_attributes(old_row).equals(after.get_attributes(new_row), null_equal=True)
+    assert after.to_ids(np.arange(len(after))) == sorted(live_ids)
+    for old, new in zip(results_before, results_after, strict=True):
         assert (old.fallback, old.exhausted, old.unknown) == (new.fallback, new.exhausted, new.unknown)
         if old.fallback != "popular":
             assert (old.ids, old.scores) == (new.ids, new.scores)
 
 
-def test_what_else_moves_along(changed):
+def test_compaction_keeps_users_popularity_towers_and_settings(changed):
     shop, recaller, ids = changed
     compact(shop.path, name="two")
     old, new = open_release(shop, "tiny"), open_release(shop, "two")
     new.check_golden_queries()
     manifest = new.manifest
-    assert (manifest.parent, manifest.journal_seq, manifest.tables_seq) == ("tiny", recaller.live.snapshot.seq, 0)
+    assert (manifest.parent, manifest.tables_seq) == ("tiny", 0)
+    assert manifest.journal_seq == recaller.live_index.snapshot.seq
     assert (manifest.encoder, manifest.metrics) == (old.manifest.encoder, old.manifest.metrics)
     assert (manifest.index.settings, manifest.ann["queries"]) == (old.manifest.index.settings, synthetic.USERS)
-    gone = {ids[2], ids[3]}
+    deleted_ids = {ids[2], ids[3]}
     for user in range(synthetic.USERS):
-        before = old.item_ids.to_ids(old.users.histories[user])
-        assert new.item_ids.to_ids(new.users.histories[user]) == [one for one in before if one not in gone]
+        history = old.item_ids.to_ids(old.users.histories[user])
+        expected_history = [item_id for item_id in history if item_id not in deleted_ids]
+        assert new.item_ids.to_ids(new.users.histories[user]) == expected_history
     assert new.users.ids.to_ids(np.arange(3)) == old.users.ids.to_ids(np.arange(3))
     assert new.users.features.equals(old.users.features, null_equal=True)
-    there = [one for one in ids if one not in gone]
-    taken, takes = old.popularity[old.item_ids.to_rows(there)], new.popularity[new.item_ids.to_rows(there)]
-    assert taken.tolist() == takes.tolist()
-    assert new.popularity[new.item_ids.to_rows(["a new one", "zz"])].tolist() == [0, 0]
-    table, moved = (read_array(shop.folder(name) / ITEM_ID_VECTORS_FILE) for name in ("tiny", "two"))
-    assert len(moved) == new.index.size + 1
-    assert moved[new.item_ids.to_rows(there)].tolist() == table[old.item_ids.to_rows(there)].tolist()
-    assert (moved[new.item_ids.to_rows(["a new one", "zz"])] == table[-1]).all()
-    assert (moved[-1] == table[-1]).all()
+    kept_ids, new_ids = [item_id for item_id in ids if item_id not in deleted_ids], ["a new one", "zz"]
+    old_rows, new_rows = old.item_ids.to_rows(kept_ids), new.item_ids.to_rows(kept_ids)
+    assert old.popularity[old_rows].tolist() == new.popularity[new_rows].tolist()
+    assert new.popularity[new.item_ids.to_rows(new_ids)].tolist() == [0, 0]
+    old_table, new_table = (read_array(shop.get_release_dir(name) / ITEM_ID_VECTORS_FILE) for name in ("tiny", "two"))
+    assert len(new_table) == new.index.size + 1
+    assert new_table[new_rows].tolist() == old_table[old_rows].tolist()
+    assert (new_table[new.item_ids.to_rows(new_ids)] == old_table[-1]).all()
+    assert (new_table[-1] == old_table[-1]).all()
 
 
-def test_an_item_is_encoded_by_the_next_release_as_by_the_last(changed):
+def test_compacted_release_encodes_items_as_its_base(changed):
     shop, recaller, ids = changed
     fields = {"type": "kind 2", "price.eur": 9}
-    recaller.upsert([{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}])
-    view = recaller.live.snapshot
-    expected = view.vectors(view.rows([ids[5], "zz"]))
+    items = [{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}]
+    recaller.upsert(items)
+    snapshot = recaller.live_index.snapshot
+    expected = snapshot.get_vectors(snapshot.to_rows([ids[5], "zz"]))
     compact(shop.path, name="two")
     recaller.activate("two")
-    recaller.upsert([{"id": ids[5], "fields": fields}, {"id": "zz", "fields": fields}])
-    view = recaller.live.snapshot
-    assert view.delta.count == 2
-    assert view.vectors(view.rows([ids[5], "zz"])).tolist() == expected.tolist()
+    recaller.upsert(items)
+    snapshot = recaller.live_index.snapshot
+    assert snapshot.delta.live_count == 2
+    assert snapshot.get_vectors(snapshot.to_rows([ids[5], "zz"])).tolist() == expected.tolist()
 
 
-def test_later_writes_come_on_top(changed):
+def test_writes_after_the_compaction_are_applied_on_activation(changed):
     shop, recaller, ids = changed
-    cut = recaller.live.snapshot.seq
+    compacted_seq = recaller.live_index.snapshot.seq
     assert compact(shop.path, name="two") == "two"
     recaller.delete([ids[6]])
     recaller.upsert([{"id": ids[3], "fields": CHEAP}])
     recaller.activate("two")
-    view = recaller.live.snapshot
-    assert (view.release.manifest.journal_seq, view.seq, view.delta.count) == (cut, cut + 2, 1)
-    assert view.has(view.rows([ids[3], ids[6], "zz"])).tolist() == [True, False, True]
+    snapshot = recaller.live_index.snapshot
+    assert (snapshot.release.manifest.journal_seq, snapshot.seq) == (compacted_seq, compacted_seq + 2)
+    assert snapshot.delta.live_count == 1
+    assert snapshot.is_live(snapshot.to_rows([ids[3], ids[6], "zz"])).tolist() == [True, False, True]
     assert compact(shop.path, name="three") == "three"
     assert open_release(shop).item_ids.to_rows([ids[3], ids[6], "zz"])[1] == -1
 
 
-def test_nothing_to_do(shop):
+def test_without_new_operations_the_base_is_returned(shop):
     assert compact(shop.path) == "tiny"
     with open_recaller(shop.path, writable=True) as recaller:
         assert compact(shop.path, name="two") == "tiny"
-        recaller.delete(["nobody's"])
+        recaller.delete(["unknown"])
         assert compact(shop.path, name="two") == "two"
         assert compact(shop.path, name="three") == "two"
-    assert [one.name for one in shop.releases()] == ["two", "tiny"]
+    assert [manifest.name for manifest in shop.list_releases()] == ["two", "tiny"]
 
 
-def test_own_vectors_with_a_graph(store_of):
+def test_compaction_of_a_release_without_towers_keeps_the_hnsw_settings(make_store):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 8)).astype(np.float32)
     settings = IndexSettings(engine="hnsw", M=8, ks=(5, 20))
-    store = store_of(
+    store = make_store(
         range(300), vectors, queries=vectors[:50], index=settings, attributes=pl.DataFrame({"n": range(300)})
     )
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
@@ -160,8 +165,8 @@ def test_own_vectors_with_a_graph(store_of):
     assert (len(new.golden_queries.vectors), new.users, new.popularity, new.encoder) == (50, None, None, None)
 
 
-def test_nothing_left(store_of):
-    store = store_of([1, 2], np.eye(2))
+def test_compaction_without_live_items_is_rejected(make_store):
+    store = make_store([1, 2], np.eye(2))
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([1, 2])
         assert recaller.recall(Query(vector=[1, 1])).ids == []
@@ -174,28 +179,28 @@ def test_nothing_left(store_of):
     assert list(store.path.glob("tmp-*")) == []
 
 
-def test_who_was_activated_meanwhile_stays(store_of, monkeypatch, caplog):
-    store = store_of([1, 2], np.eye(2))
+def test_release_that_was_activated_meanwhile_stays_current(make_store, monkeypatch, caplog):
+    store = make_store([1, 2], np.eye(2))
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([1])
         publish_vectors(store.path, [1, 2], np.eye(2), name="other", activate=False)
-        write = compact_file.write_release
+        write_release = compaction.write_release
 
-        def amid(*args, **options):
+        def activate_other_and_write(*args, **options):
             store.activate("other")
-            return write(*args, **options)
+            return write_release(*args, **options)
 
-        monkeypatch.setattr(compact_file, "write_contents", amid)
+        monkeypatch.setattr(compaction, "write_release", activate_other_and_write)
         assert compact(store.path, name="two") == "two"
-    assert store.current().release == "other"
-    assert "two is not made current: other has taken the place of one" in caplog.text
+    assert store.get_current().release == "other"
+    assert re.search(r"\btwo\b.*current.*\bother\b.*\bone\b", caplog.text)
     monkeypatch.undo()
     assert compact(store.path, name="of-one", release="one") == "of-one"
-    assert store.current().release == "other"
+    assert store.get_current().release == "other"
 
 
-def test_what_cannot_be_compacted(store_of):
-    store = store_of([1, 2], np.eye(2))
+def test_compaction_reports_taken_names_missing_releases_and_corruption(make_store):
+    store = make_store([1, 2], np.eye(2))
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([1])
         with pytest.raises(StoreError, match="already"):
@@ -212,15 +217,15 @@ def test_what_cannot_be_compacted(store_of):
         compact(store.path)
 
 
-def test_the_tables_word_stands_where_it_was_given(store_of):
-    """What they were said to hold is not replayed onto them, by a compaction either."""
-    store = store_of([1, 2], np.eye(2))
+def test_operations_that_the_tables_contain_are_not_replayed_by_a_compaction(make_store):
+    store = make_store([1, 2], np.eye(2))
     with open_recaller(store.path, writable=True) as recaller:
         recaller.upsert([{"id": 3, "vector": [1, 1]}])
         publish_vectors(store.path, [1, 3], np.diag([1.0, 9.0]), name="two", journal_seq=1)
         recaller.delete([1])
     compact(store.path, name="three")
     with open_recaller(store.path) as recaller:
-        answer = recaller.recall(Query(vector=[1, 1]))
-        assert (answer.release, answer.ids, answer.scores) == ("three", [3], [9])
-    assert [(one.journal_seq, one.declared_seq) for one in store.releases()] == [(2, 1), (1, 1), (0, 0)]
+        result = recaller.recall(Query(vector=[1, 1]))
+        assert (result.release, result.ids, result.scores) == ("three", [3], [9])
+    manifests = store.list_releases()
+    assert [(manifest.journal_seq, manifest.tables_seq) for manifest in manifests] == [(2, 1), (1, 1), (0, 0)]

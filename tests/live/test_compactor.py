@@ -1,4 +1,4 @@
-"""When a compaction starts, and the process that does it."""
+"""Automatic compaction: when it starts, its child process, and the switch to the compacted release."""
 
 import json
 import logging
@@ -8,9 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from support.server import wait_until
 
-from vecall.live import compactor as compaction_file
-from vecall.live.compactor import should_compact
+from vecall.live import compactor as compactor_module
+from vecall.live.compactor import Compactor, should_compact
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 
@@ -19,151 +20,169 @@ VECTORS = np.random.default_rng(0).standard_normal((N, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("due", "numbers"),
+    ("is_due", "numbers"),
     [
-        (False, {"held": 19_999}),
-        (True, {"held": 20_000}),
-        (False, {"held": 29_999, "arriving": 30_000.0}),  # or the next one would follow at once
-        (True, {"held": 30_000, "arriving": 30_000.0}),
-        (True, {"held": 50_000, "arriving": 1e9}),  # while there is room for what arrives
-        (False, {"held": 499, "delta_max": 1_000}),
-        (True, {"held": 500, "delta_max": 1_000}),
+        (False, {"delta_items": 19_999}),
+        (True, {"delta_items": 20_000}),
+        (False, {"delta_items": 29_999, "expected_arrivals": 30_000.0}),  # otherwise the next one would follow at once
+        (True, {"delta_items": 30_000, "expected_arrivals": 30_000.0}),
+        (True, {"delta_items": 50_000, "expected_arrivals": 1e9}),  # half full: there is room for what arrives
+        (False, {"delta_items": 499, "max_delta_items": 1_000}),
+        (True, {"delta_items": 500, "max_delta_items": 1_000}),
         (False, {"tombstones": 99_999}),
         (True, {"tombstones": 100_000}),
-        (False, {"tombstones": 99, "base": 100}),
-        (True, {"tombstones": 100, "base": 100}),
-        (False, {"base": 1}),
+        (False, {"tombstones": 99, "base_items": 100}),
+        (True, {"tombstones": 100, "base_items": 100}),
+        (False, {"base_items": 1}),
     ],
 )
-def test_when_it_is_due(due, numbers):
-    usual = {"held": 0, "tombstones": 0, "base": 1_000_000, "arriving": 0.0, "delta_max": 100_000}
-    assert should_compact(**usual | numbers) == due
+def test_compaction_is_due_from_a_number_of_changes(is_due, numbers):
+    defaults = {
+        "delta_items": 0,
+        "tombstones": 0,
+        "base_items": 1_000_000,
+        "expected_arrivals": 0.0,
+        "max_delta_items": 100_000,
+    }
+    assert should_compact(**defaults | numbers) == is_due
 
 
 @pytest.fixture
-def store(store_of):
-    return store_of(range(N), VECTORS)
+def store(make_store):
+    return make_store(range(N), VECTORS)
 
 
-def wait_for(what, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+@pytest.fixture
+def compact_early(monkeypatch):
+    """Return a function that lets a compaction start at a number of tombstones."""
+
+    def set_min_tombstones(count):
+        monkeypatch.setattr(compactor_module, "_MIN_TOMBSTONES", count)
+        monkeypatch.setattr(compactor_module, "_MAX_TOMBSTONE_SHARE", 0.0)
+
+    return set_min_tombstones
 
 
-def test_a_server_goes_over_to_what_was_compacted(store):
+def test_writer_switches_to_its_compaction_while_it_reads_and_writes(store):
     with open_recaller(store.path, writable=True) as recaller:
         recaller.upsert([{"id": 5_000, "vector": [1, 1, 1, 1]}])
         recaller.delete(range(N // 10 - 1))
         assert recaller.live_index._compactor._thread is None
-        recaller.delete([N - 1])  # the tenth of the base
+        recaller.delete([N - 1])  # now a tenth of the base is deleted
         written = 0
-        while recaller.release == "one":  # writes and reads go on
+        while recaller.release == "one":
             recaller.upsert([{"id": 6_000 + written, "vector": [2, 2, 2, 2]}])
             written += 1
             assert len(recaller.recall(Query(vector=[1, 1, 1, 1], k=2_000)).ids) == N - N // 10 + 1 + written
             time.sleep(0.02)
-        view = recaller.live_index.snapshot
-        assert (store.current().release, view.tombstone_count, view.delta.live_count < written) == (
-            recaller.release,
-            0,
-            True,
-        )
-        assert view.delta.live_count + view.release.index.size == N - N // 10 + 1 + written
-        manifest = view.release.manifest
-        assert (manifest.parent, manifest.journal_seq + view.delta.live_count) == ("one", view.seq)
-        assert len(store.releases()) == 2
+        snapshot = recaller.live_index.snapshot
+        assert store.get_current().release == recaller.release
+        assert snapshot.tombstone_count == 0
+        assert snapshot.delta.live_count < written
+        assert snapshot.delta.live_count + snapshot.release.index.size == N - N // 10 + 1 + written
+        manifest = snapshot.release.manifest
+        assert (manifest.parent, manifest.journal_seq + snapshot.delta.live_count) == ("one", snapshot.seq)
+        assert len(store.list_releases()) == 2
 
 
-def test_a_compaction_that_fails_waits_for_more(store, monkeypatch, caplog):
-    monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 10)
-    monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
+def test_after_a_failure_a_compaction_waits_for_more_changes(store, compact_early, monkeypatch, caplog):
+    compact_early(10)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with caplog.at_level(logging.WARNING, "vecall"), open_recaller(store.path, writable=True) as recaller:
         recaller.delete(range(10))
         compactor = recaller.live_index._compactor
         first = compactor._thread
         first.join()
-        assert "compaction of release one failed, and waits for more changes: exit 1" in caplog.text
+        assert (
+            "compaction of release one failed and waits for more changes: `vecall compact` exited with 1" in caplog.text
+        )
         recaller.delete([10])
         assert compactor._thread is first
-        recaller.delete([11])  # a tenth more, and one
+        recaller.delete([11])  # now there are more than 10 % more changes
         assert compactor._thread is not first
         compactor._thread.join()
         assert recaller.release == "one"
 
 
-def test_closing_ends_it(store, monkeypatch):
-    monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 1)
-    monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
+def test_closing_terminates_a_running_compaction(store, compact_early, monkeypatch):
+    compact_early(1)
     slow = store.path / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
     recaller = open_recaller(store.path, writable=True)
     recaller.delete([1])
-    wait_for(lambda: recaller.live_index._compactor._child is not None)
-    child = recaller.live_index._compactor._child
+    compactor = recaller.live_index._compactor
+    wait_until(lambda: compactor._child is not None)
+    child = compactor._child
     assert child.poll() is None
-    began = time.monotonic()
+    start = time.monotonic()
     recaller.close()
     assert child.poll() is not None
-    assert not recaller.live_index._compactor._thread.is_alive()
-    assert time.monotonic() - began < 5
+    assert not compactor._thread.is_alive()
+    assert time.monotonic() - start < 5
     open_recaller(store.path, writable=True).close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_it_ends_with_a_server_that_is_killed():
-    child = "from vecall.live.compactor import end_with_parent; import time; end_with_parent(); print(1, flush=True)"
+def test_closed_compactor_starts_nothing(store, compact_early):
+    """A write that ends while its recaller is closed may still ask for a compaction."""
+    compact_early(1)
+    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
+        recaller.delete([1])
+        compactor = Compactor(store.path, lambda *_: None, 100)
+        compactor.close()
+        compactor.maybe_start(recaller.live_index.snapshot)
+        assert compactor._thread is None
+        compactor.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl exists on Linux only")
+def test_compaction_process_ends_when_its_server_is_killed():
+    child = "from vecall.live.compactor import exit_with_parent; import time; exit_with_parent(); print(1, flush=True)"
     server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child + '; time.sleep(60)'!r}])"
-    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE) as killed:
-        assert killed.stdout.readline() == b"1\n"
-        killed.kill()
-        began = time.monotonic()
-        assert killed.stdout.read() == b""  # which the child holds open while it lives
-        assert time.monotonic() - began < 30
+    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"1\n"
+        process.kill()
+        start = time.monotonic()
+        assert process.stdout.read() == b""  # the child keeps the pipe open while it lives
+        assert time.monotonic() - start < 30
 
 
-def test_not_without_being_asked(store, monkeypatch):
-    monkeypatch.setattr(compaction_file, "_TOMBSTONES_FROM", 1)
-    monkeypatch.setattr(compaction_file, "_TOMBSTONE_SHARE", 0.0)
+def test_no_compaction_starts_without_auto_compact(store, compact_early):
+    compact_early(1)
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
         recaller.delete([1])
         assert recaller.live_index._compactor is None
 
 
-def test_who_went_elsewhere_is_left_there(store):
-    """The compaction of a release that is not served any more is not gone over to."""
+def test_compaction_of_a_release_that_is_not_served_is_not_switched_to(store):
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
         recaller.live_index.switch_to_compacted("another", "one")
         recaller.live_index.switch_to_compacted("one", "one")
         assert recaller.release == "one"
 
 
-def test_the_command(store):
-    """A fresh interpreter, at low priority, and without torch."""
+def test_compact_command_runs_with_low_priority_and_without_torch(store):
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([0])
         code = (
-            "import sys, os; sys.argv = ['vecall', *sys.argv[1:]]; from vecall.cli.app import main; import faiss;"
-            "import atexit;atexit.register(lambda: print(os.nice(0), faiss.omp_get_max_threads(), 'torch' in sys.modules, "
-            "file=sys.stderr)); main()"
+            "import atexit, faiss, os, sys; sys.argv = ['vecall', *sys.argv[1:]]; from vecall.cli.app import main;"
+            "facts = lambda: print(os.nice(0), faiss.omp_get_max_threads(), 'torch' in sys.modules, file=sys.stderr);"
+            "atexit.register(facts); main()"
         )
         command = [sys.executable, "-c", code, "compact", "--store", store.path, "--name", "two", "--json"]
-        made = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert json.loads(made.stdout) == {
+        completed = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert json.loads(completed.stdout) == {
             "release": "two",
             "store": str(store.path),
             "items": N - 1,
             "dim": 4,
             "ann": None,
         }
-        assert made.stderr.split()[-3:] == ["19", "1", "False"]
-        assert store.current().release == "two"
+        assert completed.stderr.split()[-3:] == ["19", "1", "False"]
+        assert store.get_current().release == "two"
         recaller.delete([1])
         command[-3:] = ["--no-activate"]
         assert "items of 4 dimensions" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        assert store.current().release == "two"
-        assert [one.items for one in store.releases()] == [N - 2, N - 1, N]
+        assert store.get_current().release == "two"
+        assert [manifest.items for manifest in store.list_releases()] == [N - 2, N - 1, N]

@@ -1,4 +1,4 @@
-"""Writers of a store are killed at random moments: amid writes, publishing, swapping, compacting and pruning."""
+"""Crash recovery: writers are killed at random moments of writes, publishing, switching, compaction and pruning."""
 
 import contextlib
 import json
@@ -26,215 +26,213 @@ from vecall.release.store import Store
 
 logger = logging.getLogger("torture")
 
-AUTOMATIC = 0.1  # of all cycles
+AUTO_COMPACT_SHARE = 0.1  # of all cycles
 
 
 @dataclass(frozen=True)
-class Death:
-    """What a writer had said when it died.
+class Crash:
+    """What is known of a killed writer.
 
     Attributes:
-        model: after all that it had acknowledged.
-        doubt: the operation that was under way.
-        begun: operations.
+        oracle: the expected state after all operations that it had acknowledged.
+        pending: the operation that was running; None if there was none.
+        started_count: number of operations that it had started.
     """
 
-    model: StoreOracle
-    doubt: list[Any] | None
-    begun: int
+    oracle: StoreOracle
+    pending: list[Any] | None
+    started_count: int
 
 
-def start() -> subprocess.Popen[bytes]:
-    """A writer that has no order yet: by the time when it gets one it has imported everything."""
+def start_writer() -> subprocess.Popen[bytes]:
+    """Start a writer ahead of its order, so that it has imported everything when it gets one."""
     variables = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    folders = [str(Path(killed_session.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(killed_session.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-P", killed_session.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | variables | {"PYTHONPATH": os.pathsep.join(folders)},
-        start_new_session=True,  # a group of its own: its compactions can be found when it is gone
+        env=os.environ | variables | {"PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,  # its own process group, by which its compactions are found after it was killed
     )
 
 
-def run_until_killed(
-    writer: subprocess.Popen[bytes], order: WriterOrder, chance: Random, counts: Counter[str]
-) -> Death:
+def run_until_killed(writer: subprocess.Popen[bytes], order: WriterOrder, rng: Random, counts: Counter[str]) -> Crash:
     assert writer.stdin
     assert writer.stdout
     assert writer.stderr
     writer.stdin.write(pickle.dumps(order))
     writer.stdin.flush()
-    said = writer.stdout.readline()
-    if said == b'["open"]\n':
+    if writer.stdout.readline() == b'["open"]\n':
         if order.auto_compact:
-            time.sleep(chance.uniform(0.05, 3.5))
-            counts["compaction killed alone"] += kill_compaction(writer.pid) if chance.random() < 0.4 else 0
-        time.sleep(min(0.05 + chance.expovariate(3), 1.0))
+            time.sleep(rng.uniform(0.05, 3.5))
+            counts["only the compaction killed"] += kill_compaction(writer.pid) if rng.random() < 0.4 else 0
+        time.sleep(min(0.05 + rng.expovariate(3), 1.0))
         writer.kill()
-    said, errors = writer.stdout.read(), writer.stderr.read()
+    output, errors = writer.stdout.read(), writer.stderr.read()
     assert writer.wait() == -signal.SIGKILL, errors.decode()
-    return heard(said.decode().splitlines(), order, counts)
+    return replay_output(output.decode().splitlines(), order, counts)
 
 
-def heard(lines: list[str], order: WriterOrder, counts: Counter[str]) -> Death:
-    model, doubt, begun = order.oracle, None, 0
+def replay_output(lines: list[str], order: WriterOrder, counts: Counter[str]) -> Crash:
+    """Apply the operations that a writer has reported to the oracle."""
+    oracle, pending, started_count = order.oracle, None, 0
     for line in lines:
-        word, *rest = json.loads(line)
+        word, *values = json.loads(line)
         if word == "begin":
-            doubt, begun = rest[0], begun + 1
-        elif word == "seen":
-            counts["compaction gone over to"] += rest[0]["served"] != model.served_release
-            model.adopt_observed(rest[0])
+            pending, started_count = values[0], started_count + 1
+        elif word == "observed":
+            counts["switched to a compaction"] += values[0]["served"] != oracle.served_release
+            oracle.adopt_observed(values[0])
         elif word == "done":
-            assert doubt is not None
-            counts[doubt[0]] += 1
-            (model.apply_concurrent if order.auto_compact else model.apply_acknowledged)(doubt, rest[0])
-            doubt = None
+            assert pending is not None
+            counts[pending[0]] += 1
+            (oracle.apply_concurrent if order.auto_compact else oracle.apply_acknowledged)(pending, values[0])
+            pending = None
         else:
             counts[word] += 1
-            doubt = None
-    return Death(model, doubt, begun)
+            pending = None
+    return Crash(oracle, pending, started_count)
 
 
-def group(writer: int) -> list[int]:
-    """Living processes that a writer had started, and itself."""
-    found = []
+def list_process_group(writer_pid: int) -> list[int]:
+    """Return the pids of the running processes of a writer's group: itself, and those that it has started."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
-            if int(pgrp) == writer and state != "Z":
-                found.append(int(path.parent.name))
-    return found
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == writer_pid and state != "Z":
+                pids.append(int(path.parent.name))
+    return pids
 
 
-def kill_compaction(writer: int) -> int:
-    """How many were killed."""
-    found = [one for one in group(writer) if one != writer]
-    for one in found:
+def kill_compaction(writer_pid: int) -> int:
+    """Kill a writer's compactions and return their number."""
+    pids = [pid for pid in list_process_group(writer_pid) if pid != writer_pid]
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-    return len(found)
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
 
 
-def bury(writer: int, *, at_once: bool) -> None:
-    """Its compactions die with it, or end by themselves."""
-    deadline = time.monotonic() + (0 if at_once else 30)
-    while group(writer):
+def wait_for_compactions(writer_pid: int, *, kill_at_once: bool) -> None:
+    """Wait until a dead writer's compactions have ended by themselves, or kill them."""
+    deadline = time.monotonic() + (0 if kill_at_once else 30)
+    while list_process_group(writer_pid):
         if time.monotonic() >= deadline:
-            kill_compaction(writer)
+            kill_compaction(writer_pid)
         time.sleep(0.01)
 
 
-def resolved(folder: Path, death: Death, *, automatic: bool) -> StoreOracle:
-    """What is there now, once it was found to be right."""
-    found = inspect_store(folder)
-    found.exported_tables = death.model.exported_tables
-    possible = [death.model] if death.doubt is None else list(death.model.iterate_possible_states(death.doubt))
-    if automatic:
-        possible = [with_compactions(one, found, death) for one in possible]
-    for one in possible:
-        one.served_release, one.served_items, one.compaction_bases = (
-            found.served_release,
-            found.served_items,
-            found.compaction_bases,
-        )
-    told = [one.summarize() for one in possible]
-    assert found in possible, f"after {death.doubt}: found {found.summarize()}, possible {told}"
-    return found
+def check_recovered(store_dir: Path, crash: Crash, *, auto_compact: bool) -> StoreOracle:
+    """Check that the store is in one of the possible states, and return that state."""
+    observed = inspect_store(store_dir)
+    observed.exported_tables = crash.oracle.exported_tables
+    possible = [crash.oracle] if crash.pending is None else list(crash.oracle.iterate_possible_states(crash.pending))
+    if auto_compact:
+        possible = [add_compactions(state, observed, crash) for state in possible]
+    for state in possible:
+        state.served_release, state.served_items = observed.served_release, observed.served_items
+        state.compaction_bases = observed.compaction_bases
+    summaries = [state.summarize() for state in possible]
+    assert observed in possible, f"after {crash.pending}: found {observed.summarize()}, possible {summaries}"
+    return observed
 
 
-def with_compactions(model: StoreOracle, found: StoreOracle, death: Death) -> StoreOracle:
-    """What may be there if compactions, of what was served, have made releases, and are or were current.
+def add_compactions(oracle: StoreOracle, observed: StoreOracle, crash: Crash) -> StoreOracle:
+    """Return the expected state, completed by automatic compactions that were observed and are possible.
 
-    Which of these there are is not known, nor therefore what was pruned exactly. Whatever else has gone or come makes
-    a difference between `found` and the answer.
+    Which compactions have been published, which are or were current, and therefore what exactly was pruned, is not
+    known; it is taken from `observed`. Any other difference between `observed` and the result is an error.
     """
-    model = model.copy()
-    releases, pruning = {}, death.doubt is not None and death.doubt[0] == "prune"
-    for name, there in found.releases.items():
-        known = model.releases.pop(name, None)
+    oracle = oracle.copy()
+    releases, is_pruning = {}, crash.pending is not None and crash.pending[0] == "prune"
+    for name, release in observed.releases.items():
+        known = oracle.releases.pop(name, None)
         if known is not None and known.items is not None:
-            releases[name] = replace(known, parent=there.parent)
-        elif there.items in model.compaction_bases:
-            releases[name] = there
-    model.releases = releases if pruning else releases | model.releases
-    if found.current not in death.model.releases:
-        model.current = found.current
-    if pruning and found.pruned_to <= min((made.journal_seq for made in releases.values()), default=0):
-        model.drop_operations(max(model.pruned_to, found.pruned_to))
-    return model
+            releases[name] = replace(known, parent=release.parent)
+        elif release.items in oracle.compaction_bases:
+            releases[name] = release
+    oracle.releases = releases if is_pruning else releases | oracle.releases
+    if observed.current not in crash.oracle.releases:
+        oracle.current = observed.current
+    min_journal_seq = min((release.journal_seq for release in releases.values()), default=0)
+    if is_pruning and observed.pruned_to <= min_journal_seq:
+        oracle.drop_operations(max(oracle.pruned_to, observed.pruned_to))
+    return oracle
 
 
-def count_stage(folder: Path, death: Death, counts: Counter[str]) -> None:
-    """Where the death fell."""
-    kind = "between" if death.doubt is None else death.doubt[0]
-    counts[f"killed amid {kind}"] += 1
-    left = list(folder.glob("tmp-*"))
-    if any(one.is_dir() for one in left):
-        whole = any((one / "manifest.sha256").exists() for one in left)
-        counts[f"{'whole' if whole else 'half'} draft left"] += 1
-    counts["CURRENT half replaced"] += any(one.is_file() for one in left)
+def count_stage(store_dir: Path, crash: Crash, counts: Counter[str]) -> None:
+    """Count what was interrupted by a crash."""
+    kind = "nothing" if crash.pending is None else crash.pending[0]
+    counts[f"killed during {kind}"] += 1
+    leftovers = list(store_dir.glob("tmp-*"))
+    if any(path.is_dir() for path in leftovers):
+        is_complete = any((path / "manifest.sha256").exists() for path in leftovers)
+        counts[f"{'complete' if is_complete else 'incomplete'} draft left"] += 1
+    counts["CURRENT not yet replaced"] += any(path.is_file() for path in leftovers)
 
 
-def check_free(folder: Path) -> None:
-    """No lock is held by the dead, and what they left is swept away."""
+def check_cleaned_up(store_dir: Path) -> None:
+    """Check that dead processes hold no lock, and that a new draft removes what they have left."""
     for lock in ("writer.lock", "store.lock"):
-        with file_lock(folder / lock, timeout=0):
+        with file_lock(store_dir / lock, timeout=0):
             pass
-    with Store.open(folder).create_draft():
+    with Store.open(store_dir).create_draft():
         pass
-    assert not list(folder.glob("tmp-*"))
+    assert not list(store_dir.glob("tmp-*"))
 
 
-def cycles(folder: Path, count: int, seed: int) -> Counter[str]:
-    chance, number, counts = Random(seed), 1, Counter[str]()
-    first = ["publish", "p0", "old", True]
-    execute(first, folder, None, StoreOracle())
-    model, began = StoreOracle().apply(first), time.monotonic()
-    writer = start()
+def run_crash_cycles(store_dir: Path, count: int, seed: int) -> Counter[str]:
+    """Kill a writer `count` times and check the store each time. Return the counts of operations and stages."""
+    rng, number, counts = Random(seed), 1, Counter[str]()
+    first_publish = ["publish", "p0", "old", True]
+    execute(first_publish, store_dir, None, StoreOracle())
+    oracle, start = StoreOracle().apply(first_publish), time.monotonic()
+    next_writer = start_writer()
     try:
         for cycle in range(1, count + 1):
-            order = WriterOrder(folder, model.restart(), chance.getrandbits(32), number, chance.random() < AUTOMATIC)
-            mortal, writer = writer, start()
-            with mortal:
-                death = run_until_killed(mortal, order, chance, counts)
-            counts["writer killed beside a compaction"] += len(group(mortal.pid))
-            bury(mortal.pid, at_once=chance.random() < 0.5)
-            count_stage(folder, death, counts)
-            model = resolved(folder, death, automatic=order.auto_compact)
-            check_free(folder)
-            number += death.begun
+            writer_seed, auto_compact = rng.getrandbits(32), rng.random() < AUTO_COMPACT_SHARE
+            order = WriterOrder(store_dir, oracle.restart(), writer_seed, number, auto_compact)
+            writer, next_writer = next_writer, start_writer()
+            with writer:
+                crash = run_until_killed(writer, order, rng, counts)
+            counts["writer killed during a compaction"] += len(list_process_group(writer.pid))
+            wait_for_compactions(writer.pid, kill_at_once=rng.random() < 0.5)
+            count_stage(store_dir, crash, counts)
+            oracle = check_recovered(store_dir, crash, auto_compact=order.auto_compact)
+            check_cleaned_up(store_dir)
+            number += crash.started_count
             if cycle % 50 == 0:
-                logger.info("%d cycles, %.0f s: %s", cycle, time.monotonic() - began, dict(sorted(counts.items())))
+                logger.info("%d cycles, %.0f s: %s", cycle, time.monotonic() - start, dict(sorted(counts.items())))
     finally:
-        writer.kill()
-        with writer:
+        next_writer.kill()
+        with next_writer:
             pass
-    with open_recaller(folder, writable=True) as recaller:
-        items = model.restart().served_items
+    with open_recaller(store_dir, writable=True) as recaller:
+        items = oracle.restart().served_items
         assert read_all_items(recaller) == items
         check_searchable(recaller, items)
     return counts
 
 
-def test_nothing_is_lost_when_writers_are_killed(tmp_path) -> None:
-    counts = cycles(tmp_path / "store", 20, seed=4)
-    assert counts["upsert"] > 20  # how many there is time for depends on the machine
+def test_killed_writers_lose_nothing(tmp_path) -> None:
+    counts = run_crash_cycles(tmp_path / "store", 20, seed=4)
+    assert counts["upsert"] > 20  # the number depends on the machine's speed
     assert counts["publish"] > 1
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_in_many_deaths(tmp_path) -> None:
-    cycles(tmp_path / "store", 200, seed=200)
+def test_200_killed_writers_lose_nothing(tmp_path) -> None:
+    run_crash_cycles(tmp_path / "store", 200, seed=200)
 
 
 @pytest.mark.torture
-def test_nothing_is_lost_in_a_thousand_deaths(tmp_path) -> None:
+def test_1000_killed_writers_lose_nothing(tmp_path) -> None:
     seed = int(os.environ.get("SEED", "0")) or time.time_ns() % 2**32
-    logger.info("seed %d: SEED=%d make torture repeats its choices, though not its moments", seed, seed)
-    counts = cycles(tmp_path / "store", int(os.environ.get("CYCLES", "1000")), seed)
+    logger.info("seed %d: SEED=%d make torture repeats the choices, though not the moments of the kills", seed, seed)
+    counts = run_crash_cycles(tmp_path / "store", int(os.environ.get("CYCLES", "1000")), seed)
     for stage in ("upsert", "publish", "compact", "activate", "prune"):
-        assert counts[f"killed amid {stage}"], stage
-    logger.info("clean")
+        assert counts[f"killed during {stage}"], stage
+    logger.info("all cycles passed")

@@ -1,4 +1,4 @@
-"""What was acknowledged is there, and what was deleted is not, whichever release is served and however it was made."""
+"""Durability: acknowledged changes are visible whichever release is served, and however it was made."""
 
 import numpy as np
 import pytest
@@ -13,25 +13,26 @@ from vecall.pipeline.publish import publish
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 
-NEW = {"type": "kind 1", "标签": ["红1"], "text": "Word1", "year": 2030, "title": "New"}
-GONE, REPLACED = synthetic.make_item_id(3), synthetic.make_item_id(4)
+NEW_FIELDS = {"type": "kind 1", "标签": ["红1"], "text": "Word1", "year": 2030, "title": "New"}
+DELETED, REPLACED = synthetic.make_item_id(3), synthetic.make_item_id(4)
 
 
 @pytest.fixture
 def served(shop):
+    """The shop and a recaller that has added, replaced and deleted an item."""
     with open_recaller(shop.path, writable=True, auto_compact=False) as recaller:
-        recaller.upsert([{"id": "new", "fields": NEW}, {"id": REPLACED, "fields": NEW}])
-        recaller.delete([GONE])
+        recaller.upsert([{"id": "new", "fields": NEW_FIELDS}, {"id": REPLACED, "fields": NEW_FIELDS}])
+        recaller.delete([DELETED])
         yield shop, recaller
 
 
-def check(recaller):
-    """In answers, under filters, in histories and among exclusions."""
+def check_changes_visible(recaller):
+    """Check the changes of `served` in results, filters, histories, exclusions and attributes."""
     everything = recaller.recall(Query(user={"type": "kind 1"}, k=1000))
     assert everything.exhausted
-    assert len(everything.ids) == synthetic.ITEMS  # one more, one less
+    assert len(everything.ids) == synthetic.ITEMS  # an item was added, another deleted
     assert {"new", REPLACED} <= set(everything.ids)
-    assert GONE not in everything.ids
+    assert DELETED not in everything.ids
     where = [{"field": "year", "op": "eq", "value": 2030}]
     assert sorted(recaller.recall(Query(user={"type": "kind 1"}, k=9, where=where)).ids) == sorted([REPLACED, "new"])
     by_history = recaller.recall(Query(history=["new"], k=1000))
@@ -42,109 +43,98 @@ def check(recaller):
     assert set(recaller.candidates(Query(user={"type": "kind 1"}, k=9, where=where))["title"]) == {"New"}
 
 
-def reopened(shop, release=None):
+def check_reopened(shop, release=None):
     with open_recaller(shop.path, release=release) as recaller:
-        check(recaller)
+        check_changes_visible(recaller)
         return recaller.live_index.snapshot
 
 
-def test_compacted_then_rolled_back(served):
+def test_changes_survive_compaction_and_rollback(served):
     shop, recaller = served
-    check(recaller)
+    check_changes_visible(recaller)
     compact(shop.path, name="two")
     recaller.activate("two")
-    check(recaller)
-    assert (recaller.live.snapshot.delta.count, reopened(shop).delta.live_count) == (0, 0)
+    check_changes_visible(recaller)
+    assert (recaller.live_index.snapshot.delta.live_count, check_reopened(shop).delta.live_count) == (0, 0)
     shop.rollback()
-    assert reopened(shop).delta.live_count == 2
+    assert check_reopened(shop).delta.live_count == 2
     recaller.activate("tiny")
-    check(recaller)
+    check_changes_visible(recaller)
 
 
-def test_compacted_then_published_from_old_tables(served, published):
+def test_changes_survive_publishing_from_older_tables_and_pruning(served, published):
     shop, recaller = served
     compact(shop.path, name="two")
     recaller.activate("two")
     publish(published / "run", shop.path, name="three")  # with the deleted item, without the new one
-    view = reopened(shop)
-    assert (view.release.name, view.delta.live_count, view.tombstone_count) == ("three", 2, 2)
+    snapshot = check_reopened(shop)
+    assert (snapshot.release.name, snapshot.delta.live_count, snapshot.tombstone_count) == ("three", 2, 2)
     recaller.activate("three")
-    check(recaller)
+    check_changes_visible(recaller)
     prune_store(shop, 0)
-    check(open_recaller(shop.path))
+    check_changes_visible(open_recaller(shop.path))
 
 
-def test_an_item_that_only_another_release_has_stays_deleted(served):
+def test_deleted_item_stays_deleted_in_releases_that_have_it(served):
     shop, recaller = served
-    recaller.delete([synthetic.make_item_id(5)])
+    deleted_ids = [synthetic.make_item_id(5), synthetic.make_item_id(6)]
+    recaller.delete(deleted_ids[:1])
     compact(shop.path, name="two")
     recaller.activate("two")
-    assert recaller.live.delete([synthetic.make_item_id(5), synthetic.make_item_id(6)]).unknown == 1
+    assert recaller.live_index.delete(deleted_ids).unknown == 1
     compact(shop.path, name="three")
     recaller.activate("three")
     for name in ("tiny", "two", "three"):
         recaller.activate(name)
-        assert (
-            recaller.live.snapshot.has(
-                recaller.live.snapshot.rows([synthetic.make_item_id(5), synthetic.make_item_id(6)])
-            ).sum()
-            == 0
-        )
+        snapshot = recaller.live_index.snapshot
+        assert not snapshot.is_live(snapshot.to_rows(deleted_ids)).any()
 
 
-def test_vectors_of_an_older_encoder_are_made_again(served):
-    """As a release of a newly trained model finds them: cached vectors of another hash."""
+def test_vectors_of_an_older_encoder_are_computed_again(served):
+    """The journal holds cached vectors of another encoder hash, as a release of a newly trained model finds them."""
     shop, recaller = served
-    view = recaller.live.snapshot
-    expected = view.vectors(view.rows(["new"]))[0]
-    digest, wrong = view.release.manifest.encoder, np.full(8, 0.5, dtype=np.float32)
+    snapshot = recaller.live_index.snapshot
+    expected = snapshot.get_vectors(snapshot.to_rows(["new"]))[0]
+    encoder_hash, cached_vector = snapshot.release.manifest.encoder, np.full(8, 0.5, dtype=np.float32)
     recaller.close()
+    old_fields = NEW_FIELDS | {"no such": 1, "price.eur": "dear"}
     with Journal.open(get_journal_path(shop), "string") as journal:
         journal.append(
             [
-                Operation(
-                    0,
-                    "upsert",
-                    "old",
-                    NEW | {"no such": 1, "price.eur": "dear"},
-                    wrong,
-                    "ab",
-                    has_external_vector=False,
-                ),
-                Operation(0, "upsert", "cached", {}, wrong, digest, has_external_vector=False),
-                Operation(0, "upsert", "given", {}, wrong, digest, has_external_vector=True),
-                Operation(0, "upsert", "refused", NEW, wrong, "ab", has_external_vector=True),
+                Operation(0, "upsert", "old", old_fields, cached_vector, "ab", has_external_vector=False),
+                Operation(0, "upsert", "cached", {}, cached_vector, encoder_hash, has_external_vector=False),
+                Operation(0, "upsert", "external", {}, cached_vector, encoder_hash, has_external_vector=True),
+                Operation(0, "upsert", "rejected", NEW_FIELDS, cached_vector, "ab", has_external_vector=True),
             ]
         )
     for name in ("tiny", compact(shop.path)):
         with open_recaller(shop.path, release=name) as reader:
-            view = reader.live_index.snapshot
-            rows = view.to_rows(["old", "cached", "given", "refused"])
+            snapshot = reader.live_index.snapshot
+            rows = snapshot.to_rows(["old", "cached", "external", "rejected"])
             assert (rows >= 0).tolist() == [True, True, True, False]
-            old, cached, given = view.get_vectors(rows[:3])
-            np.testing.assert_array_equal(old, expected)  # the same fields and an unknown id; "dear" counts as missing
-            assert cached.tolist() == given.tolist() == wrong.tolist()
-            assert list(view.rejected_seqs) == (
-                ["refused"] if name == "tiny" else []
-            )  # what is compacted is of one encoder
-            assert view.get_attributes(rows[:1])["year"].to_list() == [2030]
+            old, cached, external = snapshot.get_vectors(rows[:3])
+            np.testing.assert_array_equal(old, expected)  # equal fields and an unknown id; "dear" counts as missing
+            assert cached.tolist() == external.tolist() == cached_vector.tolist()
+            # The compacted release contains the operations, so it has none left to reject.
+            assert list(snapshot.rejected_seqs) == (["rejected"] if name == "tiny" else [])
+            assert snapshot.get_attributes(rows[:1])["year"].to_list() == [2030]
 
 
-def test_a_deleted_item_speaks_in_histories_until_it_is_compacted_away(served):
+def test_deleted_item_counts_in_histories_until_a_compaction(served):
     shop, recaller = served
-    spoken = recaller.recall(Query(history=[GONE], k=5))
-    assert (spoken.fallback, spoken.unknown.history) == (None, 0)
+    result = recaller.recall(Query(history=[DELETED], k=5))
+    assert (result.fallback, result.unknown.history) == (None, 0)
     recaller.delete(["new"])
     assert recaller.recall(Query(history=["new"], k=5)).unknown.history == 0
     compact(shop.path, name="two")
     recaller.activate("two")
-    assert recaller.recall(Query(history=[GONE, "new"], k=5)).unknown.history == 2
+    assert recaller.recall(Query(history=[DELETED, "new"], k=5)).unknown.history == 2
 
 
-def test_features_are_those_of_the_tower(served):
-    """Guards the tests above: NEW says something to it."""
+def test_item_features_change_the_vector(served):
+    """Guards the tests above: the item tower reads what NEW_FIELDS has."""
     _, recaller = served
-    encoder = recaller.live.snapshot.release.encoder
+    encoder = recaller.live_index.snapshot.release.encoder
     frame = to_feature_frame([{}, {"type": "kind 1"}], encoder.state.items.features)
-    one, other = encoder.encode_items(frame, np.array([-1, -1]))
-    assert np.abs(one - other).max() > 1e-3
+    empty_vector, vector = encoder.encode_items(frame, np.array([-1, -1]))
+    assert np.abs(empty_vector - vector).max() > 1e-3

@@ -1,6 +1,8 @@
-"""No accepted change may keep a store from being opened, whatever types its releases have."""
+"""Operations that a release cannot take: none may prevent a store from being opened, whatever column types it has."""
 
 import logging
+import sqlite3
+from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecall.errors import QueryError, StoreError
+from vecall.errors import JournalCorruptedError, QueryError, StoreError
 from vecall.live.compaction import compact
+from vecall.live.item_columns import ItemColumns
 from vecall.live.journal import Journal
 from vecall.live.journal_repair import drop_operation, list_operations
 from vecall.live.operations import Operation
@@ -24,8 +27,8 @@ from vecall.release.store import Store
 VECTORS = np.eye(3, dtype=np.float32)
 EVERYTHING = Query(vector=[1.0, 1.0, 1.0], k=99)
 
-# A type, and a value of it that the base holds.
-TYPES = [
+# Column types, each with a value for the base release.
+COLUMN_TYPES = [
     (pl.String(), "a"),
     (pl.Boolean(), True),
     (pl.Int8(), 1),
@@ -47,7 +50,7 @@ TYPES = [
     (pl.Duration("us"), None),
     (pl.Null(), None),
 ]
-NAMES = ["a", "row", "element", "cell", "", "*", "^a$", "#", "id_", "pass"]
+COLUMN_NAMES = ["a", "row", "element", "cell", "", "*", "^a$", "#", "id_", "pass"]
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -60,7 +63,8 @@ VALUES = st.one_of(
 CELLS = VALUES | st.lists(VALUES, max_size=3)
 
 
-def attributes(name, dtype, value):
+def make_attributes(name, dtype, value):
+    """Return three rows of a column with a type and a value, and another column."""
     column = pl.Series([value] * 3, dtype=dtype if not isinstance(dtype, pl.Datetime) else pl.Datetime("us"))
     if isinstance(dtype, pl.Datetime):
         column = column.cast(pl.Datetime(dtype.time_unit))
@@ -68,141 +72,141 @@ def attributes(name, dtype, value):
     return pl.DataFrame({name: column, "other": [1, 2, 3]})
 
 
-def release_with(path, name, kind, *, release):
-    publish_vectors(path, [1, 2, 3], VECTORS, attributes=attributes(name, *kind), name=release)
+def publish_with_column(path, column_name, column_type, *, release):
+    attributes = make_attributes(column_name, *column_type)
+    publish_vectors(path, [1, 2, 3], VECTORS, attributes=attributes, name=release)
 
 
 @settings(max_examples=60)
-@given(st.sampled_from(TYPES), st.sampled_from(TYPES), st.sampled_from(NAMES), st.lists(CELLS, min_size=1, max_size=4))
-def test_a_store_opens_after_every_change_that_was_accepted(tmp_path_factory, kind, later, name, values):
-    path = tmp_path_factory.mktemp("poison")
-    release_with(path, name, kind, release="one")
-    accepted, refused = 0, []
+@given(
+    st.sampled_from(COLUMN_TYPES),
+    st.sampled_from(COLUMN_TYPES),
+    st.sampled_from(COLUMN_NAMES),
+    st.lists(CELLS, min_size=1, max_size=4),
+)
+def test_store_opens_after_every_accepted_change(tmp_path_factory, column_type, later_type, name, values):
+    path = tmp_path_factory.mktemp("store")
+    publish_with_column(path, name, column_type, release="one")
+    accepted, rejected_fields = 0, []
     with open_recaller(path, writable=True, auto_compact=False) as writer:
-        for place, value in enumerate(values):
+        for i, value in enumerate(values):
             try:
-                accepted += writer.upsert([{"id": 10 + place, "vector": [1, 0, 0], "fields": {name: value}}])
+                accepted += writer.upsert([{"id": 10 + i, "vector": [1, 0, 0], "fields": {name: value}}])
             except QueryError as error:
-                refused.append(error.field)
+                rejected_fields.append(error.field)
             assert writer.upsert([{"id": 9, "vector": [0, 1, 0]}]) == 1
         assert writer.delete([2]) == 1
-        shown = writer.candidates(EVERYTHING).rows()
-        assert len(shown) == 3 + accepted
-        assert accepted + len(refused) == len(values)
-        assert set(refused) <= {f"items[0].fields.{name}"}
+        expected = writer.candidates(EVERYTHING).rows()
+        assert len(expected) == 3 + accepted
+        assert accepted + len(rejected_fields) == len(values)
+        assert set(rejected_fields) <= {f"items[0].fields.{name}"}
     for writable in (False, True):
         with open_recaller(path, writable=writable, auto_compact=False) as reader:
-            assert reader.candidates(EVERYTHING).rows() == shown
+            assert reader.candidates(EVERYTHING).rows() == expected
     compact(path, name="two")
     with open_recaller(path) as reader:
-        assert reader.candidates(EVERYTHING).rows() == shown
-    release_with(path, name, later, release="three")
+        assert reader.candidates(EVERYTHING).rows() == expected
+    publish_with_column(path, name, later_type, release="three")
     with open_recaller(path, writable=True, auto_compact=False) as reader:
-        assert len(reader.candidates(EVERYTHING).rows()) == len(shown)  # values without a place here are left out
+        # Values that the column of the later type does not take are left out; their items are served.
+        assert len(reader.candidates(EVERYTHING).rows()) == len(expected)
         assert reader.upsert([{"id": 9, "vector": [0, 1, 0], "fields": {name: None, "other": 4}}]) == 1
 
 
-def test_one_category_too_many_is_refused_at_its_place(tmp_path):
-    kind = pl.Categorical(pl.Categories("few", namespace=str(tmp_path), physical=pl.UInt8))
-    names = pl.Series([f"c{i}" for i in range(250)]).cast(kind)
+def test_category_beyond_the_columns_capacity_is_rejected_with_its_location(tmp_path):
+    dtype = pl.Categorical(pl.Categories("few", namespace=str(tmp_path), physical=pl.UInt8))
+    names = pl.Series([f"c{i}" for i in range(250)]).cast(dtype)
     publish_vectors(tmp_path, range(250), np.eye(250, 4), attributes=pl.DataFrame({"kind": names}))
     items = [{"id": 300 + i, "vector": [1, 0, 0, 0], "fields": {"kind": f"new{i}"}} for i in range(10)]
     with open_recaller(tmp_path, writable=True, auto_compact=False) as writer:
         with pytest.raises(QueryError, match=r"items\[\d\].fields.kind: the column does not take this value") as caught:
             writer.upsert(items)
-        place = int(caught.value.field[len("items[") :].partition("]")[0])
-        assert caught.value.field == f"items[{place}].fields.kind"
+        position = int(caught.value.field[len("items[") :].partition("]")[0])
+        assert caught.value.field == f"items[{position}].fields.kind"
         assert len(writer.live_index.snapshot) == 250  # all or none
-        assert writer.upsert(items[:place]) == place
+        assert writer.upsert(items[:position]) == position
     with open_recaller(tmp_path) as reader:
-        assert len(reader.live_index.snapshot) == 250 + place
+        assert len(reader.live_index.snapshot) == 250 + position
 
 
 @pytest.fixture
-def poisoned(tmp_path):
-    """A store whose journal holds, of an older vecall, what no column takes."""
-    release_with(tmp_path, "until", (pl.Datetime("ns"), datetime(2030, 1, 1)), release="one")
-    new = np.ones(3, dtype=np.float32)
+def store_dir(tmp_path):
+    """A store whose journal has operations that its release cannot take, in whole or in part."""
+    publish_with_column(tmp_path, "until", (pl.Datetime("ns"), datetime(2030, 1, 1)), release="one")
+    vector = np.ones(3, dtype=np.float32)
     with Journal.open(get_journal_path(Store.open(tmp_path)), "integer") as journal:
         journal.append(
             [
-                Operation(0, "upsert", 7, {"other": 1}, new, None, has_external_vector=True),
-                Operation(0, "upsert", 8, {}, new[:2], None, has_external_vector=True),
-                Operation(0, "upsert", 9, {"until": "9999-12-31", "other": 5}, new, None, has_external_vector=True),
+                Operation(0, "upsert", 7, {"other": 1}, vector, None, has_external_vector=True),
+                Operation(0, "upsert", 8, {}, vector[:2], None, has_external_vector=True),
+                Operation(0, "upsert", 9, {"until": "9999-12-31", "other": 5}, vector, None, has_external_vector=True),
                 Operation(0, "delete", 1, None, None, None, has_external_vector=False),
             ]
         )
     return tmp_path
 
 
-def test_what_a_release_cannot_take_is_told_and_served_without(poisoned, caplog):
-    with caplog.at_level(logging.WARNING), open_recaller(poisoned, writable=True, auto_compact=False) as writer:
+def test_rejected_operations_are_logged_and_the_release_is_served_without_them(store_dir, caplog):
+    with caplog.at_level(logging.WARNING), open_recaller(store_dir, writable=True, auto_compact=False) as writer:
         assert dict(writer.live_index.snapshot.rejected_seqs) == {8: 2}
         assert sorted(writer.recall(EVERYTHING).ids) == [2, 3, 7, 9]
         assert "cannot take 1 operations" in caplog.text
-        assert "2: its vector has 2 numbers, and this release's have 3" in caplog.text
-        assert "no place for values of the journal, by column: {'until': 1}" in caplog.text
+        assert "2: its vector has 2 numbers, and this release's vectors have 3" in caplog.text
+        assert "cannot store some values of the journal; number of operations by column: {'until': 1}" in caplog.text
         writer.upsert([{"id": 8, "vector": [1, 0, 0]}])
         assert not writer.live_index.snapshot.rejected_seqs
 
 
-def test_an_operation_that_fails_when_it_is_built_is_refused_alone(poisoned, monkeypatch, caplog):
-    """Whatever a check has overlooked: the others are served."""
-    from vecall.live.item_columns import ItemColumns
-
+def test_operation_that_passes_the_checks_but_cannot_be_applied_is_rejected_alone(store_dir, monkeypatch, caplog):
     build = ItemColumns.build_attribute_frame
 
-    def failing(self, rows):
+    def fail_for_item_7(self, rows):
         if any(row.get("other") == 1 for row in rows):
-            raise OverflowError("planted")
+            raise OverflowError("injected")
         return build(self, rows)
 
-    monkeypatch.setattr(ItemColumns, "attribute_frame", failing)
-    with open_recaller(poisoned) as reader:
+    monkeypatch.setattr(ItemColumns, "build_attribute_frame", fail_for_item_7)
+    with open_recaller(store_dir) as reader:
         assert dict(reader.live_index.snapshot.rejected_seqs) == {7: 1, 8: 2}
         assert sorted(reader.recall(EVERYTHING).ids) == [2, 3, 9]
         assert reader.live_index.snapshot.seq == 4
-    assert "1: planted" in caplog.text
+    assert "1: injected" in caplog.text
 
 
-def test_an_operator_sees_and_drops(poisoned):
-    listed = list(list_operations(poisoned))
-    assert [(one.seq, one.op, one.id, one.applicable) for one in listed] == [
+def test_operations_can_be_listed_and_dropped(store_dir):
+    statuses = list(list_operations(store_dir))
+    assert [(status.seq, status.op, status.id, status.applicable) for status in statuses] == [
         (1, "upsert", 7, True),
         (2, "upsert", 8, False),
         (3, "upsert", 9, True),
         (4, "delete", 1, True),
     ]
-    assert listed[0].problem is None
-    assert listed[1].problem == "its vector has 2 numbers, and this release's have 3"
-    assert listed[2].problem == "these columns are left out: until"
-    drop_operation(poisoned, 2)
-    assert [one.seq for one in list_operations(poisoned)] == [1, 3, 4]
-    with pytest.raises(StoreError, match=r"operation 2 .* says nothing"):
-        drop_operation(poisoned, 2)
-    with pytest.raises(StoreError, match="no operation 5: it holds those from 1 to 4"):
-        drop_operation(poisoned, 5)
-    with open_recaller(poisoned, writable=True, auto_compact=False) as writer:
+    assert statuses[0].problem is None
+    assert statuses[1].problem == "its vector has 2 numbers, and this release's vectors have 3"
+    assert statuses[2].problem == "these columns are left out: until"
+    drop_operation(store_dir, 2)
+    assert [status.seq for status in list_operations(store_dir)] == [1, 3, 4]
+    with pytest.raises(StoreError, match=r"operation 2 .* has no effect any more"):
+        drop_operation(store_dir, 2)
+    with pytest.raises(StoreError, match="no operation 5: it holds operations 1 to 4"):
+        drop_operation(store_dir, 5)
+    with open_recaller(store_dir, writable=True, auto_compact=False) as writer:
         assert not writer.live_index.snapshot.rejected_seqs
-        assert writer.live_index.upsert([{"id": 8, "vector": [1, 0, 0]}]).seq == 5  # no gap, and no number twice
+        # Sequence numbers have no gap, and none is used twice.
+        assert writer.live_index.upsert([{"id": 8, "vector": [1, 0, 0]}]).seq == 5
         with pytest.raises(StoreError, match="held by"):
-            drop_operation(poisoned, 1)
-    drop_operation(poisoned, 4)
-    with open_recaller(poisoned) as reader:
+            drop_operation(store_dir, 1)
+    drop_operation(store_dir, 4)
+    with open_recaller(store_dir) as reader:
         assert 1 in reader.recall(EVERYTHING).ids
 
 
-def test_a_damaged_operation_can_be_dropped(poisoned):
-    import sqlite3
-
-    from vecall.errors import JournalCorruptedError
-
-    db = sqlite3.connect(get_journal_path(Store.open(poisoned)))
-    db.execute("UPDATE operations SET fields = '{}' WHERE seq = 3")
-    db.commit()
-    db.close()
+def test_corrupted_operation_can_be_dropped(store_dir):
+    with closing(sqlite3.connect(get_journal_path(Store.open(store_dir)))) as connection:
+        connection.execute("UPDATE operations SET fields = '{}' WHERE seq = 3")
+        connection.commit()
     with pytest.raises(JournalCorruptedError) as caught:
-        open_recaller(poisoned)
-    drop_operation(poisoned, caught.value.seq)
-    with open_recaller(poisoned) as reader:
+        open_recaller(store_dir)
+    drop_operation(store_dir, caught.value.seq)
+    with open_recaller(store_dir) as reader:
         assert sorted(reader.recall(EVERYTHING).ids) == [2, 3, 7]

@@ -1,3 +1,6 @@
+"""Item columns: which JSON values attributes and features take, and what becomes of them."""
+
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -38,13 +41,13 @@ NOON = datetime(2018, 6, 1, 12)
         (pl.Duration("us"), [None], [None]),
     ],
 )
-def test_values_become_the_releases_own_type(dtype, values, expected):
-    fields = ItemColumns({}, pl.Schema({"x": dtype}))
-    assert [fields.describe_error("x", value) for value in values] == [None] * len(values)
-    frame = fields.build_attribute_frame([{"x": value} for value in values] + [{}])
+def test_valid_values_get_the_type_of_the_releases_column(dtype, values, expected):
+    columns = ItemColumns({}, pl.Schema({"x": dtype}))
+    assert [columns.describe_error("x", value) for value in values] == [None] * len(values)
+    frame = columns.build_attribute_frame([{"x": value} for value in values] + [{}])
     assert frame.schema == {"x": dtype}
     assert frame["x"].to_list() == [*expected, None]
-    assert fields.build_attribute_frame([]).schema == {"x": dtype}
+    assert columns.build_attribute_frame([]).schema == {"x": dtype}
 
 
 @pytest.mark.parametrize(
@@ -73,17 +76,18 @@ def test_values_become_the_releases_own_type(dtype, values, expected):
         (pl.Struct({"a": pl.Int64()}), {"a": 1}, "nothing"),
     ],
 )
-def test_other_values_are_told(dtype, value, message):
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(make_column_validator(dtype).describe_error(value))
+def test_invalid_values_are_described(dtype, value, message):
+    error = make_column_validator(dtype).describe_error(value)
+    assert error is not None
+    assert re.search(message, error)
 
 
-def test_a_feature_that_is_an_attribute_too_is_read_as_tables_are():
-    fields = ItemColumns(
+def test_feature_that_is_also_an_attribute_is_read_as_in_a_table():
+    columns = ItemColumns(
         {"t": TagsFeature(), "c": CategoryFeature()}, pl.Schema({"t": pl.List(pl.String), "n": pl.Int64})
     )
     rows = [{"t": "a|b", "c": 3, "n": 1}, {"t": ["x"]}, {}]
-    assert fields.build_attribute_frame(rows).rows() == [(["a", "b"], 1), (["x"], None), (None, None)]
-    assert fields.build_feature_frame(rows).rows() == [(["a", "b"], "3"), (["x"], None), (None, None)]
-    assert fields.describe_error("colour", None) == "no such column; expected some of ['t', 'n', 'c']"
-    assert fields.select_compatible_fields({"t": "a", "n": "x", "colour": 1, "c": None}) == {"t": "a", "c": None}
+    assert columns.build_attribute_frame(rows).rows() == [(["a", "b"], 1), (["x"], None), (None, None)]
+    assert columns.build_feature_frame(rows).rows() == [(["a", "b"], "3"), (["x"], None), (None, None)]
+    assert columns.describe_error("colour", None) == "no such column; expected one of ['t', 'n', 'c']"
+    assert columns.select_compatible_fields({"t": "a", "n": "x", "colour": 1, "c": None}) == {"t": "a", "c": None}

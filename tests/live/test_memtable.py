@@ -1,4 +1,4 @@
-"""Views against plain dictionaries; old ones stay what they were while new ones are made."""
+"""The memtable's snapshots, compared with dictionaries; later operations do not change them."""
 
 import random
 
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from vecall.errors import DataError
-from vecall.live import memtable as overlay_file
+from vecall.live import memtable as memtable_module
 from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot
@@ -16,15 +16,13 @@ N, D = 20, 4
 STRINGS = [f"é{i:02}" for i in range(N)]
 
 
-def delete(one):
-    return Operation(0, "delete", one, None, None, None, has_external_vector=False)
+def make_delete(item_id):
+    return Operation(0, "delete", item_id, None, None, None, has_external_vector=False)
 
 
-def upsert(one, number, colour=None):
-    vector = np.full(D, number, dtype=np.float32)
-    return Operation(
-        0, "upsert", one, {} if colour is None else {"colour": colour}, vector, None, has_external_vector=True
-    )
+def make_upsert(item_id, number, colour=None):
+    fields, vector = {} if colour is None else {"colour": colour}, np.full(D, number, dtype=np.float32)
+    return Operation(0, "upsert", item_id, fields, vector, None, has_external_vector=True)
 
 
 @pytest.fixture(params=["integer", "string"])
@@ -33,85 +31,88 @@ def ids(request):
 
 
 @pytest.fixture
-def release(release_of, ids):
+def release(make_release, ids):
     colours = pl.DataFrame({"colour": [f"c{i}" for i in range(N)]})
-    return release_of(ids, np.arange(N)[:, None] * np.ones(D), attributes=colours)
+    return make_release(ids, np.arange(N)[:, None] * np.ones(D), attributes=colours)
 
 
-def known(view, asked):
-    """What a view says of ids: (vector, colour, can be an answer) of those that it knows."""
-    rows = view.rows(asked)
-    there = rows >= 0
-    found = rows[there]
-    assert view.ids(found) == [one for one, ok in zip(asked, there, strict=True) if ok]
-    vectors, colours, live = view.vectors(found)[:, 0].tolist(), view.attributes(found)["colour"], view.has(found)
-    assert view.attributes(found[::-1])["colour"].to_list() == colours.to_list()[::-1]
-    return dict(zip(view.ids(found), zip(vectors, colours, live.tolist(), strict=True), strict=True))
+def read_items(snapshot, item_ids):
+    """Return (vector, colour, is live) of the ids that have a row, by id."""
+    rows = snapshot.to_rows(item_ids)
+    known_rows = rows[rows >= 0]
+    known_ids = snapshot.to_ids(known_rows)
+    assert known_ids == [item_id for item_id, row in zip(item_ids, rows, strict=True) if row >= 0]
+    vectors = snapshot.get_vectors(known_rows)[:, 0].tolist()
+    colours = snapshot.get_attributes(known_rows)["colour"].to_list()
+    assert snapshot.get_attributes(known_rows[::-1])["colour"].to_list() == colours[::-1]
+    is_live = snapshot.is_live(known_rows).tolist()
+    return dict(zip(known_ids, zip(vectors, colours, is_live, strict=True), strict=True))
 
 
-@pytest.mark.parametrize("spare", [3, 1024])
-def test_views_stay_what_they_were(release, ids, spare, monkeypatch):
-    monkeypatch.setattr(overlay_file, "_SPARE", spare)
+@pytest.mark.parametrize("max_dead_slots", [3, 1024])
+def test_snapshots_are_not_changed_by_later_operations(release, ids, max_dead_slots, monkeypatch):
+    monkeypatch.setattr(memtable_module, "_MAX_DEAD_SLOTS", max_dead_slots)
     rng = random.Random(0)
-    more = ids + ([f"new {i}" for i in range(15)] if isinstance(ids[0], str) else list(range(15)))
-    oracle = {one: (float(i), f"c{i}", True) for i, one in enumerate(ids)}
-    overlay, taken = MemTable(release), []
+    all_ids = ids + ([f"new {i}" for i in range(15)] if isinstance(ids[0], str) else list(range(15)))
+    oracle = {item_id: (float(i), f"c{i}", True) for i, item_id in enumerate(ids)}
+    memtable, history = MemTable(release), []
     for seq in range(1, 120):
-        chosen = rng.choices(more, k=rng.choice([1, 1, 2, 9]))  # equal ids in one batch, too
+        batch_ids = rng.choices(all_ids, k=rng.choice([1, 1, 2, 9]))  # may have equal ids
         if rng.random() < 0.4:
-            batch = [delete(one) for one in chosen]
+            batch = [make_delete(item_id) for item_id in batch_ids]
         else:
-            batch = [upsert(one, rng.randrange(50), rng.choice([None, f"d{seq}"])) for one in chosen]
-        for one in batch:
-            if one.kind == "upsert":
-                oracle[one.id] = (float(one.vector[0]), one.fields.get("colour"), True)
-            elif one.id in oracle and oracle[one.id][2]:
-                oracle[one.id] = (*oracle[one.id][:2], False)
-        view = overlay.apply(batch, seq=seq)
-        taken.append((view, dict(oracle)))
-    for seq, (view, expected) in enumerate(taken, 1):
-        assert known(view, more) == expected
-        assert (view.seq, len(view)) == (seq, sum(what[2] for what in expected.values()))
-        assert view.delta.count == view.delta.live.sum() <= view.delta.held <= len(view.delta)
-        assert view.tombstones == (0 if view.live is None else N - view.live.mask().sum())
-        assert not view.delta.codes.flags.writeable
-    lengths = [len(view.delta) for view, _ in taken]
-    assert (max(lengths) <= 2 * len(more) + 12) == (spare == 3)
-    assert overlay.snapshot.delta.attributes.n_chunks() <= overlay_file._MAX_CHUNKS + 1
+            batch = [make_upsert(item_id, rng.randrange(50), rng.choice([None, f"d{seq}"])) for item_id in batch_ids]
+        for operation in batch:
+            if operation.kind == "upsert":
+                oracle[operation.id] = (float(operation.vector[0]), operation.fields.get("colour"), True)
+            elif operation.id in oracle and oracle[operation.id][2]:
+                oracle[operation.id] = (*oracle[operation.id][:2], False)
+        history.append((memtable.apply(batch, seq=seq), dict(oracle)))
+    for seq, (snapshot, expected) in enumerate(history, 1):
+        delta, live_base_rows = snapshot.delta, snapshot.live_base_rows
+        assert read_items(snapshot, all_ids) == expected
+        assert (snapshot.seq, len(snapshot)) == (seq, sum(is_live for _, _, is_live in expected.values()))
+        assert delta.live_count == delta.live_mask.sum() <= delta.distinct_id_count <= len(delta)
+        assert snapshot.tombstone_count == (0 if live_base_rows is None else N - live_base_rows.to_mask().sum())
+        assert not delta.half_vectors.flags.writeable
+    max_length = max(len(snapshot.delta) for snapshot, _ in history)
+    assert (max_length <= 2 * len(all_ids) + 12) == (max_dead_slots == 3)
+    assert memtable.snapshot.delta.attributes.n_chunks() <= memtable_module._MAX_CHUNKS + 1
 
 
-def test_rows_of_the_base_become_those_of_today(release, ids):
-    overlay = MemTable(release)
-    view = Snapshot.from_release(release)
+def test_base_rows_are_mapped_to_the_latest_rows_of_their_items(release, ids):
+    snapshot = Snapshot.from_release(release)
     rows = np.array([3, 3, 0, 7])
-    assert view.to_latest_rows(rows) is rows
-    view = overlay.apply([upsert(ids[3], 9), delete(ids[0])], seq=2)
-    assert view.to_latest_rows(rows).tolist() == [N, N, 0, 7]
-    assert view.get_vectors(view.to_latest_rows(rows))[:, 0].tolist() == [9, 9, 0, 7]
-    assert view.is_live(view.to_latest_rows(rows)).tolist() == [True, True, False, True]
-    assert view.delta.base_rows.tolist() == [3]
-    assert view.to_latest_rows(np.empty(0, np.int64)).tolist() == []
+    assert snapshot.to_latest_rows(rows) is rows
+    snapshot = MemTable(release).apply([make_upsert(ids[3], 9), make_delete(ids[0])], seq=2)
+    latest_rows = snapshot.to_latest_rows(rows)
+    assert latest_rows.tolist() == [N, N, 0, 7]
+    assert snapshot.get_vectors(latest_rows)[:, 0].tolist() == [9, 9, 0, 7]
+    assert snapshot.is_live(latest_rows).tolist() == [True, True, False, True]
+    assert snapshot.delta.base_rows.tolist() == [3]
+    assert snapshot.to_latest_rows(np.empty(0, np.int64)).tolist() == []
 
 
-def test_half_precision_as_in_a_release(release, ids):
+def test_vectors_are_rounded_to_half_precision_as_in_a_release(release, ids):
     vector = np.array([0.1, 1 + 2**-11, 1e-8, 65504], dtype=np.float32)  # between two halves, too small, the largest
-    view = MemTable(release).apply([Operation(0, "upsert", ids[0], {}, vector, None, has_external_vector=True)], seq=1)
-    assert view.get_vectors(np.array([N])).tolist() == [vector.astype(np.float16).astype(np.float32).tolist()]
+    upsert = Operation(0, "upsert", ids[0], {}, vector, None, has_external_vector=True)
+    snapshot = MemTable(release).apply([upsert], seq=1)
+    assert snapshot.get_vectors(np.array([N])).tolist() == [vector.astype(np.float16).astype(np.float32).tolist()]
 
 
-def test_without_changes_nothing_is_added(release, ids):
-    view = Snapshot.from_release(release)
-    assert (view.live_base_rows, len(view.delta), view.seq, view.rejected_seqs, len(view)) == (None, 0, 0, {}, N)
-    assert view.to_rows([ids[4], ids[4]]).tolist() == [4, 4]
+def test_snapshot_of_a_release_without_changes(release, ids):
+    snapshot = Snapshot.from_release(release)
+    assert (snapshot.live_base_rows, len(snapshot.delta), snapshot.seq, len(snapshot)) == (None, 0, 0, N)
+    assert snapshot.rejected_seqs == {}
+    assert snapshot.to_rows([ids[4], ids[4]]).tolist() == [4, 4]
     with pytest.raises(DataError, match="ids here are"):
-        view.to_rows([1.5])
+        snapshot.to_rows([1.5])
 
 
-def test_no_attributes(release_of):
-    overlay = MemTable(release_of([1, 2], [[1, 0], [0, 1]]))
+def test_release_without_attributes(make_release):
+    memtable = MemTable(make_release([1, 2], [[1, 0], [0, 1]]))
     for seq in range(1, 100):
-        view = overlay.apply(
-            [Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, has_external_vector=True)], seq=seq
-        )
-    assert view.get_attributes(view.to_rows([50, 2, 1])).height == 3
-    assert (view.get_attributes(np.array([0])).width, view.delta.attributes.height) == (0, 99)
+        upsert = Operation(0, "upsert", seq, {}, np.ones(2, np.float32), None, has_external_vector=True)
+        snapshot = memtable.apply([upsert], seq=seq)
+    assert snapshot.get_attributes(snapshot.to_rows([50, 2, 1])).height == 3
+    assert (snapshot.get_attributes(np.array([0])).width, snapshot.delta.attributes.height) == (0, 99)

@@ -1,11 +1,13 @@
+"""Pruning of releases and operations, and checks that releases and the journal belong together."""
+
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.live import compaction as compact_file
-from vecall.live import live_index, switching
+from vecall.live import compaction, live_index, switching
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 from vecall.live.pruning import (
@@ -17,18 +19,20 @@ from vecall.live.pruning import (
     prune_store,
 )
 from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release import release as release_module
 
 EYE = np.eye(3, dtype=np.float32)
+ALL_ITEMS = Query(vector=[1, 1, 1], k=99)
 
 
 @pytest.fixture
-def store(store_of):
-    return store_of([1, 2, 3], EYE)
+def store(make_store):
+    return make_store([1, 2, 3], EYE)
 
 
-def write(store, count):
+def append_deletes(store, count):
     with Journal.open(get_journal_path(store), "integer") as journal:
         return journal.append(
             [Operation(0, "delete", 100 + i, None, None, None, has_external_vector=False) for i in range(count)]
@@ -39,25 +43,24 @@ def publish(store, name, journal_seq=0):
     publish_vectors(store.path, [1, 2, 3], EYE, name=name, journal_seq=journal_seq)
 
 
-def test_what_no_release_and_no_table_is_without(store):
-    write(store, 9)
+def test_operations_are_prunable_up_to_the_first_that_a_release_or_the_tables_lack(store):
+    append_deletes(store, 9)
     for name, seq in (("two", 4), ("three", 7)):
         publish(store, name, seq)
-    made = {one.name: one for one in store.releases()}
-    assert [(one.journal_seq, one.declared_seq) for one in made.values()] == [(7, 7), (4, 4), (0, 0)]
-    compacted = made["three"].model_copy(update={"journal_seq": 9})
+    manifests = {manifest.name: manifest for manifest in store.list_releases()}
+    assert [(m.journal_seq, m.tables_seq) for m in manifests.values()] == [(7, 7), (4, 4), (0, 0)]
+    one, two, three = (manifests[name] for name in ("one", "two", "three"))
+    compacted = three.model_copy(update={"journal_seq": 9})
     assert find_max_prunable_seq([]) == 0
-    assert (
-        find_max_prunable_seq([made["three"], made["two"], made["one"]]) == 0
-    )  # `one` may be activated, and has none of them
-    assert find_max_prunable_seq([made["three"], made["two"]]) == 4
-    assert find_max_prunable_seq([made["three"]]) == 7
-    assert find_max_prunable_seq([compacted, made["three"]]) == 7
-    assert find_max_prunable_seq([compacted]) == 7  # the tables have no more, and may be published again
-    assert find_max_prunable_seq([made["two"], compacted]) == 4
+    assert find_max_prunable_seq([three, two, one]) == 0  # `one` may be activated, and contains no operation
+    assert find_max_prunable_seq([three, two]) == 4
+    assert find_max_prunable_seq([three]) == 7
+    assert find_max_prunable_seq([compacted, three]) == 7
+    assert find_max_prunable_seq([compacted]) == 7  # the tables contain no more, and may be published again
+    assert find_max_prunable_seq([two, compacted]) == 4
 
 
-def test_pruning_beside_a_writer(store):
+def test_pruning_does_not_disturb_a_writer(store):
     with open_recaller(store.path, writable=True) as recaller:
         assert recaller.delete([1]) == 1
         recaller.upsert([{"id": 9, "vector": EYE[0].tolist()}])
@@ -67,74 +70,68 @@ def test_pruning_beside_a_writer(store):
         assert prune_store(store, 0) == PruneResult(["two", "one"], 1)
         assert prune_store(store, 0) == PruneResult([], 0)
         assert recaller.live_index.upsert([{"id": 8, "vector": EYE[0].tolist()}]).seq == 3
-        assert recaller.activate("four") == "four"  # whose tables hold the deleted item: that was said
-        assert sorted(recaller.recall(_all()).ids) == [1, 2, 3, 8, 9]
+        # The tables of `four` contain the deleted item 1, although their journal_seq covers the delete.
+        assert recaller.activate("four") == "four"
+        assert sorted(recaller.recall(ALL_ITEMS).ids) == [1, 2, 3, 8, 9]
     with open_recaller(store.path) as reader:
-        assert sorted(reader.recall(_all()).ids) == [1, 2, 3, 8, 9]
+        assert sorted(reader.recall(ALL_ITEMS).ids) == [1, 2, 3, 8, 9]
     with pytest.raises(StoreError, match="keep is -1"):
         prune_store(store, -1)
 
 
-def _all():
-    from vecall.recall.query import Query
-
-    return Query(vector=[1, 1, 1], k=99)
-
-
-def test_without_a_journal_releases_alone_are_pruned(store):
+def test_store_without_a_journal_can_be_pruned(store):
     for name in ("two", "three"):
         publish(store, name)
     assert prune_store(store, 1) == PruneResult(["one"], 0)
     assert not get_journal_path(store).exists()
 
 
-def test_tables_cannot_hold_what_was_never_written(store):
+def test_publishing_rejects_a_journal_seq_beyond_the_journal(store):
     check_tables_seq(store, "integer", 0)
     with pytest.raises(StoreError, match=r"journal_seq is 1, but the journal of .* ends at 0"):
         publish(store, "two", 1)
-    write(store, 5)
+    append_deletes(store, 5)
     publish(store, "two", 5)
     with pytest.raises(StoreError, match=r"journal_seq is 6, but the journal of .* ends at 5"):
         publish(store, "three", 6)
-    assert [one.name for one in store.releases()] == ["two", "one"]
+    assert [manifest.name for manifest in store.list_releases()] == ["two", "one"]
 
 
-def test_a_lost_journal_is_not_written_to(store):
-    """Its numbers would begin again, and releases would take new operations for old ones."""
-    write(store, 5)
+def test_store_that_lost_its_journal_cannot_be_written_to(store):
+    """Sequence numbers would start from 1 again, and releases would take new operations for ones they contain."""
+    append_deletes(store, 5)
     publish(store, "two", 5)
     for file in store.path.glob("journal.sqlite*"):
         file.unlink()
     for release in (None, "one"):
         with pytest.raises(StoreError, match="release 'two' contains operations up to 5, but the journal ends at 0"):
             open_recaller(store.path, release=release, writable=True)
-    with open_recaller(store.path) as reader:  # reading does no harm
-        assert len(reader.recall(_all()).ids) == 3
+    with open_recaller(store.path) as reader:
+        assert len(reader.recall(ALL_ITEMS).ids) == 3
     with Journal.open(get_journal_path(store), "integer") as journal:
         check_journal_covers(journal, [])
 
 
-def test_a_manifest_of_format_1_opens(store):
-    """Older releases lack what came with live changes; they contain and declare nothing."""
-    import hashlib
-
+def test_release_of_an_older_format_is_rejected_and_does_not_prevent_writing(store):
     publish(store, "two")
-    folder = store.folder("one")
-    said = json.loads((folder / "manifest.json").read_bytes())
-    del said["declared_seq"]
-    content = json.dumps(said | {"format": 1}).encode()
-    (folder / "manifest.json").write_bytes(content)
+    directory = store.get_release_dir("one")
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    del manifest["tables_seq"]
+    content = json.dumps(manifest | {"format": 1}).encode()
+    (directory / "manifest.json").write_bytes(content)
     with pytest.raises(InvalidReleaseError):
         store.verify("one")
-    (folder / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
-    assert (store.verify("one").format, store.verify("one").declared_seq, store.verify("two").format) == (1, 0, 2)
-    with open_recaller(store.path, release="one") as reader:
-        assert len(reader.recall(_all()).ids) == 3
+    (directory / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
+    with pytest.raises(InvalidReleaseError, match="format 1"):
+        open_recaller(store.path, release="one")
+    with open_recaller(store.path, writable=True) as writer:
+        assert writer.delete([1]) == 1
+        assert len(writer.recall(ALL_ITEMS).ids) == 2
 
 
-@pytest.mark.parametrize("how", ["open", "activate", "compact"])
-def test_a_release_that_is_pruned_while_it_is_read_is_refused(store, monkeypatch, how):
-    """It would be without operations that were pruned with it."""
+@pytest.mark.parametrize("action", ["open", "activate", "compact"])
+def test_release_that_is_pruned_while_it_is_opened_is_rejected(store, monkeypatch, action):
+    """Operations that it lacks were pruned together with it."""
     with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
         recaller.upsert([{"id": 9, "vector": EYE[0].tolist()}])
         for name in ("two", "three"):
@@ -142,16 +139,16 @@ def test_a_release_that_is_pruned_while_it_is_read_is_refused(store, monkeypatch
         recaller.activate("three")
         recaller.delete([1])
 
-        def pruned_at_once(*args):
+        def open_and_prune(*args):
             release = release_module.open_release(*args)
             assert prune_store(store, 0) == PruneResult(["one"], 1)
             return release
 
-        monkeypatch.setattr(compact_file if how == "compact" else live_index, "open_release", pruned_at_once)
-        monkeypatch.setattr(switching, "prove_release", pruned_at_once)
+        monkeypatch.setattr(compaction if action == "compact" else live_index, "open_release", open_and_prune)
+        monkeypatch.setattr(switching, "open_and_check_release", open_and_prune)
         with pytest.raises(StoreError, match="has no release 'one'"):
             {
                 "open": lambda: open_recaller(store.path, release="one"),
                 "activate": lambda: recaller.live_index._switcher._prepare(store, "one"),
-                "compact": lambda: compact_file.compact(store.path, release="one"),
-            }[how]()
+                "compact": lambda: compaction.compact(store.path, release="one"),
+            }[action]()

@@ -1,4 +1,4 @@
-"""A recaller and its store on a disk that fails at any call, and on one that loses power at any moment."""
+"""A recaller and its store on disks that fail at any call, and on disks that lose power at any moment."""
 
 import errno
 import json
@@ -29,151 +29,159 @@ def shim(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sound(shim, tmp_path_factory) -> SessionRun:
-    (run,) = run_with_faults(shim, store_session, tmp_path_factory.mktemp("sound"))
+def faultless(shim, tmp_path_factory) -> SessionRun:
+    (run,) = run_with_faults(shim, store_session, tmp_path_factory.mktemp("faultless"))
     return run
 
 
-def test_no_writer_loses_the_end_of_its_file_in_silence(shim, tmp_path) -> None:
-    """C's streams, which numpy and faiss use by themselves, hold it back until they are closed."""
-    (sound,) = run_with_faults(shim, writers_session, tmp_path / "sound")
+def test_writers_report_every_failed_write(shim, tmp_path) -> None:
+    """Even the last one of a file, which C's streams, used by numpy and faiss, delay until they are closed."""
+    (faultless,) = run_with_faults(shim, writers_session, tmp_path / "faultless")
     runs = run_with_faults(shim, writers_session, tmp_path / "failing", error_code=errno.ENOSPC)
     assert len(runs) > 30
     for run in runs[:-1]:
-        (failed,) = {*sound.output_lines} - {*run.output_lines}
-        assert f"failed {failed.split()[1]}" in run.output_lines, (run.failed_calls, failed)
+        (missing,) = {*faultless.output_lines} - {*run.output_lines}
+        assert f"failed {missing.split()[1]}" in run.output_lines, (run.failed_calls, missing)
 
 
-def possible(lines: list[str], *, amid: bool = False) -> list[StoreOracle]:
-    """What may be there: all steps that were done; the first that failed, or is under way, in any part that there is.
+def list_possible_states(lines: list[str], *, interrupted: bool = False) -> list[StoreOracle]:
+    """Return the possible states of a store after a session has emitted `lines`.
 
-    The later ones that failed have done nothing. What the journal could not say to be on the disk may appear later, if
-    nothing has been written in its place.
+    All acknowledged steps have taken effect. The first failed step, or the interrupted one, has done any part of its
+    work; later failed ones have done nothing. A write of which the journal could not tell whether it reached the disk
+    may appear later, unless another one was written in its place.
     """
-    models, failed = [StoreOracle().apply(FIRST_PUBLISH)], None
+    states, failed = [StoreOracle().apply(FIRST_PUBLISH)], None
     outcomes = [line for line in lines if line.startswith(("done", "failed"))]
     for step, line in zip(STEPS, outcomes, strict=False):
         if line.startswith("done"):
-            models = [one.apply(["open"]).apply(step) for one in models if can(one, step)]
+            states = [state.apply(["open"]).apply(step) for state in states if is_applicable(state, step)]
         elif failed is None:
-            failed, seq = step, models[0].last_seq
-            models = [part for one in models for part in parts(one.apply(["open"]), step)]
+            failed, seq = step, states[0].last_seq
+            states = [after for state in states for after in list_states_after(state.apply(["open"]), step)]
     if failed is not None and failed[0] in ("upsert", "delete"):
-        models += [one.copy().apply(failed) for one in models if one.last_seq == seq]
-    if amid and len(outcomes) < len(STEPS):
-        models = [part for one in models for part in parts(one, STEPS[len(outcomes)])]
-    return models
+        states += [state.copy().apply(failed) for state in states if state.last_seq == seq]
+    if interrupted and len(outcomes) < len(STEPS):
+        states = [after for state in states for after in list_states_after(state, STEPS[len(outcomes)])]
+    return states
 
 
-def parts(model: StoreOracle, step: list) -> list[StoreOracle]:
-    return [*model.iterate_possible_states(step)] if can(model, step) else [model]
+def list_states_after(state: StoreOracle, step: list) -> list[StoreOracle]:
+    return [*state.iterate_possible_states(step)] if is_applicable(state, step) else [state]
 
 
-def can(model: StoreOracle, step: list) -> bool:
+def is_applicable(state: StoreOracle, step: list) -> bool:
     if step[0] == "rollback":
-        return model.current is not None and model.releases[model.current].parent in model.releases
-    return step[0] != "activate" or step[1] in model.releases
+        return state.current is not None and state.releases[state.current].parent in state.releases
+    return step[0] != "activate" or step[1] in state.releases
 
 
-def check_left(folder: Path, models: Iterable[StoreOracle], where: object) -> None:
-    """A store is one of `models`, whole, and can be written to."""
-    found = inspect_store(folder)
-    for one in models:
-        found.exported_tables = one.exported_tables
-        one.served_release, one.served_items, one.compaction_bases = None, {}, []
-        if found == one:
+def check_store(store_dir: Path, possible: Iterable[StoreOracle], context: object) -> None:
+    """Check that a store is in one of the possible states and can be written to."""
+    observed = inspect_store(store_dir)
+    for state in possible:
+        observed.exported_tables = state.exported_tables
+        state.served_release, state.served_items, state.compaction_bases = None, {}, []
+        if observed == state:
             break
     else:
-        pytest.fail(f"{where}: found {found.summarize()}, possible {[one.summarize() for one in models]}")
+        summaries = [state.summarize() for state in possible]
+        pytest.fail(f"{context}: found {observed.summarize()}, possible {summaries}")
     items = draw_upsert(99)
-    with open_recaller(folder, writable=True, auto_compact=False) as recaller:
+    with open_recaller(store_dir, writable=True, auto_compact=False) as recaller:
         recaller.upsert(to_upsert_items(items))
-    with open_recaller(folder) as recaller:
-        assert read_all_items(recaller) == one.releases[one.current].items | items
+    with open_recaller(store_dir) as recaller:
+        assert read_all_items(recaller) == state.releases[state.current].items | items
 
 
-def check_new(folder: Path, lines: list[str], where: object) -> None:
-    """The store that was made in the session."""
-    right = StoreOracle().apply(FIRST_PUBLISH)
+def check_new_store(store_dir: Path, lines: list[str], context: object) -> None:
+    """Check the store that the session has created."""
+    complete = StoreOracle().apply(FIRST_PUBLISH)
     if "new done" in lines:
-        assert inspect_store(folder) == right, where
+        assert inspect_store(store_dir) == complete, context
         return
-    if not (folder / "releases").exists():
+    if not (store_dir / "releases").exists():
         with pytest.raises(StoreError, match="is no store"):
-            inspect_store(folder)
+            inspect_store(store_dir)
     else:
-        assert inspect_store(folder) in [StoreOracle(), right, StoreOracle().apply([*FIRST_PUBLISH[:-1], False])], where
+        not_activated = StoreOracle().apply([*FIRST_PUBLISH[:-1], False])
+        assert inspect_store(store_dir) in [StoreOracle(), complete, not_activated], context
 
 
-def test_nothing_is_written_unseen(sound: SessionRun) -> None:
-    assert [line for line in sound.output_lines if line.startswith("done")] == [f"done {i}" for i in range(len(STEPS))]
-    disk = SimulatedDisk(sound.initial_dir)
-    for event in sound.events:
+def test_every_write_to_the_store_is_recorded(faultless: SessionRun) -> None:
+    lines = faultless.output_lines
+    assert [line for line in lines if line.startswith("done")] == [f"done {i}" for i in range(len(STEPS))]
+    disk = SimulatedDisk(faultless.initial_dir)
+    for event in faultless.events:
         disk.replay(event)
-    assert disk.read_files() == read_real_files(sound.directory)
-    check_new(sound.directory / NEW_STORE_DIR, sound.output_lines, "sound")
-    check_left(sound.directory / STORE_DIR, possible(sound.output_lines), "sound")
+    assert disk.read_files() == read_real_files(faultless.directory)
+    check_new_store(faultless.directory / NEW_STORE_DIR, lines, "faultless")
+    check_store(faultless.directory / STORE_DIR, list_possible_states(lines), "faultless")
 
 
 def check_failures(runs: list[SessionRun]) -> None:
-    """Each failure was told clearly, reading went on, and what was acknowledged is there on a sound disk."""
+    """Check that failures were reported, reading went on, and no acknowledged step is lost."""
     for run in runs:
-        where = (run.failing_call, run.failed_calls[:1])
+        context = (run.failing_call, run.failed_calls[:1])
         for number, line in enumerate(run.output_lines):
-            assert line.startswith(("done", "failed", "reads", "new")), (where, line)
+            assert line.startswith(("done", "failed", "reads", "new")), (context, line)
             if line.startswith("reads"):
-                release, items = json.loads(line.removeprefix("reads "))
-                there = {name: tuple(value) for name, value in items.items()}
-                models = possible(run.output_lines[:number])
+                release, versions = json.loads(line.removeprefix("reads "))
+                items = {item_id: tuple(version) for item_id, version in versions.items()}
                 assert any(
-                    (one.served_release or release, one.served_items or there) == (release, there) for one in models
-                ), where
-        check_new(run.directory / NEW_STORE_DIR, run.output_lines, where)
-        check_left(run.directory / STORE_DIR, possible(run.output_lines), where)
+                    (state.served_release or release, state.served_items or items) == (release, items)
+                    for state in list_possible_states(run.output_lines[:number])
+                ), context
+        check_new_store(run.directory / NEW_STORE_DIR, run.output_lines, context)
+        check_store(run.directory / STORE_DIR, list_possible_states(run.output_lines), context)
 
 
-def test_a_disk_that_fails_once_costs_one_step(shim, tmp_path) -> None:
+def test_single_faults_lose_nothing(shim, tmp_path) -> None:
     check_failures(run_with_faults(shim, store_session, tmp_path, error_code=errno.EIO, step=23))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("code", "forever"),
+    ("code", "keeps_failing"),
     [(errno.EIO, False), (errno.ENOSPC, True)],
     ids=["EIO once", "ENOSPC from then on"],
 )
-def test_a_disk_that_fails_at_any_call_loses_nothing(shim, tmp_path, code: int, forever: bool) -> None:
-    check_failures(run_with_faults(shim, store_session, tmp_path, error_code=code, keeps_failing=forever))
+def test_faults_at_any_call_lose_nothing(shim, tmp_path, code: int, keeps_failing: bool) -> None:
+    check_failures(run_with_faults(shim, store_session, tmp_path, error_code=code, keeps_failing=keeps_failing))
 
 
-def check_power_loss(run: SessionRun, folder: Path, moments: Iterable[int]) -> None:
-    """When the power goes after `moments` events: what is left at the worst, and by chance."""
+def check_power_loss(run: SessionRun, directory: Path, moments: Iterable[int]) -> None:
+    """Check the stores after a loss of power that follows on event number `moments`.
+
+    Each time with only the synced writes left, and with a random part of the others.
+    """
     disk, moments = SimulatedDisk(run.initial_dir), {*moments}
     for number, event in enumerate([*run.events, None]):
         if number in moments:
             lines = read_output_lines(run.events[:number])
-            for chance in (None, Random(number)):
-                disk.write_power_loss_state(folder, chance)
-                check_new(folder / NEW_STORE_DIR, lines, (run.failing_call, number, chance))
-                check_left(folder / STORE_DIR, possible(lines, amid=True), (run.failing_call, number, chance))
+            for rng in (None, Random(number)):
+                context = (run.failing_call, number, rng)
+                disk.write_power_loss_state(directory, rng)
+                check_new_store(directory / NEW_STORE_DIR, lines, context)
+                check_store(directory / STORE_DIR, list_possible_states(lines, interrupted=True), context)
         if event is not None:
             disk.replay(event)
 
 
-def test_a_loss_of_power_loses_nothing(sound: SessionRun, tmp_path) -> None:
-    check_power_loss(sound, tmp_path / "left", range(0, len(sound.events) + 1, 8))
+def test_power_loss_loses_nothing(faultless: SessionRun, tmp_path) -> None:
+    check_power_loss(faultless, tmp_path / "left", range(0, len(faultless.events) + 1, 8))
 
 
 @pytest.mark.slow
-def test_a_loss_of_power_at_any_moment_loses_nothing(sound: SessionRun, tmp_path) -> None:
-    check_power_loss(sound, tmp_path / "left", range(len(sound.events) + 1))
+def test_power_loss_at_any_moment_loses_nothing(faultless: SessionRun, tmp_path) -> None:
+    check_power_loss(faultless, tmp_path / "left", range(len(faultless.events) + 1))
 
 
 @pytest.mark.slow
-def test_a_failed_sync_is_not_taken_for_done(shim, tmp_path) -> None:
+def test_step_with_a_failed_sync_is_not_acknowledged(shim, tmp_path) -> None:
     for run in run_with_faults(shim, store_session, tmp_path / "work", error_code=errno.EIO):
-        hit = next((event for event in run.failed_calls if event.kind == "S"), None)
-        if hit is not None:
-            failed = run.events.index(hit)
-            done = [number for number, event in enumerate(run.events) if number > failed and event.kind == "P"]
-            check_power_loss(run, tmp_path / "left", [number + 1 for number in (*done[:8:2], done[-1])])
+        failed_sync = next((event for event in run.failed_calls if event.kind == "S"), None)
+        if failed_sync is not None:
+            failed = run.events.index(failed_sync)
+            emitted = [number for number, event in enumerate(run.events) if number > failed and event.kind == "P"]
+            check_power_loss(run, tmp_path / "left", [number + 1 for number in (*emitted[:8:2], emitted[-1])])

@@ -1,158 +1,164 @@
-"""A fit goes on over its own tables alone; a run that it starts from has not learned what it is judged by."""
+"""Lineage of runs: a fit resumes on equal tables only, and `--init` leaks no held-out interactions."""
 
 import numpy as np
 import polars as pl
 import pytest
 from support import synthetic
 
+from vecall.config import parse_config
 from vecall.data.split import TRAIN
 from vecall.errors import TrainingError
 from vecall.pipeline import lineage
 from vecall.pipeline.fit import fit
+from vecall.pipeline.lineage import TRAINED_HASHES_FILE
 from vecall.training import callbacks
 
 
 @pytest.fixture
-def shop(tmp_path):
+def tables_dir(tmp_path):
     synthetic.write_tables(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def cut(shop, monkeypatch):
-    """A fit that was cut short after an epoch, in `run`."""
-    start = callbacks.EpochMetricsCallback.on_train_epoch_start
+def interrupted_dir(tables_dir, monkeypatch):
+    """A directory with tables and, in `run`, a fit of them that was interrupted after one epoch."""
+    on_train_epoch_start = callbacks.EpochMetricsCallback.on_train_epoch_start
 
-    def cut_short(self, trainer, recipe):
+    def interrupt(self, trainer, module):
         if trainer.current_epoch == 1:
             raise KeyboardInterrupt
-        start(self, trainer, recipe)
+        on_train_epoch_start(self, trainer, module)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.EpochMetricsCallback, "on_train_epoch_start", cut_short)
+        patch.setattr(callbacks.EpochMetricsCallback, "on_train_epoch_start", interrupt)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(synthetic.make_config(shop), shop / "run")
-    return shop
+            fit(synthetic.make_config(tables_dir), tables_dir / "run")
+    return tables_dir
 
 
-def change(path, column, cell, value):
-    """Write another value of the same length of table wherever `cell` stands."""
+def get_interactions_path(tables_dir):
+    return synthetic.make_config(tables_dir).data.interactions[0]
+
+
+def replace_cells(path, column, old, new):
+    """Replace a value of a column wherever it occurs."""
     table = pl.read_csv(path, infer_schema=False)
-    changed = pl.when(pl.col(column) == cell).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
-    table.with_columns(changed).write_csv(path)
+    replaced = pl.when(pl.col(column) == old).then(pl.lit(new)).otherwise(pl.col(column)).alias(column)
+    table.with_columns(replaced).write_csv(path)
 
 
-def rename_item(shop):
-    for name, column in (("items", "id"), ("taken", "item")):
-        change(shop / f"{name}.csv", column, synthetic.make_item_id(3), "other")
+def rename_item(tables_dir):
+    for path, column in ((tables_dir / "items.csv", "id"), (get_interactions_path(tables_dir), "item")):
+        replace_cells(path, column, synthetic.make_item_id(3), "other")
 
 
-def rename_user(shop):
-    for name, column in (("users", "id"), ("taken", "user")):
-        change(shop / f"{name}.csv", column, "user-3", "user-x")
+def rename_user(tables_dir):
+    for path, column in ((tables_dir / "users.csv", "id"), (get_interactions_path(tables_dir), "user")):
+        replace_cells(path, column, "user-3", "user-x")
 
 
 CHANGES = {
     "item ids": rename_item,
     "user ids": rename_user,
-    "interactions": lambda shop: change(shop / "taken.csv", "time", "0", "7"),
-    "item features": lambda shop: change(shop / "items.csv", "type", "kind 1", "kind x"),
-    "user features": lambda shop: change(shop / "users.csv", "type", "kind 1", "kind x"),
+    "interactions": lambda tables_dir: replace_cells(get_interactions_path(tables_dir), "time", "0", "7"),
+    "item features": lambda tables_dir: replace_cells(tables_dir / "items.csv", "type", "kind 1", "kind x"),
+    "user features": lambda tables_dir: replace_cells(tables_dir / "users.csv", "type", "kind 1", "kind x"),
 }
 
 
 @pytest.mark.parametrize("part", sorted(CHANGES))
-def test_a_fit_is_not_gone_on_with_over_other_tables(cut, part):
-    """Their shapes are equal: only what stands in them is other."""
-    CHANGES[part](cut)
-    with pytest.raises(TrainingError, match=rf"its tables have other [a-z, ]*{part}"):
-        fit(synthetic.make_config(cut), cut / "run")
+def test_fit_does_not_resume_on_changed_tables(interrupted_dir, part):
+    """The changed tables have equal shapes; only their values differ."""
+    CHANGES[part](interrupted_dir)
+    with pytest.raises(TrainingError, match=rf"inputs differ from those of the interrupted fit here: [a-z, ]*{part}"):
+        fit(synthetic.make_config(interrupted_dir), interrupted_dir / "run")
 
 
-def test_the_same_tables_are_gone_on_with(cut):
-    (cut / "taken.csv").write_bytes((cut / "taken.csv").read_bytes())
-    assert fit(synthetic.make_config(cut), cut / "run").summary.epochs == 4
+def test_fit_resumes_on_equal_tables(interrupted_dir):
+    path = get_interactions_path(interrupted_dir)
+    path.write_bytes(path.read_bytes())
+    assert fit(synthetic.make_config(interrupted_dir), interrupted_dir / "run").summary.epochs == 4
 
 
-def test_another_older_run_is_no_start_for_one_that_was_cut_short(cut, published):
-    with pytest.raises(TrainingError, match=r"other older run of --init"):
-        fit(synthetic.make_config(cut), cut / "run", init=published / "run")
+def test_fit_does_not_resume_with_another_initial_run(interrupted_dir, published):
+    with pytest.raises(TrainingError, match=r"inputs differ .*: older run of --init"):
+        fit(synthetic.make_config(interrupted_dir), interrupted_dir / "run", init=published / "run")
 
 
-def by_time(shop, valid_from, test_from):
-    return synthetic.make_config(shop, data={"split": "global_time", "valid_from": valid_from, "test_from": test_from})
+def make_global_time_config(tables_dir, valid_from, test_from):
+    data = {"split": "global_time", "valid_from": valid_from, "test_from": test_from}
+    return synthetic.make_config(tables_dir, data=data)
 
 
-def test_a_run_that_has_learned_the_test_is_no_start(shop):
-    """By another split, though nothing of its settings says so."""
-    fit(synthetic.make_config(shop, training={"epochs": 1}), shop / "whole")  # all but each user's last two
-    with pytest.raises(
-        TrainingError, match=r"--init: \d+% of the interactions .*whole has learned from.*leave-one-out"
-    ):
-        fit(by_time(shop, 1, 3), shop / "run", init=shop / "whole")
-    assert not (shop / "run").exists()
+def test_init_run_trained_on_held_out_interactions_raises(tables_dir):
+    """The initial run has another split, which its weights do not tell."""
+    # Trained on all but each user's last two interactions.
+    fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
+    with pytest.raises(TrainingError, match=r"--init: .*init was trained on \d+% of the .*leave-one-out"):
+        fit(make_global_time_config(tables_dir, 1, 3), tables_dir / "run", init=tables_dir / "init")
+    assert not (tables_dir / "run").exists()
 
 
-def test_what_an_older_run_had_learned_is_remembered(shop):
-    """A run that was itself started from one has learned what that one had."""
-    early = by_time(shop, 1, 2)
-    fit(by_time(shop, 3, 4), shop / "late")
-    late = np.load(shop / "late" / "learned.npy")
-    fit(early, shop / "early")
-    assert len(np.load(shop / "early" / "learned.npy")) < len(late)
-    fit(by_time(shop, 4, 5), shop / "later", init=shop / "late")
-    assert set(late) <= set(np.load(shop / "later" / "learned.npy"))
-    with pytest.raises(TrainingError, match="has learned from"):
-        fit(early, shop / "run", init=shop / "later")
+def test_trained_hashes_include_those_of_the_initial_run(tables_dir):
+    early_config = make_global_time_config(tables_dir, 1, 2)
+    fit(make_global_time_config(tables_dir, 3, 4), tables_dir / "late")
+    late_hashes = np.load(tables_dir / "late" / TRAINED_HASHES_FILE)
+    fit(early_config, tables_dir / "early")
+    assert len(np.load(tables_dir / "early" / TRAINED_HASHES_FILE)) < len(late_hashes)
+    fit(make_global_time_config(tables_dir, 4, 5), tables_dir / "later", init=tables_dir / "late")
+    assert set(late_hashes) <= set(np.load(tables_dir / "later" / TRAINED_HASHES_FILE))
+    with pytest.raises(TrainingError, match="was trained on"):
+        fit(early_config, tables_dir / "run", init=tables_dir / "later")
 
 
-def test_the_daily_loop_is_a_start(shop, caplog):
-    """Everybody has taken one more item by then."""
-    fit(synthetic.make_config(shop), shop / "yesterday")
-    table = pl.read_csv(shop / "taken.csv")
-    more = pl.DataFrame(
-        [(f"user-{u}", synthetic.make_item_id((u + 6) % synthetic.ITEMS), 50, 5.0) for u in range(synthetic.USERS)],
+def test_run_of_yesterday_is_a_valid_initial_run(tables_dir, caplog):
+    """In the meantime every user has one more interaction."""
+    fit(synthetic.make_config(tables_dir), tables_dir / "yesterday")
+    path = get_interactions_path(tables_dir)
+    table = pl.read_csv(path)
+    new_rows = pl.DataFrame(
+        [
+            (f"user-{user}", synthetic.make_item_id((user + 6) % synthetic.ITEMS), 50, 5.0)
+            for user in range(synthetic.USERS)
+        ],
         schema=table.schema,
         orient="row",
     )
-    table.vstack(more).write_csv(shop / "taken.csv")
-    fit(synthetic.make_config(shop), shop / "today", init=shop / "yesterday")
+    table.vstack(new_rows).write_csv(path)
+    fit(synthetic.make_config(tables_dir), tables_dir / "today", init=tables_dir / "yesterday")
     assert "--init" not in caplog.text
 
 
-def test_without_times_the_same_item_taken_again_is_another_interaction(shop):
-    config = synthetic.make_config(shop)
-    timeless = config.as_json()
-    timeless["schema"]["interactions"] |= {"time": None}
-    (shop / "taken.csv").write_text(
+def test_repeated_interactions_without_times_have_different_hashes(tables_dir):
+    settings = synthetic.make_config(tables_dir).as_json()
+    settings["schema"]["interactions"] |= {"time": None}
+    settings["schema"]["items"] |= {"features": {}, "attributes": [], "title": None}
+    settings["data"]["items"] = None
+    get_interactions_path(tables_dir).write_text(
         "user,item,rating\n" + "user-1,item-1,5\n" * 4 + "user-2,item-1,5\nuser-2,item-2,5\n"
     )
-    timeless["data"]["items"] = None
-    timeless["schema"]["items"] |= {"features": {}, "attributes": [], "title": None}
-    from vecall.config import parse_config
-    from vecall.data.dataset import read_dataset
-
-    dataset = read_dataset(parse_config(timeless).data, parse_config(timeless).schema_)
+    dataset = synthetic.load_dataset(parse_config(settings))
     assert len(np.unique(lineage.hash_interactions(dataset))) == 6
 
 
-def test_a_sample_of_the_hashes_is_enough(shop, monkeypatch):
+def test_sample_of_hashes_detects_a_leak(tables_dir, monkeypatch):
     monkeypatch.setattr(lineage, "_MAX_HASHES", 60)
-    fit(synthetic.make_config(shop, training={"epochs": 1}), shop / "whole")
-    assert len(np.load(shop / "whole" / "learned.npy")) == 60
-    with pytest.raises(TrainingError, match=r"--init: \d+%"):
-        fit(by_time(shop, 1, 3), shop / "run", init=shop / "whole")
+    fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
+    assert len(np.load(tables_dir / "init" / TRAINED_HASHES_FILE)) == 60
+    with pytest.raises(TrainingError, match=r"--init: .* \d+% of the interactions"):
+        fit(make_global_time_config(tables_dir, 1, 3), tables_dir / "run", init=tables_dir / "init")
 
 
-def test_a_run_that_does_not_say_what_it_has_learned_is_no_start(shop):
-    fit(synthetic.make_config(shop, training={"epochs": 1}), shop / "older")
-    (shop / "older" / "learned.npy").unlink()
-    with pytest.raises(TrainingError, match="does not say what it has learned from"):
-        fit(synthetic.make_config(shop), shop / "run", init=shop / "older")
+def test_init_run_without_trained_hashes_raises(tables_dir):
+    fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
+    (tables_dir / "init" / TRAINED_HASHES_FILE).unlink()
+    with pytest.raises(TrainingError, match="has no readable record of the interactions"):
+        fit(synthetic.make_config(tables_dir), tables_dir / "run", init=tables_dir / "init")
 
 
-def test_the_parts_of_a_split_are_its_own(shop):
-    for config in (synthetic.make_config(shop), by_time(shop, 2, 4)):
+def test_positive_parts_match_the_training_histories(tables_dir):
+    for config in (synthetic.make_config(tables_dir), make_global_time_config(tables_dir, 2, 4)):
         dataset = synthetic.load_dataset(config)
         split = dataset.split(config.data)
         assert (split.positive_parts == TRAIN).sum() == len(split.train.values)

@@ -1,3 +1,5 @@
+"""Exported towers: their ONNX files give the same vectors as torch, or are refused."""
+
 import re
 
 import numpy as np
@@ -30,16 +32,20 @@ from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 
 LENGTH = 4
-ITEM_FIELDS, USER_FIELDS = synthetic.make_features(40, 1), synthetic.make_features(40, 2)
-SIDES = FeatureEncoder.fit(synthetic.FEATURES, ITEM_FIELDS), FeatureEncoder.fit(synthetic.FEATURES, USER_FIELDS)
-NO_FEATURES = FeatureEncoder.fit({}, ITEM_FIELDS)
+N_TRAINED_ITEMS = 10
+ITEM_FEATURES, USER_FEATURES = synthetic.make_features(40, 1), synthetic.make_features(40, 2)
+ENCODERS = (
+    FeatureEncoder.fit(synthetic.FEATURES, ITEM_FEATURES),
+    FeatureEncoder.fit(synthetic.FEATURES, USER_FEATURES),
+)
+NO_FEATURES = FeatureEncoder.fit({}, ITEM_FEATURES)
 
 
-def trained(settings, sides, seed=0):
-    """Towers as if trained: layers that begin at zero are moved, running means too."""
-    items, users = sides
+def make_towers(settings, encoders, seed=0):
+    """Make towers as if trained: layers that are initialized with zeros are moved, and so are running means."""
+    item_encoder, user_encoder = encoders
     torch.manual_seed(seed)
-    towers = TwoTower(settings, items.shapes, users.shapes, 10)
+    towers = TwoTower(settings, item_encoder.specs, user_encoder.specs, N_TRAINED_ITEMS)
     with torch.no_grad():
         for weights in (*towers.parameters(), *towers.buffers()):
             if weights.is_floating_point() and weights.dim():
@@ -47,147 +53,156 @@ def trained(settings, sides, seed=0):
     return towers.eval()
 
 
-def export(towers, sides, folder, id_rows=(0, 1, -1)):
-    items, users = sides
+def export(towers, encoders, directory, id_rows=(0, 1, -1)):
+    item_encoder, user_encoder = encoders
     length = towers.settings.history.length if towers.reads_history else 0
-    state = EncoderState(dim=towers.settings.dim, history_length=length, items=items.state, users=users.state)
-    return export_towers(towers, state, (items.shapes, users.shapes), np.array(id_rows), folder)
+    state = EncoderState(
+        dim=towers.settings.dim, history_length=length, items=item_encoder.state, users=user_encoder.state
+    )
+    return export_towers(towers, state, (item_encoder.specs, user_encoder.specs), np.array(id_rows), directory)
 
 
-def histories(batch, dim, lengths):
-    vectors = torch.nn.functional.normalize(torch.randn(batch, max(lengths), dim), dim=-1)
+def make_histories(batch_size, dim, lengths):
+    vectors = torch.nn.functional.normalize(torch.randn(batch_size, max(lengths), dim), dim=-1)
     return vectors.numpy(), np.array(lengths)
 
 
-def preset(name):
+def make_preset_settings(name):
     model = PRESETS[name].get("model", {})
     return ModelSettings(**model | {"preset": name, "history": model.get("history", {}) | {"length": LENGTH}})
 
 
 CASES = {
-    "pooled": (preset("pooled"), SIDES),
-    "founding": (preset("founding"), SIDES),
-    "mean, hidden": (synthetic.make_model_settings("mean", hidden=(16,)), (SIDES[0], NO_FEATURES)),
+    "pooled": (make_preset_settings("pooled"), ENCODERS),
+    "dssm": (make_preset_settings("dssm"), ENCODERS),
+    "mean, hidden": (synthetic.make_model_settings("mean", hidden=(16,)), (ENCODERS[0], NO_FEATURES)),
     "attention": (synthetic.make_model_settings("attention", norm="none"), (NO_FEATURES, NO_FEATURES)),
-    "attention, hidden, batch norm": (synthetic.make_model_settings("attention", hidden=(16,), norm="batch"), SIDES),
-    "causal": (synthetic.make_model_settings("causal"), (SIDES[0], NO_FEATURES)),
-    "causal, hidden": (synthetic.make_model_settings("causal", hidden=(16,)), SIDES),
-    "members, causal": (synthetic.make_model_settings("causal", members=2, hidden=(16,)), SIDES),
-    "members, mean": (synthetic.make_model_settings("mean", members=4), (SIDES[0], NO_FEATURES)),
-    "ids, and users without a history": (synthetic.make_model_settings("none"), (NO_FEATURES, SIDES[1])),
+    "attention, hidden, batch norm": (
+        synthetic.make_model_settings("attention", hidden=(16,), norm="batch"),
+        ENCODERS,
+    ),
+    "causal": (synthetic.make_model_settings("causal"), (ENCODERS[0], NO_FEATURES)),
+    "causal, hidden": (synthetic.make_model_settings("causal", hidden=(16,)), ENCODERS),
+    "ensemble, causal": (synthetic.make_model_settings("causal", ensemble_size=2, hidden=(16,)), ENCODERS),
+    "ensemble, mean": (synthetic.make_model_settings("mean", ensemble_size=4), (ENCODERS[0], NO_FEATURES)),
+    "ids, no history": (synthetic.make_model_settings("none"), (NO_FEATURES, ENCODERS[1])),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_exported_files_answer_as_torch_does(tmp_path, case):
-    settings, sides = CASES[case]
-    towers = trained(settings, sides)
-    export(towers, sides, tmp_path)
+def test_exported_towers_match_torch(tmp_path, case):
+    settings, encoders = CASES[case]
+    towers = make_towers(settings, encoders)
+    export(towers, encoders, tmp_path)
     encoder = OnnxEncoder(tmp_path)
     dim = settings.dim
     assert (encoder.dim, encoder.history_length) == (dim, LENGTH if towers.reads_history else 0)
     for lengths in ([0], [1], [2], [LENGTH], [0] * 7, [LENGTH] * 7, [4, 0, 2, 1, 3, 0, 4]):
-        batch = len(lengths)
-        vectors, counts = histories(batch, dim, lengths)
-        fields, user_fields = ITEM_FIELDS[:batch], USER_FIELDS[-batch:]
-        features = {name: torch.from_numpy(x) for name, x in sides[1].encode(user_fields).items()}
-        rows = np.resize([0, 1, -1], batch)  # of the release, whose third item training did not know
+        batch_size = len(lengths)
+        vectors, counts = make_histories(batch_size, dim, lengths)
+        item_features, user_features = ITEM_FEATURES[:batch_size], USER_FEATURES[-batch_size:]
+        item_tensors = {name: torch.from_numpy(x) for name, x in encoders[0].encode(item_features).items()}
+        user_tensors = {name: torch.from_numpy(x) for name, x in encoders[1].encode(user_features).items()}
+        rows = np.resize([0, 1, -1], batch_size)  # of the release, whose third item was not in training
         with torch.no_grad():
-            expected = towers.user_tower(torch.from_numpy(vectors), torch.from_numpy(counts), features)
-            known = torch.from_numpy(np.where(rows < 0, 10, rows))
-            items = towers.encode_items(known, {n: torch.from_numpy(x) for n, x in sides[0].encode(fields).items()})
-        np.testing.assert_allclose(encoder.encode_users(user_fields, vectors, counts), expected, atol=1e-4)
-        np.testing.assert_allclose(encoder.encode_items(fields, rows), items, atol=1e-4)
+            expected_users = towers.user_tower(torch.from_numpy(vectors), torch.from_numpy(counts), user_tensors)
+            table_rows = torch.from_numpy(np.where(rows < 0, N_TRAINED_ITEMS, rows))
+            expected_items = towers.encode_items(table_rows, item_tensors)
+        np.testing.assert_allclose(encoder.encode_users(user_features, vectors, counts), expected_users, atol=1e-4)
+        np.testing.assert_allclose(encoder.encode_items(item_features, rows), expected_items, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Towers, the folder that they were exported to and their hash."""
-    folder = tmp_path_factory.mktemp("exported")
-    towers = trained(synthetic.make_model_settings(), SIDES)
-    return towers, folder, export(towers, SIDES, folder, id_rows=[3, -1, 0])
+    """Towers, the directory that they were exported to, and their hash."""
+    directory = tmp_path_factory.mktemp("exported")
+    towers = make_towers(synthetic.make_model_settings(), ENCODERS)
+    return towers, directory, export(towers, ENCODERS, directory, id_rows=[3, -1, 0])
 
 
-def test_an_unknown_item_has_the_last_row_of_the_id_table(exported):
-    towers, folder, _ = exported
-    table = towers.item_ids.weight.detach().numpy()
-    np.testing.assert_array_equal(np.load(folder / ITEM_ID_VECTORS_FILE), table[[3, 10, 0, 10]])
-    by_row, unknown = OnnxEncoder(folder).encode_items(ITEM_FIELDS[[5, 5]], np.array([1, -1]))
+def test_unknown_item_has_the_last_row_of_the_id_table(exported):
+    towers, directory, _ = exported
+    table = towers.item_id_embedding.weight.detach().numpy()
+    np.testing.assert_array_equal(np.load(directory / ITEM_ID_VECTORS_FILE), table[[3, 10, 0, 10]])
+    by_row, unknown = OnnxEncoder(directory).encode_items(ITEM_FEATURES[[5, 5]], np.array([1, -1]))
     np.testing.assert_array_equal(by_row, unknown)
 
 
 @pytest.mark.parametrize(("tower", "file"), [("item", ITEM_TOWER_FILE), ("user", QUERY_TOWER_FILE)])
-def test_an_export_that_answers_otherwise_is_refused(tmp_path, monkeypatch, tower, file):
-    towers = trained(synthetic.make_model_settings(), (NO_FEATURES, NO_FEATURES))
-    forget = export_module._strip_metadata
+def test_export_that_differs_from_torch_raises(tmp_path, monkeypatch, tower, file):
+    towers = make_towers(synthetic.make_model_settings(), (NO_FEATURES, NO_FEATURES))
+    strip_metadata = export_module._strip_metadata
 
-    def spoil(model):
-        """Sabotage the one tower: its answer goes through a cosine."""
-        forget(model)
-        if ("history" in [one.name for one in model.graph.input]) == (tower == "user"):
+    def corrupt(model):
+        """Apply a cosine to the output of one tower."""
+        strip_metadata(model)
+        if ("history" in [graph_input.name for graph_input in model.graph.input]) == (tower == "user"):
             model.graph.node[-1].output[0] = "before"
             model.graph.node.append(onnx.helper.make_node("Cos", ["before"], ["vectors"]))
 
-    monkeypatch.setattr(export_module, "_forget_origins", spoil)
+    monkeypatch.setattr(export_module, "_strip_metadata", corrupt)
     with pytest.raises(ExportError, match=rf"{re.escape(file)}: ONNX Runtime differs from torch .* not published"):
         export(towers, (NO_FEATURES, NO_FEATURES), tmp_path)
 
 
-def test_a_single_weight_that_differs_is_found(exported, monkeypatch):
-    towers, folder, _ = exported
-    monkeypatch.setattr(towers.user.history, "mixture", torch.nn.Parameter(torch.tensor([0.5, 0.0, 0.0, 0.0])))
-    names = ["history", "lengths"] + [f"feature.{name}" for name in SIDES[1].specs]
-    with pytest.raises(ExportError, match=r"at batch \d, history length \d"):
+def test_parity_check_detects_one_changed_weight(exported, monkeypatch):
+    towers, directory, _ = exported
+    changed = torch.nn.Parameter(torch.tensor([0.5, 0.0, 0.0, 0.0]))
+    monkeypatch.setattr(towers.user_tower.history_encoder, "mixture_logits", changed)
+    names = ["history", "lengths"] + [f"feature.{name}" for name in ENCODERS[1].specs]
+    with pytest.raises(ExportError, match=r"at batch size \d, history length \d"):
         _check_parity(
-            QueryTowerWrapper(towers.user, names),
-            SampleInputs(names, SIDES[1].specs, 8),
+            QueryTowerWrapper(towers.user_tower, names),
+            SampleInputs(names, ENCODERS[1].specs, 8),
             LENGTH,
-            folder / QUERY_TOWER_FILE,
+            directory / QUERY_TOWER_FILE,
         )
 
 
-def test_no_number_is_no_equal_answer(exported):
-    towers, folder, _ = exported
-    names = ["id_vectors"] + [f"feature.{name}" for name in SIDES[0].specs]
-    graph = ItemTowerWrapper(towers.item, names)
-    examples = SampleInputs(names, SIDES[0].specs, 8)
-    _check_parity(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
+def test_parity_check_fails_on_nan(exported):
+    towers, directory, _ = exported
+    names = ["id_vectors"] + [f"feature.{name}" for name in ENCODERS[0].specs]
+    graph = ItemTowerWrapper(towers.item_tower, names)
+    sample_inputs = SampleInputs(names, ENCODERS[0].specs, 8)
+    _check_parity(graph, sample_inputs, LENGTH, directory / ITEM_TOWER_FILE)
     graph.forward = lambda *inputs: torch.full((len(inputs[0]), 8), torch.nan)
     with pytest.raises(ExportError, match="nan"):
-        _check_parity(graph, examples, LENGTH, folder / ITEM_TOWER_FILE)
+        _check_parity(graph, sample_inputs, LENGTH, directory / ITEM_TOWER_FILE)
 
 
-def test_the_encoder_hash_is_of_the_weights_and_the_encoders(exported, tmp_path):
-    _, folder, first = exported
-    assert re.fullmatch("[0-9a-f]{64}", first)
-    assert compute_encoder_hash(folder) == first
-    # Equal weights again, in a catalogue that has grown.
-    assert export(trained(synthetic.make_model_settings(), SIDES), SIDES, tmp_path, id_rows=[3, -1, 0, -1, 2]) == first
+def test_encoder_hash_depends_on_weights_and_encoders_only(exported, tmp_path):
+    _, directory, encoder_hash = exported
+    assert re.fullmatch("[0-9a-f]{64}", encoder_hash)
+    assert compute_encoder_hash(directory) == encoder_hash
+    # The same weights, in a catalogue that has grown.
+    same_towers = make_towers(synthetic.make_model_settings(), ENCODERS)
+    assert export(same_towers, ENCODERS, tmp_path, id_rows=[3, -1, 0, -1, 2]) == encoder_hash
     for file in (ITEM_TOWER_FILE, QUERY_TOWER_FILE, ENCODERS_FILE):
         content = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert compute_encoder_hash(tmp_path) != first
+        assert compute_encoder_hash(tmp_path) != encoder_hash
         (tmp_path / file).write_bytes(content)
-    assert compute_encoder_hash(tmp_path) == first
+    assert compute_encoder_hash(tmp_path) == encoder_hash
 
 
-def test_the_files_tell_nothing_of_where_they_were_made(exported):
+def test_exported_files_hold_no_source_locations(exported):
     for file in (ITEM_TOWER_FILE, QUERY_TOWER_FILE):
         content = (exported[1] / file).read_bytes()
         assert b".py" not in content
         assert b"stack_trace" not in content
 
 
-def test_examples_are_of_every_size_and_have_gaps():
-    shapes = SIDES[0].specs
-    names = ["history", "lengths", "id_vectors", *(f"feature.{name}" for name in shapes)]
-    made = SampleInputs(names, shapes, 8).generate(50, 3, n_values=2)
-    assert list(made) == names
-    assert made["history"].shape == (50, 3, 8)
-    assert set(made["lengths"]) == {0, 1, 2, 3}
-    for name, shape in shapes.items():
-        values = made[f"feature.{name}"]
-        assert values.shape == {"dense": (50, shape.size), "one": (50,), "bag": (50, 2)}[shape.kind]
-        if shape.kind == "bag":
+def test_sample_inputs_cover_every_length_and_contain_padding():
+    specs = ENCODERS[0].specs
+    names = ["history", "lengths", "id_vectors", *(f"feature.{name}" for name in specs)]
+    inputs = SampleInputs(names, specs, 8).generate(50, 3, n_values=2)
+    assert list(inputs) == names
+    assert inputs["history"].shape == (50, 3, 8)
+    assert set(inputs["lengths"]) == {0, 1, 2, 3}
+    for name, spec in specs.items():
+        values = inputs[f"feature.{name}"]
+        shapes = {"dense": (50, spec.size), "categorical": (50,), "multi_value": (50, 2)}
+        assert values.shape == shapes[spec.kind]
+        if spec.kind == "multi_value":
             assert (values == 0).all(axis=1).any()
-            assert values.max() < shape.size
+            assert values.max() < spec.size

@@ -1,4 +1,4 @@
-"""One's own vectors as a release: the order of ids does not matter, and what does not go together is refused."""
+"""Releases of externally trained vectors: any order of ids, and errors for invalid or inconsistent input."""
 
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,39 @@ from vecall.release.store import Store
 
 N, D = 3_000, 16
 VECTORS = np.random.default_rng(1).standard_normal((N, D)).astype(np.float32)
-IDS = [f"item-{one}" for one in range(N)]
+IDS = [f"item-{row}" for row in range(N)]
 
 
 @pytest.mark.parametrize("ids", [IDS, list(range(N)), np.arange(N)], ids=["strings", "integers", "array"])
 def test_ids_come_back_with_their_own_vectors(tmp_path: Path, ids: Any) -> None:
     shuffled = np.random.default_rng(0).permutation(N)
-    given = [ids[one] for one in shuffled]
-    attributes = pl.DataFrame({"number": shuffled})
-    publish_vectors(tmp_path, given, VECTORS[shuffled], attributes=attributes, queries=VECTORS[:200])
+    shuffled_ids = [ids[row] for row in shuffled]
+    attributes = pl.DataFrame({"row": shuffled})
+    publish_vectors(tmp_path, shuffled_ids, VECTORS[shuffled], attributes=attributes, queries=VECTORS[:200])
+    stored_vectors = VECTORS.astype(np.float16).astype(np.float32)
     with open_recaller(tmp_path) as recaller:
-        for one in (0, 7, N - 1):
-            asked = Query(vector=VECTORS[one], k=20)
-            exact = np.argsort(-(VECTORS.astype(np.float16).astype(np.float32) @ VECTORS[one]), kind="stable")[:20]
-            answer = recaller.recall(asked)
-            assert len(set(answer.ids) & {ids[place] for place in exact}) >= 18
-            assert type(answer.ids[0]) is (str if isinstance(ids[0], str) else int)
-            numbers = recaller.candidates(asked)["number"].to_list()
-            assert [ids[number] for number in numbers] == answer.ids
+        for row in (0, 7, N - 1):
+            query = Query(vector=VECTORS[row], k=20)
+            exact_rows = np.argsort(-(stored_vectors @ VECTORS[row]), kind="stable")[:20]
+            recalled = recaller.recall(query)
+            assert len(set(recalled.ids) & {ids[exact_row] for exact_row in exact_rows}) >= 18
+            assert type(recalled.ids[0]) is (str if isinstance(ids[0], str) else int)
+            rows = recaller.candidates(query)["row"].to_list()
+            assert [ids[candidate_row] for candidate_row in rows] == recalled.ids
 
 
-def test_the_effort_is_found_on_the_queries(tmp_path: Path) -> None:
+def test_search_params_are_tuned_on_the_queries(tmp_path: Path) -> None:
     publish_vectors(tmp_path, IDS, VECTORS, queries=VECTORS[:300], index=IndexSettings(engine="hnsw", ks=(10, 100)))
     manifest = Store.open(tmp_path).verify()
-    assert [k for k, _, _ in manifest.index.parameters["effort"]] == [10, 100]
+    assert [k for k, _, _ in manifest.index.parameters["search_params"]] == [10, 100]
     with open_recaller(tmp_path) as recaller:
         plan = recaller.recall(Query(vector=VECTORS[0], k=100, explain=True)).plan
     assert plan is not None
-    assert (plan.path, plan.effort) == ("scan", None)  # of 3,000 rows that is quicker than any graph
+    assert (plan.path, plan.effort) == ("scan", None)  # a scan of 3,000 rows is faster than any graph
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"ids": IDS[:-1]}, "2999 ids"),
         ({"ids": [*IDS[:-1], IDS[0]]}, "item-0"),
@@ -55,12 +56,12 @@ def test_the_effort_is_found_on_the_queries(tmp_path: Path) -> None:
         ({"ids": dict.fromkeys(IDS)}, "a sequence of ids in the order of the vectors"),
         ({"ids": "abc"}, "a sequence of ids"),
         ({"ids": None}, "a sequence of ids, got NoneType"),
-        ({"ids": ["", *IDS[1:]]}, "a non-empty id .*got '' at 0"),
+        ({"ids": ["", *IDS[1:]]}, "a non-empty id .*got '' at index 0"),
         ({"ids": [*IDS[1:], "a\ud800"]}, "valid Unicode"),
         ({"ids": [True, *range(N - 1)]}, "all integers or all strings"),
         ({"ids": np.arange(N) * 0.5}, "all integers or all strings"),
         ({"ids": pl.Series([2**63, *range(N - 1)], dtype=pl.UInt64)}, "an integer id of at most 64 bits"),
-        ({"ids": pl.Series([None, *IDS[1:]])}, "a non-empty id .*got None at 0"),
+        ({"ids": pl.Series([None, *IDS[1:]])}, "a non-empty id .*got None at index 0"),
         ({"vectors": VECTORS * 1j}, "real numbers, got complex"),
         ({"vectors": VECTORS > 0}, "real numbers, got bool"),
         ({"vectors": VECTORS.astype(str)}, "real numbers, got <U"),
@@ -82,10 +83,9 @@ def test_the_effort_is_found_on_the_queries(tmp_path: Path) -> None:
         ({"attributes": pl.DataFrame({"score": range(N)})}, "score"),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    given = {"ids": IDS, "vectors": VECTORS} | change
-    with pytest.raises(DataError, match=said):
-        publish_vectors(tmp_path, **given)
+def test_invalid_or_inconsistent_input_raises(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        publish_vectors(tmp_path, **{"ids": IDS, "vectors": VECTORS} | change)
     assert not list((tmp_path / "releases").iterdir()) if tmp_path.joinpath("releases").exists() else True
 
 
@@ -99,7 +99,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, change: dict[str, 
         {"ids": torch.arange(N)},
         {"ids": pl.Series(IDS, dtype=pl.Categorical)},
         {"ids": np.arange(N, dtype=np.int16)},
-        {"ids": (one for one in IDS)},
+        {"ids": (item_id for item_id in IDS)},
         {"queries": VECTORS[:0]},
     ],
     ids=[
@@ -108,27 +108,27 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, change: dict[str, 
         "tensor",
         "doubles",
         "ids-tensor",
-        "ids-categories",
-        "ids-narrow",
-        "ids-once",
+        "ids-categorical",
+        "ids-int16",
+        "ids-generator",
         "no-queries",
     ],
 )
-def test_what_becomes_an_array_is_taken(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_array_like_input_is_accepted(tmp_path: Path, change: dict[str, Any]) -> None:
     publish_vectors(tmp_path, **{"ids": IDS, "vectors": VECTORS, "index": IndexSettings(engine="exact")} | change)
     with open_recaller(tmp_path) as recaller:
-        answer = recaller.recall(Query(vector=VECTORS[7], k=1))
-    assert answer.ids in (["item-7"], [7])
+        recalled = recaller.recall(Query(vector=VECTORS[7], k=1))
+    assert recalled.ids in (["item-7"], [7])
 
 
-def test_settings_and_numbers_of_operations_are_checked(tmp_path: Path) -> None:
+def test_invalid_index_settings_and_journal_seq_raise(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected IndexSettings"):
         publish_vectors(tmp_path, IDS, VECTORS, index={"engine": "exact"})  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="journal_seq is -1"):
         publish_vectors(tmp_path, IDS, VECTORS, journal_seq=-1)
 
 
-def test_ranking_takes_candidates_to_the_final_list(tmp_path: Path) -> None:
+def test_rank_returns_the_best_scored_candidates(tmp_path: Path) -> None:
     attributes = pl.DataFrame({"year": [None, *range(1, N)]})
     publish_vectors(tmp_path, IDS, VECTORS, attributes=attributes)
     with open_recaller(tmp_path) as recaller:
@@ -140,5 +140,5 @@ def test_ranking_takes_candidates_to_the_final_list(tmp_path: Path) -> None:
     assert by_recall["rank"].to_list() == [1, 2, 3]
     with pytest.raises(VecallError, match="finite score"):
         rank(candidates, lambda _: [1.0], k=5)
-    with pytest.raises(VecallError, match="no numeric column"):
+    with pytest.raises(VecallError, match="not a numeric column"):
         rank(candidates, WeightedSumRanker({"title": 1.0}), k=5)

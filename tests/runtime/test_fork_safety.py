@@ -1,4 +1,4 @@
-"""A forked child has none of its parent's threads: what would hang is an error, and locks are its parent's alone."""
+"""Forked children: what would deadlock in them raises an error, and they hold no lock of their parent."""
 
 import copy
 import multiprocessing as mp
@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import polars as pl
@@ -26,31 +27,38 @@ def store(tmp_path):
     return tmp_path / "store"
 
 
-def in_a_fork(work):
-    """What `work` raises in a forked child, by name; it must end soon."""
-    receive, send = mp.Pipe(duplex=False)
+@contextmanager
+def allow_fork():
+    """Silence the warning about forks of a process that has threads, which these tests do on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def run_in_fork(work):
+    """Run a function in a forked child; returns the text of the error that it raises, "none" without one."""
+    receiver, sender = mp.Pipe(duplex=False)
 
     def run():
         try:
             work()
-            send.send("nothing")
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
-            send.send(f"{type(error).__name__}: {error}")
+            sender.send("none")
+        except BaseException as error:  # noqa: BLE001 - reported to the parent
+            sender.send(f"{type(error).__name__}: {error}")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # forking with threads is what is tried
+    with allow_fork():
         child = mp.get_context("fork").Process(target=run, daemon=True)
         child.start()
     child.join(20)
-    alive = child.is_alive()
+    is_alive = child.is_alive()
     child.kill()
     child.join()
-    assert not alive, "it hangs"
-    return receive.recv()
+    assert not is_alive, "the child hangs"
+    return receiver.recv()
 
 
 @pytest.mark.parametrize("name", ["recall", "filter", "candidates", "upsert", "delete", "activate", "open", "publish"])
-def test_what_would_hang_in_a_fork_is_an_error_that_says_what_to_do(store, name):
+def test_operation_in_forked_child_raises_fork_error(store, name):
     with open_recaller(store, writable=True, auto_compact=False) as recaller:
         recaller.recall(QUERY)
         work = {
@@ -63,19 +71,18 @@ def test_what_would_hang_in_a_fork_is_an_error_that_says_what_to_do(store, name)
             "open": lambda: open_recaller(store).recall(QUERY),
             "publish": lambda: publish_vectors(store, [1], np.eye(1)),
         }[name]
-        raised = in_a_fork(work)
-        assert raised.startswith("ForkError: this process was forked from one that had used vecall")
-        assert "spawn" in raised
-        assert "--preload" in raised
+        error = run_in_fork(work)
+        assert error.startswith("ForkError: this process was forked from one that had used vecall")
+        assert "spawn" in error
+        assert "--preload" in error
         assert issubclass(ForkError, VecallError)
-        assert recaller.recall(QUERY).ids == [1, 2]  # the parent goes on
+        assert recaller.recall(QUERY).ids == [1, 2]  # the parent still answers
 
 
-def test_a_child_holds_no_lock_of_its_parent(store):
-    """Not while it lives, and not when its parent has been killed."""
+def test_forked_child_holds_no_lock_of_its_parent(store):
+    """The parent's writer lock is free once the parent closes it, while the child is still alive."""
     recaller = open_recaller(store, writable=True, auto_compact=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with allow_fork():
         child = mp.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
         child.start()
     recaller.close()
@@ -84,40 +91,40 @@ def test_a_child_holds_no_lock_of_its_parent(store):
     child.join()
 
 
-def test_a_lock_that_is_shared_on_purpose_outlives_its_holder(tmp_path):
-    with file_lock(tmp_path / "lock", timeout=0, shared=True) as descriptor:
-        copied = os.dup(descriptor)
+def test_inheritable_lock_is_held_until_its_last_descriptor_is_closed(tmp_path):
+    with file_lock(tmp_path / "lock", timeout=0, inheritable=True) as descriptor:
+        duplicate = os.dup(descriptor)
     with pytest.raises(VecallError, match="held"), file_lock(tmp_path / "lock", timeout=0):
         pass
-    os.close(copied)
+    os.close(duplicate)
     with file_lock(tmp_path / "lock", timeout=0):
         pass
 
 
-def test_a_fork_within_a_lock_lets_nothing_go(tmp_path):
-    """The child unwinds its parent's stack: the parent's lock stays."""
+def test_fork_within_a_lock_releases_nothing(tmp_path):
+    """The child unwinds the parent's stack, but the parent keeps its lock."""
     with file_lock(tmp_path / "lock", timeout=0):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with allow_fork():
             pid = os.fork()
         if pid == 0:
-            os._exit(_leave(tmp_path))
+            os._exit(_check_lock_is_held(tmp_path))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         with pytest.raises(VecallError, match="held"), file_lock(tmp_path / "lock", timeout=0):
             pass
 
 
-def _leave(folder):
+def _check_lock_is_held(directory):
+    """Return the exit code of the child: 0 if the lock is held."""
     try:
-        with pytest.raises(VecallError, match="held"), file_lock(folder / "lock", timeout=0):
+        with pytest.raises(VecallError, match="held"), file_lock(directory / "lock", timeout=0):
             pass
-    except BaseException:  # noqa: BLE001 - the child may not go on as the test
+    except BaseException:  # noqa: BLE001 - the child must not continue as the test
         return 1
     return 0
 
 
-def test_a_recaller_is_not_pickled_or_copied(store):
+def test_recaller_cannot_be_pickled_or_copied(store):
     with open_recaller(store) as recaller:
-        for make in (pickle.dumps, copy.copy, copy.deepcopy):
+        for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="call open_recaller in each"):
-                make(recaller)
+                duplicate(recaller)

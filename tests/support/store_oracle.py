@@ -1,14 +1,15 @@
-"""What a store must hold after any operations, for sessions that are killed and for disks that fail.
+"""Test oracle: predicts what a store must contain after any sequence of operations, crashes and failures.
 
-An operation is a list, so that it goes through a pipe as JSON:
+An operation is a list, so that it can be sent through a pipe as JSON:
 
-    ["upsert", n]  ["delete", n]                 items that follow from the number n
-    ["snapshot"]                                 tables are exported: what is served, and up to which operation
-    ["publish", name, "old" | "new", activate]   the first tables, or those of the last snapshot
-    ["compact", name, activate]                  of the current release
+    ["upsert", n]  ["delete", n]                 items that are a function of the number n
+    ["snapshot"]                                 export the served items as tables, with the last `seq` in them
+    ["publish", name, "old" | "new", activate]   publish the initial tables, or the exported ones
+    ["compact", name, activate]                  compact the current release
     ["activate", name]  ["rollback"]  ["prune", keep]
 
-An item's value is the upsert that brought it and its place there; vector and fields follow from these.
+The version of an item is the number of the upsert that wrote it and its position there; its vector and fields are
+functions of the version.
 """
 
 from collections.abc import Iterator
@@ -32,17 +33,17 @@ from vecall.recall.recaller import open_recaller
 from vecall.release.store import Store
 
 DIM = 8
-N_INITIAL_ITEMS, N_POSSIBLE_IDS = 300, 500  # items in the first tables; ids that there can be
+N_INITIAL_ITEMS, N_POSSIBLE_IDS = 300, 500
 EXACT_INDEX = IndexSettings(engine="exact")
 HNSW_INDEX = IndexSettings(engine="hnsw", M=6, ef_construction=20, ef=500, ks=(10,))
 
-ItemVersion = tuple[int, int]  # number of the upsert, place in it
+ItemVersion = tuple[int, int]  # number of the upsert, position in it
 ItemVersions = dict[str, ItemVersion]
 
 
 @lru_cache(maxsize=4_096)
 def make_vectors(number: int) -> Any:
-    """[FIRST, D] of length 1, so that each item is the best answer to its own vector."""
+    """Return the [n, DIM] vectors of an upsert, of length 1, so that each item is the best match of its own vector."""
     vectors = np.random.default_rng(number).standard_normal((N_INITIAL_ITEMS if number == 0 else 50, DIM))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
@@ -56,29 +57,32 @@ def make_fields(version: ItemVersion) -> dict[str, Any]:
 
 
 def draw_upsert(number: int) -> ItemVersions:
-    """1 to 50 items."""
-    chance = Random(number)
-    names = chance.sample(range(N_POSSIBLE_IDS), chance.randint(1, 50))
-    return {f"i{name}": (number, place) for place, name in enumerate(names)}
+    """Return the 1 to 50 items of an upsert."""
+    rng = Random(number)
+    id_numbers = rng.sample(range(N_POSSIBLE_IDS), rng.randint(1, 50))
+    return {f"i{id_number}": (number, position) for position, id_number in enumerate(id_numbers)}
 
 
 def draw_delete(number: int) -> list[str]:
-    """1 to 25 ids, some of which are no item's."""
-    chance = Random(number)
-    return [f"i{name}" for name in chance.sample(range(N_POSSIBLE_IDS), chance.randint(1, 25))]
+    """Return the 1 to 25 ids of a delete, some of which no item has."""
+    rng = Random(number)
+    return [f"i{id_number}" for id_number in rng.sample(range(N_POSSIBLE_IDS), rng.randint(1, 25))]
 
 
 def make_initial_tables() -> ItemVersions:
-    return {f"i{name}": (0, name) for name in range(N_INITIAL_ITEMS)}
+    return {f"i{id_number}": (0, id_number) for id_number in range(N_INITIAL_ITEMS)}
 
 
 def to_upsert_items(versions: ItemVersions) -> list[dict[str, Any]]:
-    """As `Recaller.upsert` takes them."""
-    return [{"id": one, "vector": get_vector(value), "fields": make_fields(value)} for one, value in versions.items()]
+    """Return items as `Recaller.upsert` takes them."""
+    return [
+        {"id": item_id, "vector": get_vector(version), "fields": make_fields(version)}
+        for item_id, version in versions.items()
+    ]
 
 
 def execute(operation: list[Any], store_dir: Path, recaller: Any, oracle: "StoreOracle") -> Any:
-    """Do it to a real store; `oracle` has the tables. What is answered, as JSON has it."""
+    """Execute an operation on a real store, with the tables of `oracle`, and return the answer as JSON values."""
     match operation:
         case ["upsert", number]:
             return recaller.upsert(to_upsert_items(draw_upsert(number)))
@@ -94,19 +98,19 @@ def execute(operation: list[Any], store_dir: Path, recaller: Any, oracle: "Store
         case ["rollback"]:
             return [*Store.open(store_dir).rollback()]
         case ["prune", keep]:
-            pruned = prune_store(Store.open(store_dir), keep)
-            return [pruned.release_names, pruned.operation_count]
+            result = prune_store(Store.open(store_dir), keep)
+            return [result.release_names, result.operation_count]
     return None
 
 
 def _publish_items(store_dir: Path, items: ItemVersions, name: str, *, activate: bool, journal_seq: int) -> None:
-    """With golden queries, so that activating has something to prove; exact or a graph, by the name's last letter."""
-    vectors = np.array([get_vector(value) for value in items.values()], dtype=np.float32)
+    """Publish with golden queries, so that activation has something to check, and with alternating index types."""
+    vectors = np.array([get_vector(version) for version in items.values()], dtype=np.float32)
     publish_vectors(
         store_dir,
         list(items),
         vectors,
-        attributes=pl.DataFrame([make_fields(value) for value in items.values()]),
+        attributes=pl.DataFrame([make_fields(version) for version in items.values()]),
         queries=vectors[:10],
         index=EXACT_INDEX if ord(name[-1]) % 2 else HNSW_INDEX,
         name=name,
@@ -117,10 +121,14 @@ def _publish_items(store_dir: Path, items: ItemVersions, name: str, *, activate:
 
 @dataclass
 class ExpectedRelease:
-    """A release.
+    """The expected state of a release.
 
     Attributes:
-        items: what opening it must show, live changes included; None: what was compacted of an unknown one.
+        items: the items that opening it must show, including live changes; None if it is the compaction of an unknown
+            state.
+        journal_seq: last operation that the release contains.
+        tables_seq: last operation that the tables contain.
+        parent: release that was current when this one was published.
     """
 
     items: ItemVersions | None
@@ -131,14 +139,19 @@ class ExpectedRelease:
 
 @dataclass
 class StoreOracle:
-    """A store's whole content, and what its writer serves.
+    """The expected state of a store and of the process that writes to it.
 
     Attributes:
-        releases: oldest first.
-        last_operations: each item's last operation that was not pruned, seq and value; None where that deleted it.
-        exported_tables: the last snapshot.
-        served_items: what the writer must answer with; the release it serves may be pruned.
-        compaction_bases: what it has served so far, of which a compaction beside it may be made; as it must be now.
+        releases: the releases by name, oldest first.
+        current: name of the store's current release.
+        served_release: name of the release that the writer serves, which may be pruned.
+        last_operations: `seq` and version of each item's last operation that is not pruned; version None for a delete.
+        last_seq: last operation of the journal.
+        pruned_to: last pruned operation.
+        exported_tables: `seq` and items of the last export.
+        served_items: the items that the writer must serve.
+        compaction_bases: the items of each release that the writer has served, with the changes since. An automatic
+            compaction may be of any of them.
     """
 
     releases: dict[str, ExpectedRelease] = field(default_factory=dict)
@@ -152,30 +165,35 @@ class StoreOracle:
     compaction_bases: list[ItemVersions] = field(default_factory=list)
 
     def copy(self) -> "StoreOracle":
-        """One that changes by itself."""
-        releases = {name: replace(made, holds=made.items and dict(made.items)) for name, made in self.releases.items()}
-        bases = [dict(one) for one in self.compaction_bases]
+        """Return a deep copy."""
         return replace(
-            self, releases=releases, last=dict(self.last_operations), serving=dict(self.served_items), bases=bases
+            self,
+            releases={
+                name: replace(release, items=release.items and dict(release.items))
+                for name, release in self.releases.items()
+            },
+            last_operations=dict(self.last_operations),
+            served_items=dict(self.served_items),
+            compaction_bases=[dict(items) for items in self.compaction_bases],
         )
 
     def switch_to(self, name: str, items: ItemVersions | None) -> None:
-        """A writer goes over to a release."""
+        """Let the writer serve a release."""
         assert items is not None
         self.served_release, self.served_items = name, dict(items)
         self.compaction_bases.append(self.served_items)
 
     def summarize(self) -> dict[str, Any]:
-        """To be compared by eye."""
-        said: dict[str, Any] = {"current": self.current, "last_seq": self.last_seq, "pruned_to": self.pruned_to}
-        said["last"] = hash(tuple(sorted(self.last_operations)))
-        for name, made in self.releases.items():
-            holds = hash(tuple(sorted((made.items or {}).items())))
-            said[name] = (made.journal_seq, made.tables_seq, made.parent, holds)
-        return said
+        """Return a short form for the messages of failing tests."""
+        summary: dict[str, Any] = {"current": self.current, "last_seq": self.last_seq, "pruned_to": self.pruned_to}
+        summary["last_operations"] = hash(tuple(sorted(self.last_operations)))
+        for name, release in self.releases.items():
+            items_hash = hash(tuple(sorted((release.items or {}).items())))
+            summary[name] = (release.journal_seq, release.tables_seq, release.parent, items_hash)
+        return summary
 
     def restart(self) -> "StoreOracle":
-        """A writer opens the current release."""
+        """Let a new writer open the current release."""
         self.compaction_bases = []
         self.switch_to(str(self.current), self.releases[str(self.current)].items)
         return self
@@ -185,13 +203,13 @@ class StoreOracle:
         return self
 
     def apply_acknowledged(self, operation: list[Any], answer: Any) -> "StoreOracle":
-        """Apply an operation, once its answer was compared with what it had to be."""
+        """Compare an operation's answer with the expected one, then apply the operation."""
         kind, *rest = operation
         before = self.copy() if kind == "prune" else self
         current = self.releases[str(self.current)]
         expected = {
             "upsert": lambda: len(draw_upsert(rest[0])),
-            "delete": lambda: sum(one in self.served_items for one in draw_delete(rest[0])),
+            "delete": lambda: sum(item_id in self.served_items for item_id in draw_delete(rest[0])),
             "compact": lambda: rest[0] if self.last_seq > current.journal_seq else self.current,
             "activate": lambda: self.current,
             "rollback": lambda: [current.parent, self.current],
@@ -201,38 +219,41 @@ class StoreOracle:
         return self.apply(operation)
 
     def apply_concurrent(self, operation: list[Any], answer: Any) -> "StoreOracle":
-        """Apply an operation beside which a compaction may have made a release; `see` tells what there is now."""
+        """Apply an operation during which an automatic compaction may have published a release.
+
+        After an operation on releases the state is not known exactly; `adopt_observed` completes it.
+        """
         if operation[0] != "prune":
             return self.apply(operation)
         self.drop_operations(self.pruned_to + answer[1])
         return self
 
     def adopt_observed(self, observed: dict[str, Any]) -> None:
-        """What a writer found in the store, and serves."""
+        """Take over the releases that a writer found in the store, and the one that it serves."""
         before = self.releases
         self.releases = {}
-        for name, facts in observed["releases"].items():
-            holds = before[name].items if name in before else None
-            self.releases[name] = ExpectedRelease(holds, *facts)
+        for name, (journal_seq, tables_seq, parent) in observed["releases"].items():
+            items = before[name].items if name in before else None
+            self.releases[name] = ExpectedRelease(items, journal_seq, tables_seq, parent)
         self.current = observed["current"]
-        if observed["served"] != self.served_release:  # it was compacted of what had been served
+        if observed["served"] != self.served_release:  # a compaction of what was served before
             self.switch_to(observed["served"], self.served_items)
             if observed["served"] in self.releases:
                 self.releases[observed["served"]].items = dict(self.served_items)
 
     def iterate_possible_states(self, operation: list[Any]) -> Iterator["StoreOracle"]:
-        """All that may be there when this operation was under way, or failed."""
+        """Iterate over all states that may be found if this operation was interrupted or failed."""
         kind, *rest = operation
         yield self
         if kind in ("open", "read", "snapshot", "close"):
             return
-        if kind in ("publish", "compact"):  # the release is whole before it is made current
+        if kind in ("publish", "compact"):  # the release is complete before it is made current
             yield self.copy().apply([kind, *rest[:-1], False])
         if kind == "prune":
             for count in range(1, len(self.list_prunable(rest[0])) + 1):
-                part = self.copy()
-                part._drop_releases(self.list_prunable(rest[0])[:count])
-                yield part
+                state = self.copy()
+                state._drop_releases(self.list_prunable(rest[0])[:count])
+                yield state
         yield self.copy().apply(operation)
 
     def _upsert(self, number: int) -> None:
@@ -242,15 +263,15 @@ class StoreOracle:
         self._record_changes(dict.fromkeys(draw_delete(number)))
 
     def _record_changes(self, changes: dict[str, ItemVersion] | dict[str, None]) -> None:
-        for one, value in changes.items():
+        for item_id, version in changes.items():
             self.last_seq += 1
-            self.last_operations[one] = (self.last_seq, value)
-            for holds in (*(made.items for made in self.releases.values()), *self.compaction_bases):
-                if holds is not None:
-                    _set_item(holds, one, value)
+            self.last_operations[item_id] = (self.last_seq, version)
+            for items in (*(release.items for release in self.releases.values()), *self.compaction_bases):
+                if items is not None:
+                    _set_item(items, item_id, version)
 
     def _read(self, number: int) -> None:
-        """Nothing changes, nor when a writer opens what it serves already."""
+        """Change nothing."""
 
     def _open(self) -> None:
         if self.served_release is None:
@@ -264,14 +285,14 @@ class StoreOracle:
 
     def _publish(self, name: str, which: str, activate: bool) -> None:
         seq, items = self.resolve_tables(which)
-        holds = dict(items)
-        for one, (last, value) in self.last_operations.items():
-            if last > seq:
-                _set_item(holds, one, value)
-        self._add_release(name, ExpectedRelease(holds, seq, seq, self.current), activate=activate)
+        items_with_changes = dict(items)
+        for item_id, (last_seq, version) in self.last_operations.items():
+            if last_seq > seq:
+                _set_item(items_with_changes, item_id, version)
+        self._add_release(name, ExpectedRelease(items_with_changes, seq, seq, self.current), activate=activate)
 
     def resolve_tables(self, which: str) -> tuple[int, ItemVersions]:
-        """`journal_seq` and the tables."""
+        """Return `journal_seq` and the items of the tables that a "publish" names."""
         if which == "old":
             return 0, make_initial_tables()
         if self.exported_tables is None:
@@ -281,8 +302,8 @@ class StoreOracle:
     def _compact(self, name: str, activate: bool) -> None:
         base = self.releases[str(self.current)]
         if self.last_seq > base.journal_seq:
-            made = ExpectedRelease(dict(base.items or {}), self.last_seq, base.tables_seq, self.current)
-            self._add_release(name, made, activate=activate)
+            release = ExpectedRelease(dict(base.items or {}), self.last_seq, base.tables_seq, self.current)
+            self._add_release(name, release, activate=activate)
 
     def _add_release(self, name: str, release: ExpectedRelease, *, activate: bool) -> None:
         self.releases[name] = release
@@ -294,24 +315,26 @@ class StoreOracle:
         self.switch_to(name, self.releases[name].items)
 
     def _rollback(self) -> None:
-        """Of the store; the writer serves on what it has."""
+        """Change the store's current release; the writer keeps serving its own."""
         self.current = self.releases[str(self.current)].parent
 
     def list_prunable(self, keep: int) -> list[str]:
-        """Releases that pruning deletes, newest first."""
-        stays = {self.current, None if self.current is None else self.releases[self.current].parent}
-        return [name for name in list(reversed(self.releases))[keep:] if name not in stays]
+        """Return the releases that a pruning deletes, newest first."""
+        kept = {self.current, None if self.current is None else self.releases[self.current].parent}
+        return [name for name in list(reversed(self.releases))[keep:] if name not in kept]
 
     def _prune(self, keep: int) -> None:
         self._drop_releases(self.list_prunable(keep))
         newest = next(reversed(self.releases.values()))
-        upto = min(newest.tables_seq, *(made.journal_seq for made in self.releases.values()))
-        self.drop_operations(max(self.pruned_to, upto))
+        until_seq = min(newest.tables_seq, *(release.journal_seq for release in self.releases.values()))
+        self.drop_operations(max(self.pruned_to, until_seq))
 
     def drop_operations(self, until_seq: int) -> None:
-        """Operations up to this one are pruned."""
+        """Prune the operations up to `until_seq`."""
         self.pruned_to = until_seq
-        self.last_operations = {one: last for one, last in self.last_operations.items() if last[0] > until_seq}
+        self.last_operations = {
+            item_id: (seq, version) for item_id, (seq, version) in self.last_operations.items() if seq > until_seq
+        }
 
     def _drop_releases(self, names: list[str]) -> None:
         for name in names:
@@ -325,41 +348,42 @@ def _set_item(items: ItemVersions, item_id: str, version: ItemVersion | None) ->
 
 
 def inspect_store(store_dir: Path) -> StoreOracle:
-    """What a store holds, found by opening all of it. `tables` and `served` are not there to be found."""
+    """Return the state of a real store, by opening all releases. What is not stored (tables, writer) stays empty."""
     store = Store.open(store_dir)
-    current, model = store.find_current(), StoreOracle()
-    model.current = current and current.release
+    current, observed = store.find_current(), StoreOracle()
+    observed.current = current and current.release
     for manifest in reversed(store.list_releases()):
         store.verify(manifest.name)
         with open_recaller(store_dir, release=manifest.name) as recaller:
-            holds = read_all_items(recaller)
-            check_searchable(recaller, dict(Random(manifest.name).sample([*holds.items()], min(5, len(holds)))))
-        model.releases[manifest.name] = ExpectedRelease(
-            holds, manifest.journal_seq, manifest.tables_seq, manifest.parent
+            items = read_all_items(recaller)
+            check_searchable(recaller, dict(Random(manifest.name).sample([*items.items()], min(5, len(items)))))
+        observed.releases[manifest.name] = ExpectedRelease(
+            items, manifest.journal_seq, manifest.tables_seq, manifest.parent
         )
     journal = Journal.open_readonly(get_journal_path(store), "string")
     if journal is not None:
-        model.last_seq, model.pruned_to = journal.last_seq, journal.pruned_to
-        for one in journal.read_operations(0):
-            model.last_operations[str(one.id)] = (one.seq, one.fields and (one.fields["batch"], one.fields["item"]))
-    return model
+        observed.last_seq, observed.pruned_to = journal.last_seq, journal.pruned_to
+        for operation in journal.read_operations(0):
+            version = operation.fields and (operation.fields["batch"], operation.fields["item"])
+            observed.last_operations[str(operation.id)] = (operation.seq, version)
+    return observed
 
 
 def read_all_items(recaller: Any) -> ItemVersions:
-    """All items that a recaller answers with; vectors and fields must be those of their values."""
+    """Return all items that a recaller serves, after checking that vectors and fields match their versions."""
     table = recaller.candidates(Query(vector=[1.0] + [0.0] * (DIM - 1), k=2 * N_POSSIBLE_IDS))
     items = dict(zip(table["id"], zip(table["batch"], table["item"], strict=True), strict=True))
-    assert len(items) == len(table) == len(recaller.live.snapshot), "an item is answered twice, or not at all"
-    view = recaller.live.snapshot
-    vectors = view.vectors(view.rows(list(items)))
-    for vector, label, value in zip(vectors, table["label"], items.values(), strict=True):
-        assert label == make_fields(value)["label"], (label, value)
-        assert np.array_equal(vector, make_vectors(value[0])[value[1]].astype(np.float16)), value
+    snapshot = recaller.live_index.snapshot
+    assert len(items) == len(table) == len(snapshot), "an item is returned twice, or not at all"
+    vectors = snapshot.get_vectors(snapshot.to_rows(list(items)))
+    for vector, label, version in zip(vectors, table["label"], items.values(), strict=True):
+        assert label == make_fields(version)["label"], (label, version)
+        assert np.array_equal(vector, make_vectors(version[0])[version[1]].astype(np.float16)), version
     return items
 
 
 def check_searchable(recaller: Any, items: ItemVersions) -> None:
-    """Each of some items is the best answer to its own vector, with its own fields."""
-    for one, value in items.items():
-        (answer,) = recaller.candidates(Query(vector=get_vector(value), k=1)).to_dicts()
-        assert {"id": one, **make_fields(value)} == {key: answer[key] for key in ("id", "batch", "item", "label")}
+    """Check that each item is the best match of its own vector, with its own fields."""
+    for item_id, version in items.items():
+        (row,) = recaller.candidates(Query(vector=get_vector(version), k=1)).to_dicts()
+        assert {"id": item_id, **make_fields(version)} == {key: row[key] for key in ("id", "batch", "item", "label")}

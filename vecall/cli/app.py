@@ -1,13 +1,13 @@
-"""The `vecall` command: parses, calls, prints. Each command imports what it needs, so that recall loads no torch."""
+"""The `vecall` command line. Commands import what they need when they run, so that serving commands load no torch."""
 
 from typing import Annotated
 
 import typer
 
 from vecall import console
-from vecall.cli import serving as serving_module
-from vecall.cli import store as store_module
-from vecall.cli import training
+from vecall.cli import serving as serving_commands
+from vecall.cli import store as store_commands
+from vecall.cli import training as training_commands
 from vecall.runtime.openmp import limit_spinning
 
 app = typer.Typer(
@@ -17,28 +17,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    training.quickstart,
-    training.fit,
-    training.publish,
-    training.evaluate,
-    serving_module.recall,
-    serving_module.batch,
-    serving_module.serve,
-    store_module.compact,
+    training_commands.quickstart,
+    training_commands.fit,
+    training_commands.publish,
+    training_commands.evaluate,
+    serving_commands.recall,
+    serving_commands.batch,
+    serving_commands.serve,
+    store_commands.compact,
 ):
     app.command()(command)
-app.add_typer(store_module.releases_app, name="releases")
-app.add_typer(store_module.journal_app, name="journal")
+app.add_typer(store_commands.releases_app, name="releases")
+app.add_typer(store_commands.journal_app, name="journal")
 
 
 @app.callback()
 def _setup(
-    *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what goes well, too.")] = False
+    *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Enable info-level logging.")] = False
 ) -> None:
     console.configure_logging(verbose=verbose)
 
 
 def main() -> None:
-    """The console script."""
-    limit_spinning()
+    """Run the command line; entry point of the `vecall` script."""
+    limit_spinning()  # before a command loads faiss or torch
     app()

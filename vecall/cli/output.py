@@ -1,4 +1,4 @@
-"""What all commands share: options, one readable line for a mistake, one JSON object where it is asked for."""
+"""Shared parts of all commands: common options, error handling, and results as text or JSON."""
 
 import functools
 from collections.abc import Callable
@@ -12,28 +12,34 @@ from vecall.errors import QueryError, VecallError
 
 _SERVE_MODULES = ("httptools", "jinja2", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs and progress go to stderr.")]
-StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
-RunOption = Annotated[Path, typer.Option("--run", help="The run's folder.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout; logs and progress go to stderr.")
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="Store directory.")]
+RunOption = Annotated[Path, typer.Option("--run", help="Run directory.")]
+ReleaseOption = Annotated[str | None, typer.Option("--release", help="Release name (default: the current release).")]
+ActivateOption = Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current release.")]
 
 
 def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Show progress, and turn a user's mistake into one readable line and exit code 1."""
+    """Decorate a command: show progress bars, and report an expected error in one line with exit code 1."""
 
     @functools.wraps(command)
-    def wrapper(*args: Any, **options: Any) -> None:  # noqa: ANN401 - whatever typer parsed
+    def wrapper(*args: Any, **options: Any) -> None:  # noqa: ANN401 - values that typer parsed
         try:
             with progress.report_to(console.ProgressBars()):
                 command(*args, **options)
         except VecallError as error:
             _print_error(error, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from None
-        except OSError as error:  # of a place that nobody has thought of
+        except OSError as error:  # of a file that no code checks, such as one on a failing disk
             _print_error(VecallError(f"{error}"), as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
         except ModuleNotFoundError as error:
             extra = "serve" if error.name in _SERVE_MODULES else "train"
-            missing = VecallError(f"this command needs {error.name}: pip install 'vecall[{extra}]'")
+            missing = VecallError(
+                f"this command requires {error.name}, which is not installed: run pip install 'vecall[{extra}]'"
+            )
             _print_error(missing, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
 
@@ -46,12 +52,18 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
         field = error.field if isinstance(error, QueryError) else None
         console.print_json({"error": {"code": code, "message": str(error), "field": field}})
     else:
-        text = f"vecall: {error}".encode(errors="backslashreplace").decode()  # a path may be no UTF-8
+        text = f"vecall: {error}".encode(errors="backslashreplace").decode()  # paths need not be UTF-8
         console.err.print(text, style="red", markup=False, soft_wrap=True)
 
 
 def print_result(payload: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print a result, as JSON or as a line for people."""
+    """Print a result as JSON or as text.
+
+    Args:
+        payload: The result as a JSON object.
+        text: The result for people.
+        as_json: Which of the two is printed.
+    """
     if as_json:
         console.print_json(payload)
     else:

@@ -1,136 +1,189 @@
 """Commands from tables to a release: quickstart, fit, publish, evaluate."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from vecall import console
-from vecall.cli.output import JsonOption, RunOption, StoreOption, handle_errors
+from vecall.cli.output import ActivateOption, JsonOption, RunOption, StoreOption, handle_errors
+
+if TYPE_CHECKING:
+    from vecall.evaluation.ann import AnnBenchmarkResult
+    from vecall.evaluation.compare import EvaluationReport
+    from vecall.quickstart.run import QuickstartResult
 
 
 @handle_errors
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Where run, store and report go.")] = Path("quickstart"),
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with MovieLens' ratings.csv, movies.csv.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the run, the store and the report.")] = Path(
+        "quickstart"
+    ),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Directory with MovieLens' ratings.csv and movies.csv (default: the repository's copy)."
+        ),
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole story on MovieLens: fit, publish, evaluate, recall."""
+    """End-to-end demo on MovieLens: fit, publish, evaluate, recall."""
     from vecall.quickstart.run import run_quickstart
 
-    story = run_quickstart(out, data)
+    result = run_quickstart(out, data)
     if as_json:
-        console.print_json(story.as_json())
+        console.print_json(result.as_json())
     else:
-        story.print_summary()
+        _print_quickstart_result(result)
+
+
+def _print_quickstart_result(result: "QuickstartResult") -> None:
+    for example in result.examples:
+        newest_first = example.history[::-1]
+        rows = [[*pair] for pair in zip(newest_first, example.recalled, strict=False)]
+        console.print_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, align_left=True)
+    evaluation = result.evaluation
+    metrics_by_model = {name: model.seen_excluded for name, model in evaluation.results.items()}
+    console.print_metrics(
+        "\nmodel recall over all items, seen items excluded", metrics_by_model | {"dssm": result.dssm.seen_excluded}
+    )
+    console.out.print()
+    _print_ann_results(evaluation.ann_results[:1])
+    console.out.print(evaluation.route_summary)
+    console.out.print(f"release {result.release}; report: {result.report_path}")
+    console.out.print(", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds_by_stage.items()))
 
 
 @handle_errors
 def fit(
-    config: Annotated[Path, typer.Argument(help="A vecall.toml.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Settings file, such as vecall.toml.")],
     run: RunOption,
-    init: Annotated[Path | None, typer.Option("--init", help="An older run to start from.")] = None,
+    init: Annotated[Path | None, typer.Option("--init", help="Warm-start from this run.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Train towers on the tables, and judge them on what was held out."""
+    """Train the two-tower model and evaluate it on the held-out split."""
     from vecall.config import load_config
     from vecall.pipeline.fit import fit as fit_run
 
-    finished = fit_run(load_config(config), run, init=init)
-    summary = finished.summary
+    finished_run = fit_run(load_config(config), run, init=init)
+    summary = finished_run.summary
     if as_json:
         console.print_json({"run": str(run), "seconds": summary.seconds, "metrics": summary.metrics})
         return
     metrics: dict[str, Any] = summary.metrics
     seen = "excluded" if any(value is not None for value in metrics["seen_excluded"].values()) else "included"
     console.print_metrics(f"{summary.protocol}; seen items {seen}", {"model": metrics[f"seen_{seen}"]})
-    console.out.print(
-        f"{summary.epochs} epochs in {summary.seconds:.0f} s, the best was {summary.best_epoch + 1}: {run}"
-    )
+    console.out.print(f"{summary.epochs} epochs in {summary.seconds:.0f} s, best epoch {summary.best_epoch + 1}: {run}")
 
 
 @handle_errors
 def publish(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
     store: StoreOption,
-    name: Annotated[str | None, typer.Option(help="Of the release; the time by default.")] = None,
-    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current one.")] = True,
-    journal_seq: Annotated[int, typer.Option(min=0, help="Journal operations that the tables already hold.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Release name (default: UTC timestamp).")] = None,
+    activate: ActivateOption = True,
+    journal_seq: Annotated[
+        int, typer.Option(min=0, help="Sequence number of the last journal operation that the tables include.")
+    ] = 0,
     allow_worse: Annotated[
-        bool, typer.Option("--allow-worse", help="Though half of the items, or of the recall, is gone.")
+        bool,
+        typer.Option(
+            "--allow-worse", help="Publish even with less than half of the current release's items or recall."
+        ),
     ] = False,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a release of a run: export the towers, encode all items, build the index."""
+    """Publish a run as a release: export the towers, encode all items, build the index."""
     from vecall.pipeline.publish import publish as publish_run
 
-    made = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq, allow_worse=allow_worse)
-    print_release(store, made, as_json=as_json)
+    release = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq, allow_worse=allow_worse)
+    print_release(store, release, as_json=as_json)
 
 
 def print_release(store: Path, name: str, *, as_json: bool) -> None:
-    """Print what a new release is, with the index efforts that were tried."""
+    """Print the size of a new release and the search parameters that were tried for its index."""
     from vecall.release.store import Store
 
     manifest = Store.open(store).verify(name)
     if as_json:
-        answer = {"release": name, "store": str(store), "items": manifest.items, "dim": manifest.dim}
-        console.print_json(answer | {"ann": manifest.ann})
+        payload = {"release": name, "store": str(store), "items": manifest.items, "dim": manifest.dim}
+        console.print_json(payload | {"ann": manifest.ann})
         return
-    ann = manifest.ann or {}
     console.out.print(
         f"release {name}: {manifest.items:,} items of {manifest.dim} dimensions, {manifest.total_bytes:,} bytes"
     )
-    frontier = cast("list[dict[str, float]]", ann.get("frontier", []))
-    if not frontier:
+    trials = cast("list[dict[str, float]]", (manifest.ann or {}).get("frontier", []))
+    if not trials:
         return
-    chosen = {tuple(point) for point in cast("list[list[int]]", manifest.index.parameters.get("search_params", []))}
-    console.out.print(f"  {manifest.index.engine}: ANN recall and median latency of the efforts tried; * is used")
-    for point in frontier:
-        effort = point["k"], point["width"], point["rerank_depth"]
+    parameters = cast("list[list[int]]", manifest.index.parameters.get("search_params", []))
+    chosen = {tuple(search_params) for search_params in parameters}
+    console.out.print(
+        f"  {manifest.index.engine}: ANN recall and median latency of the search parameters tried; * marks those in use"
+    )
+    for trial in trials:
+        mark = "*" if (trial["k"], trial["width"], trial["rerank_depth"]) in chosen else " "
         console.out.print(
-            "  {mark} k {k:>5,}  width {width:>5,}  depth {depth:>6,}  ANN recall {recall:.4f} ± {recall_ci95:.4f}  "
-            "{p50_ms:.2f} ms".format(mark="*" if effort in chosen else " ", **point)
+            "  {mark} k {k:>5,}  width {width:>5,}  depth {rerank_depth:>6,}  ANN recall {recall:.4f} ± "
+            "{recall_ci95:.4f}  {p50_ms:.2f} ms".format(mark=mark, **trial)
         )
 
 
 @handle_errors
 def evaluate(
-    run: Annotated[Path | None, typer.Option("--run", help="A finished run.")] = None,
-    store: Annotated[Path | None, typer.Option("--store", help="A store: its current release.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Names the tables; a store needs it.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the report to this .html file.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Directory of a finished run.")] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Store directory, whose current release is evaluated.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Settings file that names the tables (default: the run's); required with --store."
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write an HTML report to this file.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a run or a release beside popularity, EASE and co-occurrence, by one protocol."""
+    """Evaluate a run or a release against popularity, EASE and co-occurrence baselines."""
     from vecall.config import load_config
-    from vecall.evaluation.compare import WITH_HISTORY
     from vecall.pipeline.evaluate import evaluate_run_or_store
 
-    made = evaluate_run_or_store(run=run, store=store, config=None if config is None else load_config(config))
+    evaluation = evaluate_run_or_store(run=run, store=store, config=None if config is None else load_config(config))
     if report is not None:
         from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.pipeline.run import Run
 
         epochs = [] if run is None else Run.open(run).read_epoch_metrics()
-        write_evaluation_report(report, made, title=f"vecall: {run or store}", epochs=epochs)
+        write_evaluation_report(report, evaluation, title=f"vecall: {run or store}", epochs=epochs)
     if as_json:
-        console.print_json(made.as_json())
-        return
+        console.print_json(evaluation.as_json())
+    else:
+        _print_evaluation(evaluation)
+
+
+def _print_evaluation(evaluation: "EvaluationReport") -> None:
+    from vecall.evaluation.compare import WITH_HISTORY
+
+    results = evaluation.results
     for seen in ("seen_excluded", "seen_included"):
-        models = {name: judged.as_json()[seen] for name, judged in made.results.items()}
-        console.print_metrics(f"model recall, {seen.replace('_', ' items ')}", models)
-    if any(judged.as_json(WITH_HISTORY) != judged.as_json() for judged in made.results.values()):
-        models = {name: judged.as_json(WITH_HISTORY)["seen_excluded"] for name, judged in made.results.items()}
-        console.print_metrics("model recall, seen items excluded, of users with a history", models)
-    for ann in made.ann_results:
+        metrics_by_model = {name: result.as_json()[seen] for name, result in results.items()}
+        console.print_metrics(f"model recall, {seen.replace('_', ' items ')}", metrics_by_model)
+    if any(result.as_json(WITH_HISTORY) != result.as_json() for result in results.values()):
+        metrics_by_model = {name: result.as_json(WITH_HISTORY)["seen_excluded"] for name, result in results.items()}
+        console.print_metrics("model recall, seen items excluded, of users with a history", metrics_by_model)
+    _print_ann_results(evaluation.ann_results)
+    console.out.print(evaluation.route_summary)
+    dropped = [f"dropped: {count:,} {reason}" for reason, count in evaluation.dropped.items()]
+    console.out.print("\n".join([*evaluation.protocol, *dropped]))
+
+
+def _print_ann_results(results: Sequence["AnnBenchmarkResult"]) -> None:
+    for result in results:
         console.out.print(
-            f"{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, "
-            f"one query {ann.p50_ms:.2f} ms (p50), {ann.p99_ms:.2f} ms (p99)"
+            f"{result.engine}: ANN recall@{result.k} {result.recall:.4f}, "
+            f"query latency {result.p50_ms:.2f} ms (p50), {result.p99_ms:.2f} ms (p99)"
         )
-    console.out.print(made.route_summary)
-    console.out.print("\n".join([*made.protocol, *(f"dropped: {n:,} {why}" for why, n in made.dropped.items())]))

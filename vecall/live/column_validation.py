@@ -1,4 +1,4 @@
-"""What one attribute column of a release takes, as JSON has it, and how checked values become a column of its type."""
+"""Attribute columns of a release: check JSON values against a column's type, and build a column from checked values."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,30 +16,30 @@ from vecall.data.request_features import is_number, is_text
 from vecall.data.timestamps import NS_PER_DAY, NS_PER_UNIT, parse_iso8601_ns
 
 _MICROSECONDS_PER_DAY = 86_400 * 10**6
-_EPOCH = datetime(1970, 1, 1)  # in UTC, as columns hold times
+_EPOCH = datetime(1970, 1, 1)  # UTC, as the times of columns
 
 
 @dataclass(frozen=True)
 class ColumnValidator:
-    """What values a column takes.
+    """Validator of the values of one column.
 
     Attributes:
-        accepts: whether a value that is not None is one of them.
-        expected: what they are, for the error.
+        accepts: returns whether the column takes a value that is not None.
+        expected: description of the accepted values, for the error text.
     """
 
     accepts: Callable[[Any], bool]
     expected: str
 
     def describe_error(self, value: object) -> str | None:
-        """What is wrong with a value, as the end of a sentence; None if nothing is. None is a value of every column."""
+        """Return what is wrong with a value, as "expected ..., got ..."; None if it is accepted. Null always is."""
         if value is None or self.accepts(value):
             return None
         return f"expected {self.expected} or null, got {value!r:.80}"
 
 
-def make_column_validator(dtype: Any) -> ColumnValidator:  # noqa: ANN401 - polars types its inner types loosely
-    """The rule of an attribute of this type; times are ISO 8601 text."""
+def make_column_validator(dtype: Any) -> ColumnValidator:  # noqa: ANN401 - Polars does not type inner types
+    """Return the validator of an attribute of this Polars type. Times are ISO 8601 text."""
     if isinstance(dtype, (pl.List, pl.Array)):
         return _make_list_validator(dtype)
     if isinstance(dtype, pl.Enum):
@@ -91,17 +91,18 @@ def _make_time_validator(dtype: pl.Date | pl.Datetime) -> ColumnValidator:
 
 
 def _compute_time_bounds(dtype: pl.Date | pl.Datetime) -> tuple[int, int]:
-    """Microseconds since 1970 that a column holds and Python can show."""
+    """Return the first and the last time that a column holds and Python can show, in microseconds since 1970."""
     low, high = MIN_UNIX_MICROS, MAX_UNIX_MICROS
     if isinstance(dtype, pl.Datetime) and dtype.time_unit == "ns":
         low, high = max(low, -(2**63) // 1000 + 1), min(high, 2**63 // 1000 - 1)
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC"):  # shown in its own zone
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC"):
+        # Python shows it in that zone, where it must still be within the years 1 to 9999.
         return low + _MICROSECONDS_PER_DAY, high - _MICROSECONDS_PER_DAY
     return low, high
 
 
 def _to_physical_time(value: object, dtype: pl.Date | pl.Datetime) -> int | None:
-    """ISO 8601 text as the number that the column holds; None where it is no time, or outside what it holds."""
+    """Convert ISO 8601 text to the column's physical integer; None if it is not a time or out of the column's range."""
     nanoseconds = parse_iso8601_ns(value)
     low, high = _compute_time_bounds(dtype)
     if nanoseconds is None or not low <= nanoseconds // NS_PER_UNIT["us"] <= high:
@@ -115,22 +116,22 @@ def _compute_integer_bounds(dtype: Any) -> tuple[int, int]:  # noqa: ANN401 - as
 
 
 def _to_decimal(value: object, dtype: pl.Decimal) -> Decimal | None:
-    """A number rounded to the column's scale; None where it is none, or has too many digits."""
+    """Round a number to the column's scale; None if it is not a number, or has too many digits."""
     if not is_number(value):
         return None
     try:
-        plain = Decimal(str(value.item() if isinstance(value, np.generic) else value))
-        rounded = round(plain, dtype.scale)
+        decimal = Decimal(str(value.item() if isinstance(value, np.generic) else value))
+        rounded = round(decimal, dtype.scale)
     except InvalidOperation:
         return None
     return rounded if abs(rounded) < Decimal(10) ** (dtype.precision - dtype.scale) else None
 
 
 def build_column(values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN401 - as above
-    """Checked values as a column of a type.
+    """Build a column of a type from values that its validator accepted.
 
     Raises:
-        pl.exceptions.PolarsError: it does not take one of them all the same, such as a category too many.
+        pl.exceptions.PolarsError: the type does not take an accepted value, such as one category more than fit into it.
     """
     if isinstance(dtype, (pl.List, pl.Array)):
         return _build_list_column(values, dtype)
@@ -152,21 +153,22 @@ def build_column(values: Sequence[Any], dtype: Any) -> pl.Series:  # noqa: ANN40
 
 
 def _build_list_column(values: Sequence[Any], dtype: pl.List | pl.Array) -> pl.Series:
-    """All lists' elements as one column, then cut apart: list by list, Polars takes ten times as long."""
+    """Build one column of all elements, then split it into lists: list by list, Polars takes ten times as long."""
     rows = np.repeat(np.arange(len(values)), [1 + len(value or ()) for value in values])
-    elements = [element for value in values for element in (None, *(value or ()))]  # a None each: empty lists stay
+    # Each list starts with a None, which is cut off below, so that empty lists form a group too.
+    elements = [element for value in values for element in (None, *(value or ()))]
     flat = build_column(elements, dtype.inner)
     grouped = pl.DataFrame({"row": rows, "element": flat}).group_by("row", maintain_order=True).agg("element")
     lists = grouped["element"].list.slice(1)
-    given = pl.Series([value is not None for value in values], dtype=pl.Boolean)
-    return lists.zip_with(given, pl.repeat(None, len(values), dtype=lists.dtype, eager=True)).cast(dtype)
+    is_present = pl.Series([value is not None for value in values], dtype=pl.Boolean)
+    return lists.zip_with(is_present, pl.repeat(None, len(values), dtype=lists.dtype, eager=True)).cast(dtype)
 
 
 def to_json_value(value: Any, dtype: Any) -> Any:  # noqa: ANN401 - a cell, and as above
-    """A cell of a column as an upsert would give it.
+    """Convert a cell of a column to the JSON value that an upsert would give.
 
     Raises:
-        ValueError: JSON has no such value.
+        ValueError: the column's type has no JSON form.
     """
     if value is None:
         return None
@@ -180,4 +182,4 @@ def to_json_value(value: Any, dtype: Any) -> Any:  # noqa: ANN401 - a cell, and 
         return None
     if isinstance(value, (str, bool, int, float)):
         return value
-    raise ValueError(f"a column of {dtype} cannot be written down as JSON")
+    raise ValueError(f"a column of type {dtype} cannot be written as JSON")

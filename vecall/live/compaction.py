@@ -1,4 +1,4 @@
-"""Base + delta - tombstones = the next release."""
+"""Compaction: write a base release and the live changes since as the next release (base + delta - tombstones)."""
 
 import logging
 import shutil
@@ -14,14 +14,15 @@ from vecall.data.casting import to_id_dtype
 from vecall.data.frames import select_columns
 from vecall.data.id_map import Id, build_id_map
 from vecall.data.ragged import RaggedArray
+from vecall.data.request_features import Fields
 from vecall.errors import StoreError
 from vecall.index.settings import IndexSettings
-from vecall.live.item_columns import Fields, ItemColumns
+from vecall.live.item_columns import ItemColumns
 from vecall.live.journal import Journal
 from vecall.live.memtable import MemTable
 from vecall.live.pruning import get_journal_path
 from vecall.live.replay import replay
-from vecall.live.snapshot import Snapshot
+from vecall.live.snapshot import Snapshot, interleave_rows
 from vecall.release.atomic_io import read_array, write_array
 from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
 from vecall.release.release import Release, open_release
@@ -31,55 +32,58 @@ from vecall.release.writer import ReleaseContents, write_release
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_ROWS = 65_536  # vectors
+_CHUNK_ROWS = 65_536  # vectors that are gathered at a time
 
 
 def compact(store: str | Path, *, name: str | None = None, activate: bool = True, release: str | None = None) -> str:
-    """Make a release of another one and the operations that came after it.
+    """Write a release of a base release and the operations since.
 
-    Vectors stay as they are, to the bit. New items have the unknown item's id vector and popularity 0; deleted ones
-    leave the users' histories. The journal keeps all operations, for other releases. A server may go on writing.
+    Vectors are copied bit by bit. New items get the unknown item's id vector and popularity 0; deleted items are
+    removed from the users' histories. The journal keeps all operations, because other releases may need them. A server
+    may keep writing.
 
     Args:
-        store: the store's folder.
-        name: of the new release; None takes the time.
-        activate: whether it becomes the current one; it does only if the other one is current still.
-        release: the one to start from; None is the current one.
+        store: directory of the store.
+        name: name of the new release; None for a name made of the current time.
+        activate: make the new release the current one, if the base still is the current one at the end.
+        release: name of the base release; None for the current one.
 
     Returns:
-        The new release's name; the old one's where nothing came after it.
+        Name of the new release, or of the base release if there are no operations after it.
 
     Raises:
         StoreError: there is no such store or release, the name is taken, or no item is left.
-        ReleaseRefused: a file of the release is damaged, missing or too many.
-        JournalDamaged, JournalFailed: the journal cannot be read.
+        InvalidReleaseError: the base release has a corrupted, missing or unexpected file.
+        JournalCorruptedError, JournalIOError: the journal cannot be read.
     """
-    opened = Store.open(Path(store))
-    base = open_release(opened, release)
-    overlay = MemTable(base)
-    journal = Journal.open_readonly(get_journal_path(opened), base.item_ids.id_type)
-    cut = 0 if journal is None else journal.last_seq
-    if journal is None or cut <= base.manifest.journal_seq:
-        logger.info("release %s contains all operations already", base.name)
+    opened_store = Store.open(Path(store))
+    base = open_release(opened_store, release)
+    memtable = MemTable(base)
+    journal = Journal.open_readonly(get_journal_path(opened_store), base.item_ids.id_type)
+    until_seq = 0 if journal is None else journal.last_seq
+    if journal is None or until_seq <= base.manifest.journal_seq:
+        logger.info("release %s already contains all operations of the journal", base.name)
         return base.name
-    view = replay(overlay, journal.read_operations(base.manifest.journal_seq, cut))
-    changes = _LiveUpserts.from_journal(view, journal, cut)
-    if not len(view):
-        raise StoreError(f"all items of release {base.name!r} are deleted, and a release has at least one: upsert some")
-    with opened.create_draft(name) as draft:
-        rows = _collect_live_rows(view)
-        contents = _build_contents(view, rows, cut, changes)
-        encoder = _copy_encoder(opened.get_release_dir(base.name), draft.directory, view, rows)
+    snapshot = replay(memtable, journal.read_operations(base.manifest.journal_seq, until_seq))
+    upserts = _LiveUpserts.from_journal(snapshot, journal, until_seq)
+    if not len(snapshot):
+        raise StoreError(
+            f"all items of release {base.name!r} are deleted, and a release needs at least one item: upsert some first"
+        )
+    with opened_store.create_draft(name) as draft:
+        rows = _collect_live_rows(snapshot)
+        contents = _build_contents(snapshot, rows, until_seq, upserts)
+        encoder = _copy_encoder(opened_store.get_release_dir(base.name), draft.directory, snapshot, rows)
         queries = (
             None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
         )
         settings = _resolve_index_settings(base)
-        description = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
-        return draft.commit(description, activate=activate, expected_current=base.name)
+        metadata = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
+        return draft.commit(metadata, activate=activate, expected_current=base.name)
 
 
 def _resolve_index_settings(base: Release) -> IndexSettings:
-    """Those that the base was built by. The structure that was found for it is not looked for again."""
+    """Return the settings of the base's index, with the engine that was selected for it in place of "auto"."""
     settings = IndexSettings.model_validate(base.manifest.index.settings)
     if settings.engine == "auto" and base.manifest.index.engine != "exact":
         return IndexSettings.model_validate(base.manifest.index.settings | {"engine": base.manifest.index.engine})
@@ -87,10 +91,11 @@ def _resolve_index_settings(base: Release) -> IndexSettings:
 
 
 def _collect_live_rows(snapshot: Snapshot) -> Rows:
-    """Rows of the items that stay, in the order of their ids."""
+    """Return the snapshot rows of all live items, in ascending order of their ids."""
     n = snapshot.release.index.size
-    base = np.arange(n) if snapshot.live_base_rows is None else np.flatnonzero(snapshot.live_base_rows.to_mask())
-    rows: Rows = np.concatenate([base, n + np.flatnonzero(snapshot.delta.live_mask)])
+    live = snapshot.live_base_rows
+    base_rows = np.arange(n) if live is None else np.flatnonzero(live.to_mask())
+    rows: Rows = np.concatenate([base_rows, n + np.flatnonzero(snapshot.delta.live_mask)])
     return np.take(rows, _build_id_column(snapshot, rows).arg_sort().to_numpy())
 
 
@@ -99,70 +104,78 @@ def _build_id_column(snapshot: Snapshot, rows: Rows) -> pl.Series:
 
 
 def _to_base_rows(snapshot: Snapshot, rows: Rows) -> Rows:
-    """Row of each item in the base; -1 where it is new."""
+    """Return the row in the base of the items of snapshot rows; -1 for new items."""
     n = snapshot.release.index.size
-    origins = rows.copy()
-    origins[rows >= n] = snapshot.delta.base_rows[rows[rows >= n] - n]
-    return origins
+    base_rows = rows.copy()
+    base_rows[rows >= n] = snapshot.delta.base_rows[rows[rows >= n] - n]
+    return base_rows
 
 
 @dataclass(frozen=True)
 class _LiveUpserts:
-    """What the delta's items were given with, by id."""
+    """The upserts of the delta's items, as far as a snapshot does not hold them.
+
+    Attributes:
+        fields_by_id: the item's fields.
+        external_vector_ids: items whose vector the caller gave.
+    """
 
     fields_by_id: Mapping[Id, Fields]
     external_vector_ids: frozenset[Id]
 
     @classmethod
     def from_journal(cls, snapshot: Snapshot, journal: Journal, until_seq: int) -> "_LiveUpserts":
-        """Read from the journal again: a view keeps what requests look at alone."""
-        fields: dict[Id, Fields] = {}
-        given = set()
+        """Read the upserts after the snapshot's base release again, up to `until_seq`."""
+        fields_by_id: dict[Id, Fields] = {}
+        external_vector_ids = set()
         for operation in journal.read_operations(snapshot.release.manifest.journal_seq, until_seq):
             if operation.kind == "upsert":
-                fields[operation.id] = operation.fields or {}
-                given |= {operation.id} if operation.has_external_vector else set()
-        return cls(fields, frozenset(given))
+                fields_by_id[operation.id] = operation.fields or {}
+                if operation.has_external_vector:
+                    external_vector_ids.add(operation.id)
+        return cls(fields_by_id, frozenset(external_vector_ids))
 
 
 def _build_item_features(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> pl.DataFrame | None:
-    """[len(rows)] rows of the features that a release keeps."""
-    release, new = snapshot.release, rows >= snapshot.release.index.size
+    """Build the frame of len(rows) rows of the item features that a release stores; None if it stores none."""
+    release, in_delta = snapshot.release, rows >= snapshot.release.index.size
     if release.item_features is None:
         return None
-    old = release.item_features.take(rows[~new])
+    base_features = release.item_features.take(rows[~in_delta])
     columns = ItemColumns.from_release(release)
-    given = [columns.select_compatible_fields(upserts.fields_by_id[one]) for one in snapshot.to_ids(rows[new])]
-    both = old.vstack(select_columns(columns.build_feature_frame(given), old.columns))
-    return both[np.argsort(np.concatenate([np.flatnonzero(~new), np.flatnonzero(new)]))]
+    fields = [
+        columns.select_compatible_fields(upserts.fields_by_id[item_id]) for item_id in snapshot.to_ids(rows[in_delta])
+    ]
+    delta_features = select_columns(columns.build_feature_frame(fields), base_features.columns)
+    return interleave_rows(in_delta, base_features, delta_features)
 
 
 def _find_external_vector_rows(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> Rows:
-    """Places among the rows of items whose vector was given."""
-    new = rows >= snapshot.release.index.size
-    given = np.isin(rows, snapshot.release.external_vector_rows) & ~new
-    given[new] = [one in upserts.external_vector_ids for one in snapshot.to_ids(rows[new])]
-    return np.flatnonzero(given)
+    """Return the positions in `rows` of the items whose vector the caller gave."""
+    in_delta = rows >= snapshot.release.index.size
+    is_external = np.isin(rows, snapshot.release.external_vector_rows) & ~in_delta
+    is_external[in_delta] = [item_id in upserts.external_vector_ids for item_id in snapshot.to_ids(rows[in_delta])]
+    return np.flatnonzero(is_external)
 
 
 def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _LiveUpserts) -> ReleaseContents:
-    base, origins = snapshot.release, _to_base_rows(snapshot, rows)
-    vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # as they are stored, so no bit is lost
+    base, base_rows = snapshot.release, _to_base_rows(snapshot, rows)
+    vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # the precision of the stored vectors: no loss
     for start in range(0, len(rows), _CHUNK_ROWS):
         vectors[start : start + _CHUNK_ROWS] = snapshot.get_vectors(rows[start : start + _CHUNK_ROWS])
-    popularity = None
+    popularity, external_vector_rows = None, rows[:0]
     if base.popularity is not None:
-        popularity = np.where(origins >= 0, base.popularity[origins], 0).astype(np.float32)
+        popularity = np.where(base_rows >= 0, base.popularity[base_rows], 0).astype(np.float32)
+    if base.encoder is not None:
+        external_vector_rows = _find_external_vector_rows(snapshot, rows, upserts)
     return ReleaseContents(
         item_ids=build_id_map(_build_id_column(snapshot, rows), base.item_ids.id_type),
         vectors=vectors,
         attributes=snapshot.get_attributes(rows),
         popularity=popularity,
-        users=None if base.users is None else _remap_users(base.users, origins, base.index.size),
+        users=None if base.users is None else _remap_users(base.users, base_rows, base.index.size),
         item_features=_build_item_features(snapshot, rows, upserts),
-        external_vector_rows=_find_external_vector_rows(snapshot, rows, upserts)
-        if base.encoder is not None
-        else rows[:0],
+        external_vector_rows=external_vector_rows,
         metrics=base.manifest.metrics,
         journal_seq=until_seq,
         tables_seq=base.manifest.tables_seq,
@@ -170,23 +183,34 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
 
 
 def _remap_users(users: UserTable, base_rows: Rows, base_size: int) -> UserTable:
-    """The same users, with histories in the new rows; what is not there any more leaves them."""
-    row_now = np.full(base_size, -1, dtype=np.int64)
-    row_now[base_rows[base_rows >= 0]] = np.flatnonzero(base_rows >= 0)
-    rows = row_now[users.histories.values]
-    there = rows >= 0
-    histories = RaggedArray.from_groups(users.histories.segment_ids[there], rows[there], len(users.histories))
+    """Convert the users' histories to the new release's rows; deleted items are left out.
+
+    Args:
+        users: the users of the base release.
+        base_rows: for each row of the new release, the item's row in the base; -1 for new items.
+        base_size: number of items in the base.
+    """
+    new_rows = np.full(base_size, -1, dtype=np.int64)  # by base row
+    new_rows[base_rows[base_rows >= 0]] = np.flatnonzero(base_rows >= 0)
+    rows = new_rows[users.histories.values]
+    is_kept = rows >= 0
+    histories = RaggedArray.from_groups(users.histories.segment_ids[is_kept], rows[is_kept], len(users.histories))
     return UserTable(users.ids, users.features, histories)
 
 
 def _copy_encoder(base_dir: Path, draft_dir: Path, snapshot: Snapshot, rows: Rows) -> tuple[OnnxEncoder, str] | None:
-    """Copy the towers, which stay what they are, and the id vectors of the items that stay."""
+    """Copy the towers to a draft, and the id vectors of the live items.
+
+    Returns:
+        The draft's encoder and its hash; None if the base has no towers.
+    """
     digest = snapshot.release.manifest.encoder
     if digest is None:
         return None
     for file in (QUERY_TOWER_FILE, ITEM_TOWER_FILE, ENCODERS_FILE):
         shutil.copyfile(base_dir / file, draft_dir / file)
     if (base_dir / ITEM_ID_VECTORS_FILE).exists():
-        table = read_array(base_dir / ITEM_ID_VECTORS_FILE)  # its last row, -1 as it were, is the unknown item
-        write_array(draft_dir / ITEM_ID_VECTORS_FILE, table[np.append(_to_base_rows(snapshot, rows), -1)])
+        # The last row, index -1, is the unknown item's: new items get it, and it is appended as the new last row.
+        id_vectors = read_array(base_dir / ITEM_ID_VECTORS_FILE)
+        write_array(draft_dir / ITEM_ID_VECTORS_FILE, id_vectors[np.append(_to_base_rows(snapshot, rows), -1)])
     return OnnxEncoder(draft_dir), digest

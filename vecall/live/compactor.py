@@ -1,4 +1,4 @@
-"""When live changes are compacted into the next release, and the process that does it beside the server."""
+"""Automatic compaction: decide when to start one, and run it in a child process beside the server."""
 
 import ctypes
 import json
@@ -20,39 +20,40 @@ from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 
-_MIN_DELTA_ITEMS = 20_000  # items; below, a request scans them faster than it could gain by a compaction
-_MIN_TOMBSTONES = 100  # rows; a tiny base is scanned anyway
-_MAX_TOMBSTONE_SHARE = 0.1  # of the base; beyond, searches of the index lose too much to what is gone
-_TERMINATE_TIMEOUT_SECONDS = 10.0  # seconds for the child to end when it is told to
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_MIN_DELTA_ITEMS = 20_000  # a request scans fewer so fast that a compaction would gain nothing
+_MIN_TOMBSTONES = 100  # a tiny base is scanned anyway
+_MAX_TOMBSTONE_SHARE = 0.1  # of the base; with more, searches of the index waste too much on deleted items
+_TERMINATE_TIMEOUT_SECONDS = 10.0  # from SIGTERM to SIGKILL
+_PR_SET_PDEATHSIG = 1  # an option of prctl(2)
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
 def should_compact(
     *, delta_items: int, tombstones: int, base_items: int, expected_arrivals: float, max_delta_items: int
 ) -> bool:
-    """Whether to compact.
+    """Return whether there are enough changes for a compaction.
 
     Args:
-        delta_items: items beside the base, deleted ones among them.
-        tombstones: rows of the base that are deleted or replaced.
-        base_items: N.
-        expected_arrivals: operations that arrive while a compaction runs: with fewer changes than that, one would follow
-            upon the other.
-        delta_max: `delta_items` may not be more. A compaction starts at half of it at the latest.
+        delta_items: number of items in the delta, including deleted ones.
+        tombstones: number of base rows that are deleted or replaced.
+        base_items: number of items in the base release, N.
+        expected_arrivals: number of operations that are expected to arrive while a compaction runs. With fewer changes
+            than that, compactions would run without a pause.
+        max_delta_items: capacity of the delta. A compaction starts when it is half full at the latest.
     """
-    enough = min(max(_MIN_DELTA_ITEMS, expected_arrivals), max_delta_items / 2)
-    return delta_items >= enough or tombstones >= max(_MAX_TOMBSTONE_SHARE * base_items, _MIN_TOMBSTONES)
+    min_delta_items = min(max(_MIN_DELTA_ITEMS, expected_arrivals), max_delta_items / 2)
+    return delta_items >= min_delta_items or tombstones >= max(_MAX_TOMBSTONE_SHARE * base_items, _MIN_TOMBSTONES)
 
 
 class Compactor:
-    """Runs `vecall compact` in a fresh interpreter, one at a time.
+    """Runs `vecall compact` in a child process, one at a time.
 
     Args:
-        store_path: the store's folder.
-        on_compacted: called with the names of the base and of the release that was made of it.
-        max_delta_items: see `should_compact`.
-        write_lock_path: a file of processes that write side by side, of which one compacts at a time; None: there are no others.
+        store_path: directory of the store.
+        on_compacted: called with the names of the base release and of its compaction.
+        max_delta_items: capacity of the delta, see `should_compact`.
+        write_lock_path: lock file of the processes that write to the store, of which one compacts at a time; None if
+            there is only one.
     """
 
     def __init__(
@@ -63,69 +64,72 @@ class Compactor:
         write_lock_path: Path | None = None,
     ) -> None:
         self._lock_path = None if write_lock_path is None else write_lock_path.with_name("compaction.lock")
-        self._store_path, self._on_compacted, self._max_delta_items = (
-            store_path.absolute(),
-            on_compacted,
-            max_delta_items,
-        )
-        self._last_duration_seconds = 0.0  # that the last compaction took
-        self._arrivals_start = (time.monotonic(), 0)  # from when on arrivals are counted, and the operation then
-        self._retry_threshold = 0.0  # changes that there must be, after one failed
-        self._lock = Lock()  # of what follows
+        self._store_path, self._on_compacted = store_path.absolute(), on_compacted
+        self._max_delta_items = max_delta_items
+        self._last_duration_seconds = 0.0  # of the last compaction
+        self._arrivals_start = (time.monotonic(), 0)  # time and `seq` from which arriving operations are counted
+        self._retry_threshold = 0.0  # changes needed for the next compaction after one has failed
+        self._lock = Lock()  # guards the attributes below
         self._is_closed = False
         self._child: subprocess.Popen[str] | None = None
         self._thread: Thread | None = None
 
     def maybe_start(self, snapshot: Snapshot) -> None:
-        """Start a compaction if one is due and none runs. Call it after each write."""
+        """Start a compaction if there are enough changes and none runs. Not thread-safe: call it under `write_lock`."""
         if self._thread is not None and self._thread.is_alive():
             return
-        began, seq = self._arrivals_start
-        if seq == 0:
+        start_time, start_seq = self._arrivals_start
+        if start_seq == 0:
             self._arrivals_start = (time.monotonic(), snapshot.seq)
-        arriving = self._last_duration_seconds * (snapshot.seq - seq) / max(time.monotonic() - began, 1.0)
-        base, changes = snapshot.release.index.size, snapshot.delta.distinct_id_count + snapshot.tombstone_count
-        due = should_compact(
+        arrivals_per_second = (snapshot.seq - start_seq) / max(time.monotonic() - start_time, 1.0)
+        change_count = snapshot.delta.distinct_id_count + snapshot.tombstone_count
+        is_due = should_compact(
             delta_items=snapshot.delta.distinct_id_count,
             tombstones=snapshot.tombstone_count,
-            base_items=base,
-            expected_arrivals=arriving,
+            base_items=snapshot.release.index.size,
+            expected_arrivals=self._last_duration_seconds * arrivals_per_second,
             max_delta_items=self._max_delta_items,
         )
-        if due and changes >= self._retry_threshold:
-            self._thread = Thread(
-                target=self._run,
-                args=(snapshot.release.name, snapshot.seq, changes),
-                name="vecall-compaction",
-                daemon=True,
-            )
-            self._thread.start()
+        if is_due and change_count >= self._retry_threshold:
+            self._start(snapshot.release.name, snapshot.seq, change_count)
+
+    def _start(self, base_name: str, seq: int, change_count: int) -> None:
+        thread = Thread(target=self._run, args=(base_name, seq, change_count), name="vecall-compaction", daemon=True)
+        with self._lock:  # `close` joins the thread, which must have started by then
+            if not self._is_closed:
+                thread.start()
+                self._thread = thread
 
     def close(self) -> None:
-        """End a compaction that runs; what it has written so far is swept away by the store's next draft."""
+        """Stop a running compaction. The store's next draft removes the files that it has written."""
         with self._lock:
             self._is_closed = True
-            child = self._child
+            child, thread = self._child, self._thread
         if child is not None and child.poll() is None:
             child.terminate()
             try:
                 child.wait(_TERMINATE_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 child.kill()
-        if self._thread is not None:
-            self._thread.join()
+        if thread is not None:
+            thread.join()
 
     def _run(self, base_name: str, seq: int, change_count: int) -> None:
         try:
-            with ExitStack() as held:
-                if self._lock_path is None or self._acquire_base(held, self._lock_path, base_name):
+            with ExitStack() as stack:
+                if self._lock_path is None or self._acquire_base(stack, self._lock_path, base_name):
                     self._compact_and_switch(base_name, seq, change_count)
         except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
             if not self._is_closed:
-                logger.warning("compaction of release %s failed, and waits for more changes: %s", base_name, error)
+                logger.warning("compaction of release %s failed and waits for more changes: %s", base_name, error)
 
     def _acquire_base(self, stack: ExitStack, lock_path: Path, base_name: str) -> bool:
-        """Whether no other process compacts the base, or has; all follow what it makes."""
+        """Acquire the right to compact the base release.
+
+        Returns:
+            False if another process is compacting, or has switched to the compaction of the base; this process follows
+            the current release in any case.
+        """
         try:
             stack.enter_context(file_lock(lock_path, timeout=0))
         except LockedError:
@@ -134,36 +138,43 @@ class Compactor:
         return current is None or current.release == base_name
 
     def _compact_and_switch(self, base_name: str, seq: int, change_count: int) -> None:
-        began = time.monotonic()
-        self._retry_threshold = 1.1 * change_count + 1  # should it fail
-        logger.info("compaction of release %s starts, with %d changes", base_name, change_count)
-        made = self._run_compaction_process(base_name)
-        self._last_duration_seconds, self._arrivals_start = time.monotonic() - began, (began, seq)
+        start = time.monotonic()
+        self._retry_threshold = 1.1 * change_count + 1  # stays if the compaction fails
+        logger.info("started compaction of release %s with %d changes", base_name, change_count)
+        compacted_name = self._run_compaction_process(base_name)
+        self._last_duration_seconds, self._arrivals_start = time.monotonic() - start, (start, seq)
         if not self._is_closed:
-            self._on_compacted(base_name, made)
+            self._on_compacted(base_name, compacted_name)
         self._retry_threshold = 0.0
 
     def _run_compaction_process(self, base_name: str) -> str:
-        """Name of the release that was made."""
+        """Run `vecall compact` and return the name of the new release.
+
+        Raises:
+            StoreError: the command failed, or the compactor is closed.
+        """
         command = [sys.executable, "-m", "vecall", "compact", "--store", str(self._store_path), "--release", base_name]
         with self._lock:
             if self._is_closed:
-                raise StoreError("closed")
+                raise StoreError("the compactor is closed")
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                [*command, "--no-activate", "--json", "--ends-with-parent"],
+                [*command, "--no-activate", "--json", "--exit-with-parent"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 env=os.environ | dict.fromkeys(_THREAD_COUNT_VARIABLES, "1"),
             )
-        answer, log = self._child.communicate()
+        output, log = self._child.communicate()
         if self._child.returncode != 0:
-            raise StoreError(f"exit {self._child.returncode}: {(answer or log).strip()[-500:]}")
-        return str(json.loads(answer)["release"])
+            raise StoreError(f"`vecall compact` exited with {self._child.returncode}: {(output or log).strip()[-500:]}")
+        return str(json.loads(output)["release"])
 
 
 def exit_with_parent() -> None:
-    """Let this process end when the one that started it does, be it killed: nobody would take what it makes."""
+    """Let the kernel send SIGTERM to this process when the thread that started it ends or is killed (Linux only).
+
+    Without the server nobody would switch to the compacted release.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

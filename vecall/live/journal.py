@@ -1,7 +1,7 @@
-"""The journal of live changes: each acknowledged operation is on the disk, and damage to it does not go unseen.
+"""The journal of live changes: acknowledged operations are durable, and corruption is detected.
 
-SQLite in WAL mode does not notice damage by itself. So each row carries a checksum; `seq` is contiguous from
-`pruned_to` + 1 to `last_seq`; and what says so carries a checksum too.
+SQLite in WAL mode does not detect corruption by itself. Therefore each row has a checksum, `seq` has no gaps from
+`pruned_to` + 1 to `last_seq`, and the header row that holds these two numbers has a checksum too.
 """
 
 import logging
@@ -29,8 +29,8 @@ from vecall.live.journal_sqlite import (
 from vecall.live.operations import SUPERSEDED_BODY, Operation, decode_row, encode_body, encode_row, has_valid_checksum
 from vecall.schema import IdType
 
-_OPS_PER_CHECKPOINT = 1_000  # operations
-_PRUNE_BATCH_SIZE = 10_000  # operations in one transaction, so that a writer beside does not wait long
+_OPS_PER_CHECKPOINT = 1_000
+_PRUNE_BATCH_SIZE = 10_000  # operations in one transaction, so that a concurrent writer does not wait long
 
 _SELECT_RANGE = "SELECT * FROM operations WHERE seq > ? AND seq <= ? ORDER BY seq"
 _SELECT_BY_SEQ = "SELECT * FROM operations WHERE seq = ?"
@@ -43,9 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """The operations of a store, per item the last one; a context manager, safe from several threads.
+    """The last operation of each item of a store. A context manager; thread-safe.
 
-    Other processes may read and prune at the same time. That only one appends is up to `writer.lock`.
+    Other processes may read and prune at the same time. The lock file `writer.lock`, which is not taken here, ensures
+    that only one process appends.
     """
 
     def __init__(self, path: Path, id_type: IdType) -> None:
@@ -53,19 +54,19 @@ class Journal:
         self._id_type: IdType = id_type
         self._lock = Lock()
         self._write_connection: sqlite3.Connection | None = None
-        self._needs_reconnect = False  # something went wrong with the writer's connection
-        self._ops_since_checkpoint = 0  # operations since the last checkpoint
-        with translate_sqlite_errors(path), closing(connect(path, "ro")) as db:
-            self._header = read_header(db, path, id_type)
+        self._needs_reconnect = False  # an operation on the write connection has failed
+        self._ops_since_checkpoint = 0
+        with translate_sqlite_errors(path), closing(connect(path, "ro")) as connection:
+            self._header = read_header(connection, path, id_type)
 
     @classmethod
     def open(cls, path: Path, id_type: IdType) -> Self:
-        """Open a journal for writing; it is made if there is none.
+        """Open a journal for writing, and create it if it does not exist.
 
         Raises:
-            JournalDamaged: it is damaged, or no journal.
-            JournalFailed: the disk or another process does not let it be opened.
-            StoreError: it is of another format, or its ids are of another type.
+            JournalCorruptedError: the file is corrupted, or is not a journal.
+            JournalIOError: the disk fails, or another process keeps the journal locked.
+            StoreError: the journal has another format, or ids of another type.
         """
         with translate_sqlite_errors(path):
             if not path.exists():
@@ -76,10 +77,10 @@ class Journal:
 
     @classmethod
     def open_readonly(cls, path: Path, id_type: IdType) -> Self | None:
-        """Open a journal for `since` alone; None if there is none. It need not be closed.
+        """Open a journal for reading; None if it does not exist. It need not be closed.
 
         Raises:
-            JournalDamaged, JournalFailed, StoreError: as for `open`.
+            JournalCorruptedError, JournalIOError, StoreError: as for `open`.
         """
         return cls(path, id_type) if path.exists() else None
 
@@ -91,183 +92,192 @@ class Journal:
 
     @property
     def last_seq(self) -> int:
-        """The last committed operation as of opening and of each append here; 0 if there was none."""
+        """Last committed operation, as of opening and of the last append here; 0 if there was none."""
         return self._header.last_seq
 
     @property
     def pruned_to(self) -> int:
-        """The last operation that was dropped, as of opening and of each append or prune here; 0 if none was."""
+        """Last pruned operation, as of opening and of the last append or prune here; 0 if none was pruned."""
         return self._header.pruned_to
 
     def append(self, operations: Sequence[Operation]) -> int:
-        """Write operations down, all or none; on return they are on the disk. Their own `seq` is ignored.
+        """Append operations, all or none; on return they are durable. The `seq` that they have is ignored.
 
-        After JournalFailed the journal can be read, and appended to once the disk works again. What failed is
-        gone, with one exception: if the disk has it and could not say so, it is there after a restart, whole.
+        After a JournalIOError the journal can still be read, and appended to once the disk works again. The failed
+        batch is lost, with one exception: if it reached the disk although the disk reported a failure, it is there
+        after a restart, as a whole.
 
         Returns:
-            The last one's `seq`.
+            Sequence number of the last operation.
 
         Raises:
-            QueryError: an operation cannot be written down.
-            JournalFailed: the disk is full or fails, or another process does not let go of the journal.
-            JournalDamaged: an operation that was to be replaced, or the journal's state, is damaged.
+            QueryError: an operation cannot be encoded.
+            JournalIOError: the disk is full or fails, or another process keeps the journal locked.
+            JournalCorruptedError: the header, or an operation that is to be superseded, is corrupted.
             StoreError: the journal was opened for reading, or is closed.
         """
         bodies = [encode_body(operation, self._id_type) for operation in iterate_cooperatively(operations)]
-        with self._begin_transaction() as (db, state):
-            numbered = list(enumerate(bodies, state.last_seq + 1))
-            last = {body[1]: seq for seq, body in numbered}
+        with self._begin_transaction() as (connection, header):
+            numbered = list(enumerate(bodies, header.last_seq + 1))
+            last_seq_by_id = {body[1]: seq for seq, body in numbered}
             rows = [
-                encode_row(seq, body if last[body[1]] == seq else SUPERSEDED_BODY)
+                encode_row(seq, body if last_seq_by_id[body[1]] == seq else SUPERSEDED_BODY)
                 for seq, body in iterate_cooperatively(numbered)
             ]
-            db.executemany(_REPLACE, [encode_row(seq, SUPERSEDED_BODY) for seq in self._find_superseded_seqs(db, last)])
-            db.executemany(_INSERT, rows)
-            self._commit(db, replace(state, last_seq=state.last_seq + len(rows)), len(rows))
+            superseded_seqs = self._find_superseded_seqs(connection, last_seq_by_id)
+            connection.executemany(_REPLACE, [encode_row(seq, SUPERSEDED_BODY) for seq in superseded_seqs])
+            connection.executemany(_INSERT, rows)
+            self._commit(connection, replace(header, last_seq=header.last_seq + len(rows)), len(rows))
             return self._header.last_seq
 
     def read_operations(self, after_seq: int, until_seq: int | None = None) -> Iterator[Operation]:
-        """The last operation of each item, above `after_seq`, in order, as of the moment when the first is taken.
+        """Iterate over the last operation of each item in the range `after_seq` < seq <= `until_seq`, in order.
 
-        An item that has changed above `until_seq` too is left out: what was said of it before is no longer there.
-        What was pruned is left out. Every row that is passed is checked. If SQLite's own index was damaged, an item
-        may come more than once; its last operation still comes last.
+        All operations are read in one transaction, which begins when the first is requested. An item that also changed
+        after `until_seq` is left out, because its earlier operations are no longer stored; so are pruned operations.
+        The checksum of every row in the range is verified. If SQLite's own index is corrupted, an item may come more
+        than once; its last operation still comes last.
 
         Args:
-            after_seq: the last operation that is not wanted.
-            until_seq: the last operation that is wanted; None takes all.
+            after_seq: sequence number before the first operation.
+            until_seq: sequence number of the last operation; None for the journal's last.
 
         Raises:
-            JournalDamaged: an operation is damaged or missing.
-            JournalFailed: the disk or another process does not let it be read.
+            JournalCorruptedError: an operation is corrupted or missing.
+            JournalIOError: the disk fails, or another process keeps the journal locked.
         """
-        with translate_sqlite_errors(self._path), closing(connect(self._path, "ro")) as db:
-            db.execute("BEGIN")
-            state = read_header(db, self._path, self._id_type)
-            place = max(after_seq, state.pruned_to)
-            end = state.last_seq if until_seq is None else min(until_seq, state.last_seq)
+        with translate_sqlite_errors(self._path), closing(connect(self._path, "ro")) as connection:
+            connection.execute("BEGIN")
+            header = read_header(connection, self._path, self._id_type)
+            seq = max(after_seq, header.pruned_to)
+            end = header.last_seq if until_seq is None else min(until_seq, header.last_seq)
             try:
-                for row in db.execute(_SELECT_RANGE, (place, end)):
-                    if row[0] != place + 1 or not has_valid_checksum(row):
+                for row in connection.execute(_SELECT_RANGE, (seq, end)):
+                    if row[0] != seq + 1 or not has_valid_checksum(row):
                         break
-                    place += 1
+                    seq += 1
                     if (operation := decode_row(row)) is not None:
                         yield operation
             except SQLITE_ERRORS as error:
-                raise to_journal_error(self._path, error, place + 1) from error
-            if place < end:
-                raise make_corruption_error(
-                    self._path, f"operation {place + 1} is missing or not what was written", place + 1
-                )
+                raise to_journal_error(self._path, error, seq + 1) from error
+            if seq < end:
+                raise make_corruption_error(self._path, f"operation {seq + 1} is missing or corrupted", seq + 1)
 
     def find_last(self, item_id: int | str) -> Operation | None:
-        """The last operation of an item; None where it has none, or none any more.
+        """Return the last operation of an item; None if it has none, or if that was pruned or dropped.
 
         Raises:
-            JournalDamaged: it is not what was written.
-            JournalFailed: the disk or another process does not let it be read.
+            JournalCorruptedError: the operation is corrupted.
+            JournalIOError: the disk fails, or another process keeps the journal locked.
         """
-        with translate_sqlite_errors(self._path), closing(connect(self._path, "ro")) as db:
-            read_header(db, self._path, self._id_type)
-            for row in db.execute(_SELECT_BY_ID, (item_id,)):
+        with translate_sqlite_errors(self._path), closing(connect(self._path, "ro")) as connection:
+            read_header(connection, self._path, self._id_type)
+            for row in connection.execute(_SELECT_BY_ID, (item_id,)):
                 if row[2] != item_id or not has_valid_checksum(row):
-                    raise make_corruption_error(self._path, f"operation {row[0]} is not what was written", row[0])
+                    raise make_corruption_error(self._path, f"operation {row[0]} is corrupted", row[0])
                 return decode_row(row)
         return None
 
     def drop(self, seq: int) -> None:
-        """Take one operation out: from now on it says nothing. It may be one that is damaged.
+        """Drop one operation, which may be corrupted. It no longer has an effect.
 
-        Its place stays, for the journal has no gaps. What was said of the item before it is no longer there.
+        Its row stays, marked as superseded, because the journal has no gaps. Earlier operations on the same item are no
+        longer stored, so they do not come back.
 
         Raises:
-            StoreError: the journal has no such operation, or it was dropped or replaced already.
-            JournalFailed, JournalDamaged: as for `append`.
+            StoreError: the journal has no such operation, or it was dropped or superseded already.
+            JournalIOError, JournalCorruptedError: as for `append`.
         """
-        with self._begin_transaction() as (db, state):
-            row = db.execute(_SELECT_BY_SEQ, (seq,)).fetchone()
+        with self._begin_transaction() as (connection, header):
+            row = connection.execute(_SELECT_BY_SEQ, (seq,)).fetchone()
             if row is None:
                 raise StoreError(
-                    f"{self._path} has no operation {seq}: it holds those from {state.pruned_to + 1} to "
-                    f"{state.last_seq}"
+                    f"{self._path} has no operation {seq}: it holds operations {header.pruned_to + 1} to "
+                    f"{header.last_seq}"
                 )
             if has_valid_checksum(row) and row[1] == SUPERSEDED_BODY[0]:
                 raise StoreError(
-                    f"operation {seq} of {self._path} says nothing: it was dropped, or replaced by a later one"
+                    f"operation {seq} of {self._path} has no effect any more: it was dropped, or superseded by a later "
+                    "operation"
                 )
-            db.execute(_REPLACE, encode_row(seq, SUPERSEDED_BODY))
-            self._commit(db, state, 1)
+            connection.execute(_REPLACE, encode_row(seq, SUPERSEDED_BODY))
+            self._commit(connection, header, 1)
 
     def prune(self, until_seq: int) -> int:
-        """Drop the operations up to `until_seq`, which every release that may be opened has to contain.
+        """Delete the operations up to `until_seq`, all of which must be contained in every release of the store.
 
         Returns:
-            How many were dropped, replaced ones included.
+            Number of deleted operations, including superseded ones.
 
         Raises:
-            JournalFailed, JournalDamaged, StoreError: as for `append`; some may have been dropped.
+            JournalIOError, JournalCorruptedError, StoreError: as for `append`; some may have been deleted by then.
         """
-        dropped = 0
+        deleted = 0
         while True:
-            with self._begin_transaction() as (db, state):
-                edge = min(until_seq, state.last_seq, state.pruned_to + _PRUNE_BATCH_SIZE)
-                if edge <= state.pruned_to:
-                    return dropped
-                dropped += db.execute("DELETE FROM operations WHERE seq <= ?", (edge,)).rowcount
-                self._commit(db, replace(state, pruned_to=edge), edge - state.pruned_to)
+            with self._begin_transaction() as (connection, header):
+                end = min(until_seq, header.last_seq, header.pruned_to + _PRUNE_BATCH_SIZE)
+                if end <= header.pruned_to:
+                    return deleted
+                deleted += connection.execute("DELETE FROM operations WHERE seq <= ?", (end,)).rowcount
+                self._commit(connection, replace(header, pruned_to=end), end - header.pruned_to)
 
     def close(self) -> None:
-        """End writing. All goes into the main file: there damage shows, while a damaged -wal just seems shorter."""
+        """End writing, and move the -wal file into the main file.
+
+        There corruption is detected, while a corrupted -wal file merely looks shorter.
+        """
         with self._lock:
-            db, self._write_connection = self._write_connection, None
-            if db is not None:
-                self._checkpoint(db)
-                db.close()
+            connection, self._write_connection = self._write_connection, None
+            if connection is not None:
+                self._checkpoint(connection)
+                connection.close()
 
     @contextmanager
     def _begin_transaction(self) -> Iterator[tuple[sqlite3.Connection, JournalHeader]]:
-        """What is not committed at its end is undone."""
+        """Start a write transaction and yield the connection and the header. Roll back what is not committed."""
         with self._lock, translate_sqlite_errors(self._path):
-            db = self._get_write_connection()
+            connection = self._get_write_connection()
             try:
-                db.execute("BEGIN IMMEDIATE")
-                self._header = read_header(db, self._path, self._id_type)  # another process may have pruned
-                yield db, self._header
+                connection.execute("BEGIN IMMEDIATE")
+                self._header = read_header(connection, self._path, self._id_type)  # another process may have pruned
+                yield connection, self._header
             except BaseException:
                 self._needs_reconnect = True
                 raise
             finally:
-                if db.in_transaction:
-                    db.rollback()
+                if connection.in_transaction:
+                    connection.rollback()
 
-    def _commit(self, db: sqlite3.Connection, header: JournalHeader, change_count: int) -> None:
-        db.execute(_UPDATE_HEADER, header.to_row())
-        db.execute("COMMIT")
+    def _commit(self, connection: sqlite3.Connection, header: JournalHeader, change_count: int) -> None:
+        connection.execute(_UPDATE_HEADER, header.to_row())
+        connection.execute("COMMIT")
         self._header = header
         self._ops_since_checkpoint += change_count
         if self._ops_since_checkpoint >= _OPS_PER_CHECKPOINT:
-            self._checkpoint(db)
+            self._checkpoint(connection)
 
-    def _find_superseded_seqs(self, db: sqlite3.Connection, ids: Iterable[int | str | None]) -> Iterator[int]:
-        """Where the items' operations stand so far; checked, for a damaged index points to those of other items."""
-        for one in ids:
-            for row in db.execute(_SELECT_BY_ID, (one,)):
-                if row[2] != one or not has_valid_checksum(row):
+    def _find_superseded_seqs(self, connection: sqlite3.Connection, ids: Iterable[int | str | None]) -> Iterator[int]:
+        """Yield the sequence numbers of the items' stored operations.
+
+        Each row is verified, because a corrupted SQLite index leads to the rows of other items.
+        """
+        for item_id in ids:
+            for row in connection.execute(_SELECT_BY_ID, (item_id,)):
+                if row[2] != item_id or not has_valid_checksum(row):
                     raise make_corruption_error(
-                        self._path, f"operation {row[0]}, to be replaced, is not what was written", row[0]
+                        self._path, f"operation {row[0]}, which is to be superseded, is corrupted", row[0]
                     )
                 yield row[0]
 
-    def _checkpoint(self, db: sqlite3.Connection) -> None:
-        """Move what was committed into the main file. It stands even if this fails."""
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Move committed transactions from the -wal file into the main file. They are durable even if this fails."""
         try:
-            db.execute("PRAGMA busy_timeout = 0")  # while another process reads: the next time
-            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
+            connection.execute("PRAGMA busy_timeout = 0")  # do not wait for readers: the next checkpoint will do
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
         except sqlite3.Error as error:
             self._needs_reconnect = True
-            logger.warning("%s: the checkpoint failed, and will be tried again: %s", self._path, error)
+            logger.warning("checkpoint of %s failed and will be retried: %s", self._path, error)
         else:
             self._ops_since_checkpoint = self._ops_since_checkpoint if busy else 0
 
@@ -275,7 +285,8 @@ class Journal:
         if self._write_connection is None:
             raise StoreError(f"{self._path} was opened for reading, or is closed: open it with Journal.open to write")
         if self._needs_reconnect:
-            fresh = connect(self._path, "rw")  # before the old one goes, and the readers' -shm with it
+            # Connect before closing: closing the last connection would delete the -shm file that readers use.
+            connection = connect(self._path, "rw")
             self._write_connection.close()
-            self._write_connection, self._needs_reconnect = fresh, False
+            self._write_connection, self._needs_reconnect = connection, False
         return self._write_connection

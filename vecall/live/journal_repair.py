@@ -1,4 +1,4 @@
-"""What an operator can do about a journal whose changes a release cannot take: look at them, and take one out."""
+"""Repair of a journal with operations that a release cannot take: list the operations, and drop one of them."""
 
 import logging
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OperationStatus:
-    """One operation of a journal, held against a release.
+    """An operation of a journal and whether a release can take it.
 
     Attributes:
-        seq: its number.
+        seq: sequence number.
         op: "upsert" or "delete".
-        id: of the item.
-        applicable: whether the release can take it.
-        problem: why it cannot, or what of it is left out; None where nothing is.
+        id: id of the item.
+        applicable: whether the release can take the operation.
+        problem: why the release cannot take it, or which columns are left out; None if there is no problem.
     """
 
     seq: int
@@ -37,24 +37,25 @@ class OperationStatus:
     problem: str | None
 
     def as_json(self) -> dict[str, object]:
-        """As `vecall journal list --json` prints it."""
+        """Return the fields as `vecall journal list --json` prints them."""
         return dict(vars(self))
 
 
 def list_operations(store: str | Path, release: str | None = None) -> Iterator[OperationStatus]:
-    """The last operation of each item that the journal holds, oldest first.
+    """Iterate over the last operation of each item in a store's journal, oldest first.
 
     Args:
-        store: the store's folder.
-        release: what they are held against; None is the current release.
+        store: directory of the store.
+        release: name of the release that the operations are checked against; None for the current one.
 
     Raises:
         StoreError: there is no such store or release.
-        JournalDamaged: an operation is not what was written; the error carries its number.
+        JournalCorruptedError: an operation is corrupted; the error's `seq` says which.
     """
-    opened = Store.open(Path(store))
-    adapter = OperationAdapter(base := open_release(opened, release))
-    journal = Journal.open_readonly(get_journal_path(opened), base.item_ids.id_type)
+    opened_store = Store.open(Path(store))
+    opened_release = open_release(opened_store, release)
+    adapter = OperationAdapter(opened_release)
+    journal = Journal.open_readonly(get_journal_path(opened_store), opened_release.item_ids.id_type)
     if journal is None:
         return
     for operation in journal.read_operations(0):
@@ -63,23 +64,25 @@ def list_operations(store: str | Path, release: str | None = None) -> Iterator[O
 
 
 def drop_operation(store: str | Path, seq: int) -> None:
-    """Take an operation out of the journal, a damaged one too; its place and number stay.
+    """Drop an operation of a store's journal, which may be corrupted. See `Journal.drop`.
 
     Args:
-        store: the store's folder.
-        seq: the operation's number.
+        store: directory of the store.
+        seq: sequence number of the operation.
 
     Raises:
         StoreError: there is no such store, or its journal has no such operation.
-        Locked: another process takes changes; the error carries its pid.
-        JournalDamaged, JournalFailed: the journal cannot be used.
+        LockedError: another process has the store open for writing; the error's `pid` says which.
+        JournalCorruptedError, JournalIOError: the journal cannot be read or written.
     """
-    opened = Store.open(Path(store))
-    path = get_journal_path(opened)
-    with file_lock(opened.path / "writer.lock", timeout=0):
-        releases = opened.list_releases(skip_damaged=True)
+    opened_store = Store.open(Path(store))
+    path = get_journal_path(opened_store)
+    with file_lock(opened_store.path / "writer.lock", timeout=0):
+        releases = opened_store.list_releases(skip_damaged=True)
         if not path.exists() or not releases:
-            raise StoreError(f"{opened.path} has no journal or no release: nothing was ever upserted or deleted here")
+            raise StoreError(
+                f"{opened_store.path} has no journal or no release, so there is no operation to drop: check the path"
+            )
         with closing(Journal.open(path, releases[0].id_type)) as journal:
             journal.drop(seq)
-    logger.info("operation %d of %s is dropped", seq, path)
+    logger.info("dropped operation %d of %s", seq, path)

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: made whole, opened, asked for its state; what SQLite says, in our words."""
+"""The journal's SQLite file: its creation, connections and header row, and the translation of SQLite's errors."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
 from vecall.release.atomic_io import fsync_path
 from vecall.schema import IdType
 
-JournalVersion = tuple[int, bool, int]
+JournalVersion = tuple[int, bool, int]  # inode of the file, whether a -wal file exists, SQLite's data_version
 
 JOURNAL_FORMAT = 1
-BUSY_TIMEOUT_SECONDS = 10.0  # seconds to wait for another process's transaction
+BUSY_TIMEOUT_SECONDS = 10.0  # to wait for another process's transaction
 
-# `id` is NULL in superseded rows: it finds the last operation of an item.
+# `id` is unique, so it finds the last operation of an item: superseded rows have NULL there.
 _SCHEMA = """
     BEGIN;
     CREATE TABLE state (format INTEGER, id_type TEXT, pruned_to INTEGER, last_seq INTEGER, crc INTEGER);
@@ -34,10 +34,10 @@ _SCHEMA = """
     PRAGMA journal_mode = WAL;
 """
 
-# What its calls may raise; the second where damaged text is no UTF-8, even in its own message.
+# What calls to SQLite may raise; the second for corrupted text that is not UTF-8, even within an error message.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
-# SQLite's words for trouble with the disk or another process. Whatever else it may say here means damage.
+# SQLite's codes for failures of the disk and conflicts with another process. All others mean corruption here.
 _IO_ERROR_CODES = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM),
     *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
@@ -47,7 +47,14 @@ _IO_ERROR_CODES = {
 
 @dataclass(frozen=True)
 class JournalHeader:
-    """What a journal says of itself, in one row with a checksum."""
+    """The journal's only row of table `state`, which has a checksum.
+
+    Attributes:
+        format: version of the file format.
+        id_type: type of the item ids.
+        pruned_to: last pruned operation; 0 if none was pruned.
+        last_seq: last operation; 0 if there was none.
+    """
 
     format: int
     id_type: IdType
@@ -55,108 +62,132 @@ class JournalHeader:
     last_seq: int
 
     def to_row(self) -> tuple[int | str, ...]:
-        """The columns of the table `state`."""
+        """Return the columns of table `state`: the fields and their checksum."""
         return (*astuple(self), crc32(repr(astuple(self)).encode()))
 
 
 def create_journal(path: Path, id_type: IdType) -> None:
-    """Have an empty journal appear whole, so that a file of no bytes is known for damage."""
-    if path.with_name(f"{path.name}-wal").exists() and not path.exists():  # in this order: the file comes first
-        raise make_corruption_error(path, "it is gone, though its -wal is there")
-    column = "INTEGER" if id_type == "integer" else "TEXT"
-    fresh = path.with_name(f"tmp-{uuid.uuid4().hex}")
+    """Create an empty journal atomically, so that a file without content is known to be corrupted.
+
+    A journal that another process creates at the same time is kept.
+
+    Raises:
+        JournalCorruptedError: the file is missing, but its -wal file exists.
+    """
+    # In this order: whoever creates a journal creates the file before its -wal.
+    if path.with_name(f"{path.name}-wal").exists() and not path.exists():
+        raise make_corruption_error(path, "the file is gone, though its -wal file exists")
+    id_column_type = "INTEGER" if id_type == "integer" else "TEXT"
+    header = JournalHeader(JOURNAL_FORMAT, id_type, 0, 0)
+    temporary_path = path.with_name(f"tmp-{uuid.uuid4().hex}")
     try:
-        with closing(sqlite3.connect(fresh, isolation_level=None)) as db:
-            db.executescript(_SCHEMA.format(id=column, state=JournalHeader(JOURNAL_FORMAT, id_type, 0, 0).to_row()))
-        os.link(fresh, path)  # unlike a renaming, it spares one that another process made meanwhile
+        with closing(sqlite3.connect(temporary_path, isolation_level=None)) as connection:
+            connection.executescript(_SCHEMA.format(id=id_column_type, state=header.to_row()))
+        os.link(temporary_path, path)  # unlike a rename, it does not replace a file of another process
     except FileExistsError:
         pass
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary_path.unlink(missing_ok=True)
 
 
 def connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
-    """A connection whose transactions are begun and ended by hand, and are on the disk when they have ended."""
+    """Open a connection with explicit transactions, which are durable once committed."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     if mode == "ro" and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-        uri += "&immutable=1"  # a read-only disk has no place for -shm, and no writer
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+        uri += "&immutable=1"  # on a read-only disk SQLite cannot create the -shm file, and there is no writer
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+    )
     try:
         if mode == "rw":
-            db.executescript("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_mode = WAL")
-            fsync_path(path.parent)  # for the names, -wal's too: SQLite does the same, but does not say if it fails
+            connection.executescript(
+                "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_mode = WAL"
+            )
+            # Makes the file names durable, that of the -wal file too. SQLite does the same, but ignores failures.
+            fsync_path(path.parent)
     except BaseException:
-        db.close()
+        connection.close()
         raise
-    return db
+    return connection
 
 
-def read_header(db: sqlite3.Connection, path: Path, id_type: IdType) -> JournalHeader:
-    """What the journal says of itself, once that was checked.
+def read_header(connection: sqlite3.Connection, path: Path, id_type: IdType) -> JournalHeader:
+    """Read and verify the header.
 
     Raises:
-        JournalDamaged: it is not what was written, or there is another last operation.
-        StoreError: another format, or ids of another type.
+        JournalCorruptedError: the header does not match its checksum, or its last operation is not the last row.
+        StoreError: the journal has another format, or ids of another type.
     """
-    rows = db.execute("SELECT *, (SELECT max(seq) FROM operations) FROM state").fetchall()  # one query, one moment
-    state = JournalHeader(*rows[0][:4]) if len(rows) == 1 else None
-    if state is None or state.to_row() != rows[0][:5]:
-        raise make_corruption_error(path, f"what it says of itself is not what was written: {rows}")
-    if (state.format, state.id_type) != (JOURNAL_FORMAT, id_type):
+    # One query, so that both are of the same moment.
+    rows = connection.execute("SELECT *, (SELECT max(seq) FROM operations) FROM state").fetchall()
+    header = JournalHeader(*rows[0][:4]) if len(rows) == 1 else None
+    if header is None or header.to_row() != rows[0][:5]:
+        raise make_corruption_error(path, f"its header is corrupted: {rows}")
+    if (header.format, header.id_type) != (JOURNAL_FORMAT, id_type):
         raise StoreError(
-            f"{path} is a journal of format {state.format} for ids of type {state.id_type}, expected format {JOURNAL_FORMAT} "
-            f"and {id_type}: use the vecall that wrote it, or another store for these items"
+            f"{path} is a journal of format {header.format} for ids of type {header.id_type}, expected format "
+            f"{JOURNAL_FORMAT} and {id_type}: use the vecall version that wrote it, or another store for these items"
         )
-    last = rows[0][5]
-    if (state.pruned_to if last is None else last) != state.last_seq:
+    max_seq = rows[0][5]
+    if (header.pruned_to if max_seq is None else max_seq) != header.last_seq:
         raise make_corruption_error(
-            path, f"operation {state.last_seq} is to be the last one, found {last}", state.last_seq
+            path, f"expected operation {header.last_seq} to be the last one, got {max_seq}", header.last_seq
         )
-    return state
+    return header
 
 
 @contextmanager
 def translate_sqlite_errors(path: Path) -> Iterator[None]:
-    """Errors of SQLite and the system, as ours."""
+    """Raise SQLite's and the system's errors as a JournalCorruptedError or a JournalIOError."""
     try:
         yield
     except SQLITE_ERRORS as error:
         raise to_journal_error(path, error) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise JournalIOError(f"{path} cannot be opened: {error}. Mend this, then try again", disk_full=full) from error
+        disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise JournalIOError(
+            f"{path} cannot be opened: {error}. Fix this, then try again", disk_full=disk_full
+        ) from error
 
 
 def to_journal_error(path: Path, error: Exception, seq: int | None = None) -> StoreError:
-    """An error of SQLite as ours; `seq` is the operation that was to be read."""
-    code = getattr(error, "sqlite_errorcode", None)  # None: text that is no UTF-8
+    """Translate an error of SQLite.
+
+    Args:
+        path: the journal.
+        error: one of `SQLITE_ERRORS`.
+        seq: the operation that was being read; None if it is not known.
+
+    Returns:
+        A JournalIOError for failures of the disk and conflicts with other processes, else a JournalCorruptedError.
+    """
+    code = getattr(error, "sqlite_errorcode", None)  # None for text that is not UTF-8
     if not isinstance(error, sqlite3.Error) or code is None or code & 0xFF not in _IO_ERROR_CODES:
-        return make_corruption_error(
-            path, f"{'it' if seq is None else f'operation {seq}'} cannot be read: {error}", seq
-        )
-    advice = "free space on its disk, or see to it that it can be written; then try again"
+        subject = "it" if seq is None else f"operation {seq}"
+        return make_corruption_error(path, f"{subject} cannot be read: {error}", seq)
+    advice = "free space on its disk, or make the file writable, then try again"
     if code & 0xFF == sqlite3.SQLITE_BUSY:
-        advice = f"another process has been busy with it for {BUSY_TIMEOUT_SECONDS:g} s: try again"
+        advice = f"another process has kept it locked for {BUSY_TIMEOUT_SECONDS:g} s: try again"
     return JournalIOError(
-        f"{path}: {error} ({error.sqlite_errorname}). What was acknowledged stands; {advice}",
+        f"{path}: {error} ({error.sqlite_errorname}). Acknowledged operations are not lost; {advice}",
         disk_full=code & 0xFF == sqlite3.SQLITE_FULL,
     )
 
 
 def make_corruption_error(path: Path, reason: str, seq: int | None = None) -> JournalCorruptedError:
-    """The refusal of a damaged journal."""
+    """Return the error of a corrupted journal, with advice."""
     return JournalCorruptedError(
-        f"{path} is damaged: {reason}. Bring the file back from a copy; or move it and its -wal away, and give again "
-        "what changed since the release was made",
+        f"{path} is corrupted: {reason}. Restore the file from a backup; or move it and its -wal file away, and repeat "
+        "the upserts and deletes since the release was published",
         seq=seq,
     )
 
 
 class JournalVersionReader:
-    """The end of a journal, as others may move it. Safe to use from several threads.
+    """Detects cheaply whether a journal has changed. Thread-safe.
 
     Args:
-        path: of the journal, which need not be there yet.
+        path: the journal, which need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -166,24 +197,25 @@ class JournalVersionReader:
         self._file_state = (0, False)
 
     def current_version(self) -> JournalVersion | None:
-        """Another value than before if anything was written since; None while there is no journal.
+        """Return a value that differs from the last one if the journal was written to since; None while it is missing.
 
         Raises:
-            JournalFailed, JournalDamaged: it cannot be looked at.
+            JournalIOError, JournalCorruptedError: the journal cannot be opened.
         """
         with self._lock, translate_sqlite_errors(self._path):
             try:
-                file = (self._path.stat().st_ino, self._wal_path.exists())
+                file_state = (self._path.stat().st_ino, self._wal_path.exists())
             except FileNotFoundError:
                 return None
-            # Another file was brought back from a copy. Without -wal on a read-only disk it was taken for unchangeable.
-            if self._connection is None or file != self._file_state:
+            # The inode changes when the file is restored from a backup. A connection that was opened on a read-only
+            # disk, without a -wal file, takes the file for immutable, so it is opened again when one appears.
+            if self._connection is None or file_state != self._file_state:
                 self._close_connection()
-                self._connection, self._file_state = connect(self._path, "ro"), file
-            return *file, self._connection.execute("PRAGMA data_version").fetchone()[0]
+                self._connection, self._file_state = connect(self._path, "ro"), file_state
+            return *file_state, self._connection.execute("PRAGMA data_version").fetchone()[0]
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the connection; the next `current_version` opens it again."""
         with self._lock:
             self._close_connection()
 

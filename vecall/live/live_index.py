@@ -1,16 +1,15 @@
-"""The mutable index that a recaller serves: a release, the live changes since, and switches to other releases."""
+"""The mutable index that a recaller serves: a release, the changes since, and switches to other releases."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
-from vecall.errors import DeltaFullError, StoreError
+from vecall.errors import DeltaFullError, ForkError, StoreError
 from vecall.live.compactor import Compactor
 from vecall.live.item_columns import ColumnBuildError
 from vecall.live.item_parsing import parse_deletes, parse_upserts, to_query_error
 from vecall.live.journal import Journal
-from vecall.live.journal_sqlite import JournalVersionReader
 from vecall.live.live_state import LiveState, PeerSettings
 from vecall.live.memtable import MemTable, PreparedBatch
 from vecall.live.operations import Operation
@@ -23,17 +22,17 @@ from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
 
-MAX_DELTA_ITEMS = 100_000  # each request scans all of them
+MAX_DELTA_ITEMS = 100_000  # by default; each request scans all of them
 _WRITE_LOCK_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class UpsertResult:
-    """What an upsert did.
+    """The result of an upsert.
 
     Attributes:
-        release: the release that the items were checked against.
-        seq: the last journal operation that is applied now.
+        release: name of the release that the items were checked against.
+        seq: sequence number of the last journal operation that is applied.
         accepted: number of distinct items.
     """
 
@@ -44,14 +43,14 @@ class UpsertResult:
 
 @dataclass(frozen=True)
 class DeleteResult:
-    """What a delete did.
+    """The result of a delete.
 
     Attributes:
-        release: the release that the ids were looked up in.
-        seq: the last journal operation that is applied now.
+        release: name of the release that the ids were looked up in.
+        seq: sequence number of the last journal operation that is applied.
         deleted: number of items that existed.
-        unknown: number of distinct ids without an item. They are journalled all the same: another release may have
-            them.
+        unknown: number of distinct ids without an item. Their deletes are in the journal too, because another release
+            may have these items.
     """
 
     release: str
@@ -61,9 +60,16 @@ class DeleteResult:
 
 
 class LiveIndex:
-    """A release and its live changes. Any thread may read or write.
+    """A release and the changes to it. Thread-safe.
 
-    A request reads `snapshot` once and uses that to its end. `LiveState` describes the locks.
+    A request reads `snapshot` once and uses it to its end. `LiveState` describes the locks.
+
+    Args:
+        memtable: the release to serve, and changes to it.
+        store: the store that the release is from; None for a read-only index of a single release.
+        max_delta_items: capacity of the delta.
+        keep_previous: keep the previously served release in memory, so that switching back needs no loading.
+        peers: other processes that serve the store; None if there are none.
     """
 
     def __init__(
@@ -83,12 +89,12 @@ class LiveIndex:
 
     @property
     def snapshot(self) -> Snapshot:
-        """What is served now."""
+        """The state that is served."""
         return self._state.snapshot
 
     @classmethod
     def from_release(cls, release: Release) -> Self:
-        """A release as it was published, without a store: read-only."""
+        """Return a read-only index of a release as it was published, without a store."""
         return cls(MemTable(release))
 
     @classmethod
@@ -106,20 +112,22 @@ class LiveIndex:
         """Open a release and replay the journal onto it.
 
         Args:
-            store: the store to open from.
-            name: of the release; None opens the current one.
-            writable: accept upserts and deletes; one process at a time may.
-            max_delta_items: live items beyond the release; more are refused.
-            auto_compact: start a compaction when there are many changes, and switch to its release.
-            keep_previous: keep the release served before in memory, so that switching back takes no loading.
+            store: the store.
+            name: name of the release; None for the current one.
+            writable: accept upserts and deletes. Without `peers`, only one process at a time can open a store so.
+            max_delta_items: capacity of the delta; upserts beyond it are rejected until a compaction.
+            auto_compact: if writable, start a compaction when there are many changes, and switch to its release.
+            keep_previous: keep the previously served release in memory, so that switching back needs no loading.
             peers: other processes that serve the store, whose writes `refresh` applies; None if there are none.
 
         Raises:
-            StoreError: there is no such release, or the journal is not the one that it was made beside.
-            ReleaseRefused: a file of it is damaged, missing or too many.
-            JournalDamaged, JournalFailed: the journal cannot be read, or written.
-            Locked: `writable`, and another process writes.
+            ForkError: this process was forked from one that used vecall.
+            StoreError: there is no such release, or a release contains operations beyond the end of the journal.
+            InvalidReleaseError: the release has a corrupted, missing or unexpected file.
+            JournalCorruptedError, JournalIOError: the journal cannot be read, or opened for writing.
+            LockedError: `writable`, and another process has the store open for writing.
         """
+        check_not_forked()
         with ExitStack() as resources:
             if writable and (peers is None or peers.write_lock_path is None):
                 resources.enter_context(file_lock(store.path / "writer.lock", timeout=0))
@@ -129,11 +137,10 @@ class LiveIndex:
                 index._open_journal(resources, auto_compact=auto_compact)
             state = index._state
             if peers is not None:
-                reader = JournalVersionReader(get_journal_path(store))
-                resources.callback(reader.close)
-                state.follow_journal(reader)
+                resources.callback(state.stop_following_journal)
+                state.follow_journal()
             state.catch_up(memtable)
-            store.get_release_dir(memtable.snapshot.release.name)  # else operations that it lacks may be pruned
+            store.get_release_dir(memtable.snapshot.release.name)  # raises if it was pruned, as in `LiveState.refresh`
             state.snapshot = memtable.snapshot
             index._resources = resources.pop_all()
         return index
@@ -150,55 +157,66 @@ class LiveIndex:
             resources.callback(self._compactor.close)
 
     def close(self) -> None:
-        """Stop writing, and a compaction that runs. Snapshots stay readable."""
-        self._resources.close()  # not under `write_lock`, which an ending compaction may be waiting for
+        """Stop accepting writes, following other processes, and a running compaction. The snapshot stays readable.
+
+        In a forked child this does nothing: the files, threads and locks are the parent's.
+        """
+        try:
+            check_not_forked()
+        except ForkError:
+            return
+        self._resources.close()  # not under a lock, which an ending compaction may be waiting for
         self._state.journal = None
 
     def upsert(self, items: object, *, partial: bool = False) -> UpsertResult:
         """Add or replace items, all or none; on return they are durable and in `snapshot`. See `Recaller.upsert`."""
         check_not_forked()
         release = self.snapshot.release
-        # Parsing is slow, so it is done before the lock; a partial item must see what it is a part of.
+        # Parsing encodes items, which is slow, so it precedes the lock. A partial item needs the current values.
         operations = None if partial else parse_upserts(items, release)
         with self._write_transaction() as journal:
-            if operations is None or self.snapshot.release is not release:
-                completer = PartialItemMerger(self.snapshot, journal) if partial else None
-                operations = parse_upserts(items, self.snapshot.release, completer)
-            self._check_delta_capacity(operations)
+            snapshot = self.snapshot  # its release stays until the end of the transaction
+            if operations is None or snapshot.release is not release:
+                merger = PartialItemMerger(snapshot, journal) if partial else None
+                operations = parse_upserts(items, snapshot.release, merger)
+            self._check_delta_capacity(snapshot, operations)
             seq = self._commit(journal, operations, self._prepare(operations, items))
-            return UpsertResult(self.snapshot.release.name, seq, len(operations))
+            return UpsertResult(snapshot.release.name, seq, len(operations))
 
-    def _prepare(self, operations: list[Operation], items: Any) -> PreparedBatch:  # noqa: ANN401 - the caller's own objects
-        """The operations ready to be applied, before they are durable: what the journal holds must never fail."""
+    def _prepare(self, operations: list[Operation], items: Any) -> PreparedBatch:  # noqa: ANN401 - the caller's objects
+        """Prepare operations for the memtable before they are written: operations in the journal must not fail."""
         try:
             return self._state.memtable.prepare(operations)
         except ColumnBuildError as error:
             raise to_query_error(error, operations, items) from error
 
     def delete(self, ids: object) -> DeleteResult:
-        """Delete items, all or none; never refused for capacity. See `Recaller.delete`."""
+        """Delete items, all or none; a full delta does not matter. See `Recaller.delete`."""
         with self._write_transaction() as journal:
-            distinct, operations = parse_deletes(ids, self.snapshot.release)
-            deleted = int(self.snapshot.is_live(self.snapshot.to_rows(distinct)).sum())
+            snapshot = self.snapshot
+            distinct_ids, operations = parse_deletes(ids, snapshot.release)
+            deleted = int(snapshot.is_live(snapshot.to_rows(distinct_ids)).sum())
             seq = self._commit(journal, operations, self._state.memtable.prepare(operations))
-            return DeleteResult(self.snapshot.release.name, seq, deleted, len(distinct) - deleted)
+            return DeleteResult(snapshot.release.name, seq, deleted, len(distinct_ids) - deleted)
 
     def refresh(self) -> None:
-        """Apply what other processes have committed. See `LiveState.refresh`."""
+        """Apply what other processes have written. See `LiveState.refresh`."""
         self._state.refresh()
 
     def activate(self, name: str) -> str | None:
         """Verify a release, make it the store's current one and serve it.
 
-        Requests keep the snapshot that they have. Writes go on meanwhile, and are in the new snapshot as well.
+        Running requests keep their snapshot. Writes go on meanwhile, and are in the new snapshot as well.
 
         Returns:
-            Name of the release that was current before.
+            Name of the release that was the store's current one before; None if there was none.
 
         Raises:
-            StoreError: there is no such release, or the journal is not its own.
-            ReleaseRefused: a file of it is damaged, missing or too many, or its golden queries have other answers.
-            Locked: another process holds the store's lock.
+            StoreError: there is no such release, it does not fit into memory, or it and the journal do not belong
+                together.
+            InvalidReleaseError: the release has a corrupted, missing or unexpected file, or its golden queries return
+                other results than when it was published.
+            LockedError: another process holds the store's lock.
         """
         return self._switcher.activate(name)
 
@@ -206,20 +224,33 @@ class LiveIndex:
         """Verify and serve the store's current release, if another one is served.
 
         Returns:
-            Its name; None if it is served already.
+            Name of the current release; None if it was served already.
 
         Raises:
-            StoreError: none is current, there is no memory for it, or the journal is not its own.
-            ReleaseRefused: it or the file `CURRENT` is damaged, or its golden queries have other answers.
+            StoreError: no release is current, it does not fit into memory, or it and the journal do not belong
+                together.
+            InvalidReleaseError: the release or the file `CURRENT` is corrupted, or the golden queries return other
+                results than when the release was published.
         """
         return self._switcher.switch_to_current()
 
     def switch_to_compacted(self, base: str, name: str) -> None:
-        """Serve the compaction `name` of release `base`, unless another release was activated meanwhile."""
+        """Serve a compaction, unless another release than its base is served by now.
+
+        It becomes the store's current release if the base is that.
+
+        Args:
+            base: name of the release that was compacted.
+            name: name of the compaction.
+
+        Raises:
+            StoreError, InvalidReleaseError, LockedError: as for `activate`.
+        """
         self._switcher.switch_to_compacted(base, name)
 
     @contextmanager
     def _write_transaction(self) -> Iterator[Journal]:
+        """Hold the write locks, with all earlier writes applied; yield the journal."""
         check_not_forked()
         with self._state.write_lock, self._peer_write_lock():
             if self._state.journal is None:
@@ -233,29 +264,31 @@ class LiveIndex:
         path = self._state.peers.write_lock_path
         return nullcontext() if path is None else file_lock(path, timeout=_WRITE_LOCK_TIMEOUT_SECONDS)
 
-    def _check_delta_capacity(self, operations: list[Operation]) -> None:
-        delta = self.snapshot.delta
+    def _check_delta_capacity(self, snapshot: Snapshot, operations: list[Operation]) -> None:
+        delta = snapshot.delta
         added = sum(operation.id not in delta.slots.latest for operation in operations)
         if added and delta.distinct_id_count + added > self._max_delta_items:
             raise DeltaFullError(
-                f"release {self.snapshot.release.name!r} has {delta.distinct_id_count:,} live delta items, and {added:,} more would "
-                f"exceed max_delta_items = {self._max_delta_items:,}: run `vecall compact` and activate its release, "
-                "or wait for the running compaction, then try again"
+                f"the delta of release {snapshot.release.name!r} has {delta.distinct_id_count:,} items, and {added:,} "
+                f"more would exceed max_delta_items = {self._max_delta_items:,}: run `vecall compact` and activate its "
+                "release, or wait for the running compaction, then try again"
             )
 
     def _commit(self, journal: Journal, operations: list[Operation], prepared: PreparedBatch) -> int:
-        """Write operations down, then apply them.
+        """Append operations to the journal, then apply them.
 
         Returns:
             The last sequence number that is applied.
         """
         state = self._state
         if operations:
-            last = journal.append(operations)
+            last_seq = journal.append(operations)
             with state.memtable_lock:
-                if state.snapshot.seq == last - len(operations):
-                    state.memtable.commit(prepared, seq=last)
-                else:  # an earlier append reached the disk though it was reported as failed
+                if state.memtable.snapshot.seq == last_seq - len(operations):
+                    state.memtable.commit(prepared, seq=last_seq)
+                else:
+                    # Either an earlier append reached the disk although it was reported as failed, or a `refresh` in
+                    # another thread has applied these operations already.
                     state.catch_up(state.memtable)
                 state.snapshot = state.memtable.snapshot
         return state.snapshot.seq

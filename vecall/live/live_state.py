@@ -1,4 +1,4 @@
-"""What is served of a store now, and the locks that keep it consistent."""
+"""The state of a live index that its threads share, and the locks that keep it consistent."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ class PeerSettings:
     """Other processes that serve the same store.
 
     Attributes:
-        write_lock_path: lock file of processes that write one at a time, whose common `writer.lock` is held by their
-            supervisor; None for a process that only reads.
-        process_count: how many processes switch to a release together, each loading a copy into memory.
+        write_lock_path: lock file of the processes that write to the store one at a time, while their supervisor holds
+            `writer.lock`; None for a process that only reads.
+        process_count: number of processes that switch to a release at the same time, each with its own copy in memory.
     """
 
     write_lock_path: Path | None = None
@@ -31,20 +31,29 @@ class PeerSettings:
 
 
 class LiveState:
-    """The memtable that is served, its newest snapshot, and the journal behind it.
+    """The memtable, its served snapshot, and the journal.
 
-    The locks, in the only order in which they may be taken together:
+    The locks, in the only order in which they may be nested:
 
-    1. `switch_lock`: one release switch at a time; held while a release is loaded, which takes seconds.
-    2. `write_lock`: one write at a time within this process.
-    3. the file `peers.write_lock_path`: one write at a time among all processes.
-    4. `memtable_lock`: the memtable and `_journal_version`; never held during a disk write.
+    1. `switch_lock`: one release switch at a time. It is held while a release is loaded, which takes seconds.
+    2. `write_lock`: one write at a time within this process, and no switch during a write.
+    3. The lock file `peers.write_lock_path`: one write at a time among all processes.
+    4. `memtable_lock`: guards the memtable, the assignment of `snapshot`, and `_journal_version`. It is held while the
+       journal is read, but not while it is written.
 
-    Readers take none of them: they read `snapshot` once and keep it to the end of a request.
+    Further locks fit into this order: a compaction holds the lock file `compaction.lock` around all of them; a switch
+    takes `load.lock`, and after that `store.lock`, between 1 and 2; the locks within `Journal` and
+    `JournalVersionReader` come last.
+
+    Requests take none of the numbered locks: they read `snapshot` once and use it to their end. Only `refresh`, if
+    there is something to apply, takes `memtable_lock`.
 
     Attributes:
-        snapshot: what requests are answered from.
-        journal: open for writing; None in a process that only reads, and after closing.
+        memtable: the changes to the served release.
+        store: the store; None for a release without one.
+        peers: other processes that serve the store.
+        snapshot: the state that requests read.
+        journal: the journal, open for writing; None in a process that only reads, and after closing.
     """
 
     def __init__(self, memtable: MemTable, store: Store | None, peers: PeerSettings | None) -> None:
@@ -55,15 +64,23 @@ class LiveState:
         self._version_reader: JournalVersionReader | None = None
         self._journal_version: JournalVersion | None = None
 
-    def follow_journal(self, reader: JournalVersionReader) -> None:
-        """Let `refresh` apply what other processes write."""
-        self._version_reader, self._journal_version = reader, reader.current_version()
+    def follow_journal(self) -> None:
+        """Let `refresh` apply what other processes write. Call it before `catch_up`, so that no write is missed."""
+        self._version_reader = JournalVersionReader(get_journal_path(self.require_store()))
+        self._journal_version = self._version_reader.current_version()
+
+    def stop_following_journal(self) -> None:
+        """Let `refresh` do nothing from now on."""
+        reader, self._version_reader = self._version_reader, None
+        if reader is not None:
+            reader.close()
 
     def require_store(self) -> Store:
-        """The store.
+        """Return the store.
 
         Raises:
-            StoreError: there is none, or the process was forked.
+            ForkError: this process was forked from one that used vecall.
+            StoreError: there is no store.
         """
         check_not_forked()
         if self.store is None:
@@ -71,35 +88,49 @@ class LiveState:
         return self.store
 
     def refresh(self) -> None:
-        """Apply what other processes have committed; nearly free if there is nothing new.
+        """Apply what other processes have written. Takes microseconds if there is nothing new.
 
         Raises:
-            JournalDamaged, JournalFailed: the journal cannot be read; the snapshot stays as it is.
-            StoreError: the served release was pruned, and with it operations that are needed.
+            ForkError: this process was forked from one that used vecall.
+            JournalCorruptedError, JournalIOError: the journal cannot be read; the snapshot stays.
+            StoreError: the served release was pruned, and perhaps operations that it lacks; the snapshot stays.
         """
-        if self._version_reader is None or (version := self._version_reader.current_version()) == self._journal_version:
+        check_not_forked()
+        reader = self._version_reader
+        if reader is None or (version := reader.current_version()) == self._journal_version:
             return
         with self.memtable_lock:
             self.catch_up(self.memtable)
-            self.require_store().get_release_dir(self.snapshot.release.name)  # else operations it lacks may be pruned
+            # Raises if the release was pruned: then operations that it lacks may have been pruned too.
+            self.require_store().get_release_dir(self.snapshot.release.name)
+            # Writes after `version` was read may be applied as well; then the next refresh finds nothing to apply.
             self.snapshot, self._journal_version = self.memtable.snapshot, version
 
     def catch_up(self, memtable: MemTable) -> None:
-        """Apply the journal's operations that a memtable does not contain yet."""
+        """Apply the journal's operations that a memtable does not contain yet.
+
+        The caller holds `memtable_lock`, or is the only one that knows the memtable.
+        """
         journal = self.read_journal(memtable.snapshot.release)
         if journal is not None and journal.last_seq > memtable.snapshot.seq:
             replay(memtable, journal.read_operations(memtable.snapshot.seq))
 
     def read_journal(self, release: Release) -> Journal | None:
-        """The journal in its present state, read again where other processes write to it; None without a store."""
-        if self.store is None:
-            return None
-        if self.journal is not None and self.peers.write_lock_path is None:
-            return self.journal
+        """Return the journal as it is now, opened again if other processes may have written to it.
+
+        Args:
+            release: the release whose id type the journal must have.
+
+        Returns:
+            The journal; None without a store, or if the store has no journal.
+        """
+        journal = self.journal
+        if self.store is None or (journal is not None and self.peers.write_lock_path is None):
+            return journal
         return Journal.open_readonly(get_journal_path(self.store), release.item_ids.id_type)
 
-    def replace(self, memtable: MemTable) -> Release:
-        """Serve another memtable, caught up with all writes.
+    def replace_memtable(self, memtable: MemTable) -> Release:
+        """Serve another memtable, after it has caught up with all writes of this process.
 
         Returns:
             The release that was served before.

@@ -1,4 +1,4 @@
-"""Whether a second release has room in memory beside the one that is served."""
+"""Check that a second release fits into memory beside the one that is served."""
 
 from pathlib import Path
 
@@ -7,29 +7,33 @@ from vecall.release.manifest import Manifest
 
 _MEMINFO_PATH = Path("/proc/meminfo")
 _CGROUP_LIMIT_PATH, _CGROUP_USAGE_PATH = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-_HEADROOM_FACTOR = 1.1  # times its files: hash tables of ids, buffers of the loaders
+_HEADROOM_FACTOR = 1.1  # times the size of a release's files: hash tables of ids, buffers of the loaders
 
 
 def check_memory(manifest: Manifest, process_count: int = 1) -> None:
-    """See that a release can be opened beside what is there.
+    """Check that there is enough free memory to open a release.
 
     Args:
-        manifest: its.
-        process_count: processes that will open it at the same time.
+        manifest: the release's manifest.
+        process_count: number of processes that open the release at the same time.
 
     Raises:
-        StoreError: it needs more than is free, as far as the system tells.
+        StoreError: the release needs more memory than is free. Never raised where the free memory is unknown.
     """
     needed, free = round(_HEADROOM_FACTOR * manifest.total_bytes) * process_count, get_free_memory_bytes()
     if free is not None and needed > free:
         raise StoreError(
-            f"release {manifest.name!r} needs about {needed:,} bytes beside the one that is served, and {free:,} are "
-            "free: give the process more memory, or stop it, activate the release and start it again"
+            f"release {manifest.name!r} needs about {needed:,} bytes of memory beside the served release, and "
+            f"{free:,} are free: give the process more memory, or stop it, activate the release and start it again"
         )
 
 
 def get_free_memory_bytes() -> int | None:
-    """Bytes that this process may still take, by the machine and by its control group; None where neither tells."""
+    """Return the bytes that this process can still allocate: the lesser of the machine's and its cgroup's free memory.
+
+    Returns:
+        The number of bytes; None where neither is known.
+    """
     known = [free for free in (_read_machine_free_bytes(), _read_cgroup_free_bytes()) if free is not None]
     return min(known, default=None)
 
@@ -44,10 +48,8 @@ def _read_machine_free_bytes() -> int | None:
 
 def _read_cgroup_free_bytes() -> int | None:
     try:
-        most, used = (
-            _CGROUP_LIMIT_PATH.read_text(encoding="ascii").strip(),
-            _CGROUP_USAGE_PATH.read_text(encoding="ascii"),
-        )
+        limit = _CGROUP_LIMIT_PATH.read_text(encoding="ascii").strip()
+        usage = _CGROUP_USAGE_PATH.read_text(encoding="ascii")
     except OSError:
         return None
-    return None if most == "max" else int(most) - int(used)
+    return None if limit == "max" else int(limit) - int(usage)

@@ -1,35 +1,37 @@
-"""The one place where views are made: operations in, the next view out."""
+"""The memtable: applies operations to a release and produces the next snapshot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows
-from vecall.data.id_map import Id
+from vecall.data.id_map import UNKNOWN_ROW, Id
 from vecall.index.bitmap import Bitmap
 from vecall.live.item_columns import ItemColumns
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Delta, IdSlots, Snapshot
 from vecall.release.release import Release
 
-_MAX_CHUNKS = 32  # of the attributes; a filter looks at each
-_MAX_DEAD_SLOTS = 1_024  # slots that may be out of use before they are cleared away
+_MAX_CHUNKS = 32  # of the recent attributes; a filter visits each chunk
+_MAX_DEAD_SLOTS = 1_024  # slots that may be dead before they are dropped, besides as many as there are ids
+
+ArrayT = TypeVar("ArrayT", bound=NDArray[Any])
 
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """Operations that can be applied without fail.
+    """Operations that are checked and converted, so that applying them cannot fail.
 
     Attributes:
         last_operations: the last operation of each id.
-        upserts: those of them that are upserts.
-        half_vectors: float16 [upserts, D] their vectors.
-        attributes: [upserts] rows of the release's attributes.
+        upserts: the U upserts among them.
+        half_vectors: float16 [U, D] vectors of the upserts.
+        attributes: frame of U rows with the release's attribute columns.
     """
 
     last_operations: Mapping[Id, Operation]
@@ -39,124 +41,126 @@ class PreparedBatch:
 
 
 class MemTable:
-    """A release's changes. One thread applies them; views may be read by any number of others meanwhile.
+    """The changes to a release, in memory. One thread at a time may apply operations; any thread may read snapshots.
 
-    Arrays of slots are appended to, and copied only when they grow; a view sees their beginning, which stays.
-    What does change is copied per batch: the bits of the base and of the slots that are live.
+    The slot arrays are append-only and are copied only when they grow, so a snapshot is a view of their first
+    elements. What does change, the bitmap of live base rows and the mask of live slots, is copied for each batch.
 
     Attributes:
-        view: after all that was applied.
+        snapshot: the state after the last batch.
     """
 
     def __init__(self, release: Release) -> None:
         self.snapshot = Snapshot.from_release(release)
         self._columns = ItemColumns.from_release(release)
-        self._half_vectors: NDArray[np.float16] = self.snapshot.delta.half_vectors  # [room, D]
-        self._base_rows: Rows = self.snapshot.delta.base_rows  # [room]
+        self._half_vectors: NDArray[np.float16] = self.snapshot.delta.half_vectors  # [capacity, D]
+        self._base_rows: Rows = self.snapshot.delta.base_rows  # [capacity]
         self._merged_attributes = self._recent_attributes = self.snapshot.delta.attributes
 
     def prepare(self, operations: Sequence[Operation]) -> "PreparedBatch":
-        """All of an application that may fail, so that what was prepared can be written down and applied.
+        """Do the part of applying operations that may fail, so that it precedes writing them to the journal.
 
         Args:
-            operations: of equal ids the last one counts. Upserts have a vector of this release's space and fields
-                that were checked against it.
+            operations: the last operation of each id counts. Upserts have a vector of this release's space, and fields
+                that were checked against this release.
 
         Raises:
-            UnfitValueError: a column does not take a value; its row is that of the upsert among the upserts.
+            ColumnBuildError: a column does not take a value; its `row` is the position among the upserts.
         """
         last = {operation.id: operation for operation in operations}
         upserts = [operation for operation in last.values() if operation.vector is not None]
-        codes = np.empty((len(upserts), self.snapshot.release.index.dim), dtype=np.float16)
-        for place, operation in enumerate(upserts):
-            codes[place] = operation.vector
-        rows = self._columns.build_attribute_frame([operation.fields or {} for operation in upserts])
-        return PreparedBatch(last, upserts, codes, rows)
+        half_vectors = np.empty((len(upserts), self.snapshot.release.index.dim), dtype=np.float16)
+        for i, operation in enumerate(upserts):
+            half_vectors[i] = operation.vector
+        attributes = self._columns.build_attribute_frame([operation.fields or {} for operation in upserts])
+        return PreparedBatch(last, upserts, half_vectors, attributes)
 
     def commit(
         self, prepared: "PreparedBatch", *, seq: int, rejected_seqs: Mapping[Id, int] = MappingProxyType({})
     ) -> Snapshot:
-        """The view after some more operations.
+        """Apply a prepared batch.
 
         Args:
-            prepared: what `prepare` made of them.
-            seq: the last operation that is contained from now on.
-            rejected_seqs: ids whose last operation, by its number, this release cannot take.
+            prepared: the result of `prepare`.
+            seq: sequence number of the last operation that is applied from now on.
+            rejected_seqs: by item id, sequence number of its last operation where this release cannot take that one.
+
+        Returns:
+            The new snapshot.
         """
         before, last = self.snapshot, prepared.last_operations
-        origins = before.release.item_ids.to_rows(list(last))
-        delta = self._append_slots(before.delta, prepared, origins)
-        gone = origins[origins >= 0]
+        base_rows = before.release.item_ids.to_rows(list(last))
+        delta = self._append_slots(before.delta, prepared, base_rows)
+        dead_base_rows = base_rows[base_rows >= 0]
         live = before.live_base_rows
-        if len(gone):
-            live = (Bitmap.full(before.release.index.size) if live is None else live).exclude(gone)
+        if len(dead_base_rows):
+            live = (Bitmap.full(before.release.index.size) if live is None else live).exclude(dead_base_rows)
         if rejected_seqs or not before.rejected_seqs.keys().isdisjoint(last):
-            left = {one: number for one, number in before.rejected_seqs.items() if one not in last}
-            rejected_seqs = MappingProxyType(left | dict(rejected_seqs))
+            still_rejected = {
+                item_id: number for item_id, number in before.rejected_seqs.items() if item_id not in last
+            }
+            rejected_seqs = MappingProxyType(still_rejected | dict(rejected_seqs))
         else:
             rejected_seqs = before.rejected_seqs
         self.snapshot = Snapshot(before.release, live, delta, seq, rejected_seqs)
         return self.snapshot
 
     def apply(self, operations: Sequence[Operation], *, seq: int) -> Snapshot:
-        """Prepare and commit at once: for operations that are written down already, or never will be."""
+        """Prepare and commit operations that are in the journal already, or never will be."""
         return self.commit(self.prepare(operations), seq=seq)
 
     def _append_slots(self, delta: Delta, prepared: "PreparedBatch", base_rows: Rows) -> Delta:
-        """`delta` with slots for the upserts; slots that the ids had are not live any more."""
-        upserts, last, codes, rows = (
-            prepared.upserts,
-            prepared.last_operations,
-            prepared.half_vectors,
-            prepared.attributes,
-        )
-        slots, length, added = delta.slots, len(delta), len(upserts)
-        replaced = [slot for one in last if (slot := slots.latest.get(one, -1)) >= 0]
-        live = np.concatenate([delta.live_mask, np.ones(added, dtype=np.bool_)])
-        live[replaced] = False
-        self._grow(length, added)
-        self._half_vectors[length : length + added] = codes
-        is_upsert = np.fromiter((one.vector is not None for one in last.values()), dtype=np.bool_, count=len(last))
-        self._base_rows[length : length + added] = base_rows[is_upsert]
-        for operation in upserts:
+        """Return `delta` with a slot for each upsert; earlier slots of the same ids are no longer live."""
+        last, slots = prepared.last_operations, delta.slots
+        start, stop = len(delta), len(delta) + len(prepared.upserts)
+        dead_slots = [slot for item_id in last if (slot := slots.latest.get(item_id, UNKNOWN_ROW)) >= 0]
+        live_mask = np.concatenate([delta.live_mask, np.ones(stop - start, dtype=np.bool_)])
+        live_mask[dead_slots] = False
+        self._grow(start, stop)
+        self._half_vectors[start:stop] = prepared.half_vectors
+        is_upsert = np.fromiter((operation.vector is not None for operation in last.values()), np.bool_, len(last))
+        self._base_rows[start:stop] = base_rows[is_upsert]
+        for operation in prepared.upserts:
             slots.append(operation.id)
         appended = Delta(
-            half_vectors=_make_readonly(self._half_vectors[: length + added]),
-            live_mask=live,
-            base_rows=_make_readonly(self._base_rows[: length + added]),
-            attributes=self._append_attributes(rows),
-            live_count=int(np.count_nonzero(live)),
+            half_vectors=_make_readonly(self._half_vectors[:stop]),
+            live_mask=live_mask,
+            base_rows=_make_readonly(self._base_rows[:stop]),
+            attributes=self._append_attributes(prepared.attributes),
+            live_count=int(np.count_nonzero(live_mask)),
             distinct_id_count=len(slots.latest),
             slots=slots,
         )
-        return (
-            self._drop_dead_slots(appended)
-            if len(live) > 2 * appended.distinct_id_count + _MAX_DEAD_SLOTS
-            else appended
-        )
+        if stop > 2 * appended.distinct_id_count + _MAX_DEAD_SLOTS:
+            return self._drop_dead_slots(appended)
+        return appended
 
-    def _grow(self, length: int, added_count: int) -> None:
-        if length + added_count <= len(self._half_vectors):
+    def _grow(self, length: int, needed: int) -> None:
+        """Make room for `needed` slots, of which `length` are in use."""
+        if needed <= len(self._half_vectors):
             return
-        room = max(2 * len(self._half_vectors), length + added_count, 64)
-        codes, origins = np.empty((room, self._half_vectors.shape[1]), np.float16), np.empty(room, np.int64)
-        codes[:length], origins[:length] = self._half_vectors[:length], self._base_rows[:length]
-        self._half_vectors, self._base_rows = codes, origins
+        capacity = max(2 * len(self._half_vectors), needed, 64)
+        half_vectors = np.empty((capacity, self._half_vectors.shape[1]), np.float16)
+        base_rows = np.empty(capacity, np.int64)
+        half_vectors[:length], base_rows[:length] = self._half_vectors[:length], self._base_rows[:length]
+        self._half_vectors, self._base_rows = half_vectors, base_rows
 
-    def _append_attributes(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """All attributes, in few chunks: those of many small batches are joined now and then, old ones seldom."""
-        self._recent_attributes = self._recent_attributes.vstack(rows)
+    def _append_attributes(self, attributes: pl.DataFrame) -> pl.DataFrame:
+        """Append attributes and return all of them, in few chunks.
+
+        Small batches make a chunk each. They are merged now and then; old attributes are seldom copied again, since
+        they are merged with the recent ones only when these outgrow them.
+        """
+        self._recent_attributes = self._recent_attributes.vstack(attributes)
         if self._recent_attributes.n_chunks() > _MAX_CHUNKS:
             self._recent_attributes = self._recent_attributes.rechunk()
         if len(self._recent_attributes) > len(self._merged_attributes):
-            self._merged_attributes, self._recent_attributes = (
-                self._merged_attributes.vstack(self._recent_attributes).rechunk(),
-                rows.clear(),
-            )
+            self._merged_attributes = self._merged_attributes.vstack(self._recent_attributes).rechunk()
+            self._recent_attributes = attributes.clear()
         return self._merged_attributes.vstack(self._recent_attributes)
 
     def _drop_dead_slots(self, delta: Delta) -> Delta:
-        """Each id's last slot alone, in arrays of their own: an item that changes often must not fill the memory."""
+        """Copy the last slot of each id to new arrays, so that an item that changes often does not fill the memory."""
         kept = np.array(sorted(delta.slots.latest.values()), dtype=np.int64)
         slots = IdSlots([], {}, [])
         for slot in kept.tolist():
@@ -174,6 +178,7 @@ class MemTable:
         )
 
 
-def _make_readonly(array: Any) -> Any:  # noqa: ANN401 - an array
+def _make_readonly(array: ArrayT) -> ArrayT:
+    """Clear the write flag of this array object, which is a fresh view, and return it."""
     array.flags.writeable = False
     return array

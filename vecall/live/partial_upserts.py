@@ -1,4 +1,4 @@
-"""Partial upserts made whole: an item's columns as they are now, with those that were given in their place."""
+"""Partial upserts: complete an item with the current values of the columns that the caller left out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +20,11 @@ ItemPayload = dict[str, Any]
 
 
 class PartialItemMerger:
-    """Completes partial items of one request, each on top of those before it.
+    """Completes the partial items of one request. Several items with the same id build on each other.
 
     Args:
-        snapshot: what is served.
-        journal: with the fields of live items.
+        snapshot: the state that is served.
+        journal: the journal, which holds the fields of upserted items.
     """
 
     def __init__(self, snapshot: Snapshot, journal: Journal) -> None:
@@ -32,29 +32,29 @@ class PartialItemMerger:
         self._items_by_id: dict[Id, ItemPayload] = {}
 
     def merge(self, location: str, item_id: Id, item: Mapping[str, Any]) -> ItemPayload:
-        """The whole item.
+        """Return the complete item.
 
         Args:
-            location: of the item in the request, such as `items[3]`.
-            item_id: its id.
-            item: as it was given, with checked fields.
+            location: the item's location in the request, such as `items[3]`.
+            item_id: the item's id.
+            item: the partial item; its fields are checked.
 
         Raises:
-            QueryError: no item has this id, or what it has cannot be written down.
+            QueryError: no item has this id, or its current values cannot be written as JSON.
         """
-        before = self._items_by_id.get(item_id) or self._read_current(location, item_id)
-        whole = {**before, "fields": {**before["fields"], **(item.get("fields") or {})}}
+        current = self._items_by_id.get(item_id) or self._read_current(location, item_id)
+        merged = {**current, "fields": {**current["fields"], **(item.get("fields") or {})}}
         if item.get("vector") is not None:
-            whole |= {key: item.get(key) for key in ("vector", "encoder")}
-        self._items_by_id[item_id] = whole
-        return whole
+            merged |= {key: item.get(key) for key in ("vector", "encoder")}
+        self._items_by_id[item_id] = merged
+        return merged
 
     def _read_current(self, location: str, item_id: Id) -> ItemPayload:
         rows = self._snapshot.to_rows([item_id])
         if not self._snapshot.is_live(rows)[0]:
             raise QueryError(
-                f"{location}.id: no item has the id {item_id!r:.80}, and a partial upsert changes items that are there; "
-                "give the whole item, without `partial`",
+                f"{location}.id: no item has the id {item_id!r:.80}, and a partial upsert changes existing items only: "
+                "give the complete item, without `partial`",
                 field=f"{location}.id",
             )
         operation = self._journal.find_last(item_id)
@@ -69,7 +69,7 @@ class PartialItemMerger:
         if operation.encoder_hash != self._snapshot.release.manifest.encoder:
             raise QueryError(
                 f"{location}: the item's vector was given for another encoder than that of release "
-                f"{self._snapshot.release.name!r}: give the whole item",
+                f"{self._snapshot.release.name!r}: give the complete item",
                 field=f"{location}.vector",
             )
         return item | {"vector": operation.vector, "encoder": operation.encoder_hash}
@@ -82,8 +82,8 @@ class PartialItemMerger:
             if missing := list_stored_features(features, release.attributes.columns):
                 if release.item_features is None:
                     raise QueryError(
-                        f"{location}: release {release.name!r} does not hold the items' {missing}: give the whole "
-                        "item, or publish the release again",
+                        f"{location}: release {release.name!r} does not store the item features {missing}: give the "
+                        "complete item, or publish the release again",
                         field=f"{location}.fields",
                     )
                 fields |= _to_json_fields(location, release.item_features.take(rows))
@@ -94,15 +94,15 @@ class PartialItemMerger:
 
 
 def _to_json_fields(location: str, frame: pl.DataFrame) -> dict[str, Any]:
-    """A frame of one row as an upsert gives it; what is null is left out."""
+    """Convert a frame of one row to the fields that an upsert would give; null fields are left out."""
     fields = {}
     for name in frame.columns:
-        cells = get_unnamed_column(frame, name)
-        if isinstance(cells.dtype, pl.Datetime):  # Python's own would lose nanoseconds
-            cells = column_to_text(cells)
-        value = cells.to_list()[0]
+        column = get_unnamed_column(frame, name)
+        if isinstance(column.dtype, pl.Datetime):  # Python's datetime would lose the nanoseconds
+            column = column_to_text(column)
+        value = column.to_list()[0]
         try:
-            fields[name] = to_json_value(value, cells.dtype)
+            fields[name] = to_json_value(value, column.dtype)
         except ValueError as error:
-            raise QueryError(f"{location}.fields.{name}: {error}: give the whole item", field=location) from error
+            raise QueryError(f"{location}.fields.{name}: {error}: give the complete item", field=location) from error
     return {name: value for name, value in fields.items() if value is not None}

@@ -1,4 +1,7 @@
-"""Which operations of a journal are still needed: those that some release, or the tables, may not hold yet."""
+"""Pruning of releases and journal operations, and checks that a release and the journal belong together.
+
+An operation is still needed if some release, or the tables that releases are published from, may not contain it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +15,11 @@ from vecall.schema import IdType
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What was deleted.
+    """What a pruning deleted.
 
     Attributes:
-        release_names: their names, newest first.
-        operation_count: how many of the journal, replaced ones included.
+        release_names: names of the deleted releases, newest first.
+        operation_count: number of deleted journal operations, including superseded ones.
     """
 
     release_names: list[str]
@@ -24,35 +27,42 @@ class PruneResult:
 
 
 def get_journal_path(store: Store) -> Path:
-    """Where a store keeps its journal, if it has one."""
+    """Return the path of a store's journal, which need not exist."""
     return store.path / "journal.sqlite"
 
 
 def prune_store(store: Store, keep: int) -> PruneResult:
-    """Delete old releases, and the operations that neither those that stay nor the tables need. See `Store.prune`.
+    """Delete old releases, then the operations that neither the remaining releases nor the tables need.
 
-    A server may go on writing meanwhile.
+    Servers may keep writing to the store.
+
+    Args:
+        store: the store.
+        keep: number of the newest releases that stay; the current one and its parent always do. See `Store.prune`.
 
     Raises:
         StoreError: `keep` is negative.
-        ReleaseRefused: `CURRENT` or a manifest is damaged: what must stay is not known.
-        JournalDamaged, JournalFailed: the journal cannot be pruned; old releases are gone by then.
-        Locked: another process holds the store's lock.
+        InvalidReleaseError: `CURRENT` or a manifest is corrupted, so it is not known what must stay.
+        JournalCorruptedError, JournalIOError: the journal cannot be pruned; old releases are deleted by then.
+        LockedError: another process holds the store's lock.
     """
     deleted = store.prune(keep)
     path, releases = get_journal_path(store), store.list_releases()
-    upto = find_max_prunable_seq(releases)
-    if upto == 0 or not path.exists():
+    until_seq = find_max_prunable_seq(releases)
+    if until_seq == 0 or not path.exists():
         return PruneResult(deleted, 0)
     with Journal.open(path, releases[0].id_type) as journal:
-        return PruneResult(deleted, journal.prune(upto))
+        return PruneResult(deleted, journal.prune(until_seq))
 
 
 def find_max_prunable_seq(releases: list[Manifest]) -> int:
-    """The last operation that no release, and no table that may be published again, is without.
+    """Return the last operation that every release contains, and the tables too, which may be published again.
 
     Args:
-        releases: all that stay, newest first.
+        releases: manifests of all releases of the store, newest first.
+
+    Returns:
+        A sequence number; 0 if no operation may be pruned.
     """
     if not releases:
         return 0
@@ -60,34 +70,39 @@ def find_max_prunable_seq(releases: list[Manifest]) -> int:
 
 
 def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
-    """Refuse to publish tables that are said to hold operations which were never written.
+    """Check that tables which are said to contain all operations up to `seq` can do so.
+
+    Args:
+        store: the store that the tables are published to.
+        id_type: type of the item ids.
+        seq: the `journal_seq` that the publisher gave.
 
     Raises:
-        StoreError: the journal ends before `seq`, or its ids are of another type.
+        StoreError: `seq` is negative or beyond the end of the journal, or the journal has ids of another type.
     """
     if seq < 0:
-        raise StoreError(f"journal_seq is {seq}; expected the number of an operation, or 0 for none")
+        raise StoreError(f"journal_seq is {seq}; expected the sequence number of an operation, or 0 for none")
     if seq == 0:
         return
     journal = Journal.open_readonly(get_journal_path(store), id_type)
-    last = 0 if journal is None else journal.last_seq
-    if seq > last:
+    last_seq = 0 if journal is None else journal.last_seq
+    if seq > last_seq:
         raise StoreError(
-            f"journal_seq is {seq}, but the journal of {store.path} ends at {last}: expected the last operation that "
-            "the tables hold, as an upsert's or delete's answer named it in `seq`"
+            f"journal_seq is {seq}, but the journal of {store.path} ends at {last_seq}: give the last operation that "
+            "the tables contain, as the response to an upsert or delete returned it in `seq`"
         )
 
 
 def check_journal_covers(journal: Journal, releases: list[Manifest]) -> None:
-    """Refuse to write where the numbers of new operations would be taken for old ones.
+    """Check that the journal reaches as far as the releases, else they would take new operations for ones they contain.
 
     Raises:
-        StoreError: a release contains operations beyond the journal's end: the journal was lost, or is an old copy.
+        StoreError: a release contains operations beyond the journal's end, so the journal was lost or is an old copy.
     """
     for release in releases:
         if release.journal_seq > journal.last_seq:
             raise StoreError(
                 f"release {release.name!r} contains operations up to {release.journal_seq}, but the journal ends at "
-                f"{journal.last_seq}: it was lost, or brought back from an older copy. Bring back the newest copy of "
-                "it, or prune that release, before anything is written"
+                f"{journal.last_seq}: it was lost, or restored from an older backup. Restore its newest backup, or "
+                "prune that release, before writing"
             )

@@ -1,4 +1,4 @@
-"""A journal's operations brought onto a release, which may be another one than they were given to."""
+"""Replay of journal operations onto a release, which need not be the one that they were written for."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +20,8 @@ from vecall.release.release import Release
 logger = logging.getLogger(__name__)
 
 _BATCH_OPERATIONS = 8_192
-_MAX_EXAMPLES = 5
-# What the data of an operation may raise; whatever it is, the release is served without that operation.
+_MAX_EXAMPLES = 5  # rejected operations in a log line
+# What an operation's data may raise. In each case the release is served without that operation.
 _DATA_ERRORS = (
     VecallError,
     ColumnBuildError,
@@ -35,11 +35,12 @@ _DATA_ERRORS = (
 
 @dataclass(frozen=True)
 class AdaptedOperation:
-    """An operation as a release takes it.
+    """An operation as a release can take it.
 
     Attributes:
-        operation: without a vector where the release's tower has to make one; None where the release cannot take it.
-        problem: why it cannot, or what is left out; None where nothing is.
+        operation: the operation, without a vector if the release's item tower must compute it; None if the release
+            cannot take it.
+        problem: why the release cannot take it, or which columns are left out; None if there is no problem.
     """
 
     operation: Operation | None
@@ -47,32 +48,39 @@ class AdaptedOperation:
 
 
 def replay(memtable: MemTable, operations: Iterable[Operation]) -> Snapshot:
-    """Apply operations in the order of their `seq`; vectors of another encoder are made again from fields.
+    """Apply operations in the order of their `seq`.
 
-    What the release cannot take is left out, logged, and listed in `View.refused`: a vector that was given for another
-    encoder, or a value that a column does not hold. Columns that the release does not have, or has with another
-    meaning, are left out and counted.
+    Vectors of another encoder are computed again from the fields. Operations that the release cannot take (an external
+    vector of another encoder, a value that a column does not take) are left out, logged, and listed in
+    `Snapshot.rejected_seqs`. Columns that the release does not have, or has with another type, are left out and logged.
+
+    Returns:
+        The memtable's snapshot after the last operation.
     """
     release = memtable.snapshot.release
     adapter = OperationAdapter(release)
-    refused: dict[int, str] = {}
-    lost_columns: dict[str, int] = {}
+    problems_by_seq: dict[int, str] = {}
+    lost_columns: dict[str, int] = {}  # number of operations by column
     for batch in _split_batches(operations, _BATCH_OPERATIONS):
         adapted = [(operation, adapter.adapt(operation)) for operation in iterate_cooperatively(batch)]
-        rejected = {one.seq: (one.id, str(made.problem)) for one, made in adapted if made.operation is None}
-        for one, made in adapted:
-            for name in _find_lost_columns(one, made.operation):
+        rejected = {
+            operation.seq: (operation.id, str(result.problem))
+            for operation, result in adapted
+            if result.operation is None
+        }
+        for operation, result in adapted:
+            for name in _find_lost_columns(operation, result.operation):
                 lost_columns[name] = lost_columns.get(name, 0) + 1
         prepared, failed = _prepare_bisecting(
-            memtable, adapter, [made.operation for _, made in adapted if made.operation]
+            memtable, adapter, [result.operation for _, result in adapted if result.operation]
         )
         rejected |= failed
         for part in prepared[:-1]:
             memtable.commit(part, seq=memtable.snapshot.seq)
-        last_refused: dict[Id, int] = {one: seq for seq, (one, _) in rejected.items()}
-        memtable.commit(prepared[-1], seq=batch[-1].seq, rejected_seqs=last_refused)
-        refused |= {seq: problem for seq, (_, problem) in rejected.items()}
-    _log_rejections(release, refused, lost_columns)
+        rejected_seqs: dict[Id, int] = {item_id: seq for seq, (item_id, _) in rejected.items()}
+        memtable.commit(prepared[-1], seq=batch[-1].seq, rejected_seqs=rejected_seqs)
+        problems_by_seq |= {seq: problem for seq, (_, problem) in rejected.items()}
+    _log_rejections(release, problems_by_seq, lost_columns)
     return memtable.snapshot
 
 
@@ -80,7 +88,7 @@ def _log_rejections(release: Release, problems_by_seq: dict[int, str], lost_colu
     if problems_by_seq:
         examples = "; ".join(f"{seq}: {problem}" for seq, problem in sorted(problems_by_seq.items())[:_MAX_EXAMPLES])
         logger.warning(
-            "release %s cannot take %d operations of the journal, and is served without them: give these items again, "
+            "release %s cannot take %d operations of the journal and is served without them: upsert these items again, "
             "or see `vecall journal list` (%s)",
             release.name,
             len(problems_by_seq),
@@ -88,32 +96,35 @@ def _log_rejections(release: Release, problems_by_seq: dict[int, str], lost_colu
         )
     if lost_columns:
         logger.warning(
-            "release %s has no place for values of the journal, by column: %s",
+            "release %s cannot store some values of the journal; number of operations by column: %s",
             release.name,
             dict(sorted(lost_columns.items())),
         )
 
 
 def _split_batches(operations: Iterable[Operation], batch_size: int) -> Iterator[Sequence[Operation]]:
-    rest = iter(operations)
-    while batch := list(islice(rest, batch_size)):
+    iterator = iter(operations)
+    while batch := list(islice(iterator, batch_size)):
         yield batch
 
 
 def _prepare_bisecting(
     memtable: MemTable, adapter: "OperationAdapter", operations: Sequence[Operation]
 ) -> tuple[list[PreparedBatch], dict[int, tuple[Id, str]]]:
-    """Operations in parts that can be applied, and by number those that cannot: halved until these stand alone."""
+    """Prepare operations for the memtable; where that fails, find the operations at fault by bisection.
+
+    Returns:
+        The prepared parts, in order, at least one; and by `seq` the item id and the error of each failed operation.
+    """
     try:
         return [memtable.prepare(adapter.encode(operations))], {}
     except _DATA_ERRORS as error:
         if len(operations) == 1:
             return [memtable.prepare([])], {operations[0].seq: (operations[0].id, str(error))}
     half = len(operations) // 2
-    (first, failed), (second, failed_too) = (
-        _prepare_bisecting(memtable, adapter, part) for part in (operations[:half], operations[half:])
-    )
-    return first + second, failed | failed_too
+    first, first_failed = _prepare_bisecting(memtable, adapter, operations[:half])
+    second, second_failed = _prepare_bisecting(memtable, adapter, operations[half:])
+    return first + second, first_failed | second_failed
 
 
 def _find_lost_columns(before: Operation, after: Operation | None) -> set[str]:
@@ -121,17 +132,17 @@ def _find_lost_columns(before: Operation, after: Operation | None) -> set[str]:
 
 
 class OperationAdapter:
-    """Makes operations what a release takes.
+    """Adapts operations to a release.
 
     Args:
-        release: the one.
+        release: the release that the operations are replayed onto.
     """
 
     def __init__(self, release: Release) -> None:
         self._release, self._columns = release, ItemColumns.from_release(release)
 
     def adapt(self, operation: Operation) -> AdaptedOperation:
-        """The operation as this release takes it, without a vector where that is to be made."""
+        """Return an operation as this release can take it, without a vector if the item tower must compute it."""
         if operation.kind == "delete":
             return AdaptedOperation(operation)
         release, vector = self._release, operation.vector
@@ -139,27 +150,31 @@ class OperationAdapter:
             if operation.has_external_vector or release.encoder is None:
                 return AdaptedOperation(None, self._explain_vector_mismatch(operation))
             vector = None
-        given = operation.fields or {}
-        columns = self._columns.select_compatible_fields(given)
-        if vector is operation.vector and len(columns) == len(given):
+        fields = operation.fields or {}
+        compatible_fields = self._columns.select_compatible_fields(fields)
+        if vector is operation.vector and len(compatible_fields) == len(fields):
             return AdaptedOperation(operation)
-        lost = sorted(given.keys() - columns)
+        lost = sorted(fields.keys() - compatible_fields)
         problem = f"these columns are left out: {', '.join(lost)}" if lost else None
-        return AdaptedOperation(replace(operation, fields=columns, vector=vector), problem)
+        return AdaptedOperation(replace(operation, fields=compatible_fields, vector=vector), problem)
 
     def _explain_vector_mismatch(self, operation: Operation) -> str:
         encoder, expected = operation.encoder_hash, self._release.manifest.encoder
         if encoder != expected:
-            return f"its vector was made by encoder {encoder}, and this release has {expected}"
+            return f"its vector is of encoder {encoder}, and this release has {expected}"
         size = "no" if operation.vector is None else len(operation.vector)
-        return f"its vector has {size} numbers, and this release's have {self._release.index.dim}"
+        return f"its vector has {size} numbers, and this release's vectors have {self._release.index.dim}"
 
     def encode(self, operations: Sequence[Operation]) -> list[Operation]:
-        """The same with vectors from the item tower where upserts have none."""
+        """Compute the vectors of upserts that have none. See `encode_missing_vectors`."""
         return encode_missing_vectors(operations, self._release, self._columns)
 
     def check_applicable(self, operation: Operation) -> tuple[bool, str | None]:
-        """Whether this release can take an operation, and what is wrong with it or left out of it."""
+        """Check whether this release can take an operation.
+
+        Returns:
+            Whether it can, and the problem: why it cannot, or which columns are left out; None if there is none.
+        """
         adapted = self.adapt(operation)
         if adapted.operation is None:
             return False, adapted.problem

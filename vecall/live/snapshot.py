@@ -1,4 +1,4 @@
-"""What one request looks at from its beginning to its end: a release, and what was changed since."""
+"""An immutable state of a live index: a release and the changes to it. A request uses one from start to end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from vecall.release.release import Release
 
 @dataclass(frozen=True)
 class IdSlots:
-    """Which slots of the delta each id has had. It only grows, and all views of one overlay share it.
+    """The slots of the delta that each id has had. Append-only, and shared by all snapshots of one memtable.
 
     Attributes:
         ids: the id of each slot.
         latest: the last slot of each id.
-        previous: for each slot the one that its id had before, or -1.
+        previous: for each slot, the slot that its id had before; -1 if none.
     """
 
     ids: list[Id]
@@ -29,14 +29,15 @@ class IdSlots:
     previous: list[int]
 
     def find(self, item_id: Id, slot_count: int) -> int:
-        """The last of an id's slots among the first `slot_count`; -1 if there is none."""
+        """Return the last slot of an id among the first `slot_count` slots; -1 if it has none there."""
         slot = self.latest.get(item_id, UNKNOWN_ROW)
         while slot >= slot_count:
             slot = self.previous[slot]
         return slot
 
     def append(self, item_id: Id) -> None:
-        """Give an id the next slot; in this order, since views look while it is done."""
+        """Assign the next slot to an id."""
+        # Readers run at the same time and start from `latest`, so it is updated last.
         self.ids.append(item_id)
         self.previous.append(self.latest.get(item_id, UNKNOWN_ROW))
         self.latest[item_id] = len(self.ids) - 1
@@ -44,16 +45,16 @@ class IdSlots:
 
 @dataclass(frozen=True)
 class Delta:
-    """Items beside the base: a snapshot of the first `length` slots of arrays that are only ever appended to.
+    """The S upserted items of a snapshot, one slot each: the first S elements of arrays that are only appended to.
 
     Attributes:
-        half_vectors: float16 [length, D] vectors, as a release would store them.
-        live_mask: bool [length]; False where the item was deleted or has a later slot.
-        base_rows: int64 [length] row of the same item in the base; -1 where it has none.
-        attributes: [length] rows of the release's attributes.
-        live_count: how many slots are live.
-        distinct_id_count: how many distinct ids have a slot, deleted ones among them.
-        slots: ids to slots and back.
+        half_vectors: float16 [S, D] vectors, rounded as a release stores them.
+        live_mask: bool [S]; False where the item was deleted or has a later slot.
+        base_rows: int64 [S] row of the same item in the base release; -1 if it has none.
+        attributes: frame of S rows with the release's attribute columns.
+        live_count: number of live slots.
+        distinct_id_count: number of distinct ids that have a slot, including deleted ones.
+        slots: maps ids to slots and back. It may already hold later slots than the first S.
     """
 
     half_vectors: NDArray[np.float16]
@@ -69,7 +70,7 @@ class Delta:
 
     @classmethod
     def create_empty(cls, release: Release) -> Self:
-        """Without a slot."""
+        """Return a delta of a release without slots."""
         return cls(
             half_vectors=np.empty((0, release.index.dim), dtype=np.float16),
             live_mask=np.empty(0, dtype=np.bool_),
@@ -83,15 +84,15 @@ class Delta:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A release of N items and a delta. A row below N is of the base, row N + i is slot i of the delta.
+    """A base release of N items and the changes to it. Rows below N are the base's; row N + i is slot i of the delta.
 
     Attributes:
-        release: the base.
-        live_base_rows: rows of the base that are neither deleted nor replaced; None: all of them.
-        delta: what was upserted since.
-        seq: the last operation that is contained.
-        rejected_seqs: items whose last upsert this release cannot take, and the operation's number: what was served of
-            them before is served still.
+        release: the base release.
+        live_base_rows: rows of the base that are neither deleted nor replaced; None if all N are live.
+        delta: the items upserted since.
+        seq: sequence number of the last journal operation that is applied.
+        rejected_seqs: by item id, sequence number of its last upsert where this release cannot take that upsert. The
+            item is served as it was before.
     """
 
     release: Release
@@ -102,75 +103,97 @@ class Snapshot:
 
     @classmethod
     def from_release(cls, release: Release) -> Self:
-        """A release without changes."""
+        """Return the snapshot of a release without changes."""
         return cls(release, None, Delta.create_empty(release), release.manifest.journal_seq)
 
     @property
     def tombstone_count(self) -> int:
-        """Rows of the base that are deleted or replaced."""
+        """Number of base rows that are deleted or replaced."""
         return 0 if self.live_base_rows is None else self.live_base_rows.size - self.live_base_rows.count
 
     def __len__(self) -> int:
-        """Items that can be answers."""
+        """Number of live items."""
         return self.release.index.size - self.tombstone_count + self.delta.live_count
 
     def to_rows(self, ids: Sequence[Id]) -> Rows:
-        """[len(ids)] rows, -1 where an id is unknown. A deleted item has a row still, see `has`.
+        """Return the [len(ids)] rows of item ids.
+
+        A deleted item still has a row; `is_live` tells it apart.
+
+        Returns:
+            int64 rows; -1 where an id is unknown.
 
         Raises:
-            DataError: an id is not of the release's type.
+            DataError: an id is not of the release's id type.
         """
         rows = self.release.item_ids.to_rows(ids)
         if (length := len(self.delta)) == 0:
             return rows
-        slots = np.fromiter((self.delta.slots.find(one, length) for one in ids), dtype=np.int64, count=len(ids))
+        slots = np.fromiter((self.delta.slots.find(item_id, length) for item_id in ids), np.int64, count=len(ids))
         return np.where(slots >= 0, slots + self.release.index.size, rows)
 
     def to_latest_rows(self, rows: Rows) -> Rows:
-        """The rows that the items of some base rows have now; those of deleted items stay."""
-        if self.live_base_rows is None or not len(rows) or (alive := self.live_base_rows.contains(rows)).all():
+        """Map base rows to the rows that the same items have now; rows of deleted items are returned unchanged."""
+        if self.live_base_rows is None or not len(rows) or (is_live := self.live_base_rows.contains(rows)).all():
             return rows
-        now = rows.copy()
-        now[~alive] = self.to_rows(self.release.item_ids.to_ids(rows[~alive]))
-        return now
+        latest = rows.copy()
+        latest[~is_live] = self.to_rows(self.release.item_ids.to_ids(rows[~is_live]))
+        return latest
 
     def is_live(self, rows: Rows) -> Mask:
-        """[len(rows)] whether each row is an item that can be an answer; -1 is none."""
+        """Return a bool [len(rows)] mask of the rows whose item is live; False for row -1."""
         slots = rows - self.release.index.size
-        found = rows >= 0
-        base = found & (slots < 0)
+        is_live = rows >= 0
+        in_base = is_live & (slots < 0)
         if self.live_base_rows is not None:
-            found[base] = self.live_base_rows.contains(rows[base])
-        found[slots >= 0] = self.delta.live_mask[slots[slots >= 0]]
-        return found
+            is_live[in_base] = self.live_base_rows.contains(rows[in_base])
+        is_live[slots >= 0] = self.delta.live_mask[slots[slots >= 0]]
+        return is_live
 
     def to_ids(self, rows: Rows) -> list[int] | list[str]:
-        """The ids at `rows`."""
+        """Return the ids of rows."""
         if not len(self.delta):
             return self.release.item_ids.to_ids(rows)
         slots = rows - self.release.index.size
         if (slots < 0).all():
             return self.release.item_ids.to_ids(rows)
-        base, names = iter(self.release.item_ids.to_ids(rows[slots < 0])), self.delta.slots.ids
-        return cast("list[int] | list[str]", [names[slot] if slot >= 0 else next(base) for slot in slots.tolist()])
+        base_ids, slot_ids = iter(self.release.item_ids.to_ids(rows[slots < 0])), self.delta.slots.ids
+        return cast(
+            "list[int] | list[str]", [slot_ids[slot] if slot >= 0 else next(base_ids) for slot in slots.tolist()]
+        )
 
     def get_vectors(self, rows: Rows) -> Vectors:
-        """[len(rows), D] stored vectors, as float32."""
+        """Return the stored vectors of rows as float32 [len(rows), D]."""
         if not len(self.delta):
             return self.release.index.get_vectors(rows)
         slots = rows - self.release.index.size
-        new = slots >= 0
+        in_delta = slots >= 0
         vectors = np.empty((len(rows), self.release.index.dim), dtype=np.float32)
-        vectors[new] = self.delta.half_vectors[slots[new]]
-        vectors[~new] = self.release.index.get_vectors(rows[~new])
+        vectors[in_delta] = self.delta.half_vectors[slots[in_delta]]
+        vectors[~in_delta] = self.release.index.get_vectors(rows[~in_delta])
         return vectors
 
     def get_attributes(self, rows: Rows) -> pl.DataFrame:
-        """[len(rows)] attributes in this order."""
+        """Return the attributes of rows: a frame of len(rows) rows in the same order."""
         slots = rows - self.release.index.size
-        new = slots >= 0
-        if not new.any():
+        in_delta = slots >= 0
+        if not in_delta.any():
             return self.release.attributes[rows]
-        both = self.release.attributes[rows[~new]].vstack(self.delta.attributes[slots[new]])
-        places = np.concatenate([np.flatnonzero(~new), np.flatnonzero(new)])
-        return both[np.argsort(places)]
+        return interleave_rows(
+            in_delta, self.release.attributes[rows[~in_delta]], self.delta.attributes[slots[in_delta]]
+        )
+
+
+def interleave_rows(from_second: Mask, first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
+    """Merge the rows of two frames with equal columns.
+
+    Args:
+        from_second: bool [n]; row i of the result is the next row of `second` where True, of `first` where False.
+        first: frame of as many rows as the mask has False.
+        second: frame of as many rows as the mask has True.
+
+    Returns:
+        Frame of n rows.
+    """
+    positions = np.concatenate([np.flatnonzero(~from_second), np.flatnonzero(from_second)])
+    return first.vstack(second)[np.argsort(positions)]

@@ -1,4 +1,4 @@
-"""Switch a running index from one release to another without interrupting requests or writes."""
+"""Switching of a running index from one release to another, without interrupting requests or writes."""
 
 import logging
 from contextlib import nullcontext
@@ -15,29 +15,29 @@ from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 
-_LOAD_LOCK_TIMEOUT_SECONDS = 600.0
+_LOAD_LOCK_TIMEOUT_SECONDS = 600.0  # for the other processes of the machine to load the release, one after another
 
 
 class ReleaseSwitcher:
-    """Verifies a release, replays the journal onto it, and makes it the served one.
+    """Verifies a release, replays the journal onto it, and serves it.
 
     Args:
-        state: what is served.
-        keep_previous: keep the release served before in memory, so that switching back takes no loading.
+        state: the state of the index.
+        keep_previous: keep the previously served release in memory, so that switching back needs no loading.
     """
 
     def __init__(self, state: LiveState, *, keep_previous: bool) -> None:
         self._state, self._keep_previous = state, keep_previous
-        self._previous: Release | None = None
+        self._previous: Release | None = None  # guarded by the state's `switch_lock`
 
     def activate(self, name: str) -> str | None:
-        """Verify a release, make it the store's current one and serve it. See `LiveIndex.activate`."""
+        """Make a release the store's current one and serve it. See `LiveIndex.activate`."""
         state, store = self._state, self._state.require_store()
         with state.switch_lock:
             memtable = self._prepare(store, name, process_count=state.peers.process_count)
-            previous = store.activate(name)
+            previous_current = store.activate(name)
             self._switch(memtable)
-        return previous
+        return previous_current
 
     def switch_to_current(self) -> str | None:
         """Serve the store's current release. See `LiveIndex.switch_to_current`."""
@@ -50,7 +50,7 @@ class ReleaseSwitcher:
         return name
 
     def switch_to_compacted(self, base: str, name: str) -> None:
-        """Serve the compaction `name` of release `base`, unless another release was activated meanwhile."""
+        """Serve a compaction. See `LiveIndex.switch_to_compacted`."""
         state, store = self._state, self._state.require_store()
         with state.switch_lock:
             served = state.snapshot.release.name
@@ -62,15 +62,21 @@ class ReleaseSwitcher:
             if current is not None and current.release == base:
                 store.activate(name)
             elif state.peers.write_lock_path is not None:
-                return  # every worker follows the current release
+                return  # all these processes follow the store's current release, which is another one by now
             self._switch(memtable)
 
     def _prepare(self, store: Store, name: str, *, process_count: int = 1) -> MemTable:
-        """A verified release with the journal's operations so far."""
-        state = self._state
-        release = self._cached_release(store, name) or self._open_release(store, name, process_count)
-        if state.journal is not None:
-            check_journal_covers(state.read_journal(release) or state.journal, [release.manifest])
+        """Verify a release and replay the journal's operations so far onto it.
+
+        Args:
+            store: the store.
+            name: name of the release.
+            process_count: number of processes that load the release at the same time.
+        """
+        state, journal = self._state, self._state.journal
+        release = self._find_in_memory(store, name) or self._load(store, name, process_count)
+        if journal is not None:
+            check_journal_covers(state.read_journal(release) or journal, [release.manifest])
             if release.item_ids.id_type != (id_type := state.snapshot.release.item_ids.id_type):
                 raise StoreError(
                     f"release {name!r} has {release.item_ids.id_type} ids, but the served release and the journal have "
@@ -78,11 +84,11 @@ class ReleaseSwitcher:
                 )
         memtable = MemTable(release)
         state.catch_up(memtable)
-        store.get_release_dir(name)  # as in `LiveState.refresh`
+        store.get_release_dir(name)  # raises if it was pruned meanwhile, as in `LiveState.refresh`
         return memtable
 
-    def _cached_release(self, store: Store, name: str) -> Release | None:
-        """The release of that name, if it is in memory and equal to the one on the disk."""
+    def _find_in_memory(self, store: Store, name: str) -> Release | None:
+        """Return the release if it is in memory and still the same on the disk."""
         for release in (self._state.snapshot.release, self._previous):
             if release is None or release.name != name:
                 continue
@@ -90,7 +96,7 @@ class ReleaseSwitcher:
                 return release
         return None
 
-    def _open_release(self, store: Store, name: str, process_count: int) -> Release:
+    def _load(self, store: Store, name: str, process_count: int) -> Release:
         self._previous = None  # at most two releases are in memory
         write_lock_path = self._state.peers.write_lock_path
         load_lock = (
@@ -98,12 +104,12 @@ class ReleaseSwitcher:
             if write_lock_path is None
             else file_lock(write_lock_path.with_name("load.lock"), timeout=_LOAD_LOCK_TIMEOUT_SECONDS)
         )
-        with load_lock:  # else several processes would count on the same free memory
+        with load_lock:  # otherwise several processes would count on the same free memory
             check_memory(read_manifest(store.get_release_dir(name))[0], process_count)
             return open_and_check_release(store, name)
 
     def _switch(self, memtable: MemTable) -> None:
-        previous = self._state.replace(memtable)
+        previous = self._state.replace_memtable(memtable)
         snapshot = self._state.snapshot
         if self._keep_previous and previous is not snapshot.release:
             self._previous = previous

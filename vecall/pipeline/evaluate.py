@@ -1,4 +1,4 @@
-"""Evaluate a run or a release beside the baselines: `vecall evaluate`."""
+"""Evaluate a run or a release against the baselines: `vecall evaluate`."""
 
 import dataclasses
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.config import Config
-from vecall.data.dataset import read_dataset
+from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
+from vecall.data.id_map import IdMap
 from vecall.data.ragged import EvalCases
 from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.compare import EvaluationReport, ServedModel, evaluate_all
@@ -25,19 +26,23 @@ from vecall.runtime.fork_safety import check_not_forked
 def evaluate(
     *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
 ) -> dict[str, object]:
-    """Judge a run or a release: the model, its index, popularity, EASE and co-occurrence, by one protocol.
+    """Evaluate a run or a release: model, index, popularity, EASE and co-occurrence on the same test split.
+
+    Exactly one of `run` and `store` is given.
 
     Args:
-        run: a finished run; judged is the model that has not seen the test.
-        store: or the current release of a store, through its exported towers and its own index.
-        config: names the tables. A run knows its own; a store needs it.
+        run: Directory of a finished run. Its evaluated model has not seen the test interactions.
+        store: Directory of a store, whose current release is evaluated through its exported towers and its index.
+        config: Settings that name the tables. A run has its own; a store needs them.
 
     Returns:
-        As `vecall evaluate --json` prints it.
+        The object that `vecall evaluate --json` prints.
 
     Raises:
-        ConfigError: neither or both of run and store, or a store without a config.
-        StoreError: the release has seen the test (it was trained again on everything), or is of other items.
+        ConfigError: Neither or both of `run` and `store` are given, or a store without `config`.
+        TrainingError: The run cannot be read, or its tables have other items now.
+        StoreError: The release has no towers, was trained on the test interactions (`refit`), or has other items than
+            the tables.
     """
     return evaluate_run_or_store(run=run, store=store, config=config).as_json()
 
@@ -45,10 +50,10 @@ def evaluate(
 def evaluate_run_or_store(
     *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
 ) -> EvaluationReport:
-    """As `evaluate`, with all that a report shows."""
+    """Evaluate as `evaluate` does, and return all that an HTML report needs."""
     check_not_forked()
     if (run is None) == (store is None):
-        raise ConfigError("evaluate takes either a run or a store")
+        raise ConfigError(f"evaluate needs either a run or a store, got {'neither' if run is None else 'both'}")
     if run is not None:
         return _evaluate_run(Run.open(run), config)
     if config is None:
@@ -57,65 +62,74 @@ def evaluate_run_or_store(
 
 
 def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
-    """The index is built here, as `publish` would, its effort found on the validation's users."""
+    """Evaluate a run through an index that is built as `publish` builds it, but tuned on the validation users."""
     config = config or run.config
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     model = run.load_evaluated_model()
-    catalogue = dataset.catalogue
-    if model.vocabulary.item_id_map.to_ids(np.arange(len(model.vocabulary.item_id_map))) != catalogue.items.to_ids(
-        np.arange(len(catalogue.items))
-    ):
+    if not _has_same_items(model.vocabulary.item_id_map, dataset):
         raise TrainingError(f"{run.directory}: its tables have other items now; fit again to evaluate")
     scorer = model.build_scorer(dataset, split)
-    valid = scorer.encode_users(split.valid)
-    built = build_index(scorer.item_vectors.numpy(), valid if len(valid) > 1 else None, config.index)
+    validation_vectors = scorer.encode_users(split.valid)
+    built = build_index(
+        scorer.item_vectors.numpy(), validation_vectors if len(validation_vectors) > 1 else None, config.index
+    )
     tuning = built.tuning
-    served = ServedModel(
+    served_model = ServedModel(
         encode_users=scorer.encode_users,
         index=built.index,
         search_param_curve=None if tuning is None else tuning.curve,
         engine=built.engine,
         cost_model=DEFAULT_COSTS if tuning is None else tuning.costs,
-        has_features=~is_empty_row(catalogue.user_features),
+        has_features=~is_empty_row(dataset.catalogue.user_features),
         reads_history=model.towers.reads_history,
         tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
-    return evaluate_all(dataset, split, scorer, served, config.evaluation.ks, config.index.ks)
+    return evaluate_all(dataset, split, scorer, served_model, config.evaluation.ks, config.index.ks)
 
 
 def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    encoder, users = release.encoder, dataset.catalogue.user_features
+    encoder, user_features = release.encoder, dataset.catalogue.user_features
     if encoder is None:
-        raise StoreError(f"release {release.name!r} has no towers: its users cannot be encoded, so not judged")
+        raise StoreError(
+            f"release {release.name!r} has no towers, so users cannot be encoded; evaluate a release of a run"
+        )
     if release.manifest.metrics.get("refit"):
         raise StoreError(
-            f"release {release.name!r} was trained again on all interactions, the test included, so judging it would "
-            "flatter it; evaluate its run instead (the release's manifest holds those metrics)"
+            f"release {release.name!r} was trained again on all interactions, the test split included, so its metrics "
+            "would be too high; evaluate its run instead (the release's manifest holds those metrics)"
         )
-    n_items = len(dataset.catalogue.items)
-    everything = np.arange(n_items)
-    if release.index.size != n_items or release.item_ids.to_ids(everything) != dataset.catalogue.items.to_ids(
-        everything
-    ):
+    if release.index.size != len(dataset.catalogue.items) or not _has_same_items(release.item_ids, dataset):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
     def encode_users(cases: EvalCases) -> NDArray[np.float32]:
-        return UserTowerInputs(cases.histories, users[cases.users]).encode(encoder, release.index.get_vectors)
+        inputs = UserTowerInputs(cases.histories, user_features[cases.users])
+        return inputs.encode(encoder, release.index.get_vectors)
 
-    vectors = release.index.get_vectors(everything)
-    served = ServedModel(
+    item_vectors = release.index.get_vectors(np.arange(release.index.size))
+    served_model = ServedModel(
         encode_users=encode_users,
         index=release.index,
         search_param_curve=release.search_param_curve,
         engine=release.manifest.index.engine,
         cost_model=release.cost_model,
-        has_features=~is_empty_row(users),
+        has_features=~is_empty_row(user_features),
         reads_history=encoder.history_length > 0,
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
     return evaluate_all(
-        dataset, split, lambda cases: encode_users(cases) @ vectors.T, served, config.evaluation.ks, config.index.ks
+        dataset,
+        split,
+        lambda cases: encode_users(cases) @ item_vectors.T,  # [B, D] @ [D, N] -> [B, N]
+        served_model,
+        config.evaluation.ks,
+        config.index.ks,
     )
+
+
+def _has_same_items(item_ids: IdMap, dataset: Dataset) -> bool:
+    """Return whether the ids are those of the tables' items, in the same rows."""
+    table_ids = dataset.catalogue.items
+    return item_ids.to_ids(np.arange(len(item_ids))) == table_ids.to_ids(np.arange(len(table_ids)))

@@ -45,79 +45,86 @@ _MONITORED_K = 100
 
 
 def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) -> Run:
-    """Train towers on the tables and judge them on what was held out.
+    """Train the two-tower model on the tables and evaluate it on the held-out split.
 
     Args:
-        config: see `vecall.load_config`.
-        run_dir: a new folder, or one in which an equal `fit` was cut short: that one is gone on with, bit-equal.
-        init: an older run to start from; ids and values that it does not know start afresh.
+        config: Settings, see `vecall.load_config`.
+        run_dir: A new directory, or that of an interrupted `fit` with equal settings and tables, which is resumed with
+            bit-equal results.
+        init: Directory of a run whose weights are the start; ids and values that it does not know start afresh.
 
     Raises:
-        DataError: a table does not hold what the schema says.
-        ConfigError: the settings do not go together.
-        TrainingError: the run directory is taken, or holds a fit of other tables that was cut short; `init` has other
-            layers, or has learned what this run would be judged by; or there is too little to learn from.
+        DataError: A table does not match the schema.
+        ConfigError: The settings contradict each other.
+        TrainingError: The run directory is in use or holds an interrupted fit of other settings or tables; `init` has
+            other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
-    folder = to_absolute_path(run_dir)
-    older = None if init is None else Run.open(init)
+    directory = to_absolute_path(run_dir)
+    init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     hashes = hash_interactions(dataset)
-    if older is not None:
-        check_no_leak(older.directory, hashes, split)
-    create_or_resume_run(folder, config)
-    # Of the older run the model that has not seen what it was judged by, and so, in general, what this one is.
-    model = None if older is None else older.load_evaluated_model()
-    problem, known = _build_training_data(dataset, split.train, split.negatives, model)
+    if init_run is not None:
+        check_no_leak(init_run.directory, hashes, split)
+    create_or_resume_run(directory, config)
+    # Not the final model, which may have been refitted on interactions that this run holds out.
+    init_model = None if init_run is None else init_run.load_evaluated_model()
+    training_data, vocabulary = _build_training_data(dataset, split.train, split.negatives, init_model)
     DataFingerprint.compute(
-        dataset, split, problem, known, None if older is None else older.weights_path
-    ).write_or_check(folder)
-    write_trained_hashes(folder, hashes[split.positive_parts == TRAIN], None if older is None else older.directory)
-    served = _make_fallback_wrapper(dataset, split, config)
-    outcome = train(
-        problem,
+        dataset, split, training_data, vocabulary, None if init_run is None else init_run.weights_path
+    ).write_or_check(directory)
+    trained_hashes = hashes[split.positive_parts == TRAIN]
+    write_trained_hashes(directory, trained_hashes, None if init_run is None else init_run.directory)
+    wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
+    n_items = training_data.n_items
+    result = train(
+        training_data,
         config.model,
         config.training,
-        folder,
-        validate=partial(_validate, cases=split.valid, n_items=problem.n_items, wrap_with_fallback=served),
-        init_weights=_make_initializer(known, model),
+        directory,
+        validate=partial(_validate, cases=split.valid, n_items=n_items, wrap_with_fallback=wrap_with_fallback),
+        init_weights=_make_initializer(vocabulary, init_model),
     )
-    TrainedModel(outcome.towers, known).save(folder / MODEL_DIR)
-    judged = evaluate_scorer(
-        served(TowerScorer(outcome.towers, problem)), split.test, problem.n_items, config.evaluation.ks
-    )
-    seconds = outcome.seconds
+    TrainedModel(result.towers, vocabulary).save(directory / MODEL_DIR)
+    scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
+    test_result = evaluate_scorer(scorer, split.test, n_items, config.evaluation.ks)
+    seconds = result.seconds
     if config.training.refit:
-        seconds += _refit(dataset, config, folder / REFIT_DIR, epochs=outcome.best_epoch + 1, init_run=older)
+        seconds += _refit(dataset, config, directory / REFIT_DIR, epochs=result.best_epoch + 1, init_run=init_run)
     summary = RunSummary(
-        best_epoch=outcome.best_epoch,
-        epochs=outcome.epochs,
+        best_epoch=result.best_epoch,
+        epochs=result.epochs,
         seconds=round(seconds, 2),
         protocol=split.protocol,
         dropped=dict(dataset.dropped_counts) | dict(split.dropped_counts),
-        metrics=judged.as_json(),
+        metrics=test_result.as_json(),
         refit=config.training.refit,
     )
-    atomic_write(folder / SUMMARY_FILE, summary.model_dump_json(indent=1).encode())
-    delete_checkpoints(folder)
-    return Run.open(folder)
+    atomic_write(directory / SUMMARY_FILE, summary.model_dump_json(indent=1).encode())
+    delete_checkpoints(directory)
+    return Run.open(directory)
 
 
 def _build_training_data(
     dataset: Dataset, train_histories: RaggedArray, negatives: LabeledNegatives, init_model: TrainedModel | None
 ) -> tuple[TrainingData, ModelVocabulary]:
-    items, users = dataset.fit_feature_encoders(train_histories.values, np.flatnonzero(train_histories.lengths))
-    problem = TrainingData.from_catalogue(dataset.catalogue, (items, users), train_histories, negatives)
-    vocabulary = dataset.catalogue.items
-    if init_model is not None and init_model.vocabulary.item_id_map.id_type == vocabulary.id_type:
-        found = init_model.vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
-        problem = dataclasses.replace(problem, warm_started_items=np.flatnonzero(found != UNKNOWN_ROW))
-    return problem, ModelVocabulary(vocabulary, items, users)
+    """Fit the feature encoders to the training histories and encode the catalogue with them."""
+    item_encoder, user_encoder = dataset.fit_feature_encoders(
+        train_histories.values, np.flatnonzero(train_histories.lengths)
+    )
+    training_data = TrainingData.from_catalogue(
+        dataset.catalogue, (item_encoder, user_encoder), train_histories, negatives
+    )
+    item_ids = dataset.catalogue.items
+    if init_model is not None and init_model.vocabulary.item_id_map.id_type == item_ids.id_type:
+        init_rows = init_model.vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
+        training_data = dataclasses.replace(training_data, warm_started_items=np.flatnonzero(init_rows != UNKNOWN_ROW))
+    return training_data, ModelVocabulary(item_ids, item_encoder, user_encoder)
 
 
 def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], FallbackScorer]:
-    """Makes of a model's scores what is served: popular items to those of whom it knows nothing."""
+    """Return a function that makes a scorer rank popular items for users of whom it knows nothing, as recall does."""
     return partial(
         FallbackScorer,
         popularity=Popularity(split.train, len(dataset.catalogue.items)).item_counts,
@@ -129,40 +136,42 @@ def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Ca
 def _validate(
     scorer: Scorer, *, cases: EvalCases, n_items: int, wrap_with_fallback: Callable[[Scorer], FallbackScorer]
 ) -> Mapping[str, float]:
-    k = min(_MONITORED_K, max(1, n_items // 10))  # deeper, a small catalogue is found whole
-    judged = evaluate_scorer(wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0).primary_metrics
-    recall, ndcg = judged[f"recall@{k}"], judged["ndcg@10"]
-    # One per cent more at the top counts as one per cent more in depth.
+    """Return the monitored metric, the geometric mean of recall@k and NDCG@10, and both of its parts.
+
+    A gain of one per cent in the order of the first items counts as much as one in depth.
+    """
+    k = min(_MONITORED_K, max(1, n_items // 10))  # a larger k would retrieve most of a small catalogue
+    metrics = evaluate_scorer(wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0).primary_metrics
+    recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
 
 def _make_initializer(
     vocabulary: ModelVocabulary, init_model: TrainedModel | None
 ) -> Callable[[TwoTower], None] | None:
-    return (
-        None
-        if init_model is None
-        else partial(
-            warm_start, vocabulary=vocabulary, old_weights=init_model.state_dict(), old_vocabulary=init_model.vocabulary
-        )
+    """Return a function that copies the weights of `init_model` into new towers; None without one."""
+    if init_model is None:
+        return None
+    return partial(
+        warm_start, vocabulary=vocabulary, old_weights=init_model.state_dict(), old_vocabulary=init_model.vocabulary
     )
 
 
 def _refit(dataset: Dataset, config: Config, refit_dir: Path, *, epochs: int, init_run: Run | None) -> float:
-    """Train again on all interactions for the chosen number of epochs; returns the seconds."""
-    logger.info("training again on all interactions for %d epochs", epochs)
-    model = None if init_run is None else init_run.load_final_model()
-    problem, known = _build_training_data(
-        dataset, dataset.histories, select_labeled_negatives(dataset.interactions), model
+    """Train again on all interactions for a fixed number of epochs; return the seconds that training took."""
+    logger.info("refitting on all interactions for %d epochs", epochs)
+    init_model = None if init_run is None else init_run.load_final_model()
+    training_data, vocabulary = _build_training_data(
+        dataset, dataset.histories, select_labeled_negatives(dataset.interactions), init_model
     )
-    outcome = train(
-        problem,
+    result = train(
+        training_data,
         config.model,
         config.training,
         refit_dir,
         max_epochs=epochs,
-        init_weights=_make_initializer(known, model),
+        init_weights=_make_initializer(vocabulary, init_model),
     )
-    TrainedModel(outcome.towers, known).save(refit_dir)
+    TrainedModel(result.towers, vocabulary).save(refit_dir)
     delete_checkpoints(refit_dir)
-    return outcome.seconds
+    return result.seconds

@@ -1,7 +1,7 @@
-"""What a run has learned from: so that a fit goes on over its own tables alone, and `--init` leaks no test.
+"""Lineage of a run: the data that it was trained on, so that it resumes on equal data and `--init` leaks no test data.
 
-RUN/data.json     digests of what is learned from and judged by
-RUN/learned.npy   hashes of the interactions that the judged model has learned from, those of older runs among them
+RUN/data.json     Digests of the training data and the split.
+RUN/learned.npy   Hashes of the interactions that the evaluated model was trained on, including those of initial runs.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from vecall.training.warm_start import ModelVocabulary
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "learned.npy"
-_MAX_HASHES = 2**18  # kept of a run: the smallest, which are a random sample of all (a KMV sketch)
-_MAX_LEAK_SHARE = 0.01  # share of the held-out interactions; a late row or two may move a cut
+_MAX_HASHES = 2**18  # per run; the smallest are kept, which are a random sample of all (a KMV sketch)
+_MAX_LEAK_SHARE = 0.01  # of the held-out interactions; a few rows that arrive late may move a cut
 
 
 class DataFingerprint(BaseModel):
-    """`data.json`.
+    """Content of `data.json`.
 
     Attributes:
-        protocol: how the tables were split, for people.
-        digests: sha256 of each part, by name.
+        protocol: Description of the split, for people.
+        digests: SHA-256 of each part of the data, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,14 +49,14 @@ class DataFingerprint(BaseModel):
         vocabulary: ModelVocabulary,
         init_weights_path: Path | None,
     ) -> "DataFingerprint":
-        """Of what a fit is about to learn from.
+        """Compute the fingerprint of the data that a fit is about to use.
 
         Args:
-            dataset: the tables.
-            split: of them.
-            training_data: with the encoded features.
-            vocabulary: what they stand for.
-            init_weights_path: the older model's weights, if it starts from some.
+            dataset: The tables.
+            split: The split of `dataset`.
+            training_data: The training part with encoded features.
+            vocabulary: The encoders of those features.
+            init_weights_path: Weights of the initial run; None without one.
         """
         log, catalogue = dataset.interactions, dataset.catalogue
         parts: dict[str, list[NDArray[Any]]] = {
@@ -74,28 +74,28 @@ class DataFingerprint(BaseModel):
         return cls(protocol=split.protocol, digests=digests)
 
     def write_or_check(self, run_dir: Path) -> None:
-        """Write the state into a run's folder, or see that the fit that was cut short there had the same.
+        """Write the fingerprint into a run directory, or compare it with that of the interrupted fit there.
 
         Raises:
-            TrainingError: it had another.
+            TrainingError: The interrupted fit used other data.
         """
-        before = read_fingerprint(run_dir)
-        if before is None:
+        previous = read_fingerprint(run_dir)
+        if previous is None:
             atomic_write(run_dir / FINGERPRINT_FILE, self.model_dump_json(indent=1).encode())
             return
-        changed = [name for name, digest in self.digests.items() if before.digests.get(name) != digest]
+        changed = [name for name, digest in self.digests.items() if previous.digests.get(name) != digest]
         if changed:
             raise TrainingError(
-                f"{run_dir}: its tables have other {', '.join(changed)} than when this fit was cut short; bring back "
-                "the tables, delete the folder, or choose another --run"
+                f"{run_dir}: these inputs differ from those of the interrupted fit here: {', '.join(changed)}; restore "
+                "them, delete the directory, or choose another --run"
             )
 
 
 def read_fingerprint(run_dir: Path) -> DataFingerprint | None:
-    """The state in a run's folder; None where there is none.
+    """Read the fingerprint in a run directory; None if there is none.
 
     Raises:
-        TrainingError: it cannot be read.
+        TrainingError: The file cannot be read.
     """
     try:
         return DataFingerprint.model_validate_json((run_dir / FINGERPRINT_FILE).read_bytes())
@@ -118,67 +118,73 @@ def _compute_digest(arrays: list[NDArray[Any]]) -> str:
 
 
 def hash_interactions(dataset: Dataset) -> Hashes:
-    """[positives] a hash of who took what and when; without times, of which time it was that the user took the item."""
-    positive = dataset.interactions.filter(dataset.interactions.is_positive)
-    users, items = (
-        dataset.catalogue.users.hash_ids()[positive.users],
-        dataset.catalogue.items.hash_ids()[positive.items],
-    )
+    """Hash each positive interaction by user, item and time.
+
+    Without timestamps, the number of earlier interactions of the same user with the same item replaces the time.
+
+    Returns:
+        [P] hashes of the P positives, in their order.
+    """
+    positives = dataset.interactions.filter(dataset.interactions.is_positive)
+    user_hashes = dataset.catalogue.users.hash_ids()[positives.users]
+    item_hashes = dataset.catalogue.items.hash_ids()[positives.items]
     if dataset.has_timestamps:
-        when = np.ascontiguousarray(positive.times).view(np.uint64)
+        times = np.ascontiguousarray(positives.times).view(np.uint64)
     else:
-        when = _count_earlier_occurrences(positive.users * len(dataset.catalogue.items) + positive.items)
-    return mix_bits(mix_bits(mix_bits(users) ^ items) ^ when)
+        times = _count_earlier_occurrences(positives.users * len(dataset.catalogue.items) + positives.items)
+    return mix_bits(mix_bits(mix_bits(user_hashes) ^ item_hashes) ^ times)
 
 
 def _count_earlier_occurrences(pairs: NDArray[np.int64]) -> Hashes:
-    """[n] how often each pair has stood before."""
+    """Count for each of [n] values how many equal values precede it."""
     order = np.argsort(pairs, kind="stable")
     ordered = pairs[order]
-    first = np.searchsorted(ordered, ordered)
+    first_equal = np.searchsorted(ordered, ordered)
     counts = np.empty(len(pairs), dtype=np.uint64)
-    counts[order] = np.arange(len(pairs)) - first
+    counts[order] = np.arange(len(pairs)) - first_equal
     return counts
 
 
 def write_trained_hashes(run_dir: Path, hashes: Hashes, init_run_dir: Path | None) -> None:
-    """Keep what was learned from, with what an older run had learned.
+    """Record the interactions that a run was trained on, including those of its initial run.
 
     Args:
-        run_dir: the run's.
-        hashes: of the interactions in its training part.
-        init_run_dir: the folder of the run that it started from.
+        run_dir: Directory of the run.
+        hashes: Hashes of the interactions in its training part.
+        init_run_dir: Directory of its initial run; None without one.
     """
-    every = hashes if init_run_dir is None else np.concatenate([hashes, _read_trained_hashes(init_run_dir)])
-    write_array(run_dir / TRAINED_HASHES_FILE, np.unique(every)[:_MAX_HASHES])
+    all_hashes = hashes if init_run_dir is None else np.concatenate([hashes, _read_trained_hashes(init_run_dir)])
+    write_array(run_dir / TRAINED_HASHES_FILE, np.unique(all_hashes)[:_MAX_HASHES])
 
 
 def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
-    """Refuse to start from a run that has learned what the new one will be judged by.
+    """Check that an initial run was not trained on interactions that the new run holds out.
 
     Args:
-        init_run_dir: its folder.
-        hashes: of the new run's positives, see `hash_interactions`.
-        split: of the new run.
+        init_run_dir: Directory of the initial run.
+        hashes: Hashes of the new run's positives, see `hash_interactions`.
+        split: Split of the new run.
 
     Raises:
-        TrainingError: it has, or does not say what it has learned.
+        TrainingError: It was, or its record of training interactions cannot be read.
     """
-    learned = _read_trained_hashes(init_run_dir)
+    trained = _read_trained_hashes(init_run_dir)
     held_out = np.setdiff1d(hashes[split.positive_parts != TRAIN], hashes[split.positive_parts == TRAIN])
-    if len(learned) >= _MAX_HASHES:
-        held_out = held_out[held_out <= learned[-1]]  # the part of all hashes that was kept
-    share = float(np.isin(held_out, learned).mean()) if len(held_out) else 0.0
+    if len(trained) >= _MAX_HASHES:
+        held_out = held_out[held_out <= trained[-1]]  # compare only the range of hashes that the sample covers
+    share = float(np.isin(held_out, trained).mean()) if len(held_out) else 0.0
     if share > _MAX_LEAK_SHARE:
-        state = read_fingerprint(init_run_dir)
+        fingerprint = read_fingerprint(init_run_dir)
         raise TrainingError(
-            f"--init: {share:.0%} of the interactions that this run would be judged by are among those that {init_run_dir} "
-            "has learned from, so its metrics would flatter it. That run was split so: "
-            f"{'?' if state is None else state.protocol}; this one so: {split.protocol}. Leave --init out, or split "
-            "both alike, the new one no earlier"
+            f"--init: {init_run_dir} was trained on {share:.0%} of the interactions that this run holds out, so the "
+            f"metrics would be too high. Split of that run: {'?' if fingerprint is None else fingerprint.protocol}; of "
+            f"this run: {split.protocol}. Omit --init, or use the same split with cuts no earlier than those of that "
+            "run"
         )
     if share:
-        logger.warning("--init: the older run has learned %.2g %% of what this one is judged by", 100 * share)
+        logger.warning(
+            "--init: the initial run was trained on %.2g %% of the interactions that this run holds out", 100 * share
+        )
 
 
 def _read_trained_hashes(run_dir: Path) -> Hashes:
@@ -186,6 +192,6 @@ def _read_trained_hashes(run_dir: Path) -> Hashes:
         return np.load(run_dir / TRAINED_HASHES_FILE, allow_pickle=False).astype(np.uint64)  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:
         raise TrainingError(
-            f"--init: {run_dir} does not say what it has learned from ({error}), so it might have seen what this run is "
-            "judged by: fit it again"
+            f"--init: {run_dir} has no readable record of the interactions that it was trained on ({error}), which may "
+            "include those that this run holds out; fit it again"
         ) from error

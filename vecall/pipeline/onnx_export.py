@@ -1,4 +1,4 @@
-"""Trained towers to the ONNX files of a release, accepted only after they answer as the towers do."""
+"""Export of trained towers to the ONNX files of a release, verified against torch."""
 
 import hashlib
 import logging
@@ -36,41 +36,43 @@ from vecall.towers.two_tower import ItemTower, TwoTower, UserTower
 
 logger = logging.getLogger(__name__)
 
-PARITY_TOLERANCE = 1e-4  # of a component of a vector of length 1
+PARITY_TOLERANCE = 1e-4  # absolute, per component of a unit vector
 
 Inputs = dict[str, NDArray[Any]]
 
 
 class ItemTowerWrapper(nn.Module):
-    """The item tower with its inputs as positional arguments, as an ONNX graph has them."""
+    """Item tower that takes its inputs as positional arguments, as an ONNX graph does."""
 
     def __init__(self, tower: ItemTower, input_names: list[str]) -> None:
         super().__init__()
         self.tower, self.input_names = tower, input_names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Inputs in the order of `names` → [B, D]."""
-        given = dict(zip(self.input_names, inputs, strict=True))
-        return self.tower(given.get(ID_VECTORS_INPUT), _select_features(given))  # type: ignore[no-any-return]
+        """Encode B rows of inputs in the order of `input_names` to [B, D] vectors."""
+        by_name = dict(zip(self.input_names, inputs, strict=True))
+        return self.tower(by_name.get(ID_VECTORS_INPUT), _select_features(by_name))  # type: ignore[no-any-return]
 
 
 class QueryTowerWrapper(nn.Module):
-    """The user tower likewise."""
+    """User tower that takes its inputs as positional arguments, as an ONNX graph does."""
 
     def __init__(self, tower: UserTower, input_names: list[str]) -> None:
         super().__init__()
         self.tower, self.input_names = tower, input_names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Inputs in the order of `names` → [B, D]."""
-        given = dict(zip(self.input_names, inputs, strict=True))
-        return self.tower(given.get(HISTORY_INPUT), given.get(LENGTHS_INPUT), _select_features(given))  # type: ignore[no-any-return]
+        """Encode B rows of inputs in the order of `input_names` to [B, D] vectors."""
+        by_name = dict(zip(self.input_names, inputs, strict=True))
+        history, lengths = by_name.get(HISTORY_INPUT), by_name.get(LENGTHS_INPUT)
+        return self.tower(history, lengths, _select_features(by_name))  # type: ignore[no-any-return]
 
 
 def _select_features(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs that are features, by the feature's name."""
     return {
-        name.removeprefix(FEATURE_INPUT_PREFIX): x
-        for name, x in inputs.items()
+        name.removeprefix(FEATURE_INPUT_PREFIX): tensor
+        for name, tensor in inputs.items()
         if name.startswith(FEATURE_INPUT_PREFIX)
     }
 
@@ -82,46 +84,50 @@ def export_towers(
     id_rows: NDArray[np.int64],
     directory: Path,
 ) -> str:
-    """Write `query_tower.onnx`, `item_tower.onnx`, `encoders.json` and, where items have ids, `item_ids.npy`.
+    """Export the towers and their encoders to the files of a release.
+
+    Writes `query_tower.onnx`, `item_tower.onnx`, `encoders.json` and, if the model has an embedding per item id,
+    `item_ids.npy`.
 
     Args:
-        towers: trained; in evaluation mode afterwards.
-        state: the encoders that go with them.
-        feature_specs: of item and of user features.
-        id_rows: [N] for each item of the release its row in the towers' id table; -1 for one they do not know.
-        directory: where the files go.
+        towers: Trained towers; set to evaluation mode.
+        state: State of the feature encoders that they were trained with.
+        feature_specs: Specs of the item features and of the user features.
+        id_rows: [N] row of each item of the release in the towers' id table; -1 if the table lacks the item.
+        directory: Directory of the files.
 
     Returns:
-        The encoder hash: vectors of two releases can be compared only where it is equal.
+        The encoder hash. Vectors of two releases are comparable only if their encoder hashes are equal.
 
     Raises:
-        ExportError: an exported tower answers otherwise than the trained one.
+        ExportError: An exported tower gives other vectors than the trained one.
     """
     towers.eval()
-    item_shapes, user_shapes = feature_specs
+    item_specs, user_specs = feature_specs
     dim, length = state.dim, state.history_length
-    item_names = ([] if towers.item_id_embedding is None else [ID_VECTORS_INPUT]) + [
-        FEATURE_INPUT_PREFIX + name for name in item_shapes
+    item_input_names = ([] if towers.item_id_embedding is None else [ID_VECTORS_INPUT]) + [
+        FEATURE_INPUT_PREFIX + name for name in item_specs
     ]
-    query_names = ([HISTORY_INPUT, LENGTHS_INPUT] if towers.reads_history else []) + [
-        FEATURE_INPUT_PREFIX + n for n in user_shapes
+    query_input_names = ([HISTORY_INPUT, LENGTHS_INPUT] if towers.reads_history else []) + [
+        FEATURE_INPUT_PREFIX + name for name in user_specs
     ]
     graphs = (
-        (ItemTowerWrapper(towers.item_tower, item_names), item_shapes, directory / ITEM_TOWER_FILE),
-        (QueryTowerWrapper(towers.user_tower, query_names), user_shapes, directory / QUERY_TOWER_FILE),
+        (ItemTowerWrapper(towers.item_tower, item_input_names), item_specs, directory / ITEM_TOWER_FILE),
+        (QueryTowerWrapper(towers.user_tower, query_input_names), user_specs, directory / QUERY_TOWER_FILE),
     )
-    for graph, features, path in graphs:
-        _export_graph(graph, SampleInputs(graph.input_names, features, dim), length, path)
-        _check_parity(graph, SampleInputs(graph.input_names, features, dim), length, path)
+    for graph, specs, path in graphs:
+        _export_graph(graph, SampleInputs(graph.input_names, specs, dim), length, path)
+        _check_parity(graph, SampleInputs(graph.input_names, specs, dim), length, path)
     (directory / ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
     if towers.item_id_embedding is not None:
         table = towers.item_id_embedding.weight.detach().cpu().numpy()
+        # The last row of the table is the embedding of unknown items, which -1 selects as well.
         write_array(directory / ITEM_ID_VECTORS_FILE, np.concatenate([table[id_rows], table[-1:]]))
     return compute_encoder_hash(directory)
 
 
 def compute_encoder_hash(directory: Path) -> str:
-    """Sha256 over both towers and their encoders; not over the id table, which grows with the catalogue."""
+    """Compute the SHA-256 of both towers and their encoders, without the id table, which grows with the catalogue."""
     digest = hashlib.sha256()
     for name in (QUERY_TOWER_FILE, ITEM_TOWER_FILE, ENCODERS_FILE):
         digest.update((directory / name).read_bytes())
@@ -129,44 +135,52 @@ def compute_encoder_hash(directory: Path) -> str:
 
 
 class SampleInputs:
-    """Random inputs of a graph, of any size."""
+    """Generator of random inputs for a graph.
+
+    Args:
+        input_names: Names of the graph's inputs, in order.
+        feature_specs: Specs of the features among them, by the feature's name.
+        dim: D, the dimension of the vectors.
+    """
 
     def __init__(self, input_names: list[str], feature_specs: Mapping[str, FeatureSpec], dim: int) -> None:
         self.input_names, self._feature_specs, self._dim = input_names, feature_specs, dim
         self._rng = np.random.default_rng(0)
 
     def generate(self, batch_size: int, length: int, *, n_values: int = 3) -> Inputs:
-        """B rows with histories of up to L items, and T values in a bag."""
+        """Generate inputs by name: B rows with histories of up to L items and T values of multi-value features."""
         return {name: self._generate_input(name, batch_size, length, n_values) for name in self.input_names}
 
     def _generate_input(self, name: str, batch_size: int, length: int, n_values: int) -> NDArray[Any]:
-        random = self._rng
+        rng = self._rng
         if name == HISTORY_INPUT:
-            vectors = random.standard_normal((batch_size, length, self._dim)).astype(np.float32)
-            unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
-            return unit
+            vectors = rng.standard_normal((batch_size, length, self._dim)).astype(np.float32)
+            unit_vectors: NDArray[np.float32] = vectors / np.maximum(
+                np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6
+            )
+            return unit_vectors  # [B, L, D]
         if name == LENGTHS_INPUT:
-            return random.integers(0, length + 1, batch_size)
+            return rng.integers(0, length + 1, batch_size)
         if name == ID_VECTORS_INPUT:
-            return random.standard_normal((batch_size, self._dim)).astype(np.float32)
-        shape = self._feature_specs[name.removeprefix(FEATURE_INPUT_PREFIX)]
-        match shape.kind:
+            return rng.standard_normal((batch_size, self._dim)).astype(np.float32)
+        spec = self._feature_specs[name.removeprefix(FEATURE_INPUT_PREFIX)]
+        match spec.kind:
             case "dense":
-                return random.standard_normal((batch_size, shape.size)).astype(np.float32)
+                return rng.standard_normal((batch_size, spec.size)).astype(np.float32)
             case "categorical":
-                return random.integers(0, shape.size, batch_size)
+                return rng.integers(0, spec.size, batch_size)
             case "multi_value":
-                given = random.random((batch_size, n_values)) < 0.7  # some places, and some whole rows, are padding
-                return random.integers(0, shape.size, (batch_size, n_values)) * given
+                is_present = rng.random((batch_size, n_values)) < 0.7  # some values, and some whole rows, are padding
+                return rng.integers(0, spec.size, (batch_size, n_values)) * is_present
 
     def list_dynamic_axes(self) -> list[dict[int, Any]]:
-        """Which axes of each input may change, in the order of the names: B, and L or T."""
+        """List the dynamic axes of each input, in the order of the names: B, and L or T."""
         return [self._find_dynamic_axes(name) for name in self.input_names]
 
     def _find_dynamic_axes(self, name: str) -> dict[int, Any]:
-        shape = self._feature_specs.get(name.removeprefix(FEATURE_INPUT_PREFIX))
-        ragged = name == HISTORY_INPUT or (shape is not None and shape.kind == "multi_value")
-        return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if ragged else {0: Dim.DYNAMIC}
+        spec = self._feature_specs.get(name.removeprefix(FEATURE_INPUT_PREFIX))
+        is_ragged = name == HISTORY_INPUT or (spec is not None and spec.kind == "multi_value")
+        return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if is_ragged else {0: Dim.DYNAMIC}
 
 
 def _export_graph(
@@ -183,7 +197,7 @@ def _export_graph(
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # noqa: S101 - so with dynamo; tells mypy
+    assert program is not None  # noqa: S101 - never None with dynamo=True; for mypy
     model = program.model_proto
     _strip_metadata(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -198,33 +212,38 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _strip_metadata(model: Any) -> None:  # noqa: ANN401 - onnx has no types
-    """Drop notes on the Python code that each node came from: nine tenths of the file, and a part of its hash."""
+    """Remove the source locations of each node: nine tenths of the file, and they would change the encoder hash."""
     graph = model.graph
-    lists = (graph.node, graph.input, graph.output, graph.initializer, graph.value_info)
-    for part in (model, graph, *(one for parts in lists for one in parts)):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
+    collections = (graph.node, graph.input, graph.output, graph.initializer, graph.value_info)
+    for message in (model, graph, *(element for collection in collections for element in collection)):
+        message.ClearField("metadata_props")
+        message.ClearField("doc_string")
 
 
 def _check_parity(
     graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path
 ) -> None:
-    """Compare ONNX Runtime with torch over batch sizes and history lengths, mixed ones included."""
+    """Compare ONNX Runtime with torch over batch sizes and history lengths, which vary within a batch.
+
+    Raises:
+        ExportError: A component differs by more than `PARITY_TOLERANCE`, or is not a number.
+    """
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch, length in _iterate_parity_sizes(max_length):
-        inputs = sample_inputs.generate(batch, length, n_values=1 + length % 4)
+    for batch_size, length in _iterate_parity_sizes(max_length):
+        inputs = sample_inputs.generate(batch_size, length, n_values=1 + length % 4)
         with torch.no_grad():
             expected = graph(*map(torch.from_numpy, inputs.values())).numpy()
         error = float(np.abs(session.run([VECTORS_OUTPUT], inputs)[0] - expected).max())
-        if not error <= PARITY_TOLERANCE:
+        if not error <= PARITY_TOLERANCE:  # true for NaN as well
             raise ExportError(
-                f"{path.name}: ONNX Runtime differs from torch by {error:.2g} (at most {PARITY_TOLERANCE:.0e} is allowed) "
-                f"at batch {batch}, history length {length}; this release is not published"
+                f"{path.name}: ONNX Runtime differs from torch by {error:.2g} (tolerance {PARITY_TOLERANCE:.0e}) at "
+                f"batch size {batch_size}, history length {length}; this release is not published"
             )
-    logger.info("%s answers as torch does", path.name)
+    logger.info("%s: ONNX Runtime output matches torch", path.name)
 
 
 def _iterate_parity_sizes(max_length: int) -> Iterator[tuple[int, int]]:
-    for batch in (1, 7):
+    """Yield pairs of batch size and history length."""
+    for batch_size in (1, 7):
         for length in sorted({0, 1, min(2, max_length), max_length}):
-            yield batch, length
+            yield batch_size, length

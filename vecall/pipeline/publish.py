@@ -1,4 +1,4 @@
-"""Turn a finished run into a release: `vecall publish`."""
+"""Publish a finished run as a release: `vecall publish`."""
 
 import logging
 import os
@@ -35,39 +35,39 @@ def publish(
     journal_seq: int = 0,
     allow_worse: bool = False,
 ) -> str:
-    """Make a release of a run: export the towers, encode all items of the tables, build the index, prove it.
+    """Publish a run as a release: export the towers, encode all items, build the index and verify the result.
 
-    The tables are read again, so items and histories are those of today; items newer than the run are encoded by
-    their features alone.
+    The tables are read again, so that the release has their present items and histories. Items newer than the run are
+    encoded by their features alone.
 
     Args:
-        run_dir: a finished run.
-        store: the store's folder; made if there is none.
-        name: of the release; None takes the time.
-        activate: whether it becomes the current one.
-        journal_seq: operations of the store's journal that the tables already hold.
-        allow_worse: publish it though it has less than half of the current release's items, or its model less than half
-            of that one's recall. With `activate` false it is published all the same, with a warning.
+        run_dir: Directory of a finished run.
+        store: Directory of the store; created if necessary.
+        name: Name of the release; None for a UTC timestamp.
+        activate: Whether the release becomes the current one.
+        journal_seq: Sequence number of the last operation of the store's journal that the tables include.
+        allow_worse: Whether to publish even if the release has less than half of the current release's items or
+            recall. With `activate` false, such a release is published in any case, with a warning.
 
     Returns:
         The release's name.
 
     Raises:
-        TrainingError: there is no finished run.
-        DataError: the tables do not hold what the schema says.
-        ExportError: the exported towers answer otherwise than the trained ones.
-        StoreError: the name is taken, the journal has no operation `journal_seq`, the release has lost much and
-            `allow_worse` is false, or the store cannot be written.
+        TrainingError: There is no finished run.
+        DataError: The tables do not match the schema.
+        ExportError: The exported towers give other vectors than the trained ones.
+        StoreError: The name is in use, the journal has no operation `journal_seq`, the release is much worse than the
+            current one and `allow_worse` is false, or the store cannot be written.
     """
     check_not_forked()
     run = Run.open(run_dir)
     model = run.load_final_model()
-    opened = Store.create(Path(store))
-    check_tables_seq(opened, run.config.schema_.items.id_type, journal_seq)
+    target = Store.create(Path(store))
+    check_tables_seq(target, run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
-    _check_no_regression(opened, run, dataset, activate=activate, allow_worse=allow_worse)
-    with opened.create_draft(name) as draft:
-        encoder, digest = _export_encoder(model, dataset, draft.directory)
+    _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
+    with target.create_draft(name) as draft:
+        encoder, encoder_hash = _export_encoder(model, dataset, draft.directory)
         rows = np.arange(len(dataset.catalogue.items))
         contents = ReleaseContents(
             item_ids=dataset.catalogue.items,
@@ -80,46 +80,51 @@ def publish(
             journal_seq=journal_seq,
             tables_seq=journal_seq,
         )
-        description = write_release(draft.directory, contents, run.config.index, encoder=(encoder, digest))
+        description = write_release(draft.directory, contents, run.config.index, encoder=(encoder, encoder_hash))
         return draft.commit(description, activate=activate)
 
 
 def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: bool, allow_worse: bool) -> None:
-    lost = find_regression(store, len(dataset.catalogue.items), run.summary.metrics)
-    if lost is None:
+    """Refuse a release that is much worse than the current one; warn if it is allowed or not activated."""
+    regression = find_regression(store, len(dataset.catalogue.items), run.summary.metrics)
+    if regression is None:
         return
-    left_out = f" Left out while reading: {dict(dataset.dropped_counts)}." if dataset.dropped_counts else ""
+    dropped = f" Rows dropped while reading: {dict(dataset.dropped_counts)}." if dataset.dropped_counts else ""
     if activate and not allow_worse:
         raise StoreError(
-            f"{run.directory}: is not published: {lost}.{left_out} See to the tables and the run; if it is meant, publish "
-            "with --allow-worse, or with --no-activate to look at it first"
+            f"{run.directory}: not published: {regression}.{dropped} Check the tables and the run; if this is "
+            "intended, publish with --allow-worse, or with --no-activate to inspect the release first"
         )
-    logger.warning("%s: %s.%s", run.directory, lost, left_out)
+    logger.warning("%s: %s.%s", run.directory, regression, dropped)
 
 
 def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> tuple[OnnxEncoder, str]:
-    """Write the towers into a draft and open them as a release does."""
-    known, settings = model.vocabulary, model.towers.settings
+    """Export the towers into a draft and open them as a release does.
+
+    Returns:
+        The encoder and its hash.
+    """
+    vocabulary, settings = model.vocabulary, model.towers.settings
     state = EncoderState(
         dim=settings.dim,
         history_length=settings.history.length if model.towers.reads_history else 0,
-        items=known.item_encoder.state,
-        users=known.user_encoder.state,
+        items=vocabulary.item_encoder.state,
+        users=vocabulary.user_encoder.state,
     )
-    id_rows = known.item_id_map.column_to_rows(dataset.catalogue.item_ids)
-    shapes = known.item_encoder.specs, known.user_encoder.specs
-    digest = export_towers(model.towers, state, shapes, id_rows, directory)
-    return OnnxEncoder(directory, threads=os.cpu_count() or 1), digest
+    id_rows = vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
+    specs = vocabulary.item_encoder.specs, vocabulary.user_encoder.specs
+    encoder_hash = export_towers(model.towers, state, specs, id_rows, directory)
+    return OnnxEncoder(directory, threads=os.cpu_count() or 1), encoder_hash
 
 
-def _encode_catalogue(encoder: OnnxEncoder, fields: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """[N, D] vectors of all items, by the towers that were exported."""
+def _encode_catalogue(encoder: OnnxEncoder, features: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Encode all items with the exported item tower: [N] rows of features -> [N, D] vectors."""
     vectors = np.empty((len(rows), encoder.dim), dtype=np.float32)
     with progress.track("encoding items", len(rows)) as advance:
         for start in range(0, len(rows), _ENCODE_BATCH_SIZE):
-            part = slice(start, start + _ENCODE_BATCH_SIZE)
-            vectors[part] = encoder.encode_items(fields[part], rows[part])
-            advance(len(rows[part]))
+            batch = slice(start, start + _ENCODE_BATCH_SIZE)
+            vectors[batch] = encoder.encode_items(features[batch], rows[batch])
+            advance(len(rows[batch]))
     return vectors
 
 

@@ -1,11 +1,11 @@
-"""A run directory: what was asked for, how training went, and the weights that came out.
+"""Run directory: settings, training metrics, models and results of one `vecall fit`.
 
-RUN/config.json      the settings, with absolute paths
-RUN/metrics.jsonl    a line per epoch
-RUN/data.json        digests of what it learns from, and RUN/learned.npy: see `vecall.pipeline.lineage`
-RUN/model/           the judged model: weights.safetensors, encoders.json, the item ids it knows
-RUN/refit/           with `refit = true`, the same, trained again on everything: this one is published
-RUN/summary.json     what came out; a run without it was cut short and is resumed
+RUN/config.json      Settings with absolute paths.
+RUN/metrics.jsonl    Metrics, one line per epoch.
+RUN/data.json        Digests of the data; with RUN/learned.npy, see `vecall.pipeline.lineage`.
+RUN/model/           The evaluated model: weights.safetensors, encoders.json and its item ids.
+RUN/refit/           With `refit = true`: the final model, trained again on all interactions. It is published.
+RUN/summary.json     Results. A run without it was interrupted and is resumed by the same `vecall fit`.
 """
 
 import json
@@ -38,16 +38,16 @@ _WEIGHTS_FILE, _ENCODERS_FILE, _IDS_PREFIX = "weights.safetensors", "encoders.js
 
 
 class RunSummary(BaseModel):
-    """`summary.json`.
+    """Content of `summary.json`.
 
     Attributes:
-        best_epoch: counted from 0.
-        epochs: how many were run before training stopped.
-        seconds: wall time of training.
-        protocol: how it was judged.
-        dropped: what was left out, by reason.
-        metrics: of the test, as `evaluate` gives them.
-        refit: whether `refit/` is there.
+        best_epoch: Epoch of the evaluated weights, counted from 0.
+        epochs: Number of epochs that were run.
+        seconds: Wall time of training.
+        protocol: Description of the split and the ranking.
+        dropped: Number of rows and users that were left out, by reason.
+        metrics: Test metrics in the form of `evaluate`.
+        refit: Whether the run has a final model in `refit/`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ class RunSummary(BaseModel):
 
 
 class ModelEncoders(BaseModel):
-    """`encoders.json` of a model."""
+    """Content of `encoders.json`: the feature encoders of a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     items: FeatureEncoderState
@@ -70,51 +70,53 @@ class ModelEncoders(BaseModel):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Towers with what their inputs mean.
+    """Towers and the vocabulary of their inputs.
 
     Attributes:
-        towers: in evaluation mode.
-        vocabulary: the items and encoders that they were trained with.
+        towers: The towers, in evaluation mode.
+        vocabulary: The item ids and feature encoders that they were trained with.
     """
 
     towers: TwoTower
     vocabulary: ModelVocabulary
 
     def save(self, directory: Path) -> None:
-        """Write the model's files."""
+        """Write the model's files into a directory, which is created if necessary."""
         directory.mkdir(parents=True, exist_ok=True)
-        save_file({name: x.contiguous() for name, x in self.towers.state_dict().items()}, directory / _WEIGHTS_FILE)
+        weights = {name: tensor.contiguous() for name, tensor in self.towers.state_dict().items()}
+        save_file(weights, directory / _WEIGHTS_FILE)
         state = ModelEncoders(items=self.vocabulary.item_encoder.state, users=self.vocabulary.user_encoder.state)
         (directory / _ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
         save_id_map(self.vocabulary.item_id_map, directory, _IDS_PREFIX)
 
     @classmethod
     def load(cls, directory: Path, settings: ModelSettings) -> "TrainedModel":
-        """Read them.
+        """Read a model from its directory.
 
         Raises:
-            TrainingError: a file is missing or damaged, or the settings are not those of the weights.
+            TrainingError: A file is missing or damaged, or the weights do not fit the settings.
         """
         try:
             state = ModelEncoders.model_validate_json((directory / _ENCODERS_FILE).read_bytes())
-            known = ModelVocabulary(
+            vocabulary = ModelVocabulary(
                 load_id_map(directory, _IDS_PREFIX), FeatureEncoder(state.items), FeatureEncoder(state.users)
             )
             weights = load_file(directory / _WEIGHTS_FILE)
-            towers = TwoTower(settings, known.item_encoder.specs, known.user_encoder.specs, len(known.item_id_map))
+            item_specs, user_specs = vocabulary.item_encoder.specs, vocabulary.user_encoder.specs
+            towers = TwoTower(settings, item_specs, user_specs, len(vocabulary.item_id_map))
             towers.load_state_dict(weights)
         except (OSError, ValidationError, SafetensorError, RuntimeError, VecallError) as error:
             raise TrainingError(f"{directory}: the model cannot be read ({error}); fit it again") from error
-        return cls(towers.eval(), known)
+        return cls(towers.eval(), vocabulary)
 
     def build_scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
-        """Scores of a data set's items, encoded as the towers know them."""
+        """Build a scorer of the data set's items, with features encoded as in training."""
         encoders = self.vocabulary.item_encoder, self.vocabulary.user_encoder
-        problem = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
-        return TowerScorer(self.towers, problem)
+        training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
+        return TowerScorer(self.towers, training_data)
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """By name."""
+        """Return the weights by name."""
         return self.towers.state_dict()
 
 
@@ -123,9 +125,9 @@ class Run:
     """A finished run.
 
     Attributes:
-        directory: where it lies.
-        config: what was asked for.
-        summary: what came out.
+        directory: The run directory.
+        config: Settings.
+        summary: Results.
     """
 
     directory: Path
@@ -137,51 +139,51 @@ class Run:
         """Open a finished run.
 
         Raises:
-            TrainingError: there is none, or it was cut short.
+            TrainingError: There is no run, it is unfinished, or a file of it cannot be read.
         """
         run_dir = to_absolute_path(run_dir)
         if not _exists(run_dir / CONFIG_FILE):
-            raise TrainingError(f"{run_dir}: no run here; make one: vecall fit CONFIG --run {run_dir}")
+            raise TrainingError(f"{run_dir}: no run here; create one with: vecall fit CONFIG --run {run_dir}")
         if not _exists(run_dir / SUMMARY_FILE):
-            raise TrainingError(f"{run_dir}: this run was cut short; the same `vecall fit` again goes on with it")
+            raise TrainingError(f"{run_dir}: this run is unfinished; repeat its `vecall fit` command to resume it")
         try:
             summary = RunSummary.model_validate_json((run_dir / SUMMARY_FILE).read_bytes())
         except ValidationError as error:
-            raise TrainingError(f"{run_dir / SUMMARY_FILE}: damaged: {error}") from error
+            raise TrainingError(f"{run_dir / SUMMARY_FILE}: is damaged: {error}") from error
         return cls(run_dir, read_run_config(run_dir), summary)
 
     @property
     def weights_path(self) -> Path:
-        """The weights of the judged model."""
+        """Path of the evaluated model's weights."""
         return self.directory / MODEL_DIR / _WEIGHTS_FILE
 
     def load_evaluated_model(self) -> TrainedModel:
-        """The model that the metrics are of; it has not seen what it was judged by."""
+        """Load the model that the metrics belong to; it was not trained on the held-out split."""
         return TrainedModel.load(self.directory / MODEL_DIR, self.config.model)
 
     def load_final_model(self) -> TrainedModel:
-        """The model to publish: trained again on everything, where that was asked for."""
+        """Load the model to publish: the refitted one if there is one, else the evaluated one."""
         return TrainedModel.load(self.directory / (REFIT_DIR if self.summary.refit else MODEL_DIR), self.config.model)
 
     def read_epoch_metrics(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl."""
+        """Read the metrics of each epoch."""
         return [json.loads(line) for line in (self.directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def create_or_resume_run(run_dir: Path, config: Config) -> None:
-    """Make a run directory, or find the one that an equal `fit` was cut short in.
+    """Create a run directory, or check that an existing one holds an interrupted run with equal settings.
 
     Raises:
-        TrainingError: the folder holds a finished run, one of other settings, or something else.
+        TrainingError: The directory holds a finished run, a run with other settings, or something else.
     """
     if _exists(run_dir / SUMMARY_FILE):
         raise TrainingError(f"{run_dir}: holds a finished run; choose another --run, or delete it")
     if (run_dir / CONFIG_FILE).exists():
         if read_run_config(run_dir) != config:
-            raise TrainingError(f"{run_dir}: holds a run of other settings that was cut short; choose another --run")
+            raise TrainingError(f"{run_dir}: holds an interrupted run with other settings; choose another --run")
         return
     if run_dir.exists() and any(run_dir.iterdir()):
-        raise TrainingError(f"{run_dir}: is not empty and not a run; choose another --run")
+        raise TrainingError(f"{run_dir}: is neither empty nor a run; choose another --run")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(run_dir / CONFIG_FILE, json.dumps(config.as_json(), indent=1).encode())
@@ -193,14 +195,14 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise TrainingError(f"{path}: cannot be looked at: {error.strerror}; see to its permissions") from error
+        raise TrainingError(f"{path}: cannot be accessed: {error.strerror}; check its permissions") from error
 
 
 def read_run_config(run_dir: Path) -> Config:
-    """The settings of a run, finished or not.
+    """Read the settings of a run, finished or not.
 
     Raises:
-        TrainingError: they cannot be read.
+        TrainingError: The settings cannot be read.
     """
     try:
         return parse_config(
@@ -211,6 +213,6 @@ def read_run_config(run_dir: Path) -> Config:
 
 
 def delete_checkpoints(directory: Path) -> None:
-    """Delete what only an unfinished training needs."""
+    """Delete the checkpoints, which only an unfinished training needs."""
     for checkpoint in directory.glob("*.ckpt"):
         checkpoint.unlink()

@@ -1,4 +1,4 @@
-"""MovieLens as the quickstart reads it, and the founding design's model on it."""
+"""Settings of the quickstart for MovieLens, and of the DSSM baseline that it is compared with."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from vecall.errors import ConfigError
 
 RATINGS_FILE, MOVIES_FILE = "ratings.csv", "movies.csv"
 
-# Widths of the founding design's inputs; what MovieLens does not fill is zero.
+# Input widths of the DSSM baseline, which was designed for wider tables; columns that MovieLens does not fill are zero.
 USER_INPUT_DIM, ITEM_INPUT_DIM = 50, 30
 
 _YEAR_PATTERN = r"\((\d{4})\)\s*$"
@@ -22,24 +22,25 @@ _REPOSITORY_DATA_DIR = Path(__file__).parents[2] / "examples" / "movielens"
 
 
 def find_data_dir(data_dir: Path | None) -> Path:
-    """The folder with ratings.csv and movies.csv: the one given, or the copy in the repository.
+    """Return the directory with ratings.csv and movies.csv: `data_dir`, or the copy in the repository if it is None.
 
     Raises:
-        ConfigError: they are not there.
+        ConfigError: The files are not there.
     """
-    folder = data_dir or _REPOSITORY_DATA_DIR
-    if not all((folder / name).is_file() for name in (RATINGS_FILE, MOVIES_FILE)):
+    directory = data_dir or _REPOSITORY_DATA_DIR
+    if not all((directory / name).is_file() for name in (RATINGS_FILE, MOVIES_FILE)):
         raise ConfigError(
-            f"{folder}: no {RATINGS_FILE} and {MOVIES_FILE} here; run from a checkout of vecall, or give --data DIR with "
-            "MovieLens latest-small"
+            f"{directory}: {RATINGS_FILE} and {MOVIES_FILE} are not here; run from a checkout of vecall, or use --data "
+            "DIR with a directory that holds MovieLens latest-small"
         )
-    return folder
+    return directory
 
 
 def build_settings(data_dir: Path) -> dict[str, Any]:
-    """The quickstart's settings, as vecall.toml would hold them."""
-    header = pl.scan_csv(data_dir / RATINGS_FILE, glob=False).collect_schema().names()
-    user, item = ("user_id", "item_id") if "user_id" in header else ("userId", "movieId")  # MovieLens' own names
+    """Build the quickstart's settings, with the sections of vecall.toml."""
+    columns = pl.scan_csv(data_dir / RATINGS_FILE, glob=False).collect_schema().names()
+    # The copy in the repository has snake_case columns; MovieLens itself has camelCase.
+    user, item = ("user_id", "item_id") if "user_id" in columns else ("userId", "movieId")
     return {
         "data": {"interactions": str(data_dir / RATINGS_FILE), "items": str(data_dir / MOVIES_FILE)},
         "schema": {
@@ -58,16 +59,16 @@ def build_settings(data_dir: Path) -> dict[str, Any]:
 
 
 def build_dssm_config(dataset: Dataset, train: RaggedArray, config: Config, directory: Path) -> Config:
-    """The founding design's model as it stands, on the same interactions: tables of its inputs and the settings.
+    """Build the settings of the DSSM baseline on the same interactions, and write its input tables.
 
-    User input: mean genre vector, log count and mean rating of the training history. Item input: genres, year, log
-    count. Both are padded with zeros; nobody has an id; four uniform negatives a positive, batch 128.
+    User input: mean genre vector, log count and mean rating of the training history. Item input: genres, year and log
+    count. Both are padded with zeros. There are no id embeddings; see the preset "dssm" for the loss and the layers.
 
     Args:
-        dataset: as the main model reads it.
-        train: the training histories; nothing else is looked at.
-        config: of the main model; split and patience are its own.
-        directory: takes the two tables.
+        dataset: The tables as the main model reads them.
+        train: [U] training histories; the inputs are computed from them alone.
+        config: Settings of the main model, whose data, patience and seed the baseline shares.
+        directory: Directory of the two tables, `items.parquet` and `users.parquet`; created if necessary.
     """
     directory.mkdir(parents=True, exist_ok=True)
     genres = _encode_genres(dataset)
@@ -77,13 +78,13 @@ def build_dssm_config(dataset: Dataset, train: RaggedArray, config: Config, dire
     )
     items.write_parquet(directory / "items.parquet")
     users.write_parquet(directory / "users.parquet")
-    given = config.as_json()
+    settings = config.as_json()
     tables = {"items": str(directory / "items.parquet"), "users": str(directory / "users.parquet")}
     return parse_config(
         {
-            "data": given["data"] | tables,
+            "data": settings["data"] | tables,
             "schema": {
-                "interactions": given["schema"]["interactions"],
+                "interactions": settings["schema"]["interactions"],
                 "items": {"id": "id", "id_type": "integer", "features": _declare_profile(ITEM_INPUT_DIM)},
                 "users": {"id": "id", "id_type": "integer", "features": _declare_profile(USER_INPUT_DIM)},
             },
@@ -94,17 +95,19 @@ def build_dssm_config(dataset: Dataset, train: RaggedArray, config: Config, dire
 
 
 def _declare_profile(size: int) -> dict[str, Any]:
+    """Declare the input vector as the only feature."""
     return {"profile": {"kind": "vector", "size": size}}
 
 
 def _encode_genres(dataset: Dataset) -> NDArray[np.float32]:
-    """[N, genres] 1 where an item has the genre."""
-    lists = dataset.catalogue.item_features["genres"].to_list()
-    names = sorted({genre for genres in lists for genre in genres or []})
-    return np.array([[genre in (genres or []) for genre in names] for genres in lists], dtype=np.float32)
+    """Encode the genres of the N items as [N, G], with 1 where an item has the genre."""
+    genres_by_item = dataset.catalogue.item_features["genres"].to_list()
+    names = sorted({genre for genres in genres_by_item for genre in genres or []})
+    return np.array([[name in (genres or []) for name in names] for genres in genres_by_item], dtype=np.float32)
 
 
 def _build_item_inputs(dataset: Dataset, train: RaggedArray, genres: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Build [N, ITEM_INPUT_DIM] item inputs from [N, G] genres."""
     years = (
         dataset.catalogue.item_attributes["title"]
         .str.extract(_YEAR_PATTERN)
@@ -119,8 +122,9 @@ def _build_item_inputs(dataset: Dataset, train: RaggedArray, genres: NDArray[np.
 def _build_user_inputs(
     dataset: Dataset, train: RaggedArray, genres: NDArray[np.float32], config: Config
 ) -> NDArray[np.float32]:
+    """Build [U, USER_INPUT_DIM] user inputs from the genres [N, G] of the items in the training histories."""
     counts = np.maximum(train.lengths, 1)
-    sums = np.zeros((len(train), genres.shape[1]), dtype=np.float32)
+    sums = np.zeros((len(train), genres.shape[1]), dtype=np.float32)  # [U, G]
     np.add.at(sums, train.segment_ids, genres[train.values])
     return _pad_columns(
         USER_INPUT_DIM, sums / counts[:, None], np.log1p(train.lengths), _compute_mean_ratings(dataset, train, config)
@@ -128,20 +132,20 @@ def _build_user_inputs(
 
 
 def _compute_mean_ratings(dataset: Dataset, train: RaggedArray, config: Config) -> NDArray[np.float32]:
-    """[U] mean rating of each user's training history."""
-    names = config.schema_.interactions
+    """Compute the mean rating of each user's training history, [U]; 0 without one."""
+    columns = config.schema_.interactions
     ratings = pl.read_csv(config.data.interactions[0], glob=False)
-    users = dataset.catalogue.users.column_to_rows(ratings[names.user])
-    items = dataset.catalogue.items.column_to_rows(ratings[names.item])
+    users = dataset.catalogue.users.column_to_rows(ratings[columns.user])
+    items = dataset.catalogue.items.column_to_rows(ratings[columns.item])
     n_items = len(dataset.catalogue.items)
-    trained = np.isin(users * n_items + items, train.segment_ids * n_items + train.values)
-    values = ratings[str(names.label)].to_numpy()
-    sums = np.bincount(users[trained], weights=values[trained], minlength=len(train))
+    is_train = np.isin(users * n_items + items, train.segment_ids * n_items + train.values)
+    values = ratings[str(columns.label)].to_numpy()
+    sums = np.bincount(users[is_train], weights=values[is_train], minlength=len(train))
     return np.divide(sums, np.maximum(train.lengths, 1), dtype=np.float32)
 
 
 def _pad_columns(width: int, *columns: NDArray[Any]) -> NDArray[np.float32]:
-    """The columns side by side, then zeros up to `width`."""
+    """Concatenate columns, [n] or [n, c] each, and pad them with zeros to [n, width]."""
     parts = [column[:, None] if column.ndim == 1 else column for column in columns]
-    given = np.concatenate(parts, axis=1).astype(np.float32)
-    return np.pad(given, ((0, 0), (0, width - given.shape[1])))
+    matrix = np.concatenate(parts, axis=1).astype(np.float32)
+    return np.pad(matrix, ((0, 0), (0, width - matrix.shape[1])))

@@ -1,6 +1,5 @@
-"""The whole story on MovieLens, told in a few minutes: fit, publish, evaluate, recall, and a report."""
+"""End-to-end demo on MovieLens in a few minutes: fit, publish, evaluate, recall, and a report."""
 
-import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vecall import console
 from vecall.config import parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
@@ -26,24 +24,22 @@ from vecall.quickstart.movielens import build_dssm_config, build_settings, find_
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
 
-logger = logging.getLogger(__name__)
-
-# Three users for people to look at: a short, a middling and a long history.
-_EXAMPLE_QUANTILES = (0.1, 0.5, 0.9)
+_EXAMPLE_QUANTILES = (0.1, 0.5, 0.9)  # of the history length: a short, a median and a long history
 _EXAMPLE_ITEMS = 10
+_OUTPUT_NAMES = {"run", "store", "dssm", "report.html"}
 
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the quickstart came to.
+    """Result of the quickstart.
 
     Attributes:
-        release: the published one.
-        evaluation: of the model and its baselines, through the published release.
-        dssm: the founding design's model, by the same protocol.
-        examples: three users.
-        report_path: where the page is.
-        seconds_by_stage: of each stage.
+        release: Name of the published release.
+        evaluation: Evaluation of the release and the baselines.
+        dssm: Test metrics of the DSSM baseline, by the same protocol.
+        examples: Histories and recalls of three users.
+        report_path: Path of the HTML report.
+        seconds_by_stage: Wall time of each stage.
     """
 
     release: str
@@ -54,74 +50,55 @@ class QuickstartResult:
     seconds_by_stage: Mapping[str, float]
 
     def as_json(self) -> dict[str, object]:
-        """As `vecall quickstart --json` prints it: metrics with seen items excluded."""
-        judged = self.evaluation.results
-        names = ("model", "popularity", "ease", "cooccurrence")
-        first = self.evaluation.ann_results[0]
+        """Return the object that `vecall quickstart --json` prints; metrics are those with seen items excluded."""
+        results = self.evaluation.results
+        ann = self.evaluation.ann_results[0].as_json()
         return {
             "release": self.release,
-            **{name: judged[name].seen_excluded for name in names},
+            **{name: results[name].seen_excluded for name in ("model", "popularity", "ease", "cooccurrence")},
             "dssm": self.dssm.seen_excluded,
-            "ann": {key: first.as_json()[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
+            "ann": {key: ann[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
             "paths": dict(self.evaluation.route_counts),
             "report": str(self.report_path),
             "seconds": dict(self.seconds_by_stage),
         }
 
-    def print_summary(self) -> None:
-        """For people."""
-        for example in self.examples:
-            taken, recalled = example.history[::-1], example.recalled
-            rows = [[*pair] for pair in zip(taken, recalled, strict=False)]
-            console.print_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, align_left=True)
-        models = {name: one.seen_excluded for name, one in self.evaluation.results.items()}
-        shown = models | {"dssm": self.dssm.seen_excluded}
-        console.print_metrics("\nmodel recall over all items, seen items excluded", shown)
-        ann = self.evaluation.ann_results[0]
-        console.out.print(
-            f"\n{ann.engine}: ANN recall@{ann.k} {ann.recall:.4f}, one query {ann.p50_ms:.2f} ms (p50), "
-            f"{ann.p99_ms:.2f} ms (p99)\n{self.evaluation.route_summary}\n"
-            f"release {self.release}; report: {self.report_path}\n"
-            + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds_by_stage.items())
-        )
-
 
 def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> QuickstartResult:
-    """Fit, publish, evaluate and recall on MovieLens; writes `out/{run,store,report.html}`.
+    """Fit, publish, evaluate and recall on MovieLens; writes `run`, `store`, `dssm` and `report.html`.
 
     Args:
-        output_dir: a folder of an earlier quickstart, which is replaced, or a new one.
-        data_dir: folder with MovieLens' ratings.csv and movies.csv; None is the repository's copy.
+        output_dir: A new directory, or that of an earlier quickstart, which is replaced.
+        data_dir: Directory with MovieLens' ratings.csv and movies.csv; None for the copy in the repository.
 
     Raises:
-        ConfigError: the data are not there, or `output_dir` holds something else.
+        ConfigError: The data are not there, or `output_dir` holds other files.
     """
     config = parse_config(build_settings(find_data_dir(data_dir).resolve()))
     _clear_output_dir(output_dir)
-    clock = _Stopwatch()
+    stopwatch = _Stopwatch()
     run = fit(config, output_dir / "run")
-    clock.lap("fit")
+    stopwatch.lap("fit")
     release = publish(output_dir / "run", output_dir / "store")
-    clock.lap("publish")
+    stopwatch.lap("publish")
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     dssm = _evaluate_dssm(run, dataset, split, output_dir / "dssm")
-    clock.lap("founding model")
-    assessment = evaluate_run_or_store(store=output_dir / "store", config=config)
+    stopwatch.lap("dssm")
+    evaluation = evaluate_run_or_store(store=output_dir / "store", config=config)
     with open_recaller(output_dir / "store") as recaller:
         examples = _collect_examples(recaller, dataset)
-    report = output_dir / "report.html"
-    more = {"dssm": dssm}
+    report_path = output_dir / "report.html"
     write_evaluation_report(
-        report,
-        assessment,
+        report_path,
+        evaluation,
         title="vecall on MovieLens",
         epochs=run.read_epoch_metrics(),
-        extra_results=more,
+        extra_results={"dssm": dssm},
         examples=examples,
     )
-    clock.lap("evaluate")
-    return QuickstartResult(release, assessment, dssm, examples, report, clock.seconds_by_stage)
+    stopwatch.lap("evaluate")
+    return QuickstartResult(release, evaluation, dssm, examples, report_path, stopwatch.seconds_by_stage)
 
 
 class _Stopwatch:
@@ -136,34 +113,35 @@ class _Stopwatch:
 
 
 def _clear_output_dir(output_dir: Path) -> None:
-    """Delete an earlier quickstart, and nothing else."""
-    ours = {"run", "store", "dssm", "report.html"}
-    strange = {path.name for path in output_dir.iterdir()} - ours if output_dir.is_dir() else set()
-    if strange or output_dir.is_file():
-        raise ConfigError(f"{output_dir}: holds {sorted(strange) or 'a file'}, not a quickstart; choose another --out")
+    """Delete the output of an earlier quickstart; refuse a directory that holds anything else."""
+    foreign = {path.name for path in output_dir.iterdir()} - _OUTPUT_NAMES if output_dir.is_dir() else set()
+    if foreign or output_dir.is_file():
+        raise ConfigError(
+            f"{output_dir}: expected a new directory or that of an earlier quickstart, but it "
+            f"{f'holds {sorted(foreign)}' if foreign else 'is a file'}; choose another --out"
+        )
     shutil.rmtree(output_dir, ignore_errors=True)
     output_dir.mkdir(parents=True)
 
 
 def _evaluate_dssm(main_run: Run, dataset: Dataset, split: Split, directory: Path) -> EvaluationResult:
-    """The floor that every later model is compared with, judged on the same test."""
+    """Fit the DSSM baseline and evaluate it on the test split of the main model."""
     config = build_dssm_config(dataset, split.train, main_run.config, directory)
     run = fit(config, directory / "run")
-    own = read_dataset(config.data, config.schema_)
-    return evaluate_scorer(
-        run.load_evaluated_model().build_scorer(own, split), split.test, len(own.catalogue.items), config.evaluation.ks
-    )
+    dssm_dataset = read_dataset(config.data, config.schema_)
+    scorer = run.load_evaluated_model().build_scorer(dssm_dataset, split)
+    return evaluate_scorer(scorer, split.test, len(dssm_dataset.catalogue.items), config.evaluation.ks)
 
 
 def _collect_examples(recaller: Recaller, dataset: Dataset) -> tuple[ExampleUser, ...]:
     histories = dataset.histories
-    by_length = np.argsort(histories.lengths, kind="stable")
+    rows_by_length = np.argsort(histories.lengths, kind="stable")
     titles = dataset.catalogue.item_attributes["title"]
     examples = []
-    for share in _EXAMPLE_QUANTILES:
-        row = int(by_length[int(share * (len(by_length) - 1))])
-        user = dataset.catalogue.users.to_ids(np.array([row]))[0]
-        recalled = recaller.candidates(Query(user_id=user, k=_EXAMPLE_ITEMS))["title"].to_list()
-        taken = titles[histories[row][-_EXAMPLE_ITEMS:]].to_list()
-        examples.append(ExampleUser(f"user {user}", tuple(taken), tuple(recalled)))
+    for quantile in _EXAMPLE_QUANTILES:
+        row = int(rows_by_length[int(quantile * (len(rows_by_length) - 1))])
+        user_id = dataset.catalogue.users.to_ids(np.array([row]))[0]
+        recalled_titles = recaller.candidates(Query(user_id=user_id, k=_EXAMPLE_ITEMS))["title"].to_list()
+        history_titles = titles[histories[row][-_EXAMPLE_ITEMS:]].to_list()
+        examples.append(ExampleUser(f"user {user_id}", tuple(history_titles), tuple(recalled_titles)))
     return tuple(examples)

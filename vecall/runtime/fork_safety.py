@@ -1,32 +1,32 @@
-"""Forks: what a child process gets of its parent's threads is nothing, so native libraries wait in it for ever."""
+"""Detection of forks: a forked child has none of its parent's threads, so native libraries would deadlock in it."""
 
 import os
 
 from vecall.errors import ForkError
 
 _ADVICE = (
-    "start processes by spawn (multiprocessing.get_context('spawn')), or use nothing of vecall before the fork and "
-    "open what is needed in each child; with gunicorn that means no --preload"
+    "start processes with spawn (multiprocessing.get_context('spawn')), or do not use vecall before the fork and "
+    "open what is needed in each child; with gunicorn, do not use --preload"
 )
 
 
 class _ForkState:
-    """What this process knows of itself."""
+    """Fork state of this process."""
 
-    is_hook_installed = False  # whether a fork from now on is noticed
-    is_forked_child = False  # from a process that had used vecall
+    is_hook_installed = False  # whether the next fork will be noticed
+    is_forked_child = False  # whether the process was forked from one that had used vecall
 
 
 def check_not_forked() -> None:
-    """See that native threads can be used here, and notice every fork from now on.
+    """Check that native threads can be used in this process, and watch for forks from now on.
 
     Raises:
-        ForkError: this process was forked from one that had used vecall.
+        ForkError: This process was forked from one that had used vecall.
     """
     if _ForkState.is_forked_child:
         raise ForkError(
-            "this process was forked from one that had used vecall, whose threads (of Polars, faiss, ONNX Runtime) are "
-            f"not here, so that it would hang: {_ADVICE}"
+            "this process was forked from one that had used vecall; the threads of Polars, faiss and ONNX Runtime do "
+            f"not exist here, so it would deadlock: {_ADVICE}"
         )
     if not _ForkState.is_hook_installed:
         _ForkState.is_hook_installed = True

@@ -1,17 +1,18 @@
-"""How OpenMP's threads wait: set before torch and faiss load, for it is read once, by each copy of the library."""
+"""Settings of how OpenMP threads wait. Each copy of the library reads them once, so they precede torch and faiss."""
 
 import os
 from pathlib import Path
 
-# Loops at a barrier before a thread sleeps. libgomp's default of 300,000 makes threads that wait take the cores from
-# those that work as soon as another process runs beside them; so few are as quick on quiet cores (decision 0012).
+# Iterations that a waiting thread spins at a barrier before it sleeps. With libgomp's default of 300,000, waiting
+# threads take the cores from working ones as soon as another process is active. 5,000 is as fast on idle cores: see
+# docs/decisions/0012-waiting-threads.md.
 _SPIN_COUNT = "5000"
-_BUSY_CORE_SHARE = 0.75  # of the cores: if other processes want so many, waiting threads had better sleep at once
+_BUSY_CORE_SHARE = 0.75  # share of the cores in use from which waiting threads should sleep at once
 _LOADAVG_PATH = Path("/proc/loadavg")
 
 
 def limit_spinning() -> None:
-    """Let waiting threads sleep soon, and at once on a busy machine, unless the environment says how they wait."""
+    """Make waiting OpenMP threads sleep soon, and at once on a busy machine; settings in the environment prevail."""
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return
     if _estimate_busy_cores() >= _BUSY_CORE_SHARE * (os.cpu_count() or 1):
@@ -21,9 +22,9 @@ def limit_spinning() -> None:
 
 
 def _estimate_busy_cores() -> float:
-    """How many cores other processes want: now, or over the last minute; 0 where the system does not tell."""
+    """Estimate how many cores other processes use: the maximum of now and the last minute; 0 if unknown."""
     try:
-        minute, _, _, running, *_ = _LOADAVG_PATH.read_text(encoding="ascii").split()
-        return max(float(minute), int(running.partition("/")[0]) - 1)  # this process runs too
+        load_1min, _, _, running, *_ = _LOADAVG_PATH.read_text(encoding="ascii").split()
+        return max(float(load_1min), int(running.partition("/")[0]) - 1)  # without this process
     except (OSError, ValueError):
         return 0.0

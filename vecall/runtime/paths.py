@@ -1,4 +1,4 @@
-"""Paths that users give: every library that is handed one must be able to say it."""
+"""Paths given by users."""
 
 from pathlib import Path
 
@@ -6,16 +6,16 @@ from vecall.errors import ConfigError
 
 
 def to_absolute_path(path: str | Path) -> Path:
-    """A path as an absolute one, so that it stays the same when the process changes its folder.
+    """Make a path absolute, so that it stays valid when the process changes its working directory.
 
     Raises:
-        ConfigError: its name is no UTF-8, which the libraries that read and write files need.
+        ConfigError: The path is not valid UTF-8, which the libraries that read and write files require.
     """
     path = Path(path)
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{str(path)!a}: this path is not UTF-8, and cannot be used: rename it, or link to it"
+            f"{str(path)!a}: this path is not UTF-8 and cannot be used; rename it or link to it"
         ) from None
     return path.absolute()

@@ -1,4 +1,4 @@
-"""Writers as a release has them, for `disk_faults` to show that it sees them all; some careful, some not."""
+"""A session for `fault_injection.disk`: writes as a release makes them, synced and unsynced, to test the simulation."""
 
 import os
 import shutil
@@ -12,15 +12,15 @@ from vecall.release.atomic_io import atomic_write, fsync_path, write_and_fsync, 
 
 
 def prepare(directory: Path) -> None:
-    (directory / "there").write_bytes(b"before")
+    (directory / "replaced").write_bytes(b"before")
 
 
 def run_session(directory: Path, emit) -> None:
-    write_and_fsync(directory / "whole", b"content" * 1000)
+    write_and_fsync(directory / "synced", b"content" * 1000)
     fsync_path(directory)
-    emit("whole is kept")
-    atomic_write(directory / "there", b"after")
-    emit("there is kept")
+    emit("synced is durable")
+    atomic_write(directory / "replaced", b"after")
+    emit("replaced is durable")
 
     draft = directory / "draft"
     draft.mkdir()
@@ -34,7 +34,7 @@ def run_session(directory: Path, emit) -> None:
     fsync_path(draft)
     draft.rename(directory / "release")
     fsync_path(directory)
-    emit("release is kept")
+    emit("release is durable")
 
     (directory / "unsynced").write_bytes(b"content")
     fsync_path(directory)

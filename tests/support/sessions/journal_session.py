@@ -1,4 +1,4 @@
-"""A session of a journal, for `disk_faults`, and what is right after each step of it."""
+"""A session for `fault_injection.disk`: steps of a journal, and the expected content after each of them."""
 
 import json
 from dataclasses import astuple, dataclass, field, replace
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from vecall.errors import JournalIOError, StoreError
-from vecall.live import journal as module
+from vecall.live import journal as journal_module
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 
 JOURNAL_FILE = "journal.sqlite"
-LONG_TEXT = "矢" * 700  # more than half a page
+LONG_TEXT = "矢" * 700  # more than half a page of SQLite
 
 
 def make_upsert(item_id: str, text: str) -> Operation:
@@ -28,7 +28,7 @@ def make_upserts(prefix: str, count: int) -> tuple[Operation, ...]:
     return tuple(make_upsert(f"{prefix}{i}", f"{prefix} {i} {LONG_TEXT if i % 3 == 0 else ''}") for i in range(count))
 
 
-# With a checkpoint at every 8 operations.
+# Run with a checkpoint every 8 operations.
 STEPS: tuple[tuple, ...] = (
     ("append", (make_upsert("a", "first"),)),
     ("append", make_upserts("b", 5)),
@@ -45,7 +45,13 @@ STEPS: tuple[tuple, ...] = (
 
 @dataclass(frozen=True)
 class ExpectedJournal:
-    """What a journal holds."""
+    """The content that a journal must have.
+
+    Attributes:
+        pruned_to: last pruned operation.
+        last_seq: last operation.
+        operations: the last operation of each item that is not pruned, in the order of `seq`.
+    """
 
     pruned_to: int = 0
     last_seq: int = 0
@@ -53,15 +59,15 @@ class ExpectedJournal:
 
     def apply_step(self, step: tuple) -> "ExpectedJournal":
         if step[0] == "append":
-            numbered = [replace(one, seq=seq) for seq, one in enumerate(step[1], self.last_seq + 1)]
+            numbered = [replace(operation, seq=seq) for seq, operation in enumerate(step[1], self.last_seq + 1)]
             operations = dict(self.operations)
-            for one in numbered:
-                operations.pop(one.id, None)
-                operations[one.id] = one
+            for operation in numbered:
+                operations.pop(operation.id, None)
+                operations[operation.id] = operation
             return ExpectedJournal(self.pruned_to, self.last_seq + len(numbered), operations)
         if step[0] == "prune":
             pruned_to = max(self.pruned_to, min(step[1], self.last_seq))
-            kept = {one: last for one, last in self.operations.items() if last.seq > pruned_to}
+            kept = {item_id: last for item_id, last in self.operations.items() if last.seq > pruned_to}
             return ExpectedJournal(pruned_to, self.last_seq, kept)
         return self
 
@@ -70,16 +76,16 @@ class ExpectedJournal:
 
 
 def dump_journal(journal, operations) -> list:
-    """What `journal` says and holds, as JSON."""
+    """Return `pruned_to`, `last_seq` and the operations of a journal as JSON values."""
     rows = [
-        [None if part is None else part.tolist() if isinstance(part, np.ndarray) else part for part in astuple(one)]
-        for one in operations
+        [value.tolist() if isinstance(value, np.ndarray) else value for value in astuple(operation)]
+        for operation in operations
     ]
     return [journal.pruned_to, journal.last_seq, rows]
 
 
 def run_session(directory: Path, emit) -> None:
-    module._OPS_PER_CHECKPOINT = 8
+    journal_module._OPS_PER_CHECKPOINT = 8
     journal = None
     for number, step in enumerate(STEPS):
         try:
@@ -90,8 +96,8 @@ def run_session(directory: Path, emit) -> None:
             else:
                 getattr(journal, step[0])(step[1])
         except StoreError as error:
-            full = isinstance(error, JournalIOError) and error.disk_full
-            emit(f"failed {number} {type(error).__name__} {'full' if full else '-'} {error}")
+            is_disk_full = isinstance(error, JournalIOError) and error.disk_full
+            emit(f"failed {number} {type(error).__name__} {'full' if is_disk_full else '-'} {error}")
         else:
             emit(f"done {number}")
         if journal is not None:

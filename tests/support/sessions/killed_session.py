@@ -1,8 +1,12 @@
-"""A writer that is to be killed: what `live/test_killed.py` starts, and what it says of itself until then.
+"""A process that writes to a store until it is killed by `live/test_crash_recovery.py`.
 
-It is handed an `Order`, and says a line of JSON for each of these: `open`; `begin` and the operation; `done`, once that
-was acknowledged; `refused`, where it was and changed nothing; `seen`, what it finds in the store, where compactions
-go on beside it and their results cannot be foretold.
+It reads a pickled `WriterOrder` from stdin, and prints a JSON list per line:
+
+    ["open"]                     the store is open
+    ["begin", operation]         an operation starts
+    ["done", answer]             it was acknowledged
+    ["rejected"]                 it was rejected, and changed nothing
+    ["observed", store state]    what the store contains; only with automatic compactions, which cannot be predicted
 """
 
 import contextlib
@@ -44,7 +48,7 @@ OPERATION_WEIGHTS: dict[str, float] = {
     "rollback": 1,
     "prune": 3,
 }
-# Beside compactions, which are only gone over to while what they were made of is served.
+# With automatic compactions: their base must stay served for a while, or they are not switched to.
 AUTO_COMPACT_WEIGHTS = OPERATION_WEIGHTS | {
     "publish": 0.4,
     "compact": 0.2,
@@ -52,20 +56,20 @@ AUTO_COMPACT_WEIGHTS = OPERATION_WEIGHTS | {
     "rollback": 0.1,
     "prune": 0.4,
 }
-PAUSE_SECONDS = 0.005  # seconds between operations then
+PAUSE_SECONDS = 0.005  # between operations, with automatic compactions
 STORE_OPERATIONS = ("publish", "compact", "activate", "rollback", "prune")
 
 
 @dataclass(frozen=True)
 class WriterOrder:
-    """What a writer is to do.
+    """The task of a writer.
 
     Attributes:
-        store_dir: of the store.
-        oracle: what is in it.
-        seed: of its choices.
-        first_number: of its first operation.
-        auto_compact: whether compactions go on beside it.
+        store_dir: directory of the store.
+        oracle: the expected state of the store.
+        seed: seed of the choice of operations.
+        first_number: number of the first operation.
+        auto_compact: whether automatic compactions run.
     """
 
     store_dir: Path
@@ -83,44 +87,46 @@ def main() -> None:
     compile_kernels()
     order: WriterOrder = pickle.load(sys.stdin.buffer)
     compactor._MIN_DELTA_ITEMS, compactor._MIN_TOMBSTONES, compactor._MAX_TOMBSTONE_SHARE = 30, 30, 0.0
-    delta_max = 400 if order.auto_compact else 100_000
-    opened = open_recaller(order.store_dir, writable=True, auto_compact=order.auto_compact, max_delta_items=delta_max)
-    with opened as recaller:
+    with open_recaller(
+        order.store_dir,
+        writable=True,
+        auto_compact=order.auto_compact,
+        max_delta_items=400 if order.auto_compact else 100_000,
+    ) as recaller:
         assert read_all_items(recaller) == order.oracle.served_items
         emit("open")
         run_writer(order, recaller, Random(order.seed))
 
 
 def run_writer(order: WriterOrder, recaller: Recaller, rng: Random) -> None:
-    model, number = order.oracle, order.first_number
+    oracle, number = order.oracle, order.first_number
+    weights = AUTO_COMPACT_WEIGHTS if order.auto_compact else OPERATION_WEIGHTS
     while True:
-        operation = choose_operation(
-            model, rng, number, AUTO_COMPACT_WEIGHTS if order.auto_compact else OPERATION_WEIGHTS
-        )
+        operation = choose_operation(oracle, rng, number, weights)
         time.sleep(PAUSE_SECONDS if order.auto_compact else 0)
         number += 1
         emit("begin", operation)
         try:
-            answer = execute(operation, order.store_dir, recaller, model)
+            answer = execute(operation, order.store_dir, recaller, oracle)
         except DeltaFullError:
-            emit("refused")
+            emit("rejected")
             time.sleep(0.02)
             continue
         except StoreError:
-            if not (order.auto_compact and operation[0] == "rollback"):  # what it would go back to may be gone by now
+            if not (order.auto_compact and operation[0] == "rollback"):  # the parent release may be pruned by now
                 raise
-            emit("refused")
+            emit("rejected")
             continue
         emit("done", answer)
         if not order.auto_compact:
-            model.apply_acknowledged(operation, answer)
+            oracle.apply_acknowledged(operation, answer)
         else:
-            model.apply_concurrent(operation, answer)
-        if order.auto_compact and (operation[0] in STORE_OPERATIONS or recaller.release != model.served_release):
-            seen = read_store_state(order.store_dir, recaller)
-            emit("seen", seen)
-            model.adopt_observed(seen)
-        check_visible(recaller, model, operation)
+            oracle.apply_concurrent(operation, answer)
+        if order.auto_compact and (operation[0] in STORE_OPERATIONS or recaller.release != oracle.served_release):
+            observed = read_store_state(order.store_dir, recaller)
+            emit("observed", observed)
+            oracle.adopt_observed(observed)
+        check_visible(recaller, oracle, operation)
 
 
 def choose_operation(oracle: StoreOracle, rng: Random, number: int, weights: dict[str, float]) -> list[Any]:
@@ -133,7 +139,7 @@ def choose_operation(oracle: StoreOracle, rng: Random, number: int, weights: dic
     if kind == "compact":
         return [kind, f"c{number}", activate]
     if kind == "activate":
-        return [kind, rng.choice([name for name, made in oracle.releases.items() if made.items is not None])]
+        return [kind, rng.choice([name for name, release in oracle.releases.items() if release.items is not None])]
     if kind == "rollback" and oracle.releases[str(oracle.current)].parent in oracle.releases:
         return [kind]
     if kind == "prune":
@@ -143,13 +149,16 @@ def choose_operation(oracle: StoreOracle, rng: Random, number: int, weights: dic
 
 def read_store_state(store_dir: Path, recaller: Recaller) -> dict[str, Any]:
     store = Store.open(store_dir)
-    served = recaller.release  # before the rest, or it might not be listed
-    listed = {one.name: (one.journal_seq, one.tables_seq, one.parent) for one in reversed(store.list_releases())}
-    return {"served": served, "current": store.get_current().release, "releases": listed}
+    served = recaller.release  # read first: otherwise it might be a release that is not listed yet
+    releases = {
+        manifest.name: (manifest.journal_seq, manifest.tables_seq, manifest.parent)
+        for manifest in reversed(store.list_releases())
+    }
+    return {"served": served, "current": store.get_current().release, "releases": releases}
 
 
 def check_visible(recaller: Recaller, oracle: StoreOracle, operation: list[Any]) -> None:
-    """What was acknowledged a moment ago is seen."""
+    """Check that the operation that was just acknowledged is visible."""
     match operation:
         case ["upsert", number]:
             check_searchable(recaller, dict([*draw_upsert(number).items()][:3]))

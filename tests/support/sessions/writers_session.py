@@ -1,5 +1,6 @@
-"""What writes the files of a release, for `disk_faults` to let it fail."""
+"""A session for `fault_injection.disk`: all functions that write files of a release."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,26 @@ from vecall.index import index_io
 from vecall.index.exact import ExactIndex
 from vecall.release.atomic_io import write_and_fsync, write_array, write_table
 
-ROW_COUNTS = (10, 3_000)  # as much as a buffer holds, and more
+ROW_COUNTS = (10, 3_000)  # less than a stdio buffer holds, and more
 
 
 def run_session(directory: Path, emit: Any) -> None:
-    for size in ROW_COUNTS:
-        for name, write in {
-            "array.npy": lambda path: write_array(path, np.arange(size)),  # noqa: B023
-            "table.arrow": lambda path: write_table(path, pl.DataFrame({"a": range(size)})),  # noqa: B023
-            "index.faiss": lambda path: index_io.save_index(ExactIndex.build(np.ones((size, 2), np.float32)), path),  # noqa: B023
-            "bytes": lambda path: write_and_fsync(path, bytes(size)),  # noqa: B023
-        }.items():
-            path = directory / f"{size}.{name}"
+    for row_count in ROW_COUNTS:
+        for name, write in _make_writers(row_count).items():
+            path = directory / f"{row_count}.{name}"
             try:
                 write(path)
             except (OSError, StoreError):
                 emit(f"failed {path.name}")
             else:
                 emit(f"done {path.name} {path.stat().st_size}")
+
+
+def _make_writers(row_count: int) -> dict[str, Callable[[Path], None]]:
+    """Return functions that write a file, by the file's name."""
+    return {
+        "array.npy": lambda path: write_array(path, np.arange(row_count)),
+        "table.arrow": lambda path: write_table(path, pl.DataFrame({"a": range(row_count)})),
+        "index.faiss": lambda path: index_io.save_index(ExactIndex.build(np.ones((row_count, 2), np.float32)), path),
+        "bytes": lambda path: write_and_fsync(path, bytes(row_count)),
+    }
