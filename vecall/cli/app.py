@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vecall import console
+from vecall.cli import reference as reference_commands
 from vecall.cli import serving as serving_commands
 from vecall.cli import store as store_commands
 from vecall.cli import training as training_commands
@@ -25,6 +26,7 @@ for command in (
     serving_commands.batch,
     serving_commands.serve,
     store_commands.compact,
+    reference_commands.config,
 ):
     app.command()(command)
 app.add_typer(store_commands.releases_app, name="releases")
