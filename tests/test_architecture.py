@@ -132,6 +132,7 @@ def test_there_is_no_drawer_for_odds_and_ends() -> None:
     "module",
     [
         "vecall.recall.recaller",
+        "vecall.recall.vector_export",
         "vecall.live.compaction",
         "vecall.pipeline.publish_vectors",
         "vecall.cli.app",

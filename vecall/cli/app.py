@@ -24,6 +24,7 @@ for command in (
     training_commands.evaluate,
     serving_commands.recall,
     serving_commands.batch,
+    serving_commands.vectors,
     serving_commands.serve,
     store_commands.compact,
     reference_commands.config,
