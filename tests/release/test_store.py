@@ -10,7 +10,7 @@ from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
 from vecall.release.atomic_io import compute_sha256
 from vecall.release.file_lock import file_lock
-from vecall.release.manifest import IndexInfo, ReleaseMetadata
+from vecall.release.manifest import IndexInfo, ReleaseMetadata, verify_release
 from vecall.release.store import Store
 
 METADATA = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))
@@ -146,6 +146,23 @@ def test_rollback_activates_the_parent(store):
     assert store.get_current().release == "one"
     with pytest.raises(StoreError, match="no parent"):
         store.rollback()
+
+
+def test_replace_current_changes_nothing_if_another_release_was_activated(store, monkeypatch):
+    for name in ("one", "two", "three"):
+        publish(store, name)
+    assert store.replace_current("three", "one")
+    assert store.get_current().release == "one"
+
+    def activate_another_meanwhile(directory, **options):
+        verified = verify_release(directory, **options)
+        monkeypatch.setattr("vecall.release.store.verify_release", verify_release)
+        store.activate("two")
+        return verified
+
+    monkeypatch.setattr("vecall.release.store.verify_release", activate_another_meanwhile)
+    assert not store.replace_current("one", "three")
+    assert store.get_current().release == "two"
 
 
 def test_damaged_release_is_not_activated(store):

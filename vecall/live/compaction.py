@@ -73,7 +73,8 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
     with opened_store.create_draft(name) as draft:
         rows = _collect_live_rows(snapshot)
         contents = _build_contents(snapshot, rows, until_seq, upserts)
-        encoder = _copy_encoder(opened_store.get_release_dir(base.name), draft.directory, snapshot, rows)
+        base_dir = opened_store.get_release_dir(base.name)  # raises if it was pruned, as in `LiveState.refresh`
+        encoder = _copy_encoder(base_dir, draft.directory, snapshot, rows)
         queries = (
             None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
         )

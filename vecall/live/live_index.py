@@ -114,7 +114,8 @@ class LiveIndex:
         Args:
             store: the store.
             name: name of the release; None for the current one.
-            writable: accept upserts and deletes. Without `peers`, only one process at a time can open a store so.
+            writable: accept upserts and deletes. Only one process at a time may do so, unless they are `peers` that
+                share a write lock.
             max_delta_items: capacity of the delta; upserts beyond it are rejected until a compaction.
             auto_compact: if writable, start a compaction when there are many changes, and switch to its release.
             keep_previous: keep the previously served release in memory, so that switching back needs no loading.
@@ -157,7 +158,7 @@ class LiveIndex:
             resources.callback(self._compactor.close)
 
     def close(self) -> None:
-        """Stop accepting writes, following other processes, and a running compaction. The snapshot stays readable.
+        """Stop accepting writes and following other processes, and end a running compaction. Reads go on to work.
 
         In a forked child this does nothing: the files, threads and locks are the parent's.
         """

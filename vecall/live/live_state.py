@@ -109,7 +109,7 @@ class LiveState:
     def catch_up(self, memtable: MemTable) -> None:
         """Apply the journal's operations that a memtable does not contain yet.
 
-        The caller holds `memtable_lock`, or is the only one that knows the memtable.
+        The caller holds `memtable_lock`, unless no other thread has access to the memtable.
         """
         journal = self.read_journal(memtable.snapshot.release)
         if journal is not None and journal.last_seq > memtable.snapshot.seq:

@@ -57,7 +57,7 @@ class MemTable:
         self._base_rows: Rows = self.snapshot.delta.base_rows  # [capacity]
         self._merged_attributes = self._recent_attributes = self.snapshot.delta.attributes
 
-    def prepare(self, operations: Sequence[Operation]) -> "PreparedBatch":
+    def prepare(self, operations: Sequence[Operation]) -> PreparedBatch:
         """Do the part of applying operations that may fail, so that it precedes writing them to the journal.
 
         Args:
@@ -76,7 +76,7 @@ class MemTable:
         return PreparedBatch(last, upserts, half_vectors, attributes)
 
     def commit(
-        self, prepared: "PreparedBatch", *, seq: int, rejected_seqs: Mapping[Id, int] = MappingProxyType({})
+        self, prepared: PreparedBatch, *, seq: int, rejected_seqs: Mapping[Id, int] = MappingProxyType({})
     ) -> Snapshot:
         """Apply a prepared batch.
 
@@ -109,7 +109,7 @@ class MemTable:
         """Prepare and commit operations that are in the journal already, or never will be."""
         return self.commit(self.prepare(operations), seq=seq)
 
-    def _append_slots(self, delta: Delta, prepared: "PreparedBatch", base_rows: Rows) -> Delta:
+    def _append_slots(self, delta: Delta, prepared: PreparedBatch, base_rows: Rows) -> Delta:
         """Return `delta` with a slot for each upsert; earlier slots of the same ids are no longer live."""
         last, slots = prepared.last_operations, delta.slots
         start, stop = len(delta), len(delta) + len(prepared.upserts)

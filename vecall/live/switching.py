@@ -58,10 +58,7 @@ class ReleaseSwitcher:
                 logger.info("not switching to release %s: %s is served", name, served)
                 return
             memtable = self._prepare(store, name, process_count=state.peers.process_count)
-            current = store.find_current()
-            if current is not None and current.release == base:
-                store.activate(name)
-            elif state.peers.write_lock_path is not None:
+            if not store.replace_current(base, name) and state.peers.write_lock_path is not None:
                 return  # all these processes follow the store's current release, which is another one by now
             self._switch(memtable)
 

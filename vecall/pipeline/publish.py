@@ -92,7 +92,7 @@ def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: 
     dropped = f" Rows dropped while reading: {dict(dataset.dropped_counts)}." if dataset.dropped_counts else ""
     if activate and not allow_worse:
         raise StoreError(
-            f"{run.directory}: not published: {regression}.{dropped} Check the tables and the run; if this is "
+            f"{run.directory}: is not published: {regression}.{dropped} Check the tables and the run; if this is "
             "intended, publish with --allow-worse, or with --no-activate to inspect the release first"
         )
     logger.warning("%s: %s.%s", run.directory, regression, dropped)

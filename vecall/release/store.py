@@ -253,10 +253,30 @@ class Store:
         """
         verify_release(self.get_release_dir(name))
         with translate_os_errors(self.path), self._acquire_lock():
-            _, digest = read_manifest(self.get_release_dir(name))  # fails if it has been pruned meanwhile
             previous = self._find_valid_current()
-            self._write_current(name, digest)
+            self._point_to(name)
         return previous.release if previous else None
+
+    def replace_current(self, expected: str, name: str) -> bool:
+        """Make a verified release the current one, unless another than `expected` has become current (compare-and-set).
+
+        Returns:
+            Whether `name` is current now.
+
+        Raises:
+            StoreError, InvalidReleaseError, LockedError: as for `activate`.
+        """
+        verify_release(self.get_release_dir(name))
+        with translate_os_errors(self.path), self._acquire_lock():
+            current = self._find_valid_current()
+            if current is None or current.release != expected:
+                return False
+            self._point_to(name)
+        return True
+
+    def _point_to(self, name: str) -> None:
+        _, digest = read_manifest(self.get_release_dir(name))  # fails if it has been pruned meanwhile
+        self._write_current(name, digest)
 
     def rollback(self) -> tuple[str, str]:
         """Activate the parent of the current release.
@@ -322,7 +342,7 @@ class Store:
             if activate and expected_current in (None, parent):
                 self._write_current(name, digest)
             elif activate:
-                logger.warning("%s is not made current: %s has taken the place of %s", name, parent, expected_current)
+                logger.warning("not activating %s: the current release is %s, not %s", name, parent, expected_current)
         return name
 
     @contextmanager
