@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test slow soak torture check install clean
+.PHONY: quickstart test slow soak torture check docs coverage package install clean
 
 quickstart: $(INSTALLED)  ## The whole story on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
@@ -32,12 +32,21 @@ check: $(INSTALLED)  ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)  ## The documentation site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+coverage: $(INSTALLED)  ## The tests with a report of the lines that they do not reach; no threshold
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=vecall --cov-report=term:skip-covered
+
+package: $(INSTALLED)  ## Wheel and source distribution, into dist/
+	$(BIN)/python -m build
+
 install: $(INSTALLED)  ## The environment alone
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "vecall needs Python 3.11 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,serve,dev,docs]'
 	touch $@
 
 clean:

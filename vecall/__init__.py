@@ -1,6 +1,7 @@
 """vecall (矢量召回): the vector recall stage of recommender systems.
 
-All public names are here. Each is imported on first access, so that only `fit`, `publish` and `evaluate` load torch.
+All public names are here. Each is imported on first access, so that only `fit`, `publish`, `publish_towers`,
+`DenseTower` and `evaluate` load torch.
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ from vecall.runtime.openmp import limit_spinning
 if TYPE_CHECKING:
     from vecall.client import Client
     from vecall.config import Config, load_config
+    from vecall.data.table_encoder import TableEncoder, fit_encoders
     from vecall.errors import (
         ConfigError,
         DataError,
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from vecall.pipeline.evaluate import evaluate
     from vecall.pipeline.fit import fit
     from vecall.pipeline.publish import publish
+    from vecall.pipeline.publish_towers import publish_towers
     from vecall.pipeline.publish_vectors import publish_vectors
     from vecall.recall.query import Query, Recalled
     from vecall.recall.recaller import Recaller, open_recaller
+    from vecall.towers.dense import DenseTower
 
 __version__ = "0.1.0"
 
@@ -36,6 +40,7 @@ _LAZY_IMPORTS = {
     "Config": "vecall.config",
     "ConfigError": "vecall.errors",
     "DataError": "vecall.errors",
+    "DenseTower": "vecall.towers.dense",
     "ExportError": "vecall.errors",
     "IndexSettings": "vecall.index.settings",
     "InvalidReleaseError": "vecall.errors",
@@ -44,13 +49,16 @@ _LAZY_IMPORTS = {
     "Recalled": "vecall.recall.query",
     "Recaller": "vecall.recall.recaller",
     "StoreError": "vecall.errors",
+    "TableEncoder": "vecall.data.table_encoder",
     "TrainingError": "vecall.errors",
     "VecallError": "vecall.errors",
     "evaluate": "vecall.pipeline.evaluate",
     "fit": "vecall.pipeline.fit",
+    "fit_encoders": "vecall.data.table_encoder",
     "load_config": "vecall.config",
     "open_recaller": "vecall.recall.recaller",
     "publish": "vecall.pipeline.publish",
+    "publish_towers": "vecall.pipeline.publish_towers",
     "publish_vectors": "vecall.pipeline.publish_vectors",
 }
 
@@ -59,6 +67,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "DenseTower",
     "ExportError",
     "IndexSettings",
     "InvalidReleaseError",
@@ -67,13 +76,16 @@ __all__ = [
     "Recalled",
     "Recaller",
     "StoreError",
+    "TableEncoder",
     "TrainingError",
     "VecallError",
     "evaluate",
     "fit",
+    "fit_encoders",
     "load_config",
     "open_recaller",
     "publish",
+    "publish_towers",
     "publish_vectors",
 ]
 

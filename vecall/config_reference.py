@@ -73,18 +73,50 @@ def list_model_keys(model: type[BaseModel], section: str = "") -> list[ConfigKey
 
 
 def render_toml(preset: str | None = None) -> str:
-    """A vecall.toml of all keys with their defaults, as a file to edit: what must or may be given is commented out.
+    """Render a vecall.toml with every key, its default and its meaning; keys without a default are commented out.
 
     Args:
-        preset: a name of `PRESETS`, whose values stand instead of the defaults; None: those of the default preset.
+        preset: Name in `PRESETS` whose values replace the defaults; None for the defaults.
     """
-    lines, section = ["# vecall.toml: every key with its default. Keys without a default are commented out."], None
+    lines = ["# vecall.toml: every key with its default. Keys without a default are commented out."]
+    section = None
     for key in list_config_keys():
         if key.section != section:
             section = key.section
-            lines += ["", f"# [{section}]" if "NAME" in section else f"[{section}]"]
+            lines += ["", _render_toml_header(section)]
         lines.append(_render_toml_line(key, preset))
     return "\n".join(lines) + "\n"
+
+
+def build_json_schema(preset: str | None = None) -> dict[str, Any]:
+    """Build the JSON schema of vecall.toml.
+
+    Args:
+        preset: Name in `PRESETS` whose values replace the defaults; None for the defaults.
+    """
+    schema = Config.model_json_schema(by_alias=True)
+    if preset is not None:
+        values = {**PRESETS[preset], "model": {**PRESETS[preset].get("model", {}), "preset": preset}}
+        _set_schema_defaults(schema, schema, json.loads(json.dumps(values)))
+    return schema
+
+
+def _set_schema_defaults(schema: dict[str, Any], node: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Replace the defaults of the keys of a node of the schema, and of the tables below it."""
+    for name, value in values.items():
+        property_schema = node["properties"][name]
+        if isinstance(value, Mapping):
+            _set_schema_defaults(schema, schema["$defs"][property_schema["$ref"].rpartition("/")[2]], value)
+            property_schema["default"] = _merge(property_schema.get("default", {}), value)
+        else:
+            property_schema["default"] = value
+
+
+def _merge(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**defaults} | {
+        name: _merge(defaults.get(name, {}), value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
 
 
 def render_markdown(keys: Sequence[ConfigKey]) -> str:
@@ -181,6 +213,12 @@ def _iterate_leaf_types(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - a t
             yield from _iterate_leaf_types(part)
     else:
         yield annotation
+
+
+def _render_toml_header(section: str) -> str:
+    """Render the header of a table; that of an entry by name is commented out, with the entry's kind."""
+    name, _, kind = section.partition(" ")
+    return f"# [{name}]  # {kind.strip('()')}" if kind else f"[{name}]"
 
 
 def _render_toml_line(key: ConfigKey, preset: str | None) -> str:

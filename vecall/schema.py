@@ -15,36 +15,38 @@ DEFAULT_TAG_SEPARATOR = "|"
 class NumericFeature(SettingsModel):
     """A number. A missing value is encoded differently from zero."""
 
-    kind: Literal["numeric"] = "numeric"
+    kind: Literal["numeric"] = Field(
+        "numeric", description="a number, standardized; missing values have an input of their own"
+    )
 
 
 class CategoryFeature(SettingsModel):
     """A value out of a set. Missing values and values not seen in training have embedding rows of their own."""
 
-    kind: Literal["category"] = "category"
+    kind: Literal["category"] = Field("category", description="a value out of a set, with a learned embedding each")
 
 
 class TagsFeature(SettingsModel):
     """Any number of values: a list column, or text that is split at `separator`."""
 
-    kind: Literal["tags"] = "tags"
-    separator: str = Field(DEFAULT_TAG_SEPARATOR, min_length=1)
+    kind: Literal["tags"] = Field("tags", description="any number of values: a list column, or delimited text")
+    separator: str = Field(DEFAULT_TAG_SEPARATOR, min_length=1, description="between the values of a text cell")
     max_tags: int = Field(64, ge=1, le=4096, description="values read per row; further ones are ignored")
 
 
 class VectorFeature(SettingsModel):
     """A precomputed embedding: a list column of `size` numbers, or text that is split at `separator`."""
 
-    kind: Literal["vector"] = "vector"
-    size: int = Field(ge=1, le=16384)
-    separator: str = Field(" ", min_length=1)
+    kind: Literal["vector"] = Field("vector", description="a precomputed embedding: a list column, or delimited text")
+    size: int = Field(ge=1, le=16384, description="numbers of the vector")
+    separator: str = Field(" ", min_length=1, description="between the numbers of a text cell")
 
 
 class TextFeature(SettingsModel):
     """Free text. Its tokens are hashed into `buckets`, so there are no unknown tokens."""
 
-    kind: Literal["text"] = "text"
-    buckets: int = Field(16384, ge=16, le=2**24)
+    kind: Literal["text"] = Field("text", description="free text, as hashed tokens; CJK text as character n-grams")
+    buckets: int = Field(16384, ge=16, le=2**24, description="rows of the embedding table that tokens are hashed into")
     max_tokens: int = Field(64, ge=1, le=4096, description="tokens read per text; further ones are ignored")
 
 
@@ -67,10 +69,10 @@ def _check_column_names(id_column: str, columns: set[str]) -> None:
 class InteractionSchema(SettingsModel):
     """Columns of the interactions table."""
 
-    user: str
-    item: str
+    user: str = Field(description="column of user ids")
+    item: str = Field(description="column of item ids")
     time: str | None = Field(None, description="if unset, the rows of the file are in chronological order")
-    label: str | None = None
+    label: str | None = Field(None, description="numeric column, such as a rating; if unset, every row is positive")
     positive: float = Field(0.0, description="labels of at least this value are positive")
     impression: str | None = Field(None, description="boolean column; true: the item was shown and not chosen")
 
@@ -78,9 +80,9 @@ class InteractionSchema(SettingsModel):
 class ItemSchema(SettingsModel):
     """Columns of the items table, and the type of item ids."""
 
-    id: str
-    id_type: IdType
-    title: str | None = None
+    id: str = Field(description="column of item ids")
+    id_type: IdType = Field(description="type of item ids; never guessed")
+    title: str | None = Field(None, description="column of a name for people; it is an attribute, too")
     attributes: dict[str, AttributeType | None] = Field(
         {}, description="columns that `where` may name, with their types; a list keeps the table's types (CSV: text)"
     )
@@ -106,8 +108,8 @@ class ItemSchema(SettingsModel):
 class UserSchema(SettingsModel):
     """Columns of the users table, and the type of user ids."""
 
-    id: str
-    id_type: IdType
+    id: str = Field(description="column of user ids")
+    id_type: IdType = Field(description="type of user ids; never guessed")
     features: Features = Field({})
 
     @model_validator(mode="after")

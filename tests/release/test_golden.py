@@ -90,6 +90,14 @@ def test_check_fails_for_another_encoder(golden):
         assert caught.value.file == "golden.vectors.npy"
 
 
+def test_allowed_difference_is_relative_to_the_length_of_the_vectors():
+    for scale in (100.0, 0.01):
+        golden = GoldenQueries.record(INDEX, INPUTS.encode(MeanEncoder(scale), INDEX.get_vectors), INPUTS)
+        check(golden, encoder=MeanEncoder(scale * 1.0001))
+        with pytest.raises(InvalidReleaseError, match="user vectors differ"):
+            check(golden, encoder=MeanEncoder(scale * 1.01))
+
+
 def test_check_fails_for_other_item_vectors(golden):
     with pytest.raises(InvalidReleaseError, match="user vectors differ"):
         check(golden, ExactIndex.build(make_unit_vectors(1)))

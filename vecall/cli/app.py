@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vecall import console
+from vecall.cli import reference as reference_commands
 from vecall.cli import serving as serving_commands
 from vecall.cli import store as store_commands
 from vecall.cli import training as training_commands
@@ -23,8 +24,10 @@ for command in (
     training_commands.evaluate,
     serving_commands.recall,
     serving_commands.batch,
+    serving_commands.vectors,
     serving_commands.serve,
     store_commands.compact,
+    reference_commands.config,
 ):
     app.command()(command)
 app.add_typer(store_commands.releases_app, name="releases")

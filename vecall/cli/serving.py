@@ -1,4 +1,4 @@
-"""Commands that answer recalls: recall, batch, serve. They load no torch."""
+"""Commands that answer recalls: recall, batch, vectors, serve. They load no torch."""
 
 import json
 from pathlib import Path
@@ -74,6 +74,25 @@ def batch(
         result = recall_file(recaller, users, out, k=k)
     users_per_second = result.users / max(result.seconds, 1e-9)
     text = f"{result.users:,} users in {result.seconds:.1f} s ({users_per_second:,.0f} users/s): {out}"
+    print_result(result.as_json(), text, as_json=as_json)
+
+
+@handle_errors
+def vectors(
+    store: StoreOption,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file of ids and vectors.")],
+    users: Annotated[bool, typer.Option("--users", help="Export the vectors of users instead of items.")] = False,
+    release: ReleaseOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Export the vectors of all items, or of all users, with live changes. Loads no torch."""
+    from vecall.recall.recaller import open_recaller
+    from vecall.recall.vector_export import export_item_vectors, export_user_vectors
+
+    with open_recaller(store, release=release) as recaller:
+        result = (export_user_vectors if users else export_item_vectors)(recaller, out)
+    text = f"{result.rows:,} vectors of {result.dim} dimensions: {out}"
     print_result(result.as_json(), text, as_json=as_json)
 
 

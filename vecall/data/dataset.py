@@ -12,7 +12,7 @@ from vecall.data.interactions import Catalogue, Interactions, build_catalogue, b
 from vecall.data.ragged import RaggedArray
 from vecall.data.settings import DataSettings
 from vecall.data.split import Split, split_interactions
-from vecall.data.tables import read_tables
+from vecall.data.tables import Tables, read_tables
 from vecall.schema import Schema
 
 
@@ -69,7 +69,11 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     Raises:
         DataError: As for `read_tables`.
     """
-    tables = read_tables(settings, schema)
+    return build_dataset(read_tables(settings, schema), schema)
+
+
+def build_dataset(tables: Tables, schema: Schema) -> Dataset:
+    """Give the items and users of validated tables their rows, and order the interactions."""
     catalogue = build_catalogue(tables, schema)
     has_timestamps = schema.interactions.time is not None
     return Dataset(schema, catalogue, build_interactions(tables, catalogue), tables.dropped_counts, has_timestamps)

@@ -24,15 +24,19 @@ class DataSettings(SettingsModel):
     """Paths of the tables, and the split into training, validation and test."""
 
     interactions: tuple[Path, ...] = Field(min_length=1, description="one table, or a list of them")
-    items: Path | None = None
-    users: Path | None = None
+    items: Path | None = Field(None, description="items table; if unset, the items are those of the interactions")
+    users: Path | None = Field(None, description="users table; if unset, the users are those of the interactions")
     bad_rows: Literal["error", "drop"] = Field(
         "error",
         description="drop: rows with an invalid id, time, label or impression are dropped, invalid features and "
         "attributes become missing values, and both are counted",
     )
     csv: CsvSettings = CsvSettings()
-    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    split: Literal["leave_one_out", "global_time"] = Field(
+        "leave_one_out",
+        description="leave_one_out: the last positive of each user is the test, the last but one the validation; "
+        "global_time: periods from valid_from and test_from on",
+    )
     valid_from: Timestamp | None = Field(None, description="global_time: start of the validation period")
     test_from: Timestamp | None = Field(None, description="global_time: start of the test period")
 

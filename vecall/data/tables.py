@@ -4,13 +4,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import polars as pl
 
 from vecall.data.attributes import cast_attribute
-from vecall.data.casting import CastResult, cast_boolean, cast_feature, cast_id, cast_number, cast_timestamp
-from vecall.data.settings import DataSettings
+from vecall.data.casting import (
+    CastResult,
+    cast_boolean,
+    cast_feature,
+    cast_id,
+    cast_number,
+    cast_timestamp,
+    to_id_dtype,
+)
+from vecall.data.settings import CsvSettings, DataSettings
+from vecall.data.table_source import TableSource
 from vecall.data.table_validator import MAX_EXAMPLES, BadRowHandler, TableValidator
 from vecall.errors import DataError
 from vecall.schema import (
@@ -61,8 +69,25 @@ class Tables:
     dropped_counts: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TableSources:
+    """Where the three tables come from.
+
+    Attributes:
+        interactions: Parts of the interactions table; may be empty.
+        items: The items table; None if there is none.
+        users: The users table; None if there is none.
+        csv: Format of text tables.
+    """
+
+    interactions: Sequence[TableSource]
+    items: TableSource | None
+    users: TableSource | None
+    csv: CsvSettings
+
+
 def read_tables(settings: DataSettings, schema: Schema) -> Tables:
-    """Read and validate all tables.
+    """Read and validate the tables that the settings name.
 
     Args:
         settings: Paths and formats of the tables.
@@ -72,41 +97,69 @@ def read_tables(settings: DataSettings, schema: Schema) -> Tables:
         DataError: A file or column is missing, a row is invalid and `bad_rows` is "error", or the tables do not match
             each other; the message names file, column and example rows.
     """
-    bad_rows = BadRowHandler(should_drop=settings.bad_rows == "drop")
-    items = None if settings.items is None else _read_entity_table(settings.items, schema.items, settings, bad_rows)
-    users = None if settings.users is None else _read_entity_table(settings.users, schema.users, settings, bad_rows)
-    item_ids = None if items is None else items.ids
-    parts = [_read_interactions(path, schema, item_ids, settings, bad_rows) for path in settings.interactions]
-    if schema.interactions.time is not None:
-        parts = _require_uniform_time_kind(parts, settings.interactions)
-    interactions = pl.concat(parts, how="vertical_relaxed")
-    if interactions.is_empty():
+    sources = TableSources(
+        interactions=[TableSource.from_path(path) for path in settings.interactions],
+        items=None if settings.items is None else TableSource.from_path(settings.items),
+        users=None if settings.users is None else TableSource.from_path(settings.users),
+        csv=settings.csv,
+    )
+    tables = validate_tables(sources, schema, BadRowHandler(should_drop=settings.bad_rows == "drop"))
+    if tables.interactions.is_empty():
         names = ", ".join(path.name for path in settings.interactions)
-        raise DataError(f"{names}: no interactions are left ({bad_rows.dropped_counts or 'the tables are empty'})")
-    if users is not None:
-        _check_user_overlap(interactions["user"], users.ids, settings)
+        raise DataError(f"{names}: no interactions are left ({tables.dropped_counts or 'the tables are empty'})")
+    return tables
+
+
+def validate_tables(sources: TableSources, schema: Schema, bad_rows: BadRowHandler) -> Tables:
+    """Read and validate tables; without interactions, their table has no rows.
+
+    Args:
+        sources: The tables.
+        schema: Columns and types of the tables.
+        bad_rows: Handler of invalid rows.
+
+    Raises:
+        DataError: As for `read_tables`.
+    """
+    items = users = None
+    if sources.items is not None:
+        items = _read_entity_table(sources.items, schema.items, sources.csv, bad_rows)
+    if sources.users is not None:
+        users = _read_entity_table(sources.users, schema.users, sources.csv, bad_rows)
+    item_ids = None if items is None else items.ids
+    parts = [_read_interactions(source, schema, item_ids, sources.csv, bad_rows) for source in sources.interactions]
+    if schema.interactions.time is not None:
+        parts = _require_uniform_time_kind(parts, sources.interactions)
+    interactions = pl.concat(parts, how="vertical_relaxed") if parts else _build_empty_interactions(schema)
+    if users is not None and sources.users is not None and len(interactions):
+        _check_user_overlap(interactions["user"], users.ids, sources.users.label)
     for reason, count in bad_rows.dropped_counts.items():
         logger.warning("dropped %d rows or values: %s", count, reason)
     return Tables(interactions, items, users, bad_rows.dropped_counts)
 
 
-def _require_uniform_time_kind(parts: list[pl.DataFrame], paths: Sequence[Path]) -> list[pl.DataFrame]:
+def _build_empty_interactions(schema: Schema) -> pl.DataFrame:
+    id_dtypes = {"user": to_id_dtype(schema.users.id_type), "item": to_id_dtype(schema.items.id_type)}
+    return pl.DataFrame(schema=id_dtypes | {"positive": pl.Boolean})
+
+
+def _require_uniform_time_kind(parts: list[pl.DataFrame], sources: Sequence[TableSource]) -> list[pl.DataFrame]:
     """Return the non-empty parts, whose times must be all numbers or all datetimes; all parts if all are empty.
 
     An empty part is no evidence of either kind: the type of its time column is arbitrary.
     """
-    path_by_kind = {
-        part["time"].dtype.is_temporal(): path for part, path in zip(parts, paths, strict=True) if len(part)
+    label_by_kind = {
+        part["time"].dtype.is_temporal(): source.label for part, source in zip(parts, sources, strict=True) if len(part)
     }
-    if len(path_by_kind) > 1:
+    if len(label_by_kind) > 1:
         raise DataError(
-            f"the times of the files cannot be compared: {path_by_kind[False]} has numbers, {path_by_kind[True]} has "
+            f"the times of the files cannot be compared: {label_by_kind[False]} has numbers, {label_by_kind[True]} has "
             "datetimes or ISO 8601 text; write the same kind into all files"
         )
-    return [part for part in parts if len(part)] if path_by_kind else parts
+    return [part for part in parts if len(part)] if label_by_kind else parts
 
 
-def _check_user_overlap(interaction_users: pl.Series, table_users: pl.Series, settings: DataSettings) -> None:
+def _check_user_overlap(interaction_users: pl.Series, table_users: pl.Series, users_label: str) -> None:
     """Raise if the users table holds no user of the interactions, and warn if it holds fewer than half of them.
 
     Most likely the ids are formatted differently in the two tables.
@@ -116,19 +169,19 @@ def _check_user_overlap(interaction_users: pl.Series, table_users: pl.Series, se
     n_found = int(interaction_users.is_in(table_users.implode()).sum())
     if n_found == 0 and min(len(table_users), n_users) >= _MIN_USERS_TO_COMPARE:
         raise DataError(
-            f"{settings.users}: none of the {n_users:,} users of the interactions is in this table: are the ids "
+            f"{users_label}: none of the {n_users:,} users of the interactions is in this table: are the ids "
             f"formatted alike? It has {table_users.head(MAX_EXAMPLES).to_list()}, the interactions have "
             f"{interaction_users.head(MAX_EXAMPLES).to_list()}"
         )
     if 2 * n_found < n_users:
-        logger.warning("%s: holds only %d of the %d users of the interactions", settings.users, n_found, n_users)
+        logger.warning("%s: holds only %d of the %d users of the interactions", users_label, n_found, n_users)
 
 
 def _read_interactions(
-    path: Path, schema: Schema, item_ids: pl.Series | None, settings: DataSettings, bad_rows: BadRowHandler
+    source: TableSource, schema: Schema, item_ids: pl.Series | None, csv: CsvSettings, bad_rows: BadRowHandler
 ) -> pl.DataFrame:
-    names, decimal = schema.interactions, settings.csv.decimal
-    table = TableValidator(path, _list_interaction_columns(names), settings, bad_rows)
+    names, decimal = schema.interactions, csv.decimal
+    table = TableValidator(source, _list_interaction_columns(names), csv, bad_rows)
     cast_user = partial(cast_id, id_type=schema.users.id_type)
     cast_item = partial(cast_id, id_type=schema.items.id_type)
     table.cast("interaction", names.user, cast_user, is_required=True, name="user")
@@ -175,10 +228,10 @@ def _list_interaction_columns(schema: InteractionSchema) -> dict[str, str]:
 
 
 def _read_entity_table(
-    path: Path, schema: ItemSchema | UserSchema, settings: DataSettings, bad_rows: BadRowHandler
+    source: TableSource, schema: ItemSchema | UserSchema, csv: CsvSettings, bad_rows: BadRowHandler
 ) -> EntityTable:
-    table = TableValidator(path, _list_entity_columns(schema), settings, bad_rows)
-    decimal = settings.csv.decimal
+    table = TableValidator(source, _list_entity_columns(schema), csv, bad_rows)
+    decimal = csv.decimal
     table.cast("id", schema.id, partial(cast_id, id_type=schema.id_type), is_required=True)
     table.require(schema.id, table.typed_columns["id", schema.id].is_first_distinct(), "a unique id")
     for name, feature in schema.features.items():

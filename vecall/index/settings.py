@@ -12,7 +12,11 @@ _UNSUPPORTED_ENGINES = ("milvus",)
 class IndexSettings(SettingsModel):
     """Engine of the index, and the recall and latency to reach. Parameters left out are found by measurement."""
 
-    engine: Literal["auto", "hnsw", "ivf", "exact"] = "auto"
+    engine: Literal["auto", "hnsw", "ivf", "exact"] = Field(
+        "auto",
+        description="auto: the fastest that reaches target_recall, by measurement; hnsw: graph; ivf: inverted file; "
+        "exact: scan of all vectors",
+    )
     target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (100, 500), min_length=1, description="values of k to tune for, ascending"

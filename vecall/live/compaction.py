@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from vecall.arrays import Rows
-from vecall.data.casting import to_id_dtype
 from vecall.data.frames import select_columns
 from vecall.data.id_map import Id, build_id_map
 from vecall.data.ragged import RaggedArray
@@ -71,13 +70,13 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
             f"all items of release {base.name!r} are deleted, and a release needs at least one item: upsert some first"
         )
     with opened_store.create_draft(name) as draft:
-        rows = _collect_live_rows(snapshot)
+        rows = snapshot.list_live_rows()
         contents = _build_contents(snapshot, rows, until_seq, upserts)
         base_dir = opened_store.get_release_dir(base.name)  # raises if it was pruned, as in `LiveState.refresh`
         encoder = _copy_encoder(base_dir, draft.directory, snapshot, rows)
-        queries = (
-            None if base.golden_queries is None or encoder is not None else np.asarray(base.golden_queries.vectors)
-        )
+        golden = base.golden_queries
+        # Golden queries with inputs are users of the release, which are encoded again.
+        queries = None if golden is None or golden.inputs is not None else np.asarray(golden.vectors)
         settings = _resolve_index_settings(base)
         metadata = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
         return draft.commit(metadata, activate=activate, expected_current=base.name)
@@ -89,19 +88,6 @@ def _resolve_index_settings(base: Release) -> IndexSettings:
     if settings.engine == "auto" and base.manifest.index.engine != "exact":
         return IndexSettings.model_validate(base.manifest.index.settings | {"engine": base.manifest.index.engine})
     return settings
-
-
-def _collect_live_rows(snapshot: Snapshot) -> Rows:
-    """Return the snapshot rows of all live items, in ascending order of their ids."""
-    n = snapshot.release.index.size
-    live = snapshot.live_base_rows
-    base_rows = np.arange(n) if live is None else np.flatnonzero(live.to_mask())
-    rows: Rows = np.concatenate([base_rows, n + np.flatnonzero(snapshot.delta.live_mask)])
-    return np.take(rows, _build_id_column(snapshot, rows).arg_sort().to_numpy())
-
-
-def _build_id_column(snapshot: Snapshot, rows: Rows) -> pl.Series:
-    return pl.Series("id", snapshot.to_ids(rows), dtype=to_id_dtype(snapshot.release.item_ids.id_type))
 
 
 def _to_base_rows(snapshot: Snapshot, rows: Rows) -> Rows:
@@ -170,7 +156,7 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
     if base.encoder is not None:
         external_vector_rows = _find_external_vector_rows(snapshot, rows, upserts)
     return ReleaseContents(
-        item_ids=build_id_map(_build_id_column(snapshot, rows), base.item_ids.id_type),
+        item_ids=build_id_map(snapshot.to_id_column(rows), base.item_ids.id_type),
         vectors=vectors,
         attributes=snapshot.get_attributes(rows),
         popularity=popularity,

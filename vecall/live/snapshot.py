@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows, Vectors
+from vecall.data.casting import to_id_dtype
 from vecall.data.id_map import UNKNOWN_ROW, Id
 from vecall.index.bitmap import Bitmap
 from vecall.release.release import Release
@@ -161,6 +162,20 @@ class Snapshot:
         return cast(
             "list[int] | list[str]", [slot_ids[slot] if slot >= 0 else next(base_ids) for slot in slots.tolist()]
         )
+
+    def to_id_column(self, rows: Rows) -> pl.Series:
+        """Return the ids of rows as a column `id`."""
+        return pl.Series("id", self.to_ids(rows), dtype=to_id_dtype(self.release.item_ids.id_type))
+
+    def list_live_rows(self) -> Rows:
+        """Return the rows of all live items, ascending by item id."""
+        n_base = self.release.index.size
+        base = np.arange(n_base) if self.live_base_rows is None else np.flatnonzero(self.live_base_rows.to_mask())
+        in_delta = n_base + np.flatnonzero(self.delta.live_mask)
+        if not len(in_delta):  # base rows ascend with their ids
+            return base
+        rows: Rows = np.concatenate([base, in_delta])
+        return np.take(rows, self.to_id_column(rows).arg_sort().to_numpy())
 
     def get_vectors(self, rows: Rows) -> Vectors:
         """Return the stored vectors of rows as float32 [len(rows), D]."""

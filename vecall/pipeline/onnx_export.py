@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
+from vecall.arrays import Vectors
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.errors import ExportError
 from vecall.release.atomic_io import write_array
@@ -32,49 +34,64 @@ from vecall.release.encoder import (
 )
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.causal import MIN_TRACE_LENGTH
-from vecall.towers.two_tower import ItemTower, TwoTower, UserTower
+from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
 
-PARITY_TOLERANCE = 1e-4  # absolute, per component of a unit vector
+PARITY_TOLERANCE = 1e-4  # per component, relative to the length of the longest vector of the batch
 
 Inputs = dict[str, NDArray[Any]]
 
 
-class ItemTowerWrapper(nn.Module):
-    """Item tower that takes its inputs as positional arguments, as an ONNX graph does."""
+class TowerWrapper(nn.Module, ABC):
+    """A tower that takes its inputs as positional arguments, as an ONNX graph does.
 
-    def __init__(self, tower: ItemTower, input_names: list[str]) -> None:
+    Args:
+        tower: The tower.
+        input_names: Names of the inputs, in order.
+    """
+
+    def __init__(self, tower: nn.Module, input_names: list[str]) -> None:
         super().__init__()
         self.tower, self.input_names = tower, input_names
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Encode B rows of inputs in the order of `input_names` to [B, D] vectors."""
         by_name = dict(zip(self.input_names, inputs, strict=True))
-        return self.tower(by_name.get(ID_VECTORS_INPUT), _select_features(by_name))  # type: ignore[no-any-return]
+        features = {
+            name.removeprefix(FEATURE_INPUT_PREFIX): tensor
+            for name, tensor in by_name.items()
+            if name.startswith(FEATURE_INPUT_PREFIX)
+        }
+        return self.call_tower(by_name, features)
+
+    @abstractmethod
+    def call_tower(self, inputs: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
+        """Call the tower.
+
+        Args:
+            inputs: All inputs by name.
+            features: The features among them, by the feature's name.
+
+        Returns:
+            [B, D] vectors.
+        """
 
 
-class QueryTowerWrapper(nn.Module):
-    """User tower that takes its inputs as positional arguments, as an ONNX graph does."""
+class ItemTowerWrapper(TowerWrapper):
+    """Item tower of `TwoTower`, as a graph."""
 
-    def __init__(self, tower: UserTower, input_names: list[str]) -> None:
-        super().__init__()
-        self.tower, self.input_names = tower, input_names
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Encode B rows of inputs in the order of `input_names` to [B, D] vectors."""
-        by_name = dict(zip(self.input_names, inputs, strict=True))
-        history, lengths = by_name.get(HISTORY_INPUT), by_name.get(LENGTHS_INPUT)
-        return self.tower(history, lengths, _select_features(by_name))  # type: ignore[no-any-return]
+    def call_tower(self, inputs: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
+        """Encode B items to [B, D] vectors."""
+        return self.tower(inputs.get(ID_VECTORS_INPUT), features)  # type: ignore[no-any-return]
 
 
-def _select_features(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the inputs that are features, by the feature's name."""
-    return {
-        name.removeprefix(FEATURE_INPUT_PREFIX): tensor
-        for name, tensor in inputs.items()
-        if name.startswith(FEATURE_INPUT_PREFIX)
-    }
+class QueryTowerWrapper(TowerWrapper):
+    """User tower of `TwoTower`, as a graph."""
+
+    def call_tower(self, inputs: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
+        """Encode B users to [B, D] vectors."""
+        return self.tower(inputs.get(HISTORY_INPUT), inputs.get(LENGTHS_INPUT), features)  # type: ignore[no-any-return]
 
 
 def export_towers(
@@ -116,14 +133,37 @@ def export_towers(
         (QueryTowerWrapper(towers.user_tower, query_input_names), user_specs, directory / QUERY_TOWER_FILE),
     )
     for graph, specs, path in graphs:
-        _export_graph(graph, SampleInputs(graph.input_names, specs, dim), length, path)
-        _check_parity(graph, SampleInputs(graph.input_names, specs, dim), length, path)
-    (directory / ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
+        export_graph(graph, specs, dim, length, path)
+    write_encoder_state(state, directory)
     if towers.item_id_embedding is not None:
         table = towers.item_id_embedding.weight.detach().cpu().numpy()
         # The last row of the table is the embedding of unknown items, which -1 selects as well.
         write_array(directory / ITEM_ID_VECTORS_FILE, np.concatenate([table[id_rows], table[-1:]]))
     return compute_encoder_hash(directory)
+
+
+def export_graph(
+    graph: TowerWrapper, feature_specs: Mapping[str, FeatureSpec], dim: int, history_length: int, path: Path
+) -> None:
+    """Export a tower to an ONNX file and verify that ONNX Runtime gives the vectors that torch gives.
+
+    Args:
+        graph: The tower, in evaluation mode; moved to the CPU.
+        feature_specs: Specs of its features.
+        dim: D, the dimension of item vectors.
+        history_length: L, the longest history that is read.
+        path: The file.
+
+    Raises:
+        ExportError: ONNX Runtime gives other vectors than torch.
+    """
+    _export_graph(graph, SampleInputs(graph.input_names, feature_specs, dim), history_length, path)
+    _check_parity(graph, SampleInputs(graph.input_names, feature_specs, dim), history_length, path)
+
+
+def write_encoder_state(state: EncoderState, directory: Path) -> None:
+    """Write `encoders.json`."""
+    (directory / ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
 
 
 def compute_encoder_hash(directory: Path) -> str:
@@ -173,6 +213,15 @@ class SampleInputs:
                 is_present = rng.random((batch_size, n_values)) < 0.7  # some values, and some whole rows, are padding
                 return rng.integers(0, spec.size, (batch_size, n_values)) * is_present
 
+    def generate_extremes(self, length: int) -> Inputs:
+        """Generate 2 rows by name: the smallest index, and no history; the largest index, and a history of L items."""
+        inputs = self.generate(2, length, n_values=1)
+        for name in self.input_names:
+            spec = self._feature_specs.get(name.removeprefix(FEATURE_INPUT_PREFIX))
+            if spec is not None and spec.kind != "dense":
+                inputs[name] = np.array([0, spec.size - 1]).reshape(inputs[name].shape)
+        return inputs | ({LENGTHS_INPUT: np.array([0, length])} if LENGTHS_INPUT in self.input_names else {})
+
     def list_dynamic_axes(self) -> list[dict[int, Any]]:
         """List the dynamic axes of each input, in the order of the names: B, and L or T."""
         return [self._find_dynamic_axes(name) for name in self.input_names]
@@ -183,9 +232,7 @@ class SampleInputs:
         return {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if is_ragged else {0: Dim.DYNAMIC}
 
 
-def _export_graph(
-    graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path
-) -> None:
+def _export_graph(graph: TowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path) -> None:
     inputs = sample_inputs.generate(batch_size=3, length=max(MIN_TRACE_LENGTH, min(5, max_length)))
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -220,20 +267,18 @@ def _strip_metadata(model: Any) -> None:  # noqa: ANN401 - onnx has no types
         message.ClearField("doc_string")
 
 
-def _check_parity(
-    graph: ItemTowerWrapper | QueryTowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path
-) -> None:
+def _check_parity(graph: TowerWrapper, sample_inputs: SampleInputs, max_length: int, path: Path) -> None:
     """Compare ONNX Runtime with torch over batch sizes and history lengths, which vary within a batch.
 
     Raises:
         ExportError: A component differs by more than `PARITY_TOLERANCE`, or is not a number.
     """
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch_size, length in _iterate_parity_sizes(max_length):
+    for batch_size, length in iterate_parity_sizes(max_length):
         inputs = sample_inputs.generate(batch_size, length, n_values=1 + length % 4)
         with torch.no_grad():
             expected = graph(*map(torch.from_numpy, inputs.values())).numpy()
-        error = float(np.abs(session.run([VECTORS_OUTPUT], inputs)[0] - expected).max())
+        error = measure_difference(session.run([VECTORS_OUTPUT], inputs)[0], expected)
         if not error <= PARITY_TOLERANCE:  # true for NaN as well
             raise ExportError(
                 f"{path.name}: ONNX Runtime differs from torch by {error:.2g} (tolerance {PARITY_TOLERANCE:.0e}) at "
@@ -242,7 +287,13 @@ def _check_parity(
     logger.info("%s: ONNX Runtime output matches torch", path.name)
 
 
-def _iterate_parity_sizes(max_length: int) -> Iterator[tuple[int, int]]:
+def measure_difference(vectors: Vectors, expected: Vectors) -> float:
+    """Return the largest difference of a component of [B, D] vectors, relative to the length of the longest vector."""
+    scale = float(np.linalg.norm(expected, axis=1).max()) or 1.0
+    return float(np.abs(vectors - expected).max()) / scale
+
+
+def iterate_parity_sizes(max_length: int) -> Iterator[tuple[int, int]]:
     """Yield pairs of batch size and history length."""
     for batch_size in (1, 7):
         for length in sorted({0, 1, min(2, max_length), max_length}):

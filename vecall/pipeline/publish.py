@@ -4,14 +4,10 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
-
-from vecall import progress
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import StoreError
 from vecall.live.pruning import check_tables_seq
+from vecall.pipeline.catalogue_encoding import encode_catalogue
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
 from vecall.release.encoder import EncoderState, OnnxEncoder
@@ -22,8 +18,6 @@ from vecall.release.writer import ReleaseContents, write_release
 from vecall.runtime.fork_safety import check_not_forked
 
 logger = logging.getLogger(__name__)
-
-_ENCODE_BATCH_SIZE = 8192
 
 
 def publish(
@@ -68,10 +62,9 @@ def publish(
     _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
     with target.create_draft(name) as draft:
         encoder, encoder_hash = _export_encoder(model, dataset, draft.directory)
-        rows = np.arange(len(dataset.catalogue.items))
         contents = ReleaseContents(
             item_ids=dataset.catalogue.items,
-            vectors=_encode_catalogue(encoder, dataset.catalogue.item_features, rows),
+            vectors=encode_catalogue(encoder, dataset.catalogue.item_features),
             attributes=dataset.catalogue.item_attributes,
             popularity=dataset.popularity,
             users=_build_user_table(dataset),
@@ -115,17 +108,6 @@ def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> t
     specs = vocabulary.item_encoder.specs, vocabulary.user_encoder.specs
     encoder_hash = export_towers(model.towers, state, specs, id_rows, directory)
     return OnnxEncoder(directory, threads=os.cpu_count() or 1), encoder_hash
-
-
-def _encode_catalogue(encoder: OnnxEncoder, features: pl.DataFrame, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Encode all items with the exported item tower: [N] rows of features -> [N, D] vectors."""
-    vectors = np.empty((len(rows), encoder.dim), dtype=np.float32)
-    with progress.track("encoding items", len(rows)) as advance:
-        for start in range(0, len(rows), _ENCODE_BATCH_SIZE):
-            batch = slice(start, start + _ENCODE_BATCH_SIZE)
-            vectors[batch] = encoder.encode_items(features[batch], rows[batch])
-            advance(len(rows[batch]))
-    return vectors
 
 
 def _build_user_table(dataset: Dataset) -> UserTable:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from vecall.data.casting import cast_id
 from vecall.data.id_map import Id, build_id_map
-from vecall.errors import ConfigError, DataError
-from vecall.index.base import MAX_QUERY_VALUE
+from vecall.errors import DataError
 from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
+from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
 from vecall.release.store import Store
 from vecall.release.writer import ReleaseContents, check_attributes, write_release
 from vecall.runtime.fork_safety import check_not_forked
@@ -59,13 +59,10 @@ def publish_vectors(
         StoreError: The name is in use, the journal has no operation `journal_seq`, or the store cannot be written.
     """
     check_not_forked()
-    if index is not None and not isinstance(index, IndexSettings):
-        raise ConfigError(
-            f"index: expected IndexSettings, got {index!r:.80}; construct it as IndexSettings(engine=...)"
-        )
+    index_settings = require_index_settings(index)
     id_column, id_type = _to_id_column(ids)
-    vector_array = _to_array("vectors", vectors)
-    query_array = None if queries is None else _to_array("queries", queries)
+    vector_array = to_array("vectors", vectors)
+    query_array = None if queries is None else to_array("queries", queries)
     _check_compatible(id_column, vector_array, query_array)
     attribute_frame = pl.DataFrame(height=len(id_column)) if attributes is None else _require_frame(attributes)
     check_attributes(attribute_frame, len(id_column))
@@ -74,7 +71,7 @@ def publish_vectors(
     target = Store.create(Path(store))
     check_tables_seq(target, id_type, journal_seq)
     with target.create_draft(name) as draft:
-        description = write_release(draft.directory, contents, index or IndexSettings(), queries=tuning_queries)
+        description = write_release(draft.directory, contents, index_settings, queries=tuning_queries)
         return draft.commit(description, activate=activate)
 
 
@@ -95,24 +92,6 @@ def _build_contents(
     )
 
 
-def _to_array(name: str, values: Any) -> NDArray[Any]:  # noqa: ANN401 - input of any type, to be validated
-    """Convert values to an array of real numbers; an array is not copied.
-
-    Raises:
-        DataError: The values are not real numbers.
-    """
-    try:
-        array = values if isinstance(values, np.ndarray) else np.asarray(values)
-        if array.dtype == object:
-            array = array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{name}: expected an array of numbers, got {type(values).__name__}: {error}") from error
-    if np.ma.is_masked(values) or array.dtype.kind not in "fiu":
-        received = "a masked array" if np.ma.is_masked(values) else f"{array.dtype}"
-        raise DataError(f"{name}: expected an array of real numbers, got {received}")
-    return array
-
-
 def _require_frame(attributes: Any) -> pl.DataFrame:  # noqa: ANN401 - input of any type, to be validated
     if isinstance(attributes, pl.DataFrame):
         return attributes
@@ -126,10 +105,8 @@ def _check_compatible(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[An
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise DataError(f"vectors must be [N, D] with N = {len(ids)} ids, got shape {list(vectors.shape)}")
     _check_finite(vectors, ids)
-    if queries is not None and (queries.ndim != 2 or queries.shape[1] != vectors.shape[1]):
-        raise DataError(f"queries must be [Q, {vectors.shape[1]}], got shape {list(queries.shape)}")
-    if queries is not None and not (np.abs(queries) <= MAX_QUERY_VALUE).all():
-        raise DataError(f"queries must be finite numbers within ±{MAX_QUERY_VALUE:g}, but some are not")
+    if queries is not None:
+        check_queries(queries, vectors.shape[1])
     if ids.n_unique() < len(ids):
         duplicates = ids.filter(ids.is_duplicated()).unique().head(3).to_list()
         raise DataError(f"ids must be distinct, but some occur more than once, such as {duplicates}")

@@ -1,10 +1,8 @@
 """Batch recall: a file of user ids or of requests in, one Parquet table of answers out."""
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -15,7 +13,8 @@ import polars as pl
 from vecall import progress
 from vecall.data.casting import cast_id, to_id_dtype
 from vecall.data.readers import read_table
-from vecall.errors import DataError, QueryError, StoreError
+from vecall.errors import DataError, QueryError
+from vecall.recall.parquet_output import stage_parquet
 from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
 from vecall.release.release import Release
@@ -80,7 +79,7 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
     total = sum(1 for _ in read_queries())  # a pass of its own, so that a bad line is reported before hours of work
     if not total:
         raise DataError(f"{input_path}: contains no users; expected at least one")
-    with _stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
+    with stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
         queries, written = read_queries(), 0
         while chunk := list(islice(queries, _CHUNK_USERS)):
             answers = [_recall_query(recaller, located_query) for located_query in chunk]
@@ -160,19 +159,3 @@ def _to_frame(recaller: Recaller, queries: Sequence[_LocatedQuery], answers: Seq
             "release": [answer.release for answer in answers],
         }
     )
-
-
-@contextmanager
-def _stage_parquet(output_path: Path) -> Iterator[Path]:
-    """Yield a temporary directory for parts of a table; on exit concatenate them into `output_path`."""
-    try:
-        with tempfile.TemporaryDirectory(dir=output_path.parent, prefix=f"{output_path.name}.") as name:
-            directory = Path(name)
-            yield directory
-            combined = directory / "combined"
-            pl.scan_parquet(sorted(directory.glob("*.parquet")), glob=False).sink_parquet(combined)
-            combined.replace(output_path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            f"{output_path}: cannot be written: {error}; check that its directory exists and has free space"
-        ) from error

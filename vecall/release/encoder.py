@@ -44,7 +44,7 @@ class EncoderState(BaseModel):
 
 
 class OnnxEncoder:
-    """Encodes item and user features, and histories, to vectors of length 1. Thread-safe.
+    """Encodes item and user features, and histories, to vectors. Thread-safe.
 
     Attributes:
         state: how raw fields become inputs of the towers.

@@ -16,7 +16,8 @@ from vecall.release.atomic_io import read_array, read_table, write_array, write_
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.history_io import load_histories, save_histories
 
-# Largest difference of a vector's component: CPUs round differently, another model differs by far more.
+# Largest difference of a vector's component, relative to the length of the longest vector: CPUs round differently,
+# another model differs by far more.
 MAX_VECTOR_DIFFERENCE = 1e-3
 MAX_GOLDEN_QUERIES = 256
 GOLDEN_TOP_K = 100  # exact rows stored per query
@@ -113,7 +114,8 @@ class GoldenQueries:
             InvalidReleaseError: a user vector differs from the stored one, or the ANN recall is below `min_recall`.
         """
         if self.inputs is not None and encoder is not None:
-            error = float(np.abs(self.inputs.encode(encoder, index.get_vectors) - self.vectors).max())
+            scale = float(np.linalg.norm(self.vectors, axis=1).max()) or 1.0
+            error = float(np.abs(self.inputs.encode(encoder, index.get_vectors) - self.vectors).max()) / scale
             if not error <= MAX_VECTOR_DIFFERENCE:  # NaN is an error too
                 raise InvalidReleaseError(
                     f"golden queries: user vectors differ by {error:.2g} from those stored at publishing (allowed: "

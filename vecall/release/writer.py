@@ -14,11 +14,11 @@ from pydantic import JsonValue
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
-from vecall.data.frames import get_unnamed_column
+from vecall.data.frames import get_unnamed_column, is_empty_row
 from vecall.data.id_map import IdMap
-from vecall.errors import DataError
+from vecall.errors import DataError, ExportError
 from vecall.index import index_io
-from vecall.index.base import Index
+from vecall.index.base import MAX_QUERY_VALUE, Index
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.sampling import evenly_spaced_rows
@@ -91,8 +91,8 @@ def write_release(
         directory: of the draft.
         contents: what to write.
         settings: of the index.
-        queries: [Q, D] real user vectors to tune the index on, for a release without towers.
-        encoder: the towers in `directory` and their encoder hash; the release's users are then the queries.
+        queries: [Q, D] real user vectors to tune the index on; None to encode users of the release, if it has towers.
+        encoder: the towers in `directory` and their encoder hash; None for a release without towers.
 
     Returns:
         The publisher's part of the manifest.
@@ -100,11 +100,12 @@ def write_release(
     Raises:
         DataError: the vectors cannot be indexed.
         ConfigError: `settings` has a parameter of another engine.
+        ExportError: the user tower gives a vector that cannot be searched.
     """
     inputs = None
-    if encoder is not None and contents.users is not None:
+    if queries is None and encoder is not None and contents.users is not None:
         inputs = _sample_user_inputs(contents.users, MAX_TUNING_QUERIES, encoder[0].history_length)
-        queries = inputs.encode(encoder[0], lambda rows: round_to_half_precision(contents.vectors[rows]))
+        queries = _encode_user_sample(inputs, encoder[0], contents.vectors)
     if queries is None or len(queries) < 2:  # a confidence interval needs two
         queries = inputs = None
     built = build_index(contents.vectors, queries, settings)
@@ -137,9 +138,26 @@ def write_release(
     )
 
 
+def _encode_user_sample(inputs: UserTowerInputs, encoder: OnnxEncoder, item_vectors: Vectors | HalfVectors) -> Vectors:
+    """Encode users; raise if a component is not finite, or too large for finite scores."""
+    vectors = inputs.encode(encoder, lambda rows: round_to_half_precision(item_vectors[rows]))
+    is_valid = (np.abs(vectors) <= MAX_QUERY_VALUE).all(axis=1)
+    if not is_valid.all():
+        raise ExportError(
+            f"user tower: the vectors of {int((~is_valid).sum())} of {len(vectors)} users are not finite numbers "
+            f"within ±{MAX_QUERY_VALUE:g}, such as {vectors[~is_valid][0]}; check it for divisions by 0 and overflows"
+        )
+    return vectors
+
+
 def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
-    """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads."""
+    """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads.
+
+    If nobody has a history, and the user tower reads none, users with features are selected.
+    """
     active = np.flatnonzero(users.histories.lengths)
+    if not len(active) and history_length == 0:
+        active = np.flatnonzero(~is_empty_row(users.features))
     chosen = active[evenly_spaced_rows(len(active), max_users)]
     return UserTowerInputs(users.histories.take(chosen).take_last(history_length), users.features[chosen])
 

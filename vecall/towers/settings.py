@@ -12,7 +12,11 @@ HistoryEncoderType = Literal["none", "mean", "attention", "causal"]
 class HistorySettings(SettingsModel):
     """Encoder of the user's history of item vectors."""
 
-    encoder: HistoryEncoderType = "mean"
+    encoder: HistoryEncoderType = Field(
+        "mean",
+        description="mean: learned mixture of means with several decays; attention: weighted by a learned query; "
+        "causal: transformer; none: the history is not read",
+    )
     length: int = Field(50, ge=1, le=1000, description="L: number of newest items that are read")
     item_dropout: float = Field(0.0, ge=0, lt=1, description="share of a history's items that a training step drops")
     layers: int = Field(2, ge=1, le=16, description="causal only: transformer blocks")
@@ -26,7 +30,11 @@ class ModelSettings(SettingsModel):
     reads their concatenation.
     """
 
-    preset: Literal["dssm", "pooled", "sequence"] = "pooled"
+    preset: Literal["dssm", "pooled", "sequence"] = Field(
+        "pooled",
+        description="pooled: mean over the history, for small data; sequence: causal transformer, from some ten "
+        "thousand users on; dssm: MLP over features with BCE, a baseline",
+    )
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of user and item vectors")
     ensemble_size: int = Field(
         1,
@@ -35,7 +43,7 @@ class ModelSettings(SettingsModel):
         description="number of models in one vector, dim / ensemble_size dimensions each; a score is their mean score",
     )
     hidden: tuple[int, ...] = Field((), description="widths of the hidden layers of the MLP, in both towers")
-    norm: Literal["layer", "batch", "none"] = "layer"
+    norm: Literal["layer", "batch", "none"] = Field("layer", description="normalization in the hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in hidden layers and in the history encoder")
     init_std: float = Field(
         0.1, gt=0, description="standard deviation of initial embeddings; smaller ones learn faster at the same lr"

@@ -28,7 +28,9 @@ class NegativeSettings(SettingsModel):
 class TrainingSettings(SettingsModel):
     """Loss, optimizer and stopping rule."""
 
-    loss: Literal["auto", "softmax", "sampled_softmax", "bce"] = "auto"
+    loss: Literal["auto", "softmax", "sampled_softmax", "bce"] = Field(
+        "auto", description="auto: softmax over all items, sampled_softmax if these are too many for a training step"
+    )
     negatives: NegativeSettings = NegativeSettings()
     temperature: float | Literal["learned"] = Field(
         0.1, description="divides the scores; higher values make the softmax softer"
@@ -46,14 +48,14 @@ class TrainingSettings(SettingsModel):
     lr_schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="cosine: rise over the first 5 % of the steps, then fall to 2 % of lr"
     )
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="decay per step of the moving average of the weights, which is evaluated and saved; 0: no average",
     )
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of initial weights and of all random draws")
     refit: bool = Field(False, description="train again on all interactions for the best number of epochs")
 
     @model_validator(mode="after")
