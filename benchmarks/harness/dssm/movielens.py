@@ -104,7 +104,7 @@ class MovieLensBenchmark:
 
 
 def iterate_results(results_dir: Path, work_dir: Path, *, fresh: bool) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Yield the result of each model and seed as soon as it is there.
+    """Yield the result of each model and seed as soon as it is measured.
 
     Args:
         results_dir: holds dssm/MODEL.json or dssm/MODEL-seedN.json of each.
