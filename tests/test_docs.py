@@ -61,7 +61,7 @@ def test_every_page_with_snippets_is_run() -> None:
     run_pages = {"getting-started.md", "filters.md", *SHOP_PAGES}
     for page in DOCS.glob("*.md"):
         languages = {snippet.language for snippet in read_snippets(page) if not snippet.is_skipped}
-        if page.name not in run_pages and page.name not in ("operations.md",):
+        if page.name not in run_pages and page.name != "operations.md":  # its commands have placeholders
             assert not languages & {"python", "sh"}, page.name
 
 

@@ -15,7 +15,9 @@ DEFAULT_TAG_SEPARATOR = "|"
 class NumericFeature(SettingsModel):
     """A number. A missing value is encoded differently from zero."""
 
-    kind: Literal["numeric"] = Field("numeric", description="a number, standardized; missing values have an input of their own")
+    kind: Literal["numeric"] = Field(
+        "numeric", description="a number, standardized; missing values have an input of their own"
+    )
 
 
 class CategoryFeature(SettingsModel):

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.server import ServerProcess
 from typer.testing import CliRunner
 
+from support.server import ServerProcess
 from vecall.cli.app import app
 
 _BLOCK = re.compile(
