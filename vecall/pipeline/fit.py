@@ -36,6 +36,7 @@ from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
 from vecall.training.fit import train
+from vecall.training.loggers import check_logger_installed
 from vecall.training.scoring import Scorer, TowerScorer
 from vecall.training.warm_start import ModelVocabulary, warm_start
 
@@ -55,11 +56,12 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
     Raises:
         DataError: A table does not match the schema.
-        ConfigError: The settings contradict each other.
+        ConfigError: The settings contradict each other, or the package of `training.logger` is not installed.
         TrainingError: The run directory is in use or holds an interrupted fit of other settings or tables; `init` has
             other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
+    check_logger_installed(config.training.logger)
     directory = to_absolute_path(run_dir)
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
@@ -71,9 +73,8 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     # Not the final model, which may have been refitted on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
     training_data, vocabulary = _build_training_data(dataset, split.train, split.negatives, init_model)
-    DataFingerprint.compute(
-        dataset, split, training_data, vocabulary, None if init_run is None else init_run.weights_path
-    ).write_or_check(directory)
+    init_weights = None if init_run is None else init_run.weights_path
+    DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights).write_or_check(directory)
     trained_hashes = hashes[split.positive_parts == TRAIN]
     write_trained_hashes(directory, trained_hashes, None if init_run is None else init_run.directory)
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)

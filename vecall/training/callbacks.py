@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vecall import progress
+from vecall.training.loggers import EpochLogger
 from vecall.training.module import TwoTowerModule, check_finite
 from vecall.training.scoring import Scorer, TowerScorer
 
@@ -30,10 +31,11 @@ class EpochMetricsCallback(Callback):
     Args:
         metrics_path: JSON Lines file with the loss, the validation metrics and the seconds of each epoch.
         validate: Computes the validation metrics; None for no validation.
+        logger: Logs the metrics of each epoch too; None for no logger.
     """
 
-    def __init__(self, metrics_path: Path, validate: Validator | None) -> None:
-        self._metrics_path, self._validate = metrics_path, validate
+    def __init__(self, metrics_path: Path, validate: Validator | None, logger: EpochLogger | None = None) -> None:
+        self._metrics_path, self._validate, self._logger = metrics_path, validate, logger
         self._losses: list[Tensor] = []
         self._progress_bar = ExitStack()
 
@@ -69,11 +71,13 @@ class EpochMetricsCallback(Callback):
         pl_module.reset_unobserved_item_ids()
         if self._validate is not None:
             metrics |= self._validate(TowerScorer(pl_module.eval_towers, pl_module.data))
-            pl_module.log(MONITORED_METRIC, metrics[MONITORED_METRIC])
+            pl_module.log(MONITORED_METRIC, metrics[MONITORED_METRIC], logger=False)
         metrics["seconds"] = round(time.perf_counter() - self._epoch_start_time, 3)
         self._progress_bar.close()
         with self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+        if self._logger is not None:
+            self._logger.log({name: value for name, value in metrics.items() if name != "epoch"}, trainer.current_epoch)
         rounded = {name: round(value, 4) for name, value in metrics.items() if name != "epoch"}
         logger.info("finished epoch %d: %s", trainer.current_epoch + 1, rounded)
 
