@@ -14,7 +14,7 @@ from vecall.errors import TrainingError
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.callbacks import MONITORED_METRIC, EpochMetricsCallback, Validator
+from vecall.training.callbacks import MONITORED_METRIC, EpochEndCallback, ScorerValidator
 from vecall.training.data import TrainingData
 from vecall.training.module import TwoTowerModule
 from vecall.training.settings import TrainingSettings
@@ -46,7 +46,7 @@ def train(
     training_settings: TrainingSettings,
     directory: Path,
     *,
-    validate: Validator | None = None,
+    validate: ScorerValidator | None = None,
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
 ) -> TrainResult:
@@ -113,8 +113,8 @@ class _ResumableEarlyStopping(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
-def _build_callbacks(directory: Path, validate: Validator | None, patience: int) -> list[Callback]:
-    callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate)]
+def _build_callbacks(directory: Path, validate: ScorerValidator | None, patience: int) -> list[Callback]:
+    callbacks: list[Callback] = [EpochEndCallback(directory / "metrics.jsonl", validate)]
     if validate is not None:
         callbacks += [
             _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True),
