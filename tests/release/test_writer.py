@@ -1,3 +1,5 @@
+import errno
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
-from vecall.errors import DataError
+from vecall.errors import DataError, StoreError
 from vecall.index import tuning
 from vecall.index.base import SearchParams
 from vecall.index.planner import DEFAULT_COSTS
@@ -182,3 +184,14 @@ def test_attributes_need_one_row_per_item():
 def test_attributes_without_columns_keep_their_row_count(tmp_path):
     contents = ReleaseContents(make_contents().item_ids, make_unit_vectors(0, 600), pl.DataFrame(height=600))
     assert len(publish(tmp_path, contents, IndexSettings()).attributes) == 600
+
+
+def test_full_disk_is_reported_as_a_store_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "save_id_map", fail)
+    ids = build_id_map(pl.Series("id", [1, 2]), "integer")
+    contents = ReleaseContents(ids, np.eye(2, dtype=np.float32), pl.DataFrame(height=2))
+    with pytest.raises(StoreError, match=r"could not be written: .*No space left"):
+        write_release(tmp_path, contents, IndexSettings(engine="exact"))
