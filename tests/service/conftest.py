@@ -59,7 +59,7 @@ def publish_users(tmp_path):
             popularity=np.ones(20, dtype=np.float32),
             users=users,
         )
-        store = Store.create(tmp_path / "users")
+        store = Store.open_or_create(tmp_path / "users")
         with store.create_draft("first") as draft:
             draft.commit(write_release(draft.directory, contents, IndexSettings()), activate=True)
         return store.path

@@ -72,7 +72,7 @@ class MovieLensBenchmark:
             "protocol": self.split.protocol,
             "users": evaluated.user_count,
             "items": n_items,
-            "dropped": dict(self.dataset.dropped_counts) | dict(self.split.dropped_counts),
+            "dropped": dict(self.dataset.dropped_counts) | dict(self.split.user_counts_by_reason),
             "fit_seconds": round(fit_seconds, 1),
             **epochs,
             **evaluated.as_json(),

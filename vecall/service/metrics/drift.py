@@ -84,7 +84,7 @@ class DriftMonitor:
 def _count_unknown(trace: RecallTrace, query: Query) -> tuple[UnknownAndTotal, ...]:
     """Counts by kind, in the order of `_INPUT_KINDS`."""
     unknown, encoder = trace.answer.unknown, trace.snapshot.release.encoder
-    features = encoder.count_oov(query.user) if query.user and encoder is not None else (0, 0)
+    features = encoder.count_unseen_values(query.user) if query.user and encoder is not None else (0, 0)
     user = (int(unknown.user), int(query.user_id is not None))
     return user, (unknown.history, len(query.history or ())), features
 
