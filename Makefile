@@ -6,14 +6,14 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: quickstart test slow soak torture check docs coverage package install clean
 
-quickstart: $(INSTALLED)  ## The whole story on MovieLens: fit, publish, evaluate, recall
+quickstart: $(INSTALLED)  ## End-to-end demo on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
 
 # Two workers of one thread each: tiny fits with more threads than cores wait for one another.
 test: $(INSTALLED)  ## The test suite
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-slow: $(INSTALLED)  ## Proofs that take minutes
+slow: $(INSTALLED)  ## Tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 SOAK = $(BIN)/python benchmarks/soak.py --items 30_000 --switch-seconds 6 --deadline-ms 2000

@@ -2,8 +2,8 @@
 
 python benchmarks/dssm_baseline.py [--pools 10_000 1_000_000] [--quick] [--no-movielens] [--fresh] [--out DIR]
 
-Results are kept in results/dssm.json. Each part is written as soon as it is done, and is not measured again while it is
-there.
+Results are kept in results/dssm.json. Each part is written as soon as it is done; a part that the file holds is not
+measured again.
 """
 
 import argparse

@@ -25,13 +25,13 @@ unknown key is an error that names it.
 
 A key is *required*, has a default, or may be left out (empty default). A preset, `model.preset`, sets several keys of
 `[model]` and `[training]` at once; where it differs from the default, its value stands after the meaning. A key in the
-file overrides the preset.
+file overrides the preset. Features of users have the same kinds and keys as those of items.
 
-# vecall.toml
+## vecall.toml
 """
 _SERVE_INTRO = """\
 
-# Settings of the service
+## Settings of the service
 
 Of `vecall serve --settings FILE`. Options of the command line override the file.
 """
@@ -69,8 +69,10 @@ _JSON_RESULTS = {
 
 def render_configuration() -> str:
     """Render the reference of all settings."""
-    config = render_markdown(list_config_keys())
-    serve = render_markdown(list_model_keys(ServeSettings))
+    keys = [key for key in list_config_keys() if not key.section.startswith("schema.users.features")]
+    config, serve = (
+        render_markdown(part).replace("## `[", "### `[") for part in (keys, list_model_keys(ServeSettings))
+    )
     return f"{_CONFIGURATION_INTRO}\n{config}{_SERVE_INTRO}\n{serve}"
 
 

@@ -68,7 +68,7 @@ def _render_module_tables() -> str:
         if docstring is None:
             continue
         name = path.relative_to(ROOT / "vecall").as_posix()
-        summary = docstring.partition("\n")[0].replace("|", "\\|").replace("[", "\\[")
+        summary = docstring.partition("\n")[0].replace("|", "\\|")
         modules.setdefault(name.rpartition("/")[0], []).append(f"| `{name}` | {summary} |")
     head = ["| module | purpose |", "| --- | --- |"]
     return "\n\n".join("\n".join([*head, *rows]) for _, rows in sorted(modules.items()))

@@ -37,7 +37,18 @@ MAY_IMPORT = {
     "pipeline": {"config", "data", "evaluation", "index", "live", "release", "towers", "training"},
     "console": set(),
     "quickstart": {"config", "console", "data", "evaluation", "pipeline", "recall"},
-    "cli": {"config", "config_reference", "console", "evaluation", "live", "pipeline", "quickstart", "recall", "release", "service"},
+    "cli": {
+        "config",
+        "config_reference",
+        "console",
+        "evaluation",
+        "live",
+        "pipeline",
+        "quickstart",
+        "recall",
+        "release",
+        "service",
+    },
     "__main__": {"cli"},
 }
 # Settings, which torch-free code reads: the one kind of file in them that others may import from there.

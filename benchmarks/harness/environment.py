@@ -67,7 +67,7 @@ def read_peak_memory_gib() -> float:
 def make_child_environment() -> dict[str, str]:
     """Return the environment of a child process that runs a module of `harness` by `python -m`.
 
-    `benchmarks/` comes first on its PYTHONPATH; what this process has there stays behind it.
+    `benchmarks/` is prepended to PYTHONPATH.
     """
     inherited = os.environ.get("PYTHONPATH")
     search_path = [str(BENCHMARKS_DIR), *([inherited] if inherited else [])]

@@ -55,7 +55,7 @@ def evaluate(served_model):
         train=RaggedArray.from_lists([order[:8] for order in ORDERS]),
         test=CASES,
         protocol="each user's last two items are the test",
-        dropped_counts={},
+        user_counts_by_reason={},
     )
     return lambda: evaluate_all(dataset, split, score, served_model, (5, 10), (10, 1000))
 

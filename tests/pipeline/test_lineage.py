@@ -23,7 +23,7 @@ def tables_dir(tmp_path):
 @pytest.fixture
 def interrupted_dir(tables_dir, monkeypatch):
     """A directory with tables and, in `run`, a fit of them that was interrupted after one epoch."""
-    on_train_epoch_start = callbacks.EpochMetricsCallback.on_train_epoch_start
+    on_train_epoch_start = callbacks.EpochEndCallback.on_train_epoch_start
 
     def interrupt(self, trainer, module):
         if trainer.current_epoch == 1:
@@ -31,7 +31,7 @@ def interrupted_dir(tables_dir, monkeypatch):
         on_train_epoch_start(self, trainer, module)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.EpochMetricsCallback, "on_train_epoch_start", interrupt)
+        patch.setattr(callbacks.EpochEndCallback, "on_train_epoch_start", interrupt)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(synthetic.make_config(tables_dir), tables_dir / "run")
     return tables_dir

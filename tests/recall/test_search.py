@@ -210,7 +210,8 @@ def test_filtered_search_uses_the_search_params_of_the_expected_rank(recorded):
         7,
     )
     (call,) = index.calls
-    assert call[:3] == ("search", 9, CURVE.look_up(9, rank=18))  # row 3 does not pass, so it is not counted as excluded
+    # Row 3 does not pass, so it is not counted as excluded.
+    assert call[:3] == ("search", 9, CURVE.look_up(9, expected_rank=18))
     assert (call[3].to_mask() == is_even).all()
     assert (result.match_count, result.eligible_count) == (30, 28)
 
@@ -222,7 +223,7 @@ def test_deleted_items_count_like_filtered_ones(recorded):
     query = make_resolved_query([1, 0, 0, 0], [5, 50])  # row 5 is deleted
     result = search_snapshot(memtable.snapshot, query, None, 4)
     (call,) = index.calls
-    assert call[:3] == ("search", 5, CURVE.look_up(5, rank=15))
+    assert call[:3] == ("search", 5, CURVE.look_up(5, expected_rank=15))
     assert np.flatnonzero(call[3].to_mask()).tolist() == list(range(40, 60))
     assert (result.match_count, result.eligible_count, result.delta_count) == (20, 19, 0)
 

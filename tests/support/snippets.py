@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.server import ServerProcess
 from typer.testing import CliRunner
 
+from support.server import ServerProcess
 from vecall.cli.app import app
 
 _BLOCK = re.compile(
@@ -188,3 +188,10 @@ def shell_environment(directory: Path, environment: MutableMapping[str, str]) ->
         for name in environment.keys() - before.keys():
             del environment[name]
         environment.update(before)
+
+
+def list_anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site derive them from the text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}

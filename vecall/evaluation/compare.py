@@ -175,7 +175,7 @@ def evaluate_all(
                 logger.warning("skipped baseline %s: %s", name, error)
                 skipped.append(f"{name} was skipped: {error}.")
             advance(1, note=name)
-    dropped = dict(dataset.dropped_counts) | dict(split.dropped_counts)
+    dropped = dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)
     if repeats := results["model"].repeat_target_count:
         dropped["targets already in the history (left out where seen items are excluded)"] = repeats
     return EvaluationReport(

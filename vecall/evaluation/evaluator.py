@@ -189,7 +189,7 @@ def _drop_repeat_targets(cases: EvalCases, n_items: int) -> RaggedArray:
     seen_pairs = cases.histories.segment_ids * n_items + cases.histories.values
     owners = cases.targets.segment_ids
     is_new = ~np.isin(owners * n_items + cases.targets.values, seen_pairs)
-    return RaggedArray.from_groups(owners[is_new], cases.targets.values[is_new], len(cases))
+    return RaggedArray.from_sorted_pairs(owners[is_new], cases.targets.values[is_new], len(cases))
 
 
 def _sample_users(

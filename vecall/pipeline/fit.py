@@ -14,7 +14,7 @@ from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.id_map import UNKNOWN_ROW
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.data.split import TRAIN, LabeledNegatives, Split, select_labeled_negatives
+from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
@@ -29,7 +29,7 @@ from vecall.pipeline.run import (
     create_or_resume_run,
     delete_checkpoints,
 )
-from vecall.release.atomic_io import atomic_write
+from vecall.release.file_io import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
 from vecall.towers.two_tower import TwoTower
@@ -72,7 +72,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     create_or_resume_run(directory, config)
     # Not the final model, which may have been refitted on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
-    training_data, vocabulary = _build_training_data(dataset, split.train, split.negatives, init_model)
+    training_data, vocabulary = _build_training_data(dataset, split.train, split.hard_negatives, init_model)
     init_weights = None if init_run is None else init_run.weights_path
     DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights).write_or_check(directory)
     trained_hashes = hashes[split.positive_parts == TRAIN]
@@ -98,7 +98,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         epochs=result.epochs,
         seconds=round(seconds, 2),
         protocol=split.protocol,
-        dropped=dict(dataset.dropped_counts) | dict(split.dropped_counts),
+        dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         metrics=test_result.as_json(),
         refit=config.training.refit,
     )
@@ -108,7 +108,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
 
 def _build_training_data(
-    dataset: Dataset, train_histories: RaggedArray, negatives: LabeledNegatives, init_model: TrainedModel | None
+    dataset: Dataset, train_histories: RaggedArray, negatives: HardNegatives, init_model: TrainedModel | None
 ) -> tuple[TrainingData, ModelVocabulary]:
     """Fit the feature encoders to the training histories and encode the catalogue with them."""
     item_encoder, user_encoder = dataset.fit_feature_encoders(
@@ -163,7 +163,7 @@ def _refit(dataset: Dataset, config: Config, refit_dir: Path, *, epochs: int, in
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
     training_data, vocabulary = _build_training_data(
-        dataset, dataset.histories, select_labeled_negatives(dataset.interactions), init_model
+        dataset, dataset.histories, select_hard_negatives(dataset.interactions), init_model
     )
     result = train(
         training_data,

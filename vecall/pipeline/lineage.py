@@ -17,7 +17,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.hashing import Hashes, mix_bits
 from vecall.data.split import TRAIN, Split
 from vecall.errors import TrainingError
-from vecall.release.atomic_io import atomic_write, write_array
+from vecall.release.file_io import atomic_write, write_array
 from vecall.training.data import TrainingData
 from vecall.training.warm_start import ModelVocabulary
 
@@ -63,7 +63,12 @@ class DataFingerprint(BaseModel):
             "item ids": list(catalogue.items.to_arrays().values()),
             "user ids": list(catalogue.users.to_arrays().values()),
             "interactions": [log.users, log.items, log.times, log.is_positive],
-            "split": [split.positive_parts, split.negatives.users, split.negatives.items, split.negatives.positions],
+            "split": [
+                split.positive_parts,
+                split.hard_negatives.users,
+                split.hard_negatives.items,
+                split.hard_negatives.prior_positive_counts,
+            ],
             "item features": [_to_byte_array(vocabulary.item_encoder.state), *training_data.item_features.values()],
             "user features": [_to_byte_array(vocabulary.user_encoder.state), *training_data.user_features.values()],
         }

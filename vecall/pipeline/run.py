@@ -23,7 +23,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
-from vecall.release.atomic_io import atomic_write
+from vecall.release.file_io import atomic_write
 from vecall.release.id_map_io import load_id_map, save_id_map
 from vecall.runtime.paths import to_absolute_path
 from vecall.towers.settings import ModelSettings
@@ -112,7 +112,7 @@ class TrainedModel:
     def build_scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
         """Build a scorer of the data set's items, with features encoded as in training."""
         encoders = self.vocabulary.item_encoder, self.vocabulary.user_encoder
-        training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
+        training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives)
         return TowerScorer(self.towers, training_data)
 
     def state_dict(self) -> Mapping[str, Tensor]:

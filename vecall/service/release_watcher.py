@@ -8,7 +8,8 @@ from threading import Event
 
 from vecall.errors import InvalidReleaseError, VecallError
 from vecall.live.live_index import LiveIndex
-from vecall.release.store import CurrentPointer, Store
+from vecall.release.current_pointer import CurrentPointer
+from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from vecall.errors import TrainingError
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.callbacks import MONITORED_METRIC, EpochMetricsCallback, Validator
+from vecall.training.callbacks import MONITORED_METRIC, EpochEndCallback, ScorerValidator
 from vecall.training.data import TrainingData
 from vecall.training.loggers import EpochLogger, build_logger
 from vecall.training.module import TwoTowerModule
@@ -47,7 +47,7 @@ def train(
     training_settings: TrainingSettings,
     directory: Path,
     *,
-    validate: Validator | None = None,
+    validate: ScorerValidator | None = None,
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
 ) -> TrainResult:
@@ -123,9 +123,9 @@ def _build_logger(
 
 
 def _build_callbacks(
-    directory: Path, validate: Validator | None, patience: int, logger: EpochLogger | None
+    directory: Path, validate: ScorerValidator | None, patience: int, logger: EpochLogger | None
 ) -> list[Callback]:
-    callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate, logger)]
+    callbacks: list[Callback] = [EpochEndCallback(directory / "metrics.jsonl", validate, logger)]
     if validate is not None:
         callbacks += [
             _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True),

@@ -72,7 +72,7 @@ class MovieLensBenchmark:
             "protocol": self.split.protocol,
             "users": evaluated.user_count,
             "items": n_items,
-            "dropped": dict(self.dataset.dropped_counts) | dict(self.split.dropped_counts),
+            "dropped": dict(self.dataset.dropped_counts) | dict(self.split.user_counts_by_reason),
             "fit_seconds": round(fit_seconds, 1),
             **epochs,
             **evaluated.as_json(),
@@ -104,7 +104,7 @@ class MovieLensBenchmark:
 
 
 def iterate_results(results_dir: Path, work_dir: Path, *, fresh: bool) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Yield the result of each model and seed as soon as it is there.
+    """Yield the result of each model and seed as soon as it is measured.
 
     Args:
         results_dir: holds dssm/MODEL.json or dssm/MODEL-seedN.json of each.

@@ -61,12 +61,12 @@ class SyntheticMarket:
         items = np.concatenate([factors for factors, _ in self._iterate_items(n_items)])
         users = self._make_users("known", n_users)[0]
         rng = self._rng("labels")
-        shown_rows = rng.integers(n_items, size=(n_users, IMPRESSIONS_PER_USER))  # [U, S]
-        probabilities = self._compute_probabilities(np.einsum("ud,usd->us", users, items[shown_rows]))
-        labels = (rng.random(shown_rows.shape) < probabilities).astype(np.float32)
+        impression_rows = rng.integers(n_items, size=(n_users, IMPRESSIONS_PER_USER))  # [U, S]
+        probabilities = self._compute_probabilities(np.einsum("ud,usd->us", users, items[impression_rows]))
+        labels = (rng.random(impression_rows.shape) < probabilities).astype(np.float32)
         table = {
             "user": np.repeat(np.arange(n_users), IMPRESSIONS_PER_USER),
-            "item": to_item_ids(shown_rows.ravel()),
+            "item": to_item_ids(impression_rows.ravel()),
             "label": labels.ravel(),
         }
         pl.DataFrame(table).write_parquet(path)

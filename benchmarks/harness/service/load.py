@@ -1,6 +1,6 @@
 """HTTP load generator over loopback by asyncio: closed loop, or open loop at a rate.
 
-A closed loop sends the next request when the answer to the last one is there. An open loop sends requests when they are
+A closed loop sends the next request when the last one is answered. An open loop sends requests when they are
 due by a Poisson process, answered or not, and counts latency from that time: a service that stalls cannot hide it.
 """
 
