@@ -54,10 +54,10 @@ def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
     made = answered(recaller, 3, exclude=[1, 2, 3])
     rests = []
     for at_once in (8, 104, 4096):
-        monkeypatch.setattr(search, "_SCAN_CHUNK_ROWS", at_once)
-        exact = search.search_snapshot_exact(
+        monkeypatch.setattr(search, "_GROUND_TRUTH_CHUNK_ROWS", at_once)
+        exact = search.compute_ground_truth_rows(
             made.snapshot,
-            made.resolved_query.vector,
+            made.resolved_query.query_matrix,
             made.resolved_query.excluded_rows,
             None,
             50,

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from vecall.arrays import Rows
 from vecall.index.ann_recall import recall_from_scores
 from vecall.recall.recaller import RecallTrace
-from vecall.recall.search import search_snapshot_exact
+from vecall.recall.search import compute_ground_truth_rows
 
 _QUEUE_SIZE = 16  # answers; more are not needed to keep one thread busy, and each keeps its view in memory
 _WINDOW_SIZE = 2_000  # newest samples by path
@@ -42,7 +42,7 @@ class RecallEstimate:
 
 
 class OnlineRecallMonitor:
-    """Judges a share of the answers by `search_snapshot_exact` over the very view that they were made of.
+    """Judges a share of the answers by `compute_ground_truth_rows` over the very view that they were made of.
 
     Args:
         sample_rate: of the answers that an index gave.
@@ -59,7 +59,11 @@ class OnlineRecallMonitor:
 
     def maybe_sample(self, path_label: str, trace: RecallTrace) -> None:
         """Perhaps judge an answer later; where too many wait already, it is left out."""
-        if self._sample_rate and trace.resolved_query.vector is not None and self._random.random() < self._sample_rate:
+        if (
+            self._sample_rate
+            and trace.resolved_query.query_matrix is not None
+            and self._random.random() < self._sample_rate
+        ):
             try:
                 self._queue.put_nowait((path_label, trace))
             except Full:
@@ -100,11 +104,11 @@ class OnlineRecallMonitor:
         yield from (recall, count)
 
     def _evaluate_sample(self, path_label: str, trace: RecallTrace) -> None:
-        if trace.resolved_query.vector is None or not len(trace.search_result.rows):
+        if trace.resolved_query.query_matrix is None or not len(trace.search_result.rows):
             return
-        exact = search_snapshot_exact(
+        exact = compute_ground_truth_rows(
             trace.snapshot,
-            trace.resolved_query.vector,
+            trace.resolved_query.query_matrix,
             trace.resolved_query.excluded_rows,
             trace.filter_mask,
             len(trace.search_result.rows),
@@ -118,7 +122,7 @@ class OnlineRecallMonitor:
 
 def _compute_scores(trace: RecallTrace, rows: Rows) -> NDArray[np.float64]:
     """[n] inner products of the user's vector with some items' stored ones."""
-    vector = np.asarray(trace.resolved_query.vector, dtype=np.float64)
+    vector = np.asarray(trace.resolved_query.query_matrix, dtype=np.float64)
     products: NDArray[np.float64] = (trace.snapshot.get_vectors(rows).astype(np.float64) * vector).sum(axis=1)
     return products
 
