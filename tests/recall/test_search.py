@@ -255,6 +255,8 @@ def test_base_without_live_rows_is_not_searched(recorded):
     result = search_snapshot(memtable.snapshot, query, None, 5)
     assert memtable.snapshot.to_ids(result.rows) == [300, 7, 110]
     assert (result.route, result.match_count, result.eligible_delta_count) == ("all", 3, 3)
+    result = search_snapshot(memtable.snapshot, query, None, 2)  # "all" says nothing of the delta
+    assert (result.route, memtable.snapshot.to_ids(result.rows)) == ("all", [300, 7])
     assert index.calls == []
 
 

@@ -22,8 +22,8 @@ class PeerSettings:
     """How this process serves a store together with others.
 
     Attributes:
-        write_lock_path: lock file that lets one worker at a time write to the store, for all of which their supervisor
-            holds `writer.lock`; None for the only writer, which holds `writer.lock` itself, and for a reader.
+        write_lock_path: lock file that lets one worker at a time write to the store, while their supervisor holds
+            `writer.lock` for all of them; None for a reader, and for the only writer, which holds `writer.lock` itself.
         total_process_count: number of processes, this one included, that load a new release at the same time, each
             into memory of its own.
     """

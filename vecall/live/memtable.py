@@ -82,9 +82,9 @@ class MemTable:
 
         Args:
             prepared: the result of `prepare`.
-            seq: sequence number of the batch's last operation, rejected ones included; the snapshot's `seq`.
-            rejected_seqs: item id -> sequence number of its last operation, for the items of this batch whose last
-                operation this release rejects.
+            seq: `seq` of the new snapshot: every operation up to it is applied or rejected.
+            rejected_seqs: item id -> sequence number of its last operation, for items whose last operation this release
+                rejects.
 
         Returns:
             The new snapshot.
@@ -107,7 +107,7 @@ class MemTable:
         return self.snapshot
 
     def apply(self, operations: Sequence[Operation], *, seq: int) -> Snapshot:
-        """Prepare and commit operations that need no journal write in between: journaled ones, or without a journal."""
+        """Prepare and commit operations that are journaled already, or need no journal."""
         return self.commit(self.prepare(operations), seq=seq)
 
     def _append_slots(self, delta: Delta, prepared: PreparedBatch, base_rows: Rows) -> Delta:

@@ -95,7 +95,7 @@ def search_snapshot(
     *,
     scan_limiter: ScanLimiter = UNLIMITED_SCANS,
 ) -> SearchResult:
-    """Return the best min(k, eligible items) items, never fewer.
+    """Return min(k, eligible items) items, never fewer: the best that the route finds.
 
     Args:
         snapshot: What is searched.
@@ -136,7 +136,7 @@ def compute_ground_truth_rows(
     *,
     throttle: Callable[[], object] = lambda: None,
 ) -> Rows:
-    """Return the rows alone that `search_snapshot` would return if it scanned every item: the truth for ANN recall.
+    """Return the ground truth of ANN recall: the rows that `search_snapshot` would return if it scanned every item.
 
     Args:
         snapshot: What was searched.

@@ -183,7 +183,10 @@ class EventLoopExecutor(AdmissionControl):
 
     @contextmanager
     def offload(self) -> Iterator[None]:
-        """Enter this before work that is too long for the event loop: in the loop it raises, and `run` restarts all."""
+        """Enter this before work that takes too long for the event loop.
+
+        In the loop's thread it raises, and `run` restarts the whole work in another thread.
+        """
         if self._inline_thread_id == threading.get_ident():
             raise _OffloadRequiredError
         yield
