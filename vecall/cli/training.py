@@ -23,7 +23,8 @@ def quickstart(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Directory with MovieLens' ratings.csv and movies.csv (default: the repository's copy)."
+            "--data",
+            help="Directory with MovieLens' ratings.csv and movies.csv (default: the copy in vecall's repository).",
         ),
     ] = None,
     *,
