@@ -120,7 +120,7 @@ def run_worker(preset: str, threads: int) -> None:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     encoders = dataset.fit_feature_encoders(split.train.values, np.flatnonzero(split.train.lengths))
-    training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
+    training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives)
     towers = TwoTower(config.model, training_data.item_specs, training_data.user_specs, training_data.n_items)
     module = TwoTowerModule(towers, training_data, config.training)
     optimizer: Any = module.configure_optimizers()["optimizer"]

@@ -95,7 +95,7 @@ def _load_training_data(config: Config) -> tuple[TrainingData, Split]:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     encoders = dataset.fit_feature_encoders(split.train.values, np.arange(len(split.train)))
-    return TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives), split
+    return TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives), split
 
 
 def _make_dssm_config(work_dir: Path) -> Config:

@@ -38,9 +38,9 @@ def test_numbers_are_standardized_and_missing_differs_from_the_mean(encoder):
     assert encoded.dtype == np.float32
 
 
-def test_count_oov_counts_values_not_seen_in_training(encoder):
+def test_count_unseen_values_counts_categories_and_tags(encoder):
     def count(**fields):
-        return encoder.count_oov(to_feature_frame([fields], {name: FEATURES[name] for name in fields}))
+        return encoder.count_unseen_values(to_feature_frame([fields], {name: FEATURES[name] for name in fields}))
 
     assert count() == (0, 0)
     assert count(c="a") == (0, 1)

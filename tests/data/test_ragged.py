@@ -15,8 +15,8 @@ def test_ragged_array_equals_plain_lists(lists, count, data):
     assert to_lists(array) == lists
     assert array.lengths.tolist() == [len(rows) for rows in lists]
     assert array.segment_ids.tolist() == [index for index, rows in enumerate(lists) for _ in rows]
-    assert to_lists(array.take_last(count)) == [rows[max(0, len(rows) - count) :] for rows in lists]
-    assert to_lists(RaggedArray.from_groups(array.segment_ids, array.values, len(lists))) == lists
+    assert to_lists(array.truncate_to_last(count)) == [rows[max(0, len(rows) - count) :] for rows in lists]
+    assert to_lists(RaggedArray.from_sorted_pairs(array.segment_ids, array.values, len(lists))) == lists
     table, lengths = array.to_padded(fill_value=-7)
     longest = max(map(len, lists), default=0)
     assert table.tolist() == [rows + [-7] * (longest - len(rows)) for rows in lists]

@@ -24,8 +24,9 @@ def make_interactions(users, times, is_positive=None, items=None, *, has_datetim
 
 
 def to_tuples(negatives):
-    """(user, item, position) of each labelled negative."""
-    return list(zip(negatives.users.tolist(), negatives.items.tolist(), negatives.positions.tolist(), strict=True))
+    """(user, item, number of prior positives) of each hard negative."""
+    arrays = (negatives.users, negatives.items, negatives.prior_positive_counts)
+    return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
 def by_user(cases):
@@ -44,8 +45,8 @@ def test_last_positives_of_known_interactions():
     assert to_lists(split.train) == [[5, 6], [1], [3, 4], [], []]
     assert by_user(split.valid) == {0: ([5, 6], [8]), 1: ([1], [1])}
     assert by_user(split.test) == {0: ([5, 6, 8], [7]), 1: ([1, 1], [9])}
-    assert to_tuples(split.negatives) == [(1, 2, 1), (2, 5, 2), (3, 6, 0)]
-    assert split.dropped_counts == {"users with fewer than 3 positives": 3}
+    assert to_tuples(split.hard_negatives) == [(1, 2, 1), (2, 5, 2), (3, 6, 0)]
+    assert split.user_counts_by_reason == {"users with fewer than 3 positives": 3}
     assert split.protocol.startswith("leave-one-out")
 
 
@@ -53,7 +54,7 @@ def test_negatives_after_the_validation_item_of_their_user_are_not_in_the_traini
     """All times are equal, so the order of the file counts. Items 1, 3, 5 are negative; 2 is the validation item."""
     split = split_last_positives(make_interactions([0] * 6, [7] * 6, [1, 0, 1, 0, 1, 0]), 1)
     assert by_user(split.valid) == {0: ([0], [2])}
-    assert to_tuples(split.negatives) == [(0, 1, 1)]
+    assert to_tuples(split.hard_negatives) == [(0, 1, 1)]
 
 
 def test_global_time_of_known_interactions():
@@ -68,8 +69,8 @@ def test_global_time_of_known_interactions():
         2: ([], [1]),
     }  # distinct targets; a cutoff belongs to the later period
     assert by_user(split.test) == {0: ([1, 2, 2], [3]), 2: ([1], [3])}
-    assert to_tuples(split.negatives) == [(1, 5, 1)]
-    assert split.dropped_counts == {"users without positives in the test period": 3}
+    assert to_tuples(split.hard_negatives) == [(1, 5, 1)]
+    assert split.user_counts_by_reason == {"users without positives in the test period": 3}
     assert "trained on interactions before 10, evaluated on those from 20 on" in split.protocol
 
 
@@ -93,13 +94,13 @@ def test_no_history_contains_the_future(rows, cutoffs):
         held_out = by_user(split.valid).get(user, ([], []))[1] + by_user(split.test).get(user, ([], []))[1]
         positives = np.flatnonzero((log.users == user) & log.is_positive)
         assert split.train[user].tolist() + held_out == positives.tolist()
-    for user, item, position in to_tuples(split.negatives):
+    for user, item, position in to_tuples(split.hard_negatives):
         earlier = np.flatnonzero((log.users == user) & log.is_positive & (np.arange(len(log.users)) < item))
         assert split.train[user][:position].tolist() == earlier.tolist()
     if cutoffs is not None:
         valid_from, test_from = cutoffs
         assert (log.times[split.train.values] < valid_from).all()
-        assert (log.times[split.negatives.items] < valid_from).all()
+        assert (log.times[split.hard_negatives.items] < valid_from).all()
         assert (log.times[split.valid.targets.values] >= valid_from).all()
         assert (log.times[split.valid.targets.values] < test_from).all()
         assert (log.times[split.test.histories.values] < test_from).all()
@@ -116,7 +117,7 @@ def make_drifting_interactions(rng, n_users=60):
 
 def has_leak(split):
     """Whether the training data or the validation histories hold items that only occur later."""
-    items = np.concatenate([split.train.values, split.negatives.items, split.valid.histories.values])
+    items = np.concatenate([split.train.values, split.hard_negatives.items, split.valid.histories.values])
     return bool((items >= 20).any())
 
 

@@ -13,7 +13,7 @@ from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
-from vecall.index.search_params import FilteredSearchParams, TuningPoint
+from vecall.index.search_params import FilteredSearchTable, TuningPoint
 from vecall.index.settings import IndexSettings
 from vecall.index.tuning import TuningResult
 
@@ -26,7 +26,7 @@ def make_index(n=300, queries=None, **settings):
 
 
 def make_tuning_result(*points):
-    return TuningResult(points, (), CostModel(0, 0, 0, 0), FilteredSearchParams())
+    return TuningResult(points, (), CostModel(0, 0, 0, 0), FilteredSearchTable())
 
 
 @pytest.mark.parametrize(

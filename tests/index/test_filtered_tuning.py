@@ -31,7 +31,7 @@ def test_tuned_widths_reach_the_target_under_filters_and_exclusions(monkeypatch,
     # A scan is so expensive that every selectivity is measured.
     monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 1.0)
     result = tune(index, normal(60, 1), [10, 20], 0.95)
-    widths = result.filtered_params.widths
+    widths = result.filtered_table.widths
     assert [width.rank for width in widths] == [50, 167, 500, 1000, 1667]
     assert all(width.width_for_all <= width.width_for_tail for width in widths)
     other_queries = normal(60, 2)
@@ -40,7 +40,7 @@ def test_tuned_widths_reach_the_target_under_filters_and_exclusions(monkeypatch,
         for excluded in (0, 60):
             fetch_k = 10 + excluded
             rank = math.ceil(fetch_k * 4000 / allowed.count)
-            search_params = result.curve.look_up(fetch_k, rank=rank, excluded_count=excluded)
+            search_params = result.curve.look_up(fetch_k, expected_rank=rank, excluded_count=excluded)
             exact_rows = index.search_exact(other_queries, fetch_k, allowed=allowed).rows[:, excluded:]
             found_rows = index.search(other_queries, fetch_k, search_params=search_params, allowed=allowed).rows
             assert recall_per_query(index, other_queries, found_rows, exact_rows).mean() > 0.93
@@ -49,7 +49,7 @@ def test_tuned_widths_reach_the_target_under_filters_and_exclusions(monkeypatch,
 def test_widths_that_cost_more_than_a_scan_are_not_tried(monkeypatch):
     monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 0.0)
     result = tune(BUILDERS["hnsw"](), normal(60, 1), [10], 0.95)
-    assert {width.width_for_tail for width in result.filtered_params.widths} <= {result.best_points[-1].width}
+    assert {width.width_for_tail for width in result.filtered_table.widths} <= {result.best_points[-1].width}
 
 
 class PlantedIndex:

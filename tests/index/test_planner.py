@@ -55,7 +55,7 @@ def test_cheaper_route_is_chosen():
     5,000 rows are scanned in 5 ms: the index takes 0.5 + 2.2 + 0.06 ms at rank 200, width 220.
     """
     for allowed, route in ((2_000, "scan"), (5_000, "index")):
-        search_params = CURVE.look_up(10, rank=math.ceil(10 * 100_000 / allowed))
+        search_params = CURVE.look_up(10, expected_rank=math.ceil(10 * 100_000 / allowed))
         assert make_plan(10, size=100_000, allowed=allowed, costs=COSTS).route == route
         assert (COSTS.estimate_index_ms(search_params) <= COSTS.estimate_scan_ms(allowed)) == (route == "index")
 
@@ -70,7 +70,7 @@ def test_index_is_chosen_at_equal_cost_and_excluded_rows_are_not_scanned():
 def test_rank_is_rounded_up_and_stays_within_the_index():
     # Of 3 allowed rows of 1,001 one is excluded. k = 2 is all of them; k = 1 has rank 2 · 1001 / 3 = 667.3, so 668.
     assert make_plan(2, size=1001, allowed=3, excluded=1).route == "all"
-    assert make_plan(1, size=1001, allowed=3, excluded=1).search_params == CURVE.look_up(2, rank=668)
+    assert make_plan(1, size=1001, allowed=3, excluded=1).search_params == CURVE.look_up(2, expected_rank=668)
     assert make_plan(999, allowed=1000).search_params == CURVE.look_up(999)
 
 

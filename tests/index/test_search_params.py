@@ -1,7 +1,7 @@
 import pytest
 
 from vecall.index.base import SearchParams
-from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, TuningPoint, WidthAtRank
+from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, TuningPoint, WidthsAtRank
 
 CURVE = SearchParamCurve([(10, SearchParams(40, 20)), (20, SearchParams(80, 30)), (50, SearchParams(144, 90))])
 
@@ -20,14 +20,14 @@ CURVE = SearchParamCurve([(10, SearchParams(40, 20)), (20, SearchParams(80, 30))
     ],
 )
 def test_curve_by_hand(k, expected):
-    assert CURVE.look_up(k) == CURVE.look_up(k, rank=k) == SearchParams(*expected)
+    assert CURVE.look_up(k) == CURVE.look_up(k, expected_rank=k) == SearchParams(*expected)
 
 
 @pytest.mark.parametrize(
     ("k", "rank", "expected"), [(10, 20, (80, 20)), (12, 50, (144, 22)), (50, 5000, (14_400, 90)), (100, 15, (60, 180))]
 )
 def test_rank_determines_the_width_and_k_the_depth(k, rank, expected):
-    assert CURVE.look_up(k, rank=rank) == SearchParams(*expected)
+    assert CURVE.look_up(k, expected_rank=rank) == SearchParams(*expected)
 
 
 def test_curve_of_one_point():
@@ -44,12 +44,12 @@ def test_labels_and_parameters_of_a_point():
 
 def test_point_reaches_the_target_with_its_lower_confidence_bound():
     point = TuningPoint(10, 48, 150, recall=0.75, recall_ci95=0.25, p50_ms=0.3)
-    assert point.reaches(0.5)
-    assert not point.reaches(0.51)
+    assert point.reaches_with_confidence(0.5)
+    assert not point.reaches_with_confidence(0.51)
 
 
 def make_filtered_params(*widths):
-    return FilteredSearchParams(tuple(WidthAtRank(rank, width, width) for rank, width in widths))
+    return FilteredSearchTable(tuple(WidthsAtRank(rank, width, width) for rank, width in widths))
 
 
 def test_curve_under_filters_by_hand():
@@ -58,32 +58,33 @@ def test_curve_under_filters_by_hand():
     )
     assert curve.look_up(100) == SearchParams(10, 150)
     assert curve.look_up(1000) == SearchParams(24, 1200)  # without a filter the filtered widths do not apply
-    assert curve.look_up(100, rank=500) == SearchParams(12, 150)
-    assert curve.look_up(100, rank=750) == SearchParams(26, 150)
-    assert curve.look_up(100, rank=1000) == SearchParams(40, 150)
-    assert curve.look_up(300, rank=10_000) == SearchParams(40, 375)  # widths never fall with the rank
+    assert curve.look_up(100, expected_rank=500) == SearchParams(12, 150)
+    assert curve.look_up(100, expected_rank=750) == SearchParams(26, 150)
+    assert curve.look_up(100, expected_rank=1000) == SearchParams(40, 150)
+    assert curve.look_up(300, expected_rank=10_000) == SearchParams(40, 375)  # widths never fall with the rank
 
 
 def test_width_beyond_the_last_rank_grows_by_the_last_power():
     points = [(100, SearchParams(10, 150))]
     flat = SearchParamCurve(points, make_filtered_params((1000, 40), (10_000, 30)))
-    assert flat.look_up(100, rank=20_000) == SearchParams(40, 150)
+    assert flat.look_up(100, expected_rank=20_000) == SearchParams(40, 150)
     square_root = SearchParamCurve(points, make_filtered_params((1000, 40), (4000, 80)))
-    assert square_root.look_up(100, rank=16_000) == SearchParams(160, 150)
+    assert square_root.look_up(100, expected_rank=16_000) == SearchParams(160, 150)
     one_rank = SearchParamCurve(points, make_filtered_params((1000, 40)))
-    assert one_rank.look_up(100, rank=4000) == SearchParams(160, 150)
+    assert one_rank.look_up(100, expected_rank=4000) == SearchParams(160, 150)
 
 
 def test_depth_factor_applies_only_with_a_rank():
     curve = SearchParamCurve(
-        [(100, SearchParams(10, 150))], FilteredSearchParams((WidthAtRank(1000, 40, 40),), depth_factor=1.5)
+        [(100, SearchParams(10, 150))], FilteredSearchTable((WidthsAtRank(1000, 40, 40),), depth_factor=1.5)
     )
     assert curve.look_up(100) == SearchParams(10, 150)
-    assert curve.look_up(100, rank=1000) == SearchParams(40, 225)
+    assert curve.look_up(100, expected_rank=1000) == SearchParams(40, 225)
 
 
 def test_width_moves_to_the_tails_with_the_share_of_excluded_rows():
-    curve = SearchParamCurve([(100, SearchParams(10))], FilteredSearchParams((WidthAtRank(1000, 40, 90),)))
-    assert curve.look_up(100, rank=1000).width == 40
-    assert curve.look_up(100, rank=1000, excluded_count=25).width == 60  # geometric mean: sqrt(25 / 100) is half
-    assert curve.look_up(200, rank=1000, excluded_count=200).width == 90
+    curve = SearchParamCurve([(100, SearchParams(10))], FilteredSearchTable((WidthsAtRank(1000, 40, 90),)))
+    assert curve.look_up(100, expected_rank=1000).width == 40
+    # Geometric mean: sqrt(25 / 100) is half.
+    assert curve.look_up(100, expected_rank=1000, excluded_count=25).width == 60
+    assert curve.look_up(200, expected_rank=1000, excluded_count=200).width == 90

@@ -13,7 +13,7 @@ from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
-from vecall.index.search_params import FilteredSearchParams, TuningPoint
+from vecall.index.search_params import FilteredSearchTable, TuningPoint
 from vecall.index.tuning import measure_scan_ms_per_row, tune
 
 
@@ -134,12 +134,12 @@ def test_warning_counts_the_trials_of_its_k(caplog):
 
 
 def test_filters_are_tuned_unless_turned_off_or_the_width_is_fixed(monkeypatch):
-    filtered_params = FilteredSearchParams(depth_factor=2.0)
-    monkeypatch.setattr(tuning, "tune_filtered", lambda *_: filtered_params)
-    assert tune(PlantedIndex(400), make_queries(4), [100], 0.9).filtered_params == filtered_params
+    filtered_table = FilteredSearchTable(depth_factor=2.0)
+    monkeypatch.setattr(tuning, "tune_filtered", lambda *_: filtered_table)
+    assert tune(PlantedIndex(400), make_queries(4), [100], 0.9).filtered_table == filtered_table
     for options in ({"tune_filters": False}, {"fixed_width": 400}):
         result = tune(PlantedIndex(400), make_queries(4), [100], 0.9, **options)
-        assert result.filtered_params == FilteredSearchParams()
+        assert result.filtered_table == FilteredSearchTable()
 
 
 def test_sweep_ends_where_recall_stops_growing():
@@ -179,6 +179,7 @@ def test_narrowest_search_is_chosen_if_none_is_within_the_latency(caplog, monkey
     (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=2.0).best_points
     assert (point.width, point.p50_ms) == (100, 150)
     assert "not reached within 2 ms" in caplog.text
+    assert "lower index.target_recall or raise index.latency_ms" in caplog.text
 
 
 def test_fixed_width_is_the_only_one_tried():
@@ -229,7 +230,7 @@ def test_nprobe_sweep_ends_at_nlist(monkeypatch, caplog):
     result = tune(PlantedIvf(640, 1), make_queries(), [100], 0.9)
     assert result.trials[-1].width == 64
     assert result.best_points == result.trials[-1:]
-    assert "recall@100 of at least 0.900 was not reached" in caplog.text
+    assert "recall@100 of at least 0.900 was not reached: the best of" in caplog.text  # no latency limit was given
 
 
 def test_fixed_nprobe_is_the_only_one_tried(monkeypatch):

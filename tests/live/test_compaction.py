@@ -15,8 +15,8 @@ from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.release.atomic_io import read_array
 from vecall.release.encoder import ITEM_ID_VECTORS_FILE
+from vecall.release.file_io import map_array
 from vecall.release.release import open_release
 
 CHEAP = {"type": "kind 1", "price.eur": 3, "标签": ["红1", "all"], "text": "Word1", "title": "New", "year": 2030}
@@ -96,7 +96,7 @@ def test_compaction_keeps_users_popularity_towers_and_settings(changed):
     old_rows, new_rows = old.item_ids.to_rows(kept_ids), new.item_ids.to_rows(kept_ids)
     assert old.popularity[old_rows].tolist() == new.popularity[new_rows].tolist()
     assert new.popularity[new.item_ids.to_rows(new_ids)].tolist() == [0, 0]
-    old_table, new_table = (read_array(shop.get_release_dir(name) / ITEM_ID_VECTORS_FILE) for name in ("tiny", "two"))
+    old_table, new_table = (map_array(shop.get_release_dir(name) / ITEM_ID_VECTORS_FILE) for name in ("tiny", "two"))
     assert len(new_table) == new.index.size + 1
     assert new_table[new_rows].tolist() == old_table[old_rows].tolist()
     assert (new_table[new.item_ids.to_rows(new_ids)] == old_table[-1]).all()

@@ -147,7 +147,7 @@ def test_interrupted_fit_resumes_bit_equal(tables_dir, monkeypatch, stage):
     target, crashing_call = {
         "second epoch": ("_validate", 2),
         "test evaluation": ("evaluate_scorer", 4),  # after one in each of the three epochs
-        "refit": ("select_labeled_negatives", 1),
+        "refit": ("select_hard_negatives", 1),
     }[stage]
     original = getattr(fit_module, target)
     call_count = 0

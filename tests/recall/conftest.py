@@ -66,7 +66,7 @@ def make_release(tmp_path):
             popularity=None if popularity is None else np.asarray(popularity, dtype=np.float32),
             users=user_table,
         )
-        with Store.create(tmp_path / "store").create_draft() as draft:
+        with Store.open_or_create(tmp_path / "store").create_draft() as draft:
             name = draft.commit(write_release(draft.directory, contents, IndexSettings(engine=engine)), activate=True)
         return replace(open_release(Store.open(tmp_path / "store"), name), encoder=encoder)
 

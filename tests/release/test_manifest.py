@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.exact import ExactIndex
-from vecall.release.atomic_io import write_array, write_table
+from vecall.release.file_io import write_array, write_table
 from vecall.release.manifest import (
     MANIFEST_DIGEST_FILE,
     MANIFEST_FILE,
@@ -44,7 +44,7 @@ def write_files(directory):
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store.create(tmp_path / "store")
+    store = Store.open_or_create(tmp_path / "store")
     with store.create_draft("one") as draft:
         write_files(draft.directory)
         draft.commit(make_metadata(), activate=True)

@@ -36,7 +36,7 @@ def test_losing_more_than_half_of_the_recall_nearest_to_100_is_a_regression(publ
 
 
 def test_without_readable_current_release_there_is_no_regression(tmp_path, store):
-    assert find_regression(Store.create(tmp_path / "new"), 1, {}) is None
+    assert find_regression(Store.open_or_create(tmp_path / "new"), 1, {}) is None
     (store.path / "CURRENT").write_text("{")
     assert find_regression(store, 1, {}) is None
 

@@ -1,5 +1,6 @@
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from vecall.errors import InvalidReleaseError, LockedError, StoreError
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
-from vecall.release.atomic_io import compute_sha256
+from vecall.release.file_io import compute_sha256
 from vecall.release.file_lock import file_lock
 from vecall.release.manifest import IndexInfo, ReleaseMetadata, verify_release
 from vecall.release.store import Store
@@ -18,7 +19,7 @@ METADATA = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(en
 
 @pytest.fixture
 def store(tmp_path):
-    return Store.create(tmp_path / "deep" / "store")
+    return Store.open_or_create(tmp_path / "deep" / "store")
 
 
 def publish(store, name=None, *, activate=True, content=b"vectors"):
@@ -47,7 +48,7 @@ def test_published_release_is_listed_and_current(store):
     assert (store.get_current().release, list_names(store)) == ("one", ["two", "one"])
     assert store.verify("two").parent == "one"
     assert list_leftovers(store) == []
-    assert Store.open(store.path) == Store.create(store.path) == store
+    assert Store.open(store.path) == Store.open_or_create(store.path) == store
 
 
 def test_unnamed_releases_are_named_by_time(store):
@@ -91,6 +92,16 @@ def test_uncommitted_draft_is_removed(store):
     assert (list_leftovers(store), list_names(store), store.find_current()) == ([], [], None)
 
 
+def test_read_error_of_the_caller_is_not_reported_as_unwritable_store(store, tmp_path):
+    with pytest.raises(FileNotFoundError, match="input"), store.create_draft() as draft:
+        (tmp_path / "input").read_bytes()
+    assert list_leftovers(store) == []
+    with store.create_draft() as draft:
+        shutil.rmtree(draft.directory)
+        with pytest.raises(StoreError, match=r"store could not be written: .*No such file"):
+            draft.commit(METADATA, activate=True)
+
+
 class Crash(BaseException):
     """Nothing catches it, as nothing follows the death of a process."""
 
@@ -104,7 +115,12 @@ def test_crash_at_any_step_leaves_a_consistent_store(store, monkeypatch, step):
     def crash(*_args, **_kwargs):
         raise Crash
 
-    targets = {"Path.rename": "pathlib.Path.rename", "os.replace": "pathlib.Path.replace", "fsync": "os.fsync"}
+    targets = {
+        "Path.rename": "pathlib.Path.rename",
+        "os.replace": "pathlib.Path.replace",
+        "fsync": "os.fsync",
+        "atomic_write": "vecall.release.current_pointer.atomic_write",
+    }
     with monkeypatch.context() as patch:
         patch.setattr(targets.get(step, f"vecall.release.store.{step}"), crash)
         with pytest.raises(Crash):
@@ -264,8 +280,8 @@ def test_path_that_is_not_a_store_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "file" / "store"):
         with pytest.raises(StoreError, match="cannot be a store: it, or a parent of it, is a file"):
-            Store.create(path)
-    empty = Store.create(tmp_path / "store")
+            Store.open_or_create(path)
+    empty = Store.open_or_create(tmp_path / "store")
     with pytest.raises(StoreError, match="no release"):
         empty.get_current()
     with pytest.raises(StoreError, match="has none"):
@@ -288,7 +304,7 @@ import sys
 from pathlib import Path
 from vecall.release.manifest import IndexInfo, ReleaseMetadata
 from vecall.release.store import Store
-store = Store.create(Path(sys.argv[1]))
+store = Store.open_or_create(Path(sys.argv[1]))
 for _ in range(5):
     with store.create_draft() as draft:
         (draft.directory / "index.faiss").write_bytes(b"vectors")

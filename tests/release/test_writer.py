@@ -1,3 +1,5 @@
+import errno
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -6,18 +8,17 @@ import pytest
 
 from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
-from vecall.errors import DataError
+from vecall.errors import DataError, StoreError
 from vecall.index import tuning
 from vecall.index.base import SearchParams
 from vecall.index.planner import DEFAULT_COSTS
 from vecall.index.search_params import TuningPoint
 from vecall.index.settings import IndexSettings
 from vecall.release import writer
-from vecall.release.golden import MAX_GOLDEN_QUERIES
 from vecall.release.release import load_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
-from vecall.release.writer import ReleaseContents, check_attributes, write_release
+from vecall.release.writer import MAX_GOLDEN_QUERIES, ReleaseContents, check_attributes, write_release
 
 APPROXIMATE_SETTINGS = {
     "hnsw": IndexSettings(engine="hnsw", target_recall=0.9, ks=(5, 20), M=4, ef_construction=20),
@@ -36,7 +37,7 @@ def make_contents(n=600, **fields):
 
 
 def publish(tmp_path, contents, settings, queries=None):
-    store = Store.create(tmp_path / "store")
+    store = Store.open_or_create(tmp_path / "store")
     with store.create_draft("one") as draft:
         name = draft.commit(write_release(draft.directory, contents, settings, queries=queries), activate=True)
     return load_release(store.get_release_dir(name), store.verify(name))
@@ -72,8 +73,8 @@ def test_queries_tune_the_index_and_become_golden(tmp_path, engine, monkeypatch)
     assert index_info.settings == settings.model_dump(mode="json", exclude_unset=True)
     build_params = {"M": 4, "ef_construction": 20} if engine == "hnsw" else {"nlist": 16}
     points = [[k, *search_params] for k, search_params in curve.points]
-    widths = [[width.rank, width.width_for_all, width.width_for_tail] for width in curve.filtered_params.widths]
-    filtered = {"widths": widths, "depth_factor": curve.filtered_params.depth_factor}
+    widths = [[width.rank, width.width_for_all, width.width_for_tail] for width in curve.filtered_table.widths]
+    filtered = {"widths": widths, "depth_factor": curve.filtered_table.depth_factor}
     assert index_info.parameters == build_params | {"search_params": points, "filtered_search_params": filtered}
     assert widths
     assert [k for k, _ in curve.points] == [5, 20]
@@ -149,7 +150,7 @@ def test_users_with_a_history_become_tuning_and_golden_queries(tmp_path, monkeyp
         pl.DataFrame({"age": range(1600)}),
         RaggedArray.from_lists(histories),
     )
-    store = Store.create(tmp_path / "store")
+    store = Store.open_or_create(tmp_path / "store")
     with store.create_draft("one") as draft:
         metadata = write_release(
             draft.directory,
@@ -183,3 +184,14 @@ def test_attributes_need_one_row_per_item():
 def test_attributes_without_columns_keep_their_row_count(tmp_path):
     contents = ReleaseContents(make_contents().item_ids, make_unit_vectors(0, 600), pl.DataFrame(height=600))
     assert len(publish(tmp_path, contents, IndexSettings()).attributes) == 600
+
+
+def test_full_disk_is_reported_as_a_store_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "save_id_map", fail)
+    ids = build_id_map(pl.Series("id", [1, 2]), "integer")
+    contents = ReleaseContents(ids, np.eye(2, dtype=np.float32), pl.DataFrame(height=2))
+    with pytest.raises(StoreError, match=r"could not be written: .*No space left"):
+        write_release(tmp_path, contents, IndexSettings(engine="exact"))

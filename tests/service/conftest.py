@@ -1,4 +1,4 @@
-"""Stores being served."""
+"""Stores, and services of them."""
 
 import shutil
 
@@ -31,7 +31,7 @@ def client(shop):
 
 @pytest.fixture
 def index_shop(published_with_index, tmp_path):
-    """A copy of the store whose recalls search the index; `shop` is so small that it is always scanned."""
+    """A store whose recalls search the index; `shop` is so small that it is always scanned."""
     shutil.copytree(published_with_index, tmp_path / "indexed")
     return tmp_path / "indexed"
 
@@ -44,10 +44,10 @@ def index_client(index_shop):
 
 @pytest.fixture
 def publish_users(tmp_path):
-    """Publishes twenty items and users of some integer ids, without towers."""
+    """Factory of a store with twenty items and users with given integer ids, without towers."""
 
     def publish(ids):
-        known = UserTable(
+        users = UserTable(
             build_id_map(pl.Series(ids), "integer"),
             pl.DataFrame(height=len(ids)),
             RaggedArray.from_lists([[0]] * len(ids)),
@@ -57,10 +57,10 @@ def publish_users(tmp_path):
             vectors=np.eye(20, 4, dtype=np.float32),
             attributes=pl.DataFrame(height=20),
             popularity=np.ones(20, dtype=np.float32),
-            users=known,
+            users=users,
         )
-        store = Store.create(tmp_path / "users")
-        with store.create_draft("one") as draft:
+        store = Store.open_or_create(tmp_path / "users")
+        with store.create_draft("first") as draft:
             draft.commit(write_release(draft.directory, contents, IndexSettings()), activate=True)
         return store.path
 
@@ -68,20 +68,20 @@ def publish_users(tmp_path):
 
 
 @pytest.fixture
-def publish_more(published):
-    """Publishes the same run into a store again."""
+def publish_release(published):
+    """Publish the same run into a store again, under another name."""
     return lambda store, name, *, activate: publish(published / "run", store, name=name, activate=activate)
 
 
 @pytest.fixture
-def process_of(tmp_path):
-    """Starts processes, and ends them after the test."""
-    begun = []
+def start_server(tmp_path):
+    """Factory of `vecall serve` processes, which are killed after the test."""
+    servers = []
 
-    def start(store, *options, **others):
-        begun.append(server.ServerProcess(store, tmp_path / f"serve-{len(begun)}.log", *options, **others))
-        return begun[-1]
+    def start(store, *options, **arguments):
+        servers.append(server.ServerProcess(store, tmp_path / f"serve-{len(servers)}.log", *options, **arguments))
+        return servers[-1]
 
     yield start
-    for one in begun:
-        one.stop()
+    for started in servers:
+        started.stop()

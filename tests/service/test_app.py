@@ -1,9 +1,12 @@
-"""The endpoints, against the library's own answers."""
+"""The endpoints of the API, against `Recaller`."""
 
+import asyncio
 import json
+import re
 
 import numpy as np
 import pytest
+from starlette.requests import Request
 from support import synthetic
 from support.server import open_test_client, wait_until
 
@@ -13,33 +16,36 @@ from vecall.live.pruning import get_journal_path
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.store import Store
+from vecall.service.auth import ApiKeys
+from vecall.service.parsing import read_body
 
 ITEM = synthetic.make_item_id(3)
 
 
 def recall(client, **request):
-    answer = client.post("/v1/recall", json=request)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = client.post("/v1/recall", json=request)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
-def error(answer):
-    told = answer.json()
-    assert list(told) == ["error"]
-    assert list(told["error"]) == ["code", "message", "field"]
-    return answer.status_code, told["error"]["code"], told["error"]["field"]
+def parse_error(response):
+    """Status, code and field of an error response."""
+    content = response.json()
+    assert list(content) == ["error"]
+    assert list(content["error"]) == ["code", "message", "field"]
+    return response.status_code, content["error"]["code"], content["error"]["field"]
 
 
 REQUESTS = pytest.mark.parametrize(
     "request_",
     [
         {"user_id": "user-3", "k": 5},
-        {"user_id": "user-3", "k": 5, "recent": [synthetic.make_item_id(9), "unheard of"]},
+        {"user_id": "user-3", "k": 5, "recent": [synthetic.make_item_id(9), "unknown"]},
         {"user_id": "user-3", "k": 5, "exclude_seen": False, "where": [{"field": "year", "op": "lt", "value": 9}]},
         {"user_id": "nobody", "k": 4},
         {
             "user_id": "nobody",
-            "history": [synthetic.make_item_id(1), "unheard of"],
+            "history": [synthetic.make_item_id(1), "unknown"],
             "k": 4,
             "exclude": [synthetic.make_item_id(7)],
         },
@@ -50,107 +56,111 @@ REQUESTS = pytest.mark.parametrize(
 
 
 @REQUESTS
-def test_the_answer_is_the_library_s(client, shop, request_):
+def test_recall_answers_like_the_recaller(client, shop, request_):
     with open_recaller(shop) as recaller:
         assert recall(client, **request_) == recaller.recall(Query.from_json(request_)).as_json()
 
 
 @REQUESTS
-def test_the_index_answers_as_a_scan_does(client, index_client, request_):
+def test_index_and_scan_return_the_same_items(client, index_client, request_):
     scanned, searched = recall(client, **request_), recall(index_client, **request_)
     assert searched["ids"] == scanned["ids"]
     assert searched["scores"] == pytest.approx(scanned["scores"], abs=1e-6)
     assert recall(index_client, user_id="user-3", k=5, explain=True)["plan"]["path"] == "index"
 
 
-def test_today_s_clicks_are_appended_and_excluded(client):
-    clicked = recall(client, user_id="user-3", k=1)["ids"]
-    after = recall(client, user_id="user-3", k=36, recent=[*clicked, "unheard of"])
-    assert after["unknown"] == {"user": False, "history": 1, "exclude": 0}
-    assert not set(clicked) & set(after["ids"])
-    assert error(client.post("/v1/recall", json={"user_id": "user-3", "recent": "item"})) == (422, "invalid", "recent")
+def test_recent_items_are_appended_and_excluded(client):
+    clicked_ids = recall(client, user_id="user-3", k=1)["ids"]
+    answer = recall(client, user_id="user-3", k=36, recent=[*clicked_ids, "unknown"])
+    assert answer["unknown"] == {"user": False, "history": 1, "exclude": 0}
+    assert not set(clicked_ids) & set(answer["ids"])
+    assert parse_error(client.post("/v1/recall", json={"user_id": "user-3", "recent": "item"})) == (
+        422,
+        "invalid",
+        "recent",
+    )
 
 
-def test_explain_says_how(client):
+def test_explain_returns_the_plan(client):
     plan = recall(client, user_id="user-1", k=3, explain=True)["plan"]
     assert list(plan) == ["path", "matches", "excluded", "delta", "effort", "ms"]
     assert list(plan["ms"]) == ["encode", "plan", "search", "merge"]
 
 
-def test_a_partial_change_keeps_what_it_does_not_name(client):
-    before = {"user_id": "user-1", "k": 36, "exclude_seen": False}
-    held = [{"field": "title", "op": "eq", "value": "Item 3"}]
-    told = client.post("/v1/items", json={"items": [{"id": ITEM, "fields": {"year": 2000}}], "partial": True})
-    assert told.status_code == 200, told.text
-    year = {"field": "year", "op": "eq", "value": 2000}
-    assert recall(client, **before, where=[*held, year])["ids"] == [ITEM]
-    whole = {"items": [{"id": ITEM, "fields": {"year": 2001}}]}
-    assert client.post("/v1/items", json=whole).status_code == 200
-    assert recall(client, **before, where=held)["ids"] == []  # without a title from now on
-    new = {"items": [{"id": "new", "fields": {"year": 2000}}], "partial": True}
-    assert error(client.post("/v1/items", json=new)) == (422, "invalid", "items[0].id")
-    wrong = client.post("/v1/items", json=whole | {"partial": "yes"})
-    assert error(wrong) == (422, "invalid", "partial")
+def test_partial_upsert_keeps_missing_columns(client):
+    query = {"user_id": "user-1", "k": 36, "exclude_seen": False}
+    title_condition = {"field": "title", "op": "eq", "value": "Item 3"}
+    year_condition = {"field": "year", "op": "eq", "value": 2000}
+    partial = client.post("/v1/items", json={"items": [{"id": ITEM, "fields": {"year": 2000}}], "partial": True})
+    assert partial.status_code == 200, partial.text
+    assert recall(client, **query, where=[title_condition, year_condition])["ids"] == [ITEM]
+    replacement = {"items": [{"id": ITEM, "fields": {"year": 2001}}]}
+    assert client.post("/v1/items", json=replacement).status_code == 200
+    assert recall(client, **query, where=[title_condition])["ids"] == []  # its title is null now
+    new_item = {"items": [{"id": "new", "fields": {"year": 2000}}], "partial": True}
+    assert parse_error(client.post("/v1/items", json=new_item)) == (422, "invalid", "items[0].id")
+    not_boolean = client.post("/v1/items", json=replacement | {"partial": "yes"})
+    assert parse_error(not_boolean) == (422, "invalid", "partial")
 
 
-def test_changes_that_the_release_cannot_take_are_told(shop):
+def test_rejected_changes_are_reported_until_they_are_replaced(shop):
     with Journal.open(get_journal_path(Store.open(shop)), "string") as journal:
         journal.append([Operation(0, "upsert", "new", {}, np.ones(3, np.float32), None, has_external_vector=True)])
     with open_test_client(shop) as client:
-        told = client.get("/readyz").json()
-        assert (told["ready"], told["rejected_changes"]) == (True, 1)
-        assert "cannot apply 1 live changes (seq 1)" in told["reason"]
-        assert "vecall_refused_changes 1.0" in client.get("/metrics").text
-        assert "cannot take 1 live changes" in client.get("/").text
+        readiness = client.get("/readyz").json()
+        assert (readiness["ready"], readiness["rejected_changes"]) == (True, 1)
+        assert "cannot apply 1 live changes (seq 1)" in readiness["reason"]
+        assert "vecall_rejected_changes 1.0" in client.get("/metrics").text
+        assert "cannot apply 1 live changes" in client.get("/").text
         fields = {"type": "kind 0", "title": "New", "year": 2000}
         assert client.post("/v1/items", json={"items": [{"id": "new", "fields": fields}]}).status_code == 200
-        told = client.get("/readyz").json()
-        assert (told["rejected_changes"], told["reason"]) == (0, None)
+        readiness = client.get("/readyz").json()
+        assert (readiness["rejected_changes"], readiness["reason"]) == (0, None)
 
 
-def test_a_change_is_seen_by_the_next_request(client):
+def test_writes_are_visible_to_the_next_recall(client):
     fields = {"type": "kind 0", "title": "New", "year": 2000}
-    told = client.post("/v1/items", json={"items": [{"id": "new", "fields": fields}]}).json()
-    assert told == {"release": "tiny", "seq": 1, "accepted": 1}
-    only_new = {"where": [{"field": "year", "op": "eq", "value": 2000}]}
-    assert recall(client, user_id="user-1", k=2, **only_new)["ids"] == ["new"]
-    told = client.post("/v1/items/delete", json={"ids": ["new", "nothing"]}).json()
-    assert told == {"release": "tiny", "seq": 3, "deleted": 1, "unknown": 1}
-    assert recall(client, user_id="user-1", k=2, **only_new)["ids"] == []
+    response = client.post("/v1/items", json={"items": [{"id": "new", "fields": fields}]}).json()
+    assert response == {"release": "tiny", "seq": 1, "accepted": 1}
+    new_items = {"where": [{"field": "year", "op": "eq", "value": 2000}]}
+    assert recall(client, user_id="user-1", k=2, **new_items)["ids"] == ["new"]
+    response = client.post("/v1/items/delete", json={"ids": ["new", "nothing"]}).json()
+    assert response == {"release": "tiny", "seq": 3, "deleted": 1, "unknown": 1}
+    assert recall(client, user_id="user-1", k=2, **new_items)["ids"] == []
 
 
-def test_releases_are_listed_and_gone_over_to(client, shop, publish_more):
-    publish_more(shop, "second", activate=False)
+def test_releases_are_listed_and_activated(client, shop, publish_release):
+    publish_release(shop, "second", activate=False)
     listed = client.get("/v1/releases").json()
     assert listed["current"] == "tiny"
-    assert [one["name"] for one in listed["releases"]] == ["second", "tiny"]
+    assert [release["name"] for release in listed["releases"]] == ["second", "tiny"]
     assert set(listed["releases"][0]) == {
         *("name", "created", "items", "dim", "bytes", "metrics", "parent", "journal_seq"),
     }
-    for name, before in (("second", "tiny"), ("tiny", "second")):
-        told = client.post("/v1/releases/activate", json={"name": name})
-        assert (told.status_code, told.json()) == (200, {"release": name, "previous": before})
+    for name, previous in (("second", "tiny"), ("tiny", "second")):
+        response = client.post("/v1/releases/activate", json={"name": name})
+        assert (response.status_code, response.json()) == (200, {"release": name, "previous": previous})
         assert recall(client, user_id="user-1")["release"] == name
         assert client.get("/v1/releases").json()["current"] == name
 
 
-def test_what_another_process_publishes_is_gone_over_to(client, shop, publish_more):
-    publish_more(shop, "second", activate=True)
+def test_release_published_by_another_process_is_served(client, shop, publish_release):
+    publish_release(shop, "second", activate=True)
     wait_until(lambda: recall(client, user_id="user-1")["release"] == "second")
-    assert 'vecall_swaps_total{result="done"} 1.0' in client.get("/metrics").text
+    assert 'vecall_release_switches_total{result="success"} 1.0' in client.get("/metrics").text
 
 
-def test_a_damaged_release_is_refused_and_the_old_one_serves_on(client, shop, publish_more):
-    publish_more(shop, "second", activate=False)
+def test_damaged_release_is_rejected_while_the_old_one_is_served(client, shop, publish_release):
+    publish_release(shop, "second", activate=False)
     file = shop / "releases" / "second" / "index.faiss"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    told = client.post("/v1/releases/activate", json={"name": "second"})
-    assert error(told) == (409, "release_refused", None)
-    assert "index.faiss" in told.json()["error"]["message"]
+    response = client.post("/v1/releases/activate", json={"name": "second"})
+    assert parse_error(response) == (409, "release_refused", None)
+    assert "index.faiss" in response.json()["error"]["message"]
     assert recall(client, user_id="user-1")["release"] == "tiny"
-    # So it is when another process calls it current, which no check of the store would let happen.
+    # Likewise if CURRENT names it, which no check of the store would let happen.
     pointer = json.loads((shop / "CURRENT").read_text())
     digest = (shop / "releases" / "second" / "manifest.sha256").read_text().strip()
     (shop / "CURRENT").write_text(json.dumps(pointer | {"release": "second", "manifest_sha256": digest}) + "\n")
@@ -159,9 +169,9 @@ def test_a_damaged_release_is_refused_and_the_old_one_serves_on(client, shop, pu
     assert client.get("/readyz").json()["ready"]
 
 
-def test_no_release_of_that_name(client):
-    assert error(client.post("/v1/releases/activate", json={"name": "none"})) == (404, "not_found", "name")
-    assert error(client.post("/v1/releases/activate", json={"name": "../tiny"})) == (422, "invalid", "name")
+def test_activating_an_unknown_release_is_an_error(client):
+    assert parse_error(client.post("/v1/releases/activate", json={"name": "none"})) == (404, "not_found", "name")
+    assert parse_error(client.post("/v1/releases/activate", json={"name": "../tiny"})) == (422, "invalid", "name")
 
 
 @pytest.mark.parametrize(
@@ -190,11 +200,11 @@ def test_no_release_of_that_name(client):
         (b'{"user_id": "a", "where": [{"field": "year", "op": "eq"}]}', (422, "invalid", "where[0].value")),
     ],
 )
-def test_what_is_wrong_is_told_with_its_field(client, body, expected):
-    assert error(client.post("/v1/recall", content=body)) == expected
+def test_invalid_recall_error_names_the_field(client, body, expected):
+    assert parse_error(client.post("/v1/recall", content=body)) == expected
 
 
-def test_limits_name_what_is_too_much(shop):
+def test_limit_error_names_the_field(shop):
     limits = {
         "max_k": 10,
         "max_history": 2,
@@ -205,63 +215,86 @@ def test_limits_name_what_is_too_much(shop):
         "max_body_bytes": 2000,
     }
     with open_test_client(shop, limits=limits) as client:
-        is_red = {"field": "year", "op": "in", "value": [1, 2]}
+        condition = {"field": "year", "op": "in", "value": [1, 2]}
         for field, request in (
             ("k", {"k": 11}),
             ("history", {"history": ["a"] * 3}),
             ("exclude", {"exclude": ["a"] * 4}),
-            ("where", {"where": [is_red] * 2}),
-            ("where[0].value", {"where": [is_red | {"value": [1, 2, 3]}]}),
+            ("where", {"where": [condition] * 2}),
+            ("where[0].value", {"where": [condition | {"value": [1, 2, 3]}]}),
         ):
-            assert error(client.post("/v1/recall", json={"user_id": "a", "k": 5} | request)) == (422, "invalid", field)
-        most = {"k": 10, "history": ["a"] * 2, "exclude": ["a"] * 3, "where": [is_red]}
-        assert client.post("/v1/recall", json={"user_id": "a"} | most).status_code == 200
-        three = {"items": [{"id": str(i)} for i in range(3)]}
-        assert error(client.post("/v1/items", json=three)) == (422, "invalid", "items")
-        assert error(client.post("/v1/items/delete", json={"ids": ["a"] * 3})) == (422, "invalid", "ids")
-        large = {"user_id": "a" * 2000}
-        assert error(client.post("/v1/recall", json=large)) == (413, "too_large", None)
-        parts = iter([b"{", b" " * 2000])  # its length is not told beforehand
-        assert error(client.post("/v1/recall", content=parts)) == (413, "too_large", None)
+            assert parse_error(client.post("/v1/recall", json={"user_id": "a", "k": 5} | request)) == (
+                422,
+                "invalid",
+                field,
+            )
+        at_limits = {"k": 10, "history": ["a"] * 2, "exclude": ["a"] * 3, "where": [condition]}
+        assert client.post("/v1/recall", json={"user_id": "a"} | at_limits).status_code == 200
+        items = {"items": [{"id": str(i)} for i in range(3)]}
+        assert parse_error(client.post("/v1/items", json=items)) == (422, "invalid", "items")
+        assert parse_error(client.post("/v1/items/delete", json={"ids": ["a"] * 3})) == (422, "invalid", "ids")
+        large_body = {"user_id": "a" * 2000}
+        assert parse_error(client.post("/v1/recall", json=large_body)) == (413, "too_large", None)
+        chunks = iter([b"{", b" " * 2000])  # sent without Content-Length
+        assert parse_error(client.post("/v1/recall", content=chunks)) == (413, "too_large", None)
 
 
-def test_other_paths_and_methods(client):
-    assert error(client.get("/nothing"))[:2] == (404, "not_found")
-    assert error(client.get("/v1/recall"))[:2] == (405, "method_not_allowed")
+def test_unknown_path_and_method_are_errors(client):
+    assert parse_error(client.get("/nothing"))[:2] == (404, "not_found")
+    assert parse_error(client.get("/v1/recall"))[:2] == (405, "method_not_allowed")
 
 
-def test_vectors_of_another_encoder_are_refused(client):
+def test_content_length_of_other_digits_is_ignored():
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    headers = [(b"content-length", "²".encode("latin-1"))]  # a digit to `str.isdigit`, but not to `int`
+    request = Request({"type": "http", "headers": headers}, receive)
+    assert asyncio.run(read_body(request, max_bytes=10, timeout_seconds=5)) == b"{}"
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/nothing", "/v1/recall/"])
+def test_invalid_host_of_an_unknown_path_causes_no_internal_error(shop, path):
+    with open_test_client(shop, ApiKeys((b"read-key-0123456789",))) as client:  # accepts any Host
+        response = client.get(path, headers={"Host": "["})
+        assert response.status_code < 500, response.text
+
+
+def test_vector_of_another_encoder_is_rejected(client):
     item = {"id": "new", "vector": [0.1] * 8, "encoder": "00", "fields": {}}
-    assert error(client.post("/v1/items", json={"items": [item]}))[:2] == (409, "encoder_mismatch")
+    assert parse_error(client.post("/v1/items", json={"items": [item]}))[:2] == (409, "encoder_mismatch")
 
 
-def test_too_many_changes_wait(shop):
+def test_full_delta_rejects_new_items(shop):
     with open_test_client(shop, max_delta_items=1) as client:
-        answers = [client.post("/v1/items", json={"items": [{"id": f"new-{n}", "fields": {}}]}) for n in range(2)]
-        assert answers[0].status_code == 200
-        assert error(answers[1])[:2] == (429, "delta_full")
-        assert answers[1].headers["Retry-After"]
+        first, second = (client.post("/v1/items", json={"items": [{"id": f"new-{n}", "fields": {}}]}) for n in range(2))
+        assert first.status_code == 200
+        assert parse_error(second)[:2] == (429, "delta_full")
+        assert second.headers["Retry-After"]
 
 
-def test_metrics_tell_what_happened(client):
+def test_metrics_count_requests_and_recalls(client):
     for k in (5, 10):
         recall(client, vector=np.eye(8)[0].tolist(), k=k)
     recall(client, user_id="nobody", k=1)
-    recall(client, user={"type": "never heard of", "price.eur": 5}, k=1)
+    recall(client, user={"type": "unknown", "price.eur": 5}, k=1)
     client.post("/v1/recall", content=b"{")
     client.get("/nothing")
     text = client.get("/metrics").text
     for line in (
-        'vecall_requests_total{endpoint="/v1/recall",status="200"} 4.0',
-        'vecall_requests_total{endpoint="/v1/recall",status="400"} 1.0',
-        'vecall_requests_total{endpoint="other",status="404"} 1.0',
+        'vecall_http_requests_total{endpoint="/v1/recall",status="200"} 4.0',
+        'vecall_http_requests_total{endpoint="/v1/recall",status="400"} 1.0',
+        'vecall_http_requests_total{endpoint="other",status="404"} 1.0',
         'vecall_errors_total{code="bad_json"} 1.0',
         'vecall_recall_fallbacks_total{kind="popular"} 1.0',
-        'vecall_recall_stage_seconds_count{stage="search"} 4.0',
-        'vecall_unknown_share{what="user"} 1.0',
-        'vecall_unknown_share{what="features"} 1.0',
+        'vecall_recall_stage_duration_seconds_count{stage="search"} 4.0',
+        'vecall_unknown_input_ratio{kind="user"} 1.0',
+        'vecall_unknown_input_ratio{kind="features"} 1.0',
         "vecall_items 36.0",
     ):
         assert line in text
-    # Paths without an index are exact, and are judged to be.
-    wait_until(lambda: 'vecall_live_ann_recall{bound="mean",path="scan"} 1.0' in client.get("/metrics").text)
+    # A scan is exact, so its online ANN recall is 1.
+    wait_until(lambda: 'vecall_online_ann_recall_ratio{path="scan"} 1.0' in client.get("/metrics").text)
+    text = client.get("/metrics").text
+    assert 'vecall_online_ann_recall_ratio_upper{path="scan"} 1.0' in text
+    assert 0 < float(re.search(r'vecall_online_ann_recall_ratio_lower{path="scan"} (.*)', text).group(1)) < 1

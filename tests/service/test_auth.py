@@ -1,4 +1,4 @@
-"""Who is let in: keys, names, origins, types of content."""
+"""Access control: API keys, host names, origins and content types."""
 
 import base64
 
@@ -18,13 +18,14 @@ def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
 
-def browser(key):
+def basic(key):
+    """As a browser sends it: the key is the password."""
     return {"Authorization": "Basic " + base64.b64encode(f"anyone:{key}".encode()).decode()}
 
 
-def test_reading_needs_a_key_and_changing_an_admin_s(shop):
+def test_reads_need_a_key_and_writes_an_admin_key(shop):
     with open_test_client(shop, KEYS) as client:
-        for path, content, of_reader in (
+        for path, content, status_of_reader in (
             ("/v1/recall", QUERY, 200),
             ("/v1/items/delete", ITEMS, 403),
             ("/v1/items", {"items": []}, 403),
@@ -36,23 +37,23 @@ def test_reading_needs_a_key_and_changing_an_admin_s(shop):
                 (bearer(""), 401),
                 ({"Authorization": READ}, 401),
                 ({"Authorization": "Basic %%%"}, 401),
-                (bearer(READ), of_reader),
-                (browser(READ), of_reader),
+                (bearer(READ), status_of_reader),
+                (basic(READ), status_of_reader),
                 (bearer(ADMIN), 200),
-                (browser(ADMIN), 200),
+                (basic(ADMIN), 200),
             ):
-                answer = client.post(path, json=content, headers=headers)
-                assert answer.status_code == expected, (path, headers, answer.text)
+                response = client.post(path, json=content, headers=headers)
+                assert response.status_code == expected, (path, headers, response.text)
                 if expected != 200:
-                    assert answer.json()["error"]["code"] == {401: "unauthorized", 403: "forbidden"}[expected]
-                    assert READ not in answer.text
-                    assert ADMIN not in answer.text
-        for path, without in (("/metrics", 401), ("/v1/releases", 401), ("/healthz", 200), ("/readyz", 200)):
-            assert client.get(path).status_code == without
+                    assert response.json()["error"]["code"] == {401: "unauthorized", 403: "forbidden"}[expected]
+                    assert READ not in response.text
+                    assert ADMIN not in response.text
+        for path, status_without_key in (("/metrics", 401), ("/v1/releases", 401), ("/healthz", 200), ("/readyz", 200)):
+            assert client.get(path).status_code == status_without_key
             assert client.get(path, headers=bearer(READ)).status_code == 200
 
 
-def test_keys_come_from_the_environment_and_a_file(tmp_path):
+def test_keys_are_loaded_from_the_environment_and_a_file(tmp_path):
     file = tmp_path / "keys.toml"
     file.write_text(f'read = ["{READ}", "another-read-key-1"]\nadmin = "{ADMIN}"\n')
     keys = load_api_keys({"VECALL_READ_KEY": "from-environment-1"}, file)
@@ -67,7 +68,7 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('read = "short"', "at least 16"),
         ('read = "with blanks in it, long"', "without spaces"),
@@ -76,33 +77,33 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path):
         ("read = 5", "at least 16"),
     ],
 )
-def test_bad_key_files_are_refused_without_showing_a_key(tmp_path, text, told):
+def test_invalid_key_file_is_an_error_that_shows_no_key(tmp_path, text, message):
     (tmp_path / "keys.toml").write_text(text)
-    with pytest.raises(ConfigError, match=told) as refused:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_api_keys({}, tmp_path / "keys.toml")
-    assert "short" not in str(refused.value)
+    assert "short" not in str(caught.value)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_api_keys({}, tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[::2]"])
-def test_other_names_are_not_answered_to_on_loopback(client, host):
-    for answer in (
+def test_unknown_host_name_is_forbidden_without_keys(client, host):
+    for response in (
         client.post("/v1/recall", json=QUERY, headers={"Host": host}),
         client.get("/metrics", headers={"Host": host}),
         client.post("/v1/items/delete", json=ITEMS, headers={"Host": host}),
     ):
-        assert answer.status_code == 403
-        assert answer.json()["error"]["field"] == "Host"
+        assert response.status_code == 403
+        assert response.json()["error"]["field"] == "Host"
     assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"])
-def test_names_of_loopback_are(client, host):
+def test_loopback_host_names_are_allowed(client, host):
     assert client.post("/v1/recall", json=QUERY, headers={"Host": host}).status_code == 200
 
 
-def test_names_may_be_allowed(shop):
+def test_allowed_hosts_replace_the_default(shop):
     with open_test_client(shop, allowed_hosts=("recall.example",)) as client:
         statuses = [
             client.post("/v1/recall", json=QUERY, headers={"Host": host}).status_code
@@ -111,7 +112,7 @@ def test_names_may_be_allowed(shop):
         assert statuses == [200, 200, 403]
 
 
-def test_no_page_of_someone_else_sends_changes(client):
+def test_cross_site_writes_are_rejected(client):
     for path, content in (("/v1/items/delete", ITEMS), ("/v1/releases/activate", {"name": "tiny"})):
         for headers, expected in (
             ({"Origin": "http://evil.example"}, 403),
@@ -126,27 +127,27 @@ def test_no_page_of_someone_else_sends_changes(client):
             assert client.post(path, json=content, headers=headers).status_code == expected, headers
 
 
-def test_compressed_bodies_are_not_unpacked(client):
-    answer = client.post("/v1/recall", json=QUERY, headers={"Content-Encoding": "gzip"})
-    assert answer.status_code == 415
+def test_compressed_bodies_are_rejected(client):
+    response = client.post("/v1/recall", json=QUERY, headers={"Content-Encoding": "gzip"})
+    assert response.status_code == 415
 
 
-def test_large_changes_come_through(client):
-    """No layer beneath has a smaller limit of its own."""
+def test_large_writes_are_accepted(client):
+    """No layer below has a smaller limit of its own."""
     body = b'{"ids": ["nothing"]' + b" " * (12 * 2**20) + b"}"
-    answer = client.post("/v1/items/delete", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 200, answer.text
+    response = client.post("/v1/items/delete", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text
 
 
-def test_one_that_only_reads_takes_no_changes(shop):
+def test_read_only_service_rejects_writes(shop):
     with open_test_client(shop, writable=False) as client, open_test_client(shop):
         assert client.post("/v1/items/delete", json=ITEMS).status_code == 403
         assert client.post("/v1/recall", json=QUERY).status_code == 200
 
 
-def test_answers_have_a_name_and_are_kept_by_nobody(client):
-    answer = client.post("/v1/recall", json=QUERY, headers={"X-Request-ID": "mine-1"})
-    assert answer.headers["X-Request-ID"] == "mine-1"
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+def test_responses_have_a_request_id_and_are_not_cached(client):
+    response = client.post("/v1/recall", json=QUERY, headers={"X-Request-ID": "mine-1"})
+    assert response.headers["X-Request-ID"] == "mine-1"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert len(client.get("/healthz", headers={"X-Request-ID": "a b"}).headers["X-Request-ID"]) == 16

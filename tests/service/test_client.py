@@ -1,4 +1,4 @@
-"""The client, against the service and its document."""
+"""The client, against the service and its OpenAPI document."""
 
 import inspect
 import json
@@ -11,10 +11,10 @@ from vecall.client import Client, ServiceError
 from vecall.errors import ConfigError
 
 
-def test_it_asks_for_all_that_the_service_does(index_shop, process_of, publish_more):
-    publish_more(index_shop, "second", activate=False)
-    served = process_of(index_shop)
-    with Client(served.url) as client:
+def test_client_calls_every_endpoint(index_shop, start_server, publish_release):
+    publish_release(index_shop, "second", activate=False)
+    server = start_server(index_shop)
+    with Client(server.url) as client:
         assert client.is_ready()
         recalled = client.recall(user_id="user-1", k=3, explain=True)
         assert (recalled["release"], recalled["plan"]["path"]) == ("tiny", "index")
@@ -23,57 +23,57 @@ def test_it_asks_for_all_that_the_service_does(index_shop, process_of, publish_m
         assert client.delete(["new"])["deleted"] == 1
         assert client.activate("second") == {"release": "second", "previous": "tiny"}
         assert client.list_releases()["current"] == "second"
-        with pytest.raises(ServiceError, match="k: ") as refused:
+        with pytest.raises(ServiceError, match="k: ") as caught:
             client.recall(user_id="user-1", k=0)
-        assert (refused.value.status, refused.value.code, refused.value.field) == (422, "invalid", "k")
-        assert refused.value.retry_after_seconds is None
-        served.stop()
+        assert (caught.value.status, caught.value.code, caught.value.field) == (422, "invalid", "k")
+        assert caught.value.retry_after_seconds is None
+        server.stop()
         assert not client.is_ready()
-        with pytest.raises(ServiceError) as refused:
+        with pytest.raises(ServiceError) as caught:
             client.recall(user_id="user-1")
-        assert refused.value.code == "unreachable"
+        assert caught.value.code == "unreachable"
 
 
-def test_its_requests_are_those_of_the_document(client):
+def test_client_covers_the_openapi_document(client):
     """Every endpoint for machines has a method, and every field can be sent."""
     document = client.get("/openapi.json").json()
-    sent = set()
+    sent_fields = {}
 
-    class Listening(Client):
-        def _once(self, method, path, content):
-            sent.add((method.lower(), path, tuple(content or ())))
+    class RecordingClient(Client):
+        def _send_once(self, method, path, payload):
+            sent_fields[method.lower(), path] = set(payload or ())
             return {"ready": True}
 
-    listening = Listening("http://localhost")
+    recording = RecordingClient("http://localhost")
     fields = document["components"]["schemas"]["RecallRequest"]["properties"]
-    listening.recall(**dict.fromkeys(fields))
-    for call in (listening.upsert, listening.delete, listening.activate):
+    recording.recall(**dict.fromkeys(fields))
+    for call in (recording.upsert, recording.delete, recording.activate):
         parameters = inspect.signature(call).parameters.values()
-        call(*[[] for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD])
-    listening.list_releases()
-    listening.is_ready()
-    asked = {(method, path): names for method, path, names in sent}
+        call(*[[] for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD])
+    recording.list_releases()
+    recording.is_ready()
     probes = {("get", "/healthz"), ("get", "/metrics")}
-    assert set(asked) | probes == {(method, path) for path, told in document["paths"].items() for method in told}
-    for (method, path), names in asked.items():
+    documented = {(method, path) for path, operations in document["paths"].items() for method in operations}
+    assert set(sent_fields) | probes == documented
+    for (method, path), names in sent_fields.items():
         if method == "post":
             reference = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-            assert set(names) == set(document["components"]["schemas"][reference.rpartition("/")[2]]["properties"])
+            assert names == set(document["components"]["schemas"][reference.rpartition("/")[2]]["properties"])
 
 
 @pytest.fixture
-def scripted():
-    """A server that gives prepared answers; gives its url and what it was asked."""
-    answers, asked = [], []
+def scripted_server():
+    """A server of prepared (status, body) responses: its URL, the responses, and the requests it has received."""
+    responses, requests = [], []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            asked.append(
+            requests.append(
                 (self.path, self.headers["Authorization"], self.rfile.read(int(self.headers["Content-Length"])))
             )
-            status, body = answers.pop(0)
+            status, body = responses.pop(0)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Retry-After", "0.01")
@@ -86,32 +86,32 @@ def scripted():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/base/", answers, asked
+    yield f"http://127.0.0.1:{server.server_port}/base/", responses, requests
     server.shutdown()
     server.server_close()
 
 
-def test_it_comes_again_when_the_service_is_busy(scripted):
-    url, answers, asked = scripted
+def test_client_retries_when_the_service_is_busy(scripted_server):
+    url, responses, requests = scripted_server
     busy = json.dumps({"error": {"code": "overloaded", "message": "busy", "field": None}}).encode()
-    answers += [(503, busy), (429, busy), (200, b'{"ids": []}')]
+    responses += [(503, busy), (429, busy), (200, b'{"ids": []}')]
     with Client(url, key="secret") as client:
         assert client.recall(user_id=1) == {"ids": []}
-    assert asked == [("/base/v1/recall", "Bearer secret", b'{"user_id": 1}')] * 3
-    answers += [(503, busy)] * 3
+    assert requests == [("/base/v1/recall", "Bearer secret", b'{"user_id": 1}')] * 3
+    responses += [(503, busy)] * 3
     with Client(url) as client, pytest.raises(ServiceError, match="busy"):
         client.recall(user_id=1)
-    assert not answers
+    assert not responses
 
 
-def test_answers_of_others_are_told(scripted):
-    url, answers, _ = scripted
-    answers += [(502, b"<html>Bad Gateway</html>")]
-    with Client(url) as client, pytest.raises(ServiceError, match="Bad Gateway") as refused:
+def test_response_of_a_proxy_is_quoted(scripted_server):
+    url, responses, _ = scripted_server
+    responses += [(502, b"<html>Bad Gateway</html>")]
+    with Client(url) as client, pytest.raises(ServiceError, match="Bad Gateway") as caught:
         client.recall(user_id=1)
-    assert (refused.value.status, refused.value.code) == (502, "unreadable")
+    assert (caught.value.status, caught.value.code) == (502, "unreadable")
 
 
-def test_a_url_is_needed():
+def test_url_without_scheme_is_an_error():
     with pytest.raises(ConfigError, match="http://127"):
         Client("localhost:8080")

@@ -1,4 +1,4 @@
-"""Recalls one after another in the loop's thread: nobody is forgotten, what waits is counted, what is long moves."""
+"""The executor of recalls: one per loop iteration, in order; long work moves to a thread."""
 
 import asyncio
 import threading
@@ -10,133 +10,133 @@ from vecall.errors import OverloadedError
 from vecall.service.execution import EventLoopExecutor
 
 
-def line(queue=50, deadline_ms=10_000, aside=1):
-    return EventLoopExecutor(queue, deadline_ms, offload_threads=aside, thread_name_prefix="test")
+def make_executor(max_queue=50, deadline_ms=10_000):
+    return EventLoopExecutor(max_queue, deadline_ms, offload_threads=1, thread_name_prefix="test")
 
 
-def test_answers_come_in_the_order_of_the_questions_and_from_the_loops_thread():
-    made, answered = line(), []
+def test_requests_run_in_order_of_arrival_in_the_thread_of_the_loop():
+    executor, executed = make_executor(), []
 
-    async def crowd():
-        await asyncio.gather(*(made.run(lambda _, number=number: answered.append(number)) for number in range(20)))
-        return await made.run(lambda _: threading.get_ident())
+    async def send_requests():
+        await asyncio.gather(*(executor.run(lambda _, number=number: executed.append(number)) for number in range(20)))
+        return await executor.run(lambda _: threading.get_ident())
 
-    assert asyncio.run(crowd()) == threading.get_ident()
-    assert answered == list(range(20))
-    assert made.in_flight == 0
-
-
-def test_between_two_recalls_the_loop_has_a_turn():
-    made, order = line(), []
-
-    async def crowd():
-        asyncio.get_running_loop().call_soon(order.append, "the loop")
-        await asyncio.gather(*(made.run(lambda _, number=number: order.append(number)) for number in range(3)))
-
-    asyncio.run(crowd())
-    assert order.index("the loop") < order.index(1)
+    assert asyncio.run(send_requests()) == threading.get_ident()
+    assert executed == list(range(20))
+    assert executor.in_flight == 0
 
 
-def test_more_than_may_wait_are_turned_away_at_once():
-    made = line(queue=2, aside=1)
+def test_loop_callbacks_run_between_two_requests():
+    executor, executed = make_executor(), []
 
-    async def crowd():
-        asked = [asyncio.ensure_future(made.run(lambda _: "done")) for _ in range(10)]
-        return await asyncio.gather(*asked, return_exceptions=True)
+    async def send_requests():
+        asyncio.get_running_loop().call_soon(executed.append, "callback")
+        await asyncio.gather(*(executor.run(lambda _, number=number: executed.append(number)) for number in range(3)))
 
-    answers = asyncio.run(crowd())
-    turned_away = [one for one in answers if isinstance(one, OverloadedError)]
-    assert answers.count("done") + len(turned_away) == 10
-    assert turned_away
-    assert "requests" in str(turned_away[0])
-    assert made.in_flight == 0
+    asyncio.run(send_requests())
+    assert executed.index("callback") < executed.index(1)
 
 
-def test_who_waited_too_long_is_not_worked_on():
-    made, worked = line(deadline_ms=30), []
+def test_requests_beyond_the_queue_are_rejected():
+    executor = make_executor(max_queue=2)
+
+    async def send_requests():
+        requests = [asyncio.ensure_future(executor.run(lambda _: "done")) for _ in range(10)]
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    results = asyncio.run(send_requests())
+    errors = [result for result in results if isinstance(result, OverloadedError)]
+    assert results.count("done") + len(errors) == 10
+    assert errors
+    assert "requests" in str(errors[0])
+    assert executor.in_flight == 0
+
+
+def test_expired_requests_are_not_executed():
+    executor, executed = make_executor(deadline_ms=30), []
 
     def slow(_):
         time.sleep(0.02)
-        worked.append(1)
+        executed.append(1)
 
-    async def crowd():
-        return await asyncio.gather(*(made.run(slow) for _ in range(6)), return_exceptions=True)
+    async def send_requests():
+        return await asyncio.gather(*(executor.run(slow) for _ in range(6)), return_exceptions=True)
 
-    answers = asyncio.run(crowd())
-    late = [one for one in answers if isinstance(one, OverloadedError)]
-    assert len(worked) + len(late) == 6
-    assert len(late) >= 3
-    assert "deadline" in str(late[0])
+    results = asyncio.run(send_requests())
+    errors = [result for result in results if isinstance(result, OverloadedError)]
+    assert len(executed) + len(errors) == 6
+    assert len(errors) >= 3
+    assert "deadline" in str(errors[0])
 
 
-def test_a_turn_ends_at_its_deadline():
-    made = line(deadline_ms=20)
+def test_running_request_stops_at_its_deadline():
+    executor = make_executor(deadline_ms=20)
 
-    def slow(turn):
+    def slow(deadline):
         time.sleep(0.05)
-        turn.raise_if_expired()
+        deadline.raise_if_expired()
 
     with pytest.raises(OverloadedError, match="deadline"):
-        asyncio.run(made.run(slow))
-    assert made.in_flight == 0
+        asyncio.run(executor.run(slow))
+    assert executor.in_flight == 0
 
 
-def test_what_takes_long_moves_to_a_thread_and_others_are_answered_meanwhile():
-    made, scanned, where = line(), threading.Event(), []
+def test_offloaded_work_runs_in_a_thread_while_others_are_answered():
+    executor, finish_event, thread_ids = make_executor(), threading.Event(), []
 
     def scan(_):
-        with made.offload():
-            where.append(threading.get_ident())
-            return scanned.wait(10)
+        with executor.offload():
+            thread_ids.append(threading.get_ident())
+            return finish_event.wait(10)
 
-    async def crowd():
-        first = asyncio.ensure_future(made.run(scan))
+    async def send_requests():
+        first = asyncio.ensure_future(executor.run(scan))
         await asyncio.sleep(0.02)
-        assert await made.run(lambda _: "meanwhile") == "meanwhile"
-        scanned.set()
+        assert await executor.run(lambda _: "meanwhile") == "meanwhile"
+        finish_event.set()
         return await first
 
-    assert asyncio.run(crowd()) is True
-    assert len(where) == 1
-    assert where[0] != threading.get_ident()
+    assert asyncio.run(send_requests()) is True
+    assert len(thread_ids) == 1
+    assert thread_ids[0] != threading.get_ident()
 
 
-def test_who_is_not_in_line_does_not_move():
-    made = line()
-    with made.offload():
-        assert asyncio.run(made.run(lambda _: "worked")) == "worked"
+def test_offload_outside_the_executor_has_no_effect():
+    executor = make_executor()
+    with executor.offload():
+        assert asyncio.run(executor.run(lambda _: "done")) == "done"
 
 
-@pytest.mark.parametrize("cancelled", [1, 2, 5])
-def test_who_goes_away_leaves_the_place_to_the_next(cancelled):
-    """Whether the place was given already or not."""
-    made = line()
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_cancelled_request_passes_its_slot_on(iterations):
+    """Whether or not the slot was granted already when the request was cancelled."""
+    executor = make_executor()
 
-    async def crowd():
-        asked = [asyncio.ensure_future(made.run(lambda _, number=number: number)) for number in range(6)]
-        for _ in range(cancelled):
+    async def send_requests():
+        requests = [asyncio.ensure_future(executor.run(lambda _, number=number: number)) for number in range(6)]
+        for _ in range(iterations):
             await asyncio.sleep(0)
-        for one in asked[1:4]:
-            one.cancel()
-        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
-        return answers, await asyncio.wait_for(made.run(lambda _: "again"), 5)
+        for request in requests[1:4]:
+            request.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 5)
+        return results, await asyncio.wait_for(executor.run(lambda _: "done"), 5)
 
-    answers, again = asyncio.run(crowd())
-    assert again == "again"
-    assert [answers[0], *answers[4:]] == [0, 4, 5]
-    assert made.in_flight == 0
+    results, last_result = asyncio.run(send_requests())
+    assert last_result == "done"
+    assert [results[0], *results[4:]] == [0, 4, 5]
+    assert executor.in_flight == 0
 
 
-def test_a_mistake_ends_one_request_alone():
-    made = line()
+def test_exception_fails_its_own_request_only():
+    executor = make_executor()
 
-    def wrong(_):
+    def fail(_):
         raise ZeroDivisionError
 
-    async def crowd():
-        return await asyncio.gather(made.run(wrong), made.run(lambda _: "worked"), return_exceptions=True)
+    async def send_requests():
+        return await asyncio.gather(executor.run(fail), executor.run(lambda _: "done"), return_exceptions=True)
 
-    first, second = asyncio.run(crowd())
+    first, second = asyncio.run(send_requests())
     assert isinstance(first, ZeroDivisionError)
-    assert second == "worked"
-    assert made.in_flight == 0
+    assert second == "done"
+    assert executor.in_flight == 0

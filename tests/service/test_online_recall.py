@@ -1,4 +1,4 @@
-"""ANN recall of real requests, by hand."""
+"""Online ANN recall and drift, against values computed by hand."""
 
 import threading
 import time
@@ -29,118 +29,118 @@ def recaller(tmp_path):
         yield opened
 
 
-def answered(recaller: Recaller, seed=0, **more):
+def run_recall(recaller: Recaller, seed=0, **arguments):
     vector = np.random.default_rng(seed).standard_normal(8)
-    return recaller.recall_with_trace(Query(vector=vector, k=10, **more))
+    return recaller.recall_with_trace(Query(vector=vector, k=10, **arguments))
 
 
-def everything(seed, **more):
-    return Query(vector=np.random.default_rng(seed).standard_normal(8), k=50, exclude=[1, 2, 3], **more)
+def make_query(seed, **arguments):
+    return Query(vector=np.random.default_rng(seed).standard_normal(8), k=50, exclude=[1, 2, 3], **arguments)
 
 
-def test_exact_answers_have_recall_1(recaller):
-    judge = OnlineRecallMonitor(1.0)
+def test_exact_results_have_recall_1(recaller):
+    monitor = OnlineRecallMonitor(1.0)
     recaller.upsert([{"id": 5000, "vector": [1.0] * 8}])
     recaller.delete([7, 8])
     for seed in range(5):
-        judge._evaluate_sample("scan", answered(recaller, seed, exclude=[1, 2, 3]))
-    assert judge.estimate_by_path()["scan"].mean == 1.0
-    assert judge.estimate_by_path()["scan"].sample_count == 5
+        monitor._evaluate_sample("scan", run_recall(recaller, seed, exclude=[1, 2, 3]))
+    assert monitor.estimate_by_path()["scan"].mean == 1.0
+    assert monitor.estimate_by_path()["scan"].sample_count == 5
 
 
-def test_it_is_exact_whatever_is_scanned_at_once(recaller, monkeypatch):
+def test_exact_search_does_not_depend_on_the_chunk_size(recaller, monkeypatch):
     recaller.upsert([{"id": 5000, "vector": [1.0] * 8}])
     recaller.delete([7, 8])
-    made = answered(recaller, 3, exclude=[1, 2, 3])
-    rests = []
-    for at_once in (8, 104, 4096):
-        monkeypatch.setattr(search, "_SCAN_CHUNK_ROWS", at_once)
-        exact = search.search_snapshot_exact(
-            made.snapshot,
-            made.resolved_query.vector,
-            made.resolved_query.excluded_rows,
+    trace = run_recall(recaller, 3, exclude=[1, 2, 3])
+    throttle_calls = []
+    for chunk_rows in (8, 104, 4096):
+        monkeypatch.setattr(search, "_GROUND_TRUTH_CHUNK_ROWS", chunk_rows)
+        exact = search.compute_ground_truth_rows(
+            trace.snapshot,
+            trace.resolved_query.query_matrix,
+            trace.resolved_query.excluded_rows,
             None,
             50,
-            throttle=lambda: rests.append(1),
+            throttle=lambda: throttle_calls.append(1),
         )
-        assert exact.tolist() == made.snapshot.to_rows(recaller.recall(everything(3)).ids).tolist()
-    assert len(rests) == 250 + 20 + 1
+        assert exact.tolist() == trace.snapshot.to_rows(recaller.recall(make_query(3)).ids).tolist()
+    assert len(throttle_calls) == 250 + 20 + 1
 
 
-def test_judging_takes_a_small_share_of_a_core():
-    began, rest = time.perf_counter(), online_recall._CpuThrottle(threading.Event())
-    cpu = time.thread_time()
+def test_throttle_limits_the_share_of_a_core():
+    start, throttle = time.perf_counter(), online_recall._CpuThrottle(threading.Event())
+    cpu_start = time.thread_time()
     for _ in range(3):
         np.linalg.svd(np.random.default_rng(0).standard_normal((60, 60)))
-        rest()
-    assert time.thread_time() - cpu < 2 * online_recall._MAX_CPU_SHARE * (time.perf_counter() - began)
+        throttle()
+    assert time.thread_time() - cpu_start < 2 * online_recall._MAX_CPU_SHARE * (time.perf_counter() - start)
 
 
-def test_what_an_answer_lacks_is_counted(recaller):
-    made = answered(recaller)
-    rows = made.search_result.rows.copy()
+def test_missing_items_reduce_the_recall(recaller):
+    trace = run_recall(recaller)
+    rows = trace.search_result.rows.copy()
     rows[:3] = [1998, 1999, 1997]
-    lacking = SimpleNamespace(
-        snapshot=made.snapshot,
-        resolved_query=made.resolved_query,
+    incomplete = SimpleNamespace(
+        snapshot=trace.snapshot,
+        resolved_query=trace.resolved_query,
         filter_mask=None,
         search_result=SimpleNamespace(rows=rows, route="index"),
         answer=None,
     )
-    judge = OnlineRecallMonitor(1.0)
-    judge._evaluate_sample("index", lacking)
-    assert judge.estimate_by_path()["index"].mean == 0.7
+    monitor = OnlineRecallMonitor(1.0)
+    monitor._evaluate_sample("index", incomplete)
+    assert monitor.estimate_by_path()["index"].mean == 0.7
 
 
-def test_it_samples_and_never_waits(recaller):
-    made, judge = answered(recaller), OnlineRecallMonitor(0.25, seed=1)
+def test_sampling_follows_the_rate_and_never_blocks(recaller):
+    trace, monitor = run_recall(recaller), OnlineRecallMonitor(0.25, seed=1)
     for _ in range(40):
-        judge.maybe_sample("index", made)
-    assert 3 <= judge._queue.qsize() <= online_recall._QUEUE_SIZE
-    none, all_of_them = OnlineRecallMonitor(0.0), OnlineRecallMonitor(1.0)
+        monitor.maybe_sample("index", trace)
+    assert 3 <= monitor._queue.qsize() <= online_recall._QUEUE_SIZE
+    never, always = OnlineRecallMonitor(0.0), OnlineRecallMonitor(1.0)
     for _ in range(100):
-        none.maybe_sample("index", made)
-        all_of_them.maybe_sample("index", made)
-    assert none._queue.qsize() == 0
-    assert all_of_them._queue.qsize() == online_recall._QUEUE_SIZE
+        never.maybe_sample("index", trace)
+        always.maybe_sample("index", trace)
+    assert never._queue.qsize() == 0
+    assert always._queue.qsize() == online_recall._QUEUE_SIZE
 
 
-def test_the_interval_by_hand():
-    known = estimate_recall([1.0] * 96 + [0.0] * 4)  # Wilson's for 96 of 100
-    assert (known.sample_count, known.mean) == (100, 0.96)
-    assert (round(known.lower, 4), round(known.upper, 4)) == (0.9016, 0.9843)
+def test_interval_of_96_hits_in_100():
+    estimate = estimate_recall([1.0] * 96 + [0.0] * 4)
+    assert (estimate.sample_count, estimate.mean) == (100, 0.96)
+    assert (round(estimate.lower, 4), round(estimate.upper, 4)) == (0.9016, 0.9843)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
-def test_the_interval_holds_the_mean(shares):
-    known = estimate_recall(shares)
-    assert 0 <= known.lower <= known.mean + 1e-9
-    assert known.mean - 1e-9 <= known.upper <= 1
+def test_interval_contains_the_mean(recalls):
+    estimate = estimate_recall(recalls)
+    assert 0 <= estimate.lower <= estimate.mean + 1e-9
+    assert estimate.mean - 1e-9 <= estimate.upper <= 1
 
 
-def test_no_drift_of_the_golden_queries_themselves(recaller):
-    usual = compute_golden_scores(recaller.live_index.snapshot.release)
-    assert usual is not None
-    assert compute_psi(usual, usual) == pytest.approx(0.0, abs=0.02)
-    assert compute_psi(usual, usual + 3) > 1
+def test_golden_scores_have_no_drift_against_themselves(recaller):
+    reference = compute_golden_scores(recaller.live_index.snapshot.release)
+    assert reference is not None
+    assert compute_psi(reference, reference) == pytest.approx(0.0, abs=0.02)
+    assert compute_psi(reference, reference + 3) > 1
 
 
-def test_stability_index_by_hand():
-    usual, now = np.repeat(np.arange(10.0), 10), np.repeat(np.arange(10.0), np.r_[[10] * 8, 15, 5])
-    # Two of ten bins differ: (.1 - .15) ln(.1/.15) + (.1 - .05) ln(.1/.05).
+def test_psi_of_two_changed_bins():
+    reference, current = np.repeat(np.arange(10.0), 10), np.repeat(np.arange(10.0), np.r_[[10] * 8, 15, 5])
+    # Two of ten bins differ: (0.1 - 0.15) ln(0.1 / 0.15) + (0.1 - 0.05) ln(0.1 / 0.05).
     expected = -0.05 * np.log(0.1 / 0.15) + 0.05 * np.log(2)
-    assert compute_psi(usual, now) == pytest.approx(expected, abs=1e-9)
+    assert compute_psi(reference, current) == pytest.approx(expected, abs=1e-9)
 
 
-def test_drift_begins_anew_with_a_release(recaller):
-    drift, release = DriftMonitor(), recaller.live_index.snapshot.release
+def test_drift_window_is_cleared_by_a_new_release(recaller):
+    monitor, release = DriftMonitor(), recaller.live_index.snapshot.release
     for seed in range(150):
-        query = everything(seed, history=[1, 9999])
-        drift.observe(recaller.recall_with_trace(query), query, current_release=release)
-    told = {metric.name: metric for metric in drift.collect()}
-    assert told["vecall_drift_score_psi"].samples[0].value < 0.25
-    shares = {sample.labels["what"]: sample.value for sample in told["vecall_unknown_share"].samples}
-    assert shares == {"history": 0.5}  # no user was named
+        query = make_query(seed, history=[1, 9999])
+        monitor.observe(recaller.recall_with_trace(query), query, current_release=release)
+    metrics = {metric.name: metric for metric in monitor.collect()}
+    assert metrics["vecall_drift_score_psi"].samples[0].value < 0.25
+    ratios = {sample.labels["kind"]: sample.value for sample in metrics["vecall_unknown_input_ratio"].samples}
+    assert ratios == {"history": 0.5}  # the queries had no user id
     other = replace(release, manifest=release.manifest.model_copy(update={"name": "other"}))
-    drift.observe(answered(recaller), everything(0), current_release=other)  # of the release before
-    assert [metric.samples for metric in drift.collect()] == [[], []]
+    monitor.observe(run_recall(recaller), make_query(0), current_release=other)  # the old release answered
+    assert [metric.samples for metric in monitor.collect()] == [[], []]

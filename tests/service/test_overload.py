@@ -1,4 +1,4 @@
-"""What is too much is turned away, and told so."""
+"""Overload and unreadiness: excess requests are rejected with a code and Retry-After."""
 
 import threading
 import time
@@ -20,10 +20,10 @@ from vecall.service.recall_service import RecallService
 from vecall.service.settings import ServeSettings
 
 
-def test_the_deadline_counts_between_stages(client, monkeypatch):
+def test_deadline_is_checked_between_stages(client, monkeypatch):
     calls = []
 
-    class Late:
+    class ExpiringDeadline:
         queue_ms = 1.0
 
         def raise_if_expired(self):
@@ -32,87 +32,88 @@ def test_the_deadline_counts_between_stages(client, monkeypatch):
                 raise OverloadedError("too late")
 
     with pytest.raises(OverloadedError):
-        client.service.run_query(Query(user_id="user-1"), Late())
+        client.service.run_query(Query(user_id="user-1"), ExpiringDeadline())
     assert len(calls) == 3
 
 
-def test_an_overloaded_service_says_when_to_come_again(shop, monkeypatch):
+def test_overloaded_service_sends_retry_after(shop, monkeypatch):
     with open_test_client(shop, max_queue=0, max_concurrent_scans=1) as client:
-        begun = threading.Event()
-        answer = client.service.recaller.recall_with_trace
+        started = threading.Event()
+        recall_with_trace = client.service.recaller.recall_with_trace
 
-        def slow(*args, **options):
-            begun.set()
+        def recall_slowly(*arguments, **options):
+            started.set()
             time.sleep(0.5)  # more than the deadline
-            return answer(*args, **options)
+            return recall_with_trace(*arguments, **options)
 
-        monkeypatch.setattr(client.service.recaller, "recall_with_trace", slow)
-        answers = []
-        first = threading.Thread(target=lambda: answers.append(client.post("/v1/recall", json={"user_id": "a"})))
+        monkeypatch.setattr(client.service.recaller, "recall_with_trace", recall_slowly)
+        responses = []
+        first = threading.Thread(target=lambda: responses.append(client.post("/v1/recall", json={"user_id": "a"})))
         first.start()
-        begun.wait(10)
+        started.wait(10)
         second = client.post("/v1/recall", json={"user_id": "a"})
         first.join()
         assert second.status_code == 503
         assert second.json()["error"]["code"] == "overloaded"
         assert second.headers["Retry-After"] == "1"
-        assert answers[0].status_code in (200, 503)  # its deadline may have passed
+        assert responses[0].status_code in (200, 503)  # its deadline may have passed
 
 
-def test_large_scans_are_few(monkeypatch, client):
+def test_large_scans_are_limited(monkeypatch, client):
     monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 10)
-    limit = ScanLimiter(1)
-    with limit.acquire(100):
-        with limit.acquire(9):
+    limiter = ScanLimiter(1)
+    with limiter.acquire(100):
+        with limiter.acquire(9):
             pass
-        with pytest.raises(TooManyScansError, match="100 items"), limit.acquire(100):
+        with pytest.raises(TooManyScansError, match="100 items"), limiter.acquire(100):
             pass
-        client.service.recaller._scan_limiter = limit
-        one = {"vector": np.eye(8)[0].tolist(), "k": 3}
-        answer = client.post("/v1/recall", json=one)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_scans")
-        assert answer.headers["Retry-After"] == "1"
-    assert client.post("/v1/recall", json=one).status_code == 200
+        client.service.recaller._scan_limiter = limiter
+        query = {"vector": np.eye(8)[0].tolist(), "k": 3}
+        response = client.post("/v1/recall", json=query)
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "too_many_scans")
+        assert response.headers["Retry-After"] == "1"
+    assert client.post("/v1/recall", json=query).status_code == 200
 
 
-def test_a_filter_that_is_new_is_evaluated_beside_the_loop(monkeypatch, client):
-    """Among millions of items it takes as long as many recalls; its answer is kept."""
+def test_new_filter_is_evaluated_in_a_scan_thread_once(monkeypatch, client):
+    """Over millions of items it takes as long as many recalls; the result is cached."""
     monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 10)
-    where, evaluated = [{"field": "year", "op": "gte", "value": 1}], []
-    plainly = filters.evaluate_filter
-    monkeypatch.setattr(
-        filters,
-        "evaluate_filter",
-        lambda *asked, **options: (evaluated.append(threading.current_thread().name), plainly(*asked, **options))[1],
-    )
+    where, thread_names = [{"field": "year", "op": "gte", "value": 1}], []
+    evaluate_filter = filters.evaluate_filter
+
+    def record_thread(*arguments, **options):
+        thread_names.append(threading.current_thread().name)
+        return evaluate_filter(*arguments, **options)
+
+    monkeypatch.setattr(filters, "evaluate_filter", record_thread)
     for _ in range(3):
         assert client.post("/v1/recall", json={"user_id": "user-1", "k": 3, "where": where}).status_code == 200
-    assert len(evaluated) == 1
-    assert evaluated[0].startswith("vecall-scan")
+    assert len(thread_names) == 1
+    assert thread_names[0].startswith("vecall-scan")
 
 
-def test_before_it_is_ready_nothing_is_recalled(client):
-    client.service.not_ready_reason = "golden queries are still asked"
-    for answer in (client.get("/readyz"), client.post("/v1/recall", json={"user_id": "user-1"})):
-        assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "not_ready"
-        assert "golden queries" in answer.json()["error"]["message"]
-        assert answer.headers["Retry-After"]
+def test_recall_before_readiness_is_503(client):
+    client.service.not_ready_reason = "the golden queries have not been verified yet"
+    for response in (client.get("/readyz"), client.post("/v1/recall", json={"user_id": "user-1"})):
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "not_ready"
+        assert "golden queries" in response.json()["error"]["message"]
+        assert response.headers["Retry-After"]
     assert client.get("/healthz").status_code == 200
 
 
-def test_a_release_that_answers_otherwise_is_not_ready_until_another_one_is(shop, publish_more, monkeypatch):
-    publish_more(shop, "second", activate=False)
-    check = Release.check_golden_queries
+def test_failed_golden_queries_keep_the_service_unready_until_another_release(shop, publish_release, monkeypatch):
+    publish_release(shop, "second", activate=False)
+    check_golden_queries = Release.check_golden_queries
 
-    def other_processor(release):
+    def fail_for_tiny(release):
         if release.name == "tiny":
             raise InvalidReleaseError("golden queries: user vectors differ", file="golden.vectors.npy")
-        check(release)
+        check_golden_queries(release)
 
-    monkeypatch.setattr(Release, "check_golden_queries", other_processor)
-    serving = RecallService.open(shop, ServeSettings(poll_seconds=0.05))
-    with TestClient(create_app(serving, ApiKeys()), base_url="http://localhost") as client:
+    monkeypatch.setattr(Release, "check_golden_queries", fail_for_tiny)
+    service = RecallService.open(shop, ServeSettings(poll_seconds=0.05))
+    with TestClient(create_app(service, ApiKeys()), base_url="http://localhost") as client:
         wait_until(lambda: "user vectors differ" in client.get("/readyz").text)
         assert client.post("/v1/recall", json={"user_id": "user-1"}).status_code == 503
         Store.open(shop).activate("second")  # by another process

@@ -1,4 +1,4 @@
-"""Several processes on one port: each connection may reach another one, and none must be able to tell."""
+"""Several workers on one port: whichever a connection reaches, it answers like a single process."""
 
 import os
 import re
@@ -19,45 +19,53 @@ from vecall.service import supervisor
 from vecall.service.metrics.multiprocess import WorkerPeers
 from vecall.service.server_config import bind_socket
 
-NEW = {"where": [{"field": "year", "op": "gte", "value": 5000}], "user_id": "user-1", "k": 1000, "exclude_seen": False}
+QUERY_NEW_ITEMS = {
+    "where": [{"field": "year", "op": "gte", "value": 5000}],
+    "user_id": "user-1",
+    "k": 1000,
+    "exclude_seen": False,
+}
 
 
-def children(parent):
-    """Those that serve; multiprocessing starts one more that keeps order."""
-    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(one) for one in listed if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+def get_worker_pids(parent):
+    """Process ids of the workers; multiprocessing starts a resource tracker, too."""
+    pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def answered_by(served):
-    """The processes that told metrics of answers, by number."""
-    with urllib.request.urlopen(served.url + "/metrics", timeout=20) as answer:
-        told = answer.read().decode()
-    return set(re.findall(r'vecall_requests_total{endpoint="/v1/recall",process="(\d+)",status="200"}', told))
+def get_answering_workers(server):
+    """Ids of the workers that have answered recalls, according to the metrics."""
+    with urllib.request.urlopen(server.url + "/metrics", timeout=20) as response:
+        metrics = response.read().decode()
+    return set(re.findall(r'vecall_http_requests_total{endpoint="/v1/recall",status="200",worker="(\d+)"}', metrics))
 
 
 @pytest.fixture
-def two(shop, process_of):
-    served = process_of(shop, "--workers", "2")
-    wait_until(lambda: served.read_log().count("Application startup complete") == 2, 60)
-    return served
+def two(shop, start_server):
+    """A service of two workers."""
+    server = start_server(shop, "--workers", "2")
+    wait_until(lambda: server.read_log().count("Application startup complete") == 2, 60)
+    return server
 
 
-def test_all_of_them_answer_and_whichever_is_asked_knows_what_was_acknowledged(two):
-    """Each question is a connection of its own."""
+def test_every_worker_serves_writes_acknowledged_by_another(two):
+    """Each request opens a new connection."""
     for number in range(20):
-        status, written = two.request("/v1/items", {"items": [{"id": f"new-{number}", "fields": {"year": 5000}}]})
-        assert (status, written["seq"]) == (200, 2 * number + 1)
-        assert f"new-{number}" in two.request("/v1/recall", NEW)[1]["ids"]
+        status, response = two.request("/v1/items", {"items": [{"id": f"new-{number}", "fields": {"year": 5000}}]})
+        assert (status, response["seq"]) == (200, 2 * number + 1)
+        assert f"new-{number}" in two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"]
         if number % 2:
             assert two.request("/v1/items/delete", {"ids": [f"new-{number}"]})[1]["deleted"] == 1
         else:
             assert two.request("/v1/items/delete", {"ids": ["nothing"]})[1]["deleted"] == 0
-        assert (f"new-{number}" in two.request("/v1/recall", NEW)[1]["ids"]) is (number % 2 == 0)
-    assert sorted(two.request("/v1/recall", NEW)[1]["ids"]) == sorted(f"new-{number}" for number in range(0, 20, 2))
-    wait_until(lambda: answered_by(two) == {"0", "1"})
+        assert (f"new-{number}" in two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"]) is (number % 2 == 0)
+    assert sorted(two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"]) == sorted(
+        f"new-{number}" for number in range(0, 20, 2)
+    )
+    wait_until(lambda: get_answering_workers(two) == {"0", "1"})
 
 
-def test_writes_at_once_are_all_there(two):
+def test_concurrent_writes_are_all_served(two):
     def write(number):
         for count in range(10):
             item = {"id": f"new-{number}-{count}", "fields": {"year": 5000}}
@@ -69,83 +77,83 @@ def test_writes_at_once_are_all_there(two):
     for writer in writers:
         writer.join()
     for _ in range(6):
-        assert len(two.request("/v1/recall", NEW)[1]["ids"]) == 40
+        assert len(two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"]) == 40
 
 
-def test_one_that_is_killed_is_started_again_and_nothing_is_lost(two):
+def test_killed_worker_is_restarted_without_loss(two):
     assert two.request("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
-    first = children(two.process.pid)
-    assert len(first) == 2
-    os.kill(first[0], signal.SIGKILL)
+    first_pids = get_worker_pids(two.process.pid)
+    assert len(first_pids) == 2
+    os.kill(first_pids[0], signal.SIGKILL)
     wait_until(lambda: two.read_log().count("Application startup complete") == 3, 60)
-    os.kill(first[1], signal.SIGKILL)
-    wait_until(lambda: two.read_log().count("started again") == 2)  # until then it may have connections
+    os.kill(first_pids[1], signal.SIGKILL)
+    wait_until(lambda: two.read_log().count("restarting it") == 2)  # until then connections may still reach it
     for _ in range(10):
-        assert two.request("/v1/recall", NEW)[1]["ids"] == ["new"]
-    assert not set(first) & set(children(two.process.pid))
+        assert two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"] == ["new"]
+    assert not set(first_pids) & set(get_worker_pids(two.process.pid))
 
 
-def test_all_go_over_to_the_release_that_one_activates(shop, publish_more, two):
-    publish_more(shop, "next", activate=False)
+def test_all_workers_switch_to_the_release_activated_by_one(shop, publish_release, two):
+    publish_release(shop, "next", activate=False)
     assert two.request("/v1/items", {"items": [{"id": "new", "fields": {"year": 5000}}]})[0] == 200
     assert two.request("/v1/releases/activate", {"name": "next"})[1] == {"release": "next", "previous": "tiny"}
 
-    def serving():
-        return {two.request("/v1/recall", NEW)[1]["release"] for _ in range(12)}
+    def get_served_releases():
+        return {two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["release"] for _ in range(12)}
 
-    wait_until(lambda: serving() == {"next"})
-    assert two.request("/v1/recall", NEW)[1]["ids"] == ["new"]
+    wait_until(lambda: get_served_releases() == {"next"})
+    assert two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"] == ["new"]
 
 
-def test_none_of_them_outlives_their_parent(shop, two):
-    begun = children(two.process.pid)
+def test_workers_exit_when_the_supervisor_is_killed(shop, two):
+    pids = get_worker_pids(two.process.pid)
     two.process.kill()
     two.process.wait()
     with pytest.raises(LockedError), file_lock(shop / "writer.lock", timeout=0):
-        pass  # until the last of them has ended, no other may write
+        pass  # held until the last worker has exited
 
-    def gone(pid):
+    def has_exited(pid):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
-    wait_until(lambda: all(map(gone, begun)))
+    wait_until(lambda: all(map(has_exited, pids)))
     with file_lock(shop / "writer.lock", timeout=5):
         pass
 
 
-def test_they_end_when_they_are_told_to(two):
+def test_sigterm_stops_supervisor_and_workers(two):
     two.process.send_signal(signal.SIGTERM)
     assert two.process.wait(30) == 0
     assert two.read_log().count("Application shutdown complete") == 2
 
 
-def test_no_other_may_write_meanwhile(shop, two):
+def test_second_service_fails_with_the_pid_of_the_supervisor(shop, two):
     command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0"]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert str(two.process.pid) in second.stderr
 
 
-def test_a_port_that_is_reserved_is_shared_by_these_processes_alone():
-    """Before the first of them listens, too."""
+def test_reserved_port_is_shared_only_by_own_workers():
+    """Even before the first worker listens."""
     with supervisor._reserve_port("127.0.0.1", 0) as reserved:
         port = reserved.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)):
             supervisor._reserve_port("127.0.0.1", port)
         with (
-            bind_socket("127.0.0.1", port, reuse_port=True) as one,
-            bind_socket("127.0.0.1", port, reuse_port=True) as other,
+            bind_socket("127.0.0.1", port, reuse_port=True) as first,
+            bind_socket("127.0.0.1", port, reuse_port=True) as second,
         ):
-            one.listen()
-            other.listen()
+            first.listen()
+            second.listen()
             with pytest.raises(ConfigError, match=str(port)):
                 supervisor._reserve_port("127.0.0.1", port)
 
 
-def test_they_share_their_port_with_no_others(shop, two, tmp_path):
+def test_another_service_cannot_take_the_port(shop, two, tmp_path):
     shutil.copytree(shop / "releases", tmp_path / "other" / "releases")
     shutil.copy(shop / "CURRENT", tmp_path / "other")
     command = [sys.executable, "-m", "vecall", "serve", "--store", str(tmp_path / "other"), "--workers", "2"]
@@ -156,35 +164,35 @@ def test_they_share_their_port_with_no_others(shop, two, tmp_path):
     assert "Traceback" not in second.stderr
 
 
-def test_what_they_cannot_serve_is_told(shop):
+def test_damaged_release_is_a_one_line_error(shop):
     index = next((shop / "releases" / "tiny").glob("*.faiss"))
     index.write_bytes(index.read_bytes()[:-1])
     command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0", "--workers", "2"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1
-    assert index.name in refused.stderr
-    assert "Traceback" not in refused.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert index.name in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_metrics_of_one_name_stand_together(tmp_path):
-    one, other = WorkerPeers(tmp_path, 0), WorkerPeers(tmp_path, 1)
+def test_merged_metrics_are_grouped_by_name(tmp_path):
+    first, second = WorkerPeers(tmp_path, 0), WorkerPeers(tmp_path, 1)
     text = b'# HELP a_total A.\n# TYPE a_total counter\na_total{x="1"} %d.0\n# HELP b B.\n# TYPE b gauge\nb 2.0\n'
-    other.publish_metrics(text % 7)
-    lines = one.merge_metrics(text % 5).decode().splitlines()
+    second.publish_metrics(text % 7)
+    lines = first.merge_metrics(text % 5).decode().splitlines()
     assert lines == [
         "# HELP a_total A.",
         "# TYPE a_total counter",
-        'a_total{process="0",x="1"} 5.0',
-        'a_total{process="1",x="1"} 7.0',
+        'a_total{worker="0",x="1"} 5.0',
+        'a_total{worker="1",x="1"} 7.0',
         "# HELP b B.",
         "# TYPE b gauge",
-        'b{process="0"} 2.0',
-        'b{process="1"} 2.0',
+        'b{worker="0"} 2.0',
+        'b{worker="1"} 2.0',
     ]
 
 
-def test_who_has_told_nothing_for_long_is_gone(tmp_path):
-    one, other = WorkerPeers(tmp_path, 0), WorkerPeers(tmp_path, 1)
-    other.publish_metrics(b"b 2.0\n")
+def test_stale_metrics_of_a_worker_are_dropped(tmp_path):
+    first, second = WorkerPeers(tmp_path, 0), WorkerPeers(tmp_path, 1)
+    second.publish_metrics(b"b 2.0\n")
     os.utime(tmp_path / "1.metrics", (0, 0))
-    assert 'process="1"' not in one.merge_metrics(b"b 1.0\n").decode()
+    assert 'worker="1"' not in first.merge_metrics(b"b 1.0\n").decode()

@@ -1,47 +1,79 @@
-"""What the pages show, without a browser."""
+"""The pages as HTML, without a browser."""
 
+import html as html_module
 import random
 import re
+import shlex
 
-import numpy as np
 import polars as pl
 import pytest
 from support import synthetic
 from support.server import open_test_client, wait_until
-from vecall.service.ui.projection import draw
 
-from vecall.errors import QueryError
-from vecall.live.snapshot import Snapshot
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.release.release import open_release
-from vecall.release.store import Store
 from vecall.service.auth import ApiKeys
-from vecall.service.settings import Limits
-from vecall.service.ui.form import ExploreForm
 from vecall.service.ui.i18n import TEXTS, negotiate_language
-from vecall.service.ui.presenters import find_ids_with_prefix, find_title_column, sample_ids, search_items
 
-SCORED = r'>(Item \d+)</a>\s*<span class="score"'
-PAGES = ("/", "/items", "/map", "/releases", "/docs")
-
-
-def page(client, path, **headers):
-    answer = client.get(path, headers=headers)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"].startswith("text/html")
-    return answer.text
+SCORED = r'>(Item \d+)</a>\s*<span class="id">[^<]*</span>\s*</p>\s*<span class="score"'
+PAGES = ("/", "/items", "/releases", "/docs")
+KEY = "read-key-0123456789"
 
 
-def test_both_languages_say_everything():
+def get_page(client, path, **headers):
+    response = client.get(path, headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/html")
+    return response.text
+
+
+def get_commands(client, **headers):
+    """Method, path, headers and body of the curl commands on the API page, and the base URL that they have."""
+    commands = []
+    for command in re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", get_page(client, "/docs", **headers), re.DOTALL):
+        words = shlex.split(html_module.unescape(command).replace("\\\n", " "))
+        options = list(zip(words[2::2], words[3::2], strict=True))
+        base_url, path = re.fullmatch(r"(https?://[^/]*)(/.*)", words[1]).groups()
+        sent_headers = dict(value.split(": ", 1) for option, value in options if option == "-H")
+        body = next((value for option, value in options if option == "-d"), None)
+        commands.append((base_url, path, sent_headers, body))
+    return commands
+
+
+@pytest.fixture
+def vector_client(tmp_path):
+    """A client of a release without towers and users: integer ids, attributes of every type."""
+    attributes = pl.DataFrame(
+        {
+            "label": [f"it's {n}" for n in range(40)],
+            "price": [n / 4 for n in range(40)],
+            "sold": [n % 2 == 0 for n in range(40)],
+            "added": pl.datetime_range(pl.datetime(2018, 1, 1), pl.datetime(2018, 2, 9), "1d", eager=True),
+            "day": pl.date_range(pl.date(2018, 1, 1), pl.date(2018, 2, 9), "1d", eager=True),
+            "tags": [["red", "new"] if n % 3 else ["red"] for n in range(40)],
+        }
+    )
+    ids = [*range(39), 2**63 - 1]
+    vectors = [[float(n), 1.0, -float(n % 5)] for n in range(40)]
+    publish_vectors(
+        tmp_path / "vectors", ids, pl.Series(vectors, dtype=pl.Array(pl.Float32, 3)).to_numpy(), attributes=attributes
+    )
+    with open_test_client(tmp_path / "vectors") as client:
+        yield client
+
+
+def test_languages_have_the_same_texts():
     assert set(TEXTS["en"]) == set(TEXTS["zh"])
     assert all(text for texts in TEXTS.values() for text in texts.values())
+    for name, text in TEXTS["en"].items():
+        assert text.count("{}") == TEXTS["zh"][name].count("{}"), name
+        assert not hasattr(dict, name)  # a template would take the method
 
 
 @pytest.mark.parametrize(
-    ("asked", "accepted", "language"),
+    ("requested", "accept_language", "language"),
     [
         ("zh", "en", "zh"),
         ("", "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
@@ -49,39 +81,67 @@ def test_both_languages_say_everything():
         ("xx", "", "en"),
     ],
 )
-def test_the_language_is_the_reader_s(asked, accepted, language):
-    assert negotiate_language(asked, accepted) == language
+def test_language_is_negotiated(requested, accept_language, language):
+    assert negotiate_language(requested, accept_language) == language
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_speaks_both_languages(client, path):
-    assert '<html lang="en">' in page(client, path)
-    assert '<html lang="zh">' in page(client, path, **{"Accept-Language": "zh-CN"})
-    chinese = page(client, f"{path}?lang=zh")
-    assert "矢量召回" in chinese
-    assert "built-in" not in chinese
-    assert "tiny" in chinese
+def test_page_is_shown_in_both_languages(client, path):
+    assert '<html lang="en">' in get_page(client, path)
+    assert '<html lang="zh-Hans">' in get_page(client, path, **{"Accept-Language": "zh-CN"})
+    response = client.get(f"{path}?lang=zh")
+    assert response.headers["Content-Language"] == "zh-Hans"
+    assert "矢量召回" in response.text
+    assert TEXTS["zh"]["served_release"] in response.text
+    assert TEXTS["en"]["served_release"] not in response.text
+    assert "built-in" not in response.text  # a dict's method instead of a text
+    assert "tiny" in response.text
 
 
-def test_a_user_s_history_stands_beside_what_is_recalled(client, shop):
+def test_history_is_shown_beside_the_recalled_items(client, shop):
     with open_recaller(shop) as recaller:
-        recalled = recaller.candidates(Query(user_id="user-3", k=7))["title"].to_list()
-    html = page(client, "/?user=user-3&k=7")
-    assert re.findall(SCORED, html) == recalled
-    taken = {f"Item {item}" for item in synthetic.make_user_sequences()[3]}
-    assert taken <= set(re.findall(r">(Item \d+)</a>\s*<span class=\"id\"", html))
+        titles = recaller.candidates(Query(user_id="user-3", k=7))["title"].to_list()
+    html = get_page(client, "/?user=user-3&k=7")
+    assert re.findall(SCORED, html) == titles
+    seen = {f"Item {item}" for item in synthetic.make_user_sequences()[3]}
+    assert seen <= set(re.findall(r">(Item \d+)</a>\s*<span class=\"id\"", html))
+    assert f"History <small>{len(seen)} newest of {len(seen)}</small>" in html
 
 
-def test_what_the_index_answers_is_shown_too(index_client):
+def test_plan_of_an_index_search_is_shown_in_words(index_client):
     answer = index_client.post("/v1/recall", json={"user_id": "user-3", "k": 7, "explain": True}).json()
     assert answer["plan"]["path"] == "index"
     assert answer["plan"]["effort"]["width"] > 0
-    html = page(index_client, "/?user=user-3&k=7")
+    html = get_page(index_client, "/?user=user-3&k=7")
     assert len(re.findall(SCORED, html)) == 7
+    assert "Searched the index" in html
     assert f"width {answer['plan']['effort']['width']}" in html
+    assert f"<b>{answer['plan']['matches']}</b> <span>matching items" in html
+    assert f"<b>{answer['plan']['excluded']}</b> <span>excluded or seen" in html
+    assert "<b>0</b> <span>live items searched" in html
+    assert "索引检索" in get_page(index_client, "/?user=user-3&k=7&lang=zh")
 
 
-def test_a_browser_is_shown_a_page_where_a_machine_gets_json(client, monkeypatch):
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [
+        ("user=user-3&k=3", "Scanned all matching items exactly"),
+        ("user=user-3&k=500", "All matching items"),
+        ("user=nobody&k=3", "Popular items"),
+    ],
+)
+def test_plan_without_an_index_is_shown_in_words(client, query, title):
+    assert f"<strong>{title}</strong>" in get_page(client, f"/?{query}")
+
+
+def test_stage_times_are_a_bar_chart(client):
+    html = get_page(client, "/?user=user-3")
+    stages = re.findall(r'<th scope="row">([a-z ]+)</th>\s*<td class="bar".*?<rect width="([\d.]+)"', html)
+    assert [stage for stage, _ in stages] == ["waiting", "user vector", "filters", "search", "ids"]
+    assert max(float(width) for _, width in stages) == 100
+
+
+def test_browser_gets_an_error_page_and_others_json(client, monkeypatch):
     html = {"Accept": "text/html,application/xhtml+xml"}
     missing = client.get("/nothing", headers=html)
     assert (missing.status_code, missing.headers["content-type"]) == (404, "text/html; charset=utf-8")
@@ -93,32 +153,83 @@ def test_a_browser_is_shown_a_page_where_a_machine_gets_json(client, monkeypatch
     def fail(*_):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("vecall.service.ui.routes.search_items", fail)
+    monkeypatch.setattr("vecall.service.ui.page_contexts.search_items", fail)
     broken = client.get("/items?q=a", headers=html)
     assert broken.status_code == 500
-    assert "it is in the log as request" in broken.text
+    assert "the log has it as request" in broken.text
     assert "planted" not in broken.text
     assert client.get("/items?q=a").json()["error"]["code"] == "internal"
 
 
-def test_a_key_is_asked_for_on_a_page(shop):
-    with open_test_client(shop, ApiKeys((b"read-key-0123456789",))) as client:
-        answer = client.get("/", headers={"Accept": "text/html"})
-        assert answer.status_code == 401
-        assert "Basic" in answer.headers["WWW-Authenticate"]
-        assert answer.headers["content-type"].startswith("text/html")
+def test_browser_is_prompted_for_a_key(shop):
+    with open_test_client(shop, ApiKeys((KEY.encode(),))) as client:
+        response = client.get("/", headers={"Accept": "text/html"})
+        assert response.status_code == 401
+        assert "Basic" in response.headers["WWW-Authenticate"]
+        assert response.headers["content-type"].startswith("text/html")
 
 
-def test_filters_and_exclusions_are_those_of_the_form(client):
-    asked = "/?user=user-3&sent=1&k=50&field=year&op=lt&value=3"
-    assert len(re.findall(SCORED, page(client, f"{asked}&field=&op=eq&value="))) == 3
-    html = page(client, f"{asked}&exclude={synthetic.make_item_id(0)}, {synthetic.make_item_id(1)}")
+def test_pages_need_a_key_if_there_are_keys(shop):
+    with open_test_client(shop, ApiKeys((KEY.encode(),))) as client:
+        for path in (*PAGES, "/ui/users"):
+            response = client.get(path)
+            assert response.status_code == 401
+            assert "Basic" in response.headers["WWW-Authenticate"]
+            assert client.get(path, auth=("anyone", KEY)).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a b", "héllo", "x" * 300, ""])
+def test_invalid_host_does_not_break_a_page(shop, host):
+    """Without `allowed_hosts` a service with keys accepts any Host."""
+    with open_test_client(shop, ApiKeys((KEY.encode(),))) as client:
+        for path in PAGES:
+            headers = {"Host": host.encode("latin-1")}
+            assert client.get(path, headers=headers, auth=("anyone", KEY)).status_code == 200
+
+
+def test_filters_and_exclusions_of_the_form_are_applied(client):
+    path = "/?user=user-3&sent=1&k=50&field=year&op=lt&value=3"
+    assert len(re.findall(SCORED, get_page(client, f"{path}&field=&op=eq&value="))) == 3
+    html = get_page(client, f"{path}&exclude={synthetic.make_item_id(0)}, {synthetic.make_item_id(1)}")
     assert re.findall(SCORED, html) == ["Item 2"]
-    assert "These are all items that pass." in html
+    assert "These are all matching items." in html
+
+
+def test_filter_rows_are_added_and_removed_without_javascript(client):
+    path = "/?user=user-3&sent=1&k=50&field=year&op=lt&value=3&field=type&op=eq&value=kind 1"
+    row = '<div class="filter"'
+    assert get_page(client, path).count(row) == 3  # the last one is empty
+    assert get_page(client, f"{path}&add=1").count(row) == 4
+    html = get_page(client, f"{path}&remove=1")
+    assert html.count(row) == 2
+    assert len(re.findall(SCORED, html)) == 3
+    chinese = html_module.unescape(re.search(r'href="([^"]*)" lang="zh-Hans" hreflang', html).group(1))
+    assert "remove" not in chinese
+    assert client.get(chinese).text.count(row) == 2
+    for odd in ("-1", "9" * 30, "x", ""):
+        assert get_page(client, f"{path}&remove={odd}").count(row) == 3
+
+
+def test_filters_are_explained_by_the_attribute_type(client, vector_client):
+    html = get_page(client, "/?sent=1&field=year&op=in&value=3")
+    assert "whole number; such as 0, 18, 35; several, separated by commas" in html
+    operations = re.search(r'<select name="op">(.*?)</select>', html, re.DOTALL).group(1)
+    assert 'value="lt">' in operations
+    assert 'value="contains_any" hidden>' in operations
+    html = get_page(vector_client, "/")
+    for hint in (
+        "number; such as 0, 5, 9.75",
+        'data-hint="true or false"',
+        "date and time; such as 2018-01-01T00:00:00",
+        "date; such as 2018-01-01, 2018-01-21, 2018-02-09",
+        "tags; such as red, new",
+    ):
+        assert hint in html
+    assert 'value="sold" data-ops="eq ne in not_in"' in html
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         ("user=user-1&k=abc", "k: expected a number"),
         ("user=user-1&k=10001", "k: expected a number"),
@@ -127,51 +238,59 @@ def test_filters_and_exclusions_are_those_of_the_form(client):
         ("user=user-1&field=year&op=contains_any&value=1", "where[0].op"),
     ],
 )
-def test_what_is_wrong_in_the_form_is_said_on_the_page(client, query, told):
-    assert told in page(client, f"/?sent=1&{query}")
+def test_form_error_is_shown_on_the_page(client, query, message):
+    assert message in get_page(client, f"/?sent=1&{query}")
 
 
-def test_nothing_typed_becomes_markup(client):
-    evil = "%3Cscript%3Ealert(1)%3C/script%3E%22%27"
-    for path in (
-        f"/?user={evil}&history={evil}&k={evil}",
-        f"/items?q={evil}",
-        f"/items?id={evil}",
-        f"/map?colour={evil}",
-    ):
-        assert "<script>alert" not in page(client, path)
+def test_input_is_escaped(client):
+    markup = "%3Cscript%3Ealert(1)%3C/script%3E%22%27"
+    for path in (f"/?user={markup}&history={markup}&k={markup}", f"/items?q={markup}", f"/items?id={markup}"):
+        assert "<script>alert" not in get_page(client, path)
     client.post("/v1/items", json={"items": [{"id": "<b>bold</b>", "fields": {"title": "<script>alert(1)</script>"}}]})
     for path in ("/items?q=alert", "/items?id=%3Cb%3Ebold%3C/b%3E"):
-        html = page(client, path)
+        html = get_page(client, path)
         assert "&lt;script&gt;alert(1)" in html
         assert "<script>alert" not in html
         assert "<b>bold" not in html
 
 
-def test_pages_load_nothing_from_elsewhere(client):
-    for path in PAGES:
-        html = page(client, path)
+def test_pages_load_only_own_resources(client):
+    for path in (*PAGES, "/?user=user-3"):
+        html = get_page(client, path)
         assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
-        assert " style=" not in html  # which the security policy would not let through
+        assert " style=" not in html  # the content security policy would block it
+        assert not re.findall(r" on[a-z]+=", html)
         assert "<script>" not in html
 
 
-def test_items_are_found_and_have_neighbours(client):
-    assert "Item 11" in page(client, "/items?q=ITEM 1")
-    html = page(client, f"/items?id={synthetic.make_item_id(3)}")
+def test_items_are_found_and_have_neighbors(client):
+    assert "Item 11" in get_page(client, "/items?q=ITEM 1")
+    html = get_page(client, f"/items?id={synthetic.make_item_id(3)}")
     assert "<h1>Item 3</h1>" in html
     assert re.findall(SCORED, html)
-    assert "no item has the id" in page(client, "/items?id=none")
+    assert "no item has the id" in get_page(client, "/items?id=none")
 
 
-def test_pages_need_a_key_where_there_are_keys(shop):
-    key = "read-key-0123456789"
-    with open_test_client(shop, ApiKeys((key.encode(),))) as client:
-        for path in (*PAGES, "/ui/users"):
-            answer = client.get(path)
-            assert answer.status_code == 401
-            assert "Basic" in answer.headers["WWW-Authenticate"]
-            assert client.get(path, auth=("anyone", key)).status_code == 200
+def test_items_page_suggests_popular_items(client, shop, vector_client):
+    with open_recaller(shop) as recaller:
+        popular_ids = recaller.recall(Query(user_id="nobody", k=24)).ids
+    html = get_page(client, "/items")
+    assert "<h1>Popular items</h1>" in html
+    assert re.findall(r'<span class="id">(.*?)</span>', html) == popular_ids
+    client.post("/v1/items/delete", json={"ids": popular_ids[:1]})
+    assert popular_ids[0] not in get_page(client, "/items")
+    assert "<h1>Popular items</h1>" in get_page(client, "/items?q=nothing has this title")
+    assert "<h1>Popular items</h1>" in get_page(client, "/items?id=none")
+    html = get_page(vector_client, "/items")
+    assert "<h1>Some of the items</h1>" in html
+    assert html.count("it&#39;s ") == 24
+
+
+def test_release_without_towers_points_to_its_items(vector_client):
+    html = get_page(vector_client, "/")
+    assert "no towers" in html
+    assert "Some users" not in html
+    assert "Recall with this item" not in get_page(vector_client, "/items?id=5")
 
 
 def test_users_are_suggested(client):
@@ -179,115 +298,98 @@ def test_users_are_suggested(client):
     assert len(client.get("/ui/users").json()["ids"]) == 12
 
 
-@pytest.fixture
-def view_of(tmp_path):
-    def make(ids, attributes=None):
-        vectors = np.random.default_rng(0).standard_normal((len(ids), 8)).astype(np.float32)
-        publish_vectors(tmp_path / "store", ids, vectors, attributes=attributes)
-        return Snapshot.from_release(open_release(Store.open(tmp_path / "store")))
-
-    return make
-
-
-def test_integer_ids_are_found_by_their_first_digits(view_of):
-    ids = view_of([*range(1, 200), 1000, 1999, 12345]).release.items
-    assert find_ids_with_prefix(ids, "19", 100) == [19, *range(190, 200), 1999]
-    assert find_ids_with_prefix(ids, "12345", 5) == [12345]
-    assert find_ids_with_prefix(ids, "x", 5) == []
-    assert find_ids_with_prefix(ids, "1", 3) == [1, 10, 11]
-    assert sample_ids(ids, 3) == [1, 101, 12345]
-
-
-def test_large_integer_ids_are_suggested_to_the_last_digit(view_of):
-    big = [5, 1_800_000_000_000_000_001, 5_000_000_000_000_000_001, 2**63 - 1, -(2**63), -12, -125]
-    ids = view_of(big).release.items
-    assert find_ids_with_prefix(ids, "18", 9) == [1_800_000_000_000_000_001]
-    assert (
-        find_ids_with_prefix(ids, "50", 9)
-        == find_ids_with_prefix(ids, "5000000000000000001", 9)
-        == [5_000_000_000_000_000_001]
-    )
-    assert find_ids_with_prefix(ids, "5", 9) == [5, 5_000_000_000_000_000_001]
-    assert find_ids_with_prefix(ids, "9", 9) == find_ids_with_prefix(ids, str(2**63 - 1), 9) == [2**63 - 1]
-    assert find_ids_with_prefix(ids, str(2**63), 9) == find_ids_with_prefix(ids, "9" * 30, 9) == []
-    assert find_ids_with_prefix(ids, "-12", 9) == [-12, -125]
-    assert find_ids_with_prefix(ids, "-9", 9) == [-(2**63)]
-
-
-def test_a_browser_gets_integer_ids_as_text(tmp_path, publish_users):
+def test_integer_ids_are_sent_to_the_browser_as_text(publish_users):
     """JavaScript would round them."""
     with open_test_client(publish_users([5, 1_800_000_000_000_000_001])) as client:
         assert client.get("/ui/users?prefix=18").json()["ids"] == ["1800000000000000001"]
         assert client.get("/ui/users").json()["ids"] == ["5", "1800000000000000001"]
-        assert "1800000000000000001" in page(client, "/?user=1800000000000000001")
+        assert "1800000000000000001" in get_page(client, "/?user=1800000000000000001")
 
 
-def test_items_without_titles_are_called_by_their_ids(view_of):
-    view = view_of([5, 6, 7])
-    assert find_title_column(view.release.attributes) is None
-    assert search_items(view, "6").tolist() == [1]
-    assert search_items(view, "nothing").tolist() == []
+def test_releases_are_shown_with_their_metrics_beside_the_parent_s(client, shop, publish_release):
+    publish_release(shop, "second", activate=False)
+    html = get_page(client, "/releases")
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["second", "tiny"]
+    assert re.findall(r'data-activate="(.*?)"', html) == ["second"]
+    second, tiny = html.split('<li class="release')[1:]
+    assert "recall@10" in second
+    assert "Parent</th>" in second
+    assert 'class="equal"' in second  # the same run
+    assert "Parent</th>" not in tiny
+    assert "served now" in tiny
 
 
-def test_form_values_are_of_the_attribute_s_kind(view_of):
-    attributes = pl.DataFrame({"n": [1, 2, 3], "x": [1.5, 2, 3], "s": ["a", "b", "c"], "b": [True, False, True]})
-    attributes = attributes.with_columns(tags=pl.Series([["a"], ["b", "c"], []]))
-    view = view_of([1, 2, 3], attributes)
-    form = ExploreForm.from_query_params(
-        {
-            "user": ["5"],
-            "sent": ["1"],
-            "field": ["n", "x", "s", "b", "tags", "n"],
-            "op": ["eq", "gt", "eq", "eq", "contains_any", "in"],
-            "value": ["2", "1.5", "2", "true", "a, b", "1,2"],
+def test_live_changes_are_shown_with_the_served_release(client):
+    assert "Live changes" not in get_page(client, "/releases")
+    client.post("/v1/items/delete", json={"ids": [synthetic.make_item_id(3)]})
+    client.post("/v1/items", json={"items": [{"id": "new", "fields": {}}]})
+    facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", get_page(client, "/releases")))
+    assert facts["Items that can be recalled"] == "36"
+    assert facts["Added or replaced"] == "1"
+    assert facts["Deleted or replaced in the release"] == "1"
+
+
+def test_commands_of_the_api_page_run_as_they_are(client, vector_client):
+    for each in (client, vector_client):
+        commands = get_commands(each)
+        assert {"/v1/recall", "/v1/items", "/v1/items/delete", "/v1/releases/activate"} <= {
+            path for _, path, *_ in commands
         }
-    )
-    values = [condition["value"] for condition in form.to_query(view, Limits()).where]
-    assert values == [2, 1.5, "2", True, ["a", "b"], [1, 2]]
-    assert not form.exclude_seen
-    assert ExploreForm.from_query_params({}).exclude_seen
-    with pytest.raises(QueryError, match="integers"):
-        ExploreForm.from_query_params({"history": ["a"]}).to_query(view, Limits())
+        for base_url, path, headers, body in commands:
+            assert base_url == "http://localhost"
+            method = "GET" if body is None else "POST"
+            response = each.request(method, path, headers=headers, content=body)
+            assert response.status_code == 200, (path, body, response.text)
+            if path == "/v1/recall":
+                assert len(response.json()["ids"]) > 0, body
 
 
-def test_the_map_lays_out_what_is_apart(view_of):
-    n = 60
-    kinds = np.arange(n) % 3
-    attributes = pl.DataFrame({"kind": [f"kind {k}" for k in kinds], "price": np.arange(n) * 1.0})
-    view = view_of(list(range(n)), attributes)
-    drawn = draw(view, "kind", unknown="?", others="others")
-    assert len(drawn.points) == n
-    assert {value: count for value, _, count in drawn.legend} == {f"kind {k}": 20 for k in range(3)}
-    assert all(0 <= point.x <= 1600 and 0 <= point.y <= 1000 for point in drawn.points)
-    assert 0 < drawn.share < 1
-    assert drawn.points == draw(view, "kind", unknown="?", others="others").points
-    assert len(draw(view, "price", unknown="?", others="others").legend) == 4
-    assert draw(view, "none", unknown="?", others="others").attribute == "kind"
+def test_commands_have_the_address_and_ids_of_this_service(client):
+    commands = get_commands(client, Host="localhost:9321")
+    assert {base_url for base_url, *_ in commands} == {"http://localhost:9321"}
+    recalls = [body for _, path, _, body in commands if path == "/v1/recall"]
+    assert '"user_id": "user-' in recalls[0]
+    assert re.search(r'"history": \["item-\d+-é"', recalls[1])
+    assert '"field": "year", "op": "gte"' in recalls[1]
 
 
-def test_two_dimensions_are_shown_as_they_are(tmp_path):
-    vectors = np.array([[0, 0], [1, 0], [0, 3], [1, 3]], dtype=np.float32)
-    publish_vectors(tmp_path / "flat", [1, 2, 3, 4], vectors)
-    drawn = draw(Snapshot.from_release(open_release(Store.open(tmp_path / "flat"))), None, unknown="?", others="others")
-    assert drawn.share == pytest.approx(1.0)
-    assert {point.x for point in drawn.points} == {20.0, 1580.0}  # along the longer side
+def test_commands_have_a_key_if_there_are_keys(shop):
+    with open_test_client(shop, ApiKeys((KEY.encode(),))) as client:
+        for _, path, headers, _ in get_commands(client, Authorization=f"Bearer {KEY}"):
+            assert ("Authorization" in headers) == (path not in ("/healthz", "/readyz"))
+            assert KEY not in str(headers)
 
 
-def test_a_problem_is_said_on_every_page(client, shop):
+def test_degraded_reason_is_shown_on_every_page(client, shop):
     (shop / "CURRENT").write_text("{")
     wait_until(lambda: client.service.degraded_reason is not None)
-    assert "CURRENT" in page(client, "/map")
+    assert "CURRENT" in get_page(client, "/docs")
 
 
-@pytest.mark.parametrize("path", ["/", "/items", "/map", "/releases", "/docs", "/ui/users"])
-def test_no_address_is_a_mistake_of_ours(client, path):
+@pytest.mark.parametrize("path", [*PAGES, "/ui/users"])
+def test_odd_query_strings_cause_no_internal_error(client, path):
     rng = random.Random(0)
     odd = ["", "user-1", "-1", "9" * 40, "%00", "%ff", "%ED%A0%80", "a" * 5000, "٣", "1e9", "NaN", ",,,", "null", "<>"]
-    names = ["user", "history", "k", "exclude", "sent", "field", "op", "value", "q", "id", "colour", "lang", "prefix"]
+    names = [
+        "user",
+        "history",
+        "k",
+        "exclude",
+        "sent",
+        "field",
+        "op",
+        "value",
+        "q",
+        "id",
+        "lang",
+        "prefix",
+        "add",
+        "remove",
+    ]
     for _ in range(150):
-        given = [f"{rng.choice(names)}={rng.choice(odd)}" for _ in range(rng.randrange(6))]
+        params = [f"{rng.choice(names)}={rng.choice(odd)}" for _ in range(rng.randrange(6))]
         if rng.random() < 0.3:
-            given += ["field=year", f"op={rng.choice(FILTER_OPS)}", f"value={rng.choice(odd)}"]
-        answer = client.get(f"{path}?{'&'.join(given)}")
-        assert answer.status_code in (200, 422), (given, answer.text)
+            params += ["field=year", f"op={rng.choice(FILTER_OPS)}", f"value={rng.choice(odd)}"]
+        response = client.get(f"{path}?{'&'.join(params)}")
+        assert response.status_code in (200, 422), (params, response.text)
     assert client.get(path + "?" + "a=1&" * 300).status_code in (200, 422)

@@ -1,4 +1,4 @@
-"""A store being served, in this process and in one of its own."""
+"""Serving a store in tests: in this process by a test client, or in a process of its own."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def wait_until(condition, timeout_seconds=20.0):
 
 @contextmanager
 def open_test_client(store, keys=ApiKeys(), **settings):  # noqa: B008 - frozen
-    """A test client of the application, once it is ready."""
+    """A test client of a ready application; every recall is sampled for online ANN recall."""
     service = RecallService.open(store, ServeSettings(**{"poll_seconds": 0.05, "recall_sample_rate": 1.0} | settings))
     with TestClient(create_app(service, keys), base_url="http://localhost") as client:
         client.service = service
@@ -38,12 +38,17 @@ def open_test_client(store, keys=ApiKeys(), **settings):  # noqa: B008 - frozen
 
 
 class ServerProcess:
-    """`vecall serve` in a process of its own."""
+    """A running `vecall serve`.
+
+    Attributes:
+        process: the process.
+        url: address of the service, on a free port.
+    """
 
     def __init__(self, store, log_path, *options, environment=None):
         command = [sys.executable, "-m", "vecall", "serve", "--store", str(store), "--port", "0", *options]
-        with log_path.open("w") as out:
-            self.process = subprocess.Popen(command, stderr=out, stdout=out, env=environment)
+        with log_path.open("w") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
         self._log_path = log_path
         wait_until(self._has_started, 60)
         self.url = "http://127.0.0.1:" + re.search(r"running on http://[^ ]*?:(\d+)", self.read_log()).group(1)
@@ -60,16 +65,16 @@ class ServerProcess:
         assert self.process.poll() is None, self.read_log()
         try:
             return self.request("/readyz")[0] == 200
-        except OSError:  # of several processes none listens before it is ready
+        except OSError:  # workers listen only once they are ready
             return False
 
     def request(self, path, body=None, **headers):
-        """Status and content."""
+        """Send a request with an optional JSON body; returns status and parsed body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, JSON_HEADERS | headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.loads(answer.read() or b"null")
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return response.status, json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"null")
 

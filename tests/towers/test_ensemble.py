@@ -38,10 +38,10 @@ def test_positions_of_an_ensemble_equal_the_encodings_of_their_prefixes():
     torch.manual_seed(0)
     towers = TwoTower(synthetic.make_model_settings("causal", ensemble_size=2), {}, {}, synthetic.ITEMS).eval()
     items, histories = normalize_per_member(torch.randn(6, 8), 2), torch.randint(6, (3, 4))
-    sequence_index, positions = torch.tensor([0, 1, 2, 2]), torch.tensor([4, 0, 1, 3])
+    history_index, positions = torch.tensor([0, 1, 2, 2]), torch.tensor([4, 0, 1, 3])
     with torch.no_grad():
-        vectors = towers.encode_positions(items, histories, sequence_index, positions, {})
-        torch.testing.assert_close(vectors, towers.encode_users(items, histories[sequence_index], positions, {}))
+        vectors = towers.encode_users_at_positions(items, histories, history_index, positions, {})
+        torch.testing.assert_close(vectors, towers.encode_users(items, histories[history_index], positions, {}))
 
 
 def test_ensemble_size_that_does_not_divide_the_dimension_is_refused():

@@ -115,9 +115,9 @@ def test_ids_are_hidden_in_training_only():
 def test_items_of_histories_are_dropped_in_training_only(encoder):
     towers = make_towers(history=HistorySettings(encoder=encoder, item_dropout=0.25))
     vectors, histories = torch.randn(5, 8), torch.randint(5, (200, 20))
-    assert torch.equal(towers._gather_history_vectors(vectors, histories), vectors[histories])
+    assert torch.equal(towers._gather_with_item_dropout(vectors, histories), vectors[histories])
     towers.train()
-    gathered = towers._gather_history_vectors(vectors, histories)
+    gathered = towers._gather_with_item_dropout(vectors, histories)
     is_dropped = (gathered == 0).all(-1)
     assert is_dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(gathered[~is_dropped], vectors[histories][~is_dropped])
@@ -127,7 +127,7 @@ def test_item_dropout_applies_to_positions_of_windows():
     history = HistorySettings(encoder="causal", item_dropout=0.5)
     towers = make_towers(history=history, dropout=0.0, user_specs={}).train()
     windows = torch.randn(5, 8), torch.randint(5, (3, 20)), torch.tensor([0, 1, 2]), torch.tensor([20, 0, 9]), {}
-    first, second = towers.encode_positions(*windows), towers.encode_positions(*windows)
+    first, second = towers.encode_users_at_positions(*windows), towers.encode_users_at_positions(*windows)
     assert not torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])  # position 0 reads no item
 

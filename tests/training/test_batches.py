@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import LabeledNegatives
+from vecall.data.split import HardNegatives
 from vecall.training.batches import SampleBatches, add_negative_samples, build_positive_samples, gather_histories
 
 HISTORIES = RaggedArray.from_lists([[10, 11, 12, 13], [], [20], [30, 31]])
@@ -27,7 +27,7 @@ def test_every_position_is_a_positive_sample():
 
 
 def test_negative_samples_have_the_history_before_their_position():
-    negatives = LabeledNegatives(np.array([0, 3, 1]), np.array([99, 98, 97]), np.array([2, 0, 0]))
+    negatives = HardNegatives(np.array([0, 3, 1]), np.array([99, 98, 97]), np.array([2, 0, 0]))
     samples = add_negative_samples(build_positive_samples(HISTORIES), negatives)
     (batch,) = make_batches(samples, batch_size=10)
     row_by_item = {int(item): row for row, item in enumerate(batch.target_items)}

@@ -11,7 +11,7 @@ from support import synthetic
 from vecall import progress
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import LabeledNegatives
+from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import rank_targets, recall_at_k
@@ -20,7 +20,7 @@ from vecall.training.fit import train
 from vecall.training.scoring import encode_all_items
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
-HARD_NEGATIVES = LabeledNegatives(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
+HARD_NEGATIVES = HardNegatives(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
 
 
 def make_settings(**others):

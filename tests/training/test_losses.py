@@ -46,9 +46,9 @@ def test_label_smoothing_equals_the_formula_and_torch():
 
 def test_sampled_softmax_equals_the_formula():
     positive, candidates = torch.tensor([math.log(3.0)]), torch.tensor([[math.log(2.0), math.log(5.0)]])
-    log_q = torch.tensor([0.5, 2.0]).log()
+    log_expected_counts = torch.tensor([0.5, 2.0]).log()
     # The corrected candidates have the weights 2 / 0.5 and 5 / 2; the positive is not corrected.
-    loss = sampled_softmax_loss(positive, candidates, log_q, ignore_none(1, 2))
+    loss = sampled_softmax_loss(positive, candidates, log_expected_counts, ignore_none(1, 2))
     assert loss.item() == pytest.approx(-math.log(3 / (3 + 4 + 2.5)))
 
 
@@ -62,13 +62,13 @@ def test_rarely_sampled_candidate_has_a_larger_gradient():
 
 
 def test_ignored_candidate_has_no_effect():
-    positive, log_q = torch.tensor([1.0]), torch.zeros(3)
+    positive, log_expected_counts = torch.tensor([1.0]), torch.zeros(3)
     candidates = torch.tensor([[0.5, 1.0, -0.5]], requires_grad=True)
     ignore_mask = torch.tensor([[False, True, False]])
     for smoothing in (0.0, 0.2):
-        masked = sampled_softmax_loss(positive, candidates, log_q, ignore_mask, label_smoothing=smoothing)
+        masked = sampled_softmax_loss(positive, candidates, log_expected_counts, ignore_mask, label_smoothing=smoothing)
         without = sampled_softmax_loss(
-            positive, candidates[:, [0, 2]], log_q[:2], ignore_mask[:, [0, 2]], label_smoothing=smoothing
+            positive, candidates[:, [0, 2]], log_expected_counts[:2], ignore_mask[:, [0, 2]], label_smoothing=smoothing
         )
         assert masked.item() == pytest.approx(without.item())
         (gradient,) = torch.autograd.grad(masked, candidates)
@@ -102,10 +102,10 @@ def learn_scores(probabilities, *, corrected):
         targets, sampled = (
             torch.multinomial(probabilities, n, replacement=True, generator=generator) for n in (256, 24)
         )
-        log_q = (24 * probabilities[sampled]).log() if corrected else torch.zeros(24)
+        log_expected_counts = (24 * probabilities[sampled]).log() if corrected else torch.zeros(24)
         ignore_mask = targets[:, None] == sampled[None, :]
         candidates = scores[sampled].expand(256, -1)
-        loss = sampled_softmax_loss(scores[targets], candidates, log_q, ignore_mask)
+        loss = sampled_softmax_loss(scores[targets], candidates, log_expected_counts, ignore_mask)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,14 +6,14 @@ import torch
 from support import synthetic
 
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import LabeledNegatives
+from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training import module as module_file
 from vecall.training.batches import SampleBatch
 from vecall.training.data import take
 from vecall.training.losses import masked_cross_entropy
-from vecall.training.module import TwoTowerModule, check_finite, pad_histories_with_targets, resolve_loss
+from vecall.training.module import TwoTowerModule, check_finite, fill_padding_with_targets, resolve_loss
 from vecall.training.negatives import SampledCandidates, sample_candidates
 from vecall.training.seeding import seed_step
 from vecall.training.settings import NegativeSettings, TrainingSettings
@@ -62,7 +62,7 @@ def test_histories_are_padded_with_the_target():
     batch = SampleBatch(
         users=unused, target_items=unused, labels=unused, histories=histories, lengths=torch.tensor([2, 3, 0])
     )
-    assert pad_histories_with_targets(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
+    assert fill_padding_with_targets(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("mask_history", [True, False])
@@ -93,9 +93,9 @@ def test_sampled_softmax_step_is_softmax_over_the_sampled_candidates(mask_histor
         target = int(batch.target_items[row])
         ignored = {target, *(get_history(batch, row) if mask_history else [])}
         logits = [user @ items[target] / 0.5]
-        for item, log_q in zip(sampled.rows.tolist(), sampled.log_q, strict=True):
+        for item, log_expected_count in zip(sampled.rows.tolist(), sampled.log_expected_counts, strict=True):
             if item not in ignored:
-                logits.append(user @ items[item] / 0.5 - log_q)
+                logits.append(user @ items[item] / 0.5 - log_expected_count)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 
@@ -106,7 +106,7 @@ def test_hard_negatives_are_in_the_softmax_once_and_uncorrected(encoder):
     sequences = synthetic.make_user_sequences()
     # Of each user: an item of the history, the item held out, and an item that the user never takes.
     disliked = [[sequence[1], sequence[-1], (sequence[0] + 1) % synthetic.ITEMS] for sequence in sequences]
-    pairs = LabeledNegatives(
+    pairs = HardNegatives(
         np.repeat(np.arange(synthetic.USERS), 3),
         np.array(disliked).ravel(),
         np.zeros(3 * synthetic.USERS, dtype=np.int64),
@@ -131,10 +131,10 @@ def test_hard_negatives_are_in_the_softmax_once_and_uncorrected(encoder):
         target, history = int(batch.target_items[row]), set(get_history(batch, row))
         hard = set(disliked[user_row]) - history - {target}
         logits = [user @ items[item] / 0.5 for item in [target, *hard]]
-        for item, log_q in zip(sampled.rows.tolist(), sampled.log_q, strict=True):
+        for item, log_expected_count in zip(sampled.rows.tolist(), sampled.log_expected_counts, strict=True):
             n_sampled_hard += item in hard
             if item not in history | hard | {target}:
-                logits.append(user @ items[item] / 0.5 - log_q)
+                logits.append(user @ items[item] / 0.5 - log_expected_count)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     assert n_sampled_hard
     torch.testing.assert_close(loss, torch.stack(expected).mean() * module._compute_batch_weight(batch))
@@ -165,7 +165,7 @@ def test_ensemble_members_learn_independently(loss):
 
 
 def test_items_are_observed_by_positives_dislikes_or_an_older_model():
-    disliked = LabeledNegatives(np.array([0, 1]), np.array([synthetic.ITEMS - 1] * 2), np.array([2, 2]))
+    disliked = HardNegatives(np.array([0, 1]), np.array([synthetic.ITEMS - 1] * 2), np.array([2, 2]))
     data = synthetic.make_training_data(item_features=True, n_unobserved_items=N_UNOBSERVED, negatives=disliked)
     positives = np.arange(synthetic.ITEMS - N_UNOBSERVED)
     assert data.observed_items.tolist() == [*positives, synthetic.ITEMS - 1]
@@ -280,7 +280,7 @@ def test_in_batch_frequencies_are_those_of_the_samples():
 
 
 def test_bce_samples_negatives_for_positives_only():
-    pairs = LabeledNegatives(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
+    pairs = HardNegatives(np.arange(8), np.arange(8), np.ones(8, dtype=np.int64))
     module = make_module(
         synthetic.make_training_data(negatives=pairs), loss="bce", negatives=NegativeSettings(uniform=3), batch=1000
     )
@@ -303,7 +303,7 @@ def test_bce_samples_negatives_for_positives_only():
 
 def test_data_without_positives_or_negatives_is_refused():
     histories = RaggedArray.from_lists([[0], [1]])
-    with pytest.raises(TrainingError, match="two positives"):
+    with pytest.raises(TrainingError, match="at most one training positive"):
         make_module(dataclasses.replace(synthetic.make_training_data(), histories=histories))
     with pytest.raises(TrainingError, match="no negatives"):
         make_module(loss="bce", negatives=NegativeSettings(uniform=0))
@@ -311,5 +311,5 @@ def test_data_without_positives_or_negatives_is_refused():
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_is_an_error(loss):
-    with pytest.raises(TrainingError, match=r"epoch 3; lower training\.lr"):
+    with pytest.raises(TrainingError, match=r"epoch 4; lower training\.lr"):
         check_finite(loss, 3)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from vecall.data.split import LabeledNegatives
-from vecall.training.negatives import HardNegatives, sample_candidates, sample_uniform_negatives
+from vecall.data.split import HardNegatives
+from vecall.training.negatives import HardNegativeSampler, sample_candidates, sample_uniform_negatives
 from vecall.training.settings import NegativeSettings
 
 N, DRAWS = 20, 3000
@@ -21,9 +21,9 @@ def test_log_q_is_the_log_of_the_expected_count(uniform, in_batch):
     for _ in range(DRAWS):
         targets = torch.multinomial(frequencies, 16, replacement=True)
         sampled = sample_candidates(settings, targets, candidate_items, frequencies)
-        assert len(sampled.rows) == len(sampled.log_q) == uniform + min(in_batch, 16)
+        assert len(sampled.rows) == len(sampled.log_expected_counts) == uniform + min(in_batch, 16)
         counts += np.bincount(sampled.rows, minlength=N)
-        q[sampled.rows] = sampled.log_q.exp()
+        q[sampled.rows] = sampled.log_expected_counts.exp()
     assert np.isnan(q[:2]).all()
     counts, q = counts[2:], q[2:]
     expected = DRAWS * q
@@ -52,8 +52,8 @@ def test_uniform_negative_of_two_items_is_the_other_item():
 def test_hard_negatives_are_distinct_items_of_the_user_with_equal_probability():
     torch.manual_seed(0)
     users, items = np.array([2, 0, 2, 2, 2, 0]), np.array([7, 4, 5, 7, 9, 3])  # the pair (2, 7) occurs twice
-    pairs = LabeledNegatives(users, items, np.zeros(6, dtype=np.int64))
-    rows, is_sampled = HardNegatives.from_pairs(pairs, n_users=4).sample(torch.arange(4).repeat(3000), 2)
+    pairs = HardNegatives(users, items, np.zeros(6, dtype=np.int64))
+    rows, is_sampled = HardNegativeSampler.from_pairs(pairs, n_users=4).sample(torch.arange(4).repeat(3000), 2)
     counts = {user: rows[user::4][is_sampled[user::4]].bincount(minlength=10) for user in range(4)}
     assert (counts[1].sum(), counts[3].sum()) == (0, 0)
     assert counts[0].tolist() == [0, 0, 0, 3000, 3000, 0, 0, 0, 0, 0]
@@ -64,7 +64,7 @@ def test_hard_negatives_are_distinct_items_of_the_user_with_equal_probability():
 
 def test_no_hard_negatives_are_sampled_if_there_are_none():
     empty = np.empty(0, dtype=np.int64)
-    hard_negatives = HardNegatives.from_pairs(LabeledNegatives(empty, empty, empty), n_users=2)
+    hard_negatives = HardNegativeSampler.from_pairs(HardNegatives(empty, empty, empty), n_users=2)
     rows, is_sampled = hard_negatives.sample(torch.tensor([0, 1, 1]), 3)
     assert rows.tolist() == [[0] * 3] * 3
     assert not is_sampled.any()

@@ -38,7 +38,7 @@ class Dataset:
     def histories(self) -> RaggedArray:
         """U histories of all positives, as a release stores them."""
         positives = self.interactions.filter(self.interactions.is_positive)
-        return RaggedArray.from_groups(positives.users, positives.items, len(self.catalogue.users))
+        return RaggedArray.from_sorted_pairs(positives.users, positives.items, len(self.catalogue.users))
 
     @property
     def popularity(self) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ EncodedFeatures = dict[str, FeatureArray]
 
 # Embedding rows of a categorical feature.
 MISSING = 0
-OOV = 1  # out of vocabulary: a value that training did not see
+OOV = 1  # out of vocabulary: a category that training did not see; unseen tags have no row and are dropped
 _FIRST_VALUE_ROW = 2
 _MAX_ABS_ZSCORE = 10.0  # clips outliers, so that a single absurd number does not dominate the gradient
 _MAX_PLAUSIBLE_VALUE = 1e100  # larger numbers are no measurements, and their squares would overflow
@@ -35,6 +35,18 @@ class FeatureSpec:
 
     kind: Literal["dense", "categorical", "multi_value"]
     size: int
+
+
+class UnseenValueCount(NamedTuple):
+    """Number of values that training did not see.
+
+    Attributes:
+        unseen: Number of category and tags values that the fitted vocabularies lack.
+        total: Number of all category and tags values; nulls are not counted.
+    """
+
+    unseen: int
+    total: int
 
 
 class NumericState(BaseModel):
@@ -96,7 +108,8 @@ class FeatureEncoder:
 
         Args:
             features: The features.
-            training_rows: Frame with a column per feature; must hold no row that only validation or test may know.
+            training_rows: Frame with a column per feature; must be rows known at training time: no row first seen in
+                validation or test.
         """
         numeric: dict[str, NumericState] = {}
         categorical: dict[str, CategoryState] = {}
@@ -139,24 +152,21 @@ class FeatureEncoder:
             for name, feature in features.items()
         }
 
-    def count_oov(self, frame: pl.DataFrame) -> tuple[int, int]:
+    def count_unseen_values(self, frame: pl.DataFrame) -> UnseenValueCount:
         """Count the categories and tags that training did not see.
 
         Args:
             frame: Rows with the columns of some of the features.
-
-        Returns:
-            The number of such values, and the number of all values of category and tags features.
         """
-        n_oov = n_values = 0
+        unseen = total = 0
         for name in frame.columns:
             if name not in self._row_by_value:
                 continue
             cells = get_unnamed_column(frame, name)
             values = (cells.explode() if cells.dtype == pl.List else cells).drop_nulls().to_list()
-            n_values += len(values)
-            n_oov += sum(value not in self._row_by_value[name] for value in values)
-        return n_oov, n_values
+            total += len(values)
+            unseen += sum(value not in self._row_by_value[name] for value in values)
+        return UnseenValueCount(unseen, total)
 
     def _encode_feature(self, name: str, feature: Feature, cells: pl.Series) -> FeatureArray:
         match feature:
@@ -198,7 +208,8 @@ def _encode_numeric(cells: pl.Series, state: NumericState) -> NDArray[np.float32
 def _encode_tags(cells: pl.Series, get_row: Callable[[str], int | None], max_tags: int) -> NDArray[np.int64]:
     """Return [B, T] embedding rows of the tags, padded with 0; T is the largest number of tags, at least 1.
 
-    Tags that training did not see are dropped: they have no embedding, and their number would only weaken the others.
+    Tags that training did not see are dropped: they have no embedding, and counting them would only shrink the sum of
+    the others, which is divided by √n.
     """
     tag_lists = [[] if tags is None else list(tags)[:max_tags] for tags in cells.to_list()]
     row_lists = [[row for row in map(get_row, tags) if row is not None] for tags in tag_lists]

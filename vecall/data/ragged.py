@@ -36,15 +36,16 @@ class RaggedArray:
         return cls(offsets_from_lengths(lengths), values)
 
     @classmethod
-    def from_groups(cls, groups: NDArray[np.int64], values: Rows, n_lists: int) -> Self:
+    def from_sorted_pairs(cls, segment_ids: NDArray[np.int64], values: Rows, n_lists: int) -> Self:
         """Build from (list, row) pairs that are sorted by list.
 
         Args:
-            groups: [total] The list of each row, ascending, in [0, n_lists).
+            segment_ids: [total] Index of the list of each row, in [0, n_lists). Must be ascending, which is not
+                checked: other orders give wrong lists.
             values: [total] The rows.
             n_lists: Number of lists; those without a row are empty.
         """
-        return cls(offsets_from_lengths(np.bincount(groups, minlength=n_lists)), values)
+        return cls(offsets_from_lengths(np.bincount(segment_ids, minlength=n_lists)), values)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -66,7 +67,7 @@ class RaggedArray:
         """Return the lists at `indices`, in that order."""
         return self._gather(self.offsets[indices], self.lengths[indices])
 
-    def take_last(self, count: int) -> "RaggedArray":
+    def truncate_to_last(self, count: int) -> "RaggedArray":
         """Return the last `count` rows of each list, or all of a shorter list."""
         lengths = np.minimum(self.lengths, count)
         return self._gather(self.offsets[1:] - lengths, lengths)

@@ -165,7 +165,7 @@ class RecentCooccurrence:
 
     def __call__(self, cases: EvalCases) -> Scores:
         """Return [B, N] scores from the newest items of each history."""
-        history = cases.histories.take_last(self._n_recent)
+        history = cases.histories.truncate_to_last(self._n_recent)
         ages = history.offsets[1:][history.segment_ids] - 1 - np.arange(len(history.values))
         recent_weights = sparse.csr_array(  # [B, N]
             ((self._decay**ages).astype(np.float32), history.values, history.offsets),

@@ -12,7 +12,7 @@ from vecall.index.base import Index, SearchParams
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
-from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, WidthAtRank
+from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 
 # Rows per result, as a multiple of the smallest k, so that results reach past as many rows as are usually excluded.
 RESULT_LENGTH_FACTOR = 5
@@ -35,7 +35,7 @@ def tune_filtered(
     points: Sequence[tuple[int, SearchParams]],
     target_recall: float,
     costs: CostModel,
-) -> FilteredSearchParams:
+) -> FilteredSearchTable:
     """Find, for several ranks, the smallest widths tried that find all rows up to the rank, and the last of them.
 
     A random filter that allows a share of the rows moves the end of a result of `length` rows to rank length / share.
@@ -54,7 +54,7 @@ def tune_filtered(
     depth_factor = _find_depth_factor(index, queries, exact_rows, unfiltered_params, target_recall)
     start_params = SearchParams(unfiltered_params.width, math.ceil(depth_factor * unfiltered_params.rerank_depth))
     widths = _measure_widths(index, queries, exact_rows, start_params, target_recall, costs)
-    return FilteredSearchParams(tuple(widths), depth_factor)
+    return FilteredSearchTable(tuple(widths), depth_factor)
 
 
 def _find_depth_factor(
@@ -82,7 +82,7 @@ def _measure_widths(
     start_params: SearchParams,
     target_recall: float,
     costs: CostModel,
-) -> Iterator[WidthAtRank]:
+) -> Iterator[WidthsAtRank]:
     """Yield the widths for ascending ranks; the rerank depth stays that of `start_params`."""
     length, (width, depth) = unfiltered_exact_rows.shape[1], start_params
     max_width = index.nlist if isinstance(index, IvfPqIndex) else index.size
@@ -110,7 +110,7 @@ def _measure_widths(
             scan_ms = costs.estimate_scan_ms(min(index.size, _MAX_LENGTH_FACTOR * allowed_count))
             if costs.estimate_index_ms(SearchParams(width, depth)) > _MAX_SCAN_COST_RATIO * scan_ms:
                 return
-        yield WidthAtRank(math.ceil(length / selectivity), width_for_all or width, width)
+        yield WidthsAtRank(math.ceil(length / selectivity), width_for_all or width, width)
 
 
 def _compute_tail_recalls(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:

@@ -54,8 +54,8 @@ class SearchPlan:
     """How to answer one query.
 
     Attributes:
-        route: "index" searches the index; "scan" scores the rows that are allowed and not excluded; "all" returns all
-            of these rows, which are at most k.
+        route: "index" searches the index; "scan" scores the rows that are allowed and not excluded; "all" searches
+            nothing, because these rows are at most k: all of them are the result.
         fetch_k: number of rows to fetch from the index, so that k remain without the excluded ones; 0 off the index.
         search_params: parameters of the index search; None off the index.
     """
@@ -85,7 +85,7 @@ def plan_search(
     fetch_k = k + excluded_count
     is_restricted = allowed_count < size or excluded_count > 0
     rank = math.ceil(fetch_k * size / allowed_count) if is_restricted else None
-    search_params = curve.look_up(fetch_k, rank=rank, excluded_count=excluded_count)
+    search_params = curve.look_up(fetch_k, expected_rank=rank, excluded_count=excluded_count)
     if costs.estimate_index_ms(search_params) > costs.estimate_scan_ms(allowed_count - excluded_count):
         return SearchPlan("scan", 0, None)
     return SearchPlan("index", fetch_k, search_params)

@@ -34,14 +34,14 @@ class TuningPoint:
         """`width` and `rerank_depth` together."""
         return SearchParams(self.width, self.rerank_depth)
 
-    def reaches(self, target_recall: float) -> bool:
-        """Whether the recall reaches the target with 95 % confidence."""
+    def reaches_with_confidence(self, target_recall: float) -> bool:
+        """Whether the lower bound of the recall's 95 % confidence interval reaches the target."""
         return self.recall - self.recall_ci95 >= target_recall
 
 
 @dataclass(frozen=True)
-class WidthAtRank:
-    """Width with which a search finds the rows up to a rank of all rows.
+class WidthsAtRank:
+    """Search widths needed to find the `rank` rows that are nearest to a query.
 
     Attributes:
         rank: 1 is the row that is nearest to the query.
@@ -55,69 +55,82 @@ class WidthAtRank:
 
 
 @dataclass(frozen=True)
-class FilteredSearchParams:
-    """Search parameters for results that are not the nearest rows, because some are filtered out or excluded.
+class FilteredSearchTable:
+    """Tuned table for results that are not the nearest rows, because some are filtered out or excluded.
+
+    `SearchParamCurve` derives the `SearchParams` of a query from it.
 
     Attributes:
         widths: by ascending rank.
-        depth_factor: factor on the rerank depth of as many nearest rows: codes order the rows further out less well.
+        depth_factor: factor on the rerank depth for unrestricted results of the same length; rows further from the
+            query need more depth, as their codes rank them less exactly.
     """
 
-    widths: tuple[WidthAtRank, ...] = ()
+    widths: tuple[WidthsAtRank, ...] = ()
     depth_factor: float = 1.0
 
 
-_DEFAULT_FILTERED_PARAMS = FilteredSearchParams()
+_EMPTY_FILTERED_TABLE = FilteredSearchTable()
 
 
 class SearchParamCurve:
     """Search parameters by k and rank, interpolated between measured points.
 
     Values are linear between points, constant below the first and proportional to k beyond the last. Beyond the last
-    rank of `filtered_params` the width grows by the power of the rank by which it grew between the last two.
+    rank of `filtered_table`, the width follows the power law through its last two points.
 
     Args:
         points: (k, search parameters) with ascending k, at least one: parameters that reach the target recall, on
             average, for the k nearest rows.
-        filtered_params: parameters for results that are not the nearest rows.
+        filtered_table: widths and depth for results that are not the nearest rows.
     """
 
     def __init__(
         self,
         points: Sequence[tuple[int, SearchParams]],
-        filtered_params: FilteredSearchParams = _DEFAULT_FILTERED_PARAMS,
+        filtered_table: FilteredSearchTable = _EMPTY_FILTERED_TABLE,
     ) -> None:
-        self.points, self.filtered_params = tuple(points), filtered_params
+        self.points, self.filtered_table = tuple(points), filtered_table
         self._widths = _Interpolator((k, params.width) for k, params in points)
         self._rerank_depths = _Interpolator((k, params.rerank_depth) for k, params in points)
-        widths = filtered_params.widths
+        widths = filtered_table.widths
         ranks = [width.rank for width in widths]
         below_ranks = [(k, params.width) for k, params in points if k < min(ranks, default=math.inf)]
+        has_power_law = len(ranks) > 1
         self._widths_for_all = _Interpolator(
-            [*below_ranks, *((width.rank, width.width_for_all) for width in widths)], growth_ranks=ranks
+            [*below_ranks, *((width.rank, width.width_for_all) for width in widths)],
+            is_monotonic=True,
+            has_power_law=has_power_law,
         )
         self._widths_for_tail = _Interpolator(
-            [*below_ranks, *((width.rank, width.width_for_tail) for width in widths)], growth_ranks=ranks
+            [*below_ranks, *((width.rank, width.width_for_tail) for width in widths)],
+            is_monotonic=True,
+            has_power_law=has_power_law,
         )
 
-    def look_up(self, k: int, *, rank: int | None = None, excluded_count: int = 0) -> SearchParams:
-        """Return the search parameters for a result of k rows.
+    def look_up(self, fetch_k: int, *, expected_rank: int | None = None, excluded_count: int = 0) -> SearchParams:
+        """Return the search parameters for fetching `fetch_k` rows.
 
         Args:
-            k: number of rows to fetch, excluded ones included; determines the rerank depth.
-            rank: rank of all rows that the result is expected to reach, if rows are filtered out or excluded;
-                determines the width. None if the result is the k nearest rows.
-            excluded_count: how many of the k rows, the nearest ones, are dropped afterwards. The more are dropped, the
-                more only the tail of the result counts.
+            fetch_k: number of rows to fetch, the excluded ones that are dropped afterwards included; determines the
+                rerank depth.
+            expected_rank: rank among all rows that the result is expected to reach, if rows are filtered out or
+                excluded; determines the width. None if the result is the `fetch_k` nearest rows.
+            excluded_count: how many of the fetched rows, the nearest ones, are dropped afterwards. The more are
+                dropped, the more only the tail of the result counts.
         """
-        depth = self._rerank_depths.interpolate(k)
-        if rank is None:
-            return SearchParams(math.ceil(self._widths.interpolate(k)), math.ceil(depth))
-        # Between none and all dropped, a geometric mean that leans to the tail: the closer case is rarely enough.
-        tail_weight = math.sqrt(excluded_count / k)
-        width_for_all, width_for_tail = self._widths_for_all.interpolate(rank), self._widths_for_tail.interpolate(rank)
+        depth = self._rerank_depths.interpolate(fetch_k)
+        if expected_rank is None:
+            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth))
+        # Interpolate geometrically between the two widths; the square root gives the tail more weight, as too small a
+        # width loses results.
+        tail_weight = math.sqrt(excluded_count / fetch_k)
+        width_for_all, width_for_tail = (
+            self._widths_for_all.interpolate(expected_rank),
+            self._widths_for_tail.interpolate(expected_rank),
+        )
         width = width_for_all ** (1 - tail_weight) * width_for_tail**tail_weight
-        return SearchParams(math.ceil(round(width, 6)), math.ceil(self.filtered_params.depth_factor * depth))
+        return SearchParams(math.ceil(round(width, 6)), math.ceil(self.filtered_table.depth_factor * depth))
 
 
 class _Interpolator:
@@ -125,18 +138,19 @@ class _Interpolator:
 
     Args:
         points: (position, value) with ascending position, at least one.
-        growth_ranks: None allows values to fall, and extrapolates in proportion to the position. Otherwise values never
-            fall below an earlier one, and from two ranks on the extrapolation is the power law through the last two
-            points.
+        is_monotonic: raise each value to the largest before it.
+        has_power_law: extrapolate by the power law through the last two points, not in proportion to the position.
     """
 
-    def __init__(self, points: Iterable[tuple[int, int]], *, growth_ranks: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, points: Iterable[tuple[int, int]], *, is_monotonic: bool = False, has_power_law: bool = False
+    ) -> None:
         positions, values = zip(*points, strict=True)
         self._positions, self._values = np.array(positions, dtype=np.float64), np.array(values, dtype=np.float64)
         self._growth_exponent = 1.0
-        if growth_ranks is not None:
+        if is_monotonic:
             self._values = np.maximum.accumulate(self._values)
-        if growth_ranks is not None and len(growth_ranks) > 1:
+        if has_power_law:
             value_ratio = self._values[-1] / self._values[-2]
             position_ratio = self._positions[-1] / self._positions[-2]
             self._growth_exponent = math.log(value_ratio) / math.log(position_ratio)

@@ -18,7 +18,7 @@ from vecall.index.filtered_tuning import RESULT_LENGTH_FACTOR, tune_filtered
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
-from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, TuningPoint
+from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, TuningPoint
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +41,22 @@ class TuningResult:
     """Search parameters found for one index, and the measurements behind them.
 
     Attributes:
-        best_points: for each k, ascending, the fastest point that reaches the target, else the one of highest recall.
+        best_points: for each k, ascending, the fastest point within the latency limit that reaches the target, else the
+            one of highest recall within the limit; the first point if none is within it.
         trials: all measured points.
         costs: cost of a search by its parameters, and of a scan.
-        filtered_params: parameters for results that are not the nearest rows.
+        filtered_table: widths and depth for results that are not the nearest rows.
     """
 
     best_points: tuple[TuningPoint, ...]
     trials: tuple[TuningPoint, ...]
     costs: CostModel
-    filtered_params: FilteredSearchParams
+    filtered_table: FilteredSearchTable
 
     @property
     def curve(self) -> SearchParamCurve:
         """Search parameters by k and rank."""
-        return SearchParamCurve([(point.k, point.search_params) for point in self.best_points], self.filtered_params)
+        return SearchParamCurve([(point.k, point.search_params) for point in self.best_points], self.filtered_table)
 
 
 def tune(
@@ -71,7 +72,8 @@ def tune(
 ) -> TuningResult:
     """Find, for each k, the fastest search parameters whose ANN recall reaches the target with 95 % confidence.
 
-    If none reaches it within the latency, the parameters of the highest recall within the latency are taken.
+    If none reaches it within the latency limit, the parameters of the highest recall within the limit are taken, or the
+    first ones if none are within it.
 
     Args:
         index: index to be tuned; its `search_exact` gives the exact results.
@@ -99,23 +101,26 @@ def tune(
     if warn_if_missed:
         _warn_of_missed_targets(best_points, trials, target_recall, max_latency_ms)
     costs = _fit_cost_model(index, queries, trials, ms_per_scanned_row)
-    filtered_params = FilteredSearchParams()
+    filtered_table = FilteredSearchTable()
     if tune_filters and fixed_width is None:
         pairs = [(point.k, point.search_params) for point in best_points]
-        filtered_params = tune_filtered(index, queries, exact_rows[:, :filtered_length], pairs, target_recall, costs)
-    return TuningResult(tuple(best_points), tuple(trials), costs, filtered_params)
+        filtered_table = tune_filtered(index, queries, exact_rows[:, :filtered_length], pairs, target_recall, costs)
+    return TuningResult(tuple(best_points), tuple(trials), costs, filtered_table)
 
 
 def _warn_of_missed_targets(
     best_points: list[TuningPoint], trials: list[TuningPoint], target_recall: float, max_latency_ms: float
 ) -> None:
     for point in best_points:
-        if not point.reaches(target_recall) or point.p50_ms > max_latency_ms:
+        if not point.reaches_with_confidence(target_recall) or point.p50_ms > max_latency_ms:
             trial_count = sum(trial.k == point.k for trial in trials)
+            limit, remedy = "", "lower index.target_recall"
+            if max_latency_ms < math.inf:
+                limit, remedy = f" within {max_latency_ms:g} ms", f"{remedy} or raise index.latency_ms"
             logger.warning(
-                "ANN recall@%d of at least %.3f was not reached within %g ms: the best of %d trials has %.4f ± %.4f in "
-                "%.2f ms",
-                point.k, target_recall, max_latency_ms, trial_count, point.recall, point.recall_ci95, point.p50_ms,
+                "ANN recall@%d of at least %.3f was not reached%s: the best of %d trials has %.4f ± %.4f in %.2f ms; "
+                "%s",
+                point.k, target_recall, limit, trial_count, point.recall, point.recall_ci95, point.p50_ms, remedy,
             )  # fmt: skip
 
 
@@ -141,11 +146,16 @@ def _sweep_ef(
     while True:
         params = SearchParams(min(index.size, math.ceil(ef)))
         found_rows = index.search(queries, k, search_params=params).rows
-        point = _measure_point(index, queries, params, recall_per_query(index, queries, found_rows, exact_rows), k)
+        point = _build_timed_point(index, queries, params, recall_per_query(index, queries, found_rows, exact_rows), k)
         yield point
         recalls.append(point.recall)
         is_plateau = len(recalls) > _PLATEAU_STEPS and recalls[-1] - recalls[-1 - _PLATEAU_STEPS] < _MIN_RECALL_GAIN
-        if point.reaches(target_recall) or fixed_width is not None or is_plateau or point.p50_ms > cutoff_ms:
+        if (
+            point.reaches_with_confidence(target_recall)
+            or fixed_width is not None
+            or is_plateau
+            or point.p50_ms > cutoff_ms
+        ):
             return
         ef = params.width * _EF_GROWTH
         if ef >= index.size:
@@ -163,21 +173,21 @@ def _sweep_nprobe(
     nprobe = max(_MIN_NPROBE, math.isqrt(index.nlist) // 8) if fixed_width is None else fixed_width
     last_miss, best_ms = 0, math.inf
     while True:
-        point = _measure_nprobe(index, queries, exact_rows, target_recall, min(index.nlist, nprobe))
+        point = _measure_at_smallest_depth(index, queries, exact_rows, target_recall, min(index.nlist, nprobe))
         yield point
         if point.width >= index.nlist or fixed_width is not None or point.p50_ms > _MAX_SLOWDOWN * best_ms:
             return
-        if point.reaches(target_recall):
+        if point.reaches_with_confidence(target_recall):
             between = math.isqrt(last_miss * point.width)
             if last_miss < between < point.width and best_ms == math.inf:
-                yield _measure_nprobe(index, queries, exact_rows, target_recall, between)
+                yield _measure_at_smallest_depth(index, queries, exact_rows, target_recall, between)
             best_ms = min(best_ms, point.p50_ms)
         else:
             last_miss = point.width
         nprobe = point.width * _NPROBE_GROWTH
 
 
-def _measure_nprobe(
+def _measure_at_smallest_depth(
     index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target_recall: float, nprobe: int
 ) -> TuningPoint:
     """Measure an nprobe with the smallest rerank depth that reaches the target, else with the largest."""
@@ -190,13 +200,13 @@ def _measure_nprobe(
         lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
         if lower_bound >= target_recall or depth == max_params.rerank_depth:
             break
-    return _measure_point(index, queries, SearchParams(nprobe, depth), recalls, k)
+    return _build_timed_point(index, queries, SearchParams(nprobe, depth), recalls, k)
 
 
-def _measure_point(
+def _build_timed_point(
     index: Index, queries: Vectors, search_params: SearchParams, recalls: NDArray[np.float64], k: int
 ) -> TuningPoint:
-    """Add the latency to measured recalls [Q]."""
+    """Build the point of measured recalls [Q]; measures the latency."""
     return TuningPoint(
         k,
         search_params.width,
@@ -225,7 +235,7 @@ def _select_cheapest(points: list[TuningPoint], target_recall: float, max_latenc
     If no point is within the latency, the first, which is the narrowest search.
     """
     within_latency = [point for point in points if point.p50_ms <= max_latency_ms] or points[:1]
-    reaching = [point for point in within_latency if point.reaches(target_recall)]
+    reaching = [point for point in within_latency if point.reaches_with_confidence(target_recall)]
     if reaching:
         return min(reaching, key=lambda point: point.p50_ms)
     return max(within_latency, key=lambda point: (point.recall, -point.p50_ms))

@@ -1,7 +1,6 @@
 """Compaction: write a base release and the live changes since as the next release (base + delta - tombstones)."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from vecall.live.memtable import MemTable
 from vecall.live.pruning import get_journal_path
 from vecall.live.replay import replay
 from vecall.live.snapshot import Snapshot, interleave_rows
-from vecall.release.atomic_io import read_array, write_array
 from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
+from vecall.release.file_io import map_array, translate_write_errors, write_array
+from vecall.release.manifest import read_release_file
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -79,7 +79,7 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         queries = None if golden is None or golden.inputs is not None else np.asarray(golden.vectors)
         settings = _resolve_index_settings(base)
         metadata = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
-        return draft.commit(metadata, activate=activate, expected_current=base.name)
+        return draft.commit(metadata, activate=activate, activate_only_if_current=base.name)
 
 
 def _resolve_index_settings(base: Release) -> IndexSettings:
@@ -181,7 +181,7 @@ def _remap_users(users: UserTable, base_rows: Rows, base_size: int) -> UserTable
     new_rows[base_rows[base_rows >= 0]] = np.flatnonzero(base_rows >= 0)
     rows = new_rows[users.histories.values]
     is_kept = rows >= 0
-    histories = RaggedArray.from_groups(users.histories.segment_ids[is_kept], rows[is_kept], len(users.histories))
+    histories = RaggedArray.from_sorted_pairs(users.histories.segment_ids[is_kept], rows[is_kept], len(users.histories))
     return UserTable(users.ids, users.features, histories)
 
 
@@ -195,9 +195,12 @@ def _copy_encoder(base_dir: Path, draft_dir: Path, snapshot: Snapshot, rows: Row
     if digest is None:
         return None
     for file in (QUERY_TOWER_FILE, ITEM_TOWER_FILE, ENCODERS_FILE):
-        shutil.copyfile(base_dir / file, draft_dir / file)
+        content = read_release_file(base_dir, file)
+        with translate_write_errors(draft_dir):
+            (draft_dir / file).write_bytes(content)
     if (base_dir / ITEM_ID_VECTORS_FILE).exists():
         # The last row, index -1, is the unknown item's: new items get it, and it is appended as the new last row.
-        id_vectors = read_array(base_dir / ITEM_ID_VECTORS_FILE)
-        write_array(draft_dir / ITEM_ID_VECTORS_FILE, id_vectors[np.append(_to_base_rows(snapshot, rows), -1)])
+        id_vectors = map_array(base_dir / ITEM_ID_VECTORS_FILE)
+        with translate_write_errors(draft_dir):
+            write_array(draft_dir / ITEM_ID_VECTORS_FILE, id_vectors[np.append(_to_base_rows(snapshot, rows), -1)])
     return OnnxEncoder(draft_dir), digest

@@ -13,7 +13,7 @@ from typing import Literal
 from zlib import crc32
 
 from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
-from vecall.release.atomic_io import fsync_path
+from vecall.release.file_io import fsync_path
 from vecall.schema import IdType
 
 JournalVersion = tuple[int, bool, int]  # inode of the file, whether a -wal file exists, SQLite's data_version

@@ -14,11 +14,11 @@ from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.id_map import UNKNOWN_ROW
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.data.split import TRAIN, LabeledNegatives, Split, select_labeled_negatives
+from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
-from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_interactions, write_trained_hashes
+from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -26,16 +26,17 @@ from vecall.pipeline.run import (
     Run,
     RunSummary,
     TrainedModel,
-    create_or_resume_run,
+    create_or_check_run_dir,
     delete_checkpoints,
 )
-from vecall.release.atomic_io import atomic_write
+from vecall.release.file_io import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
 from vecall.training.fit import train
+from vecall.training.loggers import check_logger_installed
 from vecall.training.scoring import Scorer, TowerScorer
 from vecall.training.warm_start import ModelVocabulary, warm_start
 
@@ -51,29 +52,29 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config: Settings, see `vecall.load_config`.
         run_dir: A new directory, or that of an interrupted `fit` with equal settings and tables, which is resumed with
             bit-equal results.
-        init: Directory of a run whose weights are the start; ids and values that it does not know start afresh.
+        init: Directory of a run to initialize the weights from; ids and feature values new to it start at random.
 
     Raises:
         DataError: A table does not match the schema.
-        ConfigError: The settings contradict each other.
+        ConfigError: The settings contradict each other, or the package of `training.logger` is not installed.
         TrainingError: The run directory is in use or holds an interrupted fit of other settings or tables; `init` has
             other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
+    check_logger_installed(config.training.logger)
     directory = to_absolute_path(run_dir)
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    hashes = hash_interactions(dataset)
+    hashes = hash_positives(dataset)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
-    create_or_resume_run(directory, config)
-    # Not the final model, which may have been refitted on interactions that this run holds out.
+    create_or_check_run_dir(directory, config)
+    # The refitted model may have been trained on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
-    training_data, vocabulary = _build_training_data(dataset, split.train, split.negatives, init_model)
-    DataFingerprint.compute(
-        dataset, split, training_data, vocabulary, None if init_run is None else init_run.weights_path
-    ).write_or_check(directory)
+    training_data, vocabulary = _build_training_data(dataset, split.train, split.hard_negatives, init_model)
+    init_weights = None if init_run is None else init_run.weights_path
+    DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights).write_or_check(directory)
     trained_hashes = hashes[split.positive_parts == TRAIN]
     write_trained_hashes(directory, trained_hashes, None if init_run is None else init_run.directory)
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
@@ -91,13 +92,13 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     test_result = evaluate_scorer(scorer, split.test, n_items, config.evaluation.ks)
     seconds = result.seconds
     if config.training.refit:
-        seconds += _refit(dataset, config, directory / REFIT_DIR, epochs=result.best_epoch + 1, init_run=init_run)
+        seconds += _refit_and_time(dataset, config, directory, epochs=result.best_epoch + 1, init_run=init_run)
     summary = RunSummary(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         seconds=round(seconds, 2),
         protocol=split.protocol,
-        dropped=dict(dataset.dropped_counts) | dict(split.dropped_counts),
+        dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         metrics=test_result.as_json(),
         refit=config.training.refit,
     )
@@ -107,7 +108,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
 
 def _build_training_data(
-    dataset: Dataset, train_histories: RaggedArray, negatives: LabeledNegatives, init_model: TrainedModel | None
+    dataset: Dataset, train_histories: RaggedArray, negatives: HardNegatives, init_model: TrainedModel | None
 ) -> tuple[TrainingData, ModelVocabulary]:
     """Fit the feature encoders to the training histories and encode the catalogue with them."""
     item_encoder, user_encoder = dataset.fit_feature_encoders(
@@ -124,12 +125,12 @@ def _build_training_data(
 
 
 def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], FallbackScorer]:
-    """Return a function that makes a scorer rank popular items for users of whom it knows nothing, as recall does."""
+    """Return a function that wraps a scorer: users without history and features get popular items, as from recall."""
     return partial(
         FallbackScorer,
         popularity=Popularity(split.train, len(dataset.catalogue.items)).item_counts,
         reads_history=config.model.history.encoder != "none",
-        has_features=~is_empty_row(dataset.catalogue.user_features),
+        has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
     )
 
 
@@ -138,10 +139,12 @@ def _validate(
 ) -> Mapping[str, float]:
     """Return the monitored metric, the geometric mean of recall@k and NDCG@10, and both of its parts.
 
-    A gain of one per cent in the order of the first items counts as much as one in depth.
+    So a relative gain of 1 % in NDCG@10 counts as much as one in recall@k.
     """
     k = min(_MONITORED_K, max(1, n_items // 10))  # a larger k would retrieve most of a small catalogue
-    metrics = evaluate_scorer(wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0).primary_metrics
+    metrics = evaluate_scorer(
+        wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0
+    ).seen_excluded_or_included
     recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
@@ -157,12 +160,13 @@ def _make_initializer(
     )
 
 
-def _refit(dataset: Dataset, config: Config, refit_dir: Path, *, epochs: int, init_run: Run | None) -> float:
-    """Train again on all interactions for a fixed number of epochs; return the seconds that training took."""
+def _refit_and_time(dataset: Dataset, config: Config, run_dir: Path, *, epochs: int, init_run: Run | None) -> float:
+    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
     training_data, vocabulary = _build_training_data(
-        dataset, dataset.histories, select_labeled_negatives(dataset.interactions), init_model
+        dataset, dataset.histories, select_hard_negatives(dataset.interactions), init_model
     )
     result = train(
         training_data,

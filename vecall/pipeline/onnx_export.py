@@ -19,7 +19,6 @@ from torch.export import Dim
 from vecall.arrays import Vectors
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.errors import ExportError
-from vecall.release.atomic_io import write_array
 from vecall.release.encoder import (
     ENCODERS_FILE,
     FEATURE_INPUT_PREFIX,
@@ -32,6 +31,7 @@ from vecall.release.encoder import (
     VECTORS_OUTPUT,
     EncoderState,
 )
+from vecall.release.file_io import write_array
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.causal import MIN_TRACE_LENGTH
 from vecall.towers.two_tower import TwoTower

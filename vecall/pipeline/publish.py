@@ -11,6 +11,7 @@ from vecall.pipeline.catalogue_encoding import encode_catalogue
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
 from vecall.release.encoder import EncoderState, OnnxEncoder
+from vecall.release.file_io import translate_write_errors
 from vecall.release.regression import find_regression
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -56,7 +57,7 @@ def publish(
     check_not_forked()
     run = Run.open(run_dir)
     model = run.load_final_model()
-    target = Store.create(Path(store))
+    target = Store.open_or_create(Path(store))
     check_tables_seq(target, run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
     _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
@@ -106,7 +107,8 @@ def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> t
     )
     id_rows = vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
     specs = vocabulary.item_encoder.specs, vocabulary.user_encoder.specs
-    encoder_hash = export_towers(model.towers, state, specs, id_rows, directory)
+    with translate_write_errors(directory):
+        encoder_hash = export_towers(model.towers, state, specs, id_rows, directory)
     return OnnxEncoder(directory, threads=os.cpu_count() or 1), encoder_hash
 
 

@@ -176,7 +176,7 @@ def _publish(
         dim = check_tower(inputs.item_graph, None)
         check_tower(inputs.user_graph, dim)
         query_array = None if queries is None else _to_queries(queries, dim)
-        target = Store.create(store)
+        target = Store.open_or_create(store)
         check_tables_seq(target, inputs.schema.items.id_type, journal_seq)
         with target.create_draft(name) as draft:
             encoder, encoder_hash = _export_towers(inputs, dim, draft.directory)

@@ -68,7 +68,7 @@ def publish_vectors(
     check_attributes(attribute_frame, len(id_column))
     contents = _build_contents(id_column, id_type, vector_array, attribute_frame, journal_seq)
     tuning_queries = None if query_array is None else np.ascontiguousarray(query_array, dtype=np.float32)
-    target = Store.create(Path(store))
+    target = Store.open_or_create(Path(store))
     check_tables_seq(target, id_type, journal_seq)
     with target.create_draft(name) as draft:
         description = write_release(draft.directory, contents, index_settings, queries=tuning_queries)

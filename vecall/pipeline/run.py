@@ -2,9 +2,9 @@
 
 RUN/config.json      Settings with absolute paths.
 RUN/metrics.jsonl    Metrics, one line per epoch.
-RUN/data.json        Digests of the data; with RUN/learned.npy, see `vecall.pipeline.lineage`.
+RUN/data.json        Digests of the data; with RUN/trained_hashes.npy, see `vecall.pipeline.lineage`.
 RUN/model/           The evaluated model: weights.safetensors, encoders.json and its item ids.
-RUN/refit/           With `refit = true`: the final model, trained again on all interactions. It is published.
+RUN/refit/           With `refit = true`: the final model, trained again on all interactions and published instead.
 RUN/summary.json     Results. A run without it was interrupted and is resumed by the same `vecall fit`.
 """
 
@@ -23,7 +23,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
-from vecall.release.atomic_io import atomic_write
+from vecall.release.file_io import atomic_write
 from vecall.release.id_map_io import load_id_map, save_id_map
 from vecall.runtime.paths import to_absolute_path
 from vecall.towers.settings import ModelSettings
@@ -44,9 +44,9 @@ class RunSummary(BaseModel):
         best_epoch: Epoch of the evaluated weights, counted from 0.
         epochs: Number of epochs that were run.
         seconds: Wall time of training.
-        protocol: Description of the split and the ranking.
+        protocol: Description of the split, as in `Split.protocol`.
         dropped: Number of rows and users that were left out, by reason.
-        metrics: Test metrics in the form of `evaluate`.
+        metrics: Test metrics, see `EvaluationResult.as_json`.
         refit: Whether the run has a final model in `refit/`.
     """
 
@@ -112,7 +112,7 @@ class TrainedModel:
     def build_scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
         """Build a scorer of the data set's items, with features encoded as in training."""
         encoders = self.vocabulary.item_encoder, self.vocabulary.user_encoder
-        training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.negatives)
+        training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives)
         return TowerScorer(self.towers, training_data)
 
     def state_dict(self) -> Mapping[str, Tensor]:
@@ -170,7 +170,7 @@ class Run:
         return [json.loads(line) for line in (self.directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
-def create_or_resume_run(run_dir: Path, config: Config) -> None:
+def create_or_check_run_dir(run_dir: Path, config: Config) -> None:
     """Create a run directory, or check that an existing one holds an interrupted run with equal settings.
 
     Raises:

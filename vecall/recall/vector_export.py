@@ -99,7 +99,9 @@ def export_user_vectors(recaller: Recaller, output_path: Path) -> VectorExport:
 
 def _encode_users(snapshot: Snapshot, users: UserTable, encoder: OnnxEncoder, rows: Rows) -> Vectors:
     """Encode users as they are now: [B] rows -> [B, D] vectors."""
-    histories, lengths = users.histories.take(rows).take_last(encoder.history_length).to_padded(fill_value=0)  # [B, L]
+    histories, lengths = (
+        users.histories.take(rows).truncate_to_last(encoder.history_length).to_padded(fill_value=0)
+    )  # [B, L]
     item_rows = snapshot.to_latest_rows(histories.ravel())
     vectors = snapshot.get_vectors(item_rows).reshape(*histories.shape, encoder.dim)  # [B, L, D]
     features = select_columns(users.features[rows], encoder.state.users.features)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.arrays import Rows, Vectors
-from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState
+from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState, UnseenValueCount
 from vecall.data.request_features import to_feature_frame
 from vecall.errors import InvalidReleaseError
-from vecall.release.atomic_io import read_array
+from vecall.release.file_io import map_array
 from vecall.schema import CategoryFeature, Features, TagsFeature
 
 QUERY_TOWER_FILE = "query_tower.onnx"
@@ -69,7 +69,7 @@ class OnnxEncoder:
         self._query_input_names = {graph_input.name for graph_input in self._query_tower.get_inputs()}
         self.empty_user_features = to_feature_frame([{}], self.state.users.features)
         id_vectors_path = directory / ITEM_ID_VECTORS_FILE
-        self._item_id_vectors: Vectors | None = read_array(id_vectors_path) if id_vectors_path.exists() else None
+        self._item_id_vectors: Vectors | None = map_array(id_vectors_path) if id_vectors_path.exists() else None
 
     @property
     def dim(self) -> int:
@@ -81,21 +81,18 @@ class OnnxEncoder:
         """L, the number of newest items that the user tower reads; 0 if it reads no history."""
         return self.state.history_length
 
-    def count_oov(self, user_features: Mapping[str, object]) -> tuple[int, int]:
-        """Count the values of a user that were not seen in training.
+    def count_unseen_values(self, user_features: Mapping[str, object]) -> UnseenValueCount:
+        """Count the categories and tags of a user that training did not see.
 
         Args:
-            user_features: raw values by column; only categories and tags are counted.
-
-        Returns:
-            Number of unseen values, and number of all values.
+            user_features: raw values by column; values of other kinds of features are not counted.
         """
         features: Features = {
             name: feature
             for name, feature in self.state.users.features.items()
             if name in user_features and isinstance(feature, CategoryFeature | TagsFeature)
         }
-        return self._user_feature_encoder.count_oov(to_feature_frame([user_features], features))
+        return self._user_feature_encoder.count_unseen_values(to_feature_frame([user_features], features))
 
     def encode_items(self, features: pl.DataFrame, rows: Rows) -> Vectors:
         """Encode items.

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from vecall.errors import LockedError
-from vecall.release.atomic_io import translate_os_errors
+from vecall.release.file_io import translate_write_errors
 
 _RETRY_INTERVAL_SECONDS = 0.01
 
@@ -38,12 +38,12 @@ def file_lock(path: Path, *, timeout: float, inheritable: bool = False) -> Itera
         LockedError: another process or thread still holds the lock after `timeout`.
         StoreError: the file cannot be written.
     """
-    with translate_os_errors(path):
+    with translate_write_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _register_fork_hook()
     _held_descriptors.add(descriptor)
     try:
-        with translate_os_errors(path):
+        with translate_write_errors(path):
             _acquire(descriptor, path, timeout)
             os.ftruncate(descriptor, 0)  # a holder that died left its process id
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)

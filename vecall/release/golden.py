@@ -12,14 +12,13 @@ from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Index, SearchParams
-from vecall.release.atomic_io import read_array, read_table, write_array, write_table
 from vecall.release.encoder import OnnxEncoder
+from vecall.release.file_io import map_array, read_table, write_array, write_table
 from vecall.release.history_io import load_histories, save_histories
 
 # Largest difference of a vector's component, relative to the length of the longest vector: CPUs round differently,
 # another model differs by far more.
 MAX_VECTOR_DIFFERENCE = 1e-3
-MAX_GOLDEN_QUERIES = 256
 GOLDEN_TOP_K = 100  # exact rows stored per query
 
 _FILE_PREFIX = "golden."
@@ -49,7 +48,7 @@ class UserTowerInputs:
         Returns:
             [G, D] user vectors.
         """
-        histories, lengths = self.histories.take_last(encoder.history_length).to_padded(fill_value=0)  # [G, L]
+        histories, lengths = self.histories.truncate_to_last(encoder.history_length).to_padded(fill_value=0)  # [G, L]
         vectors = gather_vectors(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
         return encoder.encode_users(self.features, vectors, lengths)
 
@@ -92,7 +91,7 @@ class GoldenQueries:
             return None
         histories = load_histories(directory, _FILE_PREFIX)
         inputs = None if histories is None else UserTowerInputs(histories, read_table(directory / _FEATURES_FILE))
-        return cls(read_array(directory / _VECTORS_FILE), read_array(directory / _EXACT_ROWS_FILE), inputs)
+        return cls(map_array(directory / _VECTORS_FILE), map_array(directory / _EXACT_ROWS_FILE), inputs)
 
     def measure_ann_recall(self, index: Index, search_params: SearchParams | None) -> float:
         """Compute the mean ANN recall of the index against `exact_rows`, in 0 .. 1."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vecall.data.ragged import RaggedArray
-from vecall.release.atomic_io import read_array, write_array
+from vecall.release.file_io import map_array, write_array
 
 
 def save_histories(histories: RaggedArray, directory: Path, prefix: str) -> None:
@@ -20,7 +20,7 @@ def load_histories(directory: Path, prefix: str) -> RaggedArray | None:
     """
     if not _rows_path(directory, prefix).exists():
         return None
-    return RaggedArray(read_array(_offsets_path(directory, prefix)), read_array(_rows_path(directory, prefix)))
+    return RaggedArray(map_array(_offsets_path(directory, prefix)), map_array(_rows_path(directory, prefix)))
 
 
 def _offsets_path(directory: Path, prefix: str) -> Path:

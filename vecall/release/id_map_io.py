@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vecall.data.id_map import IdMap, build_id_map_from_arrays
-from vecall.release.atomic_io import read_array, write_array
+from vecall.release.file_io import map_array, write_array
 
 
 def save_id_map(id_map: IdMap, directory: Path, prefix: str) -> None:
@@ -20,4 +20,4 @@ def load_id_map(directory: Path, prefix: str) -> IdMap:
         InvalidReleaseError: a file is not an array.
     """
     names = [name for name in ("integers", "bytes", "offsets") if (directory / f"{prefix}{name}.npy").exists()]
-    return build_id_map_from_arrays({name: read_array(directory / f"{prefix}{name}.npy") for name in names})
+    return build_id_map_from_arrays({name: map_array(directory / f"{prefix}{name}.npy") for name in names})

@@ -9,7 +9,7 @@ import polars as pl
 from vecall.arrays import Rows
 from vecall.data.frames import select_columns
 from vecall.errors import StoreError
-from vecall.release.atomic_io import write_table
+from vecall.release.file_io import write_table
 
 FEATURES_FILE = "features.arrow"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.release.atomic_io import compute_sha256, fsync_path, write_and_fsync
+from vecall.release.file_io import compute_sha256, fsync_path, write_and_fsync
 from vecall.schema import IdType
 from vecall.settings_base import SettingsModel, describe_validation_error
 
@@ -121,8 +121,8 @@ def read_manifest(directory: Path, *, expected_sha256: str | None = None) -> tup
     Raises:
         InvalidReleaseError: manifest or digest is missing, damaged or of another format; `file` names the file.
     """
-    recorded = _read_file(directory, MANIFEST_DIGEST_FILE)
-    content = _read_file(directory, MANIFEST_FILE)
+    recorded = read_release_file(directory, MANIFEST_DIGEST_FILE)
+    content = read_release_file(directory, MANIFEST_FILE)
     actual = hashlib.sha256(content).hexdigest()
     if not re.fullmatch(_SHA256_PATTERN.encode() + rb"\n", recorded):
         raise _make_invalid_release_error(
@@ -189,7 +189,12 @@ def _is_regular_file(path: Path) -> bool:
     return stat.S_ISREG(path.lstat().st_mode)
 
 
-def _read_file(directory: Path, file_name: str) -> bytes:
+def read_release_file(directory: Path, file_name: str) -> bytes:
+    """Read a file of a release into memory, without verifying it.
+
+    Raises:
+        InvalidReleaseError: the file is missing or cannot be read.
+    """
     try:
         return (directory / file_name).read_bytes()
     except OSError as error:

@@ -16,10 +16,10 @@ from vecall.index import index_io
 from vecall.index.base import Index, SearchParams
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
-from vecall.index.search_params import FilteredSearchParams, SearchParamCurve, WidthAtRank
+from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.topk import select_top_k_batch
-from vecall.release.atomic_io import read_array, read_table
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
+from vecall.release.file_io import map_array, read_table
 from vecall.release.golden import GoldenQueries
 from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
@@ -161,13 +161,13 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         search_param_curve=_parse_search_param_curve(manifest),
         cost_model=_parse_cost_model(manifest),
         attributes=read_table(directory / ATTRIBUTES_FILE),
-        popularity=read_array(popularity_path) if popularity_path.exists() else None,
+        popularity=map_array(popularity_path) if popularity_path.exists() else None,
         users=UserTable.load(directory),
         encoder=OnnxEncoder(directory) if (directory / ENCODERS_FILE).exists() else None,
         golden_queries=GoldenQueries.load(directory),
         item_features=ItemFeatureFile(features_path) if features_path.exists() else None,
         external_vector_rows=(
-            read_array(external_rows_path) if external_rows_path.exists() else np.empty(0, dtype=np.int64)
+            map_array(external_rows_path) if external_rows_path.exists() else np.empty(0, dtype=np.int64)
         ),
     )
     _check_consistency(release)
@@ -187,12 +187,12 @@ def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
     try:
         filtered = parameters["filtered_search_params"]
         widths = tuple(
-            WidthAtRank(rank, width_for_all, width_for_tail)
+            WidthsAtRank(rank, width_for_all, width_for_tail)
             for rank, width_for_all, width_for_tail in filtered["widths"]
         )
         return SearchParamCurve(
             [(k, SearchParams(width, rerank_depth)) for k, width, rerank_depth in parameters["search_params"]],
-            FilteredSearchParams(widths, filtered["depth_factor"]),
+            FilteredSearchTable(widths, filtered["depth_factor"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _make_index_info_error(manifest, "parameters", error) from error

@@ -1,7 +1,6 @@
 """Store of releases, one of them current: publish, activate, roll back, prune."""
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -13,12 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Self
-
-from pydantic import Field, ValidationError
+from typing import NamedTuple, Self
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.release.atomic_io import atomic_write, fsync_path, translate_os_errors
+from vecall.release.current_pointer import CurrentPointer, make_current_error, read_current, write_current
+from vecall.release.file_io import fsync_path, translate_write_errors
 from vecall.release.file_lock import file_lock, try_lock
 from vecall.release.manifest import (
     RELEASE_NAME_PATTERN,
@@ -30,22 +28,17 @@ from vecall.release.manifest import (
     write_manifest,
 )
 from vecall.runtime.paths import to_absolute_path
-from vecall.settings_base import SettingsModel
 
 logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_SECONDS = 30.0  # the lock is held for much less
 
 
-class CurrentPointer(SettingsModel):
-    """Content of the file `CURRENT`: which release is current."""
+class Rollback(NamedTuple):
+    """Names of the release that is current now, and of the one that was current before."""
 
-    release: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$")
-    manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-    def to_bytes(self) -> bytes:
-        """Serialize to the only accepted spelling, so that any changed byte is detected, even a space."""
-        return json.dumps(self.model_dump()).encode() + b"\n"
+    current: str
+    previous: str
 
 
 @dataclass(frozen=True)
@@ -59,30 +52,32 @@ class Draft:
     directory: Path
     _publish: Callable[[ReleaseMetadata, bool, str | None], str]
 
-    def commit(self, metadata: ReleaseMetadata, *, activate: bool, expected_current: str | None = None) -> str:
+    def commit(self, metadata: ReleaseMetadata, *, activate: bool, activate_only_if_current: str | None = None) -> str:
         """Publish the files of `directory` atomically.
 
-        If activating fails, the release is published and is not current.
+        The release stays published, but not current, if activating fails, or if another release has become current,
+        which is only logged.
 
         Args:
             metadata: the publisher's part of the manifest.
             activate: make the release the current one.
-            expected_current: activate only if this release is still the current one.
+            activate_only_if_current: with `activate`, do so only if this release is still the current one.
 
         Returns:
-            Name of the release.
+            Name of the release, activated or not.
 
         Raises:
-            StoreError: the name is in use by now, or the directory contains something other than regular files.
+            StoreError: the name is in use by now, the directory contains something other than regular files, or the
+                store cannot be written.
             InvalidReleaseError: `CURRENT` is damaged.
             LockedError: another process holds the store's lock.
         """
-        return self._publish(metadata, activate, expected_current)
+        return self._publish(metadata, activate, activate_only_if_current)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A directory of releases; open it with `Store.open` or `Store.create`.
+    """A directory of releases; open it with `Store.open` or `Store.open_or_create`.
 
     Changes are made under `store.lock`; reading, and the slow parts of publishing, take no lock. A crash at any step
     leaves a consistent store, at worst with `tmp-*` left over, which the next draft or prune removes.
@@ -113,15 +108,15 @@ class Store:
         return cls(path)
 
     @classmethod
-    def create(cls, path: Path) -> Self:
-        """Open a store, creating it if it does not exist.
+    def open_or_create(cls, path: Path) -> Self:
+        """Open a store, or create it if it does not exist.
 
         Raises:
             StoreError: `path` or a parent of it is a file, or it cannot be written.
         """
         path = to_absolute_path(path)
         releases = path / "releases"
-        with translate_os_errors(path):
+        with translate_write_errors(path):
             missing = [directory for directory in (releases, *releases.parents) if not directory.is_dir()]
             try:
                 for directory in reversed(missing):
@@ -163,19 +158,7 @@ class Store:
         Raises:
             InvalidReleaseError: `CURRENT` is damaged.
         """
-        try:
-            content = (self.path / "CURRENT").read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._make_current_error(str(error)) from error
-        try:
-            current = CurrentPointer.model_validate_json(content)
-        except ValidationError as error:
-            raise self._make_current_error(f"it contains {content[:200]!r}") from error
-        if content != current.to_bytes():
-            raise self._make_current_error(f"it is not spelled as vecall writes it: {content[:200]!r}")
-        return current
+        return read_current(self.path)
 
     def list_releases(self, *, skip_damaged: bool = False) -> list[Manifest]:
         """Read the manifests of all releases, newest first; other files are not verified.
@@ -222,21 +205,20 @@ class Store:
         """
         self.find_current()
         directory = self.path / f"tmp-{uuid.uuid4().hex}"
-        with translate_os_errors(self.path):
-            with self._acquire_lock():
-                if name is not None:
-                    self._check_name_available(name)
-                self._remove_stale_drafts()
-                directory.mkdir()
-                # Locked until the end of the draft. The system releases the lock when the process dies, which marks
-                # the draft as stale.
-                descriptor = os.open(directory, os.O_RDONLY)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                yield Draft(directory, partial(self._publish, directory, name))
-            finally:
-                shutil.rmtree(directory, ignore_errors=True)  # after a commit it no longer exists
-                os.close(descriptor)
+        with translate_write_errors(self.path), self._acquire_lock():
+            if name is not None:
+                self._check_name_available(name)
+            self._remove_stale_drafts()
+            directory.mkdir()
+            # Locked until the end of the draft. The system releases the lock when the process dies, which marks the
+            # draft as stale.
+            descriptor = os.open(directory, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:  # the caller translates errors of writing the files: an OSError here may come from reading its inputs
+            yield Draft(directory, partial(self._publish, directory, name))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)  # after a commit it no longer exists
+            os.close(descriptor)
 
     def activate(self, name: str) -> str | None:
         """Make a release the current one after every byte of it has been verified.
@@ -252,7 +234,7 @@ class Store:
             LockedError: another process holds the store's lock.
         """
         verify_release(self.get_release_dir(name))
-        with translate_os_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self._acquire_lock():
             previous = self._find_valid_current()
             self._point_to(name)
         return previous.release if previous else None
@@ -267,7 +249,7 @@ class Store:
             StoreError, InvalidReleaseError, LockedError: as for `activate`.
         """
         verify_release(self.get_release_dir(name))
-        with translate_os_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self._acquire_lock():
             current = self._find_valid_current()
             if current is None or current.release != expected:
                 return False
@@ -276,13 +258,12 @@ class Store:
 
     def _point_to(self, name: str) -> None:
         _, digest = read_manifest(self.get_release_dir(name))  # fails if it has been pruned meanwhile
-        self._write_current(name, digest)
+        write_current(self.path, CurrentPointer(release=name, manifest_sha256=digest))
 
-    def rollback(self) -> tuple[str, str]:
-        """Activate the parent of the current release.
+    def rollback(self) -> Rollback:
+        """Activate the parent of the current release: the release that was current when this one was published.
 
-        Returns:
-            Names of the new and of the previous current release.
+        That is not always the release that was current last, as after `activate`.
 
         Raises:
             StoreError: no release is current, it has no parent, or the parent was pruned.
@@ -297,27 +278,27 @@ class Store:
                 f"release {manifest.parent!r}, the parent of {manifest.name!r}, was pruned; activate a release by name"
             )
         self.activate(manifest.parent)
-        return manifest.parent, manifest.name
+        return Rollback(current=manifest.parent, previous=manifest.name)
 
-    def prune(self, keep: int) -> list[str]:
-        """Delete all releases except the newest `keep`, the current one and its parent.
+    def prune(self, keep_newest: int) -> list[str]:
+        """Delete all releases except the newest `keep_newest`, and except the current one and its parent.
 
         Returns:
             Names of the deleted releases, newest first.
 
         Raises:
-            StoreError: `keep` is negative, or the store cannot be written.
+            StoreError: `keep_newest` is negative, or the store cannot be written.
             InvalidReleaseError: `CURRENT` or a manifest is damaged, so it is not known what must be kept.
             LockedError: another process holds the store's lock.
         """
-        if keep < 0:
-            raise StoreError(f"keep is {keep}; expected the number of newest releases to keep, 0 or more")
-        with translate_os_errors(self.path), self._acquire_lock():
+        if keep_newest < 0:
+            raise StoreError(f"keep is {keep_newest}; expected the number of newest releases to keep, 0 or more")
+        with translate_write_errors(self.path), self._acquire_lock():
             fsync_path(self.path)  # otherwise a crash may bring back an older `CURRENT` that names a deleted release
             current = self.find_current()
             protected = {current.release, self._read_current_manifest(current).parent} if current else set()
             names = [manifest.name for manifest in self.list_releases()]
-            pruned = [name for name in names[keep:] if name not in protected]
+            pruned = [name for name in names[keep_newest:] if name not in protected]
             for name in pruned:  # renamed first, so that a crash leaves no half-deleted release
                 self.get_release_dir(name).rename(self.path / f"tmp-{uuid.uuid4().hex}")
             fsync_path(self.path / "releases")
@@ -325,10 +306,16 @@ class Store:
         return pruned
 
     def _publish(
-        self, directory: Path, name: str | None, metadata: ReleaseMetadata, activate: bool, expected_current: str | None
+        self,
+        directory: Path,
+        name: str | None,
+        metadata: ReleaseMetadata,
+        activate: bool,
+        activate_only_if_current: str | None,
     ) -> str:
-        files = digest_files(directory)  # slow, therefore outside of the lock
-        with self._acquire_lock():
+        with translate_write_errors(self.path):
+            files = digest_files(directory)  # slow, therefore outside of the lock
+        with translate_write_errors(self.path), self._acquire_lock():
             now = datetime.now(UTC)
             name = name or self._make_timestamp_name(now)
             self._check_name_available(name)
@@ -339,10 +326,12 @@ class Store:
             digest = write_manifest(directory, manifest)
             directory.rename(self.path / "releases" / name)
             fsync_path(self.path / "releases")
-            if activate and expected_current in (None, parent):
-                self._write_current(name, digest)
+            if activate and activate_only_if_current in (None, parent):
+                write_current(self.path, CurrentPointer(release=name, manifest_sha256=digest))
             elif activate:
-                logger.warning("not activating %s: the current release is %s, not %s", name, parent, expected_current)
+                logger.warning(
+                    "not activating %s: the current release is %s, not %s", name, parent, activate_only_if_current
+                )
         return name
 
     @contextmanager
@@ -373,12 +362,8 @@ class Store:
         logger.warning("the clock is behind release %s, which was created at %s", newest.name, newest.created)
         return newest.created + timedelta(microseconds=1)
 
-    def _write_current(self, name: str, digest: str) -> None:
-        fsync_path(self.path / "releases")  # the release's directory entry may not have been flushed yet
-        atomic_write(self.path / "CURRENT", CurrentPointer(release=name, manifest_sha256=digest).to_bytes())
-
     def _remove_stale_drafts(self) -> None:
-        """Remove what processes that died left behind; call it under the lock."""
+        """Remove what dead processes left behind, and releases that `prune` has renamed; call it under the lock."""
         for path in self.path.glob("tmp-*"):
             with suppress(FileNotFoundError):  # its process is removing it at the same time
                 if path.is_file():  # a CURRENT that was not put in place; its writer held this lock, so it has died
@@ -395,16 +380,11 @@ class Store:
     def _get_current_dir(self, current: CurrentPointer) -> Path:
         directory = self.path / "releases" / current.release
         if not directory.is_dir():
-            raise self._make_current_error(f"it names {current.release!r}, but there is no such release")
+            raise make_current_error(self.path, f"it names {current.release!r}, but there is no such release")
         return directory
 
     def _read_current_manifest(self, current: CurrentPointer) -> Manifest:
         return read_manifest(self._get_current_dir(current), expected_sha256=current.manifest_sha256)[0]
-
-    def _make_current_error(self, reason: str) -> InvalidReleaseError:
-        return InvalidReleaseError(
-            f"{self.path / 'CURRENT'} is damaged: {reason}. Activate the release to be served", file="CURRENT"
-        )
 
 
 def _is_in_use(draft_dir: Path) -> bool:

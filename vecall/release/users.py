@@ -7,7 +7,7 @@ import polars as pl
 
 from vecall.data.id_map import IdMap
 from vecall.data.ragged import RaggedArray
-from vecall.release.atomic_io import read_table, write_table
+from vecall.release.file_io import read_table, write_table
 from vecall.release.history_io import load_histories, save_histories
 from vecall.release.id_map_io import load_id_map, save_id_map
 

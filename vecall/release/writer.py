@@ -23,9 +23,9 @@ from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.settings import IndexSettings
-from vecall.release.atomic_io import write_array, write_table
 from vecall.release.encoder import OnnxEncoder
-from vecall.release.golden import MAX_GOLDEN_QUERIES, GoldenQueries, UserTowerInputs
+from vecall.release.file_io import translate_write_errors, write_array, write_table
+from vecall.release.golden import GoldenQueries, UserTowerInputs
 from vecall.release.id_map_io import save_id_map
 from vecall.release.item_features import write_features
 from vecall.release.manifest import IndexInfo, ReleaseMetadata
@@ -41,6 +41,7 @@ from vecall.schema import RESERVED_COLUMNS
 
 # Queries that search parameters are tuned on. More would narrow the confidence interval; each costs an exact search.
 MAX_TUNING_QUERIES = 1_000
+MAX_GOLDEN_QUERIES = 256
 # How far the golden queries' ANN recall may fall below its value at publishing; a search of the same graph is
 # deterministic.
 _RECALL_FLOOR_MARGIN = 0.01
@@ -101,6 +102,7 @@ def write_release(
         DataError: the vectors cannot be indexed.
         ConfigError: `settings` has a parameter of another engine.
         ExportError: the user tower gives a vector that cannot be searched.
+        StoreError: `directory` cannot be written.
     """
     inputs = None
     if queries is None and encoder is not None and contents.users is not None:
@@ -111,19 +113,11 @@ def write_release(
     built = build_index(contents.vectors, queries, settings)
     index = built.index
     golden = None if queries is None else _record_golden_queries(index, queries, inputs)
-    index_io.save_index(index, directory / INDEX_FILE)
-    save_id_map(contents.item_ids, directory, ITEM_ID_MAP_PREFIX)
-    write_table(directory / ATTRIBUTES_FILE, contents.attributes)
-    if contents.popularity is not None:
-        write_array(directory / POPULARITY_FILE, contents.popularity)
-    if contents.users is not None:
-        contents.users.save(directory)
-    if contents.item_features is not None:
-        write_features(directory, contents.item_features, contents.attributes.columns)
-    if len(contents.external_vector_rows):
-        write_array(directory / EXTERNAL_VECTOR_ROWS_FILE, contents.external_vector_rows)
-    if golden is not None:
-        golden.save(directory)
+    with translate_write_errors(directory):
+        index_io.save_index(index, directory / INDEX_FILE)
+        _save_contents(directory, contents)
+        if golden is not None:
+            golden.save(directory)
     return ReleaseMetadata(
         items=index.size,
         dim=index.dim,
@@ -150,6 +144,20 @@ def _encode_user_sample(inputs: UserTowerInputs, encoder: OnnxEncoder, item_vect
     return vectors
 
 
+def _save_contents(directory: Path, contents: ReleaseContents) -> None:
+    """Write everything but the vectors, which the index holds."""
+    save_id_map(contents.item_ids, directory, ITEM_ID_MAP_PREFIX)
+    write_table(directory / ATTRIBUTES_FILE, contents.attributes)
+    if contents.popularity is not None:
+        write_array(directory / POPULARITY_FILE, contents.popularity)
+    if contents.users is not None:
+        contents.users.save(directory)
+    if contents.item_features is not None:
+        write_features(directory, contents.item_features, contents.attributes.columns)
+    if len(contents.external_vector_rows):
+        write_array(directory / EXTERNAL_VECTOR_ROWS_FILE, contents.external_vector_rows)
+
+
 def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
     """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads.
 
@@ -159,7 +167,7 @@ def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -
     if not len(active) and history_length == 0:
         active = np.flatnonzero(~is_empty_row(users.features))
     chosen = active[evenly_spaced_rows(len(active), max_users)]
-    return UserTowerInputs(users.histories.take(chosen).take_last(history_length), users.features[chosen])
+    return UserTowerInputs(users.histories.take(chosen).truncate_to_last(history_length), users.features[chosen])
 
 
 def _record_golden_queries(index: Index, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:
@@ -174,7 +182,7 @@ def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
     if built.tuning is None:
         return IndexInfo(engine=built.engine, parameters=parameters, settings=set_keys)
     points: list[JsonValue] = [[point.k, point.width, point.rerank_depth] for point in built.tuning.best_points]
-    filtered = built.tuning.filtered_params
+    filtered = built.tuning.filtered_table
     filtered_params: JsonValue = {
         "widths": [[width.rank, width.width_for_all, width.width_for_tail] for width in filtered.widths],
         "depth_factor": filtered.depth_factor,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from vecall.errors import StoreError
 from vecall.service import schemas
 from vecall.service.auth import ApiKeys, Authenticator
-from vecall.service.endpoint import Endpoint
+from vecall.service.endpoint import Endpoint, Handler
 from vecall.service.execution import RequestDeadline
 from vecall.service.middleware import RequestMiddleware, TrustedHosts
 from vecall.service.openapi import build_openapi
@@ -56,7 +56,10 @@ def create_app(service: RecallService, api_keys: ApiKeys) -> ASGIApp:
         await asyncio.to_thread(service.close)  # work in progress may need the event loop to finish
 
     authenticator = Authenticator(api_keys)
-    pages = [Endpoint("GET", "/openapi.json", get_openapi), *build_ui_endpoints(service, get_openapi_document)]
+    pages = [
+        Endpoint("GET", "/openapi.json", get_openapi),
+        *build_ui_endpoints(service, get_openapi_document, has_keys=bool(api_keys)),
+    ]
     routes = [endpoint.to_route(authenticator) for endpoint in (*endpoints, *pages)]
     router = Router([*routes, mount_static_files()], lifespan=lifespan)
     allowed_hosts = service.settings.allowed_hosts or (() if api_keys else LOOPBACK_HOSTS)
@@ -128,7 +131,7 @@ def _build_health_endpoints(service: RecallService) -> list[Endpoint]:
 def _build_item_endpoints(service: RecallService) -> list[Endpoint]:
     limits = service.settings.limits
 
-    def write(change: Callable[[bytes], dict[str, Any]]) -> Callable[[Request], Any]:
+    def write(change: Callable[[bytes], dict[str, Any]]) -> Handler:
         async def handle_write(request: Request) -> Response:
             if not service.settings.writable:
                 raise HttpError(403, "forbidden", "this process is read-only; send writes to the writable one")

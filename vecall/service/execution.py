@@ -81,7 +81,7 @@ class AdmissionControl:
     def __init__(self, threads: int, max_in_flight: int, deadline_ms: float, *, thread_name_prefix: str) -> None:
         self._max_in_flight, self._timeout_seconds = max_in_flight, deadline_ms / 1e3
         self._executor = ThreadPoolExecutor(
-            threads, thread_name_prefix=thread_name_prefix, initializer=limit_faiss_to_one_thread
+            threads, thread_name_prefix=thread_name_prefix, initializer=limit_faiss_to_single_thread
         )
         self.in_flight = 0
 
@@ -163,7 +163,7 @@ class EventLoopExecutor(AdmissionControl):
         max_in_flight = 1 + offload_threads + max_queue
         super().__init__(offload_threads, max_in_flight, deadline_ms, thread_name_prefix=thread_name_prefix)
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._is_slot_taken = False  # of the current loop iteration
+        self._is_slot_busy = False  # of the current loop iteration
         self._inline_thread_id: int | None = None  # set while work runs in the loop's thread
 
     async def run(self, work: Callable[[RequestDeadline], ResultT]) -> ResultT:
@@ -183,13 +183,16 @@ class EventLoopExecutor(AdmissionControl):
 
     @contextmanager
     def offload(self) -> Iterator[None]:
-        """Mark work that takes too long for the event loop's thread."""
+        """Enter this before work that takes too long for the event loop.
+
+        In the loop's thread it raises, and `run` restarts the whole work in another thread.
+        """
         if self._inline_thread_id == threading.get_ident():
             raise _OffloadRequiredError
         yield
 
     async def _wait_for_slot(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._is_slot_taken:
+        if self._is_slot_busy:
             waiter = loop.create_future()
             self._waiters.append(waiter)
             try:
@@ -198,17 +201,17 @@ class EventLoopExecutor(AdmissionControl):
                 if waiter.done() and not waiter.cancelled():
                     self._wake_next()  # the slot was granted, and will not be used
                 raise
-        self._is_slot_taken = True
+        self._is_slot_busy = True
         loop.call_soon(self._wake_next)
 
     def _wake_next(self) -> None:
-        """Grant the slot of the next loop iteration, in which new requests have been read from the sockets."""
+        """Let the next waiter run in the next loop iteration, after new requests were read from the sockets."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():  # else its client has disconnected
                 waiter.set_result(None)
                 return
-        self._is_slot_taken = False
+        self._is_slot_busy = False
 
     def _run_inline(self, work: Callable[[RequestDeadline], ResultT], deadline: RequestDeadline) -> ResultT:
         self._inline_thread_id = threading.get_ident()
@@ -218,13 +221,13 @@ class EventLoopExecutor(AdmissionControl):
             self._inline_thread_id = None
 
 
-def limit_faiss_to_one_thread() -> None:
-    """Let a faiss search of the calling thread use one core: concurrency comes from requests."""
+def limit_faiss_to_single_thread() -> None:
+    """Limit faiss to one core in the calling thread alone: the other cores serve other requests."""
     faiss.omp_set_num_threads(1)
 
 
 def reduce_gil_switch_interval() -> None:
-    """Switch between Python threads after 0.5 ms instead of 5 ms: a recall reacquires the GIL some ten times."""
+    """Switch between Python threads after 0.5 ms instead of 5 ms: a recall waits for the GIL about ten times."""
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
 
 
@@ -234,7 +237,7 @@ def start_daemon_thread(name: str, work: Callable[[], None]) -> None:
 
 
 def _run_logging_errors(name: str, work: Callable[[], None]) -> None:
-    limit_faiss_to_one_thread()
+    limit_faiss_to_single_thread()
     try:
         work()
     except Exception:

@@ -25,7 +25,7 @@ async def read_body(request: Request, max_bytes: int, timeout_seconds: float) ->
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HttpError(415, "unsupported_media_type", "Content-Encoding: bodies must not be compressed")
     content_length = request.headers.get("content-length", "0")
-    if content_length.isdigit() and int(content_length) > max_bytes:
+    if content_length.isdecimal() and int(content_length) > max_bytes:
         raise _build_too_large_error(max_bytes)
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -1,4 +1,4 @@
-"""What a serving process does apart from HTTP: recalls, writes, release switches, and their metrics."""
+"""A serving process without HTTP: recalls, writes, release switches, and their metrics."""
 
 import gc
 import logging
@@ -19,7 +19,7 @@ from vecall.service.execution import (
     BoundedThreadPool,
     EventLoopExecutor,
     RequestDeadline,
-    limit_faiss_to_one_thread,
+    limit_faiss_to_single_thread,
     reduce_gil_switch_interval,
     start_daemon_thread,
 )
@@ -132,7 +132,7 @@ class RecallService:
 
         Must be called by the thread that will answer recalls.
         """
-        limit_faiss_to_one_thread()
+        limit_faiss_to_single_thread()
         reduce_gil_switch_interval()
         if self._peers is None:
             start_daemon_thread("vecall-golden", self._run_readiness_check)

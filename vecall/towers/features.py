@@ -12,8 +12,8 @@ from vecall.data.feature_encoder import OOV, FeatureSpec
 
 # Width of a concatenated embedding. Summed embeddings are as wide as the tower.
 CONCAT_EMBEDDING_DIM = 32
-# Not 0: a sum in which every vector is 0 has no direction, and its gradient no bound.
-_OOV_INIT_SCALE = 0.01
+# Not 0: if all summed vectors were 0, normalizing the sum would divide by 0 and the gradient would explode.
+_MISSING_AND_OOV_INIT_SCALE = 0.01
 
 
 def to_module_key(feature: str) -> str:
@@ -47,19 +47,19 @@ class SqrtNEmbeddingBag(nn.Module):
         return total / is_value.sum(1, keepdim=True).clamp(min=1.0).sqrt()
 
 
-def build_embedding(num_embeddings: int, dim: int, init_std: float, *, padding_idx: int | None = None) -> nn.Embedding:
+def build_embedding(num_embeddings: int, dim: int, init_std: float, *, frozen_row: int | None = None) -> nn.Embedding:
     """Build an embedding table with normally distributed initial weights.
 
-    The sums of embeddings are normalized: the same step turns a short vector further than a long one, so a small
-    `init_std` learns faster.
+    The sum of embeddings is normalized afterwards, so only its direction counts. A gradient step changes the direction
+    of a short vector more: a small `init_std` learns faster.
 
     Args:
         num_embeddings: Rows of the table.
         dim: Width of an embedding.
         init_std: Standard deviation of the initial weights.
-        padding_idx: Row that gets no gradient.
+        frozen_row: Row that is never trained; it keeps its random initial weights, not zeros.
     """
-    table = nn.Embedding(num_embeddings, dim, padding_idx=padding_idx)
+    table = nn.Embedding(num_embeddings, dim, padding_idx=frozen_row)
     nn.init.normal_(table.weight, std=init_std)
     return table
 
@@ -71,15 +71,15 @@ def build_categorical_embedding(num_embeddings: int, dim: int, init_std: float) 
     them as a sign of an unwanted item. The row of missing values starts like it because it too may not occur in
     training.
     """
-    table = build_embedding(num_embeddings, dim, init_std, padding_idx=OOV)
+    table = build_embedding(num_embeddings, dim, init_std, frozen_row=OOV)
     with torch.no_grad():
-        table.weight[: OOV + 1] *= _OOV_INIT_SCALE
+        table.weight[: OOV + 1] *= _MISSING_AND_OOV_INIT_SCALE
     return table
 
 
-def _init_linear(linear: nn.Linear, init_std: float) -> nn.Linear:
+def _init_linear(linear: nn.Linear, output_std: float) -> nn.Linear:
     """Initialize a layer so that its outputs for standardized inputs have the standard deviation `init_std`."""
-    nn.init.normal_(linear.weight, std=init_std / math.sqrt(linear.in_features))
+    nn.init.normal_(linear.weight, std=output_std / math.sqrt(linear.in_features))
     nn.init.zeros_(linear.bias)
     return linear
 

@@ -57,7 +57,10 @@ def compute_ages_and_mask(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
 
 
 class MeanHistoryEncoder(nn.Module):
-    """Learned mixture of exponentially decaying means (see `DECAYS`), plus a residual MLP of all of them."""
+    """Learned mixture of exponentially decaying means (see `DECAYS`), plus a residual MLP of all of them.
+
+    An empty history gives a constant, the output of the MLP for zeros: 0 at first, learned in training.
+    """
 
     log_decays: Tensor
 
@@ -79,7 +82,10 @@ class MeanHistoryEncoder(nn.Module):
 
 
 def build_residual_mlp(in_features: int, dim: int, dropout: float) -> nn.Sequential:
-    """Build an MLP [B, in_features] → [B, dim] whose initial output is 0, so that training starts from the mean."""
+    """Build the branch that a residual connection adds: an MLP [B, in_features] → [B, dim] without the connection.
+
+    Its initial output is 0, so that training starts from the mean.
+    """
     last = nn.Linear(2 * dim, dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -87,7 +93,10 @@ def build_residual_mlp(in_features: int, dim: int, dropout: float) -> nn.Sequent
 
 
 class AttentionHistoryEncoder(nn.Module):
-    """Mean weighted by attention with a learned query and by age, plus a residual MLP of it."""
+    """Mean weighted by attention with a learned query and by age, plus a residual MLP of it.
+
+    An empty history gives a constant, the output of the MLP for zeros: 0 at first, learned in training.
+    """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()

@@ -72,6 +72,12 @@ class ItemTower(nn.Module):
 
 
 def _build_ensemble_history_encoder(settings: ModelSettings) -> nn.Module | None:
+    """Build a history encoder per member, each for the member's D / ensemble_size columns, as one module.
+
+    Returns:
+        Module ([B, L, D] vectors, [B] lengths) → [B, D], the members' outputs concatenated; None for the encoder
+        "none".
+    """
     member_dim = settings.dim // settings.ensemble_size
     encoders = [
         encoder
@@ -133,7 +139,7 @@ class TwoTower(nn.Module):
         self.item_id_embedding = (
             build_embedding(n_items + 1, settings.dim, settings.init_std) if settings.item_id else None
         )
-        # Without features, nothing represents an item whose id is hidden.
+        # Id dropout needs item features: without them a hidden item would have no input at all.
         self._id_dropout = settings.id_dropout if item_specs else 0.0
         if self.item_id_embedding is not None and self._id_dropout == 0:  # training never reads the unknown item
             nn.init.zeros_(self.item_id_embedding.weight[-1:].detach())
@@ -152,7 +158,7 @@ class TwoTower(nn.Module):
 
     @property
     def is_causal(self) -> bool:
-        """Whether one pass over a history encodes the user at every position of it."""
+        """Whether the history encoder gives, in one pass, the user's vector after each item of the history."""
         return self.settings.history.encoder == "causal"
 
     def encode_items(self, rows: Tensor, features: FeatureTensors) -> Tensor:
@@ -192,7 +198,8 @@ class TwoTower(nn.Module):
 
         Args:
             item_vectors: [M, D] item vectors.
-            histories: [B, L] row of `item_vectors` of each item, oldest first, padded at the end with any valid row.
+            histories: [B, L] index into `item_vectors` of each item, oldest first; padding at the end may be any index
+                in 0 .. M - 1 and is ignored.
             lengths: [B] number of items of each history.
             features: Encoded features of the B users.
 
@@ -201,9 +208,9 @@ class TwoTower(nn.Module):
         """
         if not self.reads_history:
             return self.user_tower(None, None, features)  # type: ignore[no-any-return]
-        return self.user_tower(self._gather_history_vectors(item_vectors, histories), lengths, features)  # type: ignore[no-any-return]
+        return self.user_tower(self._gather_with_item_dropout(item_vectors, histories), lengths, features)  # type: ignore[no-any-return]
 
-    def _gather_history_vectors(self, item_vectors: Tensor, histories: Tensor) -> Tensor:
+    def _gather_with_item_dropout(self, item_vectors: Tensor, histories: Tensor) -> Tensor:
         """Look up [B, L] rows → [B, L, D]; in training, item dropout sets a share of the vectors to 0."""
         vectors = item_vectors[histories]
         item_dropout = self.settings.history.item_dropout
@@ -211,20 +218,21 @@ class TwoTower(nn.Module):
             return vectors
         return vectors * (torch.rand(histories.shape, device=vectors.device) >= item_dropout).unsqueeze(-1)
 
-    def encode_positions(
+    def encode_users_at_positions(
         self,
         item_vectors: Tensor,
         histories: Tensor,
-        sequence_index: Tensor,
+        history_index: Tensor,
         positions: Tensor,
         features: FeatureTensors,
     ) -> Tensor:
-        """Encode users at P positions of B histories in one pass; needs a causal history encoder.
+        """Encode users at P chosen positions of B histories in one pass; needs a causal history encoder.
 
         Args:
             item_vectors: [M, D] item vectors.
-            histories: [B, L] row of `item_vectors` of each item, oldest first, padded at the end with any valid row.
-            sequence_index: [P] history of each position.
+            histories: [B, L] index into `item_vectors` of each item, oldest first; padding at the end may be any index
+                in 0 .. M - 1 and is ignored.
+            history_index: [P] index in 0 .. B - 1 of each position's history.
             positions: [P] number of items read at each position, 0 .. L.
             features: Encoded features of the B users.
 
@@ -234,7 +242,7 @@ class TwoTower(nn.Module):
         history_encoder = self.user_tower.history_encoder
         assert isinstance(history_encoder, CausalHistoryEncoder | EnsembleHistoryEncoder)  # noqa: S101 - for mypy
         all_positions = history_encoder.encode_all_positions(
-            self._gather_history_vectors(item_vectors, histories)
+            self._gather_with_item_dropout(item_vectors, histories)
         )  # [B, L + 1, D]
-        features_by_position = {name: values[sequence_index] for name, values in features.items()}  # [P, ...] each
-        return self.user_tower.to_user_vector(all_positions[sequence_index, positions], features_by_position)
+        features_by_position = {name: values[history_index] for name, values in features.items()}  # [P, ...] each
+        return self.user_tower.to_user_vector(all_positions[history_index, positions], features_by_position)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vecall.arrays import Rows
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import LabeledNegatives
+from vecall.data.split import HardNegatives
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
 
@@ -49,12 +49,12 @@ def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> S
     return Samples(users[is_kept], histories.values[is_kept], positions[is_kept], labels)
 
 
-def add_negative_samples(positives: Samples, negatives: LabeledNegatives) -> Samples:
+def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Samples:
     """Append samples with label 0 to the positives."""
     return Samples(
         np.concatenate([positives.users, negatives.users]),
         np.concatenate([positives.items, negatives.items]),
-        np.concatenate([positives.positions, negatives.positions]),
+        np.concatenate([positives.positions, negatives.prior_positive_counts]),
         np.concatenate([positives.labels, np.zeros(len(negatives.users), dtype=np.float32)]),
     )
 

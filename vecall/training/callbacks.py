@@ -1,4 +1,4 @@
-"""Lightning callback that validates after each epoch and writes `metrics.jsonl`."""
+"""Lightning callback of the end of an epoch: prepares the towers, validates them and writes `metrics.jsonl`."""
 
 import json
 import logging
@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vecall import progress
+from vecall.training.loggers import EpochLogger
 from vecall.training.module import TwoTowerModule, check_finite
 from vecall.training.scoring import Scorer, TowerScorer
 
@@ -20,20 +21,24 @@ logger = logging.getLogger(__name__)
 
 MONITORED_METRIC = "valid_score"
 
-# Returns metrics by name, among them `MONITORED_METRIC`; larger is better.
-Validator = Callable[[Scorer], Mapping[str, float]]
+# Takes a scorer of the towers and returns metrics by name, among them `MONITORED_METRIC`; larger is better.
+ScorerValidator = Callable[[Scorer], Mapping[str, float]]
 
 
-class EpochMetricsCallback(Callback):
-    """Validates after each epoch, appends a line to the metrics file, and reports the progress of the steps.
+class EpochEndCallback(Callback):
+    """Resets untrained ids, validates and appends a line to the metrics file after each epoch; shows its progress.
+
+    Ids are reset here and not in the module's hook of the same name, because Lightning calls that after the callbacks.
 
     Args:
-        metrics_path: JSON Lines file with the loss, the validation metrics and the seconds of each epoch.
+        metrics_path: JSON Lines file with the number (from 0), the loss, the validation metrics and the seconds of each
+            epoch.
         validate: Computes the validation metrics; None for no validation.
+        logger: Logs the metrics of each epoch too; None for no logger.
     """
 
-    def __init__(self, metrics_path: Path, validate: Validator | None) -> None:
-        self._metrics_path, self._validate = metrics_path, validate
+    def __init__(self, metrics_path: Path, validate: ScorerValidator | None, logger: EpochLogger | None = None) -> None:
+        self._metrics_path, self._validate, self._logger = metrics_path, validate, logger
         self._losses: list[Tensor] = []
         self._progress_bar = ExitStack()
 
@@ -58,7 +63,7 @@ class EpochMetricsCallback(Callback):
         self._advance(1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate, log the monitored metric for early stopping, and write the line of the epoch.
+        """Reset untrained ids, validate, log the monitored metric for early stopping, and write the epoch's line.
 
         Raises:
             TrainingError: The mean loss is not finite.
@@ -66,14 +71,16 @@ class EpochMetricsCallback(Callback):
         assert isinstance(pl_module, TwoTowerModule)  # noqa: S101 - for mypy
         metrics: dict[str, float] = {"epoch": trainer.current_epoch, "loss": torch.stack(self._losses).mean().item()}
         check_finite(metrics["loss"], trainer.current_epoch)
-        pl_module.reset_unobserved_item_ids()
+        pl_module.reset_non_candidate_ids()
         if self._validate is not None:
             metrics |= self._validate(TowerScorer(pl_module.eval_towers, pl_module.data))
-            pl_module.log(MONITORED_METRIC, metrics[MONITORED_METRIC])
+            pl_module.log(MONITORED_METRIC, metrics[MONITORED_METRIC], logger=False)
         metrics["seconds"] = round(time.perf_counter() - self._epoch_start_time, 3)
         self._progress_bar.close()
         with self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+        if self._logger is not None:
+            self._logger.log({name: value for name, value in metrics.items() if name != "epoch"}, trainer.current_epoch)
         rounded = {name: round(value, 4) for name, value in metrics.items() if name != "epoch"}
         logger.info("finished epoch %d: %s", trainer.current_epoch + 1, rounded)
 

@@ -12,7 +12,7 @@ from vecall.arrays import Rows
 from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureSpec
 from vecall.data.interactions import Catalogue
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import LabeledNegatives
+from vecall.data.split import HardNegatives
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TrainingData:
 
     Attributes:
         histories: U histories of item rows, oldest first.
-        hard_negatives: (user, item) pairs of items that the user saw and did not take, or did not like.
+        hard_negatives: Items that a user saw and did not take, or did not like.
         n_items: N, number of items of the catalogue.
         item_features: Encoded item features, [N, ...] each.
         user_features: Encoded user features, [U, ...] each.
@@ -31,7 +31,7 @@ class TrainingData:
     """
 
     histories: RaggedArray
-    hard_negatives: LabeledNegatives
+    hard_negatives: HardNegatives
     n_items: int
     item_features: EncodedFeatures
     user_features: EncodedFeatures
@@ -54,7 +54,7 @@ class TrainingData:
         catalogue: Catalogue,
         encoders: tuple[FeatureEncoder, FeatureEncoder],
         histories: RaggedArray,
-        hard_negatives: LabeledNegatives,
+        hard_negatives: HardNegatives,
     ) -> "TrainingData":
         """Encode the features of all items and users of a catalogue.
 
@@ -62,7 +62,7 @@ class TrainingData:
             catalogue: Items and users.
             encoders: Encoders of the item features and of the user features.
             histories: U histories of item rows, oldest first.
-            hard_negatives: (user, item) pairs, see the class.
+            hard_negatives: See the class.
         """
         item_encoder, user_encoder = encoders
         return cls(

@@ -14,8 +14,9 @@ from vecall.errors import TrainingError
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
-from vecall.training.callbacks import MONITORED_METRIC, EpochMetricsCallback, Validator
+from vecall.training.callbacks import MONITORED_METRIC, EpochEndCallback, ScorerValidator
 from vecall.training.data import TrainingData
+from vecall.training.loggers import EpochLogger, build_logger
 from vecall.training.module import TwoTowerModule
 from vecall.training.settings import TrainingSettings
 from vecall.training.threads import use_fastest_thread_count
@@ -46,7 +47,7 @@ def train(
     training_settings: TrainingSettings,
     directory: Path,
     *,
-    validate: Validator | None = None,
+    validate: ScorerValidator | None = None,
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
 ) -> TrainResult:
@@ -79,13 +80,14 @@ def train(
     if init_weights is not None:
         init_weights(towers)
     module = TwoTowerModule(towers, data, training_settings)
-    callbacks = _build_callbacks(directory, validate, training_settings.patience)
+    logger = _build_logger(model_settings, training_settings, directory)
+    callbacks = _build_callbacks(directory, validate, training_settings.patience, logger)
     last = directory / LAST_CHECKPOINT
     if last.exists():
         _check_checkpoint_matches(module, last)
     with quiet_logger("lightning.pytorch"), warnings.catch_warnings(), use_fastest_thread_count(module, directory):
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-        trainer = _build_trainer(directory, max_epochs or training_settings.epochs, callbacks)
+        trainer = _build_trainer(directory, max_epochs or training_settings.epochs, callbacks, logger)
         trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     best = torch.load(directory / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
@@ -113,8 +115,17 @@ class _ResumableEarlyStopping(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
-def _build_callbacks(directory: Path, validate: Validator | None, patience: int) -> list[Callback]:
-    callbacks: list[Callback] = [EpochMetricsCallback(directory / "metrics.jsonl", validate)]
+def _build_logger(
+    model_settings: ModelSettings, training_settings: TrainingSettings, directory: Path
+) -> EpochLogger | None:
+    settings = {"model": model_settings.model_dump(mode="json"), "training": training_settings.model_dump(mode="json")}
+    return build_logger(training_settings.logger, directory, settings)
+
+
+def _build_callbacks(
+    directory: Path, validate: ScorerValidator | None, patience: int, logger: EpochLogger | None
+) -> list[Callback]:
+    callbacks: list[Callback] = [EpochEndCallback(directory / "metrics.jsonl", validate, logger)]
     if validate is not None:
         callbacks += [
             _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True),
@@ -137,13 +148,14 @@ def _build_checkpoint_callback(directory: Path, filename: str, *, monitor: str |
     )
 
 
-def _build_trainer(directory: Path, max_epochs: int, callbacks: list[Callback]) -> Trainer:
+def _build_trainer(directory: Path, max_epochs: int, callbacks: list[Callback], logger: EpochLogger | None) -> Trainer:
     return Trainer(
         max_epochs=max_epochs,
         accelerator="auto",
         devices=1,
         callbacks=callbacks,
-        logger=False,
+        logger=False if logger is None else logger.logger,
+        log_every_n_steps=1,  # of values logged in a step, of which there are none; more than the steps is a warning
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=directory,

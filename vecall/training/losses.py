@@ -31,7 +31,7 @@ def masked_cross_entropy(scores: Tensor, targets: Tensor, *, label_smoothing: fl
 def sampled_softmax_loss(
     positive_scores: Tensor,
     candidate_scores: Tensor,
-    log_q: Tensor,
+    log_expected_counts: Tensor,
     ignore_mask: Tensor,
     *,
     label_smoothing: float = 0.0,
@@ -45,11 +45,11 @@ def sampled_softmax_loss(
     Args:
         positive_scores: [B] scores of the positives.
         candidate_scores: [B, C] scores of the candidates.
-        log_q: [C] log of the expected number of times that each candidate is in the list.
+        log_expected_counts: [C] log of the expected number Q of times that each candidate is in the list.
         ignore_mask: [B, C] bool, true where a candidate is no negative of the row, such as the row's own positive.
         label_smoothing: Share of the target distribution that is spread evenly over all items not ignored.
     """
-    corrected_scores = (candidate_scores - log_q).masked_fill(ignore_mask, float("-inf"))
+    corrected_scores = (candidate_scores - log_expected_counts).masked_fill(ignore_mask, float("-inf"))
     logits = torch.cat([positive_scores.unsqueeze(1), corrected_scores], dim=1)  # [B, 1 + C]
     targets = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     return masked_cross_entropy(logits, targets, label_smoothing=label_smoothing)

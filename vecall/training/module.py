@@ -24,7 +24,7 @@ from vecall.training.chunked_softmax import chunked_cross_entropy
 from vecall.training.data import TrainingData, take, to_tensors
 from vecall.training.losses import binary_cross_entropy, sampled_softmax_loss
 from vecall.training.lr_schedule import build_cosine_schedule
-from vecall.training.negatives import HardNegatives, sample_candidates, sample_uniform_negatives
+from vecall.training.negatives import HardNegativeSampler, sample_candidates, sample_uniform_negatives
 from vecall.training.seeding import seed_step
 from vecall.training.settings import TrainingSettings
 from vecall.training.windows import WindowBatch, WindowBatches, cut_windows
@@ -73,7 +73,8 @@ class TwoTowerModule(LightningModule):
         log_temperature: Logarithm of the temperature; a constant unless settings.temperature is "learned".
         frequencies: [N] share of each item among the samples.
         candidate_items: [M] rows of the items used as negatives.
-        candidate_index: [N] index of each item in `candidate_items`; 0 for an item not in it.
+        candidate_index: [N] index of each item in `candidate_items`. For an item not in it 0, as for the first
+            candidate: look up only targets and items of histories, which are all candidates, and padding.
         ema_model: Moving average of the towers' weights, if settings.ema_decay is above 0.
 
     Raises:
@@ -118,27 +119,30 @@ class TwoTowerModule(LightningModule):
             build_ema_fn: Any = get_ema_multi_avg_fn  # untyped in torch
             self.ema_model = AveragedModel(towers, multi_avg_fn=build_ema_fn(settings.ema_decay))
         self._device_features: dict[str, dict[str, Tensor]] = {}
-        self._hard_negatives = HardNegatives.from_pairs(data.hard_negatives, len(data.histories))
+        self._hard_negative_sampler = HardNegativeSampler.from_pairs(data.hard_negatives, len(data.histories))
 
     @property
     def eval_towers(self) -> TwoTower:
-        """Towers to evaluate and save: with the moving average of the weights, if there is one."""
+        """Towers to evaluate and save, in any mode: with the moving average of the weights, if there is one."""
         if self.ema_model is None:
             return self.towers
         return cast("TwoTower", self.ema_model.module)
 
-    def reset_unobserved_item_ids(self) -> None:
-        """Set the id vectors of items that are no candidates, hence untrained, to that of the unknown item."""
-        is_unobserved = torch.ones(self.data.n_items, dtype=torch.bool, device=self.candidate_items.device)
-        is_unobserved[self.candidate_items] = False
-        self.eval_towers.reset_item_ids(is_unobserved)
+    def reset_non_candidate_ids(self) -> None:
+        """Set the id vectors of items that are no candidates, hence untrained, to that of the unknown item.
+
+        Without id dropout all items are candidates, and nothing changes.
+        """
+        is_reset = torch.ones(self.data.n_items, dtype=torch.bool, device=self.candidate_items.device)
+        is_reset[self.candidate_items] = False
+        self.eval_towers.reset_item_ids(is_reset)
 
     def _build_samples(self) -> Samples:
         positives = build_positive_samples(self.data.histories, min_history=self._min_history)
         if len(positives) == 0:
             raise TrainingError(
-                "no user has two positives in the training part, and without user features a positive is learned "
-                "from those before it: provide more interactions, or user features"
+                "every user has at most one training positive, and the model predicts a positive from earlier ones: "
+                "provide more interactions per user, or add user features"
             )
         if self.loss_name != "bce":
             return positives
@@ -181,7 +185,7 @@ class TwoTowerModule(LightningModule):
             "items": to_tensors(self.data.item_features, self.device),
             "users": to_tensors(self.data.user_features, self.device),
         }
-        self._hard_negatives = self._hard_negatives.to(self.device)
+        self._hard_negative_sampler = self._hard_negative_sampler.to(self.device)
 
     def training_step(self, batch: AnyBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
@@ -232,7 +236,7 @@ class TwoTowerModule(LightningModule):
         item_vectors = self._encode_items(self.candidate_items)  # [M, D]
         targets = self.candidate_index[batch.target_items]  # [P]
         batch = batch.replace_input_items(self.candidate_index[batch.input_items])
-        masked_items = pad_histories_with_targets(batch, targets) if self.settings.mask_history else None
+        masked_items = fill_padding_with_targets(batch, targets) if self.settings.mask_history else None
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
         return _average_losses(
             chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=self.settings.label_smoothing)
@@ -242,11 +246,13 @@ class TwoTowerModule(LightningModule):
     def _compute_sampled_softmax_loss(self, batch: AnyBatch) -> Tensor:
         """Softmax over sampled candidates with the logQ correction, and over hard negatives without it.
 
-        In expectation, the sum over this list is the sum over the catalogue: a sampled candidate that is a hard
-        negative of the row is ignored in the row, and every other item is sampled as often as its correction says.
+        The expected softmax denominator equals that over the catalogue. A hard negative counts once per target, so it
+        is ignored where it was also sampled; all other items are weighted by 1 / expected count.
         """
         sampled = sample_candidates(self.settings.negatives, batch.target_items, self.candidate_items, self.frequencies)
-        hard_items, is_hard = self._hard_negatives.sample(batch.target_users, self.settings.negatives.hard)  # [P, H]
+        hard_items, is_hard = self._hard_negative_sampler.sample(
+            batch.target_users, self.settings.negatives.hard
+        )  # [P, H]
         distinct, (input_items, targets, candidates, hard) = _deduplicate_rows(
             batch.input_items, batch.target_items, sampled.rows, hard_items
         )
@@ -256,13 +262,15 @@ class TwoTowerModule(LightningModule):
         is_hard_ignored = is_ignored.gather(1, hard) | ~is_hard  # [P, H]
         is_ignored.scatter_(1, torch.where(is_hard, hard, targets.unsqueeze(1)), value=True)
         ignore_mask = torch.cat([is_ignored[:, candidates], is_hard_ignored], dim=1)  # [P, C + H]
-        log_q = torch.cat([sampled.log_q, sampled.log_q.new_zeros(hard.shape[1])])  # [C + H]
+        log_expected_counts = torch.cat(
+            [sampled.log_expected_counts, sampled.log_expected_counts.new_zeros(hard.shape[1])]
+        )  # [C + H]
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
         return _average_losses(
             sampled_softmax_loss(
                 positive_scores=(users * items[targets]).sum(1),
-                candidate_scores=torch.cat([users @ items[candidates].T, _score_pairs(users, items[hard])], dim=1),
-                log_q=log_q,
+                candidate_scores=torch.cat([users @ items[candidates].T, _score_own_items(users, items[hard])], dim=1),
+                log_expected_counts=log_expected_counts,
                 ignore_mask=ignore_mask,
                 label_smoothing=self.settings.label_smoothing,
             )
@@ -270,7 +278,7 @@ class TwoTowerModule(LightningModule):
         )
 
     def _build_ignore_mask(self, batch: AnyBatch, targets: Tensor, n_items: int) -> Tensor:
-        """Mark the items that are no negatives of a row.
+        """Mark the items that are no negatives of a target.
 
         Args:
             batch: Batch whose input items are rows in 0 .. M - 1.
@@ -278,11 +286,11 @@ class TwoTowerModule(LightningModule):
             n_items: M.
 
         Returns:
-            [P, M] bool, true for the row's positive and, if `mask_history` is set, for the items of its history.
+            [P, M] bool, true for the target itself and, if `mask_history` is set, for the items of its history.
         """
         is_ignored = torch.zeros(len(targets), n_items, dtype=torch.bool, device=targets.device)
         if self.settings.mask_history:
-            is_ignored.scatter_(1, pad_histories_with_targets(batch, targets), value=True)
+            is_ignored.scatter_(1, fill_padding_with_targets(batch, targets), value=True)
         return is_ignored.scatter_(1, targets.unsqueeze(1), value=True)
 
     def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:
@@ -300,7 +308,7 @@ class TwoTowerModule(LightningModule):
         is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
         user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
         return _average_losses(
-            binary_cross_entropy(_score_pairs(users, items[paired])[is_counted], labels[is_counted])
+            binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted])
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
@@ -309,30 +317,32 @@ def _average_losses(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean()
 
 
-def _score_pairs(users: Tensor, items: Tensor) -> Tensor:
-    """Score the n items of each row: [P, D] users and [P, n, D] items → [P, n]."""
+def _score_own_items(users: Tensor, items: Tensor) -> Tensor:
+    """Score for each of P users n items of its own: [P, D] users and [P, n, D] items → [P, n]."""
     return (items @ users.unsqueeze(-1)).squeeze(-1)
 
 
 def check_finite(loss: float, epoch: int) -> None:
-    """Stop a training whose loss has overflowed.
+    """Stop a training whose loss has overflowed; `epoch` counts from 0, the error text from 1.
 
     Raises:
         TrainingError: The loss is infinite or not a number.
     """
     if not math.isfinite(loss):
-        raise TrainingError(f"the loss became {loss} in epoch {epoch}; lower training.lr or raise training.temperature")
+        raise TrainingError(
+            f"the loss became {loss} in epoch {epoch + 1}; lower training.lr or raise training.temperature"
+        )
 
 
-def pad_histories_with_targets(batch: AnyBatch, targets: Tensor) -> Tensor:
-    """Return the [P, L] history of each row with the row's target [P] as padding."""
+def fill_padding_with_targets(batch: AnyBatch, targets: Tensor) -> Tensor:
+    """Return the [P, L] histories with each padding entry replaced by the target [P] of the same sample."""
     histories = batch.histories
     positions = torch.arange(histories.shape[1], device=histories.device)  # [L]
     return torch.where(positions < batch.lengths.unsqueeze(1), histories, targets.unsqueeze(1))
 
 
 def _deduplicate_rows(*tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Number the distinct item rows of several tensors.
+    """Renumber the item rows of several tensors as 0 .. M - 1.
 
     Returns:
         [M] distinct item rows, and each tensor with its item rows replaced by their index in 0 .. M - 1.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import LabeledNegatives
+from vecall.data.split import HardNegatives
 from vecall.training.settings import NegativeSettings
 
 
@@ -18,11 +18,11 @@ class SampledCandidates:
 
     Attributes:
         rows: [C] item rows; an item may occur several times.
-        log_q: [C] log of the expected number of times that the item is in the list.
+        log_expected_counts: [C] log of the expected number of times that the item is in the list.
     """
 
     rows: Tensor
-    log_q: Tensor
+    log_expected_counts: Tensor
 
 
 def sample_candidates(
@@ -64,8 +64,8 @@ def sample_uniform_negatives(count: int, n_items: int, targets: Tensor) -> Tenso
 
 
 @dataclass(frozen=True)
-class HardNegatives:
-    """Items of each user that the user saw and did not take, or did not like.
+class HardNegativeSampler:
+    """Sampler of the hard negatives of each user: items that the user saw and did not take, or did not like.
 
     Attributes:
         offsets: [U + 1] start of each user's items in `values`.
@@ -76,15 +76,15 @@ class HardNegatives:
     values: Tensor
 
     @classmethod
-    def from_pairs(cls, pairs: LabeledNegatives, n_users: int) -> Self:
+    def from_pairs(cls, pairs: HardNegatives, n_users: int) -> Self:
         """Group (user, item) pairs of any order by user, without repetitions."""
         distinct = np.unique(np.stack([pairs.users, pairs.items]), axis=1)  # [2, n], sorted by user
-        grouped = RaggedArray.from_groups(distinct[0], distinct[1], n_users)
+        grouped = RaggedArray.from_sorted_pairs(distinct[0], distinct[1], n_users)
         return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.values))
 
-    def to(self, device: torch.device) -> "HardNegatives":
+    def to(self, device: torch.device) -> "HardNegativeSampler":
         """Copy to a device."""
-        return HardNegatives(self.offsets.to(device), self.values.to(device))
+        return HardNegativeSampler(self.offsets.to(device), self.values.to(device))
 
     def sample(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Sample up to `count` distinct items of each user, each item with the same probability.

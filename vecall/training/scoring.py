@@ -35,7 +35,9 @@ class TowerScorer:
 
     def encode_users(self, cases: EvalCases) -> NDArray[np.float32]:
         """Encode the user of each of B cases from the case's history → [B, D]."""
-        histories, lengths = cases.histories.take_last(self._towers.settings.history.length).to_padded(fill_value=0)
+        histories, lengths = cases.histories.truncate_to_last(self._towers.settings.history.length).to_padded(
+            fill_value=0
+        )
         features = take(self._user_features, torch.from_numpy(cases.users).to(self._device))
         with eval_mode(self._towers):
             vectors = self._towers.encode_users(

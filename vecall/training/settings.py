@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from vecall.settings_base import SettingsModel
 
+LoggerType = Literal["none", "tensorboard", "mlflow"]
+
 
 class NegativeSettings(SettingsModel):
     """Number of negatives for a loss that does not use the whole catalogue.
@@ -57,6 +59,11 @@ class TrainingSettings(SettingsModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of initial weights and of all random draws")
     refit: bool = Field(False, description="train again on all interactions for the best number of epochs")
+    logger: LoggerType = Field(
+        "none",
+        description="logs the metrics of epochs beside metrics.jsonl, into RUN/tensorboard or RUN/mlflow; needs the "
+        "extra of its name",
+    )
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -119,7 +119,7 @@ class WindowBatch:
         Returns:
             [P, D] vectors of length 1.
         """
-        return towers.encode_positions(
+        return towers.encode_users_at_positions(
             item_vectors, self.input_items[:, :-1], self.window_index, self.positions, features
         )
 

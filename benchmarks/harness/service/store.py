@@ -57,7 +57,7 @@ def publish_store(store: Path, pool: ClusteredVectors, encoder: str, name: str |
     vectors_path = store.with_name(f"pool-{pool.n_items}-{pool.dim}.npy")
     pool.write_npy(vectors_path)
     items = np.load(vectors_path, mmap_mode="r")
-    with Store.create(store).create_draft(name) as draft:
+    with Store.open_or_create(store).create_draft(name) as draft:
         onnx_encoder, encoder_hash = _export_encoder(draft.directory, pool.dim, encoder)
         contents = ReleaseContents(
             item_ids=build_id_map(pl.Series(np.arange(pool.n_items)), "integer"),

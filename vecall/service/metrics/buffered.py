@@ -1,7 +1,8 @@
-"""Metrics of what happens with every request: to note it is one append, and counting waits until someone looks.
+"""Counters and histograms that buffer observations and aggregate them on scrape.
 
-A metric of the library takes a lock and a dozen calls for each value. After a search, which leaves nothing of them in
-the processor's caches, a recall's seven values took a tenth of its time (decision 0011).
+A metric of `prometheus_client` takes a lock and a dozen calls per observation. A recall makes seven observations, right
+after a search that has evicted their memory from the processor's caches; they took a tenth of its time
+(docs/decisions/0011). Here an observation is one append to a deque.
 """
 
 from abc import ABC, abstractmethod
@@ -18,25 +19,25 @@ from prometheus_client.utils import floatToGoString
 ObservationT = TypeVar("ObservationT")
 LabelValues = tuple[str, ...]
 
-_MAX_BUFFERED = 4_096  # that wait to be counted, which then takes about a millisecond
+_MAX_BUFFERED = 4_096  # observations; aggregating them takes about a millisecond
 
 
 class _BufferedMetric(ABC, Generic[ObservationT]):
-    """A collector of `prometheus_client`.
+    """Base of buffered metrics: a custom collector of `prometheus_client`.
 
     Args:
-        name: of the metric.
-        documentation: what it tells.
-        label_names: names.
+        name: metric name.
+        documentation: help text.
+        label_names: label names.
     """
 
     def __init__(self, name: str, documentation: str, label_names: Sequence[str] = ()) -> None:
         self._name, self._documentation, self._label_names = name, documentation, label_names
         self._pending: deque[ObservationT] = deque()
-        self._lock = Lock()
+        self._lock = Lock()  # of the aggregate; appending to a deque is atomic
 
     def collect(self) -> Iterator[Metric]:
-        """For Prometheus."""
+        """Yield the metric family, with all observations so far."""
         with self._lock:
             self._aggregate(self._drain())
             yield self._to_family()
@@ -48,7 +49,7 @@ class _BufferedMetric(ABC, Generic[ObservationT]):
                 self._aggregate(self._drain())
 
     def _drain(self) -> list[ObservationT]:
-        return [self._pending.popleft() for _ in range(len(self._pending))]  # others may append meanwhile
+        return [self._pending.popleft() for _ in range(len(self._pending))]  # other threads may append meanwhile
 
     @abstractmethod
     def _aggregate(self, observations: list[ObservationT]) -> None: ...
@@ -58,35 +59,36 @@ class _BufferedMetric(ABC, Generic[ObservationT]):
 
 
 class BufferedCounter(_BufferedMetric[LabelValues]):
-    """How often something happened, by labels."""
+    """Counter that buffers increments and aggregates on scrape."""
 
     def __init__(self, name: str, documentation: str, label_names: Sequence[str]) -> None:
         super().__init__(name, documentation, label_names)
         self._counts: Counter[LabelValues] = Counter()
 
     def inc(self, *label_values: str) -> None:
-        """It happened."""
+        """Add 1."""
         self._append(label_values)
 
     def _aggregate(self, observations: list[LabelValues]) -> None:
         self._counts.update(observations)
 
     def _to_family(self) -> Metric:
-        told = CounterMetricFamily(self._name, self._documentation, labels=self._label_names)
-        for labels, count in sorted(self._counts.items()):
-            told.add_metric(labels, count)
-        return told
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._label_names)
+        for label_values, count in sorted(self._counts.items()):
+            family.add_metric(label_values, count)
+        return family
 
 
 class BufferedHistogram(_BufferedMetric[tuple[LabelValues, float]]):
-    """How large something was, by labels: a histogram.
+    """Histogram that buffers observations and aggregates on scrape.
 
     Args:
-        name: of the metric, with its unit.
-        documentation: what it tells.
-        label_names: names.
-        buckets: [B] ascending; a value counts for the first that is at least as large, or for a last one without bound.
-        initial_labels: label values that are told from the start, with noughts; without labels there is but one.
+        name: metric name, with its unit.
+        documentation: help text.
+        label_names: label names.
+        buckets: [B] ascending upper bounds, inclusive; a last bucket without bound is added.
+        initial_labels: label values to export from the start, with counts of zero. A histogram without labels is
+            always exported.
     """
 
     def __init__(
@@ -104,26 +106,26 @@ class BufferedHistogram(_BufferedMetric[tuple[LabelValues, float]]):
             lambda: np.zeros(len(buckets) + 1, np.int64)
         )
         self._sums: defaultdict[LabelValues, float] = defaultdict(float)
-        for one in initial_labels if label_names else [()]:
-            self._bucket_counts[one] += 0
+        for label_values in initial_labels if label_names else [()]:
+            self._bucket_counts[label_values] += 0
 
     def observe(self, value: float, *label_values: str) -> None:
-        """It was so large."""
+        """Add an observation."""
         self._append((label_values, value))
 
     def _aggregate(self, observations: list[tuple[LabelValues, float]]) -> None:
-        values: defaultdict[LabelValues, list[float]] = defaultdict(list)
-        for labels, value in observations:
-            values[labels].append(value)
-        for labels, some in values.items():
-            self._bucket_counts[labels] += np.bincount(
-                np.searchsorted(self._upper_bounds, some), minlength=len(self._upper_bounds)
-            )
-            self._sums[labels] += sum(some)
+        values_by_labels: defaultdict[LabelValues, list[float]] = defaultdict(list)
+        for label_values, value in observations:
+            values_by_labels[label_values].append(value)
+        for label_values, values in values_by_labels.items():
+            buckets = np.searchsorted(self._upper_bounds, values)
+            self._bucket_counts[label_values] += np.bincount(buckets, minlength=len(self._upper_bounds))
+            self._sums[label_values] += sum(values)
 
     def _to_family(self) -> Metric:
-        told = HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)
-        names = [floatToGoString(bound) for bound in self._upper_bounds]  # type: ignore[no-untyped-call]
-        for labels, counts in sorted(self._bucket_counts.items()):
-            told.add_metric(labels, list(zip(names, counts.cumsum().tolist(), strict=True)), self._sums[labels])
-        return told
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)
+        bounds = [floatToGoString(bound) for bound in self._upper_bounds]  # type: ignore[no-untyped-call]
+        for label_values, counts in sorted(self._bucket_counts.items()):
+            cumulative = counts.cumsum().tolist()
+            family.add_metric(label_values, list(zip(bounds, cumulative, strict=True)), self._sums[label_values])
+        return family

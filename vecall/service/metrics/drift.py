@@ -1,4 +1,4 @@
-"""Drift that needs no labels: real requests against the release's own golden queries."""
+"""Drift detection without labels: recent requests are compared with the release's golden queries."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from vecall.recall.query import Query
 from vecall.recall.recaller import RecallTrace
 from vecall.release.release import Release
 
-_WINDOW_SIZE = 2_000  # newest requests
-_MIN_SAMPLES = 100  # requests; of fewer the index says nothing
+_WINDOW_SIZE = 2_000  # latest requests
+_MIN_SAMPLES = 100  # requests; with fewer the PSI is noise
 _BIN_COUNT = 10
-_MIN_BIN_SHARE = 1e-3  # share that an empty bin counts as
+_MIN_BIN_SHARE = 1e-3  # stands in for the share of an empty bin, whose logarithm is infinite
+_INPUT_KINDS = ("user", "history", "features")
 
-
-UnknownAndTotal = tuple[int, int]  # how many are unknown, of how many
+UnknownAndTotal = tuple[int, int]  # number of unknown inputs, number of inputs
 
 
 class DriftMonitor:
-    """Scores of the first places, and how much of the requests is unknown, over the newest requests of a release."""
+    """Top scores, and ratios of unknown inputs, over the latest requests that the current release answered."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -32,19 +32,19 @@ class DriftMonitor:
         self._unknown_counts: deque[tuple[UnknownAndTotal, ...]] = deque(maxlen=_WINDOW_SIZE)
 
     def _reset(self, release: Release) -> None:
-        usual = compute_golden_scores(release)
+        reference_scores = compute_golden_scores(release)
         with self._lock:
-            self._release_name, self._reference_scores = release.name, usual
+            self._release_name, self._reference_scores = release.name, reference_scores
             self._top_scores.clear()
             self._unknown_counts.clear()
 
     def observe(self, trace: RecallTrace, query: Query, *, current_release: Release) -> None:
-        """One answered request.
+        """Record an answered request.
 
         Args:
-            trace: the answer; one of another release than `served` counts for nothing.
+            trace: how it was answered; it is ignored if another release answered.
             query: the request.
-            current_release: what is served now. With another one it begins anew.
+            current_release: what is served now. If it is a new one, the window starts empty.
         """
         if current_release.name != self._release_name:
             self._reset(current_release)
@@ -52,44 +52,45 @@ class DriftMonitor:
         with self._lock:
             if trace.answer.release != self._release_name:
                 return
-            if scores and trace.resolved_query.vector is not None:
+            if scores and trace.resolved_query.query_matrix is not None:
                 self._top_scores.append(scores[0])
             self._unknown_counts.append(unknown)
 
     def collect(self) -> Iterator[Metric]:
-        """For Prometheus."""
+        """Yield the gauges."""
         with self._lock:
-            scores, unknown, usual = np.array(self._top_scores), list(self._unknown_counts), self._reference_scores
-        text = "Population stability index of the best scores against the golden queries'; above 0.25: look."
-        moved = GaugeMetricFamily("vecall_drift_score_psi", text)
-        if usual is not None and len(scores) >= _MIN_SAMPLES:
-            moved.add_metric([], compute_psi(usual, scores))
-        yield moved
-        shares = GaugeMetricFamily(
-            "vecall_unknown_share",
-            "Of what the newest requests gave: of user ids, of histories' ids, of user features' categories and tags.",
-            labels=["what"],
+            scores, reference = np.array(self._top_scores), self._reference_scores
+            unknown_counts = list(self._unknown_counts)
+        psi = GaugeMetricFamily(
+            "vecall_drift_score_psi",
+            "Population stability index of recent top scores against those of the golden queries.",
         )
-        if unknown:
-            for what, (absent, given) in zip(_INPUT_KINDS, np.sum(unknown, axis=0).tolist(), strict=True):
-                if given:
-                    shares.add_metric([what], absent / given)
-        yield shares
-
-
-_INPUT_KINDS = ("user", "history", "features")
+        if reference is not None and len(scores) >= _MIN_SAMPLES:
+            psi.add_metric([], compute_psi(reference, scores))
+        yield psi
+        ratios = GaugeMetricFamily(
+            "vecall_unknown_input_ratio",
+            "Ratio of user ids, history ids, and feature values of recent requests that the release does not know.",
+            labels=["kind"],
+        )
+        if unknown_counts:
+            sums = np.sum(unknown_counts, axis=0).tolist()  # [kinds, 2]
+            for kind, (unknown, total) in zip(_INPUT_KINDS, sums, strict=True):
+                if total:
+                    ratios.add_metric([kind], unknown / total)
+        yield ratios
 
 
 def _count_unknown(trace: RecallTrace, query: Query) -> tuple[UnknownAndTotal, ...]:
-    """As `_INPUT_KINDS` has them."""
+    """Counts by kind, in the order of `_INPUT_KINDS`."""
     unknown, encoder = trace.answer.unknown, trace.snapshot.release.encoder
-    features = encoder.count_oov(query.user) if query.user and encoder is not None else (0, 0)
+    features = encoder.count_unseen_values(query.user) if query.user and encoder is not None else (0, 0)
     user = (int(unknown.user), int(query.user_id is not None))
     return user, (unknown.history, len(query.history or ())), features
 
 
 def compute_golden_scores(release: Release) -> NDArray[np.float64] | None:
-    """[G] best score of each golden query; None where there are too few of them."""
+    """[G] top score of each golden query; None if there are too few for the PSI."""
     golden = release.golden_queries
     if golden is None or len(golden.vectors) < 2 * _BIN_COUNT:
         return None
@@ -99,9 +100,10 @@ def compute_golden_scores(release: Release) -> NDArray[np.float64] | None:
 
 
 def compute_psi(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
-    """Population stability index: sum over the deciles of `reference` of (p - q) ln(p / q), p of it and q of `now`.
+    """Population stability index: the sum of (p - q) ln(p / q) over the deciles of the reference.
 
-    0 for equal distributions. By custom below 0.1 is no change and above 0.25 a large one.
+    p and q are the shares of `reference` and of `current` in a decile. Equal distributions have 0; by convention,
+    less than 0.1 is no change, and more than 0.25 a large one.
     """
     edges = np.unique(np.quantile(reference, np.arange(1, _BIN_COUNT) / _BIN_COUNT))
     p, q = (

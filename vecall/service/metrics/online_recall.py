@@ -1,4 +1,4 @@
-"""ANN recall of real requests: some of them are repeated exactly, in a small share of one core's time."""
+"""ANN recall of real requests: a sample of them is repeated exactly, in a small share of one core's time."""
 
 import math
 import random
@@ -16,23 +16,23 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from vecall.arrays import Rows
 from vecall.index.ann_recall import recall_from_scores
 from vecall.recall.recaller import RecallTrace
-from vecall.recall.search import search_snapshot_exact
+from vecall.recall.search import compute_ground_truth_rows
 
-_QUEUE_SIZE = 16  # answers; more are not needed to keep one thread busy, and each keeps its view in memory
-_WINDOW_SIZE = 2_000  # newest samples by path
-_MAX_CPU_SHARE = 0.03  # that judging may take: an exact scan of millions of rows takes as long as many requests
-_POLL_SECONDS = 0.2  # seconds between looks at whether to end
+_QUEUE_SIZE = 16  # traces; that many keep the thread busy, and each keeps its snapshot in memory
+_WINDOW_SIZE = 2_000  # latest samples by path
+_MAX_CPU_SHARE = 0.03  # of one core: an exact scan of millions of rows takes as long as many requests
+_POLL_SECONDS = 0.2  # between two checks of the stop event
 
 
 @dataclass(frozen=True)
 class RecallEstimate:
-    """Mean recall of a sample, with a 95 % confidence interval by Wilson's score (JASA 1927), so within 0 and 1.
+    """Mean recall of a sample, with Wilson's 95 % confidence interval (JASA 1927), which stays within 0 and 1.
 
     Attributes:
-        sample_count: how many requests.
-        mean: mean share of the exact answer that was in the answer.
-        lower: of the interval.
-        upper: of the interval.
+        sample_count: number of requests.
+        mean: mean share of the exact top k that the answers contained.
+        lower: lower end of the interval.
+        upper: upper end of the interval.
     """
 
     sample_count: int
@@ -42,11 +42,11 @@ class RecallEstimate:
 
 
 class OnlineRecallMonitor:
-    """Judges a share of the answers by `search_snapshot_exact` over the very view that they were made of.
+    """Repeats a sample of recalls by an exact search of the same snapshot, and estimates the ANN recall.
 
     Args:
-        sample_rate: of the answers that an index gave.
-        seed: of the drawing.
+        sample_rate: share of the recalls to repeat.
+        seed: of the random sample.
     """
 
     def __init__(self, sample_rate: float, *, seed: int | None = None) -> None:
@@ -58,87 +58,96 @@ class OnlineRecallMonitor:
         self._stop_event = Event()
 
     def maybe_sample(self, path_label: str, trace: RecallTrace) -> None:
-        """Perhaps judge an answer later; where too many wait already, it is left out."""
-        if self._sample_rate and trace.resolved_query.vector is not None and self._random.random() < self._sample_rate:
+        """Queue a recall with the probability `sample_rate`; drop it if the queue is full."""
+        if (
+            self._sample_rate
+            and trace.resolved_query.query_matrix is not None
+            and self._random.random() < self._sample_rate
+        ):
             try:
                 self._queue.put_nowait((path_label, trace))
             except Full:
                 return
 
     def run(self) -> None:
-        """Judge what was offered, until `end`."""
+        """Evaluate queued recalls until `stop`."""
         while not self._stop_event.is_set():
             try:
-                path, made = self._queue.get(timeout=_POLL_SECONDS)
+                path_label, trace = self._queue.get(timeout=_POLL_SECONDS)
             except Empty:
                 continue
-            self._evaluate_sample(path, made)
-            del made  # or its release would stay in memory until the next one
+            self._evaluate_sample(path_label, trace)
+            del trace  # or its release would stay in memory until the next sample
 
     def stop(self) -> None:
         """Let `run` return."""
         self._stop_event.set()
 
     def estimate_by_path(self) -> dict[str, RecallEstimate]:
-        """By path."""
+        """The estimates by path label; a path without samples is missing."""
         with self._lock:
-            shares = {path: list(kept) for path, kept in self._recalls_by_path.items()}
-        return {path: estimate_recall(kept) for path, kept in shares.items()}
+            recalls_by_path = {path: list(recalls) for path, recalls in self._recalls_by_path.items()}
+        return {path: estimate_recall(recalls) for path, recalls in recalls_by_path.items()}
 
     def collect(self) -> Iterator[Metric]:
-        """The estimates, for Prometheus."""
-        recall = GaugeMetricFamily(
-            "vecall_live_ann_recall",
-            "Share of the exact answer that real requests got; bound: mean, or of a 95 % confidence interval.",
-            labels=["path", "bound"],
+        """Yield the gauges."""
+        name, text = "vecall_online_ann_recall", "ANN recall of sampled requests, against an exact search"
+        mean = GaugeMetricFamily(f"{name}_ratio", f"{text}: mean.", labels=["path"])
+        lower = GaugeMetricFamily(f"{name}_ratio_lower", f"{text}: lower end of the 95 % interval.", labels=["path"])
+        upper = GaugeMetricFamily(f"{name}_ratio_upper", f"{text}: upper end of the 95 % interval.", labels=["path"])
+        samples = GaugeMetricFamily(
+            f"{name}_samples", "Requests behind vecall_online_ann_recall_ratio.", labels=["path"]
         )
-        count = GaugeMetricFamily("vecall_live_ann_recall_samples", "Requests judged exactly.", labels=["path"])
-        for path, known in self.estimate_by_path().items():
-            for bound, value in (("low", known.lower), ("mean", known.mean), ("high", known.upper)):
-                recall.add_metric([path, bound], value)
-            count.add_metric([path], known.sample_count)
-        yield from (recall, count)
+        for path, estimate in self.estimate_by_path().items():
+            mean.add_metric([path], estimate.mean)
+            lower.add_metric([path], estimate.lower)
+            upper.add_metric([path], estimate.upper)
+            samples.add_metric([path], estimate.sample_count)
+        yield from (mean, lower, upper, samples)
 
     def _evaluate_sample(self, path_label: str, trace: RecallTrace) -> None:
-        if trace.resolved_query.vector is None or not len(trace.search_result.rows):
+        vector, rows = trace.resolved_query.query_matrix, trace.search_result.rows
+        if vector is None or not len(rows):
             return
-        exact = search_snapshot_exact(
+        exact_rows = compute_ground_truth_rows(
             trace.snapshot,
-            trace.resolved_query.vector,
+            vector,
             trace.resolved_query.excluded_rows,
             trace.filter_mask,
-            len(trace.search_result.rows),
+            len(rows),
             throttle=_CpuThrottle(self._stop_event),
         )
-        found, wanted = (_compute_scores(trace, rows) for rows in (trace.search_result.rows, exact))
-        share = recall_from_scores(found, wanted)
+        recall = recall_from_scores(_compute_scores(trace, rows), _compute_scores(trace, exact_rows))
         with self._lock:
-            self._recalls_by_path.setdefault(path_label, deque(maxlen=_WINDOW_SIZE)).append(share)
+            self._recalls_by_path.setdefault(path_label, deque(maxlen=_WINDOW_SIZE)).append(recall)
 
 
 def _compute_scores(trace: RecallTrace, rows: Rows) -> NDArray[np.float64]:
-    """[n] inner products of the user's vector with some items' stored ones."""
-    vector = np.asarray(trace.resolved_query.vector, dtype=np.float64)
-    products: NDArray[np.float64] = (trace.snapshot.get_vectors(rows).astype(np.float64) * vector).sum(axis=1)
-    return products
+    """[len(rows)] inner products of the user vector and stored item vectors."""
+    vector = np.asarray(trace.resolved_query.query_matrix, dtype=np.float64)
+    scores: NDArray[np.float64] = (trace.snapshot.get_vectors(rows).astype(np.float64) * vector).sum(axis=1)
+    return scores
 
 
 class _CpuThrottle:
-    """Rests after each piece of work, so that all of it takes a small share of one core."""
+    """Sleeps between pieces of work, so that a thread takes at most `_MAX_CPU_SHARE` of one core."""
 
     def __init__(self, stop_event: Event) -> None:
         self._stop_event, self._last_cpu_seconds = stop_event, time.thread_time()
 
     def __call__(self) -> None:
-        """Rest for what was done since the last time."""
-        worked = time.thread_time() - self._last_cpu_seconds
-        self._stop_event.wait(worked * (1 / _MAX_CPU_SHARE - 1))
+        """Sleep in proportion to the CPU time since the last call."""
+        cpu_seconds = time.thread_time() - self._last_cpu_seconds
+        self._stop_event.wait(cpu_seconds * (1 / _MAX_CPU_SHARE - 1))
         self._last_cpu_seconds = time.thread_time()
 
 
 def estimate_recall(recalls: list[float]) -> RecallEstimate:
-    """Of at least one share. Its variance is at most that of yes or no, for which the interval is made."""
+    """Estimate the mean of at least one recall.
+
+    Wilson's interval is for proportions of yes and no; values between 0 and 1 vary at most as much, so it covers them.
+    """
     n, mean, z = len(recalls), sum(recalls) / len(recalls), 1.96
-    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return RecallEstimate(n, mean, max(0.0, centre - half), min(1.0, centre + half))
+    center = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half_width = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return RecallEstimate(n, mean, max(0.0, center - half_width), min(1.0, center + half_width))

@@ -1,4 +1,4 @@
-"""What the service tells Prometheus. Every metric is explained in docs/operations.md."""
+"""Prometheus metrics of the service; docs/operations.md explains each of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,12 +34,12 @@ _SELECTIVITY_BUCKETS = ((1.0, "1"), (0.5, "0.5"), (0.1, "0.1"), (0.01, "0.01"), 
 
 
 class ServiceMetrics:
-    """The service's metrics, in a registry of their own.
+    """All metrics of a serving process, in a registry of their own.
 
     Args:
-        get_snapshot: gives what is served now.
-        online_recall_monitor: ANN recall of real requests.
-        drift_monitor: of real requests.
+        get_snapshot: returns what is served now.
+        online_recall_monitor: exports online ANN recall.
+        drift_monitor: exports drift.
     """
 
     def __init__(
@@ -48,46 +48,59 @@ class ServiceMetrics:
         online_recall_monitor: OnlineRecallMonitor,
         drift_monitor: DriftMonitor,
     ) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # start time of each counter: doubles the output
         self._registry = registry = CollectorRegistry()
         self._request_seconds = BufferedHistogram(
-            "vecall_request_seconds",
-            "From the request's first byte to its answer.",
+            "vecall_http_request_duration_seconds",
+            "Seconds from the request's first byte to its response.",
             ["endpoint"],
             buckets=_DURATION_BUCKETS_SECONDS,
         )
-        self._requests = BufferedCounter("vecall_requests", "Answers by HTTP status.", ["endpoint", "status"])
+        self._requests = BufferedCounter(
+            "vecall_http_requests", "HTTP requests by endpoint and status.", ["endpoint", "status"]
+        )
         self._stage_seconds = BufferedHistogram(
-            "vecall_recall_stage_seconds",
-            "A recall's time by stage.",
+            "vecall_recall_stage_duration_seconds",
+            "Seconds of a recall by stage.",
             ["stage"],
             buckets=_DURATION_BUCKETS_SECONDS,
-            initial_labels=[(one,) for one in ("queue", *STAGES)],
+            initial_labels=[(stage,) for stage in ("queue", *STAGES)],
         )
         self._recalls = BufferedCounter(
             "vecall_recalls",
-            "Recalls by how they were found; pass_rate: at least this share of items satisfied `where`.",
-            ["path", "pass_rate"],
+            "Recalls by execution path; selectivity: at least this share of the items satisfied `where`.",
+            ["path", "selectivity"],
         )
         self._fill_ratio = BufferedHistogram(
-            "vecall_recall_fill", "Items in the answer for each one asked for.", buckets=_FILL_BUCKETS
+            "vecall_recall_fill_ratio", "Items returned, divided by k.", buckets=_FILL_BUCKETS
         )
-        self._errors = Counter(
-            "vecall_errors", "Answers that are no success, by error code.", ["code"], registry=registry
+        self._errors = Counter("vecall_errors", "Error responses by error code.", ["code"], registry=registry)
+        self._fallbacks = Counter(
+            "vecall_recall_fallbacks",
+            "Recalls of unknown users by what replaced the user.",
+            ["kind"],
+            registry=registry,
         )
-        self._fallbacks = Counter("vecall_recall_fallbacks", "What stood in for a user.", ["kind"], registry=registry)
         self._release_switches = Counter(
-            "vecall_swaps", "Releases gone over to, or refused.", ["result"], registry=registry
+            "vecall_release_switches", "Attempts to switch to another release.", ["result"], registry=registry
         )
-        for result in ("done", "refused"):
+        for result in ("success", "failure"):
             self._release_switches.labels(result)
         ProcessCollector(registry=registry)
-        for one in (self._request_seconds, self._requests, self._stage_seconds, self._recalls, self._fill_ratio):
-            registry.register(one)
-        registry.register(_StateGauges(get_snapshot, online_recall_monitor, drift_monitor))
+        for metric in (self._request_seconds, self._requests, self._stage_seconds, self._recalls, self._fill_ratio):
+            registry.register(metric)
+        registry.register(_StateGauges(get_snapshot))
+        registry.register(online_recall_monitor)
+        registry.register(drift_monitor)
 
     def observe_recall(self, trace: RecallTrace, *, k: int, queue_ms: float) -> None:
-        """A recall of `k` items was answered."""
+        """Record an answered recall.
+
+        Args:
+            trace: how it was answered.
+            k: number of items that were requested.
+            queue_ms: how long it waited.
+        """
         for stage, ms in (("queue", queue_ms), *trace.stage_ms.items()):
             self._stage_seconds.observe(ms / 1e3, stage)
         self._recalls.inc(to_path_label(trace), _to_selectivity_label(trace))
@@ -96,25 +109,25 @@ class ServiceMetrics:
             self._fallbacks.labels(trace.answer.fallback).inc()
 
     def observe_request(self, endpoint: str, status: int, duration_seconds: float) -> None:
-        """A request has its answer."""
+        """Record an HTTP request that was answered."""
         self._requests.inc(endpoint, str(status))
         self._request_seconds.observe(duration_seconds, endpoint)
 
     def count_error(self, code: str) -> None:
-        """A request had no success."""
+        """Count an error response."""
         self._errors.labels(code).inc()
 
     def count_release_switch(self, *, succeeded: bool) -> None:
-        """Another release was gone over to, or was refused."""
-        self._release_switches.labels("done" if succeeded else "refused").inc()
+        """Count an attempt to switch releases."""
+        self._release_switches.labels("success" if succeeded else "failure").inc()
 
     def render(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """All metrics in Prometheus text format."""
         return generate_latest(self._registry)
 
 
 def to_path_label(trace: RecallTrace) -> str:
-    """How an answer was found; a search among some of the rows takes another effort than one among all."""
+    """The execution path; searches of a part of the index are told apart, as they use other search parameters."""
     filtered = trace.search_result.route == "index" and (
         trace.filter_mask is not None or trace.snapshot.live_base_rows is not None
     )
@@ -122,38 +135,33 @@ def to_path_label(trace: RecallTrace) -> str:
 
 
 def _to_selectivity_label(trace: RecallTrace) -> str:
-    share = trace.search_result.match_count / max(len(trace.snapshot), 1)
-    return next(label for least, label in _SELECTIVITY_BUCKETS if share >= least)
+    selectivity = trace.search_result.match_count / max(len(trace.snapshot), 1)
+    return next(label for lower_bound, label in _SELECTIVITY_BUCKETS if selectivity >= lower_bound)
 
 
 class _StateGauges:
-    """Gauges, read when they are asked for."""
+    """Gauges of what is served, read on scrape."""
 
-    def __init__(
-        self,
-        get_snapshot: Callable[[], Snapshot],
-        online_recall_monitor: OnlineRecallMonitor,
-        drift_monitor: DriftMonitor,
-    ) -> None:
-        self._get_snapshot, self._online_recall_monitor, self._drift_monitor = (
-            get_snapshot,
-            online_recall_monitor,
-            drift_monitor,
-        )
+    def __init__(self, get_snapshot: Callable[[], Snapshot]) -> None:
+        self._get_snapshot = get_snapshot
 
     def collect(self) -> Iterator[Metric]:
-        """All of them."""
-        view = self._get_snapshot()
-        release = GaugeMetricFamily("vecall_release", "1 for the release that is served.", labels=["release", "engine"])
-        release.add_metric([view.release.name, view.release.manifest.index.engine], 1.0)
+        """Yield the gauges."""
+        snapshot = self._get_snapshot()
+        release = GaugeMetricFamily(
+            "vecall_release_info", "1, with the served release and its engine.", labels=["release", "engine"]
+        )
+        release.add_metric([snapshot.release.name, snapshot.release.manifest.index.engine], 1.0)
         yield release
         for name, text, value in (
-            ("vecall_items", "Items that can be answers.", len(view)),
-            ("vecall_delta_items", "Live items beside the release.", view.delta.live_count),
-            ("vecall_tombstones", "Items of the release that were deleted or replaced.", view.tombstone_count),
-            ("vecall_journal_seq", "Number of the last change that is served.", view.seq),
-            ("vecall_refused_changes", "Live changes that the release cannot take.", len(view.rejected_seqs)),
+            ("vecall_items", "Items that can be recalled.", len(snapshot)),
+            ("vecall_delta_items", "Live items beyond the release.", snapshot.delta.live_count),
+            (
+                "vecall_tombstoned_items",
+                "Items of the release that were deleted or replaced.",
+                snapshot.tombstone_count,
+            ),
+            ("vecall_journal_seq", "Sequence number of the last live change that is served.", snapshot.seq),
+            ("vecall_rejected_changes", "Live changes that the release cannot apply.", len(snapshot.rejected_seqs)),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
-        yield from self._online_recall_monitor.collect()
-        yield from self._drift_monitor.collect()

@@ -1,9 +1,10 @@
-"""Errors as people see them: a page where a browser asked for one, JSON for everybody else."""
+"""Error responses: an HTML page if a browser requested a page, JSON otherwise."""
 
 from functools import lru_cache, partial
 from urllib.parse import parse_qs, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -15,27 +16,31 @@ _API_PREFIXES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/u
 
 @lru_cache(maxsize=1)
 def load_templates() -> Environment:
-    """The pages' templates."""
+    """The templates of the pages. They may not use undefined names, and escape all values."""
     environment = Environment(
-        loader=PackageLoader("vecall.service.ui"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("vecall.service.ui"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["query"] = partial(urlencode, doseq=True)
     return environment
 
 
 def render_error(error: HttpError, scope: Scope) -> Response:
-    """An error's answer to the request of an ASGI scope: a page, if a browser asked for one."""
-    plain = to_error_response(error, scope)
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    path = str(scope["path"])
+    """The response that reports an error to the request of an ASGI scope."""
+    json_response = to_error_response(error, scope)
+    headers, path = Headers(scope=scope), str(scope["path"])
     if scope["method"] != "GET" or "text/html" not in headers.get("accept", "") or path.startswith(_API_PREFIXES):
-        return plain
+        return json_response
     language = _detect_language(scope, headers.get("accept-language", ""))
+    texts = TEXTS[language]
     html = (
         load_templates()
         .get_template("error.html")
         .render(
-            t=TEXTS[language],
+            t=texts,
             lang=language,
             languages=TEXTS,
             path=path,
@@ -46,12 +51,17 @@ def render_error(error: HttpError, scope: Scope) -> Response:
             message=str(error),
         )
     )
-    return Response(html, error.status, error.headers | {"Content-Language": language}, media_type="text/html")
+    return Response(
+        html.encode(errors="backslashreplace"),  # the message may quote invalid Unicode from the request
+        error.status,
+        error.headers | {"Content-Language": texts["lang_tag"]},
+        media_type="text/html",
+    )
 
 
 def _detect_language(scope: Scope, accept_language: str) -> str:
     try:
-        asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=200).get("lang", [""])[0]
+        requested = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=200).get("lang", [""])[0]
     except ValueError:
-        asked = ""
-    return negotiate_language(asked, accept_language)
+        requested = ""
+    return negotiate_language(requested, accept_language)

@@ -1,4 +1,4 @@
-"""The explorer's form: what a person typed, as a query."""
+"""The explorer's form: query parameters as a form, and a form as a query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,15 @@ from vecall.recall.query import Query, parse_id
 from vecall.service.settings import Limits
 
 _DEFAULT_K = 20
+_ROW_PARAMS = ("field", "op", "value")  # of the filters; the i-th values of all three are row i
+_ROW_BUTTONS = ("add", "remove")
+
+QueryParams = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
 class FilterRow:
-    """One row of the form."""
+    """One filter of the form, as text."""
 
     field: str = ""
     op: str = "eq"
@@ -27,15 +31,15 @@ class FilterRow:
 
 @dataclass(frozen=True)
 class ExploreForm:
-    """The form as it was sent, all of it text, to be shown again.
+    """The form as it was sent, all text, so that it can be shown again.
 
     Attributes:
-        user: a user id.
-        history: item ids with commas.
-        k: how many.
-        exclude: item ids with commas.
-        exclude_seen: whether to leave out what was taken.
-        filters: rows; those without a field count for nothing.
+        user: user id.
+        history: item ids, separated by commas.
+        k: number of items.
+        exclude: item ids, separated by commas.
+        exclude_seen: leave out items that the user has seen.
+        filters: filters with an attribute.
     """
 
     user: str = ""
@@ -47,12 +51,12 @@ class ExploreForm:
 
     @classmethod
     def from_query_params(cls, query_params: Mapping[str, Sequence[str]]) -> "ExploreForm":
-        """Of a query string's values by name."""
+        """The form of a query string's values by name."""
 
         def get_first(name: str, default: str = "") -> str:
             return (query_params.get(name) or [default])[0].strip()
 
-        names, ops, values = (query_params.get(part, []) for part in ("field", "op", "value"))
+        names, ops, values = (query_params.get(name, []) for name in _ROW_PARAMS)
         filters = tuple(
             FilterRow(name, op, value.strip()) for name, op, value in zip(names, ops, values, strict=False) if name
         )
@@ -70,11 +74,16 @@ class ExploreForm:
         """Whether there is anything to recall for."""
         return bool(self.user or self.history)
 
+    @property
+    def has_options(self) -> bool:
+        """Whether any option differs from its default."""
+        return bool(self.history or self.exclude or self.filters or not self.exclude_seen)
+
     def to_query(self, snapshot: Snapshot, limits: Limits) -> Query:
         """The query.
 
         Raises:
-            QueryError: something that was typed is not of the kind that is needed.
+            QueryError: a text is not of the type that its field needs; `field` names it.
         """
         if not self.k.isdecimal() or not 1 <= int(self.k[:9]) <= limits.max_k:
             raise QueryError(f"k: expected a number from 1 to {limits.max_k:,}, got {self.k!r:.80}", field="k")
@@ -84,33 +93,51 @@ class ExploreForm:
             user_id=parse_user_id(snapshot, self.user) if self.user else None,
             history=parse_item_ids(snapshot, "history", self.history) if self.history else None,
             k=int(self.k),
-            where=[self._parse_condition(f"where[{place}]", row, snapshot) for place, row in enumerate(self.filters)],
+            where=[parse_condition(f"where[{index}]", row, snapshot) for index, row in enumerate(self.filters)],
             exclude=parse_item_ids(snapshot, "exclude", self.exclude),
             exclude_seen=self.exclude_seen,
             explain=True,
         )
 
-    def _parse_condition(self, location: str, row: FilterRow, snapshot: Snapshot) -> dict[str, Any]:
-        attributes = snapshot.release.attributes
-        if row.field not in attributes.columns or row.op not in FILTER_OPS:
-            raise QueryError(
-                f"{location}: expected an attribute and an operation, got {row.field!r:.80}", field=location
-            )
-        kind = attributes.schema[row.field]
-        inner = kind.inner if isinstance(kind, (pl.List, pl.Array)) else kind
-        listed = [_parse_value(f"{location}.value", one.strip(), inner) for one in row.value.split(",")]
-        whole = listed if row.op in LIST_VALUE_OPS else _parse_value(f"{location}.value", row.value, inner)
-        return {"field": row.field, "op": row.op, "value": whole}
+
+def parse_condition(location: str, row: FilterRow, snapshot: Snapshot) -> dict[str, Any]:
+    """Parse a filter as a condition of `where`.
+
+    Raises:
+        QueryError: the attribute or the operation does not exist, or a number is expected; `field` is the location.
+    """
+    attributes = snapshot.release.attributes
+    if row.field not in attributes.columns or row.op not in FILTER_OPS:
+        raise QueryError(f"{location}: expected an attribute and an operation, got {row.field!r:.80}", field=location)
+    dtype = attributes.schema[row.field]
+    element_dtype = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
+    texts = [text.strip() for text in row.value.split(",")] if row.op in LIST_VALUE_OPS else [row.value]
+    values = [_parse_value(f"{location}.value", text, element_dtype) for text in texts]
+    return {"field": row.field, "op": row.op, "value": values if row.op in LIST_VALUE_OPS else values[0]}
+
+
+def apply_row_buttons(query_params: QueryParams) -> dict[str, list[str]]:
+    """The parameters after the buttons that add or remove a filter, for browsers without JavaScript.
+
+    A removed row is left out. The buttons' own parameters are, too, so that links to the page do not repeat them.
+    """
+    params = {name: values for name, values in query_params.items() if name not in _ROW_BUTTONS}
+    removed = (query_params.get("remove") or [""])[0]
+    if removed.isdecimal():
+        for name in _ROW_PARAMS:
+            params[name] = [value for index, value in enumerate(params.get(name, [])) if index != int(removed[:9])]
+    return params
 
 
 def parse_user_id(snapshot: Snapshot, text: str) -> Id:
-    """A user id that was typed, of the release's type."""
+    """Parse a user id as the release's id type."""
     return parse_id("user_id", text, snapshot.release.user_id_type)
 
 
 def parse_item_ids(snapshot: Snapshot, field: str, text: str) -> list[Id]:
-    """Item ids that were typed, with commas between them."""
-    return [parse_id(field, one.strip(), snapshot.release.item_ids.id_type) for one in text.split(",") if one.strip()]
+    """Parse item ids that are separated by commas."""
+    ids = (item_id.strip() for item_id in text.split(","))
+    return [parse_id(field, item_id, snapshot.release.item_ids.id_type) for item_id in ids if item_id]
 
 
 def _parse_value(location: str, text: str, dtype: Any) -> object:  # noqa: ANN401 - a Polars type, loosely typed there

@@ -1,4 +1,4 @@
-"""Items as people see them: titles and attributes."""
+"""Items and ids for display: cards with titles and attributes, searches by title, samples."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
@@ -19,20 +19,20 @@ from vecall.live.snapshot import Snapshot
 
 _TITLE_COLUMNS = ("title", "name")
 _MAX_ATTRIBUTES = 6
-_MAX_TEXT_LENGTH = 120  # characters of a text
+_MAX_TEXT_LENGTH = 120  # characters
 _MAX_MATCHES = 50
 _MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True)
 class ItemCard:
-    """One item.
+    """An item for display.
 
     Attributes:
-        id: its id.
-        title: what people call it; its id where it has no title.
+        id: item id.
+        title: its title; its id if it has none.
         attributes: (name, value) pairs, as text.
-        score: where it was found by one.
+        score: its score in a result; None outside of results.
     """
 
     id: Id
@@ -41,87 +41,120 @@ class ItemCard:
     score: float | None = None
 
 
-def build_item_cards(snapshot: Snapshot, rows: Rows, scores: NDArray[np.float32] | None = None) -> list[ItemCard]:
-    """Items at some rows of a view, in this order."""
-    title = find_title_column(snapshot.release.attributes)
-    marks: list[float | None] = [None] * len(rows) if scores is None else scores.tolist()
-    table = snapshot.get_attributes(rows)
-    described = (
-        (dict(zip(table.columns, values, strict=True)) for values in table.iter_rows())
-        if table.width
+def build_item_cards(
+    snapshot: Snapshot,
+    rows: Rows,
+    scores: NDArray[np.float32] | None = None,
+    *,
+    max_attributes: int | None = _MAX_ATTRIBUTES,
+) -> list[ItemCard]:
+    """Cards of the items at some rows of a snapshot, in this order.
+
+    Args:
+        snapshot: where the items are.
+        rows: [n] rows.
+        scores: [n] scores in a result.
+        max_attributes: number of attributes of a card; None: all.
+    """
+    title_column = find_title_column(snapshot.release.attributes)
+    card_scores: list[float | None] = [None] * len(rows) if scores is None else scores.tolist()
+    frame = snapshot.get_attributes(rows)
+    attributes = (
+        (dict(zip(frame.columns, values, strict=True)) for values in frame.iter_rows())
+        if frame.width
         else repeat({}, len(rows))
     )
     ids = cast("list[Id]", snapshot.to_ids(rows))
-    return [_build_item_card(*each, title) for each in zip(ids, described, marks, strict=True)]
+    return [
+        _build_item_card(item_id, values, score, title_column, max_attributes)
+        for item_id, values, score in zip(ids, attributes, card_scores, strict=True)
+    ]
 
 
 def _build_item_card(
-    item_id: Id, values: Mapping[str, object], score: float | None, title_name: str | None
+    item_id: Id,
+    values: Mapping[str, object],
+    score: float | None,
+    title_column: str | None,
+    max_attributes: int | None,
 ) -> ItemCard:
-    called = None if title_name is None else values[title_name]
+    title = None if title_column is None else values[title_column]
     attributes = [
-        (name, _format_value(value)) for name, value in values.items() if name != title_name and value not in (None, [])
+        (name, _format_value(value))
+        for name, value in values.items()
+        if name != title_column and value not in (None, [])
     ]
     return ItemCard(
-        item_id, str(item_id) if called is None else _format_value(called), tuple(attributes[:_MAX_ATTRIBUTES]), score
+        item_id, str(item_id) if title is None else _format_value(title), tuple(attributes[:max_attributes]), score
     )
 
 
 def find_title_column(attributes: pl.DataFrame) -> str | None:
-    """What people know items by: `title` or `name`, else the first text."""
-    texts = [name for name, kind in attributes.schema.items() if kind == pl.String]
-    return next((name for name in (*_TITLE_COLUMNS, *texts) if name in texts), None)
+    """The column that people know items by: `title` or `name`, else the first text column; None without any."""
+    text_columns = [name for name, dtype in attributes.schema.items() if dtype == pl.String]
+    return next((name for name in (*_TITLE_COLUMNS, *text_columns) if name in text_columns), None)
 
 
 def search_items(snapshot: Snapshot, text: str) -> Rows:
-    """Rows of items whose title holds a text, letters of either case, or whose id it is; live ones alone."""
-    table, title = snapshot.release.attributes, find_title_column(snapshot.release.attributes)
-    found = np.empty(0, dtype=np.int64)
-    if title is not None:
-        for part, offset in ((table, 0), (snapshot.delta.attributes, snapshot.release.index.size)):
-            holds = get_unnamed_column(part, title).str.to_lowercase().str.contains(text.lower(), literal=True)
-            rows = holds.fill_null(value=False).arg_true().cast(pl.Int64).to_numpy() + offset
-            found = np.concatenate([found, rows])
-    typed = text if snapshot.release.item_ids.id_type == "string" else int(text) if _is_int64(text) else None
-    if typed is not None:
-        found = np.concatenate([snapshot.to_rows([typed]), found])
-    kept = found[snapshot.is_live(found)]
-    return kept[np.sort(np.unique(kept, return_index=True)[1])][:_MAX_MATCHES]
+    """Rows of live items with this id, or with a title that contains the text in any case; at most 50."""
+    attributes, title_column = snapshot.release.attributes, find_title_column(snapshot.release.attributes)
+    rows = np.empty(0, dtype=np.int64)
+    if title_column is not None:
+        for frame, offset in ((attributes, 0), (snapshot.delta.attributes, snapshot.release.index.size)):
+            titles = get_unnamed_column(frame, title_column).str.to_lowercase()
+            is_match = titles.str.contains(text.lower(), literal=True).fill_null(value=False)
+            rows = np.concatenate([rows, is_match.arg_true().cast(pl.Int64).to_numpy() + offset])
+    item_id = text if snapshot.release.item_ids.id_type == "string" else int(text) if _is_int64(text) else None
+    if item_id is not None:
+        rows = np.concatenate([snapshot.to_rows([item_id]), rows])
+    live_rows = rows[snapshot.is_live(rows)]
+    first_positions = np.sort(np.unique(live_rows, return_index=True)[1])
+    return live_rows[first_positions][:_MAX_MATCHES]
+
+
+def suggest_items(snapshot: Snapshot, count: int) -> Rows:
+    """Rows of the most popular live items; evenly spaced ones if popularity is unknown."""
+    popular_rows = snapshot.release.popular_rows
+    if not len(popular_rows):
+        size = snapshot.release.index.size
+        popular_rows = np.unique(np.linspace(0, size - 1, count).round().astype(np.int64))
+    candidates = snapshot.to_latest_rows(popular_rows)
+    return candidates[snapshot.is_live(candidates)][:count]
 
 
 def find_ids_with_prefix(id_map: IdMap, prefix: str, max_ids: int) -> list[Id]:
-    """The first ids that begin with a text. Rows ascend with ids, so this is a search and not a scan."""
+    """The first ids that start with a text. Rows ascend with ids, so this is a binary search, not a scan."""
     if id_map.id_type == "string":
-        return list(_iterate_ids_from(id_map, prefix, max_ids, lambda one: str(one).startswith(prefix)))
+        return list(_iterate_ids_from(id_map, prefix, max_ids, lambda item_id: str(item_id).startswith(prefix)))
     if not _is_int64(prefix):
         return []
-    found: list[Id] = []
-    low = high = int(prefix)  # of the magnitudes that begin so
-    while len(found) < max_ids and low >= _MIN_INT64 and high <= _MAX_INT64:
-        found += _iterate_ids_from(id_map, low, max_ids - len(found), partial(_is_at_most, high))
+    ids: list[Id] = []
+    low = high = int(prefix)  # the integers that start with the prefix and have the same number of digits
+    while len(ids) < max_ids and low >= _MIN_INT64 and high <= _MAX_INT64:
+        ids += _iterate_ids_from(id_map, low, max_ids - len(ids), partial(_is_not_above, high))
         if low == 0:
             break
         low, high = (low * 10, high * 10 + 9) if low > 0 else (low * 10 - 9, high * 10)
         low, high = max(low, _MIN_INT64), min(high, _MAX_INT64)
         if low > high:
             break
-    return found
+    return ids
 
 
 def sample_ids(id_map: IdMap, count: int) -> list[Id]:
-    """Ids from all over."""
+    """Evenly spaced ids."""
     return list(id_map.to_ids(evenly_spaced_rows(len(id_map), count)))
 
 
 def _iterate_ids_from(id_map: IdMap, first_id: Id, max_ids: int, is_match: Callable[[Id], bool]) -> Iterator[Id]:
-    begin = bisect_left(range(len(id_map)), first_id, key=lambda row: id_map.to_ids(np.array([row]))[0])
-    for one in cast("list[Id]", id_map.to_ids(np.arange(begin, min(begin + max_ids, len(id_map))))):
-        if not is_match(one):
+    start = bisect_left(range(len(id_map)), first_id, key=lambda row: id_map.to_ids(np.array([row]))[0])
+    for item_id in cast("list[Id]", id_map.to_ids(np.arange(start, min(start + max_ids, len(id_map))))):
+        if not is_match(item_id):
             return
-        yield one
+        yield item_id
 
 
-def _is_at_most(maximum: int, item_id: Id) -> bool:
+def _is_not_above(maximum: int, item_id: Id) -> bool:
     return int(item_id) <= maximum
 
 
@@ -130,5 +163,7 @@ def _is_int64(text: str) -> bool:
 
 
 def _format_value(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """The value as text, booleans as filters expect them."""
+    values = value if isinstance(value, list) else [value]
+    text = ", ".join(str(part).lower() if isinstance(part, bool) else str(part) for part in values)
     return text if len(text) <= _MAX_TEXT_LENGTH else text[: _MAX_TEXT_LENGTH - 1] + "…"

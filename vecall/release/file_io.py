@@ -1,4 +1,7 @@
-"""File I/O of a release: durable writes, checksums, Arrow tables and `.npy` arrays."""
+"""File I/O of a release: durable writes, checksums, Arrow tables and `.npy` arrays.
+
+Tables and arrays are not flushed to disk when they are written: `digest_files` flushes all files of a draft at once.
+"""
 
 import hashlib
 import os
@@ -17,8 +20,8 @@ from vecall.errors import InvalidReleaseError, StoreError
 
 
 @contextmanager
-def translate_os_errors(path: Path) -> Iterator[None]:
-    """Raise a StoreError that names `path` in place of an OSError.
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Raise a StoreError that `path` could not be written in place of an OSError; wrap no reading of other files.
 
     Raises:
         StoreError: the disk fails or is full, or permissions forbid writing.
@@ -27,8 +30,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path} cannot be written: {error}. Its content is unchanged; free disk space or fix the permissions, "
-            "then try again"
+            f"{path} could not be written: {error}; free disk space or fix the permissions, then try again"
         ) from error
 
 
@@ -70,7 +72,10 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Write a table as an Arrow IPC file, uncompressed because that is the fastest to read."""
+    """Write a table as an Arrow IPC file, neither atomically nor flushed.
+
+    Uncompressed, because that is the fastest to read.
+    """
     table.write_ipc(path, compression="uncompressed")
 
 
@@ -88,7 +93,7 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array as `.npy`, without pickle.
+    """Write an array as `.npy`, without pickle, neither atomically nor flushed.
 
     Raises:
         ValueError: the array holds Python objects.
@@ -99,7 +104,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         np.save(cast("BinaryIO", SimpleNamespace(write=file.write)), array, allow_pickle=False)
 
 
-def read_array(path: Path) -> NDArray[Any]:
+def map_array(path: Path) -> NDArray[Any]:
     """Map a `.npy` file whose SHA-256 has been verified into memory, read-only.
 
     Raises:

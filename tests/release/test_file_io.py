@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from vecall.errors import InvalidReleaseError
-from vecall.release.atomic_io import atomic_write, compute_sha256, read_array, read_table, write_array, write_table
+from vecall.release.file_io import atomic_write, compute_sha256, map_array, read_table, write_array, write_table
 
 
 def test_compute_sha256_hashes_content_beyond_one_chunk(tmp_path):
@@ -41,7 +41,7 @@ def test_table_round_trips_through_path_with_glob_characters(tmp_path):
 def test_array_round_trips_and_is_read_only(tmp_path, shape):
     array = np.ones(shape, dtype=np.float16)
     write_array(tmp_path / "a.npy", array)
-    loaded = read_array(tmp_path / "a.npy")
+    loaded = map_array(tmp_path / "a.npy")
     np.testing.assert_array_equal(loaded, array)
     assert not loaded.flags.writeable
 
@@ -52,10 +52,10 @@ def test_python_objects_are_neither_written_nor_read(tmp_path):
         write_array(tmp_path / "a.npy", objects)
     np.save(tmp_path / "b.npy", objects, allow_pickle=True)
     with pytest.raises(InvalidReleaseError, match=r"b\.npy"):
-        read_array(tmp_path / "b.npy")
+        map_array(tmp_path / "b.npy")
 
 
-@pytest.mark.parametrize("read", [read_array, read_table])
+@pytest.mark.parametrize("read", [map_array, read_table])
 @pytest.mark.parametrize("content", [None, b"", b"no such format" * 9])
 def test_unreadable_file_raises_invalid_release_with_its_name(tmp_path, read, content):
     if content is not None:

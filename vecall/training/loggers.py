@@ -1,0 +1,99 @@
+"""Experiment loggers: epoch metrics to TensorBoard or MLflow, by Lightning's loggers."""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+
+from vecall.errors import ConfigError
+from vecall.runtime.quiet_logger import quiet_logger
+from vecall.training.settings import LoggerType
+
+TENSORBOARD_DIR, MLFLOW_DIR = "tensorboard", "mlflow"
+_MODULES = {"none": (), "tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
+_NOISY_LOGGERS = ("lightning.pytorch", "mlflow", "mlflow.store.db.utils", "alembic")
+_RUN_ID_FILE = "run_id.txt"
+
+
+def check_logger_installed(logger_type: LoggerType) -> None:
+    """Check that the packages of a logger are installed.
+
+    Raises:
+        ConfigError: A package is missing; the message names the command that installs it.
+    """
+    missing = [name for name in _MODULES[logger_type] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"training.logger: {logger_type!r} requires {', '.join(missing)}: run pip install 'vecall[{logger_type}]', "
+            "or set training.logger to 'none'; metrics.jsonl is written in any case"
+        )
+
+
+def build_logger(
+    logger_type: LoggerType, directory: Path, hyperparameters: Mapping[str, object]
+) -> "EpochLogger | None":
+    """Build the logger that the settings name; None for "none".
+
+    Args:
+        logger_type: Value of `training.logger`.
+        directory: Directory of the run; the logger's files are in a subdirectory. MLflow logs to the server of the
+            environment variable MLFLOW_TRACKING_URI instead, if it is set.
+        hyperparameters: Settings by name, logged once.
+
+    Raises:
+        ConfigError: A package is missing.
+    """
+    check_logger_installed(logger_type)
+    match logger_type:
+        case "none":
+            return None
+        case "tensorboard":
+            logger: Logger = TensorBoardLogger(
+                directory / TENSORBOARD_DIR, name="", version="", default_hp_metric=False
+            )
+        case "mlflow":
+            logger = _build_mlflow_logger(directory / MLFLOW_DIR)
+    return EpochLogger(logger, hyperparameters)
+
+
+class EpochLogger:
+    """Logger of the metrics of epochs.
+
+    Args:
+        logger: Lightning's logger.
+        hyperparameters: Settings by name, logged at once.
+
+    Attributes:
+        logger: Lightning's logger, for the trainer, which closes it.
+    """
+
+    def __init__(self, logger: Logger, hyperparameters: Mapping[str, object]) -> None:
+        self.logger = logger
+        self.logger.log_hyperparams(dict(hyperparameters))
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Log the metrics of an epoch, which is the step of the logger's axis."""
+        # MLflow does not allow "@" in names.
+        names = {name: name.replace("@", "_at_") if isinstance(self.logger, MLFlowLogger) else name for name in metrics}
+        self.logger.log_metrics({names[name]: value for name, value in metrics.items()}, step=epoch)
+
+
+def _build_mlflow_logger(directory: Path) -> MLFlowLogger:
+    """Build an MLflow logger that continues the run of an interrupted training in the same directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    run_id_path = directory / _RUN_ID_FILE
+    with ExitStack() as stack:
+        for name in _NOISY_LOGGERS:
+            stack.enter_context(quiet_logger(name))
+        logger = MLFlowLogger(
+            experiment_name="vecall",
+            run_name=directory.parent.name,
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{directory.absolute() / 'mlflow.db'}",
+            artifact_location=str(directory.absolute() / "artifacts"),
+            run_id=run_id_path.read_text(encoding="utf-8") if run_id_path.exists() else None,
+        )
+        run_id_path.write_text(str(logger.run_id), encoding="utf-8")
+    return logger
