@@ -93,7 +93,7 @@ def measure_kind(pool: FilterPool, kind: str) -> dict[str, Any]:
     for rate, filters in zip(PASS_RATES, pool.make_filters(kind, PASS_RATES), strict=True):
         cases = make_cases(pool, filters)
         near_pass_rate = round(measure_near_pass_rate(pool, filters), 5)
-        rates = {"rate": rate, "matches": filters[0].base.count, "near_pass": near_pass_rate}
+        rates = {"rate": rate, "matches": filters[0].matching_base_rows.count, "near_pass": near_pass_rate}
         cells += [rates | measure_cell(pool.snapshot, cases, excluded, k) for excluded in EXCLUSION_COUNTS for k in KS]
     return {"facts": environment, "release": pool.describe(), "load_after": read_load_average(), "cells": cells}
 

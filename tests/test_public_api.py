@@ -77,8 +77,11 @@ def test_unknown_name_raises_attribute_error() -> None:
 
 
 def test_missing_dependency_raises_import_error_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vecall.pipeline.fit", None)
-    with pytest.raises(ImportError, match=r"vecall\.fit requires .* pip install 'vecall\[train\]'"):
+    def import_without_torch(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named 'torch', imported by {name}", name="torch")
+
+    monkeypatch.setattr(vecall, "import_module", import_without_torch)
+    with pytest.raises(ImportError, match=r"vecall\.fit requires torch, .* pip install 'vecall\[train\]'"):
         _ = vecall.fit
 
 

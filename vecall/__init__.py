@@ -7,6 +7,7 @@ All public names are here. Each is imported on first access, so that only `fit`,
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vecall.runtime.missing_modules import explain_missing_module
 from vecall.runtime.openmp import limit_spinning
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def __getattr__(name: str) -> object:
     try:
         return getattr(import_module(_LAZY_IMPORTS[name]), name)
     except ModuleNotFoundError as error:
-        message = f"vecall.{name} requires {error.name}, which is not installed: run pip install 'vecall[train]'"
+        message = explain_missing_module(error, needed_by=f"vecall.{name}", extra="train")
         raise ImportError(message, name=error.name) from error
 
 

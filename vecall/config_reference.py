@@ -30,7 +30,7 @@ class ConfigKey:
         default: `REQUIRED`, None where the key may be left out, or a value.
         bounds: range of a number, such as `> 0, ≤ 1`; empty where there is none.
         description: what it means.
-        presets: by name of the preset, the value that it sets, where that is not the default.
+        preset_overrides: preset name -> its value, only for presets whose value is not the default.
     """
 
     section: str
@@ -39,7 +39,7 @@ class ConfigKey:
     default: object
     bounds: str
     description: str
-    presets: Mapping[str, object] = field(default_factory=dict)
+    preset_overrides: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -55,16 +55,16 @@ def list_config_keys() -> list[ConfigKey]:
 def list_model_keys(model: type[BaseModel], section: str = "") -> list[ConfigKey]:
     """Every key of a settings model, sub-tables after the keys of their table.
 
-    A table of tables by name, such as the features of items, is listed once for each kind that its entries may have,
-    in a section such as `schema.items.features.NAME (category)`.
+    A table whose entries are tables that the user names, such as the features of items, is listed once for each kind of
+    entry, in a section such as `schema.items.features.NAME (category)`.
     """
     keys, tables = [], []
     for field_name, info in model.model_fields.items():
         name = info.alias or field_name
         path = f"{section}.{name}" if section else name
-        if submodel := _as_model(info.annotation):
+        if submodel := _as_model_class(info.annotation):
             tables += list_model_keys(submodel, path)
-        elif kinds := _list_entry_kinds(info.annotation):
+        elif kinds := _get_entry_models(info.annotation):
             for kind in kinds:
                 tables += list_model_keys(kind, f"{path}.NAME ({kind.model_fields['kind'].default})")
         else:
@@ -133,7 +133,7 @@ def render_markdown(keys: Sequence[ConfigKey]) -> str:
             key.type,
             _render_default(key.default),
             key.bounds,
-            key.description + _render_presets(key.presets),
+            key.description + _render_presets(key.preset_overrides),
         )
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines).strip() + "\n"
@@ -143,12 +143,13 @@ def _with_presets(key: ConfigKey) -> ConfigKey:
     presets = {
         name: value
         for name, sections in PRESETS.items()
-        if (value := _look_up(sections, key.path)) is not None and value != key.default
+        if (value := _get_or_none(sections, key.path)) is not None and value != key.default
     }
     return ConfigKey(key.section, key.name, key.type, key.default, key.bounds, key.description, presets)
 
 
-def _look_up(sections: Mapping[str, Any], path: str) -> object:
+def _get_or_none(sections: Mapping[str, Any], path: str) -> object:
+    """Return the value at a dotted path; None if it is missing."""
     value: Any = sections
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -193,15 +194,16 @@ def _describe_type(annotation: Any) -> str:  # noqa: ANN401 - a type
     return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _as_model(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - a type
+def _as_model_class(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - a type
+    """Return the annotation if it is a model class itself; None for others, `Model | None` included."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _list_entry_kinds(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - a type
-    """Models that the entries of a table by name may be; empty where they are no models."""
+def _get_entry_models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - a type
+    """Return the models that the entries of a dict field may be; empty for other fields."""
     if get_origin(annotation) is not dict:
         return []
-    return [model for model in _iterate_leaf_types(get_args(annotation)[1]) if _as_model(model)]
+    return [model for model in _iterate_leaf_types(get_args(annotation)[1]) if _as_model_class(model)]
 
 
 def _iterate_leaf_types(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - a type
@@ -222,7 +224,7 @@ def _render_toml_header(section: str) -> str:
 
 
 def _render_toml_line(key: ConfigKey, preset: str | None) -> str:
-    value = key.presets.get(preset, key.default) if preset else key.default
+    value = key.preset_overrides.get(preset, key.default) if preset else key.default
     if preset and key.path == "model.preset":
         value = preset
     comment = "; ".join(part for part in (key.type, key.bounds, key.description) if part)

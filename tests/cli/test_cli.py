@@ -1,6 +1,7 @@
 """The command line: exit codes, one JSON object on stdout, one readable line for an error."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,7 +96,7 @@ def test_releases_as_text(store: Path) -> None:
         ("verify",): "release two verified",
         ("rollback",): "activated release one (previously two)",
         ("activate", "one"): "activated release one (previously one)",
-        ("prune", "--keep", 1): "deleted no releases and 0 journal operations",
+        ("prune", "--keep", 1): "deleted no releases and 0 live changes",
     }
     for command, text in texts.items():
         result = invoke("releases", *command, "--store", store)
@@ -162,12 +163,23 @@ def test_unknown_config_key_is_named_by_its_path(tmp_path: Path) -> None:
     assert "model.dimm" in error["message"]
 
 
-def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delitem(sys.modules, "vecall.pipeline.fit", raising=False)
-    monkeypatch.setitem(sys.modules, "vecall.pipeline.fit", None)
-    result = invoke("fit", MOVIELENS_DIR / "vecall.toml", "--run", tmp_path / "run")
-    assert result.exit_code == 1
-    assert "vecall[train]" in result.stderr
+@pytest.mark.parametrize(
+    ("module", "arguments", "text"),
+    [
+        ("torch", ["fit", str(MOVIELENS_DIR / "vecall.toml"), "--run", "run"], "pip install 'vecall[train]'"),
+        ("jinja2", ["serve", "--store", "store"], "pip install 'vecall[serve]'"),
+        ("sqlite3", ["releases", "prune", "--keep", "1", "--store", "store"], "belongs to no extra of vecall"),
+    ],
+)
+def test_missing_module_is_attributed_to_its_extra(
+    tmp_path: Path, module: str, arguments: list[str], text: str
+) -> None:
+    code = f"import sys; sys.modules['{module}'] = None; from vecall.cli.app import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert f"requires {module}, which is not installed" in result.stderr
+    assert text in result.stderr
 
 
 def test_quickstart_prints_examples_metrics_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:

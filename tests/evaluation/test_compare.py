@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.evaluation import baselines
+from vecall.evaluation import baselines, compare
 from vecall.evaluation.compare import WITH_HISTORY, IndexScorer, ServedModel, evaluate_all
 from vecall.evaluation.report_builder import write_evaluation_report
 from vecall.index.exact import ExactIndex
@@ -43,7 +43,7 @@ def served_model():
         search_param_curve=None,
         engine="exact",
         cost_model=CostModel(0.0, 0.0, 0.0, 1.0),
-        has_features=np.zeros(USERS, dtype=bool),
+        has_features_by_user=np.zeros(USERS, dtype=bool),
         reads_history=True,
     )
 
@@ -69,12 +69,22 @@ def test_exact_index_has_the_metrics_of_the_model(evaluate):
 
 def test_users_without_history_are_served_popular_items(evaluate):
     report = evaluate()
-    assert report.route_counts == {"index": 0, "scan": USERS - WITHOUT_HISTORY, "all": 0, "popular": WITHOUT_HISTORY}
+    assert report.first_k_route_counts == {
+        "index": 0,
+        "scan": USERS - WITHOUT_HISTORY,
+        "all": 0,
+        "popular": WITHOUT_HISTORY,
+    }
     assert report.route_summary == (
-        "recalls of the evaluated users at k = 10: 9 scan all items (exact; no index search would be faster), "
-        "3 return popular items"
+        "recall answers the evaluated users at k = 10: 9 by a scan of all items (exact; no index search would be "
+        "faster), 3 with popular items"
     )
     assert any(sentence.startswith("3 of these users have no history") for sentence in report.protocol)
+
+
+def test_ann_ks_beyond_the_item_count_are_skipped_or_replaced_by_it(served_model):
+    assert compare._limit_ks_to_index_size(served_model, (10, ITEMS, 1000)) == [10, ITEMS]
+    assert compare._limit_ks_to_index_size(served_model, (1000, 2000)) == [ITEMS]
 
 
 def test_json_has_the_public_keys(evaluate):

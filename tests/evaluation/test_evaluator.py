@@ -29,8 +29,8 @@ def test_seen_target_counts_only_with_seen_items_included():
     cases = make_cases([[0, 1, 1], [2], [4]], [[1, 3], [2], [5]])
     descending = np.tile(np.arange(6, 0, -1, dtype=np.float32), (3, 1))
     result = evaluate_scorer(lambda batch: descending[: len(batch)], cases, 6, (1, 2, 3))
-    assert (result.user_count, result.target_count) == (3, 4)
-    assert (result.repeat_target_count, result.dropped_user_count) == (2, 1)
+    assert (result.evaluated_user_count, result.target_count) == (3, 4)
+    assert (result.repeat_target_count, result.all_repeat_user_count) == (2, 1)
     # Unseen of user 0: 2, 3, 4, 5; of user 2: 0, 1, 2, 3, 5. Targets left: 3 at rank 1, 5 at rank 4.
     assert result.seen_excluded["recall@1"] == 0.0
     assert result.seen_excluded["recall@2"] == pytest.approx(1 / 2)
@@ -88,7 +88,7 @@ def test_sample_holds_unseen_rows_of_its_users():
 
 
 def test_wrong_shapes_and_empty_splits_are_refused():
-    with pytest.raises(DataError, match="every item for every user"):
+    with pytest.raises(DataError, match=r"returned scores of shape \(37, 3\); expected \(users, items\) = \(37, 30\)"):
         evaluate_scorer(lambda batch: np.ones((len(batch), 3), np.float32), make_random_cases(), ITEMS, (10,))
     with pytest.raises(DataError, match="no user to evaluate"):
         evaluate_scorer(score_randomly, make_cases([], []), ITEMS, (10,))

@@ -29,9 +29,9 @@ def score(batch):
     ],
 )
 def test_unknown_users_get_popular_items(reads_history, has_features, is_unknown):
-    scorer = FallbackScorer(score, POPULARITY, reads_history=reads_history, has_features=has_features)
+    scorer = FallbackScorer(score, POPULARITY, reads_history=reads_history, has_features_by_user=has_features)
     cases = make_cases([0], [], [])
-    assert scorer.is_unknown(cases).tolist() == is_unknown
+    assert scorer.get_unknown_user_mask(cases).tolist() == is_unknown
     rankings = [np.argsort(-row).tolist() for row in scorer(cases)]
     assert rankings == [[2, 0, 1, 3] if popular else [1, 3, 0, 2] for popular in is_unknown]
 

@@ -150,9 +150,9 @@ def test_rejected_operations_are_logged_and_the_release_is_served_without_them(s
     with caplog.at_level(logging.WARNING), open_recaller(store_dir, writable=True, auto_compact=False) as writer:
         assert dict(writer.live_index.snapshot.rejected_seqs) == {8: 2}
         assert sorted(writer.recall(EVERYTHING).ids) == [2, 3, 7, 9]
-        assert "cannot take 1 operations" in caplog.text
+        assert "rejected 1 journal operations" in caplog.text
         assert "2: its vector has 2 numbers, and this release's vectors have 3" in caplog.text
-        assert "cannot store some values of the journal; number of operations by column: {'until': 1}" in caplog.text
+        assert "their values are left out (column: operations): {'until': 1}" in caplog.text
         writer.upsert([{"id": 8, "vector": [1, 0, 0]}])
         assert not writer.live_index.snapshot.rejected_seqs
 

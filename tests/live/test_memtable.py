@@ -51,7 +51,7 @@ def read_items(snapshot, item_ids):
 
 @pytest.mark.parametrize("max_dead_slots", [3, 1024])
 def test_snapshots_are_not_changed_by_later_operations(release, ids, max_dead_slots, monkeypatch):
-    monkeypatch.setattr(memtable_module, "_MAX_DEAD_SLOTS", max_dead_slots)
+    monkeypatch.setattr(memtable_module, "_MAX_EXTRA_SUPERSEDED_SLOTS", max_dead_slots)
     rng = random.Random(0)
     all_ids = ids + ([f"new {i}" for i in range(15)] if isinstance(ids[0], str) else list(range(15)))
     oracle = {item_id: (float(i), f"c{i}", True) for i, item_id in enumerate(ids)}

@@ -82,7 +82,7 @@ def test_fit_resumes_on_equal_tables(interrupted_dir):
 
 
 def test_fit_does_not_resume_with_another_initial_run(interrupted_dir, published):
-    with pytest.raises(TrainingError, match=r"inputs differ .*: older run of --init"):
+    with pytest.raises(TrainingError, match=r"inputs differ .*: weights of the --init run"):
         fit(synthetic.make_config(interrupted_dir), interrupted_dir / "run", init=published / "run")
 
 
@@ -139,7 +139,7 @@ def test_repeated_interactions_without_times_have_different_hashes(tables_dir):
         "user,item,rating\n" + "user-1,item-1,5\n" * 4 + "user-2,item-1,5\nuser-2,item-2,5\n"
     )
     dataset = synthetic.load_dataset(parse_config(settings))
-    assert len(np.unique(lineage.hash_interactions(dataset))) == 6
+    assert len(np.unique(lineage.hash_positives(dataset))) == 6
 
 
 def test_sample_of_hashes_detects_a_leak(tables_dir, monkeypatch):
@@ -153,7 +153,7 @@ def test_sample_of_hashes_detects_a_leak(tables_dir, monkeypatch):
 def test_init_run_without_trained_hashes_raises(tables_dir):
     fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
     (tables_dir / "init" / TRAINED_HASHES_FILE).unlink()
-    with pytest.raises(TrainingError, match="has no readable record of the interactions"):
+    with pytest.raises(TrainingError, match=r"trained_hashes.npy cannot be read .*fit .*init again, or omit --init"):
         fit(synthetic.make_config(tables_dir), tables_dir / "run", init=tables_dir / "init")
 
 

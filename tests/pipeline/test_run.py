@@ -15,7 +15,7 @@ from vecall.pipeline.run import (
     SUMMARY_FILE,
     Run,
     TrainedModel,
-    create_or_resume_run,
+    create_or_check_run_dir,
     delete_checkpoints,
     read_run_config,
 )
@@ -100,21 +100,21 @@ def test_missing_damaged_and_unfinished_runs_raise(run_dir, tmp_path):
 def test_run_directory_is_created_once_and_resumed(tmp_path, run_dir):
     config = synthetic.make_config(tmp_path)
     new_dir = tmp_path / "deep" / "run"
-    create_or_resume_run(new_dir, config)
+    create_or_check_run_dir(new_dir, config)
     assert [path.name for path in new_dir.iterdir()] == [CONFIG_FILE]
     assert read_run_config(new_dir) == config
     (new_dir / METRICS_FILE).write_text("")
-    create_or_resume_run(new_dir, config)
+    create_or_check_run_dir(new_dir, config)
     with pytest.raises(TrainingError, match="other settings"):
-        create_or_resume_run(new_dir, synthetic.make_config(tmp_path, training={"seed": 1}))
+        create_or_check_run_dir(new_dir, synthetic.make_config(tmp_path, training={"seed": 1}))
     with pytest.raises(TrainingError, match="holds a finished run"):
-        create_or_resume_run(run_dir, config)
+        create_or_check_run_dir(run_dir, config)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "thesis.md").write_text("do not touch")
     with pytest.raises(TrainingError, match="is neither empty nor a run"):
-        create_or_resume_run(tmp_path / "docs", config)
+        create_or_check_run_dir(tmp_path / "docs", config)
     (tmp_path / "empty").mkdir()
-    create_or_resume_run(tmp_path / "empty", config)
+    create_or_check_run_dir(tmp_path / "empty", config)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_run_directory_is_created_once_and_resumed(tmp_path, run_dir):
 )
 def test_run_config_round_trips(tmp_path, data):
     config = synthetic.make_config(tmp_path, data=data, training={"temperature": "learned"}, model={"hidden": [16]})
-    create_or_resume_run(tmp_path / "run", config)
+    create_or_check_run_dir(tmp_path / "run", config)
     assert read_run_config(tmp_path / "run") == config
     assert json.loads((tmp_path / "run" / CONFIG_FILE).read_text())["schema"]["items"]["id_type"] == "string"
 

@@ -244,7 +244,7 @@ def make_upsert(item_id, year):
 
 
 def to_rows_and_slots(mask):
-    return np.flatnonzero(mask.base.to_mask()).tolist(), mask.delta.tolist()
+    return np.flatnonzero(mask.matching_base_rows.to_mask()).tolist(), mask.matching_slot_mask.tolist()
 
 
 def test_mask_without_conditions_is_none(memtable, evaluated_rows):
@@ -256,9 +256,9 @@ def test_filter_is_evaluated_once_for_a_release(memtable, evaluated_rows):
     cache = FilterCache()
     first = cache.get_mask(SINCE_2000, memtable.snapshot)
     assert to_rows_and_slots(first) == (list(range(20, N)), [])
-    assert first.base.count == 20
+    assert first.matching_base_rows.count == 20
     reordered_keys = [{"value": 2000, "op": "gte", "field": "year"}]
-    assert cache.get_mask(reordered_keys, memtable.snapshot).base is first.base
+    assert cache.get_mask(reordered_keys, memtable.snapshot).matching_base_rows is first.matching_base_rows
     assert evaluated_rows == [N]
 
 
@@ -297,7 +297,7 @@ def test_each_slot_of_the_delta_is_evaluated_once(memtable, evaluated_rows):
 
 def test_delta_whose_dead_slots_were_dropped_is_evaluated_again(memtable, evaluated_rows, monkeypatch):
     """An item that changes often leaves dead slots; dropping them renumbers the others."""
-    monkeypatch.setattr(memtable_module, "_MAX_DEAD_SLOTS", 4)
+    monkeypatch.setattr(memtable_module, "_MAX_EXTRA_SUPERSEDED_SLOTS", 4)
     cache, lengths = FilterCache(), []
     for turn in range(40):
         snapshot = memtable.apply([make_upsert(turn % 3, 1990 + turn)], seq=turn + 1)

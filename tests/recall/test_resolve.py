@@ -21,7 +21,7 @@ def release(make_release, make_encoder):
 def resolve(release, **query):
     """(vector, excluded rows, fallback, unknown) of a query."""
     resolved = resolve_query(Query(**query), Snapshot.from_release(release))
-    vector = None if resolved.vector is None else resolved.vector[0].tolist()
+    vector = None if resolved.query_matrix is None else resolved.query_matrix[0].tolist()
     return vector, resolved.excluded_rows.tolist(), resolved.fallback, resolved.unknown
 
 
@@ -106,7 +106,7 @@ def test_encoder_without_user_features_refuses_features(make_release, make_encod
     release = make_release(VECTORS, users=USERS, encoder=make_encoder(features={}), popularity=range(8))
     assert resolve(release, user_id="ann") == ([0, 0, 2, 1], [0, 1, 2, 3], None, UnknownInputs())
     assert resolve(release, user_id="bob") == (None, [], "popular", UnknownInputs())  # known, but without a history
-    with pytest.raises(QueryError, match="no such feature") as caught:
+    with pytest.raises(QueryError, match="unknown feature; this release has") as caught:
         resolve(release, user={"age": 3})
     assert caught.value.field == "user.age"
 
@@ -122,7 +122,7 @@ def test_encoder_without_user_features_refuses_features(make_release, make_encod
         ({"vector": [1, 2, 3, 1e39]}, "vector", r"expected finite numbers within ±1e\+29, got 1e\+39"),
         ({"vector": [1, 2, 3, 2e29]}, "vector", r"expected finite numbers within ±1e\+29, got 2e\+29"),
         ({"vector": np.array([1, 2, 3, np.nan])}, "vector", "expected finite numbers .* got nan"),
-        ({"user": {"agee": 3}}, "user.agee", r"expected some of \['age', 'town', 'taste'\]"),
+        ({"user": {"agee": 3}}, "user.agee", r"this release has \['age', 'town', 'taste'\]"),
         ({"user": {"age": "old"}}, "user.age", "expected a finite number or null, got 'old'"),
         ({"user": {"age": True}}, "user.age", "expected a finite number"),
         ({"user": {"town": "\ud800"}}, "user.town", "expected a string"),

@@ -155,7 +155,7 @@ def test_search_returns_the_best_eligible_items(make_release, engine, cost_model
         np.testing.assert_array_equal(snapshot.delta.live_mask, before[1])
         if case["vector"] is None:
             assert result.route == "popular"
-        elif eligible_count - result.delta_count <= case["k"]:  # eligible items of the base
+        elif eligible_count - result.eligible_delta_count <= case["k"]:  # eligible items of the base
             assert result.route == "all"
         else:
             assert result.route == ("scan" if engine == "exact" or cost_model is EXPENSIVE_INDEX else "index")
@@ -225,7 +225,7 @@ def test_deleted_items_count_like_filtered_ones(recorded):
     (call,) = index.calls
     assert call[:3] == ("search", 5, CURVE.look_up(5, expected_rank=15))
     assert np.flatnonzero(call[3].to_mask()).tolist() == list(range(40, 60))
-    assert (result.match_count, result.eligible_count, result.delta_count) == (20, 19, 0)
+    assert (result.match_count, result.eligible_count, result.eligible_delta_count) == (20, 19, 0)
 
 
 def test_filter_that_all_items_pass_is_dropped(recorded):
@@ -255,7 +255,9 @@ def test_base_without_live_rows_is_not_searched(recorded):
     memtable.apply(upserts, seq=2)
     result = search_snapshot(memtable.snapshot, query, None, 5)
     assert memtable.snapshot.to_ids(result.rows) == [300, 7, 110]
-    assert (result.route, result.match_count, result.delta_count) == ("all", 3, 3)
+    assert (result.route, result.match_count, result.eligible_delta_count) == ("all", 3, 3)
+    result = search_snapshot(memtable.snapshot, query, None, 2)  # "all" says nothing of the delta
+    assert (result.route, memtable.snapshot.to_ids(result.rows)) == ("all", [300, 7])
     assert index.calls == []
 
 
@@ -280,7 +282,7 @@ def test_approximate_index_keeps_its_recall_under_filters_exclusions_and_changes
     all_rows = np.arange(3000 + len(snapshot.delta))
     item_vectors, is_live = snapshot.get_vectors(all_rows), snapshot.is_live(all_rows)
     filter_mask = FilterMask(Bitmap.from_mask(rng.random(3000) < 0.4), rng.random(len(snapshot.delta)) < 0.4)
-    passes = np.concatenate([filter_mask.base.to_mask(), filter_mask.delta])
+    passes = np.concatenate([filter_mask.matching_base_rows.to_mask(), filter_mask.matching_slot_mask])
     hits, index_searches = 0, 0
     for turn in range(30):
         vector = rng.standard_normal(8).astype(np.float32)
@@ -326,7 +328,7 @@ def test_changed_items_keep_their_popularity_and_new_ones_have_none(make_release
     snapshot = memtable.snapshot
     result = search_snapshot(snapshot, make_resolved_query(), None, 9)
     assert (snapshot.to_ids(result.rows), result.scores.tolist()) == (["c", "b", "0", "a", "z"], [9, 5, 0, 0, 0])
-    assert (result.route, result.match_count, result.delta_count) == ("popular", 5, 4)
+    assert (result.route, result.match_count, result.eligible_delta_count) == ("popular", 5, 4)
 
 
 def test_popular_search_without_popularity_is_an_error(release):

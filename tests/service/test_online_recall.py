@@ -54,10 +54,10 @@ def test_exact_search_does_not_depend_on_the_chunk_size(recaller, monkeypatch):
     trace = run_recall(recaller, 3, exclude=[1, 2, 3])
     throttle_calls = []
     for chunk_rows in (8, 104, 4096):
-        monkeypatch.setattr(search, "_SCAN_CHUNK_ROWS", chunk_rows)
-        exact = search.search_snapshot_exact(
+        monkeypatch.setattr(search, "_GROUND_TRUTH_CHUNK_ROWS", chunk_rows)
+        exact = search.compute_ground_truth_rows(
             trace.snapshot,
-            trace.resolved_query.vector,
+            trace.resolved_query.query_matrix,
             trace.resolved_query.excluded_rows,
             None,
             50,

@@ -9,8 +9,7 @@ import typer
 
 from vecall import console, progress
 from vecall.errors import QueryError, VecallError
-
-_SERVE_MODULES = ("httptools", "jinja2", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop")
+from vecall.runtime.missing_modules import explain_missing_module
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; logs and progress go to stderr.")
@@ -21,7 +20,7 @@ ReleaseOption = Annotated[str | None, typer.Option("--release", help="Release na
 ActivateOption = Annotated[bool, typer.Option("--activate/--no-activate", help="Make it the current release.")]
 
 
-def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
+def wrap_command(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command: show progress bars, and report an expected error in one line with exit code 1."""
 
     @functools.wraps(command)
@@ -32,15 +31,13 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
         except VecallError as error:
             _print_error(error, as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from None
-        except OSError as error:  # of a file that no code checks, such as one on a failing disk
+        except OSError as error:  # of a file access that nothing else wraps, for example on a failing disk
             _print_error(VecallError(f"{error}"), as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
         except ModuleNotFoundError as error:
-            extra = "serve" if error.name in _SERVE_MODULES else "train"
-            missing = VecallError(
-                f"this command requires {error.name}, which is not installed: run pip install 'vecall[{extra}]'"
-            )
-            _print_error(missing, as_json=bool(options.get("as_json")))
+            extra = "serve" if command.__name__ == "serve" else "train"
+            text = explain_missing_module(error, needed_by="this command", extra=extra)
+            _print_error(VecallError(text), as_json=bool(options.get("as_json")))
             raise typer.Exit(1) from error
 
     return wrapper
@@ -52,7 +49,9 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
         field = error.field if isinstance(error, QueryError) else None
         console.print_json({"error": {"code": code, "message": str(error), "field": field}})
     else:
-        text = f"vecall: {error}".encode(errors="backslashreplace").decode()  # paths need not be UTF-8
+        text = f"vecall: {error}".encode(
+            errors="backslashreplace"
+        ).decode()  # a path may contain bytes that are not UTF-8
         console.err.print(text, style="red", markup=False, soft_wrap=True)
 
 

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from vecall import console
-from vecall.cli.output import JsonOption, handle_errors
+from vecall.cli.output import JsonOption, wrap_command
 
 
-@handle_errors
+@wrap_command
 def config(
     preset: Annotated[
         str | None, typer.Option("--preset", help="Show the values of this preset, such as sequence.")

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from vecall import console
-from vecall.cli.output import JsonOption, ReleaseOption, StoreOption, handle_errors, print_result
+from vecall.cli.output import JsonOption, ReleaseOption, StoreOption, print_result, wrap_command
 from vecall.errors import QueryError
 
 _KOption = Annotated[int | None, typer.Option("-k", help="Number of items (default: the request's k, else 100).")]
 
 
-@handle_errors
+@wrap_command
 def recall(
     store: StoreOption,
     user: Annotated[str | None, typer.Option("--user", help="User id.")] = None,
@@ -53,7 +53,7 @@ def _read_request(path: Path) -> dict[str, Any]:
     return request
 
 
-@handle_errors
+@wrap_command
 def batch(
     store: StoreOption,
     users: Annotated[
@@ -77,7 +77,7 @@ def batch(
     print_result(result.as_json(), text, as_json=as_json)
 
 
-@handle_errors
+@wrap_command
 def vectors(
     store: StoreOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file of ids and vectors.")],
@@ -96,7 +96,7 @@ def vectors(
     print_result(result.as_json(), text, as_json=as_json)
 
 
-@handle_errors
+@wrap_command
 def serve(
     store: StoreOption,
     host: Annotated[

@@ -10,10 +10,10 @@ from vecall.cli.output import (
     JsonOption,
     ReleaseOption,
     StoreOption,
-    handle_errors,
     print_result,
+    wrap_command,
 )
-from vecall.cli.training import print_release
+from vecall.cli.training import verify_and_print_release
 
 releases_app = typer.Typer(
     help="List, verify, activate, roll back and prune the releases of a store.", no_args_is_help=True
@@ -21,7 +21,7 @@ releases_app = typer.Typer(
 journal_app = typer.Typer(help="List the live changes of a store, or drop one of them.", no_args_is_help=True)
 
 
-@handle_errors
+@wrap_command
 def compact(
     store: StoreOption,
     name: Annotated[str | None, typer.Option(help="Name of the new release (default: UTC timestamp).")] = None,
@@ -46,11 +46,11 @@ def compact(
     os.nice(19)
     faiss.omp_set_num_threads(1)
     new_name = compact_store(store, name=name, activate=activate, release=release)
-    print_release(store, new_name, as_json=as_json)
+    verify_and_print_release(store, new_name, as_json=as_json)
 
 
 @releases_app.command("list")
-@handle_errors
+@wrap_command
 def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:
     """List all releases, newest first; * marks the current one."""
     from vecall.release.store import Store
@@ -75,7 +75,7 @@ def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:
 
 
 @releases_app.command()
-@handle_errors
+@wrap_command
 def verify(
     store: StoreOption,
     name: Annotated[
@@ -94,7 +94,7 @@ def verify(
 
 
 @releases_app.command()
-@handle_errors
+@wrap_command
 def activate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Release name.")],
     store: StoreOption,
@@ -109,9 +109,12 @@ def activate(
 
 
 @releases_app.command()
-@handle_errors
+@wrap_command
 def rollback(store: StoreOption, *, as_json: JsonOption = False) -> None:
-    """Activate the parent of the current release: the one that was current when it was published."""
+    """Activate the parent of the current release: the one that was current when the present one was published.
+
+    This need not be the release that was active before.
+    """
     from vecall.release.store import Store
 
     name, previous = Store.open(store).rollback()
@@ -124,17 +127,17 @@ def _print_activation(name: str, previous: str | None, *, as_json: bool) -> None
 
 
 @releases_app.command()
-@handle_errors
+@wrap_command
 def prune(
     store: StoreOption,
     keep: Annotated[
         int,
-        typer.Option(min=0, help="Keep the N newest releases; the current one and its parent are always kept."),
+        typer.Option(min=0, help="Keep the N newest releases, and the current one and its parent in addition."),
     ],
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete old releases, and the journal operations that neither a kept release nor the tables need."""
+    """Delete old releases, and the live changes that all kept releases and the tables already contain."""
     from vecall.live.pruning import prune_store
     from vecall.release.store import Store
 
@@ -142,13 +145,13 @@ def prune(
     releases = f"releases {', '.join(result.release_names)}" if result.release_names else "no releases"
     print_result(
         {"deleted": result.release_names, "operations": result.operation_count},
-        f"deleted {releases} and {result.operation_count:,} journal operations",
+        f"deleted {releases} and {result.operation_count:,} live changes",
         as_json=as_json,
     )
 
 
 @journal_app.command("list")
-@handle_errors
+@wrap_command
 def list_operations(
     store: StoreOption,
     release: ReleaseOption = None,
@@ -176,7 +179,7 @@ def list_operations(
 
 
 @journal_app.command()
-@handle_errors
+@wrap_command
 def drop(
     seq: Annotated[
         int, typer.Argument(metavar="SEQ", help="Sequence number of the change, as `vecall journal list` prints it.")
@@ -185,11 +188,11 @@ def drop(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove one live change from the journal; no other process may write meanwhile.
+    """Remove one live change from the journal. Stop all processes that write to the store first.
 
     Read-only processes that have already applied the change keep it until they are restarted.
     """
     from vecall.live.journal_repair import drop_operation
 
     drop_operation(store, seq)
-    print_result({"seq": seq, "dropped": True}, f"dropped operation {seq} from the journal", as_json=as_json)
+    print_result({"seq": seq, "dropped": True}, f"dropped live change {seq} from the journal", as_json=as_json)

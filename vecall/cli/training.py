@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vecall import console
-from vecall.cli.output import ActivateOption, JsonOption, RunOption, StoreOption, handle_errors
+from vecall.cli.output import ActivateOption, JsonOption, RunOption, StoreOption, wrap_command
 
 if TYPE_CHECKING:
     from vecall.evaluation.ann import AnnBenchmarkResult
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vecall.quickstart.run import QuickstartResult
 
 
-@handle_errors
+@wrap_command
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="Directory of the run, the store and the report.")] = Path(
         "quickstart"
@@ -23,7 +23,8 @@ def quickstart(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Directory with MovieLens' ratings.csv and movies.csv (default: the repository's copy)."
+            "--data",
+            help="Directory with MovieLens' ratings.csv and movies.csv (default: the copy in vecall's repository).",
         ),
     ] = None,
     *,
@@ -56,7 +57,7 @@ def _print_quickstart_result(result: "QuickstartResult") -> None:
     console.out.print(", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds_by_stage.items()))
 
 
-@handle_errors
+@wrap_command
 def fit(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Settings file, such as vecall.toml.")],
     run: RunOption,
@@ -79,19 +80,25 @@ def fit(
     console.out.print(f"{summary.epochs} epochs in {summary.seconds:.0f} s, best epoch {summary.best_epoch + 1}: {run}")
 
 
-@handle_errors
+@wrap_command
 def publish(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
     store: StoreOption,
     name: Annotated[str | None, typer.Option(help="Release name (default: UTC timestamp).")] = None,
     activate: ActivateOption = True,
     journal_seq: Annotated[
-        int, typer.Option(min=0, help="Sequence number of the last journal operation that the tables include.")
+        int,
+        typer.Option(
+            min=0,
+            help="Sequence number of the last live change that the tables include; later ones are re-applied.",
+        ),
     ] = 0,
     allow_worse: Annotated[
         bool,
         typer.Option(
-            "--allow-worse", help="Publish even with less than half of the current release's items or recall."
+            "--allow-worse",
+            help="Publish even if items or recall are less than half of the current release's (a smaller loss is never "
+            "refused).",
         ),
     ] = False,
     *,
@@ -101,11 +108,11 @@ def publish(
     from vecall.pipeline.publish import publish as publish_run
 
     release = publish_run(run, store, name=name, activate=activate, journal_seq=journal_seq, allow_worse=allow_worse)
-    print_release(store, release, as_json=as_json)
+    verify_and_print_release(store, release, as_json=as_json)
 
 
-def print_release(store: Path, name: str, *, as_json: bool) -> None:
-    """Print the size of a new release and the search parameters that were tried for its index."""
+def verify_and_print_release(store: Path, name: str, *, as_json: bool) -> None:
+    """Verify a new release, then print its size and the search parameters that were tried for its index."""
     from vecall.release.store import Store
 
     manifest = Store.open(store).verify(name)
@@ -132,7 +139,7 @@ def print_release(store: Path, name: str, *, as_json: bool) -> None:
         )
 
 
-@handle_errors
+@wrap_command
 def evaluate(
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a finished run.")] = None,
     store: Annotated[

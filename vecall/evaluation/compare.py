@@ -15,7 +15,7 @@ from vecall.errors import ConfigError
 from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
 from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
 from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
-from vecall.evaluation.fallback import FallbackScorer, is_unknown_user
+from vecall.evaluation.fallback import FallbackScorer, compute_unknown_user_mask
 from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
@@ -36,7 +36,7 @@ class ServedModel:
         search_param_curve: Search parameters by k; None for an exact index.
         engine: Label of the kind of index.
         cost_model: Cost of an index search and of a scan, by which recall chooses between them.
-        has_features: [U] whether a user has a feature that the user tower reads.
+        has_features_by_user: [U] whether each stored user has a feature that the user tower reads.
         reads_history: Whether the user tower reads histories.
         tuning_points: Search parameters tried when the index was tuned: `k`, `recall`, `recall_ci95`, `p50_ms` of each.
     """
@@ -46,17 +46,21 @@ class ServedModel:
     search_param_curve: SearchParamCurve | None
     engine: str
     cost_model: CostModel
-    has_features: Mask
+    has_features_by_user: Mask
     reads_history: bool
     tuning_points: Sequence[Mapping[str, float]] = ()
 
     def wrap_with_fallback(self, scorer: Scorer, popularity: Scores) -> FallbackScorer:
         """Return a scorer that gives popularity to the users whom recall would serve popular items."""
-        return FallbackScorer(scorer, popularity, reads_history=self.reads_history, has_features=self.has_features)
+        return FallbackScorer(
+            scorer, popularity, reads_history=self.reads_history, has_features_by_user=self.has_features_by_user
+        )
 
-    def is_unknown(self, cases: EvalCases) -> Mask:
+    def get_unknown_user_mask(self, cases: EvalCases) -> Mask:
         """Return [B] whether recall would serve the user of each case popular items."""
-        return is_unknown_user(cases, reads_history=self.reads_history, has_features=self.has_features)
+        return compute_unknown_user_mask(
+            cases, reads_history=self.reads_history, has_features_by_user=self.has_features_by_user
+        )
 
     def get_search_params(self, k: int) -> SearchParams | None:
         """Return the search parameters for k rows; None for an exact index."""
@@ -68,7 +72,7 @@ class IndexScorer:
 
     Args:
         served_model: The model and its index.
-        k: Rows that the index is searched for, beside those of the history.
+        k: Number of unseen rows that a search is to find.
     """
 
     def __init__(self, served_model: ServedModel, k: int) -> None:
@@ -77,7 +81,7 @@ class IndexScorer:
     def __call__(self, cases: EvalCases) -> Scores:
         """Return [B, N] scores.
 
-        Each search fetches k rows plus as many as the user has seen, as a request that excludes these does.
+        Each search fetches k rows plus one for each distinct item of the history, as a request does that excludes them.
         """
         index = self._served_model.index
         scores = np.full((len(cases), index.size), -np.inf, dtype=np.float32)
@@ -98,8 +102,8 @@ class EvaluationReport:
         dropped: Number of interactions, users or targets that were left out, by reason.
         results: Metrics by name: `model`, `index` (the model through its index), then the baselines.
         ann_results: Benchmark of the index alone, for each k.
-        route_counts: Number of the evaluated users whose recall at the first of these k takes each route; the routes
-            are those of `vecall.recall.query.ExecutionPlan.path`.
+        first_k_route_counts: Route -> number of evaluated users for whom recall at `ann_results[0].k` takes it; the
+            routes are those of `vecall.recall.query.ExecutionPlan.path`.
         tuning_points: As in `ServedModel`.
         item_counts: [N] number of users of each item in training.
     """
@@ -108,7 +112,7 @@ class EvaluationReport:
     dropped: Mapping[str, int]
     results: Mapping[str, EvaluationResult]
     ann_results: tuple[AnnBenchmarkResult, ...]
-    route_counts: Mapping[str, int]
+    first_k_route_counts: Mapping[str, int]
     tuning_points: Sequence[Mapping[str, float]]
     item_counts: Scores
 
@@ -116,13 +120,13 @@ class EvaluationReport:
     def route_summary(self) -> str:
         """One line about the routes that recalls of the evaluated users take."""
         actions = {
-            "index": "search the index",
-            "scan": "scan all items (exact; no index search would be faster)",
-            "all": "return all items",
-            "popular": "return popular items",
+            "index": "by an index search",
+            "scan": "by a scan of all items (exact; no index search would be faster)",
+            "all": "with all items",
+            "popular": "with popular items",
         }
-        counts = ", ".join(f"{count:,} {actions[route]}" for route, count in self.route_counts.items() if count)
-        return f"recalls of the evaluated users at k = {self.ann_results[0].k}: {counts}"
+        counts = ", ".join(f"{count:,} {actions[route]}" for route, count in self.first_k_route_counts.items() if count)
+        return f"recall answers the evaluated users at k = {self.ann_results[0].k}: {counts}"
 
     def as_json(self) -> dict[str, object]:
         """Return the results as `vecall evaluate --json` prints them; a skipped baseline is None."""
@@ -132,7 +136,7 @@ class EvaluationReport:
             "dropped": dict(self.dropped),
             **self._results_to_json(None),
             "with_history": self._results_to_json(WITH_HISTORY),
-            "ann": first | {"paths": dict(self.route_counts), "others": others},
+            "ann": first | {"paths": dict(self.first_k_route_counts), "others": others},
         }
 
     def _results_to_json(self, group: str | None) -> dict[str, object]:
@@ -146,12 +150,12 @@ def evaluate_all(
     """Evaluate a model, the model through its index, and the baselines on the test cases.
 
     Args:
-        dataset: For the number of items and what was dropped.
+        dataset: Supplies the number of items and of what was dropped.
         split: Baselines are fitted on `train` alone, as the model was, and read the same test histories.
         scorer: Exact scores of the model.
         served_model: The same model with its index.
         ks: Depths of model recall.
-        ann_ks: Depths of ANN recall; those beyond N are skipped.
+        ann_ks: Depths of ANN recall; those beyond N are skipped, or replaced by N if none remains.
     """
     n_items = len(dataset.catalogue.items)
     popularity = Popularity(split.train, n_items)
@@ -181,8 +185,8 @@ def evaluate_all(
     return EvaluationReport(
         protocol=(
             split.protocol[0].upper() + split.protocol[1:] + ".",
-            f"{len(split.test):,} users evaluated over {n_items:,} items; a target ranks below all items with the same "
-            "score.",
+            f"{len(split.test):,} users evaluated over {n_items:,} items; ties count against the model: a target ranks "
+            "below all other items with its score.",
             "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
             "histories; `index` is the model through its index.",
             *_describe_users_without_history(has_history),
@@ -191,7 +195,7 @@ def evaluate_all(
         dropped=dropped,
         results=results,
         ann_results=_benchmark_index(split.test, served_model, ann_ks),
-        route_counts=_count_routes(split.test, served_model, ann_ks),
+        first_k_route_counts=_count_routes(split.test, served_model, ann_ks),
         tuning_points=served_model.tuning_points,
         item_counts=item_counts,
     )
@@ -203,34 +207,34 @@ def _describe_users_without_history(has_history: Mask) -> list[str]:
     if not count:
         return []
     return [
-        f"{count:,} of these users have no history: every model is evaluated on what it would serve them, which is "
-        "popular items if it reads nothing else of them; `with_history` covers only the other users."
+        f"{count:,} of these users have no history: a model that reads no features of them is scored on popular items, "
+        "which it would serve; `with_history` leaves these users out."
     ]
 
 
 def _benchmark_index(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> tuple[AnnBenchmarkResult, ...]:
     """Measure ANN recall and latency of the index alone, on vectors of the evaluated users."""
-    known = np.flatnonzero(~served_model.is_unknown(cases))
+    known = np.flatnonzero(~served_model.get_unknown_user_mask(cases))
     sampled = (known if len(known) else np.arange(len(cases)))[:_MAX_ANN_QUERIES]
     queries = served_model.encode_users(cases.take(sampled))
     return tuple(
         benchmark_ann(
             served_model.index, queries, k, engine=served_model.engine, search_params=served_model.get_search_params(k)
         )
-        for k in _select_ann_ks(served_model, ks)
+        for k in _limit_ks_to_index_size(served_model, ks)
     )
 
 
-def _select_ann_ks(served_model: ServedModel, ks: Sequence[int]) -> list[int]:
-    """Return the k that are at most N; N itself if there are none."""
+def _limit_ks_to_index_size(served_model: ServedModel, ks: Sequence[int]) -> list[int]:
+    """Return the ks that are at most N; N itself if none is."""
     return [k for k in ks if k <= served_model.index.size] or [served_model.index.size]
 
 
 def _count_routes(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> dict[str, int]:
     """Count the routes that the planner chooses for recalls of the evaluated users at the first k, seen excluded."""
-    is_unknown = served_model.is_unknown(cases)
+    is_unknown = served_model.get_unknown_user_mask(cases)
     route_counts = {"index": 0, "scan": 0, "all": 0, "popular": int(is_unknown.sum())}
-    size, k = served_model.index.size, _select_ann_ks(served_model, ks)[0]
+    size, k = served_model.index.size, _limit_ks_to_index_size(served_model, ks)[0]
     for case in np.flatnonzero(~is_unknown).tolist():
         plan = plan_search(
             k,

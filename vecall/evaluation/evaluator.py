@@ -28,7 +28,7 @@ class UserSample:
 
     Attributes:
         case_indices: [S] indices of the sampled cases, ascending.
-        top_rows: [S, 100] best unseen rows, best first; -1 after the last if a user has fewer.
+        top_rows: [S, 100] best unseen rows, best first; padded with -1 if a user has fewer.
         target_scores: [targets of the sample] scores of held-out items that are not in the user's history.
         negative_scores: [about 20 S] scores of random items that are neither seen nor held out.
     """
@@ -45,28 +45,31 @@ class EvaluationResult:
 
     Attributes:
         seen_excluded: `recall@k` for each k, `ndcg@10` and `coverage@10`, ranked among unseen items. Recall and NDCG
-            are NaN if every target is in its user's history.
+            are NaN if no user has a target outside the history.
         seen_included: The same, ranked among all items.
-        group_metrics: Both, for groups of users, by the group's name.
-        user_count: Users in `seen_included`.
+        group_metrics: Group name -> `seen_excluded` and `seen_included` of the users in the group.
+        evaluated_user_count: Users in `seen_included`: all of them, those of `all_repeat_user_count` too.
         target_count: Held-out items of these users.
-        dropped_user_count: Users not in `seen_excluded`, because all their targets are in their history.
-        repeat_target_count: Targets not in `seen_excluded`, because they are in their user's history.
+        all_repeat_user_count: Users who count in `seen_included` alone, since all their targets are in their history.
+        repeat_target_count: Targets that count in `seen_included` alone, since they are in their user's history.
         sample: Sample of users, for plots.
     """
 
     seen_excluded: Metrics
     seen_included: Metrics
     group_metrics: Mapping[str, tuple[Metrics, Metrics]]
-    user_count: int
+    evaluated_user_count: int
     target_count: int
-    dropped_user_count: int
+    all_repeat_user_count: int
     repeat_target_count: int
     sample: UserSample
 
     @property
-    def primary_metrics(self) -> Metrics:
-        """`seen_excluded`; `seen_included` if every target is in its user's history."""
+    def seen_excluded_or_included(self) -> Metrics:
+        """`seen_excluded`, or `seen_included` if the former is NaN: then no user has a target outside the history.
+
+        All scorers on the same cases have the same of the two, so they can be compared.
+        """
         return self.seen_included if math.isnan(self.seen_excluded[f"ndcg@{TOP_LIST_K}"]) else self.seen_excluded
 
     def as_json(self, group: str | None = None) -> dict[str, dict[str, float | None]]:
@@ -132,9 +135,9 @@ def evaluate_scorer(
         seen_excluded=seen_excluded,
         seen_included=seen_included,
         group_metrics={name: compute_metrics(mask) for name, mask in (group_masks or {}).items()},
-        user_count=len(cases),
+        evaluated_user_count=len(cases),
         target_count=len(cases.targets.values),
-        dropped_user_count=int((new_targets.lengths == 0).sum()),
+        all_repeat_user_count=int((new_targets.lengths == 0).sum()),
         repeat_target_count=len(cases.targets.values) - len(new_targets.values),
         sample=_concatenate_samples(samples),
     )
@@ -178,8 +181,7 @@ def _score_cases(scorer: Scorer, cases: EvalCases, n_items: int) -> Scores:
     scores = scorer(cases)
     if scores.shape != (len(cases), n_items):
         raise DataError(
-            f"expected scores of shape {(len(cases), n_items)}, of every item for every user, got {scores.shape} from "
-            "the scorer"
+            f"the scorer returned scores of shape {scores.shape}; expected (users, items) = {(len(cases), n_items)}"
         )
     return scores
 

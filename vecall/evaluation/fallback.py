@@ -1,4 +1,4 @@
-"""Popularity fallback: users of whom nothing is known are evaluated on the popular items that recall serves them."""
+"""Popularity fallback: users without history and features are scored by popularity, since recall serves them that."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ class FallbackScorer:
         scorer: Scores of all other users, from histories and perhaps features.
         popularity: [N] number of users of each item.
         reads_history: Whether `scorer` reads histories.
-        has_features: [U] whether a user has a feature that `scorer` reads; None if it reads none.
+        has_features_by_user: [U] whether each stored user has a feature that `scorer` reads; None if it reads none.
     """
 
     def __init__(
@@ -23,32 +23,34 @@ class FallbackScorer:
         popularity: Scores,
         *,
         reads_history: bool = True,
-        has_features: Mask | None = None,
+        has_features_by_user: Mask | None = None,
     ) -> None:
         self._scorer = scorer
-        self._popularity: Scores = popularity / (
-            popularity.max(initial=0.0) + 1
-        )  # in [0, 1), to share plots with cosines
-        self._reads_history, self._has_features = reads_history, has_features
+        # Scaled to [0, 1): the scores share plots with cosines.
+        self._popularity: Scores = popularity / (popularity.max(initial=0.0) + 1)
+        self._reads_history, self._has_features_by_user = reads_history, has_features_by_user
 
     def __call__(self, cases: EvalCases) -> Scores:
         """Return [B, N] scores."""
         scores = self._scorer(cases)
-        is_unknown = self.is_unknown(cases)
+        is_unknown = self.get_unknown_user_mask(cases)
         return np.where(is_unknown[:, None], self._popularity, scores) if is_unknown.any() else scores
 
-    def is_unknown(self, cases: EvalCases) -> Mask:
+    def get_unknown_user_mask(self, cases: EvalCases) -> Mask:
         """Return [B] whether the user of each case has neither a history nor a feature that the scorer reads."""
-        return is_unknown_user(cases, reads_history=self._reads_history, has_features=self._has_features)
+        return compute_unknown_user_mask(
+            cases, reads_history=self._reads_history, has_features_by_user=self._has_features_by_user
+        )
 
 
-def is_unknown_user(cases: EvalCases, *, reads_history: bool, has_features: Mask | None) -> Mask:
+def compute_unknown_user_mask(cases: EvalCases, *, reads_history: bool, has_features_by_user: Mask | None) -> Mask:
     """Return [B] whether a model knows nothing of the user of each case.
 
     Args:
         cases: B cases.
         reads_history: Whether the model reads histories.
-        has_features: [U] whether a user has a feature that the model reads; None if it reads none.
+        has_features_by_user: [U] whether each stored user has a feature that the model reads, indexed by
+            `cases.users`; None if it reads none.
     """
     is_unknown = cases.histories.lengths == 0 if reads_history else np.ones(len(cases), dtype=np.bool_)
-    return is_unknown if has_features is None else is_unknown & ~has_features[cases.users]
+    return is_unknown if has_features_by_user is None else is_unknown & ~has_features_by_user[cases.users]

@@ -196,7 +196,9 @@ def _load_environment() -> Environment:
 
 def _build_summary_cards(content: ReportContent) -> list[_Card]:
     """Return recall of the model and of the two best others at one k, then ANN recall of the index."""
-    metrics = {name: _select_primary_metrics(values) for name, values in content.models.items() if name != "index"}
+    metrics = {
+        name: _select_seen_excluded_or_included(values) for name, values in content.models.items() if name != "index"
+    }
     recall_keys = [key for key in next(iter(metrics.values())) if key.startswith("recall@")]
     recall_key = "recall@100" if "recall@100" in recall_keys else recall_keys[-1]
     model, *others = [(values[recall_key], name) for name, values in metrics.items() if recall_key in values]
@@ -211,8 +213,8 @@ def _build_summary_cards(content: ReportContent) -> list[_Card]:
     return cards
 
 
-def _select_primary_metrics(metrics: Mapping[str, MetricValues]) -> dict[str, float]:
-    """Return metrics with seen items excluded; included if the former are undefined, every target being a repeat."""
+def _select_seen_excluded_or_included(metrics: Mapping[str, MetricValues]) -> dict[str, float]:
+    """Return the defined metrics of "seen_excluded", or of "seen_included" if every target is a repeat."""
     for key in ("seen_excluded", "seen_included"):
         defined = {name: value for name, value in metrics[key].items() if value is not None}
         if any(name.startswith("recall@") for name in defined):

@@ -53,7 +53,9 @@ def write_evaluation_report(
         ann_rows=tuple(result.as_json() for result in report.ann_results),
         ann_method=_ANN_METHOD,
         learning_curve_svg=_render_learning_curve(epochs) if epochs else "",
-        recall_over_k_svg=plots.plot_recall_over_k({name: result.primary_metrics for name, result in plotted.items()}),
+        recall_over_k_svg=plots.plot_recall_over_k(
+            {name: result.seen_excluded_or_included for name, result in plotted.items()}
+        ),
         ann_frontier_svg=plots.plot_ann_frontier(report.tuning_points) if report.tuning_points else "",
         scores_svg=plots.plot_score_histograms(sample.target_scores, sample.negative_scores)
         if len(sample.target_scores)
@@ -78,7 +80,7 @@ def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
 
 def _format_headline(report: EvaluationReport) -> str:
     """Return recall of the model and of the baselines at k = 100, or at the largest k, in one sentence."""
-    metrics = {name: result.primary_metrics for name, result in report.results.items()}
+    metrics = {name: result.seen_excluded_or_included for name, result in report.results.items()}
     ks = [int(key.removeprefix("recall@")) for key in metrics["model"] if key.startswith("recall@")]
     k = 100 if 100 in ks else max(ks)
     recall_key = f"recall@{k}"

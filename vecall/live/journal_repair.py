@@ -59,8 +59,9 @@ def list_operations(store: str | Path, release: str | None = None) -> Iterator[O
     if journal is None:
         return
     for operation in journal.read_operations(0):
-        applicable, problem = adapter.check_applicable(operation)
-        yield OperationStatus(operation.seq, operation.kind, operation.id, applicable, problem)
+        adapted = adapter.diagnose(operation)
+        is_applicable = adapted.operation is not None
+        yield OperationStatus(operation.seq, operation.kind, operation.id, is_applicable, adapted.problem)
 
 
 def drop_operation(store: str | Path, seq: int) -> None:

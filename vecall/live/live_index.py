@@ -138,8 +138,8 @@ class LiveIndex:
                 index._open_journal(resources, auto_compact=auto_compact)
             state = index._state
             if peers is not None:
-                resources.callback(state.stop_following_journal)
-                state.follow_journal()
+                resources.callback(state.disable_refresh)
+                state.enable_refresh()
             state.catch_up(memtable)
             store.get_release_dir(memtable.snapshot.release.name)  # raises if it was pruned, as in `LiveState.refresh`
             state.snapshot = memtable.snapshot

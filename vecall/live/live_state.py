@@ -14,20 +14,22 @@ from vecall.live.snapshot import Snapshot
 from vecall.release.release import Release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
+from vecall.schema import IdType
 
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """Other processes that serve the same store.
+    """How this process serves a store together with others.
 
     Attributes:
-        write_lock_path: lock file of the processes that write to the store one at a time, while their supervisor holds
-            `writer.lock`; None for a process that only reads.
-        process_count: number of processes that switch to a release at the same time, each with its own copy in memory.
+        write_lock_path: lock file that lets one worker at a time write to the store, while their supervisor holds
+            `writer.lock` for all of them; None for a reader, and for the only writer, which holds `writer.lock` itself.
+        total_process_count: number of processes, this one included, that load a new release at the same time, each
+            into memory of its own.
     """
 
     write_lock_path: Path | None = None
-    process_count: int = 1
+    total_process_count: int = 1
 
 
 class LiveState:
@@ -51,7 +53,7 @@ class LiveState:
     Attributes:
         memtable: the changes to the served release.
         store: the store; None for a release without one.
-        peers: other processes that serve the store.
+        peers: how the store is served together with other processes.
         snapshot: the state that requests read.
         journal: the journal, open for writing; None in a process that only reads, and after closing.
     """
@@ -64,13 +66,16 @@ class LiveState:
         self._version_reader: JournalVersionReader | None = None
         self._journal_version: JournalVersion | None = None
 
-    def follow_journal(self) -> None:
-        """Let `refresh` apply what other processes write. Call it before `catch_up`, so that no write is missed."""
+    def enable_refresh(self) -> None:
+        """Let `refresh` apply what other processes have written; until this call it does nothing. Starts no thread.
+
+        Call it before `catch_up`, so that no write is missed.
+        """
         self._version_reader = JournalVersionReader(get_journal_path(self.require_store()))
         self._journal_version = self._version_reader.current_version()
 
-    def stop_following_journal(self) -> None:
-        """Let `refresh` do nothing from now on."""
+    def disable_refresh(self) -> None:
+        """Let `refresh` do nothing again."""
         reader, self._version_reader = self._version_reader, None
         if reader is not None:
             reader.close()
@@ -93,7 +98,8 @@ class LiveState:
         Raises:
             ForkError: this process was forked from one that used vecall.
             JournalCorruptedError, JournalIOError: the journal cannot be read; the snapshot stays.
-            StoreError: the served release was pruned, and perhaps operations that it lacks; the snapshot stays.
+            StoreError: the served release was pruned, so operations that it lacks may have been pruned from the
+                journal too; the snapshot stays.
         """
         check_not_forked()
         reader = self._version_reader
@@ -111,15 +117,15 @@ class LiveState:
 
         The caller holds `memtable_lock`, unless no other thread has access to the memtable.
         """
-        journal = self.read_journal(memtable.snapshot.release)
+        journal = self.get_current_journal(memtable.snapshot.release.item_ids.id_type)
         if journal is not None and journal.last_seq > memtable.snapshot.seq:
             replay(memtable, journal.read_operations(memtable.snapshot.seq))
 
-    def read_journal(self, release: Release) -> Journal | None:
+    def get_current_journal(self, id_type: IdType) -> Journal | None:
         """Return the journal as it is now, opened again if other processes may have written to it.
 
         Args:
-            release: the release whose id type the journal must have.
+            id_type: type of the ids that the journal must have.
 
         Returns:
             The journal; None without a store, or if the store has no journal.
@@ -127,7 +133,7 @@ class LiveState:
         journal = self.journal
         if self.store is None or (journal is not None and self.peers.write_lock_path is None):
             return journal
-        return Journal.open_readonly(get_journal_path(self.store), release.item_ids.id_type)
+        return Journal.open_readonly(get_journal_path(self.store), id_type)
 
     def replace_memtable(self, memtable: MemTable) -> Release:
         """Serve another memtable, after it has caught up with all writes of this process.

@@ -18,7 +18,7 @@ from vecall.live.snapshot import Delta, IdSlots, Snapshot
 from vecall.release.release import Release
 
 _MAX_CHUNKS = 32  # of the recent attributes; a filter visits each chunk
-_MAX_DEAD_SLOTS = 1_024  # slots that may be dead before they are dropped, besides as many as there are ids
+_MAX_EXTRA_SUPERSEDED_SLOTS = 1_024  # superseded slots are dropped once they outnumber the ids by more than this
 
 ArrayT = TypeVar("ArrayT", bound=NDArray[Any])
 
@@ -58,7 +58,7 @@ class MemTable:
         self._merged_attributes = self._recent_attributes = self.snapshot.delta.attributes
 
     def prepare(self, operations: Sequence[Operation]) -> PreparedBatch:
-        """Do the part of applying operations that may fail, so that it precedes writing them to the journal.
+        """Do everything that can fail, without a change of state, so that only applicable batches are journaled.
 
         Args:
             operations: the last operation of each id counts. Upserts have a vector of this release's space, and fields
@@ -82,8 +82,9 @@ class MemTable:
 
         Args:
             prepared: the result of `prepare`.
-            seq: sequence number of the last operation that is applied from now on.
-            rejected_seqs: by item id, sequence number of its last operation where this release cannot take that one.
+            seq: `seq` of the new snapshot: every operation up to it is applied or rejected.
+            rejected_seqs: item id -> sequence number of its last operation, for items whose last operation this release
+                rejects.
 
         Returns:
             The new snapshot.
@@ -106,7 +107,7 @@ class MemTable:
         return self.snapshot
 
     def apply(self, operations: Sequence[Operation], *, seq: int) -> Snapshot:
-        """Prepare and commit operations that are in the journal already, or never will be."""
+        """Prepare and commit operations that are journaled already, or need no journal."""
         return self.commit(self.prepare(operations), seq=seq)
 
     def _append_slots(self, delta: Delta, prepared: PreparedBatch, base_rows: Rows) -> Delta:
@@ -131,8 +132,8 @@ class MemTable:
             distinct_id_count=len(slots.latest),
             slots=slots,
         )
-        if stop > 2 * appended.distinct_id_count + _MAX_DEAD_SLOTS:
-            return self._drop_dead_slots(appended)
+        if stop > 2 * appended.distinct_id_count + _MAX_EXTRA_SUPERSEDED_SLOTS:
+            return self._drop_superseded_slots(appended)
         return appended
 
     def _grow(self, length: int, needed: int) -> None:
@@ -159,8 +160,11 @@ class MemTable:
             self._recent_attributes = attributes.clear()
         return self._merged_attributes.vstack(self._recent_attributes)
 
-    def _drop_dead_slots(self, delta: Delta) -> Delta:
-        """Copy the last slot of each id to new arrays, so that an item that changes often does not fill the memory."""
+    def _drop_superseded_slots(self, delta: Delta) -> Delta:
+        """Drop all but the last slot of each id, so that an item that changes often does not fill the memory.
+
+        The last slot of a deleted id is kept too, since histories still read its vector. Kept slots are renumbered.
+        """
         kept = np.array(sorted(delta.slots.latest.values()), dtype=np.int64)
         slots = IdSlots([], {}, [])
         for slot in kept.tolist():

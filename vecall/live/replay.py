@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH_OPERATIONS = 8_192
 _MAX_EXAMPLES = 5  # rejected operations in a log line
-# What an operation's data may raise. In each case the release is served without that operation.
+# Errors that bad data of one operation may cause. That operation is rejected, and the release is served without it.
 _DATA_ERRORS = (
     VecallError,
     ColumnBuildError,
@@ -50,8 +50,8 @@ class AdaptedOperation:
 def replay(memtable: MemTable, operations: Iterable[Operation]) -> Snapshot:
     """Apply operations in the order of their `seq`.
 
-    Vectors of another encoder are computed again from the fields. Operations that the release cannot take (an external
-    vector of another encoder, a value that a column does not take) are left out, logged, and listed in
+    Vectors of another encoder are computed again from the fields. Operations that the release cannot take (a vector of
+    another encoder that a user supplied, a value that a column does not take) are left out, logged, and listed in
     `Snapshot.rejected_seqs`. Columns that the release does not have, or has with another type, are left out and logged.
 
     Returns:
@@ -71,7 +71,7 @@ def replay(memtable: MemTable, operations: Iterable[Operation]) -> Snapshot:
         for operation, result in adapted:
             for name in _find_lost_columns(operation, result.operation):
                 lost_columns[name] = lost_columns.get(name, 0) + 1
-        prepared, failed = _prepare_bisecting(
+        prepared, failed = _encode_and_prepare_bisecting(
             memtable, adapter, [result.operation for _, result in adapted if result.operation]
         )
         rejected |= failed
@@ -86,17 +86,20 @@ def replay(memtable: MemTable, operations: Iterable[Operation]) -> Snapshot:
 
 def _log_rejections(release: Release, problems_by_seq: dict[int, str], lost_columns: dict[str, int]) -> None:
     if problems_by_seq:
-        examples = "; ".join(f"{seq}: {problem}" for seq, problem in sorted(problems_by_seq.items())[:_MAX_EXAMPLES])
+        examples = "; ".join(
+            f"seq {seq}: {problem}" for seq, problem in sorted(problems_by_seq.items())[:_MAX_EXAMPLES]
+        )
         logger.warning(
-            "release %s cannot take %d operations of the journal and is served without them: upsert these items again, "
-            "or see `vecall journal list` (%s)",
+            "release %s rejected %d journal operations and is served without them (the first: %s); upsert these items "
+            "again; `vecall journal list` shows all",
             release.name,
             len(problems_by_seq),
             examples,
         )
     if lost_columns:
         logger.warning(
-            "release %s cannot store some values of the journal; number of operations by column: %s",
+            "release %s lacks columns of the journal or has them with another type; their values are left out "
+            "(column: operations): %s",
             release.name,
             dict(sorted(lost_columns.items())),
         )
@@ -108,10 +111,10 @@ def _split_batches(operations: Iterable[Operation], batch_size: int) -> Iterator
         yield batch
 
 
-def _prepare_bisecting(
+def _encode_and_prepare_bisecting(
     memtable: MemTable, adapter: "OperationAdapter", operations: Sequence[Operation]
 ) -> tuple[list[PreparedBatch], dict[int, tuple[Id, str]]]:
-    """Prepare operations for the memtable; where that fails, find the operations at fault by bisection.
+    """Compute missing vectors and prepare operations; where that fails, find the operations at fault by bisection.
 
     Returns:
         The prepared parts, in order, at least one; and by `seq` the item id and the error of each failed operation.
@@ -122,8 +125,8 @@ def _prepare_bisecting(
         if len(operations) == 1:
             return [memtable.prepare([])], {operations[0].seq: (operations[0].id, str(error))}
     half = len(operations) // 2
-    first, first_failed = _prepare_bisecting(memtable, adapter, operations[:half])
-    second, second_failed = _prepare_bisecting(memtable, adapter, operations[half:])
+    first, first_failed = _encode_and_prepare_bisecting(memtable, adapter, operations[:half])
+    second, second_failed = _encode_and_prepare_bisecting(memtable, adapter, operations[half:])
     return first + second, first_failed | second_failed
 
 
@@ -169,14 +172,10 @@ class OperationAdapter:
         """Compute the vectors of upserts that have none. See `encode_missing_vectors`."""
         return encode_missing_vectors(operations, self._release, self._columns)
 
-    def check_applicable(self, operation: Operation) -> tuple[bool, str | None]:
-        """Check whether this release can take an operation.
-
-        Returns:
-            Whether it can, and the problem: why it cannot, or which columns are left out; None if there is none.
-        """
+    def diagnose(self, operation: Operation) -> AdaptedOperation:
+        """Adapt an operation and try to apply it to this release alone: unlike `adapt`, all problems are found."""
         adapted = self.adapt(operation)
         if adapted.operation is None:
-            return False, adapted.problem
-        _, failed = _prepare_bisecting(MemTable(self._release), self, [adapted.operation])
-        return (False, failed[operation.seq][1]) if failed else (True, adapted.problem)
+            return adapted
+        _, failed = _encode_and_prepare_bisecting(MemTable(self._release), self, [adapted.operation])
+        return AdaptedOperation(None, failed[operation.seq][1]) if failed else adapted

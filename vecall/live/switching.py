@@ -34,7 +34,7 @@ class ReleaseSwitcher:
         """Make a release the store's current one and serve it. See `LiveIndex.activate`."""
         state, store = self._state, self._state.require_store()
         with state.switch_lock:
-            memtable = self._prepare(store, name, process_count=state.peers.process_count)
+            memtable = self._prepare(store, name, process_count=state.peers.total_process_count)
             previous_current = store.activate(name)
             self._switch(memtable)
         return previous_current
@@ -57,7 +57,7 @@ class ReleaseSwitcher:
             if name == base or served != base:
                 logger.info("not switching to release %s: %s is served", name, served)
                 return
-            memtable = self._prepare(store, name, process_count=state.peers.process_count)
+            memtable = self._prepare(store, name, process_count=state.peers.total_process_count)
             if not store.replace_current(base, name) and state.peers.write_lock_path is not None:
                 return  # all these processes follow the store's current release, which is another one by now
             self._switch(memtable)
@@ -73,7 +73,7 @@ class ReleaseSwitcher:
         state, journal = self._state, self._state.journal
         release = self._find_in_memory(store, name) or self._load(store, name, process_count)
         if journal is not None:
-            check_journal_covers(state.read_journal(release) or journal, [release.manifest])
+            check_journal_covers(state.get_current_journal(release.item_ids.id_type) or journal, [release.manifest])
             if release.item_ids.id_type != (id_type := state.snapshot.release.item_ids.id_type):
                 raise StoreError(
                     f"release {name!r} has {release.item_ids.id_type} ids, but the served release and the journal have "

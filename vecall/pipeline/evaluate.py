@@ -81,7 +81,7 @@ def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
         search_param_curve=None if tuning is None else tuning.curve,
         engine=built.engine,
         cost_model=DEFAULT_COSTS if tuning is None else tuning.costs,
-        has_features=~is_empty_row(dataset.catalogue.user_features),
+        has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
         reads_history=model.towers.reads_history,
         tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
@@ -115,7 +115,7 @@ def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
         search_param_curve=release.search_param_curve,
         engine=release.manifest.index.engine,
         cost_model=release.cost_model,
-        has_features=~is_empty_row(user_features),
+        has_features_by_user=~is_empty_row(user_features),
         reads_history=encoder.history_length > 0,
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )

@@ -18,7 +18,7 @@ from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
-from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_interactions, write_trained_hashes
+from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -26,7 +26,7 @@ from vecall.pipeline.run import (
     Run,
     RunSummary,
     TrainedModel,
-    create_or_resume_run,
+    create_or_check_run_dir,
     delete_checkpoints,
 )
 from vecall.release.file_io import atomic_write
@@ -52,7 +52,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config: Settings, see `vecall.load_config`.
         run_dir: A new directory, or that of an interrupted `fit` with equal settings and tables, which is resumed with
             bit-equal results.
-        init: Directory of a run whose weights are the start; ids and values that it does not know start afresh.
+        init: Directory of a run to initialize the weights from; ids and feature values new to it start at random.
 
     Raises:
         DataError: A table does not match the schema.
@@ -66,11 +66,11 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    hashes = hash_interactions(dataset)
+    hashes = hash_positives(dataset)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
-    create_or_resume_run(directory, config)
-    # Not the final model, which may have been refitted on interactions that this run holds out.
+    create_or_check_run_dir(directory, config)
+    # The refitted model may have been trained on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
     training_data, vocabulary = _build_training_data(dataset, split.train, split.hard_negatives, init_model)
     init_weights = None if init_run is None else init_run.weights_path
@@ -92,7 +92,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     test_result = evaluate_scorer(scorer, split.test, n_items, config.evaluation.ks)
     seconds = result.seconds
     if config.training.refit:
-        seconds += _refit(dataset, config, directory / REFIT_DIR, epochs=result.best_epoch + 1, init_run=init_run)
+        seconds += _refit_and_time(dataset, config, directory, epochs=result.best_epoch + 1, init_run=init_run)
     summary = RunSummary(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
@@ -125,12 +125,12 @@ def _build_training_data(
 
 
 def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], FallbackScorer]:
-    """Return a function that makes a scorer rank popular items for users of whom it knows nothing, as recall does."""
+    """Return a function that wraps a scorer: users without history and features get popular items, as from recall."""
     return partial(
         FallbackScorer,
         popularity=Popularity(split.train, len(dataset.catalogue.items)).item_counts,
         reads_history=config.model.history.encoder != "none",
-        has_features=~is_empty_row(dataset.catalogue.user_features),
+        has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
     )
 
 
@@ -139,10 +139,12 @@ def _validate(
 ) -> Mapping[str, float]:
     """Return the monitored metric, the geometric mean of recall@k and NDCG@10, and both of its parts.
 
-    A gain of one per cent in the order of the first items counts as much as one in depth.
+    So a relative gain of 1 % in NDCG@10 counts as much as one in recall@k.
     """
     k = min(_MONITORED_K, max(1, n_items // 10))  # a larger k would retrieve most of a small catalogue
-    metrics = evaluate_scorer(wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0).primary_metrics
+    metrics = evaluate_scorer(
+        wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0
+    ).seen_excluded_or_included
     recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
@@ -158,8 +160,9 @@ def _make_initializer(
     )
 
 
-def _refit(dataset: Dataset, config: Config, refit_dir: Path, *, epochs: int, init_run: Run | None) -> float:
-    """Train again on all interactions for a fixed number of epochs; return the seconds that training took."""
+def _refit_and_time(dataset: Dataset, config: Config, run_dir: Path, *, epochs: int, init_run: Run | None) -> float:
+    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
     training_data, vocabulary = _build_training_data(

@@ -1,7 +1,9 @@
-"""Lineage of a run: the data that it was trained on, so that it resumes on equal data and `--init` leaks no test data.
+"""Lineage of a run: which data it was trained on.
 
-RUN/data.json     Digests of the training data and the split.
-RUN/learned.npy   Hashes of the interactions that the evaluated model was trained on, including those of initial runs.
+An interrupted fit resumes only on equal data, and `--init` rejects a run that was trained on the new run's test data.
+
+RUN/data.json            Digests of the training data and the split.
+RUN/trained_hashes.npy   Hashes of the interactions that the evaluated model was trained on, with those of initial runs.
 """
 
 import hashlib
@@ -23,9 +25,9 @@ from vecall.training.warm_start import ModelVocabulary
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "learned.npy"
+FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "trained_hashes.npy"
 _MAX_HASHES = 2**18  # per run; the smallest are kept, which are a random sample of all (a KMV sketch)
-_MAX_LEAK_SHARE = 0.01  # of the held-out interactions; a few rows that arrive late may move a cut
+_MAX_LEAK_SHARE = 0.01  # of the held-out interactions: late rows may move the split's cut slightly
 
 
 class DataFingerprint(BaseModel):
@@ -73,7 +75,7 @@ class DataFingerprint(BaseModel):
             "user features": [_to_byte_array(vocabulary.user_encoder.state), *training_data.user_features.values()],
         }
         digests = {name: _compute_digest(arrays) for name, arrays in parts.items()}
-        digests["older run of --init"] = (
+        digests["weights of the --init run"] = (
             "" if init_weights_path is None else hashlib.sha256(init_weights_path.read_bytes()).hexdigest()
         )
         return cls(protocol=split.protocol, digests=digests)
@@ -122,7 +124,7 @@ def _compute_digest(arrays: list[NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def hash_interactions(dataset: Dataset) -> Hashes:
+def hash_positives(dataset: Dataset) -> Hashes:
     """Hash each positive interaction by user, item and time.
 
     Without timestamps, the number of earlier interactions of the same user with the same item replaces the time.
@@ -140,7 +142,7 @@ def hash_interactions(dataset: Dataset) -> Hashes:
     return mix_bits(mix_bits(mix_bits(user_hashes) ^ item_hashes) ^ times)
 
 
-def _count_earlier_occurrences(pairs: NDArray[np.int64]) -> Hashes:
+def _count_earlier_occurrences(pairs: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Count for each of [n] values how many equal values precede it."""
     order = np.argsort(pairs, kind="stable")
     ordered = pairs[order]
@@ -167,7 +169,7 @@ def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
 
     Args:
         init_run_dir: Directory of the initial run.
-        hashes: Hashes of the new run's positives, see `hash_interactions`.
+        hashes: Hashes of the new run's positives, see `hash_positives`.
         split: Split of the new run.
 
     Raises:
@@ -183,8 +185,8 @@ def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
         raise TrainingError(
             f"--init: {init_run_dir} was trained on {share:.0%} of the interactions that this run holds out, so the "
             f"metrics would be too high. Split of that run: {'?' if fingerprint is None else fingerprint.protocol}; of "
-            f"this run: {split.protocol}. Omit --init, or use the same split with cuts no earlier than those of that "
-            "run"
+            f"this run: {split.protocol}. Omit --init, or use the same kind of split with cut times at or after those "
+            "of that run"
         )
     if share:
         logger.warning(
@@ -197,6 +199,6 @@ def _read_trained_hashes(run_dir: Path) -> Hashes:
         return np.load(run_dir / TRAINED_HASHES_FILE, allow_pickle=False).astype(np.uint64)  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:
         raise TrainingError(
-            f"--init: {run_dir} has no readable record of the interactions that it was trained on ({error}), which may "
-            "include those that this run holds out; fit it again"
+            f"--init: {run_dir / TRAINED_HASHES_FILE} cannot be read ({error}), so that run may have been trained on "
+            f"interactions that this run holds out; fit {run_dir} again, or omit --init"
         ) from error

@@ -2,9 +2,9 @@
 
 RUN/config.json      Settings with absolute paths.
 RUN/metrics.jsonl    Metrics, one line per epoch.
-RUN/data.json        Digests of the data; with RUN/learned.npy, see `vecall.pipeline.lineage`.
+RUN/data.json        Digests of the data; with RUN/trained_hashes.npy, see `vecall.pipeline.lineage`.
 RUN/model/           The evaluated model: weights.safetensors, encoders.json and its item ids.
-RUN/refit/           With `refit = true`: the final model, trained again on all interactions. It is published.
+RUN/refit/           With `refit = true`: the final model, trained again on all interactions and published instead.
 RUN/summary.json     Results. A run without it was interrupted and is resumed by the same `vecall fit`.
 """
 
@@ -44,9 +44,9 @@ class RunSummary(BaseModel):
         best_epoch: Epoch of the evaluated weights, counted from 0.
         epochs: Number of epochs that were run.
         seconds: Wall time of training.
-        protocol: Description of the split and the ranking.
+        protocol: Description of the split, as in `Split.protocol`.
         dropped: Number of rows and users that were left out, by reason.
-        metrics: Test metrics in the form of `evaluate`.
+        metrics: Test metrics, see `EvaluationResult.as_json`.
         refit: Whether the run has a final model in `refit/`.
     """
 
@@ -170,7 +170,7 @@ class Run:
         return [json.loads(line) for line in (self.directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
-def create_or_resume_run(run_dir: Path, config: Config) -> None:
+def create_or_check_run_dir(run_dir: Path, config: Config) -> None:
     """Create a run directory, or check that an existing one holds an interrupted run with equal settings.
 
     Raises:

@@ -58,7 +58,7 @@ class QuickstartResult:
             **{name: results[name].seen_excluded for name in ("model", "popularity", "ease", "cooccurrence")},
             "dssm": self.dssm.seen_excluded,
             "ann": {key: ann[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
-            "paths": dict(self.evaluation.route_counts),
+            "paths": dict(self.evaluation.first_k_route_counts),
             "report": str(self.report_path),
             "seconds": dict(self.seconds_by_stage),
         }
@@ -68,7 +68,7 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
     """Fit, publish, evaluate and recall on MovieLens; writes `run`, `store`, `dssm` and `report.html`.
 
     Args:
-        output_dir: A new directory, or that of an earlier quickstart, which is replaced.
+        output_dir: A new directory, or that of an earlier quickstart, whose files are deleted.
         data_dir: Directory with MovieLens' ratings.csv and movies.csv; None for the copy in the repository.
 
     Raises:

@@ -28,15 +28,15 @@ def never_cancel() -> None:
 
 @dataclass(frozen=True)
 class FilterMask:
-    """Items that pass a filter.
+    """Items whose attributes pass a filter, deleted items included: combine it with the snapshot's live items.
 
     Attributes:
-        base: Rows of the base, including deleted ones.
-        delta: [length of the delta] whether each slot passes, including deleted ones.
+        matching_base_rows: Rows of the base that pass, whether live or not.
+        matching_slot_mask: [length of the delta] whether each slot passes, live or not.
     """
 
-    base: Bitmap
-    delta: Mask
+    matching_base_rows: Bitmap
+    matching_slot_mask: Mask
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ class _CacheEntry:
     """A filter's mask and what it is valid for. Weak references, so that the cache keeps no release in memory.
 
     Attributes:
-        mask: The mask; its `delta` may be shorter than a snapshot's, since slots are only ever appended.
-        release_ref: Release that `mask.base` belongs to.
-        slots_ref: Slots that `mask.delta` belongs to; clearing dead slots renumbers them in a new object.
+        mask: The mask; its `matching_slot_mask` may be shorter than a snapshot's, since slots are only ever appended.
+        release_ref: Release that `mask.matching_base_rows` belongs to.
+        slots_ref: Slots that `mask.matching_slot_mask` belongs to; dropping superseded slots
+            renumbers the others in a new `IdSlots`, so that this entry no longer applies.
         nbytes: Estimated memory of the entry.
     """
 
@@ -57,12 +58,14 @@ class _CacheEntry:
 
 
 class FilterCache:
-    """LRU cache of filter masks: each filter is evaluated once per release, and once per slot of the delta.
+    """LRU cache of filter masks.
+
+    The base is evaluated once per filter and release; of the delta, only slots appended since the last evaluation are.
 
     Thread-safe: two threads may evaluate the same filter at the same time, and the later mask is kept.
 
     Args:
-        scan_limiter: Offloads the evaluation over many items.
+        scan_limiter: Moves the evaluation of large bases out of the event loop's thread.
     """
 
     def __init__(self, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
@@ -111,10 +114,13 @@ class FilterCache:
         entry = self._entries.get(key)
         if entry is None or entry.release_ref() is not snapshot.release:
             return None
-        return entry.mask.base, entry.mask.delta if entry.slots_ref() is snapshot.delta.slots else _EMPTY_MASK
+        return (
+            entry.mask.matching_base_rows,
+            entry.mask.matching_slot_mask if entry.slots_ref() is snapshot.delta.slots else _EMPTY_MASK,
+        )
 
     def _insert(self, key: str, snapshot: Snapshot, mask: FilterMask) -> None:
-        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.base.bits.nbytes + mask.delta.nbytes
+        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.matching_base_rows.bits.nbytes + mask.matching_slot_mask.nbytes
         entry = _CacheEntry(mask, ref(snapshot.release), ref(snapshot.delta.slots), nbytes)
         with self._lock:
             if (previous := self._entries.pop(key, None)) is not None:

@@ -107,10 +107,11 @@ class ExecutionPlan:
     """How an answer was found, for `explain`.
 
     Attributes:
-        path: "index", "scan" (exact), "all" (every match is returned) or "popular".
+        path: "index", "scan" (exact), "all" (the index has at most k items to return, perhaps none, and all of them are
+            scored) or "popular".
         matches: Items that pass `where`.
         excluded: Items among them that were excluded.
-        delta: Live items outside the index that were scanned.
+        delta: Live items outside the index that may be returned; all are scored.
         effort: Fields of `vecall.index.base.SearchParams` that the index was searched with; None if it was not.
         ms: Milliseconds by stage: encode, plan, search, merge.
     """

@@ -121,7 +121,7 @@ class Recaller:
         """
         trace = self.recall_with_trace(query)
         answer = trace.answer
-        channel = "vector" if trace.resolved_query.vector is not None else "popular"
+        channel = "vector" if trace.resolved_query.query_matrix is not None else "popular"
         table = pl.DataFrame(
             {
                 "id": pl.Series(answer.ids, dtype=to_id_dtype(trace.snapshot.release.item_ids.id_type)),
@@ -228,7 +228,7 @@ def _build_execution_plan(search_result: SearchResult, stage_ms: Mapping[str, fl
         path=search_result.route,
         matches=search_result.match_count,
         excluded=search_result.match_count - search_result.eligible_count,
-        delta=search_result.delta_count,
+        delta=search_result.eligible_delta_count,
         effort=None if search_result.search_params is None else search_result.search_params._asdict(),
         ms=stage_ms,
     )

@@ -24,13 +24,14 @@ class ResolvedQuery:
     """What to search for.
 
     Attributes:
-        vector: [1, D] user vector; None if popular items are to be returned.
+        query_matrix: [1, D] user vector, the form that an index takes; None if popular items are to be returned.
         excluded_rows: Distinct rows of the snapshot that must not be returned, ascending; may include deleted items.
-        fallback: What replaced the stored user, as in `Recalled`.
+        fallback: What stands in for the stored user, as in `Recalled`: "popular" if there is no vector, "history" if
+            the user is unknown and the vector comes from the history in the request; else None.
         unknown: Ids of the query that the release does not have.
     """
 
-    vector: Vectors | None
+    query_matrix: Vectors | None
     excluded_rows: Rows
     fallback: Fallback | None
     unknown: UnknownInputs
@@ -66,7 +67,7 @@ def resolve_query(query: Query, snapshot: Snapshot) -> ResolvedQuery:
     elif query.vector is None and is_user_unknown and len(history):
         fallback = "history"
     return ResolvedQuery(
-        vector=vector,
+        query_matrix=vector,
         excluded_rows=np.unique(np.concatenate(excluded)) if excluded else _NO_ROWS,
         fallback=fallback,
         unknown=UnknownInputs(is_user_unknown, unknown_history + unknown_recent, unknown_exclude),
@@ -101,7 +102,7 @@ def _truncate_history(history: Rows, release: Release) -> Rows:
 
 
 def _compute_user_vector(query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows) -> Vectors | None:
-    """Return the query's vector or that of the user tower, [1, D]; None if there is neither a history nor a feature.
+    """Return the query's vector or the user tower's, [1, D]; None if the tower has neither history nor feature to read.
 
     Args:
         query: The request.
@@ -111,7 +112,7 @@ def _compute_user_vector(query: Query, snapshot: Snapshot, user_row: Row | None,
     """
     release = snapshot.release
     if query.vector is not None:
-        return _validate_vector(query.vector, release.index.dim)
+        return _to_query_matrix(query.vector, release.index.dim)
     encoder = release.encoder
     if encoder is None:
         raise QueryError("this release has no towers: give the user's `vector`", field="vector")
@@ -129,8 +130,8 @@ def _is_blank(features: pl.DataFrame) -> bool:
     return all(value is None or value == [] for value in features.row(0))
 
 
-def _validate_vector(vector: object, dim: int) -> Vectors:
-    """Return the query's vector as [1, D]."""
+def _to_query_matrix(vector: object, dim: int) -> Vectors:
+    """Check the query's vector and convert it to float32 [1, D]."""
     values = np.asarray(vector, dtype=np.float64)
     if values.shape != (dim,):
         raise QueryError(f"vector: expected {dim} numbers, got shape {list(values.shape)}", field="vector")
@@ -146,11 +147,11 @@ def _validate_vector(vector: object, dim: int) -> Vectors:
 def _merge_user_features(
     overrides: Mapping[str, object] | None, release: Release, user_row: Row | None
 ) -> pl.DataFrame | None:
-    """Return one row of user features, the query's in place of the stored ones; None if there are none of either."""
+    """Return the stored user's features, overridden by the query's, as a frame of one row; None if both are missing."""
     features = {} if release.encoder is None else release.encoder.state.users.features
     for name, value in (overrides or {}).items():
         if name not in features:
-            raise QueryError(f"user.{name}: no such feature; expected some of {list(features)}", field=f"user.{name}")
+            raise QueryError(f"user.{name}: unknown feature; this release has {list(features)}", field=f"user.{name}")
         if (problem := describe_feature_error(value, features[name])) is not None:
             raise QueryError(f"user.{name}: {problem}", field=f"user.{name}")
     stored = None

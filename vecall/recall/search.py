@@ -21,7 +21,7 @@ from vecall.release.release import Release
 
 ScoredRows = tuple[Rows, Scores]
 
-_SCAN_CHUNK_ROWS = 32_768  # takes about two milliseconds
+_GROUND_TRUTH_CHUNK_ROWS = 32_768  # takes about two milliseconds
 
 _NO_HITS: ScoredRows = (np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -33,10 +33,11 @@ class SearchResult:
     Attributes:
         rows: [at most k] rows of the snapshot.
         scores: Score of each row.
-        route: How the base was searched, as in `ExecutionPlan.path`.
+        route: How the base was searched: "index"; "scan" (exact); "all" (it has at most k eligible rows, perhaps none,
+            and all are candidates); "popular" (by popularity, not by a vector).
         match_count: Items that pass `where`.
         eligible_count: Matching items that are not excluded.
-        delta_count: Eligible items of the delta, which were scanned.
+        eligible_delta_count: Eligible items of the delta, all of which were scored.
         search_params: What the index was searched with; None if it was not.
     """
 
@@ -45,7 +46,7 @@ class SearchResult:
     route: RecallRoute
     match_count: int
     eligible_count: int
-    delta_count: int
+    eligible_delta_count: int
     search_params: SearchParams | None
 
 
@@ -94,7 +95,7 @@ def search_snapshot(
     *,
     scan_limiter: ScanLimiter = UNLIMITED_SCANS,
 ) -> SearchResult:
-    """Return exactly min(k, eligible items) items.
+    """Return min(k, eligible items) items, never fewer: the best that the route finds.
 
     Args:
         snapshot: What is searched.
@@ -110,36 +111,36 @@ def search_snapshot(
     candidates = _build_candidate_set(snapshot, query.excluded_rows, filter_mask)
     route: RecallRoute = "popular"
     search_params: SearchParams | None = None
-    if query.vector is None:
+    if query.query_matrix is None:
         rows, scores = _rank_by_popularity(snapshot, candidates, min(k, candidates.eligible_count))
     else:
-        route, search_params, base_hits = _search_base(snapshot, query.vector, candidates, k, scan_limiter)
-        rows, scores = _scan_and_merge_delta(snapshot, query.vector, candidates, base_hits, k)
+        route, search_params, base_hits = _search_base(snapshot, query.query_matrix, candidates, k, scan_limiter)
+        rows, scores = _scan_and_merge_delta(snapshot, query.query_matrix, candidates, base_hits, k)
     return SearchResult(
         rows=rows,
         scores=scores,
         route=route,
         match_count=candidates.match_count,
         eligible_count=candidates.eligible_count,
-        delta_count=len(candidates.delta_slots),
+        eligible_delta_count=len(candidates.delta_slots),
         search_params=search_params,
     )
 
 
-def search_snapshot_exact(
+def compute_ground_truth_rows(
     snapshot: Snapshot,
-    vector: Vectors,
+    query_matrix: Vectors,
     excluded_rows: Rows,
     filter_mask: FilterMask | None,
     k: int,
     *,
     throttle: Callable[[], object] = lambda: None,
 ) -> Rows:
-    """Return the rows that `search_snapshot` would return if it scanned every item: the ground truth of ANN recall.
+    """Return the ground truth of ANN recall: the rows that `search_snapshot` would return if it scanned every item.
 
     Args:
         snapshot: What was searched.
-        vector: [1, D] user vector.
+        query_matrix: [1, D] user vector.
         excluded_rows: Rows that must not be returned.
         filter_mask: Items that pass `where`; None for all.
         k: At least 1.
@@ -147,22 +148,22 @@ def search_snapshot_exact(
     """
     candidates = _build_candidate_set(snapshot, excluded_rows, filter_mask)
     eligible, best = candidates.build_eligible_bitmap() or Bitmap.full(candidates.base_size), _NO_HITS
-    for start in range(0, candidates.base_size, _SCAN_CHUNK_ROWS):
-        chunk = eligible.restrict_to_range(start, start + _SCAN_CHUNK_ROWS)
+    for start in range(0, candidates.base_size, _GROUND_TRUTH_CHUNK_ROWS):
+        chunk = eligible.restrict_to_range(start, start + _GROUND_TRUTH_CHUNK_ROWS)
         if chunk.count:
-            hits = snapshot.release.index.search_exact(vector, min(k, chunk.count), allowed=chunk)
+            hits = snapshot.release.index.search_exact(query_matrix, min(k, chunk.count), allowed=chunk)
             rows, scores = np.concatenate([best[0], hits.rows[0]]), np.concatenate([best[1], hits.scores[0]])
             merged = sort_hits(rows[None], scores[None], min(k, len(rows)))
             best = merged.rows[0], merged.scores[0]
         throttle()
-    return _scan_and_merge_delta(snapshot, vector, candidates, best, k)[0]
+    return _scan_and_merge_delta(snapshot, query_matrix, candidates, best, k)[0]
 
 
 def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: FilterMask | None) -> _CandidateSet:
     base_size, delta = snapshot.release.index.size, snapshot.delta
     bitmap = snapshot.live_base_rows
     if filter_mask is not None:
-        bitmap = filter_mask.base if bitmap is None else bitmap & filter_mask.base
+        bitmap = filter_mask.matching_base_rows if bitmap is None else bitmap & filter_mask.matching_base_rows
     excluded_base_rows = excluded_rows
     if len(excluded_rows):
         excluded_base_rows = excluded_rows[excluded_rows < base_size]
@@ -171,7 +172,7 @@ def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: F
     match_count = base_size if bitmap is None else bitmap.count
     if not len(delta):
         return _CandidateSet(bitmap, base_size, excluded_base_rows, _NO_HITS[0], match_count)
-    is_match = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.delta
+    is_match = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.matching_slot_mask
     is_eligible = is_match.copy()
     is_eligible[excluded_rows[excluded_rows >= base_size] - base_size] = False
     match_count += int(np.count_nonzero(is_match))
@@ -179,7 +180,7 @@ def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: F
 
 
 def _search_base(
-    snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
+    snapshot: Snapshot, query_matrix: Vectors, candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
 ) -> tuple[RecallRoute, SearchParams | None, ScoredRows]:
     """Return the route, the parameters of the index search (None without one) and the k best eligible base rows."""
     release = snapshot.release
@@ -196,16 +197,16 @@ def _search_base(
         costs=release.cost_model,
     )
     if plan.route == "index":
-        # `fetch_k` counts the excluded rows too, which are dropped from the hits below.
+        # The index does not know the excluded rows: `fetch_k` is k plus their number, and they are dropped below.
         allowed = None if allowed_count == candidates.base_size else candidates.base_bitmap
-        hits = release.index.search(vector, plan.fetch_k, search_params=plan.search_params, allowed=allowed)
+        hits = release.index.search(query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed)
         rows, scores = hits.rows[0], hits.scores[0]
         if len(candidates.excluded_base_rows):
             kept = np.flatnonzero(~_is_in_sorted(rows, candidates.excluded_base_rows))[:base_k]
             rows, scores = rows[kept], scores[kept]
         return "index", plan.search_params, (rows, scores)
     with scan_limiter.acquire(candidates.eligible_base_count):
-        hits = release.index.search_exact(vector, base_k, allowed=candidates.build_eligible_bitmap())
+        hits = release.index.search_exact(query_matrix, base_k, allowed=candidates.build_eligible_bitmap())
     return plan.route, None, (hits.rows[0], hits.scores[0])
 
 
@@ -216,20 +217,20 @@ def _is_in_sorted(rows: Rows, sorted_rows: Rows) -> Mask:
     return is_member
 
 
-def _scan_delta(snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, k: int) -> ScoredRows:
-    """Return the k best eligible rows of the delta and every row that ties with the k-th, perhaps more, in no order."""
-    scores = compute_inner_products(snapshot.delta.half_vectors, vector[0], candidates.delta_slots)
+def _scan_delta_superset(snapshot: Snapshot, query_matrix: Vectors, candidates: _CandidateSet, k: int) -> ScoredRows:
+    """Return an unordered superset of the k best eligible rows of the delta; it has all rows that tie with the k-th."""
+    scores = compute_inner_products(snapshot.delta.half_vectors, query_matrix[0], candidates.delta_slots)
     best = select_top_k_superset(scores, k)
     return candidates.delta_slots[best] + candidates.base_size, scores[best]
 
 
 def _scan_and_merge_delta(
-    snapshot: Snapshot, vector: Vectors, candidates: _CandidateSet, base_hits: ScoredRows, k: int
+    snapshot: Snapshot, query_matrix: Vectors, candidates: _CandidateSet, base_hits: ScoredRows, k: int
 ) -> ScoredRows:
     """Return the k best of `base_hits` and the eligible rows of the delta."""
     if not len(candidates.delta_slots):
         return base_hits
-    return _merge_hits(snapshot, base_hits, _scan_delta(snapshot, vector, candidates, k), k)
+    return _merge_hits(snapshot, base_hits, _scan_delta_superset(snapshot, query_matrix, candidates, k), k)
 
 
 def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRows, k: int) -> ScoredRows:
@@ -254,13 +255,13 @@ def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRow
 def _rank_by_popularity(snapshot: Snapshot, candidates: _CandidateSet, k: int) -> ScoredRows:
     """Return the k most popular eligible items.
 
-    A changed item keeps its popularity; an item that the release does not have counts as never used.
+    A changed item keeps its popularity; an item that is new in the delta has popularity 0.
     """
     popularity = snapshot.release.popularity
     if popularity is None:
         raise QueryError(
-            "the query has no history and no features of a user, and this release has no popularity to fall back on: "
-            "give `history`, `user` or `vector`"
+            "the query has no history and no user features, none are stored for its user_id, and this release has no "
+            "popularity to fall back on: give `history`, `user` or `vector`"
         )
     base_k = min(k, candidates.eligible_base_count)
     base_hits = _NO_HITS
@@ -275,7 +276,7 @@ def _rank_by_popularity(snapshot: Snapshot, candidates: _CandidateSet, k: int) -
 
 
 def _rank_base_by_popularity(release: Release, popularity: Scores, eligible: Bitmap | None, k: int) -> ScoredRows:
-    """Return the k most popular eligible rows of the base, at least k being eligible.
+    """Return the k most popular eligible rows of the base, of which the caller ensures that there are k.
 
     The release's presorted rows nearly always suffice; otherwise all rows are ranked.
     """

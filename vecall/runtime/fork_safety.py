@@ -6,14 +6,14 @@ from vecall.errors import ForkError
 
 _ADVICE = (
     "start processes with spawn (multiprocessing.get_context('spawn')), or do not use vecall before the fork and "
-    "open what is needed in each child; with gunicorn, do not use --preload"
+    "open stores and recallers in each child; with gunicorn, do not use --preload"
 )
 
 
 class _ForkState:
     """Fork state of this process."""
 
-    is_hook_installed = False  # whether the next fork will be noticed
+    is_hook_installed = False  # whether forks are noticed; True from the first use of vecall on
     is_forked_child = False  # whether the process was forked from one that had used vecall
 
 

@@ -1,4 +1,4 @@
-"""Settings of how OpenMP threads wait. Each copy of the library reads them once, so they precede torch and faiss."""
+"""How OpenMP threads wait. Each copy of libgomp reads these settings once, when torch or faiss loads it."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,15 @@ from pathlib import Path
 # threads take the cores from working ones as soon as another process is active. 5,000 is as fast on idle cores: see
 # docs/decisions/0012-waiting-threads.md.
 _SPIN_COUNT = "5000"
-_BUSY_CORE_SHARE = 0.75  # share of the cores in use from which waiting threads should sleep at once
+_BUSY_CORE_SHARE = 0.75  # if at least this share of the cores is in use, waiting threads sleep at once
 _LOADAVG_PATH = Path("/proc/loadavg")
 
 
 def limit_spinning() -> None:
-    """Make waiting OpenMP threads sleep soon, and at once on a busy machine; settings in the environment prevail."""
+    """Make waiting OpenMP threads sleep soon, and at once on a busy machine; settings in the environment prevail.
+
+    Call it before torch or faiss is imported.
+    """
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return
     if _estimate_busy_cores() >= _BUSY_CORE_SHARE * (os.cpu_count() or 1):
@@ -22,7 +25,7 @@ def limit_spinning() -> None:
 
 
 def _estimate_busy_cores() -> float:
-    """Estimate how many cores other processes use: the maximum of now and the last minute; 0 if unknown."""
+    """Estimate how many cores other processes use: the larger of now and the last minute's mean; 0 if unknown."""
     try:
         load_1min, _, _, running, *_ = _LOADAVG_PATH.read_text(encoding="ascii").split()
         return max(float(load_1min), int(running.partition("/")[0]) - 1)  # without this process

@@ -23,14 +23,15 @@ class Endpoint:
 
     Attributes:
         method: HTTP method.
-        path: without parameters.
+        path: URL path; it contains no parameters.
         handler: answers the request; raises `VecallError`.
-        role: needed to call it; None: everybody may. Those of "admin" write, and are protected against CSRF.
+        role: role that a caller must have; None: no key is needed. Endpoints of "admin" write, so they are protected
+            against CSRF too.
         summary: one line of the OpenAPI document; None keeps the endpoint out of the document.
         tag: its group in the document.
-        request_model: schema of the JSON body; None: there is no body.
-        response_model: schema of the JSON answer; None: plain text.
-        error_statuses: HTTP statuses of its errors.
+        request_model: documents the JSON body, which the handler parses itself; None: there is no body.
+        response_model: documents the JSON answer and validates nothing; None: plain text.
+        error_statuses: error statuses that the document lists; the handler may raise others.
     """
 
     method: Literal["GET", "POST"]
@@ -55,7 +56,7 @@ class _EndpointApp:
         self._endpoint, self._authenticator = endpoint, authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the key, then answer."""
+        """Check the key, the role and, for admin endpoints, CSRF; then call the handler."""
         endpoint = self._endpoint
         scope[ENDPOINT_SCOPE_KEY] = endpoint.path
         request = Request(scope, receive)

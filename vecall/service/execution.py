@@ -183,7 +183,10 @@ class EventLoopExecutor(AdmissionControl):
 
     @contextmanager
     def offload(self) -> Iterator[None]:
-        """Mark work that takes too long for the event loop's thread."""
+        """Enter this before work that takes too long for the event loop.
+
+        In the loop's thread it raises, and `run` restarts the whole work in another thread.
+        """
         if self._inline_thread_id == threading.get_ident():
             raise _OffloadRequiredError
         yield
@@ -202,7 +205,7 @@ class EventLoopExecutor(AdmissionControl):
         loop.call_soon(self._wake_next)
 
     def _wake_next(self) -> None:
-        """Grant the slot of the next loop iteration, in which new requests have been read from the sockets."""
+        """Let the next waiter run in the next loop iteration, after new requests were read from the sockets."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():  # else its client has disconnected
@@ -219,12 +222,12 @@ class EventLoopExecutor(AdmissionControl):
 
 
 def limit_faiss_to_single_thread() -> None:
-    """Let a faiss search of the calling thread use one core: concurrency comes from requests."""
+    """Limit faiss to one core in the calling thread alone: the other cores serve other requests."""
     faiss.omp_set_num_threads(1)
 
 
 def reduce_gil_switch_interval() -> None:
-    """Switch between Python threads after 0.5 ms instead of 5 ms: a recall reacquires the GIL some ten times."""
+    """Switch between Python threads after 0.5 ms instead of 5 ms: a recall waits for the GIL about ten times."""
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
 
 

@@ -13,7 +13,7 @@ from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 30.0  # memory may be free by then, or the disk readable
+_RETRY_SECONDS = 30.0  # after a failed switch, for example for lack of memory or a read error
 
 
 class ReleaseWatcher:
@@ -21,9 +21,10 @@ class ReleaseWatcher:
 
     Args:
         store: whose `CURRENT` is polled.
-        live_index: what is switched.
+        live_index: the index that is switched to the store's current release.
         poll_seconds: between two polls.
-        on_switch: called after each attempt, with whether it succeeded.
+        on_switch: called with True after each switch, and with False if switching fails with a new error; a retry
+            that fails with the same error does not call it.
         on_poll: called after each poll.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Several worker processes on one port; a supervisor starts them and restarts those that die.
 
-Each worker has its own copy of the release in memory. All of them write, one at a time, and apply before each recall
-what the others have written, so that any worker knows every acknowledged write. The kernel spreads connections over
+Each worker has its own copy of the release in memory. Any of them may write, one at a time; before each recall a worker
+applies what the others have written, so that it sees every acknowledged write. The kernel spreads connections over
 them (SO_REUSEPORT).
 """
 
@@ -66,7 +66,7 @@ def run_workers(store_path: Path, settings: ServeSettings, api_keys: ApiKeys, *,
 
 
 class _InheritedFd:
-    """A file descriptor that a spawned process gets a duplicate of; with it, it holds the supervisor's lock too."""
+    """A file descriptor that pickling duplicates into a spawned worker; each duplicate keeps the file's lock held."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -84,7 +84,7 @@ class _WorkerContext:
     """What the workers share.
 
     Attributes:
-        directory: temporary directory of this service.
+        directory: temporary directory that the workers share; not the store.
         supervisor_pid: process id of the supervisor.
         writer_lock: the store's `writer.lock`, held until the last worker has ended.
     """
@@ -181,6 +181,6 @@ def _reserve_port(host: str, port: int) -> socket.socket:
     """
     bind_socket(host, port, reuse_port=False).close()  # fails if somebody listens
     try:
-        return bind_socket(host, port, reuse_port=True, reuse_address=False)  # and keeps others from starting to
-    except ConfigError:  # connections of a former listener are in TIME_WAIT
+        return bind_socket(host, port, reuse_port=True, reuse_address=False)  # so that nobody else can listen later
+    except ConfigError:  # some connections of a former listener are in TIME_WAIT, which only SO_REUSEADDR permits
         return bind_socket(host, port, reuse_port=True)

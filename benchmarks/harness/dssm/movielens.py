@@ -70,7 +70,7 @@ class MovieLensBenchmark:
             "seed": seed if model in _SEEDED_MODELS else None,
             "facts": environment,
             "protocol": self.split.protocol,
-            "users": evaluated.user_count,
+            "users": evaluated.evaluated_user_count,
             "items": n_items,
             "dropped": dict(self.dataset.dropped_counts) | dict(self.split.user_counts_by_reason),
             "fit_seconds": round(fit_seconds, 1),

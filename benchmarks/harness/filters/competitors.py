@@ -102,7 +102,7 @@ def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]
 
     def over_fetch(case: FilterCase, rate: float) -> Rows:
         rows = search_snapshot(snapshot, case.to_query(0), None, min(math.ceil(K / rate), len(snapshot))).rows
-        return rows[case.filter_mask.base.contains(rows)][:K]
+        return rows[case.filter_mask.matching_base_rows.contains(rows)][:K]
 
     methods = [
         SearchMethod(
@@ -112,12 +112,14 @@ def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]
         ),
         SearchMethod(
             "graph, bare bitmap",
-            lambda case: case.filter_mask.base,
+            lambda case: case.filter_mask.matching_base_rows,
             lambda case, bitmap: _drop_missing(
                 graph.search(case.vector, K, search_params=search_params, allowed=bitmap).rows[0]
             ),
         ),
-        SearchMethod("over-fetching", lambda case: case.filter_mask.base.count / len(snapshot), over_fetch),
+        SearchMethod(
+            "over-fetching", lambda case: case.filter_mask.matching_base_rows.count / len(snapshot), over_fetch
+        ),
     ]
     if is_installed("hnswlib"):
         library, ef, built["hnswlib"] = _load_or_build_hnswlib(pool)
@@ -129,7 +131,7 @@ def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]
         methods.append(
             SearchMethod(
                 "hnswlib, callback",
-                lambda case: case.filter_mask.base.to_mask().tolist().__getitem__,
+                lambda case: case.filter_mask.matching_base_rows.to_mask().tolist().__getitem__,
                 search_with_callback,
             )
         )

@@ -181,7 +181,7 @@ class FilterCase:
 
     def are_valid(self, rows: Rows, n_excluded: int) -> bool:
         """Return whether all rows pass the filter, none is excluded, and none is a duplicate."""
-        passing = bool(self.filter_mask.base.contains(rows).all())
+        passing = bool(self.filter_mask.matching_base_rows.contains(rows).all())
         return passing and len(np.unique(rows)) == len(rows) and not np.isin(rows, self.nearest_rows[:n_excluded]).any()
 
 
@@ -194,8 +194,8 @@ def make_cases(pool: FilterPool, filters: Sequence[FilterMask]) -> list[FilterCa
     """
     index, cases = pool.snapshot.release.index, []
     for queries, mask in zip(pool.queries, filters, strict=True):
-        count = mask.base.count
-        allowed = None if count == index.size else mask.base
+        count = mask.matching_base_rows.count
+        allowed = None if count == index.size else mask.matching_base_rows
         nearest = index.search_exact(queries, max(1, min(TRUTH_DEPTH, count)), allowed=allowed).rows
         cases += [FilterCase(query[None], mask, rows[rows >= 0]) for query, rows in zip(queries, nearest, strict=True)]
     return cases
@@ -203,7 +203,9 @@ def make_cases(pool: FilterPool, filters: Sequence[FilterMask]) -> list[FilterCa
 
 def measure_near_pass_rate(pool: FilterPool, filters: Sequence[FilterMask]) -> float:
     """Return the share of the queries' 500 nearest items that pass the filter of their theme."""
-    rates = [mask.base.contains(rows).mean() for rows, mask in zip(pool.nearest_rows, filters, strict=True)]
+    rates = [
+        mask.matching_base_rows.contains(rows).mean() for rows, mask in zip(pool.nearest_rows, filters, strict=True)
+    ]
     return float(np.mean(rates))
 
 
@@ -271,7 +273,7 @@ def evaluate_answers(answers: Sequence[Rows], cases: Sequence[FilterCase], n_exc
     recalls, wrong_number, unfit = [], 0, 0
     for rows, case in zip(answers, cases, strict=True):
         truth = case.get_truth(n_excluded, k)
-        wrong_number += len(rows) != min(k, max(0, case.filter_mask.base.count - n_excluded))
+        wrong_number += len(rows) != min(k, max(0, case.filter_mask.matching_base_rows.count - n_excluded))
         unfit += not case.are_valid(rows, n_excluded)
         recalls.append(len(np.intersect1d(rows, truth)) / len(truth) if len(truth) else float(not len(rows)))
     worst = np.sort(recalls)[: max(1, len(recalls) // 100)]

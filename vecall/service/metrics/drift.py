@@ -52,7 +52,7 @@ class DriftMonitor:
         with self._lock:
             if trace.answer.release != self._release_name:
                 return
-            if scores and trace.resolved_query.vector is not None:
+            if scores and trace.resolved_query.query_matrix is not None:
                 self._top_scores.append(scores[0])
             self._unknown_counts.append(unknown)
 

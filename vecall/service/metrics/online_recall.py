@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from vecall.arrays import Rows
 from vecall.index.ann_recall import recall_from_scores
 from vecall.recall.recaller import RecallTrace
-from vecall.recall.search import search_snapshot_exact
+from vecall.recall.search import compute_ground_truth_rows
 
 _QUEUE_SIZE = 16  # traces; that many keep the thread busy, and each keeps its snapshot in memory
 _WINDOW_SIZE = 2_000  # latest samples by path
@@ -59,7 +59,11 @@ class OnlineRecallMonitor:
 
     def maybe_sample(self, path_label: str, trace: RecallTrace) -> None:
         """Queue a recall with the probability `sample_rate`; drop it if the queue is full."""
-        if self._sample_rate and trace.resolved_query.vector is not None and self._random.random() < self._sample_rate:
+        if (
+            self._sample_rate
+            and trace.resolved_query.query_matrix is not None
+            and self._random.random() < self._sample_rate
+        ):
             try:
                 self._queue.put_nowait((path_label, trace))
             except Full:
@@ -102,10 +106,10 @@ class OnlineRecallMonitor:
         yield from (mean, lower, upper, samples)
 
     def _evaluate_sample(self, path_label: str, trace: RecallTrace) -> None:
-        vector, rows = trace.resolved_query.vector, trace.search_result.rows
+        vector, rows = trace.resolved_query.query_matrix, trace.search_result.rows
         if vector is None or not len(rows):
             return
-        exact_rows = search_snapshot_exact(
+        exact_rows = compute_ground_truth_rows(
             trace.snapshot,
             vector,
             trace.resolved_query.excluded_rows,
@@ -120,7 +124,7 @@ class OnlineRecallMonitor:
 
 def _compute_scores(trace: RecallTrace, rows: Rows) -> NDArray[np.float64]:
     """[len(rows)] inner products of the user vector and stored item vectors."""
-    vector = np.asarray(trace.resolved_query.vector, dtype=np.float64)
+    vector = np.asarray(trace.resolved_query.query_matrix, dtype=np.float64)
     scores: NDArray[np.float64] = (trace.snapshot.get_vectors(rows).astype(np.float64) * vector).sum(axis=1)
     return scores
 
