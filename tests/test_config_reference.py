@@ -89,8 +89,8 @@ def test_uncommented_feature_is_valid_toml() -> None:
 
 def test_presets_are_shown_with_their_values() -> None:
     by_path = {key.path: key for key in KEYS}
-    assert by_path["model.dim"].presets == {"sequence": 256}  # that of dssm is the default
-    assert by_path["model.history.encoder"].presets == {"dssm": "none", "sequence": "causal"}
+    assert by_path["model.dim"].preset_overrides == {"sequence": 256}  # that of dssm is the default
+    assert by_path["model.history.encoder"].preset_overrides == {"dssm": "none", "sequence": "causal"}
     assert "(presets: `sequence` 256)" in render_markdown(KEYS)
     parsed = tomllib.loads(render_toml("dssm"))
     assert (parsed["model"]["preset"], parsed["model"]["hidden"]) == ("dssm", [256, 128])
