@@ -1,9 +1,12 @@
 """The examples run as they stand."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,3 +30,36 @@ def test_own_towers_are_trained_published_and_recalled(tmp_path):
     assert "epoch 1: loss" in output
     assert "for user 1:" in output
     assert len(list((tmp_path / "own_towers" / "store" / "releases").iterdir())) == 1
+
+
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+
+
+def read_cells(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    return notebook["cells"]
+
+
+def test_there_are_four_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["map_of_items", "own_towers", "own_vectors", "quickstart"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_no_stored_outputs(path):
+    for cell in read_cells(path):
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    """Its code cells run in their order, in its own directory; it writes into the temporary directory only."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    before = set(path.parent.rglob("*"))
+    cells = ["".join(cell["source"]) for cell in read_cells(path) if cell["cell_type"] == "code"]
+    code = "\n\n".join(f"# cell {number}\n{cell}" for number, cell in enumerate(cells, 1))
+    (tmp_path / "notebook.py").write_text(code, encoding="utf-8")
+    run_example(tmp_path / "notebook.py", directory=path.parent)
+    assert set(path.parent.rglob("*")) == before
