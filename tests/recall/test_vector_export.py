@@ -75,7 +75,7 @@ def test_user_vectors_are_those_of_recall_by_user_id(shop, tmp_path, small_chunk
         assert table.schema == SCHEMA
         assert table["id"].to_list() == sorted(f"user-{user}" for user in range(synthetic.USERS))
         for user_id, vector in table.iter_rows():
-            expected = resolve_query(Query(user_id=user_id), snapshot).vector[0]
+            expected = resolve_query(Query(user_id=user_id), snapshot).query_matrix[0]
             np.testing.assert_allclose(vector, expected, atol=1e-6)
 
 
