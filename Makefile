@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test slow soak torture check docs coverage package install clean
+.PHONY: quickstart test examples slow soak torture check docs coverage package install clean
 
 quickstart: $(INSTALLED)  ## End-to-end demo on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
 
 # Two workers of one thread each: tiny fits with more threads than cores wait for one another.
 test: $(INSTALLED)  ## The test suite
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+examples: $(INSTALLED)  ## Examples, notebooks, and the snippets of README and documents
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m examples
 
 slow: $(INSTALLED)  ## Tests that take minutes
 	$(BIN)/python -m pytest -m slow

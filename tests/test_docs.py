@@ -44,6 +44,7 @@ def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield directory
 
 
+@pytest.mark.examples
 def test_snippets_of_the_shop_run(work_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert PageSession(work_dir).run_page(DOCS / "getting-started.md") >= 10
     for name in SHOP_PAGES:
@@ -53,6 +54,7 @@ def test_snippets_of_the_shop_run(work_dir: Path, tmp_path: Path, monkeypatch: p
         assert PageSession(directory).run_page(DOCS / name), name
 
 
+@pytest.mark.examples
 def test_snippets_of_filters_run(work_dir: Path) -> None:
     assert PageSession(work_dir).run_page(DOCS / "filters.md") >= 7
 

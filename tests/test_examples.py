@@ -25,6 +25,7 @@ def run_example(*command, directory):
     return result.stdout
 
 
+@pytest.mark.examples
 def test_own_towers_are_trained_published_and_recalled(tmp_path):
     output = run_example(ROOT / "examples" / "own_towers.py", "--epochs", "1", directory=tmp_path)
     assert "epoch 1: loss" in output
@@ -52,6 +53,7 @@ def test_notebook_has_no_stored_outputs(path):
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     """Its code cells run in their order, in its own directory; it writes into the temporary directory only."""

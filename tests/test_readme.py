@@ -24,6 +24,7 @@ def checkout_dir(tmp_path: Path) -> Path:
     return tmp_path / "checkout"
 
 
+@pytest.mark.examples
 def test_examples_run(checkout_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout_dir)
     with shell_environment(tmp_path / "bin", os.environ):

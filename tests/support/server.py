@@ -78,6 +78,11 @@ class ServerProcess:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"null")
 
+    def drain(self):
+        """Stop it as an operator does, so that its workers have released the store."""
+        self.process.terminate()
+        self.process.wait(60)
+
     def stop(self):
         if self.process.poll() is None:
             self.process.kill()

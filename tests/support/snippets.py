@@ -148,7 +148,7 @@ class PageSession:
     def _start_server(self, command: str) -> None:
         """Start `vecall serve --store STORE ...` on a free port, which replaces that of later snippets."""
         if self._server is not None:
-            self._server.stop()
+            self._server.drain()
         arguments = shlex.split(command, comments=True)
         assert arguments[:3] == ["vecall", "serve", "--store"], command
         self._server = ServerProcess(self._directory / arguments[3], self._directory / "server.log", *arguments[4:])
