@@ -1,11 +1,22 @@
 """Fixtures that tests of several directories share, made once per session."""
 
+import logging
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 # On a loaded machine examples are slow, and the first one of a process may wait for an import.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def _restore_log_level():
+    """Commands that are run in this process configure the package's logger; the next test must not notice."""
+    logger = logging.getLogger("vecall")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
