@@ -11,7 +11,7 @@ quickstart: $(INSTALLED)  ## End-to-end demo on MovieLens: fit, publish, evaluat
 
 # Two workers of one thread each: tiny fits with more threads than cores wait for one another.
 test: $(INSTALLED)  ## The test suite
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 examples: $(INSTALLED)  ## Examples, notebooks, and the snippets of README and documents
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m examples
