@@ -121,11 +121,7 @@ def fit_encoders(
         DataError: A table cannot be read, lacks a column or holds an invalid value.
     """
     parsed_schema = parse_schema(schema)
-    if users is None and parsed_schema.users.features:
-        raise ConfigError(
-            f"schema.users.features: names {list(parsed_schema.users.features)}, but there is no users table; "
-            "pass users=..."
-        )
+    require_users_table(parsed_schema, users)
     item_encoder = TableEncoder.fit(parsed_schema.items.features, items, label="items")
     user_table = pl.DataFrame() if users is None else users
     user_encoder = TableEncoder.fit(parsed_schema.users.features, user_table, label="users")
@@ -153,6 +149,18 @@ def parse_schema(schema: Schema | Mapping[str, Any]) -> Schema:
     except ValidationError as error:
         problems = describe_validation_error(error, Schema, dict(schema))
         raise ConfigError("\n".join(f"schema.{problem}" for problem in problems)) from error
+
+
+def require_users_table(schema: Schema, users: object) -> None:
+    """Check that there is a users table if the schema names user features.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if users is None and schema.users.features:
+        raise ConfigError(
+            f"schema.users.features: names {list(schema.users.features)}, but there is no users table; pass users=..."
+        )
 
 
 def _read_features(features: Features, table: str | Path | pl.DataFrame, label: str) -> pl.DataFrame:

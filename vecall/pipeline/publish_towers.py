@@ -15,7 +15,7 @@ from vecall.arrays import Vectors
 from vecall.data.dataset import build_dataset
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.settings import CsvSettings
-from vecall.data.table_encoder import TableEncoder, parse_schema
+from vecall.data.table_encoder import TableEncoder, parse_schema, require_users_table
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler
 from vecall.data.tables import Tables, TableSources, validate_tables
@@ -207,10 +207,7 @@ def _check_arguments(
             "schema.users.features: is empty, and the forward of the user tower has no `history` and `lengths`, so "
             "nothing tells users apart; name features, or read histories"
         )
-    if schema.users.features and users is None:
-        raise ConfigError(
-            f"schema.users.features: names {list(schema.users.features)}, but there is no users table; pass users=..."
-        )
+    require_users_table(schema, users)
     return has_history
 
 

@@ -80,12 +80,23 @@ def parse_condition(location: str, condition: Mapping[str, object], schema: pl.S
             f"{attribute!r} is {dtype}",
             field=f"{location}.field",
         )
-    ops = TAG_OPS if is_list else BOOLEAN_OPS if isinstance(comparator, _BooleanComparator) else SCALAR_OPS
+    ops = _select_ops(comparator, is_list=is_list)
     if not isinstance(op, str) or op not in ops:
         raise QueryError(
             f"{location}.op: expected one of {list(ops)} for {attribute!r}, got {op!r:.80}", field=f"{location}.op"
         )
     return ParsedCondition(attribute, _build_predicate(f"{location}.value", op, value, comparator, attribute))
+
+
+def get_supported_ops(dtype: Any) -> tuple[str, ...]:  # noqa: ANN401 - polars types its inner types loosely
+    """Return the operations that a column type supports; none if filters do not support it."""
+    is_list = isinstance(dtype, (pl.List, pl.Array))
+    comparator = _select_comparator(dtype.inner if is_list else dtype)
+    return () if comparator is None else _select_ops(comparator, is_list=is_list)
+
+
+def _select_ops(comparator: "_Comparator", *, is_list: bool) -> tuple[str, ...]:
+    return TAG_OPS if is_list else BOOLEAN_OPS if isinstance(comparator, _BooleanComparator) else SCALAR_OPS
 
 
 def _build_predicate(location: str, op: str, value: object, comparator: "_Comparator", attribute: str) -> Predicate:

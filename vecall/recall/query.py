@@ -1,7 +1,7 @@
 """Request and answer of a recall: `Query` and `Recalled`, and their JSON."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -80,7 +80,7 @@ class Query:
         """
         if not isinstance(request, dict):
             raise QueryError(f"expected an object, got {type(request).__name__}")
-        known_keys = {attribute.name for attribute in fields(cls)}
+        known_keys = cls.__dataclass_fields__
         for key in request:
             if key not in known_keys:
                 raise QueryError(f"unknown key {key!r}; expected some of {sorted(known_keys)}", field=str(key))
@@ -183,9 +183,9 @@ def _check_each(field: str, values: object, predicate: Callable[[object], bool],
     is_sequence = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
     _check(field, is_sequence, values, f"a list of {expected}")
     elements: Iterable[object] = values  # type: ignore[assignment]
-    for index, value in enumerate(elements):
-        if not predicate(value):
-            _check(f"{field}[{index}]", False, value, f"a list of {expected}")
+    if not all(map(predicate, elements)):  # of a valid list nothing more is computed
+        index, value = next((index, value) for index, value in enumerate(elements) if not predicate(value))
+        _check(f"{field}[{index}]", False, value, f"a list of {expected}")
 
 
 def _check_ids(field: str, values: object) -> None:

@@ -16,6 +16,7 @@ from vecall.live.snapshot import Snapshot
 from vecall.recall.parquet_output import stage_parquet
 from vecall.recall.recaller import Recaller
 from vecall.release.encoder import OnnxEncoder
+from vecall.release.golden import UserTowerInputs
 from vecall.release.users import UserTable
 from vecall.runtime.paths import to_absolute_path
 
@@ -99,13 +100,9 @@ def export_user_vectors(recaller: Recaller, output_path: Path) -> VectorExport:
 
 def _encode_users(snapshot: Snapshot, users: UserTable, encoder: OnnxEncoder, rows: Rows) -> Vectors:
     """Encode users as they are now: [B] rows -> [B, D] vectors."""
-    histories, lengths = (
-        users.histories.take(rows).truncate_to_last(encoder.history_length).to_padded(fill_value=0)
-    )  # [B, L]
-    item_rows = snapshot.to_latest_rows(histories.ravel())
-    vectors = snapshot.get_vectors(item_rows).reshape(*histories.shape, encoder.dim)  # [B, L, D]
     features = select_columns(users.features[rows], encoder.state.users.features)
-    return encoder.encode_users(features, vectors, lengths)
+    inputs = UserTowerInputs(users.histories.take(rows), features)
+    return inputs.encode(encoder, lambda item_rows: snapshot.get_vectors(snapshot.to_latest_rows(item_rows)))
 
 
 def _write_parts(

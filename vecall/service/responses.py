@@ -79,17 +79,11 @@ def to_http_error(error: VecallError) -> HttpError:
 def to_error_response(error: HttpError, scope: Scope) -> Response:
     """The response that reports an error; leaves its code in the ASGI scope for metrics and logs."""
     scope.setdefault("state", {})["error_code"] = error.code
-    content = {"error": {"code": error.code, "message": str(error), "field": error.field}}
-    return Response(_dump_text(content), error.status, error.headers, media_type=JSON_MEDIA_TYPE)
+    field = None if error.field is None else _escape_surrogates(error.field)
+    content = {"error": {"code": error.code, "message": _escape_surrogates(str(error)), "field": field}}
+    return Response(orjson.dumps(content), error.status, error.headers, media_type=JSON_MEDIA_TYPE)
 
 
-def _dump_text(content: Mapping[str, Any]) -> bytes:
-    """JSON of a message that may quote invalid Unicode from a request."""
-    try:
-        return orjson.dumps(content)
-    except TypeError:  # lone surrogates
-        error = {
-            name: value.encode(errors="backslashreplace").decode() if value else value
-            for name, value in content["error"].items()
-        }
-        return orjson.dumps({"error": error})
+def _escape_surrogates(text: str) -> str:
+    """The text with lone surrogates escaped, which a message may quote from a request; other text is unchanged."""
+    return text.encode(errors="backslashreplace").decode()

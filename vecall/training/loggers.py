@@ -76,9 +76,9 @@ class EpochLogger:
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Log the metrics of an epoch, which is the step of the logger's axis."""
-        # MLflow does not allow "@" in names.
-        names = {name: name.replace("@", "_at_") if isinstance(self.logger, MLFlowLogger) else name for name in metrics}
-        self.logger.log_metrics({names[name]: value for name, value in metrics.items()}, step=epoch)
+        if isinstance(self.logger, MLFlowLogger):  # which does not allow "@" in names
+            metrics = {name.replace("@", "_at_"): value for name, value in metrics.items()}
+        self.logger.log_metrics(dict(metrics), step=epoch)
 
 
 def _build_mlflow_logger(directory: Path) -> MLFlowLogger:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import polars as pl
 
 from vecall.data.frames import get_unnamed_column
-from vecall.recall.conditions import BOOLEAN_OPS, LIST_VALUE_OPS, SCALAR_OPS, TAG_OPS
+from vecall.index.sampling import evenly_spaced_rows
+from vecall.recall.conditions import LIST_VALUE_OPS, get_supported_ops
 
 AttributeKind = Literal["text", "boolean", "integer", "number", "date", "datetime", "tags"]
 
@@ -46,22 +46,20 @@ class AttributeInfo:
 
 def describe_attributes(attributes: pl.DataFrame) -> list[AttributeInfo]:
     """Describe the columns that filters support, from a sample of their rows."""
-    rows = np.unique(np.linspace(0, max(attributes.height - 1, 0), _SAMPLE_SIZE).astype(np.int64))
+    rows = evenly_spaced_rows(attributes.height, _SAMPLE_SIZE)
     described = []
     for name, dtype in attributes.schema.items():
-        kind = _to_kind(dtype)
-        if kind is not None:
-            cells = get_unnamed_column(attributes, name)
-            sample = cells.gather(rows) if attributes.height else cells
-            described.append(AttributeInfo(name, kind, _to_ops(kind), _choose_examples(sample, kind)))
+        if ops := get_supported_ops(dtype):
+            kind, sample = _to_kind(dtype), get_unnamed_column(attributes, name).gather(rows)
+            described.append(AttributeInfo(name, kind, ops, _choose_examples(sample, kind)))
     return described
 
 
-def _to_kind(dtype: Any) -> AttributeKind | None:  # noqa: ANN401 - Polars types its inner types loosely
-    """The kind of a column's values; None if filters do not support them (see `vecall.recall.conditions`)."""
+def _to_kind(dtype: pl.DataType) -> AttributeKind:
+    """The kind of the values of a column that filters support."""
     match dtype:
         case pl.List() | pl.Array():
-            return None if _to_kind(dtype.inner) in (None, "tags") else "tags"
+            return "tags"
         case pl.String() | pl.Categorical() | pl.Enum() | pl.Null():
             return "text"
         case pl.Boolean():
@@ -70,11 +68,7 @@ def _to_kind(dtype: Any) -> AttributeKind | None:  # noqa: ANN401 - Polars types
             return "date"
         case pl.Datetime():
             return "datetime"
-    return "integer" if dtype.is_integer() else "number" if dtype.is_numeric() else None
-
-
-def _to_ops(kind: AttributeKind) -> tuple[str, ...]:
-    return TAG_OPS if kind == "tags" else BOOLEAN_OPS if kind == "boolean" else SCALAR_OPS
+    return "integer" if dtype.is_integer() else "number"
 
 
 def _choose_examples(sample: pl.Series, kind: AttributeKind) -> tuple[str, ...]:
