@@ -11,12 +11,23 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
-def _restore_log_level():
-    """Commands that are run in this process configure the package's logger; the next test must not notice."""
-    logger = logging.getLogger("vecall")
-    level = logger.level
+def _restore_logging():
+    """Commands that are run in this process configure the loggers; neither this test nor the next must notice.
+
+    Also a fixture of a larger scope may have run a command: the levels are set before the test, not remembered.
+    """
+    root, package = logging.getLogger(), logging.getLogger("vecall")
+
+    def set_default_levels():
+        root.setLevel(logging.WARNING)
+        package.setLevel(logging.NOTSET)
+
+    set_default_levels()
+    handlers = list(root.handlers)
     yield
-    logger.setLevel(level)
+    set_default_levels()
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
