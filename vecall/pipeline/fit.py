@@ -16,8 +16,9 @@ from vecall.data.id_map import UNKNOWN_ROW
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.evaluator import evaluate_scorer
+from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
+from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
     MODEL_DIR,
@@ -84,12 +85,15 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config.model,
         config.training,
         directory,
-        validate=partial(_validate, cases=split.valid, n_items=n_items, wrap_with_fallback=wrap_with_fallback),
+        validate=partial(
+            _validate, cases=sample_cases(split.valid), n_items=n_items, wrap_with_fallback=wrap_with_fallback
+        ),
         init_weights=_make_initializer(vocabulary, init_model),
     )
     TrainedModel(result.towers, vocabulary).save(directory / MODEL_DIR)
     scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
-    test_result = evaluate_scorer(scorer, split.test, n_items, config.evaluation.ks)
+    test_cases = select_test_cases(split.test, n_items)
+    test_result = evaluate_scorer(scorer, test_cases, n_items, config.evaluation.ks)
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, epochs=result.best_epoch + 1, init_run=init_run)
@@ -97,7 +101,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         seconds=round(seconds, 2),
-        protocol=split.protocol,
+        protocol=split.protocol + _describe_sample(test_result, len(split.test)),
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         metrics=test_result.as_json(),
         refit=config.training.refit,
@@ -147,6 +151,16 @@ def _validate(
     ).seen_excluded_or_included
     recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
+
+
+def _describe_sample(result: EvaluationResult, n_users: int) -> str:
+    """Return what the protocol adds if only a sample of the test users was evaluated, else nothing."""
+    if result.evaluated_user_count == n_users:
+        return ""
+    return (
+        f"; {describe_users(result.evaluated_user_count, n_users)} evaluated: standard error of {result.headline_key} "
+        f"{result.standard_errors[result.headline_key]:.4f}"
+    )
 
 
 def _make_initializer(
