@@ -84,6 +84,22 @@ def _add_neighbors(item, direction, values, list_ids, positions, bounds, gap_wei
 
 
 @compile_cached()
+def _find_threshold(bits, count, limit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the `limit`-th largest of the first `count` numbers, or 0 if there are no more than `limit`."""
+    threshold = np.uint32(0)
+    if count <= limit:
+        return threshold
+    for bit in range(31, -1, -1):
+        candidate = np.uint32(threshold | (np.uint32(1) << np.uint32(bit)))
+        reached = 0
+        for index in range(count):
+            reached += bits[index] >= candidate
+        if reached >= limit:
+            threshold = candidate
+    return threshold
+
+
+@compile_cached()
 def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
     first_item,  # noqa: ANN001
     last_item,  # noqa: ANN001
@@ -103,6 +119,7 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
     gap_sums = np.zeros(n_items, dtype=np.float32)
     near_gap, near = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
     similarity = np.empty(n_items, dtype=np.float32)
+    similarity_bits = similarity.view(np.uint32)  # of positive numbers, so in the same order
     for item in range(first_item, last_item):
         n_near = 0
         for direction in range(2):
@@ -117,14 +134,14 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
             sums[0, neighbor] = 0
             sums[1, neighbor] = 0
         start, limit = offsets[item], offsets[item + 1] - offsets[item]
-        threshold, n_ties = np.float32(0), n_near
-        if n_near > limit:
-            threshold = np.partition(similarity[:n_near], n_near - limit)[n_near - limit]
-            n_ties = limit - (similarity[:n_near] > threshold).sum()  # of those that equal the threshold
+        threshold = _find_threshold(similarity_bits, n_near, limit)
+        n_ties = limit  # less those above the threshold: entries left for those that equal it
         for index in range(n_near):
-            if similarity[index] < threshold:
+            n_ties -= similarity_bits[index] > threshold
+        for index in range(n_near):
+            if similarity_bits[index] < threshold:
                 continue
-            if similarity[index] == threshold:
+            if similarity_bits[index] == threshold:
                 if n_ties == 0:
                     continue
                 n_ties -= 1

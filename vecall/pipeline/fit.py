@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,21 +79,18 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     trained_hashes = hashes[split.positive_parts == TRAIN]
     write_trained_hashes(directory, trained_hashes, None if init_run is None else init_run.directory)
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
-    n_items = training_data.n_items
+    n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,
         config.model,
         config.training,
         directory,
-        validate=partial(
-            _validate, cases=sample_cases(split.valid), n_items=n_items, wrap_with_fallback=wrap_with_fallback
-        ),
+        validate=partial(_validate, cases=valid_cases, n_items=n_items, wrap_with_fallback=wrap_with_fallback),
         init_weights=_make_initializer(vocabulary, init_model),
     )
     TrainedModel(result.towers, vocabulary).save(directory / MODEL_DIR)
     scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
-    test_cases = select_test_cases(split.test, n_items)
-    test_result = evaluate_scorer(scorer, test_cases, n_items, config.evaluation.ks)
+    test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks)
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, epochs=result.best_epoch + 1, init_run=init_run)
@@ -101,7 +98,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         seconds=round(seconds, 2),
-        protocol=split.protocol + _describe_sample(test_result, len(split.test)),
+        protocol=protocol,
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         metrics=test_result.as_json(),
         refit=config.training.refit,
@@ -153,13 +150,14 @@ def _validate(
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
 
-def _describe_sample(result: EvaluationResult, n_users: int) -> str:
-    """Return what the protocol adds if only a sample of the test users was evaluated, else nothing."""
-    if result.evaluated_user_count == n_users:
-        return ""
-    return (
-        f"; {describe_users(result.evaluated_user_count, n_users)} evaluated: standard error of {result.headline_key} "
-        f"{result.standard_errors[result.headline_key]:.4f}"
+def _evaluate_test(scorer: Scorer, split: Split, n_items: int, ks: Sequence[int]) -> tuple[EvaluationResult, str]:
+    """Evaluate on the test users, or on a sample of very many; return the metrics and the protocol."""
+    result = evaluate_scorer(scorer, select_test_cases(split.test, n_items), n_items, ks)
+    if result.evaluated_user_count == len(split.test):
+        return result, split.protocol
+    return result, (
+        f"{split.protocol}; {describe_users(result.evaluated_user_count, len(split.test))} evaluated: standard error "
+        f"of {result.headline_key} {result.standard_errors[result.headline_key]:.4f}"
     )
 
 
