@@ -146,5 +146,5 @@ def test_leftovers_of_interrupted_checkpoints_are_deleted(tmp_path):
 
 def test_model_that_cannot_be_written_raises(run_dir, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(TrainingError, match="the model cannot be written .* free disk space"):
+    with pytest.raises(TrainingError, match=r"the model cannot be written .* free disk space"):
         Run.open(run_dir).load_evaluated_model().save(tmp_path / "file" / "model")

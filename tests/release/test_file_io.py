@@ -95,7 +95,12 @@ def test_interrupted_replacement_keeps_the_old_file(tmp_path):
     with replace_atomically(path) as temporary:
         temporary.write_bytes(b"old")
     (tmp_path / "weights.tmp").write_bytes(b"left over by a killed process")
-    with pytest.raises(OSError, match="no space"), replace_atomically(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise OSError("no space")
+
+    def fail_to_write():
+        with replace_atomically(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail_to_write()
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("weights", b"old")]
