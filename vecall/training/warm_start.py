@@ -80,7 +80,7 @@ def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDAr
         raise _build_shape_error(name, new_weight, old_weight)
     fallback_row = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
     source_rows = torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))
-    for start in range(0, len(source_rows), _CHUNK_ROWS):
+    for start in range(0, len(new_weight), _CHUNK_ROWS):
         chunk = slice(start, start + _CHUNK_ROWS)
         new_weight[chunk].copy_(old_weight[source_rows[chunk]])
     logger.info("%s: %d of %d rows start from the older run", name, int((old_rows != UNKNOWN_ROW).sum()), len(old_rows))
