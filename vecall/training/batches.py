@@ -13,6 +13,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
+from vecall.training.shards import Shard, WholeBatch
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class SampleBatch:
         labels: [B] 1 for a positive, 0 for a negative.
         histories: [B, L] item rows before the sample, oldest first, padded at the end with 0.
         lengths: [B] number of items of each history.
+        whole: The batch that these samples are a part of; None if they are all of it.
     """
 
     users: Tensor
@@ -76,6 +78,7 @@ class SampleBatch:
     labels: Tensor
     histories: Tensor
     lengths: Tensor
+    whole: WholeBatch | None = None
 
     @property
     def input_items(self) -> Tensor:
@@ -117,14 +120,23 @@ class SampleBatches:
         batch_size: B, number of samples of a batch.
         seed: Seed of the order.
         epoch: Number of the epoch.
+        shard: Part of each batch to build; None for all of it.
     """
 
     def __init__(
-        self, samples: Samples, histories: RaggedArray, *, history_length: int, batch_size: int, seed: int, epoch: int
+        self,
+        samples: Samples,
+        histories: RaggedArray,
+        *,
+        history_length: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        shard: Shard | None = None,
     ) -> None:
         self._samples, self._histories = samples, histories
         self._history_length, self._batch_size = history_length, batch_size
-        self._seed, self._epoch = seed, epoch
+        self._seed, self._epoch, self._shard = seed, epoch, shard
 
     def __len__(self) -> int:
         return max(1, len(self._samples) // self._batch_size)
@@ -133,7 +145,25 @@ class SampleBatches:
         # Batch norm does badly on a tiny last batch; another epoch shuffles the samples left out here to the front.
         order = build_epoch_rng(self._seed, self._epoch).permutation(len(self._samples))
         for step in range(len(self)):
-            yield self._build_batch(order[step * self._batch_size : (step + 1) * self._batch_size])
+            indices = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield self._build_batch(indices) if self._shard is None else self._build_part(indices, self._shard)
+
+    def _build_part(self, indices: Rows, shard: Shard) -> SampleBatch:
+        """Build this process's part of a batch."""
+        samples = self._samples
+        part = shard.select(np.ones(len(indices), dtype=np.int64))
+        is_padding = part.start == part.stop
+        if is_padding:
+            part = slice(0, 1)
+        whole = WholeBatch(
+            users=torch.from_numpy(samples.users[indices]),
+            items=torch.from_numpy(samples.items[indices]),
+            labels=torch.from_numpy(samples.labels[indices]),
+            part=part,
+            n_processes=shard.size,
+            is_padding=is_padding,
+        )
+        return replace(self._build_batch(indices[part]), whole=whole)
 
     def _build_batch(self, indices: Rows) -> SampleBatch:
         samples = self._samples

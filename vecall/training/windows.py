@@ -13,6 +13,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
+from vecall.training.shards import Shard, WholeBatch
 
 _SORT_POOL_BATCHES = 20  # about so many batches of windows are sorted by length together, which leaves little padding
 
@@ -81,6 +82,7 @@ class WindowBatch:
         window_index: [P] window of each position.
         positions: [P] number of items of the window before the position.
         target_items: [P] item rows of the positives.
+        whole: The batch that these windows are a part of; None if they are all of it.
     """
 
     users: Tensor
@@ -88,6 +90,7 @@ class WindowBatch:
     window_index: Tensor
     positions: Tensor
     target_items: Tensor
+    whole: WholeBatch | None = None
 
     @property
     def target_users(self) -> Tensor:
@@ -133,13 +136,24 @@ class WindowBatches:
         batch_size: Approximate number of positives of a batch; windows are not divided.
         seed: Seed of the order.
         epoch: Number of the epoch.
+        shard: Part of each batch to build; None for all of it.
     """
 
-    def __init__(self, windows: Windows, histories: RaggedArray, *, batch_size: int, seed: int, epoch: int) -> None:
-        self._windows, self._histories = windows, histories
+    def __init__(
+        self,
+        windows: Windows,
+        histories: RaggedArray,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        shard: Shard | None = None,
+    ) -> None:
+        self._windows, self._histories, self._shard = windows, histories, shard
         rng = build_epoch_rng(seed, epoch)
         order = rng.permutation(len(windows))
         lengths, target_counts = windows.lengths, windows.target_counts  # properties, computed once for all pools
+        self._target_counts = target_counts
         n_pools = max(1, round(target_counts.sum() / (_SORT_POOL_BATCHES * batch_size)))
         batches: list[Rows] = []
         for pool in np.array_split(order, n_pools):
@@ -151,7 +165,34 @@ class WindowBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[WindowBatch]:
-        return map(self._build_batch, self._batches)
+        for indices in self._batches:
+            yield self._build_batch(indices) if self._shard is None else self._build_part(indices, self._shard)
+
+    def _build_part(self, indices: Rows, shard: Shard) -> WindowBatch:
+        """Build this process's windows of a batch, with about as many positives as those of the other processes."""
+        target_counts = self._target_counts[indices]
+        windows = shard.select(target_counts)
+        is_padding = windows.start == windows.stop
+        if is_padding:
+            windows = slice(0, 1)
+        starts = np.concatenate([[0], np.cumsum(target_counts)])  # of each window's targets
+        items = self._gather_target_items(indices, target_counts)
+        whole = WholeBatch(
+            users=torch.from_numpy(np.repeat(self._windows.users[indices], target_counts)),
+            items=torch.from_numpy(items),
+            labels=torch.ones(len(items)),
+            part=slice(int(starts[windows.start]), int(starts[windows.stop])),
+            n_processes=shard.size,
+            is_padding=is_padding,
+        )
+        return replace(self._build_batch(indices[windows]), whole=whole)
+
+    def _gather_target_items(self, indices: Rows, target_counts: Rows) -> Rows:
+        """Collect the positives of some windows, which are the last items of each, window by window."""
+        windows = self._windows
+        ends = self._histories.offsets[windows.users[indices]] + windows.ends[indices]
+        shifts = np.repeat(ends - np.cumsum(target_counts), target_counts)
+        return self._histories.values[np.arange(len(shifts)) + shifts]
 
     def _build_batch(self, indices: Rows) -> WindowBatch:
         windows = self._windows
