@@ -50,3 +50,9 @@ class ProcessRank:
             "LOCAL_RANK": str(self.local_rank),
             "LOCAL_WORLD_SIZE": str(self.local_size),
         }
+
+
+def is_main_process() -> bool:
+    """Return whether this process reports results: it trains alone, or is the first of several."""
+    process_rank = ProcessRank.from_environment()
+    return process_rank is None or process_rank.rank == 0

@@ -13,7 +13,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
-from vecall.training.shards import Shard, WholeBatch
+from vecall.training.shards import BatchPart, Shard, WholeBatch
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Sample
 
 
 @dataclass(frozen=True)
-class SampleBatch:
+class SampleBatch(BatchPart):
     """B samples as tensors.
 
     Attributes:
@@ -70,7 +70,6 @@ class SampleBatch:
         labels: [B] 1 for a positive, 0 for a negative.
         histories: [B, L] item rows before the sample, oldest first, padded at the end with 0.
         lengths: [B] number of items of each history.
-        whole: The batch that these samples are a part of; None if they are all of it.
     """
 
     users: Tensor
@@ -78,7 +77,6 @@ class SampleBatch:
     labels: Tensor
     histories: Tensor
     lengths: Tensor
-    whole: WholeBatch | None = None
 
     @property
     def input_items(self) -> Tensor:
@@ -89,6 +87,22 @@ class SampleBatch:
     def target_users(self) -> Tensor:
         """[B] user row of each target item."""
         return self.users
+
+    @property
+    def step_targets(self) -> tuple[Tensor, Tensor]:
+        """User rows and item rows of the targets of the whole batch."""
+        return (self.target_users, self.target_items) if self.whole is None else (self.whole.users, self.whole.items)
+
+    def compute_pair_weight(self, n_negatives: int) -> float:
+        """Return the factor from a mean over pairs to the weight that this part's pairs have in the whole batch.
+
+        Args:
+            n_negatives: Pairs of each positive beside itself; a sample with label 0 has one pair.
+        """
+        if self.whole is None:
+            return 1.0
+        pairs = 1.0 + n_negatives * (self.whole.labels > 0)
+        return float(self.select_part(pairs).mean() / pairs.mean())
 
     def replace_input_items(self, input_items: Tensor) -> "SampleBatch":
         """Return the batch with [B, L] other numbers for its input items, such as rows of a smaller table."""

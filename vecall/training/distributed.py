@@ -4,7 +4,7 @@ Each process computes the gradients of its part of a batch. They are averaged he
 update. Gloo connects the processes on CPUs, NCCL on GPUs; Lightning knows nothing of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -37,11 +37,6 @@ class ProcessGroup:
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes files and reports progress."""
-        return self.rank == 0
 
     def merge_rows(self, rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Average the gradients of rows of an embedding table over the processes.
@@ -90,11 +85,12 @@ class ProcessGroup:
             parameter.grad = mean.view_as(parameter) if share > 0 else None
 
     @torch.no_grad()
-    def average_buffers(self, module: torch.nn.Module) -> None:
-        """Replace the float buffers of a module, such as the statistics of batch norm, by their mean."""
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(self.mean(buffer))
+    def average_batch_norm(self, module: torch.nn.Module) -> None:
+        """Replace the running statistics of batch norm in a module by their means over the processes."""
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm1d) and layer.running_mean is not None:
+                for statistic in (layer.running_mean, layer.running_var):
+                    statistic.copy_(self.mean(statistic))
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the elementwise mean over the processes."""
@@ -130,6 +126,17 @@ class ProcessGroup:
     def _all_reduce(self, values: Tensor) -> None:
         with _translate_errors():
             distributed.all_reduce(values)
+
+
+def is_main(group: ProcessGroup | None) -> bool:
+    """Return whether this is the process that writes files and reports progress; None stands for a single process."""
+    return group is None or group.rank == 0
+
+
+def run_on_main(group: ProcessGroup | None, function: Callable[[], _Value]) -> _Value:
+    """Call a function in the main process and return its result in all of them."""
+    value = function() if is_main(group) else None
+    return cast("_Value", value if group is None else group.broadcast_object(value))
 
 
 @contextmanager

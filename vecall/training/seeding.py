@@ -12,16 +12,24 @@ def build_epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch])
 
 
-def seed_step(seed: int, epoch: int, step: int, *, rank: int | None = None) -> None:
+def seed_step(seed: int, epoch: int, step: int) -> None:
     """Seed torch's generators for one training step: dropout, hidden ids and sampled negatives depend on it.
-
-    Of several processes, each draws the same negatives by the seed without a rank, then its own dropout and hidden ids
-    by the seed with its rank.
 
     Not by `torch.manual_seed`, which walks the call stack for each absent device, at every step.
     """
-    entropy = [seed, epoch, step, 1] if rank is None else [seed, epoch, step, 2, rank]
-    state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    state = int(np.random.SeedSequence([seed, epoch, step, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    _seed_generators(state)
+
+
+def seed_process(rank: int) -> None:
+    """Seed torch's generators for the draws of one of several processes, in a step in which they drew the same so far.
+
+    Negatives are drawn before, the same by all processes; dropout and hidden ids after, by each for its own samples.
+    """
+    _seed_generators(int(torch.randint(2**62, ())) + rank)
+
+
+def _seed_generators(state: int) -> None:
     torch.default_generator.manual_seed(state)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(state)

@@ -65,6 +65,11 @@ class TrainingSettings(SettingsModel):
         description="number of processes that train together, each on a part of every batch: on a GPU each, or on CPU "
         "cores; under torchrun 1 or torchrun's number",
     )
+    precision: Literal["32", "bf16"] = Field(
+        "32",
+        description="number format of the towers' computations: 32 bits, or bfloat16 with weights, scores and losses "
+        "in 32 bits, which is faster on a GPU",
+    )
     logger: LoggerType = Field(
         "none",
         description="logs the metrics of epochs beside metrics.jsonl, into RUN/tensorboard or RUN/mlflow; needs the "

@@ -1,9 +1,10 @@
 """Parts of a training step's batch, for several processes that compute a part each."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -63,6 +64,27 @@ class WholeBatch:
         """Factor of the mean loss of the part; the mean over the processes is then the mean over all P targets."""
         return 0.0 if self.is_padding else (self.part.stop - self.part.start) * self.n_processes / len(self.items)
 
-    def to(self, device: torch.device) -> "WholeBatch":
-        """Copy to a device."""
-        return replace(self, users=self.users.to(device), items=self.items.to(device), labels=self.labels.to(device))
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "WholeBatch":
+        """Return the batch with each tensor replaced by the function's result."""
+        return replace(self, users=function(self.users), items=function(self.items), labels=function(self.labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPart:
+    """Batch of a step, or the part of it that this process computes.
+
+    Attributes:
+        whole: The whole batch; None if this is all of it.
+    """
+
+    whole: WholeBatch | None = None
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return the batch with each tensor replaced by the function's result."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, whole=None if self.whole is None else self.whole.map_tensors(function))
+
+    def select_part(self, values: Tensor) -> Tensor:
+        """Return the values [p, ...] of this part of values [P, ...] of the whole batch's targets."""
+        return values if self.whole is None else values[self.whole.part]

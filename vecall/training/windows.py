@@ -13,7 +13,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
-from vecall.training.shards import Shard, WholeBatch
+from vecall.training.shards import BatchPart, Shard, WholeBatch
 
 _SORT_POOL_BATCHES = 20  # about so many batches of windows are sorted by length together, which leaves little padding
 
@@ -73,7 +73,7 @@ def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int
 
 
 @dataclass(frozen=True)
-class WindowBatch:
+class WindowBatch(BatchPart):
     """B windows of up to W items, with a loss at P positions of them.
 
     Attributes:
@@ -82,7 +82,6 @@ class WindowBatch:
         window_index: [P] window of each position.
         positions: [P] number of items of the window before the position.
         target_items: [P] item rows of the positives.
-        whole: The batch that these windows are a part of; None if they are all of it.
     """
 
     users: Tensor
@@ -90,12 +89,16 @@ class WindowBatch:
     window_index: Tensor
     positions: Tensor
     target_items: Tensor
-    whole: WholeBatch | None = None
 
     @property
     def target_users(self) -> Tensor:
         """[P] user row of each positive."""
         return self.users[self.window_index]
+
+    @property
+    def step_targets(self) -> tuple[Tensor, Tensor]:
+        """User rows and item rows of the targets of the whole batch."""
+        return (self.target_users, self.target_items) if self.whole is None else (self.whole.users, self.whole.items)
 
     def replace_input_items(self, input_items: Tensor) -> "WindowBatch":
         """Return the batch with [B, W] other numbers for its input items, such as rows of a smaller table."""

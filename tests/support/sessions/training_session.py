@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from support import synthetic
 
+from support import synthetic
 from vecall.data.split import HardNegatives
 from vecall.training import plan
-from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, join_process_group
 from vecall.training.fit import TrainResult, train
 from vecall.training.settings import NegativeSettings, TrainingSettings
