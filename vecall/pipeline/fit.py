@@ -75,8 +75,8 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         return Run.open(directory)
     if process_rank is not None and config.training.devices not in (1, process_rank.local_size):
         raise ConfigError(
-            f"training.devices: {config.training.devices}, but {process_rank.local_size} processes were started on this "
-            "machine; set it to 1, which takes the number of processes that were started, or to the same number"
+            f"training.devices: {config.training.devices}, but {process_rank.local_size} processes were started on "
+            "this machine; set it to 1, which takes the number of started processes, or to the same number"
         )
     with join_process_group() as group, ExitStack() as stack:
         if not is_main(group):

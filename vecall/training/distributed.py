@@ -88,9 +88,10 @@ class ProcessGroup:
     def average_batch_norm(self, module: torch.nn.Module) -> None:
         """Replace the running statistics of batch norm in a module by their means over the processes."""
         for layer in module.modules():
-            if isinstance(layer, torch.nn.BatchNorm1d) and layer.running_mean is not None:
+            if isinstance(layer, torch.nn.BatchNorm1d):
                 for statistic in (layer.running_mean, layer.running_var):
-                    statistic.copy_(self.mean(statistic))
+                    if statistic is not None:
+                        statistic.copy_(self.mean(statistic))
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the elementwise mean over the processes."""
