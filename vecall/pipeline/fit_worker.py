@@ -36,7 +36,8 @@ def main() -> None:
 
 
 def _exit_at_end_of_stdin() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # unbuffered: a lock of the buffer would be held when the process ends
+        pass
     os._exit(1)
 
 

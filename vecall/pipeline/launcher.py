@@ -25,6 +25,7 @@ from vecall.pipeline.worker_order import WorkerError, WorkerOrder
 from vecall.runtime.process_rank import ProcessRank
 from vecall.training.distributed import LostProcessError
 
+_WORKER_COMMAND = (sys.executable, "-P", "-m", "vecall.pipeline.fit_worker")
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0  # for the process whose failure broke the connections of others to end as well
 _LOG_TAIL_BYTES, _LOG_TAIL_LINES = 4096, 6
@@ -146,8 +147,8 @@ def _build_environments(count: int) -> Iterator[tuple[ProcessRank, dict[str, str
 def _start_worker(rank: int, order: WorkerOrder, environment: Mapping[str, str], log_path: Path) -> _Worker:
     """Start a process in a session of its own: Ctrl-C reaches only this process, which ends the others."""
     with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "vecall.pipeline.fit_worker"],
+        process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
+            _WORKER_COMMAND,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

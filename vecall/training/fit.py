@@ -99,6 +99,7 @@ def train(
         use_fastest_thread_count(module, directory, group),
     ):
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", ".*sync_dist=True")  # the logged metrics are equal in all processes
         trainer = _build_trainer(
             directory, max_epochs or training_settings.epochs, training_settings.precision, callbacks, logger, group
         )
