@@ -159,13 +159,9 @@ def evaluate_scorer(
             batch = cases.take(np.arange(start, stop))
             user_indices = sampled[(sampled >= start) & (sampled < stop)] - start
             negatives = _draw_negatives(batch, n_items, user_indices, rng)
+            pairs = _concatenate_pairs((batch.targets.segment_ids, batch.targets.values), negatives)
             ranking = rank_batch(
-                scorer(batch),
-                batch.histories,
-                _concatenate_pairs((batch.targets.segment_ids, batch.targets.values), negatives),
-                n_items=n_items,
-                depth=depth,
-                block_items=block_items,
+                scorer(batch), batch.histories, pairs, n_items=n_items, depth=depth, block_items=block_items
             )
             is_new = _get_new_target_mask(batch, n_items)
             metrics.add_batch(ranking, batch.targets, is_new)

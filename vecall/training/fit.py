@@ -75,11 +75,7 @@ def train(
         TrainingError: There is too little to learn from, the loss is not finite, or the checkpoint in `directory`
             belongs to other tables or another number of processes.
     """
-    if len(data.observed_items) < 2 or len(data.histories.values) == 0:
-        raise TrainingError(
-            f"training needs at least 1 positive and 2 items that users took or disliked, got "
-            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
-        )
+    _check_trainable(data)
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
@@ -104,14 +100,26 @@ def train(
             directory, max_epochs or training_settings.epochs, training_settings.precision, callbacks, logger, group
         )
         trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
+    best_epoch = _load_final_weights(module, directory / BEST_CHECKPOINT if validate else last, group)
+    return TrainResult(module.eval_towers.eval(), best_epoch, trainer.current_epoch, time.perf_counter() - start)
+
+
+def _check_trainable(data: TrainingData) -> None:
+    if len(data.observed_items) < 2 or len(data.histories.values) == 0:
+        raise TrainingError(
+            f"training needs at least 1 positive and 2 items that users took or disliked, got "
+            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
+        )
+
+
+def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: ProcessGroup | None) -> int:
+    """Load the weights of a checkpoint of this training into the module; return the epoch of the checkpoint."""
     module.release_tables()
     if group is not None:
-        group.barrier()  # until the first process has written the checkpoint
-    best = load_checkpoint(directory / BEST_CHECKPOINT if validate else last)
+        group.barrier()  # until the first process has written it
+    best = load_checkpoint(checkpoint)
     module.load_state_dict(best["state_dict"])
-    return TrainResult(
-        module.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - start
-    )
+    return int(best["epoch"])
 
 
 def _resolve_plan(
