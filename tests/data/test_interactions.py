@@ -3,7 +3,11 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from vecall.data.interaction_table import InteractionReader
 from vecall.data.interactions import build_catalogue, build_interactions
+from vecall.data.settings import CsvSettings
+from vecall.data.table_source import TableSource
+from vecall.data.table_validator import BadRowHandler
 from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 
@@ -21,9 +25,12 @@ def make_schema(**interactions):
 def build(log, items=None, users=None, **interaction_schema):
     """Catalogue and interactions of tables given as columns."""
     entity_tables = [None if columns is None else make_entity_table(columns) for columns in (items, users)]
-    log = pl.DataFrame({"positive": [True] * len(log["user"])} | log)
-    tables = Tables(log, *entity_tables)
-    catalogue = build_catalogue(tables, make_schema(**interaction_schema))
+    item_ids, user_ids = (None if table is None else table.ids for table in entity_tables)
+    schema = make_schema(**interaction_schema)
+    reader = InteractionReader(schema, CsvSettings(), BadRowHandler(should_drop=False), item_ids, user_ids)
+    frame = pl.DataFrame(log).rename({"user": "u", "item": "i"} | ({"time": "t"} if "time" in log else {}))
+    tables = Tables(reader.read([TableSource("log", frame)]), *entity_tables)
+    catalogue = build_catalogue(tables, schema)
     return catalogue, build_interactions(tables, catalogue)
 
 

@@ -18,6 +18,7 @@ from vecall.schema import CategoryFeature, Feature, Features, NumericFeature, Ta
 
 FeatureArray = NDArray[np.float32] | NDArray[np.int32]
 EncodedFeatures = dict[str, FeatureArray]
+TowerInputs = dict[str, NDArray[np.float32] | NDArray[np.int64]]
 _Number = TypeVar("_Number", np.float32, np.int32)
 
 _CHUNK_ROWS = 2**16  # rows encoded at a time, to bound memory
@@ -145,7 +146,7 @@ class FeatureEncoder:
                 return FeatureSpec(kind, self._vocabularies[name].n_rows)
 
     def encode(self, frame: pl.DataFrame) -> EncodedFeatures:
-        """Encode B rows into an array per feature, see `FeatureSpec`."""
+        """Encode B rows, chunk by chunk, into an array per feature, see `FeatureSpec`."""
         features = self.state.features
         return {
             name: self._encode_feature(name, feature, get_unnamed_column(frame, name))
@@ -184,6 +185,17 @@ class FeatureEncoder:
             case TextFeature():
                 buckets, max_tokens = feature.buckets, feature.max_tokens
                 return pad_lists(cells, lambda chunk: hash_tokens(chunk, buckets, max_tokens))
+
+
+def to_tower_inputs(encoded: EncodedFeatures) -> TowerInputs:
+    """Convert encoded features of a batch to the types that towers read, in training of one's own and in ONNX: int64.
+
+    In memory, features of all rows are int32, which is half as large.
+    """
+    return {
+        name: array if array.dtype == np.float32 else array.astype(np.int64)  # type: ignore[misc]  # float32 stays
+        for name, array in encoded.items()
+    }
 
 
 def is_fitted(feature: Feature) -> bool:

@@ -34,4 +34,4 @@ class Vocabulary:
         rows = (codes + _FIRST_VALUE_ROW).fill_null(OOV)
         if values.null_count():
             rows = rows.zip_with(values.is_not_null(), pl.Series([MISSING], dtype=pl.Int32))
-        return rows.to_numpy()
+        return rows.to_numpy(writable=True)
