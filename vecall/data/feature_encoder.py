@@ -22,6 +22,7 @@ TowerInputs = dict[str, NDArray[np.float32] | NDArray[np.int64]]
 _Number = TypeVar("_Number", np.float32, np.int32)
 
 _CHUNK_ROWS = 2**16  # rows encoded at a time, to bound memory
+_MIN_COLUMN_LISTS = 128  # fewer are encoded faster one by one
 _MAX_ABS_ZSCORE = 10.0  # clips outliers, so that a single absurd number does not dominate the gradient
 _MAX_PLAUSIBLE_VALUE = 1e100  # larger numbers are no measurements, and their squares would overflow
 
@@ -230,6 +231,10 @@ def _encode_tags(cells: pl.Series, vocabulary: Vocabulary, max_tags: int) -> Rag
     Tags that training did not see are dropped: they have no embedding, and counting them would only shrink the sum of
     the others, which is divided by √n.
     """
+    if len(cells) < _MIN_COLUMN_LISTS:
+        tag_lists = [tags[:max_tags] if tags else () for tags in cells.to_list()]
+        row_lists = [[row for tag in tags if (row := vocabulary.to_row(tag)) != OOV] for tags in tag_lists]
+        return RaggedArray.from_lists(row_lists)
     lists = cells.list.head(max_tags).list.drop_nulls()
     rows = vocabulary.to_rows(lists.explode().drop_nulls())  # an empty list becomes a null
     is_known = rows != OOV
