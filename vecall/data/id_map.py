@@ -67,7 +67,11 @@ class IdMap(ABC):
         return None if row == UNKNOWN_ROW else Row(row)
 
     def column_to_rows(self, column: pl.Series) -> Rows:
-        """Return the rows [n] of a column of ids of this map's type, -1 where an id is unknown; by a join."""
+        """Return the rows [n] of a column of ids of this map's type, -1 where an id is unknown.
+
+        Args:
+            column: [n] Ids, not null.
+        """
         return IdNumbering(self.id_type, self.to_column()).find(column).astype(np.int64)
 
 
@@ -104,6 +108,9 @@ class IntegerIdMap(IdMap):
 
     def to_ids(self, rows: Rows) -> list[int]:  # noqa: D102
         return cast("list[int]", self._ids[rows].tolist())
+
+    def column_to_rows(self, column: pl.Series) -> Rows:  # noqa: D102
+        return self._find_rows(column.to_numpy())  # a binary search, fast in a column that ascends like that of a map
 
     def to_column(self) -> pl.Series:  # noqa: D102
         return pl.Series(self._ids)
