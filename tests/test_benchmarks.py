@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+
+from vecall.data.dataset import read_dataset
 
 BENCHMARKS_DIR = Path(__file__).parents[1] / "benchmarks"
 TINY_POOL = ["--pools", "2_000", "--labels", "balanced", "--known", "64", "--users", "16", "--rounds", "1"]
@@ -168,3 +171,22 @@ assert checker.counts["failed"] == 1
     command = [sys.executable, "-c", script]
     completed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert completed.returncode == 0, completed.stderr
+
+
+@pytest.mark.usefixtures("benchmarks_path")
+def test_scale_data_is_the_same_for_a_seed_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import scale_data
+
+    monkeypatch.setattr(scale_data, "CHUNK_ROWS", 400)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        path = tmp_path / name / scale_data.INTERACTIONS_FILE
+        scale_data.write_interactions(path, n_users=50, n_items=1200, n_rows=1000, id_type="string", seed=seed)
+        scale_data.write_items(tmp_path / name / scale_data.ITEMS_FILE, n_items=1200, id_type="string", seed=seed)
+        scale_data.write_interactions(path, n_users=1, n_items=1, n_rows=1, id_type="string", seed=seed)  # kept
+    logs = {name: pl.read_parquet(tmp_path / name / scale_data.INTERACTIONS_FILE) for name in "abc"}
+    assert logs["a"].equals(logs["b"])
+    assert not logs["a"].equals(logs["c"])
+    config = scale_data.scale_config(tmp_path / "a", with_features=True, preset="pooled", epochs=2)
+    dataset = read_dataset(config.data, config.schema_)
+    assert (len(dataset.interactions.users), len(dataset.catalogue.items), config.training.epochs) == (1000, 1200, 2)
+    assert set(dataset.catalogue.item_features.columns) == {"category", "tags", "title", "price"}
