@@ -1,7 +1,6 @@
 """Switching to another release: by name, to the store's current one, and back to one that is still in memory."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.live import memory, switching
 from vecall.live.live_index import LiveIndex
-from vecall.live.memory import check_memory, get_free_memory_bytes
 from vecall.pipeline.publish_vectors import publish_vectors
 
 EYE = np.eye(4, dtype=np.float32)
@@ -90,21 +88,3 @@ def test_release_that_does_not_fit_into_memory_is_rejected(store, monkeypatch):
     assert live_index.snapshot.release.name == store.get_current().release == "one"
     monkeypatch.setattr(memory, "get_free_memory_bytes", lambda: None)  # not known
     live_index.activate("two")
-
-
-def test_free_memory_is_the_lesser_of_machine_and_cgroup(tmp_path, monkeypatch, store):
-    assert 2**20 < get_free_memory_bytes() < 2**50
-    contents = {
-        "_MEMINFO_PATH": "MemTotal: 9 kB\nMemAvailable:   4 kB\n",
-        "_CGROUP_LIMIT_PATH": "5000\n",
-        "_CGROUP_USAGE_PATH": "2000\n",
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_text(content)
-        monkeypatch.setattr(memory, name, tmp_path / name)
-    assert get_free_memory_bytes() == 3_000
-    (tmp_path / "_CGROUP_LIMIT_PATH").write_text("max\n")
-    assert get_free_memory_bytes() == 4_096
-    monkeypatch.setattr(memory, "_MEMINFO_PATH", Path("/nowhere"))
-    assert get_free_memory_bytes() is None
-    check_memory(store.list_releases()[0])
