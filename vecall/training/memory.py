@@ -122,12 +122,12 @@ def estimate_memory(plan: MemoryPlan) -> MemoryEstimate:
     )
 
 
-def check_memory(plan: MemoryPlan, available_bytes: int | None) -> MemoryEstimate:
+def check_memory(plan: MemoryPlan, available_bytes: int) -> MemoryEstimate:
     """Refuse a training that does not fit in memory.
 
     Args:
         plan: Data and settings.
-        available_bytes: Memory that the training may use beside what its data take already; None if it is unknown.
+        available_bytes: Memory that the training may use beside what its data take already.
 
     Returns:
         The estimate.
@@ -136,7 +136,7 @@ def check_memory(plan: MemoryPlan, available_bytes: int | None) -> MemoryEstimat
         TrainingError: The training needs more than that.
     """
     estimate = estimate_memory(plan)
-    if available_bytes is None or estimate.total - estimate.loaded <= available_bytes:
+    if estimate.total - estimate.loaded <= available_bytes:
         return estimate
     limit = available_bytes + estimate.loaded
     fitting = [f"{text} ({_to_gib(total)} GiB)" for text, total in _find_fitting_settings(plan, limit)]
