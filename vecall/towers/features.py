@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from vecall.data.feature_encoder import OOV, FeatureSpec
+from vecall.towers.embedding import RowEmbedding
 
 # Width of a concatenated embedding. Summed embeddings are as wide as the tower.
 CONCAT_EMBEDDING_DIM = 32
@@ -43,11 +44,12 @@ class SqrtNEmbeddingBag(nn.Module):
         if torch.compiler.is_compiling() or not rows.shape[1]:  # ONNX has no embedding_bag; torch's refuses T = 0
             total: Tensor = (self.table(rows) * is_value.unsqueeze(-1)).sum(1)
         else:  # no [B, T, dim] in memory: 16 times as fast at T = 9
-            total = embedding_bag(rows, self.table.weight, mode="sum", padding_idx=0)
+            vectors, index = self.table.read_rows(rows, with_padding=True)
+            total = embedding_bag(index, vectors, mode="sum", padding_idx=0)
         return total / is_value.sum(1, keepdim=True).clamp(min=1.0).sqrt()
 
 
-def build_embedding(num_embeddings: int, dim: int, init_std: float, *, frozen_row: int | None = None) -> nn.Embedding:
+def build_embedding(num_embeddings: int, dim: int, init_std: float, *, frozen_row: int | None = None) -> RowEmbedding:
     """Build an embedding table with normally distributed initial weights.
 
     The sum of embeddings is normalized afterwards, so only its direction counts. A gradient step changes the direction
@@ -59,12 +61,12 @@ def build_embedding(num_embeddings: int, dim: int, init_std: float, *, frozen_ro
         init_std: Standard deviation of the initial weights.
         frozen_row: Row that is never trained; it keeps its random initial weights, not zeros.
     """
-    table = nn.Embedding(num_embeddings, dim, padding_idx=frozen_row)
+    table = RowEmbedding(num_embeddings, dim, padding_idx=frozen_row)
     nn.init.normal_(table.weight, std=init_std)
     return table
 
 
-def build_categorical_embedding(num_embeddings: int, dim: int, init_std: float) -> nn.Embedding:
+def build_categorical_embedding(num_embeddings: int, dim: int, init_std: float) -> RowEmbedding:
     """Build the table of a categorical feature, whose rows of missing and of unseen (OOV) values are nearly 0.
 
     The OOV row gets no gradient. Only catalogue items that no user took have unseen values, so training would learn

@@ -1,0 +1,52 @@
+"""Embedding table of which training can read a few rows at a time, without a gradient of the whole table."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RowReader = Callable[[Tensor], Tensor]
+"""Returns the vectors [M, D] of M distinct rows, as a leaf that collects their gradient."""
+
+
+class RowEmbedding(nn.Embedding):
+    """Embedding table that reads its rows through a reader in training mode, if it has one.
+
+    Attributes:
+        row_reader: Set by an optimizer that updates only the rows that a step read; None for an ordinary table.
+        stays_on_cpu: Whether the table is left in the memory of the CPU when the module is moved to a GPU; the rows
+            that a step reads are then copied to the GPU.
+    """
+
+    row_reader: RowReader | None = None
+    stays_on_cpu: bool = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Look up [...] rows → [..., D]."""
+        if self.row_reader is not None and self.training:
+            vectors, index = self.read_rows(rows)
+            return F.embedding(index, vectors)
+        if self.stays_on_cpu:
+            return super().forward(rows.to(self.weight.device)).to(rows.device)
+        return super().forward(rows)
+
+    def read_rows(self, rows: Tensor, *, with_padding: bool = False) -> tuple[Tensor, Tensor]:
+        """Read the distinct ones of [...] rows.
+
+        Args:
+            rows: Rows of the table.
+            with_padding: Whether row 0 is read too, so that it has index 0.
+
+        Returns:
+            [M, D] vectors of the distinct rows, and the index [...] of each of `rows` in them; without a reader or in
+            evaluation mode the whole table and `rows` themselves.
+        """
+        if self.row_reader is None or not self.training:
+            return self.weight, rows
+        flat = torch.cat([rows.new_zeros(1), rows.flatten()]) if with_padding else rows.flatten()
+        distinct, index = torch.unique(flat, return_inverse=True)
+        return self.row_reader(distinct), index[int(with_padding) :].view(rows.shape)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RowEmbedding":
+        return self if self.stays_on_cpu else super()._apply(fn, recurse)

@@ -1,0 +1,86 @@
+"""AdamW that updates embedding tables by the rows of a step, and all other parameters as usual."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from vecall.training.row_table import RowTable
+
+
+class GradientExchange(Protocol):
+    """Exchange of gradients between the processes of a training, each of which has a part of the batch."""
+
+    def merge_rows(self, rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the [M] distinct rows of all processes and their [M, D] mean gradients, the same in each process."""
+
+    def average_gradients(self, parameters: Sequence[Parameter]) -> None:
+        """Replace the gradients by their means over all processes."""
+
+
+class RowwiseAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter, ICLR 2019) over dense parameters and over tables that are updated row by row.
+
+    One optimizer for both: the learning rate schedule, Lightning's loop and checkpoints need no second one. The tables
+    have no gradient of their own; their rows' gradients are collected by `RowTable`. The state of a table is that of
+    AdamW for a parameter: `step`, `exp_avg` (only with moments) and `exp_avg_sq`.
+
+    Args:
+        parameters: Dense parameters.
+        tables: Tables.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        exchange: Exchange of gradients between processes; None for a single process.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        tables: Sequence[RowTable],
+        *,
+        lr: float,
+        weight_decay: float,
+        exchange: GradientExchange | None = None,
+    ) -> None:
+        self._dense, self._tables, self._exchange = list(parameters), tables, exchange
+        super().__init__([*self._dense, *(table.weight for table in tables)], lr, weight_decay=weight_decay, fused=True)
+        for table in tables:
+            self.state[table.weight] = _get_state(table)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient, and the rows that were read since the last step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._exchange is not None:
+            self._exchange.average_gradients(self._dense)
+        super().step()
+        group = self.param_groups[0]
+        for table in self._tables:
+            rows, gradients = table.collect_gradients()
+            if self._exchange is not None:
+                rows, gradients = self._exchange.merge_rows(rows, gradients)
+            table.step(rows, gradients, lr=group["lr"], weight_decay=group["weight_decay"])
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with all rows up to date."""
+        for table in self._tables:
+            table.flush()
+            self.state[table.weight] = _get_state(table)
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Continue from a state of `state_dict`."""
+        super().load_state_dict(dict(state_dict))
+        for table in self._tables:
+            state = self.state[table.weight]
+            table.restore(int(state["step"]), state.get("exp_avg"), state["exp_avg_sq"])
+
+
+def _get_state(table: RowTable) -> dict[str, Tensor]:
+    moments = {} if table.exp_avg is None else {"exp_avg": table.exp_avg}
+    return {"step": torch.tensor(float(table.step_count)), **moments, "exp_avg_sq": table.exp_avg_sq}

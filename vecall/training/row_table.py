@@ -1,0 +1,187 @@
+"""Embedding table whose rows are brought up to date when they are read, and updated when they have a gradient."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from vecall.towers.embedding import RowEmbedding
+from vecall.training.idle_steps import BETA1, BETA2, EPS, IdleSteps, bias_corrections
+
+_FLUSH_ROWS = 65_536  # rows that are brought up to date together
+
+
+@dataclass
+class _RowState:
+    """Copies of the state of M rows: [M, D] each, but [M, 1] second moments if there are no first ones."""
+
+    weight: Tensor
+    exp_avg: Tensor | None
+    exp_avg_sq: Tensor
+    average: Tensor | None
+
+    def add_gradients(self, gradients: Tensor, *, lr: float, weight_decay: float, step: int) -> None:
+        """Update moments and weights by [M, D] gradients, in place."""
+        correction1, root_correction2 = bias_corrections(step)
+        squares = gradients.square() if self.exp_avg is not None else gradients.square().mean(1, keepdim=True)
+        self.exp_avg_sq.lerp_(squares, 1 - BETA2)
+        direction, size = gradients, lr
+        if self.exp_avg is not None:
+            direction, size = self.exp_avg.lerp_(gradients, 1 - BETA1), lr / correction1
+        denominator = (self.exp_avg_sq.sqrt() / root_correction2).add_(EPS)
+        self.weight.mul_(1 - lr * weight_decay).sub_(size * direction / denominator)
+
+
+def sum_by_row(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the gradients of equal rows.
+
+    Args:
+        rows: [n] rows.
+        gradients: [n, D].
+
+    Returns:
+        [M] distinct rows, ascending, and their [M, D] summed gradients.
+    """
+    distinct, index = torch.unique(rows, return_inverse=True)
+    return distinct, gradients.new_zeros(len(distinct), gradients.shape[1]).index_add_(0, index, gradients)
+
+
+class RowTable:
+    """Embedding table of R rows that AdamW updates row by row.
+
+    With `has_moments` the weights are those of AdamW over the whole table, up to rounding. Without, a row has one
+    second moment, the mean over its columns, and no first one, as in row-wise Adagrad and Adam of large embedding
+    tables: 4 bytes per row instead of 8 per weight.
+
+    Args:
+        embedding: The table; its rows are read through this object from now on.
+        has_moments: Whether both moments of each weight are kept.
+        average: [R, D] moving average of the weights, or None.
+        ema_decay: Decay of the average per step.
+
+    Attributes:
+        weight: [R, D] weights; up to date after `flush`.
+        exp_avg: [R, D] first moments; None without moments.
+        exp_avg_sq: [R, D] second moments; [R, 1] without moments.
+        step_count: Steps since the start of training.
+    """
+
+    def __init__(
+        self,
+        embedding: RowEmbedding,
+        *,
+        has_moments: bool,
+        average: Parameter | None = None,
+        ema_decay: float = 0.0,
+    ) -> None:
+        embedding.row_reader = self.read
+        self.weight = embedding.weight
+        self.has_moments = has_moments
+        self.step_count = 0
+        self._average, self._ema_decay = average, ema_decay
+        self._frozen_row = embedding.padding_idx
+        self._reads: list[tuple[Tensor, Tensor]] = []
+        self.allocate()
+
+    def allocate(self) -> None:
+        """Allocate the moments on the device of the weights; to be called again if the weights have moved."""
+        weight = self.weight.detach()
+        self.exp_avg = torch.zeros_like(weight) if self.has_moments else None
+        self.exp_avg_sq = torch.zeros_like(weight) if self.has_moments else weight.new_zeros(len(weight), 1)
+        self._last_steps = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)  # since the last flush
+        self._idle_steps = IdleSteps(weight.device)
+
+    def restore(self, step_count: int, exp_avg: Tensor | None, exp_avg_sq: Tensor) -> None:
+        """Continue from a saved state, in which all rows were up to date."""
+        self.step_count, self.exp_avg, self.exp_avg_sq = step_count, exp_avg, exp_avg_sq
+        self._last_steps.zero_()
+        self._idle_steps.reset(self.step_count)
+
+    @torch.no_grad()
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the up-to-date vectors [M, D] of [M] distinct rows, as a leaf that collects their gradient."""
+        own_rows = rows.to(self.weight.device, torch.int64)
+        vectors = self._catch_up(own_rows).weight.to(rows.device).requires_grad_()
+        self._reads.append((own_rows, vectors))
+        return vectors
+
+    def discard_reads(self) -> None:
+        """Forget the rows that were read since the last step: their gradients are not used."""
+        self._reads.clear()
+
+    def collect_gradients(self) -> tuple[Tensor, Tensor]:
+        """Return the [M] distinct rows that have a gradient since the last step, ascending, and their [M, D] gradients.
+
+        They count as used from now on.
+        """
+        reads = [(rows, leaf.grad.to(self.weight.device)) for rows, leaf in self._reads if leaf.grad is not None]
+        self._reads.clear()
+        if len(reads) == 1:
+            return reads[0]
+        if not reads:
+            return self._last_steps.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.weight.shape[1])
+        return sum_by_row(torch.cat([rows for rows, _ in reads]), torch.cat([gradients for _, gradients in reads]))
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, gradients: Tensor, *, lr: float, weight_decay: float) -> None:
+        """Take a step of AdamW: an update of the rows with a gradient, an idle step of all others.
+
+        Args:
+            rows: [M] distinct rows.
+            gradients: [M, D].
+            lr: Learning rate.
+            weight_decay: Weight decay.
+        """
+        self.step_count += 1
+        ema_decay = 0.0 if self.step_count == 1 else self._ema_decay  # the average begins with the first step
+        if self._frozen_row is not None:
+            gradients = gradients.masked_fill((rows == self._frozen_row).unsqueeze(1), 0.0)
+        state = self._catch_up(rows)
+        state.add_gradients(gradients, lr=lr, weight_decay=weight_decay, step=self.step_count)
+        if state.average is not None:
+            state.average.lerp_(state.weight, 1 - ema_decay)
+        self._write(rows, state)
+        self._idle_steps.append(lr, weight_decay, self.step_count, ema_decay)
+        self._last_steps[rows] = self._idle_steps.count
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Bring all rows up to date, in place: before the whole table is read or saved."""
+        if not self._idle_steps.count:
+            return
+        for rows in torch.arange(len(self.weight), device=self.weight.device).split(_FLUSH_ROWS):
+            self._write(rows, self._catch_up(rows))
+        self._last_steps.zero_()
+        self._idle_steps.reset(self.step_count)
+
+    def _catch_up(self, rows: Tensor) -> "_RowState":
+        """Return the state of [M] rows as of the present step."""
+        last_steps = self._last_steps[rows]
+        shrink, tail, kept, weight_share, tail_share, eps = self._idle_steps.look_up(last_steps)
+        beta1_power, beta2_power = self._idle_steps.decay_moments(last_steps)
+        state = _RowState(
+            weight=self.weight[rows],
+            exp_avg=None if self.exp_avg is None else self.exp_avg[rows],
+            exp_avg_sq=self.exp_avg_sq[rows],
+            average=None if self._average is None else self._average[rows],
+        )
+        direction = None if state.exp_avg is None else state.exp_avg / (state.exp_avg_sq.sqrt() + eps)
+        if state.average is not None:
+            state.average.mul_(kept).addcmul_(state.weight, weight_share)
+            if direction is not None:
+                state.average.addcmul_(direction, tail_share, value=-1)
+        state.weight.mul_(shrink)
+        if direction is not None and state.exp_avg is not None:
+            state.weight.addcmul_(direction, tail, value=-1)
+            state.exp_avg.mul_(beta1_power)
+        state.exp_avg_sq.mul_(beta2_power)
+        return state
+
+    def _write(self, rows: Tensor, state: "_RowState") -> None:
+        self.weight[rows] = state.weight
+        self.exp_avg_sq[rows] = state.exp_avg_sq
+        if self.exp_avg is not None and state.exp_avg is not None:
+            self.exp_avg[rows] = state.exp_avg
+        if self._average is not None and state.average is not None:
+            self._average[rows] = state.average
