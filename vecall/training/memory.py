@@ -1,7 +1,7 @@
 """Memory that a training needs, estimated before it starts, and the settings that would need less.
 
-The estimate counts what grows with the data or the model. A process needs about half a GiB beside it: torch, Lightning
-and their code.
+The estimate counts what grows with the data or the model. A process needs about half a GiB beside it, for the code of
+torch and Lightning. On a GPU, weights, their state and the step are in the memory of the device instead.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from vecall.errors import TrainingError
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import TrainingData
+from vecall.training.plan import TrainingPlan, find_row_tables
 from vecall.training.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
@@ -79,67 +79,70 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
-    """What the memory of a training depends on.
-
-    Attributes:
-        data: Training data.
-        model: Architecture of the towers.
-        training: Loss, batch and moving average.
-        loss_name: Loss that "auto" stands for: "softmax", "sampled_softmax" or "bce".
-        has_moments: Whether tables keep both moments of each weight, instead of a second moment per row.
-        averages_tables: Whether the moving average includes tables.
-        validates: Whether epochs are validated.
-    """
+class _Inputs:
+    """What the memory of a training depends on; the plan is resolved again for changed settings."""
 
     data: TrainingData
     model: ModelSettings
     training: TrainingSettings
-    loss_name: str
-    has_moments: bool = True
-    averages_tables: bool = True
-    validates: bool = True
+    plan: TrainingPlan | None
+    validates: bool
 
 
-def estimate_memory(plan: MemoryPlan) -> MemoryEstimate:
-    """Estimate the memory of a training; nothing of its size is allocated."""
-    data = plan.data
-    table_weights, dense_weights, table_rows = _count_weights(plan)
-    n_positives = len(data.histories.values)
-    averaged_weights = dense_weights + (table_weights if plan.averages_tables else 0)
-    moments = 2 * _FLOAT_BYTES * table_weights + 4 * table_rows
-    table_state = moments if plan.has_moments else _ROW_STATE_BYTES * table_rows
-    vectors = data.n_items * plan.model.dim * _FLOAT_BYTES
-    return MemoryEstimate(
-        features=sum(array.nbytes for array in (*data.item_features.values(), *data.user_features.values())),
-        histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
-        samples=(_SAMPLE_BYTES + _INDEX_BYTES) * n_positives + _ITEM_BUFFER_BYTES * data.n_items,
-        weights=_FLOAT_BYTES * (table_weights + dense_weights),
-        optimizer_state=table_state + 2 * _FLOAT_BYTES * dense_weights,
-        moving_average=_FLOAT_BYTES * averaged_weights if plan.training.ema_decay else 0,
-        step=_estimate_step(plan),
-        validation=vectors + _SCORING_BYTES if plan.validates else 0,
-    )
+def estimate_memory(
+    data: TrainingData,
+    model: ModelSettings,
+    training: TrainingSettings,
+    plan: TrainingPlan | None = None,
+    *,
+    validates: bool = True,
+) -> MemoryEstimate:
+    """Estimate the memory of a training; nothing of its size is allocated.
+
+    Args:
+        data: Training data.
+        model: Architecture of the towers.
+        training: Loss, batch and moving average.
+        plan: The training's plan; None to resolve it.
+        validates: Whether epochs are validated.
+
+    Raises:
+        TrainingError: As `TrainingPlan.make`.
+    """
+    return _estimate(_Inputs(data, model, training, plan, validates))
 
 
-def check_memory(plan: MemoryPlan, available_bytes: int) -> MemoryEstimate:
+def check_memory(
+    data: TrainingData,
+    model: ModelSettings,
+    training: TrainingSettings,
+    plan: TrainingPlan | None,
+    available_bytes: int,
+    *,
+    validates: bool = True,
+) -> MemoryEstimate:
     """Refuse a training that does not fit in memory.
 
     Args:
-        plan: Data and settings.
-        available_bytes: Memory that the training may use beside what its data take already.
+        data: Training data.
+        model: Architecture of the towers.
+        training: Loss, batch and moving average.
+        plan: The training's plan; None to resolve it.
+        available_bytes: Memory that the training may use beside what its data use already.
+        validates: Whether epochs are validated.
 
     Returns:
         The estimate.
 
     Raises:
-        TrainingError: The training needs more than that.
+        TrainingError: The training needs more than that; or as `TrainingPlan.make`.
     """
-    estimate = estimate_memory(plan)
-    if estimate.total - estimate.loaded <= available_bytes:
-        return estimate
+    inputs = _Inputs(data, model, training, plan, validates)
+    estimate = _estimate(inputs)
     limit = available_bytes + estimate.loaded
-    fitting = [f"{text} ({_to_gib(total)} GiB)" for text, total in _find_fitting_settings(plan, limit)]
+    if estimate.total <= limit:
+        return estimate
+    fitting = [f"{text} ({_to_gib(total)} GiB)" for text, total in _find_fitting_settings(inputs, limit)]
     advice = (
         f"settings that would fit: {'; '.join(fitting)}"
         if fitting
@@ -156,78 +159,87 @@ def _to_gib(size: int) -> str:
     return f"{size / 2**30:.1f}" if size >= 2**30 else f"{size / 2**30:.2f}"
 
 
-def _count_weights(plan: MemoryPlan) -> tuple[int, int, int]:
-    """Return the number of weights in embedding tables and outside of them, and the rows of the tables."""
+def _estimate(inputs: _Inputs) -> MemoryEstimate:
+    data, model = inputs.data, inputs.model
     with torch.device("meta"):  # shapes alone
-        towers = TwoTower(plan.model, plan.data.item_specs, plan.data.user_specs, plan.data.n_items)
-    tables = [module.weight for module in towers.modules() if isinstance(module, nn.Embedding)]
-    table_weights = sum(table.numel() for table in tables)
+        towers = TwoTower(model, data.item_specs, data.user_specs, data.n_items)
+    n_candidates = len(data.observed_items) if towers.uses_id_dropout else data.n_items
+    plan = inputs.plan or TrainingPlan.make(inputs.training, towers, n_candidates)
+    tables = [table.weight for table in find_row_tables(towers, plan.loss)]
+    row_weights, rows = sum(table.numel() for table in tables), sum(len(table) for table in tables)
     all_weights = sum(parameter.numel() for parameter in towers.parameters())
-    return table_weights, all_weights - table_weights, sum(len(table) for table in tables)
+    dense_weights = all_weights - row_weights
+    row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
+    averaged_weights = all_weights if plan.row_moments else dense_weights
+    return MemoryEstimate(
+        features=sum(array.nbytes for array in (*data.item_features.values(), *data.user_features.values())),
+        histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
+        samples=(_SAMPLE_BYTES + _INDEX_BYTES) * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
+        weights=_FLOAT_BYTES * all_weights,
+        optimizer_state=row_state + 2 * _FLOAT_BYTES * dense_weights,
+        moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
+        step=_FLOAT_BYTES * dense_weights + _estimate_activations(inputs, plan.loss, n_candidates),
+        validation=data.n_items * model.dim * _FLOAT_BYTES + _SCORING_BYTES if inputs.validates else 0,
+    )
 
 
-def _estimate_step(plan: MemoryPlan) -> int:
-    """Estimate the bytes of activations and gradients of a training step."""
-    model, batch, n_items = plan.model, plan.training.batch, plan.data.n_items
-    negatives = plan.training.negatives
-    n_read = _count_input_items(plan)
-    match plan.loss_name:
+def _estimate_activations(inputs: _Inputs, loss: str, n_candidates: int) -> int:
+    """Estimate the bytes of the activations of a training step, and of their gradients."""
+    model, batch, negatives = inputs.model, inputs.training.batch, inputs.training.negatives
+    n_read = _count_input_items(inputs)
+    match loss:
         case "softmax":
-            n_distinct, n_logits = n_items, max(_CHUNK_LOGITS, n_items)
+            n_distinct, n_logits = n_candidates, max(_CHUNK_LOGITS, n_candidates)
         case "sampled_softmax":
-            n_hard = negatives.hard if len(plan.data.hard_negatives.users) else 0
-            n_candidates = negatives.uniform + min(negatives.in_batch, batch)
-            n_distinct = min(n_items, n_read + batch * (1 + n_hard) + n_candidates)
-            n_logits = _LOGIT_ARRAYS * model.ensemble_size * batch * (n_candidates + n_hard)
+            n_hard = negatives.hard if len(inputs.data.hard_negatives.users) else 0
+            n_sampled = negatives.uniform + min(negatives.in_batch, batch)
+            n_distinct = min(n_candidates, n_read + batch * (1 + n_hard) + n_sampled)
+            n_logits = _LOGIT_ARRAYS * model.ensemble_size * batch * (n_sampled + n_hard)
         case _:
-            n_distinct = min(n_items, n_read + batch * (1 + negatives.uniform))
+            n_distinct = min(n_candidates, n_read + batch * (1 + negatives.uniform))
             n_logits = 2 * batch * (1 + negatives.uniform) * model.dim
-    if model.history.encoder == "causal":
-        history = n_read * model.dim * (_TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers)
-    else:
-        history = _HISTORY_ARRAYS * n_read * model.dim
+    is_causal = model.history.encoder == "causal"
+    arrays = _TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers if is_causal else _HISTORY_ARRAYS
     hidden = 4 * (n_distinct + batch) * sum(model.hidden)
-    return _FLOAT_BYTES * (_ITEM_ARRAYS * n_distinct * model.dim + n_logits + history + hidden)
+    return _FLOAT_BYTES * (_ITEM_ARRAYS * n_distinct * model.dim + n_logits + arrays * n_read * model.dim + hidden)
 
 
-def _count_input_items(plan: MemoryPlan) -> int:
+def _count_input_items(inputs: _Inputs) -> int:
     """Return how many items the histories of a batch hold at most, padding included."""
-    history = plan.model.history
+    history, batch = inputs.model.history, inputs.training.batch
     if history.encoder == "none":
         return 0
-    longest = int(plan.data.histories.lengths.max(initial=0))
-    if history.encoder == "causal":
-        return _WINDOW_PADDING * max(plan.training.batch, min(history.length, longest))
-    return plan.training.batch * min(history.length, longest)
+    length = min(history.length, int(inputs.data.histories.lengths.max(initial=0)))
+    return _WINDOW_PADDING * max(batch, length) if history.encoder == "causal" else batch * length
 
 
-def _find_fitting_settings(plan: MemoryPlan, limit: int) -> Iterator[tuple[str, int]]:
+def _find_fitting_settings(inputs: _Inputs, limit: int) -> Iterator[tuple[str, int]]:
     """Yield each single change of the settings with which the training needs at most `limit` bytes, and its bytes."""
-    for alternatives in _build_alternatives(plan):
+    for alternatives in _build_alternatives(replace(inputs, plan=None)):
         for text, changed in alternatives:
-            total = estimate_memory(changed).total
+            total = _estimate(changed).total
             if total <= limit:
                 yield text, total
                 break
 
 
-def _build_alternatives(plan: MemoryPlan) -> Iterator[list[tuple[str, MemoryPlan]]]:
+def _build_alternatives(inputs: _Inputs) -> Iterator[list[tuple[str, _Inputs]]]:
     """Yield lists of changes of a setting; in each list the ones that change less come first."""
+    model, training = inputs.model, inputs.training
     yield [
-        (f"model.dim = {dim}", replace(plan, model=changed))
-        for dim in _halve(plan.model.dim, _MIN_DIM)
-        if (changed := _change_model(plan.model, dim=dim)) is not None
+        (f"model.dim = {dim}", replace(inputs, model=changed))
+        for dim in _halve(model.dim, _MIN_DIM)
+        if (changed := _change_model(model, dim=dim)) is not None
     ]
     yield [
-        (f"training.batch = {batch}", replace(plan, training=plan.training.model_copy(update={"batch": batch})))
-        for batch in _halve(plan.training.batch, _MIN_BATCH)
+        (f"training.batch = {batch}", replace(inputs, training=training.model_copy(update={"batch": batch})))
+        for batch in _halve(training.batch, _MIN_BATCH)
     ]
-    if plan.training.ema_decay:
-        without_average = plan.training.model_copy(update={"ema_decay": 0.0})
-        yield [("training.ema_decay = 0", replace(plan, training=without_average))]
-    if plan.model.item_id and plan.data.item_specs:
-        changed = _change_model(plan.model, item_id=False)
-        yield [("model.item_id = false", replace(plan, model=changed))] if changed is not None else []
+    if training.ema_decay:
+        yield [("training.ema_decay = 0", replace(inputs, training=training.model_copy(update={"ema_decay": 0.0})))]
+    if model.item_id and inputs.data.item_specs:
+        changed = _change_model(model, item_id=False)
+        yield [("model.item_id = false", replace(inputs, model=changed))] if changed is not None else []
 
 
 def _halve(value: int, minimum: int) -> list[int]:
