@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]  # row numbers of items or users; -1 means none
+# Row numbers of items or users; -1 means none. Long arrays are int32, others int64: multiply none before a conversion.
+Rows = NDArray[np.signedinteger]
 Offsets = NDArray[np.int64]  # [n + 1] bounds of n segments of another array, ascending from 0
 Mask = NDArray[np.bool_]
 Vectors = NDArray[np.float32]

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from vecall.data.dataset import read_dataset
-from vecall.data.feature_encoder import OOV
 from vecall.data.settings import DataSettings
+from vecall.data.vocabulary import OOV
 from vecall.errors import DataError
 from vecall.schema import Schema
 

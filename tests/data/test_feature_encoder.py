@@ -3,9 +3,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import encoding_oracle
 
-from vecall.data.feature_encoder import MISSING, OOV, FeatureEncoder, FeatureEncoderState, FeatureSpec
+from vecall.data import feature_encoder, padding
+from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState, FeatureSpec
 from vecall.data.request_features import to_feature_frame
+from vecall.data.vocabulary import MISSING, OOV
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
 FEATURES = {
@@ -121,3 +124,19 @@ def test_encoder_restored_from_json_encodes_equally(training_rows, rows):
         assert np.isfinite(before[name]).all()
         if spec.kind != "dense":
             assert before[name].max(initial=0) < spec.size
+
+
+@given(ROWS, ROWS, st.integers(1, 3), st.integers(1, 4))
+def test_chunks_encode_as_the_oracle(training_rows, rows, chunk_rows, block_rows):
+    encoder = FeatureEncoder.fit(FEATURES, to_feature_frame(training_rows, FEATURES))
+    frame = to_feature_frame([*rows, *training_rows], FEATURES)
+    expected = encoding_oracle.encode(encoder, frame)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_encoder, "_CHUNK_ROWS", chunk_rows)
+        patch.setattr(padding, "_CHUNK_ROWS", chunk_rows)
+        patch.setattr(padding, "_BLOCK_ROWS", block_rows)
+        encoded = encoder.encode(frame)
+    assert list(encoded) == list(expected)
+    for name, values in encoded.items():
+        np.testing.assert_array_equal(values, expected[name])
+        assert values.dtype == ("float32" if encoder.specs[name].kind == "dense" else "int32")

@@ -1,9 +1,21 @@
 import subprocess
 import sys
 
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.encoding_oracle import hash_token_lists, tokenize
+from support.ragged import to_lists
 
-from vecall.data.text import hash_tokens, tokenize
+from vecall.data.hashing import hash_strings
+from vecall.data.text import hash_tokens
+
+BUCKETS = 2**20
+
+
+def hash_lists(texts, buckets=BUCKETS, max_tokens=64):
+    return to_lists(hash_tokens(pl.Series(texts, dtype=pl.String), buckets, max_tokens))
 
 
 @pytest.mark.parametrize(
@@ -21,29 +33,48 @@ from vecall.data.text import hash_tokens, tokenize
         ("Straße", tokenize("STRASSE")),  # case folding, not lowercasing
         ("ＡＢＣ ｶﾞ", [*tokenize("abc"), "ガ"]),  # NFKC unifies full and half widths
         ("e\u0301té", tokenize("été")),
-        ("\ud800", []),
     ],
 )
 def test_text_is_split_into_tokens(text, expected):
-    assert tokenize(text) == expected
+    assert tokenize(text) == expected  # the oracle of the property test
+    assert hash_lists([text]) == [[value % BUCKETS + 1 for value in hash_strings(expected).tolist()]]
 
 
-def test_buckets_are_padded_with_0_and_truncated():
-    table = hash_tokens(["toy story", None, "召", ""], buckets=1000, max_tokens=5)
-    assert table.shape == (4, 5)
-    assert (table[0] > 0).all()
-    assert table[2].tolist() == [hash_tokens(["召"], 1000, 5)[0, 0], 0, 0, 0, 0]
-    assert not table[[1, 3]].any()
-    assert hash_tokens([None], 16, 5).tolist() == [[0]]
-    assert hash_tokens([], 16, 5).shape == (0, 1)
+# Of every length of UTF-8, and with texts that change their length under NFKC and case folding.
+CHARACTERS = st.sampled_from("aZ9_ .é\u0301ßıİſŞｶﾞＡ召回矢ひカ서ǅ\u200d\u0660\x00<>'\U0001f600\U00010400ﷺ")
+TEXTS = st.text(CHARACTERS, max_size=30) | st.text(max_size=12)
+
+
+@given(st.lists(TEXTS | st.none(), max_size=8), st.integers(16, 70000), st.integers(1, 20))
+def test_hashed_tokens_equal_those_of_the_oracle(texts, buckets, max_tokens):
+    hashed = hash_tokens(pl.Series(texts, dtype=pl.String), buckets, max_tokens)
+    assert to_lists(hashed) == hash_token_lists(texts, buckets, max_tokens)
+    assert hashed.values.dtype == "int32"
+
+
+def test_every_character_is_read_as_by_the_oracle():
+    texts = [f"a{chr(code)}B 1{chr(code)}" for code in range(0x30000) if not 0xD800 <= code < 0xE000]
+    texts = ["".join(texts[start : start + 16]) for start in range(0, len(texts), 16)]
+    assert hash_lists(texts, max_tokens=400) == hash_token_lists(texts, BUCKETS, 400)
+
+
+def test_tokens_beyond_the_limit_are_ignored():
+    assert hash_lists(["toy story", None, "召", ""], max_tokens=5) == [
+        hash_lists(["toy story"])[0][:5],
+        [],
+        hash_lists(["召"])[0],
+        [],
+    ]
+    assert hash_lists([]) == []
+    assert hash_lists([None]) == [[]]
 
 
 def test_buckets_range_from_1_to_their_number():
-    table = hash_tokens([" ".join(map(str, range(3000)))], buckets=16, max_tokens=4096)
-    assert set(table[0].tolist()) == set(range(1, 17))
+    assert set(hash_lists([" ".join(map(str, range(3000)))], 16, 4096)[0]) == set(range(1, 17))
 
 
 def test_buckets_are_the_same_in_another_process():
-    code = "from vecall.data.text import hash_tokens; print(hash_tokens(['Toy 召回'], 16384, 64).tolist())"
+    expression = "hash_tokens(pl.Series(['Toy 召回']), 16384, 64).values.tolist()"
+    code = f"import polars as pl; from vecall.data.text import hash_tokens; print({expression})"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert process.stdout.strip() == str(hash_tokens(["Toy 召回"], 16384, 64).tolist())
+    assert process.stdout.strip() == str(hash_lists(["Toy 召回"], 16384)[0])

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from vecall.data.feature_encoder import OOV, FeatureSpec
+from vecall.data.feature_encoder import FeatureSpec
+from vecall.data.vocabulary import OOV
 from vecall.towers.features import (
     CONCAT_EMBEDDING_DIM,
     ConcatenatedFeatures,

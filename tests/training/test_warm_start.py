@@ -3,8 +3,9 @@ import pytest
 import torch
 from support import synthetic
 
-from vecall.data.feature_encoder import MISSING, OOV, FeatureEncoder
+from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.id_map import build_id_map
+from vecall.data.vocabulary import MISSING, OOV
 from vecall.errors import TrainingError
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature
 from vecall.towers.two_tower import TwoTower

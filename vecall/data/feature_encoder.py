@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import polars as pl
@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from vecall.data.frames import get_unnamed_column
+from vecall.data.padding import pad_lists
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
 from vecall.data.text import hash_tokens
+from vecall.data.vocabulary import OOV, Vocabulary
 from vecall.schema import CategoryFeature, Feature, Features, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
-FeatureArray = NDArray[np.float32] | NDArray[np.int64]
+FeatureArray = NDArray[np.float32] | NDArray[np.int32]
 EncodedFeatures = dict[str, FeatureArray]
+_Number = TypeVar("_Number", np.float32, np.int32)
 
-# Embedding rows of a categorical feature.
-MISSING = 0
-OOV = 1  # out of vocabulary: a category that training did not see; unseen tags have no row and are dropped
-_FIRST_VALUE_ROW = 2
+_CHUNK_ROWS = 2**16  # rows encoded at a time, to bound memory
 _MAX_ABS_ZSCORE = 10.0  # clips outliers, so that a single absurd number does not dominate the gradient
 _MAX_PLAUSIBLE_VALUE = 1e100  # larger numbers are no measurements, and their squares would overflow
 
@@ -29,7 +30,7 @@ class FeatureSpec:
     """Type and size of an encoded feature.
 
     Attributes:
-        kind: "dense" is float32 [B, size]; "categorical" is int64 [B]; "multi_value" is int64 [B, T], padded with 0.
+        kind: "dense" is float32 [B, size]; "categorical" is int32 [B]; "multi_value" is int32 [B, T], padded with 0.
         size: Width of a dense array; number of rows of the embedding table for the other kinds.
     """
 
@@ -97,9 +98,8 @@ class FeatureEncoder:
 
     def __init__(self, state: FeatureEncoderState) -> None:
         self.state = state
-        self._row_by_value = {
-            name: {value: row for row, value in enumerate(category_state.values, _FIRST_VALUE_ROW)}
-            for name, category_state in state.categorical.items()
+        self._vocabularies = {
+            name: Vocabulary(category_state.values) for name, category_state in state.categorical.items()
         }
 
     @classmethod
@@ -109,7 +109,7 @@ class FeatureEncoder:
         Args:
             features: The features.
             training_rows: Frame with a column per feature; must be rows known at training time: no row first seen in
-                validation or test.
+                validation or test. Columns of features that nothing is fitted for may be missing, see `is_fitted`.
         """
         numeric: dict[str, NumericState] = {}
         categorical: dict[str, CategoryState] = {}
@@ -142,7 +142,7 @@ class FeatureEncoder:
                 kind: Literal["categorical", "multi_value"] = (
                     "categorical" if isinstance(feature, CategoryFeature) else "multi_value"
                 )
-                return FeatureSpec(kind, len(self._row_by_value[name]) + _FIRST_VALUE_ROW)
+                return FeatureSpec(kind, self._vocabularies[name].n_rows)
 
     def encode(self, frame: pl.DataFrame) -> EncodedFeatures:
         """Encode B rows into an array per feature, see `FeatureSpec`."""
@@ -160,28 +160,35 @@ class FeatureEncoder:
         """
         unseen = total = 0
         for name in frame.columns:
-            if name not in self._row_by_value:
+            if name not in self._vocabularies:
                 continue
             cells = get_unnamed_column(frame, name)
-            values = (cells.explode() if cells.dtype == pl.List else cells).drop_nulls().to_list()
+            values = (cells.explode() if cells.dtype == pl.List else cells).drop_nulls()
             total += len(values)
-            unseen += sum(value not in self._row_by_value[name] for value in values)
+            unseen += int((self._vocabularies[name].to_rows(values) == OOV).sum())
         return UnseenValueCount(unseen, total)
 
     def _encode_feature(self, name: str, feature: Feature, cells: pl.Series) -> FeatureArray:
         match feature:
             case NumericFeature():
-                return _encode_numeric(cells, self.state.numeric[name])
+                state = self.state.numeric[name]
+                return _encode_chunks(cells, lambda chunk: _encode_numeric(chunk, state))
             case CategoryFeature():
-                row_by_value = self._row_by_value[name]
-                rows = (MISSING if value is None else row_by_value.get(value, OOV) for value in cells)
-                return np.fromiter(rows, dtype=np.int64, count=len(cells))
+                return _encode_chunks(cells, self._vocabularies[name].to_rows)
             case TagsFeature():
-                return _encode_tags(cells, self._row_by_value[name].get, feature.max_tags)
+                vocabulary, max_tags = self._vocabularies[name], feature.max_tags
+                return pad_lists(cells, lambda chunk: _encode_tags(chunk, vocabulary, max_tags))
             case VectorFeature():
-                return _encode_vectors(cells, feature.size)
+                size = feature.size
+                return _encode_chunks(cells, lambda chunk: _encode_vectors(chunk, size))
             case TextFeature():
-                return hash_tokens(cells.to_list(), feature.buckets, feature.max_tokens)
+                buckets, max_tokens = feature.buckets, feature.max_tokens
+                return pad_lists(cells, lambda chunk: hash_tokens(chunk, buckets, max_tokens))
+
+
+def is_fitted(feature: Feature) -> bool:
+    """Return whether `FeatureEncoder.fit` reads the column of a feature."""
+    return isinstance(feature, NumericFeature | CategoryFeature | TagsFeature)
 
 
 def _fit_numeric(cells: pl.Series) -> NumericState:
@@ -205,18 +212,17 @@ def _encode_numeric(cells: pl.Series, state: NumericState) -> NDArray[np.float32
     return np.stack([np.clip(zscores, -_MAX_ABS_ZSCORE, _MAX_ABS_ZSCORE), has_value], axis=1).astype(np.float32)
 
 
-def _encode_tags(cells: pl.Series, get_row: Callable[[str], int | None], max_tags: int) -> NDArray[np.int64]:
-    """Return [B, T] embedding rows of the tags, padded with 0; T is the largest number of tags, at least 1.
+def _encode_tags(cells: pl.Series, vocabulary: Vocabulary, max_tags: int) -> RaggedArray:
+    """Return B lists of embedding rows of the first `max_tags` tags.
 
     Tags that training did not see are dropped: they have no embedding, and counting them would only shrink the sum of
     the others, which is divided by √n.
     """
-    tag_lists = [[] if tags is None else list(tags)[:max_tags] for tags in cells.to_list()]
-    row_lists = [[row for row in map(get_row, tags) if row is not None] for tags in tag_lists]
-    table = np.zeros((len(row_lists), max(1, max(map(len, row_lists), default=0))), dtype=np.int64)
-    for index, rows in enumerate(row_lists):
-        table[index, : len(rows)] = rows
-    return table
+    lists = cells.list.head(max_tags).list.drop_nulls()
+    rows = vocabulary.to_rows(lists.explode().drop_nulls())  # an empty list becomes a null
+    is_known = rows != OOV
+    ends = offsets_from_lengths(lists.list.len().fill_null(0).to_numpy())
+    return RaggedArray(offsets_from_lengths(is_known)[ends], rows[is_known])
 
 
 def _encode_vectors(cells: pl.Series, size: int) -> NDArray[np.float32]:
@@ -226,3 +232,15 @@ def _encode_vectors(cells: pl.Series, size: int) -> NDArray[np.float32]:
     if has_value.any():
         table[has_value] = cells.drop_nulls().list.to_array(size).to_numpy()
     return table
+
+
+def _encode_chunks(cells: pl.Series, encode: Callable[[pl.Series], NDArray[_Number]]) -> NDArray[_Number]:
+    """Encode B cells, chunk by chunk, to [B, ...]; `encode` takes n cells to [n, ...]."""
+    first: NDArray[_Number] = encode(cells.head(_CHUNK_ROWS))
+    if len(cells) <= _CHUNK_ROWS:
+        return first
+    encoded = np.empty((len(cells), *first.shape[1:]), dtype=first.dtype)
+    encoded[:_CHUNK_ROWS] = first
+    for start in range(_CHUNK_ROWS, len(cells), _CHUNK_ROWS):
+        encoded[start : start + _CHUNK_ROWS] = encode(cells.slice(start, _CHUNK_ROWS))
+    return encoded

@@ -38,7 +38,7 @@ def _split_text(text: pl.Series, separator: str) -> pl.Series:
     if not is_bracketed.any():
         return lists
     parsed = pl.Series([_parse_list(cell) for cell in text.filter(is_bracketed)], dtype=pl.List(pl.String))
-    return _replace_where(is_bracketed, lists, parsed)
+    return replace_where(is_bracketed, lists, parsed)
 
 
 def _parse_list(text: str) -> list[str] | None:
@@ -82,10 +82,10 @@ def split_numbers(text: pl.Series, separator: str) -> pl.Series:
     if not is_bracketed.any():
         return parts
     numbers = text.filter(is_bracketed).str.strip_chars().str.strip_chars("[]").str.replace_all(r"[\s,]+", " ")
-    return _replace_where(is_bracketed, parts, numbers.str.strip_chars().str.split(" "))
+    return replace_where(is_bracketed, parts, numbers.str.strip_chars().str.split(" "))
 
 
-def _replace_where(mask: pl.Series, lists: pl.Series, replacements: pl.Series) -> pl.Series:
+def replace_where(mask: pl.Series, lists: pl.Series, replacements: pl.Series) -> pl.Series:
     """Return `lists` [n] with `replacements`, in order, where the mask [n] is true."""
     indices = np.arange(len(lists))
     indices[mask.to_numpy()] = len(lists) + np.arange(len(replacements))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -21,7 +22,7 @@ class RaggedArray:
 
     Attributes:
         offsets: [n + 1] Bounds of the lists, ascending from 0.
-        values: [total] Rows of all lists; in a history the oldest comes first.
+        values: [total] Rows of all lists, int32 or int64; in a history the oldest comes first.
     """
 
     offsets: Offsets
@@ -36,16 +37,18 @@ class RaggedArray:
         return cls(offsets_from_lengths(lengths), values)
 
     @classmethod
-    def from_sorted_pairs(cls, segment_ids: NDArray[np.int64], values: Rows, n_lists: int) -> Self:
+    def from_sorted_pairs(cls, segment_ids: Rows, values: Rows, n_lists: int) -> Self:
         """Build from (list, row) pairs that are sorted by list.
 
         Args:
             segment_ids: [total] Index of the list of each row, in [0, n_lists). Must be ascending, which is not
                 checked: other orders give wrong lists.
-            values: [total] The rows.
+            values: [total] The rows; not copied.
             n_lists: Number of lists; those without a row are empty.
         """
-        return cls(offsets_from_lengths(np.bincount(segment_ids, minlength=n_lists)), values)
+        # A binary search per list: counting would convert all of `segment_ids` to int64.
+        bounds = np.arange(n_lists + 1, dtype=segment_ids.dtype)
+        return cls(np.searchsorted(segment_ids, bounds).astype(np.int64, copy=False), values)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -65,18 +68,12 @@ class RaggedArray:
 
     def take(self, indices: NDArray[np.int64]) -> "RaggedArray":
         """Return the lists at `indices`, in that order."""
-        return self._gather(self.offsets[indices], self.lengths[indices])
+        return _gather(self.values, self.offsets[indices], self.lengths[indices])
 
     def truncate_to_last(self, count: int) -> "RaggedArray":
         """Return the last `count` rows of each list, or all of a shorter list."""
         lengths = np.minimum(self.lengths, count)
-        return self._gather(self.offsets[1:] - lengths, lengths)
-
-    def _gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> "RaggedArray":
-        """Return the segments of `values` with the given starts and lengths as lists."""
-        offsets = offsets_from_lengths(lengths)
-        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # of each row within its segment
-        return RaggedArray(offsets, self.values[np.repeat(starts, lengths) + positions])
+        return _gather(self.values, self.offsets[1:] - lengths, lengths)
 
     def to_padded(self, fill_value: int = -1) -> tuple[Rows, NDArray[np.int64]]:
         """Return the lists as a matrix.
@@ -88,6 +85,63 @@ class RaggedArray:
         table = np.full((len(self), int(lengths.max(initial=0))), fill_value, dtype=np.int64)
         table[np.arange(table.shape[1]) < lengths[:, None]] = self.values
         return table, lengths
+
+
+def _gather(values: Rows, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> RaggedArray:
+    """Return the segments of `values` with the given starts and lengths as lists."""
+    offsets = offsets_from_lengths(lengths)
+    positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return RaggedArray(offsets, values[positions])
+
+
+class RaggedView(RaggedArray):
+    """n lists that are segments of an array which other lists use too; `take` copies the lists that it returns.
+
+    `offsets` and `values` are those of a copy, which is made when they are first read.
+
+    Args:
+        source: [any] Rows.
+        starts: [n] List i is `source[starts[i] : starts[i] + lengths[i]]`.
+        lengths: [n] Lengths of the lists.
+    """
+
+    def __init__(self, source: Rows, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        for name, value in (("_source", source), ("_starts", starts), ("_lengths", lengths)):
+            object.__setattr__(self, name, value)  # of a frozen dataclass
+
+    _source: Rows
+    _starts: NDArray[np.int64]
+    _lengths: NDArray[np.int64]
+
+    @cached_property
+    def offsets(self) -> Offsets:
+        """Bounds of the lists in `values`, [n + 1]."""
+        return offsets_from_lengths(self._lengths)
+
+    @cached_property
+    def values(self) -> Rows:
+        """Rows of all lists, [total]."""
+        return _gather(self._source, self._starts, self._lengths).values
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Rows:
+        return self._source[self._starts[index] : self._starts[index] + self._lengths[index]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of rows in each list, [n]."""
+        return self._lengths
+
+    def take(self, indices: NDArray[np.int64]) -> RaggedArray:
+        """Return the lists at `indices`, in that order."""
+        return _gather(self._source, self._starts[indices], self._lengths[indices])
+
+    def truncate_to_last(self, count: int) -> RaggedArray:
+        """Return the last `count` rows of each list, or all of a shorter list."""
+        lengths = np.minimum(self._lengths, count)
+        return _gather(self._source, self._starts + self._lengths - lengths, lengths)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from vecall.data.feature_encoder import OOV, FeatureSpec
+from vecall.data.feature_encoder import FeatureSpec
+from vecall.data.vocabulary import OOV
 from vecall.towers.embedding import RowEmbedding
 
 # Width of a concatenated embedding. Summed embeddings are as wide as the tower.

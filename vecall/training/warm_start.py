@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecall.data.feature_encoder import MISSING, OOV, FeatureEncoder
+from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.id_map import UNKNOWN_ROW, IdMap
+from vecall.data.vocabulary import MISSING, OOV
 from vecall.errors import TrainingError
 from vecall.towers.features import to_module_key
 from vecall.towers.two_tower import TwoTower
