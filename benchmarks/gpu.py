@@ -44,7 +44,7 @@ def main() -> None:
     results = {} if options.fresh else read_json(options.out)
     for precision in options.precisions:
         for items in options.items:
-            for batch in options.batches or [None]:
+            for batch in options.batches or [_get_preset_batch(options.preset)]:
                 name = f"{_describe_device(device)}, {options.preset}, {items} items, batch {batch}, {precision}"
                 if name not in results:
                     console.print(name, style="dim")
@@ -69,11 +69,15 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _get_preset_batch(preset: str) -> int:
+    return TrainingSettings.model_validate(PRESETS[preset].get("training", {})).batch
+
+
 def _describe_device(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
-def _measure(options: argparse.Namespace, device: str, precision: str, items: int, batch: int | None) -> dict[str, Any]:
+def _measure(options: argparse.Namespace, device: str, precision: str, items: int, batch: int) -> dict[str, Any]:
     """Measure the steps of one catalogue; `fits` is false where the device's memory does not hold it."""
     facts = describe_environment() | {"device": _describe_device(device)}
     try:
@@ -85,9 +89,7 @@ def _measure(options: argparse.Namespace, device: str, precision: str, items: in
     return {"facts": facts, "items": items, "precision": precision, "preset": options.preset} | measured
 
 
-def _time_steps(
-    options: argparse.Namespace, device: str, precision: str, items: int, batch: int | None
-) -> dict[str, Any]:
+def _time_steps(options: argparse.Namespace, device: str, precision: str, items: int, batch: int) -> dict[str, Any]:
     module = _build_module(options, items, batch)
     timer = StepTimer(module, device=device, precision=precision)
     timer.run(WARMUP_STEPS)
@@ -99,7 +101,7 @@ def _time_steps(
     return {
         "fits": True,
         "batch": module.settings.batch,
-        "loss": module.loss_name,
+        "loss": module.plan.loss,
         "step_ms": round(1e3 * step_seconds, 2),
         "samples_per_second": round(targets / step_seconds, 1),
         "step_gflop": round(flops / 1e9, 2),
@@ -109,11 +111,10 @@ def _time_steps(
     }
 
 
-def _build_module(options: argparse.Namespace, items: int, batch: int | None) -> TwoTowerModule:
+def _build_module(options: argparse.Namespace, items: int, batch: int) -> TwoTowerModule:
     preset = PRESETS[options.preset]
     model = ModelSettings.model_validate(preset.get("model", {}) | {"dim": options.dim})
-    overrides = {"loss": "sampled_softmax"} | ({"batch": batch} if batch else {})
-    training = TrainingSettings.model_validate(preset.get("training", {}) | overrides)
+    training = TrainingSettings.model_validate(preset.get("training", {}) | {"loss": "sampled_softmax", "batch": batch})
     data = make_training_data(items, options.rows, with_features=options.with_features)
     torch.manual_seed(0)
     return TwoTowerModule(TwoTower(model, data.item_specs, data.user_specs, data.n_items), data, training)

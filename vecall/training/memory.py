@@ -4,11 +4,12 @@ The estimate counts what grows with the data or the model. A process needs about
 torch and Lightning. On a GPU, weights, their state and the step are in the memory of the device instead.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from vecall.errors import TrainingError
 from vecall.towers.settings import ModelSettings
@@ -23,10 +24,13 @@ _SAMPLE_BYTES = 3 * _INDEX_BYTES + _FLOAT_BYTES  # user, item, position and labe
 _ITEM_BUFFER_BYTES = 2 * _INDEX_BYTES + _FLOAT_BYTES  # of each item: candidate, its index and its frequency
 _ROW_STATE_BYTES = 2 * 4  # of each row of a table without moments: second moment and last step
 _CHUNK_LOGITS = 2**21  # of the chunked softmax
-_SCORING_BYTES = 128 * 2**20  # blocks of scores in validation, and the ranks that come of them
+_SCORING_BYTES = 32 * 2**20  # blocks of scores in validation
 
 # [M, D] arrays of a step's items alive at a time: id vectors, sum with features, vectors of length 1, three gradients.
 _ITEM_ARRAYS = 6
+_READ_ROW_ARRAYS = 2  # [rows, D] arrays of each table: the rows that a step reads, and their gradients
+# [rows, D] arrays of the table that is being updated: copies of its state, and their products.
+_UPDATED_ROW_ARRAYS, _UPDATED_ROW_ARRAYS_WITH_MOMENTS = 5, 9
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
 _LOGIT_ARRAYS = 5  # [B, C] arrays: scores, corrected ones, logits, probabilities, gradient
 _TOKEN_ARRAYS, _TOKEN_ARRAYS_PER_LAYER = 8, 24  # [tokens, D] arrays of a causal encoder that the backward pass reads
@@ -65,12 +69,11 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """Bytes in all; a step and a validation are not in memory at the same time.
+        """Bytes in all. The allocator keeps most of a step's memory for the next one, beside that of a validation.
 
         Checkpoints add nothing: they are streamed to the file, and mapped from it when they are read.
         """
-        kept = self.samples + self.weights + self.optimizer_state + self.moving_average
-        return self.loaded + kept + max(self.step, self.validation)
+        return sum(astuple(self))
 
     def describe(self) -> str:
         """Return all parts in GiB, largest first."""
@@ -165,8 +168,13 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         towers = TwoTower(model, data.item_specs, data.user_specs, data.n_items)
     n_candidates = len(data.observed_items) if towers.uses_id_dropout else data.n_items
     plan = inputs.plan or TrainingPlan.make(inputs.training, towers, n_candidates)
-    tables = [table.weight for table in find_row_tables(towers, plan.loss)]
-    row_weights, rows = sum(table.numel() for table in tables), sum(len(table) for table in tables)
+    tables = find_row_tables(towers, plan.loss)
+    max_list_length = max(
+        (data.item_features[name].shape[1] for name, spec in data.item_specs.items() if spec.kind == "multi_value"),
+        default=1,
+    )
+    read_tables = [(table.weight, 1 if table is towers.item_id_embedding else max_list_length) for table in tables]
+    row_weights, rows = sum(table.weight.numel() for table in tables), sum(table.num_embeddings for table in tables)
     all_weights = sum(parameter.numel() for parameter in towers.parameters())
     dense_weights = all_weights - row_weights
     row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
@@ -178,16 +186,25 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         weights=_FLOAT_BYTES * all_weights,
         optimizer_state=row_state + 2 * _FLOAT_BYTES * dense_weights,
         moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
-        step=_FLOAT_BYTES * dense_weights + _estimate_activations(inputs, plan.loss, n_candidates),
+        step=_FLOAT_BYTES * (dense_weights + _count_step_values(inputs, plan, read_tables, n_candidates)),
         validation=data.n_items * model.dim * _FLOAT_BYTES + _SCORING_BYTES if inputs.validates else 0,
     )
 
 
-def _estimate_activations(inputs: _Inputs, loss: str, n_candidates: int) -> int:
-    """Estimate the bytes of the activations of a training step, and of their gradients."""
+def _count_step_values(
+    inputs: _Inputs, plan: TrainingPlan, tables: Sequence[tuple[Tensor, int]], n_candidates: int
+) -> int:
+    """Return the numbers that a training step holds: activations, their gradients, and copies of table rows.
+
+    Args:
+        inputs: Data and settings.
+        plan: The plan.
+        tables: Tables that are trained by rows, with the most rows of them that an item reads.
+        n_candidates: Number of items that the softmax is over.
+    """
     model, batch, negatives = inputs.model, inputs.training.batch, inputs.training.negatives
     n_read = _count_input_items(inputs)
-    match loss:
+    match plan.loss:
         case "softmax":
             n_distinct, n_logits = n_candidates, max(_CHUNK_LOGITS, n_candidates)
         case "sampled_softmax":
@@ -195,13 +212,16 @@ def _estimate_activations(inputs: _Inputs, loss: str, n_candidates: int) -> int:
             n_sampled = negatives.uniform + min(negatives.in_batch, batch)
             n_distinct = min(n_candidates, n_read + batch * (1 + n_hard) + n_sampled)
             n_logits = _LOGIT_ARRAYS * model.ensemble_size * batch * (n_sampled + n_hard)
-        case _:
+        case "bce":
             n_distinct = min(n_candidates, n_read + batch * (1 + negatives.uniform))
             n_logits = 2 * batch * (1 + negatives.uniform) * model.dim
     is_causal = model.history.encoder == "causal"
     arrays = _TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers if is_causal else _HISTORY_ARRAYS
     hidden = 4 * (n_distinct + batch) * sum(model.hidden)
-    return _FLOAT_BYTES * (_ITEM_ARRAYS * n_distinct * model.dim + n_logits + arrays * n_read * model.dim + hidden)
+    read_rows = [min(len(table), n_distinct * reads) * table.shape[1] for table, reads in tables]
+    n_updated = _UPDATED_ROW_ARRAYS_WITH_MOMENTS if plan.row_moments else _UPDATED_ROW_ARRAYS
+    row_copies = _READ_ROW_ARRAYS * sum(read_rows) + n_updated * max(read_rows, default=0)
+    return _ITEM_ARRAYS * n_distinct * model.dim + n_logits + arrays * n_read * model.dim + hidden + row_copies
 
 
 def _count_input_items(inputs: _Inputs) -> int:
