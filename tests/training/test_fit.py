@@ -15,6 +15,7 @@ from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import rank_targets, recall_at_k
+from vecall.training import plan
 from vecall.training.data import take, to_tensors
 from vecall.training.fit import train
 from vecall.training.scoring import encode_all_items
@@ -134,6 +135,54 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path, variant):
     assert resumed.epochs == 3
 
 
+def make_row_table_settings(monkeypatch, *, row_moments, **settings):
+    """Settings of a training whose tables are all updated row by row, with or without moments."""
+    monkeypatch.setattr(plan, "MIN_ROWS_OF_ROW_TABLE", 1)
+    monkeypatch.setattr(plan, "total_memory_bytes", lambda: 2**40 if row_moments else 0)
+    return make_settings(loss="sampled_softmax", negatives=NegativeSettings(uniform=16), **settings)
+
+
+def make_features_data():
+    return synthetic.make_training_data(item_features=True, user_features=True)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_row_by_row_training_equals_that_of_whole_tables(tmp_path, monkeypatch, ema_decay):
+    settings = make_settings(loss="sampled_softmax", negatives=NegativeSettings(uniform=16), ema_decay=ema_decay)
+    data, model = make_features_data(), synthetic.make_model_settings()
+    whole = copy_weights(train(data, model, settings, tmp_path / "whole", validate=validate))
+    settings = make_row_table_settings(monkeypatch, row_moments=True, ema_decay=ema_decay)
+    by_rows = train(data, model, settings, tmp_path / "rows", validate=validate)
+    for name, weight in by_rows.towers.state_dict().items():
+        torch.testing.assert_close(weight, whole[name], rtol=0, atol=1e-3)
+    whole_metrics, metrics = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "rows")
+    assert [epoch["loss"] for epoch in metrics] == pytest.approx([epoch["loss"] for epoch in whole_metrics], abs=1e-3)
+    assert by_rows.towers.item_id_embedding.row_reader is None
+
+
+@pytest.mark.parametrize(("row_moments", "ema_decay"), [(True, 0.9), (False, 0.0), (False, 0.9)])
+def test_resumed_training_by_rows_equals_an_uninterrupted_one(tmp_path, monkeypatch, row_moments, ema_decay):
+    settings = make_row_table_settings(monkeypatch, row_moments=row_moments, ema_decay=ema_decay)
+    run = functools.partial(train, make_features_data(), synthetic.make_model_settings(), settings)
+    uninterrupted = run(tmp_path / "uninterrupted", validate=validate)
+    with pytest.raises(ProcessKilledError):
+        run(tmp_path / "killed", validate=make_killing_validator(2))
+    resumed = run(tmp_path / "killed", validate=validate)
+    assert are_equal(copy_weights(resumed), copy_weights(uninterrupted))
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "uninterrupted")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+def test_bfloat16_learns_like_32_bits(tmp_path, loss):
+    losses = {}
+    for precision in ("32", "bf16"):
+        settings = make_settings(loss=loss, negatives=NegativeSettings(uniform=16), precision=precision)
+        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path / precision)
+        losses[precision] = [epoch["loss"] for epoch in read_metrics(tmp_path / precision)]
+    assert losses["bf16"] != losses["32"]
+    assert losses["bf16"] == pytest.approx(losses["32"], rel=0.03)
+
+
 def test_moving_average_of_the_weights_is_evaluated_and_returned(tmp_path):
     item_vectors_by_epoch = []
 
@@ -197,7 +246,8 @@ def test_checkpoints_contain_no_pickled_objects(tmp_path):
     train(synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path, validate=validate)
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics.jsonl", "threads.json"}
+    files = {"last.ckpt", "best.ckpt", "metrics.jsonl", "plan.json", "threads.json"}
+    assert {path.name for path in tmp_path.iterdir()} == files
 
 
 def test_temperature_is_learned_only_with_that_setting(tmp_path):

@@ -10,10 +10,9 @@ from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training import module as module_file
-from vecall.training.batches import SampleBatch
 from vecall.training.data import take
 from vecall.training.losses import masked_cross_entropy
-from vecall.training.module import TwoTowerModule, check_finite, fill_padding_with_targets, resolve_loss
+from vecall.training.module import TwoTowerModule, check_finite
 from vecall.training.negatives import SampledCandidates, sample_candidates
 from vecall.training.seeding import seed_step
 from vecall.training.settings import NegativeSettings, TrainingSettings
@@ -44,25 +43,6 @@ def mask_histories(scores, batch):
     for row, target in enumerate(batch.target_items):
         scores[row, [item for item in get_history(batch, row) if item != target]] = -torch.inf
     return scores
-
-
-def test_auto_loss_is_softmax_until_there_are_too_many_logits(monkeypatch):
-    settings = TrainingSettings(batch=10)
-    monkeypatch.setattr(module_file, "_MAX_LOGITS", 1000)
-    assert resolve_loss(settings, 100) == "softmax"
-    assert resolve_loss(settings, 101) == "sampled_softmax"
-    assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101) == "bce"
-    with pytest.raises(TrainingError, match="negatives"):
-        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101)
-
-
-def test_histories_are_padded_with_the_target():
-    histories = torch.tensor([[1, 2, 0], [3, 3, 4], [0, 0, 0]])
-    unused = torch.zeros(3)
-    batch = SampleBatch(
-        users=unused, target_items=unused, labels=unused, histories=histories, lengths=torch.tensor([2, 3, 0])
-    )
-    assert fill_padding_with_targets(batch, torch.tensor([5, 4, 2])).tolist() == [[1, 2, 5], [3, 3, 4], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("mask_history", [True, False])

@@ -38,6 +38,13 @@ def get_free_memory_bytes() -> int | None:
     return min((max(free, 0) for free in readings if free is not None), default=None)
 
 
+def total_memory_bytes() -> int:
+    """Return the physical memory of the machine, or the limit of its cgroup if that is lower."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = (_read_cgroup_limit(limit_path) for limit_path, _, _ in _CGROUP_PATHS)
+    return min([physical, *(limit for limit in limits if limit is not None)])
+
+
 def peak_rss_bytes() -> int:
     """Return the peak of this process's resident memory since it started."""
     try:
@@ -58,12 +65,22 @@ def _read_machine_free_bytes() -> int | None:
 
 def _read_cgroup_free_bytes(limit_path: Path, usage_path: Path, stat_path: Path) -> int | None:
     """Return the limit less the usage; file pages that the kernel would drop do not count as used."""
+    limit = _read_cgroup_limit(limit_path)
+    if limit is None:
+        return None
     try:
-        limit = limit_path.read_text(encoding="ascii").strip()
         usage = int(usage_path.read_text(encoding="ascii"))
     except OSError:
         return None
-    return None if limit == "max" else int(limit) - usage + _read_inactive_file_bytes(stat_path)
+    return limit - usage + _read_inactive_file_bytes(stat_path)
+
+
+def _read_cgroup_limit(limit_path: Path) -> int | None:
+    try:
+        limit = limit_path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return None if limit == "max" else int(limit)
 
 
 def _read_inactive_file_bytes(stat_path: Path) -> int:

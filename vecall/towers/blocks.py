@@ -85,12 +85,14 @@ class FastDropout(nn.Module):
 
 
 def l2_normalize(vectors: Tensor) -> Tensor:
-    """Scale [..., D] vectors to length 1. Zero vectors stay zero.
+    """Scale [..., D] vectors to length 1, bfloat16 ones in float32. Zero vectors stay zero.
 
     The result is that of `torch.nn.functional.normalize`; the backward pass takes a third of its time.
     """
     if torch.compiler.is_compiling():  # an exported graph needs no backward pass
         return normalize(vectors, dim=-1)
+    if vectors.dtype == torch.bfloat16:
+        vectors = vectors.float()
     unit_vectors: Tensor = _L2Normalize.apply(vectors)  # type: ignore[no-untyped-call]
     return unit_vectors
 

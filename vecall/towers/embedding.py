@@ -49,4 +49,4 @@ class RowEmbedding(nn.Embedding):
         return self.row_reader(distinct), index[int(with_padding) :].view(rows.shape)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RowEmbedding":
-        return self if self.stays_on_cpu else super()._apply(fn, recurse)
+        return self if self.stays_on_cpu else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

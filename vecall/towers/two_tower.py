@@ -189,7 +189,8 @@ class TwoTower(nn.Module):
             item_mask: [N] bool, true for the items to reset.
         """
         if self.item_id_embedding is not None:
-            self.item_id_embedding.weight[:-1][item_mask] = self.item_id_embedding.weight[-1]
+            weight = self.item_id_embedding.weight
+            weight[:-1][item_mask.to(weight.device)] = weight[-1]
 
     def encode_users(
         self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: FeatureTensors

@@ -1,7 +1,7 @@
 """Shuffled batches of samples, each with the user's history before the sample's own position."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -86,6 +86,10 @@ class SampleBatch:
     def target_users(self) -> Tensor:
         """[B] user row of each target item."""
         return self.users
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "SampleBatch":
+        """Return the batch with each tensor replaced by the function's result."""
+        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})
 
     def replace_input_items(self, input_items: Tensor) -> "SampleBatch":
         """Return the batch with [B, L] other numbers for its input items, such as rows of a smaller table."""

@@ -26,7 +26,7 @@ ScorerValidator = Callable[[Scorer], Mapping[str, float]]
 
 
 class EpochEndCallback(Callback):
-    """Resets untrained ids, validates and appends a line to the metrics file after each epoch; shows its progress.
+    """Validates up-to-date towers and appends a line to the metrics file after each epoch; shows its progress.
 
     Ids are reset here and not in the module's hook of the same name, because Lightning calls that after the callbacks.
 
@@ -71,6 +71,7 @@ class EpochEndCallback(Callback):
         assert isinstance(pl_module, TwoTowerModule)  # noqa: S101 - for mypy
         metrics: dict[str, float] = {"epoch": trainer.current_epoch, "loss": torch.stack(self._losses).mean().item()}
         check_finite(metrics["loss"], trainer.current_epoch)
+        pl_module.flush_tables()
         pl_module.reset_non_candidate_ids()
         if self._validate is not None:
             metrics |= self._validate(TowerScorer(pl_module.eval_towers, pl_module.data))

@@ -15,9 +15,11 @@ from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC, EpochEndCallback, ScorerValidator
+from vecall.training.checkpoints import StreamedCheckpointIO, load_checkpoint, load_weights
 from vecall.training.data import TrainingData
 from vecall.training.loggers import EpochLogger, build_logger
-from vecall.training.module import TwoTowerModule
+from vecall.training.module import TwoTowerModule, select_candidate_items
+from vecall.training.plan import TrainingPlan
 from vecall.training.settings import TrainingSettings
 from vecall.training.threads import use_fastest_thread_count
 
@@ -79,7 +81,8 @@ def train(
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
     if init_weights is not None:
         init_weights(towers)
-    module = TwoTowerModule(towers, data, training_settings)
+    plan = TrainingPlan.read_or_make(directory, training_settings, towers, len(select_candidate_items(towers, data)))
+    module = TwoTowerModule(towers, data, training_settings, plan)
     logger = _build_logger(model_settings, training_settings, directory)
     callbacks = _build_callbacks(directory, validate, training_settings.patience, logger)
     last = directory / LAST_CHECKPOINT
@@ -87,9 +90,12 @@ def train(
         _check_checkpoint_matches(module, last)
     with quiet_logger("lightning.pytorch"), warnings.catch_warnings(), use_fastest_thread_count(module, directory):
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-        trainer = _build_trainer(directory, max_epochs or training_settings.epochs, callbacks, logger)
+        trainer = _build_trainer(
+            directory, max_epochs or training_settings.epochs, training_settings.precision, callbacks, logger
+        )
         trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
-    best = torch.load(directory / BEST_CHECKPOINT if validate else last, map_location="cpu", weights_only=True)
+    module.release_tables()
+    best = load_checkpoint(directory / BEST_CHECKPOINT if validate else last)
     module.load_state_dict(best["state_dict"])
     return TrainResult(
         module.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - start
@@ -97,8 +103,7 @@ def train(
 
 
 def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:
-    old_weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    old_shapes = {name: weight.shape for name, weight in old_weights.items()}
+    old_shapes = {name: weight.shape for name, weight in load_weights(checkpoint).items()}
     if old_shapes != {name: weight.shape for name, weight in module.state_dict().items()}:
         raise TrainingError(
             f"{checkpoint.parent}: this interrupted training used tables with other items or values; "
@@ -144,21 +149,26 @@ def _build_checkpoint_callback(directory: Path, filename: str, *, monitor: str |
         mode="max",
         save_top_k=1,
         save_on_train_epoch_end=True,
+        save_weights_only=filename == BEST_CHECKPOINT,  # only the last one is resumed from
         enable_version_counter=False,
     )
 
 
-def _build_trainer(directory: Path, max_epochs: int, callbacks: list[Callback], logger: EpochLogger | None) -> Trainer:
+def _build_trainer(
+    directory: Path, max_epochs: int, precision: str, callbacks: list[Callback], logger: EpochLogger | None
+) -> Trainer:
     return Trainer(
         max_epochs=max_epochs,
         accelerator="auto",
         devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
         callbacks=callbacks,
         logger=False if logger is None else logger.logger,
         log_every_n_steps=1,  # of values logged in a step, of which there are none; more than the steps is a warning
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=directory,
+        plugins=[StreamedCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
     )

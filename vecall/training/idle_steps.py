@@ -7,7 +7,8 @@ on. With idle steps s + 1 ... t after step s, AdamW (Loshchilov & Hutter, ICLR 2
 
 where `shrink` is the product of (1 - lr_i weight_decay), and `tail` the sum of the steps' learning rates and bias
 corrections, each times (beta1 / sqrt(beta2))^(i-s) and the decay after it. Both depend on s and t alone, not on the
-row; so does eps', which is AdamW's epsilon times the bias correction of step s + 1 (of each step, to be exact). The moving average of the weights is linear in them, so it has the same form.
+row; so does eps', which is AdamW's epsilon times the bias correction of step s + 1 (of each step, to be exact). The
+moving average of the weights is linear in them, so it has the same form.
 """
 
 import torch

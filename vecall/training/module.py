@@ -6,58 +6,39 @@ windows of a `WindowBatch`.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from vecall.arrays import Rows
 from vecall.errors import TrainingError
 from vecall.towers.ensemble import split_ensemble
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import SampleBatch, SampleBatches, Samples, add_negative_samples, build_positive_samples
 from vecall.training.chunked_softmax import chunked_cross_entropy
 from vecall.training.data import TrainingData, take, to_tensors
+from vecall.training.item_lists import deduplicate_rows, fill_padding_with_targets, mark_listed_items
 from vecall.training.losses import binary_cross_entropy, sampled_softmax_loss
 from vecall.training.lr_schedule import build_cosine_schedule
 from vecall.training.negatives import HardNegativeSampler, sample_candidates, sample_uniform_negatives
+from vecall.training.optimizer import RowwiseAdamW
+from vecall.training.plan import TrainingPlan, find_row_tables
+from vecall.training.prefetch import Batches, PrefetchedBatches
+from vecall.training.row_table import RowTable
 from vecall.training.seeding import seed_step
 from vecall.training.settings import TrainingSettings
+from vecall.training.weight_average import WeightAverage
 from vecall.training.windows import WindowBatch, WindowBatches, cut_windows
 
 AnyBatch = SampleBatch | WindowBatch
 
-# With more logits [B, N] in a step than this, loss = "auto" samples negatives.
-_MAX_LOGITS = 128_000_000
 # Not every step: reading the loss waits for the device.
 _CHECK_FINITE_EVERY_N_STEPS = 50
 _LEARNED_TEMPERATURE_INIT = 0.1
-
-
-def resolve_loss(settings: TrainingSettings, n_items: int) -> str:
-    """Return the loss of the settings, with "auto" replaced by "softmax" or, for many items, "sampled_softmax".
-
-    Args:
-        settings: Loss, batch size and negatives.
-        n_items: Number of items that the softmax is over.
-
-    Raises:
-        TrainingError: "sampled_softmax" is needed, and the settings have no negatives for it.
-    """
-    if settings.loss != "auto":
-        return settings.loss
-    if settings.batch * n_items <= _MAX_LOGITS:
-        return "softmax"
-    if settings.negatives.uniform + settings.negatives.in_batch == 0:
-        raise TrainingError(
-            f"a softmax over all {n_items} items is too large at training.batch = {settings.batch}, and there are no "
-            "negatives for a sampled one: set training.negatives.uniform or training.negatives.in_batch above 0"
-        )
-    return "sampled_softmax"
 
 
 class TwoTowerModule(LightningModule):
@@ -67,15 +48,17 @@ class TwoTowerModule(LightningModule):
         towers: Towers to train.
         data: Training data.
         settings: Loss, optimizer and batch size.
+        plan: What was resolved for this training; None to resolve it now.
 
     Attributes:
-        loss_name: "softmax", "sampled_softmax" or "bce".
+        plan: The plan.
         log_temperature: Logarithm of the temperature; a constant unless settings.temperature is "learned".
         frequencies: [N] share of each item among the samples.
         candidate_items: [M] rows of the items used as negatives.
         candidate_index: [N] index of each item in `candidate_items`. For an item not in it 0, as for the first
             candidate: look up only targets and items of histories, which are all candidates, and padding.
         ema_model: Moving average of the towers' weights, if settings.ema_decay is above 0.
+        row_tables: Embedding tables that are updated row by row; up to date after `flush_tables`.
 
     Raises:
         TrainingError: There is too little to learn from, or there are no negatives for the loss.
@@ -85,7 +68,9 @@ class TwoTowerModule(LightningModule):
     candidate_items: Tensor
     candidate_index: Tensor
 
-    def __init__(self, towers: TwoTower, data: TrainingData, settings: TrainingSettings) -> None:
+    def __init__(
+        self, towers: TwoTower, data: TrainingData, settings: TrainingSettings, plan: TrainingPlan | None = None
+    ) -> None:
         super().__init__()
         self.towers = towers
         self.data = data
@@ -94,10 +79,8 @@ class TwoTowerModule(LightningModule):
         self._min_history = 1 if towers.reads_history and not data.user_features else 0
         length = towers.settings.history.length
         self._windows = cut_windows(data.histories, length, min_history=self._min_history) if towers.is_causal else None
-        # Only with id dropout are unobserved items represented by their features. Without it, they must be negatives,
-        # or nothing would keep the scores of their untrained ids low.
-        candidate_items = torch.from_numpy(data.observed_items if towers.uses_id_dropout else np.arange(data.n_items))
-        self.loss_name = resolve_loss(settings, len(candidate_items))
+        candidate_items = torch.from_numpy(select_candidate_items(towers, data))
+        self.plan = plan or TrainingPlan.make(settings, towers, len(candidate_items))
         is_learned = settings.temperature == "learned"
         temperature = _LEARNED_TEMPERATURE_INIT if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(temperature).log(), requires_grad=is_learned)
@@ -114,10 +97,8 @@ class TwoTowerModule(LightningModule):
             0, candidate_items, torch.arange(len(candidate_items))
         )
         self.register_buffer("candidate_index", candidate_index, persistent=False)
-        self.ema_model: AveragedModel | None = None
-        if settings.ema_decay:
-            build_ema_fn: Any = get_ema_multi_avg_fn  # untyped in torch
-            self.ema_model = AveragedModel(towers, multi_avg_fn=build_ema_fn(settings.ema_decay))
+        self.ema_model: WeightAverage | None = None
+        self.row_tables = self._build_average_and_row_tables()
         self._device_features: dict[str, dict[str, Tensor]] = {}
         self._hard_negative_sampler = HardNegativeSampler.from_pairs(data.hard_negatives, len(data.histories))
 
@@ -127,6 +108,48 @@ class TwoTowerModule(LightningModule):
         if self.ema_model is None:
             return self.towers
         return cast("TwoTower", self.ema_model.module)
+
+    def _build_average_and_row_tables(self) -> list[RowTable]:
+        """Build `ema_model` and return `row_tables`."""
+        embeddings = find_row_tables(self.towers, self.plan.loss)
+        for embedding in embeddings:
+            embedding.stays_on_cpu = self.plan.tables_on_cpu
+        weights, has_moments, decay = (
+            [table.weight for table in embeddings],
+            self.plan.row_moments,
+            self.settings.ema_decay,
+        )
+        if not decay:
+            return [RowTable(embedding, has_moments=has_moments) for embedding in embeddings]
+        self.ema_model = WeightAverage(
+            self.towers,
+            decay,
+            shared=[] if has_moments else weights,
+            averaged_elsewhere=weights if has_moments else [],
+        )
+        if not has_moments:
+            return [RowTable(embedding, has_moments=False) for embedding in embeddings]
+        averages = [table.weight for table in find_row_tables(self.eval_towers, self.plan.loss)]
+        return [
+            RowTable(embedding, has_moments=True, average=average, ema_decay=decay)
+            for embedding, average in zip(embeddings, averages, strict=True)
+        ]
+
+    def discard_reads(self) -> None:
+        """Forget the gradients of the tables' rows, as `zero_grad` does for all other parameters."""
+        for table in self.row_tables:
+            table.discard_reads()
+
+    def flush_tables(self) -> None:
+        """Bring all rows of the tables up to date, before they are read as a whole or saved."""
+        for table in self.row_tables:
+            table.flush()
+
+    def release_tables(self) -> None:
+        """Make ordinary tables of them, without optimizer state; no step may follow."""
+        for embedding in find_row_tables(self.towers, self.plan.loss):
+            embedding.row_reader = None
+        self.row_tables = []
 
     def reset_non_candidate_ids(self) -> None:
         """Set the id vectors of items that are no candidates, hence untrained, to that of the unknown item.
@@ -144,7 +167,7 @@ class TwoTowerModule(LightningModule):
                 "every user has at most one training positive, and the model predicts a positive from earlier ones: "
                 "provide more interactions per user, or add user features"
             )
-        if self.loss_name != "bce":
+        if self.plan.loss != "bce":
             return positives
         if self.settings.negatives.uniform == 0 and len(self.data.hard_negatives.users) == 0:
             raise TrainingError(
@@ -153,8 +176,12 @@ class TwoTowerModule(LightningModule):
             )
         return add_negative_samples(positives, self.data.hard_negatives)
 
-    def train_dataloader(self) -> SampleBatches | WindowBatches:
+    def train_dataloader(self) -> Batches:
         """Return the batches of the current epoch; Lightning calls this before each epoch."""
+        batches = self._build_batches()
+        return PrefetchedBatches(batches, is_pinned=True) if self.device.type == "cuda" else batches
+
+    def _build_batches(self) -> Batches:
         histories, batch_size = self.data.histories, self.settings.batch
         seed, epoch = self.settings.seed, self.current_epoch
         if self._windows is not None:
@@ -167,8 +194,13 @@ class TwoTowerModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW (Adam, if weight decay is 0) and the schedule of the learning rate by step."""
         settings = self.settings
-        parameters = [*self.towers.parameters(), self.log_temperature]
-        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        for table in self.row_tables:
+            table.allocate()  # the module may have moved to another device
+        row_weights = {id(table.weight) for table in self.row_tables}
+        parameters = [parameter for parameter in self.towers.parameters() if id(parameter) not in row_weights]
+        optimizer = RowwiseAdamW(
+            [*parameters, self.log_temperature], self.row_tables, lr=settings.lr, weight_decay=settings.weight_decay
+        )
         steps = settings.epochs * len(self.train_dataloader())
         multiplier = build_cosine_schedule(steps) if settings.lr_schedule == "cosine" else lambda _: 1.0
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
@@ -177,7 +209,7 @@ class TwoTowerModule(LightningModule):
     def transfer_batch_to_device(self, batch: AnyBatch, device: torch.device, dataloader_idx: int) -> AnyBatch:
         """Copy the tensors of a batch to a device."""
         del dataloader_idx
-        return replace(batch, **{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
+        return batch.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def on_fit_start(self) -> None:
         """Copy features and hard negatives to the device, where they stay for the whole fit."""
@@ -194,17 +226,20 @@ class TwoTowerModule(LightningModule):
             TrainingError: The loss is not finite.
         """
         seed_step(self.settings.seed, self.current_epoch, batch_idx)
-        match self.loss_name:
-            case "softmax":
-                loss = self._compute_softmax_loss(batch)
-            case "sampled_softmax":
-                loss = self._compute_sampled_softmax_loss(batch)
-            case _:
-                assert isinstance(batch, SampleBatch)  # noqa: S101 - for mypy; Config refuses bce with causal towers
-                loss = self._compute_bce_loss(batch)
+        loss = self._compute_loss(batch)
         if batch_idx % _CHECK_FINITE_EVERY_N_STEPS == 0:
             check_finite(loss.item(), self.current_epoch)
         return loss * self._compute_batch_weight(batch)
+
+    def _compute_loss(self, batch: AnyBatch) -> Tensor:
+        match self.plan.loss:
+            case "softmax":
+                return self._compute_softmax_loss(batch)
+            case "sampled_softmax":
+                return self._compute_sampled_softmax_loss(batch)
+            case _:
+                assert isinstance(batch, SampleBatch)  # noqa: S101 - for mypy; Config refuses bce with causal towers
+                return self._compute_bce_loss(batch)
 
     def _compute_batch_weight(self, batch: AnyBatch) -> float:
         """Return the factor of a batch's mean loss that gives each target the same weight in the epoch.
@@ -216,7 +251,7 @@ class TwoTowerModule(LightningModule):
     def on_train_batch_end(self, *_: object) -> None:
         """Update the moving average of the weights."""
         if self.ema_model is not None:
-            self.ema_model.update_parameters(self.towers)
+            self.ema_model.update(self.towers)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         """Encode [M] item rows → [M, D]."""
@@ -232,13 +267,23 @@ class TwoTowerModule(LightningModule):
         ensemble_size = self.towers.settings.ensemble_size
         return zip(split_ensemble(users, ensemble_size), split_ensemble(items, ensemble_size), strict=True)
 
+    def _average_losses(self, losses: Iterable[Tensor]) -> Tensor:
+        """Compute the losses of the members and return their mean.
+
+        In float32 with any precision of the towers: in bfloat16, scores that differ by less than 1 % would be equal.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.stack(list(losses)).mean()
+
     def _compute_softmax_loss(self, batch: AnyBatch) -> Tensor:
         item_vectors = self._encode_items(self.candidate_items)  # [M, D]
         targets = self.candidate_index[batch.target_items]  # [P]
         batch = batch.replace_input_items(self.candidate_index[batch.input_items])
-        masked_items = fill_padding_with_targets(batch, targets) if self.settings.mask_history else None
+        masked_items = (
+            fill_padding_with_targets(batch.histories, batch.lengths, targets) if self.settings.mask_history else None
+        )
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
-        return _average_losses(
+        return self._average_losses(
             chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=self.settings.label_smoothing)
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
@@ -253,20 +298,28 @@ class TwoTowerModule(LightningModule):
         hard_items, is_hard = self._hard_negative_sampler.sample(
             batch.target_users, self.settings.negatives.hard
         )  # [P, H]
-        distinct, (input_items, targets, candidates, hard) = _deduplicate_rows(
+        distinct, (input_items, targets, candidates, hard) = deduplicate_rows(
             batch.input_items, batch.target_items, sampled.rows, hard_items
         )
         item_vectors = self._encode_items(distinct)  # [M, D]
         batch = batch.replace_input_items(input_items)
-        is_ignored = self._build_ignore_mask(batch, targets, len(distinct))  # [P, M]
-        is_hard_ignored = is_ignored.gather(1, hard) | ~is_hard  # [P, H]
-        is_ignored.scatter_(1, torch.where(is_hard, hard, targets.unsqueeze(1)), value=True)
-        ignore_mask = torch.cat([is_ignored[:, candidates], is_hard_ignored], dim=1)  # [P, C + H]
+        ignored = self._list_ignored_items(batch, targets)  # [P, L + 1]
+        ignore_mask = torch.cat(
+            [
+                mark_listed_items(
+                    torch.cat([ignored, torch.where(is_hard, hard, targets.unsqueeze(1))], dim=1),
+                    candidates,
+                    len(distinct),
+                ),
+                (hard.unsqueeze(2) == ignored.unsqueeze(1)).any(2) | ~is_hard,
+            ],
+            dim=1,
+        )  # [P, C + H]
         log_expected_counts = torch.cat(
             [sampled.log_expected_counts, sampled.log_expected_counts.new_zeros(hard.shape[1])]
         )  # [C + H]
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
-        return _average_losses(
+        return self._average_losses(
             sampled_softmax_loss(
                 positive_scores=(users * items[targets]).sum(1),
                 candidate_scores=torch.cat([users @ items[candidates].T, _score_own_items(users, items[hard])], dim=1),
@@ -277,21 +330,22 @@ class TwoTowerModule(LightningModule):
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
-    def _build_ignore_mask(self, batch: AnyBatch, targets: Tensor, n_items: int) -> Tensor:
-        """Mark the items that are no negatives of a target.
+    def _list_ignored_items(self, batch: AnyBatch, targets: Tensor) -> Tensor:
+        """List the items that are no negatives of a target: itself and, with `mask_history`, its history.
 
         Args:
-            batch: Batch whose input items are rows in 0 .. M - 1.
-            targets: [P] rows of the positives in 0 .. M - 1.
-            n_items: M.
+            batch: Batch with renumbered input items.
+            targets: [P] positives, renumbered likewise.
 
         Returns:
-            [P, M] bool, true for the target itself and, if `mask_history` is set, for the items of its history.
+            [P, 1] or [P, L + 1] items, some of them several times.
         """
-        is_ignored = torch.zeros(len(targets), n_items, dtype=torch.bool, device=targets.device)
-        if self.settings.mask_history:
-            is_ignored.scatter_(1, fill_padding_with_targets(batch, targets), value=True)
-        return is_ignored.scatter_(1, targets.unsqueeze(1), value=True)
+        own = targets.unsqueeze(1)
+        return (
+            torch.cat([own, fill_padding_with_targets(batch.histories, batch.lengths, targets)], dim=1)
+            if self.settings.mask_history
+            else own
+        )
 
     def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:
         """Binary cross-entropy of the labeled samples and of `negatives.uniform` sampled negatives of each positive."""
@@ -300,21 +354,26 @@ class TwoTowerModule(LightningModule):
             sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), targets)
         ]  # [B, n]
         paired_items = torch.cat([batch.target_items.unsqueeze(1), negatives], dim=1)  # [B, 1 + n]
-        distinct, (input_items, paired) = _deduplicate_rows(batch.input_items, paired_items)
+        distinct, (input_items, paired) = deduplicate_rows(batch.input_items, paired_items)
         item_vectors = self._encode_items(distinct)  # [M, D]
         labels = torch.zeros(paired.shape, device=paired.device)
         labels[:, 0] = batch.labels
         is_counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
         is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
         user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
-        return _average_losses(
+        return self._average_losses(
             binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted])
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
 
-def _average_losses(losses: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(losses)).mean()
+def select_candidate_items(towers: TwoTower, data: TrainingData) -> Rows:
+    """Return the [M] rows of the items that are negatives.
+
+    Only with id dropout are unobserved items represented by their features, and need not be negatives. Without it, they
+    must be, or nothing would keep the scores of their untrained ids low.
+    """
+    return data.observed_items if towers.uses_id_dropout else np.arange(data.n_items)
 
 
 def _score_own_items(users: Tensor, items: Tensor) -> Tensor:
@@ -332,21 +391,3 @@ def check_finite(loss: float, epoch: int) -> None:
         raise TrainingError(
             f"the loss became {loss} in epoch {epoch + 1}; lower training.lr or raise training.temperature"
         )
-
-
-def fill_padding_with_targets(batch: AnyBatch, targets: Tensor) -> Tensor:
-    """Return the [P, L] histories with each padding entry replaced by the target [P] of the same sample."""
-    histories = batch.histories
-    positions = torch.arange(histories.shape[1], device=histories.device)  # [L]
-    return torch.where(positions < batch.lengths.unsqueeze(1), histories, targets.unsqueeze(1))
-
-
-def _deduplicate_rows(*tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Renumber the item rows of several tensors as 0 .. M - 1.
-
-    Returns:
-        [M] distinct item rows, and each tensor with its item rows replaced by their index in 0 .. M - 1.
-    """
-    distinct, index = torch.unique(torch.cat([rows.flatten() for rows in tensors]), return_inverse=True)
-    parts = index.split([rows.numel() for rows in tensors])
-    return distinct, [part.view_as(rows) for part, rows in zip(parts, tensors, strict=True)]

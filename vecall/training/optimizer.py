@@ -1,6 +1,6 @@
 """AdamW that updates embedding tables by the rows of a step, and all other parameters as usual."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -73,9 +73,9 @@ class RowwiseAdamW(torch.optim.AdamW):
             self.state[table.weight] = _get_state(table)
         return super().state_dict()
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
-        super().load_state_dict(dict(state_dict))
+        super().load_state_dict(state_dict)
         for table in self._tables:
             state = self.state[table.weight]
             table.restore(int(state["step"]), state.get("exp_avg"), state["exp_avg_sq"])

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from vecall.towers.embedding import RowEmbedding
 from vecall.training.idle_steps import BETA1, BETA2, EPS, IdleSteps, bias_corrections
@@ -72,7 +71,7 @@ class RowTable:
         embedding: RowEmbedding,
         *,
         has_moments: bool,
-        average: Parameter | None = None,
+        average: Tensor | None = None,
         ema_decay: float = 0.0,
     ) -> None:
         embedding.row_reader = self.read
@@ -150,7 +149,7 @@ class RowTable:
         """Bring all rows up to date, in place: before the whole table is read or saved."""
         if not self._idle_steps.count:
             return
-        for rows in torch.arange(len(self.weight), device=self.weight.device).split(_FLUSH_ROWS):
+        for rows in torch.split(torch.arange(len(self.weight), device=self.weight.device), _FLUSH_ROWS):
             self._write(rows, self._catch_up(rows))
         self._last_steps.zero_()
         self._idle_steps.reset(self.step_count)

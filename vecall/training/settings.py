@@ -59,6 +59,11 @@ class TrainingSettings(SettingsModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of initial weights and of all random draws")
     refit: bool = Field(False, description="train again on all interactions for the best number of epochs")
+    precision: Literal["32", "bf16"] = Field(
+        "32",
+        description="number format of the towers' computations: 32 bits, or bfloat16 with weights, scores and losses "
+        "in 32 bits, which is faster on a GPU",
+    )
     logger: LoggerType = Field(
         "none",
         description="logs the metrics of epochs beside metrics.jsonl, into RUN/tensorboard or RUN/mlflow; needs the "

@@ -100,6 +100,7 @@ def _time_steps(module: TwoTowerModule, thread_counts: tuple[int, int]) -> list[
             if round_number > 0:  # round 0 is the warm-up
                 seconds[count].append(time.perf_counter() - start)
             module.zero_grad(set_to_none=True)
+            module.discard_reads()
         if round_number > 0 and time.perf_counter() > deadline:
             break
     with torch.no_grad():

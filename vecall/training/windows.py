@@ -1,7 +1,7 @@
 """Windows of whole histories in batches: with a causal user tower, one pass learns every position of a window."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -93,6 +93,10 @@ class WindowBatch:
     def target_users(self) -> Tensor:
         """[P] user row of each positive."""
         return self.users[self.window_index]
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "WindowBatch":
+        """Return the batch with each tensor replaced by the function's result."""
+        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})
 
     def replace_input_items(self, input_items: Tensor) -> "WindowBatch":
         """Return the batch with [B, W] other numbers for its input items, such as rows of a smaller table."""

@@ -1,0 +1,121 @@
+"""What a training resolves once, by the size of the data and the kind of machine, and keeps when it is resumed."""
+
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vecall.errors import TrainingError
+from vecall.runtime.memory import total_memory_bytes
+from vecall.towers.embedding import RowEmbedding
+from vecall.towers.two_tower import TwoTower
+from vecall.training.settings import TrainingSettings
+
+PLAN_FILE = "plan.json"
+LossName = Literal["softmax", "sampled_softmax", "bce"]
+
+# With more logits [B, N] in a step, loss = "auto" samples negatives. On 2 cores, the softmax over 20 M logits takes
+# about as long as the rest of the step; see docs/scaling.md.
+_MAX_LOGITS_CPU = 20_000_000
+_MAX_LOGITS_GPU = 128_000_000
+# Smaller tables cost little as a whole.
+MIN_ROWS_OF_ROW_TABLE = 10_000
+_MAX_MEMORY_SHARE = 1 / 3  # of the machine, for the tables that are trained by rows, with both moments and the average
+
+
+class TrainingPlan(BaseModel):
+    """Content of `plan.json`.
+
+    Attributes:
+        loss: The loss.
+        row_moments: Whether tables that are trained by rows have both moments of each weight, and an average if there
+            is one. Without, a row has one second moment, and the average leaves these tables out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    loss: LossName
+    row_moments: bool
+    tables_on_cpu: bool = False
+
+    @classmethod
+    def make(cls, settings: TrainingSettings, towers: TwoTower, n_candidates: int) -> Self:
+        """Resolve the plan for this machine.
+
+        Args:
+            settings: Settings of the training.
+            towers: Towers to train.
+            n_candidates: Number of items that the softmax is over.
+
+        Raises:
+            TrainingError: As `resolve_loss`.
+        """
+        loss = resolve_loss(settings, n_candidates)
+        table_bytes = sum(table.weight.numel() * table.weight.element_size() for table in find_row_tables(towers, loss))
+        copies = 4 if settings.ema_decay else 3  # weights, first and second moments, average
+        memory, gpu_memory = total_memory_bytes(), _get_gpu_memory()
+        tables_on_cpu = gpu_memory is not None and table_bytes > _MAX_MEMORY_SHARE * gpu_memory
+        if gpu_memory is not None and not tables_on_cpu:
+            memory = gpu_memory
+        row_moments = copies * table_bytes <= _MAX_MEMORY_SHARE * memory
+        return cls(loss=loss, row_moments=row_moments, tables_on_cpu=tables_on_cpu)
+
+    @classmethod
+    def read_or_make(
+        cls, directory: Path, settings: TrainingSettings, towers: TwoTower, n_candidates: int
+    ) -> "TrainingPlan":
+        """Read the plan of an interrupted training, or make one and write it.
+
+        Raises:
+            TrainingError: The file cannot be read; or as `make`.
+        """
+        path = directory / PLAN_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            plan = cls.make(settings, towers, n_candidates)
+        except (OSError, ValidationError) as error:
+            raise TrainingError(f"{path}: cannot be read: {error}") from error
+        temporary_path = directory / f"tmp-{PLAN_FILE}"
+        temporary_path.write_text(json.dumps(plan.model_dump()), encoding="utf-8")
+        temporary_path.replace(path)
+        return plan
+
+
+def resolve_loss(settings: TrainingSettings, n_items: int) -> LossName:
+    """Return the loss of the settings, with "auto" replaced by "softmax" or, for many items, "sampled_softmax".
+
+    Args:
+        settings: Loss, batch size and negatives.
+        n_items: Number of items that the softmax is over.
+
+    Raises:
+        TrainingError: "sampled_softmax" is needed, and the settings have no negatives for it.
+    """
+    if settings.loss != "auto":
+        return settings.loss
+    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else _MAX_LOGITS_CPU
+    if settings.batch * n_items <= max_logits:
+        return "softmax"
+    if settings.negatives.uniform + settings.negatives.in_batch == 0:
+        raise TrainingError(
+            f"a softmax over all {n_items} items is too large at training.batch = {settings.batch}, and there are no "
+            "negatives for a sampled one: set training.negatives.uniform or training.negatives.in_batch above 0"
+        )
+    return "sampled_softmax"
+
+
+def find_row_tables(towers: TwoTower, loss: LossName) -> list[RowEmbedding]:
+    """Return the tables of which a step reads a small part: large ones, but not those of items under a full softmax."""
+    parts = [towers.user_tower] if loss == "softmax" else [towers]
+    return [
+        module
+        for part in parts
+        for module in part.modules()
+        if isinstance(module, RowEmbedding) and module.num_embeddings >= MIN_ROWS_OF_ROW_TABLE
+    ]
+
+
+def _get_gpu_memory() -> int | None:
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
