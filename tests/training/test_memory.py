@@ -25,7 +25,7 @@ TITLE_LENGTH, TITLE_BUCKETS = 12, 20_000
 @pytest.fixture(autouse=True)
 def memory_of_the_machine(monkeypatch):
     """What a plan chooses depends on the machine."""
-    monkeypatch.setattr(plan_module, "_get_device_memory", lambda: 24 * GIB)
+    monkeypatch.setattr(plan_module, "total_memory_bytes", lambda: 24 * GIB)
 
 
 def make_data(n_items, *, n_users=500, history_length=20, has_titles=True):
@@ -47,7 +47,7 @@ def make_data(n_items, *, n_users=500, history_length=20, has_titles=True):
 )
 def test_estimate_is_near_the_measured_peak(tmp_path, monkeypatch, has_moments, ema_decay, encoder):
     monkeypatch.setattr(plan_module, "_MAX_MEMORY_SHARE", float(has_moments))
-    data = make_data(200_000, n_users=100)
+    data = make_data(200_000, n_users=30)
     model = ModelSettings(dim=128, history=HistorySettings(encoder=encoder))
     settings = TrainingSettings(loss="sampled_softmax", epochs=1, ema_decay=ema_decay)
 
