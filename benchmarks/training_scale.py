@@ -23,7 +23,7 @@ from harness.scale.cell import CellOptions
 from harness.scale.fit_cells import measure_accuracy, measure_processes
 from harness.scale.run_cells import measure_evaluate, measure_fit, measure_publish, measure_recall
 from harness.scale.table_cells import measure_encode, measure_read
-from harness.scale.training_cells import measure_epoch, measure_steps
+from harness.scale.training_cells import measure_epoch, measure_steps, measure_validation
 from harness.tables import console, print_table
 from vecall.console import configure_logging
 
@@ -121,6 +121,14 @@ CELLS: dict[str, Cell] = {
         partial(measure_epoch, with_features=True),
         (Goal("epoch_minutes", 50.0),),
         ("step_ms", "threads", "extrapolated"),
+    ),
+    "validation": Cell(
+        "validation",
+        M,
+        2 * M,
+        measure_validation,
+        (Goal("seconds", 120.0),),
+        ("evaluated_users", "threads", "peak_gib"),
     ),
     "peak, pooled 128": Cell(
         "peak",

@@ -38,12 +38,12 @@ def measure_accuracy(options: CellOptions, *, preset: str) -> dict[str, Any]:
     directory = options.datasets / dataset.directory
     if not directory.is_dir():
         return {"missing": f"{directory} does not exist"}
-    by_mode = {}
+    by_mode, epochs = {}, 1 if options.smoke else EPOCHS
     with tempfile.TemporaryDirectory(prefix="accuracy-") as work_dir, single_torch_thread():
         settings = dataset.build_settings(directory, Path(work_dir))
         settings |= {
             "model": {"preset": preset},
-            "training": {"loss": "sampled_softmax", "epochs": EPOCHS, "patience": EPOCHS},
+            "training": {"loss": "sampled_softmax", "epochs": epochs, "patience": epochs},
             "evaluation": {"ks": [10, 100]},
         }
         for mode, constants in TABLE_MODES.items():

@@ -1,6 +1,7 @@
 """Training steps, epochs and validation at scale."""
 
 import tempfile
+import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -15,16 +16,20 @@ from harness.training.load import load_training_data
 from harness.training.step_timer import StepTimer, time_in_turns
 from harness.training.synthetic_data import make_training_data
 from vecall.config import PRESETS
+from vecall.evaluation.evaluator import evaluate_scorer
+from vecall.evaluation.sampling import sample_cases
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import TrainingData
 from vecall.training.module import TwoTowerModule
+from vecall.training.scoring import TowerScorer
 from vecall.training.settings import TrainingSettings
 from vecall.training.threads import use_fastest_thread_count
 
 SMALL_CATALOGUE = 20_000  # items that a step of a large catalogue is compared with
 DIM = 128
 STEP_ROUNDS, STEPS_PER_ROUND = 5, 20
+VALIDATION_K = 100
 EPOCH_WARMUP_STEPS, EPOCH_STEPS = 20, 300
 
 
@@ -77,4 +82,25 @@ def measure_epoch(options: CellOptions, *, with_features: bool) -> dict[str, Any
         "step_ms": round(1e3 * mean(seconds), 2),
         "threads": threads,
         "plan": module.plan.model_dump(),
+    }
+
+
+def measure_validation(options: CellOptions) -> dict[str, Any]:
+    """Measure a validation of untrained `pooled` towers: all items encoded and ranked for at most 10,000 users."""
+    config = scale_config(options.write_tables(), with_features=True, preset="pooled")
+    data, split = load_training_data(config)
+    torch.manual_seed(0)
+    towers = TwoTower(config.model, data.item_specs, data.user_specs, data.n_items)
+    cases = sample_cases(split.valid)
+    memory, start = MemoryGrowth(), time.perf_counter()
+    scorer = TowerScorer(towers, data)
+    encode_seconds = time.perf_counter() - start
+    result = evaluate_scorer(scorer, cases, data.n_items, (VALIDATION_K,), max_sample_users=0)
+    return {
+        "seconds": round(time.perf_counter() - start, 2),
+        "encode_seconds": round(encode_seconds, 2),
+        "evaluated_users": len(cases),
+        "recall": result.seen_excluded_or_included[f"recall@{VALIDATION_K}"],
+        "threads": torch.get_num_threads(),
+        "peak_gib": memory.read_peak_gib(),
     }
