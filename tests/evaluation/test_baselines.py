@@ -2,10 +2,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from support.dense_evaluation import to_dense as score_all
 
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError
-from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
+from vecall.evaluation import baselines
+from vecall.evaluation.baselines import Ease, Popularity, build_interaction_matrix, count_users
 
 
 def make_random_lists(users, items, seed=0):
@@ -34,16 +36,18 @@ def test_ease_equals_its_textbook_formula_in_primal_and_dual_form(users, items, 
     inverse = np.linalg.inv(x.T @ x + l2 * np.eye(items))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
-    scores = Ease(train, items, l2)(make_cases(histories))
+    score_block = Ease(train, items, l2)(make_cases(histories))
+    scores = score_block(0, items)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, to_dense(histories, items) @ weights, atol=2e-4)
+    np.testing.assert_array_equal(score_block(7, 20), scores[:, 7:20])
 
 
 def test_ease_with_few_users_allocates_no_item_by_item_matrix():
     items = 20_000  # 1.6 GB if it did
     train = make_random_lists(50, items)
     tracemalloc.start()
-    Ease(train, items)(make_cases(train.take(np.arange(4))))
+    Ease(train, items)(make_cases(train.take(np.arange(4))))(0, items)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
@@ -58,29 +62,15 @@ def test_ease_refuses_invalid_l2_and_too_large_data(monkeypatch):
 
 
 def test_popularity_counts_users_not_events():
-    scores = Popularity(RaggedArray.from_lists([[0, 0, 0, 1], [1], []]), 3)(
-        make_cases(RaggedArray.from_lists([[0], []]))
-    )
+    scorer = Popularity(RaggedArray.from_lists([[0, 0, 0, 1], [1], []]), 3)
+    scores = score_all(scorer, make_cases(RaggedArray.from_lists([[0], []])), 3)
     assert scores.tolist() == [[1, 2, 0], [1, 2, 0]]
     assert scores.dtype == np.float32
 
 
-def test_recent_cooccurrence_equals_its_formula():
-    items, n_recent, decay, window = 12, 3, 0.7, 4
-    train, histories = make_random_lists(30, items), make_random_lists(8, items, seed=1)
-    near = np.zeros((items, items))
-    for history in (train[user] for user in range(len(train))):
-        for a in range(len(history)):
-            for b in range(a + 1, min(a + window + 1, len(history))):
-                if history[a] != history[b]:
-                    near[history[a], history[b]] += (b - a) ** -0.5
-                    near[history[b], history[a]] += (b - a) ** -0.5
-    users = np.maximum(to_dense(train, items).sum(axis=0), 1)
-    expected = np.zeros((len(histories), items))
-    for user in range(len(histories)):
-        for age, row in enumerate(histories[user][::-1][:n_recent]):
-            expected[user] += decay**age * near[row] / np.sqrt(users[row] * users)
-    scorer = RecentCooccurrence(train, items, n_recent=n_recent, decay=decay, window=window)
-    scores = scorer(make_cases(histories))
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_users_are_counted_in_chunks_as_at_once(monkeypatch, chunk):
+    monkeypatch.setattr(baselines, "_COUNTED_CHUNK", chunk)
+    lists = make_random_lists(60, 30)
+    assert count_users(lists, 30).tolist() == build_interaction_matrix(lists, 30).sum(axis=0).tolist()
+    assert count_users(RaggedArray.from_lists([[], []]), 3).tolist() == [0, 0, 0]

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.dense_evaluation import to_blocks, to_dense
 
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.evaluation import baselines, compare
+from vecall.evaluation import baseline_memory, baselines, compare, sampling
 from vecall.evaluation.compare import WITH_HISTORY, IndexScorer, ServedModel, evaluate_all
 from vecall.evaluation.report_builder import write_evaluation_report
 from vecall.index.exact import ExactIndex
@@ -57,7 +58,9 @@ def evaluate(served_model):
         protocol="each user's last two items are the test",
         user_counts_by_reason={},
     )
-    return lambda: evaluate_all(dataset, split, score, served_model, (5, 10), (10, 1000))
+    return lambda **options: evaluate_all(
+        dataset, split, to_blocks(score), served_model, (5, 10), (10, 1000), **options
+    )
 
 
 def test_exact_index_has_the_metrics_of_the_model(evaluate):
@@ -107,8 +110,38 @@ def test_baseline_that_is_too_large_is_skipped(evaluate, monkeypatch, caplog):
     assert report.protocol[-1].startswith("ease was skipped: EASE inverts a matrix")
 
 
+def test_baselines_that_do_not_fit_into_memory_are_skipped_with_the_reason(evaluate, monkeypatch, caplog):
+    monkeypatch.setattr(baseline_memory, "available_memory_bytes", lambda: 100)
+    with caplog.at_level(logging.WARNING):
+        report = evaluate()
+    payload = report.as_json()
+    assert list(report.results) == ["model", "index", "popularity"]
+    assert payload["ease"] is payload["cooccurrence"] is payload["with_history"]["ease"] is None
+    for name, title in (("ease", "EASE"), ("cooccurrence", "co-occurrence")):
+        reason = f"{title} would need about 0.0 GiB of memory, and 0.0 GiB are free"
+        assert f"skipped baseline {name}: {reason}" in caplog.text
+        assert f"{name} was skipped: {reason}" in payload["protocol"]
+
+
+def test_large_evaluation_ranks_a_sample_of_users_and_says_so(evaluate, monkeypatch):
+    full = evaluate()
+    assert full.protocol[1].startswith("12 users evaluated over 40 items (standard error of the model's recall@10: 0.")
+    monkeypatch.setattr(sampling, "MAX_FULL_PAIRS", USERS * ITEMS - 1)
+    monkeypatch.setattr(sampling, "SAMPLE_SIZE", 7)
+    report = evaluate()
+    assert {result.evaluated_user_count for result in report.results.values()} == {7}
+    error = report.results["model"].standard_errors["recall@10"]
+    assert report.protocol[1].startswith(
+        "7 of 12 users, a fixed random sample, evaluated over 40 items (standard error of the model's recall@10: "
+        f"{error:.4f}; --all-users evaluates all of them)"
+    )
+    assert sum(report.first_k_route_counts.values()) == 7
+    assert evaluate().as_json()["model"] == report.as_json()["model"]
+    assert evaluate(all_users=True).as_json()["model"] == full.as_json()["model"]
+
+
 def test_index_scorer_finds_k_rows_beyond_the_history(served_model):
-    scores = IndexScorer(served_model, 6)(CASES)
+    scores = to_dense(IndexScorer(served_model, 6), CASES, ITEMS)
     found = np.isfinite(scores)
     assert found.sum(axis=1).tolist() == [6 + len(history) for history in HISTORIES]
     np.testing.assert_allclose(scores[found], score(CASES)[found], rtol=1e-5, atol=1e-5)

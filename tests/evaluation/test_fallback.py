@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from support.dense_evaluation import to_blocks, to_dense
 
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.evaluation.evaluator import evaluate_scorer
@@ -29,16 +30,19 @@ def score(batch):
     ],
 )
 def test_unknown_users_get_popular_items(reads_history, has_features, is_unknown):
-    scorer = FallbackScorer(score, POPULARITY, reads_history=reads_history, has_features_by_user=has_features)
+    scorer = FallbackScorer(
+        to_blocks(score), POPULARITY, reads_history=reads_history, has_features_by_user=has_features
+    )
     cases = make_cases([0], [], [])
     assert scorer.get_unknown_user_mask(cases).tolist() == is_unknown
-    rankings = [np.argsort(-row).tolist() for row in scorer(cases)]
+    rankings = [np.argsort(-row).tolist() for row in to_dense(scorer, cases, 4)]
     assert rankings == [[2, 0, 1, 3] if popular else [1, 3, 0, 2] for popular in is_unknown]
 
 
 def test_popular_items_are_ordered_by_their_counts_and_ties_stay_ties():
     counts = np.array([0, 1, 1, 2**22, 2**22 - 1], dtype=np.float32)
-    scores = FallbackScorer(lambda batch: np.zeros((len(batch), 5), np.float32), counts)(make_cases([]))[0]
+    scorer = FallbackScorer(to_blocks(lambda batch: np.zeros((len(batch), 5), np.float32)), counts)
+    scores = to_dense(scorer, make_cases([]), 5)[0]
     assert scores[1] == scores[2]
     assert np.argsort(-scores, kind="stable").tolist() == [3, 4, 1, 2, 0]
     assert np.abs(scores).max() <= 1  # plots show them beside cosines
@@ -48,10 +52,10 @@ def test_metrics_are_reported_for_all_users_and_for_groups():
     """Item 3 is the last by popularity, and the second by the scorer."""
     cases = make_cases([0], [0], [])
     groups = {"with_history": cases.histories.lengths > 0}
-    result = evaluate_scorer(FallbackScorer(score, POPULARITY), cases, 4, (2, 3), group_masks=groups)
+    result = evaluate_scorer(FallbackScorer(to_blocks(score), POPULARITY), cases, 4, (2, 3), group_masks=groups)
     assert result.seen_excluded["recall@2"] == pytest.approx(2 / 3)
     assert result.group_metrics["with_history"][0]["recall@2"] == 1.0
     assert result.as_json("with_history")["seen_included"]["recall@2"] == 1.0
     assert result.as_json()["seen_included"]["recall@3"] == pytest.approx(2 / 3)
-    empty_group = evaluate_scorer(score, cases, 4, (2,), group_masks={"nobody": np.zeros(3, dtype=bool)})
+    empty_group = evaluate_scorer(to_blocks(score), cases, 4, (2,), group_masks={"nobody": np.zeros(3, dtype=bool)})
     assert empty_group.as_json("nobody")["seen_excluded"]["recall@2"] is None

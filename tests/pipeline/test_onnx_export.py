@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from support import synthetic
+from support.memory import measure_peak_bytes
 
 from vecall.config import PRESETS
 from vecall.data.feature_encoder import FeatureEncoder
@@ -19,6 +20,7 @@ from vecall.pipeline.onnx_export import (
     _check_parity,
     compute_encoder_hash,
     export_towers,
+    write_id_vectors,
 )
 from vecall.release.encoder import (
     ENCODERS_FILE,
@@ -28,6 +30,7 @@ from vecall.release.encoder import (
     EncoderState,
     OnnxEncoder,
 )
+from vecall.release.file_io import write_array
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 
@@ -206,3 +209,28 @@ def test_sample_inputs_cover_every_length_and_contain_padding():
         if spec.kind == "multi_value":
             assert (values == 0).all(axis=1).any()
             assert values.max() < spec.size
+
+
+def write_by_concatenating(table, id_rows, path):
+    """Oracle: the whole array in memory."""
+    write_array(path, np.concatenate([table[id_rows], table[-1:]]))
+
+
+def test_id_vectors_in_blocks_are_the_file_of_the_whole_array(tmp_path, monkeypatch):
+    table = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    monkeypatch.setattr(export_module, "_BLOCK_ROWS", 3)
+    for id_rows in (np.array([], dtype=np.int64), np.array([6, -1, 0, 0, -1, 3, 2])):
+        write_id_vectors(table, id_rows, tmp_path / "blocks.npy")
+        write_by_concatenating(table, id_rows, tmp_path / "whole.npy")
+        assert (tmp_path / "blocks.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_writing_id_vectors_needs_no_memory_for_the_table(tmp_path):
+    rows, dim = 2**19, 64
+    table, id_rows = np.ones((rows + 1, dim), dtype=np.float32), np.arange(rows)
+    peaks = [
+        measure_peak_bytes(lambda _, write=write: write(table, id_rows, tmp_path / "item_ids.npy"))
+        for write in (write_id_vectors, write_by_concatenating)
+    ]
+    assert peaks[0] < 0.3 * table.nbytes
+    assert peaks[1] > 1.5 * table.nbytes

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vecall import ConfigError, DataError, IndexSettings, Query, StoreError, VecallError, open_recaller, publish_vectors
+from vecall.pipeline import publish_vectors as publish_vectors_module
 from vecall.ranking import WeightedSumRanker, rank
 from vecall.release.store import Store
 
@@ -142,3 +143,13 @@ def test_rank_returns_the_best_scored_candidates(tmp_path: Path) -> None:
         rank(candidates, lambda _: [1.0], k=5)
     with pytest.raises(VecallError, match="not a numeric column"):
         rank(candidates, WeightedSumRanker({"title": 1.0}), k=5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_vectors_sorted_in_chunks_equal_those_sorted_at_once(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    monkeypatch.setattr(publish_vectors_module, "_CHUNK_ROWS", 1000)
+    vectors, order = VECTORS.astype(dtype), np.random.default_rng(0).permutation(N)
+    stored = publish_vectors_module._take_stored(vectors, order)
+    expected = (vectors if dtype == np.float16 else vectors.astype(np.float32))[order]
+    assert stored.dtype == expected.dtype
+    np.testing.assert_array_equal(stored, expected)

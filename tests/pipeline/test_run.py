@@ -136,3 +136,15 @@ def test_delete_checkpoints_keeps_other_files(tmp_path):
         (tmp_path / name).write_bytes(b"")
     delete_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+
+
+def test_leftovers_of_interrupted_checkpoints_are_deleted(tmp_path):
+    (tmp_path / "best.ckpt.tmp").write_bytes(b"half")
+    delete_checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_that_cannot_be_written_raises(run_dir, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"the model cannot be written .* free disk space"):
+        Run.open(run_dir).load_evaluated_model().save(tmp_path / "file" / "model")

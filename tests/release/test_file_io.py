@@ -5,7 +5,16 @@ import polars as pl
 import pytest
 
 from vecall.errors import InvalidReleaseError
-from vecall.release.file_io import atomic_write, compute_sha256, map_array, read_table, write_array, write_table
+from vecall.release.file_io import (
+    atomic_write,
+    compute_sha256,
+    map_array,
+    read_table,
+    replace_atomically,
+    write_array,
+    write_array_blocks,
+    write_table,
+)
 
 
 def test_compute_sha256_hashes_content_beyond_one_chunk(tmp_path):
@@ -63,3 +72,35 @@ def test_unreadable_file_raises_invalid_release_with_its_name(tmp_path, read, co
     with pytest.raises(InvalidReleaseError, match="cannot be read") as caught:
         read(tmp_path / "f")
     assert caught.value.file == "f"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+@pytest.mark.parametrize("sizes", [(), (0,), (3,), (2, 0, 5)])
+def test_array_of_blocks_is_the_file_of_their_concatenation(tmp_path, dtype, sizes):
+    blocks = [np.arange(3 * size, dtype=dtype).reshape(size, 3) + start for start, size in enumerate(sizes)]
+    whole = np.concatenate([np.empty((0, 3), dtype=dtype), *blocks])
+    write_array(tmp_path / "whole.npy", whole)
+    # Blocks that are not contiguous are stored row by row too.
+    write_array_blocks(tmp_path / "blocks.npy", whole.shape, whole.dtype, map(np.asfortranarray, blocks))
+    assert (tmp_path / "blocks.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_blocks_of_another_number_of_rows_raise(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.npy: blocks of 2 rows were written, expected 3"):
+        write_array_blocks(tmp_path / "a.npy", (3, 4), np.dtype(np.float32), [np.ones((2, 4), dtype=np.float32)])
+
+
+def test_interrupted_replacement_keeps_the_old_file(tmp_path):
+    path = tmp_path / "weights"
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(b"old")
+    (tmp_path / "weights.tmp").write_bytes(b"left over by a killed process")
+
+    def fail_to_write():
+        with replace_atomically(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail_to_write()
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("weights", b"old")]

@@ -14,7 +14,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.metrics import rank_targets, recall_at_k
+from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.training import plan
 from vecall.training.data import take, to_tensors
 from vecall.training.fit import train
@@ -38,7 +38,7 @@ def are_equal(weights, others):
 
 def compute_recall(scorer, k=5):
     cases = synthetic.make_eval_cases()
-    return recall_at_k(rank_targets(scorer(cases), cases.targets, cases.histories), cases.targets.offsets, k)
+    return evaluate_scorer(scorer, cases, synthetic.ITEMS, (k,)).seen_excluded[f"recall@{k}"]
 
 
 def validate(scorer):

@@ -22,10 +22,12 @@ def test_scores_are_cosines_of_user_and_item_vectors():
     histories = RaggedArray.from_lists([[], [3], [1, 2, 3, 4, 5, 6]])  # the towers read the newest four items
     cases = EvalCases(np.array([5, 0, 2]), histories, RaggedArray.from_lists([[0]] * 3))
     scorer = TowerScorer(towers, DATA)
-    scores = scorer(cases)
+    score_block = scorer(cases)
+    scores = score_block(0, synthetic.ITEMS)
     assert towers.training  # the mode is restored
     assert scores.shape == (3, synthetic.ITEMS)
     assert scores.dtype == np.float32
+    np.testing.assert_allclose(score_block(3, 7), scores[:, 3:7], atol=1e-7)
     item_features = to_tensors(DATA.item_features, torch.device("cpu"))
     user_features = to_tensors(DATA.user_features, torch.device("cpu"))
     with eval_mode(towers):

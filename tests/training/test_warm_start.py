@@ -1,14 +1,17 @@
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from support import synthetic
+from support.memory import measure_peak_bytes
 
 from vecall.data.feature_encoder import FeatureEncoder
-from vecall.data.id_map import build_id_map
+from vecall.data.id_map import IntegerIdMap, build_id_map
 from vecall.data.vocabulary import MISSING, OOV
 from vecall.errors import TrainingError
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature
 from vecall.towers.two_tower import TwoTower
+from vecall.training import warm_start as warm_start_module
 from vecall.training.warm_start import ModelVocabulary, warm_start
 
 FEATURES = {"brand": CategoryFeature(), "a.tag": TagsFeature(), "price": NumericFeature()}
@@ -80,3 +83,25 @@ def test_older_model_with_other_layers_shapes_or_id_type_is_refused(vocabulary, 
     new_towers = make_towers(vocabulary, 2, **model)
     with pytest.raises(TrainingError, match=f"--init: .*{message}"):
         warm_start(new_towers, vocabulary, make_towers(OLD, 1).state_dict(), OLD)
+
+
+def test_copying_in_chunks_gives_the_same_rows(monkeypatch):
+    old_towers, expected = make_towers(OLD, 1), make_towers(NEW, 2)
+    warm_start(expected, NEW, old_towers.state_dict(), OLD)
+    monkeypatch.setattr(warm_start_module, "_CHUNK_ROWS", 2)
+    new_towers = make_towers(NEW, 3)
+    warm_start(new_towers, NEW, old_towers.state_dict(), OLD)
+    actual = new_towers.state_dict()
+    assert all(torch.equal(weight, actual[name]) for name, weight in expected.state_dict().items())
+
+
+def test_no_copy_of_a_table_is_made():
+    rows, dim = 2**19, 64
+    features = FeatureEncoder.fit({}, pl.DataFrame())
+    old, new = (ModelVocabulary(IntegerIdMap(np.arange(rows) + first), features, features) for first in (0, 9))
+    table_bytes = 4 * rows * dim
+    towers, weights = make_towers(new, 1, dim=dim), make_towers(old, 2, dim=dim).state_dict()
+    assert measure_peak_bytes(lambda _: warm_start(towers, new, weights, old)) < 0.5 * table_bytes
+    name, old_rows = "item_id_embedding.weight", torch.arange(rows + 1)
+    # The bound tells a copy of the whole table apart.
+    assert measure_peak_bytes(lambda _: towers.state_dict()[name].copy_(weights[name][old_rows])) > 0.9 * table_bytes

@@ -153,13 +153,21 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write an HTML report to this file.")] = None,
     *,
+    all_users: Annotated[
+        bool,
+        typer.Option(
+            "--all-users",
+            help="Evaluate all users even where users x items exceed 10^10 (default: then a fixed sample of 10,000).",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run or a release against popularity, EASE and co-occurrence baselines."""
     from vecall.config import load_config
     from vecall.pipeline.evaluate import evaluate_run_or_store
 
-    evaluation = evaluate_run_or_store(run=run, store=store, config=None if config is None else load_config(config))
+    settings = None if config is None else load_config(config)
+    evaluation = evaluate_run_or_store(run=run, store=store, config=settings, all_users=all_users)
     if report is not None:
         from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.pipeline.run import Run

@@ -1,7 +1,6 @@
-"""Baseline recommenders, fitted in seconds on the training histories.
+"""Popularity and EASE, fitted on the training histories: scorers that read histories alone."""
 
-Each is a scorer: called with B cases, it scores all N items from their histories, float32 [B, N].
-"""
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +9,15 @@ from scipy import linalg, sparse
 from vecall.arrays import Scores
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError
+from vecall.evaluation.baseline_memory import check_baseline_memory
+from vecall.evaluation.scorer import BlockScorer
 
 MAX_EASE_DIM = 30_000
-"""Largest min(users, items) of EASE, which holds a dense float32 matrix of that size squared: 3.6 GB here."""
+"""Largest min(users, items) of EASE, which inverts a matrix of that size squared: some minutes here."""
+
+_EASE_BYTES_PER_WEIGHT = 12  # of the matrix: float32, and its sparse form, of which it is made
+_EASE_BYTES_PER_INTERACTION = 60  # sparse matrices and their construction
+_COUNTED_CHUNK = 2**20  # interactions whose users are counted at once
 
 
 def build_interaction_matrix(lists: RaggedArray, n_items: int) -> sparse.csr_array:
@@ -22,6 +27,17 @@ def build_interaction_matrix(lists: RaggedArray, n_items: int) -> sparse.csr_arr
     ).tocsr()
     matrix.data[:] = 1.0
     return matrix
+
+
+def count_users(lists: RaggedArray, n_items: int) -> NDArray[np.int64]:
+    """Return [N] the number of lists that contain an item, however often."""
+    counts = np.zeros(n_items, dtype=np.int64)
+    values, owners = lists.values, lists.segment_ids
+    bounds = np.searchsorted(lists.offsets, np.arange(0, len(values), _COUNTED_CHUNK))  # whole lists
+    for first, last in pairwise([*lists.offsets[np.unique(bounds)], len(values)]):
+        codes = np.unique(owners[first:last] * n_items + values[first:last])
+        counts += np.bincount(codes % n_items, minlength=n_items)
+    return counts
 
 
 class Popularity:
@@ -36,11 +52,11 @@ class Popularity:
     """
 
     def __init__(self, train: RaggedArray, n_items: int) -> None:
-        self.item_counts: Scores = build_interaction_matrix(train, n_items).sum(axis=0).astype(np.float32)
+        self.item_counts: Scores = count_users(train, n_items).astype(np.float32)
 
-    def __call__(self, cases: EvalCases) -> Scores:
-        """Return [B, N] scores, a read-only view."""
-        return np.broadcast_to(self.item_counts, (len(cases), len(self.item_counts)))
+    def __call__(self, cases: EvalCases) -> BlockScorer:
+        """Return the scorer of blocks of items for B cases."""
+        return lambda start, stop: np.broadcast_to(self.item_counts[start:stop], (len(cases), stop - start))
 
 
 class Ease:
@@ -56,23 +72,27 @@ class Ease:
         l2: Regularization, above 0; a larger value gives rare items less weight.
 
     Raises:
-        ConfigError: `l2` is not positive, or min(users, items) is above `MAX_EASE_DIM`.
+        ConfigError: `l2` is not positive, min(users, items) is above `MAX_EASE_DIM`, or memory is too small.
     """
 
     def __init__(self, train: RaggedArray, n_items: int, l2: float = 500.0) -> None:
         if not l2 > 0:
             raise ConfigError(f"EASE: expected a positive l2, got {l2}")
-        interactions = build_interaction_matrix(train.take(np.flatnonzero(train.lengths)), n_items)
-        if min(interactions.shape) > MAX_EASE_DIM:
+        n_users = int(np.count_nonzero(train.lengths))
+        dim = min(n_users, n_items)
+        if dim > MAX_EASE_DIM:
             raise ConfigError(
                 f"EASE inverts a matrix of min(users, items) squared: expected at most {MAX_EASE_DIM:,} of either, "
-                f"got {interactions.shape[0]:,} users and {n_items:,} items"
+                f"got {n_users:,} users and {n_items:,} items"
             )
+        needed_bytes = _EASE_BYTES_PER_WEIGHT * dim**2 + _EASE_BYTES_PER_INTERACTION * len(train.values)
+        check_baseline_memory("EASE", needed_bytes)
+        interactions = build_interaction_matrix(train.take(np.flatnonzero(train.lengths)), n_items)
         self._n_items = n_items
-        self._solver = _DualEase(interactions, l2) if interactions.shape[0] < n_items else _PrimalEase(interactions, l2)
+        self._solver = _DualEase(interactions, l2) if n_users < n_items else _PrimalEase(interactions, l2)
 
-    def __call__(self, cases: EvalCases) -> Scores:
-        """Return [B, N] scores from the set of items in each history."""
+    def __call__(self, cases: EvalCases) -> BlockScorer:
+        """Return the scorer of blocks of items for B cases, from the set of items in each history."""
         return self._solver.score(build_interaction_matrix(cases.histories, self._n_items))
 
 
@@ -82,14 +102,17 @@ class _PrimalEase:
     def __init__(self, interactions: sparse.csr_array, l2: float) -> None:
         gram = (interactions.T @ interactions).toarray()
         gram[np.diag_indices_from(gram)] += np.float32(l2)
-        inverse = _invert_spd(gram)
-        self._weights = inverse / -np.diag(inverse)
+        self._weights = _invert_spd(gram)
+        self._weights /= -np.diag(self._weights)
         np.fill_diagonal(self._weights, 0.0)
 
-    def score(self, histories: sparse.csr_array) -> Scores:
-        """Return [B, N] scores of binary histories [B, N]."""
+    def score(self, histories: sparse.csr_array) -> BlockScorer:
+        """Return the scorer of blocks of items for binary histories [B, N].
+
+        All N items are scored at once: they are few beside the weights, and a slice of these would be copied.
+        """
         scores: Scores = histories @ self._weights
-        return scores
+        return lambda start, stop: scores[:, start:stop]
 
 
 class _DualEase:
@@ -98,7 +121,8 @@ class _DualEase:
     def __init__(self, interactions: sparse.csr_array, l2: float, block_size: int = 1024) -> None:
         kernel = (interactions @ interactions.T).toarray()
         kernel[np.diag_indices_from(kernel)] += np.float32(l2)
-        self._interactions, self._l2, self._kernel_inverse = interactions, np.float32(l2), _invert_spd(kernel)
+        self._interactions = interactions.tocsc()  # [users, N], by item
+        self._l2, self._kernel_inverse = np.float32(l2), _invert_spd(kernel)
         items = interactions.T.tocsr()  # [N, users]
         quadratic_forms = [
             _compute_quadratic_forms(items[start : start + block_size], self._kernel_inverse)
@@ -106,13 +130,19 @@ class _DualEase:
         ]
         self._p_diagonal = (1.0 - np.concatenate(quadratic_forms)) / self._l2
 
-    def score(self, histories: sparse.csr_array) -> Scores:
-        """Return [B, N] scores of binary histories [B, N]."""
+    def score(self, histories: sparse.csr_array) -> BlockScorer:
+        """Return the scorer of blocks of items for binary histories [B, N]."""
         user_similarity = (histories @ self._interactions.T).toarray()  # [B, N] -> [B, users]
-        projected = user_similarity @ self._kernel_inverse @ self._interactions  # [B, users] -> [B, N]
-        dense = histories.toarray()
-        scores: Scores = dense - (dense - projected) / self._l2 / self._p_diagonal
-        return scores
+        projection = user_similarity @ self._kernel_inverse  # [B, users]
+        histories_by_item = histories.tocsc()
+
+        def score_block(start: int, stop: int) -> Scores:
+            projected = projection @ self._interactions[:, start:stop]  # [B, users] -> [B, stop - start]
+            dense = histories_by_item[:, start:stop].toarray()
+            scores: Scores = dense - (dense - projected) / self._l2 / self._p_diagonal[start:stop]
+            return scores
+
+        return score_block
 
 
 def _compute_quadratic_forms(rows: sparse.csr_array, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,44 +162,3 @@ def _invert_spd(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     for row in range(len(inverse)):
         inverse[row, row + 1 :] = inverse[row + 1 :, row]
     return inverse
-
-
-class RecentCooccurrence:
-    """Scores items by their co-occurrence, close in time, with the newest items of the history.
-
-    score(j) = Σ over the last `n_recent` items i of decay^age(i) · near(i, j) / √(n_i · n_j), where n is the number
-    of users of an item, and near(i, j), i ≠ j, is the sum of 1 / √gap over all pairs of i and j in one training
-    history that are gap <= `window` positions apart, in either order.
-
-    Args:
-        train: A list of item rows per user, oldest first.
-        n_items: N.
-        n_recent: Number of newest history items that count.
-        decay: Factor of an item's weight per step into the past, in (0, 1].
-        window: Largest gap in positions; fitting holds at most `window` pairs per interaction in memory.
-    """
-
-    def __init__(
-        self, train: RaggedArray, n_items: int, *, n_recent: int = 10, decay: float = 0.9, window: int = 50
-    ) -> None:
-        self._n_recent, self._decay = n_recent, decay
-        rows, owners, shape = train.values, train.segment_ids, (n_items, n_items)
-        near = sparse.csr_array(shape, dtype=np.float32)
-        for gap in range(1, min(window, len(rows) - 1) + 1):
-            is_pair = (owners[gap:] == owners[:-gap]) & (rows[gap:] != rows[:-gap])
-            earlier, later = rows[:-gap][is_pair], rows[gap:][is_pair]
-            weights = np.full(len(later), gap**-0.5, dtype=np.float32)
-            near += sparse.coo_array((weights, (earlier, later)), shape=shape).tocsr()
-        scale = np.maximum(build_interaction_matrix(train, n_items).sum(axis=0), 1.0).astype(np.float32) ** -0.5
-        self._similarity = (sparse.diags_array(scale) @ (near + near.T) @ sparse.diags_array(scale)).tocsr()
-
-    def __call__(self, cases: EvalCases) -> Scores:
-        """Return [B, N] scores from the newest items of each history."""
-        history = cases.histories.truncate_to_last(self._n_recent)
-        ages = history.offsets[1:][history.segment_ids] - 1 - np.arange(len(history.values))
-        recent_weights = sparse.csr_array(  # [B, N]
-            ((self._decay**ages).astype(np.float32), history.values, history.offsets),
-            shape=(len(history), self._similarity.shape[0]),
-        )
-        scores: Scores = (recent_weights @ self._similarity).toarray()
-        return scores

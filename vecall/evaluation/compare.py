@@ -13,9 +13,12 @@ from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.errors import ConfigError
 from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
-from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
-from vecall.evaluation.evaluator import EvaluationResult, Scorer, evaluate_scorer
+from vecall.evaluation.baselines import Ease, Popularity
+from vecall.evaluation.cooccurrence import RecentCooccurrence
+from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer, compute_unknown_user_mask
+from vecall.evaluation.sampling import describe_users, select_test_cases
+from vecall.evaluation.scorer import BlockScorer, Scorer
 from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
@@ -78,19 +81,29 @@ class IndexScorer:
     def __init__(self, served_model: ServedModel, k: int) -> None:
         self._served_model, self._k = served_model, k
 
-    def __call__(self, cases: EvalCases) -> Scores:
-        """Return [B, N] scores.
+    def __call__(self, cases: EvalCases) -> BlockScorer:
+        """Search for B cases and return the scorer of blocks of items.
 
         Each search fetches k rows plus one for each distinct item of the history, as a request does that excludes them.
         """
         index = self._served_model.index
-        scores = np.full((len(cases), index.size), -np.inf, dtype=np.float32)
+        rows, scores = [], []
         for case, vector in enumerate(self._served_model.encode_users(cases)):
             fetch_k = min(self._k + len(np.unique(cases.histories[case])), index.size)
             hits = index.search(vector[None], fetch_k, search_params=self._served_model.get_search_params(fetch_k))
             is_hit = hits.rows[0] >= 0
-            scores[case, hits.rows[0][is_hit]] = hits.scores[0][is_hit]
-        return scores
+            rows.append(hits.rows[0][is_hit])
+            scores.append(hits.scores[0][is_hit])
+        hit_cases = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
+        hit_rows, hit_scores = np.concatenate(rows), np.concatenate(scores)
+
+        def score_block(start: int, stop: int) -> Scores:
+            block = np.full((len(cases), stop - start), -np.inf, dtype=np.float32)
+            is_within = (hit_rows >= start) & (hit_rows < stop)
+            block[hit_cases[is_within], hit_rows[is_within] - start] = hit_scores[is_within]
+            return block
+
+        return score_block
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,14 @@ class EvaluationReport:
 
 
 def evaluate_all(
-    dataset: Dataset, split: Split, scorer: Scorer, served_model: ServedModel, ks: Sequence[int], ann_ks: Sequence[int]
+    dataset: Dataset,
+    split: Split,
+    scorer: Scorer,
+    served_model: ServedModel,
+    ks: Sequence[int],
+    ann_ks: Sequence[int],
+    *,
+    all_users: bool = False,
 ) -> EvaluationReport:
     """Evaluate a model, the model through its index, and the baselines on the test cases.
 
@@ -156,8 +176,10 @@ def evaluate_all(
         served_model: The same model with its index.
         ks: Depths of model recall.
         ann_ks: Depths of ANN recall; those beyond N are skipped, or replaced by N if none remains.
+        all_users: Whether to evaluate all users, however long it takes; see `select_test_cases`.
     """
     n_items = len(dataset.catalogue.items)
+    cases = select_test_cases(split.test, n_items, all_users=all_users)
     popularity = Popularity(split.train, n_items)
     item_counts = popularity.item_counts
     scorer_factories: dict[str, Callable[[], Scorer]] = {
@@ -167,37 +189,58 @@ def evaluate_all(
         "cooccurrence": lambda: FallbackScorer(RecentCooccurrence(split.train, n_items), item_counts),
         "popularity": lambda: popularity,
     }
-    has_history = split.test.histories.lengths > 0
-    results, skipped = {}, []
-    with progress.track("evaluating", len(scorer_factories)) as advance:
-        for name, make_scorer in scorer_factories.items():
-            try:
-                results[name] = evaluate_scorer(
-                    make_scorer(), split.test, n_items, ks, group_masks={WITH_HISTORY: has_history}
-                )
-            except ConfigError as error:  # the data are too large for a baseline
-                logger.warning("skipped baseline %s: %s", name, error)
-                skipped.append(f"{name} was skipped: {error}.")
-            advance(1, note=name)
+    results, skipped = _evaluate_models(scorer_factories, cases, n_items, ks)
     dropped = dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)
     if repeats := results["model"].repeat_target_count:
         dropped["targets already in the history (left out where seen items are excluded)"] = repeats
     return EvaluationReport(
         protocol=(
             split.protocol[0].upper() + split.protocol[1:] + ".",
-            f"{len(split.test):,} users evaluated over {n_items:,} items; ties count against the model: a target ranks "
-            "below all other items with its score.",
+            _describe_ranking(results["model"], len(split.test), n_items),
             "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
             "histories; `index` is the model through its index.",
-            *_describe_users_without_history(has_history),
+            *_describe_users_without_history(cases.histories.lengths > 0),
             *skipped,
         ),
         dropped=dropped,
         results=results,
-        ann_results=_benchmark_index(split.test, served_model, ann_ks),
-        first_k_route_counts=_count_routes(split.test, served_model, ann_ks),
+        ann_results=_benchmark_index(cases, served_model, ann_ks),
+        first_k_route_counts=_count_routes(cases, served_model, ann_ks),
         tuning_points=served_model.tuning_points,
         item_counts=item_counts,
+    )
+
+
+def _evaluate_models(
+    scorer_factories: Mapping[str, Callable[[], Scorer]], cases: EvalCases, n_items: int, ks: Sequence[int]
+) -> tuple[dict[str, EvaluationResult], list[str]]:
+    """Build and evaluate one model after the other.
+
+    Returns:
+        Results by name, and sentences about the baselines that were skipped.
+    """
+    group_masks = {WITH_HISTORY: cases.histories.lengths > 0}
+    results, skipped = {}, []
+    with progress.track("evaluating", len(scorer_factories)) as advance:
+        for name, make_scorer in scorer_factories.items():
+            try:
+                results[name] = evaluate_scorer(make_scorer(), cases, n_items, ks, group_masks=group_masks)
+            except ConfigError as error:  # the data are too large for a baseline
+                logger.warning("skipped baseline %s: %s", name, error)
+                skipped.append(f"{name} was skipped: {error}.")
+            advance(1, note=name)
+    return results, skipped
+
+
+def _describe_ranking(result: EvaluationResult, n_users: int, n_items: int) -> str:
+    """Return the protocol's sentence about users, items and ties."""
+    recall_key = result.headline_key
+    is_sample = result.evaluated_user_count < n_users
+    return (
+        f"{describe_users(result.evaluated_user_count, n_users)} evaluated over {n_items:,} items "
+        f"(standard error of the model's {recall_key}: {result.standard_errors[recall_key]:.4f}"
+        f"{'; --all-users evaluates all of them' if is_sample else ''}); ties count against the model: a target ranks "
+        "below all other items with its score."
     )
 
 

@@ -1,21 +1,29 @@
 """Evaluation of a scorer by full ranking over all items, with seen items excluded and included."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vecall import progress
 from vecall.arrays import Mask, Rows, Scores
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import DataError
-from vecall.evaluation.metrics import Ranks, coverage_at_k, ndcg_at_k, rank_targets, recall_at_k, select_top_rows
-
-Scorer = Callable[[EvalCases], Scores]
-"""Scores of all N items for a batch of cases: float32 [B, N], larger is better, no NaN."""
+from vecall.evaluation.metrics import (
+    Ranks,
+    compute_standard_error,
+    coverage_at_k,
+    ndcg_at_k,
+    recall_at_k,
+    recall_per_user,
+)
+from vecall.evaluation.ranking import BatchRanking, rank_batch
+from vecall.evaluation.scorer import Scorer
 
 Metrics = dict[str, float]
+Pairs = tuple[NDArray[np.int64], Rows]  # users and rows, of equal length
 
 TOP_LIST_K = 10  # depth of ndcg and coverage
 SAMPLE_TOP_K = 100  # best rows kept per sampled user
@@ -52,6 +60,8 @@ class EvaluationResult:
         target_count: Held-out items of these users.
         all_repeat_user_count: Users who count in `seen_included` alone, since all their targets are in their history.
         repeat_target_count: Targets that count in `seen_included` alone, since they are in their user's history.
+        standard_errors: `recall@k` for each k: the standard error over users of `seen_excluded_or_included`; NaN for a
+            single user.
         sample: Sample of users, for plots.
     """
 
@@ -62,6 +72,7 @@ class EvaluationResult:
     target_count: int
     all_repeat_user_count: int
     repeat_target_count: int
+    standard_errors: Metrics
     sample: UserSample
 
     @property
@@ -71,6 +82,12 @@ class EvaluationResult:
         All scorers on the same cases have the same of the two, so they can be compared.
         """
         return self.seen_included if math.isnan(self.seen_excluded[f"ndcg@{TOP_LIST_K}"]) else self.seen_excluded
+
+    @property
+    def headline_key(self) -> str:
+        """Key of the recall that texts name: `recall@100`, or that of the largest k without it."""
+        keys = self.standard_errors
+        return "recall@100" if "recall@100" in keys else max(keys, key=lambda key: int(key.removeprefix("recall@")))
 
     def as_json(self, group: str | None = None) -> dict[str, dict[str, float | None]]:
         """Return the metrics of all users or of a group as `evaluate --json` prints them, None instead of NaN."""
@@ -90,10 +107,13 @@ def evaluate_scorer(
     *,
     group_masks: Mapping[str, Mask] | None = None,
     batch_size: int = 256,
+    block_items: int = 8192,
     max_sample_users: int = 500,
     seed: int = 0,
 ) -> EvaluationResult:
     """Rank all N items for each case and measure where the held-out ones rank.
+
+    Scores of `batch_size` cases and `block_items` items are in memory at a time, never of all items.
 
     Args:
         scorer: Called with at most `batch_size` cases at a time.
@@ -101,131 +121,184 @@ def evaluate_scorer(
         n_items: N.
         ks: Depths of recall, each at least 1.
         group_masks: Masks [cases] by name; each group's metrics are computed too.
-        batch_size: Cases scored together; three arrays [batch_size, N] of float32 are held in memory.
+        batch_size: Cases scored together.
+        block_items: Items scored together.
         max_sample_users: Upper bound on the users sampled for plots.
         seed: Seed of the sample.
 
     Raises:
-        DataError: There are no cases, or the scores are not [B, N].
+        DataError: There are no cases, a row is not one of the N items, or scores are not of the shape of a block.
         TrainingError: A score is NaN.
     """
     if not len(cases):
         raise DataError("no user to evaluate: the split holds out no interactions; check data.split and its times")
+    _check_rows(cases, n_items)
     rng = np.random.default_rng(seed)
     sampled = np.sort(rng.choice(len(cases), size=min(max_sample_users, len(cases)), replace=False))
-    new_targets = _drop_repeat_targets(cases, n_items)
-    excluded, included, samples = _MetricAccumulator(), _MetricAccumulator(), []
-    for start in range(0, len(cases), batch_size):
-        batch_indices = np.arange(start, min(start + batch_size, len(cases)))
-        batch, batch_new_targets = cases.take(batch_indices), new_targets.take(batch_indices)
-        scores = _score_cases(scorer, batch, n_items)
-        excluded.add_batch(scores, batch_new_targets, batch.histories)
-        included.add_batch(scores, batch.targets, None)
-        user_indices = sampled[(sampled >= start) & (sampled < start + batch_size)] - start
-        samples.append(_sample_users(scores, batch, batch_new_targets, user_indices, start, rng))
-
-    def compute_metrics(user_mask: Mask) -> tuple[Metrics, Metrics]:
-        return (
-            excluded.compute_metrics(new_targets, user_mask, n_items, ks),
-            included.compute_metrics(cases.targets, user_mask, n_items, ks),
-        )
-
-    seen_excluded, seen_included = compute_metrics(np.ones(len(cases), dtype=np.bool_))
-    return EvaluationResult(
-        seen_excluded=seen_excluded,
-        seen_included=seen_included,
-        group_metrics={name: compute_metrics(mask) for name, mask in (group_masks or {}).items()},
-        evaluated_user_count=len(cases),
-        target_count=len(cases.targets.values),
-        all_repeat_user_count=int((new_targets.lengths == 0).sum()),
-        repeat_target_count=len(cases.targets.values) - len(new_targets.values),
-        sample=_concatenate_samples(samples),
-    )
+    depth = 1 + max(*ks, TOP_LIST_K, SAMPLE_TOP_K if len(sampled) else 0)  # ranks up to the largest k are exact
+    metrics, samples = _RankingMetrics(), []
+    with progress.track("ranking all items", len(cases)) as advance:
+        for start in range(0, len(cases), batch_size):
+            batch = cases.take(np.arange(start, min(start + batch_size, len(cases))))
+            user_indices = sampled[(sampled >= start) & (sampled < start + batch_size)] - start
+            negatives = _draw_negatives(batch, n_items, user_indices, rng)
+            ranking = rank_batch(
+                scorer(batch),
+                batch.histories,
+                _concatenate_pairs((batch.targets.segment_ids, batch.targets.values), negatives),
+                n_items=n_items,
+                depth=depth,
+                block_items=block_items,
+            )
+            is_new = _get_new_target_mask(batch, n_items)
+            metrics.add_batch(ranking, batch.targets, is_new)
+            samples.append(_collect_sample(ranking, batch.targets, is_new, user_indices, start))
+            advance(len(batch))
+    return metrics.compute_result(cases, n_items, ks, group_masks or {}, _concatenate_samples(samples))
 
 
-class _MetricAccumulator:
-    """Ranks of targets and best rows, collected batch by batch."""
+class _RankingMetrics:
+    """Ranks of targets and best rows, collected batch by batch, and the metrics of all."""
 
     def __init__(self) -> None:
-        self._ranks: list[Ranks] = []
-        self._top_rows: list[Rows] = []
+        self._new_target_masks: list[Mask] = []
+        self._ranks: tuple[list[Ranks], list[Ranks]] = [], []  # seen items excluded, included
+        self._top_rows: tuple[list[Rows], list[Rows]] = [], []
 
-    def add_batch(self, scores: Scores, targets: RaggedArray, seen: RaggedArray | None) -> None:
-        """Rank one batch: scores [B, N], B lists of targets, and B lists of seen items or None."""
-        self._ranks.append(rank_targets(scores, targets, seen))
-        self._top_rows.append(select_top_rows(scores, seen, TOP_LIST_K))
+    def add_batch(self, ranking: BatchRanking, targets: RaggedArray, is_new: Mask) -> None:
+        """Add a batch of B cases: its ranking, B lists of targets, and the mask of those not in the history."""
+        excluded, included = ranking.rank_targets(targets, ranking.pair_scores[: len(targets.values)])
+        self._new_target_masks.append(is_new)
+        self._ranks[0].append(excluded[is_new])
+        self._ranks[1].append(included)
+        self._top_rows[0].append(_pad_columns(ranking.top_rows, TOP_LIST_K))
+        self._top_rows[1].append(ranking.select_top_rows_of_all(TOP_LIST_K))
 
-    def compute_metrics(self, targets: RaggedArray, user_mask: Mask, n_items: int, ks: Sequence[int]) -> Metrics:
-        """Compute the metrics of the users in a mask.
+    def compute_result(
+        self,
+        cases: EvalCases,
+        n_items: int,
+        ks: Sequence[int],
+        group_masks: Mapping[str, Mask],
+        sample: UserSample,
+    ) -> EvaluationResult:
+        """Compute the metrics of all cases, which were added in their order, and of the groups."""
+        targets, is_new = cases.targets, np.concatenate(self._new_target_masks)
+        new_targets = RaggedArray.from_sorted_pairs(targets.segment_ids[is_new], targets.values[is_new], len(cases))
+        rankings = [
+            (np.concatenate(ranks), lists, np.concatenate(top_rows))
+            for ranks, lists, top_rows in zip(self._ranks, (new_targets, targets), self._top_rows, strict=True)
+        ]
 
-        Args:
-            targets: Targets of all users, as added.
-            user_mask: [users] whether a user counts.
-            n_items: N.
-            ks: Depths of recall.
+        def compute_metrics(user_mask: Mask) -> tuple[Metrics, Metrics]:
+            excluded, included = (_compute_metrics(*ranking, user_mask, n_items, ks) for ranking in rankings)
+            return excluded, included
 
-        Returns:
-            Metrics by name; recall and NDCG are NaN if none of the users has a target.
-        """
-        ranks = np.concatenate(self._ranks)[user_mask[targets.segment_ids]]
-        offsets = np.concatenate([[0], np.cumsum(targets.lengths[user_mask])])
-        metrics = {f"recall@{k}": recall_at_k(ranks, offsets, k) if len(ranks) else math.nan for k in ks}
-        metrics[f"ndcg@{TOP_LIST_K}"] = ndcg_at_k(ranks, offsets, TOP_LIST_K) if len(ranks) else math.nan
-        metrics[f"coverage@{TOP_LIST_K}"] = coverage_at_k(
-            np.concatenate(self._top_rows)[user_mask], n_items, TOP_LIST_K
+        seen_excluded, seen_included = compute_metrics(np.ones(len(cases), dtype=np.bool_))
+        ranks, lists, _ = rankings[0] if len(new_targets.values) else rankings[1]
+        return EvaluationResult(
+            seen_excluded=seen_excluded,
+            seen_included=seen_included,
+            group_metrics={name: compute_metrics(mask) for name, mask in group_masks.items()},
+            evaluated_user_count=len(cases),
+            target_count=len(targets.values),
+            all_repeat_user_count=int((new_targets.lengths == 0).sum()),
+            repeat_target_count=len(targets.values) - len(new_targets.values),
+            standard_errors={
+                f"recall@{k}": compute_standard_error(recall_per_user(ranks, lists.offsets, k)) for k in ks
+            },
+            sample=sample,
         )
-        return metrics
 
 
-def _score_cases(scorer: Scorer, cases: EvalCases, n_items: int) -> Scores:
-    scores = scorer(cases)
-    if scores.shape != (len(cases), n_items):
-        raise DataError(
-            f"the scorer returned scores of shape {scores.shape}; expected (users, items) = {(len(cases), n_items)}"
-        )
-    return scores
-
-
-def _drop_repeat_targets(cases: EvalCases, n_items: int) -> RaggedArray:
-    """Return the targets that are not in their user's history."""
-    seen_pairs = cases.histories.segment_ids * n_items + cases.histories.values
-    owners = cases.targets.segment_ids
-    is_new = ~np.isin(owners * n_items + cases.targets.values, seen_pairs)
-    return RaggedArray.from_sorted_pairs(owners[is_new], cases.targets.values[is_new], len(cases))
-
-
-def _sample_users(
-    scores: Scores,
-    cases: EvalCases,
-    new_targets: RaggedArray,
-    user_indices: NDArray[np.int64],
-    batch_start: int,
-    rng: np.random.Generator,
-) -> UserSample:
-    """Collect the sample of the users at `user_indices` of a batch.
+def _compute_metrics(
+    ranks: Ranks, targets: RaggedArray, top_rows: Rows, user_mask: Mask, n_items: int, ks: Sequence[int]
+) -> Metrics:
+    """Compute the metrics of the users in a mask.
 
     Args:
-        scores: [B, N].
-        cases: The batch.
-        new_targets: B lists of targets that are not in the history.
-        user_indices: Sampled users of the batch, ascending.
-        batch_start: Index of the batch's first case among all cases.
-        rng: Draws the random items.
+        ranks: [targets] ranks, exact below the largest k.
+        targets: Lists of targets of all users.
+        top_rows: [users, 10] best rows.
+        user_mask: [users] whether a user counts.
+        n_items: N.
+        ks: Depths of recall.
+
+    Returns:
+        Metrics by name; recall and NDCG are NaN if none of the users has a target.
     """
-    n_items = scores.shape[1]
+    ranks = ranks[user_mask[targets.segment_ids]]
+    offsets = np.concatenate([[0], np.cumsum(targets.lengths[user_mask])])
+    metrics = {f"recall@{k}": recall_at_k(ranks, offsets, k) if len(ranks) else math.nan for k in ks}
+    metrics[f"ndcg@{TOP_LIST_K}"] = ndcg_at_k(ranks, offsets, TOP_LIST_K) if len(ranks) else math.nan
+    metrics[f"coverage@{TOP_LIST_K}"] = coverage_at_k(top_rows[user_mask], n_items, TOP_LIST_K)
+    return metrics
+
+
+def _check_rows(cases: EvalCases, n_items: int) -> None:
+    for name, lists in (("targets", cases.targets), ("histories", cases.histories)):
+        if len(lists.values) and not 0 <= lists.values.min() <= lists.values.max() < n_items:
+            raise DataError(
+                f"{name}: expected rows of the {n_items} scored items, got {lists.values.min()} to "
+                f"{lists.values.max()}; score all items of the vocabulary"
+            )
+
+
+def _get_new_target_mask(cases: EvalCases, n_items: int) -> Mask:
+    """Return [targets] whether a target is not in its user's history."""
+    seen_pairs = cases.histories.segment_ids * n_items + cases.histories.values
+    return ~np.isin(cases.targets.segment_ids * n_items + cases.targets.values, seen_pairs)
+
+
+def _draw_negatives(cases: EvalCases, n_items: int, user_indices: NDArray[np.int64], rng: np.random.Generator) -> Pairs:
+    """Draw random items for the sampled users of a batch; those that are seen or held out are left out.
+
+    Args:
+        cases: The batch.
+        n_items: N.
+        user_indices: Sampled users of the batch, ascending.
+        rng: Draws the items.
+    """
     users = np.repeat(user_indices, RANDOM_ITEMS_PER_USER)
     drawn = rng.integers(n_items, size=len(users))
     known_pairs = np.concatenate(
         [lists.segment_ids * n_items + lists.values for lists in (cases.histories, cases.targets)]
     )
     is_negative = ~np.isin(users * n_items + drawn, known_pairs)
-    is_sampled = np.isin(new_targets.segment_ids, user_indices)
+    return users[is_negative], drawn[is_negative]
+
+
+def _collect_sample(
+    ranking: BatchRanking, targets: RaggedArray, is_new: Mask, user_indices: NDArray[np.int64], batch_start: int
+) -> UserSample:
+    """Collect the sample of a batch.
+
+    Args:
+        ranking: Its pairs are the targets, then the random items.
+        targets: Lists of targets.
+        is_new: [targets] whether a target is not in the history.
+        user_indices: Sampled users of the batch, ascending.
+        batch_start: Index of the batch's first case among all cases.
+    """
+    n_targets = len(targets.values)
+    is_sampled = is_new & np.isin(targets.segment_ids, user_indices)
     return UserSample(
         case_indices=user_indices + batch_start,
-        top_rows=select_top_rows(scores[user_indices], cases.histories.take(user_indices), SAMPLE_TOP_K),
-        target_scores=scores[new_targets.segment_ids[is_sampled], new_targets.values[is_sampled]],
-        negative_scores=scores[users[is_negative], drawn[is_negative]],
+        top_rows=_pad_columns(ranking.top_rows[user_indices], SAMPLE_TOP_K),
+        target_scores=ranking.pair_scores[:n_targets][is_sampled],
+        negative_scores=ranking.pair_scores[n_targets:],
     )
+
+
+def _pad_columns(rows: Rows, k: int) -> Rows:
+    """Return the first k columns of rows [B, n], padded with -1 if there are fewer."""
+    padded = np.full((len(rows), k), -1, dtype=np.int64)
+    padded[:, : rows.shape[1]] = rows[:, :k]
+    return padded
+
+
+def _concatenate_pairs(first: Pairs, second: Pairs) -> Pairs:
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
 def _concatenate_samples(samples: Sequence[UserSample]) -> UserSample:

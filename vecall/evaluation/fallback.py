@@ -4,7 +4,7 @@ import numpy as np
 
 from vecall.arrays import Mask, Scores
 from vecall.data.ragged import EvalCases
-from vecall.evaluation.evaluator import Scorer
+from vecall.evaluation.scorer import BlockScorer, Scorer
 
 
 class FallbackScorer:
@@ -30,11 +30,17 @@ class FallbackScorer:
         self._popularity: Scores = popularity / (popularity.max(initial=0.0) + 1)
         self._reads_history, self._has_features_by_user = reads_history, has_features_by_user
 
-    def __call__(self, cases: EvalCases) -> Scores:
-        """Return [B, N] scores."""
-        scores = self._scorer(cases)
-        is_unknown = self.get_unknown_user_mask(cases)
-        return np.where(is_unknown[:, None], self._popularity, scores) if is_unknown.any() else scores
+    def __call__(self, cases: EvalCases) -> BlockScorer:
+        """Return the scorer of blocks of items for B cases."""
+        score_known_users = self._scorer(cases)
+        is_unknown = self.get_unknown_user_mask(cases)[:, None]
+        if not is_unknown.any():
+            return score_known_users
+
+        def score_block(start: int, stop: int) -> Scores:
+            return np.where(is_unknown, self._popularity[start:stop], score_known_users(start, stop))
+
+        return score_block
 
     def get_unknown_user_mask(self, cases: EvalCases) -> Mask:
         """Return [B] whether the user of each case has neither a history nor a feature that the scorer reads."""

@@ -81,9 +81,8 @@ def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
 def _format_headline(report: EvaluationReport) -> str:
     """Return recall of the model and of the baselines at k = 100, or at the largest k, in one sentence."""
     metrics = {name: result.seen_excluded_or_included for name, result in report.results.items()}
-    ks = [int(key.removeprefix("recall@")) for key in metrics["model"] if key.startswith("recall@")]
-    k = 100 if 100 in ks else max(ks)
-    recall_key = f"recall@{k}"
+    recall_key = report.results["model"].headline_key
+    k = recall_key.removeprefix("recall@")
     baselines = ", ".join(
         f"{name} {plots.format_decimal(values[recall_key])}"
         for name, values in metrics.items()

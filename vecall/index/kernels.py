@@ -5,19 +5,17 @@ Compiled code is kept in numba's cache. Call `compile_kernels` before the first 
 seconds for the compiler.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core.errors import NumbaError
 from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
 from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
+from vecall.runtime.numba_cache import compile_cached
 
 intrinsic: Any = typed_intrinsic  # declared for a calling convention that differs from its use here
 
@@ -28,12 +26,7 @@ _CACHE_LINE_BYTES = 64
 _FASTMATH_FLAGS = {"reassoc", "contract", "nsz"}
 
 
-def _jit(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - numba's dispatchers have no type
-    """Compile a kernel, without a cache where neither the package's nor the user's directory is writable."""
-    try:
-        return numba.njit(nogil=True, fastmath=_FASTMATH_FLAGS, cache=True)(function)
-    except (RuntimeError, NumbaError):
-        return numba.njit(nogil=True, fastmath=_FASTMATH_FLAGS)(function)
+_jit = compile_cached(fastmath=_FASTMATH_FLAGS)
 
 
 @intrinsic

@@ -1,13 +1,17 @@
-"""Encoding of all items of a release by its exported item tower. Loads no torch."""
+"""Encoding of all items of a release by its exported item tower, and the check of item vectors. Loads no torch."""
+
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from vecall import progress
-from vecall.arrays import Vectors
+from vecall.arrays import Rows, Vectors
 from vecall.release.encoder import OnnxEncoder
 
 _BATCH_SIZE = 8192  # items
+_CHECKED_ROWS = 2**16  # vectors checked at a time, to bound memory
 
 
 def encode_catalogue(encoder: OnnxEncoder, features: pl.DataFrame) -> Vectors:
@@ -20,3 +24,12 @@ def encode_catalogue(encoder: OnnxEncoder, features: pl.DataFrame) -> Vectors:
             vectors[batch] = encoder.encode_items(features[batch], rows[batch])
             advance(len(rows[batch]))
     return vectors
+
+
+def find_non_finite_rows(vectors: NDArray[Any]) -> Rows:
+    """Return the ascending rows of [N, D] vectors that hold NaN or infinity; reads the vectors in chunks."""
+    rows = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(vectors), _CHECKED_ROWS):
+        is_finite = np.isfinite(vectors[start : start + _CHECKED_ROWS]).all(axis=1)
+        rows.append(start + np.flatnonzero(~is_finite))
+    return np.concatenate(rows)

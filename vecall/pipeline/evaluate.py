@@ -14,6 +14,9 @@ from vecall.data.id_map import IdMap
 from vecall.data.ragged import EvalCases
 from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.compare import EvaluationReport, ServedModel, evaluate_all
+from vecall.evaluation.sampling import sample_cases
+from vecall.evaluation.scorer import VectorScorer
+from vecall.index.base import Index
 from vecall.index.builder import build_index
 from vecall.index.planner import DEFAULT_COSTS
 from vecall.pipeline.run import Run
@@ -22,18 +25,27 @@ from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
 
+_VECTORS_READ = 65_536  # item vectors read from an index at once
+
 
 def evaluate(
-    *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
+    *,
+    run: str | Path | None = None,
+    store: str | Path | None = None,
+    config: Config | None = None,
+    all_users: bool = False,
 ) -> dict[str, object]:
     """Evaluate a run or a release: model, index, popularity, EASE and co-occurrence on the same test split.
 
-    Exactly one of `run` and `store` is given.
+    Exactly one of `run` and `store` is given. All users are evaluated while users x items are at most 10^10; beyond
+    that, a fixed sample of 10,000 users is, and `protocol` gives the standard error. Baselines that do not fit into
+    memory are None, and `protocol` says why.
 
     Args:
         run: Directory of a finished run. Its evaluated model has not seen the test interactions.
         store: Directory of a store, whose current release is evaluated through its exported towers and its index.
         config: Settings that name the tables. A run has its own; a store needs them.
+        all_users: Whether to evaluate all users, however long it takes.
 
     Returns:
         The object that `vecall evaluate --json` prints.
@@ -44,24 +56,28 @@ def evaluate(
         StoreError: The release has no towers, was trained on the test interactions (`refit`), or has other items than
             the tables.
     """
-    return evaluate_run_or_store(run=run, store=store, config=config).as_json()
+    return evaluate_run_or_store(run=run, store=store, config=config, all_users=all_users).as_json()
 
 
 def evaluate_run_or_store(
-    *, run: str | Path | None = None, store: str | Path | None = None, config: Config | None = None
+    *,
+    run: str | Path | None = None,
+    store: str | Path | None = None,
+    config: Config | None = None,
+    all_users: bool = False,
 ) -> EvaluationReport:
     """Evaluate as `evaluate` does, and return all that an HTML report needs."""
     check_not_forked()
     if (run is None) == (store is None):
         raise ConfigError(f"evaluate needs either a run or a store, got {'neither' if run is None else 'both'}")
     if run is not None:
-        return _evaluate_run(Run.open(run), config)
+        return _evaluate_run(Run.open(run), config, all_users=all_users)
     if config is None:
         raise ConfigError("evaluating a store needs the config that names the tables: --config vecall.toml")
-    return _evaluate_release(open_release(Store.open(Path(str(store)))), config)
+    return _evaluate_release(open_release(Store.open(Path(str(store)))), config, all_users=all_users)
 
 
-def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
+def _evaluate_run(run: Run, config: Config | None, *, all_users: bool) -> EvaluationReport:
     """Evaluate a run through an index that is built as `publish` builds it, but tuned on the validation users."""
     config = config or run.config
     dataset = read_dataset(config.data, config.schema_)
@@ -70,7 +86,7 @@ def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
     if not _has_same_items(model.vocabulary.item_id_map, dataset):
         raise TrainingError(f"{run.directory}: its tables have other items now; fit again to evaluate")
     scorer = model.build_scorer(dataset, split)
-    validation_vectors = scorer.encode_users(split.valid)
+    validation_vectors = scorer.encode_users(sample_cases(split.valid))
     built = build_index(
         scorer.item_vectors.numpy(), validation_vectors if len(validation_vectors) > 1 else None, config.index
     )
@@ -85,10 +101,12 @@ def _evaluate_run(run: Run, config: Config | None) -> EvaluationReport:
         reads_history=model.towers.reads_history,
         tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
-    return evaluate_all(dataset, split, scorer, served_model, config.evaluation.ks, config.index.ks)
+    return evaluate_all(
+        dataset, split, scorer, served_model, config.evaluation.ks, config.index.ks, all_users=all_users
+    )
 
 
-def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
+def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> EvaluationReport:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     encoder, user_features = release.encoder, dataset.catalogue.user_features
@@ -108,7 +126,6 @@ def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
         inputs = UserTowerInputs(cases.histories, user_features[cases.users])
         return inputs.encode(encoder, release.index.get_vectors)
 
-    item_vectors = release.index.get_vectors(np.arange(release.index.size))
     served_model = ServedModel(
         encode_users=encode_users,
         index=release.index,
@@ -122,11 +139,21 @@ def _evaluate_release(release: Release, config: Config) -> EvaluationReport:
     return evaluate_all(
         dataset,
         split,
-        lambda cases: encode_users(cases) @ item_vectors.T,  # [B, D] @ [D, N] -> [B, N]
+        VectorScorer(encode_users, _read_item_vectors(release.index)),
         served_model,
         config.evaluation.ks,
         config.index.ks,
+        all_users=all_users,
     )
+
+
+def _read_item_vectors(index: Index) -> NDArray[np.float32]:
+    """Return the [N, D] vectors of an index of at least one item, without a further copy of them in between."""
+    rows = np.arange(index.size)
+    vectors = np.empty((len(rows), index.get_vectors(rows[:1]).shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), _VECTORS_READ):
+        vectors[start : start + _VECTORS_READ] = index.get_vectors(rows[start : start + _VECTORS_READ])
+    return vectors
 
 
 def _has_same_items(item_ids: IdMap, dataset: Dataset) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from vecall.data.id_map import UNKNOWN_ROW
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.evaluator import evaluate_scorer
+from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
+from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
     MODEL_DIR,
@@ -78,18 +79,18 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     trained_hashes = hashes[split.positive_parts == TRAIN]
     write_trained_hashes(directory, trained_hashes, None if init_run is None else init_run.directory)
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
-    n_items = training_data.n_items
+    n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,
         config.model,
         config.training,
         directory,
-        validate=partial(_validate, cases=split.valid, n_items=n_items, wrap_with_fallback=wrap_with_fallback),
+        validate=partial(_validate, cases=valid_cases, n_items=n_items, wrap_with_fallback=wrap_with_fallback),
         init_weights=_make_initializer(vocabulary, init_model),
     )
     TrainedModel(result.towers, vocabulary).save(directory / MODEL_DIR)
     scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
-    test_result = evaluate_scorer(scorer, split.test, n_items, config.evaluation.ks)
+    test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks)
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, epochs=result.best_epoch + 1, init_run=init_run)
@@ -97,7 +98,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         seconds=round(seconds, 2),
-        protocol=split.protocol,
+        protocol=protocol,
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         metrics=test_result.as_json(),
         refit=config.training.refit,
@@ -147,6 +148,17 @@ def _validate(
     ).seen_excluded_or_included
     recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
+
+
+def _evaluate_test(scorer: Scorer, split: Split, n_items: int, ks: Sequence[int]) -> tuple[EvaluationResult, str]:
+    """Evaluate on the test users, or on a sample of very many; return the metrics and the protocol."""
+    result = evaluate_scorer(scorer, select_test_cases(split.test, n_items), n_items, ks)
+    if result.evaluated_user_count == len(split.test):
+        return result, split.protocol
+    return result, (
+        f"{split.protocol}; {describe_users(result.evaluated_user_count, len(split.test))} evaluated: standard error "
+        f"of {result.headline_key} {result.standard_errors[result.headline_key]:.4f}"
+    )
 
 
 def _make_initializer(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from vecall.arrays import Vectors
+from vecall.arrays import Rows, Vectors
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.errors import ExportError
 from vecall.release.encoder import (
@@ -31,12 +31,14 @@ from vecall.release.encoder import (
     VECTORS_OUTPUT,
     EncoderState,
 )
-from vecall.release.file_io import write_array
+from vecall.release.file_io import write_array_blocks
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.causal import MIN_TRACE_LENGTH
 from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
+
+_BLOCK_ROWS = 2**16  # id vectors written at a time
 
 PARITY_TOLERANCE = 1e-4  # per component, relative to the length of the longest vector of the batch
 
@@ -137,9 +139,25 @@ def export_towers(
     write_encoder_state(state, directory)
     if towers.item_id_embedding is not None:
         table = towers.item_id_embedding.weight.detach().cpu().numpy()
-        # The last row of the table is the embedding of unknown items, which -1 selects as well.
-        write_array(directory / ITEM_ID_VECTORS_FILE, np.concatenate([table[id_rows], table[-1:]]))
+        write_id_vectors(table, id_rows, directory / ITEM_ID_VECTORS_FILE)
     return compute_encoder_hash(directory)
+
+
+def write_id_vectors(table: Vectors, id_rows: Rows, path: Path) -> None:
+    """Write the id vectors of a release's items, and of the unknown item, without a copy of the table in memory.
+
+    Args:
+        table: [M + 1, D] towers' id table; the last row is that of the unknown item.
+        id_rows: [N] row of each item in the table; -1, which selects the last row, if the table lacks the item.
+        path: Takes the [N + 1, D] array.
+    """
+
+    def iterate_blocks() -> Iterator[Vectors]:
+        for start in range(0, len(id_rows), _BLOCK_ROWS):
+            yield table[id_rows[start : start + _BLOCK_ROWS]]
+        yield table[-1:]
+
+    write_array_blocks(path, (len(id_rows) + 1, table.shape[1]), table.dtype, iterate_blocks())
 
 
 def export_graph(

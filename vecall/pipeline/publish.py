@@ -63,18 +63,14 @@ def publish(
     _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
     with target.create_draft(name) as draft:
         encoder, encoder_hash = _export_encoder(model, dataset, draft.directory)
-        contents = ReleaseContents(
-            item_ids=dataset.catalogue.items,
-            vectors=encode_catalogue(encoder, dataset.catalogue.item_features),
-            attributes=dataset.catalogue.item_attributes,
-            popularity=dataset.popularity,
-            users=_build_user_table(dataset),
-            item_features=dataset.catalogue.item_features,
-            metrics={"model": run.summary.metrics, "refit": run.summary.refit},
-            journal_seq=journal_seq,
-            tables_seq=journal_seq,
+        del model  # from here on its id table is mapped from the draft
+        # Not bound to a name: the vectors are released before the index is loaded again to be verified.
+        description = write_release(
+            draft.directory,
+            _build_contents(encoder, dataset, run, journal_seq),
+            run.config.index,
+            encoder=(encoder, encoder_hash),
         )
-        description = write_release(draft.directory, contents, run.config.index, encoder=(encoder, encoder_hash))
         return draft.commit(description, activate=activate)
 
 
@@ -112,5 +108,16 @@ def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> t
     return OnnxEncoder(directory, threads=os.cpu_count() or 1), encoder_hash
 
 
-def _build_user_table(dataset: Dataset) -> UserTable:
-    return UserTable(dataset.catalogue.users, dataset.catalogue.user_features, dataset.histories)
+def _build_contents(encoder: OnnxEncoder, dataset: Dataset, run: Run, journal_seq: int) -> ReleaseContents:
+    catalogue = dataset.catalogue
+    return ReleaseContents(
+        item_ids=catalogue.items,
+        vectors=encode_catalogue(encoder, catalogue.item_features),
+        attributes=catalogue.item_attributes,
+        popularity=dataset.popularity,
+        users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),
+        item_features=catalogue.item_features,
+        metrics={"model": run.summary.metrics, "refit": run.summary.refit},
+        journal_seq=journal_seq,
+        tables_seq=journal_seq,
+    )

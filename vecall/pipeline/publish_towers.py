@@ -23,7 +23,7 @@ from vecall.errors import ConfigError, ExportError
 from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
-from vecall.pipeline.catalogue_encoding import encode_catalogue
+from vecall.pipeline.catalogue_encoding import encode_catalogue, find_non_finite_rows
 from vecall.pipeline.custom_towers import (
     CustomTowerWrapper,
     check_tower,
@@ -180,9 +180,13 @@ def _publish(
         check_tables_seq(target, inputs.schema.items.id_type, journal_seq)
         with target.create_draft(name) as draft:
             encoder, encoder_hash = _export_towers(inputs, dim, draft.directory)
-            contents = _build_contents(encoder, inputs, journal_seq)
+            # Not bound to a name: the vectors are released before the index is loaded again to be verified.
             description = write_release(
-                draft.directory, contents, settings, queries=query_array, encoder=(encoder, encoder_hash)
+                draft.directory,
+                _build_contents(encoder, inputs, journal_seq),
+                settings,
+                queries=query_array,
+                encoder=(encoder, encoder_hash),
             )
             return draft.commit(description, activate=activate)
 
@@ -270,7 +274,7 @@ def _build_contents(encoder: OnnxEncoder, inputs: _Inputs, journal_seq: int) -> 
     catalogue = dataset.catalogue
     has_interactions = len(inputs.tables.interactions) > 0
     vectors = encode_catalogue(encoder, catalogue.item_features)
-    if len(invalid := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+    if len(invalid := find_non_finite_rows(vectors)):
         raise ExportError(
             f"{_ITEM_TOWER}: gives NaN or infinity for {len(invalid)} items, such as "
             f"{catalogue.item_ids[int(invalid[0])]!r}; check it for divisions by 0 and overflows"

@@ -8,18 +8,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import HalfVectors, Vectors
 from vecall.data.casting import cast_id
 from vecall.data.id_map import Id, build_id_map
 from vecall.errors import DataError
 from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
+from vecall.pipeline.catalogue_encoding import find_non_finite_rows
 from vecall.release.store import Store
 from vecall.release.writer import ReleaseContents, check_attributes, write_release
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.schema import IdType
 
-_CHUNK_ROWS = 2**16  # vectors checked at a time, to bound memory
+_CHUNK_ROWS = 2**16  # vectors sorted at a time, to bound memory
 
 
 def publish_vectors(
@@ -79,10 +81,11 @@ def _build_contents(
     id_column: pl.Series, id_type: IdType, vectors: NDArray[Any], attributes: pl.DataFrame, journal_seq: int
 ) -> ReleaseContents:
     """Sort ids, vectors and attributes by id: rows of a release ascend with the ids."""
-    stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32, copy=False)
-    if not id_column.is_sorted():
+    if id_column.is_sorted():
+        stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32, copy=False)
+    else:
         order = id_column.arg_sort().to_numpy()
-        stored, attributes = stored[order], attributes[order]
+        stored, attributes = _take_stored(vectors, order), attributes[order]
     return ReleaseContents(
         item_ids=build_id_map(id_column, id_type),
         vectors=stored,
@@ -90,6 +93,15 @@ def _build_contents(
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )
+
+
+def _take_stored(vectors: NDArray[Any], order: NDArray[np.integer[Any]]) -> Vectors | HalfVectors:
+    """Return the vectors of rows `order` [N], float16 as they are and others as float32, with no second copy."""
+    stored = np.empty(vectors.shape, dtype=np.float16 if vectors.dtype == np.float16 else np.float32)
+    for start in range(0, len(order), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        stored[chunk] = vectors[order[chunk]]
+    return stored
 
 
 def _require_frame(attributes: Any) -> pl.DataFrame:  # noqa: ANN401 - input of any type, to be validated
@@ -113,14 +125,8 @@ def _check_compatible(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[An
 
 
 def _check_finite(vectors: NDArray[Any], ids: pl.Series) -> None:
-    invalid_count = 0
-    for start in range(0, len(vectors), _CHUNK_ROWS):
-        rows = np.flatnonzero(~np.isfinite(vectors[start : start + _CHUNK_ROWS]).all(axis=1))
-        if len(rows) and not invalid_count:
-            example = ids[start + int(rows[0])]
-        invalid_count += len(rows)
-    if invalid_count:
-        raise DataError(f"vectors must be finite, but those of {invalid_count} ids are not, such as {example!r}")
+    if len(rows := find_non_finite_rows(vectors)):
+        raise DataError(f"vectors must be finite, but those of {len(rows)} ids are not, such as {ids[int(rows[0])]!r}")
 
 
 def _to_id_column(ids: Any) -> tuple[pl.Series, IdType]:  # noqa: ANN401 - input of any type, to be validated

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vecall.config import Config, parse_config
@@ -23,6 +22,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
+from vecall.pipeline.weights_io import load_module, save_weights
 from vecall.release.file_io import atomic_write
 from vecall.release.id_map_io import load_id_map, save_id_map
 from vecall.runtime.paths import to_absolute_path
@@ -81,17 +81,29 @@ class TrainedModel:
     vocabulary: ModelVocabulary
 
     def save(self, directory: Path) -> None:
-        """Write the model's files into a directory, which is created if necessary."""
-        directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.contiguous() for name, tensor in self.towers.state_dict().items()}
-        save_file(weights, directory / _WEIGHTS_FILE)
+        """Write the model's files into a directory, which is created if necessary; weights are not copied in memory.
+
+        Raises:
+            TrainingError: The disk is full or fails, or permissions forbid writing.
+        """
         state = ModelEncoders(items=self.vocabulary.item_encoder.state, users=self.vocabulary.user_encoder.state)
-        (directory / _ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
-        save_id_map(self.vocabulary.item_id_map, directory, _IDS_PREFIX)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            save_weights(self.towers, directory / _WEIGHTS_FILE)
+            (directory / _ENCODERS_FILE).write_text(state.model_dump_json(), encoding="utf-8")
+            save_id_map(self.vocabulary.item_id_map, directory, _IDS_PREFIX)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"{directory}: the model cannot be written ({error}); free disk space or fix the permissions, then "
+                "repeat the same `vecall fit`"
+            ) from error
 
     @classmethod
     def load(cls, directory: Path, settings: ModelSettings) -> "TrainedModel":
         """Read a model from its directory.
+
+        Weights are mapped from their file and read when they are used. They may be written to, which does not change
+        the file.
 
         Raises:
             TrainingError: A file is missing or damaged, or the weights do not fit the settings.
@@ -101,10 +113,9 @@ class TrainedModel:
             vocabulary = ModelVocabulary(
                 load_id_map(directory, _IDS_PREFIX), FeatureEncoder(state.items), FeatureEncoder(state.users)
             )
-            weights = load_file(directory / _WEIGHTS_FILE)
             item_specs, user_specs = vocabulary.item_encoder.specs, vocabulary.user_encoder.specs
-            towers = TwoTower(settings, item_specs, user_specs, len(vocabulary.item_id_map))
-            towers.load_state_dict(weights)
+            n_items = len(vocabulary.item_id_map)
+            towers = load_module(lambda: TwoTower(settings, item_specs, user_specs, n_items), directory / _WEIGHTS_FILE)
         except (OSError, ValidationError, SafetensorError, RuntimeError, VecallError) as error:
             raise TrainingError(f"{directory}: the model cannot be read ({error}); fit it again") from error
         return cls(towers.eval(), vocabulary)
@@ -213,6 +224,7 @@ def read_run_config(run_dir: Path) -> Config:
 
 
 def delete_checkpoints(directory: Path) -> None:
-    """Delete the checkpoints, which only an unfinished training needs."""
-    for checkpoint in directory.glob("*.ckpt"):
-        checkpoint.unlink()
+    """Delete the checkpoints, which only an unfinished training needs, and what interrupted saves of them left."""
+    for pattern in ("*.ckpt", "*.ckpt.tmp"):
+        for checkpoint in directory.glob(pattern):
+            checkpoint.unlink()

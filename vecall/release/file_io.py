@@ -6,7 +6,7 @@ Tables and arrays are not flushed to disk when they are written: `digest_files` 
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +71,23 @@ def atomic_write(path: Path, content: bytes) -> None:
     fsync_path(path.parent)
 
 
+@contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file to be written, which then replaces `path` atomically and durably.
+
+    An interruption leaves the old file and a temporary one, which the next call for the same path overwrites. A file
+    that is mapped into memory must be replaced in this way: its mappings keep the old content.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_path(path.parent)
+
+
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a table as an Arrow IPC file, neither atomically nor flushed.
 
@@ -102,6 +119,32 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     # Given a file or its name, NumPy does not report when the last bytes are lost; a bare `write` method raises.
     with path.open("wb") as file:
         np.save(cast("BinaryIO", SimpleNamespace(write=file.write)), array, allow_pickle=False)
+
+
+def write_array_blocks(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
+) -> None:
+    """Write an array that comes in blocks of rows: the file that `write_array` writes of their concatenation.
+
+    Args:
+        path: the file.
+        shape: of the array.
+        dtype: of the array, without Python objects.
+        blocks: arrays of the dtype and of `shape[1:]` per row, `shape[0]` rows in total.
+
+    Raises:
+        ValueError: the blocks have another number of rows.
+        OSError: the file cannot be written.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    row_count = 0
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(cast("BinaryIO", SimpleNamespace(write=file.write)), header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype=dtype).data)
+            row_count += len(block)
+    if row_count != shape[0]:
+        raise ValueError(f"{path.name}: blocks of {row_count} rows were written, expected {shape[0]}")
 
 
 def map_array(path: Path) -> NDArray[Any]:

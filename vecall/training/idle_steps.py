@@ -78,7 +78,7 @@ class IdleSteps:
         In order: `shrink` and `tail` of the weights; what the average keeps of itself, and its shares of the weights
         and of the tail; `eps'`.
         """
-        return self._table[:, last_steps].to(torch.float32).unsqueeze(-1)
+        return self._table.index_select(1, last_steps).to(torch.float32).unsqueeze(-1)
 
     def decay_moments(self, last_steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return beta1 and beta2 to the number of idle steps of [M] rows → float32 [M, 1] each; tiny ones are 0."""

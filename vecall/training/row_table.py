@@ -32,6 +32,26 @@ class _RowState:
         self.weight.mul_(1 - lr * weight_decay).sub_(size * direction / denominator)
 
 
+@dataclass
+class _Read:
+    """Rows that a step reads.
+
+    Attributes:
+        rows: [M] distinct rows.
+        vectors: [M, D] leaf that collects their gradient.
+        state: Their state before the step, which shares the memory of the vectors.
+    """
+
+    rows: Tensor
+    vectors: Tensor
+    state: _RowState
+
+    @property
+    def gradients(self) -> Tensor:
+        """[M, D] gradients; zeros before a backward pass."""
+        return torch.zeros_like(self.vectors) if self.vectors.grad is None else self.vectors.grad
+
+
 def sum_by_row(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the gradients of equal rows.
 
@@ -80,7 +100,8 @@ class RowTable:
         self.step_count = 0
         self._average, self._ema_decay = average, ema_decay
         self._frozen_row = embedding.padding_idx
-        self._reads: list[tuple[Tensor, Tensor]] = []
+        self._reads: list[_Read] = []
+        self._last_read: _Read | None = None  # for this step; spares it to read the same rows again
         self.allocate()
 
     def allocate(self) -> None:
@@ -101,8 +122,9 @@ class RowTable:
     def read(self, rows: Tensor) -> Tensor:
         """Return the up-to-date vectors [M, D] of [M] distinct rows, as a leaf that collects their gradient."""
         own_rows = rows.to(self.weight.device, torch.int64)
-        vectors = self._catch_up(own_rows).weight.to(rows.device).requires_grad_()
-        self._reads.append((own_rows, vectors))
+        state = self._catch_up(own_rows)
+        vectors = state.weight.detach().to(rows.device).requires_grad_()
+        self._reads.append(_Read(own_rows, vectors, state))
         return vectors
 
     def discard_reads(self) -> None:
@@ -114,13 +136,15 @@ class RowTable:
 
         They count as used from now on.
         """
-        reads = [(rows, leaf.grad.to(self.weight.device)) for rows, leaf in self._reads if leaf.grad is not None]
+        reads = [read for read in self._reads if read.vectors.grad is not None]
         self._reads.clear()
+        gradients = [read.gradients.to(self.weight.device) for read in reads]
         if len(reads) == 1:
-            return reads[0]
+            self._last_read = reads[0]
+            return reads[0].rows, gradients[0]
         if not reads:
             return self._last_steps.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.weight.shape[1])
-        return sum_by_row(torch.cat([rows for rows, _ in reads]), torch.cat([gradients for _, gradients in reads]))
+        return sum_by_row(torch.cat([read.rows for read in reads]), torch.cat(gradients))
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradients: Tensor, *, lr: float, weight_decay: float) -> None:
@@ -136,13 +160,17 @@ class RowTable:
         ema_decay = 0.0 if self.step_count == 1 else self._ema_decay  # the average begins with the first step
         if self._frozen_row is not None:
             gradients = gradients.masked_fill((rows == self._frozen_row).unsqueeze(1), 0.0)
-        state = self._catch_up(rows)
+        if self._last_read is not None and self._last_read.rows is rows:
+            state = self._last_read.state
+        else:
+            state = self._catch_up(rows)
+        self._last_read = None
         state.add_gradients(gradients, lr=lr, weight_decay=weight_decay, step=self.step_count)
         if state.average is not None:
             state.average.lerp_(state.weight, 1 - ema_decay)
         self._write(rows, state)
         self._idle_steps.append(lr, weight_decay, self.step_count, ema_decay)
-        self._last_steps[rows] = self._idle_steps.count
+        self._last_steps.index_fill_(0, rows, self._idle_steps.count)
 
     @torch.no_grad()
     def flush(self) -> None:
@@ -156,14 +184,14 @@ class RowTable:
 
     def _catch_up(self, rows: Tensor) -> "_RowState":
         """Return the state of [M] rows as of the present step."""
-        last_steps = self._last_steps[rows]
+        last_steps = self._last_steps.index_select(0, rows)
         shrink, tail, kept, weight_share, tail_share, eps = self._idle_steps.look_up(last_steps)
         beta1_power, beta2_power = self._idle_steps.decay_moments(last_steps)
         state = _RowState(
-            weight=self.weight[rows],
-            exp_avg=None if self.exp_avg is None else self.exp_avg[rows],
-            exp_avg_sq=self.exp_avg_sq[rows],
-            average=None if self._average is None else self._average[rows],
+            weight=self.weight.index_select(0, rows),  # several times as fast as an index in brackets
+            exp_avg=None if self.exp_avg is None else self.exp_avg.index_select(0, rows),
+            exp_avg_sq=self.exp_avg_sq.index_select(0, rows),
+            average=None if self._average is None else self._average.index_select(0, rows),
         )
         direction = None if state.exp_avg is None else state.exp_avg / (state.exp_avg_sq.sqrt() + eps)
         if state.average is not None:
@@ -178,9 +206,9 @@ class RowTable:
         return state
 
     def _write(self, rows: Tensor, state: "_RowState") -> None:
-        self.weight[rows] = state.weight
-        self.exp_avg_sq[rows] = state.exp_avg_sq
+        self.weight.index_copy_(0, rows, state.weight)
+        self.exp_avg_sq.index_copy_(0, rows, state.exp_avg_sq)
         if self.exp_avg is not None and state.exp_avg is not None:
-            self.exp_avg[rows] = state.exp_avg
+            self.exp_avg.index_copy_(0, rows, state.exp_avg)
         if self._average is not None and state.average is not None:
-            self._average[rows] = state.average
+            self._average.index_copy_(0, rows, state.average)

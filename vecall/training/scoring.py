@@ -9,15 +9,21 @@ from numpy.typing import NDArray
 
 from vecall.data.ragged import EvalCases
 from vecall.towers.two_tower import TwoTower
-from vecall.training.data import TrainingData, take, to_tensors
+from vecall.training.data import TrainingData, to_tensors
 
-Scorer = Callable[[EvalCases], NDArray[np.float32]]
+BlockScorer = Callable[[int, int], NDArray[np.float32]]
+"""Scores of the items `start` to `stop` - 1 for B cases: [B, stop - start]."""
 
-_ITEM_BATCH_SIZE = 4096
+Scorer = Callable[[EvalCases], BlockScorer]
+"""Takes a batch of B cases and returns the scorer of blocks of items for them."""
+
+_ITEM_BATCH_SIZE, _USER_BATCH_SIZE = 4096, 1024
 
 
 class TowerScorer:
-    """Callable that returns the [B, N] scores of all items for B cases; encodes the items once, on construction.
+    """Scores items, block by block, for batches of cases; encodes all items once, on construction.
+
+    Beside the towers and the data it holds the item vectors alone; features and histories go to the device in batches.
 
     Args:
         towers: Towers to encode with.
@@ -28,39 +34,50 @@ class TowerScorer:
     """
 
     def __init__(self, towers: TwoTower, data: TrainingData) -> None:
-        self._towers = towers
-        self._device = next(towers.parameters()).device
-        self._user_features = to_tensors(data.user_features, self._device)
+        self._towers, self._user_features = towers, data.user_features
         self.item_vectors = encode_all_items(towers, data)
 
     def encode_users(self, cases: EvalCases) -> NDArray[np.float32]:
         """Encode the user of each of B cases from the case's history → [B, D]."""
-        histories, lengths = cases.histories.truncate_to_last(self._towers.settings.history.length).to_padded(
-            fill_value=0
-        )
-        features = take(self._user_features, torch.from_numpy(cases.users).to(self._device))
+        vectors = np.empty((len(cases), self.item_vectors.shape[1]), dtype=np.float32)
+        for start in range(0, len(cases), _USER_BATCH_SIZE):
+            batch = np.arange(start, min(start + _USER_BATCH_SIZE, len(cases)))
+            vectors[batch] = self._encode_batch(cases.take(batch)).cpu().numpy()
+        return vectors
+
+    def _encode_batch(self, cases: EvalCases) -> torch.Tensor:
+        history_length = self._towers.settings.history.length
+        histories, lengths = cases.histories.truncate_to_last(history_length).to_padded(fill_value=0)
+        device = self.item_vectors.device
+        features = to_tensors({name: values[cases.users] for name, values in self._user_features.items()}, device)
         with eval_mode(self._towers):
-            vectors = self._towers.encode_users(
+            return self._towers.encode_users(
                 self.item_vectors,
-                torch.from_numpy(histories).to(self._device),
-                torch.from_numpy(lengths).to(self._device),
+                torch.from_numpy(histories).to(device),
+                torch.from_numpy(lengths).to(device),
                 features,
             )
-        return vectors.cpu().numpy()
 
-    def __call__(self, cases: EvalCases) -> NDArray[np.float32]:
-        """Return [B, N] scores of all items for B cases."""
-        scores: NDArray[np.float32] = self.encode_users(cases) @ self.item_vectors.cpu().numpy().T
-        return scores
+    def __call__(self, cases: EvalCases) -> BlockScorer:
+        """Encode the users of B cases and return the scorer of blocks of items for them."""
+        user_vectors = self.encode_users(cases)
+        if self.item_vectors.device.type == "cpu":
+            item_vectors = self.item_vectors.numpy()  # a view; numpy multiplies on all cores, however many torch uses
+            return lambda start, stop: user_vectors @ item_vectors[start:stop].T
+        device_vectors = torch.from_numpy(user_vectors).to(self.item_vectors.device)
+        return lambda start, stop: (device_vectors @ self.item_vectors[start:stop].T).cpu().numpy()
 
 
 def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
     """Encode all items in batches → [N, D], on the device of the towers."""
     device = next(towers.parameters()).device
-    features = to_tensors(data.item_features, device)
-    batches = torch.split(torch.arange(data.n_items, device=device), _ITEM_BATCH_SIZE)
+    vectors = torch.empty((data.n_items, towers.settings.dim), device=device)
     with eval_mode(towers):
-        return torch.cat([towers.encode_items(rows, take(features, rows)) for rows in batches])
+        for start in range(0, data.n_items, _ITEM_BATCH_SIZE):
+            stop = min(start + _ITEM_BATCH_SIZE, data.n_items)
+            features = to_tensors({name: values[start:stop] for name, values in data.item_features.items()}, device)
+            vectors[start:stop] = towers.encode_items(torch.arange(start, stop, device=device), features)
+    return vectors
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from vecall.towers.two_tower import TwoTower
 logger = logging.getLogger(__name__)
 
 _ITEM_ID_WEIGHT = "item_id_embedding.weight"
+_CHUNK_ROWS = 2**16  # rows of a table copied, and ids looked up, at a time, to bound memory
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def warm_start(
     Raises:
         TrainingError: The older model has other layers or shapes, or its item ids are of another type.
     """
-    new_weights = towers.state_dict()
+    new_weights = towers.state_dict()  # the weights themselves, written to below
     if set(new_weights) != set(old_weights):
         differing = sorted(set(new_weights) ^ set(old_weights))
         raise TrainingError(
@@ -72,7 +73,6 @@ def warm_start(
             new_weight.copy_(old_weight)
         else:
             raise _build_shape_error(name, new_weight, old_weight)
-    towers.load_state_dict(new_weights)
 
 
 def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDArray[np.int64]) -> None:
@@ -80,7 +80,10 @@ def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDAr
     if old_weight.shape[1:] != new_weight.shape[1:]:
         raise _build_shape_error(name, new_weight, old_weight)
     fallback_row = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
-    new_weight.copy_(old_weight[torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))])
+    source_rows = torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))
+    for start in range(0, len(new_weight), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        new_weight[chunk].copy_(old_weight[source_rows[chunk]])
     logger.info("%s: %d of %d rows start from the older run", name, int((old_rows != UNKNOWN_ROW).sum()), len(old_rows))
 
 
@@ -91,10 +94,18 @@ def _build_shape_error(name: str, new_weight: Tensor, old_weight: Tensor) -> Tra
     )
 
 
+def _map_item_rows(item_id_map: IdMap, old_item_id_map: IdMap) -> NDArray[np.int64]:
+    """Return the old row of each new item row; UNKNOWN_ROW for a new id."""
+    old_rows = np.empty(len(item_id_map), dtype=np.int64)
+    for start in range(0, len(old_rows), _CHUNK_ROWS):
+        new_rows = np.arange(start, min(len(old_rows), start + _CHUNK_ROWS))
+        old_rows[new_rows] = old_item_id_map.to_rows(item_id_map.to_ids(new_rows))
+    return old_rows
+
+
 def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary) -> dict[str, NDArray[np.int64]]:
     """Return the old row of each new row, by the name of the table; UNKNOWN_ROW for a new id or value."""
-    new_rows = np.arange(len(vocabulary.item_id_map))
-    old_item_rows = old_vocabulary.item_id_map.to_rows(vocabulary.item_id_map.to_ids(new_rows))
+    old_item_rows = _map_item_rows(vocabulary.item_id_map, old_vocabulary.item_id_map)
     # The last row of the table is that of the unknown item.
     old_rows_by_table = {_ITEM_ID_WEIGHT: np.append(old_item_rows, UNKNOWN_ROW)}
     for side, encoder, old_encoder in (

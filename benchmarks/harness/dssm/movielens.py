@@ -17,8 +17,10 @@ from harness.torch_threads import single_torch_thread
 from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
-from vecall.evaluation.baselines import Ease, Popularity, RecentCooccurrence
-from vecall.evaluation.evaluator import Scorer, evaluate_scorer
+from vecall.evaluation.baselines import Ease, Popularity
+from vecall.evaluation.cooccurrence import RecentCooccurrence
+from vecall.evaluation.evaluator import evaluate_scorer
+from vecall.evaluation.scorer import Scorer
 from vecall.pipeline.fit import fit
 from vecall.quickstart.movielens import build_dssm_config, build_settings, find_data_dir
 

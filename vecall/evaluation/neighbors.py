@@ -1,0 +1,174 @@
+"""Numba kernels that count, for each item, the items near it in all histories."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall.arrays import Offsets, Rows, Scores
+from vecall.runtime.numba_cache import compile_cached
+
+
+def group_positions(values: Rows, n_items: int) -> tuple[NDArray[np.int32 | np.int64], Offsets]:
+    """Return the [n] positions of `values` grouped by value, ascending within each, and [N + 1] bounds of the groups.
+
+    Args:
+        values: [n] rows in 0 .. N - 1.
+        n_items: N.
+    """
+    offsets: Offsets = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=n_items))]).astype(np.int64)
+    dtype = np.int32 if len(values) < 2**31 else np.int64
+    positions: NDArray[np.int32 | np.int64] = np.empty(len(values), dtype)
+    _group_positions(values, offsets[:-1].copy(), positions)
+    return positions, offsets
+
+
+@compile_cached()
+def _group_positions(values, cursors, positions):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for position in range(values.shape[0]):
+        value = values[position]
+        positions[cursors[value]] = position
+        cursors[value] += 1
+
+
+def collect_neighbors(
+    item_range: tuple[int, int],
+    histories: tuple[Rows, NDArray[np.int32], NDArray[np.int32 | np.int64], Offsets],
+    weights: tuple[Scores, Scores],
+    output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.int64]],
+) -> None:
+    """Write the neighbours of a range of items and their similarities.
+
+    The similarity of i and j is scale[i] · scale[j] · Σ weight[gap] over their pairs in one history. Sums are taken in
+    a fixed order, whatever the range: by gap, of the pairs in which j is the later and of the others, then of both.
+
+    Args:
+        item_range: First item and last item + 1.
+        histories: [n] item of each position, [n] its list, and the positions by item (see `group_positions`).
+        weights: [N] scale by item, and [window + 1] weight by gap, of which that of 0 is not used.
+        output: [N + 1] bounds of each item's entries; the entries' columns and values; and [N] how many were written.
+            Of an item with more neighbours than entries the most similar are written.
+    """
+    _collect_neighbors(*item_range, *histories, *weights, *output)
+
+
+@compile_cached()
+def _add_neighbors(item, direction, values, list_ids, positions, bounds, gap_weights, sums, gap_sums, near_gap, near):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Add the weights of an item's pairs in one direction to `sums[direction]`; return the new length of `near`."""
+    first, last, n_near = bounds
+    for gap in range(1, gap_weights.shape[0]):
+        n_near_gap, is_within = 0, False
+        for index in range(first, last):
+            position = np.int64(positions[index])
+            other = position + gap if direction == 0 else position - gap
+            if other < 0 or other >= values.shape[0] or list_ids[other] != list_ids[position]:
+                continue
+            is_within = True
+            neighbor = values[other]
+            if neighbor == item:
+                continue
+            if gap_sums[neighbor] == 0:
+                near_gap[n_near_gap] = neighbor
+                n_near_gap += 1
+            gap_sums[neighbor] += gap_weights[gap]
+        for index in range(n_near_gap):
+            neighbor = near_gap[index]
+            if sums[0, neighbor] == 0 and sums[1, neighbor] == 0:
+                near[n_near] = neighbor
+                n_near += 1
+            sums[direction, neighbor] += gap_sums[neighbor]
+            gap_sums[neighbor] = 0
+        if not is_within:  # nor for a larger gap
+            break
+    return n_near
+
+
+@compile_cached()
+def _find_threshold(bits, count, limit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the `limit`-th largest of the first `count` numbers, or 0 if there are no more than `limit`."""
+    threshold = np.uint32(0)
+    if count <= limit:
+        return threshold
+    for bit in range(31, -1, -1):
+        candidate = np.uint32(threshold | (np.uint32(1) << np.uint32(bit)))
+        reached = 0
+        for index in range(count):
+            reached += bits[index] >= candidate
+        if reached >= limit:
+            threshold = candidate
+    return threshold
+
+
+@compile_cached()
+def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    first_item,  # noqa: ANN001
+    last_item,  # noqa: ANN001
+    values,  # noqa: ANN001
+    list_ids,  # noqa: ANN001
+    positions,  # noqa: ANN001
+    position_offsets,  # noqa: ANN001
+    item_scale,  # noqa: ANN001
+    gap_weights,  # noqa: ANN001
+    offsets,  # noqa: ANN001
+    columns,  # noqa: ANN001
+    similarities,  # noqa: ANN001
+    counts,  # noqa: ANN001
+):
+    n_items = item_scale.shape[0]
+    sums = np.zeros((2, n_items), dtype=np.float32)
+    gap_sums = np.zeros(n_items, dtype=np.float32)
+    near_gap, near = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
+    similarity = np.empty(n_items, dtype=np.float32)
+    similarity_bits = similarity.view(np.uint32)  # of positive numbers, so in the same order
+    for item in range(first_item, last_item):
+        n_near = 0
+        for direction in range(2):
+            bounds = (position_offsets[item], position_offsets[item + 1], n_near)
+            n_near = _add_neighbors(
+                item, direction, values, list_ids, positions, bounds, gap_weights, sums, gap_sums, near_gap, near
+            )
+        for index in range(n_near):
+            neighbor = near[index]
+            near_weight = sums[0, neighbor] + sums[1, neighbor]
+            similarity[index] = (item_scale[item] * near_weight) * item_scale[neighbor]
+            sums[0, neighbor] = 0
+            sums[1, neighbor] = 0
+        start, limit = offsets[item], offsets[item + 1] - offsets[item]
+        threshold = _find_threshold(similarity_bits, n_near, limit)
+        n_ties = limit  # less those above the threshold: entries left for those that equal it
+        for index in range(n_near):
+            n_ties -= similarity_bits[index] > threshold
+        for index in range(n_near):
+            if similarity_bits[index] < threshold:
+                continue
+            if similarity_bits[index] == threshold:
+                if n_ties == 0:
+                    continue
+                n_ties -= 1
+            columns[start + counts[item]] = near[index]
+            similarities[start + counts[item]] = similarity[index]
+            counts[item] += 1
+
+
+def compact_rows(
+    offsets: Offsets, columns: NDArray[np.int32], values: Scores, counts: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Move the entries of all rows together, in place; return the [N + 1] bounds of the rows.
+
+    Args:
+        offsets: [N + 1] bounds of each row's entries.
+        columns: The entries' columns.
+        values: The entries' values.
+        counts: [N] entries in use of each row, at its start.
+    """
+    compact: Offsets = np.concatenate([[0], np.cumsum(counts)])
+    _compact_rows(offsets, columns, values, compact)
+    return compact.astype(np.int32) if compact[-1] < 2**31 else compact
+
+
+@compile_cached()
+def _compact_rows(offsets, columns, values, compact):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for row in range(compact.shape[0] - 1):
+        for index in range(compact[row + 1] - compact[row]):
+            columns[compact[row] + index] = columns[offsets[row] + index]
+            values[compact[row] + index] = values[offsets[row] + index]
