@@ -87,8 +87,8 @@ _listener: ContextVar[ProgressListener | None] = ContextVar("vecall_progress", d
 
 
 @contextmanager
-def report_to(listener: ProgressListener) -> Iterator[None]:
-    """Send the progress of tasks within this context to `listener`."""
+def report_to(listener: ProgressListener | None) -> Iterator[None]:
+    """Send the progress of tasks within this context to `listener`; None: to nobody."""
     token = _listener.set(listener)
     try:
         yield

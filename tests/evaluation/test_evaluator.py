@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from support.dense_evaluation import rank_targets, to_blocks
@@ -42,6 +45,34 @@ def test_seen_target_counts_only_with_seen_items_included():
     assert result.seen_included["recall@2"] == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert result.seen_included["recall@3"] == pytest.approx((1 / 2 + 1 + 0) / 3)
     assert result.seen_excluded["coverage@10"] == 1.0
+
+
+class ThreadGroup:
+    """Threads in place of processes."""
+
+    def __init__(self, rank, shared, barrier):
+        self.rank, self.size, self._shared, self._barrier = rank, len(shared), shared, barrier
+
+    def gather_objects(self, value):
+        self._shared[self.rank] = value
+        self._barrier.wait(10)
+        return list(self._shared)
+
+
+@pytest.mark.parametrize(("size", "users"), [(3, 37), (2, 1)])
+def test_processes_that_rank_a_part_each_return_the_result_of_a_single_one(size, users):
+    cases, shared, barrier = make_random_cases(users), [None] * size, threading.Barrier(size)
+
+    def evaluate(group):
+        return evaluate_scorer(random_scorer, cases, ITEMS, (3, 10), batch_size=5, processes=group)
+
+    with ThreadPoolExecutor(size) as pool:
+        results = list(pool.map(evaluate, [ThreadGroup(rank, shared, barrier) for rank in range(size)]))
+    alone = evaluate(None)
+    for result in results:
+        assert result.as_json() == alone.as_json()
+        assert result.standard_errors == pytest.approx(alone.standard_errors, nan_ok=True)
+        np.testing.assert_array_equal(result.sample.top_rows, alone.sample.top_rows)
 
 
 def test_json_has_the_public_keys():

@@ -11,8 +11,8 @@ from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training import module as module_file
 from vecall.training.data import take
-from vecall.training.losses import masked_cross_entropy
-from vecall.training.module import TwoTowerModule, check_finite
+from vecall.training.losses import check_finite, masked_cross_entropy
+from vecall.training.module import TwoTowerModule
 from vecall.training.negatives import SampledCandidates, sample_candidates
 from vecall.training.seeding import seed_step
 from vecall.training.settings import NegativeSettings, TrainingSettings

@@ -8,6 +8,7 @@ import typer
 
 from vecall import console
 from vecall.cli.output import ActivateOption, JsonOption, RunOption, StoreOption, wrap_command
+from vecall.runtime.process_rank import is_main_process
 
 if TYPE_CHECKING:
     from vecall.evaluation.ann import AnnBenchmarkResult
@@ -70,6 +71,8 @@ def fit(
     from vecall.pipeline.fit import fit as fit_run
 
     finished_run = fit_run(load_config(config), run, init=init)
+    if not is_main_process():
+        return
     summary = finished_run.summary
     if as_json:
         console.print_json({"run": str(run), "seconds": summary.seconds, "metrics": summary.metrics})

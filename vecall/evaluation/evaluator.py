@@ -1,8 +1,9 @@
 """Evaluation of a scorer by full ranking over all items, with seen items excluded and included."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,23 @@ from vecall.evaluation.metrics import (
 from vecall.evaluation.ranking import BatchRanking, rank_batch
 from vecall.evaluation.scorer import Scorer
 
+_Value = TypeVar("_Value")
 Metrics = dict[str, float]
 Pairs = tuple[NDArray[np.int64], Rows]  # users and rows, of equal length
 
 TOP_LIST_K = 10  # depth of ndcg and coverage
 SAMPLE_TOP_K = 100  # best rows kept per sampled user
 RANDOM_ITEMS_PER_USER = 20  # random items drawn per sampled user, whose scores are kept if unseen
+
+
+class ProcessGroup(Protocol):
+    """Processes that evaluate together."""
+
+    rank: int
+    size: int
+
+    def gather_objects(self, value: _Value) -> list[_Value]:
+        """Return the values of all processes in the order of their ranks."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ def evaluate_scorer(
     block_items: int = 8192,
     max_sample_users: int = 500,
     seed: int = 0,
+    processes: ProcessGroup | None = None,
 ) -> EvaluationResult:
     """Rank all N items for each case and measure where the held-out ones rank.
 
@@ -125,6 +138,8 @@ def evaluate_scorer(
         block_items: Items scored together.
         max_sample_users: Upper bound on the users sampled for plots.
         seed: Seed of the sample.
+        processes: Processes that call this with the same arguments, rank a part of the cases each, and return the same
+            result; None for a single process.
 
     Raises:
         DataError: There are no cases, a row is not one of the N items, or scores are not of the shape of a block.
@@ -137,42 +152,53 @@ def evaluate_scorer(
     sampled = np.sort(rng.choice(len(cases), size=min(max_sample_users, len(cases)), replace=False))
     depth = 1 + max(*ks, TOP_LIST_K, SAMPLE_TOP_K if len(sampled) else 0)  # ranks up to the largest k are exact
     metrics, samples = _RankingMetrics(), []
-    with progress.track("ranking all items", len(cases)) as advance:
-        for start in range(0, len(cases), batch_size):
-            batch = cases.take(np.arange(start, min(start + batch_size, len(cases))))
-            user_indices = sampled[(sampled >= start) & (sampled < start + batch_size)] - start
+    own = range(len(cases)) if processes is None else _get_own_cases(len(cases), processes)
+    with progress.track("ranking all items", len(own)) as advance:
+        for start in own[::batch_size]:
+            stop = min(start + batch_size, own.stop)
+            batch = cases.take(np.arange(start, stop))
+            user_indices = sampled[(sampled >= start) & (sampled < stop)] - start
             negatives = _draw_negatives(batch, n_items, user_indices, rng)
+            pairs = _concatenate_pairs((batch.targets.segment_ids, batch.targets.values), negatives)
             ranking = rank_batch(
-                scorer(batch),
-                batch.histories,
-                _concatenate_pairs((batch.targets.segment_ids, batch.targets.values), negatives),
-                n_items=n_items,
-                depth=depth,
-                block_items=block_items,
+                scorer(batch), batch.histories, pairs, n_items=n_items, depth=depth, block_items=block_items
             )
             is_new = _get_new_target_mask(batch, n_items)
             metrics.add_batch(ranking, batch.targets, is_new)
             samples.append(_collect_sample(ranking, batch.targets, is_new, user_indices, start))
             advance(len(batch))
+    if processes is not None:
+        metrics, samples = _merge(processes.gather_objects((metrics, samples)))
     return metrics.compute_result(cases, n_items, ks, group_masks or {}, _concatenate_samples(samples))
+
+
+def _get_own_cases(count: int, processes: ProcessGroup) -> range:
+    """Return the part of 0 .. count - 1 of this process."""
+    return range(count * processes.rank // processes.size, count * (processes.rank + 1) // processes.size)
 
 
 class _RankingMetrics:
     """Ranks of targets and best rows, collected batch by batch, and the metrics of all."""
 
     def __init__(self) -> None:
-        self._new_target_masks: list[Mask] = []
-        self._ranks: tuple[list[Ranks], list[Ranks]] = [], []  # seen items excluded, included
-        self._top_rows: tuple[list[Rows], list[Rows]] = [], []
+        self.new_target_masks: list[Mask] = []
+        self.ranks: tuple[list[Ranks], list[Ranks]] = [], []  # seen items excluded, included
+        self.top_rows: tuple[list[Rows], list[Rows]] = [], []
 
     def add_batch(self, ranking: BatchRanking, targets: RaggedArray, is_new: Mask) -> None:
         """Add a batch of B cases: its ranking, B lists of targets, and the mask of those not in the history."""
         excluded, included = ranking.rank_targets(targets, ranking.pair_scores[: len(targets.values)])
-        self._new_target_masks.append(is_new)
-        self._ranks[0].append(excluded[is_new])
-        self._ranks[1].append(included)
-        self._top_rows[0].append(_pad_columns(ranking.top_rows, TOP_LIST_K))
-        self._top_rows[1].append(ranking.select_top_rows_of_all(TOP_LIST_K))
+        self.new_target_masks.append(is_new)
+        self.ranks[0].append(excluded[is_new])
+        self.ranks[1].append(included)
+        self.top_rows[0].append(_pad_columns(ranking.top_rows, TOP_LIST_K))
+        self.top_rows[1].append(ranking.select_top_rows_of_all(TOP_LIST_K))
+
+    def extend(self, following: "_RankingMetrics") -> None:
+        """Add the cases that follow, which another process ranked."""
+        self.new_target_masks += following.new_target_masks
+        for own, others in zip((*self.ranks, *self.top_rows), (*following.ranks, *following.top_rows), strict=True):
+            own.extend(others)
 
     def compute_result(
         self,
@@ -183,11 +209,11 @@ class _RankingMetrics:
         sample: UserSample,
     ) -> EvaluationResult:
         """Compute the metrics of all cases, which were added in their order, and of the groups."""
-        targets, is_new = cases.targets, np.concatenate(self._new_target_masks)
+        targets, is_new = cases.targets, np.concatenate(self.new_target_masks)
         new_targets = RaggedArray.from_sorted_pairs(targets.segment_ids[is_new], targets.values[is_new], len(cases))
         rankings = [
             (np.concatenate(ranks), lists, np.concatenate(top_rows))
-            for ranks, lists, top_rows in zip(self._ranks, (new_targets, targets), self._top_rows, strict=True)
+            for ranks, lists, top_rows in zip(self.ranks, (new_targets, targets), self.top_rows, strict=True)
         ]
 
         def compute_metrics(user_mask: Mask) -> tuple[Metrics, Metrics]:
@@ -209,6 +235,17 @@ class _RankingMetrics:
             },
             sample=sample,
         )
+
+
+def _merge(
+    parts: Iterable[tuple[_RankingMetrics, list[UserSample]]],
+) -> tuple[_RankingMetrics, list[UserSample]]:
+    """Merge what the processes collected, in the order of the cases."""
+    metrics, samples = _RankingMetrics(), []
+    for part_metrics, part_samples in parts:
+        metrics.extend(part_metrics)
+        samples += part_samples
+    return metrics, samples
 
 
 def _compute_metrics(

@@ -4,21 +4,25 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from vecall import progress
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.id_map import UNKNOWN_ROW
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
+from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
+from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
     MODEL_DIR,
@@ -33,9 +37,11 @@ from vecall.pipeline.run import (
 from vecall.release.file_io import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
+from vecall.runtime.process_rank import ProcessRank
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
+from vecall.training.distributed import ProcessGroup, is_main, join_process_group, run_on_main
 from vecall.training.fit import train
 from vecall.training.loggers import check_logger_installed
 from vecall.training.scoring import Scorer, TowerScorer
@@ -64,20 +70,39 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     check_not_forked()
     check_logger_installed(config.training.logger)
     directory = to_absolute_path(run_dir)
+    process_rank = ProcessRank.from_environment()
+    if process_rank is None and config.training.devices > 1:
+        launch_fit(config, directory, None if init is None else to_absolute_path(init))
+        return Run.open(directory)
+    if process_rank is not None and config.training.devices not in (1, process_rank.local_size):
+        raise ConfigError(
+            f"training.devices: {config.training.devices}, but {process_rank.local_size} processes were started on "
+            "this machine; set it to 1, which takes the number of started processes, or to the same number"
+        )
+    with join_process_group() as group, ExitStack() as stack:
+        if not is_main(group):
+            stack.enter_context(progress.report_to(None))
+        return _fit_in_group(config, directory, init, group)
+
+
+def _fit_in_group(config: Config, directory: Path, init: str | Path | None, group: ProcessGroup | None) -> Run:
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     hashes = hash_positives(dataset)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
-    create_or_check_run_dir(directory, config)
+    run_on_main(group, partial(create_or_check_run_dir, directory, config))
     # The refitted model may have been trained on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
     training_data, vocabulary = _build_training_data(dataset, split.train, split.hard_negatives, init_model)
     init_weights = None if init_run is None else init_run.weights_path
-    DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights).write_or_check(directory)
+    fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights)
+    run_on_main(group, partial(fingerprint.write_or_check, directory))
+    _check_equal_data(fingerprint, group)
     trained_hashes = hashes[split.positive_parts == TRAIN]
-    write_trained_hashes(directory, trained_hashes, None if init_run is None else init_run.directory)
+    init_directory = None if init_run is None else init_run.directory
+    run_on_main(group, partial(write_trained_hashes, directory, trained_hashes, init_directory))
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
     n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
@@ -85,15 +110,18 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config.model,
         config.training,
         directory,
-        validate=partial(_validate, cases=valid_cases, n_items=n_items, wrap_with_fallback=wrap_with_fallback),
+        validate=partial(
+            _validate, cases=valid_cases, n_items=n_items, wrap_with_fallback=wrap_with_fallback, group=group
+        ),
         init_weights=_make_initializer(vocabulary, init_model),
+        group=group,
     )
-    TrainedModel(result.towers, vocabulary).save(directory / MODEL_DIR)
+    run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
     scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
-    test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks)
+    test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     seconds = result.seconds
     if config.training.refit:
-        seconds += _refit_and_time(dataset, config, directory, epochs=result.best_epoch + 1, init_run=init_run)
+        seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
     summary = RunSummary(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
@@ -103,9 +131,29 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         metrics=test_result.as_json(),
         refit=config.training.refit,
     )
+    run_on_main(group, partial(_write_summary, summary, directory))
+    return Run.open(directory)
+
+
+def _check_equal_data(fingerprint: DataFingerprint, group: ProcessGroup | None) -> None:
+    """Check that all processes read the same tables."""
+    if group is None:
+        return
+    differing = [
+        name
+        for name, digest in group.broadcast_object(fingerprint.digests).items()
+        if fingerprint.digests[name] != digest
+    ]
+    if differing:
+        raise TrainingError(
+            f"the processes of this training read different {', '.join(differing)}: the tables were changed meanwhile, "
+            "or differ between machines; start again when they are at rest"
+        )
+
+
+def _write_summary(summary: RunSummary, directory: Path) -> None:
     atomic_write(directory / SUMMARY_FILE, summary.model_dump_json(indent=1).encode())
     delete_checkpoints(directory)
-    return Run.open(directory)
 
 
 def _build_training_data(
@@ -136,7 +184,12 @@ def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Ca
 
 
 def _validate(
-    scorer: Scorer, *, cases: EvalCases, n_items: int, wrap_with_fallback: Callable[[Scorer], FallbackScorer]
+    scorer: Scorer,
+    *,
+    cases: EvalCases,
+    n_items: int,
+    wrap_with_fallback: Callable[[Scorer], FallbackScorer],
+    group: ProcessGroup | None,
 ) -> Mapping[str, float]:
     """Return the monitored metric, the geometric mean of recall@k and NDCG@10, and both of its parts.
 
@@ -144,15 +197,17 @@ def _validate(
     """
     k = min(_MONITORED_K, max(1, n_items // 10))  # a larger k would retrieve most of a small catalogue
     metrics = evaluate_scorer(
-        wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0
+        wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0, processes=group
     ).seen_excluded_or_included
     recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
     return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
 
 
-def _evaluate_test(scorer: Scorer, split: Split, n_items: int, ks: Sequence[int]) -> tuple[EvaluationResult, str]:
+def _evaluate_test(
+    scorer: Scorer, split: Split, n_items: int, ks: Sequence[int], group: ProcessGroup | None
+) -> tuple[EvaluationResult, str]:
     """Evaluate on the test users, or on a sample of very many; return the metrics and the protocol."""
-    result = evaluate_scorer(scorer, select_test_cases(split.test, n_items), n_items, ks)
+    result = evaluate_scorer(scorer, select_test_cases(split.test, n_items), n_items, ks, processes=group)
     if result.evaluated_user_count == len(split.test):
         return result, split.protocol
     return result, (
@@ -172,7 +227,9 @@ def _make_initializer(
     )
 
 
-def _refit_and_time(dataset: Dataset, config: Config, run_dir: Path, *, epochs: int, init_run: Run | None) -> float:
+def _refit_and_time(
+    dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
+) -> float:
     """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
@@ -187,7 +244,8 @@ def _refit_and_time(dataset: Dataset, config: Config, run_dir: Path, *, epochs: 
         refit_dir,
         max_epochs=epochs,
         init_weights=_make_initializer(vocabulary, init_model),
+        group=group,
     )
-    TrainedModel(result.towers, vocabulary).save(refit_dir)
-    delete_checkpoints(refit_dir)
+    run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, refit_dir))
+    run_on_main(group, partial(delete_checkpoints, refit_dir))
     return result.seconds

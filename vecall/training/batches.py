@@ -1,7 +1,7 @@
 """Shuffled batches of samples, each with the user's history before the sample's own position."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
+from vecall.training.shards import BatchPart, Shard, WholeBatch
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Sample
 
 
 @dataclass(frozen=True)
-class SampleBatch:
+class SampleBatch(BatchPart):
     """B samples as tensors.
 
     Attributes:
@@ -87,9 +88,21 @@ class SampleBatch:
         """[B] user row of each target item."""
         return self.users
 
-    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "SampleBatch":
-        """Return the batch with each tensor replaced by the function's result."""
-        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})
+    @property
+    def step_targets(self) -> tuple[Tensor, Tensor]:
+        """User rows and item rows of the targets of the whole batch."""
+        return (self.target_users, self.target_items) if self.whole is None else (self.whole.users, self.whole.items)
+
+    def compute_pair_weight(self, n_negatives: int) -> float:
+        """Return the factor from a mean over pairs to the weight that this part's pairs have in the whole batch.
+
+        Args:
+            n_negatives: Pairs of each positive beside itself; a sample with label 0 has one pair.
+        """
+        if self.whole is None:
+            return 1.0
+        pairs = 1.0 + n_negatives * (self.whole.labels > 0)
+        return float(self.select_part(pairs).mean() / pairs.mean())
 
     def replace_input_items(self, input_items: Tensor) -> "SampleBatch":
         """Return the batch with [B, L] other numbers for its input items, such as rows of a smaller table."""
@@ -121,14 +134,23 @@ class SampleBatches:
         batch_size: B, number of samples of a batch.
         seed: Seed of the order.
         epoch: Number of the epoch.
+        shard: Part of each batch to build; None for all of it.
     """
 
     def __init__(
-        self, samples: Samples, histories: RaggedArray, *, history_length: int, batch_size: int, seed: int, epoch: int
+        self,
+        samples: Samples,
+        histories: RaggedArray,
+        *,
+        history_length: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        shard: Shard | None = None,
     ) -> None:
         self._samples, self._histories = samples, histories
         self._history_length, self._batch_size = history_length, batch_size
-        self._seed, self._epoch = seed, epoch
+        self._seed, self._epoch, self._shard = seed, epoch, shard
 
     def __len__(self) -> int:
         return max(1, len(self._samples) // self._batch_size)
@@ -137,7 +159,25 @@ class SampleBatches:
         # Batch norm does badly on a tiny last batch; another epoch shuffles the samples left out here to the front.
         order = build_epoch_rng(self._seed, self._epoch).permutation(len(self._samples))
         for step in range(len(self)):
-            yield self._build_batch(order[step * self._batch_size : (step + 1) * self._batch_size])
+            indices = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield self._build_batch(indices) if self._shard is None else self._build_part(indices, self._shard)
+
+    def _build_part(self, indices: Rows, shard: Shard) -> SampleBatch:
+        """Build this process's part of a batch."""
+        samples = self._samples
+        part = shard.select(np.ones(len(indices), dtype=np.int64))
+        is_padding = part.start == part.stop
+        if is_padding:
+            part = slice(0, 1)
+        whole = WholeBatch(
+            users=torch.from_numpy(samples.users[indices]),
+            items=torch.from_numpy(samples.items[indices]),
+            labels=torch.from_numpy(samples.labels[indices]),
+            part=part,
+            n_processes=shard.size,
+            is_padding=is_padding,
+        )
+        return replace(self._build_batch(indices[part]), whole=whole)
 
     def _build_batch(self, indices: Rows) -> SampleBatch:
         samples = self._samples

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC, EpochEndCallback, ScorerValidator
 from vecall.training.checkpoints import StreamedCheckpointIO, load_checkpoint, load_weights
 from vecall.training.data import TrainingData
+from vecall.training.distributed import ProcessGroup, is_main, run_on_main
 from vecall.training.loggers import EpochLogger, build_logger
-from vecall.training.module import TwoTowerModule, select_candidate_items
-from vecall.training.plan import TrainingPlan
+from vecall.training.module import TwoTowerModule
+from vecall.training.plan import TrainingPlan, select_candidate_items
 from vecall.training.settings import TrainingSettings
 from vecall.training.threads import use_fastest_thread_count
 
@@ -52,6 +54,7 @@ def train(
     validate: ScorerValidator | None = None,
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
+    group: ProcessGroup | None = None,
 ) -> TrainResult:
     """Train towers, or resume an interrupted training.
 
@@ -65,41 +68,66 @@ def train(
         max_epochs: Stop after fewer epochs than `training_settings.epochs`; the learning rate schedule stays that of
             all epochs.
         init_weights: Sets the initial weights of the new towers.
+        group: Processes that train together; all of them call this, and the first writes the files. None for a single
+            process.
 
     Raises:
         TrainingError: There is too little to learn from, the loss is not finite, or the checkpoint in `directory`
-            belongs to other tables.
+            belongs to other tables or another number of processes.
     """
-    if len(data.observed_items) < 2 or len(data.histories.values) == 0:
-        raise TrainingError(
-            f"training needs at least 1 positive and 2 items that users took or disliked, got "
-            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
+    _check_trainable(data)
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
     if init_weights is not None:
         init_weights(towers)
-    plan = TrainingPlan.read_or_make(directory, training_settings, towers, len(select_candidate_items(towers, data)))
-    module = TwoTowerModule(towers, data, training_settings, plan)
-    logger = _build_logger(model_settings, training_settings, directory)
-    callbacks = _build_callbacks(directory, validate, training_settings.patience, logger)
+    plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
+    module = TwoTowerModule(towers, data, training_settings, plan, group)
+    logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
+    callbacks = _build_callbacks(directory, validate, training_settings.patience, logger, group)
     last = directory / LAST_CHECKPOINT
-    if last.exists():
+    is_resumed = run_on_main(group, last.exists)
+    if is_resumed:
         _check_checkpoint_matches(module, last)
-    with quiet_logger("lightning.pytorch"), warnings.catch_warnings(), use_fastest_thread_count(module, directory):
+    with (
+        quiet_logger("lightning.pytorch"),
+        warnings.catch_warnings(),
+        use_fastest_thread_count(module, directory, group),
+    ):
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", ".*sync_dist=True")  # the logged metrics are equal in all processes
         trainer = _build_trainer(
-            directory, max_epochs or training_settings.epochs, training_settings.precision, callbacks, logger
+            directory, max_epochs or training_settings.epochs, training_settings.precision, callbacks, logger, group
         )
-        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
+    best_epoch = _load_final_weights(module, directory / BEST_CHECKPOINT if validate else last, group)
+    return TrainResult(module.eval_towers.eval(), best_epoch, trainer.current_epoch, time.perf_counter() - start)
+
+
+def _check_trainable(data: TrainingData) -> None:
+    if len(data.observed_items) < 2 or len(data.histories.values) == 0:
+        raise TrainingError(
+            f"training needs at least 1 positive and 2 items that users took or disliked, got "
+            f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
+        )
+
+
+def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: ProcessGroup | None) -> int:
+    """Load the weights of a checkpoint of this training into the module; return the epoch of the checkpoint."""
     module.release_tables()
-    best = load_checkpoint(directory / BEST_CHECKPOINT if validate else last)
+    if group is not None:
+        group.barrier()  # until the first process has written it
+    best = load_checkpoint(checkpoint)
     module.load_state_dict(best["state_dict"])
-    return TrainResult(
-        module.eval_towers.eval(), int(best["epoch"]), trainer.current_epoch, time.perf_counter() - start
-    )
+    return int(best["epoch"])
+
+
+def _resolve_plan(
+    directory: Path, settings: TrainingSettings, towers: TwoTower, data: TrainingData, group: ProcessGroup | None
+) -> TrainingPlan:
+    directory.mkdir(parents=True, exist_ok=True)
+    n_candidates = len(select_candidate_items(towers, data))
+    return TrainingPlan.read_or_make(directory, settings, towers, n_candidates, 1 if group is None else group.size)
 
 
 def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:
@@ -128,14 +156,21 @@ def _build_logger(
 
 
 def _build_callbacks(
-    directory: Path, validate: ScorerValidator | None, patience: int, logger: EpochLogger | None
+    directory: Path,
+    validate: ScorerValidator | None,
+    patience: int,
+    logger: EpochLogger | None,
+    group: ProcessGroup | None,
 ) -> list[Callback]:
-    callbacks: list[Callback] = [EpochEndCallback(directory / "metrics.jsonl", validate, logger)]
+    callbacks: list[Callback] = [EpochEndCallback(directory / "metrics.jsonl", validate, logger, group)]
     if validate is not None:
-        callbacks += [
-            _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True),
-            _build_checkpoint_callback(directory, BEST_CHECKPOINT, monitor=MONITORED_METRIC),
-        ]
+        callbacks.append(
+            _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True)
+        )
+    if not is_main(group):
+        return callbacks
+    if validate is not None:
+        callbacks.append(_build_checkpoint_callback(directory, BEST_CHECKPOINT, monitor=MONITORED_METRIC))
     # After the best checkpoint, so that the last one holds the state of that callback too.
     return [*callbacks, _build_checkpoint_callback(directory, LAST_CHECKPOINT)]
 
@@ -155,16 +190,23 @@ def _build_checkpoint_callback(directory: Path, filename: str, *, monitor: str |
 
 
 def _build_trainer(
-    directory: Path, max_epochs: int, precision: str, callbacks: list[Callback], logger: EpochLogger | None
+    directory: Path,
+    max_epochs: int,
+    precision: str,
+    callbacks: list[Callback],
+    logger: EpochLogger | None,
+    group: ProcessGroup | None,
 ) -> Trainer:
+    """Build the trainer of this process alone: it does not know of others."""
     return Trainer(
         max_epochs=max_epochs,
         accelerator="auto",
-        devices=1,
+        devices=1 if group is None or not torch.cuda.is_available() else [torch.cuda.current_device()],
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         callbacks=callbacks,
         logger=False if logger is None else logger.logger,
         log_every_n_steps=1,  # of values logged in a step, of which there are none; more than the steps is a warning
+        enable_checkpointing=is_main(group),
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=directory,

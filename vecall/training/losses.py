@@ -1,8 +1,12 @@
 """Losses as functions of scores. Larger scores are better; each loss is the mean over its rows."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vecall.errors import TrainingError
 
 
 def binary_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
@@ -62,3 +66,15 @@ def _smoothed_cross_entropy(scores: Tensor, targets: Tensor, label_smoothing: fl
     mean_log_probs = log_probs.masked_fill(~is_valid, 0.0).sum(1) / is_valid.sum(1)  # [B]
     target_log_probs = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)  # [B]
     return -((1 - label_smoothing) * target_log_probs + label_smoothing * mean_log_probs).mean()
+
+
+def check_finite(loss: float, epoch: int) -> None:
+    """Stop a training whose loss has overflowed; `epoch` counts from 0, the error text from 1.
+
+    Raises:
+        TrainingError: The loss is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss became {loss} in epoch {epoch + 1}; lower training.lr or raise training.temperature"
+        )

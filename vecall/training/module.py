@@ -4,33 +4,32 @@ A batch has P targets, each with the user as of its position: P = B samples of a
 windows of a `WindowBatch`.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from vecall.arrays import Rows
 from vecall.errors import TrainingError
 from vecall.towers.ensemble import split_ensemble
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import SampleBatch, SampleBatches, Samples, add_negative_samples, build_positive_samples
 from vecall.training.chunked_softmax import chunked_cross_entropy
 from vecall.training.data import TrainingData, take, to_tensors
+from vecall.training.distributed import ProcessGroup
 from vecall.training.item_lists import deduplicate_rows, fill_padding_with_targets, mark_listed_items
-from vecall.training.losses import binary_cross_entropy, sampled_softmax_loss
+from vecall.training.losses import binary_cross_entropy, check_finite, sampled_softmax_loss
 from vecall.training.lr_schedule import build_cosine_schedule
 from vecall.training.negatives import HardNegativeSampler, sample_candidates, sample_uniform_negatives
 from vecall.training.optimizer import RowwiseAdamW
-from vecall.training.plan import TrainingPlan, find_row_tables
+from vecall.training.plan import TrainingPlan, find_row_tables, select_candidate_items
 from vecall.training.prefetch import Batches, PrefetchedBatches
 from vecall.training.row_table import RowTable
-from vecall.training.seeding import seed_step
+from vecall.training.seeding import seed_process, seed_step
 from vecall.training.settings import TrainingSettings
+from vecall.training.shards import Shard
 from vecall.training.weight_average import WeightAverage
 from vecall.training.windows import WindowBatch, WindowBatches, cut_windows
 
@@ -49,6 +48,7 @@ class TwoTowerModule(LightningModule):
         data: Training data.
         settings: Loss, optimizer and batch size.
         plan: What was resolved for this training; None to resolve it now.
+        group: Processes that train together; None for a single one.
 
     Attributes:
         plan: The plan.
@@ -69,9 +69,15 @@ class TwoTowerModule(LightningModule):
     candidate_index: Tensor
 
     def __init__(
-        self, towers: TwoTower, data: TrainingData, settings: TrainingSettings, plan: TrainingPlan | None = None
+        self,
+        towers: TwoTower,
+        data: TrainingData,
+        settings: TrainingSettings,
+        plan: TrainingPlan | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
+        self._group = group
         self.towers = towers
         self.data = data
         self.settings = settings
@@ -182,13 +188,20 @@ class TwoTowerModule(LightningModule):
         return PrefetchedBatches(batches, is_pinned=True) if self.device.type == "cuda" else batches
 
     def _build_batches(self) -> Batches:
-        histories, batch_size = self.data.histories, self.settings.batch
-        seed, epoch = self.settings.seed, self.current_epoch
+        histories, settings, epoch = self.data.histories, self.settings, self.current_epoch
+        shard = None if self._group is None else Shard(self._group.rank, self._group.size)
         if self._windows is not None:
-            return WindowBatches(self._windows, histories, batch_size=batch_size, seed=seed, epoch=epoch)
-        length = self.towers.settings.history.length if self.towers.reads_history else 0
+            return WindowBatches(
+                self._windows, histories, batch_size=settings.batch, seed=settings.seed, epoch=epoch, shard=shard
+            )
         return SampleBatches(
-            self._samples, histories, history_length=length, batch_size=batch_size, seed=seed, epoch=epoch
+            self._samples,
+            histories,
+            history_length=self.towers.settings.history.length if self.towers.reads_history else 0,
+            batch_size=settings.batch,
+            seed=settings.seed,
+            epoch=epoch,
+            shard=shard,
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -199,7 +212,11 @@ class TwoTowerModule(LightningModule):
         row_weights = {id(table.weight) for table in self.row_tables}
         parameters = [parameter for parameter in self.towers.parameters() if id(parameter) not in row_weights]
         optimizer = RowwiseAdamW(
-            [*parameters, self.log_temperature], self.row_tables, lr=settings.lr, weight_decay=settings.weight_decay
+            [*parameters, self.log_temperature],
+            self.row_tables,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            exchange=self._group,
         )
         steps = settings.epochs * len(self.train_dataloader())
         multiplier = build_cosine_schedule(steps) if settings.lr_schedule == "cosine" else lambda _: 1.0
@@ -244,9 +261,17 @@ class TwoTowerModule(LightningModule):
     def _compute_batch_weight(self, batch: AnyBatch) -> float:
         """Return the factor of a batch's mean loss that gives each target the same weight in the epoch.
 
-        Batches of windows have only about `settings.batch` targets.
+        Batches of windows have only about `settings.batch` targets, and the parts of a batch differ in their number.
         """
-        return len(batch.target_items) / self.settings.batch if isinstance(batch, WindowBatch) else 1.0
+        weight, count = 1.0, len(batch.target_items)
+        if batch.whole is not None:
+            weight, count = batch.whole.weight, len(batch.whole.items)
+        return weight * (count / self.settings.batch) if isinstance(batch, WindowBatch) else weight
+
+    def _seed_own_draws(self) -> None:
+        """Let this process draw dropout and hidden ids of its own; negatives must have been drawn before."""
+        if self._group is not None:
+            seed_process(self._group.rank)
 
     def on_train_batch_end(self, *_: object) -> None:
         """Update the moving average of the weights."""
@@ -276,6 +301,7 @@ class TwoTowerModule(LightningModule):
             return torch.stack(list(losses)).mean()
 
     def _compute_softmax_loss(self, batch: AnyBatch) -> Tensor:
+        self._seed_own_draws()
         item_vectors = self._encode_items(self.candidate_items)  # [M, D]
         targets = self.candidate_index[batch.target_items]  # [P]
         batch = batch.replace_input_items(self.candidate_index[batch.input_items])
@@ -294,10 +320,11 @@ class TwoTowerModule(LightningModule):
         The expected softmax denominator equals that over the catalogue. A hard negative counts once per target, so it
         is ignored where it was also sampled; all other items are weighted by 1 / expected count.
         """
-        sampled = sample_candidates(self.settings.negatives, batch.target_items, self.candidate_items, self.frequencies)
-        hard_items, is_hard = self._hard_negative_sampler.sample(
-            batch.target_users, self.settings.negatives.hard
-        )  # [P, H]
+        users, items = batch.step_targets
+        sampled = sample_candidates(self.settings.negatives, items, self.candidate_items, self.frequencies)
+        hard_negatives = self._hard_negative_sampler.sample(users, self.settings.negatives.hard)
+        hard_items, is_hard = map(batch.select_part, hard_negatives)  # [P, H]
+        self._seed_own_draws()
         distinct, (input_items, targets, candidates, hard) = deduplicate_rows(
             batch.input_items, batch.target_items, sampled.rows, hard_items
         )
@@ -349,10 +376,10 @@ class TwoTowerModule(LightningModule):
 
     def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:
         """Binary cross-entropy of the labeled samples and of `negatives.uniform` sampled negatives of each positive."""
-        targets = self.candidate_index[batch.target_items]  # [B]
-        negatives = self.candidate_items[
-            sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), targets)
-        ]  # [B, n]
+        targets = self.candidate_index[batch.step_targets[1]]  # of the whole batch
+        drawn = sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), targets)
+        negatives = self.candidate_items[batch.select_part(drawn)]  # [B, n]
+        self._seed_own_draws()
         paired_items = torch.cat([batch.target_items.unsqueeze(1), negatives], dim=1)  # [B, 1 + n]
         distinct, (input_items, paired) = deduplicate_rows(batch.input_items, paired_items)
         item_vectors = self._encode_items(distinct)  # [M, D]
@@ -361,33 +388,13 @@ class TwoTowerModule(LightningModule):
         is_counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
         is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
         user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
-        return self._average_losses(
+        loss = self._average_losses(
             binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted])
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
-
-
-def select_candidate_items(towers: TwoTower, data: TrainingData) -> Rows:
-    """Return the [M] rows of the items that are negatives.
-
-    Only with id dropout are unobserved items represented by their features, and need not be negatives. Without it, they
-    must be, or nothing would keep the scores of their untrained ids low.
-    """
-    return data.observed_items if towers.uses_id_dropout else np.arange(data.n_items)
+        return loss * batch.compute_pair_weight(self.settings.negatives.uniform)
 
 
 def _score_own_items(users: Tensor, items: Tensor) -> Tensor:
     """Score for each of P users n items of its own: [P, D] users and [P, n, D] items → [P, n]."""
     return (items @ users.unsqueeze(-1)).squeeze(-1)
-
-
-def check_finite(loss: float, epoch: int) -> None:
-    """Stop a training whose loss has overflowed; `epoch` counts from 0, the error text from 1.
-
-    Raises:
-        TrainingError: The loss is infinite or not a number.
-    """
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss became {loss} in epoch {epoch + 1}; lower training.lr or raise training.temperature"
-        )

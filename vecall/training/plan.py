@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vecall.arrays import Rows
 from vecall.errors import TrainingError
 from vecall.runtime.memory import total_memory_bytes
 from vecall.towers.embedding import RowEmbedding
 from vecall.towers.two_tower import TwoTower
+from vecall.training.data import TrainingData
 from vecall.training.settings import TrainingSettings
 
 PLAN_FILE = "plan.json"
@@ -32,21 +35,25 @@ class TrainingPlan(BaseModel):
         loss: The loss.
         row_moments: Whether tables that are trained by rows have both moments of each weight, and an average if there
             is one. Without, a row has one second moment, and the average leaves these tables out.
+        tables_on_cpu: Whether these tables stay in the memory of the CPU beside a GPU.
+        processes: Number of processes that train together; sums of floats depend on it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     loss: LossName
     row_moments: bool
     tables_on_cpu: bool = False
+    processes: int = 1
 
     @classmethod
-    def make(cls, settings: TrainingSettings, towers: TwoTower, n_candidates: int) -> Self:
+    def make(cls, settings: TrainingSettings, towers: TwoTower, n_candidates: int, processes: int = 1) -> Self:
         """Resolve the plan for this machine.
 
         Args:
             settings: Settings of the training.
             towers: Towers to train.
             n_candidates: Number of items that the softmax is over.
+            processes: Number of processes that train together, taken to be on this machine.
 
         Raises:
             TrainingError: As `resolve_loss`.
@@ -54,32 +61,37 @@ class TrainingPlan(BaseModel):
         loss = resolve_loss(settings, n_candidates)
         table_bytes = sum(table.weight.numel() * table.weight.element_size() for table in find_row_tables(towers, loss))
         copies = 4 if settings.ema_decay else 3  # weights, first and second moments, average
-        memory, gpu_memory = total_memory_bytes(), _get_gpu_memory()
+        memory, gpu_memory = total_memory_bytes() // processes, _get_gpu_memory()
         tables_on_cpu = gpu_memory is not None and table_bytes > _MAX_MEMORY_SHARE * gpu_memory
         if gpu_memory is not None and not tables_on_cpu:
             memory = gpu_memory
         row_moments = copies * table_bytes <= _MAX_MEMORY_SHARE * memory
-        return cls(loss=loss, row_moments=row_moments, tables_on_cpu=tables_on_cpu)
+        return cls(loss=loss, row_moments=row_moments, tables_on_cpu=tables_on_cpu, processes=processes)
 
     @classmethod
     def read_or_make(
-        cls, directory: Path, settings: TrainingSettings, towers: TwoTower, n_candidates: int
+        cls, directory: Path, settings: TrainingSettings, towers: TwoTower, n_candidates: int, processes: int = 1
     ) -> "TrainingPlan":
         """Read the plan of an interrupted training, or make one and write it.
 
         Raises:
-            TrainingError: The file cannot be read; or as `make`.
+            TrainingError: The file cannot be read, or is of another number of processes; or as `make`.
         """
         path = directory / PLAN_FILE
         try:
-            return cls.model_validate_json(path.read_bytes())
+            plan = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            plan = cls.make(settings, towers, n_candidates)
+            plan = cls.make(settings, towers, n_candidates, processes)
+            temporary_path = directory / f"tmp-{PLAN_FILE}"
+            temporary_path.write_text(json.dumps(plan.model_dump()), encoding="utf-8")
+            temporary_path.replace(path)
         except (OSError, ValidationError) as error:
             raise TrainingError(f"{path}: cannot be read: {error}") from error
-        temporary_path = directory / f"tmp-{PLAN_FILE}"
-        temporary_path.write_text(json.dumps(plan.model_dump()), encoding="utf-8")
-        temporary_path.replace(path)
+        if plan.processes != processes:
+            raise TrainingError(
+                f"{directory}: this interrupted training was started with {plan.processes} processes, got {processes}; "
+                "resume it with as many (training.devices, or torchrun), or choose another --run"
+            )
         return plan
 
 
@@ -115,6 +127,15 @@ def find_row_tables(towers: TwoTower, loss: LossName) -> list[RowEmbedding]:
         for module in part.modules()
         if isinstance(module, RowEmbedding) and module.num_embeddings >= MIN_ROWS_OF_ROW_TABLE
     ]
+
+
+def select_candidate_items(towers: TwoTower, data: TrainingData) -> Rows:
+    """Return the [M] rows of the items that are negatives.
+
+    Only with id dropout are unobserved items represented by their features, and need not be negatives. Without it, they
+    must be, or nothing would keep the scores of their untrained ids low.
+    """
+    return data.observed_items if towers.uses_id_dropout else np.arange(data.n_items)
 
 
 def _get_gpu_memory() -> int | None:

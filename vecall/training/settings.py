@@ -59,6 +59,12 @@ class TrainingSettings(SettingsModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of initial weights and of all random draws")
     refit: bool = Field(False, description="train again on all interactions for the best number of epochs")
+    devices: int = Field(
+        1,
+        ge=1,
+        description="number of processes that train together, each on a part of every batch: on a GPU each, or on CPU "
+        "cores; under torchrun 1 or torchrun's number",
+    )
     precision: Literal["32", "bf16"] = Field(
         "32",
         description="number format of the towers' computations: 32 bits, or bfloat16 with weights, scores and losses "

@@ -16,6 +16,7 @@ from statistics import median
 import torch
 
 from vecall.errors import TrainingError
+from vecall.training.distributed import ProcessGroup, run_on_main
 from vecall.training.module import AnyBatch, TwoTowerModule
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ _MIN_SPEEDUP = 1.05  # of a single thread over all threads; below it, all thread
 
 
 @contextmanager
-def use_fastest_thread_count(module: TwoTowerModule, directory: Path) -> Iterator[None]:
+def use_fastest_thread_count(
+    module: TwoTowerModule, directory: Path, group: ProcessGroup | None = None
+) -> Iterator[None]:
     """Set torch's number of threads to the one with which a training step is fastest; restore it on exit.
 
     Measures on a CPU only, and only if OMP_NUM_THREADS is not set; else the number stays as it is.
@@ -35,12 +38,15 @@ def use_fastest_thread_count(module: TwoTowerModule, directory: Path) -> Iterato
     Args:
         module: Module whose steps are timed; its state is left as it was.
         directory: Directory of the run. The number is read from its `threads.json`, or measured and written there.
+        group: Processes that train together, all with the number of the first one; None for a single process.
 
     Raises:
         TrainingError: `threads.json` cannot be read.
     """
     previous_count = torch.get_num_threads()
-    torch.set_num_threads(_load_thread_count(directory) or _choose_thread_count(module, directory))
+    torch.set_num_threads(
+        run_on_main(group, lambda: _load_thread_count(directory) or _choose_thread_count(module, directory))
+    )
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Windows of whole histories in batches: with a causal user tower, one pass learns every position of a window."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
+from vecall.training.shards import BatchPart, Shard, WholeBatch
 
 _SORT_POOL_BATCHES = 20  # about so many batches of windows are sorted by length together, which leaves little padding
 
@@ -72,7 +73,7 @@ def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int
 
 
 @dataclass(frozen=True)
-class WindowBatch:
+class WindowBatch(BatchPart):
     """B windows of up to W items, with a loss at P positions of them.
 
     Attributes:
@@ -94,9 +95,10 @@ class WindowBatch:
         """[P] user row of each positive."""
         return self.users[self.window_index]
 
-    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "WindowBatch":
-        """Return the batch with each tensor replaced by the function's result."""
-        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})
+    @property
+    def step_targets(self) -> tuple[Tensor, Tensor]:
+        """User rows and item rows of the targets of the whole batch."""
+        return (self.target_users, self.target_items) if self.whole is None else (self.whole.users, self.whole.items)
 
     def replace_input_items(self, input_items: Tensor) -> "WindowBatch":
         """Return the batch with [B, W] other numbers for its input items, such as rows of a smaller table."""
@@ -137,13 +139,24 @@ class WindowBatches:
         batch_size: Approximate number of positives of a batch; windows are not divided.
         seed: Seed of the order.
         epoch: Number of the epoch.
+        shard: Part of each batch to build; None for all of it.
     """
 
-    def __init__(self, windows: Windows, histories: RaggedArray, *, batch_size: int, seed: int, epoch: int) -> None:
-        self._windows, self._histories = windows, histories
+    def __init__(
+        self,
+        windows: Windows,
+        histories: RaggedArray,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        shard: Shard | None = None,
+    ) -> None:
+        self._windows, self._histories, self._shard = windows, histories, shard
         rng = build_epoch_rng(seed, epoch)
         order = rng.permutation(len(windows))
         lengths, target_counts = windows.lengths, windows.target_counts  # properties, computed once for all pools
+        self._target_counts = target_counts
         n_pools = max(1, round(target_counts.sum() / (_SORT_POOL_BATCHES * batch_size)))
         batches: list[Rows] = []
         for pool in np.array_split(order, n_pools):
@@ -155,7 +168,34 @@ class WindowBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[WindowBatch]:
-        return map(self._build_batch, self._batches)
+        for indices in self._batches:
+            yield self._build_batch(indices) if self._shard is None else self._build_part(indices, self._shard)
+
+    def _build_part(self, indices: Rows, shard: Shard) -> WindowBatch:
+        """Build this process's windows of a batch, with about as many positives as those of the other processes."""
+        target_counts = self._target_counts[indices]
+        windows = shard.select(target_counts)
+        is_padding = windows.start == windows.stop
+        if is_padding:
+            windows = slice(0, 1)
+        starts = np.concatenate([[0], np.cumsum(target_counts)])  # of each window's targets
+        items = self._gather_target_items(indices, target_counts)
+        whole = WholeBatch(
+            users=torch.from_numpy(np.repeat(self._windows.users[indices], target_counts)),
+            items=torch.from_numpy(items),
+            labels=torch.ones(len(items)),
+            part=slice(int(starts[windows.start]), int(starts[windows.stop])),
+            n_processes=shard.size,
+            is_padding=is_padding,
+        )
+        return replace(self._build_batch(indices[windows]), whole=whole)
+
+    def _gather_target_items(self, indices: Rows, target_counts: Rows) -> Rows:
+        """Collect the positives of some windows, which are the last items of each, window by window."""
+        windows = self._windows
+        ends = self._histories.offsets[windows.users[indices]] + windows.ends[indices]
+        shifts = np.repeat(ends - np.cumsum(target_counts), target_counts)
+        return self._histories.values[np.arange(len(shifts)) + shifts]
 
     def _build_batch(self, indices: Rows) -> WindowBatch:
         windows = self._windows
