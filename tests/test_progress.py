@@ -76,6 +76,13 @@ def test_without_a_listener_progress_goes_to_the_logger(caplog, monkeypatch):
     assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
+def test_progress_sent_to_nobody_is_dropped(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, logger="vecall"), progress.report_to(None), progress.track("x", 1) as advance:
+        advance(1)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("rate", "remaining", "text"),
     [

@@ -83,32 +83,46 @@ class _LoggedTask:
         return f"{self._name}: {self._done:,} of {self._total:,}{share}"
 
 
-_listener: ContextVar[ProgressListener | None] = ContextVar("vecall_progress", default=None)
+def _build_log_listener() -> ProgressListener:
+    return ProgressLog(logger.info)
+
+
+# A function, since a log counts the tasks of its own thread alone.
+_get_listener: ContextVar[Callable[[], ProgressListener | None]] = ContextVar(
+    "vecall_progress", default=_build_log_listener
+)
 
 
 @contextmanager
 def report_to(listener: ProgressListener | None) -> Iterator[None]:
     """Send the progress of tasks within this context to `listener`; None: to nobody."""
-    token = _listener.set(listener)
+    token = _get_listener.set(lambda: listener)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _get_listener.reset(token)
 
 
 @contextmanager
 def track(name: str, total: int) -> Iterator[ProgressCallback]:
-    """Report a task of `total` steps to the current listener, or to this module's logger, at level INFO.
+    """Report a task of `total` steps to the current listener; without one, to this module's logger, at level INFO.
 
     Yields:
         Callback to advance the task.
     """
-    listener = _listener.get() or ProgressLog(logger.info)
+    listener = _get_listener.get()()
+    if listener is None:
+        yield _noop
+        return
     advance = listener.start_task(name, total)
     try:
         yield advance
     finally:
         listener.stop_task()
+
+
+def _noop(steps: int = 1, note: str = "") -> None:
+    del steps, note
 
 
 def format_pace(rate: float, remaining: int) -> str:
