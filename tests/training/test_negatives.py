@@ -33,6 +33,26 @@ def test_log_q_is_the_log_of_the_expected_count(uniform, in_batch):
     assert q.sum() == pytest.approx(uniform + min(in_batch, 16), rel=1e-5)
 
 
+def compute_relative_denominator(n_items, draws, *, uniform, in_batch):
+    """Mean over the draws of the softmax denominator that the candidates estimate, as a share of the exact one."""
+    torch.manual_seed(0)
+    frequencies = torch.arange(1, n_items + 1).double() ** -1.0  # Zipf
+    frequencies /= frequencies.sum()
+    # Popular items score higher, as after training: candidates that are weighted wrongly would change the estimate.
+    scores = torch.randn(n_items, dtype=torch.float64) - 0.3 * torch.arange(1, n_items + 1).double().log()
+    settings, estimates = NegativeSettings(uniform=uniform, in_batch=in_batch), []
+    for _ in range(draws):
+        targets = torch.multinomial(frequencies, 512, replacement=True)
+        sampled = sample_candidates(settings, targets, torch.arange(n_items), frequencies)
+        estimates.append((scores[sampled.rows] - sampled.log_expected_counts).exp().sum())
+    return (torch.stack(estimates).mean() / scores.exp().sum()).item()
+
+
+@pytest.mark.parametrize(("uniform", "in_batch"), [(1024, 0), (1024, 256), (0, 512)])
+def test_expected_denominator_is_that_of_the_softmax_over_10_000_items(uniform, in_batch):
+    assert compute_relative_denominator(10_000, 150, uniform=uniform, in_batch=in_batch) == pytest.approx(1, abs=0.02)
+
+
 def test_uniform_negatives_exclude_the_positive_and_are_uniform_over_the_others():
     torch.manual_seed(0)
     targets = torch.tensor([0, 7, N - 1])

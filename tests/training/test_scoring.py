@@ -48,3 +48,17 @@ def test_item_vectors_do_not_depend_on_the_batch_size(monkeypatch):
     monkeypatch.setattr(scoring, "_ITEM_BATCH_SIZE", 7)
     torch.testing.assert_close(encode_all_items(towers, DATA), expected)
     assert not expected.requires_grad
+
+
+def test_large_catalogues_are_scored_from_half_precision_vectors(monkeypatch):
+    towers = make_towers()
+    histories = RaggedArray.from_lists([[], [1, 2, 3, 4, 5, 6]])
+    cases = EvalCases(np.array([5, 2]), histories, RaggedArray.from_lists([[0]] * 2))
+    expected = TowerScorer(towers, DATA)(cases)(0, synthetic.ITEMS)
+    monkeypatch.setattr(scoring, "_MAX_FULL_PRECISION_BYTES", 0)
+    scorer = TowerScorer(towers, DATA)
+    assert scorer.item_vectors.dtype == torch.float16
+    scores = scorer(cases)(0, synthetic.ITEMS)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=2e-3)
+    assert (scores != expected).any()

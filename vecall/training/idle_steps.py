@@ -37,6 +37,7 @@ class IdleSteps:
 
     def __init__(self, device: torch.device) -> None:
         self._table = torch.zeros(6, _INITIAL_CAPACITY, dtype=torch.float64, device=device)
+        self._moment_decays = _compute_moment_decays(_INITIAL_CAPACITY).to(device)
         self._ratio_powers = _RATIO ** torch.arange(_TAIL_STEPS, 0, -1, dtype=torch.float64, device=device)
         self.reset(0)
 
@@ -61,6 +62,7 @@ class IdleSteps:
         """
         if self.count + 2 > self._table.shape[1]:
             self._table = torch.cat([self._table, torch.zeros_like(self._table)], dim=1)
+            self._moment_decays = _compute_moment_decays(self._table.shape[1]).to(self._table.device)
         shrink, tail, kept, weight_share, tail_share, _ = self._table[:, : self.count + 1]
         correction1, root_correction2 = bias_corrections(step)
         self._table[:2, : self.count + 1] *= 1 - lr * weight_decay
@@ -82,6 +84,12 @@ class IdleSteps:
 
     def decay_moments(self, last_steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return beta1 and beta2 to the number of idle steps of [M] rows → float32 [M, 1] each; tiny ones are 0."""
-        idle = (self.count - last_steps).to(torch.float64).unsqueeze(-1)
-        powers = (BETA1**idle, BETA2**idle)
-        return tuple(torch.where(power < 1e-30, 0.0, power).to(torch.float32) for power in powers)  # type: ignore[return-value]
+        beta1_powers, beta2_powers = self._moment_decays.index_select(1, self.count - last_steps).unsqueeze(-1)
+        return beta1_powers, beta2_powers
+
+
+def _compute_moment_decays(count: int) -> Tensor:
+    """Return the powers 0 to count - 1 of both betas → float32 [2, count]; 0 below 1e-30, as tiny factors are slow."""
+    betas = torch.tensor([[BETA1], [BETA2]], dtype=torch.float64)
+    powers = betas ** torch.arange(count, dtype=torch.float64)
+    return torch.where(powers < 1e-30, 0.0, powers).to(torch.float32)

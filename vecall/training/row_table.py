@@ -23,13 +23,15 @@ class _RowState:
     def add_gradients(self, gradients: Tensor, *, lr: float, weight_decay: float, step: int) -> None:
         """Update moments and weights by [M, D] gradients, in place."""
         correction1, root_correction2 = bias_corrections(step)
-        squares = gradients.square() if self.exp_avg is not None else gradients.square().mean(1, keepdim=True)
-        self.exp_avg_sq.lerp_(squares, 1 - BETA2)
-        direction, size = gradients, lr
-        if self.exp_avg is not None:
+        self.exp_avg_sq.mul_(BETA2)
+        if self.exp_avg is None:
+            self.exp_avg_sq.add_(gradients.square().mean(1, keepdim=True), alpha=1 - BETA2)
+            direction, size = gradients, lr
+        else:
+            self.exp_avg_sq.addcmul_(gradients, gradients, value=1 - BETA2)
             direction, size = self.exp_avg.lerp_(gradients, 1 - BETA1), lr / correction1
-        denominator = (self.exp_avg_sq.sqrt() / root_correction2).add_(EPS)
-        self.weight.mul_(1 - lr * weight_decay).sub_(size * direction / denominator)
+        denominator = self.exp_avg_sq.sqrt().div_(root_correction2).add_(EPS)
+        self.weight.mul_(1 - lr * weight_decay).addcdiv_(direction, denominator, value=-size)
 
 
 @dataclass
@@ -193,7 +195,7 @@ class RowTable:
             exp_avg_sq=self.exp_avg_sq.index_select(0, rows),
             average=None if self._average is None else self._average.index_select(0, rows),
         )
-        direction = None if state.exp_avg is None else state.exp_avg / (state.exp_avg_sq.sqrt() + eps)
+        direction = None if state.exp_avg is None else state.exp_avg / state.exp_avg_sq.sqrt().add_(eps)
         if state.average is not None:
             state.average.mul_(kept).addcmul_(state.weight, weight_share)
             if direction is not None:

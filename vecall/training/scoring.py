@@ -18,6 +18,8 @@ Scorer = Callable[[EvalCases], BlockScorer]
 """Takes a batch of B cases and returns the scorer of blocks of items for them."""
 
 _ITEM_BATCH_SIZE, _USER_BATCH_SIZE = 4096, 1024
+# Larger arrays of item vectors are held in half precision, in which a release stores them too.
+_MAX_FULL_PRECISION_BYTES = 2**31
 
 
 class TowerScorer:
@@ -30,7 +32,7 @@ class TowerScorer:
         data: Features of all items and users.
 
     Attributes:
-        item_vectors: [N, D] vectors of all items.
+        item_vectors: [N, D] vectors of all items, float32, or float16 beyond 2 GiB.
     """
 
     def __init__(self, towers: TwoTower, data: TrainingData) -> None:
@@ -50,10 +52,11 @@ class TowerScorer:
         histories, lengths = cases.histories.truncate_to_last(history_length).to_padded(fill_value=0)
         device = self.item_vectors.device
         features = to_tensors({name: values[cases.users] for name, values in self._user_features.items()}, device)
+        items, index = np.unique(histories, return_inverse=True)
         with eval_mode(self._towers):
             return self._towers.encode_users(
-                self.item_vectors,
-                torch.from_numpy(histories).to(device),
+                self.item_vectors[torch.from_numpy(items).to(device)].float(),
+                torch.from_numpy(index.reshape(histories.shape)).to(device),
                 torch.from_numpy(lengths).to(device),
                 features,
             )
@@ -62,16 +65,18 @@ class TowerScorer:
         """Encode the users of B cases and return the scorer of blocks of items for them."""
         user_vectors = self.encode_users(cases)
         if self.item_vectors.device.type == "cpu":
-            item_vectors = self.item_vectors.numpy()  # a view; numpy multiplies on all cores, however many torch uses
-            return lambda start, stop: user_vectors @ item_vectors[start:stop].T
+            # A view, or a copy of the block alone; numpy multiplies on all cores, however many torch uses.
+            return lambda start, stop: user_vectors @ self.item_vectors[start:stop].float().numpy().T
         device_vectors = torch.from_numpy(user_vectors).to(self.item_vectors.device)
-        return lambda start, stop: (device_vectors @ self.item_vectors[start:stop].T).cpu().numpy()
+        return lambda start, stop: (device_vectors @ self.item_vectors[start:stop].float().T).cpu().numpy()
 
 
 def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
-    """Encode all items in batches → [N, D], on the device of the towers."""
+    """Encode all items in batches → [N, D] on the device of the towers, float32, or float16 beyond 2 GiB."""
     device = next(towers.parameters()).device
-    vectors = torch.empty((data.n_items, towers.settings.dim), device=device)
+    is_large = 4 * data.n_items * towers.settings.dim > _MAX_FULL_PRECISION_BYTES
+    dtype = torch.float16 if is_large else torch.float32
+    vectors = torch.empty((data.n_items, towers.settings.dim), device=device, dtype=dtype)
     with eval_mode(towers):
         for start in range(0, data.n_items, _ITEM_BATCH_SIZE):
             stop = min(start + _ITEM_BATCH_SIZE, data.n_items)
