@@ -1,6 +1,7 @@
 """Ranking by blocks of items against the dense formula, on scores with many ties."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_equal_vectors_tie_in_all_blocks_so_a_constant_model_scores_zero(n_items
     scorer = VectorScorer(lambda batch: users[batch.users], items)
     metrics = evaluate_scorer(scorer, cases, n_items, (10, n_items - 1), block_items=64).seen_included
     assert metrics["recall@10"] == metrics[f"recall@{n_items - 1}"] == metrics["ndcg@10"] == 0.0
+
+
+def test_no_array_of_users_by_items_is_allocated():
+    n_users, n_items = 256, 60_000  # 61 MB of scores
+    rng = np.random.default_rng(0)
+    users, items = (rng.standard_normal((count, 4)).astype(np.float32) for count in (n_users, n_items))
+    rows = RaggedArray.from_lists(rng.integers(0, n_items, (n_users, 1)))
+    cases = EvalCases(np.arange(n_users), rows, rows)
+    tracemalloc.start()
+    evaluate_scorer(VectorScorer(lambda batch: users[batch.users], items), cases, n_items, (100,), block_items=1024)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
 
 
 def test_ranks_computed_by_hand():

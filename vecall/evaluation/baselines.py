@@ -35,8 +35,9 @@ def count_users(lists: RaggedArray, n_items: int) -> NDArray[np.int64]:
     values, owners = lists.values, lists.segment_ids
     bounds = np.searchsorted(lists.offsets, np.arange(0, len(values), _COUNTED_CHUNK))  # whole lists
     for first, last in pairwise([*lists.offsets[np.unique(bounds)], len(values)]):
-        codes = np.unique(owners[first:last] * n_items + values[first:last])
-        counts += np.bincount(codes % n_items, minlength=n_items)
+        codes = np.sort(owners[first:last] * n_items + values[first:last])
+        is_first = np.concatenate([[True], codes[1:] != codes[:-1]])[: len(codes)]
+        counts += np.bincount(codes[is_first] % n_items, minlength=n_items)
     return counts
 
 

@@ -76,8 +76,13 @@ class RecentCooccurrence:
         """Return the scorer of blocks of items for B cases, from the newest items of each history."""
         history = cases.histories.truncate_to_last(self._n_recent)
         ages = history.offsets[1:][history.segment_ids] - 1 - np.arange(len(history.values))
+        index_dtype = self._similarity.indices.dtype  # of a wider one scipy would make a copy of the similarities
         recent_weights = sparse.csr_array(  # [B, N]
-            ((self._decay**ages).astype(np.float32), history.values, history.offsets),
+            (
+                (self._decay**ages).astype(np.float32),
+                history.values.astype(index_dtype),
+                history.offsets.astype(index_dtype),
+            ),
             shape=(len(history), self._similarity.shape[0]),
         )
         scores = (recent_weights @ self._similarity).tocsc()  # [B, N], almost empty

@@ -119,7 +119,7 @@ def evaluate_scorer(
     *,
     group_masks: Mapping[str, Mask] | None = None,
     batch_size: int = 256,
-    block_items: int = 8192,
+    block_items: int = 4096,
     max_sample_users: int = 500,
     seed: int = 0,
     processes: ProcessGroup | None = None,
