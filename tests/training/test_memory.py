@@ -93,7 +93,7 @@ def sampled_step_with_gradients(estimate, n_table_weights):
 def test_training_that_fits_is_accepted():
     data, model, settings = make_data(1000), ModelSettings(), TrainingSettings()
     estimate = estimate_memory(data, model, settings)
-    assert check_memory(data, model, settings, None, estimate.total - estimate.loaded) == estimate
+    assert check_memory(data, model, settings, estimate.total - estimate.loaded) == estimate
 
 
 def test_training_that_does_not_fit_is_refused_with_numbers_and_settings():
@@ -101,7 +101,7 @@ def test_training_that_does_not_fit_is_refused_with_numbers_and_settings():
     data = dataclasses.replace(data, n_items=10_000_000)
     settings = TrainingSettings(ema_decay=0.99)
     with pytest.raises(TrainingError) as raised:
-        check_memory(data, ModelSettings(dim=256), settings, None, 14 * GIB)
+        check_memory(data, ModelSettings(dim=256), settings, 14 * GIB)
     text = str(raised.value)
     assert "needs about 19." in text
     assert "has 14.0 GiB" in text
@@ -115,10 +115,10 @@ def test_training_that_does_not_fit_is_refused_with_numbers_and_settings():
 def test_item_id_is_suggested_where_items_have_features():
     data = dataclasses.replace(make_data(100), n_items=3_000_000)
     with pytest.raises(TrainingError, match=r"would fit: model\.dim = 32 .*; model\.item_id = false"):
-        check_memory(data, ModelSettings(), TrainingSettings(), None, 2 * GIB)
+        check_memory(data, ModelSettings(), TrainingSettings(), 2 * GIB)
 
 
 def test_no_setting_is_suggested_where_none_is_enough():
     data = dataclasses.replace(make_data(100, has_titles=False), n_items=10_000_000)
     with pytest.raises(TrainingError, match=r"no single setting is enough: lower model\.dim and training\.batch"):
-        check_memory(data, ModelSettings(), TrainingSettings(), None, GIB // 4)
+        check_memory(data, ModelSettings(), TrainingSettings(), GIB // 4)

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from vecall.errors import TrainingError
+from vecall.runtime.memory import available_memory_bytes
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
@@ -20,6 +21,7 @@ from vecall.training.checkpoints import StreamedCheckpointIO, load_checkpoint, l
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, is_main, run_on_main
 from vecall.training.loggers import EpochLogger, build_logger
+from vecall.training.memory import check_memory
 from vecall.training.module import TwoTowerModule
 from vecall.training.plan import TrainingPlan, select_candidate_items
 from vecall.training.settings import TrainingSettings
@@ -73,9 +75,14 @@ def train(
 
     Raises:
         TrainingError: There is too little to learn from, the loss is not finite, or the checkpoint in `directory`
-            belongs to other tables or another number of processes.
+            belongs to other tables or another number of processes; or memory is too small.
     """
     _check_trainable(data)
+    if not torch.cuda.is_available():
+        processes = 1 if group is None else group.size
+        available_bytes = available_memory_bytes() // processes
+        check = partial(check_memory, data, model_settings, training_settings, available_bytes, processes=processes)
+        run_on_main(group, partial(check, validates=validate is not None))
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)

@@ -15,7 +15,8 @@ from vecall.errors import TrainingError
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import TrainingData
-from vecall.training.plan import TrainingPlan, find_row_tables
+from vecall.training.plan import TrainingPlan, find_row_tables, select_candidate_items
+from vecall.training.scoring import MAX_FULL_PRECISION_BYTES
 from vecall.training.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
@@ -28,9 +29,9 @@ _SCORING_BYTES = 32 * 2**20  # blocks of scores in validation
 
 # [M, D] arrays of a step's items alive at a time: id vectors, sum with features, vectors of length 1, three gradients.
 _ITEM_ARRAYS = 6
-_READ_ROW_ARRAYS = 2  # [rows, D] arrays of each table: the rows that a step reads, and their gradients
-# [rows, D] arrays of the table that is being updated: copies of its state, and their products.
-_UPDATED_ROW_ARRAYS, _UPDATED_ROW_ARRAYS_WITH_MOMENTS = 5, 9
+# [rows, D] arrays of each table until its update, with and without moments: state of the rows read, and their gradients.
+_READ_ROW_ARRAYS, _READ_ROW_ARRAYS_WITH_MOMENTS = 2, 5
+_UPDATED_ROW_ARRAYS = 5  # [rows, D] arrays of the table that is being updated: products of its state
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
 _LOGIT_ARRAYS = 5  # [B, C] arrays: scores, corrected ones, logits, probabilities, gradient
 _TOKEN_ARRAYS, _TOKEN_ARRAYS_PER_LAYER = 8, 24  # [tokens, D] arrays of a causal encoder that the backward pass reads
@@ -89,6 +90,7 @@ class _Inputs:
     model: ModelSettings
     training: TrainingSettings
     plan: TrainingPlan | None
+    processes: int
     validates: bool
 
 
@@ -98,6 +100,7 @@ def estimate_memory(
     training: TrainingSettings,
     plan: TrainingPlan | None = None,
     *,
+    processes: int = 1,
     validates: bool = True,
 ) -> MemoryEstimate:
     """Estimate the memory of a training; nothing of its size is allocated.
@@ -107,21 +110,22 @@ def estimate_memory(
         model: Architecture of the towers.
         training: Loss, batch and moving average.
         plan: The training's plan; None to resolve it.
+        processes: Number of processes that train together, each of which needs the memory.
         validates: Whether epochs are validated.
 
     Raises:
         TrainingError: As `TrainingPlan.make`.
     """
-    return _estimate(_Inputs(data, model, training, plan, validates))
+    return _estimate(_Inputs(data, model, training, plan, processes, validates))
 
 
 def check_memory(
     data: TrainingData,
     model: ModelSettings,
     training: TrainingSettings,
-    plan: TrainingPlan | None,
     available_bytes: int,
     *,
+    processes: int = 1,
     validates: bool = True,
 ) -> MemoryEstimate:
     """Refuse a training that does not fit in memory.
@@ -130,8 +134,8 @@ def check_memory(
         data: Training data.
         model: Architecture of the towers.
         training: Loss, batch and moving average.
-        plan: The training's plan; None to resolve it.
-        available_bytes: Memory that the training may use beside what its data use already.
+        available_bytes: Memory that each process may use beside what its data use already.
+        processes: Number of processes that train together.
         validates: Whether epochs are validated.
 
     Returns:
@@ -140,7 +144,7 @@ def check_memory(
     Raises:
         TrainingError: The training needs more than that; or as `TrainingPlan.make`.
     """
-    inputs = _Inputs(data, model, training, plan, validates)
+    inputs = _Inputs(data, model, training, None, processes, validates)
     estimate = _estimate(inputs)
     limit = available_bytes + estimate.loaded
     if estimate.total <= limit:
@@ -166,8 +170,8 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     data, model = inputs.data, inputs.model
     with torch.device("meta"):  # shapes alone
         towers = TwoTower(model, data.item_specs, data.user_specs, data.n_items)
-    n_candidates = len(data.observed_items) if towers.uses_id_dropout else data.n_items
-    plan = inputs.plan or TrainingPlan.make(inputs.training, towers, n_candidates)
+    n_candidates = len(select_candidate_items(towers, data))
+    plan = inputs.plan or TrainingPlan.make(inputs.training, towers, n_candidates, inputs.processes)
     tables = find_row_tables(towers, plan.loss)
     max_list_length = max(
         (data.item_features[name].shape[1] for name, spec in data.item_specs.items() if spec.kind == "multi_value"),
@@ -187,8 +191,14 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         optimizer_state=row_state + 2 * _FLOAT_BYTES * dense_weights,
         moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
         step=_FLOAT_BYTES * (dense_weights + _count_step_values(inputs, plan, read_tables, n_candidates)),
-        validation=data.n_items * model.dim * _FLOAT_BYTES + _SCORING_BYTES if inputs.validates else 0,
+        validation=_estimate_validation(data.n_items * model.dim) if inputs.validates else 0,
     )
+
+
+def _estimate_validation(n_values: int) -> int:
+    """Return the bytes of item vectors of so many numbers in all, and of blocks of scores."""
+    vectors = _FLOAT_BYTES * n_values
+    return (vectors if vectors <= MAX_FULL_PRECISION_BYTES else vectors // 2) + _SCORING_BYTES
 
 
 def _count_step_values(
@@ -219,8 +229,8 @@ def _count_step_values(
     arrays = _TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers if is_causal else _HISTORY_ARRAYS
     hidden = 4 * (n_distinct + batch) * sum(model.hidden)
     read_rows = [min(len(table), n_distinct * reads) * table.shape[1] for table, reads in tables]
-    n_updated = _UPDATED_ROW_ARRAYS_WITH_MOMENTS if plan.row_moments else _UPDATED_ROW_ARRAYS
-    row_copies = _READ_ROW_ARRAYS * sum(read_rows) + n_updated * max(read_rows, default=0)
+    n_read_arrays = _READ_ROW_ARRAYS_WITH_MOMENTS if plan.row_moments else _READ_ROW_ARRAYS
+    row_copies = n_read_arrays * sum(read_rows) + _UPDATED_ROW_ARRAYS * max(read_rows, default=0)
     return _ITEM_ARRAYS * n_distinct * model.dim + n_logits + arrays * n_read * model.dim + hidden + row_copies
 
 
@@ -235,7 +245,7 @@ def _count_input_items(inputs: _Inputs) -> int:
 
 def _find_fitting_settings(inputs: _Inputs, limit: int) -> Iterator[tuple[str, int]]:
     """Yield each single change of the settings with which the training needs at most `limit` bytes, and its bytes."""
-    for alternatives in _build_alternatives(replace(inputs, plan=None)):
+    for alternatives in _build_alternatives(inputs):
         for text, changed in alternatives:
             total = _estimate(changed).total
             if total <= limit:
