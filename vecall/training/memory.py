@@ -29,7 +29,7 @@ _SCORING_BYTES = 32 * 2**20  # blocks of scores in validation
 
 # [M, D] arrays of a step's items alive at a time: id vectors, sum with features, vectors of length 1, three gradients.
 _ITEM_ARRAYS = 6
-# [rows, D] arrays of each table until its update, with and without moments: state of the rows read, and their gradients.
+# [rows, D] arrays of each table until its update, without and with moments: state of the rows read, and gradients.
 _READ_ROW_ARRAYS, _READ_ROW_ARRAYS_WITH_MOMENTS = 2, 5
 _UPDATED_ROW_ARRAYS = 5  # [rows, D] arrays of the table that is being updated: products of its state
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
