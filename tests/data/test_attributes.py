@@ -166,7 +166,7 @@ def test_label_is_compared_with_the_threshold_in_its_own_precision(tmp_path, lab
         }
     )
     tables = read_tables(DataSettings(interactions=(tmp_path / "log.parquet",)), schema)
-    assert tables.interactions["positive"].to_list() == expected
+    assert tables.interactions.is_positive.tolist() == expected
 
 
 def test_users_table_that_does_not_match_the_interactions_is_reported(tmp_path, caplog):

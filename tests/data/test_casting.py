@@ -5,7 +5,7 @@ from functools import partial
 import polars as pl
 import pytest
 
-from vecall.data.casting import cast_boolean, cast_feature, cast_id, cast_number, cast_timestamp
+from vecall.data.casting import TimestampCaster, cast_boolean, cast_feature, cast_id, cast_number
 from vecall.data.timestamps import to_unix_micros
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
@@ -106,7 +106,19 @@ def test_column_is_cast_to_booleans():
     ],
 )
 def test_column_is_cast_to_timestamps(cells, expected):
-    assert to_values(cast_timestamp(pl.Series("x", cells))) == expected
+    assert to_values(TimestampCaster().cast(pl.Series("x", cells))) == expected
+
+
+def test_batches_of_text_times_are_consistent_if_all_of_them_together_are_of_the_kind_of_the_first():
+    caster = TimestampCaster()
+    assert to_values(caster.cast(pl.Series(["1", "x"]))) == [1, "bad"]
+    assert to_values(caster.cast(pl.Series(["2018-06-01T12:00:00", "2"]))) == ["bad", 2]
+    assert caster.is_consistent
+    assert to_values(caster.cast(pl.Series(["y"]))) == ["bad"]
+    assert not caster.is_consistent
+    again = TimestampCaster(is_number=caster.has_more_numbers)
+    assert to_values(again.cast(pl.Series(["1", "x"]))) == ["bad", "bad"]
+    assert to_values(again.cast(pl.Series(["2018-06-01T12:00:00", "2"]))) == [NOON, "bad"]
 
 
 def test_datetime_without_time_zone_is_in_utc():
@@ -154,7 +166,7 @@ def test_column_is_cast_to_a_feature(feature, cells, expected):
 def test_incompatible_column_is_invalid_without_an_exception(column):
     casters = [
         partial(cast_id, id_type="integer"),
-        cast_timestamp,
+        TimestampCaster().cast,
         cast_boolean,
         partial(cast_feature, feature=NumericFeature()),
     ]

@@ -1,11 +1,11 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import encoding_oracle
 
-from vecall.data import feature_encoder, padding
+from vecall.data import feature_encoder, padding, text, vocabulary
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState, FeatureSpec
 from vecall.data.request_features import to_feature_frame
 from vecall.data.vocabulary import MISSING, OOV
@@ -112,6 +112,7 @@ ROWS = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(ROWS, ROWS)
 def test_encoder_restored_from_json_encodes_equally(training_rows, rows):
     encoder = FeatureEncoder.fit(FEATURES, to_feature_frame(training_rows, FEATURES))
@@ -126,8 +127,9 @@ def test_encoder_restored_from_json_encodes_equally(training_rows, rows):
             assert before[name].max(initial=0) < spec.size
 
 
-@given(ROWS, ROWS, st.integers(1, 3), st.integers(1, 4))
-def test_chunks_encode_as_the_oracle(training_rows, rows, chunk_rows, block_rows):
+@settings(max_examples=40)
+@given(ROWS, ROWS, st.integers(1, 3), st.integers(1, 4), st.booleans())
+def test_chunks_encode_as_the_oracle(training_rows, rows, chunk_rows, block_rows, are_columns):
     encoder = FeatureEncoder.fit(FEATURES, to_feature_frame(training_rows, FEATURES))
     frame = to_feature_frame([*rows, *training_rows], FEATURES)
     expected = encoding_oracle.encode(encoder, frame)
@@ -135,6 +137,10 @@ def test_chunks_encode_as_the_oracle(training_rows, rows, chunk_rows, block_rows
         patch.setattr(feature_encoder, "_CHUNK_ROWS", chunk_rows)
         patch.setattr(padding, "_CHUNK_ROWS", chunk_rows)
         patch.setattr(padding, "_BLOCK_ROWS", block_rows)
+        if are_columns:  # as if there were many rows
+            patch.setattr(feature_encoder, "_MIN_COLUMN_LISTS", 0)
+            patch.setattr(vocabulary, "_MIN_COLUMN_VALUES", 0)
+            patch.setattr(text, "_MIN_COLUMN_TEXTS", 0)
         encoded = encoder.encode(frame)
     assert list(encoded) == list(expected)
     for name, values in encoded.items():

@@ -1,8 +1,11 @@
 import numpy as np
+import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.data.hashing import hash_strings, pack_strings
+from vecall.data import hashing
+from vecall.data.hashing import hash_strings, pack_column, pack_strings, unpack_column
 
 MASK = 2**64 - 1
 EXPECTED = ["f52a15e9a9b5e89b", "02c0bdbf481420f8", "e1747db7a7f6135a", "8f539c9b4033d1e2", "c2f81037f9845d8a"]
@@ -26,6 +29,22 @@ def test_hashes_are_the_same_in_every_version():
 
 @given(st.lists(st.text(max_size=12), max_size=20))
 def test_vectorized_hash_equals_the_bytewise_hash(texts):
+    assert hash_strings(texts).tolist() == [hash_bytewise(text) for text in texts]
+
+
+@given(st.lists(st.text(max_size=12), max_size=20), st.integers(1, 3))
+def test_column_is_packed_and_unpacked(texts, chunk_rows):
+    column = pl.Series(texts, dtype=pl.String)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "_CHUNK_ROWS", chunk_rows)
+        blob, offsets = pack_column(column)
+    expected_blob, expected_offsets = pack_strings(texts)
+    assert (blob.tolist(), offsets.tolist()) == (expected_blob.tolist(), expected_offsets.tolist())
+    assert unpack_column(blob, offsets).to_list() == texts
+
+
+def test_strings_beyond_the_radix_sort_are_hashed():
+    texts = ["a" * 70_000, "b", "", "é" * 40_000]
     assert hash_strings(texts).tolist() == [hash_bytewise(text) for text in texts]
 
 

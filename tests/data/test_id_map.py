@@ -25,6 +25,7 @@ def check_contract(ids, ordered_ids, id_type, other_ids):
         assert len(mapping) == len(ordered_ids)
         assert mapping.to_ids(all_rows) == ordered_ids
         assert {type(entity_id) for entity_id in mapping.to_ids(all_rows)} == {int if id_type == "integer" else str}
+        assert mapping.to_column().to_list() == ordered_ids
         assert mapping.to_rows(ordered_ids).tolist() == all_rows.tolist()
         assert mapping.to_rows(other_ids).tolist() == [expected_row.get(other_id, -1) for other_id in other_ids]
         assert [mapping.to_row(entity_id) for entity_id in ordered_ids] == all_rows.tolist()

@@ -2,9 +2,17 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from vecall.data import readers
+from vecall.data.interaction_table import InteractionReader
 from vecall.data.interactions import build_catalogue, build_interactions
-from vecall.data.tables import EntityTable, Tables
+from vecall.data.settings import CsvSettings, DataSettings
+from vecall.data.table_source import TableSource
+from vecall.data.table_validator import BadRowHandler
+from vecall.data.tables import EntityTable, Tables, read_tables
 from vecall.schema import Schema
 
 
@@ -21,9 +29,12 @@ def make_schema(**interactions):
 def build(log, items=None, users=None, **interaction_schema):
     """Catalogue and interactions of tables given as columns."""
     entity_tables = [None if columns is None else make_entity_table(columns) for columns in (items, users)]
-    log = pl.DataFrame({"positive": [True] * len(log["user"])} | log)
-    tables = Tables(log, *entity_tables)
-    catalogue = build_catalogue(tables, make_schema(**interaction_schema))
+    item_ids, user_ids = (None if table is None else table.ids for table in entity_tables)
+    schema = make_schema(**interaction_schema)
+    reader = InteractionReader(schema, CsvSettings(), BadRowHandler(should_drop=False), item_ids, user_ids)
+    frame = pl.DataFrame(log).rename({"user": "u", "item": "i"} | ({"time": "t"} if "time" in log else {}))
+    tables = Tables(reader.read([TableSource("log", frame)]), *entity_tables)
+    catalogue = build_catalogue(tables, schema)
     return catalogue, build_interactions(tables, catalogue)
 
 
@@ -67,3 +78,39 @@ def test_catalogue_holds_the_ids_of_all_tables():
     assert catalogue.user_ids.to_list() == ["a", "b", "c"]
     assert catalogue.user_features.rows() == [(None,), (2.0,), (3.0,)]
     assert (len(catalogue.items), len(catalogue.users), log.users.max()) == (4, 3, 1)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcé"), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=12),
+    st.integers(1, 5),
+)
+def test_batches_give_the_interactions_of_a_stable_sort(rows, batch_rows):
+    users, items, times = (list(column) for column in zip(*rows, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "_BATCH_ROWS", batch_rows)
+        catalogue, log = build({"user": users, "item": items, "time": times}, time="t")
+    expected = sorted(rows, key=lambda row: (row[0].encode(), row[2]))
+    found = zip(
+        catalogue.user_ids.gather(log.users).to_list(),
+        catalogue.item_ids.gather(log.items).to_list(),
+        log.times.tolist(),
+        strict=True,
+    )
+    assert list(found) == expected
+    assert catalogue.user_ids.to_list() == sorted(set(users), key=str.encode)
+    assert catalogue.item_ids.to_list() == sorted(set(items))
+    assert (log.users.dtype, log.items.dtype) == (np.int32, np.int32)
+
+
+def test_users_of_dropped_rows_are_not_in_the_catalogue(tmp_path, monkeypatch):
+    """The first batch looks like numbers, so that it is read twice; then the row of user a is invalid."""
+    monkeypatch.setattr(readers, "_BATCH_ROWS", 2)
+    log = {"u": ["a", "a", "b", "b", "b"], "i": [1, 2, 3, 3, 4], "t": ["1", "2", *["2018-06-01"] * 3]}
+    pl.DataFrame(log).write_csv(tmp_path / "log.csv")
+    settings = DataSettings(interactions=(tmp_path / "log.csv",), bad_rows="drop")
+    tables = read_tables(settings, make_schema(time="t"))
+    catalogue = build_catalogue(tables, make_schema(time="t"))
+    assert (catalogue.user_ids.to_list(), catalogue.item_ids.to_list()) == (["b"], [3, 4])
+    assert build_interactions(tables, catalogue).items.tolist() == [0, 0, 1]
+    assert list(tables.dropped_counts.values()) == [2]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.ragged import to_lists
 
-from vecall.data.ragged import RaggedArray, offsets_from_lengths
+from vecall.data.ragged import RaggedArray, RaggedView, count_rows, offsets_from_lengths
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
 
@@ -23,6 +23,30 @@ def test_ragged_array_equals_plain_lists(lists, count, data):
     assert lengths.tolist() == array.lengths.tolist()
     indices = data.draw(st.lists(st.integers(0, len(lists) - 1), max_size=6)) if lists else []
     assert to_lists(array.take(np.array(indices, dtype=np.int64))) == [lists[index] for index in indices]
+
+
+@given(LISTS, st.integers(0, 7), st.data())
+def test_view_equals_the_copied_lists(lists, count, data):
+    source = RaggedArray.from_lists(lists)
+    bounds = [sorted(data.draw(st.tuples(*[st.integers(0, len(rows))] * 2))) for rows in lists]
+    expected = [rows[start:end] for rows, (start, end) in zip(lists, bounds, strict=True)]
+    starts, ends = (np.array([bound[side] for bound in bounds], dtype=np.int64) for side in (0, 1))
+    view = RaggedView(source.values, source.offsets[:-1] + starts, ends - starts)
+    copy = RaggedArray.from_lists(expected)
+    assert len(view) == len(lists)
+    assert to_lists(view) == expected
+    assert view.lengths.tolist() == copy.lengths.tolist()
+    indices = np.array(data.draw(st.lists(st.integers(0, len(lists) - 1), max_size=6)) if lists else [], dtype=np.int64)
+    assert to_lists(view.take(indices)) == [expected[index] for index in indices]
+    assert to_lists(view.truncate_to_last(count)) == to_lists(copy.truncate_to_last(count))
+    assert view.segment_ids.tolist() == copy.segment_ids.tolist()
+    assert view.to_padded()[0].tolist() == copy.to_padded()[0].tolist()
+    assert (view.offsets.tolist(), view.values.tolist()) == (copy.offsets.tolist(), copy.values.tolist())
+
+
+@given(st.lists(st.integers(0, 6), max_size=20))
+def test_rows_are_counted(rows):
+    assert count_rows(np.array(rows, dtype=np.int32), 7).tolist() == [rows.count(row) for row in range(7)]
 
 
 def test_index_beyond_the_lists_raises_index_error():

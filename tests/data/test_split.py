@@ -8,7 +8,7 @@ from support.ragged import to_lists
 
 from vecall.data.interactions import Interactions
 from vecall.data.settings import DataSettings
-from vecall.data.split import split_global_time, split_interactions, split_last_positives
+from vecall.data.split import TEST, TRAIN, VALID, split_global_time, split_interactions, split_last_positives
 from vecall.errors import DataError
 
 HALFWAY = 100.0
@@ -94,6 +94,17 @@ def test_no_history_contains_the_future(rows, cutoffs):
         held_out = by_user(split.valid).get(user, ([], []))[1] + by_user(split.test).get(user, ([], []))[1]
         positives = np.flatnonzero((log.users == user) & log.is_positive)
         assert split.train[user].tolist() + held_out == positives.tolist()
+    valid_start = {user: targets[0] for user, (_, targets) in by_user(split.valid).items()}
+    is_in_training = [
+        not positive and (time < cutoffs[0] if cutoffs else item < valid_start.get(user, len(rows)))
+        for item, (user, time, positive) in enumerate(zip(log.users, log.times, log.is_positive, strict=True))
+    ]
+    assert split.hard_negatives.items.tolist() == np.flatnonzero(is_in_training).tolist()
+    held_out = {
+        item: part for part, cases in ((VALID, split.valid), (TEST, split.test)) for item in cases.targets.values
+    }
+    positive_items = log.items[log.is_positive].tolist()
+    assert split.positive_parts.tolist() == [held_out.get(item, TRAIN) for item in positive_items]
     for user, item, position in to_tuples(split.hard_negatives):
         earlier = np.flatnonzero((log.users == user) & log.is_positive & (np.arange(len(log.users)) < item))
         assert split.train[user][:position].tolist() == earlier.tolist()

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from support import synthetic
 
-from vecall.data.feature_encoder import FeatureEncoder
+from vecall.data.feature_encoder import FeatureEncoder, to_tower_inputs
 from vecall.data.request_features import to_feature_frame
 from vecall.data.table_encoder import TableEncoder, fit_encoders, parse_schema
 from vecall.errors import ConfigError, DataError
@@ -30,7 +30,7 @@ def test_raw_tables_are_encoded_as_requests_are(tmp_path):
     item_encoder, user_encoder = fit_encoders(SCHEMA, tmp_path / "items.csv", users)
     frame = synthetic.make_features(synthetic.ITEMS + 8, 1, groups=synthetic.assign_item_groups(synthetic.ITEMS + 8))
     requests = to_feature_frame(frame[: synthetic.ITEMS].to_dicts(), synthetic.FEATURES)
-    production = FeatureEncoder(item_encoder.state).encode(requests)
+    production = to_tower_inputs(FeatureEncoder(item_encoder.state).encode(requests))
     assert_equal(item_encoder.encode(str(tmp_path / "items.csv")), production)
     assert_equal(item_encoder.encode(pl.read_csv(tmp_path / "items.csv")), production)
     assert user_encoder.encode(users)["age"].tolist() == pytest.approx(

@@ -4,10 +4,27 @@ from datetime import datetime
 import polars as pl
 import pytest
 
+from vecall.data import readers
 from vecall.data.settings import DataSettings
 from vecall.data.tables import read_tables
 from vecall.errors import DataError
 from vecall.schema import Schema
+
+
+def decode(log):
+    """Columns of the interactions, with ids in place of codes and datetimes in place of microseconds."""
+    times = {} if log.times is None else {"time": pl.Series(log.times)}
+    if log.has_datetimes:
+        times["time"] = times["time"].cast(pl.Datetime("us"))
+    return pl.DataFrame(
+        {
+            "user": log.user_ids.gather(log.users),
+            "item": log.item_ids.gather(log.items),
+            **times,
+            "positive": pl.Series(log.is_positive),
+        }
+    )
+
 
 INTERACTIONS = {"u": ["1", "2", "1"], "i": ["10", "11", "11"], "when": ["3", "1", "2"]}
 ITEMS = {"i": ["11", "10"], "year": ["1999", None], "genres": ["a|b", None], "price": ["2.5", None], "note": ["7", "x"]}
@@ -36,6 +53,13 @@ def suffix(request):
     return request.param
 
 
+@pytest.fixture(params=[1, 2**22], autouse=True)
+def batch_rows(request, monkeypatch):
+    """Rows read at a time: the result is the same."""
+    monkeypatch.setattr(readers, "_BATCH_ROWS", request.param)
+    return request.param
+
+
 @pytest.fixture
 def read(tmp_path, suffix):
     """Function that writes tables, reads them, and checks that reading left the files unchanged."""
@@ -60,7 +84,7 @@ def read(tmp_path, suffix):
 
 def test_columns_have_the_types_of_the_schema(read):
     tables = read(make_schema())
-    assert tables.interactions.to_dict(as_series=False) == {
+    assert decode(tables.interactions).to_dict(as_series=False) == {
         "user": ["1", "2", "1"],
         "item": [10, 11, 11],
         "time": [3, 1, 2],
@@ -80,20 +104,20 @@ def test_columns_have_the_types_of_the_schema(read):
 @pytest.mark.parametrize("id_type", ["string", "integer"])
 def test_ids_have_the_declared_type_whatever_the_file_holds(read, ids, id_type):
     log = {"u": ["a", "a"], "i": ids, "when": [1, 2]}
-    item_ids = read(make_schema(item_id_type=id_type), log, None).interactions["item"].to_list()
+    item_ids = decode(read(make_schema(item_id_type=id_type), log, None).interactions)["item"].to_list()
     assert item_ids == [(int if id_type == "integer" else str)(item_id) for item_id in ids]
 
 
 def test_interactions_of_several_files_are_concatenated(read):
     later = {"u": [9], "i": [10], "when": [0.5], "extra": ["x"]}
-    interactions = read(make_schema(), [INTERACTIONS, later]).interactions
+    interactions = decode(read(make_schema(), [INTERACTIONS, later]).interactions)
     assert (interactions["user"].to_list(), interactions["time"].to_list()) == (["1", "2", "1", "9"], [3, 1, 2, 0.5])
 
 
 def test_times_of_different_kinds_are_an_error(read):
     with_datetimes = {"u": ["1"], "i": ["10"], "when": [datetime(2018, 6, 1)]}
     assert (
-        read(make_schema(), [with_datetimes, with_datetimes]).interactions["time"].to_list()
+        decode(read(make_schema(), [with_datetimes, with_datetimes]).interactions)["time"].to_list()
         == [datetime(2018, 6, 1)] * 2
     )
     with pytest.raises(DataError, match=r"cannot be compared: .*log0.* has numbers, .*log1.* has datetimes"):
@@ -138,7 +162,7 @@ def test_bad_rows_are_an_error_or_dropped_and_counted(read, table, column, cells
 def test_rows_beside_dropped_rows_are_unchanged(read):
     log = {"u": ["1", None, "2", "3"], "i": ["10", "10", "99", "11"], "when": ["1", "2", "3", "4"]}
     tables = read(make_schema(), log, bad_rows="drop")
-    assert tables.interactions.rows() == [("1", 10, 1, True), ("3", 11, 4, True)]
+    assert decode(tables.interactions).rows() == [("1", 10, 1, True), ("3", 11, 4, True)]
     assert sorted(tables.dropped_counts.values()) == [1, 1]
     columns = sorted(reason.split(".")[0] + reason.split(":")[1] for reason in tables.dropped_counts)
     assert columns == ["log0 i", "log0 u"]
@@ -175,7 +199,7 @@ def test_lists_and_datetimes_of_parquet_keep_their_types(tmp_path):
     pl.DataFrame({**ITEMS, "genres": [["b"], None], "price": [day, None]}).write_parquet(items)
     pl.DataFrame({"u": [1], "i": [10], "when": [day]}).write_parquet(log)
     tables = read_tables(DataSettings(interactions=(log,), items=items), make_schema())
-    assert tables.interactions.rows() == [("1", 10, day, True)]
+    assert decode(tables.interactions).rows() == [("1", 10, day, True)]
     assert tables.items.features["genres"].to_list() == [["b"], None]
     assert tables.items.attributes["price"].to_list() == [day, None]
 

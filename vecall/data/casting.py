@@ -167,20 +167,44 @@ def cast_boolean(column: pl.Series, *, is_optional: bool = False) -> CastResult:
     return CastResult(values, is_valid | is_missing(column) if is_optional else is_valid, "true or false")
 
 
-def cast_timestamp(column: pl.Series, *, decimal: str = ".") -> CastResult:
-    """Cast times: numbers to Int64 or Float64; datetimes, dates and ISO 8601 text to Datetime("us") in UTC.
+class TimestampCaster:
+    """Cast of a column of times that comes in batches.
+
+    Numbers become Int64 or Float64; datetimes, dates and ISO 8601 text become Datetime("us") in UTC. Text is read as
+    numbers if that is valid for at least half of the column, which then has some invalid cells. Only the whole column
+    tells: the kind of the first batch is kept, and if it turns out to be wrong, the batches must be cast again.
 
     Args:
-        column: The cells.
         decimal: Decimal separator in text, "." or ",".
+        is_number: Whether text is read as numbers; None to decide by the first batch.
     """
-    if column.dtype.is_numeric():
-        return _cast_numeric_timestamp(column, decimal)
-    if column.dtype == pl.String:
-        number = _cast_numeric_timestamp(column, decimal)
-        if 2 * number.is_valid.sum() >= len(column):  # a column of numbers with some invalid cells
-            return number
-    return cast_datetime(column)
+
+    def __init__(self, decimal: str = ".", *, is_number: bool | None = None) -> None:
+        self._decimal, self._is_number = decimal, is_number
+        self._n_texts = self._n_numbers = 0
+
+    @property
+    def has_more_numbers(self) -> bool:
+        """Whether at least half of the text so far can be read as numbers."""
+        return 2 * self._n_numbers >= self._n_texts
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the kind that the batches were cast to is that of the whole column."""
+        return self._is_number in (None, self.has_more_numbers)
+
+    def cast(self, column: pl.Series) -> CastResult:
+        """Cast a batch of cells."""
+        if column.dtype.is_numeric():
+            return _cast_numeric_timestamp(column, self._decimal)
+        if column.dtype != pl.String or column.is_empty():
+            return cast_datetime(column)
+        number = _cast_numeric_timestamp(column, self._decimal)
+        self._n_texts += len(column)
+        self._n_numbers += int(number.is_valid.sum())
+        if self._is_number is None:
+            self._is_number = self.has_more_numbers
+        return number if self._is_number else cast_datetime(column)
 
 
 def _cast_numeric_timestamp(column: pl.Series, decimal: str) -> CastResult:

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows
-from vecall.data.feature_encoder import FeatureEncoder
+from vecall.data.feature_encoder import FeatureEncoder, is_fitted
+from vecall.data.frames import select_columns
 from vecall.data.interactions import Catalogue, Interactions, build_catalogue, build_interactions
-from vecall.data.ragged import RaggedArray
+from vecall.data.ragged import RaggedArray, count_rows
 from vecall.data.settings import DataSettings
 from vecall.data.split import Split, split_interactions
 from vecall.data.tables import Tables, read_tables
-from vecall.schema import Schema
+from vecall.schema import Features, Schema
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,13 @@ class Dataset:
     @property
     def histories(self) -> RaggedArray:
         """U histories of all positives, as a release stores them."""
-        positives = self.interactions.filter(self.interactions.is_positive)
+        positives = self.interactions.positives
         return RaggedArray.from_sorted_pairs(positives.users, positives.items, len(self.catalogue.users))
 
     @property
     def popularity(self) -> NDArray[np.float32]:
         """Number of positives of each item, [N]."""
-        items = self.interactions.items[self.interactions.is_positive]
-        return np.bincount(items, minlength=len(self.catalogue.items)).astype(np.float32)
+        return count_rows(self.interactions.positives.items, len(self.catalogue.items)).astype(np.float32)
 
     def split(self, settings: DataSettings) -> Split:
         """Split into training, validation and test, see `split_interactions`."""
@@ -57,10 +58,19 @@ class Dataset:
             item_rows: Rows of training items, with repeats.
             user_rows: Rows of training users, with repeats.
         """
+        catalogue = self.catalogue
         return (
-            FeatureEncoder.fit(self.schema.items.features, self.catalogue.item_features[np.unique(item_rows)]),
-            FeatureEncoder.fit(self.schema.users.features, self.catalogue.user_features[np.unique(user_rows)]),
+            _fit_encoder(self.schema.items.features, catalogue.item_features, item_rows),
+            _fit_encoder(self.schema.users.features, catalogue.user_features, user_rows),
         )
+
+
+def _fit_encoder(features: Features, frame: pl.DataFrame, rows: Rows) -> FeatureEncoder:
+    """Fit on the given rows of a frame, with repeats; only the columns that are read are copied."""
+    is_training_row = np.zeros(len(frame), dtype=np.bool_)
+    is_training_row[rows] = True
+    fitted = select_columns(frame, [name for name, feature in features.items() if is_fitted(feature)])
+    return FeatureEncoder.fit(features, fitted.filter(pl.Series(is_training_row)))
 
 
 def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:

@@ -18,9 +18,11 @@ from vecall.schema import CategoryFeature, Feature, Features, NumericFeature, Ta
 
 FeatureArray = NDArray[np.float32] | NDArray[np.int32]
 EncodedFeatures = dict[str, FeatureArray]
+TowerInputs = dict[str, NDArray[np.float32] | NDArray[np.int64]]
 _Number = TypeVar("_Number", np.float32, np.int32)
 
 _CHUNK_ROWS = 2**16  # rows encoded at a time, to bound memory
+_MIN_COLUMN_LISTS = 128  # fewer are encoded faster one by one
 _MAX_ABS_ZSCORE = 10.0  # clips outliers, so that a single absurd number does not dominate the gradient
 _MAX_PLAUSIBLE_VALUE = 1e100  # larger numbers are no measurements, and their squares would overflow
 
@@ -145,7 +147,7 @@ class FeatureEncoder:
                 return FeatureSpec(kind, self._vocabularies[name].n_rows)
 
     def encode(self, frame: pl.DataFrame) -> EncodedFeatures:
-        """Encode B rows into an array per feature, see `FeatureSpec`."""
+        """Encode B rows, chunk by chunk, into an array per feature, see `FeatureSpec`."""
         features = self.state.features
         return {
             name: self._encode_feature(name, feature, get_unnamed_column(frame, name))
@@ -186,6 +188,17 @@ class FeatureEncoder:
                 return pad_lists(cells, lambda chunk: hash_tokens(chunk, buckets, max_tokens))
 
 
+def to_tower_inputs(encoded: EncodedFeatures) -> TowerInputs:
+    """Convert encoded features of a batch to the types that towers read, in training of one's own and in ONNX: int64.
+
+    In memory, features of all rows are int32, which is half as large.
+    """
+    return {
+        name: array if array.dtype == np.float32 else array.astype(np.int64)  # type: ignore[misc]  # float32 stays
+        for name, array in encoded.items()
+    }
+
+
 def is_fitted(feature: Feature) -> bool:
     """Return whether `FeatureEncoder.fit` reads the column of a feature."""
     return isinstance(feature, NumericFeature | CategoryFeature | TagsFeature)
@@ -218,6 +231,10 @@ def _encode_tags(cells: pl.Series, vocabulary: Vocabulary, max_tags: int) -> Rag
     Tags that training did not see are dropped: they have no embedding, and counting them would only shrink the sum of
     the others, which is divided by √n.
     """
+    if len(cells) < _MIN_COLUMN_LISTS:
+        tag_lists = [tags[:max_tags] if tags else () for tags in cells.to_list()]
+        row_lists = [[row for tag in tags if (row := vocabulary.to_row(tag)) != OOV] for tags in tag_lists]
+        return RaggedArray.from_lists(row_lists)
     lists = cells.list.head(max_tags).list.drop_nulls()
     rows = vocabulary.to_rows(lists.explode().drop_nulls())  # an empty list becomes a null
     is_known = rows != OOV

@@ -14,7 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows
-from vecall.data.hashing import Hashes, encode_utf8, hash_bytes, mix_bits, pack_bytes, pack_strings
+from vecall.data.hashing import Hashes, encode_utf8, hash_bytes, mix_bits, pack_bytes, pack_column, unpack_column
+from vecall.data.id_numbering import IdNumbering
 from vecall.errors import DataError
 from vecall.schema import IdType
 
@@ -49,6 +50,10 @@ class IdMap(ABC):
         """Return the ids at `rows` as Python integers or strings."""
 
     @abstractmethod
+    def to_column(self) -> pl.Series:
+        """Return the N ids as a column, in the order of their rows."""
+
+    @abstractmethod
     def hash_ids(self) -> Hashes:
         """Return [N] hashes of the ids; an id has the same hash in every map."""
 
@@ -62,10 +67,12 @@ class IdMap(ABC):
         return None if row == UNKNOWN_ROW else Row(row)
 
     def column_to_rows(self, column: pl.Series) -> Rows:
-        """Return the rows [n] of a column of ids of this map's type, -1 where an id is unknown; by a join."""
-        rows = pl.DataFrame({"id": self.to_ids(np.arange(len(self))), "row": np.arange(len(self))})
-        ids = column.rename("id").to_frame()
-        return ids.join(rows, on="id", how="left", maintain_order="left")["row"].fill_null(UNKNOWN_ROW).to_numpy()
+        """Return the rows [n] of a column of ids of this map's type, -1 where an id is unknown.
+
+        Args:
+            column: [n] Ids, not null.
+        """
+        return IdNumbering(self.id_type, self.to_column()).find(column).astype(np.int64)
 
 
 class IntegerIdMap(IdMap):
@@ -101,6 +108,12 @@ class IntegerIdMap(IdMap):
 
     def to_ids(self, rows: Rows) -> list[int]:  # noqa: D102
         return cast("list[int]", self._ids[rows].tolist())
+
+    def column_to_rows(self, column: pl.Series) -> Rows:  # noqa: D102
+        return self._find_rows(column.to_numpy())  # a binary search, fast in a column that ascends like that of a map
+
+    def to_column(self) -> pl.Series:  # noqa: D102
+        return pl.Series(self._ids)
 
     def hash_ids(self) -> Hashes:  # noqa: D102
         return mix_bits(self._ids.view(np.uint64))
@@ -191,6 +204,9 @@ class StringIdMap(IdMap):
         blob = self._blob_view
         return [str(blob[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
+    def to_column(self) -> pl.Series:  # noqa: D102
+        return unpack_column(self._blob, self._offsets)
+
     def hash_ids(self) -> Hashes:  # noqa: D102
         return hash_bytes(self._blob, self._offsets)
 
@@ -205,10 +221,11 @@ def build_id_map(ids: pl.Series, id_type: IdType) -> IdMap:
         ids: [n] Ids of the type, not null, in any order.
         id_type: Type of the ids.
     """
-    distinct_ids = ids.unique().sort()  # Polars orders strings by their UTF-8 bytes
+    is_ascending = bool((ids.slice(1) > ids.head(max(0, len(ids) - 1))).all())
+    distinct_ids = ids if is_ascending else ids.unique().sort()  # Polars orders strings by their UTF-8 bytes
     if id_type == "integer":
         return IntegerIdMap(distinct_ids.cast(pl.Int64).to_numpy())
-    return StringIdMap(*pack_strings(distinct_ids.to_list()))
+    return StringIdMap(*pack_column(distinct_ids))
 
 
 def build_id_map_from_arrays(arrays: dict[str, NDArray[np.generic]]) -> IdMap:

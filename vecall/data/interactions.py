@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from vecall.arrays import Mask, Rows
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.id_map import IdMap, build_id_map
+from vecall.data.interaction_table import mark_used_codes
+from vecall.data.ordering import order_by_user_and_time
 from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 
@@ -19,8 +21,8 @@ class Interactions:
     """n interactions, ordered by user, then time, then position in the file.
 
     Attributes:
-        users: [n] User rows, ascending.
-        items: [n] Item rows.
+        users: [n] User rows, ascending, int32.
+        items: [n] Item rows, int32.
         times: [n] Numbers of the time column, or microseconds since 1970 if `has_datetimes`; without a time column,
             positions in the file.
         is_positive: [n] Whether the interaction is positive; others have a label below the threshold, or are
@@ -33,6 +35,11 @@ class Interactions:
     times: NDArray[np.int64] | NDArray[np.float64]
     is_positive: Mask
     has_datetimes: bool = False
+
+    @property
+    def positives(self) -> "Interactions":
+        """The positive interactions, in the same order; not copied where all are positive."""
+        return self if self.is_positive.all() else self.filter(self.is_positive)
 
     def filter(self, mask: Mask) -> "Interactions":
         """Return the interactions where the mask [n] is true, in the same order."""
@@ -67,12 +74,16 @@ class Catalogue:
 
 def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
     """Assign a row to every item and user of the tables."""
-    items, users = tables.items, tables.users
-    item_ids = (tables.interactions["item"].unique() if items is None else items.ids).sort()
-    user_ids = tables.interactions["user"]
-    if users is not None:
-        user_ids = pl.concat([users.ids.rename("user"), user_ids])
-    user_ids = user_ids.unique().sort()
+    log, items, users = tables.interactions, tables.items, tables.users
+    has_row = mark_used_codes(log.users, len(log.user_ids))
+    has_row[: 0 if users is None else len(users.ids)] = True  # the users table comes first
+    user_ids = log.user_ids.filter(pl.Series(has_row)).sort()
+    item_ids = (
+        log.item_ids
+        if items is not None
+        else log.item_ids.filter(pl.Series(mark_used_codes(log.items, len(log.item_ids))))
+    )
+    item_ids = item_ids.sort()
     return Catalogue(
         items=build_id_map(item_ids, schema.items.id_type),
         users=build_id_map(user_ids, schema.users.id_type),
@@ -99,11 +110,14 @@ def _align_to_ids(table: EntityTable | None, part: Literal["features", "attribut
 
 def build_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
     """Convert the interactions table to rows, in the order of histories."""
-    frame = tables.interactions
-    users = catalogue.users.column_to_rows(frame["user"])
-    items = catalogue.items.column_to_rows(frame["item"])
-    has_datetimes = "time" in frame.columns and frame["time"].dtype.is_temporal()
-    times = frame["time"].to_physical().to_numpy() if "time" in frame.columns else np.arange(len(frame))
-    is_positive = frame["positive"].to_numpy()
-    order = np.lexsort((times, users))  # stable: equal times keep the order of the file
-    return Interactions(users[order], items[order], times[order], is_positive[order], has_datetimes)
+    log = tables.interactions
+    users = catalogue.users.column_to_rows(log.user_ids).astype(np.int32)[log.users]
+    order = order_by_user_and_time(users, log.times)
+    item_row_by_code = catalogue.items.column_to_rows(log.item_ids).astype(np.int32)
+    return Interactions(
+        users=users[order],
+        items=item_row_by_code[log.items[order]],
+        times=order if log.times is None else log.times[order],
+        is_positive=log.is_positive[order],
+        has_datetimes=log.has_datetimes,
+    )

@@ -23,7 +23,7 @@ def pad_lists(cells: pl.Series, encode: Callable[[pl.Series], RaggedArray]) -> N
     Returns:
         [B, T] The lists, left-aligned and padded with 0; T is the largest length, at least 1.
     """
-    blocks = list(_encode_blocks(cells, encode))
+    blocks = list(_encode_blocks(cells, encode)) if len(cells) > _CHUNK_ROWS else [encode(cells)]
     width = max([1, *(int(block.lengths.max(initial=0)) for block in blocks)])
     table = np.zeros((len(cells), width), dtype=np.int32)  # takes memory only as it is filled
     start = 0

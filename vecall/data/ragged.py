@@ -10,10 +10,20 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows
 
+_CHUNK_ROWS = 2**22
+
 
 def offsets_from_lengths(lengths: NDArray[np.int64]) -> Offsets:
     """Return the [n + 1] offsets of n segments that follow each other."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def count_rows(rows: Rows, n_rows: int) -> NDArray[np.int64]:
+    """Return how often each of the rows 0 to n_rows - 1 occurs, [n_rows]."""
+    counts = np.zeros(n_rows, dtype=np.int64)
+    for start in range(0, len(rows), _CHUNK_ROWS):  # NumPy converts what it counts to int64
+        counts += np.bincount(rows[start : start + _CHUNK_ROWS], minlength=n_rows)
+    return counts
 
 
 @dataclass(frozen=True)

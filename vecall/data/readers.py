@@ -1,14 +1,20 @@
 """Reading of tables from Parquet and CSV: single files, or directories of part files as Spark writes them."""
 
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import polars as pl
+from polars import selectors
 
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
 from vecall.runtime.paths import to_absolute_path
+
+_BATCH_ROWS = 2**22  # rows read at a time, to bound memory
 
 _TEXT_SUFFIXES = (".csv", ".tsv")
 _COMPRESSED_SUFFIXES = (".gz", ".zst")
@@ -25,11 +31,69 @@ _MAGIC_BYTE_HINTS = {
 _CANDIDATE_SEPARATORS = (",", ";", "\t", "|")
 
 
-def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
-    """Read a table.
+@dataclass(frozen=True)
+class TableScan:
+    """A table that is read in batches of rows.
 
     All columns of a CSV file are text, so that no type is guessed from its cells; an empty cell is null, even in
     quotes.
+
+    Attributes:
+        label: What error texts call the table.
+        frame: The table, not read yet.
+        columns: Names of its columns.
+        is_text: Whether the table is a CSV file, in which empty text is null.
+    """
+
+    label: str
+    frame: pl.LazyFrame
+    columns: list[str]
+    is_text: bool = False
+
+    @classmethod
+    def from_frame(cls, label: str, frame: pl.DataFrame) -> "TableScan":
+        """Return the scan of a frame in memory."""
+        return cls(label, frame.lazy(), frame.columns)
+
+    def iterate_batches(self, columns: Collection[str]) -> Iterator[pl.DataFrame]:
+        """Read the table in batches, in the order of its rows.
+
+        Args:
+            columns: Names of the columns to read, distinct.
+
+        Yields:
+            At least one batch, with the columns in the order of the table.
+
+        Raises:
+            DataError: The table cannot be parsed.
+        """
+        with _describe_read_errors(self.label):
+            selected = self.frame.select(selectors.by_name(*columns))  # exactly these names: none is a pattern
+            is_empty = True
+            for batch in selected.collect_batches(chunk_size=_BATCH_ROWS):
+                yield _nullify_empty_text(batch) if self.is_text else batch
+                is_empty = False
+            if is_empty:
+                yield selected.head(0).collect()
+
+    def read(self) -> pl.DataFrame:
+        """Read the whole table.
+
+        Raises:
+            DataError: The table cannot be parsed.
+        """
+        with _describe_read_errors(self.label):
+            table = self.frame.collect()
+            return _nullify_empty_text(table) if self.is_text else table
+
+
+def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
+    """Read a whole table; see `scan_table`."""
+    return scan_table(path, csv).read()
+
+
+def scan_table(path: Path, csv: CsvSettings | None = None) -> TableScan:
+    """Open a table.
 
     Args:
         path: A `.parquet`, `.csv` or `.tsv` file, the latter two possibly compressed, or a directory of such files of
@@ -40,45 +104,54 @@ def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
         DataError: The path is missing, is of another format, or cannot be parsed.
     """
     csv = csv or CsvSettings()
-    try:
+    with _describe_read_errors(str(path)):
         to_absolute_path(path)
         if not path.exists():
             raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own directory")
-        if path.is_dir():
-            return _read_directory(path, csv)
-        return _select_reader(path, csv)(path)
+        frame, is_text = _scan_directory(path, csv) if path.is_dir() else _scan_file(path, csv)
+        return TableScan(str(path), frame, frame.collect_schema().names(), is_text)
+
+
+@contextmanager
+def _describe_read_errors(label: str) -> Iterator[None]:
+    try:
+        yield
     except (pl.exceptions.PolarsError, ConfigError, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {_summarize_error(error)}") from error
+        raise DataError(f"{label}: cannot be read: {_summarize_error(error)}") from error
+
+
+def _nullify_empty_text(table: pl.DataFrame) -> pl.DataFrame:
+    columns = {name: get_unnamed_column(table, name).replace({"": None}) for name in table.columns}
+    return build_frame(columns, len(table))
 
 
 def _summarize_error(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _select_reader(path: Path, csv: CsvSettings) -> Callable[[Path], pl.DataFrame]:
+def _scan_file(path: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bool]:
+    """Return the table in a file, and whether it is text."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     is_compressed = len(suffixes) > 1 and suffixes[-1] in _COMPRESSED_SUFFIXES
     suffix = suffixes[-2] if is_compressed else "".join(suffixes[-1:])
     if suffix == ".parquet":
-        return lambda file: pl.read_parquet(file, glob=False)  # file names may contain `[` and `*`
+        return pl.scan_parquet(path, glob=False), False  # file names may contain `[` and `*`
     if suffix in _TEXT_SUFFIXES:
-        return lambda file: _read_csv(file, csv.separator or ("\t" if suffix == ".tsv" else ","))
+        return _scan_csv(path, csv.separator or ("\t" if suffix == ".tsv" else ",")), True
     raise DataError(f"{path}: expected a {_SUPPORTED_FORMATS}; got {path.suffix or 'no suffix'!r}")
 
 
-def _read_csv(path: Path, separator: str) -> pl.DataFrame:
+def _scan_csv(path: Path, separator: str) -> pl.LazyFrame:
     with path.open("rb") as file:
         head = file.read(4)
     for magic_bytes, hint in _MAGIC_BYTE_HINTS.items():
         if head.startswith(magic_bytes):
             raise DataError(f"{path}: is {hint}")
-    table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
-    return build_frame(
-        {name: get_unnamed_column(table, name).replace({"": None}) for name in table.columns}, len(table)
-    )
+    return pl.scan_csv(path, infer_schema=False, glob=False, separator=separator)
 
 
-def _read_directory(directory: Path, csv: CsvSettings) -> pl.DataFrame:
+def _scan_directory(directory: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bool]:
+    """Return the table in the files of a directory, and whether it is text."""
     if (directory / "_delta_log").exists():
         raise DataError(
             f"{directory}: is a Delta Lake table, whose directory also holds old versions: export it to Parquet"
@@ -89,9 +162,11 @@ def _read_directory(directory: Path, csv: CsvSettings) -> pl.DataFrame:
         content = f"files of {len(suffixes)} formats ({', '.join(sorted(suffixes))})" if suffixes else "no table file"
         raise DataError(f"{directory}: expected a {_SUPPORTED_FORMATS}; this directory holds {content}")
     if suffixes == {".parquet"}:
-        return pl.scan_parquet(files, glob=False, hive_partitioning=True).collect()
-    parts = [_select_reader(file, csv)(file) for file in files]
-    return pl.concat([part for part in parts if len(part)] or parts[:1])
+        return pl.scan_parquet(files, glob=False, hive_partitioning=True), False
+    parts = [_scan_file(file, csv) for file in files]
+    frames = [frame for frame, _ in parts]
+    has_rows = [not frame.head(1).collect().is_empty() for frame in frames]
+    return pl.concat(list(compress(frames, has_rows)) or frames[:1]), parts[0][1]
 
 
 def _is_hidden(file: Path, directory: Path) -> bool:

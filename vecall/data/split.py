@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows
 from vecall.data.interactions import Interactions
-from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.ragged import EvalCases, RaggedArray, RaggedView, offsets_from_lengths
 from vecall.data.settings import DataSettings, Timestamp
 from vecall.data.timestamps import to_unix_micros
 from vecall.errors import DataError
@@ -36,6 +36,10 @@ class HardNegatives:
     users: Rows
     items: Rows
     prior_positive_counts: NDArray[np.int64]
+
+    def filter(self, mask: Mask) -> "HardNegatives":
+        """Return those where the mask [n] is true, in the same order."""
+        return HardNegatives(self.users[mask], self.items[mask], self.prior_positive_counts[mask])
 
 
 @dataclass(frozen=True)
@@ -99,30 +103,32 @@ def split_last_positives(interactions: Interactions, n_users: int) -> Split:
     Users with fewer than three positives are in the training alone. A hard negative is in the training if it comes
     before the validation item of its user.
     """
-    positives = interactions.filter(interactions.is_positive)
+    positives = interactions.positives
     histories = RaggedArray.from_sorted_pairs(positives.users, positives.items, n_users)
     is_evaluated = histories.lengths >= _MIN_POSITIVES  # [U]
     evaluated_users = np.flatnonzero(is_evaluated)
-    from_end = np.repeat(histories.offsets[1:], histories.lengths) - 1 - np.arange(len(histories.values))
-    is_held_out = (from_end <= 1) & is_evaluated[positives.users]
-    train = RaggedArray.from_sorted_pairs(positives.users[~is_held_out], positives.items[~is_held_out], n_users)
-    is_before_test = (from_end >= 1) | ~is_held_out
-    before_test = RaggedArray.from_sorted_pairs(
-        positives.users[is_before_test], positives.items[is_before_test], n_users
-    )
-    ends = histories.offsets[1:][evaluated_users]
-    valid_targets = RaggedArray.from_lists(histories.values[ends - 2, None])  # of [users, 1]: one target each
-    test_targets = RaggedArray.from_lists(histories.values[ends - 1, None])
-    train_mask = _count_positives_before(interactions) <= train.lengths[interactions.users]
+    starts, ends = histories.offsets[evaluated_users], histories.offsets[evaluated_users + 1]
+    parts = np.full(len(histories.values), TRAIN, dtype=np.int8)
+    parts[ends - 2], parts[ends - 1] = VALID, TEST
+    train_offsets = offsets_from_lengths(histories.lengths - 2 * is_evaluated)
+    train = RaggedArray(train_offsets, histories.values[parts == TRAIN])
+    negatives = select_hard_negatives(interactions)
+
+    def build_cases(n_after: int) -> EvalCases:
+        """Build the cases whose targets are followed by `n_after` positives."""
+        targets = RaggedArray(np.arange(len(ends) + 1), histories.values[ends - 1 - n_after])
+        views = RaggedView(histories.values, starts, ends - 1 - n_after - starts)
+        return EvalCases(evaluated_users, views, targets)
+
     return Split(
         protocol="leave-one-out: each user's last positive is the test, the last but one the validation; "
         "all items are ranked",
         train=train,
-        hard_negatives=select_hard_negatives(interactions, train_mask),
-        valid=EvalCases(evaluated_users, train.take(evaluated_users), valid_targets),
-        test=EvalCases(evaluated_users, before_test.take(evaluated_users), test_targets),
+        hard_negatives=negatives.filter(negatives.prior_positive_counts <= train.lengths[negatives.users]),
+        valid=build_cases(1),
+        test=build_cases(0),
         user_counts_by_reason=_drop_zero_counts({"users with fewer than 3 positives": int((~is_evaluated).sum())}),
-        positive_parts=np.where(is_held_out, TEST - from_end, TRAIN).astype(np.int8),
+        positive_parts=parts,
     )
 
 
@@ -136,15 +142,16 @@ def split_global_time(interactions: Interactions, n_users: int, valid_from: Colu
     """
     if not valid_from < test_from:
         raise DataError(f"data.valid_from must lie before data.test_from, got {valid_from} and {test_from}")
-    positives = interactions.filter(interactions.is_positive)
+    positives = interactions.positives
+    histories = RaggedArray.from_sorted_pairs(positives.users, positives.items, n_users)
     before_valid, before_test = positives.times < valid_from, positives.times < test_from
-
-    def group_by_user(mask: Mask) -> RaggedArray:
-        return RaggedArray.from_sorted_pairs(positives.users[mask], positives.items[mask], n_users)
-
-    train = group_by_user(before_valid)
-    valid = _build_eval_cases(train, group_by_user(before_test & ~before_valid))
-    test = _build_eval_cases(group_by_user(before_test), group_by_user(~before_test))
+    train = RaggedArray.from_sorted_pairs(positives.users[before_valid], positives.items[before_valid], n_users)
+    # Times ascend within a user, so each part of a history is a segment of it.
+    starts, ends = histories.offsets[:-1], histories.offsets[1:]
+    valid_starts = starts + train.lengths
+    test_starts = starts + _count_by_user(positives.users[before_test], n_users)
+    valid = _build_eval_cases(histories, valid_starts, test_starts)
+    test = _build_eval_cases(histories, test_starts, ends)
     return Split(
         protocol=f"global time: trained on interactions before {_format_time(valid_from, interactions)}, evaluated on "
         f"those from {_format_time(test_from, interactions)} on; all items are ranked",
@@ -162,16 +169,32 @@ def split_global_time(interactions: Interactions, n_users: int, valid_from: Colu
     )
 
 
-def _build_eval_cases(histories: RaggedArray, period: RaggedArray) -> EvalCases:
+def _count_by_user(users: Rows, n_users: int) -> NDArray[np.int64]:
+    """Return how often each user occurs among ascending users, [n_users]."""
+    return RaggedArray.from_sorted_pairs(users, users, n_users).lengths
+
+
+def _build_eval_cases(
+    histories: RaggedArray, period_starts: NDArray[np.int64], period_ends: NDArray[np.int64]
+) -> EvalCases:
     """Build the cases of the users with positives in a period.
 
     Args:
-        histories: U lists by user row, the items that each user took before the period.
-        period: U lists by user row, the items that each took in it.
+        histories: U lists by user row, oldest first.
+        period_starts: [U] Start of the period in the values of `histories`.
+        period_ends: [U] Its end.
     """
-    users = np.flatnonzero(period.lengths)
-    targets = RaggedArray.from_lists([np.unique(period[int(user)]) for user in users])
-    return EvalCases(users, histories.take(users), targets)
+    users = np.flatnonzero(period_starts < period_ends)
+    starts, period_starts, period_ends = histories.offsets[users], period_starts[users], period_ends[users]
+    period = RaggedView(histories.values, period_starts, period_ends - period_starts)
+    return EvalCases(users, RaggedView(histories.values, starts, period_starts - starts), _sort_distinct(period))
+
+
+def _sort_distinct(lists: RaggedArray) -> RaggedArray:
+    """Return the distinct rows of each list, ascending."""
+    n_rows = int(lists.values.max(initial=0)) + 1
+    owners, rows = np.divmod(np.unique(lists.segment_ids * n_rows + lists.values), n_rows)
+    return RaggedArray.from_sorted_pairs(owners, rows.astype(lists.values.dtype), len(lists))
 
 
 def select_hard_negatives(interactions: Interactions, train_mask: Mask | None = None) -> HardNegatives:
@@ -181,16 +204,13 @@ def select_hard_negatives(interactions: Interactions, train_mask: Mask | None = 
         interactions: n interactions.
         train_mask: [n] Mask of those that may be trained on; None for all.
     """
-    is_negative = ~interactions.is_positive if train_mask is None else ~interactions.is_positive & train_mask
-    counts = _count_positives_before(interactions)[is_negative]
-    return HardNegatives(interactions.users[is_negative], interactions.items[is_negative], counts)
-
-
-def _count_positives_before(interactions: Interactions) -> NDArray[np.int64]:
-    """Return [n] for each interaction the number of positives of the same user that come before it."""
-    counts: NDArray[np.int64] = np.cumsum(interactions.is_positive) - interactions.is_positive  # over all users
-    first_of_user = np.searchsorted(interactions.users, interactions.users)
-    return counts - counts[first_of_user]
+    positions = np.flatnonzero(~interactions.is_positive)
+    users = interactions.users[positions]
+    firsts = np.searchsorted(interactions.users, users)  # position of the user's first interaction
+    # Of the interactions before a position, those are positive that are not among the negatives.
+    counts = positions - np.arange(len(positions)) - (firsts - np.searchsorted(positions, firsts))
+    negatives = HardNegatives(users, interactions.items[positions], counts)
+    return negatives if train_mask is None else negatives.filter(train_mask[positions])
 
 
 def _drop_zero_counts(counts: dict[str, int]) -> Mapping[str, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vecall.data.casting import cast_feature
-from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState, FeatureSpec
+from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState, FeatureSpec, TowerInputs, to_tower_inputs
 from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableValidator
@@ -71,7 +71,7 @@ class TableEncoder:
         """F, the number of columns of `encode_dense`."""
         return sum(spec.size for spec in self.specs.values() if spec.kind == "dense")
 
-    def encode(self, table: str | Path | pl.DataFrame) -> EncodedFeatures:
+    def encode(self, table: str | Path | pl.DataFrame) -> TowerInputs:
         """Encode the B rows of a table, in their order.
 
         Args:
@@ -84,7 +84,8 @@ class TableEncoder:
         Raises:
             DataError: The table cannot be read, lacks a column or holds an invalid value.
         """
-        return self._encoder.encode(_read_features(self.state.features, table, "table"))
+        encoded = self._encoder.encode(_read_features(self.state.features, table, "table"))
+        return to_tower_inputs(encoded)
 
     def encode_dense(self, table: str | Path | pl.DataFrame) -> NDArray[np.float32]:
         """Encode the numeric and vector features of B rows to one matrix [B, F], as `DenseTower` concatenates them.
@@ -168,6 +169,10 @@ def _read_features(features: Features, table: str | Path | pl.DataFrame, label: 
     columns = {f"features.{name}": name for name in features}
     csv = CsvSettings()
     validator = TableValidator(TableSource.from_argument(label, table), columns, csv, BadRowHandler(should_drop=False))
-    for name, feature in features.items():
-        validator.cast("feature", name, partial(cast_feature, feature=feature, decimal=csv.decimal), is_required=False)
-    return validator.to_frame("feature")
+    frames = []
+    for batch in validator.iterate_batches():
+        for name, feature in features.items():
+            batch.cast("feature", name, partial(cast_feature, feature=feature, decimal=csv.decimal), is_required=False)
+        frames.append(batch.to_frame("feature"))
+    validator.handle_invalid_cells()
+    return pl.concat(frames)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from vecall.data.readers import read_table
+from vecall.data.readers import TableScan, scan_table
 from vecall.data.settings import CsvSettings
 from vecall.errors import DataError
 
@@ -47,13 +47,15 @@ class TableSource:
             "convert other frames, for example with polars.from_pandas(frame)"
         )
 
-    def read(self, csv: CsvSettings) -> pl.DataFrame:
-        """Read the table.
+    def scan(self, csv: CsvSettings) -> TableScan:
+        """Open the table.
 
         Raises:
-            DataError: The file is missing or cannot be parsed.
+            DataError: The file is missing or is of another format.
         """
-        return self.content if isinstance(self.content, pl.DataFrame) else read_table(self.content, csv)
+        if isinstance(self.content, pl.DataFrame):
+            return TableScan.from_frame(self.label, self.content)
+        return scan_table(self.content, csv)
 
     def describe_remedy(self) -> str:
         """Say what to do about invalid rows."""

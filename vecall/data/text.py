@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Offsets
-from vecall.data.hashing import hash_slices, pack_column
+from vecall.data.hashing import Hashes, hash_slices, hash_strings, pack_column
 from vecall.data.list_cells import replace_where
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
@@ -23,7 +23,8 @@ _NGRAM_SIZE = 3
 _CJK_RANGES = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _RUN_PATTERN = re.compile(rf"[{_CJK_RANGES}]+|[^\W_{_CJK_RANGES}]+")
 _ASCII_RUN_PATTERN = "[a-z0-9]+"  # what is left of _RUN_PATTERN in lower-case ASCII text
-_CJK_PATTERN = rf"^[{_CJK_RANGES}]"
+_CJK_PATTERN = re.compile(rf"^[{_CJK_RANGES}]")
+_MIN_COLUMN_TEXTS = 16  # fewer, as of a request, are hashed faster one by one
 
 
 def hash_tokens(texts: pl.Series, buckets: int, max_tokens: int) -> RaggedArray:
@@ -37,6 +38,8 @@ def hash_tokens(texts: pl.Series, buckets: int, max_tokens: int) -> RaggedArray:
     Returns:
         B lists of buckets from 1 to `buckets`, int32, in the order of the tokens.
     """
+    if len(texts) < _MIN_COLUMN_TEXTS:
+        return _hash_few_tokens(texts, buckets, max_tokens)
     runs, run_offsets = _split_runs(texts)
     layout = _build_run_layout(runs)
     totals = offsets_from_lengths(layout.token_counts)  # [runs + 1]
@@ -44,8 +47,36 @@ def hash_tokens(texts: pl.Series, buckets: int, max_tokens: int) -> RaggedArray:
     first_of_text = np.repeat(totals[run_offsets[:-1]], np.diff(run_offsets))  # [runs]
     n_read = np.clip(max_tokens - (totals[:-1] - first_of_text), 0, layout.token_counts)  # [runs]
     hashes = hash_slices(layout.blob, *_slice_tokens(layout, n_read))
-    values = (hashes % np.uint64(buckets)).astype(np.int32) + np.int32(1)
-    return RaggedArray(offsets_from_lengths(text_lengths), values)
+    return RaggedArray(offsets_from_lengths(text_lengths), _to_buckets(hashes, buckets))
+
+
+def _to_buckets(hashes: Hashes, buckets: int) -> NDArray[np.int32]:
+    return (hashes % np.uint64(buckets)).astype(np.int32) + np.int32(1)
+
+
+def _hash_few_tokens(texts: pl.Series, buckets: int, max_tokens: int) -> RaggedArray:
+    token_lists = [tokenize(text)[:max_tokens] if text else [] for text in texts]
+    lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int64)
+    hashes = hash_strings([token for tokens in token_lists for token in tokens])
+    return RaggedArray(offsets_from_lengths(lengths), _to_buckets(hashes, buckets))
+
+
+def tokenize(text: str) -> list[str]:
+    """Split text into tokens, after normalization."""
+    tokens: list[str] = []
+    for run in _find_runs(text):
+        if _CJK_PATTERN.match(run):
+            tokens += [*run, *(run[start : start + 2] for start in range(len(run) - 1))]
+            continue
+        tokens.append(run)
+        if len(run) >= _NGRAM_SIZE:
+            delimited = f"<{run}>"
+            tokens += [delimited[start : start + _NGRAM_SIZE] for start in range(len(run))]
+    return tokens
+
+
+def _find_runs(text: str) -> list[str]:
+    return _RUN_PATTERN.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _split_runs(texts: pl.Series) -> tuple[pl.Series, Offsets]:
@@ -57,9 +88,7 @@ def _split_runs(texts: pl.Series) -> tuple[pl.Series, Offsets]:
     is_ascii = texts.str.len_bytes() == texts.str.len_chars()
     lists = texts.str.to_lowercase().str.extract_all(_ASCII_RUN_PATTERN)
     if not is_ascii.all():
-        others = texts.filter(~is_ascii).to_list()
-        normalized = (unicodedata.normalize("NFKC", text).casefold() for text in others)
-        found = pl.Series([_RUN_PATTERN.findall(text) for text in normalized], dtype=pl.List(pl.String))
+        found = pl.Series([_find_runs(text) for text in texts.filter(~is_ascii)], dtype=pl.List(pl.String))
         lists = replace_where(~is_ascii, lists, found)
     offsets = offsets_from_lengths(lists.list.len().to_numpy())
     return lists.explode().drop_nulls(), offsets  # an empty list becomes a null
@@ -98,7 +127,7 @@ def _build_run_layout(runs: pl.Series) -> _RunLayout:
         char_starts=np.append(np.flatnonzero(is_char_start), len(blob)),
         first_chars=offsets_from_lengths(char_counts + 2)[:-1],
         char_counts=char_counts,
-        is_cjk=runs.str.contains(_CJK_PATTERN).to_numpy(),
+        is_cjk=runs.str.contains(_CJK_PATTERN.pattern).to_numpy(),
     )
 
 

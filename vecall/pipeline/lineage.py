@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "trained_hashes.npy"
 _MAX_HASHES = 2**18  # per run; the smallest are kept, which are a random sample of all (a KMV sketch)
+_CHUNK_ROWS = 2**20  # interactions hashed at a time, to bound memory
 _MAX_LEAK_SHARE = 0.01  # of the held-out interactions: late rows may move the split's cut slightly
 
 
@@ -132,14 +133,19 @@ def hash_positives(dataset: Dataset) -> Hashes:
     Returns:
         [P] hashes of the P positives, in their order.
     """
-    positives = dataset.interactions.filter(dataset.interactions.is_positive)
-    user_hashes = dataset.catalogue.users.hash_ids()[positives.users]
-    item_hashes = dataset.catalogue.items.hash_ids()[positives.items]
+    positives = dataset.interactions.positives
+    user_hashes, item_hashes = dataset.catalogue.users.hash_ids(), dataset.catalogue.items.hash_ids()
     if dataset.has_timestamps:
         times = np.ascontiguousarray(positives.times).view(np.uint64)
     else:
-        times = _count_earlier_occurrences(positives.users * len(dataset.catalogue.items) + positives.items)
-    return mix_bits(mix_bits(mix_bits(user_hashes) ^ item_hashes) ^ times)
+        pairs = positives.users.astype(np.int64) * len(dataset.catalogue.items) + positives.items
+        times = _count_earlier_occurrences(pairs)
+    hashes = np.empty(len(times), dtype=np.uint64)
+    for start in range(0, len(hashes), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        pair_hashes = mix_bits(user_hashes[positives.users[chunk]]) ^ item_hashes[positives.items[chunk]]
+        hashes[chunk] = mix_bits(mix_bits(pair_hashes) ^ times[chunk])
+    return hashes
 
 
 def _count_earlier_occurrences(pairs: NDArray[np.int64]) -> NDArray[np.uint64]:

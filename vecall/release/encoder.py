@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.arrays import Rows, Vectors
-from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, FeatureEncoderState, UnseenValueCount
+from vecall.data.feature_encoder import (
+    EncodedFeatures,
+    FeatureEncoder,
+    FeatureEncoderState,
+    UnseenValueCount,
+    to_tower_inputs,
+)
 from vecall.data.request_features import to_feature_frame
 from vecall.errors import InvalidReleaseError
 from vecall.release.file_io import map_array
@@ -146,7 +152,7 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
 
 
 def _to_onnx_inputs(encoded: EncodedFeatures) -> dict[str, NDArray[np.generic]]:
-    return {FEATURE_INPUT_PREFIX + name: array for name, array in encoded.items()}
+    return {FEATURE_INPUT_PREFIX + name: array for name, array in to_tower_inputs(encoded).items()}
 
 
 def _run_session(session: ort.InferenceSession, inputs: Mapping[str, NDArray[np.generic]]) -> Vectors:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from vecall.data.ragged import RaggedArray
 from vecall.release.file_io import map_array, write_array
 
@@ -9,7 +11,7 @@ from vecall.release.file_io import map_array, write_array
 def save_histories(histories: RaggedArray, directory: Path, prefix: str) -> None:
     """Write lists of item rows as two `.npy` files; file names start with `prefix`."""
     write_array(_offsets_path(directory, prefix), histories.offsets)
-    write_array(_rows_path(directory, prefix), histories.values)
+    write_array(_rows_path(directory, prefix), histories.values.astype(np.int64, copy=False))  # int32 in memory
 
 
 def load_histories(directory: Path, prefix: str) -> RaggedArray | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.arrays import Rows
-from vecall.data.ragged import RaggedArray
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
 from vecall.data.split import HardNegatives
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
@@ -21,7 +21,7 @@ class Samples:
     """Labeled (user, item) pairs, each at a position of the user's history.
 
     Attributes:
-        users: [n] user rows.
+        users: [n] user rows, int32 like the next two.
         items: [n] item rows.
         positions: [n] number of items of the user's history before the sample.
         labels: [n] float32, 1 for a positive, 0 for a negative.
@@ -43,19 +43,22 @@ def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> S
         histories: U histories of item rows, oldest first.
         min_history: Positions with fewer items before them are left out.
     """
-    users = histories.segment_ids
-    positions = np.arange(len(histories.values)) - histories.offsets[:-1][users]
-    is_kept = positions >= min_history
-    labels = np.ones(int(is_kept.sum()), dtype=np.float32)
-    return Samples(users[is_kept], histories.values[is_kept], positions[is_kept], labels)
+    counts = np.maximum(histories.lengths - min_history, 0)  # [U] samples of each history
+    users = np.repeat(np.arange(len(histories), dtype=np.int32), counts)
+    firsts = (offsets_from_lengths(counts)[:-1] - min_history).astype(np.int32)
+    positions = np.arange(len(users), dtype=np.int32) - np.repeat(firsts, counts)
+    is_kept = np.ones(len(histories.values), dtype=np.bool_)
+    for position in range(min_history):
+        is_kept[(histories.offsets[:-1] + position)[histories.lengths > position]] = False
+    return Samples(users, histories.values[is_kept], positions, np.ones(len(users), dtype=np.float32))
 
 
 def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Samples:
     """Append samples with label 0 to the positives."""
     return Samples(
-        np.concatenate([positives.users, negatives.users]),
+        np.concatenate([positives.users, negatives.users.astype(np.int32)]),
         np.concatenate([positives.items, negatives.items]),
-        np.concatenate([positives.positions, negatives.prior_positive_counts]),
+        np.concatenate([positives.positions, negatives.prior_positive_counts.astype(np.int32)]),
         np.concatenate([positives.labels, np.zeros(len(negatives.users), dtype=np.float32)]),
     )
 
@@ -181,11 +184,11 @@ class SampleBatches:
 
     def _build_batch(self, indices: Rows) -> SampleBatch:
         samples = self._samples
-        users, positions = samples.users[indices], samples.positions[indices]
+        users, positions = samples.users[indices].astype(np.int64), samples.positions[indices].astype(np.int64)
         histories, lengths = gather_histories(self._histories, users, positions, self._history_length)
         return SampleBatch(
             users=torch.from_numpy(users),
-            target_items=torch.from_numpy(samples.items[indices]),
+            target_items=torch.from_numpy(samples.items[indices].astype(np.int64)),
             labels=torch.from_numpy(samples.labels[indices]),
             histories=torch.from_numpy(histories),
             lengths=torch.from_numpy(lengths),
@@ -202,11 +205,12 @@ def gather_histories(histories: RaggedArray, users: Rows, positions: Rows, max_l
         max_length: Most items to take.
 
     Returns:
-        [B, L] item rows, oldest first, padded at the end with 0, and [B] lengths; L is the largest of the lengths.
+        [B, L] item rows, oldest first, padded at the end with 0, and [B] lengths, both int64; L is the largest length.
     """
     ends = histories.offsets[users] + positions
     lengths = np.minimum(positions, max_length)
     columns = np.arange(int(lengths.max(initial=0)))  # [L]
     is_item = columns < lengths[:, None]  # [B, L]
     sources = np.where(is_item, (ends - lengths)[:, None] + columns, 0)
-    return np.where(is_item, histories.values[sources] if len(histories.values) else 0, 0), lengths
+    items = histories.values[sources].astype(np.int64) if len(histories.values) else np.zeros_like(sources)
+    return np.where(is_item, items, 0), lengths

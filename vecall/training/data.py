@@ -46,7 +46,10 @@ class TrainingData:
         The other items are new, or occur in the test part only. Used as negatives, they would teach the model that
         nobody wants what nobody has seen yet.
         """
-        return np.unique(np.concatenate([self.histories.values, self.hard_negatives.items, self.warm_started_items]))
+        is_observed = np.zeros(self.n_items, dtype=np.bool_)
+        for rows in (self.histories.values, self.hard_negatives.items, self.warm_started_items):
+            is_observed[rows] = True
+        return np.flatnonzero(is_observed)
 
     @classmethod
     def from_catalogue(

@@ -78,7 +78,7 @@ class HardNegativeSampler:
     @classmethod
     def from_pairs(cls, pairs: HardNegatives, n_users: int) -> Self:
         """Group (user, item) pairs of any order by user, without repetitions."""
-        distinct = np.unique(np.stack([pairs.users, pairs.items]), axis=1)  # [2, n], sorted by user
+        distinct = np.unique(np.stack([pairs.users, pairs.items]).astype(np.int64), axis=1)  # [2, n], sorted by user
         grouped = RaggedArray.from_sorted_pairs(distinct[0], distinct[1], n_users)
         return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.values))
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.id_map import UNKNOWN_ROW, IdMap
-from vecall.data.vocabulary import MISSING, OOV
+from vecall.data.vocabulary import MISSING, OOV, Vocabulary
 from vecall.errors import TrainingError
 from vecall.towers.features import to_module_key
 from vecall.towers.two_tower import TwoTower
@@ -94,18 +95,9 @@ def _build_shape_error(name: str, new_weight: Tensor, old_weight: Tensor) -> Tra
     )
 
 
-def _map_item_rows(item_id_map: IdMap, old_item_id_map: IdMap) -> NDArray[np.int64]:
-    """Return the old row of each new item row; UNKNOWN_ROW for a new id."""
-    old_rows = np.empty(len(item_id_map), dtype=np.int64)
-    for start in range(0, len(old_rows), _CHUNK_ROWS):
-        new_rows = np.arange(start, min(len(old_rows), start + _CHUNK_ROWS))
-        old_rows[new_rows] = old_item_id_map.to_rows(item_id_map.to_ids(new_rows))
-    return old_rows
-
-
 def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary) -> dict[str, NDArray[np.int64]]:
     """Return the old row of each new row, by the name of the table; UNKNOWN_ROW for a new id or value."""
-    old_item_rows = _map_item_rows(vocabulary.item_id_map, old_vocabulary.item_id_map)
+    old_item_rows = old_vocabulary.item_id_map.column_to_rows(vocabulary.item_id_map.to_column())
     # The last row of the table is that of the unknown item.
     old_rows_by_table = {_ITEM_ID_WEIGHT: np.append(old_item_rows, UNKNOWN_ROW)}
     for side, encoder, old_encoder in (
@@ -116,9 +108,9 @@ def _map_table_rows(vocabulary: ModelVocabulary, old_vocabulary: ModelVocabulary
             old_state = old_encoder.state.categorical.get(feature)
             if old_state is None:
                 continue
-            old_row_by_value = {value: row for row, value in enumerate(old_state.values, OOV + 1)}
-            old_rows = [MISSING, OOV, *(old_row_by_value.get(value, UNKNOWN_ROW) for value in state.values)]
+            old_value_rows = Vocabulary(old_state.values).to_rows(pl.Series(state.values, dtype=pl.String))
+            old_rows = np.append([MISSING, OOV], np.where(old_value_rows == OOV, UNKNOWN_ROW, old_value_rows))
             layer = f"{side}_tower.combiner.feature_embedding.layers.{to_module_key(feature)}"
             for suffix in ("weight", "table.weight"):  # of a categorical and of a multi-value feature
-                old_rows_by_table[f"{layer}.{suffix}"] = np.array(old_rows, dtype=np.int64)
+                old_rows_by_table[f"{layer}.{suffix}"] = old_rows
     return old_rows_by_table

@@ -1,0 +1,195 @@
+"""Reading of the interactions table, of any number of files, to codes of users and items."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vecall.arrays import Mask
+from vecall.data.casting import CastResult, TimestampCaster, cast_boolean, cast_id, cast_number
+from vecall.data.id_numbering import UNKNOWN_CODE, Codes, IdNumbering
+from vecall.data.settings import CsvSettings
+from vecall.data.table_source import TableSource
+from vecall.data.table_validator import BadRowHandler, TableBatch, TableValidator
+from vecall.errors import DataError
+from vecall.schema import InteractionSchema, Schema
+
+_Columns = dict[str, list[pl.Series]]  # batches of each column
+
+
+@dataclass(frozen=True)
+class InteractionTable:
+    """n validated interactions, in the order of the files.
+
+    Attributes:
+        user_ids: Distinct ids of users, by code. Those of the users table come first; then those of the interactions,
+            and ids of dropped rows, too.
+        item_ids: Distinct ids of items, by code: those of the items table if there is one, or like those of users.
+        users: [n] Codes of the users.
+        items: [n] Codes of the items.
+        is_positive: [n] Whether the interaction is positive.
+        times: [n] Numbers, or microseconds since 1970 if `has_datetimes`; None without a time column.
+        has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+    """
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    users: Codes
+    items: Codes
+    is_positive: Mask
+    times: NDArray[np.int64] | NDArray[np.float64] | None = None
+    has_datetimes: bool = False
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+class InteractionReader:
+    """Reader of the files of the interactions table in batches, of which only the typed columns are kept.
+
+    Args:
+        schema: Columns and types of the tables.
+        csv: Format of text tables.
+        bad_rows: Handler of invalid rows.
+        item_ids: Ids of the items table, to which the interactions must belong; None if there is none.
+        user_ids: Ids of the users table; None if there is none.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        csv: CsvSettings,
+        bad_rows: BadRowHandler,
+        item_ids: pl.Series | None,
+        user_ids: pl.Series | None,
+    ) -> None:
+        self._schema, self._csv, self._bad_rows = schema, csv, bad_rows
+        self._has_items_table = item_ids is not None
+        self._items = IdNumbering(schema.items.id_type, item_ids)
+        self._users = IdNumbering(schema.users.id_type, user_ids)
+
+    def read(self, sources: Sequence[TableSource]) -> InteractionTable:
+        """Read and validate all files; without a file the table has no rows.
+
+        Raises:
+            DataError: As for `read_tables`.
+        """
+        files = [self._read_file(source) for source in sources]
+        if self._schema.interactions.time is not None:
+            _check_uniform_time_kind(files, sources)
+        times = _pop_column(files, "time", pl.Int64) if self._schema.interactions.time is not None else None
+        return InteractionTable(
+            user_ids=self._users.ids,
+            item_ids=self._items.ids,
+            users=_pop_column(files, "user", pl.Int32).to_numpy(),
+            items=_pop_column(files, "item", pl.Int32).to_numpy(),
+            is_positive=_pop_column(files, "positive", pl.Boolean).to_numpy(),
+            times=None if times is None else times.to_physical().to_numpy(),
+            has_datetimes=times is not None and times.dtype.is_temporal(),
+        )
+
+    def _read_file(self, source: TableSource) -> _Columns:
+        """Return the columns `user` and `item` (codes), `positive`, and `time` if the schema names one."""
+        names = self._schema.interactions
+        table = TableValidator(source, _list_columns(names), self._csv, self._bad_rows)
+        times = TimestampCaster(self._csv.decimal)
+        columns = self._read_batches(table, times)
+        if not times.is_consistent:  # the first batch is not like the file
+            columns = self._read_batches(table, TimestampCaster(self._csv.decimal, is_number=times.has_more_numbers))
+        table.handle_invalid_cells()
+        return columns
+
+    def _read_batches(self, table: TableValidator, times: TimestampCaster) -> _Columns:
+        columns: _Columns = {}
+        for batch in table.iterate_batches():
+            self._validate(batch, times)
+            is_positive = _is_positive(batch.to_frame("label"))
+            for column in [*batch.to_frame("interaction"), is_positive.alias("positive")]:
+                columns.setdefault(column.name, []).append(column)
+        return columns
+
+    def _validate(self, batch: TableBatch, times: TimestampCaster) -> None:
+        """Cast the columns of a batch, drop its invalid rows, and replace the ids of the others by codes."""
+        schema, names, decimal = self._schema, self._schema.interactions, self._csv.decimal
+        cast_user, cast_item = (partial(cast_id, id_type=side.id_type) for side in (schema.users, schema.items))
+        batch.cast("interaction", names.user, cast_user, is_required=True, name="user")
+        batch.cast("interaction", names.item, cast_item, is_required=True, name="item")
+        if names.time is not None:
+            batch.cast("interaction", names.time, times.cast, is_required=True, name="time")
+        if names.label is not None:
+            cast_label = partial(_cast_label, positive_threshold=names.positive, decimal=decimal)
+            batch.cast("label", names.label, cast_label, is_required=True, name="has_positive_label")
+        if names.impression is not None:
+            batch.cast("label", names.impression, cast_boolean, is_required=True, name="impression")
+        to_codes = self._items.find if self._has_items_table else self._items.number
+        codes = to_codes(batch.typed_columns["interaction", "item"])
+        batch.typed_columns["interaction", "item"] = pl.Series(codes)
+        if self._has_items_table:
+            batch.require(names.item, pl.Series(codes != UNKNOWN_CODE), "an item of the items table")
+        users = batch.typed_columns["interaction", "user"]
+        batch.typed_columns["interaction", "user"] = pl.Series(self._users.number(users))
+
+
+def mark_used_codes(codes: Codes, n_codes: int) -> Mask:
+    """Return a mask [n_codes] of the codes that occur among n codes."""
+    is_used = np.zeros(n_codes, dtype=np.bool_)
+    is_used[codes] = True
+    return is_used
+
+
+def _check_uniform_time_kind(files: Sequence[_Columns], sources: Sequence[TableSource]) -> None:
+    """Check that the times of all files are numbers, or all are datetimes.
+
+    An empty file is no evidence of either kind: the type of its time column is arbitrary.
+    """
+    label_by_kind = {
+        batch.dtype.is_temporal(): source.label
+        for file, source in zip(files, sources, strict=True)
+        for batch in file["time"]
+        if len(batch)
+    }
+    if len(label_by_kind) > 1:
+        raise DataError(
+            f"the times of the files cannot be compared: {label_by_kind[False]} has numbers, {label_by_kind[True]} has "
+            "datetimes or ISO 8601 text; write the same kind into all files"
+        )
+
+
+def _pop_column(files: Sequence[_Columns], name: str, dtype: type[pl.DataType]) -> pl.Series:
+    """Remove a column from all files and concatenate it; integers and floats become floats.
+
+    Only batches with rows count; without any, the column is of `dtype`.
+    """
+    batches = [batch.to_frame(name) for file in files for batch in file.pop(name) if len(batch)]
+    empty = [pl.DataFrame(schema={name: dtype})]
+    return pl.concat(batches or empty, how="vertical_relaxed", rechunk=True).to_series()
+
+
+def _cast_label(column: pl.Series, positive_threshold: float, decimal: str) -> CastResult:
+    """Cast labels to whether they reach the threshold.
+
+    They are compared in their own precision: the float32 nearest to 0.7 is below the float64 0.7.
+    """
+    labels = cast_number(column, is_optional=False, decimal=decimal)
+    values = column if column.dtype.is_numeric() else labels.values
+    threshold = pl.Series([positive_threshold], dtype=pl.Float64)
+    if column.dtype.is_float():
+        threshold = threshold.cast(column.dtype)
+    return CastResult((values >= threshold[0]).fill_null(value=False), labels.is_valid, labels.expected)
+
+
+def _is_positive(labels: pl.DataFrame) -> pl.Series:
+    """Return a mask [n] of the positives: neither labelled below the threshold nor a mere impression."""
+    is_positive = pl.repeat(value=True, n=len(labels), dtype=pl.Boolean, eager=True)
+    if "has_positive_label" in labels.columns:
+        is_positive = is_positive & labels["has_positive_label"]
+    return is_positive & ~labels["impression"] if "impression" in labels.columns else is_positive
+
+
+def _list_columns(schema: InteractionSchema) -> dict[str, str]:
+    """Return the columns of the interactions table by the keys of vecall.toml that name them."""
+    keys = ("user", "item", "time", "label", "impression")
+    return {f"schema.interactions.{key}": getattr(schema, key) for key in keys if getattr(schema, key) is not None}
