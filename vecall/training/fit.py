@@ -78,11 +78,7 @@ def train(
             belongs to other tables or another number of processes; or memory is too small.
     """
     _check_trainable(data)
-    if not torch.cuda.is_available():
-        processes = 1 if group is None else group.size
-        available_bytes = available_memory_bytes() // processes
-        check = partial(check_memory, data, model_settings, training_settings, available_bytes, processes=processes)
-        run_on_main(group, partial(check, validates=validate is not None))
+    run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate is not None, group))
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
@@ -117,6 +113,21 @@ def _check_trainable(data: TrainingData) -> None:
             f"training needs at least 1 positive and 2 items that users took or disliked, got "
             f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
         )
+
+
+def _check_memory(
+    data: TrainingData,
+    model_settings: ModelSettings,
+    training_settings: TrainingSettings,
+    validates: bool,
+    group: ProcessGroup | None,
+) -> None:
+    """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own."""
+    if torch.cuda.is_available():
+        return
+    processes = 1 if group is None else group.size
+    available_bytes = available_memory_bytes() // processes
+    check_memory(data, model_settings, training_settings, available_bytes, processes=processes, validates=validates)
 
 
 def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: ProcessGroup | None) -> int:

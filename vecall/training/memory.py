@@ -21,7 +21,7 @@ from vecall.training.settings import TrainingSettings
 
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
-_SAMPLE_BYTES = 3 * _INDEX_BYTES + _FLOAT_BYTES  # user, item, position and label
+_SAMPLE_BYTES = 4 * 4  # user, item, position and label
 _ITEM_BUFFER_BYTES = 2 * _INDEX_BYTES + _FLOAT_BYTES  # of each item: candidate, its index and its frequency
 _ROW_STATE_BYTES = 2 * 4  # of each row of a table without moments: second moment and last step
 _CHUNK_LOGITS = 2**21  # of the chunked softmax

@@ -9,7 +9,7 @@ from vecall.data.split import HardNegatives
 from vecall.training.data import TrainingData
 
 _ZIPF_OFFSET_SHARE = 0.001  # P(item of popularity rank r) ~ 1 / (r + a thousandth of the items)
-_N_CATEGORIES, _N_TAGS, _TAGS_PER_ITEM, _N_TOKENS, _TOKENS_PER_ITEM = 500, 5_000, 4, 65_537, 12
+_N_CATEGORIES, _N_TAGS, _TAGS_PER_ITEM, _N_TOKENS, _TOKENS_PER_ITEM = 500, 5_000, 4, 65_537, 42
 
 
 def make_training_data(n_items: int, n_rows: int, *, with_features: bool = False, seed: int = 0) -> TrainingData:
