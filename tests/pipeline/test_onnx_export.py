@@ -1,6 +1,8 @@
 """Exported towers: their ONNX files give the same vectors as torch, or are refused."""
 
+import gc
 import re
+import weakref
 
 import numpy as np
 import onnx
@@ -18,12 +20,15 @@ from vecall.pipeline.onnx_export import (
     QueryTowerWrapper,
     SampleInputs,
     _check_parity,
+    _export_graph,
     compute_encoder_hash,
     export_towers,
     write_id_vectors,
 )
 from vecall.release.encoder import (
     ENCODERS_FILE,
+    FEATURE_INPUT_PREFIX,
+    ID_VECTORS_INPUT,
     ITEM_ID_VECTORS_FILE,
     ITEM_TOWER_FILE,
     QUERY_TOWER_FILE,
@@ -209,6 +214,20 @@ def test_sample_inputs_cover_every_length_and_contain_padding():
         if spec.kind == "multi_value":
             assert (values == 0).all(axis=1).any()
             assert values.max() < spec.size
+
+
+def test_exported_weights_are_released_with_the_towers(tmp_path):
+    encoders = (FeatureEncoder.fit({"type": synthetic.FEATURES["type"]}, ITEM_FEATURES), NO_FEATURES)
+    graph = ItemTowerWrapper(
+        make_towers(synthetic.make_model_settings("mean"), encoders).item_tower,
+        [ID_VECTORS_INPUT, FEATURE_INPUT_PREFIX + "type"],
+    )
+    _export_graph(graph, SampleInputs(graph.input_names, encoders[0].specs, 8), LENGTH, tmp_path / ITEM_TOWER_FILE)
+    tables = [weakref.ref(weights) for weights in graph.parameters()]
+    assert len(tables) == 1
+    del graph
+    gc.collect()
+    assert tables[0]() is None
 
 
 def write_by_concatenating(table, id_rows, path):

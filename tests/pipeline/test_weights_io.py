@@ -8,6 +8,7 @@ from support.memory import measure_peak_bytes
 from torch import nn
 
 from vecall.data.feature_encoder import FeatureEncoder
+from vecall.pipeline import weights_io
 from vecall.pipeline.weights_io import load_module, save_weights
 from vecall.towers.two_tower import TwoTower
 
@@ -27,6 +28,12 @@ def load_by_copying(build, path):
     return module
 
 
+@pytest.fixture(params=[0, weights_io._MIN_MAPPED_BYTES], ids=["mapped", "copied"])
+def min_mapped_bytes(request, monkeypatch):
+    monkeypatch.setattr(weights_io, "_MIN_MAPPED_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("min_mapped_bytes")
 @pytest.mark.parametrize(
     ("encoder", "model"),
     [("mean", {}), ("mean", {"hidden": (16,), "norm": "batch"}), ("attention", {}), ("causal", {"ensemble_size": 2})],
@@ -49,6 +56,7 @@ def test_file_is_that_of_safetensors(tmp_path):
     assert (tmp_path / "weights.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("min_mapped_bytes")
 def test_changed_weights_are_not_written_to_the_file_and_can_replace_it(tmp_path):
     save_weights(make_towers(), path := tmp_path / "weights.safetensors")
     module, other = load_module(make_towers, path), load_module(make_towers, path)

@@ -38,6 +38,7 @@ from vecall.release.file_io import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
 from vecall.runtime.process_rank import ProcessRank
+from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
@@ -82,6 +83,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     with join_process_group() as group, ExitStack() as stack:
         if not is_main(group):
             stack.enter_context(progress.report_to(None))
+            stack.enter_context(quiet_logger("vecall"))
         return _fit_in_group(config, directory, init, group)
 
 

@@ -264,6 +264,10 @@ def _export_graph(graph: TowerWrapper, sample_inputs: SampleInputs, max_length: 
         )
     assert program is not None  # noqa: S101 - never None with dynamo=True; for mypy
     model = program.model_proto
+    # The rewriting rules of onnxscript, which are global, refer to the last graph: it would keep the weights in memory,
+    # and with them the file that they are mapped from.
+    for initializer in program.model.graph.initializers.values():
+        initializer.const_value = None
     _strip_metadata(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -62,14 +62,14 @@ def publish(
     dataset = read_dataset(run.config.data, run.config.schema_)
     _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
     with target.create_draft(name) as draft:
-        encoder, encoder_hash = _export_encoder(model, dataset, draft.directory)
-        del model  # from here on its id table is mapped from the draft
+        encoder_hash = _export_encoder(model, dataset, draft.directory)
+        del model  # its id table is in the draft now
         # Not bound to a name: the vectors are released before the index is loaded again to be verified.
         description = write_release(
             draft.directory,
-            _build_contents(encoder, dataset, run, journal_seq),
+            _build_contents(draft.directory, dataset, run, journal_seq),
             run.config.index,
-            encoder=(encoder, encoder_hash),
+            encoder=(_open_encoder(draft.directory), encoder_hash),
         )
         return draft.commit(description, activate=activate)
 
@@ -88,12 +88,8 @@ def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: 
     logger.warning("%s: %s.%s", run.directory, regression, dropped)
 
 
-def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> tuple[OnnxEncoder, str]:
-    """Export the towers into a draft and open them as a release does.
-
-    Returns:
-        The encoder and its hash.
-    """
+def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> str:
+    """Export the towers into a draft; return the encoder hash."""
     vocabulary, settings = model.vocabulary, model.towers.settings
     state = EncoderState(
         dim=settings.dim,
@@ -104,15 +100,20 @@ def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> t
     id_rows = vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
     specs = vocabulary.item_encoder.specs, vocabulary.user_encoder.specs
     with translate_write_errors(directory):
-        encoder_hash = export_towers(model.towers, state, specs, id_rows, directory)
-    return OnnxEncoder(directory, threads=os.cpu_count() or 1), encoder_hash
+        return export_towers(model.towers, state, specs, id_rows, directory)
 
 
-def _build_contents(encoder: OnnxEncoder, dataset: Dataset, run: Run, journal_seq: int) -> ReleaseContents:
+def _open_encoder(directory: Path) -> OnnxEncoder:
+    """Open the towers of a draft as a release does."""
+    return OnnxEncoder(directory, threads=os.cpu_count() or 1)
+
+
+def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: int) -> ReleaseContents:
+    """Encode the items by an encoder of their own: it is released, with the id table that it has mapped, afterwards."""
     catalogue = dataset.catalogue
     return ReleaseContents(
         item_ids=catalogue.items,
-        vectors=encode_catalogue(encoder, catalogue.item_features),
+        vectors=encode_catalogue(_open_encoder(directory), catalogue.item_features),
         attributes=catalogue.item_attributes,
         popularity=dataset.popularity,
         users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),

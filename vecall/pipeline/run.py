@@ -102,7 +102,7 @@ class TrainedModel:
     def load(cls, directory: Path, settings: ModelSettings) -> "TrainedModel":
         """Read a model from its directory.
 
-        Weights are mapped from their file and read when they are used. They may be written to, which does not change
+        Tables are mapped from their file and read when they are used. They may be written to, which does not change
         the file.
 
         Raises:

@@ -12,6 +12,7 @@ from vecall.release.file_io import replace_atomically
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+_MIN_MAPPED_BYTES = 2**24
 _RANDOM_INITIALIZERS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
@@ -29,7 +30,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_module(build: Callable[[], ModuleT], path: Path) -> ModuleT:
-    """Build a module whose weights are mapped from a file, and read when they are used.
+    """Build a module whose large weights are mapped from a file, and read when they are used.
 
     They may be written to, which does not change the file. Initial weights are never in memory beside them.
 
@@ -42,7 +43,11 @@ def load_module(build: Callable[[], ModuleT], path: Path) -> ModuleT:
         SafetensorError: It is damaged.
         RuntimeError: It has other weights than the module.
     """
-    weights = load_file(path)
+    # Whatever keeps a mapped weight keeps the whole file mapped, so the many small ones are copied.
+    weights = {
+        name: weight if weight.nbytes >= _MIN_MAPPED_BYTES else weight.clone()
+        for name, weight in load_file(path).items()
+    }
     with _UninitializedWeights():
         module = build()
     module.load_state_dict(weights, assign=True)
