@@ -24,7 +24,7 @@ from harness.scale.fit_cells import measure_accuracy, measure_processes
 from harness.scale.run_cells import measure_evaluate, measure_fit, measure_publish, measure_recall
 from harness.scale.table_cells import measure_encode, measure_read
 from harness.scale.training_cells import measure_epoch, measure_steps, measure_validation
-from harness.tables import console, print_table
+from harness.tables import console
 from vecall.console import configure_logging
 
 ROWS_PER_USER = 20
@@ -261,8 +261,8 @@ def _measure(name: str, options: argparse.Namespace) -> None:
 
 
 def _print_results(names: list[str], options: argparse.Namespace) -> None:
+    """Print a line for each measurement, with goals where it has their size."""
     results = read_json(options.out)
-    rows = []
     for name in names:
         cell, result = CELLS[name], results.get(_get_key(name, options))
         if result is None:
@@ -270,9 +270,9 @@ def _print_results(names: list[str], options: argparse.Namespace) -> None:
         has_goals = (result["items"], result["rows"]) == (cell.items, cell.rows)
         goals = [goal.describe(result) for goal in cell.goals] if has_goals else []
         keys = cell.details if has_goals else (*(goal.metric for goal in cell.goals), *cell.details)
-        details = ", ".join(f"{key} {result[key]}" for key in keys)
-        rows.append([name, f"{result['items']:,}", f"{result['rows']:,}", "; ".join(goals), details])
-    print_table("Training at scale", ["", "items", "rows", "goals", "measured"], rows)
+        details = [f"{key} {result[key]}" for key in keys]
+        console.print(f"\n{name}, {result['items']:,} × {result['rows']:,}", style="bold")
+        console.print("  " + "; ".join(goals + details), soft_wrap=True)
 
 
 if __name__ == "__main__":

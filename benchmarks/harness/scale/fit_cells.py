@@ -96,7 +96,7 @@ def measure_processes(options: CellOptions) -> dict[str, Any]:
     return {
         "epoch_seconds": seconds,
         "losses": losses,
-        "loss_difference": max(losses.values()) - min(losses.values()),
+        "loss_difference": round(max(losses.values()) - min(losses.values()), 8),
         "speedup": round(single / double, 3),
         "speedup_over_best": round(best / double, 3),
         "cores": os.cpu_count(),
