@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.accuracy.datasets import DATASETS
@@ -34,6 +33,7 @@ from harness.environment import (
 )
 from harness.tables import console, print_table
 from harness.torch_threads import single_torch_thread
+from harness.training.load import load_training_data
 from harness.training.step_profile import profile_steps
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
@@ -43,7 +43,6 @@ from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.quickstart.movielens import build_dssm_config, build_settings, find_data_dir
 from vecall.towers.two_tower import TwoTower
 from vecall.training.batches import build_positive_samples
-from vecall.training.data import TrainingData
 from vecall.training.fit import train
 from vecall.training.module import TwoTowerModule
 from vecall.training.scoring import Scorer, TowerScorer
@@ -91,13 +90,6 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _load_training_data(config: Config) -> tuple[TrainingData, Split]:
-    dataset = read_dataset(config.data, config.schema_)
-    split = dataset.split(config.data)
-    encoders = dataset.fit_feature_encoders(split.train.values, np.arange(len(split.train)))
-    return TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives), split
-
-
 def _make_dssm_config(work_dir: Path) -> Config:
     """Write the tables of the DSSM baseline and return its configuration."""
     config = parse_config(build_settings(find_data_dir(None).resolve()))
@@ -128,7 +120,7 @@ def _evaluate_epoch(epoch: int, seconds: float, scorer: Scorer, split: Split, n_
 def _run_plain_loop(options: argparse.Namespace, *, grouped: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work_dir:
         config = _make_dssm_config(Path(work_dir))
-        training_data, split = _load_training_data(config)
+        training_data, split = load_training_data(config)
     torch.manual_seed(0)
     n_items = training_data.n_items
     towers = TwoTower(config.model, training_data.item_specs, training_data.user_specs, n_items)
@@ -145,7 +137,7 @@ def _run_plain_loop(options: argparse.Namespace, *, grouped: bool) -> dict[str, 
 def _run_vecall(options: argparse.Namespace, *, preset: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work_dir:
         config = _make_dssm_config(Path(work_dir)) if preset == "dssm" else _make_preset_config(preset)
-        training_data, split = _load_training_data(config)
+        training_data, split = load_training_data(config)
         epochs: list[EpochResult] = []
         start = time.perf_counter()
 
@@ -192,7 +184,7 @@ def _profile_step(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work_dir:
         settings = DATASETS[name].build_settings(directory, Path(work_dir))
         config = parse_config(settings | {"model": {"preset": "sequence"}})
-        training_data, _ = _load_training_data(config)
+        training_data, _ = load_training_data(config)
     towers = TwoTower(config.model, training_data.item_specs, training_data.user_specs, training_data.n_items)
     with single_torch_thread():
         module = TwoTowerModule(towers, training_data, config.training)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -190,3 +191,58 @@ def test_scale_data_is_the_same_for_a_seed_and_kept(tmp_path: Path, monkeypatch:
     dataset = read_dataset(config.data, config.schema_)
     assert (len(dataset.interactions.users), len(dataset.catalogue.items), config.training.epochs) == (1000, 1200, 2)
     assert set(dataset.catalogue.item_features.columns) == {"category", "tags", "title", "price"}
+
+
+@pytest.mark.usefixtures("benchmarks_path")
+def test_training_scale_measures_parts_and_keeps_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, parts = tmp_path / "scale.json", ["read", "encode", "step", "epoch", "validation"]
+    arguments = ["--smoke", "--items", "300", "--rows", "3000", "--part", *parts]
+    monkeypatch.setattr(sys, "argv", ["training_scale.py", *arguments, "--data", str(tmp_path), "--out", str(out)])
+
+    def run() -> str:
+        runpy.run_path(str(BENCHMARKS_DIR / "training_scale.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    output = run()
+    results = json.loads(out.read_text())
+    assert [name.split(", 300 items")[0] for name in results] == [
+        "read, integer ids",
+        "read, string ids",
+        "encode",
+        "step, pooled",
+        "step, sequence",
+        "epoch, pooled",
+        "epoch, four features",
+        "validation",
+    ]
+    for result in results.values():
+        assert {"machine", "versions", "commit", "command"} <= result["facts"].keys()
+    assert results["epoch, pooled, 300 items, 3000 rows"]["extrapolated"]
+    assert output.count("300 items") == len(results)
+    output = run()
+    assert output.count("300 items") == 0  # everything is in the results file
+    assert "ratio" in output
+
+
+@pytest.mark.usefixtures("benchmarks_path")
+def test_gpu_benchmark_runs_on_a_cpu_and_says_where_there_is_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out, script = tmp_path / "gpu.json", str(BENCHMARKS_DIR / "gpu.py")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out)])
+    runpy.run_path(script, run_name="__main__")
+    assert capsys.readouterr().out.startswith("no GPU: ")
+    assert not out.exists()
+    options = ["--device", "cpu", "--items", "300", "--rows", "3000", "--batches", "64", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options, "--out", str(out)])
+    runpy.run_path(script, run_name="__main__")
+    assert "share of the peak" in capsys.readouterr().out
+    for result in json.loads(out.read_text()).values():
+        assert result["batch"] == 64
+        assert 0 < result["share_of_peak"] < 1
+        assert result["samples_per_second"] > 0

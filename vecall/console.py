@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from vecall.progress import ProgressCallback
+from vecall.progress import ProgressCallback, ProgressListener, ProgressLog, format_duration, format_pace
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -27,8 +28,11 @@ _NOISY_LOGGERS = (
 )
 
 
+_BAR_WIDTH = 20  # leaves room for counts, rate and time left in 80 columns
+
+
 class ProgressBars:
-    """Progress listener that draws a bar on stderr for each task."""
+    """Progress listener that draws a bar on stderr for each task, with its rate and the time left."""
 
     def __init__(self) -> None:
         self._running: list[Progress] = []
@@ -37,9 +41,9 @@ class ProgressBars:
         """Draw a bar of `total` steps."""
         columns = (
             TextColumn("{task.description:<18}"),
-            BarColumn(),
+            BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            _PaceColumn(),
             TextColumn("{task.fields[note]}"),
         )
         bars = Progress(*columns, console=err)
@@ -55,6 +59,28 @@ class ProgressBars:
     def stop_task(self) -> None:
         """Stop the most recent bar."""
         self._running.pop().stop()
+
+
+class _PaceColumn(ProgressColumn):
+    """Rate and time left of a running task, rate and duration of a finished one."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text; empty before the first step."""
+        rate = task.finished_speed or task.speed
+        if not rate:
+            return Text("")
+        if task.finished:
+            return Text(f"{format_pace(rate, 0)}, {format_duration(task.elapsed or 0)}")
+        return Text(format_pace(rate, int(task.remaining or 0)))
+
+
+def build_progress_listener() -> ProgressListener:
+    """Return progress bars if stderr is a terminal, else a writer of a line every 30 seconds, as for a log file."""
+    return ProgressBars() if err.is_terminal else ProgressLog(_print_progress_line)
+
+
+def _print_progress_line(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
 
 
 def configure_logging(*, verbose: bool) -> None:

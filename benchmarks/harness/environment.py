@@ -64,6 +64,21 @@ def read_peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+class MemoryGrowth:
+    """Growth of this process's resident memory since the object was built.
+
+    The peak of the process is reset, so that what came before does not count.
+    """
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._bytes_before = read_memory_bytes("VmRSS")
+
+    def read_peak_gib(self) -> float:
+        """Return the highest growth so far in GiB; mapped files count."""
+        return round((read_memory_bytes("VmHWM") - self._bytes_before) / 2**30, 3)
+
+
 def make_child_environment() -> dict[str, str]:
     """Return the environment of a child process that runs a module of `harness` by `python -m`.
 

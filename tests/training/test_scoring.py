@@ -55,7 +55,7 @@ def test_large_catalogues_are_scored_from_half_precision_vectors(monkeypatch):
     histories = RaggedArray.from_lists([[], [1, 2, 3, 4, 5, 6]])
     cases = EvalCases(np.array([5, 2]), histories, RaggedArray.from_lists([[0]] * 2))
     expected = TowerScorer(towers, DATA)(cases)(0, synthetic.ITEMS)
-    monkeypatch.setattr(scoring, "_MAX_FULL_PRECISION_BYTES", 0)
+    monkeypatch.setattr(scoring, "MAX_FULL_PRECISION_BYTES", 0)
     scorer = TowerScorer(towers, DATA)
     assert scorer.item_vectors.dtype == torch.float16
     scores = scorer(cases)(0, synthetic.ITEMS)

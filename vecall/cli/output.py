@@ -21,12 +21,12 @@ ActivateOption = Annotated[bool, typer.Option("--activate/--no-activate", help="
 
 
 def wrap_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: show progress bars, and report an expected error in one line with exit code 1."""
+    """Decorate a command: show progress, and report an expected error in one line with exit code 1."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **options: Any) -> None:  # noqa: ANN401 - values that typer parsed
         try:
-            with progress.report_to(console.ProgressBars()):
+            with progress.report_to(console.build_progress_listener()):
                 command(*args, **options)
         except VecallError as error:
             _print_error(error, as_json=bool(options.get("as_json")))

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from vecall.errors import TrainingError
+from vecall.runtime.memory import available_memory_bytes
 from vecall.runtime.quiet_logger import quiet_logger
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
@@ -20,6 +21,7 @@ from vecall.training.checkpoints import StreamedCheckpointIO, load_checkpoint, l
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, is_main, run_on_main
 from vecall.training.loggers import EpochLogger, build_logger
+from vecall.training.memory import check_memory
 from vecall.training.module import TwoTowerModule
 from vecall.training.plan import TrainingPlan, select_candidate_items
 from vecall.training.settings import TrainingSettings
@@ -73,9 +75,10 @@ def train(
 
     Raises:
         TrainingError: There is too little to learn from, the loss is not finite, or the checkpoint in `directory`
-            belongs to other tables or another number of processes.
+            belongs to other tables or another number of processes; or memory is too small.
     """
     _check_trainable(data)
+    run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate is not None, group))
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
@@ -110,6 +113,21 @@ def _check_trainable(data: TrainingData) -> None:
             f"training needs at least 1 positive and 2 items that users took or disliked, got "
             f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
         )
+
+
+def _check_memory(
+    data: TrainingData,
+    model_settings: ModelSettings,
+    training_settings: TrainingSettings,
+    validates: bool,
+    group: ProcessGroup | None,
+) -> None:
+    """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own."""
+    if torch.cuda.is_available():
+        return
+    processes = 1 if group is None else group.size
+    available_bytes = available_memory_bytes() // processes
+    check_memory(data, model_settings, training_settings, available_bytes, processes=processes, validates=validates)
 
 
 def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: ProcessGroup | None) -> int:

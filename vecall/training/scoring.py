@@ -19,7 +19,7 @@ Scorer = Callable[[EvalCases], BlockScorer]
 
 _ITEM_BATCH_SIZE, _USER_BATCH_SIZE = 4096, 1024
 # Larger arrays of item vectors are held in half precision, in which a release stores them too.
-_MAX_FULL_PRECISION_BYTES = 2**31
+MAX_FULL_PRECISION_BYTES = 2**31
 
 
 class TowerScorer:
@@ -74,7 +74,7 @@ class TowerScorer:
 def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
     """Encode all items in batches → [N, D] on the device of the towers, float32, or float16 beyond 2 GiB."""
     device = next(towers.parameters()).device
-    is_large = 4 * data.n_items * towers.settings.dim > _MAX_FULL_PRECISION_BYTES
+    is_large = 4 * data.n_items * towers.settings.dim > MAX_FULL_PRECISION_BYTES
     dtype = torch.float16 if is_large else torch.float32
     vectors = torch.empty((data.n_items, towers.settings.dim), device=device, dtype=dtype)
     with eval_mode(towers):

@@ -1,0 +1,127 @@
+"""Estimate of a training's memory: beside the measured peak, and what is refused with which advice."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from support import synthetic
+from support.memory import measure_peak_bytes
+
+from vecall.data.feature_encoder import FeatureSpec
+from vecall.data.ragged import RaggedArray
+from vecall.errors import TrainingError
+from vecall.towers.settings import HistorySettings, ModelSettings
+from vecall.training import fit as fit_module
+from vecall.training import plan as plan_module
+from vecall.training.data import TrainingData
+from vecall.training.fit import train
+from vecall.training.memory import check_memory, estimate_memory
+from vecall.training.plan import TrainingPlan
+from vecall.training.settings import TrainingSettings
+
+GIB = 2**30
+TITLE_LENGTH, TITLE_BUCKETS = 12, 20_000
+
+
+@pytest.fixture(autouse=True)
+def memory_of_the_machine(monkeypatch):
+    """What a plan chooses depends on the machine."""
+    monkeypatch.setattr(plan_module, "total_memory_bytes", lambda: 24 * GIB)
+
+
+def make_data(n_items, *, n_users=500, history_length=20, has_titles=True):
+    rng = np.random.default_rng(0)
+    titles = {"title": rng.integers(1, TITLE_BUCKETS, (n_items, TITLE_LENGTH), dtype=np.int32)} if has_titles else {}
+    return TrainingData(
+        histories=RaggedArray.from_lists(rng.integers(n_items, size=(n_users, history_length))),
+        hard_negatives=synthetic.EMPTY_PAIRS,
+        n_items=n_items,
+        item_features=titles,
+        user_features={},
+        item_specs={"title": FeatureSpec("multi_value", TITLE_BUCKETS)} if has_titles else {},
+        user_specs={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("has_moments", "ema_decay", "encoder"), [(True, 0.0, "mean"), (False, 0.9, "causal")], ids=["moments", "row-wise"]
+)
+def test_estimate_is_near_the_measured_peak(tmp_path, monkeypatch, has_moments, ema_decay, encoder):
+    monkeypatch.setattr(plan_module, "_MAX_MEMORY_SHARE", float(has_moments))
+    data = make_data(200_000, n_users=30)
+    model = ModelSettings(dim=128, history=HistorySettings(encoder=encoder))
+    settings = TrainingSettings(loss="sampled_softmax", epochs=1, ema_decay=ema_decay)
+
+    def run(_):
+        train(data, model, settings, tmp_path, validate=lambda scorer: {"valid_score": 1.0})
+
+    estimate = estimate_memory(data, model, settings)
+    measured = measure_peak_bytes(run)
+    assert 0.9 * measured < estimate.total - estimate.loaded < 1.4 * measured
+
+
+def test_total_is_the_sum_of_its_parts():
+    data = make_data(1000)
+    estimate = estimate_memory(data, ModelSettings(), TrainingSettings(batch=64))
+    parts = dataclasses.asdict(estimate)
+    assert min(parts.values()) >= 0
+    assert estimate.loaded == data.item_features["title"].nbytes + 8 * (501 + 500 * 20)
+    assert estimate.total == sum(parts.values())
+    without_validation = estimate_memory(data, ModelSettings(), TrainingSettings(batch=64), validates=False)
+    assert estimate.total - without_validation.total == estimate.validation > 4 * 1000 * 128
+
+
+def test_average_moments_and_full_softmax_need_more():
+    data, model = make_data(50_000), ModelSettings()
+    sampled = TrainingSettings(loss="sampled_softmax")
+    row_wise, moments = (
+        estimate_memory(data, model, sampled, TrainingPlan(loss="sampled_softmax", row_moments=has_moments))
+        for has_moments in (False, True)
+    )
+    n_table_weights = (50_001 + TITLE_BUCKETS) * model.dim
+    assert moments.optimizer_state - row_wise.optimizer_state == 8 * n_table_weights - 4 * (50_001 + TITLE_BUCKETS)
+    averaged = estimate_memory(data, model, sampled.model_copy(update={"ema_decay": 0.9}))
+    assert averaged.moving_average == averaged.weights == moments.weights
+    full = estimate_memory(data, model, TrainingSettings(loss="softmax"))
+    assert full.step > 1.05 * moments.step
+
+
+def test_training_that_fits_is_accepted():
+    data, model, settings = make_data(1000), ModelSettings(), TrainingSettings()
+    estimate = estimate_memory(data, model, settings)
+    assert check_memory(data, model, settings, estimate.total - estimate.loaded) == estimate
+
+
+def test_training_that_does_not_fit_is_refused_with_numbers_and_settings():
+    data = make_data(100, has_titles=False)
+    data = dataclasses.replace(data, n_items=10_000_000)
+    settings = TrainingSettings(ema_decay=0.99)
+    with pytest.raises(TrainingError) as raised:
+        check_memory(data, ModelSettings(dim=256), settings, 12 * GIB)
+    text = str(raised.value)
+    assert "needs about 14.8 GiB" in text
+    assert "has 12.0 GiB" in text
+    assert "(weights 9.5, validation 4.8, " in text
+    assert "settings that would fit: model.dim = 128 (" in text
+    assert "item_id" not in text  # there are no features to encode items by
+    halved = estimate_memory(data, ModelSettings(dim=128), settings)
+    assert halved.total < 12 * GIB
+
+
+def test_item_id_is_suggested_where_items_have_features():
+    data = dataclasses.replace(make_data(100), n_items=3_000_000)
+    with pytest.raises(TrainingError, match=r"would fit: model\.dim = 32 .*; model\.item_id = false"):
+        check_memory(data, ModelSettings(), TrainingSettings(), 2 * GIB)
+
+
+def test_no_setting_is_suggested_where_none_is_enough():
+    data = dataclasses.replace(make_data(100, has_titles=False), n_items=10_000_000)
+    with pytest.raises(TrainingError, match=r"no single setting is enough: lower model\.dim and training\.batch"):
+        check_memory(data, ModelSettings(), TrainingSettings(), GIB // 4)
+
+
+def test_training_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_module, "available_memory_bytes", lambda: 2**20)
+    with pytest.raises(TrainingError, match=r"needs about .* GiB of memory and has"):
+        train(make_data(1000), ModelSettings(), TrainingSettings(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
