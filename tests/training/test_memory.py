@@ -75,7 +75,9 @@ def test_average_moments_and_full_softmax_need_more():
     data, model = make_data(50_000), ModelSettings()
     sampled = TrainingSettings(loss="sampled_softmax")
     row_wise, moments = (
-        estimate_memory(data, model, sampled, TrainingPlan(loss="sampled_softmax", row_moments=has_moments))
+        estimate_memory(
+            data, model, sampled, TrainingPlan(loss="sampled_softmax", items_by_rows=True, row_moments=has_moments)
+        )
         for has_moments in (False, True)
     )
     n_table_weights = (50_001 + TITLE_BUCKETS) * model.dim

@@ -26,8 +26,17 @@ def towers(monkeypatch):
 
 
 def test_item_tables_are_trained_by_rows_unless_all_items_are_read(towers):
-    assert find_row_tables(towers, "sampled_softmax") == [towers.item_id_embedding]
-    assert find_row_tables(towers, "softmax") == []
+    assert find_row_tables(towers, items_by_rows=True) == [towers.item_id_embedding]
+    assert find_row_tables(towers, items_by_rows=False) == []
+    by_rows_by_candidates = {
+        n_candidates: TrainingPlan.make(TrainingSettings(loss=loss), towers, n_candidates).items_by_rows
+        for loss, n_candidates in (
+            ("softmax", synthetic.ITEMS),
+            ("sampled_softmax", synthetic.ITEMS + 1),
+            ("softmax", 9),
+        )
+    }
+    assert by_rows_by_candidates == {synthetic.ITEMS: False, synthetic.ITEMS + 1: True, 9: True}
 
 
 @pytest.mark.parametrize(("ema_decay", "copies"), [(0.0, 3), (0.9, 4)])
@@ -36,7 +45,9 @@ def test_rows_keep_moments_while_they_fit_in_a_third_of_the_memory(towers, monke
     settings = TrainingSettings(loss="sampled_softmax", ema_decay=ema_decay)
     for spare, row_moments in ((3, True), (-3, False)):
         monkeypatch.setattr(plan_file, "total_memory_bytes", lambda spare=spare: 3 * copies * table_bytes + spare)
-        assert TrainingPlan.make(settings, towers, 10) == TrainingPlan(loss="sampled_softmax", row_moments=row_moments)
+        assert TrainingPlan.make(settings, towers, 10) == TrainingPlan(
+            loss="sampled_softmax", items_by_rows=True, row_moments=row_moments
+        )
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         towers = TwoTower(model, data.item_specs, data.user_specs, data.n_items)
     n_candidates = len(select_candidate_items(towers, data))
     plan = inputs.plan or TrainingPlan.make(inputs.training, towers, n_candidates, inputs.processes)
-    tables = find_row_tables(towers, plan.loss)
+    tables = find_row_tables(towers, items_by_rows=plan.items_by_rows)
     max_list_length = max(
         (data.item_features[name].shape[1] for name, spec in data.item_specs.items() if spec.kind == "multi_value"),
         default=1,

@@ -117,7 +117,7 @@ class TwoTowerModule(LightningModule):
 
     def _build_average_and_row_tables(self) -> list[RowTable]:
         """Build `ema_model` and return `row_tables`."""
-        embeddings = find_row_tables(self.towers, self.plan.loss)
+        embeddings = find_row_tables(self.towers, items_by_rows=self.plan.items_by_rows)
         for embedding in embeddings:
             embedding.stays_on_cpu = self.plan.tables_on_cpu
         weights, has_moments, decay = (
@@ -135,7 +135,7 @@ class TwoTowerModule(LightningModule):
         )
         if not has_moments:
             return [RowTable(embedding, has_moments=False) for embedding in embeddings]
-        averages = [table.weight for table in find_row_tables(self.eval_towers, self.plan.loss)]
+        averages = [table.weight for table in find_row_tables(self.eval_towers, items_by_rows=self.plan.items_by_rows)]
         return [
             RowTable(embedding, has_moments=True, average=average, ema_decay=decay)
             for embedding, average in zip(embeddings, averages, strict=True)
@@ -153,7 +153,7 @@ class TwoTowerModule(LightningModule):
 
     def release_tables(self) -> None:
         """Make ordinary tables of them, without optimizer state; no step may follow."""
-        for embedding in find_row_tables(self.towers, self.plan.loss):
+        for embedding in find_row_tables(self.towers, items_by_rows=self.plan.items_by_rows):
             embedding.row_reader = None
         self.row_tables = []
 
@@ -208,7 +208,7 @@ class TwoTowerModule(LightningModule):
         """Return AdamW (Adam, if weight decay is 0) and the schedule of the learning rate by step."""
         settings = self.settings
         for table in self.row_tables:
-            table.allocate()  # the module may have moved to another device
+            table.follow_weights()
         row_weights = {id(table.weight) for table in self.row_tables}
         parameters = [parameter for parameter in self.towers.parameters() if id(parameter) not in row_weights]
         optimizer = RowwiseAdamW(

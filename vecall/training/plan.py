@@ -20,11 +20,12 @@ PLAN_FILE = "plan.json"
 LossName = Literal["softmax", "sampled_softmax", "bce"]
 
 # With more logits [B, N] in a step, loss = "auto" samples negatives. On 2 cores, the softmax over 20 M logits takes
-# about as long as the rest of the step; see docs/scaling.md.
+# about as long as a whole sampled step; see docs/scaling.md.
 _MAX_LOGITS_CPU = 20_000_000
 _MAX_LOGITS_GPU = 128_000_000
 # Smaller tables cost little as a whole.
 MIN_ROWS_OF_ROW_TABLE = 10_000
+_MIN_ITEMS_PER_CANDIDATE = 4
 _MAX_MEMORY_SHARE = 1 / 3  # of the machine, for the tables that are trained by rows, with both moments and the average
 
 
@@ -33,6 +34,7 @@ class TrainingPlan(BaseModel):
 
     Attributes:
         loss: The loss.
+        items_by_rows: Whether the large tables of items are trained by rows: those that a step reads in part.
         row_moments: Whether tables that are trained by rows have both moments of each weight, and an average if there
             is one. Without, a row has one second moment, and the average leaves these tables out.
         tables_on_cpu: Whether these tables stay in the memory of the CPU beside a GPU.
@@ -41,6 +43,7 @@ class TrainingPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     loss: LossName
+    items_by_rows: bool
     row_moments: bool
     tables_on_cpu: bool = False
     processes: int = 1
@@ -59,14 +62,23 @@ class TrainingPlan(BaseModel):
             TrainingError: As `resolve_loss`.
         """
         loss = resolve_loss(settings, n_candidates)
-        table_bytes = sum(table.weight.numel() * table.weight.element_size() for table in find_row_tables(towers, loss))
+        # A full softmax reads all candidates in each step; they may still be a small part of the catalogue.
+        items_by_rows = loss != "softmax" or _MIN_ITEMS_PER_CANDIDATE * n_candidates <= towers.n_items
+        tables = find_row_tables(towers, items_by_rows=items_by_rows)
+        table_bytes = sum(table.weight.numel() * table.weight.element_size() for table in tables)
         copies = 4 if settings.ema_decay else 3  # weights, first and second moments, average
         memory, gpu_memory = total_memory_bytes() // processes, _get_gpu_memory()
         tables_on_cpu = gpu_memory is not None and table_bytes > _MAX_MEMORY_SHARE * gpu_memory
         if gpu_memory is not None and not tables_on_cpu:
             memory = gpu_memory
         row_moments = copies * table_bytes <= _MAX_MEMORY_SHARE * memory
-        return cls(loss=loss, row_moments=row_moments, tables_on_cpu=tables_on_cpu, processes=processes)
+        return cls(
+            loss=loss,
+            items_by_rows=items_by_rows,
+            row_moments=row_moments,
+            tables_on_cpu=tables_on_cpu,
+            processes=processes,
+        )
 
     @classmethod
     def read_or_make(
@@ -118,9 +130,9 @@ def resolve_loss(settings: TrainingSettings, n_items: int) -> LossName:
     return "sampled_softmax"
 
 
-def find_row_tables(towers: TwoTower, loss: LossName) -> list[RowEmbedding]:
-    """Return the tables of which a step reads a small part: large ones, but not those of items under a full softmax."""
-    parts = [towers.user_tower] if loss == "softmax" else [towers]
+def find_row_tables(towers: TwoTower, *, items_by_rows: bool) -> list[RowEmbedding]:
+    """Return the large tables of which a step reads a part: those of users and, with `items_by_rows`, of items."""
+    parts = [towers] if items_by_rows else [towers.user_tower]
     return [
         module
         for part in parts

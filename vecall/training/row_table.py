@@ -104,10 +104,14 @@ class RowTable:
         self._frozen_row = embedding.padding_idx
         self._reads: list[_Read] = []
         self._last_read: _Read | None = None  # for this step; spares it to read the same rows again
-        self.allocate()
+        self._allocate()
 
-    def allocate(self) -> None:
-        """Allocate the moments on the device of the weights; to be called again if the weights have moved."""
+    def follow_weights(self) -> None:
+        """Allocate the moments anew if the weights have moved to another device."""
+        if self.exp_avg_sq.device != self.weight.device:
+            self._allocate()
+
+    def _allocate(self) -> None:
         weight = self.weight.detach()
         self.exp_avg = torch.zeros_like(weight) if self.has_moments else None
         self.exp_avg_sq = torch.zeros_like(weight) if self.has_moments else weight.new_zeros(len(weight), 1)
