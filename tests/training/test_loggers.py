@@ -26,7 +26,7 @@ def make_settings(**others):
 
 
 def validate(scorer):
-    scores = scorer(synthetic.make_eval_cases())
+    scores = scorer(synthetic.make_eval_cases())(0, synthetic.ITEMS)
     return {"valid_score": float(scores.std()), "valid_ndcg@10": float(np.abs(scores).mean())}
 
 
