@@ -50,6 +50,12 @@ def take_step(loss, optimizer, schedule):
     schedule.step()
 
 
+@pytest.fixture(params=[True, False], ids=["kernels", "tensor operations"])
+def _with_and_without_kernels(request, monkeypatch):
+    monkeypatch.setattr(RowTable, "_uses_kernels", request.param)
+
+
+@pytest.mark.usefixtures("_with_and_without_kernels")
 @pytest.mark.parametrize("frozen_row", [None, 1])
 def test_rows_and_their_average_equal_dense_adamw_after_600_steps_with_a_schedule(frozen_row):
     dense = torch.nn.Embedding.from_pretrained(
@@ -88,6 +94,7 @@ def test_without_moments_the_loss_falls_likewise():
     assert table.exp_avg_sq.shape == (ROWS, 1)
 
 
+@pytest.mark.usefixtures("_with_and_without_kernels")
 @pytest.mark.parametrize("has_moments", [True, False])
 def test_resumed_training_is_bit_equal(has_moments):
     def train(steps, embedding, optimizer, schedule, problem):
@@ -150,6 +157,22 @@ def test_list_of_values_is_read_as_from_the_whole_table():
     assert bag.table.weight.grad is None
 
 
+def test_weights_do_not_depend_on_the_number_of_threads():
+    weights = []
+    n_threads = torch.get_num_threads()
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        embedding, problem = make_embedding(), Regression()
+        table, optimizer, schedule = make_optimizer(embedding)
+        for _ in range(30):
+            take_step(problem.loss(embedding, problem.draw_rows()), optimizer, schedule)
+        table.flush()
+        weights.append(embedding.weight.detach().clone())
+    torch.set_num_threads(n_threads)
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+@pytest.mark.usefixtures("_with_and_without_kernels")
 def test_rows_are_read_up_to_date_between_steps():
     embedding, problem = make_embedding(), Regression()
     table, optimizer, schedule = make_optimizer(embedding)

@@ -33,11 +33,12 @@ class IdleSteps:
 
     Attributes:
         count: n, number of steps since the reset.
+        moment_decays: [2, more than n] powers 0, 1, ... of both betas.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._table = torch.zeros(6, _INITIAL_CAPACITY, dtype=torch.float64, device=device)
-        self._moment_decays = _compute_moment_decays(_INITIAL_CAPACITY).to(device)
+        self.moment_decays = _compute_moment_decays(_INITIAL_CAPACITY).to(device)
         self._ratio_powers = _RATIO ** torch.arange(_TAIL_STEPS, 0, -1, dtype=torch.float64, device=device)
         self.reset(0)
 
@@ -62,7 +63,7 @@ class IdleSteps:
         """
         if self.count + 2 > self._table.shape[1]:
             self._table = torch.cat([self._table, torch.zeros_like(self._table)], dim=1)
-            self._moment_decays = _compute_moment_decays(self._table.shape[1]).to(self._table.device)
+            self.moment_decays = _compute_moment_decays(self._table.shape[1]).to(self._table.device)
         shrink, tail, kept, weight_share, tail_share, _ = self._table[:, : self.count + 1]
         correction1, root_correction2 = bias_corrections(step)
         self._table[:2, : self.count + 1] *= 1 - lr * weight_decay
@@ -74,6 +75,11 @@ class IdleSteps:
         self.count += 1
         self._start_entry(step)
 
+    @property
+    def coefficients(self) -> Tensor:
+        """[6, more than n] float64 coefficients, in the order of `look_up`."""
+        return self._table
+
     def look_up(self, last_steps: Tensor) -> Tensor:
         """Return the coefficients of [M] rows by the step of their last update since the reset → float32 [6, M, 1].
 
@@ -84,7 +90,7 @@ class IdleSteps:
 
     def decay_moments(self, last_steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return beta1 and beta2 to the number of idle steps of [M] rows → float32 [M, 1] each; tiny ones are 0."""
-        beta1_powers, beta2_powers = self._moment_decays.index_select(1, self.count - last_steps).unsqueeze(-1)
+        beta1_powers, beta2_powers = self.moment_decays.index_select(1, self.count - last_steps).unsqueeze(-1)
         return beta1_powers, beta2_powers
 
 

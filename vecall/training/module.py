@@ -120,11 +120,8 @@ class TwoTowerModule(LightningModule):
         embeddings = find_row_tables(self.towers, items_by_rows=self.plan.items_by_rows)
         for embedding in embeddings:
             embedding.stays_on_cpu = self.plan.tables_on_cpu
-        weights, has_moments, decay = (
-            [table.weight for table in embeddings],
-            self.plan.row_moments,
-            self.settings.ema_decay,
-        )
+        weights = [embedding.weight for embedding in embeddings]
+        has_moments, decay = self.plan.row_moments, self.settings.ema_decay
         if not decay:
             return [RowTable(embedding, has_moments=has_moments) for embedding in embeddings]
         self.ema_model = WeightAverage(
@@ -342,14 +339,15 @@ class TwoTowerModule(LightningModule):
             ],
             dim=1,
         )  # [P, C + H]
-        log_expected_counts = torch.cat(
-            [sampled.log_expected_counts, sampled.log_expected_counts.new_zeros(hard.shape[1])]
-        )  # [C + H]
+        log_counts = sampled.log_expected_counts
+        log_expected_counts = torch.cat([log_counts, log_counts.new_zeros(hard.shape[1])])  # [C + H]
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
         return self._average_losses(
             sampled_softmax_loss(
-                positive_scores=(users * items[targets]).sum(1),
-                candidate_scores=torch.cat([users @ items[candidates].T, _score_own_items(users, items[hard])], dim=1),
+                positive_scores=(users * items.index_select(0, targets)).sum(1),
+                candidate_scores=torch.cat(
+                    [users @ items.index_select(0, candidates).T, _score_own_items(users, items[hard])], 1
+                ),
                 log_expected_counts=log_expected_counts,
                 ignore_mask=ignore_mask,
                 label_smoothing=self.settings.label_smoothing,

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.towers.embedding import RowEmbedding
 from vecall.training.idle_steps import BETA1, BETA2, EPS, IdleSteps, bias_corrections
+from vecall.training.row_kernels import read_rows, run_by_rows, update_rows
 
 _FLUSH_ROWS = 65_536  # rows that are brought up to date together
 
@@ -41,17 +44,23 @@ class _Read:
     Attributes:
         rows: [M] distinct rows.
         vectors: [M, D] leaf that collects their gradient.
-        state: Their state before the step, which shares the memory of the vectors.
+        state: Their state before the step, which shares the memory of the vectors; None if kernels read them.
     """
 
     rows: Tensor
     vectors: Tensor
-    state: _RowState
+    state: _RowState | None
 
     @property
     def gradients(self) -> Tensor:
         """[M, D] gradients; zeros before a backward pass."""
         return torch.zeros_like(self.vectors) if self.vectors.grad is None else self.vectors.grad
+
+
+def _to_numpy(table: Tensor | None, weight: Tensor) -> NDArray[np.float32]:
+    """Return a table as an array that shares its memory; None as an array [0, D]."""
+    array: NDArray[np.float32] = (weight[:0] if table is None else table).detach().numpy()
+    return array
 
 
 def sum_by_row(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,8 +137,9 @@ class RowTable:
     def read(self, rows: Tensor) -> Tensor:
         """Return the up-to-date vectors [M, D] of [M] distinct rows, as a leaf that collects their gradient."""
         own_rows = rows.to(self.weight.device, torch.int64)
-        state = self._catch_up(own_rows)
-        vectors = state.weight.detach().to(rows.device).requires_grad_()
+        state = None if self._uses_kernels else self._catch_up(own_rows)
+        vectors = self._read_by_kernel(own_rows) if state is None else state.weight.detach()
+        vectors = vectors.to(rows.device).requires_grad_()
         self._reads.append(_Read(own_rows, vectors, state))
         return vectors
 
@@ -166,17 +176,55 @@ class RowTable:
         ema_decay = 0.0 if self.step_count == 1 else self._ema_decay  # the average begins with the first step
         if self._frozen_row is not None:
             gradients = gradients.masked_fill((rows == self._frozen_row).unsqueeze(1), 0.0)
-        if self._last_read is not None and self._last_read.rows is rows:
-            state = self._last_read.state
+        if self._uses_kernels and self.has_moments:
+            self._update_by_kernel(rows, gradients, lr, weight_decay, ema_decay)
         else:
-            state = self._catch_up(rows)
+            self._update(rows, gradients, lr, weight_decay, ema_decay)
         self._last_read = None
+        self._idle_steps.append(lr, weight_decay, self.step_count, ema_decay)
+        self._last_steps.index_fill_(0, rows, self._idle_steps.count)
+
+    def _update(self, rows: Tensor, gradients: Tensor, lr: float, weight_decay: float, ema_decay: float) -> None:
+        is_read = self._last_read is not None and self._last_read.rows is rows
+        state = self._last_read.state if self._last_read is not None and is_read else None
+        if state is None:
+            state = self._catch_up(rows)
         state.add_gradients(gradients, lr=lr, weight_decay=weight_decay, step=self.step_count)
         if state.average is not None:
             state.average.lerp_(state.weight, 1 - ema_decay)
         self._write(rows, state)
-        self._idle_steps.append(lr, weight_decay, self.step_count, ema_decay)
-        self._last_steps.index_fill_(0, rows, self._idle_steps.count)
+
+    @property
+    def _uses_kernels(self) -> bool:
+        return self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
+
+    def _read_by_kernel(self, rows: Tensor) -> Tensor:
+        vectors = self.weight.new_empty(len(rows), self.weight.shape[1])
+        run_by_rows(
+            read_rows,
+            (rows.numpy(), vectors.numpy()),
+            *(_to_numpy(table, self.weight) for table in (self.weight, self.exp_avg, self.exp_avg_sq)),
+            self._last_steps.numpy(),
+            self._idle_steps.coefficients.numpy(),
+        )
+        return vectors
+
+    def _update_by_kernel(
+        self, rows: Tensor, gradients: Tensor, lr: float, weight_decay: float, ema_decay: float
+    ) -> None:
+        correction1, root_correction2 = bias_corrections(self.step_count)
+        step = (1 - BETA1, BETA2, 1 - lr * weight_decay, lr / correction1, 1 / root_correction2, EPS, 1 - ema_decay)
+        tables = (self.weight, self.exp_avg, self.exp_avg_sq, self._average)
+        run_by_rows(
+            update_rows,
+            (rows.numpy(), gradients.numpy()),
+            *(_to_numpy(table, self.weight) for table in tables),
+            self._last_steps.numpy(),
+            self._idle_steps.coefficients.numpy(),
+            self._idle_steps.moment_decays.numpy(),
+            self._idle_steps.count,
+            np.array(step, dtype=np.float32),
+        )
 
     @torch.no_grad()
     def flush(self) -> None:
