@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from support import synthetic
 from support.memory import measure_peak_bytes
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.data.ragged import RaggedArray
 from vecall.errors import TrainingError
+from vecall.towers.embedding import RowEmbedding
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.training import fit as fit_module
 from vecall.training import plan as plan_module
@@ -17,6 +19,7 @@ from vecall.training.data import TrainingData
 from vecall.training.fit import train
 from vecall.training.memory import check_memory, estimate_memory
 from vecall.training.plan import TrainingPlan
+from vecall.training.row_table import RowTable
 from vecall.training.settings import TrainingSettings
 
 GIB = 2**30
@@ -43,6 +46,13 @@ def make_data(n_items, *, n_users=500, history_length=20, has_titles=True):
     )
 
 
+def compile_kernels():
+    """Compile the kernels of row tables, so that the compiler's memory is not measured."""
+    table = RowTable(RowEmbedding(2, 2), has_moments=True)
+    rows = torch.arange(2)
+    table.step(rows, torch.zeros_like(table.read(rows)), lr=1.0, weight_decay=0.0)
+
+
 @pytest.mark.parametrize(
     ("has_moments", "ema_decay", "encoder"), [(True, 0.0, "mean"), (False, 0.9, "causal")], ids=["moments", "row-wise"]
 )
@@ -55,9 +65,10 @@ def test_estimate_is_near_the_measured_peak(tmp_path, monkeypatch, has_moments, 
     def run(_):
         train(data, model, settings, tmp_path, validate=lambda scorer: {"valid_score": 1.0})
 
+    compile_kernels()
     estimate = estimate_memory(data, model, settings)
     measured = measure_peak_bytes(run)
-    assert 0.9 * measured < estimate.total - estimate.loaded < 1.4 * measured
+    assert 0.9 < (estimate.total - estimate.loaded) / measured < 1.6
 
 
 def test_total_is_the_sum_of_its_parts():

@@ -29,9 +29,9 @@ _SCORING_BYTES = 32 * 2**20  # blocks of scores in validation
 
 # [M, D] arrays of a step's items alive at a time: id vectors, sum with features, vectors of length 1, three gradients.
 _ITEM_ARRAYS = 6
-# [rows, D] arrays of each table until its update, without and with moments: state of the rows read, and gradients.
-_READ_ROW_ARRAYS, _READ_ROW_ARRAYS_WITH_MOMENTS = 2, 5
-_UPDATED_ROW_ARRAYS = 5  # [rows, D] arrays of the table that is being updated: products of its state
+# [rows, D] arrays of each table until its update: the rows that were read, and their gradients.
+_READ_ROW_ARRAYS = 2
+_UPDATED_ROW_ARRAYS = 4  # [rows, D] arrays of a table without moments that is being updated; kernels need none
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
 _LOGIT_ARRAYS = 5  # [B, C] arrays: scores, corrected ones, logits, probabilities, gradient
 _TOKEN_ARRAYS, _TOKEN_ARRAYS_PER_LAYER = 8, 24  # [tokens, D] arrays of a causal encoder that the backward pass reads
@@ -229,8 +229,8 @@ def _count_step_values(
     arrays = _TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers if is_causal else _HISTORY_ARRAYS
     hidden = 4 * (n_distinct + batch) * sum(model.hidden)
     read_rows = [min(len(table), n_distinct * reads) * table.shape[1] for table, reads in tables]
-    n_read_arrays = _READ_ROW_ARRAYS_WITH_MOMENTS if plan.row_moments else _READ_ROW_ARRAYS
-    row_copies = n_read_arrays * sum(read_rows) + _UPDATED_ROW_ARRAYS * max(read_rows, default=0)
+    n_updated_arrays = 0 if plan.row_moments else _UPDATED_ROW_ARRAYS
+    row_copies = _READ_ROW_ARRAYS * sum(read_rows) + n_updated_arrays * max(read_rows, default=0)
     return _ITEM_ARRAYS * n_distinct * model.dim + n_logits + arrays * n_read * model.dim + hidden + row_copies
 
 
