@@ -30,15 +30,6 @@ def test_evaluation_reads_the_table():
     assert reads == []
 
 
-def test_padding_has_index_0_whether_or_not_it_is_among_the_rows():
-    embedding, reads = make_embedding_with_reader()
-    for rows in (torch.tensor([[7, 2]]), torch.tensor([[7, 0]])):
-        vectors, index = embedding.read_rows(rows, with_padding=True)
-        assert torch.equal(vectors[index], embedding.weight[rows])
-        assert torch.equal(vectors[0], embedding.weight[0])
-    assert reads == [[0, 2, 7], [0, 7]]
-
-
 def test_table_that_stays_on_the_cpu_is_not_moved():
     embedding = RowEmbedding(10, 3)
     embedding.stays_on_cpu = True

@@ -31,12 +31,8 @@ class RowEmbedding(nn.Embedding):
             return super().forward(rows.to(self.weight.device)).to(rows.device)
         return super().forward(rows)
 
-    def read_rows(self, rows: Tensor, *, with_padding: bool = False) -> tuple[Tensor, Tensor]:
+    def read_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Read the distinct ones of [...] rows.
-
-        Args:
-            rows: Rows of the table.
-            with_padding: Whether row 0 is read too, so that it has index 0.
 
         Returns:
             [M, D] vectors of the distinct rows, and the index [...] of each of `rows` in them; without a reader or in
@@ -44,9 +40,8 @@ class RowEmbedding(nn.Embedding):
         """
         if self.row_reader is None or not self.training:
             return self.weight, rows
-        flat = torch.cat([rows.new_zeros(1), rows.flatten()]) if with_padding else rows.flatten()
-        distinct, index = torch.unique(flat, return_inverse=True)
-        return self.row_reader(distinct), index[int(with_padding) :].view(rows.shape)
+        distinct, index = torch.unique(rows, return_inverse=True)
+        return self.row_reader(distinct), index
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RowEmbedding":
         return self if self.stays_on_cpu else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
