@@ -1,4 +1,4 @@
-"""The benchmarks run: here at a size at which their figures mean nothing. The longest ones run in `make slow`."""
+"""The benchmarks run, at a size at which their figures mean nothing: in `make examples`, the longest in `make slow`."""
 
 import json
 import os
@@ -48,6 +48,7 @@ def test_dssm_baseline_measures_each_claim(tmp_path: Path) -> None:
     assert "claim of the DSSM baseline" in output
 
 
+@pytest.mark.examples
 def test_ann_compares_installed_libraries_and_keeps_the_result(tmp_path: Path) -> None:
     out, vectors = tmp_path / "ann.json", tmp_path / "real.npz"
     rng = np.random.default_rng(0)
@@ -67,6 +68,7 @@ def test_ann_compares_installed_libraries_and_keeps_the_result(tmp_path: Path) -
     assert "round 1" not in run_benchmark("ann.py", *options)  # everything is in the results file
 
 
+@pytest.mark.examples
 def test_filters_measure_each_cell_and_keep_the_result(tmp_path: Path) -> None:
     out = tmp_path / "filters.json"
     kinds = ["random", "opposed", *(["competitors"] if HAS_HNSWLIB else [])]
@@ -87,6 +89,7 @@ def test_filters_measure_each_cell_and_keep_the_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("benchmarks_path")
+@pytest.mark.examples
 def test_short_or_invalid_answer_is_counted() -> None:
     from harness.filters.grid import FilterCase, evaluate_answers
     from vecall.index.bitmap import Bitmap
@@ -103,6 +106,7 @@ def test_short_or_invalid_answer_is_counted() -> None:
 
 
 @pytest.mark.usefixtures("benchmarks_path")
+@pytest.mark.examples
 def test_interrupted_write_of_clustered_vectors_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness import clustered_vectors
     from harness.clustered_vectors import ClusteredVectors
@@ -143,6 +147,7 @@ def test_service_measures_http_beside_its_lower_bound(tmp_path: Path) -> None:
     assert "1 worker, 8 connections" in output
 
 
+@pytest.mark.examples
 def test_soak_checker_detects_wrong_answers() -> None:
     # In a process of its own: soak.py is a command, not a module of the package `harness`.
     script = """
@@ -175,6 +180,7 @@ assert checker.counts["failed"] == 1
 
 
 @pytest.mark.usefixtures("benchmarks_path")
+@pytest.mark.examples
 def test_scale_data_is_the_same_for_a_seed_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness import scale_data
 
@@ -194,6 +200,7 @@ def test_scale_data_is_the_same_for_a_seed_and_kept(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("benchmarks_path")
+@pytest.mark.examples
 def test_training_scale_measures_parts_and_keeps_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +234,7 @@ def test_training_scale_measures_parts_and_keeps_the_results(
 
 
 @pytest.mark.usefixtures("benchmarks_path")
+@pytest.mark.examples
 def test_gpu_benchmark_runs_on_a_cpu_and_says_where_there_is_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

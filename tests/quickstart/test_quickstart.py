@@ -14,6 +14,7 @@ from vecall.quickstart.run import run_quickstart
 METRICS = ["recall@10", "recall@50", "recall@100", "recall@200", "recall@500", "ndcg@10", "coverage@10"]
 
 
+@pytest.mark.examples
 def test_quickstart_writes_run_store_and_report(tmp_path: Path) -> None:
     """On 40 users, with the column names of MovieLens itself."""
     data_dir, output_dir = tmp_path / "data", tmp_path / "out"

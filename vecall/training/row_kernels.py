@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from vecall.runtime.numba_cache import compile_cached
 
-_ONE = np.float32(1.0)
 # Of numba: without it, a check for divisions by 0 keeps the loops from using vector instructions.
 _jit = compile_cached(error_model="numpy")
 
@@ -84,12 +83,11 @@ def update_rows(
         coefficients: [6, n] as of `IdleSteps`.
         moment_decays: [2, n] powers of both betas.
         count: Index in the coefficients of rows that are up to date.
-        step: [7] 1 - beta1, beta2, 1 - learning rate x weight decay, learning rate / first bias correction, 1 / root
-            of the second bias correction, epsilon, 1 - decay of the average.
+        step: [8] 1 - beta1, beta2, 1 - beta2, 1 - learning rate x weight decay, learning rate / first bias correction,
+            1 / root of the second bias correction, epsilon, 1 - decay of the average.
     """
     has_average = average.shape[0] > 0
-    rate1, beta2, decay, size, root_scale, adam_eps, average_rate = step
-    dim = weight.shape[1]
+    rate1, beta2, rate2, decay, size, root_scale, adam_eps, average_rate = step
     for index in range(len(rows)):
         row = rows[index]
         last = last_steps[row]
@@ -99,25 +97,25 @@ def update_rows(
         if has_average:
             kept, weight_share = np.float32(coefficients[2, last]), np.float32(coefficients[3, last])
             tail_share = np.float32(coefficients[4, last])
-            for column in range(dim):
+            for column in range(weight.shape[1]):
                 direction = exp_avg[row, column] / (np.sqrt(exp_avg_sq[row, column]) + eps)
                 average[row, column] = (
                     kept * average[row, column] + weight_share * weight[row, column] - tail_share * direction
                 )
         if tail != 0.0:
-            for column in range(dim):
+            for column in range(weight.shape[1]):
                 direction = exp_avg[row, column] / (np.sqrt(exp_avg_sq[row, column]) + eps)
                 weight[row, column] = shrink * weight[row, column] - tail * direction
-        for column in range(dim):
+        for column in range(weight.shape[1]):
             gradient = gradients[index, column]
             first = beta1_power * exp_avg[row, column]
             first += rate1 * (gradient - first)
-            second = beta2 * beta2_power * exp_avg_sq[row, column] + (_ONE - beta2) * gradient * gradient
+            second = beta2 * beta2_power * exp_avg_sq[row, column] + rate2 * gradient * gradient
             exp_avg[row, column] = first
             exp_avg_sq[row, column] = second
             weight[row, column] = decay * weight[row, column] - size * first / (np.sqrt(second) * root_scale + adam_eps)
         if has_average:
-            for column in range(dim):
+            for column in range(weight.shape[1]):
                 average[row, column] += average_rate * (weight[row, column] - average[row, column])
 
 

@@ -213,7 +213,8 @@ class RowTable:
         self, rows: Tensor, gradients: Tensor, lr: float, weight_decay: float, ema_decay: float
     ) -> None:
         correction1, root_correction2 = bias_corrections(self.step_count)
-        step = (1 - BETA1, BETA2, 1 - lr * weight_decay, lr / correction1, 1 / root_correction2, EPS, 1 - ema_decay)
+        rates = (1 - BETA1, BETA2, 1 - BETA2, 1 - lr * weight_decay, lr / correction1)
+        step = (*rates, 1 / root_correction2, EPS, 1 - ema_decay)
         tables = (self.weight, self.exp_avg, self.exp_avg_sq, self._average)
         run_by_rows(
             update_rows,
