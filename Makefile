@@ -13,7 +13,7 @@ quickstart: $(INSTALLED)  ## End-to-end demo on MovieLens: fit, publish, evaluat
 test: $(INSTALLED)  ## The test suite
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-examples: $(INSTALLED)  ## Examples, notebooks, snippets of README and documents, the quickstart, small benchmarks
+examples: $(INSTALLED)  ## Examples, notebooks, snippets of README and documents, benchmarks, runs from end to end
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m examples
 
 slow: $(INSTALLED)  ## Tests that take minutes

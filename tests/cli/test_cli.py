@@ -217,6 +217,7 @@ def test_quickstart_prints_examples_metrics_and_paths(monkeypatch: pytest.Monkey
     ]
 
 
+@pytest.mark.examples
 def test_fit_publish_evaluate_recall(tmp_path: Path) -> None:
     """All steps on a small part of MovieLens, each command in a process of its own."""
     ratings, movies = read_subset(max_user_id=60)

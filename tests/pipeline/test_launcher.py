@@ -159,6 +159,7 @@ def wait_until(condition, seconds=60.0):
         time.sleep(0.02)
 
 
+@pytest.mark.examples
 def test_killed_fit_of_two_processes_resumes_and_has_the_losses_of_one(tmp_path, monkeypatch):
     synthetic.write_tables(tmp_path)
     run_dir = tmp_path / "run"
