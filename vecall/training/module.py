@@ -213,7 +213,7 @@ class TwoTowerModule(LightningModule):
             self.row_tables,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
-            exchange=self._group,
+            group=self._group,
         )
         steps = settings.epochs * len(self.train_dataloader())
         multiplier = build_cosine_schedule(steps) if settings.lr_schedule == "cosine" else lambda _: 1.0

@@ -1,23 +1,14 @@
 """AdamW that updates embedding tables by the rows of a step, and all other parameters as usual."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from vecall.training.distributed import ProcessGroup
 from vecall.training.row_table import RowTable
-
-
-class GradientExchange(Protocol):
-    """Exchange of gradients between the processes of a training, each of which has a part of the batch."""
-
-    def merge_rows(self, rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the [M] distinct rows of all processes and their [M, D] mean gradients, the same in each process."""
-
-    def average_gradients(self, parameters: Sequence[Parameter]) -> None:
-        """Replace the gradients by their means over all processes."""
 
 
 class RowwiseAdamW(torch.optim.AdamW):
@@ -32,7 +23,7 @@ class RowwiseAdamW(torch.optim.AdamW):
         tables: Tables.
         lr: Learning rate.
         weight_decay: Weight decay.
-        exchange: Exchange of gradients between processes; None for a single process.
+        group: Processes that train together, each with the gradients of its part of a batch; None for a single one.
     """
 
     def __init__(
@@ -42,9 +33,9 @@ class RowwiseAdamW(torch.optim.AdamW):
         *,
         lr: float,
         weight_decay: float,
-        exchange: GradientExchange | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        self._dense, self._tables, self._exchange = list(parameters), tables, exchange
+        self._dense, self._tables, self._group = list(parameters), tables, group
         super().__init__([*self._dense, *(table.weight for table in tables)], lr, weight_decay=weight_decay, fused=True)
         for table in tables:
             self.state[table.weight] = _get_state(table)
@@ -55,15 +46,15 @@ class RowwiseAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._exchange is not None:
-            self._exchange.average_gradients(self._dense)
+        if self._group is not None:
+            self._group.average_gradients(self._dense)
         super().step()
-        group = self.param_groups[0]
+        options = self.param_groups[0]
         for table in self._tables:
             rows, gradients = table.collect_gradients()
-            if self._exchange is not None:
-                rows, gradients = self._exchange.merge_rows(rows, gradients)
-            table.step(rows, gradients, lr=group["lr"], weight_decay=group["weight_decay"])
+            if self._group is not None:
+                rows, gradients = self._group.merge_rows(rows, gradients)
+            table.step(rows, gradients, lr=options["lr"], weight_decay=options["weight_decay"])
         return loss
 
     def state_dict(self) -> dict[str, Any]:

@@ -37,26 +37,6 @@ class _RowState:
         self.weight.mul_(1 - lr * weight_decay).addcdiv_(direction, denominator, value=-size)
 
 
-@dataclass
-class _Read:
-    """Rows that a step reads.
-
-    Attributes:
-        rows: [M] distinct rows.
-        vectors: [M, D] leaf that collects their gradient.
-        state: Their state before the step, which shares the memory of the vectors; None if kernels read them.
-    """
-
-    rows: Tensor
-    vectors: Tensor
-    state: _RowState | None
-
-    @property
-    def gradients(self) -> Tensor:
-        """[M, D] gradients; zeros before a backward pass."""
-        return torch.zeros_like(self.vectors) if self.vectors.grad is None else self.vectors.grad
-
-
 def _to_numpy(table: Tensor | None, weight: Tensor) -> NDArray[np.float32]:
     """Return a table as an array that shares its memory; None as an array [0, D]."""
     array: NDArray[np.float32] = (weight[:0] if table is None else table).detach().numpy()
@@ -111,8 +91,7 @@ class RowTable:
         self.step_count = 0
         self._average, self._ema_decay = average, ema_decay
         self._frozen_row = embedding.padding_idx
-        self._reads: list[_Read] = []
-        self._last_read: _Read | None = None  # for this step; spares it to read the same rows again
+        self._reads: list[tuple[Tensor, Tensor]] = []  # rows, and their vectors, which collect gradients
         self._allocate()
 
     def follow_weights(self) -> None:
@@ -137,10 +116,9 @@ class RowTable:
     def read(self, rows: Tensor) -> Tensor:
         """Return the up-to-date vectors [M, D] of [M] distinct rows, as a leaf that collects their gradient."""
         own_rows = rows.to(self.weight.device, torch.int64)
-        state = None if self._uses_kernels else self._catch_up(own_rows)
-        vectors = self._read_by_kernel(own_rows) if state is None else state.weight.detach()
-        vectors = vectors.to(rows.device).requires_grad_()
-        self._reads.append(_Read(own_rows, vectors, state))
+        up_to_date = self._read_by_kernel(own_rows) if self._uses_kernels else self._catch_up(own_rows).weight
+        vectors = up_to_date.to(rows.device).requires_grad_()
+        self._reads.append((own_rows, vectors))
         return vectors
 
     def discard_reads(self) -> None:
@@ -152,15 +130,14 @@ class RowTable:
 
         They count as used from now on.
         """
-        reads = [read for read in self._reads if read.vectors.grad is not None]
+        device = self.weight.device
+        reads = [(rows, vectors.grad.to(device)) for rows, vectors in self._reads if vectors.grad is not None]
         self._reads.clear()
-        gradients = [read.gradients.to(self.weight.device) for read in reads]
         if len(reads) == 1:
-            self._last_read = reads[0]
-            return reads[0].rows, gradients[0]
+            return reads[0]
         if not reads:
             return self._last_steps.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.weight.shape[1])
-        return sum_by_row(torch.cat([read.rows for read in reads]), torch.cat(gradients))
+        return sum_by_row(torch.cat([rows for rows, _ in reads]), torch.cat([gradients for _, gradients in reads]))
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradients: Tensor, *, lr: float, weight_decay: float) -> None:
@@ -180,15 +157,11 @@ class RowTable:
             self._update_by_kernel(rows, gradients, lr, weight_decay, ema_decay)
         else:
             self._update(rows, gradients, lr, weight_decay, ema_decay)
-        self._last_read = None
         self._idle_steps.append(lr, weight_decay, self.step_count, ema_decay)
         self._last_steps.index_fill_(0, rows, self._idle_steps.count)
 
     def _update(self, rows: Tensor, gradients: Tensor, lr: float, weight_decay: float, ema_decay: float) -> None:
-        is_read = self._last_read is not None and self._last_read.rows is rows
-        state = self._last_read.state if self._last_read is not None and is_read else None
-        if state is None:
-            state = self._catch_up(rows)
+        state = self._catch_up(rows)
         state.add_gradients(gradients, lr=lr, weight_decay=weight_decay, step=self.step_count)
         if state.average is not None:
             state.average.lerp_(state.weight, 1 - ema_decay)
