@@ -5,38 +5,13 @@ import polars as pl
 import pytest
 
 from vecall.errors import InvalidReleaseError
-from vecall.release.file_io import (
-    atomic_write,
-    compute_sha256,
-    map_array,
-    read_table,
-    replace_atomically,
-    write_array,
-    write_array_blocks,
-    write_table,
-)
+from vecall.release.file_io import compute_sha256, map_array, read_table, write_array, write_array_blocks, write_table
 
 
 def test_compute_sha256_hashes_content_beyond_one_chunk(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
     assert compute_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_failed_atomic_write_keeps_old_content_and_no_temporary_file(tmp_path, monkeypatch):
-    path = tmp_path / "CURRENT"
-    atomic_write(path, b"old")
-    atomic_write(path, b"new")
-    assert path.read_bytes() == b"new"
-
-    def crash(*_):
-        raise OSError("no space")
-
-    monkeypatch.setattr("os.fsync", crash)
-    with pytest.raises(OSError, match="no space"):
-        atomic_write(path, b"half")
-    assert path.read_bytes() == b"new"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["CURRENT"]
 
 
 def test_table_round_trips_through_path_with_glob_characters(tmp_path):
@@ -88,19 +63,3 @@ def test_array_of_blocks_is_the_file_of_their_concatenation(tmp_path, dtype, siz
 def test_blocks_of_another_number_of_rows_raise(tmp_path):
     with pytest.raises(ValueError, match=r"a\.npy: blocks of 2 rows were written, expected 3"):
         write_array_blocks(tmp_path / "a.npy", (3, 4), np.dtype(np.float32), [np.ones((2, 4), dtype=np.float32)])
-
-
-def test_interrupted_replacement_keeps_the_old_file(tmp_path):
-    path = tmp_path / "weights"
-    with replace_atomically(path) as temporary:
-        temporary.write_bytes(b"old")
-    (tmp_path / "weights.tmp").write_bytes(b"left over by a killed process")
-
-    def fail_to_write():
-        with replace_atomically(path) as temporary:
-            temporary.write_bytes(b"half")
-            raise OSError("no space")
-
-    with pytest.raises(OSError, match="no space"):
-        fail_to_write()
-    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("weights", b"old")]

@@ -13,7 +13,7 @@ from typing import Literal
 from zlib import crc32
 
 from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
-from vecall.release.file_io import fsync_path
+from vecall.runtime.durable_files import fsync_path
 from vecall.schema import IdType
 
 JournalVersion = tuple[int, bool, int]  # inode of the file, whether a -wal file exists, SQLite's data_version

@@ -34,7 +34,7 @@ from vecall.pipeline.run import (
     create_or_check_run_dir,
     delete_checkpoints,
 )
-from vecall.release.file_io import atomic_write
+from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
 from vecall.runtime.process_rank import ProcessRank

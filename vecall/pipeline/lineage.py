@@ -19,7 +19,8 @@ from vecall.data.dataset import Dataset
 from vecall.data.hashing import Hashes, mix_bits
 from vecall.data.split import TRAIN, Split
 from vecall.errors import TrainingError
-from vecall.release.file_io import atomic_write, write_array
+from vecall.release.file_io import write_array
+from vecall.runtime.durable_files import atomic_write
 from vecall.training.data import TrainingData
 from vecall.training.warm_start import ModelVocabulary
 

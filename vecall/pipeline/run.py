@@ -23,8 +23,8 @@ from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
 from vecall.pipeline.weights_io import load_module, save_weights
-from vecall.release.file_io import atomic_write
 from vecall.release.id_map_io import load_id_map, save_id_map
+from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.paths import to_absolute_path
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vecall.release.file_io import replace_atomically
+from vecall.runtime.durable_files import replace_atomically
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vecall.errors import InvalidReleaseError
-from vecall.release.file_io import atomic_write, fsync_path
 from vecall.release.manifest import RELEASE_NAME_PATTERN
+from vecall.runtime.durable_files import atomic_write, fsync_path
 from vecall.settings_base import SettingsModel
 
 _FILE = "CURRENT"

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.release.file_io import compute_sha256, fsync_path, write_and_fsync
+from vecall.release.file_io import compute_sha256
+from vecall.runtime.durable_files import fsync_path, write_and_fsync
 from vecall.schema import IdType
 from vecall.settings_base import SettingsModel, describe_validation_error
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.current_pointer import CurrentPointer, make_current_error, read_current, write_current
-from vecall.release.file_io import fsync_path, translate_write_errors
+from vecall.release.file_io import translate_write_errors
 from vecall.release.file_lock import file_lock, try_lock
 from vecall.release.manifest import (
     RELEASE_NAME_PATTERN,
@@ -27,6 +27,7 @@ from vecall.release.manifest import (
     verify_release,
     write_manifest,
 )
+from vecall.runtime.durable_files import fsync_path
 from vecall.runtime.paths import to_absolute_path
 
 logger = logging.getLogger(__name__)

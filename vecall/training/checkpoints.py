@@ -4,7 +4,6 @@ Lightning's own writer builds the whole file in memory and copies it once more; 
 the weights that are restored from it.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
 from vecall.errors import TrainingError
+from vecall.runtime.durable_files import replace_atomically
 
-_TEMPORARY_SUFFIX = ".ckpt.tmp"
+_TEMPORARY_SUFFIX = ".ckpt.tmp"  # as `replace_atomically` makes it
 
 
 class StreamedCheckpointIO(CheckpointIO):
@@ -63,13 +63,8 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob("*" + _TEMPORARY_SUFFIX):
             leftover.unlink()
-        temporary = path.with_name(path.name.removesuffix(".ckpt") + _TEMPORARY_SUFFIX)
-        try:
-            _write_and_fsync(checkpoint, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _fsync_directory(path.parent)
+        with replace_atomically(path) as temporary:
+            _write(checkpoint, temporary)
     except OSError as error:
         raise TrainingError(
             f"{path}: the checkpoint cannot be written ({error}); free disk space or fix the permissions, then repeat "
@@ -106,7 +101,7 @@ def load_weights(path: Path) -> Mapping[str, Tensor]:
     return weights
 
 
-def _write_and_fsync(checkpoint: Mapping[str, Any], path: Path) -> None:
+def _write(checkpoint: Mapping[str, Any], path: Path) -> None:
     # Given a path, torch does not say why a write failed. An open file gets the memory of the tensors, not copies.
     with path.open("wb") as file:
         try:
@@ -116,13 +111,3 @@ def _write_and_fsync(checkpoint: Mapping[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

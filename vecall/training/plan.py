@@ -1,6 +1,5 @@
 """What a training resolves once, by the size of the data and the kind of machine, and keeps when it is resumed."""
 
-import json
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.arrays import Rows
 from vecall.errors import TrainingError
+from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.memory import total_memory_bytes
 from vecall.towers.embedding import RowEmbedding
 from vecall.towers.two_tower import TwoTower
@@ -94,9 +94,7 @@ class TrainingPlan(BaseModel):
             plan = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             plan = cls.make(settings, towers, n_candidates, processes)
-            temporary_path = directory / f"tmp-{PLAN_FILE}"
-            temporary_path.write_text(json.dumps(plan.model_dump()), encoding="utf-8")
-            temporary_path.replace(path)
+            atomic_write(path, plan.model_dump_json().encode())
         except (OSError, ValidationError) as error:
             raise TrainingError(f"{path}: cannot be read: {error}") from error
         if plan.processes != processes:

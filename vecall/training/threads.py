@@ -16,6 +16,7 @@ from statistics import median
 import torch
 
 from vecall.errors import TrainingError
+from vecall.runtime.durable_files import atomic_write
 from vecall.training.distributed import ProcessGroup, run_on_main
 from vecall.training.module import AnyBatch, TwoTowerModule
 
@@ -79,9 +80,7 @@ def _choose_thread_count(module: TwoTowerModule, directory: Path) -> int:
             1e3 * parallel,
             available,
         )
-    temporary_path = directory / f"tmp-{THREADS_FILE}"
-    temporary_path.write_text(json.dumps({"threads": chosen}), encoding="utf-8")
-    temporary_path.replace(directory / THREADS_FILE)
+    atomic_write(directory / THREADS_FILE, json.dumps({"threads": chosen}).encode())
     return chosen
 
 

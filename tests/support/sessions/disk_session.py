@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 import polars as pl
 
-from vecall.release.file_io import atomic_write, fsync_path, write_and_fsync, write_array, write_table
+from vecall.release.file_io import write_array, write_table
+from vecall.runtime.durable_files import atomic_write, fsync_path, write_and_fsync
 
 
 def prepare(directory: Path) -> None:

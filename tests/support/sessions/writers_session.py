@@ -10,7 +10,8 @@ import polars as pl
 from vecall.errors import StoreError
 from vecall.index import index_io
 from vecall.index.exact import ExactIndex
-from vecall.release.file_io import write_and_fsync, write_array, write_table
+from vecall.release.file_io import write_array, write_table
+from vecall.runtime.durable_files import write_and_fsync
 
 ROW_COUNTS = (10, 3_000)  # less than a stdio buffer holds, and more
 
