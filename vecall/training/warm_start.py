@@ -20,7 +20,6 @@ from vecall.towers.two_tower import TwoTower
 logger = logging.getLogger(__name__)
 
 _ITEM_ID_WEIGHT = "item_id_embedding.weight"
-_CHUNK_ROWS = 2**16  # rows of a table copied, and ids looked up, at a time, to bound memory
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,7 @@ def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDAr
         raise _build_shape_error(name, new_weight, old_weight)
     fallback_row = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
     source_rows = torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))
-    for start in range(0, len(new_weight), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        new_weight[chunk].copy_(old_weight[source_rows[chunk]])
+    torch.index_select(old_weight, 0, source_rows, out=new_weight)  # without a copy of the rows in between
     logger.info("%s: %d of %d rows start from the older run", name, int((old_rows != UNKNOWN_ROW).sum()), len(old_rows))
 
 
