@@ -9,13 +9,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask
-from vecall.data.casting import CastResult, TimestampCaster, cast_boolean, cast_id, cast_number
+from vecall.data.casting import (
+    CastResult,
+    TimestampCaster,
+    cast_boolean,
+    cast_id,
+    cast_number,
+    column_to_text_or_null,
+)
 from vecall.data.id_numbering import UNKNOWN_CODE, Codes, IdNumbering
 from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableBatch, TableValidator
 from vecall.errors import DataError
 from vecall.schema import InteractionSchema, Schema
+
+PARTS = ("train", "valid", "test")  # of a split, as a table names them
 
 _Columns = dict[str, list[pl.Series]]  # batches of each column
 
@@ -33,6 +42,7 @@ class InteractionTable:
         is_positive: [n] Whether the interaction is positive.
         times: [n] Numbers, or microseconds since 1970 if `has_datetimes`; None without a time column.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+        parts: [n] The part of the split that the table names, as a number of `PARTS`; None if it names none.
     """
 
     user_ids: pl.Series
@@ -42,6 +52,7 @@ class InteractionTable:
     is_positive: Mask
     times: NDArray[np.int64] | NDArray[np.float64] | None = None
     has_datetimes: bool = False
+    parts: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,6 +67,7 @@ class InteractionReader:
         bad_rows: Handler of invalid rows.
         item_ids: Ids of the items table, to which the interactions must belong; None if there is none.
         user_ids: Ids of the users table; None if there is none.
+        split_column: Column that says which part of the split a row belongs to; None without one.
     """
 
     def __init__(
@@ -65,8 +77,9 @@ class InteractionReader:
         bad_rows: BadRowHandler,
         item_ids: pl.Series | None,
         user_ids: pl.Series | None,
+        split_column: str | None = None,
     ) -> None:
-        self._schema, self._csv, self._bad_rows = schema, csv, bad_rows
+        self._schema, self._csv, self._bad_rows, self._split_column = schema, csv, bad_rows, split_column
         self._has_items_table = item_ids is not None
         self._items = IdNumbering(schema.items.id_type, item_ids)
         self._users = IdNumbering(schema.users.id_type, user_ids)
@@ -81,6 +94,7 @@ class InteractionReader:
         if self._schema.interactions.time is not None:
             _check_uniform_time_kind(files, sources)
         times = _pop_column(files, "time", pl.Int64) if self._schema.interactions.time is not None else None
+        parts = None if self._split_column is None else _pop_column(files, "part", pl.Int8).to_numpy()
         return InteractionTable(
             user_ids=self._users.ids,
             item_ids=self._items.ids,
@@ -89,12 +103,15 @@ class InteractionReader:
             is_positive=_pop_column(files, "positive", pl.Boolean).to_numpy(),
             times=None if times is None else times.to_physical().to_numpy(),
             has_datetimes=times is not None and times.dtype.is_temporal(),
+            parts=parts,
         )
 
     def _read_file(self, source: TableSource) -> _Columns:
-        """Return the columns `user` and `item` (codes), `positive`, and `time` if the schema names one."""
-        names = self._schema.interactions
-        table = TableValidator(source, _list_columns(names), self._csv, self._bad_rows)
+        """Return the columns `user` and `item` (codes), `positive`, and `time` and `part` where there are such."""
+        columns_by_key = _list_columns(self._schema.interactions)
+        if self._split_column is not None:
+            columns_by_key["data.split_column"] = self._split_column
+        table = TableValidator(source, columns_by_key, self._csv, self._bad_rows)
         times = TimestampCaster(self._csv.decimal)
         columns = self._read_batches(table, times)
         if not times.is_consistent:  # the first batch is not like the file
@@ -124,6 +141,8 @@ class InteractionReader:
             batch.cast("label", names.label, cast_label, is_required=True, name="has_positive_label")
         if names.impression is not None:
             batch.cast("label", names.impression, cast_boolean, is_required=True, name="impression")
+        if self._split_column is not None:
+            batch.cast("interaction", self._split_column, _cast_part, is_required=True, name="part")
         to_codes = self._items.find if self._has_items_table else self._items.number
         codes = to_codes(batch.typed_columns["interaction", "item"])
         batch.typed_columns["interaction", "item"] = pl.Series(codes)
@@ -179,6 +198,14 @@ def _cast_label(column: pl.Series, positive_threshold: float, decimal: str) -> C
     if column.dtype.is_float():
         threshold = threshold.cast(column.dtype)
     return CastResult((values >= threshold[0]).fill_null(value=False), labels.is_valid, labels.expected)
+
+
+def _cast_part(column: pl.Series) -> CastResult:
+    """Cast names of parts to their numbers in `PARTS`, Int8."""
+    frame = column_to_text_or_null(column).rename("part").to_frame()
+    numbers = {name: number for number, name in enumerate(PARTS)}
+    values = frame.select(pl.col("part").replace_strict(numbers, default=None, return_dtype=pl.Int8)).to_series()
+    return CastResult(values, values.is_not_null(), "'train', 'valid' or 'test'")
 
 
 def _is_positive(labels: pl.DataFrame) -> pl.Series:

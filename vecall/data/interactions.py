@@ -1,6 +1,6 @@
 """Mapping of validated tables from ids to rows, and ordering of the interactions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ class Interactions:
         is_positive: [n] Whether the interaction is positive; others have a label below the threshold, or are
             impressions of items that were not chosen.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+        parts: [n] The part of the split that the table names, `TRAIN`, `VALID` or `TEST`; None if it names none.
     """
 
     users: Rows
@@ -35,6 +36,7 @@ class Interactions:
     times: NDArray[np.int64] | NDArray[np.float64]
     is_positive: Mask
     has_datetimes: bool = False
+    parts: NDArray[np.int8] | None = None
 
     @property
     def positives(self) -> "Interactions":
@@ -43,8 +45,13 @@ class Interactions:
 
     def filter(self, mask: Mask) -> "Interactions":
         """Return the interactions where the mask [n] is true, in the same order."""
-        return Interactions(
-            self.users[mask], self.items[mask], self.times[mask], self.is_positive[mask], self.has_datetimes
+        return replace(
+            self,
+            users=self.users[mask],
+            items=self.items[mask],
+            times=self.times[mask],
+            is_positive=self.is_positive[mask],
+            parts=None if self.parts is None else self.parts[mask],
         )
 
 
@@ -120,4 +127,5 @@ def build_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
         times=order if log.times is None else log.times[order],
         is_positive=log.is_positive[order],
         has_datetimes=log.has_datetimes,
+        parts=None if log.parts is None else log.parts[order],
     )

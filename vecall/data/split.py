@@ -1,7 +1,10 @@
-"""Split of interactions into training, validation and test. No part holds data from later than its own period."""
+"""Split of interactions into training, validation and test.
+
+By time, no part holds data from later than its own period; a random split and one that the table names know no periods.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Mask, Rows
 from vecall.data.interactions import Interactions
 from vecall.data.ragged import EvalCases, RaggedArray, RaggedView, offsets_from_lengths
+from vecall.data.random_pairs import MIN_ITEMS, draw_held_out, draw_validation
 from vecall.data.settings import DataSettings, Timestamp
 from vecall.data.timestamps import to_unix_micros
 from vecall.errors import DataError
@@ -51,7 +55,8 @@ class Split:
         train: U histories of training positives, by user row, oldest first.
         hard_negatives: Those of the training period.
         valid: Validation cases; their histories are those of `train`.
-        test: Test cases; their histories hold all positives before the test, those of validation included.
+        test: Test cases; their histories hold all positives before the test, those of validation included; with a
+            random split they are those of `train`.
         user_counts_by_reason: Number of users who are not evaluated, or are evaluated without a history, by reason.
         positive_parts: [positives] The part of each positive of the interactions: `TRAIN`, `VALID` or `TEST`.
     """
@@ -78,6 +83,10 @@ def split_interactions(interactions: Interactions, n_users: int, settings: DataS
     """
     if settings.split == "leave_one_out":
         result = split_last_positives(interactions, n_users)
+    elif settings.split == "random":
+        result = split_at_random(interactions, n_users, settings.split_seed)
+    elif settings.split == "given":
+        result = split_as_given(interactions, n_users)
     else:
         valid_from = _parse_cutoff("data.valid_from", settings.valid_from, interactions)
         test_from = _parse_cutoff("data.test_from", settings.test_from, interactions)
@@ -150,8 +159,11 @@ def split_global_time(interactions: Interactions, n_users: int, valid_from: Colu
     starts, ends = histories.offsets[:-1], histories.offsets[1:]
     valid_starts = starts + train.lengths
     test_starts = starts + _count_by_user(positives.users[before_test], n_users)
-    valid = _build_eval_cases(histories, valid_starts, test_starts)
-    test = _build_eval_cases(histories, test_starts, ends)
+    values = histories.values
+    valid = _build_eval_cases(
+        values, starts, valid_starts, RaggedView(values, valid_starts, test_starts - valid_starts)
+    )
+    test = _build_eval_cases(values, starts, test_starts, RaggedView(values, test_starts, ends - test_starts))
     return Split(
         protocol=f"global time: trained on interactions before {_format_time(valid_from, interactions)}, evaluated on "
         f"those from {_format_time(test_from, interactions)} on; all items are ranked",
@@ -174,20 +186,127 @@ def _count_by_user(users: Rows, n_users: int) -> NDArray[np.int64]:
     return RaggedArray.from_sorted_pairs(users, users, n_users).lengths
 
 
-def _build_eval_cases(
-    histories: RaggedArray, period_starts: NDArray[np.int64], period_ends: NDArray[np.int64]
-) -> EvalCases:
-    """Build the cases of the users with positives in a period.
+def split_at_random(interactions: Interactions, n_users: int, seed: int) -> Split:
+    """Split each user's items at random, see `draw_held_out`; histories are the training part.
+
+    A hard negative is in the training unless its user took the item and that is held out.
+    """
+    positives = interactions.positives
+    is_valid, is_test = draw_held_out(positives.users, positives.items, None, n_users, seed)
+    parts = np.where(is_test, TEST, np.where(is_valid, VALID, TRAIN)).astype(np.int8)
+    n_items = int(interactions.items.max(initial=0)) + 1
+    pairs, held_out = (
+        log.users.astype(np.int64) * n_items + log.items for log in (interactions, positives.filter(parts != TRAIN))
+    )
+    is_train = ~np.isin(pairs, held_out)
+    split = _split_by_parts(interactions, n_users, parts, is_train, reads_validation=False)
+    return replace(
+        split,
+        protocol=f"random: of each user's items, 10 % are the test, 10 % the validation, drawn with seed {seed}; "
+        "histories are the training part; all items are ranked",
+        user_counts_by_reason=_drop_zero_counts(
+            {f"users with fewer than {MIN_ITEMS} items": n_users - len(split.test)}
+        ),
+    )
+
+
+def split_as_given(interactions: Interactions, n_users: int) -> Split:
+    """Split into the parts that the table names; a tenth of the training is the validation if the table has none.
+
+    Histories of the test are the training and the validation part, in their order.
+
+    Raises:
+        DataError: The table names no parts.
+    """
+    if interactions.parts is None:
+        raise DataError("data.split_column is missing: split = 'given' needs the column with train, valid or test")
+    positives = interactions.positives
+    assert positives.parts is not None  # noqa: S101 - for mypy
+    parts, protocol = positives.parts, "given: the parts that the table names"
+    if not (parts == VALID).any():
+        is_train = parts == TRAIN
+        train = positives.filter(is_train)
+        parts = parts.copy()
+        parts[is_train] = np.where(draw_validation(train.users, train.items, None, n_users), VALID, TRAIN)
+        protocol += ", and a random tenth of the training as the validation"
+    split = _split_by_parts(interactions, n_users, parts, interactions.parts == TRAIN, reads_validation=True)
+    return replace(
+        split,
+        protocol=f"{protocol}; all items are ranked",
+        user_counts_by_reason=_drop_zero_counts(
+            {
+                "users without positives in the test part": n_users - len(split.test),
+                "test users without a history (evaluated nevertheless)": int((split.test.histories.lengths == 0).sum()),
+            }
+        ),
+    )
+
+
+def _split_by_parts(
+    interactions: Interactions, n_users: int, parts: NDArray[np.int8], is_train: Mask, *, reads_validation: bool
+) -> Split:
+    """Split into parts that overlap in time.
 
     Args:
-        histories: U lists by user row, oldest first.
-        period_starts: [U] Start of the period in the values of `histories`.
-        period_ends: [U] Its end.
+        interactions: n interactions.
+        n_users: U.
+        parts: [positives] Part of each positive.
+        is_train: [n] Whether an interaction may be trained on, if it is not positive.
+        reads_validation: Whether the histories of the test hold the validation part, too.
     """
-    users = np.flatnonzero(period_starts < period_ends)
-    starts, period_starts, period_ends = histories.offsets[users], period_starts[users], period_ends[users]
-    period = RaggedView(histories.values, period_starts, period_ends - period_starts)
-    return EvalCases(users, RaggedView(histories.values, starts, period_starts - starts), _sort_distinct(period))
+    positives = interactions.positives
+
+    def select(mask: Mask) -> RaggedArray:
+        return RaggedArray.from_sorted_pairs(positives.users[mask], positives.items[mask], n_users)
+
+    train = select(parts == TRAIN)
+    before_test = select(parts != TEST) if reads_validation else train
+    valid, test = (
+        _build_eval_cases(history.values, history.offsets[:-1], history.offsets[1:], select(parts == part))
+        for part, history in ((VALID, train), (TEST, before_test))
+    )
+    return Split(
+        protocol="",
+        train=train,
+        hard_negatives=_select_train_negatives(interactions, parts, is_train),
+        valid=valid,
+        test=test,
+        user_counts_by_reason={},
+        positive_parts=parts,
+    )
+
+
+def _select_train_negatives(interactions: Interactions, parts: NDArray[np.int8], is_train: Mask) -> HardNegatives:
+    """Return the hard negatives where the mask [n] is true, at their positions among the training positives.
+
+    Args:
+        interactions: n interactions.
+        parts: [positives] Part of each positive.
+        is_train: [n] Whether an interaction may be trained on.
+    """
+    is_train_positive = interactions.is_positive.copy()
+    is_train_positive[is_train_positive] = parts == TRAIN
+    counts = offsets_from_lengths(is_train_positive)  # [n + 1]
+    positions = np.flatnonzero(~interactions.is_positive & is_train)
+    users = interactions.users[positions]
+    firsts = np.searchsorted(interactions.users, users)
+    return HardNegatives(users, interactions.items[positions], counts[positions] - counts[firsts])
+
+
+def _build_eval_cases(
+    values: Rows, starts: NDArray[np.int64], ends: NDArray[np.int64], targets: RaggedArray
+) -> EvalCases:
+    """Build the cases of the users with targets.
+
+    Args:
+        values: Items of all histories.
+        starts: [U] Start of each user's history in `values`.
+        ends: [U] Its end.
+        targets: U lists of held-out items, with repeats.
+    """
+    users = np.flatnonzero(targets.lengths)
+    histories = RaggedView(values, starts[users], ends[users] - starts[users])
+    return EvalCases(users, histories, _sort_distinct(targets.take(users)))
 
 
 def _sort_distinct(lists: RaggedArray) -> RaggedArray:
