@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -26,7 +27,7 @@ class Dataset:
         schema: Columns of the tables, as configured.
         catalogue: Items and users.
         interactions: All interactions, ordered.
-        dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason.
+        dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason; repeats left out.
         has_timestamps: Whether the interactions have times; otherwise their order in the file stands for them.
     """
 
@@ -79,11 +80,20 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     Raises:
         DataError: As for `read_tables`.
     """
-    return build_dataset(read_tables(settings, schema), schema)
+    return build_dataset(read_tables(settings, schema), schema, settings.repeats)
 
 
-def build_dataset(tables: Tables, schema: Schema) -> Dataset:
-    """Give the items and users of validated tables their rows, and order the interactions."""
+def build_dataset(tables: Tables, schema: Schema, repeats: Literal["keep", "first", "last"] = "keep") -> Dataset:
+    """Give the items and users of validated tables their rows, and order the interactions.
+
+    Args:
+        tables: The tables.
+        schema: Their columns.
+        repeats: As in `[data]`; interactions that are left out are counted.
+    """
     catalogue = build_catalogue(tables, schema)
-    has_timestamps = schema.interactions.time is not None
-    return Dataset(schema, catalogue, build_interactions(tables, catalogue), tables.dropped_counts, has_timestamps)
+    interactions = build_interactions(tables, catalogue, repeats)
+    dropped_counts = dict(tables.dropped_counts)
+    if n_repeats := len(tables.interactions) - len(interactions.users):
+        dropped_counts[f"repeats of the same user, item and kind (data.repeats = {repeats!r})"] = n_repeats
+    return Dataset(schema, catalogue, interactions, dropped_counts, schema.interactions.time is not None)

@@ -43,6 +43,7 @@ class InteractionTable:
         times: [n] Numbers, or microseconds since 1970 if `has_datetimes`; None without a time column.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
         parts: [n] The part of the split that the table names, as a number of `PARTS`; None if it names none.
+        is_impression: [n] Whether the item was shown and not chosen; None without a column that says so.
     """
 
     user_ids: pl.Series
@@ -53,6 +54,7 @@ class InteractionTable:
     times: NDArray[np.int64] | NDArray[np.float64] | None = None
     has_datetimes: bool = False
     parts: NDArray[np.int8] | None = None
+    is_impression: Mask | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -95,6 +97,7 @@ class InteractionReader:
             _check_uniform_time_kind(files, sources)
         times = _pop_column(files, "time", pl.Int64) if self._schema.interactions.time is not None else None
         parts = None if self._split_column is None else _pop_column(files, "part", pl.Int8).to_numpy()
+        has_impressions = self._schema.interactions.impression is not None
         return InteractionTable(
             user_ids=self._users.ids,
             item_ids=self._items.ids,
@@ -104,10 +107,11 @@ class InteractionReader:
             times=None if times is None else times.to_physical().to_numpy(),
             has_datetimes=times is not None and times.dtype.is_temporal(),
             parts=parts,
+            is_impression=_pop_column(files, "impression", pl.Boolean).to_numpy() if has_impressions else None,
         )
 
     def _read_file(self, source: TableSource) -> _Columns:
-        """Return the columns `user` and `item` (codes), `positive`, and `time` and `part` where there are such."""
+        """Return the columns `user` and `item` (codes), `positive`, and others where the settings name them."""
         columns_by_key = _list_columns(self._schema.interactions)
         if self._split_column is not None:
             columns_by_key["data.split_column"] = self._split_column
@@ -123,8 +127,7 @@ class InteractionReader:
         columns: _Columns = {}
         for batch in table.iterate_batches():
             self._validate(batch, times)
-            is_positive = _is_positive(batch.to_frame("label"))
-            for column in [*batch.to_frame("interaction"), is_positive.alias("positive")]:
+            for column in [*batch.to_frame("interaction"), _is_positive(batch).alias("positive")]:
                 columns.setdefault(column.name, []).append(column)
         return columns
 
@@ -140,7 +143,7 @@ class InteractionReader:
             cast_label = partial(_cast_label, positive_threshold=names.positive, decimal=decimal)
             batch.cast("label", names.label, cast_label, is_required=True, name="has_positive_label")
         if names.impression is not None:
-            batch.cast("label", names.impression, cast_boolean, is_required=True, name="impression")
+            batch.cast("interaction", names.impression, cast_boolean, is_required=True, name="impression")
         if self._split_column is not None:
             batch.cast("interaction", self._split_column, _cast_part, is_required=True, name="part")
         to_codes = self._items.find if self._has_items_table else self._items.number
@@ -208,12 +211,14 @@ def _cast_part(column: pl.Series) -> CastResult:
     return CastResult(values, values.is_not_null(), "'train', 'valid' or 'test'")
 
 
-def _is_positive(labels: pl.DataFrame) -> pl.Series:
+def _is_positive(batch: TableBatch) -> pl.Series:
     """Return a mask [n] of the positives: neither labelled below the threshold nor a mere impression."""
-    is_positive = pl.repeat(value=True, n=len(labels), dtype=pl.Boolean, eager=True)
-    if "has_positive_label" in labels.columns:
-        is_positive = is_positive & labels["has_positive_label"]
-    return is_positive & ~labels["impression"] if "impression" in labels.columns else is_positive
+    is_positive = pl.repeat(value=True, n=len(batch), dtype=pl.Boolean, eager=True)
+    labels = batch.typed_columns.get(("label", "has_positive_label"))
+    impressions = batch.typed_columns.get(("interaction", "impression"))
+    if labels is not None:
+        is_positive = is_positive & labels
+    return is_positive if impressions is None else is_positive & ~impressions
 
 
 def _list_columns(schema: InteractionSchema) -> dict[str, str]:

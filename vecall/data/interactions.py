@@ -12,6 +12,7 @@ from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.id_map import IdMap, build_id_map
 from vecall.data.interaction_table import mark_used_codes
 from vecall.data.ordering import order_by_user_and_time
+from vecall.data.repeats import select_distinct
 from vecall.data.tables import EntityTable, Tables
 from vecall.schema import Schema
 
@@ -115,12 +116,23 @@ def _align_to_ids(table: EntityTable | None, part: Literal["features", "attribut
     return build_frame({name: get_unnamed_column(frame, name).gather(indices) for name in frame.columns}, len(ids))
 
 
-def build_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
-    """Convert the interactions table to rows, in the order of histories."""
+def build_interactions(
+    tables: Tables, catalogue: Catalogue, repeats: Literal["keep", "first", "last"] = "keep"
+) -> Interactions:
+    """Convert the interactions table to rows, in the order of histories.
+
+    Args:
+        tables: The tables.
+        catalogue: Items and users of the tables.
+        repeats: Which to keep of the interactions of the same user, item and kind. Impressions are a kind of their own.
+    """
     log = tables.interactions
     users = catalogue.users.column_to_rows(log.user_ids).astype(np.int32)[log.users]
     order = order_by_user_and_time(users, log.times)
     item_row_by_code = catalogue.items.column_to_rows(log.item_ids).astype(np.int32)
+    if repeats != "keep":
+        kinds = np.zeros(len(log), dtype=np.int8) if log.is_impression is None else log.is_impression.astype(np.int8)
+        order = order[select_distinct(users[order], item_row_by_code[log.items[order]], kinds[order], repeats)]
     return Interactions(
         users=users[order],
         items=item_row_by_code[log.items[order]],
