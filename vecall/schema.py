@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from vecall.settings_base import SettingsModel
 
 IdType = Literal["string", "integer"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 AttributeType = Literal["string", "integer", "number", "boolean", "datetime", "tags"]
 DEFAULT_TAG_SEPARATOR = "|"
 
@@ -72,9 +73,18 @@ class InteractionSchema(SettingsModel):
     user: str = Field(description="column of user ids")
     item: str = Field(description="column of item ids")
     time: str | None = Field(None, description="if unset, the rows of the file are in chronological order")
+    time_unit: TimeUnit | Literal["none"] = Field(
+        "none", description="of numeric times, since 1970; none: unknown, so that only their order counts"
+    )
     label: str | None = Field(None, description="numeric column, such as a rating; if unset, every row is positive")
     positive: float = Field(0.0, description="labels of at least this value are positive")
     impression: str | None = Field(None, description="boolean column; true: the item was shown and not chosen")
+
+    @model_validator(mode="after")
+    def _validate_time_unit(self) -> "InteractionSchema":
+        if self.time is None and self.time_unit != "none":
+            raise ValueError("time_unit is that of the time column: name the column in time, or leave time_unit out")
+        return self
 
 
 class ItemSchema(SettingsModel):

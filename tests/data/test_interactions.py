@@ -13,6 +13,7 @@ from vecall.data.settings import CsvSettings, DataSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler
 from vecall.data.tables import EntityTable, Tables, read_tables
+from vecall.errors import DataError
 from vecall.schema import Schema
 
 
@@ -114,3 +115,21 @@ def test_users_of_dropped_rows_are_not_in_the_catalogue(tmp_path, monkeypatch):
     assert (catalogue.user_ids.to_list(), catalogue.item_ids.to_list()) == (["b"], [3, 4])
     assert build_interactions(tables, catalogue).items.tolist() == [0, 0, 1]
     assert list(tables.dropped_counts.values()) == [2]
+
+
+@pytest.mark.parametrize(("time_unit", "expected"), [("none", None), ("s", "s"), ("ms", "ms")])
+def test_numeric_times_have_the_declared_unit(time_unit, expected):
+    _, log = build(LOG, time="t", time_unit=time_unit)
+    assert (log.time_unit, log.has_datetimes) == (expected, False)
+
+
+def test_datetimes_have_microseconds_whatever_unit_is_declared_for_numbers():
+    _, log = build(LOG | {"time": [datetime(2020, 1, day) for day in (2, 5, 2, 1, 5)]}, time="t", time_unit="s")
+    assert log.time_unit == "us"
+
+
+def test_times_that_the_unit_puts_beyond_the_calendar_are_an_error():
+    milliseconds = [1_600_000_000_000 + second for second in (2, 5, 2, 1, 5)]
+    assert build(LOG | {"time": milliseconds}, time="t", time_unit="ms")[1].time_unit == "ms"
+    with pytest.raises(DataError, match=r"time_unit is 's', but times go from 1600000000001 to 1600000000005"):
+        build(LOG | {"time": milliseconds}, time="t", time_unit="s")

@@ -30,7 +30,8 @@ def make_interactions(users, times, is_positive=None, items=None, *, has_datetim
     order = np.lexsort((times, users))
     items = np.arange(len(users)) if items is None else np.asarray(items)[order]
     is_positive = np.ones(len(users), bool) if is_positive is None else np.asarray(is_positive, dtype=bool)[order]
-    return Interactions(users[order], items.astype(np.int64), times[order], is_positive, has_datetimes)
+    time_unit = "us" if has_datetimes else None
+    return Interactions(users[order], items.astype(np.int64), times[order], is_positive, has_datetimes, time_unit)
 
 
 def to_tuples(negatives):
@@ -176,6 +177,12 @@ def test_cutoffs_must_be_of_the_kind_of_the_time_column():
         split_interactions(log, 1, make_settings(valid_from=3, test_from="1970-01-05"))
     with pytest.raises(DataError, match=r"data.test_from is '1970-01-05', but the interactions' times are numbers"):
         split_interactions(make_interactions([0], [1]), 1, make_settings(valid_from=3, test_from="1970-01-05"))
+
+
+def test_times_of_a_known_unit_are_reported_as_dates():
+    log = dataclasses.replace(make_interactions([0] * 3, [1527854400, 1527854401, 1527854402]), time_unit="s")
+    split = split_global_time(log, 1, 1527854401, 1527854402)
+    assert "before 2018-06-01T12:00:01+00:00, evaluated on those from 2018-06-01T12:00:02+00:00" in split.protocol
 
 
 def test_empty_part_is_an_error_with_the_range_of_the_data():

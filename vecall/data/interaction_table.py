@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask
+from vecall.data.attributes import MAX_UNIX_MICROS, MIN_UNIX_MICROS
 from vecall.data.casting import (
     CastResult,
     TimestampCaster,
@@ -21,8 +22,9 @@ from vecall.data.id_numbering import UNKNOWN_CODE, Codes, IdNumbering
 from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableBatch, TableValidator
+from vecall.data.timestamps import NS_PER_UNIT
 from vecall.errors import DataError
-from vecall.schema import InteractionSchema, Schema
+from vecall.schema import InteractionSchema, Schema, TimeUnit
 
 PARTS = ("train", "valid", "test")  # of a split, as a table names them
 
@@ -42,6 +44,7 @@ class InteractionTable:
         is_positive: [n] Whether the interaction is positive.
         times: [n] Numbers, or microseconds since 1970 if `has_datetimes`; None without a time column.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+        time_unit: Unit of the times; None if it is not known.
         parts: [n] The part of the split that the table names, as a number of `PARTS`; None if it names none.
         is_impression: [n] Whether the item was shown and not chosen; None without a column that says so.
     """
@@ -53,6 +56,7 @@ class InteractionTable:
     is_positive: Mask
     times: NDArray[np.int64] | NDArray[np.float64] | None = None
     has_datetimes: bool = False
+    time_unit: TimeUnit | None = None
     parts: NDArray[np.int8] | None = None
     is_impression: Mask | None = None
 
@@ -97,6 +101,11 @@ class InteractionReader:
             _check_uniform_time_kind(files, sources)
         times = _pop_column(files, "time", pl.Int64) if self._schema.interactions.time is not None else None
         parts = None if self._split_column is None else _pop_column(files, "part", pl.Int8).to_numpy()
+        has_datetimes = times is not None and times.dtype.is_temporal()
+        declared_unit = self._schema.interactions.time_unit
+        time_unit: TimeUnit | None = "us" if has_datetimes else None if declared_unit == "none" else declared_unit
+        if times is not None and time_unit is not None and not has_datetimes:
+            _check_time_range(times, time_unit)
         has_impressions = self._schema.interactions.impression is not None
         return InteractionTable(
             user_ids=self._users.ids,
@@ -105,7 +114,8 @@ class InteractionReader:
             items=_pop_column(files, "item", pl.Int32).to_numpy(),
             is_positive=_pop_column(files, "positive", pl.Boolean).to_numpy(),
             times=None if times is None else times.to_physical().to_numpy(),
-            has_datetimes=times is not None and times.dtype.is_temporal(),
+            has_datetimes=has_datetimes,
+            time_unit=time_unit,
             parts=parts,
             is_impression=_pop_column(files, "impression", pl.Boolean).to_numpy() if has_impressions else None,
         )
@@ -177,6 +187,18 @@ def _check_uniform_time_kind(files: Sequence[_Columns], sources: Sequence[TableS
         raise DataError(
             f"the times of the files cannot be compared: {label_by_kind[False]} has numbers, {label_by_kind[True]} has "
             "datetimes or ISO 8601 text; write the same kind into all files"
+        )
+
+
+def _check_time_range(times: pl.Series, unit: TimeUnit) -> None:
+    """Check that numeric times lie in the years that a datetime supports: others tell of another unit."""
+    if times.is_empty():
+        return
+    low, high = (float(bound) * NS_PER_UNIT[unit] / NS_PER_UNIT["us"] for bound in (times.min(), times.max()))  # type: ignore[arg-type]
+    if low < MIN_UNIX_MICROS or high > MAX_UNIX_MICROS:
+        raise DataError(
+            f"schema.interactions.time_unit is {unit!r}, but times go from {times.min()} to {times.max()}, which is "
+            "beyond the year 9999: set it to their unit since 1970, or to 'none' where they are not of a clock"
         )
 
 

@@ -14,7 +14,7 @@ from vecall.data.interaction_table import mark_used_codes
 from vecall.data.ordering import order_by_user_and_time
 from vecall.data.repeats import select_distinct
 from vecall.data.tables import EntityTable, Tables
-from vecall.schema import Schema
+from vecall.schema import Schema, TimeUnit
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Interactions:
         is_positive: [n] Whether the interaction is positive; others have a label below the threshold, or are
             impressions of items that were not chosen.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+        time_unit: Unit of the times since 1970; None if it is not known, or the times are positions.
         parts: [n] The part of the split that the table names, `TRAIN`, `VALID` or `TEST`; None if it names none.
     """
 
@@ -37,6 +38,7 @@ class Interactions:
     times: NDArray[np.int64] | NDArray[np.float64]
     is_positive: Mask
     has_datetimes: bool = False
+    time_unit: TimeUnit | None = None
     parts: NDArray[np.int8] | None = None
 
     @property
@@ -139,5 +141,6 @@ def build_interactions(
         times=order if log.times is None else log.times[order],
         is_positive=log.is_positive[order],
         has_datetimes=log.has_datetimes,
+        time_unit=log.time_unit,
         parts=None if log.parts is None else log.parts[order],
     )

@@ -16,7 +16,7 @@ from vecall.data.interactions import Interactions
 from vecall.data.ragged import EvalCases, RaggedArray, RaggedView, offsets_from_lengths
 from vecall.data.random_pairs import MIN_ITEMS, draw_held_out, draw_validation
 from vecall.data.settings import DataSettings, Timestamp
-from vecall.data.timestamps import to_unix_micros
+from vecall.data.timestamps import NS_PER_UNIT, to_unix_micros
 from vecall.errors import DataError
 
 # A time in the unit of the time column; int where the column is one: a float would lose digits beyond 2^53.
@@ -350,9 +350,10 @@ def _parse_cutoff(key: str, timestamp: Timestamp | None, interactions: Interacti
 
 def _format_time(time: ColumnTime, interactions: Interactions) -> str:
     """Format a time of the time column for people."""
-    if not interactions.has_datetimes:
+    if interactions.time_unit is None:
         return f"{time:.15g}" if isinstance(time, float) else str(time)
+    microseconds = time * NS_PER_UNIT[interactions.time_unit] / NS_PER_UNIT["us"]
     try:
-        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)).isoformat()
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).isoformat()
     except OverflowError:  # outside the years that datetime supports
-        return f"{time} microseconds since 1970"
+        return f"{time} {interactions.time_unit} since 1970"
