@@ -14,7 +14,7 @@ from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler
 from vecall.data.tables import EntityTable, Tables, read_tables
 from vecall.errors import DataError
-from vecall.schema import Schema
+from vecall.schema import InteractionSchema, Schema
 
 
 def make_schema(**interactions):
@@ -36,7 +36,7 @@ def build(log, items=None, users=None, **interaction_schema):
     frame = pl.DataFrame(log).rename({"user": "u", "item": "i"} | ({"time": "t"} if "time" in log else {}))
     tables = Tables(reader.read([TableSource("log", frame)]), *entity_tables)
     catalogue = build_catalogue(tables, schema)
-    return catalogue, build_interactions(tables, catalogue)
+    return catalogue, build_interactions(tables, catalogue, schema.interactions)
 
 
 def make_entity_table(columns):
@@ -113,7 +113,7 @@ def test_users_of_dropped_rows_are_not_in_the_catalogue(tmp_path, monkeypatch):
     tables = read_tables(settings, make_schema(time="t"))
     catalogue = build_catalogue(tables, make_schema(time="t"))
     assert (catalogue.user_ids.to_list(), catalogue.item_ids.to_list()) == (["b"], [3, 4])
-    assert build_interactions(tables, catalogue).items.tolist() == [0, 0, 1]
+    assert build_interactions(tables, catalogue, InteractionSchema(user="u", item="i")).items.tolist() == [0, 0, 1]
     assert list(tables.dropped_counts.values()) == [2]
 
 

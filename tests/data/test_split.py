@@ -10,15 +10,10 @@ from support.ragged import to_lists
 
 from vecall.data.interactions import Interactions
 from vecall.data.settings import DataSettings
-from vecall.data.split import (
-    TEST,
-    TRAIN,
-    VALID,
-    split_at_random,
-    split_global_time,
-    split_interactions,
-    split_last_positives,
-)
+from vecall.data.split import TEST, TRAIN, VALID
+from vecall.data.splitting import split_interactions
+from vecall.data.time_splits import split_global_time, split_last_positives
+from vecall.data.unordered_splits import split_at_random
 from vecall.errors import DataError
 
 HALFWAY = 100.0
@@ -239,7 +234,7 @@ def test_random_split_of_known_users():
     assert valid_history == test_history == [item for item in items[:6] if item not in {valid_item, test_item}]
     assert to_lists(split.train) == [test_history, [0, 1, 2, 3, 3], []]
     assert split.user_counts_by_reason == {"users with fewer than 5 items": 2}
-    assert "drawn with seed 4" in split.protocol
+    assert "(seed 4)" in split.protocol
 
 
 def make_given(parts, *args, **kwargs):

@@ -14,7 +14,8 @@ from vecall.data.frames import select_columns
 from vecall.data.interactions import Catalogue, Interactions, build_catalogue, build_interactions
 from vecall.data.ragged import RaggedArray, count_rows
 from vecall.data.settings import DataSettings
-from vecall.data.split import Split, split_interactions
+from vecall.data.split import Split
+from vecall.data.splitting import split_interactions
 from vecall.data.tables import Tables, read_tables
 from vecall.schema import Features, Schema
 
@@ -42,6 +43,11 @@ class Dataset:
         """U histories of all positives, as a release stores them."""
         positives = self.interactions.positives
         return RaggedArray.from_sorted_pairs(positives.users, positives.items, len(self.catalogue.users))
+
+    @property
+    def history_weights(self) -> NDArray[np.float32] | None:
+        """Weight in the loss of each value of `histories`; None if all weigh the same."""
+        return self.interactions.positives.weights
 
     @property
     def popularity(self) -> NDArray[np.float32]:
@@ -92,7 +98,7 @@ def build_dataset(tables: Tables, schema: Schema, repeats: Literal["keep", "firs
         repeats: As in `[data]`; interactions that are left out are counted.
     """
     catalogue = build_catalogue(tables, schema)
-    interactions = build_interactions(tables, catalogue, repeats)
+    interactions = build_interactions(tables, catalogue, schema.interactions, repeats)
     dropped_counts = dict(tables.dropped_counts)
     if n_repeats := len(tables.interactions) - len(interactions.users):
         dropped_counts[f"repeats of the same user, item and kind (data.repeats = {repeats!r})"] = n_repeats

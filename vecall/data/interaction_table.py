@@ -19,6 +19,7 @@ from vecall.data.casting import (
     column_to_text_or_null,
 )
 from vecall.data.id_numbering import UNKNOWN_CODE, Codes, IdNumbering
+from vecall.data.kind_reader import KindReader
 from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableBatch, TableValidator
@@ -46,6 +47,8 @@ class InteractionTable:
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
         time_unit: Unit of the times; None if it is not known.
         parts: [n] The part of the split that the table names, as a number of `PARTS`; None if it names none.
+        kinds: [n] Number of each interaction's kind in `kind_names`; None without a column of kinds.
+        kind_names: The kinds that occur, and those of dropped rows, as `cast_kind` spells them.
         is_impression: [n] Whether the item was shown and not chosen; None without a column that says so.
     """
 
@@ -58,6 +61,8 @@ class InteractionTable:
     has_datetimes: bool = False
     time_unit: TimeUnit | None = None
     parts: NDArray[np.int8] | None = None
+    kinds: Codes | None = None
+    kind_names: Sequence[str] = ()
     is_impression: Mask | None = None
 
     def __len__(self) -> int:
@@ -89,6 +94,7 @@ class InteractionReader:
         self._has_items_table = item_ids is not None
         self._items = IdNumbering(schema.items.id_type, item_ids)
         self._users = IdNumbering(schema.users.id_type, user_ids)
+        self._kinds = None if schema.interactions.event is None else KindReader(schema.interactions)
 
     def read(self, sources: Sequence[TableSource]) -> InteractionTable:
         """Read and validate all files; without a file the table has no rows.
@@ -106,6 +112,8 @@ class InteractionReader:
         time_unit: TimeUnit | None = "us" if has_datetimes else None if declared_unit == "none" else declared_unit
         if times is not None and time_unit is not None and not has_datetimes:
             _check_time_range(times, time_unit)
+        if self._kinds is not None:
+            self._kinds.check()
         has_impressions = self._schema.interactions.impression is not None
         return InteractionTable(
             user_ids=self._users.ids,
@@ -117,6 +125,8 @@ class InteractionReader:
             has_datetimes=has_datetimes,
             time_unit=time_unit,
             parts=parts,
+            kinds=None if self._kinds is None else _pop_column(files, "kind", pl.Int32).to_numpy(),
+            kind_names=() if self._kinds is None else self._kinds.names,
             is_impression=_pop_column(files, "impression", pl.Boolean).to_numpy() if has_impressions else None,
         )
 
@@ -131,10 +141,14 @@ class InteractionReader:
         if not times.is_consistent:  # the first batch is not like the file
             columns = self._read_batches(table, TimestampCaster(self._csv.decimal, is_number=times.has_more_numbers))
         table.handle_invalid_cells()
+        if self._kinds is not None:
+            self._kinds.finish_file(source, self._bad_rows)
         return columns
 
     def _read_batches(self, table: TableValidator, times: TimestampCaster) -> _Columns:
         columns: _Columns = {}
+        if self._kinds is not None:
+            self._kinds.start_file()
         for batch in table.iterate_batches():
             self._validate(batch, times)
             for column in [*batch.to_frame("interaction"), _is_positive(batch).alias("positive")]:
@@ -144,6 +158,8 @@ class InteractionReader:
     def _validate(self, batch: TableBatch, times: TimestampCaster) -> None:
         """Cast the columns of a batch, drop its invalid rows, and replace the ids of the others by codes."""
         schema, names, decimal = self._schema, self._schema.interactions, self._csv.decimal
+        if self._kinds is not None:
+            self._kinds.read(batch)
         cast_user, cast_item = (partial(cast_id, id_type=side.id_type) for side in (schema.users, schema.items))
         batch.cast("interaction", names.user, cast_user, is_required=True, name="user")
         batch.cast("interaction", names.item, cast_item, is_required=True, name="item")
@@ -194,10 +210,12 @@ def _check_time_range(times: pl.Series, unit: TimeUnit) -> None:
     """Check that numeric times lie in the years that a datetime supports: others tell of another unit."""
     if times.is_empty():
         return
-    low, high = (float(bound) * NS_PER_UNIT[unit] / NS_PER_UNIT["us"] for bound in (times.min(), times.max()))  # type: ignore[arg-type]
-    if low < MIN_UNIX_MICROS or high > MAX_UNIX_MICROS:
+    numbers = times.to_numpy()
+    first, last = numbers.min().item(), numbers.max().item()
+    micros_per_unit = NS_PER_UNIT[unit] / NS_PER_UNIT["us"]
+    if first * micros_per_unit < MIN_UNIX_MICROS or last * micros_per_unit > MAX_UNIX_MICROS:
         raise DataError(
-            f"schema.interactions.time_unit is {unit!r}, but times go from {times.min()} to {times.max()}, which is "
+            f"schema.interactions.time_unit is {unit!r}, but times go from {first} to {last}, which is "
             "beyond the year 9999: set it to their unit since 1970, or to 'none' where they are not of a clock"
         )
 
@@ -234,16 +252,19 @@ def _cast_part(column: pl.Series) -> CastResult:
 
 
 def _is_positive(batch: TableBatch) -> pl.Series:
-    """Return a mask [n] of the positives: neither labelled below the threshold nor a mere impression."""
+    """Return a mask [n] of the positives: not labelled below the threshold, of no negative kind, no mere impression."""
     is_positive = pl.repeat(value=True, n=len(batch), dtype=pl.Boolean, eager=True)
     labels = batch.typed_columns.get(("label", "has_positive_label"))
-    impressions = batch.typed_columns.get(("interaction", "impression"))
     if labels is not None:
         is_positive = is_positive & labels
-    return is_positive if impressions is None else is_positive & ~impressions
+    for key in (("label", "is_negative_kind"), ("interaction", "impression")):
+        is_negative = batch.typed_columns.get(key)
+        if is_negative is not None:
+            is_positive = is_positive & ~is_negative
+    return is_positive
 
 
 def _list_columns(schema: InteractionSchema) -> dict[str, str]:
     """Return the columns of the interactions table by the keys of vecall.toml that name them."""
-    keys = ("user", "item", "time", "label", "impression")
+    keys = ("user", "item", "time", "label", "impression", "event")
     return {f"schema.interactions.{key}": getattr(schema, key) for key in keys if getattr(schema, key) is not None}

@@ -99,7 +99,9 @@ class LossModule(LightningModule):
         )
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
         return self._average_losses(
-            chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=self.settings.label_smoothing)
+            chunked_cross_entropy(
+                users, items, targets, masked_items, batch.weights, label_smoothing=self.settings.label_smoothing
+            )
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
@@ -142,6 +144,7 @@ class LossModule(LightningModule):
                 ),
                 log_expected_counts=log_expected_counts,
                 ignore_mask=ignore_mask,
+                weights=batch.weights,
                 label_smoothing=self.settings.label_smoothing,
             )
             for users, items in self._zip_members(user_vectors, item_vectors)
@@ -177,9 +180,10 @@ class LossModule(LightningModule):
         labels[:, 0] = batch.labels
         is_counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
         is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
+        weights = None if batch.weights is None else batch.weights.unsqueeze(1).expand_as(labels)[is_counted]
         user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
         loss = self._average_losses(
-            binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted])
+            binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted], weights)
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
         return loss * batch.compute_pair_weight(self.settings.negatives.uniform)

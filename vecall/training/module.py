@@ -66,7 +66,11 @@ class TwoTowerModule(LossModule):
         # Without user features, all empty histories look the same: there is nothing to learn from them.
         self._min_history = 1 if towers.reads_history and not data.user_features else 0
         length = towers.settings.history.length
-        self._windows = cut_windows(data.histories, length, min_history=self._min_history) if towers.is_causal else None
+        self._windows = (
+            cut_windows(data.histories, length, min_history=self._min_history, weights=data.history_weights)
+            if towers.is_causal
+            else None
+        )
         candidate_items = torch.from_numpy(select_candidate_items(towers, data))
         self.plan = plan or TrainingPlan.make(settings, towers, len(candidate_items))
         is_learned = settings.temperature == "learned"
@@ -146,7 +150,13 @@ class TwoTowerModule(LossModule):
         self.eval_towers.reset_item_ids(is_reset)
 
     def _build_samples(self) -> Samples:
-        positives = build_positive_samples(self.data.histories, min_history=self._min_history)
+        weights = self.data.history_weights
+        positives = build_positive_samples(self.data.histories, min_history=self._min_history, weights=weights)
+        if len(positives) == 0 and weights is not None:
+            raise TrainingError(
+                "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
+                "the training a weight in schema.interactions.weights"
+            )
         if len(positives) == 0:
             raise TrainingError(
                 "every user has at most one training positive, and the model predicts a positive from earlier ones: "
@@ -225,7 +235,7 @@ class TwoTowerModule(LossModule):
         loss = self._compute_loss(batch)
         if batch_idx % _CHECK_FINITE_EVERY_N_STEPS == 0:
             check_finite(loss.item(), self.current_epoch)
-        return loss * self._compute_batch_weight(batch)
+        return loss * (self._compute_batch_weight(batch) * self.data.weight_scale)
 
     def _compute_batch_weight(self, batch: AnyBatch) -> float:
         """Return the factor of a batch's mean loss that gives each target the same weight in the epoch.
