@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.ragged import to_lists
+from support.splits import by_user, make_interactions, to_tuples
 
 from vecall.data.interactions import Interactions
 from vecall.data.settings import DataSettings
@@ -17,28 +18,6 @@ from vecall.data.unordered_splits import split_at_random
 from vecall.errors import DataError
 
 HALFWAY = 100.0
-
-
-def make_interactions(users, times, is_positive=None, items=None, *, has_datetimes=False):
-    """Interactions in order. By default the item of each is its position in that order, so items are unique."""
-    users, times = np.asarray(users, dtype=np.int64), np.asarray(times)
-    order = np.lexsort((times, users))
-    items = np.arange(len(users)) if items is None else np.asarray(items)[order]
-    is_positive = np.ones(len(users), bool) if is_positive is None else np.asarray(is_positive, dtype=bool)[order]
-    time_unit = "us" if has_datetimes else None
-    return Interactions(users[order], items.astype(np.int64), times[order], is_positive, has_datetimes, time_unit)
-
-
-def to_tuples(negatives):
-    """(user, item, number of prior positives) of each hard negative."""
-    arrays = (negatives.users, negatives.items, negatives.prior_positive_counts)
-    return list(zip(*(array.tolist() for array in arrays), strict=True))
-
-
-def by_user(cases):
-    """History and targets by user."""
-    histories, targets = to_lists(cases.histories), to_lists(cases.targets)
-    return dict(zip(cases.users.tolist(), zip(histories, targets, strict=True), strict=True))
 
 
 def test_last_positives_of_known_interactions():
