@@ -73,6 +73,20 @@ def test_invalid_interaction_schema_is_rejected(change, message):
         InteractionSchema.model_validate({"user": "u", "item": "i"} | change)
 
 
+def test_context_has_names_and_kinds_of_its_own():
+    def parse(context, **users):
+        ids = {"id_type": "string"}
+        interactions = {"user": "u", "item": "i", "context": {"hour": {"kind": context}}}
+        users = {"id": "u", "features": {"age": {"kind": "numeric"}}} | ids | users
+        return Schema.model_validate({"interactions": interactions, "items": {"id": "i"} | ids, "users": users})
+
+    assert list(parse("category").user_inputs) == ["age", "hour"]
+    with pytest.raises(ValidationError, match=r"\['hour'\] are columns of the users table, too"):
+        parse("category", features={"hour": {"kind": "numeric"}})
+    with pytest.raises(ValidationError, match="'numeric', 'category'"):
+        parse("text")
+
+
 def test_column_names_of_users_are_checked():
     with pytest.raises(ValidationError, match="'u' is the id"):
         UserSchema.model_validate({"id": "u", "id_type": "integer", "features": {"u": {"kind": "numeric"}}})

@@ -55,6 +55,7 @@ Feature = Annotated[
     NumericFeature | CategoryFeature | TagsFeature | VectorFeature | TextFeature, Field(discriminator="kind")
 ]
 Features = dict[str, Feature]
+ContextFeature = Annotated[NumericFeature | CategoryFeature, Field(discriminator="kind")]
 
 # Columns that `Recaller.candidates` adds to the attributes.
 RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channel"})
@@ -89,6 +90,7 @@ class InteractionSchema(SettingsModel):
     targets: tuple[str, ...] = Field(
         (), description="kinds that are held out and evaluated; if empty, those of weight above 0"
     )
+    context: dict[str, ContextFeature] = Field({})
 
     @model_validator(mode="after")
     def _validate_kinds(self) -> "InteractionSchema":
@@ -159,3 +161,17 @@ class Schema(SettingsModel):
     interactions: InteractionSchema
     items: ItemSchema
     users: UserSchema
+
+    @model_validator(mode="after")
+    def _validate_context_names(self) -> "Schema":
+        if both := sorted(self.interactions.context.keys() & {self.users.id, *self.users.features}):
+            raise ValueError(
+                f"interactions.context: {both} are columns of the users table, too, and a request names both alike; "
+                "rename them in one of the tables"
+            )
+        return self
+
+    @property
+    def user_inputs(self) -> Features:
+        """Features that the user tower reads: those of users, and of the interaction that is to be predicted."""
+        return {**self.users.features, **self.interactions.context}

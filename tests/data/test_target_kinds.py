@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ragged import to_lists
 from support.splits import by_user, make_interactions, to_tuples
@@ -90,11 +90,12 @@ SETTINGS = [{}, {"split": "global_time", "valid_from": 4, "test_from": 7}, {"spl
 
 
 @given(ROWS, st.sampled_from(SETTINGS))
-def test_every_positive_is_in_one_part_and_every_target_in_its_own(rows, settings):
+@settings(max_examples=40)
+def test_every_positive_is_in_one_part_and_every_target_in_its_own(rows, data):
     users, times, items, kinds = zip(*rows, strict=True)
     log = make_log(kinds, users, times, items=items)
     try:
-        split = split_interactions(log, 4, make_settings(**settings))
+        split = split_interactions(log, 4, make_settings(**data))
     except DataError:  # a part is empty
         return
     positives = log.positives

@@ -240,6 +240,11 @@ def _parse_iso8601_micros(text: str) -> int | None:
         return None
 
 
+def to_feature_dtype(feature: NumericFeature | CategoryFeature) -> type[pl.Float64 | pl.String]:
+    """Return the Polars type that `cast_feature` casts a feature of one number or value to."""
+    return pl.Float64 if isinstance(feature, NumericFeature) else pl.String
+
+
 def cast_feature(column: pl.Series, feature: Feature, *, decimal: str = ".") -> CastResult:
     """Cast a feature's column to the type of its kind; null, NaN and the empty string are valid and become null.
 

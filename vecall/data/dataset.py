@@ -50,6 +50,11 @@ class Dataset:
         return self.interactions.positives.weights
 
     @property
+    def history_context(self) -> pl.DataFrame | None:
+        """Context features of each value of `histories`; None without such."""
+        return self.interactions.positives.context
+
+    @property
     def popularity(self) -> NDArray[np.float32]:
         """Number of positives of each item, [N]."""
         return count_rows(self.interactions.positives.items, len(self.catalogue.items)).astype(np.float32)
@@ -58,18 +63,21 @@ class Dataset:
         """Split into training, validation and test, see `split_interactions`."""
         return split_interactions(self.interactions, len(self.catalogue.users), settings)
 
-    def fit_feature_encoders(self, item_rows: Rows, user_rows: Rows) -> tuple[FeatureEncoder, FeatureEncoder]:
+    def fit_feature_encoders(
+        self, item_rows: Rows, user_rows: Rows, context: pl.DataFrame | None = None
+    ) -> tuple[FeatureEncoder, FeatureEncoder]:
         """Return the encoders of items and users, fitted on the given rows only.
 
         Args:
             item_rows: Rows of training items, with repeats.
             user_rows: Rows of training users, with repeats.
+            context: Context features of the training positives, which the encoder of users encodes, too; None without.
         """
-        catalogue = self.catalogue
-        return (
-            _fit_encoder(self.schema.items.features, catalogue.item_features, item_rows),
-            _fit_encoder(self.schema.users.features, catalogue.user_features, user_rows),
-        )
+        items, users = self.catalogue.item_features, self.catalogue.user_features
+        user_encoder = _fit_encoder(self.schema.users.features, users, user_rows)
+        if context is not None:
+            user_encoder = user_encoder.combine(FeatureEncoder.fit({**self.schema.interactions.context}, context))
+        return _fit_encoder(self.schema.items.features, items, item_rows), user_encoder
 
 
 def _fit_encoder(features: Features, frame: pl.DataFrame, rows: Rows) -> FeatureEncoder:

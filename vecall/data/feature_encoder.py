@@ -1,6 +1,6 @@
 """Encoding of feature columns into the arrays that the towers read, in training, publishing and serving alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar, cast
 
@@ -126,6 +126,28 @@ class FeatureEncoder:
                 case VectorFeature() | TextFeature():
                     pass
         return cls(FeatureEncoderState(features=features, numeric=numeric, categorical=categorical))
+
+    def combine(self, other: "FeatureEncoder") -> "FeatureEncoder":
+        """Return the encoder of the features of both, which must have different names."""
+        first, second = self.state, other.state
+        return FeatureEncoder(
+            FeatureEncoderState(
+                features=first.features | second.features,
+                numeric=first.numeric | second.numeric,
+                categorical=first.categorical | second.categorical,
+            )
+        )
+
+    def select(self, names: Iterable[str]) -> "FeatureEncoder":
+        """Return the encoder of some of the features."""
+        features = {name: self.state.features[name] for name in names}
+        return FeatureEncoder(
+            FeatureEncoderState(
+                features=features,
+                numeric={name: state for name, state in self.state.numeric.items() if name in features},
+                categorical={name: state for name, state in self.state.categorical.items() if name in features},
+            )
+        )
 
     @property
     def specs(self) -> dict[str, FeatureSpec]:

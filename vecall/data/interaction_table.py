@@ -14,9 +14,11 @@ from vecall.data.casting import (
     CastResult,
     TimestampCaster,
     cast_boolean,
+    cast_feature,
     cast_id,
     cast_number,
     column_to_text_or_null,
+    to_feature_dtype,
 )
 from vecall.data.id_numbering import UNKNOWN_CODE, Codes, IdNumbering
 from vecall.data.kind_reader import KindReader
@@ -29,6 +31,7 @@ from vecall.schema import InteractionSchema, Schema, TimeUnit
 
 PARTS = ("train", "valid", "test")  # of a split, as a table names them
 
+_CONTEXT_PREFIX = "context."  # of columns that the user names, beside those that this module names
 _Columns = dict[str, list[pl.Series]]  # batches of each column
 
 
@@ -50,6 +53,7 @@ class InteractionTable:
         kinds: [n] Number of each interaction's kind in `kind_names`; None without a column of kinds.
         kind_names: The kinds that occur, and those of dropped rows, as `cast_kind` spells them.
         is_impression: [n] Whether the item was shown and not chosen; None without a column that says so.
+        context: [n] Rows with a column per context feature; None without such.
     """
 
     user_ids: pl.Series
@@ -64,6 +68,7 @@ class InteractionTable:
     kinds: Codes | None = None
     kind_names: Sequence[str] = ()
     is_impression: Mask | None = None
+    context: pl.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -128,7 +133,16 @@ class InteractionReader:
             kinds=None if self._kinds is None else _pop_column(files, "kind", pl.Int32).to_numpy(),
             kind_names=() if self._kinds is None else self._kinds.names,
             is_impression=_pop_column(files, "impression", pl.Boolean).to_numpy() if has_impressions else None,
+            context=self._pop_context(files),
         )
+
+    def _pop_context(self, files: Sequence[_Columns]) -> pl.DataFrame | None:
+        """Remove the context features from all files and return them as a frame; None if there are none."""
+        columns = {
+            name: _pop_column(files, _CONTEXT_PREFIX + name, to_feature_dtype(feature))
+            for name, feature in self._schema.interactions.context.items()
+        }
+        return pl.DataFrame(columns) if columns else None
 
     def _read_file(self, source: TableSource) -> _Columns:
         """Return the columns `user` and `item` (codes), `positive`, and others where the settings name them."""
@@ -151,7 +165,8 @@ class InteractionReader:
             self._kinds.start_file()
         for batch in table.iterate_batches():
             self._validate(batch, times)
-            for column in [*batch.to_frame("interaction"), _is_positive(batch).alias("positive")]:
+            context = [column.alias(_CONTEXT_PREFIX + column.name) for column in batch.to_frame("context")]
+            for column in [*batch.to_frame("interaction"), *context, _is_positive(batch).alias("positive")]:
                 columns.setdefault(column.name, []).append(column)
         return columns
 
@@ -172,6 +187,8 @@ class InteractionReader:
             batch.cast("interaction", names.impression, cast_boolean, is_required=True, name="impression")
         if self._split_column is not None:
             batch.cast("interaction", self._split_column, _cast_part, is_required=True, name="part")
+        for name, feature in names.context.items():
+            batch.cast("context", name, partial(cast_feature, feature=feature, decimal=decimal), is_required=False)
         to_codes = self._items.find if self._has_items_table else self._items.number
         codes = to_codes(batch.typed_columns["interaction", "item"])
         batch.typed_columns["interaction", "item"] = pl.Series(codes)
@@ -267,4 +284,5 @@ def _is_positive(batch: TableBatch) -> pl.Series:
 def _list_columns(schema: InteractionSchema) -> dict[str, str]:
     """Return the columns of the interactions table by the keys of vecall.toml that name them."""
     keys = ("user", "item", "time", "label", "impression", "event")
-    return {f"schema.interactions.{key}": getattr(schema, key) for key in keys if getattr(schema, key) is not None}
+    columns = {f"schema.interactions.{key}": getattr(schema, key) for key in keys if getattr(schema, key) is not None}
+    return columns | {f"schema.interactions.context.{name}": name for name in schema.context}

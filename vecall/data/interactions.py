@@ -9,8 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows
+from vecall.data.casting import to_feature_dtype
 from vecall.data.events import compute_kind_weights, list_target_kinds, mark_target_kinds
-from vecall.data.frames import build_frame, get_unnamed_column
+from vecall.data.frames import build_frame, get_unnamed_column, null_column
 from vecall.data.id_map import IdMap, build_id_map
 from vecall.data.interaction_table import InteractionTable, mark_used_codes
 from vecall.data.ordering import order_by_user_and_time
@@ -36,6 +37,7 @@ class Interactions:
         weights: [n] Weight in the loss of each interaction, if it is positive: 0 is read as history alone; None if all
             positives weigh the same.
         is_target: [n] Whether the interaction may be held out, if it is positive; None if all positives may.
+        context: [n] Rows with a column per context feature; None without such.
         target_kinds: The kinds that may be held out, for reports, where they are not all.
     """
 
@@ -48,6 +50,7 @@ class Interactions:
     parts: NDArray[np.int8] | None = None
     weights: NDArray[np.float32] | None = None
     is_target: Mask | None = None
+    context: pl.DataFrame | None = None
     target_kinds: Sequence[str] = ()
 
     @property
@@ -66,6 +69,7 @@ class Interactions:
             parts=None if self.parts is None else self.parts[mask],
             weights=None if self.weights is None else self.weights[mask],
             is_target=None if self.is_target is None else self.is_target[mask],
+            context=None if self.context is None else self.context.filter(pl.Series(mask)),
         )
 
 
@@ -79,8 +83,8 @@ class Catalogue:
         item_ids: [N] Item ids in the order of their rows.
         user_ids: [U] User ids in the order of their rows.
         item_features: [N] Rows with a column per item feature; no columns without an items table.
-        user_features: [U] Rows with a column per user feature, null for users that the users table lacks; no columns
-            without that table.
+        user_features: [U] Rows with a column per user feature, null for users that the users table lacks; no columns of
+            them without that table. Context features are columns of nulls: they are of a request, not of a user.
         item_attributes: [N] Rows with a column per attribute, the title among them.
     """
 
@@ -111,7 +115,7 @@ def build_catalogue(tables: Tables, schema: Schema) -> Catalogue:
         item_ids=item_ids,
         user_ids=user_ids,
         item_features=_align_to_ids(items, "features", item_ids),
-        user_features=_align_to_ids(users, "features", user_ids),
+        user_features=_add_empty_context(_align_to_ids(users, "features", user_ids), schema.interactions),
         item_attributes=_align_to_ids(items, "attributes", item_ids),
     )
 
@@ -127,6 +131,12 @@ def _align_to_ids(table: EntityTable | None, part: Literal["features", "attribut
     index_by_id = pl.DataFrame({"id": table.ids, "index": np.arange(len(table.ids), dtype=np.int64)})
     indices = pl.DataFrame({"id": ids}).join(index_by_id, on="id", how="left", maintain_order="left")["index"]
     return build_frame({name: get_unnamed_column(frame, name).gather(indices) for name in frame.columns}, len(ids))
+
+
+def _add_empty_context(user_features: pl.DataFrame, schema: InteractionSchema) -> pl.DataFrame:
+    columns = {name: user_features.get_column(name) for name in user_features.columns}
+    empty = {name: null_column(len(user_features), to_feature_dtype(f)) for name, f in schema.context.items()}
+    return build_frame(columns | empty, len(user_features))
 
 
 def build_interactions(
@@ -161,6 +171,7 @@ def build_interactions(
         parts=None if log.parts is None else log.parts[order],
         weights=weights,
         is_target=is_target,
+        context=None if log.context is None else log.context[order],
         target_kinds=[] if is_target is None else list_target_kinds(log.kind_names, schema),
     )
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows
@@ -162,15 +163,18 @@ class EvalCases:
         users: [n] User rows.
         histories: n lists of item rows that the user took before the held-out time, oldest first.
         targets: n lists of distinct held-out item rows, never empty.
+        context: [n] Rows with a column per context feature, of the first held-out interaction; None without context.
     """
 
     users: Rows
     histories: RaggedArray
     targets: RaggedArray
+    context: pl.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, indices: NDArray[np.int64]) -> "EvalCases":
         """Return the cases at `indices`, in that order."""
-        return EvalCases(self.users[indices], self.histories.take(indices), self.targets.take(indices))
+        context = None if self.context is None else self.context[indices]
+        return EvalCases(self.users[indices], self.histories.take(indices), self.targets.take(indices), context)

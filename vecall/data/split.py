@@ -1,11 +1,12 @@
 """Parts of a split of interactions, and what every kind of split builds them from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows
@@ -27,15 +28,18 @@ class HardNegatives:
         users: [n] User rows.
         items: [n] Item rows.
         prior_positive_counts: [n] Number of positives of the same user that came before.
+        context: [n] Rows with a column per context feature; None without such.
     """
 
     users: Rows
     items: Rows
     prior_positive_counts: NDArray[np.int64]
+    context: pl.DataFrame | None = None
 
     def filter(self, mask: Mask) -> "HardNegatives":
         """Return those where the mask [n] is true, in the same order."""
-        return HardNegatives(self.users[mask], self.items[mask], self.prior_positive_counts[mask])
+        context = None if self.context is None else self.context.filter(pl.Series(mask))
+        return HardNegatives(self.users[mask], self.items[mask], self.prior_positive_counts[mask], context)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Split:
         user_counts_by_reason: Number of users who are not evaluated, or are evaluated without a history, by reason.
         positive_parts: [positives] The part of each positive of the interactions: `TRAIN`, `VALID` or `TEST`.
         train_weights: Weight in the loss of each value of `train`; None if all weigh the same.
+        train_context: Context features of each value of `train`; None without such.
     """
 
     protocol: str
@@ -62,22 +67,33 @@ class Split:
     user_counts_by_reason: Mapping[str, int]
     positive_parts: NDArray[np.int8]
     train_weights: NDArray[np.float32] | None = None
+    train_context: pl.DataFrame | None = None
 
 
 def build_eval_cases(
-    values: Rows, starts: NDArray[np.int64], ends: NDArray[np.int64], targets: RaggedArray
+    positives: Interactions,
+    is_held_out: Mask,
+    values: Rows,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
 ) -> EvalCases:
-    """Build the cases of the users with targets.
+    """Build the cases of the users with held-out positives of the kinds that may be.
 
     Args:
+        positives: n positives.
+        is_held_out: [n] Whether each is held out.
         values: Items of all histories.
         starts: [U] Start of each user's history in `values`.
         ends: [U] Its end.
-        targets: U lists of held-out items, with repeats.
     """
+    if positives.is_target is not None:
+        is_held_out = is_held_out & positives.is_target
+    targets = RaggedArray.from_sorted_pairs(positives.users[is_held_out], positives.items[is_held_out], len(starts))
     users = np.flatnonzero(targets.lengths)
     histories = RaggedView(values, starts[users], ends[users] - starts[users])
-    return EvalCases(users, histories, _sort_distinct(targets.take(users)))
+    first_targets = np.flatnonzero(is_held_out)[targets.offsets[users]]
+    context = None if positives.context is None else positives.context[first_targets]
+    return EvalCases(users, histories, _sort_distinct(targets.take(users)), context)
 
 
 def _sort_distinct(lists: RaggedArray) -> RaggedArray:
@@ -87,16 +103,14 @@ def _sort_distinct(lists: RaggedArray) -> RaggedArray:
     return RaggedArray.from_sorted_pairs(owners, rows.astype(lists.values.dtype), len(lists))
 
 
-def list_targets(positives: Interactions, mask: Mask, n_users: int) -> RaggedArray:
-    """Return U lists of the items of positives where the mask [n] is true, of the kinds that may be held out."""
-    if positives.is_target is not None:
-        mask = mask & positives.is_target
-    return RaggedArray.from_sorted_pairs(positives.users[mask], positives.items[mask], n_users)
-
-
-def select_train_weights(positives: Interactions, parts: NDArray[np.int8]) -> NDArray[np.float32] | None:
-    """Return the weights of the training positives; None if all weigh the same."""
-    return None if positives.weights is None else positives.weights[parts == TRAIN]
+def add_train_columns(split: Split, positives: Interactions) -> Split:
+    """Return a split with `train_weights` and `train_context` of the training part of all positives."""
+    is_train = split.positive_parts == TRAIN
+    return replace(
+        split,
+        train_weights=None if positives.weights is None else positives.weights[is_train],
+        train_context=None if positives.context is None else positives.context.filter(pl.Series(is_train)),
+    )
 
 
 def select_hard_negatives(interactions: Interactions, train_mask: Mask | None = None) -> HardNegatives:
@@ -111,7 +125,8 @@ def select_hard_negatives(interactions: Interactions, train_mask: Mask | None = 
     firsts = np.searchsorted(interactions.users, users)  # position of the user's first interaction
     # Of the interactions before a position, those are positive that are not among the negatives.
     counts = positions - np.arange(len(positions)) - (firsts - np.searchsorted(positions, firsts))
-    negatives = HardNegatives(users, interactions.items[positions], counts)
+    context = None if interactions.context is None else interactions.context[positions]
+    negatives = HardNegatives(users, interactions.items[positions], counts, context)
     return negatives if train_mask is None else negatives.filter(train_mask[positions])
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from vecall.data.interactions import Interactions
 from vecall.data.settings import DataSettings, Timestamp
-from vecall.data.split import ColumnTime, Split, format_time
+from vecall.data.split import ColumnTime, Split, add_train_columns, format_time
 from vecall.data.time_splits import split_global_time, split_last_positives
 from vecall.data.timestamps import to_unix_micros
 from vecall.data.unordered_splits import split_at_random, split_by_column
@@ -32,6 +32,7 @@ def split_interactions(interactions: Interactions, n_users: int, settings: DataS
         valid_from = _parse_cutoff("data.valid_from", settings.valid_from, interactions)
         test_from = _parse_cutoff("data.test_from", settings.test_from, interactions)
         result = split_global_time(interactions, n_users, valid_from, test_from)
+    result = add_train_columns(result, interactions.positives)
     sizes = {"train": len(result.train.values), "validation": len(result.valid), "test": len(result.test)}
     for part, size in sizes.items():
         if size == 0:

@@ -16,9 +16,7 @@ from vecall.data.split import (
     describe_target_kinds,
     drop_zero_counts,
     format_time,
-    list_targets,
     select_hard_negatives,
-    select_train_weights,
 )
 from vecall.errors import DataError
 
@@ -49,7 +47,8 @@ def split_last_positives(interactions: Interactions, n_users: int) -> Split:
     def build_cases(positions: NDArray[np.int64]) -> EvalCases:
         """Build the cases of the evaluated users from the positions of their targets."""
         targets = RaggedArray(np.arange(len(positions) + 1), histories.values[positions])
-        return EvalCases(evaluated_users, RaggedView(histories.values, starts, positions - starts), targets)
+        context = None if positives.context is None else positives.context[positions]
+        return EvalCases(evaluated_users, RaggedView(histories.values, starts, positions - starts), targets, context)
 
     kinds, reason = describe_target_kinds(interactions), "users with fewer than 3 positives"
     if kinds:
@@ -63,7 +62,6 @@ def split_last_positives(interactions: Interactions, n_users: int) -> Split:
         test=build_cases(test_positions),
         user_counts_by_reason=drop_zero_counts({reason: n_users - len(evaluated_users)}),
         positive_parts=parts,
-        train_weights=select_train_weights(positives, parts),
     )
 
 
@@ -110,7 +108,7 @@ def split_global_time(interactions: Interactions, n_users: int, valid_from: Colu
     test_starts = starts + _count_by_user(positives.users[before_test], n_users)
     parts = np.where(before_valid, TRAIN, np.where(before_test, VALID, TEST)).astype(np.int8)
     valid, test = (
-        build_eval_cases(histories.values, starts, period_starts, list_targets(positives, parts == part, n_users))
+        build_eval_cases(positives, parts == part, histories.values, starts, period_starts)
         for part, period_starts in ((VALID, valid_starts), (TEST, test_starts))
     )
     kinds = describe_target_kinds(interactions)
@@ -128,7 +126,6 @@ def split_global_time(interactions: Interactions, n_users: int, valid_from: Colu
             }
         ),
         positive_parts=parts,
-        train_weights=select_train_weights(positives, parts),
     )
 
 

@@ -18,8 +18,6 @@ from vecall.data.split import (
     build_eval_cases,
     describe_target_kinds,
     drop_zero_counts,
-    list_targets,
-    select_train_weights,
 )
 from vecall.errors import DataError
 
@@ -102,12 +100,7 @@ def _split_by_parts(
     train = select(parts == TRAIN)
     before_test = select(parts != TEST) if reads_validation else train
     valid, test = (
-        build_eval_cases(
-            history.values,
-            history.offsets[:-1],
-            history.offsets[1:],
-            list_targets(positives, parts == part, n_users),
-        )
+        build_eval_cases(positives, parts == part, history.values, history.offsets[:-1], history.offsets[1:])
         for part, history in ((VALID, train), (TEST, before_test))
     )
     return Split(
@@ -118,7 +111,6 @@ def _split_by_parts(
         test=test,
         user_counts_by_reason={},
         positive_parts=parts,
-        train_weights=select_train_weights(positives, parts),
     )
 
 
@@ -136,4 +128,5 @@ def _select_train_negatives(interactions: Interactions, parts: NDArray[np.int8],
     positions = np.flatnonzero(~interactions.is_positive & is_train)
     users = interactions.users[positions]
     firsts = np.searchsorted(interactions.users, users)
-    return HardNegatives(users, interactions.items[positions], counts[positions] - counts[firsts])
+    context = None if interactions.context is None else interactions.context[positions]
+    return HardNegatives(users, interactions.items[positions], counts[positions] - counts[firsts], context)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from vecall.arrays import Mask, Scores
+from vecall.data.frames import is_empty_row
 from vecall.data.ragged import EvalCases
 from vecall.evaluation.scorer import BlockScorer, Scorer
 
@@ -59,4 +60,6 @@ def compute_unknown_user_mask(cases: EvalCases, *, reads_history: bool, has_feat
             `cases.users`; None if it reads none.
     """
     is_unknown = cases.histories.lengths == 0 if reads_history else np.ones(len(cases), dtype=np.bool_)
+    if cases.context is not None:
+        is_unknown = is_unknown & is_empty_row(cases.context)
     return is_unknown if has_features_by_user is None else is_unknown & ~has_features_by_user[cases.users]

@@ -123,7 +123,10 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
     def encode_users(cases: EvalCases) -> NDArray[np.float32]:
-        inputs = UserTowerInputs(cases.histories, user_features[cases.users])
+        features = user_features[cases.users]
+        if cases.context is not None:
+            features = features.with_columns(cases.context.get_columns())
+        inputs = UserTowerInputs(cases.histories, features)
         return inputs.encode(encoder, release.index.get_vectors)
 
     served_model = ServedModel(

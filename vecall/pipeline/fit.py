@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
@@ -99,7 +100,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     # The refitted model may have been trained on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
     training_data, vocabulary = _build_training_data(
-        dataset, split.train, split.hard_negatives, split.train_weights, init_model
+        dataset, split.train, split.hard_negatives, (split.train_weights, split.train_context), init_model
     )
     init_weights = None if init_run is None else init_run.weights_path
     fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights)
@@ -165,15 +166,24 @@ def _build_training_data(
     dataset: Dataset,
     train_histories: RaggedArray,
     negatives: HardNegatives,
-    weights: NDArray[np.float32] | None,
+    columns: tuple[NDArray[np.float32] | None, pl.DataFrame | None],
     init_model: TrainedModel | None,
 ) -> tuple[TrainingData, ModelVocabulary]:
-    """Fit the feature encoders to the training histories and encode the catalogue with them."""
+    """Fit the feature encoders to the training histories and encode the catalogue with them.
+
+    Args:
+        dataset: The tables.
+        train_histories: U histories.
+        negatives: Hard negatives of the training.
+        columns: Weights and context features of the values of the histories; None if there are none.
+        init_model: The initial model; None without one.
+    """
+    weights, context = columns
     item_encoder, user_encoder = dataset.fit_feature_encoders(
-        train_histories.values, np.flatnonzero(train_histories.lengths)
+        train_histories.values, np.flatnonzero(train_histories.lengths), context
     )
     training_data = TrainingData.from_catalogue(
-        dataset.catalogue, (item_encoder, user_encoder), train_histories, negatives, weights
+        dataset.catalogue, (item_encoder, user_encoder), train_histories, negatives, weights, context
     )
     item_ids = dataset.catalogue.items
     if init_model is not None and init_model.vocabulary.item_id_map.id_type == item_ids.id_type:
@@ -244,7 +254,11 @@ def _refit_and_time(
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
     training_data, vocabulary = _build_training_data(
-        dataset, dataset.histories, select_hard_negatives(dataset.interactions), dataset.history_weights, init_model
+        dataset,
+        dataset.histories,
+        select_hard_negatives(dataset.interactions),
+        (dataset.history_weights, dataset.history_context),
+        init_model,
     )
     result = train(
         training_data,

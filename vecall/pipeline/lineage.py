@@ -74,7 +74,11 @@ class DataFingerprint(BaseModel):
                 split.hard_negatives.prior_positive_counts,
             ],
             "item features": [_to_byte_array(vocabulary.item_encoder.state), *training_data.item_features.values()],
-            "user features": [_to_byte_array(vocabulary.user_encoder.state), *training_data.user_features.values()],
+            "user features": [
+                _to_byte_array(vocabulary.user_encoder.state),
+                *training_data.user_features.values(),
+                *training_data.context_features.values(),
+            ],
         }
         digests = {name: _compute_digest(arrays) for name, arrays in parts.items()}
         digests["weights of the --init run"] = (

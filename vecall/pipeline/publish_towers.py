@@ -203,6 +203,11 @@ def _check_arguments(
         raise ConfigError(f"history_length: expected an integer in 1 .. 1000, got {history_length!r:.80}")
     if reads_history(item_tower, _ITEM_TOWER):
         raise ExportError(f"{_ITEM_TOWER}: forward has `history` and `lengths`; only the user tower reads histories")
+    if schema.interactions.context:
+        raise ConfigError(
+            "schema.interactions.context: is read by towers that `fit` trains; leave it out, or make features of users "
+            "of its columns"
+        )
     if not schema.items.features:
         raise ConfigError("schema.items.features: is empty; the item tower reads nothing but features, so name some")
     has_history = reads_history(user_tower, _USER_TOWER)

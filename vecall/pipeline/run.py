@@ -123,7 +123,9 @@ class TrainedModel:
     def build_scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
         """Build a scorer of the data set's items, with features encoded as in training."""
         encoders = self.vocabulary.item_encoder, self.vocabulary.user_encoder
-        training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives)
+        training_data = TrainingData.from_catalogue(
+            dataset.catalogue, encoders, split.train, split.hard_negatives, history_context=split.train_context
+        )
         return TowerScorer(self.towers, training_data)
 
     def state_dict(self) -> Mapping[str, Tensor]:

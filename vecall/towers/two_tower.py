@@ -236,7 +236,7 @@ class TwoTower(nn.Module):
                 in 0 .. M - 1 and is ignored.
             history_index: [P] index in 0 .. B - 1 of each position's history.
             positions: [P] number of items read at each position, 0 .. L.
-            features: Encoded features of the B users.
+            features: Encoded features of the user at each position, [P, ...] each.
 
         Returns:
             [P, D] vectors of length 1.
@@ -246,5 +246,4 @@ class TwoTower(nn.Module):
         all_positions = history_encoder.encode_all_positions(
             self._gather_with_item_dropout(item_vectors, histories)
         )  # [B, L + 1, D]
-        features_by_position = {name: values[history_index] for name, values in features.items()}  # [P, ...] each
-        return self.user_tower.to_user_vector(all_positions[history_index, positions], features_by_position)
+        return self.user_tower.to_user_vector(all_positions[history_index, positions], features)

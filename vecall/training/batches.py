@@ -26,6 +26,7 @@ class Samples:
         positions: [n] number of items of the user's history before the sample.
         labels: [n] float32, 1 for a positive, 0 for a negative.
         weights: [n] weight in the loss, above 0; None if all weigh the same.
+        context_rows: [n] row in the encoded context features, that of a negative from the end; None without such.
     """
 
     users: Rows
@@ -33,13 +34,18 @@ class Samples:
     positions: Rows
     labels: NDArray[np.float32]
     weights: NDArray[np.float32] | None = None
+    context_rows: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
 
 def build_positive_samples(
-    histories: RaggedArray, *, min_history: int = 0, weights: NDArray[np.float32] | None = None
+    histories: RaggedArray,
+    *,
+    min_history: int = 0,
+    weights: NDArray[np.float32] | None = None,
+    has_context: bool = False,
 ) -> Samples:
     """Make a positive sample of every position of every history that weighs more than 0.
 
@@ -47,6 +53,7 @@ def build_positive_samples(
         histories: U histories of item rows, oldest first.
         min_history: Positions with fewer items before them are left out.
         weights: Weight in the loss of each value of `histories`; None if all weigh the same.
+        has_context: Whether each value of `histories` has a row of encoded context features.
     """
     counts = np.maximum(histories.lengths - min_history, 0)  # [U] samples of each history
     users = np.repeat(np.arange(len(histories), dtype=np.int32), counts)
@@ -56,22 +63,26 @@ def build_positive_samples(
     for position in range(min_history):
         is_kept[(histories.offsets[:-1] + position)[histories.lengths > position]] = False
     items, labels = histories.values[is_kept], np.ones(len(users), dtype=np.float32)
+    rows = np.flatnonzero(is_kept) if has_context else None
     if weights is None:
-        return Samples(users, items, positions, labels)
+        return Samples(users, items, positions, labels, context_rows=rows)
     sample_weights = weights[is_kept]
     kept = np.flatnonzero(sample_weights)
-    return Samples(users[kept], items[kept], positions[kept], labels[kept], sample_weights[kept])
+    rows = None if rows is None else rows[kept]
+    return Samples(users[kept], items[kept], positions[kept], labels[kept], sample_weights[kept], rows)
 
 
 def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Samples:
     """Append samples with label 0, and weight 1, to the positives."""
-    labels = np.zeros(len(negatives.users), dtype=np.float32)
+    count = len(negatives.users)
+    labels = np.zeros(count, dtype=np.float32)
     return Samples(
         np.concatenate([positives.users, negatives.users.astype(np.int32)]),
         np.concatenate([positives.items, negatives.items]),
         np.concatenate([positives.positions, negatives.prior_positive_counts.astype(np.int32)]),
         np.concatenate([positives.labels, labels]),
         None if positives.weights is None else np.concatenate([positives.weights, np.ones_like(labels)]),
+        None if positives.context_rows is None else np.concatenate([positives.context_rows, np.arange(-count, 0)]),
     )
 
 
@@ -205,6 +216,7 @@ class SampleBatches:
             histories=torch.from_numpy(histories),
             lengths=torch.from_numpy(lengths),
             weights=None if samples.weights is None else torch.from_numpy(samples.weights[indices]),
+            context_rows=None if samples.context_rows is None else torch.from_numpy(samples.context_rows[indices]),
         )
 
 

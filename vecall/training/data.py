@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,6 +31,9 @@ class TrainingData:
         user_specs: User features by name.
         warm_started_items: Rows of the items whose id vectors come from an older model.
         history_weights: Weight in the loss of each value of `histories`; 0: it is only read. None if all weigh 1.
+        context_features: Encoded context features, [total + n, ...] each: of each value of `histories`, then of each of
+            the n hard negatives. They are among `user_specs`; in `user_features` they are missing values.
+        context_encoder: Encodes context features of cases to evaluate; None without such.
     """
 
     histories: RaggedArray
@@ -41,6 +45,8 @@ class TrainingData:
     user_specs: Mapping[str, FeatureSpec]
     warm_started_items: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     history_weights: NDArray[np.float32] | None = None
+    context_features: EncodedFeatures = field(default_factory=dict)
+    context_encoder: FeatureEncoder | None = None
 
     @cached_property
     def observed_items(self) -> Rows:
@@ -70,6 +76,7 @@ class TrainingData:
         histories: RaggedArray,
         hard_negatives: HardNegatives,
         history_weights: NDArray[np.float32] | None = None,
+        history_context: pl.DataFrame | None = None,
     ) -> "TrainingData":
         """Encode the features of all items and users of a catalogue.
 
@@ -79,8 +86,14 @@ class TrainingData:
             histories: U histories of item rows, oldest first.
             hard_negatives: See the class.
             history_weights: See the class.
+            history_context: Context features of each value of `histories`; None without such.
         """
         item_encoder, user_encoder = encoders
+        context_encoder, context_features = None, EncodedFeatures()
+        if history_context is not None:
+            context_encoder = user_encoder.select(history_context.columns)
+            frames = [history_context, *([] if hard_negatives.context is None else [hard_negatives.context])]
+            context_features = context_encoder.encode(pl.concat(frames))
         return cls(
             histories=histories,
             hard_negatives=hard_negatives,
@@ -90,6 +103,8 @@ class TrainingData:
             item_specs=item_encoder.specs,
             user_specs=user_encoder.specs,
             history_weights=history_weights,
+            context_features=context_features,
+            context_encoder=context_encoder,
         )
 
 

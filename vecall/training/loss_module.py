@@ -26,6 +26,8 @@ from vecall.training.windows import WindowBatch
 
 AnyBatch = SampleBatch | WindowBatch
 
+_HIDDEN_CONTEXT = 0.1  # share of the values of a context feature
+
 
 class LossModule(LightningModule):
     """The losses of `TwoTowerModule`, which sets the attributes.
@@ -73,8 +75,22 @@ class LossModule(LightningModule):
 
     def _encode_users(self, item_vectors: Tensor, batch: AnyBatch) -> Tensor:
         """Encode the users of a batch, whose input items are rows of [M, D] vectors → [P, D] / temperature."""
-        features = take(self._device_features["users"], batch.users)
+        features = take(self._device_features["users"], batch.target_users)  # [P, ...] each
+        if batch.context_rows is not None:
+            features |= self._hide_context(take(self._device_features["context"], batch.context_rows))
         return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
+
+    def _hide_context(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make missing values, which are zeros, of a share of the [P, ...] context features, in training alone.
+
+        Requests without context are encoded well only if training has such.
+        """
+        if not self.towers.training:
+            return features
+        return {
+            name: values * (torch.rand(len(values), *[1] * (values.dim() - 1), device=values.device) >= _HIDDEN_CONTEXT)
+            for name, values in features.items()
+        }
 
     def _zip_members(self, users: Tensor, items: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each ensemble member's parts of [P, D] users and [M, D] items; each member has its own loss."""

@@ -184,7 +184,11 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
     averaged_weights = all_weights if plan.row_moments else dense_weights
     return MemoryEstimate(
-        features=sum(array.nbytes for array in (*data.item_features.values(), *data.user_features.values())),
+        features=sum(
+            array.nbytes
+            for features in (data.item_features, data.user_features, data.context_features)
+            for array in features.values()
+        ),
         histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
         samples=(_SAMPLE_BYTES + _INDEX_BYTES) * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
         weights=_FLOAT_BYTES * all_weights,

@@ -151,7 +151,12 @@ class TwoTowerModule(LossModule):
 
     def _build_samples(self) -> Samples:
         weights = self.data.history_weights
-        positives = build_positive_samples(self.data.histories, min_history=self._min_history, weights=weights)
+        positives = build_positive_samples(
+            self.data.histories,
+            min_history=self._min_history,
+            weights=weights,
+            has_context=bool(self.data.context_features),
+        )
         if len(positives) == 0 and weights is not None:
             raise TrainingError(
                 "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
@@ -181,7 +186,13 @@ class TwoTowerModule(LossModule):
         shard = None if self._group is None else Shard(self._group.rank, self._group.size)
         if self._windows is not None:
             return WindowBatches(
-                self._windows, histories, batch_size=settings.batch, seed=settings.seed, epoch=epoch, shard=shard
+                self._windows,
+                histories,
+                batch_size=settings.batch,
+                seed=settings.seed,
+                epoch=epoch,
+                shard=shard,
+                has_context=bool(self.data.context_features),
             )
         return SampleBatches(
             self._samples,
@@ -222,6 +233,7 @@ class TwoTowerModule(LossModule):
         self._device_features = {
             "items": to_tensors(self.data.item_features, self.device),
             "users": to_tensors(self.data.user_features, self.device),
+            "context": to_tensors(self.data.context_features, self.device),
         }
         self._hard_negative_sampler = self._hard_negative_sampler.to(self.device)
 

@@ -36,7 +36,7 @@ class TowerScorer:
     """
 
     def __init__(self, towers: TwoTower, data: TrainingData) -> None:
-        self._towers, self._user_features = towers, data.user_features
+        self._towers, self._user_features, self._context_encoder = towers, data.user_features, data.context_encoder
         self.item_vectors = encode_all_items(towers, data)
 
     def encode_users(self, cases: EvalCases) -> NDArray[np.float32]:
@@ -51,7 +51,10 @@ class TowerScorer:
         history_length = self._towers.settings.history.length
         histories, lengths = cases.histories.truncate_to_last(history_length).to_padded(fill_value=0)
         device = self.item_vectors.device
-        features = to_tensors({name: values[cases.users] for name, values in self._user_features.items()}, device)
+        encoded = {name: values[cases.users] for name, values in self._user_features.items()}
+        if self._context_encoder is not None and cases.context is not None:
+            encoded |= self._context_encoder.encode(cases.context)
+        features = to_tensors(encoded, device)
         items, index = np.unique(histories, return_inverse=True)
         with eval_mode(self._towers):
             return self._towers.encode_users(

@@ -132,7 +132,7 @@ class WindowBatch(BatchPart):
         Args:
             towers: Causal towers to encode with.
             item_vectors: [M, D] vectors that `input_items` are rows of.
-            features: Encoded features of the B users.
+            features: Encoded features of the user at each position, [P, ...] each.
 
         Returns:
             [P, D] vectors of length 1.
@@ -152,6 +152,7 @@ class WindowBatches:
         seed: Seed of the order.
         epoch: Number of the epoch.
         shard: Part of each batch to build; None for all of it.
+        has_context: Whether each value of `histories` has a row of encoded context features.
     """
 
     def __init__(
@@ -163,8 +164,9 @@ class WindowBatches:
         seed: int,
         epoch: int,
         shard: Shard | None = None,
+        has_context: bool = False,
     ) -> None:
-        self._windows, self._histories, self._shard = windows, histories, shard
+        self._windows, self._histories, self._shard, self._has_context = windows, histories, shard, has_context
         rng = build_epoch_rng(seed, epoch)
         order = rng.permutation(len(windows))
         lengths, target_counts = windows.lengths, windows.target_counts
@@ -228,6 +230,7 @@ class WindowBatches:
             positions=torch.from_numpy(positions),
             target_items=torch.from_numpy(items[window_index, positions]),
             weights=None if windows.weights is None else torch.from_numpy(windows.weights[located]),
+            context_rows=torch.from_numpy(located) if self._has_context else None,
         )
 
 
