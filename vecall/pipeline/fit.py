@@ -21,6 +21,7 @@ from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
+from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
@@ -197,7 +198,7 @@ def _validate(
 
     So a relative gain of 1 % in NDCG@10 counts as much as one in recall@k.
     """
-    k = min(_MONITORED_K, max(1, n_items // 10))  # a larger k would retrieve most of a small catalogue
+    k = limit_depth(n_items, _MONITORED_K)
     metrics = evaluate_scorer(
         wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0, processes=group
     ).seen_excluded_or_included
