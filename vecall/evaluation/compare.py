@@ -1,7 +1,7 @@
 """Evaluation of a model, its index and the baselines by one protocol: the result of `vecall evaluate`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -10,7 +10,13 @@ from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
-from vecall.evaluation.baseline_evaluation import ScorerFactory, build_baseline_factories, evaluate_models
+from vecall.evaluation.baseline_comparison import BaselineComparison, compare_with_baselines
+from vecall.evaluation.baseline_evaluation import (
+    BASELINES,
+    ScorerFactory,
+    build_baseline_factories,
+    evaluate_models,
+)
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.fallback import FallbackScorer, compute_unknown_user_mask
@@ -125,6 +131,12 @@ class EvaluationReport:
     item_counts: Scores
 
     @property
+    def comparison(self) -> BaselineComparison | None:
+        """The model beside the baselines that were evaluated."""
+        baselines = {name: self.results[name] for name in BASELINES if name in self.results}
+        return compare_with_baselines(self.results["model"], baselines)
+
+    @property
     def route_summary(self) -> str:
         """One line about the routes that recalls of the evaluated users take."""
         actions = {
@@ -142,6 +154,7 @@ class EvaluationReport:
         return {
             "protocol": " ".join(self.protocol),
             "dropped": dict(self.dropped),
+            "comparison": None if self.comparison is None else asdict(self.comparison),
             **self._results_to_json(None),
             "with_history": self._results_to_json(WITH_HISTORY),
             "ann": first | {"paths": dict(self.first_k_route_counts), "others": others},
