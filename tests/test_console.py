@@ -32,3 +32,11 @@ def test_log_file_gets_lines_without_control_characters(monkeypatch):
     first, last = log_file.file.getvalue().splitlines()
     assert first.startswith("[epoch] 1: 1 of 4 (25 %), ")
     assert last == "[epoch] 1: 1 of 4 (25 %) in 0 s"
+
+
+def test_announced_line_stands_above_the_bars_as_it_is(monkeypatch):
+    terminal = make_console(is_terminal=True)
+    monkeypatch.setattr(console, "err", terminal)
+    with progress.report_to(console.build_progress_listener()), progress.track("epoch 1", 4):
+        progress.announce("[9] items")
+    assert "[9] items" in terminal.file.getvalue()

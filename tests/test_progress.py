@@ -34,6 +34,18 @@ def test_log_has_a_line_every_30_seconds_and_the_duration():
     ]
 
 
+def test_announced_line_is_written_at_once_and_without_a_listener_logged(caplog):
+    lines = []
+    with progress.report_to(ProgressLog(lines.append)), progress.track("long", 2):
+        progress.announce("9 items")
+    assert lines == ["9 items"]
+    with caplog.at_level(logging.INFO, logger="vecall"):
+        progress.announce("8 items")
+    with progress.report_to(None):
+        progress.announce("7 items")
+    assert [record.message for record in caplog.records] == ["8 items"]
+
+
 def test_short_task_logs_nothing():
     lines, clock = [], Clock()
     with progress.report_to(ProgressLog(lines.append, clock)), progress.track("short", 2) as advance:

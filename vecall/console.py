@@ -60,6 +60,10 @@ class ProgressBars:
         """Stop the most recent bar."""
         self._running.pop().stop()
 
+    def write_line(self, text: str) -> None:
+        """Print a line above the bars."""
+        _print_progress_line(text)
+
 
 class _PaceColumn(ProgressColumn):
     """Rate and time left of a running task, rate and duration of a finished one."""

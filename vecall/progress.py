@@ -28,6 +28,9 @@ class ProgressListener(Protocol):
     def stop_task(self) -> None:
         """Stop the most recently started task, whether it is complete or was aborted."""
 
+    def write_line(self, text: str) -> None:
+        """Show a line of text, beside or above the tasks."""
+
 
 class ProgressLog:
     """Progress listener that writes a line about a running task every 30 seconds, and one with its duration at the end.
@@ -52,6 +55,10 @@ class ProgressLog:
     def stop_task(self) -> None:
         """Stop the most recently started task."""
         self._running.pop().stop()
+
+    def write_line(self, text: str) -> None:
+        """Write a line."""
+        self._write(text)
 
 
 class _LoggedTask:
@@ -119,6 +126,13 @@ def track(name: str, total: int) -> Iterator[ProgressCallback]:
         yield advance
     finally:
         listener.stop_task()
+
+
+def announce(text: str) -> None:
+    """Show a line to the current listener, such as what was read; without one, log it at level INFO."""
+    listener = _get_listener.get()()
+    if listener is not None:
+        listener.write_line(text)
 
 
 def _noop(steps: int = 1, note: str = "") -> None:

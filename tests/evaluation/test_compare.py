@@ -54,6 +54,7 @@ def evaluate(served_model):
     dataset = SimpleNamespace(catalogue=SimpleNamespace(items=range(ITEMS)), dropped_counts={"bad rows": 2})
     split = SimpleNamespace(
         train=RaggedArray.from_lists([order[:8] for order in ORDERS]),
+        valid=CASES,
         test=CASES,
         protocol="each user's last two items are the test",
         user_counts_by_reason={},

@@ -86,15 +86,18 @@ def test_progress_and_log_of_the_first_worker_are_reported_here(run_stub, caplog
         def stop_task(self):
             events.append("stop")
 
+        def write_line(self, text):
+            events.append(text)
+
     with progress.report_to(Listener()), caplog.at_level(logging.INFO, logger="vecall"):
         run_stub(
             """
             if rank == 0:
                 send("start", "epoch 1", 8); send("advance", 3, "fast"); send("log", "vecall.x", 20, "50 % done")
-                send("stop"); send("start", "epoch 2", 8)
+                send("stop"); send("line", "9 items"); send("start", "epoch 2", 8)
             """
         )
-    assert events == [("epoch 1", 8), (3, "fast"), "stop", ("epoch 2", 8), "stop"]
+    assert events == [("epoch 1", 8), (3, "fast"), "stop", "9 items", ("epoch 2", 8), "stop"]
     assert [(record.name, record.message) for record in caplog.records] == [("vecall.x", "50 % done")]
 
 

@@ -66,7 +66,7 @@ def fit(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the two-tower model and evaluate it on the held-out split."""
+    """Train the two-tower model and evaluate it on the held-out split, beside popularity, EASE and co-occurrence."""
     from vecall.config import load_config
     from vecall.pipeline.fit import fit as fit_run
 
@@ -78,8 +78,16 @@ def fit(
         console.print_json({"run": str(run), "seconds": summary.seconds, "metrics": summary.metrics})
         return
     metrics: dict[str, Any] = summary.metrics
+    models: dict[str, Any] = {"model": metrics, **summary.baselines}
     seen = "excluded" if any(value is not None for value in metrics["seen_excluded"].values()) else "included"
-    console.print_metrics(f"{summary.protocol}; seen items {seen}", {"model": metrics[f"seen_{seen}"]})
+    console.print_metrics(
+        f"{summary.protocol}; seen items {seen}", {name: values[f"seen_{seen}"] for name, values in models.items()}
+    )
+    comparison = summary.comparison
+    if comparison is not None and comparison.level != "below":  # which `fit` has warned of
+        console.out.print(f"{comparison.message} {comparison.advice}".strip(), markup=False)
+    for note in summary.baseline_notes:
+        console.out.print(note, markup=False)
     console.out.print(f"{summary.epochs} epochs in {summary.seconds:.0f} s, best epoch {summary.best_epoch + 1}: {run}")
 
 
@@ -101,7 +109,7 @@ def publish(
         typer.Option(
             "--allow-worse",
             help="Publish even if items or recall are less than half of the current release's (a smaller loss is never "
-            "refused).",
+            "refused); do not warn of a model below the baselines.",
         ),
     ] = False,
     *,
@@ -204,6 +212,8 @@ def _print_evaluation(evaluation: "EvaluationReport") -> None:
         console.print_metrics("model recall, seen items excluded, of users with a history", metrics_by_model)
     _print_ann_results(evaluation.ann_results)
     console.out.print(evaluation.route_summary)
+    if evaluation.comparison is not None:
+        console.out.print(f"{evaluation.comparison.message} {evaluation.comparison.advice}".strip(), markup=False)
     dropped = [f"dropped: {count:,} {reason}" for reason, count in evaluation.dropped.items()]
     console.out.print("\n".join([*evaluation.protocol, *dropped]))
 

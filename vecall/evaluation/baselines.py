@@ -15,7 +15,9 @@ from vecall.evaluation.scorer import BlockScorer
 MAX_EASE_DIM = 30_000
 """Largest min(users, items) of EASE, which inverts a matrix of that size squared: some minutes here."""
 
-_EASE_BYTES_PER_WEIGHT = 12  # of the matrix: float32, and its sparse form, of which it is made
+DEFAULT_EASE_L2 = 500.0
+
+_EASE_BYTES_PER_WEIGHT = 12  # float32 counts and, before, their sparse form; after, the weights for two values of l2
 _EASE_BYTES_PER_INTERACTION = 60  # sparse matrices and their construction
 _COUNTED_CHUNK = 2**20  # interactions whose users are counted at once
 
@@ -60,6 +62,43 @@ class Popularity:
         return lambda start, stop: np.broadcast_to(self.item_counts[start:stop], (len(cases), stop - start))
 
 
+class EaseGram:
+    """Item-item or user-user counts of EASE, whichever are fewer: several regularizations can be fitted to them.
+
+    Args:
+        train: A list of item rows per user.
+        n_items: N.
+
+    Attributes:
+        dim: min(users with interactions, N).
+
+    Raises:
+        ConfigError: `dim` is above `MAX_EASE_DIM`, or memory is too small.
+    """
+
+    def __init__(self, train: RaggedArray, n_items: int) -> None:
+        n_users = int(np.count_nonzero(train.lengths))
+        self.dim = min(n_users, n_items)
+        if self.dim > MAX_EASE_DIM:
+            raise ConfigError(
+                f"EASE inverts a matrix of min(users, items) squared: expected at most {MAX_EASE_DIM:,} of either, "
+                f"got {n_users:,} users and {n_items:,} items"
+            )
+        needed_bytes = _EASE_BYTES_PER_WEIGHT * self.dim**2 + _EASE_BYTES_PER_INTERACTION * len(train.values)
+        check_baseline_memory("EASE", needed_bytes)
+        interactions = build_interaction_matrix(train.take(np.flatnonzero(train.lengths)), n_items)
+        self._interactions = interactions if n_users < n_items else None  # [users, N], of the dual form alone
+        counts = interactions @ interactions.T if n_users < n_items else interactions.T @ interactions
+        self._counts: NDArray[np.float32] = counts.toarray()
+
+    def solve(self, l2: float) -> "_PrimalEase | _DualEase":
+        """Return the weights for one regularization, above 0."""
+        regularized = self._counts.copy()
+        regularized[np.diag_indices_from(regularized)] += np.float32(l2)
+        inverse = _invert_spd(regularized)
+        return _PrimalEase(inverse) if self._interactions is None else _DualEase(self._interactions, inverse, l2)
+
+
 class Ease:
     """The linear autoencoder EASE (Steck, WWW 2019, arXiv 1905.03375).
 
@@ -71,26 +110,19 @@ class Ease:
         train: A list of item rows per user.
         n_items: N.
         l2: Regularization, above 0; a larger value gives rare items less weight.
+        gram: Counts of the same `train`, to fit several `l2` to; None to count.
 
     Raises:
         ConfigError: `l2` is not positive, min(users, items) is above `MAX_EASE_DIM`, or memory is too small.
     """
 
-    def __init__(self, train: RaggedArray, n_items: int, l2: float = 500.0) -> None:
+    def __init__(
+        self, train: RaggedArray, n_items: int, l2: float = DEFAULT_EASE_L2, gram: EaseGram | None = None
+    ) -> None:
         if not l2 > 0:
             raise ConfigError(f"EASE: expected a positive l2, got {l2}")
-        n_users = int(np.count_nonzero(train.lengths))
-        dim = min(n_users, n_items)
-        if dim > MAX_EASE_DIM:
-            raise ConfigError(
-                f"EASE inverts a matrix of min(users, items) squared: expected at most {MAX_EASE_DIM:,} of either, "
-                f"got {n_users:,} users and {n_items:,} items"
-            )
-        needed_bytes = _EASE_BYTES_PER_WEIGHT * dim**2 + _EASE_BYTES_PER_INTERACTION * len(train.values)
-        check_baseline_memory("EASE", needed_bytes)
-        interactions = build_interaction_matrix(train.take(np.flatnonzero(train.lengths)), n_items)
         self._n_items = n_items
-        self._solver = _DualEase(interactions, l2) if n_users < n_items else _PrimalEase(interactions, l2)
+        self._solver = (gram or EaseGram(train, n_items)).solve(l2)
 
     def __call__(self, cases: EvalCases) -> BlockScorer:
         """Return the scorer of blocks of items for B cases, from the set of items in each history."""
@@ -98,12 +130,10 @@ class Ease:
 
 
 class _PrimalEase:
-    """EASE with its item-item weights [N, N] in memory."""
+    """EASE with its item-item weights [N, N] in memory, made of P, which is overwritten."""
 
-    def __init__(self, interactions: sparse.csr_array, l2: float) -> None:
-        gram = (interactions.T @ interactions).toarray()
-        gram[np.diag_indices_from(gram)] += np.float32(l2)
-        self._weights = _invert_spd(gram)
+    def __init__(self, p_matrix: NDArray[np.float32]) -> None:
+        self._weights = p_matrix
         self._weights /= -np.diag(self._weights)
         np.fill_diagonal(self._weights, 0.0)
 
@@ -119,11 +149,15 @@ class _PrimalEase:
 class _DualEase:
     """EASE with the [users, users] inverse M = (XXᵀ + l2·I)⁻¹ and the diagonal of P, [N], in memory."""
 
-    def __init__(self, interactions: sparse.csr_array, l2: float, block_size: int = 1024) -> None:
-        kernel = (interactions @ interactions.T).toarray()
-        kernel[np.diag_indices_from(kernel)] += np.float32(l2)
+    def __init__(
+        self,
+        interactions: sparse.csr_array,
+        kernel_inverse: NDArray[np.float32],
+        l2: float,
+        block_size: int = 1024,
+    ) -> None:
         self._interactions = interactions.tocsc()  # [users, N], by item
-        self._l2, self._kernel_inverse = np.float32(l2), _invert_spd(kernel)
+        self._l2, self._kernel_inverse = np.float32(l2), kernel_inverse
         items = interactions.T.tocsr()  # [N, users]
         quadratic_forms = [
             _compute_quadratic_forms(items[start : start + block_size], self._kernel_inverse)

@@ -1,29 +1,30 @@
 """Evaluation of a model, its index and the baselines by one protocol: the result of `vecall evaluate`."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vecall import progress
 from vecall.arrays import Mask, Scores, Vectors
 from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
-from vecall.errors import ConfigError
 from vecall.evaluation.ann import AnnBenchmarkResult, benchmark_ann
-from vecall.evaluation.baselines import Ease, Popularity
-from vecall.evaluation.cooccurrence import RecentCooccurrence
-from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
+from vecall.evaluation.baseline_comparison import BaselineComparison, compare_with_baselines
+from vecall.evaluation.baseline_evaluation import (
+    BASELINES,
+    ScorerFactory,
+    build_baseline_factories,
+    evaluate_models,
+)
+from vecall.evaluation.baselines import Popularity
+from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.fallback import FallbackScorer, compute_unknown_user_mask
 from vecall.evaluation.sampling import describe_users, select_test_cases
 from vecall.evaluation.scorer import BlockScorer, Scorer
 from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
-
-logger = logging.getLogger(__name__)
 
 WITH_HISTORY = "with_history"  # name of the group of users that have a history
 _MAX_ANN_QUERIES = 1_000  # user vectors that the index is benchmarked with
@@ -130,6 +131,12 @@ class EvaluationReport:
     item_counts: Scores
 
     @property
+    def comparison(self) -> BaselineComparison | None:
+        """The model beside the baselines that were evaluated."""
+        baselines = {name: self.results[name] for name in BASELINES if name in self.results}
+        return compare_with_baselines(self.results["model"], baselines)
+
+    @property
     def route_summary(self) -> str:
         """One line about the routes that recalls of the evaluated users take."""
         actions = {
@@ -147,6 +154,7 @@ class EvaluationReport:
         return {
             "protocol": " ".join(self.protocol),
             "dropped": dict(self.dropped),
+            "comparison": None if self.comparison is None else asdict(self.comparison),
             **self._results_to_json(None),
             "with_history": self._results_to_json(WITH_HISTORY),
             "ann": first | {"paths": dict(self.first_k_route_counts), "others": others},
@@ -171,7 +179,8 @@ def evaluate_all(
 
     Args:
         dataset: Supplies the number of items and of what was dropped.
-        split: Baselines are fitted on `train` alone, as the model was, and read the same test histories.
+        split: Baselines are fitted on `train` alone, as the model was, and read the same test histories; EASE's l2 is
+            chosen on `valid`.
         scorer: Exact scores of the model.
         served_model: The same model with its index.
         ks: Depths of model recall.
@@ -182,14 +191,14 @@ def evaluate_all(
     cases = select_test_cases(split.test, n_items, all_users=all_users)
     popularity = Popularity(split.train, n_items)
     item_counts = popularity.item_counts
-    scorer_factories: dict[str, Callable[[], Scorer]] = {
-        "model": lambda: served_model.wrap_with_fallback(scorer, item_counts),
-        "index": lambda: served_model.wrap_with_fallback(IndexScorer(served_model, max(ks)), item_counts),
-        "ease": lambda: FallbackScorer(Ease(split.train, n_items), item_counts),
-        "cooccurrence": lambda: FallbackScorer(RecentCooccurrence(split.train, n_items), item_counts),
-        "popularity": lambda: popularity,
+    factories: dict[str, ScorerFactory] = {
+        "model": lambda: (served_model.wrap_with_fallback(scorer, item_counts), ""),
+        "index": lambda: (served_model.wrap_with_fallback(IndexScorer(served_model, max(ks)), item_counts), ""),
+        **build_baseline_factories(split, n_items, popularity),
     }
-    results, skipped = _evaluate_models(scorer_factories, cases, n_items, ks)
+    group_masks = {WITH_HISTORY: cases.histories.lengths > 0}
+    evaluated = evaluate_models(factories, cases, n_items, ks, group_masks=group_masks)
+    results = evaluated.results
     dropped = dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)
     if repeats := results["model"].repeat_target_count:
         dropped["targets already in the history (left out where seen items are excluded)"] = repeats
@@ -200,7 +209,7 @@ def evaluate_all(
             "Model, EASE, co-occurrence and popularity were fitted on the training part alone and read the same "
             "histories; `index` is the model through its index.",
             *_describe_users_without_history(cases.histories.lengths > 0),
-            *skipped,
+            *evaluated.notes,
         ),
         dropped=dropped,
         results=results,
@@ -209,27 +218,6 @@ def evaluate_all(
         tuning_points=served_model.tuning_points,
         item_counts=item_counts,
     )
-
-
-def _evaluate_models(
-    scorer_factories: Mapping[str, Callable[[], Scorer]], cases: EvalCases, n_items: int, ks: Sequence[int]
-) -> tuple[dict[str, EvaluationResult], list[str]]:
-    """Build and evaluate one model after the other.
-
-    Returns:
-        Results by name, and sentences about the baselines that were skipped.
-    """
-    group_masks = {WITH_HISTORY: cases.histories.lengths > 0}
-    results, skipped = {}, []
-    with progress.track("evaluating", len(scorer_factories)) as advance:
-        for name, make_scorer in scorer_factories.items():
-            try:
-                results[name] = evaluate_scorer(make_scorer(), cases, n_items, ks, group_masks=group_masks)
-            except ConfigError as error:  # the data are too large for a baseline
-                logger.warning("skipped baseline %s: %s", name, error)
-                skipped.append(f"{name} was skipped: {error}.")
-            advance(1, note=name)
-    return results, skipped
 
 
 def _describe_ranking(result: EvaluationResult, n_users: int, n_items: int) -> str:

@@ -16,6 +16,7 @@ from vecall.evaluation.metrics import (
     Ranks,
     compute_standard_error,
     coverage_at_k,
+    limit_depth,
     ndcg_at_k,
     recall_at_k,
     recall_per_user,
@@ -74,6 +75,9 @@ class EvaluationResult:
         repeat_target_count: Targets that count in `seen_included` alone, since they are in their user's history.
         standard_errors: `recall@k` for each k: the standard error over users of `seen_excluded_or_included`; NaN for a
             single user.
+        comparison_key: Key of the recall by which models are compared: at the largest k up to 100, and up to a tenth of
+            the items; at the smallest k if all are larger.
+        recall_by_user: [users with targets] this recall of each user in `seen_excluded_or_included`, in their order.
         sample: Sample of users, for plots.
     """
 
@@ -85,6 +89,8 @@ class EvaluationResult:
     all_repeat_user_count: int
     repeat_target_count: int
     standard_errors: Metrics
+    comparison_key: str
+    recall_by_user: NDArray[np.float64]
     sample: UserSample
 
     @property
@@ -222,6 +228,7 @@ class _RankingMetrics:
 
         seen_excluded, seen_included = compute_metrics(np.ones(len(cases), dtype=np.bool_))
         ranks, lists, _ = rankings[0] if len(new_targets.values) else rankings[1]
+        comparison_k = max((k for k in ks if k <= limit_depth(n_items)), default=min(ks))
         return EvaluationResult(
             seen_excluded=seen_excluded,
             seen_included=seen_included,
@@ -233,6 +240,8 @@ class _RankingMetrics:
             standard_errors={
                 f"recall@{k}": compute_standard_error(recall_per_user(ranks, lists.offsets, k)) for k in ks
             },
+            comparison_key=f"recall@{comparison_k}",
+            recall_by_user=recall_per_user(ranks, lists.offsets, comparison_k),
             sample=sample,
         )
 

@@ -9,6 +9,11 @@ from vecall.errors import ConfigError, DataError
 Ranks = NDArray[np.int64]
 
 
+def limit_depth(n_items: int, k: int = 100) -> int:
+    """Return k, or a tenth of fewer than 10 k items: a larger k would retrieve most of a small catalogue."""
+    return min(k, max(1, n_items // 10))
+
+
 def recall_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
     """Return the mean over users of |top k ∩ held out| / |held out|; the denominator is never k.
 

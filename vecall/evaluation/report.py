@@ -54,6 +54,9 @@ class ReportContent:
     Attributes:
         title: Title of the page.
         headline: The result in one sentence.
+        comparison: The model beside the baselines in one sentence; it is the first line, if there is one.
+        advice: What to try where the model is not above all baselines; shown with `comparison`.
+        comparison_level: "above", "equal" or "below"; the last is marked.
         protocol: Sentences about split, ranking and seen items.
         models: `EvaluationResult.as_json()` by name. The first is the model, and `index` the model through its index;
             all others are baselines.
@@ -74,6 +77,9 @@ class ReportContent:
     headline: str
     protocol: tuple[str, ...]
     models: Mapping[str, Mapping[str, MetricValues]]
+    comparison: str = ""
+    advice: str = ""
+    comparison_level: str = "above"
     dropped: tuple[tuple[str, int, str], ...] = ()
     ann_rows: tuple[AnnRow, ...] = ()
     ann_method: str = ""

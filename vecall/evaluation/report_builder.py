@@ -46,11 +46,15 @@ def write_evaluation_report(
     results = dict(report.results) | dict(extra_results or {})
     plotted = {name: result for name, result in results.items() if name != "index"}
     sample = results["model"].sample
+    comparison = report.comparison
     content = ReportContent(
         title=title,
         headline=_format_headline(report),
         protocol=report.protocol,
         models={name: result.as_json() for name, result in results.items()},
+        comparison="" if comparison is None else comparison.message,
+        advice="" if comparison is None else comparison.advice,
+        comparison_level="above" if comparison is None else comparison.level,
         dropped=tuple((reason, count, "") for reason, count in report.dropped.items()),
         ann_rows=tuple(result.as_json() for result in report.ann_results),
         ann_method=_ANN_METHOD,

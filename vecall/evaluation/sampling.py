@@ -9,15 +9,20 @@ MAX_FULL_PAIRS = 10**10  # users x items up to which all users are evaluated
 _SEED = 0
 
 
-def sample_cases(cases: EvalCases) -> EvalCases:
-    """Return a random sample of `SAMPLE_SIZE` cases in their order, or all if there are no more.
+def sample_cases(cases: EvalCases, size: int | None = None) -> EvalCases:
+    """Return a random sample of `size` cases in their order, or all if there are no more.
 
     The sample depends on the number of cases alone: it is the same in each epoch, after a resume and in each
     evaluation.
+
+    Args:
+        cases: All cases.
+        size: At least 1; None for `SAMPLE_SIZE`.
     """
-    if len(cases) <= SAMPLE_SIZE:
+    size = size or SAMPLE_SIZE
+    if len(cases) <= size:
         return cases
-    drawn = np.random.default_rng(_SEED).choice(len(cases), size=SAMPLE_SIZE, replace=False)
+    drawn = np.random.default_rng(_SEED).choice(len(cases), size=size, replace=False)
     return cases.take(np.sort(drawn))
 
 

@@ -8,9 +8,12 @@ from vecall.settings_base import SettingsModel
 
 
 class EvaluationSettings(SettingsModel):
-    """Depths at which models are evaluated."""
+    """Depths at which models are evaluated, and what stands beside them."""
 
     ks: tuple[int, ...] = Field((10, 50, 100, 200, 500), min_length=1, description="depths k of recall@k, ascending")
+    baselines: bool = Field(
+        True, description="whether fit evaluates popularity, EASE and co-occurrence beside the model, and compares"
+    )
 
     @field_validator("ks")
     @classmethod

@@ -21,7 +21,10 @@ from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
+from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
+from vecall.pipeline.data_summary import count_data, describe_data
+from vecall.pipeline.fit_baselines import evaluate_baselines
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
@@ -54,7 +57,7 @@ _MONITORED_K = 100
 
 
 def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) -> Run:
-    """Train the two-tower model on the tables and evaluate it on the held-out split.
+    """Train the two-tower model on the tables and evaluate it on the held-out split, beside the baselines.
 
     Args:
         config: Settings, see `vecall.load_config`.
@@ -91,6 +94,8 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
+    for line in describe_data(dataset, split):
+        progress.announce(line)
     hashes = hash_positives(dataset)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
@@ -121,6 +126,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
     scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
+    baselines = None
+    if config.evaluation.baselines:
+        baselines = run_on_main(group, partial(evaluate_baselines, split, n_items, config.evaluation.ks, test_result))
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
@@ -130,7 +138,11 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         seconds=round(seconds, 2),
         protocol=protocol,
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
+        data=count_data(dataset, split),
         metrics=test_result.as_json(),
+        baselines={} if baselines is None else baselines.metrics,
+        baseline_notes=() if baselines is None else baselines.notes,
+        comparison=None if baselines is None else baselines.comparison,
         refit=config.training.refit,
     )
     run_on_main(group, partial(_write_summary, summary, directory))
@@ -197,7 +209,7 @@ def _validate(
 
     So a relative gain of 1 % in NDCG@10 counts as much as one in recall@k.
     """
-    k = min(_MONITORED_K, max(1, n_items // 10))  # a larger k would retrieve most of a small catalogue
+    k = limit_depth(n_items, _MONITORED_K)
     metrics = evaluate_scorer(
         wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0, processes=group
     ).seen_excluded_or_included

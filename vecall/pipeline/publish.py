@@ -42,7 +42,8 @@ def publish(
         activate: Whether the release becomes the current one.
         journal_seq: Sequence number of the last operation of the store's journal that the tables include.
         allow_worse: Whether to publish even if the release has less than half of the current release's items or
-            recall. With `activate` false, such a release is published in any case, with a warning.
+            recall; it also silences the warning about a model that is below a baseline. With `activate` false, a much
+            worse release is published in any case, with a warning.
 
     Returns:
         The release's name.
@@ -61,6 +62,8 @@ def publish(
     check_tables_seq(target, run.config.schema_.items.id_type, journal_seq)
     dataset = read_dataset(run.config.data, run.config.schema_)
     _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
+    if not allow_worse:
+        _warn_if_below_baselines(run)
     with target.create_draft(name) as draft:
         encoder_hash = _export_encoder(model, dataset, draft.directory)
         del model  # its id table is in the draft now
@@ -86,6 +89,18 @@ def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: 
             "intended, publish with --allow-worse, or with --no-activate to inspect the release first"
         )
     logger.warning("%s: %s.%s", run.directory, regression, dropped)
+
+
+def _warn_if_below_baselines(run: Run) -> None:
+    """Warn if the evaluated model is below popularity, EASE or co-occurrence by more than noise."""
+    comparison = run.summary.comparison
+    if comparison is not None and comparison.level == "below":
+        logger.warning(
+            "%s: %s It is published nevertheless; --allow-worse silences this. %s",
+            run.directory,
+            comparison.message,
+            comparison.advice,
+        )
 
 
 def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> str:
@@ -118,7 +133,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         popularity=dataset.popularity,
         users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),
         item_features=catalogue.item_features,
-        metrics={"model": run.summary.metrics, "refit": run.summary.refit},
+        metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )

@@ -22,6 +22,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
+from vecall.evaluation.baseline_comparison import BaselineComparison
 from vecall.pipeline.weights_io import load_module, save_weights
 from vecall.release.id_map_io import load_id_map, save_id_map
 from vecall.runtime.durable_files import atomic_write
@@ -46,7 +47,11 @@ class RunSummary(BaseModel):
         seconds: Wall time of training.
         protocol: Description of the split, as in `Split.protocol`.
         dropped: Number of rows and users that were left out, by reason.
+        data: Sizes of the tables and of the parts of the split, by name.
         metrics: Test metrics, see `EvaluationResult.as_json`.
+        baselines: Those of the baselines on the same users, by name; without those that did not fit into memory.
+        baseline_notes: Sentences on how a baseline was fitted, or why it is missing.
+        comparison: The model beside the baselines; None if these were not evaluated.
         refit: Whether the run has a final model in `refit/`.
     """
 
@@ -56,7 +61,11 @@ class RunSummary(BaseModel):
     seconds: float
     protocol: str
     dropped: dict[str, int]
+    data: dict[str, int] = {}
     metrics: dict[str, JsonValue]
+    baselines: dict[str, dict[str, JsonValue]] = {}
+    baseline_notes: tuple[str, ...] = ()
+    comparison: BaselineComparison | None = None
     refit: bool
 
 

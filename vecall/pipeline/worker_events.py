@@ -44,6 +44,10 @@ class EventSender(logging.Handler):
         """Send the end of the most recent task."""
         self._send("stop")
 
+    def write_line(self, text: str) -> None:
+        """Send a line of text."""
+        self._send("line", text)
+
     def _send(self, *event: str | int) -> None:
         with self._write_lock:
             self._pipe.write(json.dumps(event).encode() + b"\n")
@@ -87,6 +91,8 @@ class EventReceiver:
                 self._tasks[-1][1](steps, note)
             case ["stop"]:
                 self._tasks.pop()[0].close()
+            case ["line", str(text)]:
+                progress.announce(text)
 
     def close(self) -> None:
         """Close the pipe, and stop the tasks of a process that ended before them."""

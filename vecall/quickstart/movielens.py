@@ -90,6 +90,7 @@ def build_dssm_config(dataset: Dataset, train: RaggedArray, config: Config, dire
             },
             "model": {"preset": "dssm"},
             "training": {"patience": config.training.patience, "seed": config.training.seed},
+            "evaluation": {"baselines": False},  # they stand beside the main model
         }
     )
 

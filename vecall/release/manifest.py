@@ -49,7 +49,7 @@ class ReleaseMetadata(SettingsModel):
     encoder: str | None = Field(None, pattern="^[0-9a-f]+$", description="encoder hash; None without towers")
     index: IndexInfo
     ann: dict[str, JsonValue] | None = Field(None, description="measured ANN recall, its floor and the tuned points")
-    metrics: dict[str, JsonValue] = Field({}, description="of the model")
+    metrics: dict[str, JsonValue] = Field({}, description="of the model and of the baselines, by name")
     libraries: dict[str, str] = Field({}, description="version by library")
     journal_seq: int = Field(0, ge=0, description="the release contains the journal's operations up to this one")
     tables_seq: int = Field(0, ge=0, description="the tables contain the journal's operations up to this one")

@@ -60,7 +60,7 @@ class ReleaseContents:
         item_features: [N] rows with a column per item feature; None where the release has no towers.
         external_vector_rows: ascending rows of items whose vector came from the caller although the release has
             towers.
-        metrics: of the model, for the manifest.
+        metrics: of the model and of baselines, by name, for the manifest.
         journal_seq: the release contains the journal's operations up to this one.
         tables_seq: the tables contain the journal's operations up to this one, so publishing them again does not
             need these operations.

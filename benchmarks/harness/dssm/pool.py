@@ -174,6 +174,9 @@ class _PublishTimer:
         name, start = self._running.pop()
         self.seconds[name] = time.perf_counter() - start
 
+    def write_line(self, text: str) -> None:
+        """Ignore texts."""
+
     @contextmanager
     def record_builds(self) -> Iterator[None]:
         """Record each call of `IndexSpec.build`: it is not a task of the progress reports."""
