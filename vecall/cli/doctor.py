@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vecall.doctor.finding import Finding, Language
 
 _TEXTS: "dict[Language, tuple[str, tuple[str, ...], dict[str, str]]]" = {
-    "en": ("doctor", ("level", "check", "finding", "change"), {}),
-    "zh": ("诊断", ("级别", "检查项", "发现", "修改"), {"error": "错误", "warning": "警告", "info": "提示"}),
+    "en": ("doctor", ("level", "finding"), {}),
+    "zh": ("诊断", ("级别", "发现"), {"error": "错误", "warning": "警告", "info": "提示"}),
 }
 
 
@@ -32,7 +32,7 @@ def doctor(
             help="Settings file that names the tables (default: the run's); without it a store is examined alone.",
         ),
     ] = None,
-    language: Annotated[str, typer.Option("--lang", metavar="[en|zh]", help="Language of the messages.")] = "en",
+    language: Annotated[Literal["en", "zh"], typer.Option("--lang", help="Language of the messages.")] = "en",
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,18 +40,12 @@ def doctor(
     from vecall.config import load_config
     from vecall.doctor.examination import examine
 
-    if language not in ("en", "zh"):
-        raise typer.BadParameter(f"expected en or zh, got {language!r}", param_hint="--lang")
     settings = None if config is None else load_config(config)
-    findings = examine(run=run, store=store, config=settings, report=_print_step)
+    findings = examine(run=run, store=store, config=settings)
     if as_json:
         console.print_json({"findings": [finding.as_json(language) for finding in findings]})
     else:
         _print_findings(str(run or store), findings, language)
-
-
-def _print_step(line: str) -> None:
-    console.err.print(f"doctor: {line}", markup=False, soft_wrap=True)
 
 
 def _print_findings(subject: str, findings: "Sequence[Finding]", language: "Language") -> None:
@@ -59,9 +53,9 @@ def _print_findings(subject: str, findings: "Sequence[Finding]", language: "Lang
     rows = [
         [
             level_names.get(finding.level, finding.level),
-            finding.check,
-            escape(finding.message.get(language)),
-            escape(finding.setting),
+            escape(
+                f"{finding.check}: {finding.message.get(language)}{f' → {finding.setting}' * bool(finding.setting)}"
+            ),
         ]
         for finding in findings
     ]

@@ -180,9 +180,9 @@ def evaluate(
     settings = None if config is None else load_config(config)
     evaluation = evaluate_run_or_store(run=run, store=store, config=settings, all_users=all_users)
     if report is not None:
-        from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.doctor.examination import examine
         from vecall.doctor.report_rows import build_finding_rows
+        from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.pipeline.run import Run
 
         epochs = [] if run is None else Run.open(run).read_epoch_metrics()

@@ -1,6 +1,5 @@
 """Examine a run or a store: every check on one context, the most serious and most likely findings first."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,16 +36,15 @@ from vecall.doctor.checks import (
 )
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import LEVELS, Finding
-from vecall.doctor.model_facts import Report
+from vecall.doctor.known_gaps import KnownGaps
 from vecall.doctor.run_context import build_run_context
 from vecall.doctor.store_context import build_store_context
 from vecall.errors import ConfigError
+from vecall.evaluation.compare import EvaluationReport
 from vecall.pipeline.run import Run
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
-
-logger = logging.getLogger(__name__)
 
 CHECKS: tuple[Callable[[DoctorContext], list[Finding]], ...] = (  # by how often each is the cause
     below_baselines.check,
@@ -85,7 +83,7 @@ def examine(
     run: str | Path | None = None,
     store: str | Path | None = None,
     config: Config | None = None,
-    report: Report = logger.info,
+    evaluation: EvaluationReport | None = None,
 ) -> list[Finding]:
     """Say why the recall of a run or a store may be low.
 
@@ -96,7 +94,7 @@ def examine(
         run: Directory of a finished run.
         store: Directory of a store, whose current release is examined; exactly one of `run` and `store` is given.
         config: Settings that name the tables. A run has its own; a store without them is examined alone.
-        report: Takes a line about each step.
+        evaluation: Result of `evaluate` of the same, whose baselines need not be fitted again.
 
     Returns:
         Findings: errors, then warnings, then infos; within a level by how often they are the cause.
@@ -110,10 +108,11 @@ def examine(
     check_not_forked()
     if (run is None) == (store is None):
         raise ConfigError(f"doctor needs either a run or a store, got {'neither' if run is None else 'both'}")
+    known = None if evaluation is None else KnownGaps.from_evaluation(evaluation)
     if run is not None:
-        context = build_run_context(Run.open(run), config, report)
+        context = build_run_context(Run.open(run), config, known)
     else:
-        context = build_store_context(open_release(Store.open(Path(str(store)))), config, report)
+        context = build_store_context(open_release(Store.open(Path(str(store)))), config, known)
     return diagnose(context)
 
 

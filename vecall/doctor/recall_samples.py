@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.doctor.context import RecallGap
+from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.ranking import rank_batch
+from vecall.evaluation.sampling import sample_cases
 from vecall.evaluation.scorer import Scorer
 
 MAX_USERS = 2_000
@@ -37,17 +39,9 @@ class RecallSample:
         return RecallGap(float(own.mean()), float(others.mean()), error)
 
 
-def choose_depth(n_items: int) -> int:
-    """Return k: 100, or a tenth of a small catalogue, as in validation."""
-    return min(100, max(1, n_items // 10))
-
-
 def draw_cases(cases: EvalCases, *, min_history: int = 0) -> EvalCases:
     """Return a random sample of at most `MAX_USERS` cases with long enough histories, in their order."""
-    indices = np.flatnonzero(cases.histories.lengths >= min_history)
-    if len(indices) > MAX_USERS:
-        indices = np.sort(np.random.default_rng(_SEED).choice(indices, MAX_USERS, replace=False))
-    return cases.take(indices)
+    return sample_cases(cases.take(np.flatnonzero(cases.histories.lengths >= min_history)), MAX_USERS)
 
 
 def shuffle_histories(cases: EvalCases) -> EvalCases:
@@ -59,12 +53,12 @@ def shuffle_histories(cases: EvalCases) -> EvalCases:
 
 
 def sample_recalls(scorer: Scorer, cases: EvalCases, n_items: int) -> RecallSample:
-    """Rank all N items for S cases, at least one, and measure recall at `choose_depth` of each.
+    """Rank all N items for S cases, at least one, and measure recall at `limit_depth` of each.
 
     Raises:
         TrainingError: A score is NaN.
     """
-    k = choose_depth(n_items)
+    k = limit_depth(n_items)
     excluded, included, top_rows = [], [], []
     for start in range(0, len(cases), _BATCH_SIZE):
         batch = cases.take(np.arange(start, min(start + _BATCH_SIZE, len(cases))))

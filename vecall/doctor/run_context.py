@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from vecall import progress
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
@@ -11,8 +12,9 @@ from vecall.data.split import Split
 from vecall.doctor.answer_facts import describe_answers
 from vecall.doctor.context import DoctorContext, TrainingFacts
 from vecall.doctor.finding import Message
+from vecall.doctor.known_gaps import KnownGaps
 from vecall.doctor.label_range import read_label_range
-from vecall.doctor.model_facts import Report, draw_trained_items, measure_model
+from vecall.doctor.model_facts import draw_trained_items, measure_model
 from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.fallback import FallbackScorer
@@ -35,20 +37,20 @@ _NO_HASHES = Message(
 )
 
 
-def build_run_context(run: Run, config: Config | None, report: Report) -> DoctorContext:
+def build_run_context(run: Run, config: Config | None, known: KnownGaps | None) -> DoctorContext:
     """Read a run's tables and measure its evaluated model.
 
     Args:
         run: The run.
         config: Settings that name the tables; None for the run's own.
-        report: Takes a line about each step.
+        known: The model beside the baselines; None for what `fit` has recorded, or to measure it where it has not.
 
     Raises:
         DataError: A table does not match the schema.
         TrainingError: The model cannot be read.
     """
     tables = config or run.config
-    report("reading the tables")
+    progress.announce("reading the tables")
     dataset = read_dataset(tables.data, tables.schema_)
     split = dataset.split(tables.data)
     training, unexamined = _describe_training(run, dataset, split)
@@ -67,7 +69,7 @@ def build_run_context(run: Run, config: Config | None, report: Report) -> Doctor
     )
     if not has_same_items(model.vocabulary.item_id_map, dataset):
         return dataclasses.replace(context, unexamined=(*context.unexamined, _OTHER_ITEMS))
-    report("encoding the items")
+    progress.announce("encoding the items")
     scorer = model.build_scorer(dataset, split)
     item_counts = Popularity(split.train, len(dataset.catalogue.items)).item_counts
     with_fallback = FallbackScorer(
@@ -76,7 +78,7 @@ def build_run_context(run: Run, config: Config | None, report: Report) -> Doctor
         reads_history=model.towers.reads_history,
         has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
     )
-    ranking, order = measure_model(with_fallback, dataset, split, report)
+    ranking, order = measure_model(with_fallback, dataset, split, known or KnownGaps.from_summary(run.summary))
     rows = draw_trained_items(split, len(dataset.catalogue.items))
     vectors = np.asarray(scorer.item_vectors[rows].float().cpu().numpy())
     return dataclasses.replace(context, ranking=ranking, order=order, item_vectors=vectors)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from vecall import progress
 from vecall.arrays import Vectors
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
@@ -14,8 +15,9 @@ from vecall.data.split import Split
 from vecall.doctor.answer_facts import describe_answers
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Message
+from vecall.doctor.known_gaps import KnownGaps
 from vecall.doctor.label_range import read_label_range
-from vecall.doctor.model_facts import Report, draw_trained_items, measure_model
+from vecall.doctor.model_facts import draw_trained_items, measure_model
 from vecall.doctor.recall_samples import draw_cases
 from vecall.doctor.release_facts import compare_served_vectors, measure_ann
 from vecall.evaluation.baselines import Popularity
@@ -51,19 +53,19 @@ _NO_TRAINING = Message(
 )
 
 
-def build_store_context(release: Release, config: Config | None, report: Report) -> DoctorContext:
+def build_store_context(release: Release, config: Config | None, known: KnownGaps | None) -> DoctorContext:
     """Measure a release, and what it ranks for the users of the tables.
 
     Args:
         release: The current release of a store.
         config: Settings that name the tables; None to examine the release alone.
-        report: Takes a line about each step.
+        known: The model beside the baselines; None to measure it.
 
     Raises:
         DataError: A table does not match the schema.
     """
     settings = IndexSettings.model_validate(release.manifest.index.settings)
-    report(f"examining release {release.name}")
+    progress.announce(f"examining release {release.name}")
     histories = RaggedArray.from_lists([]) if release.users is None else release.users.histories
     context = DoctorContext(
         config=config,
@@ -74,7 +76,7 @@ def build_store_context(release: Release, config: Config | None, report: Report)
     )
     if config is None:
         return context
-    report("reading the tables")
+    progress.announce("reading the tables")
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     context = dataclasses.replace(
@@ -87,7 +89,7 @@ def build_store_context(release: Release, config: Config | None, report: Report)
     reasons = _list_reasons(release, dataset)
     if reasons:
         return dataclasses.replace(context, unexamined=(*context.unexamined, *reasons))
-    return _measure(context, release, dataset, split, settings, report)
+    return _measure(context, release, dataset, split, settings, known)
 
 
 def _list_reasons(release: Release, dataset: Dataset) -> list[Message]:
@@ -100,7 +102,12 @@ def _list_reasons(release: Release, dataset: Dataset) -> list[Message]:
 
 
 def _measure(
-    context: DoctorContext, release: Release, dataset: Dataset, split: Split, settings: IndexSettings, report: Report
+    context: DoctorContext,
+    release: Release,
+    dataset: Dataset,
+    split: Split,
+    settings: IndexSettings,
+    known: KnownGaps | None,
 ) -> DoctorContext:
     """Add what the release ranks for the test users, and its ANN recall for them."""
     encoder, user_features = release.encoder, dataset.catalogue.user_features
@@ -116,15 +123,17 @@ def _measure(
         reads_history=encoder.history_length > 0,
         has_features_by_user=~is_empty_row(user_features),
     )
-    ranking, order = measure_model(scorer, dataset, split, report)
+    ranking, order = measure_model(scorer, dataset, split, known)
     cases = draw_cases(split.test)
-    known = np.flatnonzero(~scorer.get_unknown_user_mask(cases))
-    report("measuring the index")
+    has_vector = np.flatnonzero(~scorer.get_unknown_user_mask(cases))
+    progress.announce("measuring the index")
     return dataclasses.replace(
         context,
         encoders=(FeatureEncoder(encoder.state.items), FeatureEncoder(encoder.state.users)),
         ranking=ranking,
         order=order,
         item_vectors=release.index.get_vectors(draw_trained_items(split, release.index.size)),
-        ann=measure_ann(release, encode_users(cases.take(known)) if len(known) else None, settings.target_recall),
+        ann=measure_ann(
+            release, encode_users(cases.take(has_vector)) if len(has_vector) else None, settings.target_recall
+        ),
     )

@@ -1,4 +1,4 @@
-"""The same interaction stands in the table twice, once in training and once held out: the test is in the training."""
+"""The same interaction stands in the table twice, held out and in an earlier part: the test is in what is learned."""
 
 import numpy as np
 
@@ -12,16 +12,17 @@ _SERIOUS_SHARE = 0.01
 _MAX_USERS = 20_000  # examined
 
 _MESSAGE = Message(
-    "{count:,} of {total:,} held-out interactions ({share:.1%}) are in the training part too, with the same user, item "
-    "and time: rows were written twice, for example by files that overlap. Metrics with seen items included are too "
+    "{count:,} of {total:,} held-out interactions ({share:.1%}) are in an earlier part of the split too, with the same "
+    "user, item and time: rows were written twice, for example by files that overlap. Metrics with seen items "
+    "included are too "
     'high. Set data.repeats = "first", or remove the duplicate rows.',
-    "{total:,} 条留出交互中有 {count:,} 条（{share:.1%}）以相同的用户、物品和时间也出现在训练部分：有些行写了两次，"
+    "{total:,} 条留出交互中有 {count:,} 条（{share:.1%}）以相同的用户、物品和时间也出现在更早的部分：有些行写了两次，"
     '例如文件之间有重叠。包含已看物品的指标因此偏高。请设 data.repeats = "first"，或删除重复的行。',
 )
 
 
 def check(context: DoctorContext) -> list[Finding]:
-    """Compare user, item and time of held-out interactions with those of training; needs times."""
+    """Compare user, item and time of held-out interactions with those of earlier parts; needs times."""
     dataset, split = context.dataset, context.split
     if dataset is None or split is None or not dataset.has_timestamps:
         return []
@@ -38,11 +39,10 @@ def check(context: DoctorContext) -> list[Finding]:
     same = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
     for column in (positives.users, positives.times, positives.items):
         same &= column[order[1:]] == column[order[:-1]]
-    group_ids = np.concatenate([[0], np.cumsum(~same)])[: len(order)]
-    in_training = np.zeros(int(group_ids[-1]) + 1 if len(order) else 0, dtype=np.bool_)
-    in_training[group_ids[parts[order] == TRAIN]] = True
-    held_out_groups = group_ids[parts[order] != TRAIN]
-    count, total = int(in_training[held_out_groups].sum()), len(held_out_groups)
+    is_start = np.concatenate([[True], ~same])[: len(order)]
+    earliest_parts = parts[order][is_start][np.cumsum(is_start) - 1]
+    is_held_out = parts[order] != TRAIN
+    count, total = int((earliest_parts < parts[order])[is_held_out].sum()), int(is_held_out.sum())
     share = count / total if total else 0.0
     if share < _MIN_SHARE:
         return []
