@@ -6,7 +6,7 @@ from vecall.arrays import Vectors
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Level, Message
 
-_MIN_ITEMS = 30
+_MIN_ITEMS = 100  # fewer items are told apart within a cone, and by few dimensions
 _COLLAPSED, _ANISOTROPIC = 0.9, 0.5  # mean cosine of two items
 _MIN_DIM_SHARE = 0.04  # of D that the vectors span
 _MIN_DIM = 3.0

@@ -17,8 +17,8 @@ _TARGETS = Message(
 )
 _ADVICE = {
     "ready": (
-        "Their features speak for them, as model.id_dropout is above 0; recall is bounded by what the features say.",
-        "model.id_dropout 大于 0，由特征代表它们；召回率受特征信息量限制。",
+        "Their features speak for them; recall of them is bounded by what the features say.",
+        "它们由特征代表；召回率受特征信息量限制。",
     ),
     "id_dropout": (
         "They have features, but with model.id_dropout = 0 no vector was learned from features alone: set it to 0.1 "
