@@ -52,6 +52,27 @@ def test_invalid_item_schema_is_rejected(change, message):
         ItemSchema.model_validate({"id": "i", "id_type": "integer"} | change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": {"buy": 1}}, "name the column of the kinds in event"),
+        ({"negatives": ["skip"]}, "name the column of the kinds in event"),
+        ({"targets": ["buy"]}, "name the column of the kinds in event"),
+        ({"event": "kind", "weights": {"buy": -1}}, "greater than or equal to 0"),
+        ({"event": "kind", "weights": {"buy": 0}}, "at least one kind must weigh more than 0"),
+        ({"event": "kind", "weights": {}}, "at least one kind must weigh more than 0"),
+        ({"event": "kind", "weights": {"buy": 1, "skip": 0}, "negatives": ["skip"]}, r"\['skip'\] are in both weights"),
+        ({"event": "kind", "negatives": ["skip"], "targets": ["skip"]}, r"\['skip'\] are in both targets"),
+        ({"event": "kind", "weights": {"buy": 1}, "targets": ["rent"]}, r"\['rent'\] of targets are not in weights"),
+        ({"time_unit": "s"}, "name the column in time"),
+        ({"time": "t", "time_unit": "minutes"}, "'s', 'ms', 'us'"),
+    ],
+)
+def test_invalid_interaction_schema_is_rejected(change, message):
+    with pytest.raises(ValidationError, match=message):
+        InteractionSchema.model_validate({"user": "u", "item": "i"} | change)
+
+
 def test_column_names_of_users_are_checked():
     with pytest.raises(ValidationError, match="'u' is the id"):
         UserSchema.model_validate({"id": "u", "id_type": "integer", "features": {"u": {"kind": "numeric"}}})

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from vecall.settings_base import SettingsModel
 
 IdType = Literal["string", "integer"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 AttributeType = Literal["string", "integer", "number", "boolean", "datetime", "tags"]
 DEFAULT_TAG_SEPARATOR = "|"
 
@@ -72,9 +73,43 @@ class InteractionSchema(SettingsModel):
     user: str = Field(description="column of user ids")
     item: str = Field(description="column of item ids")
     time: str | None = Field(None, description="if unset, the rows of the file are in chronological order")
+    time_unit: TimeUnit | Literal["none"] = Field(
+        "none", description="of numeric times, since 1970; none: unknown, so that only their order counts"
+    )
     label: str | None = Field(None, description="numeric column, such as a rating; if unset, every row is positive")
     positive: float = Field(0.0, description="labels of at least this value are positive")
     impression: str | None = Field(None, description="boolean column; true: the item was shown and not chosen")
+    event: str | None = Field(None, description="column of the kind of an interaction, such as view or buy")
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="weight of a positive in the loss by kind; 0: only read as history; kinds that are listed neither "
+        "here nor in negatives are dropped and counted; if unset, each kind weighs 1",
+    )
+    negatives: tuple[str, ...] = Field((), description="kinds that are hard negatives, as impressions are")
+    targets: tuple[str, ...] = Field(
+        (), description="kinds that are held out and evaluated; if empty, those of weight above 0"
+    )
+
+    @model_validator(mode="after")
+    def _validate_kinds(self) -> "InteractionSchema":
+        weights, negatives, targets = self.weights or {}, set(self.negatives), set(self.targets)
+        if self.event is None and (self.weights is not None or negatives or targets):
+            raise ValueError("weights, negatives and targets go by kind: name the column of the kinds in event")
+        if self.weights is not None and not any(weights.values()):
+            raise ValueError("weights: at least one kind must weigh more than 0, or there is nothing to learn")
+        if both := sorted(negatives & weights.keys()):
+            raise ValueError(f"kinds {both} are in both weights and negatives; leave them out of one")
+        if negative_targets := sorted(targets & negatives):
+            raise ValueError(f"kinds {negative_targets} are in both targets and negatives; only positives are held out")
+        if self.weights is not None and (dropped := sorted(targets - weights.keys())):
+            raise ValueError(f"kinds {dropped} of targets are not in weights, so they would be dropped; add them")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_time_unit(self) -> "InteractionSchema":
+        if self.time is None and self.time_unit != "none":
+            raise ValueError("time_unit is that of the time column: name the column in time, or leave time_unit out")
+        return self
 
 
 class ItemSchema(SettingsModel):

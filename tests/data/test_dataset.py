@@ -84,3 +84,31 @@ def test_interaction_with_an_unknown_item_is_an_error_or_counted(settings):
     dataset = read_dataset(settings.model_copy(update={"bad_rows": "drop"}), SCHEMA)
     assert dict(dataset.dropped_counts) == {"log.csv: i: not an item of the items table (of 2 rows)": 1}
     assert dataset.interactions.items.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "items", "is_positive"),
+    [
+        ("keep", [0, 1, 0, 0, 1], [False, True, True, True, False]),
+        ("first", [0, 1, 0], [False, True, True]),
+        ("last", [0, 0, 1], [False, True, False]),
+    ],
+)
+def test_repeats_are_kept_or_dropped_in_the_order_of_time_and_counted(tmp_path, repeats, items, is_positive):
+    """The user is shown item 1, rates 2, takes 1, takes it again, and rates 2 lower. The file has them in disorder."""
+    log = {"t": [5, 1, 3, 4, 2], "i": [2, 1, 1, 1, 2], "stars": [1, 5, 5, 5, 5], "shown": [0, 1, 0, 0, 0]}
+    path = tmp_path / "log.csv"
+    pl.DataFrame({"u": ["a"] * 5} | log).write_csv(path)
+    names = {"user": "u", "item": "i", "time": "t", "label": "stars", "positive": 3, "impression": "shown"}
+    schema = Schema.model_validate(
+        {
+            "interactions": names,
+            "items": {"id": "i", "id_type": "integer"},
+            "users": {"id": "u", "id_type": "string"},
+        }
+    )
+    dataset = read_dataset(DataSettings(interactions=(path,), repeats=repeats), schema)
+    interactions = dataset.interactions
+    assert (interactions.items.tolist(), interactions.is_positive.tolist()) == (items, is_positive)
+    reason = f"repeats of the same user, item and kind (data.repeats = '{repeats}')"
+    assert dataset.dropped_counts == ({} if repeats == "keep" else {reason: 2})

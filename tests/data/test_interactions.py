@@ -13,7 +13,8 @@ from vecall.data.settings import CsvSettings, DataSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler
 from vecall.data.tables import EntityTable, Tables, read_tables
-from vecall.schema import Schema
+from vecall.errors import DataError
+from vecall.schema import InteractionSchema, Schema
 
 
 def make_schema(**interactions):
@@ -35,7 +36,7 @@ def build(log, items=None, users=None, **interaction_schema):
     frame = pl.DataFrame(log).rename({"user": "u", "item": "i"} | ({"time": "t"} if "time" in log else {}))
     tables = Tables(reader.read([TableSource("log", frame)]), *entity_tables)
     catalogue = build_catalogue(tables, schema)
-    return catalogue, build_interactions(tables, catalogue)
+    return catalogue, build_interactions(tables, catalogue, schema.interactions)
 
 
 def make_entity_table(columns):
@@ -112,5 +113,23 @@ def test_users_of_dropped_rows_are_not_in_the_catalogue(tmp_path, monkeypatch):
     tables = read_tables(settings, make_schema(time="t"))
     catalogue = build_catalogue(tables, make_schema(time="t"))
     assert (catalogue.user_ids.to_list(), catalogue.item_ids.to_list()) == (["b"], [3, 4])
-    assert build_interactions(tables, catalogue).items.tolist() == [0, 0, 1]
+    assert build_interactions(tables, catalogue, InteractionSchema(user="u", item="i")).items.tolist() == [0, 0, 1]
     assert list(tables.dropped_counts.values()) == [2]
+
+
+@pytest.mark.parametrize(("time_unit", "expected"), [("none", None), ("s", "s"), ("ms", "ms")])
+def test_numeric_times_have_the_declared_unit(time_unit, expected):
+    _, log = build(LOG, time="t", time_unit=time_unit)
+    assert (log.time_unit, log.has_datetimes) == (expected, False)
+
+
+def test_datetimes_have_microseconds_whatever_unit_is_declared_for_numbers():
+    _, log = build(LOG | {"time": [datetime(2020, 1, day) for day in (2, 5, 2, 1, 5)]}, time="t", time_unit="s")
+    assert log.time_unit == "us"
+
+
+def test_times_that_the_unit_puts_beyond_the_calendar_are_an_error():
+    milliseconds = [1_600_000_000_000 + second for second in (2, 5, 2, 1, 5)]
+    assert build(LOG | {"time": milliseconds}, time="t", time_unit="ms")[1].time_unit == "ms"
+    with pytest.raises(DataError, match=r"time_unit is 's', but times go from 1600000000001 to 1600000000005"):
+        build(LOG | {"time": milliseconds}, time="t", time_unit="s")

@@ -1,38 +1,23 @@
 """Splits of small logs, and checks that no history or training data come from the future of a target."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.ragged import to_lists
+from support.splits import by_user, make_interactions, to_tuples
 
 from vecall.data.interactions import Interactions
 from vecall.data.settings import DataSettings
-from vecall.data.split import TEST, TRAIN, VALID, split_global_time, split_interactions, split_last_positives
+from vecall.data.split import TEST, TRAIN, VALID
+from vecall.data.splitting import split_interactions
+from vecall.data.time_splits import split_global_time, split_last_positives
+from vecall.data.unordered_splits import split_at_random
 from vecall.errors import DataError
 
 HALFWAY = 100.0
-
-
-def make_interactions(users, times, is_positive=None, items=None, *, has_datetimes=False):
-    """Interactions in order. By default the item of each is its position in that order, so items are unique."""
-    users, times = np.asarray(users, dtype=np.int64), np.asarray(times)
-    order = np.lexsort((times, users))
-    items = np.arange(len(users)) if items is None else np.asarray(items)[order]
-    is_positive = np.ones(len(users), bool) if is_positive is None else np.asarray(is_positive, dtype=bool)[order]
-    return Interactions(users[order], items.astype(np.int64), times[order], is_positive, has_datetimes)
-
-
-def to_tuples(negatives):
-    """(user, item, number of prior positives) of each hard negative."""
-    arrays = (negatives.users, negatives.items, negatives.prior_positive_counts)
-    return list(zip(*(array.tolist() for array in arrays), strict=True))
-
-
-def by_user(cases):
-    """History and targets by user."""
-    histories, targets = to_lists(cases.histories), to_lists(cases.targets)
-    return dict(zip(cases.users.tolist(), zip(histories, targets, strict=True), strict=True))
 
 
 def test_last_positives_of_known_interactions():
@@ -168,6 +153,12 @@ def test_cutoffs_must_be_of_the_kind_of_the_time_column():
         split_interactions(make_interactions([0], [1]), 1, make_settings(valid_from=3, test_from="1970-01-05"))
 
 
+def test_times_of_a_known_unit_are_reported_as_dates():
+    log = dataclasses.replace(make_interactions([0] * 3, [1527854400, 1527854401, 1527854402]), time_unit="s")
+    split = split_global_time(log, 1, 1527854401, 1527854402)
+    assert "before 2018-06-01T12:00:01+00:00, evaluated on those from 2018-06-01T12:00:02+00:00" in split.protocol
+
+
 def test_empty_part_is_an_error_with_the_range_of_the_data():
     with pytest.raises(DataError, match=r"valid_from must lie before data\.test_from, got 3"):
         split_interactions(make_interactions([0], [1]), 1, make_settings(valid_from=3, test_from=3))
@@ -178,3 +169,88 @@ def test_empty_part_is_an_error_with_the_range_of_the_data():
         split_interactions(log, 1, make_settings(valid_from=1527854401, test_from=1527854402))
     with pytest.raises(DataError, match=r"the validation part is empty.*users with fewer than 3 positives': 1"):
         split_interactions(log, 1, make_settings())
+
+
+@given(LOGS.filter(lambda rows: any(positive for *_, positive in rows)), st.integers(0, 2))
+def test_random_split_learns_nothing_of_held_out_pairs(rows, seed):
+    users, times, is_positive = zip(*rows, strict=True)
+    log = make_interactions(users, times, is_positive, items=[7 * time % 5 for time in times])
+    split = split_at_random(log, 5, seed)
+    positives = log.positives
+    pairs = list(zip(positives.users.tolist(), positives.items.tolist(), strict=True))
+    held_out = {pair for pair, part in zip(pairs, split.positive_parts, strict=True) if part != TRAIN}
+    train = [pair for pair in pairs if pair not in held_out]
+    assert list(zip(split.train.segment_ids.tolist(), split.train.values.tolist(), strict=True)) == train
+    targets = [by_user(cases).items() for cases in (split.valid, split.test)]
+    assert {(user, item) for part in targets for user, (_, items) in part for item in items} == held_out
+    assert not set(by_user(split.valid)) ^ set(by_user(split.test))
+    for cases in (split.valid, split.test):
+        for user, (history, _) in by_user(cases).items():
+            assert history == [item for owner, item in train if owner == user]
+    negatives = [(log.users[i], log.items[i], i) for i in np.flatnonzero(~log.is_positive)]
+    expected = [
+        (user, item, sum(u == user and (u, i) not in held_out for u, i in pairs_before(log, position)))
+        for user, item, position in negatives
+        if (user, item) not in held_out
+    ]
+    assert to_tuples(split.hard_negatives) == expected
+
+
+def pairs_before(log, position):
+    """The (user, item) pairs of the positives before a position of the log."""
+    before = np.flatnonzero(log.is_positive[:position])
+    return list(zip(log.users[before].tolist(), log.items[before].tolist(), strict=True))
+
+
+def test_random_split_of_known_users():
+    """User 0 has five items, one of them twice; user 1 has four, so nothing of it is held out."""
+    users, items = [0] * 6 + [1] * 5, [0, 1, 2, 3, 4, 0, 0, 1, 2, 3, 3]
+    log = make_interactions(users, list(range(11)), items=items)
+    settings = DataSettings(interactions=("log.csv",), split="random", split_seed=4)
+    split = split_interactions(log, 3, settings)
+    ((valid_history, (valid_item,)),) = by_user(split.valid).values()
+    ((test_history, (test_item,)),) = by_user(split.test).values()
+    assert valid_history == test_history == [item for item in items[:6] if item not in {valid_item, test_item}]
+    assert to_lists(split.train) == [test_history, [0, 1, 2, 3, 3], []]
+    assert split.user_counts_by_reason == {"users with fewer than 5 items": 2}
+    assert "(seed 4)" in split.protocol
+
+
+def make_given(parts, *args, **kwargs):
+    """Interactions with the part of each, in order of user and time."""
+    log = make_interactions(*args, **kwargs)
+    order = np.lexsort((args[1], args[0]))
+    return dataclasses.replace(log, parts=np.asarray(parts, dtype=np.int8)[order])
+
+
+def test_given_parts_are_kept_and_the_test_reads_training_and_validation():
+    users, times = [0, 0, 0, 0, 0, 1, 1, 2], [1, 2, 3, 4, 5, 1, 2, 1]
+    items, is_positive = [5, 6, 7, 8, 9, 1, 2, 3], [1, 1, 0, 1, 1, 0, 1, 1]
+    parts = [TRAIN, VALID, TRAIN, TEST, TRAIN, TEST, TRAIN, TEST]
+    log = make_given(parts, users, times, is_positive, items)
+    split = split_interactions(log, 4, DataSettings(interactions=("log.csv",), split="given", split_column="part"))
+    assert to_lists(split.train) == [[5, 9], [2], [], []]
+    assert by_user(split.valid) == {0: ([5, 9], [6])}
+    assert by_user(split.test) == {0: ([5, 6, 9], [8]), 2: ([], [3])}
+    assert to_tuples(split.hard_negatives) == [(0, 7, 1)]  # after item 5; item 6 is not in the training
+    assert split.positive_parts.tolist() == [TRAIN, VALID, TEST, TRAIN, TRAIN, TEST]
+    assert split.user_counts_by_reason == {
+        "users without positives in the test part": 2,
+        "test users without a history (evaluated nevertheless)": 1,
+    }
+    assert split.protocol == "given: the parts that the table names; all items are ranked"
+
+
+def test_given_parts_without_validation_give_a_tenth_of_the_training_to_it():
+    users, times = np.repeat(np.arange(10), 11), np.tile(np.arange(11), 10)
+    parts = np.where(times == 10, TEST, TRAIN)
+    log = make_given(parts, users, times)
+    settings = DataSettings(interactions=("log.csv",), split="given", split_column="part")
+    split = split_interactions(log, 10, settings)
+    valid = split.valid.targets.values
+    assert len(valid) == 10
+    assert sorted([*split.train.values, *valid, *split.test.targets.values]) == list(range(110))
+    assert to_lists(split.test.histories) == [list(range(11 * user, 11 * user + 10)) for user in range(10)]
+    assert (split.positive_parts[valid] == VALID).all()
+    assert "a random tenth of the training as the validation" in split.protocol
+    assert split_interactions(log, 10, settings).valid.targets.values.tolist() == valid.tolist()

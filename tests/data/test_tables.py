@@ -114,6 +114,17 @@ def test_interactions_of_several_files_are_concatenated(read):
     assert (interactions["user"].to_list(), interactions["time"].to_list()) == (["1", "2", "1", "9"], [3, 1, 2, 0.5])
 
 
+def test_split_column_names_the_part_of_each_row(read):
+    log = INTERACTIONS | {"part": ["train", "test", "valid"]}
+    assert read(make_schema(), log, split="given", split_column="part").interactions.parts.tolist() == [0, 2, 1]
+    assert read(make_schema(), log).interactions.parts is None
+    with pytest.raises(DataError, match=r"no column 'fold' \(data.split_column\)"):
+        read(make_schema(), log, split="given", split_column="fold")
+    log["part"][1] = "Test"
+    with pytest.raises(DataError, match=r"'part': expected 'train', 'valid' or 'test', got .*\(row 2: 'Test'\)"):
+        read(make_schema(), log, split="given", split_column="part")
+
+
 def test_times_of_different_kinds_are_an_error(read):
     with_datetimes = {"u": ["1"], "i": ["10"], "when": [datetime(2018, 6, 1)]}
     assert (

@@ -158,7 +158,8 @@ def test_init_run_without_trained_hashes_raises(tables_dir):
 
 
 def test_positive_parts_match_the_training_histories(tables_dir):
-    for config in (synthetic.make_config(tables_dir), make_global_time_config(tables_dir, 2, 4)):
+    at_random = synthetic.make_config(tables_dir, data={"split": "random"})
+    for config in (synthetic.make_config(tables_dir), make_global_time_config(tables_dir, 2, 4), at_random):
         dataset = synthetic.load_dataset(config)
         split = dataset.split(config.data)
         assert (split.positive_parts == TRAIN).sum() == len(split.train.values)

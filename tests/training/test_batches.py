@@ -43,6 +43,20 @@ def test_negative_samples_have_the_history_before_their_position():
         assert batch.histories[row, : batch.lengths[row]].tolist() == history
 
 
+def test_positions_of_weight_0_are_read_and_are_no_samples():
+    weights = np.array([0.5, 0, 2, 0.5, 0, 0, 1], dtype=np.float32)
+    samples = build_positive_samples(HISTORIES, min_history=1, weights=weights)
+    assert (samples.items.tolist(), samples.positions.tolist()) == ([12, 13, 31], [2, 3, 1])
+    assert samples.weights.tolist() == [2, 0.5, 1]
+    negatives = HardNegatives(np.array([0]), np.array([99]), np.array([2]))
+    (batch,) = make_batches(add_negative_samples(samples, negatives), batch_size=10)
+    weight_by_item = dict(zip(batch.target_items.tolist(), batch.weights.tolist(), strict=True))
+    assert weight_by_item == {12: 2, 13: 0.5, 31: 1, 99: 1}
+    row = batch.target_items.tolist().index(13)
+    assert batch.histories[row].tolist() == [10, 11, 12]
+    assert make_batches(build_positive_samples(HISTORIES))[0].weights is None
+
+
 @given(
     lists=st.lists(st.lists(st.integers(1, 500), max_size=9), min_size=1, max_size=6),
     max_length=st.integers(1, 5),

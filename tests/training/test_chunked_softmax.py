@@ -20,12 +20,12 @@ def make_inputs(seed, *, length=None):
     return users, items, targets, masked_items
 
 
-def compute_expected_loss(users, items, targets, masked_items, label_smoothing):
+def compute_expected_loss(users, items, targets, masked_items, label_smoothing, weights=None):
     scores = users @ items.T
     if masked_items is not None:
         is_masked = torch.zeros(USERS, ITEMS, dtype=torch.bool).scatter_(1, masked_items, value=True)
         scores = scores.masked_fill(is_masked.scatter_(1, targets.unsqueeze(1), value=False), -torch.inf)
-    return masked_cross_entropy(scores, targets, label_smoothing=label_smoothing)
+    return masked_cross_entropy(scores, targets, weights, label_smoothing=label_smoothing)
 
 
 def assert_equal_gradients(loss, expected, inputs):
@@ -40,6 +40,18 @@ def test_loss_and_gradients_equal_those_of_all_logits(seed, length, smoothing):
     users, items, targets, masked_items = make_inputs(seed, length=length)
     expected = compute_expected_loss(users, items, targets, masked_items, smoothing)
     loss = chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    assert_equal_gradients(3 * loss, 3 * expected, (users, items))
+
+
+@pytest.mark.parametrize("chunk_logits", [3 * ITEMS, 10**9])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_weighted_loss_and_gradients_equal_those_of_all_logits(chunk_logits, smoothing, monkeypatch):
+    monkeypatch.setattr(chunked_softmax, "_CHUNK_LOGITS_BY_DEVICE", {"cpu": chunk_logits})
+    users, items, targets, masked_items = make_inputs(2, length=3)
+    weights = torch.rand(USERS, generator=torch.Generator().manual_seed(0)) * (torch.arange(USERS) % 4 > 0)
+    loss = chunked_cross_entropy(users, items, targets, masked_items, weights, label_smoothing=smoothing)
+    expected = compute_expected_loss(users, items, targets, masked_items, smoothing, weights)
     torch.testing.assert_close(loss, expected)
     assert_equal_gradients(3 * loss, 3 * expected, (users, items))
 

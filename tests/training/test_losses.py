@@ -26,6 +26,34 @@ def test_cross_entropy_equals_the_formula():
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weighted_losses_are_the_mean_of_weight_times_loss(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    scores, targets = torch.randn(4, 6, generator=generator), torch.tensor([0, 5, 2, 2])
+    positives, labels = torch.randn(4, generator=generator), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    log_counts, mask = torch.rand(6, generator=generator).log(), ignore_none(4, 6)
+    weights = torch.tensor([0.0, 0.5, 1.0, 3.0])
+    rows = [slice(row, row + 1) for row in range(4)]
+    for weighted, by_row in (
+        (
+            binary_cross_entropy(positives, labels, weights),
+            [binary_cross_entropy(positives[r], labels[r]) for r in rows],
+        ),
+        (
+            masked_cross_entropy(scores, targets, weights, label_smoothing=smoothing),
+            [masked_cross_entropy(scores[r], targets[r], label_smoothing=smoothing) for r in rows],
+        ),
+        (
+            sampled_softmax_loss(positives, scores, log_counts, mask, weights, label_smoothing=smoothing),
+            [
+                sampled_softmax_loss(positives[r], scores[r], log_counts, mask[r], label_smoothing=smoothing)
+                for r in rows
+            ],
+        ),
+    ):
+        torch.testing.assert_close(weighted, (weights * torch.stack(by_row)).mean())
+
+
 def test_masked_item_has_no_share_of_softmax_and_smoothing():
     scores = torch.tensor([[1.0, 2.0, 4.0]]).log()
     scores[0, 1] = -torch.inf

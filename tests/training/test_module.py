@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
-from vecall.training import module as module_file
+from vecall.training import loss_module
 from vecall.training.data import take
 from vecall.training.losses import check_finite, masked_cross_entropy
 from vecall.training.module import TwoTowerModule
@@ -220,13 +221,65 @@ def test_causal_step_is_the_mean_loss_of_its_positions(loss, user_features):
     assert len(batch.target_items) > len(batch.users)
     with pytest.MonkeyPatch.context() as patch:
         all_items = SampledCandidates(torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS))
-        patch.setattr(module_file, "sample_candidates", lambda *_: all_items)
+        patch.setattr(loss_module, "sample_candidates", lambda *_: all_items)
         step_loss = module.training_step(batch, 0)
     items = module.towers.encode_items(torch.arange(synthetic.ITEMS), {})
     features = take(module._device_features["users"], batch.users[batch.window_index])
     users = module.towers.encode_users(items, batch.histories, batch.lengths, features)
     expected = masked_cross_entropy(mask_histories(users @ items.T / 0.5, batch), batch.target_items)
     torch.testing.assert_close(step_loss, expected * len(batch.target_items) / 16)
+
+
+def make_weighted_data(weights, **settings):
+    """Training data in which the positives of item i weigh `weights[i % len(weights)]`."""
+    data = synthetic.make_training_data(**settings)
+    table = np.array(weights, dtype=np.float32)
+    return dataclasses.replace(data, history_weights=table[data.histories.values % len(table)])
+
+
+@pytest.mark.parametrize(
+    ("loss", "encoder"),
+    [("bce", "mean"), *itertools.product(["softmax", "sampled_softmax"], ["mean", "causal"])],
+)
+def test_step_is_the_sum_of_the_weighted_losses_of_its_targets(loss, encoder):
+    """Each target's own loss is that of a step in which the others weigh 0."""
+    module = make_module(
+        make_weighted_data([0.5, 2, 1, 0, 0.25]),
+        synthetic.make_model_settings(encoder),
+        loss=loss,
+        batch=8,
+        negatives=NegativeSettings(uniform=10),
+    )
+    module.eval()
+    batch = get_first_batch(module)
+    assert batch.weights.min() > 0
+    assert (batch.target_items % 5 != 3).all()
+
+    def step(weights):
+        return module.training_step(dataclasses.replace(batch, weights=weights), 0)
+
+    losses = torch.stack([step(row) for row in torch.eye(len(batch.weights))])
+    torch.testing.assert_close(step(batch.weights), (batch.weights * losses).sum())
+    torch.testing.assert_close(step(None), losses.sum())
+
+
+def test_scale_of_the_weights_does_not_matter():
+    small, large = (
+        make_module(make_weighted_data(np.array([0.1, 0.3, 0]) * scale), loss="softmax") for scale in (1, 100)
+    )
+    losses = [module.training_step(get_first_batch(module), 0) for module in (small, large)]
+    torch.testing.assert_close(*losses)
+    sampled = small.data.histories.values % 3
+    assert small.data.weight_scale == pytest.approx(1 / np.array([0.1, 0.3])[sampled[sampled < 2]].mean())
+
+
+def test_positives_of_weight_0_are_candidates_and_no_targets():
+    module = make_module(make_weighted_data([1, 0]), loss="sampled_softmax")
+    assert (module.frequencies[1::2] == 0).all()
+    assert module.frequencies.sum() == pytest.approx(1)
+    assert set(range(synthetic.ITEMS)) >= set(module.candidate_items.tolist()) >= {1, 3}
+    with pytest.raises(TrainingError, match=r"weight above 0: give kinds .* schema.interactions.weights"):
+        make_module(make_weighted_data([0]))
 
 
 def test_positions_of_short_and_long_windows_have_the_same_weight():
@@ -266,12 +319,12 @@ def test_bce_samples_negatives_for_positives_only():
     )
     recorded_labels = []
 
-    def record_labels(scores, labels):
+    def record_labels(scores, labels, _):
         recorded_labels.append(labels)
         return scores.sum()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module_file, "binary_cross_entropy", record_labels)
+        patch.setattr(loss_module, "binary_cross_entropy", record_labels)
         batch = get_first_batch(module)
         module.training_step(batch, 0)
     n_positives = int(batch.labels.sum())

@@ -1,21 +1,24 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecall.data.ragged import RaggedArray
+from vecall.training.shards import Shard
 from vecall.training.windows import WindowBatches, cut_windows
 
 
-def list_targets(histories, history_length, min_history, *, batch_size=3, seed=0, epoch=0):
+def list_targets(histories, history_length, min_history, *, weights=None, batch_size=3, seed=0, epoch=0):
     """(user, items read, target item) of every position with a loss."""
-    windows = cut_windows(histories, history_length, min_history=min_history)
+    windows = cut_windows(histories, history_length, min_history=min_history, weights=weights)
     targets = []
     for batch in WindowBatches(windows, histories, batch_size=batch_size, seed=seed, epoch=epoch):
         positions = zip(batch.window_index, batch.positions, batch.target_items, strict=True)
         for row, (window, position, item) in enumerate(positions):
             items_read = batch.histories[row, : batch.lengths[row]].tolist()
             assert items_read == batch.input_items[window, :position].tolist()
+            assert weights is None or batch.weights[row] == item % 3
             targets.append((int(batch.users[window]), tuple(items_read), int(item)))
     return targets
 
@@ -37,6 +40,36 @@ def test_every_position_has_one_loss_and_reads_only_earlier_items(lengths, histo
         position = item - 100 * user - 1
         assert items_read == tuple(range(item - len(items_read), item))
         assert min(position, history_length // 2) <= len(items_read) <= min(position, history_length)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 23), min_size=1, max_size=6),
+    history_length=st.integers(1, 7),
+    min_history=st.integers(0, 2),
+)
+@settings(max_examples=80)
+def test_positions_of_weight_0_have_no_loss_and_are_read_by_the_others(lengths, history_length, min_history):
+    """The weight of an item is its number modulo 3."""
+    histories = RaggedArray.from_lists([100 * user + np.arange(1, count + 1) for user, count in enumerate(lengths)])
+    weights = (histories.values % 3).astype(np.float32)
+    targets = list_targets(histories, history_length, min_history, weights=weights)
+    expected = [target for target in list_targets(histories, history_length, min_history) if target[2] % 3]
+    assert sorted(targets) == sorted(expected)
+
+
+def test_parts_of_a_batch_have_the_weights_of_the_whole():
+    histories = RaggedArray.from_lists([np.arange(1, count + 1) for count in range(2, 12)])
+    weights = (histories.values % 3).astype(np.float32)
+    windows = cut_windows(histories, 4, min_history=1, weights=weights)
+    batches, *parts = (
+        list(WindowBatches(windows, histories, batch_size=9, seed=0, epoch=0, shard=shard))
+        for shard in (None, Shard(0, 2), Shard(1, 2))
+    )
+    for batch, *both in zip(batches, *parts, strict=True):
+        for name in ("target_items", "weights", "target_users"):
+            whole = getattr(batch, name)
+            assert torch.cat([getattr(part, name) for part in both]).tolist() == whole.tolist()
+        assert all(part.whole.items.tolist() == batch.target_items.tolist() for part in both)
 
 
 def test_windows_of_a_long_history_overlap_by_half():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,8 @@ from vecall.data.frames import select_columns
 from vecall.data.interactions import Catalogue, Interactions, build_catalogue, build_interactions
 from vecall.data.ragged import RaggedArray, count_rows
 from vecall.data.settings import DataSettings
-from vecall.data.split import Split, split_interactions
+from vecall.data.split import Split
+from vecall.data.splitting import split_interactions
 from vecall.data.tables import Tables, read_tables
 from vecall.schema import Features, Schema
 
@@ -26,7 +28,7 @@ class Dataset:
         schema: Columns of the tables, as configured.
         catalogue: Items and users.
         interactions: All interactions, ordered.
-        dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason.
+        dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason; repeats left out.
         has_timestamps: Whether the interactions have times; otherwise their order in the file stands for them.
     """
 
@@ -41,6 +43,11 @@ class Dataset:
         """U histories of all positives, as a release stores them."""
         positives = self.interactions.positives
         return RaggedArray.from_sorted_pairs(positives.users, positives.items, len(self.catalogue.users))
+
+    @property
+    def history_weights(self) -> NDArray[np.float32] | None:
+        """Weight in the loss of each value of `histories`; None if all weigh the same."""
+        return self.interactions.positives.weights
 
     @property
     def popularity(self) -> NDArray[np.float32]:
@@ -79,11 +86,20 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     Raises:
         DataError: As for `read_tables`.
     """
-    return build_dataset(read_tables(settings, schema), schema)
+    return build_dataset(read_tables(settings, schema), schema, settings.repeats)
 
 
-def build_dataset(tables: Tables, schema: Schema) -> Dataset:
-    """Give the items and users of validated tables their rows, and order the interactions."""
+def build_dataset(tables: Tables, schema: Schema, repeats: Literal["keep", "first", "last"] = "keep") -> Dataset:
+    """Give the items and users of validated tables their rows, and order the interactions.
+
+    Args:
+        tables: The tables.
+        schema: Their columns.
+        repeats: As in `[data]`; interactions that are left out are counted.
+    """
     catalogue = build_catalogue(tables, schema)
-    has_timestamps = schema.interactions.time is not None
-    return Dataset(schema, catalogue, build_interactions(tables, catalogue), tables.dropped_counts, has_timestamps)
+    interactions = build_interactions(tables, catalogue, schema.interactions, repeats)
+    dropped_counts = dict(tables.dropped_counts)
+    if n_repeats := len(tables.interactions) - len(interactions.users):
+        dropped_counts[f"repeats of the same user, item and kind (data.repeats = {repeats!r})"] = n_repeats
+    return Dataset(schema, catalogue, interactions, dropped_counts, schema.interactions.time is not None)

@@ -9,13 +9,25 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask
-from vecall.data.casting import CastResult, TimestampCaster, cast_boolean, cast_id, cast_number
+from vecall.data.attributes import MAX_UNIX_MICROS, MIN_UNIX_MICROS
+from vecall.data.casting import (
+    CastResult,
+    TimestampCaster,
+    cast_boolean,
+    cast_id,
+    cast_number,
+    column_to_text_or_null,
+)
 from vecall.data.id_numbering import UNKNOWN_CODE, Codes, IdNumbering
+from vecall.data.kind_reader import KindReader
 from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableBatch, TableValidator
+from vecall.data.timestamps import NS_PER_UNIT
 from vecall.errors import DataError
-from vecall.schema import InteractionSchema, Schema
+from vecall.schema import InteractionSchema, Schema, TimeUnit
+
+PARTS = ("train", "valid", "test")  # of a split, as a table names them
 
 _Columns = dict[str, list[pl.Series]]  # batches of each column
 
@@ -33,6 +45,11 @@ class InteractionTable:
         is_positive: [n] Whether the interaction is positive.
         times: [n] Numbers, or microseconds since 1970 if `has_datetimes`; None without a time column.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+        time_unit: Unit of the times; None if it is not known.
+        parts: [n] The part of the split that the table names, as a number of `PARTS`; None if it names none.
+        kinds: [n] Number of each interaction's kind in `kind_names`; None without a column of kinds.
+        kind_names: The kinds that occur, and those of dropped rows, as `cast_kind` spells them.
+        is_impression: [n] Whether the item was shown and not chosen; None without a column that says so.
     """
 
     user_ids: pl.Series
@@ -42,6 +59,11 @@ class InteractionTable:
     is_positive: Mask
     times: NDArray[np.int64] | NDArray[np.float64] | None = None
     has_datetimes: bool = False
+    time_unit: TimeUnit | None = None
+    parts: NDArray[np.int8] | None = None
+    kinds: Codes | None = None
+    kind_names: Sequence[str] = ()
+    is_impression: Mask | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,6 +78,7 @@ class InteractionReader:
         bad_rows: Handler of invalid rows.
         item_ids: Ids of the items table, to which the interactions must belong; None if there is none.
         user_ids: Ids of the users table; None if there is none.
+        split_column: Column that says which part of the split a row belongs to; None without one.
     """
 
     def __init__(
@@ -65,11 +88,13 @@ class InteractionReader:
         bad_rows: BadRowHandler,
         item_ids: pl.Series | None,
         user_ids: pl.Series | None,
+        split_column: str | None = None,
     ) -> None:
-        self._schema, self._csv, self._bad_rows = schema, csv, bad_rows
+        self._schema, self._csv, self._bad_rows, self._split_column = schema, csv, bad_rows, split_column
         self._has_items_table = item_ids is not None
         self._items = IdNumbering(schema.items.id_type, item_ids)
         self._users = IdNumbering(schema.users.id_type, user_ids)
+        self._kinds = None if schema.interactions.event is None else KindReader(schema.interactions)
 
     def read(self, sources: Sequence[TableSource]) -> InteractionTable:
         """Read and validate all files; without a file the table has no rows.
@@ -81,6 +106,15 @@ class InteractionReader:
         if self._schema.interactions.time is not None:
             _check_uniform_time_kind(files, sources)
         times = _pop_column(files, "time", pl.Int64) if self._schema.interactions.time is not None else None
+        parts = None if self._split_column is None else _pop_column(files, "part", pl.Int8).to_numpy()
+        has_datetimes = times is not None and times.dtype.is_temporal()
+        declared_unit = self._schema.interactions.time_unit
+        time_unit: TimeUnit | None = "us" if has_datetimes else None if declared_unit == "none" else declared_unit
+        if times is not None and time_unit is not None and not has_datetimes:
+            _check_time_range(times, time_unit)
+        if self._kinds is not None:
+            self._kinds.check()
+        has_impressions = self._schema.interactions.impression is not None
         return InteractionTable(
             user_ids=self._users.ids,
             item_ids=self._items.ids,
@@ -88,32 +122,44 @@ class InteractionReader:
             items=_pop_column(files, "item", pl.Int32).to_numpy(),
             is_positive=_pop_column(files, "positive", pl.Boolean).to_numpy(),
             times=None if times is None else times.to_physical().to_numpy(),
-            has_datetimes=times is not None and times.dtype.is_temporal(),
+            has_datetimes=has_datetimes,
+            time_unit=time_unit,
+            parts=parts,
+            kinds=None if self._kinds is None else _pop_column(files, "kind", pl.Int32).to_numpy(),
+            kind_names=() if self._kinds is None else self._kinds.names,
+            is_impression=_pop_column(files, "impression", pl.Boolean).to_numpy() if has_impressions else None,
         )
 
     def _read_file(self, source: TableSource) -> _Columns:
-        """Return the columns `user` and `item` (codes), `positive`, and `time` if the schema names one."""
-        names = self._schema.interactions
-        table = TableValidator(source, _list_columns(names), self._csv, self._bad_rows)
+        """Return the columns `user` and `item` (codes), `positive`, and others where the settings name them."""
+        columns_by_key = _list_columns(self._schema.interactions)
+        if self._split_column is not None:
+            columns_by_key["data.split_column"] = self._split_column
+        table = TableValidator(source, columns_by_key, self._csv, self._bad_rows)
         times = TimestampCaster(self._csv.decimal)
         columns = self._read_batches(table, times)
         if not times.is_consistent:  # the first batch is not like the file
             columns = self._read_batches(table, TimestampCaster(self._csv.decimal, is_number=times.has_more_numbers))
         table.handle_invalid_cells()
+        if self._kinds is not None:
+            self._kinds.finish_file(source, self._bad_rows)
         return columns
 
     def _read_batches(self, table: TableValidator, times: TimestampCaster) -> _Columns:
         columns: _Columns = {}
+        if self._kinds is not None:
+            self._kinds.start_file()
         for batch in table.iterate_batches():
             self._validate(batch, times)
-            is_positive = _is_positive(batch.to_frame("label"))
-            for column in [*batch.to_frame("interaction"), is_positive.alias("positive")]:
+            for column in [*batch.to_frame("interaction"), _is_positive(batch).alias("positive")]:
                 columns.setdefault(column.name, []).append(column)
         return columns
 
     def _validate(self, batch: TableBatch, times: TimestampCaster) -> None:
         """Cast the columns of a batch, drop its invalid rows, and replace the ids of the others by codes."""
         schema, names, decimal = self._schema, self._schema.interactions, self._csv.decimal
+        if self._kinds is not None:
+            self._kinds.read(batch)
         cast_user, cast_item = (partial(cast_id, id_type=side.id_type) for side in (schema.users, schema.items))
         batch.cast("interaction", names.user, cast_user, is_required=True, name="user")
         batch.cast("interaction", names.item, cast_item, is_required=True, name="item")
@@ -123,7 +169,9 @@ class InteractionReader:
             cast_label = partial(_cast_label, positive_threshold=names.positive, decimal=decimal)
             batch.cast("label", names.label, cast_label, is_required=True, name="has_positive_label")
         if names.impression is not None:
-            batch.cast("label", names.impression, cast_boolean, is_required=True, name="impression")
+            batch.cast("interaction", names.impression, cast_boolean, is_required=True, name="impression")
+        if self._split_column is not None:
+            batch.cast("interaction", self._split_column, _cast_part, is_required=True, name="part")
         to_codes = self._items.find if self._has_items_table else self._items.number
         codes = to_codes(batch.typed_columns["interaction", "item"])
         batch.typed_columns["interaction", "item"] = pl.Series(codes)
@@ -158,6 +206,20 @@ def _check_uniform_time_kind(files: Sequence[_Columns], sources: Sequence[TableS
         )
 
 
+def _check_time_range(times: pl.Series, unit: TimeUnit) -> None:
+    """Check that numeric times lie in the years that a datetime supports: others tell of another unit."""
+    if times.is_empty():
+        return
+    numbers = times.to_numpy()
+    first, last = numbers.min().item(), numbers.max().item()
+    micros_per_unit = NS_PER_UNIT[unit] / NS_PER_UNIT["us"]
+    if first * micros_per_unit < MIN_UNIX_MICROS or last * micros_per_unit > MAX_UNIX_MICROS:
+        raise DataError(
+            f"schema.interactions.time_unit is {unit!r}, but times go from {first} to {last}, which is "
+            "beyond the year 9999: set it to their unit since 1970, or to 'none' where they are not of a clock"
+        )
+
+
 def _pop_column(files: Sequence[_Columns], name: str, dtype: type[pl.DataType]) -> pl.Series:
     """Remove a column from all files and concatenate it; integers and floats become floats.
 
@@ -181,15 +243,28 @@ def _cast_label(column: pl.Series, positive_threshold: float, decimal: str) -> C
     return CastResult((values >= threshold[0]).fill_null(value=False), labels.is_valid, labels.expected)
 
 
-def _is_positive(labels: pl.DataFrame) -> pl.Series:
-    """Return a mask [n] of the positives: neither labelled below the threshold nor a mere impression."""
-    is_positive = pl.repeat(value=True, n=len(labels), dtype=pl.Boolean, eager=True)
-    if "has_positive_label" in labels.columns:
-        is_positive = is_positive & labels["has_positive_label"]
-    return is_positive & ~labels["impression"] if "impression" in labels.columns else is_positive
+def _cast_part(column: pl.Series) -> CastResult:
+    """Cast names of parts to their numbers in `PARTS`, Int8."""
+    frame = column_to_text_or_null(column).rename("part").to_frame()
+    numbers = {name: number for number, name in enumerate(PARTS)}
+    values = frame.select(pl.col("part").replace_strict(numbers, default=None, return_dtype=pl.Int8)).to_series()
+    return CastResult(values, values.is_not_null(), "'train', 'valid' or 'test'")
+
+
+def _is_positive(batch: TableBatch) -> pl.Series:
+    """Return a mask [n] of the positives: not labelled below the threshold, of no negative kind, no mere impression."""
+    is_positive = pl.repeat(value=True, n=len(batch), dtype=pl.Boolean, eager=True)
+    labels = batch.typed_columns.get(("label", "has_positive_label"))
+    if labels is not None:
+        is_positive = is_positive & labels
+    for key in (("label", "is_negative_kind"), ("interaction", "impression")):
+        is_negative = batch.typed_columns.get(key)
+        if is_negative is not None:
+            is_positive = is_positive & ~is_negative
+    return is_positive
 
 
 def _list_columns(schema: InteractionSchema) -> dict[str, str]:
     """Return the columns of the interactions table by the keys of vecall.toml that name them."""
-    keys = ("user", "item", "time", "label", "impression")
+    keys = ("user", "item", "time", "label", "impression", "event")
     return {f"schema.interactions.{key}": getattr(schema, key) for key in keys if getattr(schema, key) is not None}

@@ -1,6 +1,7 @@
 """Mapping of validated tables from ids to rows, and ordering of the interactions."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -8,12 +9,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows
+from vecall.data.events import compute_kind_weights, list_target_kinds, mark_target_kinds
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.id_map import IdMap, build_id_map
-from vecall.data.interaction_table import mark_used_codes
+from vecall.data.interaction_table import InteractionTable, mark_used_codes
 from vecall.data.ordering import order_by_user_and_time
+from vecall.data.repeats import select_distinct
 from vecall.data.tables import EntityTable, Tables
-from vecall.schema import Schema
+from vecall.schema import InteractionSchema, Schema, TimeUnit
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Interactions:
         is_positive: [n] Whether the interaction is positive; others have a label below the threshold, or are
             impressions of items that were not chosen.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
+        time_unit: Unit of the times since 1970; None if it is not known, or the times are positions.
+        parts: [n] The part of the split that the table names, `TRAIN`, `VALID` or `TEST`; None if it names none.
+        weights: [n] Weight in the loss of each interaction, if it is positive: 0 is read as history alone; None if all
+            positives weigh the same.
+        is_target: [n] Whether the interaction may be held out, if it is positive; None if all positives may.
+        target_kinds: The kinds that may be held out, for reports, where they are not all.
     """
 
     users: Rows
@@ -35,6 +44,11 @@ class Interactions:
     times: NDArray[np.int64] | NDArray[np.float64]
     is_positive: Mask
     has_datetimes: bool = False
+    time_unit: TimeUnit | None = None
+    parts: NDArray[np.int8] | None = None
+    weights: NDArray[np.float32] | None = None
+    is_target: Mask | None = None
+    target_kinds: Sequence[str] = ()
 
     @property
     def positives(self) -> "Interactions":
@@ -43,8 +57,15 @@ class Interactions:
 
     def filter(self, mask: Mask) -> "Interactions":
         """Return the interactions where the mask [n] is true, in the same order."""
-        return Interactions(
-            self.users[mask], self.items[mask], self.times[mask], self.is_positive[mask], self.has_datetimes
+        return replace(
+            self,
+            users=self.users[mask],
+            items=self.items[mask],
+            times=self.times[mask],
+            is_positive=self.is_positive[mask],
+            parts=None if self.parts is None else self.parts[mask],
+            weights=None if self.weights is None else self.weights[mask],
+            is_target=None if self.is_target is None else self.is_target[mask],
         )
 
 
@@ -108,16 +129,56 @@ def _align_to_ids(table: EntityTable | None, part: Literal["features", "attribut
     return build_frame({name: get_unnamed_column(frame, name).gather(indices) for name in frame.columns}, len(ids))
 
 
-def build_interactions(tables: Tables, catalogue: Catalogue) -> Interactions:
-    """Convert the interactions table to rows, in the order of histories."""
+def build_interactions(
+    tables: Tables,
+    catalogue: Catalogue,
+    schema: InteractionSchema,
+    repeats: Literal["keep", "first", "last"] = "keep",
+) -> Interactions:
+    """Convert the interactions table to rows, in the order of histories.
+
+    Args:
+        tables: The tables.
+        catalogue: Items and users of the tables.
+        schema: Columns of the interactions table, and what its kinds mean.
+        repeats: Which to keep of the interactions of the same user, item and kind. Impressions are a kind of their own.
+    """
     log = tables.interactions
     users = catalogue.users.column_to_rows(log.user_ids).astype(np.int32)[log.users]
     order = order_by_user_and_time(users, log.times)
     item_row_by_code = catalogue.items.column_to_rows(log.item_ids).astype(np.int32)
+    if repeats != "keep":
+        kinds = _number_kinds(log)[order]
+        order = order[select_distinct(users[order], item_row_by_code[log.items[order]], kinds, repeats)]
+    weights, is_target = _apply_kinds(log, order, schema)
     return Interactions(
         users=users[order],
         items=item_row_by_code[log.items[order]],
         times=order if log.times is None else log.times[order],
         is_positive=log.is_positive[order],
         has_datetimes=log.has_datetimes,
+        time_unit=log.time_unit,
+        parts=None if log.parts is None else log.parts[order],
+        weights=weights,
+        is_target=is_target,
+        target_kinds=[] if is_target is None else list_target_kinds(log.kind_names, schema),
     )
+
+
+def _number_kinds(log: InteractionTable) -> Rows:
+    """Number the kinds [n] of interactions; those of impressions are others than those of what was chosen."""
+    kinds = np.zeros(len(log), dtype=np.int32) if log.kinds is None else log.kinds
+    return kinds if log.is_impression is None else 2 * kinds + log.is_impression
+
+
+def _apply_kinds(
+    log: InteractionTable, order: NDArray[np.int64], schema: InteractionSchema
+) -> tuple[NDArray[np.float32] | None, Mask | None]:
+    """Return `weights` and `is_target` of the interactions at positions [n] of the table."""
+    if log.kinds is None:
+        return None, None
+    kinds, is_positive = log.kinds[order], log.is_positive[order]
+    weights, is_target = compute_kind_weights(log.kind_names, schema), mark_target_kinds(log.kind_names, schema)
+    occurs = mark_used_codes(kinds[is_positive], len(weights))  # as a positive
+    is_equal = bool((weights[occurs] == weights[occurs].max(initial=0)).all() and weights[occurs].any())
+    return None if is_equal else weights[kinds], None if is_target[occurs].all() else is_target[kinds]

@@ -28,14 +28,22 @@ class DataSettings(SettingsModel):
     users: Path | None = Field(None, description="users table; if unset, the users are those of the interactions")
     bad_rows: Literal["error", "drop"] = Field(
         "error",
-        description="drop: rows with an invalid id, time, label or impression are dropped, invalid features and "
-        "attributes become missing values, and both are counted",
+        description="drop: rows with an invalid id, time, label, impression, event or part are dropped, invalid "
+        "features and attributes become missing values, and both are counted",
     )
     csv: CsvSettings = CsvSettings()
-    split: Literal["leave_one_out", "global_time"] = Field(
+    split: Literal["leave_one_out", "global_time", "random", "given"] = Field(
         "leave_one_out",
         description="leave_one_out: the last positive of each user is the test, the last but one the validation; "
-        "global_time: periods from valid_from and test_from on",
+        "global_time: periods from valid_from and test_from on; random: 80, 10 and 10 % of each user's items, of users "
+        "with at least 5; given: as split_column says",
+    )
+    split_seed: int = Field(0, ge=0, description="random: seed of the draw")
+    split_column: str | None = Field(
+        None, description="given: column that says train, valid or test; without valid, a tenth of train is drawn"
+    )
+    repeats: Literal["keep", "first", "last"] = Field(
+        "keep", description="which to keep of the interactions of the same user, item and kind; keep: all of them"
     )
     valid_from: Timestamp | None = Field(None, description="global_time: start of the validation period")
     test_from: Timestamp | None = Field(None, description="global_time: start of the test period")
@@ -62,8 +70,20 @@ class DataSettings(SettingsModel):
         has_cutoffs = (self.valid_from is not None, self.test_from is not None)
         if self.split == "global_time" and not all(has_cutoffs):
             raise ValueError("split = 'global_time' needs both valid_from and test_from")
-        if self.split == "leave_one_out" and any(has_cutoffs):
+        if self.split != "global_time" and any(has_cutoffs):
             raise ValueError("valid_from and test_from go with split = 'global_time'; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_split_keys(self) -> Self:
+        if self.split == "given" and self.split_column is None:
+            raise ValueError(
+                "split = 'given' needs split_column, the name of a column of the interactions with train, valid or test"
+            )
+        if self.split != "given" and self.split_column is not None:
+            raise ValueError("split_column goes with split = 'given'; leave it out, or set split")
+        if self.split != "random" and self.split_seed:
+            raise ValueError("split_seed goes with split = 'random'; leave it out, or set split")
         return self
 
     def resolve_paths(self, base_directory: Path) -> Self:

@@ -1,4 +1,4 @@
-"""Split of interactions into training, validation and test. No part holds data from later than its own period."""
+"""Parts of a split of interactions, and what every kind of split builds them from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows
 from vecall.data.interactions import Interactions
-from vecall.data.ragged import EvalCases, RaggedArray, RaggedView, offsets_from_lengths
-from vecall.data.settings import DataSettings, Timestamp
-from vecall.data.timestamps import to_unix_micros
-from vecall.errors import DataError
+from vecall.data.ragged import EvalCases, RaggedArray, RaggedView
+from vecall.data.timestamps import NS_PER_UNIT
 
 # A time in the unit of the time column; int where the column is one: a float would lose digits beyond 2^53.
 ColumnTime = int | float
 
 TRAIN, VALID, TEST = 0, 1, 2
-
-_MIN_POSITIVES = 3  # leave-one-out: at least one for each part
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,11 @@ class Split:
         train: U histories of training positives, by user row, oldest first.
         hard_negatives: Those of the training period.
         valid: Validation cases; their histories are those of `train`.
-        test: Test cases; their histories hold all positives before the test, those of validation included.
+        test: Test cases; their histories hold all positives before the test, those of validation included; with a
+            random split they are those of `train`.
         user_counts_by_reason: Number of users who are not evaluated, or are evaluated without a history, by reason.
         positive_parts: [positives] The part of each positive of the interactions: `TRAIN`, `VALID` or `TEST`.
+        train_weights: Weight in the loss of each value of `train`; None if all weigh the same.
     """
 
     protocol: str
@@ -63,131 +61,23 @@ class Split:
     test: EvalCases
     user_counts_by_reason: Mapping[str, int]
     positive_parts: NDArray[np.int8]
+    train_weights: NDArray[np.float32] | None = None
 
 
-def split_interactions(interactions: Interactions, n_users: int, settings: DataSettings) -> Split:
-    """Split as `settings.split` says.
-
-    Args:
-        interactions: All interactions.
-        n_users: U, number of users of the catalogue, those without interactions included.
-        settings: The kind of split and its cutoffs.
-
-    Raises:
-        DataError: A part is empty, or a cutoff is not of the kind of the time column.
-    """
-    if settings.split == "leave_one_out":
-        result = split_last_positives(interactions, n_users)
-    else:
-        valid_from = _parse_cutoff("data.valid_from", settings.valid_from, interactions)
-        test_from = _parse_cutoff("data.test_from", settings.test_from, interactions)
-        result = split_global_time(interactions, n_users, valid_from, test_from)
-    sizes = {"train": len(result.train.values), "validation": len(result.valid), "test": len(result.test)}
-    for part, size in sizes.items():
-        if size == 0:
-            first, last = (
-                _format_time(bound.item(), interactions)
-                for bound in (interactions.times.min(), interactions.times.max())
-            )
-            users = dict(result.user_counts_by_reason) or n_users
-            raise DataError(
-                f"{result.protocol}: the {part} part is empty. There are {int(interactions.is_positive.sum())} "
-                f"positives, and times go from {first} to {last}; users: {users}"
-            )
-    return result
-
-
-def split_last_positives(interactions: Interactions, n_users: int) -> Split:
-    """Split leave-one-out: each user's last positive is the test, the last but one the validation, the rest training.
-
-    Users with fewer than three positives are in the training alone. A hard negative is in the training if it comes
-    before the validation item of its user.
-    """
-    positives = interactions.positives
-    histories = RaggedArray.from_sorted_pairs(positives.users, positives.items, n_users)
-    is_evaluated = histories.lengths >= _MIN_POSITIVES  # [U]
-    evaluated_users = np.flatnonzero(is_evaluated)
-    starts, ends = histories.offsets[evaluated_users], histories.offsets[evaluated_users + 1]
-    parts = np.full(len(histories.values), TRAIN, dtype=np.int8)
-    parts[ends - 2], parts[ends - 1] = VALID, TEST
-    train_offsets = offsets_from_lengths(histories.lengths - 2 * is_evaluated)
-    train = RaggedArray(train_offsets, histories.values[parts == TRAIN])
-    negatives = select_hard_negatives(interactions)
-
-    def build_cases(n_after: int) -> EvalCases:
-        """Build the cases whose targets are followed by `n_after` positives."""
-        targets = RaggedArray(np.arange(len(ends) + 1), histories.values[ends - 1 - n_after])
-        views = RaggedView(histories.values, starts, ends - 1 - n_after - starts)
-        return EvalCases(evaluated_users, views, targets)
-
-    return Split(
-        protocol="leave-one-out: each user's last positive is the test, the last but one the validation; "
-        "all items are ranked",
-        train=train,
-        hard_negatives=negatives.filter(negatives.prior_positive_counts <= train.lengths[negatives.users]),
-        valid=build_cases(1),
-        test=build_cases(0),
-        user_counts_by_reason=_drop_zero_counts({"users with fewer than 3 positives": int((~is_evaluated).sum())}),
-        positive_parts=parts,
-    )
-
-
-def split_global_time(interactions: Interactions, n_users: int, valid_from: ColumnTime, test_from: ColumnTime) -> Split:
-    """Split at two points in time: training before `valid_from`, test from `test_from` on, validation in between.
-
-    Targets of a user are the distinct items of the positives within the period, the history all positives before it.
-
-    Raises:
-        DataError: The cutoffs are not in order.
-    """
-    if not valid_from < test_from:
-        raise DataError(f"data.valid_from must lie before data.test_from, got {valid_from} and {test_from}")
-    positives = interactions.positives
-    histories = RaggedArray.from_sorted_pairs(positives.users, positives.items, n_users)
-    before_valid, before_test = positives.times < valid_from, positives.times < test_from
-    train = RaggedArray.from_sorted_pairs(positives.users[before_valid], positives.items[before_valid], n_users)
-    # Times ascend within a user, so each part of a history is a segment of it.
-    starts, ends = histories.offsets[:-1], histories.offsets[1:]
-    valid_starts = starts + train.lengths
-    test_starts = starts + _count_by_user(positives.users[before_test], n_users)
-    valid = _build_eval_cases(histories, valid_starts, test_starts)
-    test = _build_eval_cases(histories, test_starts, ends)
-    return Split(
-        protocol=f"global time: trained on interactions before {_format_time(valid_from, interactions)}, evaluated on "
-        f"those from {_format_time(test_from, interactions)} on; all items are ranked",
-        train=train,
-        hard_negatives=select_hard_negatives(interactions, interactions.times < valid_from),
-        valid=valid,
-        test=test,
-        user_counts_by_reason=_drop_zero_counts(
-            {
-                "users without positives in the test period": n_users - len(test),
-                "test users without a history (evaluated nevertheless)": int((test.histories.lengths == 0).sum()),
-            }
-        ),
-        positive_parts=np.where(before_valid, TRAIN, np.where(before_test, VALID, TEST)).astype(np.int8),
-    )
-
-
-def _count_by_user(users: Rows, n_users: int) -> NDArray[np.int64]:
-    """Return how often each user occurs among ascending users, [n_users]."""
-    return RaggedArray.from_sorted_pairs(users, users, n_users).lengths
-
-
-def _build_eval_cases(
-    histories: RaggedArray, period_starts: NDArray[np.int64], period_ends: NDArray[np.int64]
+def build_eval_cases(
+    values: Rows, starts: NDArray[np.int64], ends: NDArray[np.int64], targets: RaggedArray
 ) -> EvalCases:
-    """Build the cases of the users with positives in a period.
+    """Build the cases of the users with targets.
 
     Args:
-        histories: U lists by user row, oldest first.
-        period_starts: [U] Start of the period in the values of `histories`.
-        period_ends: [U] Its end.
+        values: Items of all histories.
+        starts: [U] Start of each user's history in `values`.
+        ends: [U] Its end.
+        targets: U lists of held-out items, with repeats.
     """
-    users = np.flatnonzero(period_starts < period_ends)
-    starts, period_starts, period_ends = histories.offsets[users], period_starts[users], period_ends[users]
-    period = RaggedView(histories.values, period_starts, period_ends - period_starts)
-    return EvalCases(users, RaggedView(histories.values, starts, period_starts - starts), _sort_distinct(period))
+    users = np.flatnonzero(targets.lengths)
+    histories = RaggedView(values, starts[users], ends[users] - starts[users])
+    return EvalCases(users, histories, _sort_distinct(targets.take(users)))
 
 
 def _sort_distinct(lists: RaggedArray) -> RaggedArray:
@@ -195,6 +85,18 @@ def _sort_distinct(lists: RaggedArray) -> RaggedArray:
     n_rows = int(lists.values.max(initial=0)) + 1
     owners, rows = np.divmod(np.unique(lists.segment_ids * n_rows + lists.values), n_rows)
     return RaggedArray.from_sorted_pairs(owners, rows.astype(lists.values.dtype), len(lists))
+
+
+def list_targets(positives: Interactions, mask: Mask, n_users: int) -> RaggedArray:
+    """Return U lists of the items of positives where the mask [n] is true, of the kinds that may be held out."""
+    if positives.is_target is not None:
+        mask = mask & positives.is_target
+    return RaggedArray.from_sorted_pairs(positives.users[mask], positives.items[mask], n_users)
+
+
+def select_train_weights(positives: Interactions, parts: NDArray[np.int8]) -> NDArray[np.float32] | None:
+    """Return the weights of the training positives; None if all weigh the same."""
+    return None if positives.weights is None else positives.weights[parts == TRAIN]
 
 
 def select_hard_negatives(interactions: Interactions, train_mask: Mask | None = None) -> HardNegatives:
@@ -213,27 +115,22 @@ def select_hard_negatives(interactions: Interactions, train_mask: Mask | None = 
     return negatives if train_mask is None else negatives.filter(train_mask[positions])
 
 
-def _drop_zero_counts(counts: dict[str, int]) -> Mapping[str, int]:
+def describe_target_kinds(interactions: Interactions) -> str:
+    """Return " of kind ..." where only positives of some kinds are held out, else nothing."""
+    return "" if interactions.is_target is None else f" of kind {' or '.join(interactions.target_kinds)}"
+
+
+def drop_zero_counts(counts: dict[str, int]) -> Mapping[str, int]:
+    """Return the counts above 0."""
     return MappingProxyType({reason: count for reason, count in counts.items() if count})
 
 
-def _parse_cutoff(key: str, timestamp: Timestamp | None, interactions: Interactions) -> ColumnTime:
-    """Convert a cutoff of the settings to the unit of the time column."""
-    if timestamp is None:
-        raise DataError(f"{key} is missing: split = 'global_time' needs valid_from and test_from")
-    if isinstance(timestamp, str) != interactions.has_datetimes:
-        actual, expected = (
-            ("datetimes", "a date or datetime") if interactions.has_datetimes else ("numbers", "a number in their unit")
-        )
-        raise DataError(f"{key} is {timestamp!r}, but the interactions' times are {actual}: set it to {expected}")
-    return to_unix_micros(datetime.fromisoformat(timestamp)) if isinstance(timestamp, str) else timestamp
-
-
-def _format_time(time: ColumnTime, interactions: Interactions) -> str:
+def format_time(time: ColumnTime, interactions: Interactions) -> str:
     """Format a time of the time column for people."""
-    if not interactions.has_datetimes:
+    if interactions.time_unit is None:
         return f"{time:.15g}" if isinstance(time, float) else str(time)
+    microseconds = time * NS_PER_UNIT[interactions.time_unit] / NS_PER_UNIT["us"]
     try:
-        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)).isoformat()
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).isoformat()
     except OverflowError:  # outside the years that datetime supports
-        return f"{time} microseconds since 1970"
+        return f"{time} {interactions.time_unit} since 1970"

@@ -81,14 +81,17 @@ class BadRowHandler:
             DataError: Invalid cells are errors.
         """
         if self._should_drop:
-            name = PurePath(source.label).name
-            reason = f"{name}: {check.column}: not {check.expected} (of {check.n_cells:,} rows)"
-            self.dropped_counts[reason] = self.dropped_counts.get(reason, 0) + check.n_invalid
+            self.count(source, f"{check.column}: not {check.expected} (of {check.n_cells:,} rows)", check.n_invalid)
             return
         raise DataError(
             f"{source.label}: column {check.column!r}: expected {check.expected}, got {check.n_invalid} invalid of "
             f"{check.n_cells} rows ({'; '.join(check.examples)}). {source.describe_remedy()}"
         )
+
+    def count(self, source: TableSource, reason: str, count: int) -> None:
+        """Count rows or values of a table that are dropped for a reason."""
+        reason = f"{PurePath(source.label).name}: {reason}"
+        self.dropped_counts[reason] = self.dropped_counts.get(reason, 0) + count
 
 
 class TableBatch:
@@ -144,6 +147,10 @@ class TableBatch:
         """
         self._record(column, is_valid, expected)
         self._filter_rows(is_valid)
+
+    def drop(self, mask: pl.Series) -> None:
+        """Drop the rows where the mask [n] is true; they are not invalid, and it is for the caller to count them."""
+        self._filter_rows(~mask)
 
     def _record(self, column: str, is_valid: pl.Series, expected: str) -> None:
         """Add the cells of a column to the check with the number of checks of this batch so far."""

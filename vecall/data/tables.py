@@ -70,12 +70,14 @@ class TableSources:
         items: The items table; None if there is none.
         users: The users table; None if there is none.
         csv: Format of text tables.
+        split_column: Column of the interactions that says which part of the split a row belongs to; None without one.
     """
 
     interactions: Sequence[TableSource]
     items: TableSource | None
     users: TableSource | None
     csv: CsvSettings
+    split_column: str | None = None
 
 
 def read_tables(settings: DataSettings, schema: Schema) -> Tables:
@@ -94,6 +96,7 @@ def read_tables(settings: DataSettings, schema: Schema) -> Tables:
         items=None if settings.items is None else TableSource.from_path(settings.items),
         users=None if settings.users is None else TableSource.from_path(settings.users),
         csv=settings.csv,
+        split_column=settings.split_column,
     )
     tables = validate_tables(sources, schema, BadRowHandler(should_drop=settings.bad_rows == "drop"))
     if not len(tables.interactions):
@@ -119,7 +122,8 @@ def validate_tables(sources: TableSources, schema: Schema, bad_rows: BadRowHandl
     if sources.users is not None:
         users = _read_entity_table(sources.users, schema.users, sources.csv, bad_rows)
     item_ids, user_ids = (None if table is None else table.ids for table in (items, users))
-    interactions = InteractionReader(schema, sources.csv, bad_rows, item_ids, user_ids).read(sources.interactions)
+    reader = InteractionReader(schema, sources.csv, bad_rows, item_ids, user_ids, sources.split_column)
+    interactions = reader.read(sources.interactions)
     if users is not None and sources.users is not None and len(interactions):
         _check_user_overlap(interactions, users.ids, sources.users.label)
     for reason, count in bad_rows.dropped_counts.items():

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 
-NS_PER_UNIT = {"ms": 10**6, "us": 10**3, "ns": 1}  # by the time unit of a Polars Datetime
+NS_PER_UNIT = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # a Polars Datetime has all units but the first
 NS_PER_DAY = 86_400 * 10**9
 
 # The 7th to 9th digit of a fraction, which datetime.fromisoformat ignores.

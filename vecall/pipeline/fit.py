@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.config import Config
@@ -102,7 +103,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     run_on_main(group, partial(create_or_check_run_dir, directory, config))
     # The refitted model may have been trained on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
-    training_data, vocabulary = _build_training_data(dataset, split.train, split.hard_negatives, init_model)
+    training_data, vocabulary = _build_training_data(
+        dataset, split.train, split.hard_negatives, split.train_weights, init_model
+    )
     init_weights = None if init_run is None else init_run.weights_path
     fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights)
     run_on_main(group, partial(fingerprint.write_or_check, directory))
@@ -171,14 +174,18 @@ def _write_summary(summary: RunSummary, directory: Path) -> None:
 
 
 def _build_training_data(
-    dataset: Dataset, train_histories: RaggedArray, negatives: HardNegatives, init_model: TrainedModel | None
+    dataset: Dataset,
+    train_histories: RaggedArray,
+    negatives: HardNegatives,
+    weights: NDArray[np.float32] | None,
+    init_model: TrainedModel | None,
 ) -> tuple[TrainingData, ModelVocabulary]:
     """Fit the feature encoders to the training histories and encode the catalogue with them."""
     item_encoder, user_encoder = dataset.fit_feature_encoders(
         train_histories.values, np.flatnonzero(train_histories.lengths)
     )
     training_data = TrainingData.from_catalogue(
-        dataset.catalogue, (item_encoder, user_encoder), train_histories, negatives
+        dataset.catalogue, (item_encoder, user_encoder), train_histories, negatives, weights
     )
     item_ids = dataset.catalogue.items
     if init_model is not None and init_model.vocabulary.item_id_map.id_type == item_ids.id_type:
@@ -249,7 +256,7 @@ def _refit_and_time(
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
     training_data, vocabulary = _build_training_data(
-        dataset, dataset.histories, select_hard_negatives(dataset.interactions), init_model
+        dataset, dataset.histories, select_hard_negatives(dataset.interactions), dataset.history_weights, init_model
     )
     result = train(
         training_data,

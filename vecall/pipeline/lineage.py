@@ -66,7 +66,7 @@ class DataFingerprint(BaseModel):
         parts: dict[str, list[NDArray[Any]]] = {
             "item ids": list(catalogue.items.to_arrays().values()),
             "user ids": list(catalogue.users.to_arrays().values()),
-            "interactions": [log.users, log.items, log.times, log.is_positive],
+            "interactions": [log.users, log.items, log.times, log.is_positive, *_list_optional(log.weights)],
             "split": [
                 split.positive_parts,
                 split.hard_negatives.users,
@@ -112,6 +112,10 @@ def read_fingerprint(run_dir: Path) -> DataFingerprint | None:
         return None
     except (OSError, ValidationError) as error:
         raise TrainingError(f"{run_dir / FINGERPRINT_FILE}: cannot be read: {error}") from error
+
+
+def _list_optional(array: NDArray[Any] | None) -> list[NDArray[Any]]:
+    return [] if array is None else [array]
 
 
 def _to_byte_array(state: BaseModel) -> NDArray[np.uint8]:

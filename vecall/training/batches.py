@@ -25,23 +25,28 @@ class Samples:
         items: [n] item rows.
         positions: [n] number of items of the user's history before the sample.
         labels: [n] float32, 1 for a positive, 0 for a negative.
+        weights: [n] weight in the loss, above 0; None if all weigh the same.
     """
 
     users: Rows
     items: Rows
     positions: Rows
     labels: NDArray[np.float32]
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
 
-def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> Samples:
-    """Make a positive sample of every position of every history.
+def build_positive_samples(
+    histories: RaggedArray, *, min_history: int = 0, weights: NDArray[np.float32] | None = None
+) -> Samples:
+    """Make a positive sample of every position of every history that weighs more than 0.
 
     Args:
         histories: U histories of item rows, oldest first.
         min_history: Positions with fewer items before them are left out.
+        weights: Weight in the loss of each value of `histories`; None if all weigh the same.
     """
     counts = np.maximum(histories.lengths - min_history, 0)  # [U] samples of each history
     users = np.repeat(np.arange(len(histories), dtype=np.int32), counts)
@@ -50,16 +55,23 @@ def build_positive_samples(histories: RaggedArray, *, min_history: int = 0) -> S
     is_kept = np.ones(len(histories.values), dtype=np.bool_)
     for position in range(min_history):
         is_kept[(histories.offsets[:-1] + position)[histories.lengths > position]] = False
-    return Samples(users, histories.values[is_kept], positions, np.ones(len(users), dtype=np.float32))
+    items, labels = histories.values[is_kept], np.ones(len(users), dtype=np.float32)
+    if weights is None:
+        return Samples(users, items, positions, labels)
+    sample_weights = weights[is_kept]
+    kept = np.flatnonzero(sample_weights)
+    return Samples(users[kept], items[kept], positions[kept], labels[kept], sample_weights[kept])
 
 
 def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Samples:
-    """Append samples with label 0 to the positives."""
+    """Append samples with label 0, and weight 1, to the positives."""
+    labels = np.zeros(len(negatives.users), dtype=np.float32)
     return Samples(
         np.concatenate([positives.users, negatives.users.astype(np.int32)]),
         np.concatenate([positives.items, negatives.items]),
         np.concatenate([positives.positions, negatives.prior_positive_counts.astype(np.int32)]),
-        np.concatenate([positives.labels, np.zeros(len(negatives.users), dtype=np.float32)]),
+        np.concatenate([positives.labels, labels]),
+        None if positives.weights is None else np.concatenate([positives.weights, np.ones_like(labels)]),
     )
 
 
@@ -192,6 +204,7 @@ class SampleBatches:
             labels=torch.from_numpy(samples.labels[indices]),
             histories=torch.from_numpy(histories),
             lengths=torch.from_numpy(lengths),
+            weights=None if samples.weights is None else torch.from_numpy(samples.weights[indices]),
         )
 
 

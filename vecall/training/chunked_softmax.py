@@ -15,9 +15,15 @@ _DEFAULT_CHUNK_LOGITS = 2**26
 
 
 def chunked_cross_entropy(
-    users: Tensor, items: Tensor, targets: Tensor, masked_items: Tensor | None = None, *, label_smoothing: float = 0.0
+    users: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    masked_items: Tensor | None = None,
+    weights: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the mean cross-entropy of each row's target among all items.
+    """Return the mean over the rows of the cross-entropy of each row's target among all items, times its weight.
 
     Equals `losses.masked_cross_entropy` of the scores `users @ items.T` with -inf for the masked items.
 
@@ -27,9 +33,10 @@ def chunked_cross_entropy(
         targets: [B] rows of the positives in `items`.
         masked_items: [B, L] rows of items to exclude from each row's softmax. Repetitions are allowed, and the target
             itself is never excluded, so that it may serve as padding.
+        weights: [B] weights of the rows; None if all are 1.
         label_smoothing: Share of the target distribution that is spread evenly over all items not excluded.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(users, items, targets, masked_items, label_smoothing)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(users, items, targets, masked_items, weights, label_smoothing)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -41,11 +48,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         items: Tensor,
         targets: Tensor,
         masked_items: Tensor | None,
+        weights: Tensor | None,
         label_smoothing: float,
     ) -> Tensor:
         """Return the loss, and save the gradients of users and items for `backward`."""
         grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
         item_sum = items.sum(0)  # [D]
+        weighted_users = users if weights is None else users * weights.unsqueeze(1)
         chunk_rows = max(1, _CHUNK_LOGITS_BY_DEVICE.get(users.device.type, _DEFAULT_CHUNK_LOGITS) // len(items))
         buffer = users.new_empty(min(chunk_rows, len(users)), len(items))  # reused: allocating memory anew is slow
         loss = users.new_zeros(())
@@ -56,22 +65,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits, targets[rows], None if masked_items is None else masked_items[rows], label_smoothing
             )
             chunk.compute(logit_sums=users[rows] @ item_sum)
-            loss += chunk.losses.sum()
+            loss += chunk.losses.sum() if weights is None else chunk.losses @ weights[rows]
             # The gradient of the logits is unnormalized_grad / exp_sum - smoothing_per_item. The division is applied to
             # the products with [N, D] and [rows, D], which are smaller than [rows, N].
             smoothing = chunk.smoothing_per_item.expand_as(chunk.exp_sum)  # [rows, 1]
             torch.mm(chunk.unnormalized_grad, items, out=grad_users[rows])
             grad_users[rows].div_(chunk.exp_sum).addmm_(smoothing, item_sum.unsqueeze(0), alpha=-1)
-            grad_items.addmm_(chunk.unnormalized_grad.T, users[rows] / chunk.exp_sum)
-            grad_items -= (smoothing * users[rows]).sum(0)
+            grad_items.addmm_(chunk.unnormalized_grad.T, weighted_users[rows] / chunk.exp_sum)
+            grad_items -= (smoothing * weighted_users[rows]).sum(0)
+        if weights is not None:
+            grad_users.mul_(weights.unsqueeze(1))
         ctx.save_for_backward(grad_users.div_(len(users)), grad_items.div_(len(users)))
         return loss / len(users)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: ANN401 - signature of torch
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:  # noqa: ANN401 - signature of torch
         """Scale the gradients that `forward` saved."""
         grad_users, grad_items = ctx.saved_tensors
-        return grad_outputs[0] * grad_users, grad_outputs[0] * grad_items, None, None, None
+        return grad_outputs[0] * grad_users, grad_outputs[0] * grad_items, None, None, None, None
 
 
 class _SoftmaxChunk:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.arrays import Rows
@@ -28,6 +29,7 @@ class TrainingData:
         item_specs: Item features by name.
         user_specs: User features by name.
         warm_started_items: Rows of the items whose id vectors come from an older model.
+        history_weights: Weight in the loss of each value of `histories`; 0: it is only read. None if all weigh 1.
     """
 
     histories: RaggedArray
@@ -38,6 +40,7 @@ class TrainingData:
     item_specs: Mapping[str, FeatureSpec]
     user_specs: Mapping[str, FeatureSpec]
     warm_started_items: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    history_weights: NDArray[np.float32] | None = None
 
     @cached_property
     def observed_items(self) -> Rows:
@@ -51,6 +54,14 @@ class TrainingData:
             is_observed[rows] = True
         return np.flatnonzero(is_observed)
 
+    @cached_property
+    def weight_scale(self) -> float:
+        """Factor that gives the weights above 0 a mean of 1, so that the learning rate suits any scale of them."""
+        if self.history_weights is None:
+            return 1.0
+        weights = self.history_weights[self.history_weights > 0]
+        return 1.0 / float(weights.mean(dtype=np.float64)) if len(weights) else 1.0
+
     @classmethod
     def from_catalogue(
         cls,
@@ -58,6 +69,7 @@ class TrainingData:
         encoders: tuple[FeatureEncoder, FeatureEncoder],
         histories: RaggedArray,
         hard_negatives: HardNegatives,
+        history_weights: NDArray[np.float32] | None = None,
     ) -> "TrainingData":
         """Encode the features of all items and users of a catalogue.
 
@@ -66,6 +78,7 @@ class TrainingData:
             encoders: Encoders of the item features and of the user features.
             histories: U histories of item rows, oldest first.
             hard_negatives: See the class.
+            history_weights: See the class.
         """
         item_encoder, user_encoder = encoders
         return cls(
@@ -76,6 +89,7 @@ class TrainingData:
             user_features=user_encoder.encode(catalogue.user_features),
             item_specs=item_encoder.specs,
             user_specs=user_encoder.specs,
+            history_weights=history_weights,
         )
 
 

@@ -1,4 +1,7 @@
-"""Losses as functions of scores. Larger scores are better; each loss is the mean over its rows."""
+"""Losses as functions of scores. Larger scores are better.
+
+Each loss is the mean over its rows, of weight times loss where rows have weights.
+"""
 
 import math
 
@@ -9,27 +12,36 @@ from torch.nn import functional as F
 from vecall.errors import TrainingError
 
 
-def binary_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+def binary_cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the binary cross-entropy of labeled (user, item) pairs.
 
     Args:
         scores: [n] logits.
         labels: [n] labels in [0, 1].
+        weights: [n] weights of the pairs; None if all are 1.
     """
-    return F.binary_cross_entropy_with_logits(scores, labels)
+    return F.binary_cross_entropy_with_logits(scores, labels, weights)
 
 
-def masked_cross_entropy(scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def masked_cross_entropy(
+    scores: Tensor, targets: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Return the cross-entropy of each row's target among the items with finite scores.
 
     Args:
         scores: [B, N]; -inf for an excluded item.
         targets: [B] columns of the positives.
+        weights: [B] weights of the rows; None if all are 1.
         label_smoothing: Share of the target distribution that is spread evenly over all items not excluded.
     """
-    if label_smoothing == 0:
+    if label_smoothing == 0 and weights is None:
         return F.cross_entropy(scores, targets)
-    return _smoothed_cross_entropy(scores, targets, label_smoothing)
+    losses = (
+        _smoothed_cross_entropy(scores, targets, label_smoothing)
+        if label_smoothing
+        else F.cross_entropy(scores, targets, reduction="none")
+    )
+    return (losses if weights is None else losses * weights).mean()
 
 
 def sampled_softmax_loss(
@@ -37,6 +49,7 @@ def sampled_softmax_loss(
     candidate_scores: Tensor,
     log_expected_counts: Tensor,
     ignore_mask: Tensor,
+    weights: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -51,21 +64,22 @@ def sampled_softmax_loss(
         candidate_scores: [B, C] scores of the candidates.
         log_expected_counts: [C] log of the expected number Q of times that each candidate is in the list.
         ignore_mask: [B, C] bool, true where a candidate is no negative of the row, such as the row's own positive.
+        weights: [B] weights of the positives; None if all are 1.
         label_smoothing: Share of the target distribution that is spread evenly over all items not ignored.
     """
     corrected_scores = (candidate_scores - log_expected_counts).masked_fill(ignore_mask, float("-inf"))
     logits = torch.cat([positive_scores.unsqueeze(1), corrected_scores], dim=1)  # [B, 1 + C]
     targets = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    return masked_cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    return masked_cross_entropy(logits, targets, weights, label_smoothing=label_smoothing)
 
 
 def _smoothed_cross_entropy(scores: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Return `F.cross_entropy` with label smoothing that is spread over the finite scores of each row only."""
+    """Return the [B] losses of `F.cross_entropy` with label smoothing over the finite scores of each row only."""
     log_probs = torch.log_softmax(scores, dim=1)
     is_valid = torch.isfinite(scores)
     mean_log_probs = log_probs.masked_fill(~is_valid, 0.0).sum(1) / is_valid.sum(1)  # [B]
     target_log_probs = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)  # [B]
-    return -((1 - label_smoothing) * target_log_probs + label_smoothing * mean_log_probs).mean()
+    return -((1 - label_smoothing) * target_log_probs + label_smoothing * mean_log_probs)
 
 
 def check_finite(loss: float, epoch: int) -> None:

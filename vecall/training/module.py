@@ -1,46 +1,36 @@
-"""Lightning module of the towers: encodes the items and users of a batch, scores them and computes the loss.
+"""Lightning module of the towers: their samples, batches, tables, optimizer and average; the losses are its base."""
 
-A batch has P targets, each with the user as of its position: P = B samples of a `SampleBatch`, or P positions of the
-windows of a `WindowBatch`.
-"""
-
-from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from vecall.errors import TrainingError
-from vecall.towers.ensemble import split_ensemble
 from vecall.towers.two_tower import TwoTower
-from vecall.training.batches import SampleBatch, SampleBatches, Samples, add_negative_samples, build_positive_samples
-from vecall.training.chunked_softmax import chunked_cross_entropy
-from vecall.training.data import TrainingData, take, to_tensors
+from vecall.training.batches import SampleBatches, Samples, add_negative_samples, build_positive_samples
+from vecall.training.data import TrainingData, to_tensors
 from vecall.training.distributed import ProcessGroup
-from vecall.training.item_lists import deduplicate_rows, fill_padding_with_targets, mark_listed_items
-from vecall.training.losses import binary_cross_entropy, check_finite, sampled_softmax_loss
+from vecall.training.loss_module import AnyBatch, LossModule
+from vecall.training.losses import check_finite
 from vecall.training.lr_schedule import build_cosine_schedule
-from vecall.training.negatives import HardNegativeSampler, sample_candidates, sample_uniform_negatives
+from vecall.training.negatives import HardNegativeSampler
 from vecall.training.optimizer import RowwiseAdamW
 from vecall.training.plan import TrainingPlan, find_row_tables, select_candidate_items
 from vecall.training.prefetch import Batches, PrefetchedBatches
 from vecall.training.row_table import RowTable
-from vecall.training.seeding import seed_process, seed_step
+from vecall.training.seeding import seed_step
 from vecall.training.settings import TrainingSettings
 from vecall.training.shards import Shard
 from vecall.training.weight_average import WeightAverage
 from vecall.training.windows import WindowBatch, WindowBatches, cut_windows
-
-AnyBatch = SampleBatch | WindowBatch
 
 # Not every step: reading the loss waits for the device.
 _CHECK_FINITE_EVERY_N_STEPS = 50
 _LEARNED_TEMPERATURE_INIT = 0.1
 
 
-class TwoTowerModule(LightningModule):
+class TwoTowerModule(LossModule):
     """Towers with their loss, optimizer and batches.
 
     Args:
@@ -53,20 +43,12 @@ class TwoTowerModule(LightningModule):
     Attributes:
         plan: The plan.
         log_temperature: Logarithm of the temperature; a constant unless settings.temperature is "learned".
-        frequencies: [N] share of each item among the samples.
-        candidate_items: [M] rows of the items used as negatives.
-        candidate_index: [N] index of each item in `candidate_items`. For an item not in it 0, as for the first
-            candidate: look up only targets and items of histories, which are all candidates, and padding.
         ema_model: Moving average of the towers' weights, if settings.ema_decay is above 0.
         row_tables: Embedding tables that are updated row by row; up to date after `flush_tables`.
 
     Raises:
         TrainingError: There is too little to learn from, or there are no negatives for the loss.
     """
-
-    frequencies: Tensor
-    candidate_items: Tensor
-    candidate_index: Tensor
 
     def __init__(
         self,
@@ -84,7 +66,11 @@ class TwoTowerModule(LightningModule):
         # Without user features, all empty histories look the same: there is nothing to learn from them.
         self._min_history = 1 if towers.reads_history and not data.user_features else 0
         length = towers.settings.history.length
-        self._windows = cut_windows(data.histories, length, min_history=self._min_history) if towers.is_causal else None
+        self._windows = (
+            cut_windows(data.histories, length, min_history=self._min_history, weights=data.history_weights)
+            if towers.is_causal
+            else None
+        )
         candidate_items = torch.from_numpy(select_candidate_items(towers, data))
         self.plan = plan or TrainingPlan.make(settings, towers, len(candidate_items))
         is_learned = settings.temperature == "learned"
@@ -164,7 +150,13 @@ class TwoTowerModule(LightningModule):
         self.eval_towers.reset_item_ids(is_reset)
 
     def _build_samples(self) -> Samples:
-        positives = build_positive_samples(self.data.histories, min_history=self._min_history)
+        weights = self.data.history_weights
+        positives = build_positive_samples(self.data.histories, min_history=self._min_history, weights=weights)
+        if len(positives) == 0 and weights is not None:
+            raise TrainingError(
+                "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
+                "the training a weight in schema.interactions.weights"
+            )
         if len(positives) == 0:
             raise TrainingError(
                 "every user has at most one training positive, and the model predicts a positive from earlier ones: "
@@ -243,17 +235,7 @@ class TwoTowerModule(LightningModule):
         loss = self._compute_loss(batch)
         if batch_idx % _CHECK_FINITE_EVERY_N_STEPS == 0:
             check_finite(loss.item(), self.current_epoch)
-        return loss * self._compute_batch_weight(batch)
-
-    def _compute_loss(self, batch: AnyBatch) -> Tensor:
-        match self.plan.loss:
-            case "softmax":
-                return self._compute_softmax_loss(batch)
-            case "sampled_softmax":
-                return self._compute_sampled_softmax_loss(batch)
-            case _:
-                assert isinstance(batch, SampleBatch)  # noqa: S101 - for mypy; Config refuses bce with causal towers
-                return self._compute_bce_loss(batch)
+        return loss * (self._compute_batch_weight(batch) * self.data.weight_scale)
 
     def _compute_batch_weight(self, batch: AnyBatch) -> float:
         """Return the factor of a batch's mean loss that gives each target the same weight in the epoch.
@@ -265,134 +247,7 @@ class TwoTowerModule(LightningModule):
             weight, count = batch.whole.weight, len(batch.whole.items)
         return weight * (count / self.settings.batch) if isinstance(batch, WindowBatch) else weight
 
-    def _seed_own_draws(self) -> None:
-        """Let this process draw dropout and hidden ids of its own; negatives must have been drawn before."""
-        if self._group is not None:
-            seed_process(self._group.rank)
-
     def on_train_batch_end(self, *_: object) -> None:
         """Update the moving average of the weights."""
         if self.ema_model is not None:
             self.ema_model.update(self.towers)
-
-    def _encode_items(self, rows: Tensor) -> Tensor:
-        """Encode [M] item rows → [M, D]."""
-        return self.towers.encode_items(rows, take(self._device_features["items"], rows))
-
-    def _encode_users(self, item_vectors: Tensor, batch: AnyBatch) -> Tensor:
-        """Encode the users of a batch, whose input items are rows of [M, D] vectors → [P, D] / temperature."""
-        features = take(self._device_features["users"], batch.users)
-        return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
-
-    def _zip_members(self, users: Tensor, items: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each ensemble member's parts of [P, D] users and [M, D] items; each member has its own loss."""
-        ensemble_size = self.towers.settings.ensemble_size
-        return zip(split_ensemble(users, ensemble_size), split_ensemble(items, ensemble_size), strict=True)
-
-    def _average_losses(self, losses: Iterable[Tensor]) -> Tensor:
-        """Compute the losses of the members and return their mean.
-
-        In float32 with any precision of the towers: in bfloat16, scores that differ by less than 1 % would be equal.
-        """
-        with torch.autocast(self.device.type, enabled=False):
-            return torch.stack(list(losses)).mean()
-
-    def _compute_softmax_loss(self, batch: AnyBatch) -> Tensor:
-        self._seed_own_draws()
-        item_vectors = self._encode_items(self.candidate_items)  # [M, D]
-        targets = self.candidate_index[batch.target_items]  # [P]
-        batch = batch.replace_input_items(self.candidate_index[batch.input_items])
-        masked_items = (
-            fill_padding_with_targets(batch.histories, batch.lengths, targets) if self.settings.mask_history else None
-        )
-        user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
-        return self._average_losses(
-            chunked_cross_entropy(users, items, targets, masked_items, label_smoothing=self.settings.label_smoothing)
-            for users, items in self._zip_members(user_vectors, item_vectors)
-        )
-
-    def _compute_sampled_softmax_loss(self, batch: AnyBatch) -> Tensor:
-        """Softmax over sampled candidates with the logQ correction, and over hard negatives without it.
-
-        The expected softmax denominator equals that over the catalogue. A hard negative counts once per target, so it
-        is ignored where it was also sampled; all other items are weighted by 1 / expected count.
-        """
-        users, items = batch.step_targets
-        sampled = sample_candidates(self.settings.negatives, items, self.candidate_items, self.frequencies)
-        hard_negatives = self._hard_negative_sampler.sample(users, self.settings.negatives.hard)
-        hard_items, is_hard = map(batch.select_part, hard_negatives)  # [P, H]
-        self._seed_own_draws()
-        distinct, (input_items, targets, candidates, hard) = deduplicate_rows(
-            batch.input_items, batch.target_items, sampled.rows, hard_items
-        )
-        item_vectors = self._encode_items(distinct)  # [M, D]
-        batch = batch.replace_input_items(input_items)
-        ignored = self._list_ignored_items(batch, targets)  # [P, L + 1]
-        ignore_mask = torch.cat(
-            [
-                mark_listed_items(
-                    torch.cat([ignored, torch.where(is_hard, hard, targets.unsqueeze(1))], dim=1),
-                    candidates,
-                    len(distinct),
-                ),
-                (hard.unsqueeze(2) == ignored.unsqueeze(1)).any(2) | ~is_hard,
-            ],
-            dim=1,
-        )  # [P, C + H]
-        log_counts = sampled.log_expected_counts
-        log_expected_counts = torch.cat([log_counts, log_counts.new_zeros(hard.shape[1])])  # [C + H]
-        user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
-        return self._average_losses(
-            sampled_softmax_loss(
-                positive_scores=(users * items.index_select(0, targets)).sum(1),
-                candidate_scores=torch.cat(
-                    [users @ items.index_select(0, candidates).T, _score_own_items(users, items[hard])], 1
-                ),
-                log_expected_counts=log_expected_counts,
-                ignore_mask=ignore_mask,
-                label_smoothing=self.settings.label_smoothing,
-            )
-            for users, items in self._zip_members(user_vectors, item_vectors)
-        )
-
-    def _list_ignored_items(self, batch: AnyBatch, targets: Tensor) -> Tensor:
-        """List the items that are no negatives of a target: itself and, with `mask_history`, its history.
-
-        Args:
-            batch: Batch with renumbered input items.
-            targets: [P] positives, renumbered likewise.
-
-        Returns:
-            [P, 1] or [P, L + 1] items, some of them several times.
-        """
-        own = targets.unsqueeze(1)
-        return (
-            torch.cat([own, fill_padding_with_targets(batch.histories, batch.lengths, targets)], dim=1)
-            if self.settings.mask_history
-            else own
-        )
-
-    def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:
-        """Binary cross-entropy of the labeled samples and of `negatives.uniform` sampled negatives of each positive."""
-        targets = self.candidate_index[batch.step_targets[1]]  # of the whole batch
-        drawn = sample_uniform_negatives(self.settings.negatives.uniform, len(self.candidate_items), targets)
-        negatives = self.candidate_items[batch.select_part(drawn)]  # [B, n]
-        self._seed_own_draws()
-        paired_items = torch.cat([batch.target_items.unsqueeze(1), negatives], dim=1)  # [B, 1 + n]
-        distinct, (input_items, paired) = deduplicate_rows(batch.input_items, paired_items)
-        item_vectors = self._encode_items(distinct)  # [M, D]
-        labels = torch.zeros(paired.shape, device=paired.device)
-        labels[:, 0] = batch.labels
-        is_counted = (batch.labels > 0).unsqueeze(1).expand_as(labels).clone()
-        is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
-        user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
-        loss = self._average_losses(
-            binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted])
-            for users, items in self._zip_members(user_vectors, item_vectors)
-        )
-        return loss * batch.compute_pair_weight(self.settings.negatives.uniform)
-
-
-def _score_own_items(users: Tensor, items: Tensor) -> Tensor:
-    """Score for each of P users n items of its own: [P, D] users and [P, n, D] items → [P, n]."""
-    return (items @ users.unsqueeze(-1)).squeeze(-1)

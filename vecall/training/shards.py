@@ -75,9 +75,11 @@ class BatchPart:
 
     Attributes:
         whole: The whole batch; None if this is all of it.
+        weights: [P] weight in the loss of each target; None if all weigh the same.
     """
 
     whole: WholeBatch | None = None
+    weights: Tensor | None = None
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return the batch with each tensor replaced by the function's result."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.arrays import Rows
-from vecall.data.ragged import RaggedArray
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
@@ -27,12 +27,17 @@ class Windows:
         ends: [n] end of the window in the user's history, exclusive.
         loss_starts: [n] first position of the window with a loss; the items before it are only read.
         max_length: L + 1, the most items of a window.
+        target_counts: [n] number of positions with a loss, 1 or more.
+        weights: Weight in the loss of each value of the histories; those of weight 0 have none. None if all weigh the
+            same.
     """
 
     users: Rows
     ends: Rows
     loss_starts: Rows
     max_length: int
+    target_counts: Rows
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -42,13 +47,10 @@ class Windows:
         """[n] number of items of each window."""
         return np.minimum(self.ends, self.max_length)
 
-    @property
-    def target_counts(self) -> Rows:
-        """[n] number of positions with a loss of each window."""
-        return self.lengths - self.loss_starts
 
-
-def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int) -> Windows:
+def cut_windows(
+    histories: RaggedArray, history_length: int, *, min_history: int, weights: NDArray[np.float32] | None = None
+) -> Windows:
     """Cut histories into overlapping windows so that each position has a loss in exactly one of them.
 
     At a position with a loss the window holds all items before it, or at least the newest L / 2 of a longer history.
@@ -57,6 +59,8 @@ def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int
         histories: U histories of item rows, oldest first.
         history_length: L, number of items that the user tower reads.
         min_history: Positions with fewer items before them have no loss; 0 or more.
+        weights: Weight in the loss of each value of `histories`; where it is 0, a position has none. None if all weigh
+            the same.
     """
     pieces: list[NDArray[np.int64]] = []
     ends = histories.lengths.copy()  # [U] end of the part of each history that is not cut yet
@@ -69,7 +73,15 @@ def cut_windows(histories: RaggedArray, history_length: int, *, min_history: int
         ends[users] -= step
         users = users[is_long]
     stacked = np.concatenate(pieces, axis=1) if pieces else np.empty((3, 0), dtype=np.int64)  # [3, n]
-    return Windows(stacked[0], stacked[1], stacked[2], history_length + 1)
+    users, ends, loss_starts = stacked
+    lengths = np.minimum(ends, history_length + 1)
+    if weights is None:
+        return Windows(users, ends, loss_starts, history_length + 1, lengths - loss_starts)
+    counts = offsets_from_lengths((weights > 0).astype(np.int64))  # of the positions with a loss before each
+    stops = histories.offsets[users] + ends
+    target_counts = counts[stops] - counts[stops - lengths + loss_starts]
+    kept = np.flatnonzero(target_counts)
+    return Windows(users[kept], ends[kept], loss_starts[kept], history_length + 1, target_counts[kept], weights)
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,7 @@ class WindowBatches:
         self._windows, self._histories, self._shard = windows, histories, shard
         rng = build_epoch_rng(seed, epoch)
         order = rng.permutation(len(windows))
-        lengths, target_counts = windows.lengths, windows.target_counts  # properties, computed once for all pools
+        lengths, target_counts = windows.lengths, windows.target_counts
         self._target_counts = target_counts
         n_pools = max(1, round(target_counts.sum() / (_SORT_POOL_BATCHES * batch_size)))
         batches: list[Rows] = []
@@ -179,7 +191,7 @@ class WindowBatches:
         if is_padding:
             windows = slice(0, 1)
         starts = np.concatenate([[0], np.cumsum(target_counts)])  # of each window's targets
-        items = self._gather_target_items(indices, target_counts)
+        items = self._histories.values[self._locate_targets(indices)]
         whole = WholeBatch(
             users=torch.from_numpy(np.repeat(self._windows.users[indices], target_counts)),
             items=torch.from_numpy(items),
@@ -190,12 +202,14 @@ class WindowBatches:
         )
         return replace(self._build_batch(indices[windows]), whole=whole)
 
-    def _gather_target_items(self, indices: Rows, target_counts: Rows) -> Rows:
-        """Collect the positives of some windows, which are the last items of each, window by window."""
+    def _locate_targets(self, indices: Rows) -> Rows:
+        """Return where in the values of the histories the targets of some windows are, window by window."""
         windows = self._windows
         ends = self._histories.offsets[windows.users[indices]] + windows.ends[indices]
-        shifts = np.repeat(ends - np.cumsum(target_counts), target_counts)
-        return self._histories.values[np.arange(len(shifts)) + shifts]
+        counts = np.minimum(windows.ends[indices], windows.max_length) - windows.loss_starts[indices]
+        shifts = np.repeat(ends - np.cumsum(counts), counts)  # those that may be targets are the last of each window
+        located = np.arange(len(shifts)) + shifts
+        return located if windows.weights is None else located[windows.weights[located] > 0]
 
     def _build_batch(self, indices: Rows) -> WindowBatch:
         windows = self._windows
@@ -203,15 +217,17 @@ class WindowBatches:
         items, lengths = gather_histories(
             self._histories, users, windows.ends[indices], windows.max_length
         )  # [B, W], [B]
-        columns = np.arange(items.shape[1])  # [W]
-        has_loss = (columns < lengths[:, None]) & (columns >= windows.loss_starts[indices, None])  # [B, W]
-        window_index, positions = np.nonzero(has_loss)  # [P], [P]
+        located = self._locate_targets(indices)  # [P]
+        window_index = np.repeat(np.arange(len(indices)), self._target_counts[indices])  # [P]
+        starts = self._histories.offsets[users] + windows.ends[indices] - lengths  # [B]
+        positions = located - starts[window_index]  # [P]
         return WindowBatch(
             users=torch.from_numpy(users),
             input_items=torch.from_numpy(items),
             window_index=torch.from_numpy(window_index),
             positions=torch.from_numpy(positions),
             target_items=torch.from_numpy(items[window_index, positions]),
+            weights=None if windows.weights is None else torch.from_numpy(windows.weights[located]),
         )
 
 
