@@ -13,6 +13,7 @@ from vecall.doctor.checks import (
     batch_collisions,
     dropped_rows,
     duplicates_over_splits,
+    events_swamp_histories,
     malformed_ids,
     own_protocol,
     repeats_swamp_histories,
@@ -150,6 +151,34 @@ def test_repeats_that_fill_the_history_are_found():
     assert (finding.level, finding.setting) == ("warning", "data.repeats")
     assert finding.value == pytest.approx(11 / 15, abs=1e-3)
     assert repeats_swamp_histories.check(make_context()) == []
+
+
+EVENT_COLUMNS = ("user", "item", "time", "kind")
+
+
+def make_event_context(kinds, **interactions):
+    """Make the context of users whose interactions are of these kinds, one after the other."""
+    names = {"user": "user", "item": "item", "time": "time", "event": "kind"}
+    config = make_config(schema={"interactions": names | interactions})
+    rows = [(*row, kinds[row[2] % len(kinds)]) for row in make_rows(items=200, length=40)]
+    return make_context(rows, config, columns=EVENT_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "interactions", "level", "setting"),
+    [
+        (["view"] * 19 + ["buy"], {"targets": ["buy"]}, "warning", "schema.interactions.weights"),
+        (["view"] * 19 + ["buy"], {"weights": {"view": 0.0, "buy": 1.0}}, "info", "schema.interactions.weights"),
+        (["view", "buy"], {}, "info", "schema.interactions.targets"),
+        (["view", "buy", "buy"], {"targets": ["buy"]}, None, None),
+    ],
+)
+def test_views_that_drown_purchases_are_found(kinds, interactions, level, setting):
+    findings = events_swamp_histories.check(make_event_context(kinds, **interactions))
+    assert [(finding.level, finding.setting) for finding in findings] == ([(level, setting)] if level else [])
+    if level == "warning":
+        assert findings[0].value == pytest.approx(0.95)
+        assert "(buy are)" in findings[0].message.en
 
 
 @pytest.mark.parametrize(("encoder", "level"), [("causal", "warning"), ("mean", "info")])

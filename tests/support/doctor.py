@@ -59,7 +59,7 @@ def make_dataset(
         CsvSettings(),
     )
     tables = validate_tables(sources, config.schema_, BadRowHandler(should_drop=bad_rows == "drop"))
-    return build_dataset(tables, config.schema_)
+    return build_dataset(tables, config.schema_, config.data.repeats)
 
 
 def make_context(
