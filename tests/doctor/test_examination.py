@@ -7,6 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 from support import cli, synthetic
+from support.cli import run_json
+from support.movielens import MOVIELENS_DIR
 
 from vecall.doctor import examination
 from vecall.doctor.examination import CHECKS, examine
@@ -15,6 +17,7 @@ from vecall.doctor.report_rows import build_finding_rows
 from vecall.errors import ConfigError
 from vecall.evaluation.report import FindingRow
 from vecall.pipeline.evaluate import evaluate_run_or_store
+from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.pipeline.run import Run
 
 
@@ -140,3 +143,20 @@ def test_rows_of_the_report_are_those_above_info(published):
     assert build_finding_rows(findings) == []
     bad = [type(findings[0])("hubs", "error", findings[0].message, 1.0, "x"), *findings]
     assert build_finding_rows(bad) == [FindingRow("error", "hubs", findings[0].message.en, "x")]
+
+
+def test_release_of_vectors_alone_is_examined(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    publish_vectors(tmp_path / "store", [f"i{row}" for row in range(200)], vectors, queries=vectors[:20])
+    assert list_serious(examine(store=tmp_path / "store")) == []
+
+
+@pytest.mark.slow
+def test_quickstart_of_movielens_has_nothing_above_info(tmp_path):
+    run_json("quickstart", "--out", tmp_path / "out")
+    arguments = (
+        ("--run", tmp_path / "out" / "run"),
+        ("--store", tmp_path / "out" / "store", "--config", MOVIELENS_DIR / "vecall.toml"),
+    )
+    for options in arguments:
+        assert [finding for finding in run_json("doctor", *options)["findings"] if finding["level"] != "info"] == []
