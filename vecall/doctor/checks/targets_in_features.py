@@ -112,16 +112,16 @@ def _find_counts(dataset: Dataset, split: Split) -> Iterator[Finding]:
     n_items, frame = len(dataset.catalogue.items), dataset.catalogue.item_features
     train_counts = count_rows(split.train.values, n_items)
     for all_counts in (dataset.popularity, count_rows(dataset.interactions.items, n_items)):
-        is_told_apart = all_counts != train_counts
-        if is_told_apart.sum() < _MIN_COUNTED_ITEMS:
+        is_different = all_counts != train_counts
+        if is_different.sum() < _MIN_COUNTED_ITEMS:
             continue
         for name, feature in dataset.schema.items.features.items():
             if not isinstance(feature, NumericFeature) or name not in frame.columns:
                 continue
-            share = _share_of_equal(get_unnamed_column(frame, name), all_counts, is_told_apart)
+            share = _share_of_equal(get_unnamed_column(frame, name), all_counts, is_different)
             if share >= _COUNT_SHARE:
                 setting = f"schema.items.features.{name}"
-                message = _COUNTED.format(name=name, share=share, items=int(is_told_apart.sum()), setting=setting)
+                message = _COUNTED.format(name=name, share=share, items=int(is_different.sum()), setting=setting)
                 yield Finding("targets_in_features", "error", message, round(share, 4), setting)
                 return
 
