@@ -112,7 +112,7 @@ def test_parsing_a_preset_changes_neither_presets_nor_settings(preset):
             {"schema__items__features__genres__separtor": "|"},
             "schema.items.features.genres.separtor: unknown key; did you mean 'separator'?",
         ),
-        ({"evaluation__xyz": 1}, "evaluation.xyz: unknown key; the keys here are ks"),
+        ({"evaluation__xyz": 1}, "evaluation.xyz: unknown key; the keys here are ks, segments, baselines"),
     ],
 )
 def test_unknown_key_is_named_with_its_path_and_a_similar_key(changes, message):

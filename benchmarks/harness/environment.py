@@ -71,8 +71,12 @@ class MemoryGrowth:
     """
 
     def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self.reset_peak()
         self._bytes_before = read_memory_bytes("VmRSS")
+
+    def reset_peak(self) -> None:
+        """Forget the peak so far; growth is still counted from when the object was built."""
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def read_peak_gib(self) -> float:
         """Return the highest growth so far in GiB; mapped files count."""

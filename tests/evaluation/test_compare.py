@@ -1,5 +1,6 @@
 """Evaluation of a model, its index and the baselines on random histories, and its JSON and report."""
 
+import dataclasses
 import json
 import logging
 from types import SimpleNamespace
@@ -94,7 +95,11 @@ def test_ann_ks_beyond_the_item_count_are_skipped_or_replaced_by_it(served_model
 def test_json_has_the_public_keys(evaluate):
     payload = json.loads(json.dumps(evaluate().as_json()))
     models = {"model", "popularity", "ease", "cooccurrence", "index"}
-    assert payload.keys() == {"protocol", "dropped", "with_history", "ann"} | models
+    assert payload.keys() == {"protocol", "dropped", "comparison", "with_history", "segments", "ann"} | models
+    assert payload["comparison"].keys() == {
+        *("level", "metric", "model", "baseline", "difference", "ci95", "message"),
+    }
+    assert payload["segments"] == {}
     assert payload[WITH_HISTORY].keys() == models
     assert payload["dropped"] == {"bad rows": 2}
     assert payload["ann"]["paths"]["popular"] == WITHOUT_HISTORY
@@ -157,3 +162,41 @@ def test_report_is_written_with_the_headline(evaluate, tmp_path):
         f"The model&#39;s top 10 items contain {recall:.1%} of the held-out items; recall@10 of the baselines" in page
     )
     assert "<h2>Plots</h2>" in page
+    assert page.index(report.comparison.message.split(",")[0].replace("'", "&#39;")) < page.index("The model&#39;s top")
+    assert "Metrics by segment" not in page
+
+
+def test_model_and_baselines_have_metrics_by_segment(evaluate, tmp_path):
+    report = evaluate(segments=("history_length", "item_popularity"))
+    segments = json.loads(json.dumps(report.as_json()))["segments"]
+    assert list(segments) == ["history_length", "item_popularity"]
+    buckets = segments["history_length"]
+    assert {bucket: (values["users"], values["targets"]) for bucket, values in buckets.items()} == {
+        "0": (3, 6),
+        "1-4": (3, 6),
+        "5-9": (6, 12),
+    }
+    assert set(buckets["0"]["baselines"]) == {"ease", "cooccurrence", "popularity"}
+    assert buckets["0"]["recall@10"] == buckets["0"]["baselines"]["popularity"]["recall@10"]  # the fallback
+    known = report.results["model"].group_metrics[WITH_HISTORY][0]
+    for metric in ("recall@5", "recall@10", "ndcg@10"):
+        values = [buckets[bucket][metric] * buckets[bucket]["users"] for bucket in ("1-4", "5-9")]
+        assert sum(values) / 9 == pytest.approx(known[metric])
+    write_evaluation_report(tmp_path / "report.html", report, title="shop")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.index("Metrics by segment") < page.index(">1-4<") < page.index("Excluded from evaluation")
+
+
+def test_report_says_first_that_the_model_is_below_a_baseline(evaluate, tmp_path):
+    report = evaluate()
+    worse = dataclasses.replace(
+        report.results["model"], recall_by_user=np.zeros_like(report.results["model"].recall_by_user)
+    )
+    better = dataclasses.replace(worse, recall_by_user=np.ones_like(worse.recall_by_user))
+    report = dataclasses.replace(report, results=report.results | {"model": worse, "ease": better})
+    write_evaluation_report(tmp_path / "report.html", report, title="shop")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    first_line = page[page.index("<h1>") : page.index('<p class="lead">')]
+    assert 'class="comparison below"' in first_line
+    assert "The model&#39;s recall@5, 0.000, is below that of ease, 1.000 (−1.000 ± 0.000)" in first_line
+    assert "model.preset" in first_line

@@ -6,12 +6,22 @@ import pytest
 
 from vecall.errors import ConfigError
 from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, write_report
+from vecall.evaluation.segment_tables import SegmentTable
 
 MARKUP = "<script>alert('{{ content.title }}')</script> & \"co\""
 METRICS = {"recall@10": 0.1, "recall@100": 0.431, "ndcg@10": 0.05, "coverage@10": 0.25}
 CONTENT = ReportContent(
     title=f"title {MARKUP}",
     headline=f"headline {MARKUP}",
+    comparison=f"comparison {MARKUP}",
+    advice=f"advice {MARKUP}",
+    segment_tables=(
+        SegmentTable(
+            f"segment {MARKUP}",
+            (f"recall, m {MARKUP}", "ndcg@10, m"),
+            ((f"bucket {MARKUP}", 4321, (0.25, 0.5)), ("empty", 0, (None, None))),
+        ),
+    ),
     protocol=(f"protocol {MARKUP}",),
     models={
         "model": {"seen_excluded": METRICS, "seen_included": METRICS | {"recall@100": 0.377}},
@@ -65,6 +75,10 @@ def test_every_text_is_escaped_and_not_a_template(page):
     for word in (
         "title",
         "headline",
+        "comparison",
+        "advice",
+        "segment",
+        "bucket",
         "protocol",
         "m",
         "what",
@@ -102,6 +116,8 @@ def test_page_shows_metrics_counts_and_plots(page):
 def test_sections_without_content_are_omitted(tmp_path):
     bare = replace(
         CONTENT,
+        comparison="",
+        segment_tables=(),
         dropped=(),
         ann_rows=(),
         learning_curve_svg="",
@@ -112,7 +128,7 @@ def test_sections_without_content_are_omitted(tmp_path):
     write_report(tmp_path / "report.html", bare)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "every user, item and held-out interaction was evaluated" in page
-    for heading in ("Plots", "Examples", "Environment", "ANN recall and latency"):
+    for heading in ("Metrics by segment", "Plots", "Examples", "Environment", "ANN recall and latency"):
         assert f"<h2>{heading}" not in page
 
 

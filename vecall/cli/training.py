@@ -210,12 +210,26 @@ def _print_evaluation(evaluation: "EvaluationReport") -> None:
     if any(result.as_json(WITH_HISTORY) != result.as_json() for result in results.values()):
         metrics_by_model = {name: result.as_json(WITH_HISTORY)["seen_excluded"] for name, result in results.items()}
         console.print_metrics("model recall, seen items excluded, of users with a history", metrics_by_model)
+    _print_segments(evaluation)
     _print_ann_results(evaluation.ann_results)
     console.out.print(evaluation.route_summary)
     if evaluation.comparison is not None:
         console.out.print(f"{evaluation.comparison.message} {evaluation.comparison.advice}".strip(), markup=False)
     dropped = [f"dropped: {count:,} {reason}" for reason, count in evaluation.dropped.items()]
     console.out.print("\n".join([*evaluation.protocol, *dropped]))
+
+
+def _print_segments(evaluation: "EvaluationReport") -> None:
+    from vecall.evaluation.segment_tables import build_segment_tables
+
+    key = evaluation.results["model"].headline_key
+    for table in build_segment_tables(evaluation.results):
+        rows = [
+            [bucket, f"{users:,}", *("–" if value is None else f"{value:.3f}" for value in values)]
+            for bucket, users, values in table.rows
+        ]
+        columns = [column.removeprefix(f"{key}, ").removesuffix(", model") for column in table.columns]
+        console.print_table(f"{key} by {table.name}", ["", "users", *columns], rows)
 
 
 def _print_ann_results(results: Sequence["AnnBenchmarkResult"]) -> None:

@@ -15,6 +15,7 @@ from vecall.evaluation.ease_tuning import tune_ease
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.scorer import Scorer
+from vecall.evaluation.segments import Segment
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def evaluate_models(
     ks: Sequence[int],
     *,
     group_masks: Mapping[str, Mask] | None = None,
+    segments: Sequence[Segment] = (),
 ) -> ModelResults:
     """Build and evaluate one scorer after the other; a baseline that is too large for the memory is skipped.
 
@@ -72,12 +74,13 @@ def evaluate_models(
         n_items: N.
         ks: Depths of recall.
         group_masks: Masks [cases] by name.
+        segments: Parts of the targets.
     """
     results, notes = {}, []
 
     def evaluate(build_scorer: ScorerFactory) -> tuple[EvaluationResult, str]:
         scorer, note = build_scorer()  # freed on return: only one is in memory
-        return evaluate_scorer(scorer, cases, n_items, ks, group_masks=group_masks), note
+        return evaluate_scorer(scorer, cases, n_items, ks, group_masks=group_masks, segments=segments), note
 
     with progress.track("evaluating", len(factories)) as advance:
         for name, build_scorer in factories.items():

@@ -22,6 +22,7 @@ from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.fallback import FallbackScorer, compute_unknown_user_mask
 from vecall.evaluation.sampling import describe_users, select_test_cases
 from vecall.evaluation.scorer import BlockScorer, Scorer
+from vecall.evaluation.segments import build_segments
 from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
 from vecall.index.search_params import SearchParamCurve
@@ -157,12 +158,26 @@ class EvaluationReport:
             "comparison": None if self.comparison is None else asdict(self.comparison),
             **self._results_to_json(None),
             "with_history": self._results_to_json(WITH_HISTORY),
+            "segments": self._segments_to_json(),
             "ann": first | {"paths": dict(self.first_k_route_counts), "others": others},
         }
 
     def _results_to_json(self, group: str | None) -> dict[str, object]:
         names = ("model", "popularity", "ease", "cooccurrence", "index")
         return {name: self.results[name].as_json(group) if name in self.results else None for name in names}
+
+    def _segments_to_json(self) -> dict[str, dict[str, object]]:
+        """Return the model's metrics, and those of the baselines, by segment and bucket."""
+        segments: dict[str, dict[str, object]] = {}
+        baselines = {name: self.results[name].segment_metrics for name in BASELINES if name in self.results}
+        for (name, bucket), model in self.results["model"].segment_metrics.items():
+            segments.setdefault(name, {})[bucket] = {
+                "users": model.user_count,
+                "targets": model.target_count,
+                **model.as_json(),
+                "baselines": {other: metrics[name, bucket].as_json() for other, metrics in baselines.items()},
+            }
+        return segments
 
 
 def evaluate_all(
@@ -173,6 +188,7 @@ def evaluate_all(
     ks: Sequence[int],
     ann_ks: Sequence[int],
     *,
+    segments: Sequence[str] = (),
     all_users: bool = False,
 ) -> EvaluationReport:
     """Evaluate a model, the model through its index, and the baselines on the test cases.
@@ -185,6 +201,7 @@ def evaluate_all(
         served_model: The same model with its index.
         ks: Depths of model recall.
         ann_ks: Depths of ANN recall; those beyond N are skipped, or replaced by N if none remains.
+        segments: Names of segments whose metrics are computed too, see `build_segments`.
         all_users: Whether to evaluate all users, however long it takes; see `select_test_cases`.
     """
     n_items = len(dataset.catalogue.items)
@@ -197,7 +214,8 @@ def evaluate_all(
         **build_baseline_factories(split, n_items, popularity),
     }
     group_masks = {WITH_HISTORY: cases.histories.lengths > 0}
-    evaluated = evaluate_models(factories, cases, n_items, ks, group_masks=group_masks)
+    parts = build_segments(segments, dataset, split, cases, item_counts)
+    evaluated = evaluate_models(factories, cases, n_items, ks, group_masks=group_masks, segments=parts)
     results = evaluated.results
     dropped = dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)
     if repeats := results["model"].repeat_target_count:

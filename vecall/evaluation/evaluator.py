@@ -23,6 +23,8 @@ from vecall.evaluation.metrics import (
 )
 from vecall.evaluation.ranking import BatchRanking, rank_batch
 from vecall.evaluation.scorer import Scorer
+from vecall.evaluation.segment_metrics import SegmentMetrics, compute_segment_metrics
+from vecall.evaluation.segments import Segment
 
 _Value = TypeVar("_Value")
 Metrics = dict[str, float]
@@ -69,6 +71,7 @@ class EvaluationResult:
             are NaN if no user has a target outside the history.
         seen_included: The same, ranked among all items.
         group_metrics: Group name -> `seen_excluded` and `seen_included` of the users in the group.
+        segment_metrics: Segment name and bucket -> metrics of its targets, ranked as in `seen_excluded_or_included`.
         evaluated_user_count: Users in `seen_included`: all of them, those of `all_repeat_user_count` too.
         target_count: Held-out items of these users.
         all_repeat_user_count: Users who count in `seen_included` alone, since all their targets are in their history.
@@ -84,6 +87,7 @@ class EvaluationResult:
     seen_excluded: Metrics
     seen_included: Metrics
     group_metrics: Mapping[str, tuple[Metrics, Metrics]]
+    segment_metrics: Mapping[tuple[str, str], SegmentMetrics]
     evaluated_user_count: int
     target_count: int
     all_repeat_user_count: int
@@ -124,6 +128,7 @@ def evaluate_scorer(
     ks: Sequence[int],
     *,
     group_masks: Mapping[str, Mask] | None = None,
+    segments: Sequence[Segment] = (),
     batch_size: int = 256,
     block_items: int = 4096,
     max_sample_users: int = 500,
@@ -140,12 +145,12 @@ def evaluate_scorer(
         n_items: N.
         ks: Depths of recall, each at least 1.
         group_masks: Masks [cases] by name; each group's metrics are computed too.
+        segments: Parts of the targets; each one's metrics are computed too.
         batch_size: Cases scored together.
         block_items: Items scored together.
         max_sample_users: Upper bound on the users sampled for plots.
         seed: Seed of the sample.
-        processes: Processes that call this with the same arguments, rank a part of the cases each, and return the same
-            result; None for a single process.
+        processes: Those that call this with the same arguments, rank a part each and return the same; None for one.
 
     Raises:
         DataError: There are no cases, a row is not one of the N items, or scores are not of the shape of a block.
@@ -175,7 +180,7 @@ def evaluate_scorer(
             advance(len(batch))
     if processes is not None:
         metrics, samples = _merge(processes.gather_objects((metrics, samples)))
-    return metrics.compute_result(cases, n_items, ks, group_masks or {}, _concatenate_samples(samples))
+    return metrics.compute_result(cases, n_items, ks, group_masks or {}, segments, _concatenate_samples(samples))
 
 
 def _get_own_cases(count: int, processes: ProcessGroup) -> range:
@@ -212,9 +217,10 @@ class _RankingMetrics:
         n_items: int,
         ks: Sequence[int],
         group_masks: Mapping[str, Mask],
+        segments: Sequence[Segment],
         sample: UserSample,
     ) -> EvaluationResult:
-        """Compute the metrics of all cases, which were added in their order, and of the groups."""
+        """Compute the metrics of all cases, which were added in their order, of the groups and of the segments."""
         targets, is_new = cases.targets, np.concatenate(self.new_target_masks)
         new_targets = RaggedArray.from_sorted_pairs(targets.segment_ids[is_new], targets.values[is_new], len(cases))
         rankings = [
@@ -228,11 +234,18 @@ class _RankingMetrics:
 
         seen_excluded, seen_included = compute_metrics(np.ones(len(cases), dtype=np.bool_))
         ranks, lists, _ = rankings[0] if len(new_targets.values) else rankings[1]
+        is_ranked = is_new if len(new_targets.values) else np.ones_like(is_new)
         comparison_k = max((k for k in ks if k <= limit_depth(n_items)), default=min(ks))
         return EvaluationResult(
             seen_excluded=seen_excluded,
             seen_included=seen_included,
             group_metrics={name: compute_metrics(mask) for name, mask in group_masks.items()},
+            segment_metrics={
+                (segment.name, segment.bucket): compute_segment_metrics(
+                    ranks, lists, segment.target_mask[is_ranked], ks
+                )
+                for segment in segments
+            },
             evaluated_user_count=len(cases),
             target_count=len(targets.values),
             all_repeat_user_count=int((new_targets.lengths == 0).sum()),

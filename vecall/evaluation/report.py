@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vecall.errors import ConfigError
 from vecall.evaluation.plots import format_decimal
+from vecall.evaluation.segment_tables import SegmentTable
 from vecall.runtime.paths import to_absolute_path
 
 AnnRow = Mapping[str, int | float | str | None]
@@ -60,6 +61,7 @@ class ReportContent:
         protocol: Sentences about split, ranking and seen items.
         models: `EvaluationResult.as_json()` by name. The first is the model, and `index` the model through its index;
             all others are baselines.
+        segment_tables: Metrics by segment.
         dropped: Rows (what, how many, why) about data that were left out.
         ann_rows: `AnnBenchmarkResult.as_json()` of each benchmark.
         ann_method: How the benchmarks were done.
@@ -80,6 +82,7 @@ class ReportContent:
     comparison: str = ""
     advice: str = ""
     comparison_level: str = "above"
+    segment_tables: Sequence[SegmentTable] = ()
     dropped: tuple[tuple[str, int, str], ...] = ()
     ann_rows: tuple[AnnRow, ...] = ()
     ann_method: str = ""
@@ -190,6 +193,7 @@ def write_report(path: Path, content: ReportContent) -> None:
             content=content,
             cards=_build_summary_cards(content),
             metric_tables={key: _build_metric_table(content, key) for key in ("seen_excluded", "seen_included")},
+            segment_tables=[_format_segment_table(table) for table in content.segment_tables],
             ann_columns=["engine", *(_ANN_COLUMNS[key] for key in ann_columns)],
             ann_rows=[
                 (row["engine"], [_format_ann_value(key, row.get(key)) for key in ann_columns])
@@ -262,6 +266,19 @@ def _build_metric_table(content: ReportContent, metrics_key: str) -> _MetricTabl
             for name, values in metrics.items()
         ],
     )
+
+
+def _format_segment_table(table: SegmentTable) -> tuple[str, _MetricTable]:
+    """Return the name of a segment, and its table with the best recall of each bucket marked."""
+    rows = []
+    for bucket, users, (*recalls, ndcg) in table.rows:
+        best = max((recall for recall in recalls if recall is not None), default=0.0)
+        cells = [
+            *(_format_metric(recall, best_value=best) for recall in recalls),
+            _format_metric(ndcg, best_value=-1.0),
+        ]
+        rows.append((bucket, [_MetricCell(f"{users:,}", is_best=False), *cells]))
+    return table.name, _MetricTable(["users", *table.columns], rows)
 
 
 def _format_metric(value: float | None, *, best_value: float) -> _MetricCell:

@@ -11,6 +11,7 @@ from vecall.evaluation import plots
 from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, write_report
+from vecall.evaluation.segment_tables import build_segment_tables
 
 _ANN_METHOD = (
     "ANN recall@k is the share of the exact answer's items that the index returns; it says nothing about the model. "
@@ -55,6 +56,7 @@ def write_evaluation_report(
         comparison="" if comparison is None else comparison.message,
         advice="" if comparison is None else comparison.advice,
         comparison_level="above" if comparison is None else comparison.level,
+        segment_tables=build_segment_tables(results),
         dropped=tuple((reason, count, "") for reason, count in report.dropped.items()),
         ann_rows=tuple(result.as_json() for result in report.ann_results),
         ann_method=_ANN_METHOD,

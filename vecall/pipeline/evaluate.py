@@ -102,7 +102,14 @@ def _evaluate_run(run: Run, config: Config | None, *, all_users: bool) -> Evalua
         tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
     return evaluate_all(
-        dataset, split, scorer, served_model, config.evaluation.ks, config.index.ks, all_users=all_users
+        dataset,
+        split,
+        scorer,
+        served_model,
+        config.evaluation.ks,
+        config.index.ks,
+        segments=config.evaluation.segments,
+        all_users=all_users,
     )
 
 
@@ -143,6 +150,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         served_model,
         config.evaluation.ks,
         config.index.ks,
+        segments=config.evaluation.segments,
         all_users=all_users,
     )
 
