@@ -54,6 +54,7 @@ _JSON_RESULTS = {
     "publish": '`{"release", "store", "items", "dim", "ann"}`',
     "evaluate": '`{"protocol", "dropped", "model", "popularity", "ease", "cooccurrence", "index", "ann", ...}`; each '
     'model has `{"seen_excluded", "seen_included"}`',
+    "doctor": '`{"findings": [{"check", "level", "message", "value", "setting"}]}`; see [doctor](doctor.md)',
     "recall": "the answer as over HTTP: see [Serving](serving.md)",
     "vectors": '`{"rows", "dim", "out"}`',
     "config": "a JSON schema",

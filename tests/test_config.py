@@ -151,6 +151,13 @@ def test_unknown_key_is_named_with_its_path_and_a_similar_key(changes, message):
             {"model__history__encoder": "none", "schema__users__features": {}},
             ["model.history.encoder = 'none' needs user features; without them all users"],
         ),
+        (
+            {"model__history__encoder": "set", "schema__interactions__context": {"hour": {"kind": "category"}}},
+            [
+                "model.history.encoder = 'set' predicts several items of a user at once",
+                "leave schema.interactions.context",
+            ],
+        ),
         ({"model__item_id": False, "schema__items__features": {}}, ["model.item_id = false needs item features"]),
     ],
 )

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
@@ -123,12 +123,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         title: Printed above the table.
         columns: Names of the C columns.
         rows: C cells each.
-        align_left: Whether to left-align all columns and wrap long cells. Otherwise only the first column is
-            left-aligned, and nothing wraps.
+        align_left: Whether to left-align all columns and wrap long cells, within a word where none ends in time, as in
+            Chinese. Otherwise only the first column is left-aligned, and nothing wraps.
     """
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if align_left or index == 0 else "right", no_wrap=not align_left)
+        justify: JustifyMethod = "left" if align_left or index == 0 else "right"
+        table.add_column(column, justify=justify, no_wrap=not align_left, overflow="fold" if align_left else "ellipsis")
     for row in rows:
         table.add_row(*row)
     out.print(title, style="bold")

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from vecall.errors import ConfigError
-from vecall.evaluation.report import ExampleUser, ReportContent, write_report
+from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, write_report
 from vecall.evaluation.segment_tables import SegmentTable
 
 MARKUP = "<script>alert('{{ content.title }}')</script> & \"co\""
@@ -45,6 +45,7 @@ CONTENT = ReportContent(
     recall_over_k_svg="<svg><title>over k</title></svg>",
     examples=(ExampleUser(f"user {MARKUP}", (f"history {MARKUP}",), (f"recalled {MARKUP}", "other")),),
     environment={f"machine {MARKUP}": f"two cores {MARKUP}"},
+    findings=(FindingRow("error", f"check {MARKUP}", f"found {MARKUP}", f"change {MARKUP}"),),
 )
 
 
@@ -89,6 +90,9 @@ def test_every_text_is_escaped_and_not_a_template(page):
         "recalled",
         "machine",
         "two cores",
+        "check",
+        "found",
+        "change",
     ):
         assert f"{word} &lt;script&gt;alert(&#39;{{{{ content.title }}}}" in page, word
 
@@ -152,3 +156,11 @@ def test_best_value_of_a_column_is_highlighted(page):
         "0.250",
     ]
     assert table.count("<td>0.431</td>") == 1
+
+
+@pytest.mark.parametrize(("findings", "text"), [(None, None), ((), "No errors or warnings.")])
+def test_section_of_findings_is_there_only_if_doctor_was_asked(tmp_path, findings, text):
+    write_report(tmp_path / "report.html", replace(CONTENT, findings=findings))
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert ("Findings of vecall doctor" in page) == (findings is not None)
+    assert text is None or text in page

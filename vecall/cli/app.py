@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vecall import console
+from vecall.cli import doctor as doctor_commands
 from vecall.cli import reference as reference_commands
 from vecall.cli import serving as serving_commands
 from vecall.cli import store as store_commands
@@ -22,6 +23,7 @@ for command in (
     training_commands.fit,
     training_commands.publish,
     training_commands.evaluate,
+    doctor_commands.doctor,
     serving_commands.recall,
     serving_commands.batch,
     serving_commands.vectors,

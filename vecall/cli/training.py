@@ -180,11 +180,20 @@ def evaluate(
     settings = None if config is None else load_config(config)
     evaluation = evaluate_run_or_store(run=run, store=store, config=settings, all_users=all_users)
     if report is not None:
+        from vecall.doctor.examination import examine
+        from vecall.doctor.report_rows import build_finding_rows
         from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.pipeline.run import Run
 
         epochs = [] if run is None else Run.open(run).read_epoch_metrics()
-        write_evaluation_report(report, evaluation, title=f"vecall: {run or store}", epochs=epochs)
+        findings = examine(run=run, store=store, config=settings, evaluation=evaluation)
+        write_evaluation_report(
+            report,
+            evaluation,
+            title=f"vecall: {run or store}",
+            epochs=epochs,
+            findings=build_finding_rows(findings),
+        )
     if as_json:
         console.print_json(evaluation.as_json())
     else:

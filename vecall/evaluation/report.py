@@ -32,6 +32,23 @@ class ExampleUser:
 
 
 @dataclass(frozen=True)
+class FindingRow:
+    """A finding of `vecall doctor`.
+
+    Attributes:
+        level: "error" or "warning".
+        check: Name of the check.
+        message: What was found.
+        setting: What to change.
+    """
+
+    level: str
+    check: str
+    message: str
+    setting: str
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Content of the report. The template escapes all texts; the SVGs alone are inserted as they are.
 
@@ -55,6 +72,7 @@ class ReportContent:
         popularity_svg: SVG.
         examples: A few users.
         environment: Machine, versions and command, by name.
+        findings: Findings of `vecall doctor` above "info"; None if it was not asked, then the page has no such section.
     """
 
     title: str
@@ -75,6 +93,7 @@ class ReportContent:
     popularity_svg: str = ""
     examples: tuple[ExampleUser, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[FindingRow, ...] | None = None
 
 
 CAPTIONS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from vecall.evaluation import plots
 from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.evaluator import EvaluationResult
-from vecall.evaluation.report import ExampleUser, ReportContent, write_report
+from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, write_report
 from vecall.evaluation.segment_tables import build_segment_tables
 
 _ANN_METHOD = (
@@ -28,6 +28,7 @@ def write_evaluation_report(
     epochs: Sequence[Mapping[str, float]] = (),
     extra_results: Mapping[str, EvaluationResult] | None = None,
     examples: Sequence[ExampleUser] = (),
+    findings: Sequence[FindingRow] | None = None,
 ) -> None:
     """Write the report.
 
@@ -38,6 +39,7 @@ def write_evaluation_report(
         epochs: Lines of the run's metrics.jsonl, for the learning curve; without any it is omitted.
         extra_results: Results of further models, by name.
         examples: A few users.
+        findings: Findings of `vecall doctor` above "info"; None leaves their section out.
 
     Raises:
         ConfigError: The directory does not exist, or the file cannot be written.
@@ -71,6 +73,7 @@ def write_evaluation_report(
         ),
         examples=tuple(examples),
         environment=_describe_environment(),
+        findings=None if findings is None else tuple(findings),
     )
     write_report(path, content)
 

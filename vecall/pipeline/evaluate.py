@@ -83,7 +83,7 @@ def _evaluate_run(run: Run, config: Config | None, *, all_users: bool) -> Evalua
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     model = run.load_evaluated_model()
-    if not _has_same_items(model.vocabulary.item_id_map, dataset):
+    if not has_same_items(model.vocabulary.item_id_map, dataset):
         raise TrainingError(f"{run.directory}: its tables have other items now; fit again to evaluate")
     scorer = model.build_scorer(dataset, split)
     validation_vectors = scorer.encode_users(sample_cases(split.valid))
@@ -126,7 +126,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
             f"release {release.name!r} was trained again on all interactions, the test split included, so its metrics "
             "would be too high; evaluate its run instead (the release's manifest holds those metrics)"
         )
-    if release.index.size != len(dataset.catalogue.items) or not _has_same_items(release.item_ids, dataset):
+    if release.index.size != len(dataset.catalogue.items) or not has_same_items(release.item_ids, dataset):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
 
     def encode_users(cases: EvalCases) -> NDArray[np.float32]:
@@ -149,7 +149,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
     return evaluate_all(
         dataset,
         split,
-        VectorScorer(encode_users, _read_item_vectors(release.index)),
+        VectorScorer(encode_users, read_item_vectors(release.index)),
         served_model,
         config.evaluation.ks,
         config.index.ks,
@@ -158,7 +158,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
     )
 
 
-def _read_item_vectors(index: Index) -> NDArray[np.float32]:
+def read_item_vectors(index: Index) -> NDArray[np.float32]:
     """Return the [N, D] vectors of an index of at least one item, without a further copy of them in between."""
     rows = np.arange(index.size)
     vectors = np.empty((len(rows), index.get_vectors(rows[:1]).shape[1]), dtype=np.float32)
@@ -167,7 +167,7 @@ def _read_item_vectors(index: Index) -> NDArray[np.float32]:
     return vectors
 
 
-def _has_same_items(item_ids: IdMap, dataset: Dataset) -> bool:
+def has_same_items(item_ids: IdMap, dataset: Dataset) -> bool:
     """Return whether the ids are those of the tables' items, in the same rows."""
     table_ids = dataset.catalogue.items
     return item_ids.to_ids(np.arange(len(item_ids))) == table_ids.to_ids(np.arange(len(table_ids)))

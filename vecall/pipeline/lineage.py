@@ -179,6 +179,24 @@ def write_trained_hashes(run_dir: Path, hashes: Hashes, init_run_dir: Path | Non
     write_array(run_dir / TRAINED_HASHES_FILE, np.unique(all_hashes)[:_MAX_HASHES])
 
 
+def compute_leak_share(run_dir: Path, hashes: Hashes, split: Split) -> float:
+    """Return the share of held-out interactions, and not of the training part, that a run was trained on.
+
+    Args:
+        run_dir: Directory of the run.
+        hashes: Hashes of the positives, see `hash_positives`.
+        split: Their split.
+
+    Raises:
+        TrainingError: The run's record of training interactions cannot be read.
+    """
+    trained = _read_trained_hashes(run_dir)
+    held_out = np.setdiff1d(hashes[split.positive_parts != TRAIN], hashes[split.positive_parts == TRAIN])
+    if len(trained) >= _MAX_HASHES:
+        held_out = held_out[held_out <= trained[-1]]  # compare only the range of hashes that the sample covers
+    return float(np.isin(held_out, trained).mean()) if len(held_out) else 0.0
+
+
 def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
     """Check that an initial run was not trained on interactions that the new run holds out.
 
@@ -190,11 +208,7 @@ def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
     Raises:
         TrainingError: It was, or its record of training interactions cannot be read.
     """
-    trained = _read_trained_hashes(init_run_dir)
-    held_out = np.setdiff1d(hashes[split.positive_parts != TRAIN], hashes[split.positive_parts == TRAIN])
-    if len(trained) >= _MAX_HASHES:
-        held_out = held_out[held_out <= trained[-1]]  # compare only the range of hashes that the sample covers
-    share = float(np.isin(held_out, trained).mean()) if len(held_out) else 0.0
+    share = compute_leak_share(init_run_dir, hashes, split)
     if share > _MAX_LEAK_SHARE:
         fingerprint = read_fingerprint(init_run_dir)
         raise TrainingError(

@@ -1,0 +1,56 @@
+"""The model recalls no more than popularity, or less than EASE or co-occurrence: it has learned less than it could."""
+
+from vecall.doctor.context import DoctorContext, RankingFacts
+from vecall.doctor.finding import Finding, Message
+
+_MIN_USERS = 50  # below, being level with popularity is chance
+_FAR_BELOW = 0.8  # share of a baseline's recall
+
+_MESSAGE = Message(
+    "{key} of the model is {recall:.3f}, {relation} {baselines} ({users:,} test users). A closed form of the same "
+    "histories finds more, so the model misses what is in the data. Set model.preset to another of auto, set, pooled "
+    "and sequence, and see the other findings first: most causes are among them.",
+    "模型的 {key} 为 {recall:.3f}，{relation_zh} {baselines}（{users:,} 个测试用户）。同样的历史用闭式解就能召回更多，"
+    "说明模型没有学到数据中已有的信息。请先看其他发现（多数原因在其中），再把 model.preset 换成 auto、set、pooled、"
+    "sequence 中的另一个。",
+)
+_SKIPPED = Message(
+    "{name} was not compared with: {reason}",
+    "没有与 {name} 比较：{reason}",
+)
+
+
+def check(context: DoctorContext) -> list[Finding]:
+    """Compare the model with each baseline."""
+    facts = context.ranking
+    if facts is None:
+        return []
+    skipped = [
+        Finding("below_baselines", "info", _SKIPPED.format(name=name, reason=reason))
+        for name, reason in facts.skipped_baselines.items()
+    ]
+    return _compare(facts) + skipped
+
+
+def _compare(facts: RankingFacts) -> list[Finding]:
+    gaps = facts.baseline_gaps
+    above = {name: gap for name, gap in gaps.items() if gap.is_below}
+    popularity = gaps.get("popularity")
+    is_level = popularity is not None and not popularity.is_above and facts.user_count >= _MIN_USERS
+    if is_level and popularity is not None:
+        above["popularity"] = popularity
+    if not above:
+        return []
+    best = max(above.values(), key=lambda gap: gap.other_recall)
+    is_serious = is_level or best.recall < _FAR_BELOW * best.other_recall
+    is_below = any(gap.recall < gap.other_recall for gap in above.values())
+    message = _MESSAGE.format(
+        key=facts.recall_key,
+        recall=best.recall,
+        relation="below" if is_below else "not above",
+        relation_zh="低于" if is_below else "不高于",
+        baselines=", ".join(f"{name} {gap.other_recall:.3f}" for name, gap in above.items()),
+        users=facts.user_count,
+    )
+    ratio = best.recall / best.other_recall if best.other_recall else 1.0
+    return [Finding("below_baselines", "error" if is_serious else "warning", message, round(ratio, 4), "model.preset")]
