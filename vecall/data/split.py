@@ -103,9 +103,11 @@ def _sort_distinct(lists: RaggedArray) -> RaggedArray:
     return RaggedArray.from_sorted_pairs(owners, rows.astype(lists.values.dtype), len(lists))
 
 
-def add_train_columns(split: Split, positives: Interactions) -> Split:
-    """Return a split with `train_weights` and `train_context` of the training part of all positives."""
-    is_train = split.positive_parts == TRAIN
+def add_train_columns(split: Split, interactions: Interactions) -> Split:
+    """Return a split of interactions with `train_weights` and `train_context`, where they have such."""
+    if interactions.weights is None and interactions.context is None:
+        return split
+    positives, is_train = interactions.positives, split.positive_parts == TRAIN
     return replace(
         split,
         train_weights=None if positives.weights is None else positives.weights[is_train],

@@ -32,7 +32,7 @@ def split_interactions(interactions: Interactions, n_users: int, settings: DataS
         valid_from = _parse_cutoff("data.valid_from", settings.valid_from, interactions)
         test_from = _parse_cutoff("data.test_from", settings.test_from, interactions)
         result = split_global_time(interactions, n_users, valid_from, test_from)
-    result = add_train_columns(result, interactions.positives)
+    result = add_train_columns(result, interactions)
     sizes = {"train": len(result.train.values), "validation": len(result.valid), "test": len(result.test)}
     for part, size in sizes.items():
         if size == 0:

@@ -3,6 +3,7 @@
 RANK, WORLD_SIZE and the address are in the environment. Each process writes its results to `OUT/RANK.pt`.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -29,11 +30,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bce": ("mean", BCE),
 }
 
+WEIGHTED = ("sequence, sampled, averaged", "bce")  # variants whose positives weigh 0, 0.5 or 1
+
 
 def train_variant(name: str, directory: Path, group: ProcessGroup | None, epochs: int = MAX_EPOCHS) -> TrainResult:
     """Train small towers without dropout; with several processes, validation is that of rank 0."""
     encoder, settings = VARIANTS[name]
     data = synthetic.make_training_data(item_features=True, negatives=HARD_NEGATIVES)
+    if name in WEIGHTED:
+        weights = (data.histories.values % 3 / 2).astype(np.float32)
+        data = dataclasses.replace(data, history_weights=weights)
     training = TrainingSettings(**{"epochs": MAX_EPOCHS, "batch": 50, "lr": 0.03} | settings)
     return train(data, synthetic.make_model_settings(encoder), training, directory, max_epochs=epochs, group=group)
 
