@@ -78,10 +78,12 @@ ORDERED, UNORDERED = RecallGap(0.4, 0.3, 0.01), RecallGap(0.4, 0.4, 0.01)
         (UNORDERED, UNORDERED, "causal", "warning", "model.preset"),
         (UNORDERED, UNORDERED, "mean", "info", "model.preset"),
         (ORDERED, UNORDERED, "causal", None, None),
+        (RecallGap(0.028, 0.064, 0.004), UNORDERED, "mean", "error", "model.preset"),  # Book-Crossing
+        (RecallGap(0.38, 0.42, 0.01), ORDERED, "mean", "warning", "model.preset"),
         (ORDERED, ORDERED, "causal", None, None),
     ],
 )
-def test_order_that_carries_nothing_or_is_ignored_is_found(model, probe, encoder, level, setting):
+def test_order_that_carries_nothing_misleads_or_is_ignored_is_found(model, probe, encoder, level, setting):
     config = make_config(model={"history": {"encoder": encoder}})
     facts = OrderFacts("recall@100", 2000, model, probe)
     findings = order_unused.check(DoctorContext(config=config, order=facts))

@@ -1,11 +1,23 @@
-"""The order of histories carries nothing, or it does and the model ignores it."""
+"""The order of histories carries nothing, misleads the model, or says something that the model ignores."""
 
 from vecall.doctor.context import DoctorContext, RecallGap
-from vecall.doctor.finding import Finding, Message
+from vecall.doctor.finding import Finding, Level, Message
 
 _MIN_USERS = 200  # below, a small gain of the order is not seen
 _MIN_GAIN = 0.03  # of recall, relative, that an order is worth reading for
 
+_SERIOUS_LOSS = 0.8  # recall with the order, as a share of that without
+
+_MISLEADS = Message(
+    "the order of histories misleads the model: {key} is {model:.3f} with the order and {model_shuffled:.3f} with "
+    "shuffled histories ({users:,} users). It has learned an order that does not hold for what comes next, "
+    "such as that "
+    'of a file sorted by item. Set model.preset = "set", or name a column of real times in schema.interactions.time.',
+    "历史的顺序误导了模型：按原顺序 {key} 为 {model:.3f}，打乱后为 {model_shuffled:.3f}（{users:,} 个用户）。模"
+    "型学到的顺序对"
+    '后续物品不成立，例如按物品排序的文件。请设 model.preset = "set"，'
+    "或在 schema.interactions.time 中指定真实的时间列。",
+)
 _IGNORED = Message(
     "the order of histories carries information that the model does not use: with shuffled histories {key} of recent "
     "co-occurrence falls from {probe:.3f} to {probe_shuffled:.3f}, that of the model only from {model:.3f} to "
@@ -43,6 +55,9 @@ def check(context: DoctorContext) -> list[Finding]:
         "users": facts.user_count,
     }
     value = round(facts.model.recall - facts.model.other_recall, 4)
+    if facts.model.is_below:
+        level: Level = "error" if facts.model.recall < _SERIOUS_LOSS * facts.model.other_recall else "warning"
+        return [Finding("order_unused", level, _MISLEADS.format(**message_values), value, "model.preset")]
     if _has_gain(facts.probe):
         message = _IGNORED.format(**message_values)
         return [Finding("order_unused", "warning", message, value, "model.history.encoder")]
