@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 _TEXTS: "dict[Language, tuple[str, tuple[str, str], dict[Level, str]]]" = {
     "en": (
-        "{subject}: {error} errors, {warning} warnings",
+        "{subject}: errors {error}, warnings {warning}",
         ("level", "finding"),
         {"error": "error", "warning": "warning", "info": "info"},
     ),
     "zh": (
-        "{subject}：{error} 个错误，{warning} 个警告",
+        "{subject}：错误 {error}，警告 {warning}",
         ("级别", "发现"),
         {"error": "错误", "warning": "警告", "info": "提示"},
     ),

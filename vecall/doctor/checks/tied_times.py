@@ -6,11 +6,11 @@ from vecall.doctor.finding import Finding, Level, Message
 _INFO_SHARE, _WARNING_SHARE = 0.2, 0.5  # of the interactions that follow another of the same user
 
 _TIED = Message(
-    "{share:.0%} of the interactions have the same time as the one before of the same user: their order is that of the "
-    "file, and the item that leave-one-out holds out is drawn from it. Name a finer time column in "
+    "{share:.0%} of the interactions have the same time as the one before of the same user: their order is that of "
+    "the file, and the item that leave-one-out holds out is drawn from it. Name a finer time column in "
     "schema.interactions.time{causal}.",
-    "{share:.0%} 的交互与同一用户的前一条时间相同：它们按文件顺序排列，leave_one_out 留出的物品也由此而定。"
-    "请在 schema.interactions.time 中指定更细的时间列{causal_zh}。",
+    "{share:.0%} 的交互与同一用户的前一条时间相同：它们按文件顺序排列，leave_one_out 留出的物品也由此而定。请在 "
+    "schema.interactions.time 中指定更细的时间列{causal_zh}。",
 )
 _CAUSAL = (
     ', or set model.preset = "set": a causal encoder learns that order',
@@ -18,11 +18,10 @@ _CAUSAL = (
 )
 _MIN_SORTED_SHARE = 0.9  # of neighbours in histories that ascend by item; half do by chance
 _SORTED = Message(
-    "there is no time column, and {share:.0%} of the items in histories ascend by id: the file is sorted by "
-    "item, and its "
-    'order says nothing. Set model.preset = "set", or name a column of times in schema.interactions.time.',
-    "没有时间列，且历史中 {share:.0%} 的相邻物品按 id 递增：文件是按物品排序的，顺序没有意义。"
-    '请设 model.preset = "set"，或在 schema.interactions.time 中指定时间列。',
+    "there is no time column, and {share:.0%} of the items in histories ascend by id: the file is sorted by item, and "
+    'its order says nothing. Set model.preset = "set", or name a column of times in schema.interactions.time.',
+    "没有时间列，且历史中 {share:.0%} 的相邻物品按 id 递增：文件是按物品排序的，顺序没有意义。请设 model.preset = "
+    '"set"，或在 schema.interactions.time 中指定时间列。',
 )
 _NO_TIME = Message(
     "there is no time column: the order of the file stands for the order of time. If the file is not in that order, "
