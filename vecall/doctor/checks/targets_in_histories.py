@@ -5,7 +5,7 @@ import numpy as np
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Level, Message
 
-_MAX_SHARE = 0.1
+_MAX_SHARE = 0.2
 _INFO_SHARE = 0.01
 _MAX_USERS = 20_000
 
