@@ -73,7 +73,7 @@ def _measure_seed(name: str, seed: int, options: argparse.Namespace, *, with_bas
         settings |= {
             "model": {"preset": options.preset},
             "training": {"seed": seed},
-            "evaluation": {"ks": KS},
+            "evaluation": {"ks": KS, "baselines": False},  # `evaluate` has them
         }
         config = parse_config(settings)
         model_settings = extract_model_settings(config)

@@ -156,7 +156,7 @@ def _make_config(work_dir: Path, dropout: float, seed: int, preset: str) -> Conf
             "model": {"preset": preset, "id_dropout": dropout, "history": {"length": HISTORY_LENGTH}},
             "training": {"seed": seed},
             "index": {"engine": "exact"},
-            "evaluation": {"ks": [K]},
+            "evaluation": {"ks": [K], "baselines": False},
         }
     )
 

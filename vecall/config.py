@@ -39,6 +39,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.0,
         },
     },
+    "set": {
+        "model": {
+            "dim": 256,
+            "ensemble_size": 2,
+            "init_std": 0.02,
+            "history": {"encoder": "set", "length": 500},
+        },
+        "training": {
+            "temperature": 0.1,
+            "batch": 512,
+            "epochs": 20,
+            "lr": 3e-3,
+            "weight_decay": 0.1,
+        },
+    },
     "pooled": {},
     "sequence": {
         "model": {
@@ -104,10 +119,10 @@ class Config(SettingsModel):
             raise ValueError(
                 "model.history.encoder = 'none' needs user features; without them all users would have the same vector"
             )
-        if self.model.history.encoder == "causal" and self.training.loss == "bce":
+        if self.model.history.encoder in ("causal", "set") and self.training.loss == "bce":
             raise ValueError(
-                "model.history.encoder = 'causal' is trained with a softmax loss, got training.loss = 'bce'; set it to "
-                "another loss"
+                f"model.history.encoder = {self.model.history.encoder!r} is trained with a softmax loss, got "
+                "training.loss = 'bce'; set it to another loss"
             )
         if self.model.norm == "batch" and self.model.hidden and self.training.batch == 1:
             raise ValueError(

@@ -189,5 +189,6 @@ def scale_config(directory: Path, *, with_features: bool, preset: str, **trainin
             },
             "model": {"preset": preset},
             "training": training,
+            "evaluation": {"baselines": False},
         }
     )

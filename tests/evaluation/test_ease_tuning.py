@@ -7,7 +7,6 @@ import pytest
 from support.dense_evaluation import to_dense
 
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.evaluation import ease_tuning
 from vecall.evaluation.baseline_evaluation import build_baseline_factories
 from vecall.evaluation.baselines import Ease, EaseGram, Popularity
 from vecall.evaluation.ease_tuning import EASE_L2_GRID, tune_ease
@@ -53,10 +52,9 @@ def test_counts_serve_several_values_of_l2(users, items):
         np.testing.assert_array_equal(shared, to_dense(Ease(train, items, l2), cases, items))
 
 
-def test_ease_of_large_data_has_the_default_l2_and_says_so(monkeypatch):
+def test_ease_of_large_data_has_the_default_l2_and_says_so():
     train, valid = make_split(60, 90)
-    monkeypatch.setattr(ease_tuning, "MAX_TUNED_DIM", 59)
-    tuned = tune_ease(train, valid, 90)
+    tuned = tune_ease(train, valid, 90, max_tuned_dim=59)
     assert tuned.l2 == 500.0
     assert tuned.description.startswith("EASE has l2 = 500, which was not chosen on the validation: each try would")
 

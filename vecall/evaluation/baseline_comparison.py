@@ -13,7 +13,7 @@ _Z95 = 1.96  # half-width of a 95 % confidence interval in standard errors
 
 WHAT_TO_TRY = (
     'Try another model.preset ("auto" measures them on the validation), more training.epochs, another training.lr or '
-    "training.temperature; `vecall doctor --run RUN` looks for the cause."
+    "training.temperature; vecall doctor --run RUN looks for the cause."
 )
 
 

@@ -25,22 +25,23 @@ class TunedEase:
     description: str
 
 
-def tune_ease(train: RaggedArray, valid: EvalCases, n_items: int) -> TunedEase:
+def tune_ease(train: RaggedArray, valid: EvalCases, n_items: int, *, max_tuned_dim: int = MAX_TUNED_DIM) -> TunedEase:
     """Fit EASE with the l2 of `EASE_L2_GRID` that has the highest recall on validation cases.
 
     The recall is that at 100, or at a tenth of fewer than 1,000 items; of equal ones the smallest l2 is taken. The
-    matrix is counted once and inverted for each l2. Above `MAX_TUNED_DIM` there is a single fit, with the default l2.
+    matrix is counted once and inverted for each l2.
 
     Args:
         train: A list of item rows per user.
         valid: Validation cases; at most 5,000 of them are ranked.
         n_items: N.
+        max_tuned_dim: Largest min(users, items) for which several l2 are tried; above it the default is taken.
 
     Raises:
         ConfigError: As for `Ease`.
     """
     gram = EaseGram(train, n_items)
-    if gram.dim > MAX_TUNED_DIM:
+    if gram.dim > max_tuned_dim:
         return TunedEase(
             Ease(train, n_items, DEFAULT_EASE_L2, gram),
             DEFAULT_EASE_L2,

@@ -86,12 +86,10 @@ def _divide_by_user_age(dataset: Dataset, split: Split, cases: EvalCases) -> Buc
     positives = dataset.interactions.positives
     is_train = split.positive_parts == TRAIN
     users, times = positives.users[is_train], positives.times[is_train]  # by user, then time
-    trained_users, first_positions = np.unique(users, return_index=True)
-    ages = np.full(len(dataset.catalogue.users), np.nan)
-    ages[trained_users] = float(times.max()) - times[first_positions].astype(np.float64)
-    case_ages = ages[cases.users]
-    is_trained = ~np.isnan(case_ages)
-    quarters = _find_quarters(case_ages, is_trained)
+    first_positions = np.minimum(np.searchsorted(users, cases.users), len(users) - 1)
+    is_trained = users[first_positions] == cases.users
+    ages = float(times.max()) - times[first_positions].astype(np.float64)
+    quarters = _find_quarters(ages, is_trained)
     by_case = {_UNTRAINED: ~is_trained} | {
         label: is_trained & (quarters == quarter) for quarter, label in enumerate(_AGE_LABELS)
     }

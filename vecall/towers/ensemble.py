@@ -69,6 +69,10 @@ class EnsembleHistoryEncoder(nn.Module):
         """
         return torch.cat([encoder.encode_all_positions(part) for encoder, part in self._zip_members(vectors)], dim=-1)
 
+    def encode_sums(self, sums: Tensor, lengths: Tensor) -> Tensor:
+        """Encode histories by the [B, D] sums of their item vectors and [B] lengths → [B, D]; for encoders of sets."""
+        return torch.cat([encoder.encode_sums(part, lengths) for encoder, part in self._zip_members(sums)], dim=-1)
+
     def _zip_members(self, vectors: Tensor) -> Iterator[tuple[Any, Tensor]]:
-        """Yield each encoder with its [B, L, D / members] part of [B, L, D] vectors."""
+        """Yield each encoder with its [..., D / members] part of [..., D] vectors."""
         return zip(self.encoders, split_ensemble(vectors, len(self.encoders)), strict=True)

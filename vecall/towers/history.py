@@ -14,6 +14,7 @@ from vecall.towers.settings import HistorySettings
 # Ratio of the weight of an item to that of the next newer item. 1 is the plain mean; the others give most of the weight
 # to about the newest 20, 5 and 2 items.
 DECAYS = (1.0, 0.95, 0.8, 0.5)
+_INIT_STD = 0.01  # of a constant that is added to a sum of vectors of length 1
 
 
 def build_history_encoder(settings: HistorySettings, dim: int, dropout: float) -> nn.Module | None:
@@ -34,6 +35,8 @@ def build_history_encoder(settings: HistorySettings, dim: int, dropout: float) -
             return MeanHistoryEncoder(dim, dropout)
         case "attention":
             return AttentionHistoryEncoder(dim, dropout)
+        case "set":
+            return SetHistoryEncoder(dim, dropout)
         case "causal":
             return CausalHistoryEncoder(
                 dim, dropout, max_length=settings.length, layers=settings.layers, heads=settings.heads
@@ -112,3 +115,31 @@ class AttentionHistoryEncoder(nn.Module):
         weights = logits.masked_fill(~is_item, -1e4).softmax(-1) * is_item.to(vectors.dtype)  # [B, L]
         mean = normalize((weights.unsqueeze(1) @ vectors).squeeze(1), dim=-1)  # [B, D]
         return mean + self.residual_mlp(mean)  # type: ignore[no-any-return]
+
+
+class SetHistoryEncoder(nn.Module):
+    """Sum of the items divided by the square root of their number, plus a linear map of it and a learned constant.
+
+    The order of the items does not matter. So divided, a sum of unrelated items has about length 1, and one of related
+    items is longer: against the constant, which stands for what is popular, a long and a clear history counts for more.
+    An empty history gives the constant, which is small at first, so that it has a direction.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(_INIT_STD * torch.randn(dim))
+        self.linear = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.dropout = FastDropout(dropout)
+
+    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Encode [B, L, D] item vectors, padded at the end, of [B] lengths → [B, D]."""
+        _, is_item = compute_ages_and_mask(vectors, lengths)
+        sums = (is_item.unsqueeze(1).to(vectors.dtype) @ vectors).squeeze(1)  # [B, 1, L] @ [B, L, D] -> [B, D]
+        return self.encode_sums(sums, lengths)
+
+    def encode_sums(self, sums: Tensor, lengths: Tensor) -> Tensor:
+        """Encode histories by the [B, D] sums of their item vectors and their [B] lengths → [B, D]."""
+        scaled = sums / lengths.clamp(min=1).to(sums.dtype).sqrt().unsqueeze(1)
+        scaled = self.dropout(scaled)
+        return scaled + self.linear(scaled) + self.constant  # type: ignore[no-any-return]

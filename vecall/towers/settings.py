@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from vecall.settings_base import SettingsModel
 
-HistoryEncoderType = Literal["none", "mean", "attention", "causal"]
+HistoryEncoderType = Literal["none", "mean", "attention", "causal", "set"]
 
 
 class HistorySettings(SettingsModel):
@@ -15,7 +15,8 @@ class HistorySettings(SettingsModel):
     encoder: HistoryEncoderType = Field(
         "mean",
         description="mean: learned mixture of means with several decays; attention: weighted by a learned query; "
-        "causal: transformer; none: the history is not read",
+        "causal: transformer; set: sum, whatever the order, trained on hidden parts of whole histories; none: the "
+        "history is not read",
     )
     length: int = Field(50, ge=1, le=1000, description="L: number of newest items that are read")
     item_dropout: float = Field(0.0, ge=0, lt=1, description="share of a history's items that a training step drops")
@@ -30,10 +31,11 @@ class ModelSettings(SettingsModel):
     reads their concatenation.
     """
 
-    preset: Literal["dssm", "pooled", "sequence"] = Field(
+    preset: Literal["dssm", "set", "pooled", "sequence"] = Field(
         "pooled",
-        description="pooled: mean over the history, for small data; sequence: causal transformer, from some ten "
-        "thousand users on; dssm: MLP over features with BCE, a baseline",
+        description="set: sum of the history, for data without an order; pooled: mean over the history, for small "
+        "data; sequence: causal transformer, from some ten thousand users on; dssm: MLP over features with BCE, a "
+        "baseline",
     )
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of user and item vectors")
     ensemble_size: int = Field(
@@ -64,6 +66,11 @@ class ModelSettings(SettingsModel):
             raise ValueError(f"hidden: widths must be at least 1, got {list(self.hidden)}")
         if self.dim % self.ensemble_size:
             raise ValueError(f"ensemble_size must divide dim, got {self.ensemble_size} and {self.dim}")
+        if self.history.encoder == "set" and self.history.item_dropout:
+            raise ValueError(
+                f"history.item_dropout is not for history.encoder = 'set', got {self.history.item_dropout}; set "
+                "training.hidden_share instead"
+            )
         member_dim = self.dim // self.ensemble_size
         if self.history.encoder == "causal" and member_dim % self.history.heads:
             raise ValueError(

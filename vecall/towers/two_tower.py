@@ -5,14 +5,14 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.towers.blocks import MLP
 from vecall.towers.causal import CausalHistoryEncoder
 from vecall.towers.ensemble import EnsembleHistoryEncoder, normalize_per_member
 from vecall.towers.features import ConcatenatedFeatures, SummedFeatures, build_embedding
-from vecall.towers.history import build_history_encoder
+from vecall.towers.history import SetHistoryEncoder, build_history_encoder
 from vecall.towers.settings import ModelSettings
 
 FeatureSpecs = Mapping[str, FeatureSpec]
@@ -162,6 +162,11 @@ class TwoTower(nn.Module):
         """Whether the history encoder gives, in one pass, the user's vector after each item of the history."""
         return self.settings.history.encoder == "causal"
 
+    @property
+    def reads_sets(self) -> bool:
+        """Whether the history encoder reads the sum of a history alone, and is trained on hidden parts of it."""
+        return self.settings.history.encoder == "set"
+
     def encode_items(self, rows: Tensor, features: FeatureTensors) -> Tensor:
         """Encode B items.
 
@@ -248,3 +253,23 @@ class TwoTower(nn.Module):
         )  # [B, L + 1, D]
         features_by_position = {name: values[history_index] for name, values in features.items()}  # [P, ...] each
         return self.user_tower.to_user_vector(all_positions[history_index, positions], features_by_position)
+
+    def encode_users_by_sets(
+        self, item_vectors: Tensor, items: Tensor, lengths: Tensor, features: FeatureTensors
+    ) -> Tensor:
+        """Encode B users by the sets of their items, without padding; needs the history encoder "set".
+
+        Args:
+            item_vectors: [M, D] item vectors.
+            items: [I] index into `item_vectors` of each item, user by user.
+            lengths: [B] number of items of each user.
+            features: Encoded features of the B users.
+
+        Returns:
+            [B, D] vectors of length 1.
+        """
+        history_encoder = self.user_tower.history_encoder
+        assert isinstance(history_encoder, SetHistoryEncoder | EnsembleHistoryEncoder)  # noqa: S101 - for mypy
+        starts = lengths.cumsum(0) - lengths
+        sums = embedding_bag(items, item_vectors, starts, mode="sum")  # [B, D]; of no items: 0
+        return self.user_tower.to_user_vector(history_encoder.encode_sums(sums, lengths), features)

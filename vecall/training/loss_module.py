@@ -1,7 +1,7 @@
 """Losses of a batch: encodes its items and users, draws its negatives, and scores them.
 
 A batch has P targets, each with the user as of its position: P = B samples of a `SampleBatch`, or P positions of the
-windows of a `WindowBatch`.
+windows of a `WindowBatch`. The P targets of a `SetBatch` share the B users that they were hidden from.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,19 +12,18 @@ from torch import Tensor
 
 from vecall.towers.ensemble import split_ensemble
 from vecall.towers.two_tower import TwoTower
+from vecall.training.any_batch import AnyBatch, TargetBatch
 from vecall.training.batches import SampleBatch
 from vecall.training.chunked_softmax import chunked_cross_entropy
 from vecall.training.data import take
 from vecall.training.distributed import ProcessGroup
 from vecall.training.item_lists import deduplicate_rows, fill_padding_with_targets, mark_listed_items
-from vecall.training.losses import binary_cross_entropy, sampled_softmax_loss
+from vecall.training.losses import binary_cross_entropy, multi_target_cross_entropy, sampled_softmax_loss
 from vecall.training.negatives import HardNegativeSampler, sample_candidates, sample_uniform_negatives
 from vecall.training.plan import TrainingPlan
 from vecall.training.seeding import seed_process
+from vecall.training.sets import SetBatch
 from vecall.training.settings import TrainingSettings
-from vecall.training.windows import WindowBatch
-
-AnyBatch = SampleBatch | WindowBatch
 
 
 class LossModule(LightningModule):
@@ -53,13 +52,16 @@ class LossModule(LightningModule):
     _hard_negative_sampler: HardNegativeSampler
 
     def _compute_loss(self, batch: AnyBatch) -> Tensor:
+        if isinstance(batch, SetBatch):
+            is_sampled = self.plan.loss == "sampled_softmax"
+            return self._compute_sampled_set_loss(batch) if is_sampled else self._compute_set_loss(batch)
         match self.plan.loss:
             case "softmax":
                 return self._compute_softmax_loss(batch)
             case "sampled_softmax":
                 return self._compute_sampled_softmax_loss(batch)
             case _:
-                assert isinstance(batch, SampleBatch)  # noqa: S101 - for mypy; Config refuses bce with causal towers
+                assert isinstance(batch, SampleBatch)  # noqa: S101 - for mypy; Config refuses bce with causal towers and sets
                 return self._compute_bce_loss(batch)
 
     def _seed_own_draws(self) -> None:
@@ -72,7 +74,11 @@ class LossModule(LightningModule):
         return self.towers.encode_items(rows, take(self._device_features["items"], rows))
 
     def _encode_users(self, item_vectors: Tensor, batch: AnyBatch) -> Tensor:
-        """Encode the users of a batch, whose input items are rows of [M, D] vectors → [P, D] / temperature."""
+        """Encode the users of a batch, whose input items are rows of [M, D] vectors.
+
+        Returns:
+            [P, D], or [B, D] for a `SetBatch`: vectors of length 1 divided by the temperature.
+        """
         features = take(self._device_features["users"], batch.users)
         return batch.encode_users(self.towers, item_vectors, features) / self.log_temperature.exp()
 
@@ -89,7 +95,7 @@ class LossModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             return torch.stack(list(losses)).mean()
 
-    def _compute_softmax_loss(self, batch: AnyBatch) -> Tensor:
+    def _compute_softmax_loss(self, batch: TargetBatch) -> Tensor:
         self._seed_own_draws()
         item_vectors = self._encode_items(self.candidate_items)  # [M, D]
         targets = self.candidate_index[batch.target_items]  # [P]
@@ -105,7 +111,7 @@ class LossModule(LightningModule):
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
-    def _compute_sampled_softmax_loss(self, batch: AnyBatch) -> Tensor:
+    def _compute_sampled_softmax_loss(self, batch: TargetBatch) -> Tensor:
         """Softmax over sampled candidates with the logQ correction, and over hard negatives without it.
 
         The expected softmax denominator equals that over the catalogue. A hard negative counts once per target, so it
@@ -150,7 +156,7 @@ class LossModule(LightningModule):
             for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
-    def _list_ignored_items(self, batch: AnyBatch, targets: Tensor) -> Tensor:
+    def _list_ignored_items(self, batch: TargetBatch, targets: Tensor) -> Tensor:
         """List the items that are no negatives of a target: itself and, with `mask_history`, its history.
 
         Args:
@@ -165,6 +171,84 @@ class LossModule(LightningModule):
             torch.cat([own, fill_padding_with_targets(batch.histories, batch.lengths, targets)], dim=1)
             if self.settings.mask_history
             else own
+        )
+
+    def _compute_set_loss(self, batch: SetBatch) -> Tensor:
+        """Softmax of each user over all items, with the user's hidden items as targets."""
+        self._seed_own_draws()
+        item_vectors = self._encode_items(self.candidate_items)  # [M, D]
+        targets = self.candidate_index[batch.target_items]  # [P]
+        batch = batch.replace_input_items(self.candidate_index[batch.input_items])
+        user_vectors = self._encode_users(item_vectors, batch)  # [B, D]
+        owners = batch.target_owners
+        listed = self._list_items_of_users(batch, targets)
+
+        def compute_loss(users: Tensor, items: Tensor) -> Tensor:
+            scores = users @ items.T  # [B, M]
+            own_scores = scores[owners, targets]
+            return multi_target_cross_entropy(
+                scores.index_put(listed, scores.new_tensor(float("-inf"))),
+                own_scores,
+                owners,
+                batch.weights,
+                label_smoothing=self.settings.label_smoothing,
+            )
+
+        return self._average_losses(
+            compute_loss(users, items) for users, items in self._zip_members(user_vectors, item_vectors)
+        )
+
+    def _list_items_of_users(self, batch: SetBatch, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """List the items that are no negatives of a user: the targets and, with `mask_history`, the items read.
+
+        Args:
+            batch: Batch with renumbered input items.
+            targets: [P] targets, renumbered likewise.
+
+        Returns:
+            [n] users in 0 .. B - 1, and [n] items.
+        """
+        if not self.settings.mask_history:
+            return batch.target_owners, targets
+        return torch.cat([batch.target_owners, batch.input_owners]), torch.cat([targets, batch.input_items])
+
+    def _compute_sampled_set_loss(self, batch: SetBatch) -> Tensor:
+        """Softmax of each user over sampled candidates with the logQ correction, over hard negatives and targets.
+
+        The targets of a user are in the user's softmax with certainty, and are not corrected.
+        """
+        sampled = sample_candidates(
+            self.settings.negatives, batch.step_targets[1], self.candidate_items, self.frequencies
+        )
+        hard_items, is_hard = self._hard_negative_sampler.sample(batch.users, self.settings.negatives.hard)  # [B, H]
+        self._seed_own_draws()
+        distinct, (input_items, targets, candidates, hard) = deduplicate_rows(
+            batch.input_items, batch.target_items, sampled.rows, hard_items
+        )
+        item_vectors = self._encode_items(distinct)  # [M, D]
+        batch = batch.replace_input_items(input_items)
+        listed = torch.zeros(len(batch.users), len(distinct), dtype=torch.bool, device=distinct.device)
+        listed[self._list_items_of_users(batch, targets)] = True  # [B, M]
+        is_ignored_hard = ~is_hard | listed.gather(1, hard)
+        listed[is_hard.nonzero()[:, 0], hard[is_hard]] = True  # counted once, as a hard negative
+        ignore_mask = torch.cat([listed[:, candidates], is_ignored_hard], dim=1)  # [B, C + H]
+        log_counts = sampled.log_expected_counts
+        user_vectors = self._encode_users(item_vectors, batch)  # [B, D]
+        owners = batch.target_owners
+
+        def compute_loss(users: Tensor, items: Tensor) -> Tensor:
+            sampled_scores = users @ items.index_select(0, candidates).T - log_counts
+            scores = torch.cat([sampled_scores, _score_own_items(users, items[hard])], dim=1)  # [B, C + H]
+            return multi_target_cross_entropy(
+                scores.masked_fill(ignore_mask, float("-inf")),
+                (users[owners] * items.index_select(0, targets)).sum(1),
+                owners,
+                batch.weights,
+                label_smoothing=self.settings.label_smoothing,
+            )
+
+        return self._average_losses(
+            compute_loss(users, items) for users, items in self._zip_members(user_vectors, item_vectors)
         )
 
     def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:

@@ -73,6 +73,33 @@ def sampled_softmax_loss(
     return masked_cross_entropy(logits, targets, weights, label_smoothing=label_smoothing)
 
 
+def multi_target_cross_entropy(
+    scores: Tensor, own_scores: Tensor, owners: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the mean over P targets of weight times cross-entropy, where B users have a softmax each.
+
+    The softmax of a user is over the user's row of scores and over the user's own targets.
+
+    Args:
+        scores: [B, C] scores of other items; -inf for an excluded item, such as a target of the user.
+        own_scores: [P] scores of the targets.
+        owners: [P] user in 0 .. B - 1 of each target, ascending.
+        weights: [P] weights of the targets; None if all are 1.
+        label_smoothing: Share of the target distribution that is spread evenly over all items not excluded.
+    """
+    highest = scores.detach().amax(1).scatter_reduce(0, owners, own_scores.detach(), "amax")  # [B]
+    exp_sum = (scores - highest.unsqueeze(1)).exp().sum(1)
+    exp_sum = exp_sum.index_add(0, owners, (own_scores - highest[owners]).exp())
+    log_sum_exp = exp_sum.log() + highest  # [B]
+    losses = log_sum_exp[owners] - (1 - label_smoothing) * own_scores  # [P]
+    if label_smoothing:
+        is_valid = torch.isfinite(scores)
+        counts = is_valid.sum(1).index_add(0, owners, torch.ones_like(owners))
+        sums = scores.masked_fill(~is_valid, 0.0).sum(1).index_add(0, owners, own_scores)
+        losses = losses - label_smoothing * (sums / counts)[owners]
+    return (losses if weights is None else losses * weights).mean()
+
+
 def _smoothed_cross_entropy(scores: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Return the [B] losses of `F.cross_entropy` with label smoothing over the finite scores of each row only."""
     log_probs = torch.log_softmax(scores, dim=1)

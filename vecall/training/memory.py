@@ -33,6 +33,7 @@ _ITEM_ARRAYS = 6
 _READ_ROW_ARRAYS = 2
 _UPDATED_ROW_ARRAYS = 4  # [rows, D] arrays of a table without moments that is being updated; kernels need none
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
+_SET_LOGIT_ARRAYS = 4  # [B, N] arrays of each member: scores, masked ones, probabilities, gradient
 _LOGIT_ARRAYS = 5  # [B, C] arrays: scores, corrected ones, logits, probabilities, gradient
 _TOKEN_ARRAYS, _TOKEN_ARRAYS_PER_LAYER = 8, 24  # [tokens, D] arrays of a causal encoder that the backward pass reads
 _WINDOW_PADDING = 3  # tokens of a batch of windows by position with a loss, at most: context and padding
@@ -214,7 +215,10 @@ def _count_step_values(
     """
     model, batch, negatives = inputs.model, inputs.training.batch, inputs.training.negatives
     n_read = _count_input_items(inputs)
+    is_set = model.history.encoder == "set"
     match plan.loss:
+        case "softmax" if is_set:
+            n_distinct, n_logits = n_candidates, _SET_LOGIT_ARRAYS * model.ensemble_size * batch * n_candidates
         case "softmax":
             n_distinct, n_logits = n_candidates, max(_CHUNK_LOGITS, n_candidates)
         case "sampled_softmax":
@@ -225,8 +229,10 @@ def _count_step_values(
         case "bce":
             n_distinct = min(n_candidates, n_read + batch * (1 + negatives.uniform))
             n_logits = 2 * batch * (1 + negatives.uniform) * model.dim
-    is_causal = model.history.encoder == "causal"
-    arrays = _TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers if is_causal else _HISTORY_ARRAYS
+    if model.history.encoder == "causal":
+        arrays = _TOKEN_ARRAYS + _TOKEN_ARRAYS_PER_LAYER * model.history.layers
+    else:
+        arrays = 0 if is_set else _HISTORY_ARRAYS  # the items of a set are summed up without a copy of their vectors
     hidden = 4 * (n_distinct + batch) * sum(model.hidden)
     read_rows = [min(len(table), n_distinct * reads) * table.shape[1] for table, reads in tables]
     n_updated_arrays = 0 if plan.row_moments else _UPDATED_ROW_ARRAYS
@@ -235,10 +241,12 @@ def _count_step_values(
 
 
 def _count_input_items(inputs: _Inputs) -> int:
-    """Return how many items the histories of a batch hold at most, padding included."""
+    """Return how many items the histories of a batch hold at most, padding included; those of sets on average."""
     history, batch = inputs.model.history, inputs.training.batch
     if history.encoder == "none":
         return 0
+    if history.encoder == "set":
+        return int(batch * inputs.data.histories.lengths.mean())
     length = min(history.length, int(inputs.data.histories.lengths.max(initial=0)))
     return _WINDOW_PADDING * max(batch, length) if history.encoder == "causal" else batch * length
 

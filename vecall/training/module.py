@@ -8,10 +8,11 @@ from torch import Tensor
 
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
+from vecall.training.any_batch import AnyBatch
 from vecall.training.batches import SampleBatches, Samples, add_negative_samples, build_positive_samples
 from vecall.training.data import TrainingData, to_tensors
 from vecall.training.distributed import ProcessGroup
-from vecall.training.loss_module import AnyBatch, LossModule
+from vecall.training.loss_module import LossModule
 from vecall.training.losses import check_finite
 from vecall.training.lr_schedule import build_cosine_schedule
 from vecall.training.negatives import HardNegativeSampler
@@ -20,6 +21,7 @@ from vecall.training.plan import TrainingPlan, find_row_tables, select_candidate
 from vecall.training.prefetch import Batches, PrefetchedBatches
 from vecall.training.row_table import RowTable
 from vecall.training.seeding import seed_step
+from vecall.training.sets import SetBatch, SetBatches, Sets
 from vecall.training.settings import TrainingSettings
 from vecall.training.shards import Shard
 from vecall.training.weight_average import WeightAverage
@@ -71,6 +73,7 @@ class TwoTowerModule(LossModule):
             if towers.is_causal
             else None
         )
+        self._sets = Sets.from_histories(data.histories, data.history_weights) if towers.reads_sets else None
         candidate_items = torch.from_numpy(select_candidate_items(towers, data))
         self.plan = plan or TrainingPlan.make(settings, towers, len(candidate_items))
         is_learned = settings.temperature == "learned"
@@ -157,7 +160,7 @@ class TwoTowerModule(LossModule):
                 "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
                 "the training a weight in schema.interactions.weights"
             )
-        if len(positives) == 0:
+        if len(positives) == 0 or (self._sets is not None and len(self._sets.users) == 0):
             raise TrainingError(
                 "every user has at most one training positive, and the model predicts a positive from earlier ones: "
                 "provide more interactions per user, or add user features"
@@ -182,6 +185,16 @@ class TwoTowerModule(LossModule):
         if self._windows is not None:
             return WindowBatches(
                 self._windows, histories, batch_size=settings.batch, seed=settings.seed, epoch=epoch, shard=shard
+            )
+        if self._sets is not None:
+            return SetBatches(
+                self._sets,
+                max_length=self.towers.settings.history.length,
+                hidden_share=settings.hidden_share,
+                batch_size=settings.batch,
+                seed=settings.seed,
+                epoch=epoch,
+                shard=shard,
             )
         return SampleBatches(
             self._samples,
@@ -240,12 +253,13 @@ class TwoTowerModule(LossModule):
     def _compute_batch_weight(self, batch: AnyBatch) -> float:
         """Return the factor of a batch's mean loss that gives each target the same weight in the epoch.
 
-        Batches of windows have only about `settings.batch` targets, and the parts of a batch differ in their number.
+        Batches of windows have only about `settings.batch` targets, those of sets about as many users, and the parts
+        of a batch differ in their number.
         """
         weight, count = 1.0, len(batch.target_items)
         if batch.whole is not None:
             weight, count = batch.whole.weight, len(batch.whole.items)
-        return weight * (count / self.settings.batch) if isinstance(batch, WindowBatch) else weight
+        return weight * (count / self.settings.batch) if isinstance(batch, WindowBatch | SetBatch) else weight
 
     def on_train_batch_end(self, *_: object) -> None:
         """Update the moving average of the weights."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Protocol
 
-from vecall.training.batches import SampleBatch
-from vecall.training.windows import WindowBatch
+from vecall.training.any_batch import AnyBatch
 
 _DEPTH = 4  # batches that wait
 _POLL_SECONDS = 0.1  # how often the thread looks whether its batches are still wanted
@@ -19,7 +18,7 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Return the number of batches."""
 
-    def __iter__(self) -> Iterator[SampleBatch | WindowBatch]:
+    def __iter__(self) -> Iterator[AnyBatch]:
         """Build the batches."""
 
 
@@ -37,13 +36,13 @@ class PrefetchedBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[SampleBatch | WindowBatch]:
+    def __iter__(self) -> Iterator[AnyBatch]:
         """Yield the batches in their order.
 
         Raises:
             Exception: What building a batch raised.
         """
-        ready: queue.Queue[SampleBatch | WindowBatch | BaseException | None] = queue.Queue(_DEPTH)
+        ready: queue.Queue[AnyBatch | BaseException | None] = queue.Queue(_DEPTH)
         is_abandoned = threading.Event()
         thread = threading.Thread(target=self._fill, args=(ready, is_abandoned), name="prefetch", daemon=True)
         thread.start()
@@ -58,10 +57,10 @@ class PrefetchedBatches:
 
     def _fill(
         self,
-        ready: "queue.Queue[SampleBatch | WindowBatch | BaseException | None]",
+        ready: "queue.Queue[AnyBatch | BaseException | None]",
         is_abandoned: threading.Event,
     ) -> None:
-        def put(entry: SampleBatch | WindowBatch | BaseException | None) -> None:
+        def put(entry: AnyBatch | BaseException | None) -> None:
             while not is_abandoned.is_set():
                 with suppress(queue.Full):
                     ready.put(entry, timeout=_POLL_SECONDS)

@@ -43,7 +43,15 @@ class TrainingSettings(SettingsModel):
     mask_history: bool = Field(
         True, description="softmax losses only: exclude the items of a user's history from the negatives of that user"
     )
-    batch: int = Field(512, ge=1, description="B: positives of a training step")
+    hidden_share: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="history.encoder = 'set' only: share of a history that a training step hides and predicts",
+    )
+    batch: int = Field(
+        512, ge=1, description="B: positives of a training step; with history.encoder = 'set', users of a step"
+    )
     epochs: int = Field(4, ge=1, description="maximum number of epochs; the cosine schedule ends here")
     patience: int = Field(3, ge=1, description="stop after this many epochs without a better validation score")
     lr: float = Field(4e-3, gt=0, description="highest learning rate")

@@ -17,8 +17,8 @@ import torch
 
 from vecall.errors import TrainingError
 from vecall.runtime.durable_files import atomic_write
+from vecall.training.any_batch import AnyBatch
 from vecall.training.distributed import ProcessGroup, run_on_main
-from vecall.training.loss_module import AnyBatch
 from vecall.training.module import TwoTowerModule
 
 logger = logging.getLogger(__name__)

@@ -41,7 +41,8 @@ class MovieLensBenchmark:
 
     def make_config(self, seed: int) -> Config:
         """Return the quickstart's configuration with another seed."""
-        return parse_config(build_settings(find_data_dir(None).resolve()) | {"training": {"seed": seed}})
+        settings = build_settings(find_data_dir(None).resolve())
+        return parse_config(settings | {"training": {"seed": seed}, "evaluation": {"baselines": False}})
 
     @cached_property
     def dataset(self) -> Dataset:

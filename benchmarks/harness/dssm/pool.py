@@ -212,6 +212,7 @@ def _make_config(tables: dict[str, Path]) -> Config:
             # The labels contain negatives, so none are drawn.
             "training": {"epochs": EPOCHS, "negatives": {"uniform": 0}},
             "index": {"engine": "hnsw", "M": M, "ef_construction": EF_CONSTRUCTION, "ef": EF},
+            "evaluation": {"baselines": False},
         }
     )
 

@@ -44,7 +44,7 @@ def measure_accuracy(options: CellOptions, *, preset: str) -> dict[str, Any]:
         settings |= {
             "model": {"preset": preset},
             "training": {"loss": "sampled_softmax", "epochs": epochs, "patience": epochs},
-            "evaluation": {"ks": [10, 100]},
+            "evaluation": {"ks": [10, 100], "baselines": False},
         }
         for mode, constants in TABLE_MODES.items():
             with patch.multiple(plan, **constants):
