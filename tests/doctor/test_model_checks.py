@@ -77,6 +77,8 @@ ORDERED, UNORDERED = RecallGap(0.4, 0.3, 0.01), RecallGap(0.4, 0.4, 0.01)
         (UNORDERED, ORDERED, "mean", "warning", "model.history.encoder"),
         (UNORDERED, UNORDERED, "causal", "warning", "model.preset"),
         (UNORDERED, UNORDERED, "mean", "info", "model.preset"),
+        (UNORDERED, UNORDERED, "set", None, None),
+        (UNORDERED, ORDERED, "set", "warning", "model.history.encoder"),
         (ORDERED, UNORDERED, "causal", None, None),
         (RecallGap(0.028, 0.064, 0.004), UNORDERED, "mean", "error", "model.preset"),  # Book-Crossing
         (RecallGap(0.38, 0.42, 0.01), ORDERED, "mean", "warning", "model.preset"),

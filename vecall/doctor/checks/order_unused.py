@@ -58,9 +58,11 @@ def check(context: DoctorContext) -> list[Finding]:
     if _has_gain(facts.probe):
         message = _IGNORED.format(**message_values)
         return [Finding("order_unused", "warning", message, value, "model.history.encoder")]
-    is_causal = context.config.model.history.encoder == "causal"
+    encoder = context.config.model.history.encoder
+    if encoder in ("none", "set"):  # which read no order
+        return []
     message = _NO_ORDER.format(**message_values)
-    return [Finding("order_unused", "warning" if is_causal else "info", message, value, "model.preset")]
+    return [Finding("order_unused", "warning" if encoder == "causal" else "info", message, value, "model.preset")]
 
 
 def _has_gain(gap: RecallGap) -> bool:
