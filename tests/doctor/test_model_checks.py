@@ -172,6 +172,12 @@ def test_loss_of_guessing_is_found():
     assert (finding.level, finding.setting) == ("error", "training.lr")
 
 
+def test_loss_of_sets_is_not_compared_with_guessing():
+    config = make_config(model={"history": {"encoder": "set"}}, training={"epochs": 2})
+    context = dataclasses.replace(make_context(config=config), training=make_training([50.0, 45.0], [0.1, 0.2]))
+    assert learning_rate_off.check(context) == []
+
+
 def test_loss_of_guessing_is_scaled_by_the_weights_of_kinds():
     """With a weight of 3, a loss of 6 is half of what guessing gives."""
     context = make_context(config=make_config(training={"epochs": 2}))
