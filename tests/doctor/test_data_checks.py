@@ -23,7 +23,7 @@ from vecall.doctor.checks import (
     unknown_values,
     untrained_items,
 )
-from vecall.doctor.context import LabelRange
+from vecall.doctor.context import LabelRange, OrderFacts, RecallGap
 from vecall.doctor.examination import diagnose
 
 
@@ -186,6 +186,19 @@ def test_equal_times_are_found(encoder, level):
     rows = [(user, item, 0) for user, item, _ in make_rows()]
     config = make_config(model={"history": {"encoder": encoder}})
     assert list_levels(tied_times.check(make_context(rows, config))) == [("tied_times", level)]
+
+
+@pytest.mark.parametrize(
+    ("model", "level"), [(None, "warning"), (RecallGap(0.1, 0.2, 0.01), "warning"), (RecallGap(0.2, 0.2, 0.0), "info")]
+)
+def test_table_sorted_by_item_without_times_is_found(model, level):
+    config = make_config(schema={"interactions": {"user": "user", "item": "item"}})
+    rows = sorted((user, item) for user, item, _ in make_rows())
+    context = make_context(rows, config, columns=("user", "item"))
+    order = None if model is None else OrderFacts("recall@100", 2000, model, None)
+    findings = tied_times.check(dataclasses.replace(context, order=order))
+    assert list_levels(findings) == [("tied_times", level)]
+    assert "sorted by item" in findings[0].message.en
 
 
 def test_table_without_times_is_told():

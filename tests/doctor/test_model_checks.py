@@ -77,11 +77,15 @@ ORDERED, UNORDERED = RecallGap(0.4, 0.3, 0.01), RecallGap(0.4, 0.4, 0.01)
         (UNORDERED, ORDERED, "mean", "warning", "model.history.encoder"),
         (UNORDERED, UNORDERED, "causal", "warning", "model.preset"),
         (UNORDERED, UNORDERED, "mean", "info", "model.preset"),
+        (UNORDERED, UNORDERED, "set", None, None),
+        (UNORDERED, ORDERED, "set", "warning", "model.history.encoder"),
         (ORDERED, UNORDERED, "causal", None, None),
+        (RecallGap(0.028, 0.064, 0.004), UNORDERED, "mean", "error", "model.preset"),  # Book-Crossing
+        (RecallGap(0.38, 0.42, 0.01), ORDERED, "mean", "warning", "model.preset"),
         (ORDERED, ORDERED, "causal", None, None),
     ],
 )
-def test_order_that_carries_nothing_or_is_ignored_is_found(model, probe, encoder, level, setting):
+def test_order_that_carries_nothing_misleads_or_is_ignored_is_found(model, probe, encoder, level, setting):
     config = make_config(model={"history": {"encoder": encoder}})
     facts = OrderFacts("recall@100", 2000, model, probe)
     findings = order_unused.check(DoctorContext(config=config, order=facts))
@@ -111,13 +115,18 @@ def test_vectors_of_few_dimensions_are_found():
 
 def test_hub_is_found_and_a_popular_item_is_none():
     ranking = make_ranking()
-    assert hubs.check(DoctorContext(ranking=ranking)) == []
+    rows = [
+        (f"u{user}", f"i{item:04}", time) for user in range(500) for time, item in enumerate(range(user, 2000, 500))
+    ]
+    context = make_context(rows)
+    assert hubs.check(dataclasses.replace(context, ranking=ranking)) == []
     top_rows = ranking.top_rows.copy()
     top_rows[:300, 0] = 1999
-    [finding] = hubs.check(DoctorContext(ranking=dataclasses.replace(ranking, top_rows=top_rows)))
+    [finding] = hubs.check(dataclasses.replace(context, ranking=dataclasses.replace(ranking, top_rows=top_rows)))
     assert (finding.level, finding.value) == ("warning", (top_rows == 1999).sum() / 400)
+    assert "'i1999'" in finding.message.en
     top_rows[:300, 0] = 0  # the most popular item
-    assert hubs.check(DoctorContext(ranking=dataclasses.replace(ranking, top_rows=top_rows))) == []
+    assert hubs.check(dataclasses.replace(context, ranking=dataclasses.replace(ranking, top_rows=top_rows))) == []
 
 
 def test_popular_items_for_everyone_are_found():
@@ -161,6 +170,23 @@ def test_rising_loss_is_found():
 def test_loss_of_guessing_is_found():
     [finding] = check_training(learning_rate_off.check, [4.095, 4.094], [0.01, 0.01])  # ln 60 = 4.094
     assert (finding.level, finding.setting) == ("error", "training.lr")
+
+
+def test_loss_of_sets_is_not_compared_with_guessing():
+    config = make_config(model={"history": {"encoder": "set"}}, training={"epochs": 2})
+    context = dataclasses.replace(make_context(config=config), training=make_training([50.0, 45.0], [0.1, 0.2]))
+    assert learning_rate_off.check(context) == []
+
+
+def test_loss_of_guessing_is_scaled_by_the_weights_of_kinds():
+    """With a weight of 3, a loss of 6 is half of what guessing gives."""
+    context = make_context(config=make_config(training={"epochs": 2}))
+    weights = np.full(len(context.split.train.values), 3.0, dtype=np.float32)
+    context = dataclasses.replace(context, split=dataclasses.replace(context.split, train_weights=weights))
+    for loss, is_found in ((6.0, False), (12.3, True)):
+        training = make_training([loss + 0.01, loss], [0.1, 0.1])
+        findings = learning_rate_off.check(dataclasses.replace(context, training=training))
+        assert bool(findings) == is_found
 
 
 def test_score_that_still_rises_in_the_last_epoch_is_found():

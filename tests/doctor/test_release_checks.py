@@ -1,5 +1,7 @@
 """Checks of a release: each finds its planted fault."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -46,6 +48,7 @@ def test_index_tuned_on_other_users_is_found(recall, recorded, count, is_found):
 def test_vectors_other_than_the_served_ones_are_found(facts, levels):
     findings = served_vectors_differ.check(DoctorContext(served=facts))
     assert [finding.level for finding in findings] == levels
+    json.dumps([finding.as_json() for finding in findings], allow_nan=False)
 
 
 def test_users_who_have_seen_nearly_all_are_found():

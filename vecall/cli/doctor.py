@@ -11,11 +11,19 @@ from vecall import console
 from vecall.cli.output import JsonOption, wrap_command
 
 if TYPE_CHECKING:
-    from vecall.doctor.finding import Finding, Language
+    from vecall.doctor.finding import Finding, Language, Level
 
-_TEXTS: "dict[Language, tuple[str, tuple[str, ...], dict[str, str]]]" = {
-    "en": ("doctor", ("level", "finding"), {}),
-    "zh": ("诊断", ("级别", "发现"), {"error": "错误", "warning": "警告", "info": "提示"}),
+_TEXTS: "dict[Language, tuple[str, tuple[str, str], dict[Level, str]]]" = {
+    "en": (
+        "{subject}: errors {error}, warnings {warning}",
+        ("level", "finding"),
+        {"error": "error", "warning": "warning", "info": "info"},
+    ),
+    "zh": (
+        "{subject}：错误 {error}，警告 {warning}",
+        ("级别", "发现"),
+        {"error": "错误", "warning": "警告", "info": "提示"},
+    ),
 }
 
 
@@ -50,13 +58,10 @@ def doctor(
 
 def _print_findings(subject: str, findings: "Sequence[Finding]", language: "Language") -> None:
     title, columns, level_names = _TEXTS[language]
-    rows = [
-        [
-            level_names.get(finding.level, finding.level),
-            escape(
-                f"{finding.check}: {finding.message.get(language)}{f' → {finding.setting}' * bool(finding.setting)}"
-            ),
-        ]
-        for finding in findings
-    ]
-    console.print_table(f"{title}: {escape(subject)}", columns, rows, align_left=True)
+    rows = []
+    for finding in findings:
+        change = f" → {finding.setting}" if finding.setting else ""
+        text = f"{finding.check}: {finding.message.get(language)}{change}"
+        rows.append([level_names[finding.level], escape(text)])
+    counts = {level: sum(finding.level == level for finding in findings) for level in level_names}
+    console.print_table(title.format(subject=escape(subject), **counts), columns, rows, align_left=True)

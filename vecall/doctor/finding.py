@@ -1,5 +1,6 @@
 """What a check found: a level, a message in English and Chinese, a number, and the setting to change."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Finding:
         check: Name of the check, which is that of its file.
         level: "error": the result cannot be trusted or used; "warning": it is worse than it need be; "info": to know.
         message: What was seen, with numbers, what it means, and what to do.
-        value: The number that decided; None if there is none.
+        value: The number that decided; None if there is none. In JSON, NaN is None too.
         setting: Key of vecall.toml, or command, to change; empty if there is none.
     """
 
@@ -58,6 +59,6 @@ class Finding:
             "check": self.check,
             "level": self.level,
             "message": self.message.get(language),
-            "value": self.value,
+            "value": float(self.value) if self.value is not None and math.isfinite(self.value) else None,
             "setting": self.setting,
         }

@@ -23,9 +23,8 @@ from vecall.pipeline.lineage import compute_leak_share, hash_positives
 from vecall.pipeline.run import Run
 
 _NO_INDEX = Message(
-    "a run has no index and serves nothing: publish it and examine the store (--store DIR --config FILE) for "
-    "ANN recall "
-    "and served vectors.",
+    "a run has no index and serves nothing: publish it and examine the store (--store DIR --config FILE) for ANN "
+    "recall and served vectors.",
     "运行没有索引，也不提供服务：请发布后再诊断存储（--store DIR --config FILE），以检查 ANN 召回率和线上向量。",
 )
 _OTHER_ITEMS = Message(

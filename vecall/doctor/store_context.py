@@ -29,9 +29,8 @@ from vecall.release.golden import UserTowerInputs
 from vecall.release.release import Release
 
 _NO_CONFIG = Message(
-    "a store does not know its tables: without --config vecall.toml neither data, baselines, order nor present "
-    "users were "
-    "examined, only the release itself.",
+    "a store does not know its tables: without --config vecall.toml neither data, baselines, order nor present users "
+    "were examined, only the release itself.",
     "存储不知道它的表：没有 --config vecall.toml，只检查了发布版本本身，没有检查数据、基线、顺序和当前用户。",
 )
 _NO_TOWERS = Message(
@@ -39,8 +38,8 @@ _NO_TOWERS = Message(
     "发布版本没有塔（publish_vectors）：无法编码用户，因此没有测量模型。",
 )
 _REFIT = Message(
-    "the release was trained again on all interactions (refit), the test included: the model was not measured; examine "
-    "its run instead (--run).",
+    "the release was trained again on all interactions (refit), the test included: the model was not measured; "
+    "examine its run instead (--run).",
     "发布版本用全部交互重新训练过（refit），包含测试集：没有测量模型；请诊断它的运行（--run）。",
 )
 _OTHER_ITEMS = Message(

@@ -4,16 +4,16 @@ from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Level, Message
 
 _MESSAGE = Message(
-    'schema.interactions.label = "{label}" goes from {minimum:g} to {maximum:g}, and all {rows:,} rows reach '
-    "positive = {threshold:g}, {share:.0%} of them with the lowest label. {meaning}",
-    'schema.interactions.label = "{label}" 的取值从 {minimum:g} 到 {maximum:g}，全部 {rows:,} 行都达到 '
-    "positive = {threshold:g}，其中 {share:.0%} 是最低标签。{meaning_zh}",
+    'schema.interactions.label = "{label}" goes from {minimum:g} to {maximum:g}, and all {rows:,} rows reach positive '
+    "= {threshold:g}, {share:.0%} of them with the lowest label. {meaning}",
+    'schema.interactions.label = "{label}" 的取值从 {minimum:g} 到 {maximum:g}，全部 {rows:,} 行都达到 positive = '
+    "{threshold:g}，其中 {share:.0%} 是最低标签。{meaning_zh}",
 )
 _WRONG = (
     "A lowest label of {minimum:g} often means a dislike, or no answer: raise schema.interactions.positive above it, "
     "or leave the label out if every row says that the user took the item.",
-    "最低标签 {minimum:g} 往往表示不喜欢或未表态：请把 schema.interactions.positive 提高到它之上；"
-    "若每行都表示用户选择了该物品，请去掉 label。",
+    "最低标签 {minimum:g} 往往表示不喜欢或未表态：请把 schema.interactions.positive 提高到它之上；若每行都表示用户选择"
+    "了该物品，请去掉 label。",
 )
 _MEANT = (
     "That is right if a low label still says that the user chose the item.",

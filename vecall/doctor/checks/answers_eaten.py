@@ -10,10 +10,9 @@ _NULL_INFO, _NULL_WARNING = 0.2, 0.9
 
 _SEEN = Message(
     "{share:.1%} of the users have seen so many of the {items:,} items that fewer than k = {k} are left: their "
-    "answers are "
-    "short, and whatever is left is in them. Ask for a smaller k (index.ks), or send exclude_seen = false.",
-    "{share:.1%} 的用户在 {items:,} 个物品中看过太多，剩下的不足 k = {k}：答案会变短，且剩什么就返回什么。"
-    "请用更小的 k（index.ks），或在请求中设 exclude_seen = false。",
+    "answers are short, and whatever is left is in them. Ask for a smaller k (index.ks), or send exclude_seen = false.",
+    "{share:.1%} 的用户在 {items:,} 个物品中看过太多，剩下的不足 k = {k}：答案会变短，且剩什么就返回什么。请用更小的 "
+    "k（index.ks），或在请求中设 exclude_seen = false。",
 )
 _NULL = Message(
     "{share:.0%} of the items have no value for the attribute {name}: a null satisfies no filter, `ne` and `not_in` "
@@ -22,9 +21,8 @@ _NULL = Message(
     "请在发布前补全该列。",
 )
 _BLANK = Message(
-    "values of the attribute {name} differ only in case or in blanks at the ends: `eq` compares them exactly, "
-    "so a filter "
-    "finds one spelling only. Clean the column before publishing.",
+    "values of the attribute {name} differ only in case or in blanks at the ends: `eq` compares them exactly, so a "
+    "filter finds one spelling only. Clean the column before publishing.",
     "属性 {name} 的某些值只差大小写或首尾空格：`eq` 是精确比较，一个过滤条件只能匹配其中一种写法。请在发布前清洗该列。",
 )
 

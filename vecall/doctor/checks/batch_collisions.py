@@ -10,17 +10,16 @@ from vecall.training.settings import TrainingSettings
 _MAX_SHARE = 0.1
 
 _TOO_MANY = Message(
-    "training.negatives.uniform = {uniform:,} is at least the number of items in training, {items:,}: each "
-    "item is drawn "
-    'several times a step. Set training.loss = "softmax", which uses each once and is exact.',
-    "training.negatives.uniform = {uniform:,} 不小于训练中的物品数 {items:,}：每步中每个物品会被抽到多次。"
-    '请设 training.loss = "softmax"，它对每个物品只用一次，而且精确。',
+    "training.negatives.uniform = {uniform:,} is at least the number of items in training, {items:,}: each item is "
+    'drawn several times a step. Set training.loss = "softmax", which uses each once and is exact.',
+    "training.negatives.uniform = {uniform:,} 不小于训练中的物品数 {items:,}：每步中每个物品会被抽到多次。请设 "
+    'training.loss = "softmax"，它对每个物品只用一次，而且精确。',
 )
 _COLLISIONS = Message(
     "{share:.1%} of the negatives of a step are items that the same user took ({items:,} items, histories of "
     "{length:.0f}): they are pushed away although they are liked. Set {setting}.",
-    "一步的负样本中有 {share:.1%} 是同一用户选过的物品（{items:,} 个物品，历史长 {length:.0f}）：它们本受喜欢却被推远。"
-    "请设 {setting}。",
+    "一步的负样本中有 {share:.1%} 是同一用户选过的物品（{items:,} 个物品，历史长 {length:.0f}）：它们本受喜欢却被推"
+    "远。请设 {setting}。",
 )
 
 

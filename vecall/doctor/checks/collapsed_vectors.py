@@ -15,15 +15,15 @@ _CONE = Message(
     "two random items have a mean cosine of {cosine:.2f}: the vectors lie in a narrow cone ({dims:.1f} of {dim} "
     "dimensions are used), so all items score alike. Lower training.temperature (it is {temperature}), train longer, "
     "or lower training.lr if the loss does not fall.",
-    "随机两个物品的平均余弦为 {cosine:.2f}：向量挤在一个窄锥里（{dim} 维只用了 {dims:.1f} 维），所有物品得分相近。"
-    "请降低 training.temperature（现为 {temperature}）、延长训练；若损失不下降，降低 training.lr。",
+    "随机两个物品的平均余弦为 {cosine:.2f}：向量挤在一个窄锥里（{dim} 维只用了 {dims:.1f} 维），所有物品得分相近。请降"
+    "低 training.temperature（现为 {temperature}）、延长训练；若损失不下降，降低 training.lr。",
 )
 _FLAT = Message(
     "item vectors span {dims:.1f} of {dim} dimensions (mean cosine {cosine:.2f}): the model tells items apart by few "
     "properties. Train longer, or lower training.temperature (it is {temperature}); if the data are that simple, a "
     "smaller model.dim does as well.",
-    "物品向量只占 {dim} 维中的 {dims:.1f} 维（平均余弦 {cosine:.2f}）：模型只用很少的性质区分物品。请延长训练，"
-    "或降低 training.temperature（现为 {temperature}）；若数据确实如此简单，更小的 model.dim 就够。",
+    "物品向量只占 {dim} 维中的 {dims:.1f} 维（平均余弦 {cosine:.2f}）：模型只用很少的性质区分物品。请延长训练，或降低 "
+    "training.temperature（现为 {temperature}）；若数据确实如此简单，更小的 model.dim 就够。",
 )
 
 

@@ -7,10 +7,10 @@ _WARNING_SHARE = 0.01
 
 _MESSAGE = Message(
     "{count:,} rows or values were dropped while reading ({share:.1%} of the interactions): {reasons}. Ids that the "
-    'items table lacks are often written otherwise there (leading zeros, "12.0"). Set data.bad_rows = "error" to '
-    "see examples.",
-    "读表时丢弃了 {count:,} 行或值（占交互的 {share:.1%}）：{reasons}。物品表中找不到的 id 往往是写法不同"
-    '（前导零、"12.0"）。请设 data.bad_rows = "error" 查看例子。',
+    'items table lacks are often written otherwise there (leading zeros, "12.0"). Set data.bad_rows = "error" to see '
+    "examples.",
+    "读表时丢弃了 {count:,} 行或值（占交互的 {share:.1%}）：{reasons}。物品表中找不到的 id 往往是写法不同（前导零、"
+    '"12.0"）。请设 data.bad_rows = "error" 查看例子。',
 )
 
 

@@ -12,10 +12,9 @@ _SERIOUS_SHARE = 0.01
 _MAX_USERS = 20_000  # examined
 
 _MESSAGE = Message(
-    "{count:,} of {total:,} held-out interactions ({share:.1%}) are in an earlier part of the split too, with the same "
-    "user, item and time: rows were written twice, for example by files that overlap. Metrics with seen items "
-    "included are too "
-    'high. Set data.repeats = "first", or remove the duplicate rows.',
+    "{count:,} of {total:,} held-out interactions ({share:.1%}) are in an earlier part of the split too, with the "
+    "same user, item and time: rows were written twice, for example by files that overlap. Metrics with seen items "
+    'included are too high. Set data.repeats = "first", or remove the duplicate rows.',
     "{total:,} 条留出交互中有 {count:,} 条（{share:.1%}）以相同的用户、物品和时间也出现在更早的部分：有些行写了两次，"
     '例如文件之间有重叠。包含已看物品的指标因此偏高。请设 data.repeats = "first"，或删除重复的行。',
 )

@@ -12,21 +12,19 @@ _HISTORY_SHARE, _LOSS_SHARE = 0.9, 0.8  # of other kinds in what is read, and in
 _INFO_SHARE = 0.5
 
 _MESSAGE = Message(
-    "{history:.0%} of what the user tower reads ({length} newest interactions) and {loss:.0%} of the weight of "
-    "the loss "
-    "are of kinds that are not held out ({targets} are): the model learns what is viewed, not what is taken. Lower the "
-    "other kinds in schema.interactions.weights (0 is history alone), leave the most frequent one out, or set "
-    'data.repeats = "last".',
+    "{history:.0%} of what the user tower reads ({length} newest interactions) and {loss:.0%} of the weight of the "
+    "loss are of kinds that are not held out ({targets} are): the model learns what is viewed, not what is taken. "
+    "Lower the other kinds in schema.interactions.weights (0 is history alone), leave the most frequent one out, or "
+    'set data.repeats = "last".',
     "用户塔读取的内容（最新 {length} 次交互）中有 {history:.0%}、损失权重中有 {loss:.0%} 属于不作为目标的行为（目标为 "
-    "{targets}）：模型学到的是浏览而不是选择。请在 schema.interactions.weights 中降低其他行为的权重（0 表示只作历史），"
-    '去掉最频繁的行为，或设 data.repeats = "last"。',
+    "{targets}）：模型学到的是浏览而不是选择。请在 schema.interactions.weights 中降低其他行为的权重（0 表示只作历"
+    '史），去掉最频繁的行为，或设 data.repeats = "last"。',
 )
 _ALL_TARGETS = Message(
-    "schema.interactions.event is named, but neither weights nor targets: each kind weighs 1 and is held out, "
-    "so a view "
-    "counts as much as a purchase. Name what you want to predict in schema.interactions.targets.",
-    "指定了 schema.interactions.event，但没有 weights 和 targets：每种行为权重都为 1 且都会被留出，浏览与购买同等对待。"
-    "请在 schema.interactions.targets 中写明要预测的行为。",
+    "schema.interactions.event is named, but neither weights nor targets: each kind weighs 1 and is held out, so a "
+    "view counts as much as a purchase. Name what you want to predict in schema.interactions.targets.",
+    "指定了 schema.interactions.event，但没有 weights 和 targets：每种行为权重都为 1 且都会被留出，浏览与购买同等对"
+    "待。请在 schema.interactions.targets 中写明要预测的行为。",
 )
 
 

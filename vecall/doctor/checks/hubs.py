@@ -10,22 +10,20 @@ _MIN_LIST_SHARE = 0.5  # of the users' lists that hold a hub
 _POPULAR_FACTOR = 10  # an item within the popular ones, this many lists long, is no hub
 
 _MESSAGE = Message(
-    "{count:,} items are among the top {k} of more than {limit:.0%} of the users without being popular: the worst, row "
-    "{row}, is in {share:.0%} of the lists and was taken by {users:,.0f} users in training. Such hubs have "
-    "vectors that "
-    'little training has moved. Raise training.negatives.uniform (or loss = "softmax"), training.weight_decay, or '
-    "set model.id_dropout so that rare items are represented by their features.",
-    "{count:,} 个物品并不热门，却出现在超过 {limit:.0%} 用户的前 {k} 名中：最严重的是第 {row} 行，占 "
-    "{share:.0%} 的列表，"
-    "而训练中只有 {users:,.0f} 个用户选过它。这类枢纽点的向量几乎没有被训练。请加大 training.negatives.uniform"
-    '（或 loss = "softmax"）、training.weight_decay，或设 model.id_dropout 让特征代表冷门物品。',
+    "{count:,} items are among the top {k} of more than {limit:.0%} of the users without being popular: the worst, "
+    "{item!r}, is in {share:.0%} of the lists and was taken by {users:,.0f} users in training. Such hubs have vectors "
+    'that little training has moved. Raise training.negatives.uniform (or loss = "softmax"), training.weight_decay, '
+    "or set model.id_dropout so that rare items are represented by their features.",
+    "{count:,} 个物品并不热门，却出现在超过 {limit:.0%} 用户的前 {k} 名中：最严重的是 {item!r}，占 {share:.0%} 的列"
+    "表，而训练中只有 {users:,.0f} 个用户选过它。这类枢纽点的向量几乎没有被训练。请加大 training.negatives.uniform（或"
+    ' loss = "softmax"）、training.weight_decay，或设 model.id_dropout 让特征代表冷门物品。',
 )
 
 
 def check(context: DoctorContext) -> list[Finding]:
     """Count in how many lists each item is, and compare with its popularity."""
     facts = context.ranking
-    if facts is None or len(facts.top_rows) < _MIN_USERS:
+    if facts is None or context.dataset is None or len(facts.top_rows) < _MIN_USERS:
         return []
     n_items, k = len(facts.item_counts), facts.top_rows.shape[1]
     list_counts = np.bincount(facts.top_rows[facts.top_rows >= 0], minlength=n_items)
@@ -37,7 +35,8 @@ def check(context: DoctorContext) -> list[Finding]:
     if not is_hub.any():
         return []
     row = int(shares.argmax())
+    [item] = context.dataset.catalogue.items.to_ids(np.array([row]))
     message = _MESSAGE.format(
-        count=int(is_hub.sum()), k=k, limit=_MIN_LIST_SHARE, row=row, share=shares[row], users=facts.item_counts[row]
+        count=int(is_hub.sum()), k=k, limit=_MIN_LIST_SHARE, item=item, share=shares[row], users=facts.item_counts[row]
     )
     return [Finding("hubs", "warning", message, round(float(shares[row]), 4), "training.negatives.uniform")]

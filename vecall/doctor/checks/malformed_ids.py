@@ -15,21 +15,21 @@ _FLOATS = Message(
     '{share:.0%} of the {side} ids end in ".0", such as {examples}: a table was written from a column of floats. The '
     'same id without ".0" in another table, or in a request, is another {side}. Set schema.{section}.id_type = '
     '"integer", or write the ids as text.',
-    '{share:.0%} 的{side_zh} id 以 ".0" 结尾，例如 {examples}：表是从浮点列写出的。在别的表或请求里不带 ".0" 的同一 id '
-    '会成为另一个{side_zh}。请设 schema.{section}.id_type = "integer"，或把 id 写成文本。',
+    '{share:.0%} 的{side_zh} id 以 ".0" 结尾，例如 {examples}：表是从浮点列写出的。在别的表或请求里不带 ".0" 的同一 '
+    'id 会成为另一个{side_zh}。请设 schema.{section}.id_type = "integer"，或把 id 写成文本。',
 )
 _ZEROS = Message(
     "{count:,} {side} ids differ from another one in leading zeros alone, such as {examples}: one of two tables or "
     "files has lost them, so their interactions are split over two {side}s. Read the id column as text, or pad it, "
     "before writing the table.",
-    "{count:,} 个{side_zh} id 与另一个只差前导零，例如 {examples}：某个表或文件丢了零，交互被分到两个{side_zh}上。"
-    "写表之前请把 id 列按文本读取，或补齐零。",
+    "{count:,} 个{side_zh} id 与另一个只差前导零，例如 {examples}：某个表或文件丢了零，交互被分到两个{side_zh}上。写表"
+    "之前请把 id 列按文本读取，或补齐零。",
 )
 _SHORT = Message(
     "{main:.0%} of the {side} ids have {length} digits, {short:.0%} fewer, and none of the long ones begins with 0: "
     "leading zeros may have been lost. If other systems pad these ids, requests with them find nothing.",
-    "{main:.0%} 的{side_zh} id 有 {length} 位数字，{short:.0%} 更短，且没有一个长 id 以 0 开头：前导零可能丢失了。"
-    "若其他系统会补零，用补零 id 的请求将找不到任何东西。",
+    "{main:.0%} 的{side_zh} id 有 {length} 位数字，{short:.0%} 更短，且没有一个长 id 以 0 开头：前导零可能丢失了。若其"
+    "他系统会补零，用补零 id 的请求将找不到任何东西。",
 )
 
 

@@ -9,21 +9,18 @@ _MIN_USERS = 50
 _MIN_RATIO = 0.2  # of the median popularity of recalled items to that of targets
 
 _IN_BATCH_ALONE = Message(
-    "training.negatives.uniform = 0: the negatives are positives of the same step alone, so items that are "
-    "taken seldom "
-    "are hardly ever a negative, and the logQ correction cannot correct for what is never drawn. Set "
+    "training.negatives.uniform = 0: the negatives are positives of the same step alone, so items that are taken "
+    "seldom are hardly ever a negative, and the logQ correction cannot correct for what is never drawn. Set "
     "training.negatives.uniform to 1024 or more beside in_batch.",
-    "training.negatives.uniform = 0：负样本只来自同一步的正样本，很少被选的物品几乎不会成为负样本，logQ 修正也"
-    "无法修正从未"
-    "抽到的物品。请在 in_batch 之外把 training.negatives.uniform 设为 1024 或更多。",
+    "training.negatives.uniform = 0：负样本只来自同一步的正样本，很少被选的物品几乎不会成为负样本，logQ 修正也无法修正"
+    "从未抽到的物品。请在 in_batch 之外把 training.negatives.uniform 设为 1024 或更多。",
 )
 _SUNKEN = Message(
     "recalled items are far less popular than what users take: half of the recalled ones have at most {recalled:.0f} "
     "users in training, half of the targets {targets:.0f}; and recall is below that of popularity. So it looks when "
     "popular items are drawn as negatives without the logQ correction. {advice}",
-    "召回的物品远不如用户实际选择的热门：召回物品训练用户数的中位数为 {recalled:.0f}，目标为 {targets:.0f}，且"
-    "召回率低于热门榜。"
-    "这正是热门物品被当作负样本而没有 logQ 修正的样子。{advice_zh}",
+    "召回的物品远不如用户实际选择的热门：召回物品训练用户数的中位数为 {recalled:.0f}，目标为 {targets:.0f}，且召回率低"
+    "于热门榜。这正是热门物品被当作负样本而没有 logQ 修正的样子。{advice_zh}",
 )
 _ADVICE = {
     "bce": (
@@ -33,8 +30,8 @@ _ADVICE = {
     "softmax": (
         "The losses of vecall correct for it, so look at impressions and disliked items that are hard negatives "
         "(training.negatives.hard), and at towers of your own.",
-        "vecall 的损失都有修正，因此请检查作为难负样本的曝光与不喜欢的物品（training.negatives.hard），以及自己"
-        "训练的塔。",
+        "vecall 的损失都有修正，因此请检查作为难负样本的曝光与不喜欢的物品（training.negatives.hard），以及自己训练的"
+        "塔。",
     ),
 }
 

@@ -7,10 +7,10 @@ _MIN_EPOCHS = 3
 _MIN_FALL = 0.03  # of the score since the best epoch, relative
 
 _MESSAGE = Message(
-    "the validation score was best in epoch {best} of {epochs} and has since fallen by {fall:.1%}, while the loss fell "
-    "from {before:.3f} to {after:.3f}. {meaning}",
-    "验证得分在第 {best} 轮（共 {epochs} 轮）最好，之后下降了 {fall:.1%}，而损失从 {before:.3f} 降到 "
-    "{after:.3f}。{meaning_zh}",
+    "the validation score was best in epoch {best} of {epochs} and has since fallen by {fall:.1%}, while the loss "
+    "fell from {before:.3f} to {after:.3f}. {meaning}",
+    "验证得分在第 {best} 轮（共 {epochs} 轮）最好，之后下降了 {fall:.1%}，而损失从 {before:.3f} 降到 {after:.3f}。"
+    "{meaning_zh}",
 )
 _FIRST = (
     "The first epoch was the best: one pass already overfits. Lower training.lr, raise model.dropout or "

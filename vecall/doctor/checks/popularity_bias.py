@@ -13,12 +13,11 @@ _MIN_COVERAGE = 0.02  # of the items that so many lists could hold
 _MESSAGE = Message(
     "the top {k} of the users share {overlap:.0%} of their items with the {k} most popular ones; {users:,} users see "
     "{coverage:.1%} of the items that their lists could hold, with a Gini coefficient of {gini:.2f} (training: "
-    "{train_gini:.2f}). The model recalls popular items for everyone. Lower training.temperature, train longer, or set "
-    "a preset that reads histories; popular items belong into a channel of their own.",
+    "{train_gini:.2f}). The model recalls popular items for everyone. Lower training.temperature, train longer, or "
+    "set a preset that reads histories; popular items belong into a channel of their own.",
     "用户的前 {k} 名有 {overlap:.0%} 与最热门的 {k} 个物品相同；{users:,} 个用户只看到其列表可容纳物品的 "
-    "{coverage:.1%}，"
-    "基尼系数为 {gini:.2f}（训练数据为 {train_gini:.2f}）。模型给所有人召回热门物品。请降低 training.temperature、"
-    "延长训练，或选用读取历史的 preset；热门物品应由单独的通道负责。",
+    "{coverage:.1%}，基尼系数为 {gini:.2f}（训练数据为 {train_gini:.2f}）。模型给所有人召回热门物品。请降低 "
+    "training.temperature、延长训练，或选用读取历史的 preset；热门物品应由单独的通道负责。",
 )
 
 

@@ -13,8 +13,8 @@ _MESSAGE = Message(
     "read already: {distinct:.1f} different items a user, of {positions:.1f} positions. Repeats push older interests "
     'out. Set data.repeats = "last" (or "first"), or raise model.history.length.',
     "用户塔读取的历史（最新 {length} 次交互）中有 {share:.0%} 是重复物品：每个用户 {positions:.1f} 个位置里只有 "
-    '{distinct:.1f} 个不同物品。重复会挤掉较早的兴趣。请设 data.repeats = "last"（或 "first"），'
-    "或加大 model.history.length。",
+    '{distinct:.1f} 个不同物品。重复会挤掉较早的兴趣。请设 data.repeats = "last"（或 "first"），或加大 '
+    "model.history.length。",
 )
 
 

@@ -23,19 +23,18 @@ _MIN_COUNTED_ITEMS = 20  # items whose count with the test differs from that wit
 _COUNT_SHARE = 0.9  # of them whose feature equals the count with the test
 
 _NAMED = Message(
-    "the {side} feature {name} names {share:.1%} of the held-out pairs of user and item, and {other:.1%} of "
-    "pairs drawn "
-    "at random: it was computed from interactions that the model is to predict, so metrics are too high and cannot be "
-    "reached when serving. Take it out of {setting}, or compute it from earlier interactions alone.",
-    "{side_zh}特征 {name} 直接给出了 {share:.1%} 的留出（用户，物品）对，而随机配对只有 {other:.1%}：它是用待预测的交互"
-    "计算的，指标因此偏高，线上达不到。请从 {setting} 中去掉它，或只用更早的交互计算。",
+    "the {side} feature {name} names {share:.1%} of the held-out pairs of user and item, and {other:.1%} of pairs "
+    "drawn at random: it was computed from interactions that the model is to predict, so metrics are too high and "
+    "cannot be reached when serving. Take it out of {setting}, or compute it from earlier interactions alone.",
+    "{side_zh}特征 {name} 直接给出了 {share:.1%} 的留出（用户，物品）对，而随机配对只有 {other:.1%}：它是用待预测的交"
+    "互计算的，指标因此偏高，线上达不到。请从 {setting} 中去掉它，或只用更早的交互计算。",
 )
 _COUNTED = Message(
     "the item feature {name} equals the number of all interactions of an item, the held-out ones included, for "
     "{share:.0%} of {items:,} items: it tells the model what the test holds. Count the interactions before the test, "
     "or take it out of {setting}.",
-    "物品特征 {name} 在 {items:,} 个物品中有 {share:.0%} 等于该物品的全部交互数（含留出部分）：它泄露了测试集。"
-    "请只统计测试之前的交互，或从 {setting} 中去掉它。",
+    "物品特征 {name} 在 {items:,} 个物品中有 {share:.0%} 等于该物品的全部交互数（含留出部分）：它泄露了测试集。请只统"
+    "计测试之前的交互，或从 {setting} 中去掉它。",
 )
 
 

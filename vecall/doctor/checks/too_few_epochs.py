@@ -7,11 +7,10 @@ _MIN_GAIN = 0.03  # of the score in the last epoch, relative
 
 _MESSAGE = Message(
     "the last of {epochs} epochs raised the validation score by {gain:.1%}, and the loss still fell from {before:.3f} "
-    "to {after:.3f}: training ended too early. Set training.epochs = {advice}; early stopping ends it when it "
-    "no longer "
-    "helps.",
-    "{epochs} 轮中的最后一轮仍把验证得分提高了 {gain:.1%}，损失从 {before:.3f} 降到 {after:.3f}：训练结束过早。"
-    "请设 training.epochs = {advice}；不再有提升时会提前停止。",
+    "to {after:.3f}: training ended too early. Set training.epochs = {advice}; early stopping ends it when it no "
+    "longer helps.",
+    "{epochs} 轮中的最后一轮仍把验证得分提高了 {gain:.1%}，损失从 {before:.3f} 降到 {after:.3f}：训练结束过早。请设 "
+    "training.epochs = {advice}；不再有提升时会提前停止。",
 )
 
 

@@ -19,8 +19,8 @@ _UNSEEN = Message(
     "{test:.1%} of the values of the {side} feature {name} in the test part are unknown to training (validation: "
     "{valid:.1%}): they all share one embedding, so the feature says nothing for them. The values may be spelled "
     'otherwise in newer rows, be ids in disguise, or be new. Clean the column, or use kind = "text".',
-    "测试部分 {side_zh}特征 {name} 的值有 {test:.1%} 在训练中未出现（验证部分 {valid:.1%}）：它们共用一个向量，"
-    '这个特征对它们没有作用。可能是新行里写法不同、其实是 id，或确实是新值。请清洗该列，或改用 kind = "text"。',
+    "测试部分 {side_zh}特征 {name} 的值有 {test:.1%} 在训练中未出现（验证部分 {valid:.1%}）：它们共用一个向量，这个特"
+    '征对它们没有作用。可能是新行里写法不同、其实是 id，或确实是新值。请清洗该列，或改用 kind = "text"。',
 )
 _MISSING = Message(
     "{test:.1%} of the test users have no feature at all, of the training users {train:.1%}: the users table lacks "

@@ -10,9 +10,8 @@ _INFO_SHARE, _WARNING_SHARE = 0.01, 0.1  # of the targets
 _LARGE_SHARE = 0.5  # of the catalogue
 
 _TARGETS = Message(
-    "{share:.1%} of the held-out targets are items without an interaction in training ({untrained:,} of "
-    "{items:,} items "
-    "have none). {advice}",
+    "{share:.1%} of the held-out targets are items without an interaction in training ({untrained:,} of {items:,} "
+    "items have none). {advice}",
     "{share:.1%} 的留出目标是训练中没有交互的物品（{items:,} 个物品中有 {untrained:,} 个没有）。{advice_zh}",
 )
 _ADVICE = {
