@@ -42,15 +42,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "set": {
         "model": {
             "dim": 256,
-            "ensemble_size": 2,
-            "init_std": 0.02,
+            "item_init": "spectral",
+            "init_std": 0.00625,
             "history": {"encoder": "set", "length": 500},
         },
         "training": {
             "temperature": 0.1,
             "batch": 512,
-            "epochs": 20,
-            "lr": 3e-3,
+            "epochs": 10,
+            "lr": 1e-3,
             "weight_decay": 0.1,
         },
     },

@@ -50,6 +50,11 @@ class ModelSettings(SettingsModel):
     init_std: float = Field(
         0.1, gt=0, description="standard deviation of initial embeddings; smaller ones learn faster at the same lr"
     )
+    item_init: Literal["random", "spectral"] = Field(
+        "random",
+        description="initial embeddings of item ids; spectral: singular vectors of the interactions, at the scale of "
+        "init_std",
+    )
     item_id: bool = Field(True, description="learn an embedding of each item id beside its features")
     id_dropout: float = Field(
         0.0,

@@ -25,6 +25,7 @@ from vecall.training.memory import check_memory
 from vecall.training.module import TwoTowerModule
 from vecall.training.plan import TrainingPlan, select_candidate_items
 from vecall.training.settings import TrainingSettings
+from vecall.training.spectral import initialize_item_ids
 from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
@@ -84,6 +85,8 @@ def train(
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
     if init_weights is not None:
         init_weights(towers)
+    elif model_settings.item_init == "spectral":
+        initialize_item_ids(towers, data.histories, training_settings.seed)
     plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
