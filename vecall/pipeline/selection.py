@@ -43,6 +43,8 @@ TRIAL_SETTINGS: Mapping[str, dict[str, dict[str, Any]]] = {
     "set": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 4}},
     "pooled": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 2}},
 }
+# The history encoders that make a preset what it is; `pooled` takes the others.
+_DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
 _UNTRIED = "sequence"  # begins to be better only after hours on large data: chosen by what the order is worth
 _MIN_SEQUENCE_USERS = 10_000  # with fewer, `pooled` was better; docs/decisions/0010-sequence-preset.md
 _MIN_ORDER_GAIN = 1.05  # score with the order of histories by that with shuffled ones
@@ -93,7 +95,7 @@ def select_preset(
     cases = _sample_validation_users(split.valid)
     trials: list[TrialRecord] = []
     for preset in TRIAL_SETTINGS:
-        if preset not in resolved:
+        if preset not in resolved or len(resolved) == 1:
             continue
         trial = run_on_main(group, partial(read_trial, run_dir, preset))
         if trial is None:
@@ -157,9 +159,15 @@ def _resolve_presets(config: Config) -> tuple[dict[str, Config], dict[str, str]]
     resolved, left_out = {}, {}
     for preset in (*TRIAL_SETTINGS, _UNTRIED):
         try:
-            resolved[preset] = config.with_preset(preset)
+            candidate = config.with_preset(preset)
         except ConfigError as error:
             left_out[preset] = str(error).replace("\n", "; ")
+            continue
+        encoder = candidate.model.history.encoder
+        if _DEFINING_ENCODERS.get(encoder, "pooled") == preset:
+            resolved[preset] = candidate
+        else:
+            left_out[preset] = f"model.history.encoder = {encoder!r} is given"
     if not resolved:
         problems = "\n".join(f"{preset}: {problem}" for preset, problem in left_out.items())
         raise ConfigError(f'no preset that model.preset = "auto" tries can take these settings:\n{problems}')
