@@ -5,8 +5,6 @@ The evidence for each constant: docs/decisions/0016-auto-preset.md.
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from vecall.pipeline.selection_record import TrialRecord
 
 # Begins to be better only after hours on large data, so a short trial says nothing: chosen by what the order is worth.
@@ -29,10 +27,10 @@ def choose_preset(trials: Sequence[TrialRecord], presets: Sequence[str], n_users
     """
     if len(presets) == 1:
         return presets[0], "no other preset can take the settings"
-    by_preset = {trial.preset: trial for trial in trials if np.isfinite(trial.metrics["score"])}
+    by_preset = {trial.preset: trial for trial in trials if trial.metrics["score"] > 0}  # undefined ones are NaN
     if not by_preset:
         default = "pooled" if "pooled" in presets else presets[0]
-        return default, "the validation part has no items to be found, by which presets could be compared"
+        return default, "no trial found an item of the validation part, by which presets could be compared"
     best = max(by_preset.values(), key=lambda trial: trial.metrics["score"])
     if best.preset == "set":
         return "set", _describe_win_of_set(by_preset)
@@ -53,7 +51,7 @@ def choose_preset(trials: Sequence[TrialRecord], presets: Sequence[str], n_users
 def _describe_win_of_set(by_preset: dict[str, TrialRecord]) -> str:
     if "pooled" not in by_preset:
         return "it alone could be tried"
-    ratio = by_preset["set"].metrics["score"] / max(by_preset["pooled"].metrics["score"], 1e-9)
+    ratio = by_preset["set"].metrics["score"] / by_preset["pooled"].metrics["score"]
     return f"histories say more as sets than by their order: its score is {ratio:.2f} times that of `pooled`"
 
 
