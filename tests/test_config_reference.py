@@ -89,9 +89,9 @@ def test_uncommented_feature_is_valid_toml() -> None:
 
 def test_presets_are_shown_with_their_values() -> None:
     by_path = {key.path: key for key in KEYS}
-    assert by_path["model.dim"].preset_overrides == {"sequence": 256}  # that of dssm is the default
-    assert by_path["model.history.encoder"].preset_overrides == {"dssm": "none", "sequence": "causal"}
-    assert "(presets: `sequence` 256)" in render_markdown(KEYS)
+    assert by_path["model.dim"].preset_overrides == {"set": 256, "sequence": 256}  # that of dssm is the default
+    assert by_path["model.history.encoder"].preset_overrides == {"dssm": "none", "set": "set", "sequence": "causal"}
+    assert "(presets: `set` 256, `sequence` 256)" in render_markdown(KEYS)
     parsed = tomllib.loads(render_toml("dssm"))
     assert (parsed["model"]["preset"], parsed["model"]["hidden"]) == ("dssm", [256, 128])
     assert parsed["training"]["negatives"]["uniform"] == 4
@@ -119,6 +119,6 @@ def test_command_prints_toml_or_the_json_schema() -> None:
 def test_unknown_preset_is_wrong_usage() -> None:
     result = invoke("config", "--preset", "deep")
     assert result.exit_code == 2
-    assert "no preset 'deep'; expected one of dssm, pooled, sequence" in " ".join(
+    assert "no preset 'deep'; expected one of dssm, set, pooled, sequence" in " ".join(
         result.output.replace("│", "").split()
     )
