@@ -60,7 +60,7 @@ def test_toml_with_the_required_keys_is_the_config_of_the_preset(preset: str | N
 
 def test_every_default_of_the_toml_is_that_of_the_model() -> None:
     parsed = tomllib.loads(render_toml())
-    default_config = parse_config(REQUIRED_SECTIONS).as_json()
+    default_config = json.loads(parse_config(REQUIRED_SECTIONS).model_dump_json(by_alias=True))
     checked = 0
     for key in KEYS:
         if key.default is REQUIRED or key.default is None or "NAME" in key.section:

@@ -260,8 +260,8 @@ def _count_input_items(inputs: _Inputs) -> int:
         return 0
     if history.encoder == "set":
         lengths = inputs.data.histories.lengths
-        most = int(history.length / (1 - inputs.training.hidden_share))  # read and hidden
-        return int(batch * np.minimum(lengths[lengths > 1], most).sum() / max(1, np.count_nonzero(lengths > 1)))
+        max_items = int(history.length / (1 - inputs.training.hidden_share))  # read and hidden
+        return int(batch * np.minimum(lengths[lengths > 1], max_items).sum() / max(1, np.count_nonzero(lengths > 1)))
     length = min(history.length, int(inputs.data.histories.lengths.max(initial=0)))
     return _WINDOW_PADDING * max(batch, length) if history.encoder == "causal" else batch * length
 

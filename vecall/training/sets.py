@@ -134,8 +134,8 @@ class Sets:
         """Return how many items of each of [B] users an epoch hides; see `SetBatches`."""
         hideable_counts = self.hideable_counts[users]
         drawn_counts = np.minimum(hideable_counts, int(max_length / (1 - hidden_share)))
-        most = np.maximum(1, self.items.lengths[users] - 1)  # the last item is read, if there is another one to hide
-        return np.clip(np.round(hidden_share * drawn_counts), 1, most).astype(np.int64)
+        max_targets = np.maximum(1, self.items.lengths[users] - 1)  # of several items one is read
+        return np.clip(np.round(hidden_share * drawn_counts), 1, max_targets).astype(np.int64)
 
     def compute_target_frequencies(self, n_items: int, max_length: int, hidden_share: float) -> NDArray[np.float32]:
         """Compute the share of each item among the targets of an epoch in expectation, [N].
