@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.accuracy.baselines import measure_baselines
 from harness.accuracy.datasets import DATASETS
-from harness.accuracy.metric_tables import KS, print_dataset
+from harness.accuracy.metric_tables import KS, get_chosen_preset, print_dataset
 from harness.environment import (
     DEFAULT_DATA_DIR,
     RESULTS_DIR,
@@ -33,7 +33,7 @@ from vecall import evaluate, fit
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
 
-SELECTION_FILE = "selection.json"  # of a run: what preset `auto` tried and chose
+SELECTION_FILES = ("selection.json", "selection/choice.json")  # of a run: what preset `auto` tried and chose
 
 Result = dict[str, Any]
 
@@ -52,8 +52,7 @@ def main() -> None:
             tables = DATASETS[name].build_settings(directory, Path(work_dir))
             baselines = _measure_baselines(name, tables, options)
             results = [
-                _measure_seed(name, seed, _parse_config(tables, options.preset, seed), Path(work_dir), options)
-                for seed in seeds
+                _measure_seed(name, tables, seed, Path(work_dir), options, is_first=seed == seeds[0]) for seed in seeds
             ]
         print_dataset(name, results, baselines)
 
@@ -92,30 +91,32 @@ def _measure_baselines(name: str, tables: dict[str, Any], options: argparse.Name
     return result
 
 
-def _measure_seed(name: str, seed: int, config: Config, work_dir: Path, options: argparse.Namespace) -> Result:
-    """Train and evaluate one data set with one seed, or return the kept result."""
+def _measure_seed(
+    name: str, tables: dict[str, Any], seed: int, work_dir: Path, options: argparse.Namespace, *, is_first: bool
+) -> Result:
+    """Train and evaluate one data set with one seed, the first also through its index, or return the kept result."""
     path = options.out / f"{name}-{options.preset}-{seed}.json"
     kept = read_json(path)
-    is_first = options.quick or seed == options.seeds[0]
-    settings = extract_model_settings(config)
-    is_complete = "index" in kept or not is_first
-    if is_complete and not options.fresh and is_same_model(kept.get("settings"), settings):
-        return kept
+    if kept and ("index" in kept or not is_first) and not options.fresh:
+        settings = extract_model_settings(_parse_config(tables, get_chosen_preset(kept), seed))
+        if is_same_model(kept["settings"], settings):
+            return kept
     console.print(f"{name}, {options.preset}, seed {seed}", style="dim")
     environment = describe_environment()
     start = time.perf_counter()
-    run = fit(config, work_dir / f"run-{seed}")
+    run = fit(_parse_config(tables, options.preset, seed), work_dir / f"run-{seed}")
     fit_seconds = time.perf_counter() - start
-    selection = read_json(run.directory / SELECTION_FILE)
+    chosen_preset = run.config.model.preset
     evaluated: Result = evaluate(run=run.directory) if is_first else {"model": run.summary.metrics}
     result = {
         "set": name,
         "seed": seed,
         "facts": environment,
-        "settings": settings,
-        "chosen_preset": selection.get("preset", run.config.model.preset),
+        "preset": options.preset,
+        "chosen_preset": chosen_preset,
+        "settings": extract_model_settings(_parse_config(tables, chosen_preset, seed)),
         "trained_settings": extract_model_settings(run.config),
-        "selection": selection,
+        "selection": _read_selection(run.directory),
         "fit_seconds": round(fit_seconds, 2),
         "seconds": run.summary.seconds,
         "epochs": run.summary.epochs,
@@ -127,6 +128,11 @@ def _measure_seed(name: str, seed: int, config: Config, work_dir: Path, options:
     } | {key: evaluated[key] for key in ("index", "segments", "ann") if key in evaluated}
     write_json(path, result)
     return result
+
+
+def _read_selection(run_dir: Path) -> Result:
+    """Return what preset `auto` tried and chose; nothing for another preset."""
+    return next(filter(None, (read_json(run_dir / name) for name in SELECTION_FILES)), {})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
     for dropout in options.id_dropout:
         results = [_measure_seed(libraries, tags, held_out, dropout, seed, options) for seed in options.seeds]
         cells = [_format_mean_and_sd([result[name] for result in results]) for name in GOALS]
-        presets = sorted({result.get("chosen_preset", options.preset) for result in results})
+        presets = sorted({result["settings"]["model"]["preset"] for result in results})
         rows.append([f"vecall {options.preset} ({', '.join(presets)}), id dropout {dropout}", *cells])
     rows.append(["goal", *(f"{value:.3f}" for value in GOALS.values())])
     print_table("citeulike-a, recall@100", ["", "warm", "cold, among all", "cold, among held out"], rows)
@@ -95,25 +95,24 @@ def _measure_seed(
     kept = read_json(path)
     with tempfile.TemporaryDirectory(prefix="cold-") as temporary_dir:
         work_dir = Path(temporary_dir)
-        config = _make_config(work_dir, dropout, seed, options.preset)
-        settings = extract_model_settings(config)
-        if is_same_model(kept.get("settings"), settings) and not options.fresh:
-            return kept
+        if kept and not options.fresh:
+            config = _make_config(work_dir, dropout, seed, kept["settings"]["model"]["preset"])
+            if is_same_model(kept["settings"], extract_model_settings(config)):
+                return kept
         console.print(f"id dropout {dropout}, seed {seed}", style="dim")
         environment = describe_environment()
         warm = np.setdiff1d(np.arange(N_ARTICLES), held_out)
         warm_libraries = [_shuffle(np.setdiff1d(library, held_out), seed) for library in libraries]
         _write_interactions(work_dir, warm_libraries)
         _write_items(work_dir, tags, warm, held_out)
-        run = fit(config, work_dir / "run")
+        run = fit(_make_config(work_dir, dropout, seed, options.preset), work_dir / "run")
         _write_items(work_dir, tags, np.arange(N_ARTICLES), held_out)  # publishing sees the held-out articles
         publish(run.directory, work_dir / "store")
         recalls = _measure_cold_recall(work_dir / "store", libraries, held_out, seed)
         metrics: Any = run.summary.metrics["seen_excluded"]
         result = {
             "facts": environment,
-            "settings": settings,
-            "chosen_preset": run.config.model.preset,
+            "settings": extract_model_settings(_make_config(work_dir, dropout, seed, run.config.model.preset)),
             "trained_settings": extract_model_settings(run.config),
             "seconds": run.summary.seconds,
             "best_epoch": run.summary.best_epoch + 1,

@@ -27,7 +27,7 @@ def print_dataset(name: str, results: Sequence[Result], baselines: Result) -> No
     """
     first = results[0]
     dropped = ", ".join(f"{reason}: {count:,}" for reason, count in first["dropped"].items()) or "nothing"
-    console.print(f"\n{name}: {first.get('protocol', '')} Dropped: {dropped}.")
+    console.print(f"\n{name}: {first['protocol'].rstrip('.')}. Dropped: {dropped}.")
     minutes = statistics.mean(get_fit_seconds(result) for result in results) / 60
     epochs = ", ".join(str(result["best_epoch"]) for result in results)
     console.print(f"Fitted in {minutes:.1f} minutes per seed; best epochs: {epochs}. {' '.join(baselines['notes'])}")
@@ -50,8 +50,8 @@ def get_fit_seconds(result: Result) -> float:
 
 
 def get_chosen_preset(result: Result) -> str:
-    """Return the preset of the trained model: what `auto` chose, or the one that was asked for."""
-    preset: str = result.get("chosen_preset", result["settings"]["model"]["preset"])
+    """Return the preset of the trained model: what `auto` chose, or the requested preset."""
+    preset: str = result["settings"]["model"]["preset"]
     return preset
 
 
