@@ -17,6 +17,8 @@ from vecall.settings_base import SettingsModel, describe_validation_error, read_
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
+AUTO_PRESET = "auto"  # a preset is chosen by `vecall fit`
+
 # Values that a preset sets where the file leaves the key out. How they were chosen: docs/decisions/.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "dssm": {
@@ -48,7 +50,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "training": {
             "temperature": 0.1,
-            "batch": 512,
+            "batch": 128,
             "epochs": 10,
             "lr": 1e-3,
             "weight_decay": 0.1,
@@ -141,9 +143,29 @@ class Config(SettingsModel):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as nested dictionaries that `parse_config` accepts."""
+        """Return the settings as nested dictionaries that `parse_config` accepts.
+
+        With `preset = "auto"`, `model` and `training` hold the given keys alone: the preset sets the others.
+        """
         settings: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))
+        if self.model.preset == AUTO_PRESET:
+            given = json.loads(self.model_dump_json(by_alias=True, exclude_unset=True, include={"model", "training"}))
+            settings |= {"model": {}, "training": {}} | given
         return settings
+
+    def with_preset(self, preset: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> "Config":
+        """Return the settings with another preset in place of "auto"; keys that were given keep their values.
+
+        Args:
+            preset: Name in `PRESETS`.
+            defaults: Sections whose values come before those of the preset.
+
+        Raises:
+            ConfigError: The preset cannot take the given keys.
+        """
+        settings = _deep_merge(defaults or {}, self.as_json())
+        settings["model"] = {**settings["model"], "preset": preset}
+        return parse_config(settings, source=f"model.preset = {preset!r}")
 
 
 def _deep_merge(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def make_config(directory, encoder, *, context=True, **data):
                 "items": {"id": "item"} | ids,
                 "users": {"id": "user"} | ids,
             },
-            "model": {"dim": 16, "dropout": 0.0, "history": {"encoder": encoder, "length": 5}},
+            "model": {"preset": "pooled", "dim": 16, "dropout": 0.0, "history": {"encoder": encoder, "length": 5}},
             "training": {"epochs": 12, "batch": 64, "lr": 0.02, "refit": encoder == "none"},
             "index": {"ks": [5]},
             "evaluation": {"ks": [8]},

@@ -48,7 +48,7 @@ def make_config(tmp_path):
                 },
                 "users": {"id": "id", "id_type": "string", "features": user_features or {}},
             },
-            "model": {"dim": 8, "history": {"encoder": "mean", "length": 4}},
+            "model": {"preset": "pooled", "dim": 8, "history": {"encoder": "mean", "length": 4}},
             "training": {"epochs": 2, "batch": 16, "lr": 0.03},
             "evaluation": {"ks": [2, 5]},
             "index": {"ks": [5]},

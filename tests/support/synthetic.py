@@ -170,7 +170,7 @@ def make_config(directory, **sections: dict[str, object]) -> Config:
             },
             "users": {"id": "id", "id_type": "string", "features": features},
         },
-        "model": {"dim": 8, "history": {"encoder": "mean", "length": 4}},
+        "model": {"preset": "pooled", "dim": 8, "history": {"encoder": "mean", "length": 4}},
         "training": {"epochs": 4, "batch": 32, "lr": 0.03},
         "index": {"ks": [5, 10]},
         "evaluation": {"ks": [5, 10]},

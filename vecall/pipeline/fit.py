@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
-from vecall.config import Config
+from vecall.config import AUTO_PRESET, Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.id_map import UNKNOWN_ROW
@@ -39,6 +39,7 @@ from vecall.pipeline.run import (
     create_or_check_run_dir,
     delete_checkpoints,
 )
+from vecall.pipeline.selection import adopt_preset, select_preset
 from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
@@ -115,6 +116,12 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_directory = None if init_run is None else init_run.directory
     run_on_main(group, partial(write_trained_hashes, directory, trained_hashes, init_directory))
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
+    if config.model.preset == AUTO_PRESET:
+        config = (
+            select_preset(config, training_data, split, directory, wrap_scorer=wrap_with_fallback, group=group)
+            if init_run is None
+            else adopt_preset(config, init_run.config, directory, group)
+        )
     n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,

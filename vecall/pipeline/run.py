@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vecall.config import Config, parse_config
+from vecall.config import AUTO_PRESET, Config, parse_config
 from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
 from vecall.evaluation.baseline_comparison import BaselineComparison
+from vecall.pipeline.selection_record import read_selection
 from vecall.pipeline.weights_io import load_module, save_weights
 from vecall.release.id_map_io import load_id_map, save_id_map
 from vecall.runtime.durable_files import atomic_write
@@ -172,7 +173,7 @@ class Run:
             summary = RunSummary.model_validate_json((run_dir / SUMMARY_FILE).read_bytes())
         except ValidationError as error:
             raise TrainingError(f"{run_dir / SUMMARY_FILE}: is damaged: {error}") from error
-        return cls(run_dir, read_run_config(run_dir), summary)
+        return cls(run_dir, _resolve_run_config(run_dir), summary)
 
     @property
     def weights_path(self) -> Path:
@@ -218,6 +219,17 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError as error:
         raise TrainingError(f"{path}: cannot be accessed: {error.strerror}; check its permissions") from error
+
+
+def _resolve_run_config(run_dir: Path) -> Config:
+    """Return the settings that the model of a run was trained with."""
+    config = read_run_config(run_dir)
+    if config.model.preset != AUTO_PRESET:
+        return config
+    selection = read_selection(run_dir)
+    if selection is None:
+        raise TrainingError(f"{run_dir}: has no record of what preset = 'auto' chose; fit again")
+    return selection.parse_config()
 
 
 def read_run_config(run_dir: Path) -> Config:

@@ -54,7 +54,7 @@ def build_settings(data_dir: Path) -> dict[str, Any]:
             },
             "users": {"id": user, "id_type": "integer"},
         },
-        "model": {"preset": "pooled"},
+        "model": {"preset": "auto"},
     }
 
 

@@ -31,11 +31,11 @@ class ModelSettings(SettingsModel):
     reads their concatenation.
     """
 
-    preset: Literal["dssm", "set", "pooled", "sequence"] = Field(
-        "pooled",
-        description="set: sum of the history, for data without an order; pooled: mean over the history, for small "
-        "data; sequence: causal transformer, from some ten thousand users on; dssm: MLP over features with BCE, a "
-        "baseline",
+    preset: Literal["auto", "dssm", "set", "pooled", "sequence"] = Field(
+        "auto",
+        description="auto: chosen by short trainings, see training.minutes; set: sum of the history, for data without "
+        "an order; pooled: mean over the history, for small data; sequence: causal transformer, from some ten thousand "
+        "users on; dssm: MLP over features with BCE, a baseline",
     )
     dim: int = Field(128, ge=2, le=1024, description="D: dimension of user and item vectors")
     ensemble_size: int = Field(

@@ -78,6 +78,12 @@ class TrainingSettings(SettingsModel):
         description="number format of the towers' computations: 32 bits, or bfloat16 with weights, scores and losses "
         "in 32 bits, which is faster on a GPU",
     )
+    minutes: float = Field(
+        0.0,
+        ge=0,
+        description="model.preset = 'auto' only: what choosing a preset may take; 0: a minute per 200,000 "
+        "interactions, at most 20",
+    )
     logger: LoggerType = Field(
         "none",
         description="logs the metrics of epochs beside metrics.jsonl, into RUN/tensorboard or RUN/mlflow; needs the "

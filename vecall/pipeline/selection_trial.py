@@ -1,0 +1,108 @@
+"""Short trainings by which `preset = "auto"` compares presets."""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from vecall.arrays import Mask
+from vecall.config import Config
+from vecall.data.ragged import EvalCases, RaggedArray, offsets_from_lengths
+from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
+from vecall.evaluation.metrics import limit_depth
+from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord
+from vecall.training.data import TrainingData
+from vecall.training.distributed import ProcessGroup, is_main
+from vecall.training.fit import train
+from vecall.training.scoring import Scorer, TowerScorer
+
+_SEED = 0
+
+
+def run_trial(
+    config: Config,
+    data: TrainingData,
+    cases: EvalCases,
+    run_dir: Path,
+    *,
+    wrap_scorer: Callable[[Scorer], Scorer],
+    group: ProcessGroup | None,
+) -> TrialRecord:
+    """Train towers for a few epochs and evaluate them on validation users, with and without the order of histories.
+
+    Args:
+        config: Settings of the trial.
+        data: Training data of the users to train on.
+        cases: Validation users.
+        run_dir: Run directory; an interrupted trial is resumed from what it left there.
+        wrap_scorer: Wraps the towers' scorer as evaluation does.
+        group: Processes that train together; None for a single process.
+
+    Raises:
+        TrainingError: As `train`.
+    """
+    start = time.perf_counter()
+    directory = run_dir / SELECTION_DIR / config.model.preset
+    result = train(data, config.model, config.training, directory, group=group)
+    scorer = wrap_scorer(TowerScorer(result.towers, data))
+    k = limit_depth(data.n_items)
+    ordered, shuffled = (
+        evaluate_scorer(scorer, tried, data.n_items, (k,), max_sample_users=0, processes=group)
+        for tried in (cases, _shuffle_histories(cases))
+    )
+    if group is not None:
+        group.barrier()  # until all processes have read the checkpoint
+    if is_main(group):
+        shutil.rmtree(directory)
+    settings = config.as_json()
+    return TrialRecord(
+        preset=config.model.preset,
+        settings={"model": settings["model"], "training": settings["training"]},
+        users=int((data.histories.lengths > 0).sum()),
+        interactions=len(data.histories.values),
+        metrics=_summarize(ordered, k, "") | _summarize(shuffled, k, "shuffled_"),
+        standard_error=ordered.standard_errors[f"recall@{k}"],
+        seconds=round(time.perf_counter() - start, 1),
+    )
+
+
+def _summarize(result: EvaluationResult, k: int, prefix: str) -> dict[str, float]:
+    metrics = result.seen_excluded_or_included
+    recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
+    return {f"{prefix}score": math.sqrt(recall * ndcg), f"{prefix}recall": recall, f"{prefix}ndcg@10": ndcg}
+
+
+def _shuffle_histories(cases: EvalCases) -> EvalCases:
+    """Return the cases with the items of each history in random order."""
+    histories = cases.histories
+    order = np.lexsort((np.random.default_rng(_SEED).random(len(histories.values)), histories.segment_ids))
+    return dataclasses.replace(cases, histories=RaggedArray(histories.offsets, histories.values[order]))
+
+
+def sample_users(data: TrainingData, max_interactions: int) -> TrainingData:
+    """Return the data of a random sample of users with at most so many interactions, or all if there are no more."""
+    histories = data.histories
+    total = len(histories.values)
+    if total <= max_interactions:
+        return data
+    is_sampled = np.random.default_rng(_SEED).random(len(histories)) < max_interactions / total  # [U]
+    return _select_users(data, is_sampled)
+
+
+def _select_users(data: TrainingData, user_mask: Mask) -> TrainingData:
+    """Return the data without the interactions of the users outside a mask [U]; rows stay as they are."""
+    histories, negatives = data.histories, data.hard_negatives
+    is_kept = np.repeat(user_mask, histories.lengths)  # [total]
+    negative_mask = user_mask[negatives.users]
+    context_mask = np.concatenate([is_kept, negative_mask])
+    return dataclasses.replace(
+        data,
+        histories=RaggedArray(offsets_from_lengths(histories.lengths * user_mask), histories.values[is_kept]),
+        hard_negatives=negatives.filter(negative_mask),
+        history_weights=None if data.history_weights is None else data.history_weights[is_kept],
+        context_features={name: values[context_mask] for name, values in data.context_features.items()},
+    )
