@@ -32,8 +32,7 @@ from harness.tables import console
 from vecall import evaluate, fit
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
-
-SELECTION_FILES = ("selection.json", "selection/choice.json")  # of a run: what preset `auto` tried and chose
+from vecall.pipeline.selection_record import read_selection
 
 Result = dict[str, Any]
 
@@ -106,7 +105,7 @@ def _measure_seed(
     start = time.perf_counter()
     run = fit(_parse_config(tables, options.preset, seed), work_dir / f"run-{seed}")
     fit_seconds = time.perf_counter() - start
-    chosen_preset = run.config.model.preset
+    chosen_preset, selection = run.config.model.preset, read_selection(run.directory)
     evaluated: Result = evaluate(run=run.directory) if is_first else {"model": run.summary.metrics}
     result = {
         "set": name,
@@ -116,7 +115,7 @@ def _measure_seed(
         "chosen_preset": chosen_preset,
         "settings": extract_model_settings(_parse_config(tables, chosen_preset, seed)),
         "trained_settings": extract_model_settings(run.config),
-        "selection": _read_selection(run.directory),
+        "selection": None if selection is None else selection.model_dump(mode="json", exclude={"config"}),
         "fit_seconds": round(fit_seconds, 2),
         "seconds": run.summary.seconds,
         "epochs": run.summary.epochs,
@@ -128,11 +127,6 @@ def _measure_seed(
     } | {key: evaluated[key] for key in ("index", "segments", "ann") if key in evaluated}
     write_json(path, result)
     return result
-
-
-def _read_selection(run_dir: Path) -> Result:
-    """Return what preset `auto` tried and chose; nothing for another preset."""
-    return next(filter(None, (read_json(run_dir / name) for name in SELECTION_FILES)), {})
 
 
 if __name__ == "__main__":

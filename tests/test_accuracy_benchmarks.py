@@ -119,34 +119,23 @@ def test_goal_is_relative_to_the_best_of_its_baselines() -> None:
 def test_accuracy_measures_each_set_beside_its_baselines_and_keeps_the_results(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [
-        "--data",
-        data_dir,
-        "--sets",
-        "steam",
-        "beauty",
-        "--seeds",
-        0,
-        1,
-        "--preset",
-        "pooled",
-        "--out",
-        tmp_path,
-    ]
+    options = ["--data", data_dir, "--sets", "steam", "beauty", "--seeds", 0, 1, "--out", tmp_path]
     run_command(monkeypatch, "accuracy.py", *options)
     output = capsys.readouterr().out
-    assert "steam, pooled, seed 1" in output
+    assert "steam, auto, seed 1" in output
     assert "beauty is left out" in output
     assert "steam, model by baseline" in output
-    assert "Presets: pooled, pooled." in output
-    results = [json.loads((tmp_path / f"steam-pooled-{seed}.json").read_text()) for seed in (0, 1)]
+    results = [json.loads((tmp_path / f"steam-auto-{seed}.json").read_text()) for seed in (0, 1)]
     assert [result["settings"]["training"]["seed"] for result in results] == [0, 1]
     assert ["index" in result for result in results] == [True, False]
     assert all(result["fit_seconds"] >= result["seconds"] for result in results)
+    presets = [result["chosen_preset"] for result in results]
+    assert [result["selection"]["preset"] for result in results] == presets
+    assert f"Presets: {', '.join(presets)}." in output
     baselines = json.loads((tmp_path / "steam-baselines.json").read_text())
     assert {"ease", "cooccurrence", "popularity", "notes", "facts"} <= baselines.keys()
     run_command(monkeypatch, "accuracy.py", *options)
-    assert "steam, pooled, seed" not in capsys.readouterr().out  # everything is kept
+    assert "steam, auto, seed" not in capsys.readouterr().out  # everything is kept
 
 
 def test_lists_of_a_peer_have_the_recall_of_their_scores(data_dir: Path, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def print_dataset(name: str, results: Sequence[Result], baselines: Result) -> No
     minutes = statistics.mean(get_fit_seconds(result) for result in results) / 60
     epochs = ", ".join(str(result["best_epoch"]) for result in results)
     console.print(f"Fitted in {minutes:.1f} minutes per seed; best epochs: {epochs}. {' '.join(baselines['notes'])}")
-    console.print(f"Presets: {', '.join(get_chosen_preset(result) for result in results)}.")
+    reasons = [result["selection"]["reason"] for result in results if result.get("selection")]
+    console.print(f"Presets: {', '.join(get_chosen_preset(result) for result in results)}. {' '.join(reasons[:1])}")
     for seen_mode, title in _SEEN_MODES.items():
         print_table(f"{name}, {title}", ["", *METRICS], list(_format_rows(results, baselines, seen_mode)))
     print_table(f"{name}, model by baseline", ["", *_RATIO_METRICS], list(_format_ratios(results, baselines)))
