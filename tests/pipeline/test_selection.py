@@ -17,7 +17,7 @@ from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
-from vecall.pipeline.selection import compute_default_minutes, find_candidates, resolve_preset
+from vecall.pipeline.selection import _compute_sample_size, compute_default_minutes, find_candidates, resolve_preset
 from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, read_selection, write_trial
 from vecall.pipeline.selection_trial import TrialRunner
 from vecall.release.release import open_release
@@ -83,8 +83,9 @@ def test_settings_that_no_preset_can_take_raise_with_each_reason(tmp_path):
         find_candidates(make_config(tmp_path, model={"dim": 9, "history": {"encoder": "causal", "heads": 1}}))
 
 
-def test_default_minutes_grow_with_the_interactions_to_a_limit():
-    assert [compute_default_minutes(n) for n in (0, 100_000, 200_000, 2_000_000, 10**9)] == [0, 0.5, 1, 10, 20]
+def test_default_minutes_grow_with_the_interactions_between_limits():
+    minutes = [compute_default_minutes(n) for n in (0, 100_000, 200_000, 2_000_000, 10**9)]
+    assert minutes == [0.5, 0.5, 1, 10, 20]
 
 
 class PlantedRunner:
@@ -140,7 +141,7 @@ def test_better_trial_wins_and_budget_and_choice_are_announced(select, runner, c
     caplog.set_level("INFO")
     config = select()
     assert (config.model.preset, runner.presets) == ("pooled", ["set", "pooled"])
-    assert caplog.messages[0].startswith('preset = "auto": choosing takes up to 0 s; training the choice')
+    assert caplog.messages[0].startswith('preset = "auto": choosing takes about 1 s; training the choice')
     assert caplog.messages[-1].startswith("  chosen: pooled: it finds the most, and the order of histories is worth")
     record = read_selection(runner.run_dir)
     assert (record.preset, record.parse_config()) == ("pooled", config)
@@ -175,11 +176,20 @@ def test_another_preset_and_a_single_candidate_need_no_trial(select, runner, tab
 
 
 def test_minutes_limit_the_users_of_a_trial(select, runner, tables_dir, monkeypatch):
-    monkeypatch.setattr("vecall.pipeline.selection._INTERACTIONS_PER_SECOND", 50)
+    """All trials get the same users, however long the first one took."""
+    monkeypatch.setattr("vecall.pipeline.selection._MIN_SAMPLE", 50)
     select(make_config(tables_dir, training={"minutes": 1e-6}))
-    for sample in runner.samples:
-        assert 0 < len(sample.histories.values) < 100  # of 300; 50 are expected
-        assert len(sample.histories) == synthetic.USERS
+    sample, other = runner.samples
+    assert 0 < len(sample.histories.values) < 100  # of 300; 50 are expected
+    assert len(sample.histories) == synthetic.USERS
+    assert other is sample
+
+
+def test_sample_size_follows_the_time_and_the_number_of_trials():
+    assert _compute_sample_size(0.5, ["set", "pooled"]) == 60_000
+    assert _compute_sample_size(0.5, ["pooled"]) == 90_000
+    assert _compute_sample_size(1e-6, ["pooled"]) == 2_000
+    assert _compute_sample_size(1.0, []) == 0
 
 
 def have_equal_weights(run: Run, other: Run) -> bool:

@@ -7,7 +7,7 @@ The rules, and what they rest on: docs/decisions/0016-auto-preset.md.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
 # Settings of `training` that belong to a machine or a run rather than to its model.
 _RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
-_ROWS_PER_MINUTE, _MAX_MINUTES = 200_000, 20.0
-_INTERACTIONS_PER_SECOND = 2_000  # of a trial with all its epochs, on 2 slow cores
+_ROWS_PER_MINUTE, _MIN_MINUTES, _MAX_MINUTES = 200_000, 0.5, 20.0
+_MIN_SAMPLE = 2_000
 _MAX_VALIDATION_USERS = 5_000
 
 
@@ -78,8 +78,8 @@ def resolve_preset(
 
 
 def compute_default_minutes(n_interactions: int) -> float:
-    """Return the minutes that choosing may take by default: a minute per 200,000 interactions, at most 20."""
-    return min(_MAX_MINUTES, n_interactions / _ROWS_PER_MINUTE)
+    """Return the minutes that choosing may take by default: a minute per 200,000 interactions, from 0.5 to 20."""
+    return min(_MAX_MINUTES, max(_MIN_MINUTES, n_interactions / _ROWS_PER_MINUTE))
 
 
 def _adopt_preset(config: Config, init_config: Config) -> SelectionRecord:
@@ -103,19 +103,16 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     trials: list[TrialRecord] = []
     # A single candidate needs no trial, and without validation users a trial has no result.
     tried = [preset for preset in TRIED_PRESETS if preset in candidates] if len(candidates) > 1 and len(cases) else []
+    sample = sample_users(data, _compute_sample_size(minutes, tried))
     if tried:
+        seconds = len(sample.histories.values) * _sum_seconds_per_interaction(tried)
         progress.announce(
-            f'preset = "auto": choosing takes up to {_format_minutes(minutes)}; training the choice to its end comes '
+            f'preset = "auto": choosing takes about {_format_seconds(seconds)}; training the choice to its end comes '
             "after"
         )
     for preset in tried:
         trial = run_on_main(group, partial(read_trial, runner.run_dir, preset))
-        if trial is None:
-            elapsed = run_on_main(group, lambda: time.perf_counter() - start)
-            seconds = max(1.0, (60 * minutes - elapsed) / (len(tried) - len(trials)))
-            sample = sample_users(data, int(_INTERACTIONS_PER_SECOND * seconds))
-            trial = runner.run(candidates[preset], sample, cases)
-        trials.append(trial)
+        trials.append(trial or runner.run(candidates[preset], sample, cases))
     n_users = int((data.histories.lengths > 1).sum())
     preset, reason = choose_preset(trials, list(candidates), n_users)
     return SelectionRecord(
@@ -157,8 +154,20 @@ def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str
     return candidates, left_out
 
 
-def _format_minutes(minutes: float) -> str:
-    return f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} min"
+def _compute_sample_size(minutes: float, tried: Sequence[str]) -> int:
+    """Return how many interactions all trials can take in the time.
+
+    All trials get the same users, and no clock is asked, so that a choice can be repeated on a machine of any speed.
+    """
+    return max(_MIN_SAMPLE, int(60 * minutes / _sum_seconds_per_interaction(tried))) if tried else 0
+
+
+def _sum_seconds_per_interaction(tried: Sequence[str]) -> float:
+    return sum(1 / TRIED_PRESETS[preset] for preset in tried)
+
+
+def _format_seconds(seconds: float) -> str:
+    return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _sample_validation_users(cases: EvalCases) -> EvalCases:

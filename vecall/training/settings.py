@@ -82,7 +82,7 @@ class TrainingSettings(SettingsModel):
         0.0,
         ge=0,
         description="model.preset = 'auto' only: what choosing a preset may take; 0: a minute per 200,000 "
-        "interactions, at most 20",
+        "interactions, from 0.5 to 20",
     )
     logger: LoggerType = Field(
         "none",
