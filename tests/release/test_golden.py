@@ -63,6 +63,24 @@ def test_inputs_are_encoded_from_stored_vectors_of_newest_items():
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
+def test_few_users_at_a_time_are_encoded_like_all_at_once(monkeypatch):
+    expected = INPUTS.encode(MeanEncoder(), INDEX.get_vectors)
+    gathered = []
+
+    def gather(rows):
+        gathered.append(len(rows))
+        return INDEX.get_vectors(rows)
+
+    for max_users in (1, 2, 3):
+        monkeypatch.setattr("vecall.release.golden._MAX_GATHERED_NUMBERS", max_users * 3 * 8)
+        np.testing.assert_allclose(INPUTS.encode(MeanEncoder(), gather), expected, atol=1e-6)
+    assert gathered == [3, 1, 2, 6, 2, 9]
+    monkeypatch.setattr("vecall.release.golden._MAX_GATHERED_NUMBERS", 1)
+    assert INPUTS.encode(MeanEncoder(), gather).shape == (3, 8)
+    nobody = UserTowerInputs(RaggedArray.from_lists([]), pl.DataFrame(height=0))
+    assert nobody.encode(MeanEncoder(), gather).shape == (0, 8)
+
+
 def test_recorded_queries_round_trip_and_pass_their_check(golden, tmp_path):
     assert GoldenQueries.load(tmp_path) is None
     check(golden)
