@@ -26,10 +26,16 @@ USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": Ve
 class HandComputedEncoder:
     """Encoder of user vectors: the sum of the history's vectors and `taste`, with `age` added to the first number."""
 
-    def __init__(self, dim, history_length, features):
+    def __init__(self, dim, history_length, features, *, distinct_history=False):
         items = FeatureEncoder.fit({}, pl.DataFrame())
         users = FeatureEncoder.fit(features, to_feature_frame([{}], features))
-        self.state = EncoderState(dim=dim, history_length=history_length, items=items.state, users=users.state)
+        self.state = EncoderState(
+            dim=dim,
+            history_length=history_length,
+            distinct_history=distinct_history,
+            items=items.state,
+            users=users.state,
+        )
         self.dim, self.history_length = dim, history_length
         self.empty_user_features = to_feature_frame([{}], features)
 
@@ -80,4 +86,4 @@ def make_recaller(make_release):
 
 @pytest.fixture
 def make_encoder():
-    return lambda length=3, features=USER_FEATURES: HandComputedEncoder(4, length, features)
+    return lambda length=3, features=USER_FEATURES, **keywords: HandComputedEncoder(4, length, features, **keywords)

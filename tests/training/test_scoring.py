@@ -44,6 +44,15 @@ def test_scores_are_cosines_of_user_and_item_vectors(encoder):
             np.testing.assert_allclose(scores[row], (vector @ items.T)[0], atol=1e-6)
 
 
+def test_towers_of_sets_read_the_newest_distinct_items():
+    lists = [[1, 2, 3, 2, 4, 4, 5, 2], [7, 7]], [[3, 4, 5, 2], [7]]
+    scores = []
+    for histories in map(RaggedArray.from_lists, lists):
+        cases = EvalCases(np.array([5, 0]), histories, RaggedArray.from_lists([[0]] * 2))
+        scores.append(TowerScorer(make_towers("set"), DATA)(cases)(0, synthetic.ITEMS))
+    np.testing.assert_array_equal(*scores)
+
+
 @pytest.mark.parametrize("encoder", ["mean", "set"])
 def test_users_without_any_history_are_scored(encoder):
     cases = EvalCases(np.array([5, 0]), RaggedArray.from_lists([[], []]), RaggedArray.from_lists([[0]] * 2))

@@ -49,7 +49,7 @@ class UserTowerInputs:
         Returns:
             [G, D] user vectors.
         """
-        histories = self.histories.truncate_to_last(encoder.history_length)
+        histories = encoder.select_history(self.histories)
         numbers_per_user = encoder.dim * max(1, int(histories.lengths.max(initial=0)))
         block = max(1, _MAX_GATHERED_NUMBERS // numbers_per_user)
         blocks = []

@@ -48,12 +48,13 @@ class TowerScorer:
         return vectors
 
     def _encode_batch(self, cases: EvalCases) -> torch.Tensor:
-        histories = cases.histories.truncate_to_last(self._towers.settings.history.length)
+        history_length = self._towers.settings.history.length
         encode_users: Callable[..., torch.Tensor] = self._towers.encode_users
         if self._towers.reads_sets:  # which may be long, and need no padding
-            encode_users, rows, lengths = self._towers.encode_users_by_sets, histories.values, histories.lengths
+            sets = cases.histories.drop_repeats().truncate_to_last(history_length)
+            encode_users, rows, lengths = self._towers.encode_users_by_sets, sets.values, sets.lengths
         else:
-            rows, lengths = histories.to_padded(fill_value=0)
+            rows, lengths = cases.histories.truncate_to_last(history_length).to_padded(fill_value=0)
         device = self.item_vectors.device
         encoded = {name: values[cases.users] for name, values in self._user_features.items()}
         if self._context_encoder is not None and cases.context is not None:
