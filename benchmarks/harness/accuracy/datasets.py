@@ -1,4 +1,4 @@
-"""Public data sets as vecall reads them, published results on them, and goals."""
+"""Public data sets as vecall reads them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,36 +10,6 @@ import polars as pl
 from vecall.quickstart.movielens import build_settings
 
 Settings = dict[str, dict[str, Any]]
-
-
-class PublishedResult(NamedTuple):
-    """Result of a paper: leave-one-out, all items ranked.
-
-    Attributes:
-        model: as the literature names it.
-        seen_items: how the ranking treats items of the history, as far as the paper says.
-        recall_at_10: recall@10.
-        ndcg_at_10: NDCG@10.
-    """
-
-    model: str
-    seen_items: str
-    recall_at_10: float
-    ndcg_at_10: float
-
-
-class Target(NamedTuple):
-    """Goal of a data set.
-
-    Attributes:
-        seen_excluded: recall@10 and NDCG@10 without seen items.
-        seen_included: the same with seen items ranked; None for no goal.
-        recall_at_100: recall@100 without seen items; None for no goal.
-    """
-
-    seen_excluded: tuple[float, float]
-    seen_included: tuple[float, float] | None
-    recall_at_100: float | None
 
 
 class PublicDataset(NamedTuple):
@@ -55,33 +25,8 @@ class PublicDataset(NamedTuple):
     build_settings: Callable[[Path, Path], Settings]
 
 
-PUBLISHED_RESULTS: Mapping[str, tuple[PublishedResult, ...]] = {
-    "beauty": (
-        PublishedResult("SASRec, as in S3-Rec", "included", 0.0605, 0.0318),
-        PublishedResult("TIGER", "included", 0.0648, 0.0384),
-        PublishedResult("ActionPiece", "included", 0.0775, 0.0424),
-        PublishedResult("SASRec + sampled softmax", "excluded, cold targets dropped", 0.0921, 0.0531),
-        PublishedResult("eSASRec", "excluded, cold targets dropped", 0.0928, 0.0523),
-        PublishedResult("BARGE", "excluded", 0.0927, 0.0547),
-    ),
-    "sports": (
-        PublishedResult("SASRec, as in S3-Rec", "included", 0.0350, 0.0192),
-        PublishedResult("TIGER", "included", 0.0400, 0.0225),
-        PublishedResult("ActionPiece", "included", 0.0500, 0.0264),
-        PublishedResult("SASRec + sampled softmax", "excluded, cold targets dropped", 0.0569, 0.0314),
-        PublishedResult("eSASRec", "excluded, cold targets dropped", 0.0560, 0.0323),
-        PublishedResult("BARGE", "excluded", 0.0544, 0.0308),
-    ),
-}
-
-TARGETS: Mapping[str, Target] = {
-    "beauty": Target((0.110, 0.066), (0.098, 0.046), 0.285),
-    "sports": Target((0.067, 0.038), None, None),
-}
-
-
 def build_amazon_settings(directory: Path, work_dir: Path) -> Settings:
-    """Convert an Amazon data set to Parquet and return its settings.
+    """Convert an Amazon data set: leave-one-out, items with their categories and brand.
 
     Args:
         directory: holds sequences.txt, a user and their items in temporal order per line, and item2attributes.json.
@@ -89,30 +34,109 @@ def build_amazon_settings(directory: Path, work_dir: Path) -> Settings:
     """
     lines = (directory / "sequences.txt").read_text(encoding="utf-8").splitlines()
     interactions = [(user, int(item)) for user, *items in map(str.split, lines) for item in items]
-    interactions_path, items_path = work_dir / "interactions.parquet", work_dir / "items.parquet"
-    pl.DataFrame(interactions, schema=["user", "item"], orient="row").write_parquet(interactions_path)
     attributes_by_item = json.loads((directory / "item2attributes.json").read_text(encoding="utf-8"))
     ids = sorted({item_id for _, item_id in interactions})
     attributes = [[str(attribute) for attribute in attributes_by_item.get(str(item_id), ())] for item_id in ids]
-    pl.DataFrame({"item": ids, "attributes": attributes}).write_parquet(items_path)
-    return {
-        "data": {"interactions": str(interactions_path), "items": str(items_path)},
-        "schema": {
-            "interactions": {"user": "user", "item": "item"},
-            "items": {"id": "item", "id_type": "integer", "features": {"attributes": {"kind": "tags"}}},
-            "users": {"id": "user", "id_type": "string"},
-        },
-    }
+    settings = _write_tables(
+        pl.DataFrame(interactions, schema=["user", "item"], orient="row"),
+        pl.DataFrame({"item": ids, "attributes": attributes}),
+        {"attributes": {"kind": "tags"}},
+        work_dir,
+    )
+    settings["schema"]["users"]["id_type"] = "string"
+    return settings
 
 
 def build_movielens_settings(directory: Path, work_dir: Path) -> Settings:
-    """Return the settings of MovieLens: every rating is a positive, in temporal order."""
+    """Return the settings of MovieLens: leave-one-out, every rating is a positive, in temporal order."""
     del work_dir
     return build_settings(directory)
 
 
+def build_steam_settings(directory: Path, work_dir: Path) -> Settings:
+    """Convert the purchases of Steam: a random split, games without features; a purchase listed twice counts once.
+
+    Args:
+        directory: holds game_purchase.dat and item_info.dat.
+        work_dir: takes the tables.
+    """
+    interactions = _read_tab_separated(directory / "game_purchase.dat", ("user", "item", "purchased"))
+    items = _read_tab_separated(directory / "item_info.dat", ("item", "title"))
+    settings = _write_tables(_select_ids(interactions, "user", "item"), _select_ids(items, "item"), {}, work_dir)
+    settings["data"]["repeats"] = "first"
+    return _split_at_random(settings)
+
+
+def build_book_crossing_settings(directory: Path, work_dir: Path) -> Settings:
+    """Convert the accessed books of Book-Crossing: a random split, books without features.
+
+    Args:
+        directory: holds book_history.dat and items_info.dat.
+        work_dir: takes the tables.
+    """
+    interactions = _read_tab_separated(directory / "book_history.dat", ("user", "item", "accessed"))
+    columns = ("item", "isbn", "title", "author", "year", "publisher")
+    items = _read_tab_separated(directory / "items_info.dat", columns).select("item", "title")
+    settings = _write_tables(_select_ids(interactions, "user", "item"), _select_ids(items, "item"), {}, work_dir)
+    return _split_at_random(settings)
+
+
+def build_citeulike_settings(directory: Path, work_dir: Path) -> Settings:
+    """Convert the libraries of citeulike-a: a random split, articles with their tags.
+
+    Args:
+        directory: holds users.dat and item-tag.dat; a line is a user or an article: a count, then so many numbers.
+        work_dir: takes the tables.
+    """
+    libraries, tags = (
+        [line.split()[1:] for line in (directory / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("users.dat", "item-tag.dat")
+    )
+    pairs = [(user, int(item)) for user, library in enumerate(libraries) for item in library]
+    items = pl.DataFrame({"item": range(len(tags)), "tags": tags}, schema_overrides={"tags": pl.List(pl.String)})
+    settings = _write_tables(
+        pl.DataFrame(pairs, schema=["user", "item"], orient="row"), items, {"tags": {"kind": "tags"}}, work_dir
+    )
+    return _split_at_random(settings)
+
+
+def _read_tab_separated(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Read a file with a header, whose names are replaced; quotation marks are ordinary characters."""
+    return pl.read_csv(path, separator="\t", quote_char=None, new_columns=columns, infer_schema=False)
+
+
+def _select_ids(table: pl.DataFrame, *ids: str) -> pl.DataFrame:
+    """Return the table with ids as integers, and without the columns that only say that a row is there."""
+    return table.drop("purchased", "accessed", strict=False).with_columns(pl.col(*ids).cast(pl.Int64))
+
+
+def _write_tables(interactions: pl.DataFrame, items: pl.DataFrame, features: Settings, work_dir: Path) -> Settings:
+    """Write interactions of `user` and `item` and items with these features, and return their settings."""
+    interactions_path, items_path = work_dir / "interactions.parquet", work_dir / "items.parquet"
+    interactions.write_parquet(interactions_path)
+    items.write_parquet(items_path)
+    title = {"title": "title"} if "title" in items.columns else {}
+    return {
+        "data": {"interactions": str(interactions_path), "items": str(items_path)},
+        "schema": {
+            "interactions": {"user": "user", "item": "item"},
+            "items": {"id": "item", "id_type": "integer", "features": features} | title,
+            "users": {"id": "user", "id_type": "integer"},
+        },
+    }
+
+
+def _split_at_random(settings: Settings) -> Settings:
+    """Hold out 10 % of each user's items for the test and as many for validation; histories are the training part."""
+    settings["data"]["split"] = "random"
+    return settings
+
+
 DATASETS: Mapping[str, PublicDataset] = {
+    "movielens": PublicDataset("ml-latest-small", build_movielens_settings),
+    "steam": PublicDataset("steam", build_steam_settings),
+    "book-crossing": PublicDataset("book-crossing", build_book_crossing_settings),
+    "citeulike-a": PublicDataset("citeulike-a", build_citeulike_settings),
     "beauty": PublicDataset("amazon-beauty", build_amazon_settings),
     "sports": PublicDataset("amazon-sports", build_amazon_settings),
-    "movielens": PublicDataset("ml-latest-small", build_movielens_settings),
 }
