@@ -13,7 +13,7 @@ from vecall.data.request_features import to_feature_frame
 from vecall.index.settings import IndexSettings
 from vecall.live.live_index import LiveIndex
 from vecall.recall.recaller import Recaller
-from vecall.release.encoder import EncoderState
+from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -38,6 +38,8 @@ class HandComputedEncoder:
         )
         self.dim, self.history_length = dim, history_length
         self.empty_user_features = to_feature_frame([{}], features)
+
+    select_history = OnnxEncoder.select_history
 
     def encode_users(self, features, histories, lengths):
         assert histories.shape == (1, lengths[0], self.dim)
