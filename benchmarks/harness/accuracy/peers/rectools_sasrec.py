@@ -16,8 +16,8 @@ from rectools.models import SASRecModel
 from harness.accuracy.peers.cases import ItemLists, PeerCases, Rows, TimedSearch
 from harness.accuracy.peers.command import run_peer
 
-# The library's defaults, 256 factors, 100 items and 128 users a batch, are meant for a GPU: on two busy cores 180 s are two
-# epochs of MovieLens, below popularity.
+# The library's defaults, 256 factors, 100 items and 128 users a batch, are meant for a GPU: on two busy cores 180 s are
+# two epochs of MovieLens, below popularity.
 _FACTORS, _HISTORY_LENGTH, _BATCH = 64, 50, 32
 
 
