@@ -64,9 +64,24 @@ def test_dssm_preset():
     assert (config.training.loss, config.training.lr, config.training.weight_decay) == ("bce", 1e-3, 0.0)  # Adam
 
 
-def test_causal_encoder_with_bce_raises():
-    message = parse_invalid(model__history__encoder="causal", training__loss="bce")
-    assert "model.history.encoder = 'causal' is trained with a softmax loss, got training.loss = 'bce'" in message
+@pytest.mark.parametrize("encoder", ["causal", "set"])
+def test_encoder_with_a_softmax_of_its_own_and_bce_raises(encoder):
+    message = parse_invalid(model__history__encoder=encoder, training__loss="bce")
+    assert f"model.history.encoder = '{encoder}' is trained with a softmax loss, got training.loss = 'bce'" in message
+
+
+def test_set_preset():
+    config = parse_config(make_settings(model__preset="set"))
+    assert (config.model.dim, config.model.history.encoder, config.model.history.length) == (256, "set", 500)
+    assert (config.model.item_init, config.training.hidden_share) == ("spectral", 0.5)
+
+
+def test_set_encoder_with_item_dropout_or_context_raises():
+    message = parse_invalid(model__preset="set", model__history__item_dropout=0.2)
+    assert "item_dropout is not for history.encoder = 'set', got 0.2; set training.hidden_share instead" in message
+    context = {"hour": {"kind": "category"}}
+    message = parse_invalid(model__preset="set", schema__interactions__context=context)
+    assert "model.history.encoder = 'set' predicts several items of a user at once" in message
 
 
 def test_key_of_the_file_overrides_the_preset_and_no_other_key():

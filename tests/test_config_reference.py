@@ -60,7 +60,7 @@ def test_toml_with_the_required_keys_is_the_config_of_the_preset(preset: str | N
 
 def test_every_default_of_the_toml_is_that_of_the_model() -> None:
     parsed = tomllib.loads(render_toml())
-    default_config = parse_config(REQUIRED_SECTIONS).as_json()
+    default_config = json.loads(parse_config(REQUIRED_SECTIONS).model_dump_json(by_alias=True))
     checked = 0
     for key in KEYS:
         if key.default is REQUIRED or key.default is None or "NAME" in key.section:
@@ -89,9 +89,9 @@ def test_uncommented_feature_is_valid_toml() -> None:
 
 def test_presets_are_shown_with_their_values() -> None:
     by_path = {key.path: key for key in KEYS}
-    assert by_path["model.dim"].preset_overrides == {"sequence": 256}  # that of dssm is the default
-    assert by_path["model.history.encoder"].preset_overrides == {"dssm": "none", "sequence": "causal"}
-    assert "(presets: `sequence` 256)" in render_markdown(KEYS)
+    assert by_path["model.dim"].preset_overrides == {"set": 256, "sequence": 256}  # that of dssm is the default
+    assert by_path["model.history.encoder"].preset_overrides == {"dssm": "none", "set": "set", "sequence": "causal"}
+    assert "(presets: `set` 256, `sequence` 256)" in render_markdown(KEYS)
     parsed = tomllib.loads(render_toml("dssm"))
     assert (parsed["model"]["preset"], parsed["model"]["hidden"]) == ("dssm", [256, 128])
     assert parsed["training"]["negatives"]["uniform"] == 4
@@ -119,6 +119,6 @@ def test_command_prints_toml_or_the_json_schema() -> None:
 def test_unknown_preset_is_wrong_usage() -> None:
     result = invoke("config", "--preset", "deep")
     assert result.exit_code == 2
-    assert "no preset 'deep'; expected one of dssm, pooled, sequence" in " ".join(
+    assert "no preset 'deep'; expected one of dssm, set, pooled, sequence" in " ".join(
         result.output.replace("│", "").split()
     )

@@ -104,7 +104,7 @@ def test_batch_norm_needs_two_samples_per_step(make_config, tmp_path):
     fit(config, tmp_path / "bce")
 
 
-@pytest.mark.parametrize(("encoder", "length"), [("causal", 1), ("causal", 3), ("attention", 1)])
+@pytest.mark.parametrize(("encoder", "length"), [("causal", 1), ("causal", 3), ("attention", 1), ("set", 1)])
 def test_models_of_short_histories_are_exported_and_recall(make_config, tmp_path, encoder, length):
     history = {"encoder": encoder, "length": length, "heads": 2}
     fit(make_config(make_interactions(), model={"history": history}, training={"epochs": 1}), tmp_path / "run")

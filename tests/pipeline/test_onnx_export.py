@@ -83,6 +83,7 @@ def make_preset_settings(name):
 CASES = {
     "pooled": (make_preset_settings("pooled"), ENCODERS),
     "dssm": (make_preset_settings("dssm"), ENCODERS),
+    "set": (make_preset_settings("set"), ENCODERS),
     "mean, hidden": (synthetic.make_model_settings("mean", hidden=(16,)), (ENCODERS[0], NO_FEATURES)),
     "attention": (synthetic.make_model_settings("attention", norm="none"), (NO_FEATURES, NO_FEATURES)),
     "attention, hidden, batch norm": (

@@ -36,7 +36,13 @@ def min_mapped_bytes(request, monkeypatch):
 @pytest.mark.usefixtures("min_mapped_bytes")
 @pytest.mark.parametrize(
     ("encoder", "model"),
-    [("mean", {}), ("mean", {"hidden": (16,), "norm": "batch"}), ("attention", {}), ("causal", {"ensemble_size": 2})],
+    [
+        ("mean", {}),
+        ("mean", {"hidden": (16,), "norm": "batch"}),
+        ("attention", {}),
+        ("causal", {"ensemble_size": 2}),
+        ("set", {"ensemble_size": 2}),
+    ],
 )
 def test_loaded_module_equals_that_of_copied_weights(tmp_path, encoder, model):
     save_weights(make_towers(encoder, **model), path := tmp_path / "weights.safetensors")

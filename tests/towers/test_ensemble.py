@@ -19,7 +19,7 @@ def test_score_is_the_mean_of_the_cosines_of_the_members(ensemble_size):
     torch.testing.assert_close(member_vectors.norm(dim=1), torch.ones(5 * ensemble_size))
 
 
-@pytest.mark.parametrize("encoder", ["mean", "attention", "causal"])
+@pytest.mark.parametrize("encoder", ["mean", "attention", "causal", "set"])
 def test_member_reads_only_its_own_part_of_a_history(encoder):
     torch.manual_seed(0)
     towers = TwoTower(synthetic.make_model_settings(encoder, ensemble_size=2), {}, {}, synthetic.ITEMS).eval()

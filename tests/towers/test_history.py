@@ -51,7 +51,41 @@ def test_initial_attention_encoding_equals_the_formula():
         torch.testing.assert_close(encoder(history, torch.tensor([2]))[0], expected)
 
 
-@pytest.mark.parametrize("name", ["mean", "attention", "causal"])
+def test_set_encoding_equals_the_formula():
+    """(1 + W) · sum / √n + c, for any order."""
+    encoder, history = make_encoder("set"), make_vectors(3, 4, DIM)
+    lengths = torch.tensor([4, 3, 1])
+    weight, constant = encoder.linear.weight.detach().numpy(), encoder.constant.detach().numpy()
+    expected = [
+        (np.eye(DIM) + weight) @ vectors[:length].sum(0) / np.sqrt(length) + constant
+        for vectors, length in zip(history.numpy(), lengths.tolist(), strict=True)
+    ]
+    with torch.no_grad():
+        np.testing.assert_allclose(encoder(history, lengths), expected, atol=1e-5)
+        reversed_history = history[:1].flip(1)
+        torch.testing.assert_close(encoder(reversed_history, lengths[:1]), encoder(history[:1], lengths[:1]))
+
+
+def test_initial_set_encoding_is_nearly_the_scaled_sum_and_has_a_direction_without_items():
+    torch.manual_seed(0)
+    encoder = build_history_encoder(HistorySettings(encoder="set"), DIM, dropout=0.0)
+    history = make_vectors(1, 4, DIM)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(history, torch.tensor([4]))[0], history[0].sum(0) / 2, rtol=0, atol=0.05)
+        assert encoder(history, torch.tensor([0])).norm() > 0.001
+
+
+def test_dropout_of_the_set_encoder_leaves_the_constant():
+    torch.manual_seed(0)
+    encoder = build_history_encoder(HistorySettings(encoder="set"), DIM, dropout=0.5)
+    history, lengths = make_vectors(500, 4, DIM), torch.tensor([4] * 500)
+    with torch.no_grad():
+        is_dropped = encoder(history, lengths) == encoder.constant
+        assert is_dropped.float().mean().item() == pytest.approx(0.5, abs=0.05)
+        assert not (encoder.eval()(history, lengths) == encoder.constant).any()
+
+
+@pytest.mark.parametrize("name", ["mean", "attention", "causal", "set"])
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=4), garbage=st.sampled_from([0.0, 7.0, -1e4]))
 @settings(max_examples=25)
 def test_padding_does_not_change_the_encoding(name, lengths, garbage):
@@ -65,7 +99,7 @@ def test_padding_does_not_change_the_encoding(name, lengths, garbage):
     torch.testing.assert_close(original, torch.cat(single))  # nor do the other rows of the batch
 
 
-@pytest.mark.parametrize("name", ["mean", "attention"])
+@pytest.mark.parametrize("name", ["mean", "attention", "set"])
 def test_empty_history_is_finite_and_the_same_for_all(name):
     encoder = make_encoder(name)
     with torch.no_grad():
@@ -89,7 +123,7 @@ def test_newer_items_have_higher_weights(name):
     assert forward[3] > 1.2 * forward[0]
 
 
-@pytest.mark.parametrize("name", ["mean", "attention"])
+@pytest.mark.parametrize("name", ["mean", "attention", "set"])
 def test_every_parameter_has_a_gradient(name):
     encoder = make_encoder(name)
     encoder(make_vectors(3, 4, DIM), torch.tensor([4, 2, 1])).pow(2).sum().backward()

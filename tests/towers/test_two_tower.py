@@ -34,7 +34,7 @@ def make_histories():
     return torch.randint(synthetic.ITEMS, (9, 4), generator=generator), torch.tensor([0, 1, 2, 3, 4, 4, 0, 2, 3])
 
 
-@pytest.mark.parametrize("encoder", ["none", "mean", "attention", "causal"])
+@pytest.mark.parametrize("encoder", ["none", "mean", "attention", "causal", "set"])
 @pytest.mark.parametrize("hidden", [(), (16,)])
 @pytest.mark.parametrize("norm", ["layer", "batch", "none"])
 def test_vectors_have_length_1_and_do_not_depend_on_the_batch(encoder, hidden, norm):
@@ -78,6 +78,37 @@ def test_padding_of_histories_does_not_change_user_vectors():
     with torch.no_grad():
         expected = encode_users(towers, rows, histories, lengths)
         torch.testing.assert_close(expected, encode_users(towers, rows, repadded, lengths))
+
+
+@pytest.mark.parametrize("model", [{}, {"ensemble_size": 2}, {"hidden": (16,)}])
+def test_users_by_sets_are_those_of_padded_histories(model):
+    towers, rows = make_towers(encoder="set", **model), torch.arange(9)
+    histories, lengths = make_histories()
+    items = torch.cat([history[:length] for history, length in zip(histories, lengths, strict=True)])
+    item_vectors = towers.encode_items(torch.arange(synthetic.ITEMS), ITEM_FEATURES)
+    features = take(USER_FEATURES, rows)
+    padded, by_sets = (
+        towers.encode_users(item_vectors, histories, lengths, features),
+        towers.encode_users_by_sets(item_vectors, items, lengths, features),
+    )
+    torch.testing.assert_close(by_sets, padded)
+    weights = torch.randn(padded.shape)
+    gradients = [
+        torch.autograd.grad((users * weights).sum(), list(towers.parameters()), retain_graph=True)
+        for users in (padded, by_sets)
+    ]
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_users_without_any_item_are_encoded_by_sets():
+    towers = make_towers(encoder="set")
+    features, nothing = take(USER_FEATURES, torch.arange(3)), torch.zeros(3, dtype=torch.int64)
+    item_vectors = torch.randn(4, 8, requires_grad=True)
+    by_sets = towers.encode_users_by_sets(item_vectors, torch.empty(0, dtype=torch.int64), nothing, features)
+    torch.testing.assert_close(by_sets, towers.encode_users(item_vectors, nothing.unsqueeze(1), nothing, features))
+    by_sets.sum().backward()
+    assert not item_vectors.grad.any()
 
 
 def test_unknown_item_is_encoded_from_its_features_only():

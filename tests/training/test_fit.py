@@ -69,12 +69,17 @@ def make_killing_validator(epochs):
     return validate_or_kill
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce"])
-def test_each_loss_learns_the_groups_of_items(tmp_path, loss):
+@pytest.mark.parametrize(
+    ("loss", "encoder"),
+    [("softmax", "mean"), ("sampled_softmax", "mean"), ("bce", "mean"), ("softmax", "set"), ("sampled_softmax", "set")],
+)
+def test_each_loss_learns_the_groups_of_items(tmp_path, loss, encoder):
     negatives = NegativeSettings(uniform=16, in_batch=8 if loss == "sampled_softmax" else 0)
     settings = make_settings(loss=loss, negatives=negatives, epochs=20, temperature=0.2)
+    if encoder == "set":
+        settings = settings.model_copy(update={"batch": 12})  # users
     data = synthetic.make_training_data()
-    result = train(data, synthetic.make_model_settings(), settings, tmp_path, validate=validate)
+    result = train(data, synthetic.make_model_settings(encoder), settings, tmp_path, validate=validate)
     metrics = read_metrics(tmp_path)
     assert compute_recall(Popularity(data.histories, data.n_items)) < 0.3
     assert metrics[result.best_epoch]["valid_score"] > (0.6 if loss == "bce" else 0.9)
@@ -114,6 +119,8 @@ def make_variants():
             {"user_features": True},
         ),
         "causal, sampled": (synthetic.make_model_settings("causal"), sampled, {}),
+        "set, spectral": (synthetic.make_model_settings("set", dropout=0.2, item_init="spectral"), {}, {}),
+        "set, sampled": (synthetic.make_model_settings("set"), sampled | {"batch": 16}, {"negatives": HARD_NEGATIVES}),
         "constant rate": (synthetic.make_model_settings("none"), {"lr_schedule": "constant"}, {"user_features": True}),
     }
 
@@ -146,10 +153,10 @@ def make_features_data():
     return synthetic.make_training_data(item_features=True, user_features=True)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_row_by_row_training_equals_that_of_whole_tables(tmp_path, monkeypatch, ema_decay):
+@pytest.mark.parametrize(("encoder", "ema_decay"), [("mean", 0.0), ("mean", 0.9), ("set", 0.9)])
+def test_row_by_row_training_equals_that_of_whole_tables(tmp_path, monkeypatch, encoder, ema_decay):
     settings = make_settings(loss="sampled_softmax", negatives=NegativeSettings(uniform=16), ema_decay=ema_decay)
-    data, model = make_features_data(), synthetic.make_model_settings()
+    data, model = make_features_data(), synthetic.make_model_settings(encoder)
     whole = copy_weights(train(data, model, settings, tmp_path / "whole", validate=validate))
     settings = make_row_table_settings(monkeypatch, row_moments=True, ema_decay=ema_decay)
     by_rows = train(data, model, settings, tmp_path / "rows", validate=validate)
@@ -172,12 +179,12 @@ def test_resumed_training_by_rows_equals_an_uninterrupted_one(tmp_path, monkeypa
     assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "uninterrupted")
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
-def test_bfloat16_learns_like_32_bits(tmp_path, loss):
+@pytest.mark.parametrize(("loss", "encoder"), [("softmax", "mean"), ("sampled_softmax", "mean"), ("softmax", "set")])
+def test_bfloat16_learns_like_32_bits(tmp_path, loss, encoder):
     losses = {}
     for precision in ("32", "bf16"):
         settings = make_settings(loss=loss, negatives=NegativeSettings(uniform=16), precision=precision)
-        train(synthetic.make_training_data(), synthetic.make_model_settings(), settings, tmp_path / precision)
+        train(synthetic.make_training_data(), synthetic.make_model_settings(encoder), settings, tmp_path / precision)
         losses[precision] = [epoch["loss"] for epoch in read_metrics(tmp_path / precision)]
     assert losses["bf16"] != losses["32"]
     assert losses["bf16"] == pytest.approx(losses["32"], rel=0.03)

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vecall.training.losses import binary_cross_entropy, masked_cross_entropy, sampled_softmax_loss
+from vecall.training.losses import (
+    binary_cross_entropy,
+    masked_cross_entropy,
+    multi_target_cross_entropy,
+    sampled_softmax_loss,
+)
 
 torch.set_num_threads(1)
 
@@ -78,6 +83,56 @@ def test_sampled_softmax_equals_the_formula():
     # The corrected candidates have the weights 2 / 0.5 and 5 / 2; the positive is not corrected.
     loss = sampled_softmax_loss(positive, candidates, log_expected_counts, ignore_none(1, 2))
     assert loss.item() == pytest.approx(-math.log(3 / (3 + 4 + 2.5)))
+
+
+def compute_multi_target_loss(scores, own_scores, owners, weights, smoothing):
+    """Oracle of `multi_target_cross_entropy`: target by target, over the finite scores and the user's own targets."""
+    losses = []
+    for owner, own_score in zip(owners.tolist(), own_scores, strict=True):
+        logits = torch.cat([scores[owner][torch.isfinite(scores[owner])], own_scores[owners == owner]])
+        log_probs = torch.log_softmax(logits, 0)
+        losses.append(-(1 - smoothing) * (own_score - logits.logsumexp(0)) - smoothing * log_probs.mean())
+    losses = torch.stack(losses)
+    return (losses if weights is None else losses * weights).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_multi_target_cross_entropy_equals_a_loop_over_targets(smoothing, is_weighted):
+    generator = torch.Generator().manual_seed(0)
+    scores = 5 * torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    scores[torch.rand(4, 6, generator=generator) < 0.3] = -torch.inf
+    scores[2] = -torch.inf  # this user took every item
+    own_scores = 5 * torch.randn(7, generator=generator, dtype=torch.float64)
+    owners = torch.tensor([0, 0, 0, 1, 2, 2, 3])
+    weights = torch.rand(7, generator=generator, dtype=torch.float64) if is_weighted else None
+    results = []
+    for function in (multi_target_cross_entropy, compute_multi_target_loss):
+        inputs = scores.clone().requires_grad_(), own_scores.clone().requires_grad_()
+        keyword = {"label_smoothing": smoothing} if function is multi_target_cross_entropy else {"smoothing": smoothing}
+        loss = function(*inputs, owners, weights, **keyword)
+        results.append((loss, *torch.autograd.grad(loss, inputs)))
+    for actual, expected in zip(*results, strict=True):
+        assert torch.isfinite(actual).all()
+        torch.testing.assert_close(actual, expected)
+
+
+def test_multi_target_cross_entropy_of_large_scores_is_finite():
+    scores = torch.tensor([[1e4, -1e4], [-torch.inf, -1e4]])
+    loss = multi_target_cross_entropy(scores, torch.tensor([-1e4, 1e4]), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(1e4)
+
+
+def test_multi_target_cross_entropy_of_one_target_is_masked_cross_entropy():
+    scores = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 6, 3, 3, 1])
+    own_scores = scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+    others = scores.scatter(1, targets.unsqueeze(1), -torch.inf)
+    for smoothing in (0.0, 0.2):
+        torch.testing.assert_close(
+            multi_target_cross_entropy(others, own_scores, torch.arange(5), label_smoothing=smoothing),
+            masked_cross_entropy(scores, targets, label_smoothing=smoothing),
+        )
 
 
 def test_rarely_sampled_candidate_has_a_larger_gradient():

@@ -71,6 +71,30 @@ def test_estimate_is_near_the_measured_peak(tmp_path, monkeypatch, has_moments, 
     assert 0.9 < (estimate.total - estimate.loaded) / measured < 1.4
 
 
+def test_estimate_of_a_softmax_of_sets_is_near_the_measured_peak(tmp_path):
+    data = make_data(20_000, n_users=500, has_titles=False)
+    model = ModelSettings(dim=128, ensemble_size=2, history=HistorySettings(encoder="set", length=500))
+    settings = TrainingSettings(loss="softmax", epochs=1)
+    estimate = estimate_memory(data, model, settings)
+    measured = measure_peak_bytes(lambda _: train(data, model, settings, tmp_path))
+    assert 0.9 < (estimate.total - estimate.loaded) / measured < 1.4
+
+
+def test_items_of_a_step_of_sets_are_those_of_users_that_are_learned_from():
+    """Users without two items are not; of a larger set a step draws 2 L items."""
+    model = ModelSettings(history=HistorySettings(encoder="set", length=10))
+    sampled = TrainingSettings(loss="sampled_softmax")
+    data = make_data(100_000, has_titles=False)  # with 20 items of each user
+    steps = []
+    for lists in ([[1]] * 99 + [range(20)], [range(20)], [range(5000)], [[1]], [[]]):
+        histories = RaggedArray.from_lists(lists)
+        steps.append(estimate_memory(dataclasses.replace(data, histories=histories), model, sampled).step)
+    assert steps[0] == steps[1] == steps[2] == estimate_memory(data, model, sampled).step
+    assert steps[3] == steps[4] < steps[0]
+    whole = estimate_memory(data, model, TrainingSettings(loss="softmax"))
+    assert whole.step > 4 * 512 * 100_000 * 4
+
+
 def test_total_is_the_sum_of_its_parts():
     data = make_data(1000)
     estimate = estimate_memory(data, ModelSettings(), TrainingSettings(batch=64))

@@ -234,10 +234,11 @@ class LossModule(LightningModule):
 
         The targets of a user are in the user's softmax with certainty, and are not corrected.
         """
-        sampled = sample_candidates(
-            self.settings.negatives, batch.step_targets[1], self.candidate_items, self.frequencies
-        )
-        hard_items, is_hard = self._hard_negative_sampler.sample(batch.users, self.settings.negatives.hard)  # [B, H]
+        users, items = batch.step_targets
+        sampled = sample_candidates(self.settings.negatives, items, self.candidate_items, self.frequencies)
+        hard_negatives = self._hard_negative_sampler.sample(users, self.settings.negatives.hard)
+        first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # [B] of each user
+        hard_items, is_hard = (batch.select_part(drawn)[first_targets] for drawn in hard_negatives)  # [B, H]
         self._seed_own_draws()
         distinct, (input_items, targets, candidates, hard) = deduplicate_rows(
             batch.input_items, batch.target_items, sampled.rows, hard_items

@@ -7,6 +7,7 @@ torch and Lightning. On a GPU, weights, their state and the step are in the memo
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -22,6 +23,7 @@ from vecall.training.settings import TrainingSettings
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
 _SAMPLE_BYTES = 4 * 4  # user, item, position and label
+_SET_ITEM_BYTES = 3 * 4  # item, weight and number of times
 _ITEM_BUFFER_BYTES = 2 * _INDEX_BYTES + _FLOAT_BYTES  # of each item: candidate, its index and its frequency
 _ROW_STATE_BYTES = 2 * 4  # of each row of a table without moments: second moment and last step
 _CHUNK_LOGITS = 2**21  # of the chunked softmax
@@ -33,7 +35,7 @@ _ITEM_ARRAYS = 6
 _READ_ROW_ARRAYS = 2
 _UPDATED_ROW_ARRAYS = 4  # [rows, D] arrays of a table without moments that is being updated; kernels need none
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
-_SET_LOGIT_ARRAYS = 4  # [B, N] arrays of each member: scores, masked ones, probabilities, gradient
+_SET_LOGIT_ARRAYS = 3  # [B, N] arrays: scores, masked ones and their differences; beside probabilities of each member
 _LOGIT_ARRAYS = 5  # [B, C] arrays: scores, corrected ones, logits, probabilities, gradient
 _TOKEN_ARRAYS, _TOKEN_ARRAYS_PER_LAYER = 8, 24  # [tokens, D] arrays of a causal encoder that the backward pass reads
 _WINDOW_PADDING = 3  # tokens of a batch of windows by position with a loss, at most: context and padding
@@ -47,7 +49,7 @@ class MemoryEstimate:
     Attributes:
         features: Encoded features of all items and users.
         histories: Histories that are learned from.
-        samples: Labelled samples, their order, and numbers by item.
+        samples: Labelled samples and their order, or sets; and numbers by item.
         weights: Weights of the towers.
         optimizer_state: Moments of the weights and the last step of each table row.
         moving_average: Moving average of the weights.
@@ -183,6 +185,7 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     all_weights = sum(parameter.numel() for parameter in towers.parameters())
     dense_weights = all_weights - row_weights
     row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
+    sample_bytes = _SET_ITEM_BYTES if towers.reads_sets else _SAMPLE_BYTES + _INDEX_BYTES
     averaged_weights = all_weights if plan.row_moments else dense_weights
     return MemoryEstimate(
         features=sum(
@@ -191,7 +194,7 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
             for array in features.values()
         ),
         histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
-        samples=(_SAMPLE_BYTES + _INDEX_BYTES) * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
+        samples=sample_bytes * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
         weights=_FLOAT_BYTES * all_weights,
         optimizer_state=row_state + 2 * _FLOAT_BYTES * dense_weights,
         moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
@@ -222,7 +225,8 @@ def _count_step_values(
     is_set = model.history.encoder == "set"
     match plan.loss:
         case "softmax" if is_set:
-            n_distinct, n_logits = n_candidates, _SET_LOGIT_ARRAYS * model.ensemble_size * batch * n_candidates
+            n_distinct = n_candidates
+            n_logits = (_SET_LOGIT_ARRAYS + model.ensemble_size) * batch * n_candidates
         case "softmax":
             n_distinct, n_logits = n_candidates, max(_CHUNK_LOGITS, n_candidates)
         case "sampled_softmax":
@@ -230,6 +234,8 @@ def _count_step_values(
             n_sampled = negatives.uniform + min(negatives.in_batch, batch)
             n_distinct = min(n_candidates, n_read + batch * (1 + n_hard) + n_sampled)
             n_logits = _LOGIT_ARRAYS * model.ensemble_size * batch * (n_sampled + n_hard)
+            if is_set:  # bytes that tell which of the step's items are a user's own
+                n_logits += batch * n_distinct // _FLOAT_BYTES
         case "bce":
             n_distinct = min(n_candidates, n_read + batch * (1 + negatives.uniform))
             n_logits = 2 * batch * (1 + negatives.uniform) * model.dim
@@ -245,12 +251,17 @@ def _count_step_values(
 
 
 def _count_input_items(inputs: _Inputs) -> int:
-    """Return how many items the histories of a batch hold at most, padding included; those of sets on average."""
+    """Return how many items the histories of a batch hold at most, padding included; those of sets on average.
+
+    Items of sets are all counted here, the hidden ones too.
+    """
     history, batch = inputs.model.history, inputs.training.batch
     if history.encoder == "none":
         return 0
     if history.encoder == "set":
-        return int(batch * inputs.data.histories.lengths.mean())
+        lengths = inputs.data.histories.lengths
+        max_items = int(history.length / (1 - inputs.training.hidden_share))  # read and hidden
+        return int(batch * np.minimum(lengths[lengths > 1], max_items).sum() / max(1, np.count_nonzero(lengths > 1)))
     length = min(history.length, int(inputs.data.histories.lengths.max(initial=0)))
     return _WINDOW_PADDING * max(batch, length) if history.encoder == "causal" else batch * length
 

@@ -73,20 +73,24 @@ class TwoTowerModule(LossModule):
             if towers.is_causal
             else None
         )
-        self._sets = Sets.from_histories(data.histories, data.history_weights) if towers.reads_sets else None
+        self._sets = (
+            Sets.from_histories(data.histories, data.history_weights, min_history=self._min_history)
+            if towers.reads_sets
+            else None
+        )
         candidate_items = torch.from_numpy(select_candidate_items(towers, data))
         self.plan = plan or TrainingPlan.make(settings, towers, len(candidate_items))
         is_learned = settings.temperature == "learned"
         temperature = _LEARNED_TEMPERATURE_INIT if settings.temperature == "learned" else settings.temperature
         self.log_temperature = torch.nn.Parameter(torch.tensor(temperature).log(), requires_grad=is_learned)
-        self._samples = self._build_samples()
-        if len(self._samples) == 1 and towers.settings.norm == "batch" and towers.settings.hidden:
+        self._samples = self._build_samples() if self._sets is None else None
+        frequencies, n_samples = self._compute_frequencies()
+        if n_samples == 1 and towers.settings.norm == "batch" and towers.settings.hidden:
             raise TrainingError(
                 "there is one sample to learn from, and model.norm = 'batch' needs at least 2: provide more "
                 "interactions, or set model.norm = 'layer'"
             )
-        counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=data.n_items)
-        self.register_buffer("frequencies", counts / counts.sum(), persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.register_buffer("candidate_items", candidate_items, persistent=False)
         candidate_index = torch.zeros(data.n_items, dtype=torch.int64).scatter_(
             0, candidate_items, torch.arange(len(candidate_items))
@@ -160,16 +164,7 @@ class TwoTowerModule(LossModule):
             weights=weights,
             has_context=bool(self.data.context_features),
         )
-        if len(positives) == 0 and weights is not None:
-            raise TrainingError(
-                "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
-                "the training a weight in schema.interactions.weights"
-            )
-        if len(positives) == 0 or (self._sets is not None and len(self._sets.users) == 0):
-            raise TrainingError(
-                "every user has at most one training positive, and the model predicts a positive from earlier ones: "
-                "provide more interactions per user, or add user features"
-            )
+        self._check_learnable(len(positives))
         if self.plan.loss != "bce":
             return positives
         if self.settings.negatives.uniform == 0 and len(self.data.hard_negatives.users) == 0:
@@ -178,6 +173,29 @@ class TwoTowerModule(LossModule):
                 "column in schema.interactions"
             )
         return add_negative_samples(positives, self.data.hard_negatives)
+
+    def _check_learnable(self, n_targets: int) -> None:
+        if n_targets == 0 and self.data.history_weights is not None:
+            raise TrainingError(
+                "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
+                "the training a weight in schema.interactions.weights"
+            )
+        if n_targets == 0:
+            raise TrainingError(
+                "every user has at most one training positive, and the model predicts a positive from earlier ones: "
+                "provide more interactions per user, or add user features"
+            )
+
+    def _compute_frequencies(self) -> tuple[Tensor, int]:
+        """Compute the share of each item among the targets, [N], and the number of samples or sets."""
+        if self._sets is not None:
+            self._check_learnable(len(self._sets.users))
+            length, share = self.towers.settings.history.length, self.settings.hidden_share
+            frequencies = self._sets.compute_target_frequencies(self.data.n_items, length, share)
+            return torch.from_numpy(frequencies), len(self._sets.users)
+        assert self._samples is not None  # noqa: S101 - for mypy
+        counts = torch.bincount(torch.from_numpy(self._samples.items), minlength=self.data.n_items)
+        return counts / counts.sum(), len(self._samples)
 
     def train_dataloader(self) -> Batches:
         """Return the batches of the current epoch; Lightning calls this before each epoch."""
@@ -207,6 +225,7 @@ class TwoTowerModule(LossModule):
                 epoch=epoch,
                 shard=shard,
             )
+        assert self._samples is not None  # noqa: S101 - for mypy
         return SampleBatches(
             self._samples,
             histories,

@@ -20,7 +20,6 @@ from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
 from vecall.training.shards import BatchPart, Shard, WholeBatch
 
-_MIN_ITEMS = 2  # of a set: an item to hide and an item to read
 _BLOCK_ITEMS = 2**22  # sorted together
 
 
@@ -30,8 +29,8 @@ class SetBatch(BatchPart):
 
     Attributes:
         users: [B] user rows.
-        input_items: [I] item rows that are read, user by user.
-        input_counts: [B] number of items that are read of each user, 1 or more.
+        input_items: [I] item rows that are read, user by user; one that the user took several times, as often.
+        input_counts: [B] number of items that are read of each user.
         target_items: [P] item rows that are hidden, user by user.
         target_counts: [B] number of hidden items of each user, 1 or more.
     """
@@ -82,25 +81,37 @@ class Sets:
     """Histories as sets.
 
     Attributes:
-        users: [n] rows of the users that can be learned from: with 2 or more items, of which 1 or more may be hidden.
+        users: [n] rows of the users that can be learned from: 1 or more of their items may be hidden.
         items: U lists of distinct item rows, by user row.
-        weights: Weight in the loss of each value of `items`, the highest of repeats; those of weight 0 are never
-            hidden. None if all weigh 1.
+        hideable_counts: [U] number of each user's items that may be hidden: those of a weight above 0.
+        weights: Weight in the loss of each value of `items`, the highest of repeats. None if all weigh 1.
+        repeats: How often each value of `items` is in the history. None if each is there once.
     """
 
     users: Rows
     items: RaggedArray
+    hideable_counts: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
+    repeats: NDArray[np.int32] | None = None
 
     @classmethod
-    def from_histories(cls, histories: RaggedArray, weights: NDArray[np.float32] | None = None) -> Self:
-        """Drop the repeats of U histories of item rows; `weights` has a weight for each value."""
+    def from_histories(
+        cls, histories: RaggedArray, weights: NDArray[np.float32] | None = None, *, min_history: int = 1
+    ) -> Self:
+        """Collect the distinct items of U histories of item rows.
+
+        Args:
+            histories: The histories.
+            weights: Weight in the loss of each value of `histories`; None if all weigh 1.
+            min_history: Users with no more items than that are not learned from; 0 or more.
+        """
         is_kept = np.zeros(len(histories.values), dtype=np.bool_)
-        lengths = np.zeros(len(histories), dtype=np.int64)
-        n_hideable = np.zeros(len(histories), dtype=np.int64)
+        repeats = np.ones(len(histories.values), dtype=np.int32)
+        lengths, hideable_counts = (np.zeros(len(histories), dtype=np.int64) for _ in range(2))
         for users in _iterate_users(histories):
             values = slice(histories.offsets[users.start], histories.offsets[users.stop])
-            owners = np.repeat(np.arange(users.stop - users.start), histories.lengths[users])
+            count = users.stop - users.start
+            owners = np.repeat(np.arange(count), histories.lengths[users])
             own_weights = np.ones(len(owners), dtype=np.float32) if weights is None else weights[values]
             order = np.lexsort((-own_weights, histories.values[values], owners))
             is_first = np.ones(len(order), dtype=np.bool_)
@@ -108,11 +119,41 @@ class Sets:
             is_first[1:] = (np.diff(ordered_items) != 0) | (np.diff(ordered_owners) != 0)
             kept = order[is_first]
             is_kept[values][kept] = True
-            lengths[users] = np.bincount(owners[kept], minlength=users.stop - users.start)
-            n_hideable[users] = np.bincount(owners[kept][own_weights[kept] > 0], minlength=users.stop - users.start)
-        items = RaggedArray(offsets_from_lengths(lengths), histories.values[is_kept])
-        learned_from = np.flatnonzero((lengths >= _MIN_ITEMS) & (n_hideable > 0))
-        return cls(learned_from, items, None if weights is None else weights[is_kept])
+            repeats[values][kept] = np.diff(np.append(np.flatnonzero(is_first), len(order)))
+            lengths[users] = np.bincount(owners[kept], minlength=count)
+            hideable_counts[users] = np.bincount(owners[kept][own_weights[kept] > 0], minlength=count)
+        return cls(
+            users=np.flatnonzero((lengths > min_history) & (hideable_counts > 0)),
+            items=RaggedArray(offsets_from_lengths(lengths), histories.values[is_kept]),
+            hideable_counts=hideable_counts,
+            weights=None if weights is None else weights[is_kept],
+            repeats=None if is_kept.all() else repeats[is_kept],
+        )
+
+    def count_targets(self, users: Rows, max_length: int, hidden_share: float) -> NDArray[np.int64]:
+        """Return how many items of each of [B] users an epoch hides; see `SetBatches`."""
+        hideable_counts = self.hideable_counts[users]
+        drawn_counts = np.minimum(hideable_counts, int(max_length / (1 - hidden_share)))
+        max_targets = np.maximum(1, self.items.lengths[users] - 1)  # of several items one is read
+        return np.clip(np.round(hidden_share * drawn_counts), 1, max_targets).astype(np.int64)
+
+    def compute_target_frequencies(self, n_items: int, max_length: int, hidden_share: float) -> NDArray[np.float32]:
+        """Compute the share of each item among the targets of an epoch in expectation, [N].
+
+        A user's items of a weight above 0 are targets with the same probability.
+        """
+        rates = np.zeros(len(self.items))  # [U] probability that an item of the user is a target
+        n_targets = self.count_targets(self.users, max_length, hidden_share)
+        rates[self.users] = n_targets / self.hideable_counts[self.users]
+        expected_counts = np.zeros(n_items)
+        for users in _iterate_users(self.items):
+            values = slice(self.items.offsets[users.start], self.items.offsets[users.stop])
+            by_value = np.repeat(rates[users], self.items.lengths[users])
+            if self.weights is not None:
+                by_value *= self.weights[values] > 0
+            expected_counts += np.bincount(self.items.values[values], by_value, minlength=n_items)
+        frequencies: NDArray[np.float32] = (expected_counts / n_targets.sum()).astype(np.float32)
+        return frequencies
 
 
 def _iterate_users(histories: RaggedArray) -> Iterator[slice]:
@@ -127,13 +168,15 @@ def _iterate_users(histories: RaggedArray) -> Iterator[slice]:
 class SetBatches:
     """Batches of one epoch, shuffled by (seed, epoch), and the parts of the sets that are hidden in it.
 
-    A target weighs 1 / √(hidden items of its user): a user with four times the items counts twice, not four times.
+    A target weighs 1 / √(hidden items of its user): a user with four times the items counts twice, not four times. The
+    items that are read include repeats, as those of a history that is served do.
 
     Args:
         sets: Sets to learn from.
-        max_length: L, most items that the user tower reads; of a larger set an epoch draws 2 L items, the ones with a
-            weight above 0 first.
-        hidden_share: Share of a user's items that is hidden, in (0, 1); at least 1 item is, and at least 1 is not.
+        max_length: L, most distinct items that the user tower reads; of a larger set an epoch draws L items, those of a
+            weight above 0 first, and hides about as many as the share asks for beside them.
+        hidden_share: Share of a user's items of a weight above 0 that is hidden, in (0, 1); at least 1 item is, and at
+            least 1 of several is not.
         batch_size: About B, number of users of a batch.
         seed: Seed of the order and of what is hidden.
         epoch: Number of the epoch.
@@ -176,17 +219,17 @@ class SetBatches:
         order = np.lexsort((rng.random(len(sources)), weights == 0, owners))  # random; those that can be hidden first
         sources, weights = sources[order], weights[order]
         ranks = np.arange(len(owners)) - np.repeat(offsets[:-1], lengths)  # within each owner
-        drawn_counts = np.minimum(lengths, 2 * self._max_length)
-        hidden_counts = np.clip(np.round(self._hidden_share * drawn_counts), 1, drawn_counts - 1).astype(np.int64)
-        is_hidden = (ranks < hidden_counts[owners]) & (weights > 0)
-        is_read = ~is_hidden & (ranks < drawn_counts[owners])
-        target_counts = np.bincount(owners[is_hidden], minlength=len(users))
+        target_counts = sets.count_targets(users, self._max_length, self._hidden_share)
+        is_hidden = ranks < target_counts[owners]
+        is_read = ~is_hidden & (ranks < (target_counts + self._max_length)[owners])
         items = sets.items.values[sources].astype(np.int64)
         target_weights = weights[is_hidden] / np.sqrt(target_counts[owners[is_hidden]])
+        times = np.ones(len(sources), dtype=np.int32) if sets.repeats is None else sets.repeats[sources]
+        read_owners, read_items = (np.repeat(values[is_read], times[is_read]) for values in (owners, items))
         return SetBatch(
             users=torch.from_numpy(users.astype(np.int64)),
-            input_items=torch.from_numpy(items[is_read]),
-            input_counts=torch.from_numpy(np.bincount(owners[is_read], minlength=len(users))),
+            input_items=torch.from_numpy(read_items),
+            input_counts=torch.from_numpy(np.bincount(read_owners, minlength=len(users))),
             target_items=torch.from_numpy(items[is_hidden]),
             target_counts=torch.from_numpy(target_counts),
             weights=torch.from_numpy(target_weights.astype(np.float32)),

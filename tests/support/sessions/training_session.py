@@ -19,18 +19,21 @@ from vecall.training.distributed import ProcessGroup, join_process_group
 from vecall.training.fit import TrainResult, train
 from vecall.training.settings import NegativeSettings, TrainingSettings
 
-HARD_NEGATIVES = HardNegatives(np.arange(20), (np.arange(20) + 1) % synthetic.ITEMS, np.full(20, 2))
-SAMPLED = {"loss": "sampled_softmax", "negatives": NegativeSettings(uniform=8, in_batch=8)}
+# Two of each user.
+HARD_NEGATIVES = HardNegatives(np.arange(40) // 2, (np.arange(40) + 1) % synthetic.ITEMS, np.full(40, 2))
+SAMPLED = {"loss": "sampled_softmax", "negatives": NegativeSettings(uniform=8, in_batch=8, hard=1)}
 BCE = {"loss": "bce", "negatives": NegativeSettings(uniform=3)}
 MAX_EPOCHS = 2
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pooled, sampled": ("mean", SAMPLED),
     "sequence, sampled, averaged": ("causal", SAMPLED | {"ema_decay": 0.9}),
     "pooled, softmax": ("mean", {}),
+    "set, sampled, few users a step": ("set", SAMPLED | {"batch": 2}),
+    "set, softmax": ("set", {"batch": 15}),
     "bce": ("mean", BCE),
 }
 
-WEIGHTED = ("sequence, sampled, averaged", "bce")  # variants whose positives weigh 0, 0.5 or 1
+WEIGHTED = ("sequence, sampled, averaged", "set, softmax", "bce")  # variants whose positives weigh 0, 0.5 or 1
 
 
 def train_variant(name: str, directory: Path, group: ProcessGroup | None, epochs: int = MAX_EPOCHS) -> TrainResult:
