@@ -209,6 +209,33 @@ def test_settings_round_trip_through_json(changes):
     assert parse_config(json.loads(json.dumps(config.as_json()))) == config
 
 
+def test_auto_is_the_default_and_keeps_only_the_keys_of_the_file():
+    assert parse_config(make_settings()).model.preset == "auto"
+    config = parse_config(make_settings(model__history__length=9, training__lr=0.5, training__epochs=4))
+    stored = config.as_json()
+    assert (stored["model"], stored["training"]) == ({"history": {"length": 9}}, {"lr": 0.5, "epochs": 4})
+    assert parse_config(json.loads(json.dumps(stored))) == config
+    assert parse_config(stored).as_json() == stored
+    assert parse_config(make_settings()).as_json()["training"] == {}
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"dssm"}))
+def test_preset_in_place_of_auto_takes_the_keys_of_the_file(preset):
+    """Also where their value is the default, which a preset would replace otherwise."""
+    keys = {"model__history__length": 9, "model__dim": 128, "training__temperature": 0.05, "training__epochs": 4}
+    auto = parse_config(parse_config(make_settings(**keys)).as_json())
+    assert auto.with_preset(preset) == parse_config(make_settings(model__preset=preset, **keys))
+    defaults = {"model": {"dim": 8, "norm": "none", "history": {"length": 3}}}
+    config = auto.with_preset(preset, defaults)
+    assert (config.model.dim, config.model.norm, config.model.history.length) == (128, "none", 9)
+    assert config.model.history.encoder == parse_config(make_settings(model__preset=preset)).model.history.encoder
+
+
+def test_preset_that_cannot_take_the_keys_of_the_file_raises_with_its_name():
+    with pytest.raises(ConfigError, match=r"model\.preset = 'set': .*training\.loss = 'bce'"):
+        parse_config(make_settings(training__loss="bce")).with_preset("set")
+
+
 def test_paths_are_resolved_against_the_directory_of_the_file(tmp_path, monkeypatch):
     directory = tmp_path / "project"
     directory.mkdir()

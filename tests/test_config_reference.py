@@ -59,16 +59,24 @@ def test_toml_with_the_required_keys_is_the_config_of_the_preset(preset: str | N
 
 
 def test_every_default_of_the_toml_is_that_of_the_model() -> None:
-    parsed = tomllib.loads(render_toml())
-    default_config = json.loads(parse_config(REQUIRED_SECTIONS).model_dump_json(by_alias=True))
+    parsed = tomllib.loads(render_toml("pooled"))  # whose values are the defaults of the models
+    default_config = parse_config(REQUIRED_SECTIONS | {"model": {"preset": "pooled"}}).as_json()
     checked = 0
     for key in KEYS:
         if key.default is REQUIRED or key.default is None or "NAME" in key.section:
             continue
-        value = json.loads(json.dumps(key.default))
+        value = "pooled" if key.path == "model.preset" else json.loads(json.dumps(key.default))
         assert look_up(parsed, key.path) == value == look_up(default_config, key.path), key.path
         checked += 1
     assert checked > 40
+
+
+def test_toml_without_a_preset_leaves_out_what_presets_set() -> None:
+    """With "auto", keys of the file hold for every preset, and would leave all but one out."""
+    config = parse_config(merge(tomllib.loads(render_toml()), REQUIRED_SECTIONS))
+    assert config.model.preset == "auto"
+    for preset in PRESETS:
+        assert config.with_preset(preset) == parse_config(REQUIRED_SECTIONS | {"model": {"preset": preset}})
 
 
 def test_every_key_is_in_the_toml_and_in_the_markdown() -> None:
@@ -99,7 +107,9 @@ def test_presets_are_shown_with_their_values() -> None:
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
 def test_defaults_of_the_json_schema_are_those_of_the_toml(preset: str | None) -> None:
-    schema, parsed = build_json_schema(preset), tomllib.loads(render_toml(preset))
+    schema, parsed = build_json_schema(preset), tomllib.loads(render_toml(preset or "pooled"))
+    if preset is None:  # whose TOML has no values of presets; those of "pooled" are the defaults of the models
+        parsed["model"]["preset"] = "auto"
     assert set(schema["properties"]) == {"data", "schema", "model", "training", "index", "evaluation"}
     for section in ("model", "training"):
         default = schema["properties"][section]["default"]

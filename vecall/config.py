@@ -149,8 +149,8 @@ class Config(SettingsModel):
         """
         settings: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))
         if self.model.preset == AUTO_PRESET:
-            given = json.loads(self.model_dump_json(by_alias=True, exclude_unset=True, include={"model", "training"}))
-            settings |= {"model": {}, "training": {}} | given
+            keys_of_file = self.model_dump_json(by_alias=True, exclude_unset=True, include={"model", "training"})
+            settings |= {"model": {}, "training": {}} | json.loads(keys_of_file)
         return settings
 
     def with_preset(self, preset: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> "Config":

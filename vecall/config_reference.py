@@ -73,12 +73,17 @@ def list_model_keys(model: type[BaseModel], section: str = "") -> list[ConfigKey
 
 
 def render_toml(preset: str | None = None) -> str:
-    """Render a vecall.toml with every key, its default and its meaning; keys without a default are commented out.
+    """Render a vecall.toml with every key, its default and its meaning.
+
+    Keys without a default are commented out. So are those that presets set, unless a preset is named: with
+    `preset = "auto"`, a key in the file holds for every preset.
 
     Args:
         preset: Name in `PRESETS` whose values replace the defaults; None for the defaults.
     """
     lines = ["# vecall.toml: every key with its default. Keys without a default are commented out."]
+    if preset is None:
+        lines.append("# So are keys that the chosen preset sets: what stands here holds for every preset.")
     section = None
     for key in list_config_keys():
         if key.section != section:
@@ -232,6 +237,8 @@ def _render_toml_line(key: ConfigKey, preset: str | None) -> str:
         example = "" if value is REQUIRED or value is None else f" {_to_toml(value)}"
         marker = "required; " if value is REQUIRED else ""
         return f"# {key.name} ={example}  # {marker}{comment}"
+    if preset is None and key.preset_overrides:
+        return f"# {key.name} = {_to_toml(value)}  # {comment}"
     return f"{key.name} = {_to_toml(value)}  # {comment}"
 
 

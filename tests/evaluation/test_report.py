@@ -5,7 +5,14 @@ from html.parser import HTMLParser
 import pytest
 
 from vecall.errors import ConfigError
-from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, write_report
+from vecall.evaluation.report import (
+    ExampleUser,
+    FindingRow,
+    ReportContent,
+    SelectionRow,
+    SelectionSection,
+    write_report,
+)
 from vecall.evaluation.segment_tables import SegmentTable
 
 MARKUP = "<script>alert('{{ content.title }}')</script> & \"co\""
@@ -46,6 +53,17 @@ CONTENT = ReportContent(
     examples=(ExampleUser(f"user {MARKUP}", (f"history {MARKUP}",), (f"recalled {MARKUP}", "other")),),
     environment={f"machine {MARKUP}": f"two cores {MARKUP}"},
     findings=(FindingRow("error", f"check {MARKUP}", f"found {MARKUP}", f"change {MARKUP}"),),
+    selection=SelectionSection(
+        preset=f"tried {MARKUP}",
+        reason=f"reason {MARKUP}",
+        recall_key="recall@100",
+        rows=(
+            SelectionRow("set", 0.29, 0.025, 0.29, 0.024, 1234, 4.2),
+            SelectionRow(f"tried {MARKUP}", 0.349, 0.0454, 0.261, 0.025, 1234, 13.1),
+            SelectionRow("popularity", 0.123),
+        ),
+        left_out=((f"sequence {MARKUP}", f"problem {MARKUP}"),),
+    ),
 )
 
 
@@ -93,6 +111,10 @@ def test_every_text_is_escaped_and_not_a_template(page):
         "check",
         "found",
         "change",
+        "tried",
+        "reason",
+        "sequence",
+        "problem",
     ):
         assert f"{word} &lt;script&gt;alert(&#39;{{{{ content.title }}}}" in page, word
 
@@ -156,6 +178,21 @@ def test_best_value_of_a_column_is_highlighted(page):
         "0.250",
     ]
     assert table.count("<td>0.431</td>") == 1
+
+
+def test_trials_stand_beside_baselines_and_the_choice_is_highlighted(page, tmp_path):
+    section = page[page.index("<h2>Choice of the preset") : page.index("<h2>Excluded")]
+    assert re.findall(r"<td><strong>([^<]*)</strong>", section) == ["0.349", "0.045"]
+    for text in (
+        "<td>1,234</td>",
+        "<td>13</td>",
+        "<td>0.123</td>\n<td>–</td>",
+        "recall@100, shuffled",
+        "was not tried",
+    ):
+        assert text in section, text
+    write_report(tmp_path / "named.html", replace(CONTENT, selection=None))
+    assert "Choice of the preset" not in (tmp_path / "named.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("findings", "text"), [(None, None), ((), "No errors or warnings.")])

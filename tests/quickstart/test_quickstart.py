@@ -32,6 +32,7 @@ def test_quickstart_writes_run_store_and_report(tmp_path: Path) -> None:
     page = (output_dir / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 5
     assert "dssm" in page
+    assert "<h2>Choice of the preset" in page
 
 
 def test_output_directory_with_other_files_is_not_deleted(tmp_path: Path) -> None:

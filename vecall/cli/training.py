@@ -88,7 +88,10 @@ def fit(
         console.out.print(f"{comparison.message} {comparison.advice}".strip(), markup=False)
     for note in summary.baseline_notes:
         console.out.print(note, markup=False)
-    console.out.print(f"{summary.epochs} epochs in {summary.seconds:.0f} s, best epoch {summary.best_epoch + 1}: {run}")
+    console.out.print(
+        f"preset {finished_run.config.model.preset}, {summary.epochs} epochs in {summary.seconds:.0f} s, best epoch "
+        f"{summary.best_epoch + 1}: {run}"
+    )
 
 
 @wrap_command
@@ -184,6 +187,7 @@ def evaluate(
         from vecall.doctor.report_rows import build_finding_rows
         from vecall.evaluation.report_builder import write_evaluation_report
         from vecall.pipeline.run import Run
+        from vecall.pipeline.selection_report import read_selection_section
 
         epochs = [] if run is None else Run.open(run).read_epoch_metrics()
         findings = examine(run=run, store=store, config=settings, evaluation=evaluation)
@@ -193,6 +197,7 @@ def evaluate(
             title=f"vecall: {run or store}",
             epochs=epochs,
             findings=build_finding_rows(findings),
+            selection=None if run is None else read_selection_section(run),
         )
     if as_json:
         console.print_json(evaluation.as_json())

@@ -49,6 +49,48 @@ class FindingRow:
 
 
 @dataclass(frozen=True)
+class SelectionRow:
+    """A preset that was tried, or a baseline beside it.
+
+    Attributes:
+        name: Preset or baseline.
+        recall: On the validation users.
+        ndcg: NDCG@10; None for baselines, like what follows.
+        shuffled_recall: Recall with the items of each history in random order.
+        shuffled_ndcg: NDCG@10 of the same.
+        users: Users that it was trained on.
+        seconds: Wall time.
+    """
+
+    name: str
+    recall: float
+    ndcg: float | None = None
+    shuffled_recall: float | None = None
+    shuffled_ndcg: float | None = None
+    users: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class SelectionSection:
+    """What `preset = "auto"` tried and chose.
+
+    Attributes:
+        preset: The choice, which is marked.
+        reason: Sentence about why.
+        recall_key: Name of the recall of the rows, such as "recall@100".
+        rows: Presets that were tried, then the baselines.
+        left_out: Presets that were not tried, and why.
+    """
+
+    preset: str
+    reason: str
+    recall_key: str = ""
+    rows: tuple[SelectionRow, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Content of the report. The template escapes all texts; the SVGs alone are inserted as they are.
 
@@ -73,6 +115,7 @@ class ReportContent:
         examples: A few users.
         environment: Machine, versions and command, by name.
         findings: Findings of `vecall doctor` above "info"; None if it was not asked, then the page has no such section.
+        selection: What `preset = "auto"` tried and chose; None where the preset was named.
     """
 
     title: str
@@ -94,6 +137,7 @@ class ReportContent:
     examples: tuple[ExampleUser, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[FindingRow, ...] | None = None
+    selection: SelectionSection | None = None
 
 
 CAPTIONS = {
@@ -193,11 +237,11 @@ def write_report(path: Path, content: ReportContent) -> None:
             content=content,
             cards=_build_summary_cards(content),
             metric_tables={key: _build_metric_table(content, key) for key in ("seen_excluded", "seen_included")},
+            selection_table=None if content.selection is None else _build_selection_table(content.selection),
             segment_tables=[_format_segment_table(table) for table in content.segment_tables],
             ann_columns=["engine", *(_ANN_COLUMNS[key] for key in ann_columns)],
             ann_rows=[
-                (row["engine"], [_format_ann_value(key, row.get(key)) for key in ann_columns])
-                for row in content.ann_rows
+                (row["engine"], [_format_value(key, row.get(key)) for key in ann_columns]) for row in content.ann_rows
             ],
             figures=[
                 _Figure(title, caption, svg)
@@ -237,8 +281,8 @@ def _build_summary_cards(content: ReportContent) -> list[_Card]:
     ]
     if content.ann_rows:
         row = content.ann_rows[0]
-        label = f"ANN recall@{row['k']} of {row['engine']}, at {_format_ann_value('p50_ms', row['p50_ms'])} ms (p50)"
-        cards.append(_Card(_format_ann_value("recall", row["recall"]), label))
+        label = f"ANN recall@{row['k']} of {row['engine']}, at {_format_value('p50_ms', row['p50_ms'])} ms (p50)"
+        cards.append(_Card(_format_value("recall", row["recall"]), label))
     return cards
 
 
@@ -268,6 +312,29 @@ def _build_metric_table(content: ReportContent, metrics_key: str) -> _MetricTabl
     )
 
 
+def _build_selection_table(selection: SelectionSection) -> _MetricTable:
+    """Build the table of the presets that were tried and the baselines; the row of the choice is marked."""
+    key = selection.recall_key
+    rows = [
+        (
+            row.name,
+            [
+                *(
+                    _MetricCell(_format_value("", value), is_best=row.name == selection.preset)
+                    for value in (row.recall, row.ndcg)
+                ),
+                *(
+                    _MetricCell(_format_value("", value), is_best=False)
+                    for value in (row.shuffled_recall, row.shuffled_ndcg, row.users)
+                ),
+                _MetricCell("–" if row.seconds is None else f"{row.seconds:.0f}", is_best=False),
+            ],
+        )
+        for row in selection.rows
+    ]
+    return _MetricTable([key, "ndcg@10", f"{key}, shuffled", "ndcg@10, shuffled", "users", "seconds"], rows)
+
+
 def _format_segment_table(table: SegmentTable) -> tuple[str, _MetricTable]:
     """Return the name of a segment, and its table with the best recall of each bucket marked."""
     rows = []
@@ -285,7 +352,7 @@ def _format_metric(value: float | None, *, best_value: float) -> _MetricCell:
     return _MetricCell("–", is_best=False) if value is None else _MetricCell(format_decimal(value), value == best_value)
 
 
-def _format_ann_value(key: str, value: int | float | str | None) -> str:
+def _format_value(key: str, value: int | float | str | None) -> str:
     """Format shares and milliseconds with three decimals, counts with thousands separators."""
     if value is None:
         return "default" if key == "effort" else "–"

@@ -10,7 +10,7 @@ from pathlib import Path
 from vecall.evaluation import plots
 from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.evaluator import EvaluationResult
-from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, write_report
+from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, SelectionSection, write_report
 from vecall.evaluation.segment_tables import build_segment_tables
 
 _ANN_METHOD = (
@@ -29,6 +29,7 @@ def write_evaluation_report(
     extra_results: Mapping[str, EvaluationResult] | None = None,
     examples: Sequence[ExampleUser] = (),
     findings: Sequence[FindingRow] | None = None,
+    selection: SelectionSection | None = None,
 ) -> None:
     """Write the report.
 
@@ -40,6 +41,7 @@ def write_evaluation_report(
         extra_results: Results of further models, by name.
         examples: A few users.
         findings: Findings of `vecall doctor` above "info"; None leaves their section out.
+        selection: What `preset = "auto"` tried and chose; None leaves the section out.
 
     Raises:
         ConfigError: The directory does not exist, or the file cannot be written.
@@ -74,6 +76,7 @@ def write_evaluation_report(
         examples=tuple(examples),
         environment=_describe_environment(),
         findings=None if findings is None else tuple(findings),
+        selection=selection,
     )
     write_report(path, content)
 

@@ -13,9 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
-from vecall.config import AUTO_PRESET, Config
+from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
+from vecall.data.hashing import Hashes
 from vecall.data.id_map import UNKNOWN_ROW
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
@@ -39,7 +40,8 @@ from vecall.pipeline.run import (
     create_or_check_run_dir,
     delete_checkpoints,
 )
-from vecall.pipeline.selection import adopt_preset, select_preset
+from vecall.pipeline.selection import resolve_preset
+from vecall.pipeline.selection_trial import TrialRunner
 from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
@@ -110,18 +112,11 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     )
     init_weights = None if init_run is None else init_run.weights_path
     fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights)
-    run_on_main(group, partial(fingerprint.write_or_check, directory))
-    _check_equal_data(fingerprint, group)
-    trained_hashes = hashes[split.positive_parts == TRAIN]
-    init_directory = None if init_run is None else init_run.directory
-    run_on_main(group, partial(write_trained_hashes, directory, trained_hashes, init_directory))
+    _write_or_check_lineage(fingerprint, hashes[split.positive_parts == TRAIN], directory, init_run, group)
+    trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, split, config), group)
+    init_config = None if init_run is None else init_run.config
+    config = resolve_preset(config, training_data, split, trial_runner, init_config)
     wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
-    if config.model.preset == AUTO_PRESET:
-        config = (
-            select_preset(config, training_data, split, directory, wrap_scorer=wrap_with_fallback, group=group)
-            if init_run is None
-            else adopt_preset(config, init_run.config, directory, group)
-        )
     n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,
@@ -158,6 +153,20 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     )
     run_on_main(group, partial(_write_summary, summary, directory))
     return Run.open(directory)
+
+
+def _write_or_check_lineage(
+    fingerprint: DataFingerprint,
+    trained_hashes: Hashes,
+    directory: Path,
+    init_run: Run | None,
+    group: ProcessGroup | None,
+) -> None:
+    """Write what the run is trained on, or check that an interrupted run was trained on the same."""
+    run_on_main(group, partial(fingerprint.write_or_check, directory))
+    _check_equal_data(fingerprint, group)
+    init_directory = None if init_run is None else init_run.directory
+    run_on_main(group, partial(write_trained_hashes, directory, trained_hashes, init_directory))
 
 
 def _check_equal_data(fingerprint: DataFingerprint, group: ProcessGroup | None) -> None:

@@ -3,6 +3,7 @@
 RUN/config.json      Settings with absolute paths.
 RUN/metrics.jsonl    Metrics, one line per epoch.
 RUN/data.json        Digests of the data; with RUN/trained_hashes.npy, see `vecall.pipeline.lineage`.
+RUN/selection/       With `preset = "auto"`: what was tried and chosen, see `vecall.pipeline.selection_record`.
 RUN/model/           The evaluated model: weights.safetensors, encoders.json and its item ids.
 RUN/refit/           With `refit = true`: the final model, trained again on all interactions and published instead.
 RUN/summary.json     Results. A run without it was interrupted and is resumed by the same `vecall fit`.
@@ -202,7 +203,8 @@ def create_or_check_run_dir(run_dir: Path, config: Config) -> None:
     if _exists(run_dir / SUMMARY_FILE):
         raise TrainingError(f"{run_dir}: holds a finished run; choose another --run, or delete it")
     if (run_dir / CONFIG_FILE).exists():
-        if read_run_config(run_dir) != config:
+        # As JSON: with preset "auto", a key in the file is not the same as its default.
+        if read_run_config(run_dir).as_json() != config.as_json():
             raise TrainingError(f"{run_dir}: holds an interrupted run with other settings; choose another --run")
         return
     if run_dir.exists() and any(run_dir.iterdir()):

@@ -1,56 +1,80 @@
-"""Choice of a preset by short trainings, judged on the validation users: `preset = "auto"`.
+"""Choice of a preset by short trainings, evaluated on the validation users: `preset = "auto"`.
 
+`resolve_preset` finds the presets that can take the keys of the file, runs the trials that are not in `RUN/selection/`
+yet (`selection_trial`), chooses by them (`selection_rules`) and records all of it (`selection_record`).
 The rules, and what they rest on: docs/decisions/0016-auto-preset.md.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vecall import progress
-from vecall.config import Config
+from vecall.config import AUTO_PRESET, Config
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
-from vecall.errors import ConfigError, TrainingError
+from vecall.errors import ConfigError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.cooccurrence import RecentCooccurrence
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
-from vecall.pipeline.selection_record import (
-    SELECTION_DIR,
-    SelectionRecord,
-    TrialRecord,
-    read_selection,
-    read_trial,
-    write_selection,
-    write_trial,
-)
-from vecall.pipeline.selection_trial import run_trial, sample_users
+from vecall.pipeline.selection_record import SelectionRecord, TrialRecord, read_selection, read_trial, write_selection
+from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
+from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, sample_users
 from vecall.training.data import TrainingData
-from vecall.training.distributed import ProcessGroup, run_on_main
+from vecall.training.distributed import run_on_main
 from vecall.training.scoring import Scorer
 
 logger = logging.getLogger(__name__)
 
-# Settings of the trials where the file leaves them out; a schedule of so few epochs comes to its end.
-TRIAL_SETTINGS: Mapping[str, dict[str, dict[str, Any]]] = {
-    "set": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 4}},
-    "pooled": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 2}},
-}
 # The history encoders that make a preset what it is; `pooled` takes the others.
 _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
-_UNTRIED = "sequence"  # begins to be better only after hours on large data: chosen by what the order is worth
-_MIN_SEQUENCE_USERS = 10_000  # with fewer, `pooled` was better; docs/decisions/0010-sequence-preset.md
-_MIN_ORDER_GAIN = 1.05  # score with the order of histories by that with shuffled ones
+# Settings of `training` that belong to a machine or a run rather than to its model.
+_RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
 _ROWS_PER_MINUTE, _MAX_MINUTES = 200_000, 20.0
 _INTERACTIONS_PER_SECOND = 2_000  # of a trial with all its epochs, on 2 slow cores
 _MAX_VALIDATION_USERS = 5_000
+
+
+def resolve_preset(
+    config: Config,
+    data: TrainingData,
+    split: Split,
+    runner: TrialRunner,
+    init_config: Config | None,
+) -> Config:
+    """Return the settings with a preset in place of "auto"; those with another preset are returned as they are.
+
+    What an interrupted run had chosen holds. Keys that the file gives hold for every preset; one that cannot take them
+    is left out and named.
+
+    Args:
+        config: Settings.
+        data: Training data.
+        split: Its split; only the validation part is evaluated.
+        runner: Runs the trials in the run directory.
+        init_config: Settings of the run that the weights come from, whose preset is taken; None without one.
+
+    Raises:
+        ConfigError: No preset can take the settings.
+        TrainingError: As `train`, or a record in `selection/` cannot be read.
+    """
+    if config.model.preset != AUTO_PRESET:
+        return config
+    record = run_on_main(runner.group, partial(read_selection, runner.run_dir))
+    if record is None:
+        if init_config is None:
+            record = _select_preset(config, data, split, runner)
+        else:
+            record = _adopt_preset(config, init_config)
+        run_on_main(runner.group, partial(write_selection, record, runner.run_dir))
+        for line in record.describe():
+            progress.announce(line)
+    return record.parse_config()
 
 
 def compute_default_minutes(n_interactions: int) -> float:
@@ -58,106 +82,65 @@ def compute_default_minutes(n_interactions: int) -> float:
     return min(_MAX_MINUTES, n_interactions / _ROWS_PER_MINUTE)
 
 
-def select_preset(
-    config: Config,
-    data: TrainingData,
-    split: Split,
-    run_dir: Path,
-    *,
-    wrap_scorer: Callable[[Scorer], Scorer],
-    group: ProcessGroup | None,
-) -> Config:
-    """Choose a preset and return the settings with it, or return what an interrupted run had chosen.
-
-    Keys that the file gives hold for every preset; one that cannot take them is left out and named.
-
-    Args:
-        config: Settings with `preset = "auto"`.
-        data: Training data.
-        split: Its split; only the validation part is evaluated.
-        run_dir: Takes `selection/`.
-        wrap_scorer: Wraps a scorer as evaluation does.
-        group: Processes that train together; None for a single process.
-
-    Raises:
-        ConfigError: No preset can take the settings.
-        TrainingError: As `train`.
-    """
-    if (kept := run_on_main(group, partial(read_selection, run_dir))) is not None:
-        return kept.parse_config()
-    minutes = config.training.minutes or compute_default_minutes(len(data.histories.values))
-    progress.announce(
-        f'preset = "auto": choosing takes up to {_format_minutes(minutes)}; training the choice to its end comes after'
+def _adopt_preset(config: Config, init_config: Config) -> SelectionRecord:
+    """Take preset, towers and training of the run that the weights come from; keys that the file gives hold."""
+    init_settings = init_config.as_json()
+    training = {key: value for key, value in init_settings["training"].items() if key not in _RUN_BOUND_KEYS}
+    preset = init_config.model.preset
+    resolved = config.with_preset(preset, {"model": init_settings["model"], "training": training})
+    return SelectionRecord(
+        preset=preset, reason="the preset of the run that the weights come from", config=resolved.as_json()
     )
+
+
+def _select_preset(config: Config, data: TrainingData, split: Split, runner: TrialRunner) -> SelectionRecord:
+    """Run the trials and choose."""
     start = time.perf_counter()
-    (run_dir / SELECTION_DIR).mkdir(parents=True, exist_ok=True)
-    resolved, left_out = _resolve_presets(config)
+    group = runner.group
+    candidates, left_out = find_candidates(config)
+    minutes = config.training.minutes or compute_default_minutes(len(data.histories.values))
     cases = _sample_validation_users(split.valid)
     trials: list[TrialRecord] = []
-    for preset in TRIAL_SETTINGS:
-        if preset not in resolved or len(resolved) == 1:
-            continue
-        trial = run_on_main(group, partial(read_trial, run_dir, preset))
+    # A single candidate needs no trial, and without validation users a trial has no result.
+    tried = [preset for preset in TRIED_PRESETS if preset in candidates] if len(candidates) > 1 and len(cases) else []
+    if tried:
+        progress.announce(
+            f'preset = "auto": choosing takes up to {_format_minutes(minutes)}; training the choice to its end comes '
+            "after"
+        )
+    for preset in tried:
+        trial = run_on_main(group, partial(read_trial, runner.run_dir, preset))
         if trial is None:
             elapsed = run_on_main(group, lambda: time.perf_counter() - start)
-            share = (60 * minutes - elapsed) / (len(TRIAL_SETTINGS) - len(trials))
-            trial = run_trial(
-                config.with_preset(preset, TRIAL_SETTINGS[preset]),
-                sample_users(data, max(1, int(_INTERACTIONS_PER_SECOND * max(share, 1.0)))),
-                cases,
-                run_dir,
-                wrap_scorer=wrap_scorer,
-                group=group,
-            )
-            run_on_main(group, partial(write_trial, trial, run_dir))
+            seconds = max(1.0, (60 * minutes - elapsed) / (len(tried) - len(trials)))
+            sample = sample_users(data, int(_INTERACTIONS_PER_SECOND * seconds))
+            trial = runner.run(candidates[preset], sample, cases)
         trials.append(trial)
     n_users = int((data.histories.lengths > 1).sum())
-    preset, reason = choose_preset(trials, list(resolved), n_users)
-    selection = SelectionRecord(
+    preset, reason = choose_preset(trials, list(candidates), n_users)
+    return SelectionRecord(
         preset=preset,
         reason=reason,
-        budget_seconds=60 * minutes,
+        config=candidates[preset].as_json(),
+        budget_seconds=round(60 * minutes, 1) if tried else 0.0,
         seconds=round(time.perf_counter() - start, 1),
         recall_depth=limit_depth(data.n_items),
         validation_users=len(cases),
         trials=tuple(trials),
         left_out=left_out,
-        baselines=run_on_main(group, partial(_evaluate_baselines, split, cases, data.n_items)),
-        config=resolved[preset].as_json(),
+        baselines=run_on_main(group, partial(_evaluate_baselines, split, cases, data.n_items)) if tried else {},
     )
-    run_on_main(group, partial(write_selection, selection, run_dir))
-    for line in selection.describe():
-        progress.announce(line)
-    return resolved[preset]
 
 
-def adopt_preset(config: Config, init_config: Config, run_dir: Path, group: ProcessGroup | None) -> Config:
-    """Return the settings with preset, towers and training of the run that the weights come from, and record them.
-
-    Keys that the file gives hold.
-    """
-    init_settings = init_config.as_json()
-    preset = init_config.model.preset
-    resolved = config.with_preset(preset, {section: init_settings[section] for section in ("model", "training")})
-    selection = SelectionRecord(
-        preset=preset, reason="the preset of the run that the weights come from", config=resolved.as_json()
-    )
-    run_on_main(group, partial(write_selection, selection, run_dir))
-    return resolved
-
-
-def _format_minutes(minutes: float) -> str:
-    return f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} min"
-
-
-def _resolve_presets(config: Config) -> tuple[dict[str, Config], dict[str, str]]:
-    """Return the settings by preset, and the presets that cannot take the file's keys with the reason.
+def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str]]:
+    """Return the settings by preset, and the presets that cannot take the keys of the file with the reason.
 
     Raises:
         ConfigError: None can.
     """
-    resolved, left_out = {}, {}
-    for preset in (*TRIAL_SETTINGS, _UNTRIED):
+    candidates: dict[str, Config] = {}
+    left_out: dict[str, str] = {}
+    for preset in (*TRIED_PRESETS, UNTRIED_PRESET):
         try:
             candidate = config.with_preset(preset)
         except ConfigError as error:
@@ -165,13 +148,17 @@ def _resolve_presets(config: Config) -> tuple[dict[str, Config], dict[str, str]]
             continue
         encoder = candidate.model.history.encoder
         if _DEFINING_ENCODERS.get(encoder, "pooled") == preset:
-            resolved[preset] = candidate
+            candidates[preset] = candidate
         else:
             left_out[preset] = f"model.history.encoder = {encoder!r} is given"
-    if not resolved:
+    if not candidates:
         problems = "\n".join(f"{preset}: {problem}" for preset, problem in left_out.items())
         raise ConfigError(f'no preset that model.preset = "auto" tries can take these settings:\n{problems}')
-    return resolved, left_out
+    return candidates, left_out
+
+
+def _format_minutes(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.0f} min"
 
 
 def _sample_validation_users(cases: EvalCases) -> EvalCases:
@@ -179,46 +166,6 @@ def _sample_validation_users(cases: EvalCases) -> EvalCases:
         return cases
     drawn = np.random.default_rng(0).choice(len(cases), size=_MAX_VALIDATION_USERS, replace=False)
     return cases.take(np.sort(drawn))
-
-
-def choose_preset(trials: list[TrialRecord], presets: list[str], n_users: int) -> tuple[str, str]:
-    """Choose by the trials.
-
-    Args:
-        trials: Trials of `set` and `pooled`, or of those that can take the settings.
-        presets: Presets that can take the settings, one or more.
-        n_users: Users with two or more training positives.
-
-    Returns:
-        A preset, and a sentence about why.
-
-    Raises:
-        TrainingError: A trial has no score.
-    """
-    if not trials:
-        return presets[0], "no other preset can take the settings"
-    by_preset = {trial.preset: trial for trial in trials}
-    best = max(trials, key=lambda trial: trial.metrics["score"])
-    if not np.isfinite(best.metrics["score"]):
-        raise TrainingError("no trial has a score: the validation part has no target that can be ranked")
-    if best.preset == "set" or "pooled" not in by_preset:
-        return best.preset, "a history is read best as a set: the order of its items carries less than the set does"
-    order_gain = _compute_order_gain(by_preset["pooled"])
-    if "sequence" not in presets or order_gain < _MIN_ORDER_GAIN:
-        return "pooled", f"the order of histories is worth a factor of {order_gain:.2f}"
-    if n_users < _MIN_SEQUENCE_USERS:
-        return "pooled", (
-            f"the order of histories is worth a factor of {order_gain:.2f}, but {n_users:,} users are too few for "
-            f"`sequence`, which needs about {_MIN_SEQUENCE_USERS:,}"
-        )
-    return "sequence", (
-        f"the order of histories is worth a factor of {order_gain:.2f}, and {n_users:,} users are enough to learn it"
-    )
-
-
-def _compute_order_gain(trial: TrialRecord) -> float:
-    """Return the trial's score with the order of histories, divided by that with shuffled histories."""
-    return trial.metrics["score"] / max(trial.metrics["shuffled_score"], 1e-9)
 
 
 def _evaluate_baselines(split: Split, cases: EvalCases, n_items: int) -> dict[str, float]:

@@ -115,7 +115,7 @@ def read_trial(run_dir: Path, preset: str) -> TrialRecord | None:
 
 
 def write_trial(trial: TrialRecord, run_dir: Path) -> None:
-    """Write a trial that has ended."""
+    """Write a trial that has ended; its directory exists."""
     atomic_write(run_dir / SELECTION_DIR / f"{trial.preset}.json", trial.model_dump_json(indent=1).encode())
 
 

@@ -4,70 +4,95 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vecall.arrays import Mask
-from vecall.config import Config
+from vecall.config import Config, parse_config
 from vecall.data.ragged import EvalCases, RaggedArray, offsets_from_lengths
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.metrics import limit_depth
-from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord
+from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, write_trial
 from vecall.training.data import TrainingData
-from vecall.training.distributed import ProcessGroup, is_main
+from vecall.training.distributed import ProcessGroup, run_on_main
 from vecall.training.fit import train
 from vecall.training.scoring import Scorer, TowerScorer
 
+# The largest model and the most epochs of a trial; a schedule of so few epochs comes to its end.
+_TRIAL_LIMITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
+    "set": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 4}},
+    "pooled": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 2}},
+}
+TRIED_PRESETS = tuple(_TRIAL_LIMITS)
 _SEED = 0
 
 
-def run_trial(
-    config: Config,
-    data: TrainingData,
-    cases: EvalCases,
-    run_dir: Path,
-    *,
-    wrap_scorer: Callable[[Scorer], Scorer],
-    group: ProcessGroup | None,
-) -> TrialRecord:
-    """Train towers for a few epochs and evaluate them on validation users, with and without the order of histories.
+@dataclass(frozen=True)
+class TrialRunner:
+    """Trains towers for a few epochs and evaluates them on validation users, with and without the order of histories.
 
-    Args:
-        config: Settings of the trial.
-        data: Training data of the users to train on.
-        cases: Validation users.
+    Attributes:
         run_dir: Run directory; an interrupted trial is resumed from what it left there.
         wrap_scorer: Wraps the towers' scorer as evaluation does.
         group: Processes that train together; None for a single process.
-
-    Raises:
-        TrainingError: As `train`.
     """
-    start = time.perf_counter()
-    directory = run_dir / SELECTION_DIR / config.model.preset
-    result = train(data, config.model, config.training, directory, group=group)
-    scorer = wrap_scorer(TowerScorer(result.towers, data))
-    k = limit_depth(data.n_items)
-    ordered, shuffled = (
-        evaluate_scorer(scorer, tried, data.n_items, (k,), max_sample_users=0, processes=group)
-        for tried in (cases, _shuffle_histories(cases))
-    )
-    if group is not None:
-        group.barrier()  # until all processes have read the checkpoint
-    if is_main(group):
+
+    run_dir: Path
+    wrap_scorer: Callable[[Scorer], Scorer]
+    group: ProcessGroup | None
+
+    def run(self, config: Config, data: TrainingData, cases: EvalCases) -> TrialRecord:
+        """Run a trial and write its record.
+
+        Args:
+            config: Settings that would be trained to their end.
+            data: Training data of the users to train on.
+            cases: Validation users.
+
+        Raises:
+            TrainingError: As `train`.
+        """
+        start = time.perf_counter()
+        config, preset = _shorten(config), config.model.preset
+        directory = self.run_dir / SELECTION_DIR / preset
+        result = train(data, config.model, config.training, directory, group=self.group)
+        scorer = self.wrap_scorer(TowerScorer(result.towers, data))
+        k = limit_depth(data.n_items)
+        ordered, shuffled = (
+            evaluate_scorer(scorer, variant, data.n_items, (k,), max_sample_users=0, processes=self.group)
+            for variant in (cases, _shuffle_histories(cases))
+        )
+        if self.group is not None:
+            self.group.barrier()  # until all processes have read the checkpoint
+        settings = config.as_json()
+        trial = TrialRecord(
+            preset=preset,
+            settings={"model": settings["model"], "training": settings["training"]},
+            users=int((data.histories.lengths > 0).sum()),
+            interactions=len(data.histories.values),
+            metrics=_summarize(ordered, k, "") | _summarize(shuffled, k, "shuffled_"),
+            standard_error=ordered.standard_errors[f"recall@{k}"],
+            seconds=round(time.perf_counter() - start, 1),
+        )
+        return run_on_main(self.group, partial(self._finish, trial, directory))
+
+    def _finish(self, trial: TrialRecord, directory: Path) -> TrialRecord:
+        write_trial(trial, self.run_dir)
         shutil.rmtree(directory)
+        return trial
+
+
+def _shorten(config: Config) -> Config:
+    """Return the settings of a trial, which is no larger and no longer than `_TRIAL_LIMITS` and logs nothing."""
     settings = config.as_json()
-    return TrialRecord(
-        preset=config.model.preset,
-        settings={"model": settings["model"], "training": settings["training"]},
-        users=int((data.histories.lengths > 0).sum()),
-        interactions=len(data.histories.values),
-        metrics=_summarize(ordered, k, "") | _summarize(shuffled, k, "shuffled_"),
-        standard_error=ordered.standard_errors[f"recall@{k}"],
-        seconds=round(time.perf_counter() - start, 1),
-    )
+    for section, limits in _TRIAL_LIMITS[config.model.preset].items():
+        settings[section] |= {key: min(settings[section][key], limit) for key, limit in limits.items()}
+    settings["training"]["logger"] = "none"
+    return parse_config(settings, source=f"trial of {config.model.preset}")
 
 
 def _summarize(result: EvaluationResult, k: int, prefix: str) -> dict[str, float]:

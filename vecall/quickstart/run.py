@@ -20,6 +20,7 @@ from vecall.pipeline.evaluate import evaluate_run_or_store
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
+from vecall.pipeline.selection_report import read_selection_section
 from vecall.quickstart.movielens import build_dssm_config, build_settings, find_data_dir
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller, open_recaller
@@ -96,6 +97,7 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
         epochs=run.read_epoch_metrics(),
         extra_results={"dssm": dssm},
         examples=examples,
+        selection=read_selection_section(run.directory),
     )
     stopwatch.lap("evaluate")
     return QuickstartResult(release, evaluation, dssm, examples, report_path, stopwatch.seconds_by_stage)

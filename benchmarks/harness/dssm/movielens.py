@@ -40,8 +40,8 @@ class MovieLensBenchmark:
     work_dir: Path
 
     def make_config(self, seed: int) -> Config:
-        """Return the quickstart's configuration with another seed."""
-        settings = build_settings(find_data_dir(None).resolve())
+        """Return the quickstart's configuration with the preset that it chooses, and with another seed."""
+        settings = build_settings(find_data_dir(None).resolve()) | {"model": {"preset": "pooled"}}
         return parse_config(settings | {"training": {"seed": seed}, "evaluation": {"baselines": False}})
 
     @cached_property

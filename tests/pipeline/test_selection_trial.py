@@ -1,0 +1,65 @@
+"""Samples of users for short trainings, and evaluation without the order of histories."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from support import synthetic
+
+from vecall.data.split import HardNegatives
+from vecall.pipeline.selection_trial import _shorten, _shuffle_histories, sample_users
+
+
+def make_data():
+    """Make data whose weights and context say which user and item a value belongs to."""
+    users = np.arange(synthetic.USERS)
+    data = synthetic.make_training_data(negatives=HardNegatives(users, users % synthetic.ITEMS, users * 0))
+    values = np.concatenate([data.histories.segment_ids, users])
+    return dataclasses.replace(
+        data,
+        history_weights=data.histories.segment_ids.astype(np.float32),
+        context_features={"user": torch.from_numpy(values)},
+    )
+
+
+def test_sample_has_whole_users_with_all_that_belongs_to_them():
+    data = make_data()
+    sample = sample_users(data, 100)
+    sampled = np.flatnonzero(sample.histories.lengths)
+    assert 0 < len(sampled) < synthetic.USERS
+    assert len(sample.histories.values) < 1.5 * 100
+    for user in range(synthetic.USERS):
+        expected = data.histories[user] if user in sampled else []
+        np.testing.assert_array_equal(sample.histories[user], expected)
+    assert set(sample.hard_negatives.users) == set(sampled)
+    owners = np.concatenate([sample.histories.segment_ids, sample.hard_negatives.users])
+    np.testing.assert_array_equal(sample.context_features["user"], owners)
+    np.testing.assert_array_equal(sample.history_weights, sample.histories.segment_ids)
+    assert sample.n_items == data.n_items
+
+
+def test_sample_is_the_data_where_they_are_few_enough():
+    data = make_data()
+    assert sample_users(data, len(data.histories.values)) is data
+
+
+def test_shuffled_histories_have_the_same_items_by_user_in_another_order():
+    cases = synthetic.make_eval_cases()
+    shuffled = _shuffle_histories(cases)
+    changed = 0
+    for history, other in zip(cases.histories, shuffled.histories, strict=True):
+        assert sorted(history) == sorted(other)
+        changed += list(history) != list(other)
+    assert changed > synthetic.USERS // 2
+    assert shuffled.targets is cases.targets
+
+
+def test_trial_is_no_larger_and_no_longer_than_its_limits_and_keeps_smaller_values(tmp_path):
+    config = synthetic.make_config(
+        tmp_path, model={"dim": 128, "ensemble_size": 2}, training={"epochs": 30, "logger": "mlflow", "lr": 0.01}
+    )
+    trial = _shorten(config)
+    assert (trial.model.dim, trial.model.ensemble_size) == (64, 1)
+    assert (trial.training.epochs, trial.training.logger, trial.training.lr) == (2, "none", 0.01)
+    small = synthetic.make_config(tmp_path, model={"dim": 4}, training={"epochs": 1})
+    assert _shorten(small) == small
