@@ -27,7 +27,8 @@ values of a preset, and `--json` a JSON schema for editors.
 A key is *required*, has a default, or may be left out (empty default). A preset, `model.preset`, sets several keys of
 `[model]` and `[training]` at once; where it differs from the default, its value stands after the meaning. A key in the
 file overrides the preset. With `preset = "auto"`, the default, such a key holds for every preset that is tried; so
-`vecall config` without `--preset` prints keys that presets set as comments. Features of users have the same kinds and keys as those of items.
+`vecall config` without `--preset` prints keys that presets set as comments. Features of users have the same kinds and
+keys as those of items.
 
 ## vecall.toml
 """

@@ -44,6 +44,12 @@ def test_view_equals_the_copied_lists(lists, count, data):
     assert (view.offsets.tolist(), view.values.tolist()) == (copy.offsets.tolist(), copy.values.tolist())
 
 
+@given(st.lists(st.lists(st.integers(0, 4), max_size=8), max_size=5))
+def test_of_repeats_the_last_one_is_kept(lists):
+    newest_first = [list(dict.fromkeys(reversed(rows))) for rows in lists]
+    assert to_lists(RaggedArray.from_lists(lists).drop_repeats()) == [rows[::-1] for rows in newest_first]
+
+
 @given(st.lists(st.integers(0, 6), max_size=20))
 def test_rows_are_counted(rows):
     assert count_rows(np.array(rows, dtype=np.int32), 7).tolist() == [rows.count(row) for row in range(7)]

@@ -110,6 +110,7 @@ def test_models_of_short_histories_are_exported_and_recall(make_config, tmp_path
     fit(make_config(make_interactions(), model={"history": history}, training={"epochs": 1}), tmp_path / "run")
     publish(tmp_path / "run", tmp_path / "store")
     with open_recaller(tmp_path / "store") as recaller:
+        assert recaller.live_index.snapshot.release.encoder.state.distinct_history == (encoder == "set")
         assert len(recaller.recall(Query(user_id="u1", k=3)).ids) == 3
         assert len(recaller.recall(Query(history=["i1", "i2", "i3", "i4", "i5"], k=3)).ids) == 3
 

@@ -13,7 +13,7 @@ from vecall.data.request_features import to_feature_frame
 from vecall.index.settings import IndexSettings
 from vecall.live.live_index import LiveIndex
 from vecall.recall.recaller import Recaller
-from vecall.release.encoder import EncoderState
+from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -26,12 +26,20 @@ USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": Ve
 class HandComputedEncoder:
     """Encoder of user vectors: the sum of the history's vectors and `taste`, with `age` added to the first number."""
 
-    def __init__(self, dim, history_length, features):
+    def __init__(self, dim, history_length, features, *, distinct_history=False):
         items = FeatureEncoder.fit({}, pl.DataFrame())
         users = FeatureEncoder.fit(features, to_feature_frame([{}], features))
-        self.state = EncoderState(dim=dim, history_length=history_length, items=items.state, users=users.state)
+        self.state = EncoderState(
+            dim=dim,
+            history_length=history_length,
+            distinct_history=distinct_history,
+            items=items.state,
+            users=users.state,
+        )
         self.dim, self.history_length = dim, history_length
         self.empty_user_features = to_feature_frame([{}], features)
+
+    select_history = OnnxEncoder.select_history
 
     def encode_users(self, features, histories, lengths):
         assert histories.shape == (1, lengths[0], self.dim)
@@ -80,4 +88,4 @@ def make_recaller(make_release):
 
 @pytest.fixture
 def make_encoder():
-    return lambda length=3, features=USER_FEATURES: HandComputedEncoder(4, length, features)
+    return lambda length=3, features=USER_FEATURES, **keywords: HandComputedEncoder(4, length, features, **keywords)

@@ -36,6 +36,13 @@ def test_known_user_has_the_stored_history_and_features(release):
     )
 
 
+def test_encoder_of_distinct_histories_reads_repeats_once(make_release, make_encoder):
+    release = make_release(VECTORS, users=USERS, encoder=make_encoder(distinct_history=True), popularity=range(8))
+    assert resolve(release, user_id="ann")[0] == [1, 1, 1, 8]  # items 1, 2 and 3
+    assert resolve(release, history=[100, 101, 102, 100, 100])[0] == [1, 1, 1, 0]
+    assert resolve(release, history=[100, 101, 102], recent=[101, 103, 103])[0] == [0, 1, 1, 1]
+
+
 def test_history_of_the_query_replaces_the_stored_one_and_both_are_excluded(release):
     assert resolve(release, user_id="ann", history=[107]) == ([1, 0, 0, 9], [0, 1, 2, 3, 7], None, UnknownInputs())
     assert resolve(release, user_id="ann", history=[]) == ([1, 0, 0, 7], [0, 1, 2, 3], None, UnknownInputs())

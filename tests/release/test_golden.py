@@ -17,6 +17,9 @@ class MeanEncoder:
     def __init__(self, factor=1.0):
         self.factor = factor
 
+    def select_history(self, histories):
+        return histories.truncate_to_last(3)
+
     def encode_users(self, features, histories, lengths):
         is_item = np.arange(histories.shape[1]) < lengths[:, None]
         return (self.factor * (histories * is_item[..., None]).sum(1) / lengths[:, None]).astype(np.float32)
@@ -61,6 +64,24 @@ def test_inputs_are_encoded_from_stored_vectors_of_newest_items():
     stored = INDEX.get_vectors(np.arange(INDEX.size))
     expected = [stored[rows].mean(0) for rows in ([3, 4, 5], [7], [9, 8])]
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_few_users_at_a_time_are_encoded_like_all_at_once(monkeypatch):
+    expected = INPUTS.encode(MeanEncoder(), INDEX.get_vectors)
+    gathered = []
+
+    def gather(rows):
+        gathered.append(len(rows))
+        return INDEX.get_vectors(rows)
+
+    for max_users in (1, 2, 3):
+        monkeypatch.setattr("vecall.release.golden._MAX_GATHERED_NUMBERS", max_users * 3 * 8)
+        np.testing.assert_allclose(INPUTS.encode(MeanEncoder(), gather), expected, atol=1e-6)
+    assert gathered == [3, 1, 2, 6, 2, 9]
+    monkeypatch.setattr("vecall.release.golden._MAX_GATHERED_NUMBERS", 1)
+    assert INPUTS.encode(MeanEncoder(), gather).shape == (3, 8)
+    nobody = UserTowerInputs(RaggedArray.from_lists([]), pl.DataFrame(height=0))
+    assert nobody.encode(MeanEncoder(), gather).shape == (0, 8)
 
 
 def test_recorded_queries_round_trip_and_pass_their_check(golden, tmp_path):

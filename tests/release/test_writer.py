@@ -135,6 +135,9 @@ class LastItemEncoder:
 
     dim, history_length = 8, 2
 
+    def select_history(self, histories):
+        return histories.truncate_to_last(2)
+
     def encode_users(self, features, histories, lengths):
         assert len(features) == len(histories) == len(lengths)
         return histories[np.arange(len(lengths)), lengths - 1]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from support import synthetic
 
@@ -11,14 +12,15 @@ from vecall.training.scoring import TowerScorer, encode_all_items, eval_mode
 DATA = synthetic.make_training_data(item_features=True, user_features=True)
 
 
-def make_towers():
+def make_towers(encoder="mean"):
     torch.manual_seed(0)
-    settings = synthetic.make_model_settings(dropout=0.5, id_dropout=0.5)
+    settings = synthetic.make_model_settings(encoder, dropout=0.5, id_dropout=0.5)
     return TwoTower(settings, DATA.item_specs, DATA.user_specs, synthetic.ITEMS)
 
 
-def test_scores_are_cosines_of_user_and_item_vectors():
-    towers = make_towers().train()
+@pytest.mark.parametrize("encoder", ["mean", "set"])
+def test_scores_are_cosines_of_user_and_item_vectors(encoder):
+    towers = make_towers(encoder).train()
     histories = RaggedArray.from_lists([[], [3], [1, 2, 3, 4, 5, 6]])  # the towers read the newest four items
     cases = EvalCases(np.array([5, 0, 2]), histories, RaggedArray.from_lists([[0]] * 3))
     scorer = TowerScorer(towers, DATA)
@@ -40,6 +42,21 @@ def test_scores_are_cosines_of_user_and_item_vectors():
                 take(user_features, torch.tensor([user])),
             )
             np.testing.assert_allclose(scores[row], (vector @ items.T)[0], atol=1e-6)
+
+
+def test_towers_of_sets_read_the_newest_distinct_items():
+    lists = [[1, 2, 3, 2, 4, 4, 5, 2], [7, 7]], [[3, 4, 5, 2], [7]]
+    scores = []
+    for histories in map(RaggedArray.from_lists, lists):
+        cases = EvalCases(np.array([5, 0]), histories, RaggedArray.from_lists([[0]] * 2))
+        scores.append(TowerScorer(make_towers("set"), DATA)(cases)(0, synthetic.ITEMS))
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("encoder", ["mean", "set"])
+def test_users_without_any_history_are_scored(encoder):
+    cases = EvalCases(np.array([5, 0]), RaggedArray.from_lists([[], []]), RaggedArray.from_lists([[0]] * 2))
+    assert np.isfinite(TowerScorer(make_towers(encoder), DATA)(cases)(0, synthetic.ITEMS)).all()
 
 
 def test_item_vectors_do_not_depend_on_the_batch_size(monkeypatch):

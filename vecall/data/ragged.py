@@ -86,6 +86,15 @@ class RaggedArray:
         lengths = np.minimum(self.lengths, count)
         return _gather(self.values, self.offsets[1:] - lengths, lengths)
 
+    def drop_repeats(self) -> "RaggedArray":
+        """Return the lists with the last one alone of rows of a list that are equal."""
+        owners, values = self.segment_ids, self.values
+        order = np.lexsort((values, owners))  # equal ones stay in their order
+        is_last = np.ones(len(order), dtype=np.bool_)
+        is_last[:-1] = (np.diff(values[order]) != 0) | (np.diff(owners[order]) != 0)
+        kept = np.sort(order[is_last])
+        return RaggedArray(offsets_from_lengths(np.bincount(owners[kept], minlength=len(self))), values[kept])
+
     def to_padded(self, fill_value: int = -1) -> tuple[Rows, NDArray[np.int64]]:
         """Return the lists as a matrix.
 

@@ -109,6 +109,7 @@ def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> s
     state = EncoderState(
         dim=settings.dim,
         history_length=settings.history.length if model.towers.reads_history else 0,
+        distinct_history=model.towers.reads_sets,
         items=vocabulary.item_encoder.state,
         users=vocabulary.user_encoder.state,
     )

@@ -9,11 +9,13 @@ import polars as pl
 from vecall.arrays import Rows, Vectors
 from vecall.data.frames import build_frame, get_unnamed_column, select_columns
 from vecall.data.id_map import UNKNOWN_ROW, Id, Row
+from vecall.data.ragged import RaggedArray
 from vecall.data.request_features import describe_feature_error, to_feature_frame
 from vecall.errors import DataError, QueryError
 from vecall.index.base import MAX_QUERY_VALUE
 from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Fallback, Query, UnknownInputs
+from vecall.release.encoder import OnnxEncoder
 from vecall.release.release import Release
 
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
@@ -57,7 +59,7 @@ def resolve_query(query: Query, snapshot: Snapshot) -> ResolvedQuery:
     recent, unknown_recent = _find_known_rows("recent", query.recent or (), snapshot)
     exclude, unknown_exclude = _find_known_rows("exclude", query.exclude, snapshot)
     history = stored if query.history is None else sent
-    history = _truncate_history(np.concatenate([history, recent]) if len(recent) else history, release)
+    history = _select_history(np.concatenate([history, recent]) if len(recent) else history, release.encoder)
     vector = _compute_user_vector(query, snapshot, user_row, history)
     excluded = [rows for rows in (exclude, *((stored, sent, recent) if query.exclude_seen else ())) if len(rows)]
     is_user_unknown = query.user_id is not None and user_row is None
@@ -95,10 +97,13 @@ def _find_known_rows(field: str, ids: Sequence[Id], snapshot: Snapshot) -> tuple
     return known_rows, len(rows) - len(known_rows)
 
 
-def _truncate_history(history: Rows, release: Release) -> Rows:
-    """Return the newest rows, as many as the user tower reads; none if it reads no history."""
-    length = 0 if release.encoder is None else release.encoder.history_length
-    return history[max(0, len(history) - length) :]
+def _select_history(history: Rows, encoder: OnnxEncoder | None) -> Rows:
+    """Return the rows that the user tower reads, oldest first; none if it reads no history."""
+    if encoder is None:
+        return _NO_ROWS
+    if encoder.state.distinct_history:
+        history = RaggedArray(np.array([0, len(history)]), history).drop_repeats().values
+    return history[max(0, len(history) - encoder.history_length) :]
 
 
 def _compute_user_vector(query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows) -> Vectors | None:

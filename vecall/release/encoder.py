@@ -17,6 +17,7 @@ from vecall.data.feature_encoder import (
     UnseenValueCount,
     to_tower_inputs,
 )
+from vecall.data.ragged import RaggedArray
 from vecall.data.request_features import to_feature_frame
 from vecall.errors import InvalidReleaseError
 from vecall.release.file_io import map_array
@@ -38,6 +39,7 @@ class EncoderState(BaseModel):
     Attributes:
         dim: D, the dimension of item and user vectors.
         history_length: L, the number of newest items that the user tower reads; 0 if it reads no history.
+        distinct_history: whether it reads an item once that is in a history several times.
         items: feature encoder of items.
         users: feature encoder of users.
     """
@@ -45,6 +47,7 @@ class EncoderState(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     dim: int
     history_length: int
+    distinct_history: bool = False
     items: FeatureEncoderState
     users: FeatureEncoderState
 
@@ -86,6 +89,11 @@ class OnnxEncoder:
     def history_length(self) -> int:
         """L, the number of newest items that the user tower reads; 0 if it reads no history."""
         return self.state.history_length
+
+    def select_history(self, histories: RaggedArray) -> RaggedArray:
+        """Return the rows of histories, oldest first, that the user tower reads."""
+        distinct = histories.drop_repeats() if self.state.distinct_history else histories
+        return distinct.truncate_to_last(self.history_length)
 
     def count_unseen_values(self, user_features: Mapping[str, object]) -> UnseenValueCount:
         """Count the categories and tags of a user that training did not see.

@@ -20,6 +20,7 @@ from vecall.release.history_io import load_histories, save_histories
 # another model differs by far more.
 MAX_VECTOR_DIFFERENCE = 1e-3
 GOLDEN_TOP_K = 100  # exact rows stored per query
+_MAX_GATHERED_NUMBERS = 2**24  # of item vectors of histories, encoded at a time
 
 _FILE_PREFIX = "golden."
 _VECTORS_FILE, _EXACT_ROWS_FILE = "golden.vectors.npy", "golden.exact_rows.npy"
@@ -39,7 +40,7 @@ class UserTowerInputs:
     features: pl.DataFrame
 
     def encode(self, encoder: OnnxEncoder, gather_vectors: Callable[[Rows], Vectors]) -> Vectors:
-        """Encode the users.
+        """Encode the users, in blocks: long histories would fill the memory.
 
         Args:
             encoder: the towers; only the newest items that the user tower reads are used.
@@ -48,9 +49,16 @@ class UserTowerInputs:
         Returns:
             [G, D] user vectors.
         """
-        histories, lengths = self.histories.truncate_to_last(encoder.history_length).to_padded(fill_value=0)  # [G, L]
-        vectors = gather_vectors(histories.ravel()).reshape(*histories.shape, encoder.dim)  # [G, L, D]
-        return encoder.encode_users(self.features, vectors, lengths)
+        histories = encoder.select_history(self.histories)
+        numbers_per_user = encoder.dim * max(1, int(histories.lengths.max(initial=0)))
+        block = max(1, _MAX_GATHERED_NUMBERS // numbers_per_user)
+        blocks = []
+        for start in range(0, max(1, len(histories)), block):
+            users = np.arange(start, min(start + block, len(histories)))
+            rows, lengths = histories.take(users).to_padded(fill_value=0)  # [B, L]
+            vectors = gather_vectors(rows.ravel()).reshape(*rows.shape, encoder.dim)  # [B, L, D]
+            blocks.append(encoder.encode_users(self.features.slice(start, block), vectors, lengths))
+        return np.concatenate(blocks)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def write_release(
     """
     inputs = None
     if queries is None and encoder is not None and contents.users is not None:
-        inputs = _sample_user_inputs(contents.users, MAX_TUNING_QUERIES, encoder[0].history_length)
+        inputs = _sample_user_inputs(contents.users, MAX_TUNING_QUERIES, encoder[0])
         queries = _encode_user_sample(inputs, encoder[0], contents.vectors)
     if queries is None or len(queries) < 2:  # a confidence interval needs two
         queries = inputs = None
@@ -158,16 +158,16 @@ def _save_contents(directory: Path, contents: ReleaseContents) -> None:
         write_array(directory / EXTERNAL_VECTOR_ROWS_FILE, contents.external_vector_rows)
 
 
-def _sample_user_inputs(users: UserTable, max_users: int, history_length: int) -> UserTowerInputs:
+def _sample_user_inputs(users: UserTable, max_users: int, encoder: OnnxEncoder) -> UserTowerInputs:
     """Select users with a history, evenly spaced by row; histories are cut to what the user tower reads.
 
     If nobody has a history, and the user tower reads none, users with features are selected.
     """
     active = np.flatnonzero(users.histories.lengths)
-    if not len(active) and history_length == 0:
+    if not len(active) and encoder.history_length == 0:
         active = np.flatnonzero(~is_empty_row(users.features))
     chosen = active[evenly_spaced_rows(len(active), max_users)]
-    return UserTowerInputs(users.histories.take(chosen).truncate_to_last(history_length), users.features[chosen])
+    return UserTowerInputs(encoder.select_history(users.histories.take(chosen)), users.features[chosen])
 
 
 def _record_golden_queries(index: Index, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:

@@ -23,7 +23,7 @@ from vecall.training.settings import TrainingSettings
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
 _SAMPLE_BYTES = 4 * 4  # user, item, position and label
-_SET_ITEM_BYTES = 3 * 4  # item, weight and number of times
+_SET_ITEM_BYTES = 2 * 4  # item and weight
 _ITEM_BUFFER_BYTES = 2 * _INDEX_BYTES + _FLOAT_BYTES  # of each item: candidate, its index and its frequency
 _ROW_STATE_BYTES = 2 * 4  # of each row of a table without moments: second moment and last step
 _CHUNK_LOGITS = 2**21  # of the chunked softmax

@@ -49,17 +49,22 @@ class TowerScorer:
 
     def _encode_batch(self, cases: EvalCases) -> torch.Tensor:
         history_length = self._towers.settings.history.length
-        histories, lengths = cases.histories.truncate_to_last(history_length).to_padded(fill_value=0)
+        encode_users: Callable[..., torch.Tensor] = self._towers.encode_users
+        if self._towers.reads_sets:  # which may be long, and need no padding
+            sets = cases.histories.drop_repeats().truncate_to_last(history_length)
+            encode_users, rows, lengths = self._towers.encode_users_by_sets, sets.values, sets.lengths
+        else:
+            rows, lengths = cases.histories.truncate_to_last(history_length).to_padded(fill_value=0)
         device = self.item_vectors.device
         encoded = {name: values[cases.users] for name, values in self._user_features.items()}
         if self._context_encoder is not None and cases.context is not None:
             encoded |= self._context_encoder.encode(cases.context)
         features = to_tensors(encoded, device)
-        items, index = np.unique(histories, return_inverse=True)
+        items, index = np.unique(rows, return_inverse=True)
         with eval_mode(self._towers):
-            return self._towers.encode_users(
+            return encode_users(
                 self.item_vectors[torch.from_numpy(items).to(device)].float(),
-                torch.from_numpy(index.reshape(histories.shape)).to(device),
+                torch.from_numpy(index.reshape(rows.shape)).to(device),
                 torch.from_numpy(lengths).to(device),
                 features,
             )

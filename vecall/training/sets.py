@@ -29,7 +29,7 @@ class SetBatch(BatchPart):
 
     Attributes:
         users: [B] user rows.
-        input_items: [I] item rows that are read, user by user; one that the user took several times, as often.
+        input_items: [I] item rows that are read, user by user.
         input_counts: [B] number of items that are read of each user.
         target_items: [P] item rows that are hidden, user by user.
         target_counts: [B] number of hidden items of each user, 1 or more.
@@ -85,14 +85,12 @@ class Sets:
         items: U lists of distinct item rows, by user row.
         hideable_counts: [U] number of each user's items that may be hidden: those of a weight above 0.
         weights: Weight in the loss of each value of `items`, the highest of repeats. None if all weigh 1.
-        repeats: How often each value of `items` is in the history. None if each is there once.
     """
 
     users: Rows
     items: RaggedArray
     hideable_counts: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
-    repeats: NDArray[np.int32] | None = None
 
     @classmethod
     def from_histories(
@@ -106,7 +104,6 @@ class Sets:
             min_history: Users with no more items than that are not learned from; 0 or more.
         """
         is_kept = np.zeros(len(histories.values), dtype=np.bool_)
-        repeats = np.ones(len(histories.values), dtype=np.int32)
         lengths, hideable_counts = (np.zeros(len(histories), dtype=np.int64) for _ in range(2))
         for users in _iterate_users(histories):
             values = slice(histories.offsets[users.start], histories.offsets[users.stop])
@@ -119,7 +116,6 @@ class Sets:
             is_first[1:] = (np.diff(ordered_items) != 0) | (np.diff(ordered_owners) != 0)
             kept = order[is_first]
             is_kept[values][kept] = True
-            repeats[values][kept] = np.diff(np.append(np.flatnonzero(is_first), len(order)))
             lengths[users] = np.bincount(owners[kept], minlength=count)
             hideable_counts[users] = np.bincount(owners[kept][own_weights[kept] > 0], minlength=count)
         return cls(
@@ -127,7 +123,6 @@ class Sets:
             items=RaggedArray(offsets_from_lengths(lengths), histories.values[is_kept]),
             hideable_counts=hideable_counts,
             weights=None if weights is None else weights[is_kept],
-            repeats=None if is_kept.all() else repeats[is_kept],
         )
 
     def count_targets(self, users: Rows, max_length: int, hidden_share: float) -> NDArray[np.int64]:
@@ -168,12 +163,11 @@ def _iterate_users(histories: RaggedArray) -> Iterator[slice]:
 class SetBatches:
     """Batches of one epoch, shuffled by (seed, epoch), and the parts of the sets that are hidden in it.
 
-    A target weighs 1 / √(hidden items of its user): a user with four times the items counts twice, not four times. The
-    items that are read include repeats, as those of a history that is served do.
+    A target weighs 1 / √(hidden items of its user): a user with four times the items counts twice, not four times.
 
     Args:
         sets: Sets to learn from.
-        max_length: L, most distinct items that the user tower reads; of a larger set an epoch draws L items, those of a
+        max_length: L, most items that the user tower reads; of a larger set an epoch draws L items, those of a
             weight above 0 first, and hides about as many as the share asks for beside them.
         hidden_share: Share of a user's items of a weight above 0 that is hidden, in (0, 1); at least 1 item is, and at
             least 1 of several is not.
@@ -224,12 +218,10 @@ class SetBatches:
         is_read = ~is_hidden & (ranks < (target_counts + self._max_length)[owners])
         items = sets.items.values[sources].astype(np.int64)
         target_weights = weights[is_hidden] / np.sqrt(target_counts[owners[is_hidden]])
-        times = np.ones(len(sources), dtype=np.int32) if sets.repeats is None else sets.repeats[sources]
-        read_owners, read_items = (np.repeat(values[is_read], times[is_read]) for values in (owners, items))
         return SetBatch(
             users=torch.from_numpy(users.astype(np.int64)),
-            input_items=torch.from_numpy(read_items),
-            input_counts=torch.from_numpy(np.bincount(read_owners, minlength=len(users))),
+            input_items=torch.from_numpy(items[is_read]),
+            input_counts=torch.from_numpy(np.bincount(owners[is_read], minlength=len(users))),
             target_items=torch.from_numpy(items[is_hidden]),
             target_counts=torch.from_numpy(target_counts),
             weights=torch.from_numpy(target_weights.astype(np.float32)),

@@ -47,7 +47,8 @@ class TrainingSettings(SettingsModel):
         0.5,
         gt=0,
         lt=1,
-        description="history.encoder = 'set' only: share of a history that a training step hides and predicts",
+        description="history.encoder = 'set' only: share of a history's items with a weight above 0 that a training "
+        "step hides and predicts",
     )
     batch: int = Field(
         512, ge=1, description="B: positives of a training step; with history.encoder = 'set', users of a step"
