@@ -12,7 +12,7 @@ from support import cli, synthetic
 
 from vecall.config import Config, parse_config
 from vecall.data.ragged import EvalCases
-from vecall.errors import ConfigError
+from vecall.errors import ConfigError, TrainingError
 from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
@@ -94,6 +94,7 @@ class PlantedRunner:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir, self.group = run_dir, None
         self.scores = {"set": 0.1, "pooled": 0.3}
+        self.error: BaseException = KeyboardInterrupt()
         self.presets: list[str] = []
         self.samples: list[TrainingData] = []
 
@@ -101,7 +102,7 @@ class PlantedRunner:
         assert len(cases) == synthetic.USERS
         score = self.scores.get(config.model.preset)
         if score is None:
-            raise KeyboardInterrupt
+            raise self.error
         self.presets.append(config.model.preset)
         self.samples.append(data)
         trial = TrialRecord(
@@ -157,6 +158,19 @@ def test_interrupted_selection_repeats_no_trial_that_has_ended(select, runner):
     runner.scores = {"pooled": 0.3}
     assert select().model.preset == "pooled"
     assert runner.presets == ["set", "pooled"]
+
+
+def test_preset_that_cannot_be_trained_is_left_out_and_named(select, runner):
+    runner.error, runner.scores = TrainingError("too few items"), {"pooled": 0.3}
+    assert select().model.preset == "pooled"
+    assert read_selection(runner.run_dir).left_out == {"set": "too few items"}
+
+
+def test_error_of_all_trials_is_raised(select, runner):
+    runner.error, runner.scores = TrainingError("disk full"), {}
+    with pytest.raises(TrainingError, match="disk full"):
+        select()
+    assert read_selection(runner.run_dir) is None
 
 
 def test_finished_selection_is_not_repeated(select, runner):

@@ -1,5 +1,6 @@
 """The record of a selection: what is written can be read, resumed and pinned."""
 
+import math
 import tomllib
 
 import pytest
@@ -16,6 +17,7 @@ from vecall.pipeline.selection_record import (
     write_selection,
     write_trial,
 )
+from vecall.pipeline.selection_report import read_selection_section
 
 METRICS = {
     "score": 0.2,
@@ -65,6 +67,20 @@ def test_written_trial_is_read_back(tmp_path):
     (tmp_path / SELECTION_DIR).mkdir()
     write_trial(TRIAL, tmp_path)
     assert read_trial(tmp_path, "pooled") == TRIAL
+
+
+def test_undefined_metrics_are_read_back(tmp_path):
+    """A single validation user has no standard error; targets that are all seen have no recall."""
+    trial = TRIAL.model_copy(update={"standard_error": math.nan, "metrics": METRICS | {"recall": math.nan}})
+    record = make_record(tmp_path).model_copy(update={"trials": (trial,)})
+    write_selection(record, tmp_path)
+    read = read_selection(tmp_path).trials[0]
+    assert math.isnan(read.standard_error)
+    assert math.isnan(read.metrics["recall"])
+    write_trial(trial, tmp_path)
+    assert math.isnan(read_trial(tmp_path, "pooled").standard_error)
+    rows = read_selection_section(tmp_path).rows
+    assert [(row.name, row.recall, row.ndcg) for row in rows] == [("pooled", None, 0.1), ("popularity", 0.1, None)]
 
 
 def test_damaged_record_raises_and_says_what_to_delete(tmp_path):

@@ -54,7 +54,7 @@ class SelectionRow:
 
     Attributes:
         name: Preset or baseline.
-        recall: On the validation users.
+        recall: On the validation users; None where it is undefined.
         ndcg: NDCG@10; None for baselines, like what follows.
         shuffled_recall: Recall with the items of each history in random order.
         shuffled_ndcg: NDCG@10 of the same.
@@ -63,7 +63,7 @@ class SelectionRow:
     """
 
     name: str
-    recall: float
+    recall: float | None
     ndcg: float | None = None
     shuffled_recall: float | None = None
     shuffled_ndcg: float | None = None

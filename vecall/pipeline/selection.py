@@ -16,7 +16,7 @@ from vecall import progress
 from vecall.config import AUTO_PRESET, Config
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
-from vecall.errors import ConfigError
+from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.cooccurrence import RecentCooccurrence
 from vecall.evaluation.evaluator import evaluate_scorer
@@ -100,7 +100,6 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     candidates, left_out = find_candidates(config)
     minutes = config.training.minutes or compute_default_minutes(len(data.histories.values))
     cases = _sample_validation_users(split.valid)
-    trials: list[TrialRecord] = []
     # A single candidate needs no trial, and without validation users a trial has no result.
     tried = [preset for preset in TRIED_PRESETS if preset in candidates] if len(candidates) > 1 and len(cases) else []
     sample = sample_users(data, _compute_sample_size(minutes, tried))
@@ -110,11 +109,11 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
             f'preset = "auto": choosing takes about {_format_seconds(seconds)}; training the choice to its end comes '
             "after"
         )
-    for preset in tried:
-        trial = run_on_main(group, partial(read_trial, runner.run_dir, preset))
-        trials.append(trial or runner.run(candidates[preset], sample, cases))
+    trials, failures = _run_trials({preset: candidates[preset] for preset in tried}, sample, cases, runner)
+    left_out |= failures
+    presets = [preset for preset in candidates if preset not in failures]
     n_users = int((data.histories.lengths > 1).sum())
-    preset, reason = choose_preset(trials, list(candidates), n_users)
+    preset, reason = choose_preset(trials, presets, n_users)
     return SelectionRecord(
         preset=preset,
         reason=reason,
@@ -127,6 +126,28 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
         left_out=left_out,
         baselines=run_on_main(group, partial(_evaluate_baselines, split, cases, data.n_items)) if tried else {},
     )
+
+
+def _run_trials(
+    candidates: Mapping[str, Config], sample: TrainingData, cases: EvalCases, runner: TrialRunner
+) -> tuple[list[TrialRecord], dict[str, str]]:
+    """Run the trials that have no record yet; return the records, and why the other presets cannot be trained.
+
+    Raises:
+        TrainingError: None can be trained; or one of several processes has failed, of whose state the others know
+            nothing.
+    """
+    trials: list[TrialRecord] = []
+    failures: dict[str, str] = {}
+    for preset, candidate in candidates.items():
+        trial = run_on_main(runner.group, partial(read_trial, runner.run_dir, preset))
+        try:
+            trials.append(trial or runner.run(candidate, sample, cases))
+        except TrainingError as error:  # such as too few items by user for this preset
+            if runner.group is not None or len(failures) == len(candidates) - 1:
+                raise
+            failures[preset] = str(error)
+    return trials, failures
 
 
 def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str]]:

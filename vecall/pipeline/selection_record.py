@@ -31,12 +31,12 @@ class TrialRecord(BaseModel):
         users: Users that it was trained on.
         interactions: Interactions of these users.
         metrics: On the validation users: `score`, `recall` and `ndcg@10`; `shuffled_...`, the same with the items of
-            each history in random order.
-        standard_error: Of `recall`, over users.
+            each history in random order. NaN where no target can be ranked.
+        standard_error: Of `recall`, over users; NaN for a single one.
         seconds: Wall time.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
     preset: str
     settings: dict[str, Any]
     users: int
@@ -62,7 +62,7 @@ class SelectionRecord(BaseModel):
         baselines: Recall of popularity and co-occurrence on the same users; they have no vectors, and are never chosen.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
     preset: str
     reason: str
     config: dict[str, Any]

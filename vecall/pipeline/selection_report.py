@@ -1,5 +1,6 @@
 """The choice of a preset as a section of the evaluation report."""
 
+import math
 from pathlib import Path
 
 from vecall.evaluation.report import SelectionRow, SelectionSection
@@ -18,16 +19,16 @@ def read_selection_section(run_dir: Path) -> SelectionSection | None:
     trials = [
         SelectionRow(
             name=trial.preset,
-            recall=trial.metrics["recall"],
-            ndcg=trial.metrics["ndcg@10"],
-            shuffled_recall=trial.metrics["shuffled_recall"],
-            shuffled_ndcg=trial.metrics["shuffled_ndcg@10"],
+            recall=_drop_nan(trial.metrics["recall"]),
+            ndcg=_drop_nan(trial.metrics["ndcg@10"]),
+            shuffled_recall=_drop_nan(trial.metrics["shuffled_recall"]),
+            shuffled_ndcg=_drop_nan(trial.metrics["shuffled_ndcg@10"]),
             users=trial.users,
             seconds=trial.seconds,
         )
         for trial in record.trials
     ]
-    baselines = [SelectionRow(name, recall) for name, recall in record.baselines.items()]
+    baselines = [SelectionRow(name, _drop_nan(recall)) for name, recall in record.baselines.items()]
     return SelectionSection(
         preset=record.preset,
         reason=record.reason,
@@ -35,3 +36,7 @@ def read_selection_section(run_dir: Path) -> SelectionSection | None:
         rows=(*trials, *baselines),
         left_out=tuple(record.left_out.items()),
     )
+
+
+def _drop_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
