@@ -37,7 +37,8 @@ _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
 _RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
 _ROWS_PER_MINUTE, _MIN_MINUTES, _MAX_MINUTES = 200_000, 0.5, 20.0
 _MIN_SAMPLE = 2_000
-_MAX_VALIDATION_USERS = 5_000
+_MIN_VALIDATION_USERS, _MAX_VALIDATION_USERS = 500, 5_000
+_MAX_RANKED_PAIRS = 5 * 10**9  # users x items of an evaluation, of which a trial has two
 
 
 def resolve_preset(
@@ -99,7 +100,7 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     group = runner.group
     candidates, left_out = find_candidates(config)
     minutes = config.training.minutes or compute_default_minutes(len(data.histories.values))
-    cases = _sample_validation_users(split.valid)
+    cases = _sample_validation_users(split.valid, data.n_items)
     # A single candidate needs no trial, and without validation users a trial has no result.
     tried = [preset for preset in TRIED_PRESETS if preset in candidates] if len(candidates) > 1 and len(cases) else []
     sample = sample_users(data, _compute_sample_size(minutes, tried))
@@ -191,10 +192,12 @@ def _format_seconds(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _sample_validation_users(cases: EvalCases) -> EvalCases:
-    if len(cases) <= _MAX_VALIDATION_USERS:
+def _sample_validation_users(cases: EvalCases, n_items: int) -> EvalCases:
+    """Return a fixed random sample, of fewer users where each is ranked over millions of items."""
+    size = min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, _MAX_RANKED_PAIRS // n_items))
+    if len(cases) <= size:
         return cases
-    drawn = np.random.default_rng(0).choice(len(cases), size=_MAX_VALIDATION_USERS, replace=False)
+    drawn = np.random.default_rng(0).choice(len(cases), size=size, replace=False)
     return cases.take(np.sort(drawn))
 
 
