@@ -181,6 +181,7 @@ def test_numbers_keep_their_leading_zero() -> None:
         assert re.findall(r"(?<![\d.\w/])\.\d+\b", text) == [], page.name
 
 
+@pytest.mark.examples
 def test_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs the extra `docs`")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

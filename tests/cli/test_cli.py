@@ -224,7 +224,7 @@ def test_fit_publish_evaluate_recall(tmp_path: Path) -> None:
     ratings.write_csv(tmp_path / "ratings.csv")
     movies.write_csv(tmp_path / "movies.csv")
     config, store = tmp_path / "vecall.toml", tmp_path / "store"
-    example = (MOVIELENS_DIR / "vecall.toml").read_text()
+    example = (MOVIELENS_DIR / "vecall.toml").read_text().replace('preset = "auto"', 'preset = "pooled"')
     config.write_text(example + "[training]\nepochs = 2\n[index]\nengine = 'hnsw'\n")
 
     fitted = run_json("fit", config, "--run", tmp_path / "run")

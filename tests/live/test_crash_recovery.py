@@ -217,6 +217,7 @@ def run_crash_cycles(store_dir: Path, count: int, seed: int) -> Counter[str]:
     return counts
 
 
+@pytest.mark.examples
 def test_killed_writers_lose_nothing(tmp_path) -> None:
     counts = run_crash_cycles(tmp_path / "store", 20, seed=4)
     assert counts["upsert"] > 20  # the number depends on the machine's speed

@@ -104,7 +104,13 @@ def test_batch_norm_needs_two_samples_per_step(make_config, tmp_path):
     fit(config, tmp_path / "bce")
 
 
-@pytest.mark.parametrize(("encoder", "length"), [("causal", 1), ("causal", 3), ("attention", 1), ("set", 1)])
+@pytest.mark.parametrize(
+    ("encoder", "length"),
+    [
+        ("causal", 1),
+        *(pytest.param(*case, marks=pytest.mark.examples) for case in (("causal", 3), ("attention", 1), ("set", 1))),
+    ],
+)
 def test_models_of_short_histories_are_exported_and_recall(make_config, tmp_path, encoder, length):
     history = {"encoder": encoder, "length": length, "heads": 2}
     fit(make_config(make_interactions(), model={"history": history}, training={"epochs": 1}), tmp_path / "run")
@@ -116,6 +122,7 @@ def test_models_of_short_histories_are_exported_and_recall(make_config, tmp_path
 
 
 @pytest.mark.parametrize("outlier", [1e200, -1.7976931348623157e308])
+@pytest.mark.examples
 def test_extreme_outlier_is_left_out_of_mean_and_std(make_config, tmp_path, outlier):
     items = {"id": [f"i{i}" for i in range(12)], "price": [outlier, None, *[float(i) for i in range(10)]]}
     config = make_config(
@@ -164,6 +171,7 @@ def test_user_without_history_and_features_gets_popular_items(make_config, tmp_p
     ],
     ids=["floats", "csv-flags", "flags", "float32"],
 )
+@pytest.mark.examples
 def test_category_in_a_request_matches_every_spelling_of_the_table(make_config, tmp_path, column, values):
     """All spellings of a value give the same user vector, and the two values give different ones."""
     users = {

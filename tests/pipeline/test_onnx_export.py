@@ -98,7 +98,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+IN_EXAMPLES = {"mean, hidden", "attention", "attention, hidden, batch norm", "causal, hidden", "ensemble, mean"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.examples) if case in IN_EXAMPLES else case for case in CASES]
+)
 def test_exported_towers_match_torch(tmp_path, case):
     settings, encoders = CASES[case]
     towers = make_towers(settings, encoders)

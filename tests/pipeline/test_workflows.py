@@ -73,6 +73,7 @@ def test_published_release_recalls_the_planted_groups(tables_dir):
         publish(tables_dir / "run", tables_dir / "store", name=name)
 
 
+@pytest.mark.examples
 def test_publish_reads_the_tables_again(tables_dir, published):
     """The run knows 36 items; since then the tables have got two more, and users have new interactions."""
     run = Run.open(published / "run")

@@ -41,6 +41,7 @@ def test_without_readable_current_release_there_is_no_regression(tmp_path, store
     assert find_regression(store, 1, {}) is None
 
 
+@pytest.mark.examples
 def test_regression_is_published_only_inactive_or_if_allowed(published, tmp_path, caplog):
     run, store = published / "run", tmp_path / "store"
     publish_vectors(store, range(100), np.eye(100, 8), name="one")

@@ -106,6 +106,7 @@ def test_a_missing_extra_is_an_error_before_tables_are_read(tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.examples
 def test_without_a_logger_no_package_of_loggers_is_loaded(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.training.test_loggers import fit_towers\n"
