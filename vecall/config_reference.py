@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vecall.config import PRESETS, Config
+from vecall.settings_base import to_toml
 
 REQUIRED = object()  # default of a key that must be given
 
@@ -234,30 +235,20 @@ def _render_toml_line(key: ConfigKey, preset: str | None) -> str:
         value = preset
     comment = "; ".join(part for part in (key.type, key.bounds, key.description) if part)
     if value is REQUIRED or value is None or "NAME" in key.section:
-        example = "" if value is REQUIRED or value is None else f" {_to_toml(value)}"
+        example = "" if value is REQUIRED or value is None else f" {to_toml(value)}"
         marker = "required; " if value is REQUIRED else ""
         return f"# {key.name} ={example}  # {marker}{comment}"
     if preset is None and key.preset_overrides:
-        return f"# {key.name} = {_to_toml(value)}  # {comment}"
-    return f"{key.name} = {_to_toml(value)}  # {comment}"
+        return f"# {key.name} = {to_toml(value)}  # {comment}"
+    return f"{key.name} = {to_toml(value)}  # {comment}"
 
 
 def _render_default(default: object) -> str:
-    return "required" if default is REQUIRED else "" if default is None else f"`{_to_toml(default)}`"
+    return "required" if default is REQUIRED else "" if default is None else f"`{to_toml(default)}`"
 
 
 def _render_presets(presets: Mapping[str, object]) -> str:
     if not presets:
         return ""
-    values = ", ".join(f"`{name}` {_to_toml(value)}" for name, value in presets.items())
+    values = ", ".join(f"`{name}` {to_toml(value)}" for name, value in presets.items())
     return f" (presets: {values})"
-
-
-def _to_toml(value: object) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(_to_toml, value))}]"
-    if isinstance(value, Mapping):
-        return (
-            "{ " + ", ".join(f"{name} = {_to_toml(entry)}" for name, entry in value.items()) + " }" if value else "{}"
-        )
-    return json.dumps(value)

@@ -1,6 +1,7 @@
 """What all settings share: their base class, reading them from TOML, and sentences about what is wrong with them."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,15 @@ def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML" + ("" if is_secret else f": {error}")) from (
             None if is_secret else error
         )
+
+
+def to_toml(value: object) -> str:
+    """Render a value as TOML, tables inline."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(to_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {to_toml(entry)}" for name, entry in value.items()) + " }" if value else "{}"
+    return json.dumps(value)
 
 
 class FieldError(NamedTuple):

@@ -5,8 +5,9 @@ import pytest
 
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.doctor.context import RecallGap
-from vecall.doctor.recall_samples import RecallSample, draw_cases, sample_recalls, shuffle_histories
+from vecall.doctor.recall_samples import RecallSample, draw_cases, sample_recalls
 from vecall.evaluation.evaluator import evaluate_scorer
+from vecall.evaluation.sampling import shuffle_histories
 
 N_ITEMS = 120
 

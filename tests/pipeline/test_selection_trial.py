@@ -7,7 +7,8 @@ import torch
 from support import synthetic
 
 from vecall.data.split import HardNegatives
-from vecall.pipeline.selection_trial import _shorten, _shuffle_histories, sample_users
+from vecall.evaluation.sampling import shuffle_histories
+from vecall.pipeline.selection_trial import _shorten, sample_users
 
 
 def make_data():
@@ -45,7 +46,7 @@ def test_sample_is_the_data_where_they_are_few_enough():
 
 def test_shuffled_histories_have_the_same_items_by_user_in_another_order():
     cases = synthetic.make_eval_cases()
-    shuffled = _shuffle_histories(cases)
+    shuffled = shuffle_histories(cases)
     changed = 0
     for history, other in zip(cases.histories, shuffled.histories, strict=True):
         assert sorted(history) == sorted(other)

@@ -37,13 +37,13 @@ def compute_kind_weights(kinds: Sequence[str], schema: InteractionSchema) -> NDA
 
 
 def mark_target_kinds(kinds: Sequence[str], schema: InteractionSchema) -> Mask:
-    """Return a mask [kinds] of those whose positives are held out and evaluated."""
+    """Return a mask [kinds], true for the kinds that may be targets of the validation and the test."""
     if schema.targets:
         return np.isin(np.array(kinds, dtype=object), canonicalize_kinds(schema.targets))
     return compute_kind_weights(kinds, schema) > 0
 
 
 def list_target_kinds(kinds: Sequence[str], schema: InteractionSchema) -> list[str]:
-    """Return those of the kinds whose positives are held out and evaluated."""
+    """Return the kinds that may be targets of the validation and the test, sorted."""
     is_target = mark_target_kinds(kinds, schema)
     return sorted(kind for kind, target in zip(kinds, is_target, strict=True) if target)

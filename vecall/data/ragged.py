@@ -19,6 +19,12 @@ def offsets_from_lengths(lengths: NDArray[np.int64]) -> Offsets:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
+def locate_segments(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the [total] positions in n segments of an array, segment by segment, given their starts and lengths."""
+    offsets = offsets_from_lengths(lengths)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+
+
 def count_rows(rows: Rows, n_rows: int) -> NDArray[np.int64]:
     """Return how often each of the rows 0 to n_rows - 1 occurs, [n_rows]."""
     counts = np.zeros(n_rows, dtype=np.int64)
@@ -109,9 +115,7 @@ class RaggedArray:
 
 def _gather(values: Rows, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> RaggedArray:
     """Return the segments of `values` with the given starts and lengths as lists."""
-    offsets = offsets_from_lengths(lengths)
-    positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    return RaggedArray(offsets, values[positions])
+    return RaggedArray(offsets_from_lengths(lengths), values[locate_segments(starts, lengths)])
 
 
 class RaggedView(RaggedArray):

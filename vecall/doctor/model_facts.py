@@ -9,11 +9,12 @@ from vecall.data.ragged import EvalCases, count_rows
 from vecall.data.split import Split
 from vecall.doctor.context import OrderFacts, RankingFacts, RecallGap
 from vecall.doctor.known_gaps import KnownGaps
-from vecall.doctor.recall_samples import RecallSample, draw_cases, sample_recalls, shuffle_histories
+from vecall.doctor.recall_samples import RecallSample, draw_cases, sample_recalls
 from vecall.errors import ConfigError
 from vecall.evaluation.baseline_evaluation import build_baseline_factories
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
+from vecall.evaluation.sampling import shuffle_histories
 from vecall.evaluation.scorer import Scorer
 
 _MIN_HISTORY = 3  # items, for an order to be worth shuffling

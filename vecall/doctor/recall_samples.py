@@ -15,7 +15,6 @@ from vecall.evaluation.scorer import Scorer
 
 MAX_USERS = 2_000
 _BATCH_SIZE, _BLOCK_ITEMS = 256, 4096
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,6 @@ class RecallSample:
 def draw_cases(cases: EvalCases, *, min_history: int = 0) -> EvalCases:
     """Return a random sample of at most `MAX_USERS` cases with long enough histories, in their order."""
     return sample_cases(cases.take(np.flatnonzero(cases.histories.lengths >= min_history)), MAX_USERS)
-
-
-def shuffle_histories(cases: EvalCases) -> EvalCases:
-    """Return the cases with each history in random order."""
-    histories = cases.histories
-    keys = np.random.default_rng(_SEED).random(len(histories.values))
-    order = np.lexsort((keys, histories.segment_ids))
-    return EvalCases(cases.users, RaggedArray(histories.offsets, histories.values[order]), cases.targets)
 
 
 def sample_recalls(scorer: Scorer, cases: EvalCases, n_items: int) -> RecallSample:

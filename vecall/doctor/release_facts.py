@@ -66,7 +66,7 @@ def compare_served_vectors(release: Release, dataset: Dataset | None) -> ServedV
 
 
 def _compare_users(release: Release, dataset: Dataset) -> tuple[int, float]:
-    """Return the number of users compared, and the share of those whose vectors differ."""
+    """Encode stored users from the tables and from the release; return their number, and the share that differs."""
     encoder, served = release.encoder, release.users
     if (
         encoder is None
@@ -94,7 +94,7 @@ def _to_release_rows(release: Release, dataset: Dataset, histories: RaggedArray)
 
 
 def _compare_items(release: Release, dataset: Dataset) -> tuple[int, float]:
-    """Return the number of items compared, and the share of those whose vectors differ."""
+    """Encode items from the tables and compare with the index; return their number, and the share that differs."""
     encoder, features = release.encoder, dataset.catalogue.item_features
     if encoder is None or not set(encoder.state.items.features) <= set(features.columns):
         return 0, 0.0

@@ -5,12 +5,11 @@ import dataclasses
 import numpy as np
 
 from vecall import progress
-from vecall.arrays import Vectors
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.frames import is_empty_row
-from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.ragged import RaggedArray
 from vecall.data.split import Split
 from vecall.doctor.answer_facts import describe_answers
 from vecall.doctor.context import DoctorContext
@@ -24,8 +23,7 @@ from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.scorer import VectorScorer
 from vecall.index.settings import IndexSettings
-from vecall.pipeline.evaluate import has_same_items, read_item_vectors
-from vecall.release.golden import UserTowerInputs
+from vecall.pipeline.evaluate import build_user_encoder, has_same_items, read_item_vectors
 from vecall.release.release import Release
 
 _NO_CONFIG = Message(
@@ -111,11 +109,7 @@ def _measure(
     """Add what the release ranks for the test users, and its ANN recall for them."""
     encoder, user_features = release.encoder, dataset.catalogue.user_features
     assert encoder is not None  # noqa: S101 - see `_list_reasons`
-
-    def encode_users(cases: EvalCases) -> Vectors:
-        inputs = UserTowerInputs(cases.histories, user_features[cases.users])
-        return inputs.encode(encoder, release.index.get_vectors)
-
+    encode_users = build_user_encoder(encoder, release.index, user_features)
     scorer = FallbackScorer(
         VectorScorer(encode_users, read_item_vectors(release.index)),
         Popularity(split.train, len(dataset.catalogue.items)).item_counts,

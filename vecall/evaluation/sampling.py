@@ -1,8 +1,10 @@
 """The fixed sample of users that stands for all where a full evaluation would take hours."""
 
+import dataclasses
+
 import numpy as np
 
-from vecall.data.ragged import EvalCases
+from vecall.data.ragged import EvalCases, RaggedArray
 
 SAMPLE_SIZE = 10_000  # users; a recall has a standard error of at most .005
 MAX_FULL_PAIRS = 10**10  # users x items up to which all users are evaluated
@@ -24,6 +26,13 @@ def sample_cases(cases: EvalCases, size: int | None = None) -> EvalCases:
         return cases
     drawn = np.random.default_rng(_SEED).choice(len(cases), size=size, replace=False)
     return cases.take(np.sort(drawn))
+
+
+def shuffle_histories(cases: EvalCases) -> EvalCases:
+    """Return the cases with the items of each history in random order, the same each time."""
+    histories = cases.histories
+    order = np.lexsort((np.random.default_rng(_SEED).random(len(histories.values)), histories.segment_ids))
+    return dataclasses.replace(cases, histories=RaggedArray(histories.offsets, histories.values[order]))
 
 
 def select_test_cases(cases: EvalCases, n_items: int, *, all_users: bool = False) -> EvalCases:

@@ -1,8 +1,11 @@
 """What `fit` read, as lines for people and as counts for the run's summary."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vecall.data.dataset import Dataset
+from vecall.data.ragged import count_rows
 from vecall.data.split import Split
 
 
@@ -15,7 +18,7 @@ def count_data(dataset: Dataset, split: Split) -> dict[str, int]:
         "items": len(dataset.catalogue.items),
         "training_positives": len(split.train.values),
         "training_users": int(np.count_nonzero(split.train.lengths)),
-        "training_items": len(np.unique(split.train.values)),
+        "training_items": int(np.count_nonzero(count_rows(split.train.values, len(dataset.catalogue.items)))),
         "validation_users": len(split.valid),
         "validation_targets": len(split.valid.targets.values),
         "test_users": len(split.test),
@@ -23,9 +26,9 @@ def count_data(dataset: Dataset, split: Split) -> dict[str, int]:
     }
 
 
-def describe_data(dataset: Dataset, split: Split) -> list[str]:
-    """Return lines about what was read, what was dropped, and how it was split."""
-    counts = {name: f"{count:,}" for name, count in count_data(dataset, split).items()}
+def describe_data(dataset: Dataset, split: Split, data_counts: Mapping[str, int]) -> list[str]:
+    """Return lines about what was read, what was dropped, and how it was split, given the result of `count_data`."""
+    counts = {name: f"{count:,}" for name, count in data_counts.items()}
     left_out = [
         f"{count:,} {reason}"
         for reason, count in (dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)).items()

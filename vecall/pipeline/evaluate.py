@@ -1,12 +1,15 @@
 """Evaluate a run or a release against the baselines: `vecall evaluate`."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from vecall.arrays import Vectors
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
@@ -20,6 +23,7 @@ from vecall.index.base import Index
 from vecall.index.builder import build_index
 from vecall.index.planner import DEFAULT_COSTS
 from vecall.pipeline.run import Run
+from vecall.release.encoder import OnnxEncoder
 from vecall.release.golden import UserTowerInputs
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
@@ -128,14 +132,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         )
     if release.index.size != len(dataset.catalogue.items) or not has_same_items(release.item_ids, dataset):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
-
-    def encode_users(cases: EvalCases) -> NDArray[np.float32]:
-        features = user_features[cases.users]
-        if cases.context is not None:
-            features = features.with_columns(cases.context.get_columns())
-        inputs = UserTowerInputs(cases.histories, features)
-        return inputs.encode(encoder, release.index.get_vectors)
-
+    encode_users = build_user_encoder(encoder, release.index, user_features)
     served_model = ServedModel(
         encode_users=encode_users,
         index=release.index,
@@ -156,6 +153,20 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         segments=config.evaluation.segments,
         all_users=all_users,
     )
+
+
+def build_user_encoder(
+    encoder: OnnxEncoder, index: Index, user_features: pl.DataFrame
+) -> Callable[[EvalCases], Vectors]:
+    """Return a function that encodes the users of B cases, with their context, as requests are: → [B, D]."""
+
+    def encode_users(cases: EvalCases) -> Vectors:
+        features = user_features[cases.users]
+        if cases.context is not None:
+            features = features.with_columns(cases.context.get_columns())
+        return UserTowerInputs(cases.histories, features).encode(encoder, index.get_vectors)
+
+    return encode_users
 
 
 def read_item_vectors(index: Index) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -42,6 +41,7 @@ from vecall.pipeline.run import (
 )
 from vecall.pipeline.selection import resolve_preset
 from vecall.pipeline.selection_trial import TrialRunner
+from vecall.pipeline.validation_score import ValidationScore
 from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
 from vecall.runtime.paths import to_absolute_path
@@ -99,7 +99,8 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    for line in describe_data(dataset, split):
+    data_counts = count_data(dataset, split)
+    for line in describe_data(dataset, split, data_counts):
         progress.announce(line)
     hashes = hash_positives(dataset)
     if init_run is not None:
@@ -113,10 +114,10 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_weights = None if init_run is None else init_run.weights_path
     fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights)
     _write_or_check_lineage(fingerprint, hashes[split.positive_parts == TRAIN], directory, init_run, group)
-    trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, split, config), group)
-    init_config = None if init_run is None else init_run.config
-    config = resolve_preset(config, training_data, split, trial_runner, init_config)
-    wrap_with_fallback = _make_fallback_wrapper(dataset, split, config)
+    popularity = Popularity(split.train, training_data.n_items)
+    trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
+    config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)
+    wrap_with_fallback = _make_fallback_wrapper(dataset, popularity, config)
     n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,
@@ -134,7 +135,8 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     baselines = None
     if config.evaluation.baselines:
-        baselines = run_on_main(group, partial(evaluate_baselines, split, n_items, config.evaluation.ks, test_result))
+        evaluate = partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result)
+        baselines = run_on_main(group, evaluate)
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
@@ -144,7 +146,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         seconds=round(seconds, 2),
         protocol=protocol,
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
-        data=count_data(dataset, split),
+        data=data_counts,
         metrics=test_result.as_json(),
         baselines={} if baselines is None else baselines.metrics,
         baseline_notes=() if baselines is None else baselines.notes,
@@ -220,11 +222,13 @@ def _build_training_data(
     return training_data, ModelVocabulary(item_ids, item_encoder, user_encoder)
 
 
-def _make_fallback_wrapper(dataset: Dataset, split: Split, config: Config) -> Callable[[Scorer], FallbackScorer]:
+def _make_fallback_wrapper(
+    dataset: Dataset, popularity: Popularity, config: Config
+) -> Callable[[Scorer], FallbackScorer]:
     """Return a function that wraps a scorer: users without history and features get popular items, as from recall."""
     return partial(
         FallbackScorer,
-        popularity=Popularity(split.train, len(dataset.catalogue.items)).item_counts,
+        popularity=popularity.item_counts,
         reads_history=config.model.history.encoder != "none",
         has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
     )
@@ -238,16 +242,11 @@ def _validate(
     wrap_with_fallback: Callable[[Scorer], FallbackScorer],
     group: ProcessGroup | None,
 ) -> Mapping[str, float]:
-    """Return the monitored metric, the geometric mean of recall@k and NDCG@10, and both of its parts.
-
-    So a relative gain of 1 % in NDCG@10 counts as much as one in recall@k.
-    """
+    """Return the monitored metric, which is `ValidationScore`, and both of its parts."""
     k = limit_depth(n_items, _MONITORED_K)
-    metrics = evaluate_scorer(
-        wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0, processes=group
-    ).seen_excluded_or_included
-    recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
-    return {MONITORED_METRIC: math.sqrt(recall * ndcg), "valid_recall": recall, "valid_ndcg@10": ndcg}
+    result = evaluate_scorer(wrap_with_fallback(scorer), cases, n_items, (k,), max_sample_users=0, processes=group)
+    score = ValidationScore.compute(result, k)
+    return {MONITORED_METRIC: score.score, "valid_recall": score.recall, "valid_ndcg@10": score.ndcg}
 
 
 def _evaluate_test(

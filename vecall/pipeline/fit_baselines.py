@@ -31,19 +31,22 @@ class FitBaselines:
     comparison: BaselineComparison | None
 
 
-def evaluate_baselines(split: Split, n_items: int, ks: Sequence[int], model_result: EvaluationResult) -> FitBaselines:
+def evaluate_baselines(
+    split: Split, popularity: Popularity, ks: Sequence[int], model_result: EvaluationResult
+) -> FitBaselines:
     """Evaluate the baselines on the test cases of the model, and warn if the model is below one of them.
 
     What would not fit into memory is skipped with a warning. Of more than 10^10 pairs of users and items the fixed
     sample of 10,000 users is ranked, as for the model.
     """
+    n_items = len(popularity.item_counts)
     cases = select_test_cases(split.test, n_items)
     users = describe_users(len(cases), len(split.test)).removesuffix(",")
     progress.announce(
         f"baselines: popularity, EASE and co-occurrence of {len(split.train.values):,} positives, on {users}; "
         "[evaluation] baselines = false leaves them out"
     )
-    factories = build_baseline_factories(split, n_items, Popularity(split.train, n_items))
+    factories = build_baseline_factories(split, n_items, popularity)
     evaluated = evaluate_models(factories, cases, n_items, ks)
     comparison = compare_with_baselines(model_result, evaluated.results)
     if comparison is not None and comparison.level == "below":

@@ -5,36 +5,30 @@ yet (`selection_trial`), chooses by them (`selection_rules`) and records all of 
 The rules, and what they rest on: docs/decisions/0016-auto-preset.md.
 """
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-
-import numpy as np
 
 from vecall import progress
 from vecall.config import AUTO_PRESET, Config
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError
+from vecall.evaluation.baseline_evaluation import build_baseline_factories, evaluate_models
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.cooccurrence import RecentCooccurrence
-from vecall.evaluation.evaluator import evaluate_scorer
-from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
+from vecall.evaluation.sampling import sample_cases
 from vecall.pipeline.selection_record import SelectionRecord, TrialRecord, read_selection, read_trial, write_selection
 from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
 from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, sample_users
 from vecall.training.data import TrainingData
 from vecall.training.distributed import run_on_main
-from vecall.training.scoring import Scorer
-
-logger = logging.getLogger(__name__)
 
 # The history encoders that make a preset what it is; `pooled` takes the others.
 _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
 # Settings of `training` that belong to a machine or a run rather than to its model.
 _RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
+_QUICK_BASELINES = ("popularity", "cooccurrence")
 _ROWS_PER_MINUTE, _MIN_MINUTES, _MAX_MINUTES = 200_000, 0.5, 20.0
 _MIN_SAMPLE = 2_000
 _MIN_VALIDATION_USERS, _MAX_VALIDATION_USERS = 500, 5_000
@@ -194,26 +188,12 @@ def _format_seconds(seconds: float) -> str:
 
 def _sample_validation_users(cases: EvalCases, n_items: int) -> EvalCases:
     """Return a fixed random sample, of fewer users where each is ranked over millions of items."""
-    size = min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, _MAX_RANKED_PAIRS // n_items))
-    if len(cases) <= size:
-        return cases
-    drawn = np.random.default_rng(0).choice(len(cases), size=size, replace=False)
-    return cases.take(np.sort(drawn))
+    return sample_cases(cases, min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, _MAX_RANKED_PAIRS // n_items)))
 
 
 def _evaluate_baselines(split: Split, cases: EvalCases, n_items: int) -> dict[str, float]:
     """Return recall of popularity and co-occurrence; those that do not fit in memory are left out."""
     k = limit_depth(n_items)
-    popularity = Popularity(split.train, n_items)
-    recalls = {"popularity": _compute_recall(popularity, cases, n_items, k)}
-    try:
-        cooccurrence = FallbackScorer(RecentCooccurrence(split.train, n_items), popularity.item_counts)
-    except ConfigError as error:
-        logger.warning("skipped baseline cooccurrence: %s", error)
-        return recalls
-    return recalls | {"cooccurrence": _compute_recall(cooccurrence, cases, n_items, k)}
-
-
-def _compute_recall(scorer: Scorer, cases: EvalCases, n_items: int, k: int) -> float:
-    result = evaluate_scorer(scorer, cases, n_items, (k,), max_sample_users=0)
-    return result.seen_excluded_or_included[f"recall@{k}"]
+    factories = build_baseline_factories(split, n_items, Popularity(split.train, n_items))
+    evaluated = evaluate_models({name: factories[name] for name in _QUICK_BASELINES}, cases, n_items, (k,))
+    return {name: result.seen_excluded_or_included[f"recall@{k}"] for name, result in evaluated.results.items()}

@@ -5,7 +5,6 @@ RUN/selection/choice.json   All trials, the choice and why; written last.
 RUN/selection/chosen.toml   The chosen settings, to be pinned in a vecall.toml.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vecall.config import Config, parse_config
 from vecall.errors import TrainingError
 from vecall.runtime.durable_files import atomic_write
+from vecall.settings_base import to_toml
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -141,11 +141,5 @@ def _render_toml(config: Mapping[str, Any]) -> str:
     lines = ['# Chosen by preset = "auto". Replace these sections of vecall.toml by them to pin the choice.']
     for section in ("model", "training"):
         lines += ["", f"[{section}]"]
-        lines += [f"{key} = {_to_toml(value)}" for key, value in config[section].items()]
+        lines += [f"{key} = {to_toml(value)}" for key, value in config[section].items()]
     return "\n".join(lines) + "\n"
-
-
-def _to_toml(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_to_toml(entry)}" for key, entry in value.items()) + " }"
-    return json.dumps(value)  # strings, numbers, booleans and lists are written alike

@@ -1,7 +1,6 @@
 """Short trainings by which `preset = "auto"` compares presets."""
 
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,9 @@ from vecall.config import Config, parse_config
 from vecall.data.ragged import EvalCases, RaggedArray, offsets_from_lengths
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.metrics import limit_depth
+from vecall.evaluation.sampling import shuffle_histories
 from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, write_trial
+from vecall.pipeline.validation_score import ValidationScore
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, run_on_main
 from vecall.training.fit import train
@@ -65,7 +66,7 @@ class TrialRunner:
         k = limit_depth(data.n_items)
         ordered, shuffled = (
             evaluate_scorer(scorer, variant, data.n_items, (k,), max_sample_users=0, processes=self.group)
-            for variant in (cases, _shuffle_histories(cases))
+            for variant in (cases, shuffle_histories(cases))
         )
         if self.group is not None:
             self.group.barrier()  # until all processes have read the checkpoint
@@ -97,16 +98,8 @@ def _shorten(config: Config) -> Config:
 
 
 def _summarize(result: EvaluationResult, k: int, prefix: str) -> dict[str, float]:
-    metrics = result.seen_excluded_or_included
-    recall, ndcg = metrics[f"recall@{k}"], metrics["ndcg@10"]
-    return {f"{prefix}score": math.sqrt(recall * ndcg), f"{prefix}recall": recall, f"{prefix}ndcg@10": ndcg}
-
-
-def _shuffle_histories(cases: EvalCases) -> EvalCases:
-    """Return the cases with the items of each history in random order."""
-    histories = cases.histories
-    order = np.lexsort((np.random.default_rng(_SEED).random(len(histories.values)), histories.segment_ids))
-    return dataclasses.replace(cases, histories=RaggedArray(histories.offsets, histories.values[order]))
+    score = ValidationScore.compute(result, k)
+    return {f"{prefix}score": score.score, f"{prefix}recall": score.recall, f"{prefix}ndcg@10": score.ndcg}
 
 
 def sample_users(data: TrainingData, max_interactions: int) -> TrainingData:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.arrays import Rows
-from vecall.data.ragged import RaggedArray, offsets_from_lengths
+from vecall.data.ragged import RaggedArray, locate_segments, offsets_from_lengths
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.seeding import build_epoch_rng
 from vecall.training.shards import BatchPart, Shard, WholeBatch
@@ -207,7 +207,7 @@ class SetBatches:
         sets = self._sets
         lengths = sets.items.lengths[users]
         offsets = offsets_from_lengths(lengths)
-        sources = np.arange(offsets[-1]) + np.repeat(sets.items.offsets[users] - offsets[:-1], lengths)
+        sources = locate_segments(sets.items.offsets[users], lengths)
         weights = np.ones(len(sources), dtype=np.float32) if sets.weights is None else sets.weights[sources]
         owners = np.repeat(np.arange(len(users)), lengths)
         order = np.lexsort((rng.random(len(sources)), weights == 0, owners))  # random; those that can be hidden first

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.arrays import Rows
-from vecall.data.ragged import RaggedArray, offsets_from_lengths
+from vecall.data.ragged import RaggedArray, locate_segments, offsets_from_lengths
 from vecall.towers.two_tower import FeatureTensors, TwoTower
 from vecall.training.batches import gather_histories
 from vecall.training.seeding import build_epoch_rng
@@ -209,8 +209,7 @@ class WindowBatches:
         windows = self._windows
         ends = self._histories.offsets[windows.users[indices]] + windows.ends[indices]
         counts = np.minimum(windows.ends[indices], windows.max_length) - windows.loss_starts[indices]
-        shifts = np.repeat(ends - np.cumsum(counts), counts)  # those that may be targets are the last of each window
-        located = np.arange(len(shifts)) + shifts
+        located = locate_segments(ends - counts, counts)  # those that may be targets are the last of each window
         return located if windows.weights is None else located[windows.weights[located] > 0]
 
     def _build_batch(self, indices: Rows) -> WindowBatch:

@@ -1,4 +1,4 @@
-"""The index was tuned on users that are not like those who ask now."""
+"""The index was tuned on vectors of other users than the present ones, for whom its ANN recall is lower."""
 
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Message
