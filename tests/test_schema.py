@@ -37,7 +37,7 @@ def test_schema_is_frozen():
         ({"title": "rank"}, r"\['rank'\] clash"),
         ({"attributes": ("i",)}, "'i' is the id"),
         ({"title": "i"}, "'i' is the id"),
-        ({"features": {"channel": {"kind": "text"}}}, r"\['channel'\] clash"),
+        ({"features": {"channels": {"kind": "text"}}}, r"\['channels'\] clash"),
         ({"features": {"i": {"kind": "text"}}}, "'i' is the id"),
         ({"features": {"x": {"kind": "words"}}}, "'numeric', 'category', 'tags', 'vector', 'text'"),
         ({"features": {"x": {}}}, "'kind'"),

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from vecall.channels.settings import ChannelsSettings
 from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
@@ -89,6 +90,7 @@ class Config(SettingsModel):
         model: The two towers.
         training: Loss, optimization and stopping.
         index: Vector index and the targets that it is tuned for.
+        channels: What is recalled beside the vectors, and how it is merged.
         evaluation: Metrics.
     """
 
@@ -97,6 +99,7 @@ class Config(SettingsModel):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
+    channels: ChannelsSettings = ChannelsSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="before")

@@ -164,9 +164,23 @@ def _get_or_none(sections: Mapping[str, Any], path: str) -> object:
 
 def _describe_key(section: str, name: str, info: FieldInfo) -> ConfigKey:
     default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        default = default.model_dump(exclude_none=True)
+    description = (info.description or "") + _describe_optional_table(info.annotation)
     return ConfigKey(
-        section, name, _describe_type(info.annotation), default, _describe_bounds(info.metadata), info.description or ""
+        section, name, _describe_type(info.annotation), default, _describe_bounds(info.metadata), description
     )
+
+
+def _describe_optional_table(annotation: Any) -> str:  # noqa: ANN401 - a type
+    """Describe the keys of a field that is a table or a value, such as false; empty for other fields."""
+    tables = [model for model in get_args(annotation) if _as_model_class(model)]
+    keys = [key for table in tables for key in list_model_keys(table)]
+    parts = [
+        f"`{key.name}` ({key.type}{'' if key.default is None else f', {to_toml(key.default)}'}): {key.description}"
+        for key in keys
+    ]
+    return f"; keys: {'; '.join(parts)}" if parts else ""
 
 
 def _describe_bounds(metadata: Sequence[object]) -> str:
@@ -197,6 +211,8 @@ def _describe_type(annotation: Any) -> str:  # noqa: ANN401 - a type
         return f"list of {_describe_type(arguments[0])}"
     if origin is dict:
         return f"table of {_describe_type(arguments[1])} by name"
+    if _as_model_class(annotation):
+        return "table"
     return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

@@ -1,6 +1,6 @@
 """Columns of the users, items and interactions tables: the `[schema.*]` sections of vecall.toml."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -57,14 +57,20 @@ Feature = Annotated[
 Features = dict[str, Feature]
 ContextFeature = Annotated[NumericFeature | CategoryFeature, Field(discriminator="kind")]
 
-# Columns that `Recaller.candidates` adds to the attributes.
-RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channel"})
+# Columns that `Recaller.candidates` adds to the attributes, and what the names of its other columns start with.
+RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channels"})
+_RESERVED_PREFIXES = ("user.", "item.", "vector.", "similar.", "popular.", "fresh.", "repeat.")
+
+
+def list_reserved_columns(columns: Iterable[str]) -> list[str]:
+    """Return those names that clash with columns of `Recaller.candidates`."""
+    return sorted(name for name in columns if name in RESERVED_COLUMNS or name.startswith(_RESERVED_PREFIXES))
 
 
 def _check_column_names(id_column: str, columns: set[str]) -> None:
     if id_column in columns:
         raise ValueError(f"{id_column!r} is the id column: it can be neither an attribute nor a feature")
-    if reserved := sorted(columns & RESERVED_COLUMNS):
+    if reserved := list_reserved_columns(columns):
         raise ValueError(f"columns named {reserved} clash with columns of the recall result; rename them")
 
 

@@ -68,7 +68,8 @@ def test_next_request_sees_a_write(writer):
     assert recall_scores(writer, where=[{"field": "colour", "op": "eq", "value": "blue"}]) == {}
     assert recall_scores(writer, exclude=[9, 1, 77]) == {2: 7, 4: 4, 3: 3}
     table = writer.candidates(Query(vector=ANY, k=3))
-    assert table.rows() == [(9, 10, 1, "vector", "red"), (2, 7, 2, "vector", None), (4, 4, 3, "vector", None)]
+    columns = table.select("id", "score", "rank", "channels", "colour").rows()
+    assert columns == [(9, 10, 1, ["vector"], "red"), (2, 7, 2, ["vector"], None), (4, 4, 3, ["vector"], None)]
     plan = writer.recall(Query(vector=ANY, k=99, exclude=[9], explain=True)).plan
     assert (plan.matches, plan.excluded, plan.delta) == (5, 1, 1)
     assert writer.delete([9, 1, 77, 1]) == 2

@@ -101,8 +101,9 @@ def test_answer_as_json_has_the_public_keys():
         "exhausted": False,
         "fallback": None,
         "unknown": {"user": False, "history": 2, "exclude": 0},
+        "degraded": [],
     }
-    plan = ExecutionPlan("index", matches=9, excluded=1, delta=0, effort=64, ms={"encode": 0.1})
+    plan = ExecutionPlan("index", matches=9, excluded=1, delta=0, effort=64, ms={"encode": 0.1}, channels={})
     explained = Recalled("r", [], [], exhausted=True, fallback="popular", unknown=UnknownInputs(), plan=plan).as_json()
     assert explained["plan"] == {
         "path": "index",
@@ -111,4 +112,5 @@ def test_answer_as_json_has_the_public_keys():
         "delta": 0,
         "effort": 64,
         "ms": {"encode": 0.1},
+        "channels": {},
     }

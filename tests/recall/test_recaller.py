@@ -84,7 +84,8 @@ def test_answer_without_eligible_items_is_empty_and_exhausted(recaller):
     ):
         answer = recaller.recall(query)
         assert (answer.ids, answer.scores, answer.exhausted) == ([], [], True)
-        assert recaller.candidates(query).columns == ["id", "score", "rank", "channel", "title", "year"]
+        assert recaller.candidates(query).columns[:4] == ["id", "score", "rank", "channels"]
+        assert recaller.candidates(query).columns[-3:] == ["item.popularity", "title", "year"]
         assert recaller.candidates(query).schema["id"] == pl.Int64
 
 
@@ -92,16 +93,21 @@ def test_unknown_user_gets_popular_items(recaller):
     answer = recaller.recall(Query(user_id="nobody", k=3, exclude=[298]))
     assert (answer.ids, answer.scores) == ([299, 297, 296], [199, 197, 196])
     assert (answer.fallback, answer.unknown.user, answer.exhausted) == ("popular", True, False)
-    assert set(recaller.candidates(Query(user_id="nobody", k=3))["channel"]) == {"popular"}
+    assert set(recaller.candidates(Query(user_id="nobody", k=3))["channels"].explode()) == {"popular"}
 
 
 def test_candidates_are_the_answer_with_attributes_in_the_same_order(recaller):
     query = Query(user_id="ann", k=30, where=[{"field": "year", "op": "gt", "value": 1995}])
     answer, table = recaller.recall(query), recaller.candidates(query)
-    assert table.columns == ["id", "score", "rank", "channel", "title", "year"]
+    assert table.columns == [
+        *("id", "score", "rank", "channels", "vector.score", "vector.rank"),
+        *("user.age", "user.town", "user.taste", "item.popularity", "title", "year"),
+    ]
     assert (table["id"].to_list(), table["score"].to_list()) == (answer.ids, answer.scores)
     assert table["rank"].to_list() == list(range(1, 31))
-    assert set(table["channel"]) == {"vector"}
+    assert table["channels"].to_list() == [["vector"]] * 30
+    assert (table["vector.score"].to_list(), table["vector.rank"].to_list()) == (answer.scores, list(range(1, 31)))
+    assert table["item.popularity"].to_list() == [item_id - 100 for item_id in answer.ids]
     assert table["title"].to_list() == [f"t{item_id - 100}" for item_id in answer.ids]
     assert table["year"].to_list() == [YEARS[item_id - 100] for item_id in answer.ids]
 
@@ -111,7 +117,8 @@ def test_release_with_string_ids_and_without_attributes(make_recaller):
     answer = recaller.recall(Query(vector=[1, 0], k=3))
     assert (answer.ids, answer.scores) == (["é", "10", "9"], [2, 1, 1])  # ties by UTF-8 bytes
     table = recaller.candidates(Query(vector=[1, 0], k=2))
-    assert (table.columns, table.schema["id"]) == (["id", "score", "rank", "channel"], pl.String)
+    assert table["item.popularity"].null_count() == 2
+    assert table.schema["id"] == pl.String
 
 
 def test_invalid_query_error_names_its_field(recaller):

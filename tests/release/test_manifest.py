@@ -164,12 +164,12 @@ def test_replaced_manifest_with_valid_digest_does_not_match_current(store, relea
     ("changes", "message"),
     [
         (
-            {"format": 4, "new": 1},
-            r"has format 4, written by a newer vecall; this version reads format 3\. Upgrade vecall",
+            {"format": 5, "new": 1},
+            r"has format 5, written by a newer vecall; this version reads format 4\. Upgrade vecall",
         ),
         (
             {"format": 2},
-            r"has format 2, written by an older vecall; this version reads format 3\. Publish it again",
+            r"has format 2, written by an older vecall; this version reads format 4\. Publish it again",
         ),
         ({"format": 1}, "has format 1, written by an older vecall"),
         ({"format": 0}, "format"),

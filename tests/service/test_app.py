@@ -83,7 +83,7 @@ def test_recent_items_are_appended_and_excluded(client):
 
 def test_explain_returns_the_plan(client):
     plan = recall(client, user_id="user-1", k=3, explain=True)["plan"]
-    assert list(plan) == ["path", "matches", "excluded", "delta", "effort", "ms"]
+    assert list(plan) == ["path", "matches", "excluded", "delta", "effort", "ms", "channels"]
     assert list(plan["ms"]) == ["encode", "plan", "search", "merge"]
 
 

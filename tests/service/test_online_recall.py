@@ -78,13 +78,13 @@ def test_throttle_limits_the_share_of_a_core():
 
 def test_missing_items_reduce_the_recall(recaller):
     trace = run_recall(recaller)
-    rows = trace.search_result.rows.copy()
+    rows = trace.search_result.vector_result.rows.copy()
     rows[:3] = [1998, 1999, 1997]
     incomplete = SimpleNamespace(
         snapshot=trace.snapshot,
         resolved_query=trace.resolved_query,
         filter_mask=None,
-        search_result=SimpleNamespace(rows=rows, route="index"),
+        search_result=SimpleNamespace(vector_result=SimpleNamespace(rows=rows, route="index")),
         answer=None,
     )
     monitor = OnlineRecallMonitor(1.0)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from vecall.arrays import Rows
+from vecall.channels.channel_tables import invert_rows
 from vecall.data.frames import select_columns
 from vecall.data.id_map import Id, build_id_map
 from vecall.data.ragged import RaggedArray
@@ -90,14 +91,6 @@ def _resolve_index_settings(base: Release) -> IndexSettings:
     return settings
 
 
-def _to_base_rows(snapshot: Snapshot, rows: Rows) -> Rows:
-    """Return the row in the base of the items of snapshot rows; -1 for new items."""
-    n = snapshot.release.index.size
-    base_rows = rows.copy()
-    base_rows[rows >= n] = snapshot.delta.base_rows[rows[rows >= n] - n]
-    return base_rows
-
-
 @dataclass(frozen=True)
 class _LiveUpserts:
     """The upserts of the delta's items, as far as a snapshot does not hold them.
@@ -146,7 +139,7 @@ def _find_external_vector_rows(snapshot: Snapshot, rows: Rows, upserts: _LiveUps
 
 
 def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _LiveUpserts) -> ReleaseContents:
-    base, base_rows = snapshot.release, _to_base_rows(snapshot, rows)
+    base, base_rows = snapshot.release, snapshot.to_base_rows(rows)
     vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # the precision of the stored vectors: no loss
     for start in range(0, len(rows), _CHUNK_ROWS):
         vectors[start : start + _CHUNK_ROWS] = snapshot.get_vectors(rows[start : start + _CHUNK_ROWS])
@@ -163,6 +156,8 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
         users=None if base.users is None else _remap_users(base.users, base_rows, base.index.size),
         item_features=_build_item_features(snapshot, rows, upserts),
         external_vector_rows=external_vector_rows,
+        channels=base.channels.remap(base_rows, base.index.size),
+        merge=base.merge_plan,
         metrics=base.manifest.metrics,
         journal_seq=until_seq,
         tables_seq=base.manifest.tables_seq,
@@ -177,9 +172,7 @@ def _remap_users(users: UserTable, base_rows: Rows, base_size: int) -> UserTable
         base_rows: for each row of the new release, the item's row in the base; -1 for new items.
         base_size: number of items in the base.
     """
-    new_rows = np.full(base_size, -1, dtype=np.int64)  # by base row
-    new_rows[base_rows[base_rows >= 0]] = np.flatnonzero(base_rows >= 0)
-    rows = new_rows[users.histories.values]
+    rows = invert_rows(base_rows, base_size)[users.histories.values]
     is_kept = rows >= 0
     histories = RaggedArray.from_sorted_pairs(users.histories.segment_ids[is_kept], rows[is_kept], len(users.histories))
     return UserTable(users.ids, users.features, histories)
@@ -202,5 +195,5 @@ def _copy_encoder(base_dir: Path, draft_dir: Path, snapshot: Snapshot, rows: Row
         # The last row, index -1, is the unknown item's: new items get it, and it is appended as the new last row.
         id_vectors = map_array(base_dir / ITEM_ID_VECTORS_FILE)
         with translate_write_errors(draft_dir):
-            write_array(draft_dir / ITEM_ID_VECTORS_FILE, id_vectors[np.append(_to_base_rows(snapshot, rows), -1)])
+            write_array(draft_dir / ITEM_ID_VECTORS_FILE, id_vectors[np.append(snapshot.to_base_rows(rows), -1)])
     return OnnxEncoder(draft_dir), digest

@@ -141,6 +141,12 @@ class Snapshot:
         latest[~is_live] = self.to_rows(self.release.item_ids.to_ids(rows[~is_live]))
         return latest
 
+    def to_base_rows(self, rows: Rows) -> Rows:
+        """Return the row that the same item has in the base release; -1 for new items."""
+        base_rows, in_delta = rows.copy(), rows >= self.release.index.size
+        base_rows[in_delta] = self.delta.base_rows[rows[in_delta] - self.release.index.size]
+        return base_rows
+
     def is_live(self, rows: Rows) -> Mask:
         """Return a bool [len(rows)] mask of the rows whose item is live; False for row -1."""
         slots = rows - self.release.index.size

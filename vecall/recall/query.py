@@ -14,7 +14,7 @@ from vecall.errors import QueryError
 from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
-RecallRoute = Literal["index", "scan", "all", "popular"]
+RecallRoute = Literal["index", "scan", "all", "popular", "channels"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Query:
         where: Conditions `{"field", "op", "value"}` on attributes; all must hold.
         exclude: Item ids never to return.
         exclude_seen: Whether to leave out the items of the stored history, of `history` and of `recent`.
+        channels: Names of the channels to ask, such as "vector"; None for those that the release was tuned for.
         explain: Whether the answer carries an `ExecutionPlan`.
 
     Raises:
@@ -46,6 +47,7 @@ class Query:
     where: Sequence[Mapping[str, object]] = ()
     exclude: Sequence[Id] = ()
     exclude_seen: bool = True
+    channels: Sequence[str] | None = None
     explain: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +64,10 @@ class Query:
         _check("exclude", self.exclude is not None, self.exclude, "a list of item ids")
         _check_ids("exclude", self.exclude)
         _check("exclude_seen", _is_bool(self.exclude_seen), self.exclude_seen, "true or false")
+        if self.channels is not None:
+            _check_each("channels", self.channels, _is_text, "names of channels")
+            _check("channels", len(self.channels) > 0, self.channels, "at least one name, or null")
+            object.__setattr__(self, "channels", tuple(self.channels))
         _check("explain", _is_bool(self.explain), self.explain, "true or false")
         object.__setattr__(self, "k", int(self.k))  # a narrow NumPy integer would overflow in arithmetic
         if self.vector is not None:
@@ -107,13 +113,15 @@ class ExecutionPlan:
     """How an answer was found, for `explain`.
 
     Attributes:
-        path: "index", "scan" (exact), "all" (the index has at most k items to return, perhaps none, and all of them are
-            scored) or "popular".
+        path: How vectors were searched: "index", "scan" (exact), "all" (the index has at most k items to return,
+            perhaps none, and all of them are scored), "popular" instead of them; or "channels" if they were not.
         matches: Items that pass `where`.
         excluded: Items among them that were excluded.
         delta: Live items outside the index that may be returned; all are scored.
         effort: Fields of `vecall.index.base.SearchParams` that the index was searched with; None if it was not.
         ms: Milliseconds by stage: encode, plan, search, merge.
+        channels: By name of the channel that answered: `count` of its items, `unique` of them that no other channel
+            returned, and `ms`.
     """
 
     path: RecallRoute
@@ -122,6 +130,7 @@ class ExecutionPlan:
     delta: int
     effort: Mapping[str, int] | None
     ms: Mapping[str, float]
+    channels: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -130,11 +139,14 @@ class Recalled:
 
     Attributes:
         release: Name of the release that the whole answer comes from.
-        ids: Item ids of the schema's type; fewer than k only if `exhausted`.
-        scores: Score of each id; larger is better.
+        ids: Item ids of the schema's type; fewer than k only if `exhausted`, or if no channel that recalls all items
+            was asked, which "vector" does.
+        scores: Score of each id; larger is better. Of several channels it is the fused one, see
+            `vecall.recall.merging`.
         exhausted: Whether every matching item is in the answer.
         fallback: What replaced the stored user: "history" (only the given one), "popular" (popular items), or None.
         unknown: Ids of the query that the release does not have.
+        degraded: Names of the channels that were left out because they failed.
         plan: How the answer was found, if the query asked to `explain`; else None.
     """
 
@@ -144,12 +156,13 @@ class Recalled:
     exhausted: bool
     fallback: Fallback | None
     unknown: UnknownInputs
+    degraded: Sequence[str] = ()
     plan: ExecutionPlan | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the answer as it is sent over HTTP, sharing its lists."""
         answer: dict[str, object] = dict(vars(self))  # `asdict` would copy the lists
-        answer["unknown"] = vars(self.unknown)
+        answer["unknown"], answer["degraded"] = vars(self.unknown), list(self.degraded)
         del answer["plan"]
         return answer if self.plan is None else answer | {"plan": vars(self.plan)}
 
@@ -221,6 +234,10 @@ def _to_array(vector: object) -> object:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) or _is_integer(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_mapping(value: object) -> bool:

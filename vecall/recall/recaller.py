@@ -8,18 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-import numpy as np
 import polars as pl
 
-from vecall.data.casting import to_id_dtype
 from vecall.data.id_map import Id
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
 from vecall.live.snapshot import Snapshot
+from vecall.recall.candidate_set import CandidateSet, build_candidate_set
+from vecall.recall.candidate_table import build_candidate_table
+from vecall.recall.channel_search import ChannelSearchResult, search_channels, select_plan
+from vecall.recall.channels.available import VECTOR_CHANNELS
+from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.filters import FilterCache, FilterMask, never_cancel
 from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
 from vecall.recall.resolve import ResolvedQuery, resolve_query
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
-from vecall.recall.search import SearchResult, search_snapshot
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
 
@@ -34,7 +36,8 @@ class RecallTrace:
         snapshot: What was searched.
         resolved_query: User vector and excluded rows.
         filter_mask: Items that pass `where`; None if the query has no conditions.
-        search_result: Rows of the snapshot, and how they were found.
+        candidates: Items that might have been answers.
+        search_result: Rows of the snapshot, and what each channel contributed.
         answer: The answer.
         stage_ms: Milliseconds by stage, see `STAGES`.
     """
@@ -42,7 +45,8 @@ class RecallTrace:
     snapshot: Snapshot
     resolved_query: ResolvedQuery
     filter_mask: FilterMask | None
-    search_result: SearchResult
+    candidates: CandidateSet
+    search_result: ChannelSearchResult
     answer: Recalled
     stage_ms: Mapping[str, float]
 
@@ -114,23 +118,13 @@ class Recaller:
         """Return the items of `recall` as a table for a ranking model.
 
         Returns:
-            One row per item with the columns `id`, `score`, `rank` (from 1), `channel` and the attributes.
+            One row per item, see `vecall.recall.candidate_table`.
 
         Raises:
             QueryError, TooManyScansError: As for `recall`.
         """
         trace = self.recall_with_trace(query)
-        answer = trace.answer
-        channel = "vector" if trace.resolved_query.query_matrix is not None else "popular"
-        table = pl.DataFrame(
-            {
-                "id": pl.Series(answer.ids, dtype=to_id_dtype(trace.snapshot.release.item_ids.id_type)),
-                "score": pl.Series(answer.scores, dtype=pl.Float32),
-                "rank": np.arange(1, len(answer.ids) + 1),
-                "channel": pl.Series([channel] * len(answer.ids), dtype=pl.String),
-            }
-        )
-        return table.hstack(trace.snapshot.get_attributes(trace.search_result.rows))
+        return build_candidate_table(trace.snapshot, trace.resolved_query, trace.search_result)
 
     def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> int:
         """Insert or replace items, all or none. The next query sees them, and they survive a crash.
@@ -196,7 +190,8 @@ class Recaller:
         check_not_forked()
         snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
-        resolved_query = resolve_query(query, snapshot)
+        plan = select_plan(snapshot.release, query)
+        resolved_query = resolve_query(query, snapshot, needs_vector=not VECTOR_CHANNELS.isdisjoint(plan.channels))
         times.append(time.perf_counter())
         check_cancelled()
         filter_mask = (
@@ -204,7 +199,9 @@ class Recaller:
         )
         times.append(time.perf_counter())
         check_cancelled()
-        search_result = search_snapshot(snapshot, resolved_query, filter_mask, query.k, scan_limiter=self._scan_limiter)
+        candidates = build_candidate_set(snapshot, resolved_query.excluded_rows, filter_mask)
+        channel_query = ChannelQuery(snapshot, resolved_query, candidates)
+        search_result = search_channels(channel_query, plan, query.k, scan_limiter=self._scan_limiter)
         times.append(time.perf_counter())
         ids = snapshot.to_ids(search_result.rows)
         times.append(time.perf_counter())
@@ -215,22 +212,28 @@ class Recaller:
             release=snapshot.release.name,
             ids=ids,
             scores=search_result.scores.tolist(),
-            exhausted=len(ids) == search_result.eligible_count,
+            exhausted=len(ids) == candidates.eligible_count,
             fallback=resolved_query.fallback,
             unknown=resolved_query.unknown,
-            plan=_build_execution_plan(search_result, stage_ms) if query.explain else None,
+            degraded=search_result.degraded,
+            plan=_build_execution_plan(candidates, search_result, stage_ms) if query.explain else None,
         )
-        return RecallTrace(snapshot, resolved_query, filter_mask, search_result, answer, stage_ms)
+        return RecallTrace(snapshot, resolved_query, filter_mask, candidates, search_result, answer, stage_ms)
 
 
-def _build_execution_plan(search_result: SearchResult, stage_ms: Mapping[str, float]) -> ExecutionPlan:
+def _build_execution_plan(
+    candidates: CandidateSet, search_result: ChannelSearchResult, stage_ms: Mapping[str, float]
+) -> ExecutionPlan:
+    vector_result = search_result.vector_result
+    search_params = None if vector_result is None else vector_result.search_params
     return ExecutionPlan(
-        path=search_result.route,
-        matches=search_result.match_count,
-        excluded=search_result.match_count - search_result.eligible_count,
-        delta=search_result.eligible_delta_count,
-        effort=None if search_result.search_params is None else search_result.search_params._asdict(),
+        path="channels" if vector_result is None else vector_result.route,
+        matches=candidates.match_count,
+        excluded=candidates.match_count - candidates.eligible_count,
+        delta=len(candidates.delta_slots),
+        effort=None if search_params is None else search_params._asdict(),
         ms=stage_ms,
+        channels=search_result.describe_channels(),
     )
 
 

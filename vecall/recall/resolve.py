@@ -1,7 +1,7 @@
 """Resolution of a query against a snapshot: ids become rows, history and features become one user vector."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -31,18 +31,28 @@ class ResolvedQuery:
         fallback: What stands in for the stored user, as in `Recalled`: "popular" if there is no vector, "history" if
             the user is unknown and the vector comes from the history in the request; else None.
         unknown: Ids of the query that the release does not have.
+        history: [L] rows of the snapshot that the user took, oldest first, all that are known; may include deleted
+            items.
+        user_features: Frame of one row with the user's features; None where nothing is known of them.
     """
 
     query_matrix: Vectors | None
     excluded_rows: Rows
     fallback: Fallback | None
     unknown: UnknownInputs
+    history: Rows = field(default_factory=lambda: _NO_ROWS)
+    user_features: pl.DataFrame | None = None
 
 
-def resolve_query(query: Query, snapshot: Snapshot) -> ResolvedQuery:
+def resolve_query(query: Query, snapshot: Snapshot, *, needs_vector: bool = True) -> ResolvedQuery:
     """Resolve the ids of a query and compute the user's vector.
 
     Items of histories count with their current vectors; deleted ones still contribute to the user's vector.
+
+    Args:
+        query: The request.
+        snapshot: What is searched.
+        needs_vector: Whether a channel reads the user's vector; otherwise it is not computed.
 
     Raises:
         QueryError: An id is of the wrong type, a feature does not exist or has an invalid value, or the release has
@@ -59,20 +69,22 @@ def resolve_query(query: Query, snapshot: Snapshot) -> ResolvedQuery:
     recent, unknown_recent = _find_known_rows("recent", query.recent or (), snapshot)
     exclude, unknown_exclude = _find_known_rows("exclude", query.exclude, snapshot)
     history = stored if query.history is None else sent
-    history = _select_history(np.concatenate([history, recent]) if len(recent) else history, release.encoder)
-    vector = _compute_user_vector(query, snapshot, user_row, history)
+    history = np.concatenate([history, recent]) if len(recent) else history
+    vector, features = _compute_user_vector(query, snapshot, user_row, history, needs_vector=needs_vector)
     excluded = [rows for rows in (exclude, *((stored, sent, recent) if query.exclude_seen else ())) if len(rows)]
     is_user_unknown = query.user_id is not None and user_row is None
     fallback: Fallback | None = None
-    if query.vector is None and vector is None:
+    if needs_vector and vector is None:
         fallback = "popular"
-    elif query.vector is None and is_user_unknown and len(history):
+    elif query.vector is None and is_user_unknown and len(history) and _reads_history(release, needs_vector):
         fallback = "history"
     return ResolvedQuery(
         query_matrix=vector,
         excluded_rows=np.unique(np.concatenate(excluded)) if excluded else _NO_ROWS,
         fallback=fallback,
         unknown=UnknownInputs(is_user_unknown, unknown_history + unknown_recent, unknown_exclude),
+        history=history,
+        user_features=features,
     )
 
 
@@ -97,37 +109,46 @@ def _find_known_rows(field: str, ids: Sequence[Id], snapshot: Snapshot) -> tuple
     return known_rows, len(rows) - len(known_rows)
 
 
-def _select_history(history: Rows, encoder: OnnxEncoder | None) -> Rows:
+def _select_history(history: Rows, encoder: OnnxEncoder) -> Rows:
     """Return the rows that the user tower reads, oldest first; none if it reads no history."""
-    if encoder is None:
-        return _NO_ROWS
     if encoder.state.distinct_history:
         history = RaggedArray(np.array([0, len(history)]), history).drop_repeats().values
     return history[max(0, len(history) - encoder.history_length) :]
 
 
-def _compute_user_vector(query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows) -> Vectors | None:
-    """Return the query's vector or the user tower's, [1, D]; None if the tower has neither history nor feature to read.
+def _reads_history(release: Release, needs_vector: bool) -> bool:
+    """Return whether the history decides about the answer: for channels without vectors it does in any case."""
+    return not needs_vector or (release.encoder is not None and release.encoder.history_length > 0)
+
+
+def _compute_user_vector(
+    query: Query, snapshot: Snapshot, user_row: Row | None, history: Rows, *, needs_vector: bool
+) -> tuple[Vectors | None, pl.DataFrame | None]:
+    """Return the user's vector and the user's features in a frame of one row, each None where there is none.
+
+    The vector [1, D] is the query's or the user tower's; the tower needs a history or a feature to read.
 
     Args:
         query: The request.
         snapshot: What is searched.
         user_row: Row of the stored user; None if it is unknown.
-        history: [L] rows that the tower reads, oldest first.
+        history: [L] rows that the user took, oldest first.
+        needs_vector: Whether to compute the vector.
     """
-    release = snapshot.release
+    release, encoder = snapshot.release, snapshot.release.encoder
     if query.vector is not None:
-        return _to_query_matrix(query.vector, release.index.dim)
-    encoder = release.encoder
-    if encoder is None:
+        return _to_query_matrix(query.vector, release.index.dim), None
+    if encoder is None and needs_vector:
         raise QueryError("this release has no towers: give the user's `vector`", field="vector")
     features = _merge_user_features(query.user, release, user_row)
+    if encoder is None or not needs_vector:
+        return None, features
+    history = _select_history(history, encoder)
     if not len(history) and (features is None or _is_blank(features)):
-        return None
-    if features is None:
-        features = encoder.empty_user_features
+        return None, features
     vectors = snapshot.get_vectors(history)[None]  # [1, L, D]
-    return encoder.encode_users(features, vectors, np.array([len(history)]))
+    row = encoder.empty_user_features if features is None else features
+    return encoder.encode_users(row, vectors, np.array([len(history)])), features
 
 
 def _is_blank(features: pl.DataFrame) -> bool:

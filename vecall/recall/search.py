@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecall.arrays import Mask, Rows, Scores, Vectors
+from vecall.arrays import Rows, Scores, Vectors
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
@@ -13,13 +13,13 @@ from vecall.index.kernels import compute_inner_products, select_top_k_superset
 from vecall.index.planner import plan_search
 from vecall.index.topk import select_top_k_batch, sort_hits
 from vecall.live.snapshot import Snapshot
+from vecall.recall.candidate_set import CandidateSet, build_candidate_set, is_in_sorted
 from vecall.recall.filters import FilterMask
 from vecall.recall.query import RecallRoute
 from vecall.recall.resolve import ResolvedQuery
+from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.release.release import Release
-
-ScoredRows = tuple[Rows, Scores]
 
 _GROUND_TRUTH_CHUNK_ROWS = 32_768  # takes about two milliseconds
 
@@ -50,43 +50,6 @@ class SearchResult:
     search_params: SearchParams | None
 
 
-@dataclass(frozen=True)
-class _CandidateSet:
-    """Items that may be answers. An eligible item matches the filter and is not excluded.
-
-    Attributes:
-        base_bitmap: Matching rows of the base, including excluded ones; None for all rows.
-        base_size: Rows of the base.
-        excluded_base_rows: Matching rows of the base that are excluded, ascending.
-        delta_slots: Eligible slots of the delta.
-        match_count: Matching items of base and delta.
-    """
-
-    base_bitmap: Bitmap | None
-    base_size: int
-    excluded_base_rows: Rows
-    delta_slots: Rows
-    match_count: int
-
-    @property
-    def eligible_base_count(self) -> int:
-        """Number of eligible rows of the base."""
-        return (self.base_size if self.base_bitmap is None else self.base_bitmap.count) - len(self.excluded_base_rows)
-
-    @property
-    def eligible_count(self) -> int:
-        """Number of eligible items of base and delta."""
-        return self.eligible_base_count + len(self.delta_slots)
-
-    def build_eligible_bitmap(self) -> Bitmap | None:
-        """Return the eligible rows of the base; None for all rows."""
-        if not len(self.excluded_base_rows):
-            return self.base_bitmap
-        return (Bitmap.full(self.base_size) if self.base_bitmap is None else self.base_bitmap).exclude(
-            self.excluded_base_rows
-        )
-
-
 def search_snapshot(
     snapshot: Snapshot,
     query: ResolvedQuery,
@@ -108,14 +71,37 @@ def search_snapshot(
         QueryError: Popular items are to be returned, and the release has no popularity.
         TooManyScansError: The query needs a large scan, and as many as `scan_limiter` allows are running.
     """
-    candidates = _build_candidate_set(snapshot, query.excluded_rows, filter_mask)
+    candidates = build_candidate_set(snapshot, query.excluded_rows, filter_mask)
+    return search_candidates(snapshot, query.query_matrix, candidates, k, scan_limiter=scan_limiter)
+
+
+def search_candidates(
+    snapshot: Snapshot,
+    query_matrix: Vectors | None,
+    candidates: CandidateSet,
+    k: int,
+    *,
+    scan_limiter: ScanLimiter = UNLIMITED_SCANS,
+) -> SearchResult:
+    """Search as `search_snapshot` does, among items that were determined before.
+
+    Args:
+        snapshot: What is searched.
+        query_matrix: [1, D] user vector; None ranks by popularity.
+        candidates: Items of the snapshot that may be answers.
+        k: At least 1.
+        scan_limiter: Limits the large exact scans that run at once.
+
+    Raises:
+        QueryError, TooManyScansError: As for `search_snapshot`.
+    """
     route: RecallRoute = "popular"
     search_params: SearchParams | None = None
-    if query.query_matrix is None:
+    if query_matrix is None:
         rows, scores = _rank_by_popularity(snapshot, candidates, min(k, candidates.eligible_count))
     else:
-        route, search_params, base_hits = _search_base(snapshot, query.query_matrix, candidates, k, scan_limiter)
-        rows, scores = _scan_and_merge_delta(snapshot, query.query_matrix, candidates, base_hits, k)
+        route, search_params, base_hits = _search_base(snapshot, query_matrix, candidates, k, scan_limiter)
+        rows, scores = _scan_and_merge_delta(snapshot, query_matrix, candidates, base_hits, k)
     return SearchResult(
         rows=rows,
         scores=scores,
@@ -146,7 +132,7 @@ def compute_ground_truth_rows(
         k: At least 1.
         throttle: Called after each chunk of some ten thousand rows, for a caller that must not occupy a core for long.
     """
-    candidates = _build_candidate_set(snapshot, excluded_rows, filter_mask)
+    candidates = build_candidate_set(snapshot, excluded_rows, filter_mask)
     eligible, best = candidates.build_eligible_bitmap() or Bitmap.full(candidates.base_size), _NO_HITS
     for start in range(0, candidates.base_size, _GROUND_TRUTH_CHUNK_ROWS):
         chunk = eligible.restrict_to_range(start, start + _GROUND_TRUTH_CHUNK_ROWS)
@@ -159,28 +145,8 @@ def compute_ground_truth_rows(
     return _scan_and_merge_delta(snapshot, query_matrix, candidates, best, k)[0]
 
 
-def _build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: FilterMask | None) -> _CandidateSet:
-    base_size, delta = snapshot.release.index.size, snapshot.delta
-    bitmap = snapshot.live_base_rows
-    if filter_mask is not None:
-        bitmap = filter_mask.matching_base_rows if bitmap is None else bitmap & filter_mask.matching_base_rows
-    excluded_base_rows = excluded_rows
-    if len(excluded_rows):
-        excluded_base_rows = excluded_rows[excluded_rows < base_size]
-        if bitmap is not None:
-            excluded_base_rows = excluded_base_rows[bitmap.contains(excluded_base_rows)]
-    match_count = base_size if bitmap is None else bitmap.count
-    if not len(delta):
-        return _CandidateSet(bitmap, base_size, excluded_base_rows, _NO_HITS[0], match_count)
-    is_match = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.matching_slot_mask
-    is_eligible = is_match.copy()
-    is_eligible[excluded_rows[excluded_rows >= base_size] - base_size] = False
-    match_count += int(np.count_nonzero(is_match))
-    return _CandidateSet(bitmap, base_size, excluded_base_rows, np.flatnonzero(is_eligible), match_count)
-
-
 def _search_base(
-    snapshot: Snapshot, query_matrix: Vectors, candidates: _CandidateSet, k: int, scan_limiter: ScanLimiter
+    snapshot: Snapshot, query_matrix: Vectors, candidates: CandidateSet, k: int, scan_limiter: ScanLimiter
 ) -> tuple[RecallRoute, SearchParams | None, ScoredRows]:
     """Return the route, the parameters of the index search (None without one) and the k best eligible base rows."""
     release = snapshot.release
@@ -202,7 +168,7 @@ def _search_base(
         hits = release.index.search(query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed)
         rows, scores = hits.rows[0], hits.scores[0]
         if len(candidates.excluded_base_rows):
-            kept = np.flatnonzero(~_is_in_sorted(rows, candidates.excluded_base_rows))[:base_k]
+            kept = np.flatnonzero(~is_in_sorted(rows, candidates.excluded_base_rows))[:base_k]
             rows, scores = rows[kept], scores[kept]
         return "index", plan.search_params, (rows, scores)
     with scan_limiter.acquire(candidates.eligible_base_count):
@@ -210,14 +176,7 @@ def _search_base(
     return plan.route, None, (hits.rows[0], hits.scores[0])
 
 
-def _is_in_sorted(rows: Rows, sorted_rows: Rows) -> Mask:
-    """Return [len(rows)] whether each row is in `sorted_rows`, which is ascending and not empty."""
-    indices = np.minimum(np.searchsorted(sorted_rows, rows), len(sorted_rows) - 1)
-    is_member: Mask = sorted_rows[indices] == rows
-    return is_member
-
-
-def _scan_delta_superset(snapshot: Snapshot, query_matrix: Vectors, candidates: _CandidateSet, k: int) -> ScoredRows:
+def _scan_delta_superset(snapshot: Snapshot, query_matrix: Vectors, candidates: CandidateSet, k: int) -> ScoredRows:
     """Return an unordered superset of the k best eligible rows of the delta; it has all rows that tie with the k-th."""
     scores = compute_inner_products(snapshot.delta.half_vectors, query_matrix[0], candidates.delta_slots)
     best = select_top_k_superset(scores, k)
@@ -225,7 +184,7 @@ def _scan_delta_superset(snapshot: Snapshot, query_matrix: Vectors, candidates: 
 
 
 def _scan_and_merge_delta(
-    snapshot: Snapshot, query_matrix: Vectors, candidates: _CandidateSet, base_hits: ScoredRows, k: int
+    snapshot: Snapshot, query_matrix: Vectors, candidates: CandidateSet, base_hits: ScoredRows, k: int
 ) -> ScoredRows:
     """Return the k best of `base_hits` and the eligible rows of the delta."""
     if not len(candidates.delta_slots):
@@ -234,25 +193,12 @@ def _scan_and_merge_delta(
 
 
 def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRows, k: int) -> ScoredRows:
-    """Return the k best of both, score descending, then id ascending.
-
-    Rows of the base ascend with their ids and those of the delta do not, so runs of equal scores are sorted by id.
-    """
-    hits = sort_hits(
-        np.concatenate([base_hits[0], delta_hits[0]])[None],
-        np.concatenate([base_hits[1], delta_hits[1]])[None],
-        len(base_hits[0]) + len(delta_hits[0]),
-    )
-    rows, scores = hits.rows[0], hits.scores[0]
-    tied = np.flatnonzero(np.diff(scores) == 0)
-    for start in tied[np.isin(tied - 1, tied, invert=True)].tolist():  # the first position of each run
-        end = start + int(np.searchsorted(-scores[start:], -scores[start], side="right"))
-        ids = snapshot.to_ids(rows[start:end])
-        rows[start:end] = rows[start:end][sorted(range(end - start), key=ids.__getitem__)]
-    return rows[:k], scores[:k]
+    """Return the k best of both, score descending, then id ascending."""
+    rows, scores = np.concatenate([base_hits[0], delta_hits[0]]), np.concatenate([base_hits[1], delta_hits[1]])
+    return rank_by_score_and_id(snapshot, rows, scores, k)
 
 
-def _rank_by_popularity(snapshot: Snapshot, candidates: _CandidateSet, k: int) -> ScoredRows:
+def _rank_by_popularity(snapshot: Snapshot, candidates: CandidateSet, k: int) -> ScoredRows:
     """Return the k most popular eligible items.
 
     A changed item keeps its popularity; an item that is new in the delta has popularity 0.

@@ -4,20 +4,23 @@ import hashlib
 import json
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
+from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.file_io import compute_sha256
 from vecall.runtime.durable_files import fsync_path, write_and_fsync
 from vecall.schema import IdType
 from vecall.settings_base import SettingsModel, describe_validation_error
 
-RELEASE_FORMAT = 3
+RELEASE_FORMAT = 4
 RELEASE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 MANIFEST_FILE, MANIFEST_DIGEST_FILE = "manifest.json", "manifest.sha256"
+CHANNELS_DIR = "channels"  # the only directory in a release
 _SHA256_PATTERN = r"[0-9a-f]{64}"
 _SUMMARY_FIELDS = {"name", "created", "items", "dim", "metrics", "parent", "journal_seq"}
 
@@ -49,6 +52,7 @@ class ReleaseMetadata(SettingsModel):
     encoder: str | None = Field(None, pattern="^[0-9a-f]+$", description="encoder hash; None without towers")
     index: IndexInfo
     ann: dict[str, JsonValue] | None = Field(None, description="measured ANN recall, its floor and the tuned points")
+    merge: MergePlan = Field(VECTORS_ALONE, description="channels that a request uses, and how they are merged")
     metrics: dict[str, JsonValue] = Field({}, description="of the model and of the baselines, by name")
     libraries: dict[str, str] = Field({}, description="version by library")
     journal_seq: int = Field(0, ge=0, description="the release contains the journal's operations up to this one")
@@ -58,7 +62,7 @@ class ReleaseMetadata(SettingsModel):
 class Manifest(ReleaseMetadata):
     """Content of `manifest.json`."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     name: str = Field(pattern=f"^{RELEASE_NAME_PATTERN}$")
     created: AwareDatetime
     parent: str | None = Field(pattern=f"^{RELEASE_NAME_PATTERN}$", description="the current release at publishing")
@@ -84,15 +88,27 @@ def digest_files(directory: Path) -> dict[str, FileDigest]:
         StoreError: the directory contains a manifest, or anything that is not a regular file.
     """
     digests = {}
-    for path in sorted(directory.iterdir()):
+    for path in sorted(_list_entries(directory)):
         if not _is_regular_file(path) or path.name in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
             raise StoreError(
-                f"{path} cannot be part of a release: expected regular files other than a manifest, no directories or "
-                "links; remove it"
+                f"{path} cannot be part of a release: expected regular files other than a manifest, no links, and no "
+                f"directories but {CHANNELS_DIR}/; remove it"
             )
         fsync_path(path)
-        digests[path.name] = FileDigest(bytes=path.stat().st_size, sha256=compute_sha256(path))
+        name = path.relative_to(directory).as_posix()
+        digests[name] = FileDigest(bytes=path.stat().st_size, sha256=compute_sha256(path))
+    if (directory / CHANNELS_DIR).exists():
+        fsync_path(directory / CHANNELS_DIR)
     return digests
+
+
+def _list_entries(directory: Path) -> Iterator[Path]:
+    """Yield everything in the directory of a release; in place of `channels/`, what is in it."""
+    for path in directory.iterdir():
+        if path.name == CHANNELS_DIR and stat.S_ISDIR(path.lstat().st_mode):
+            yield from path.iterdir()
+        else:
+            yield path
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> str:
@@ -164,16 +180,17 @@ def verify_release(directory: Path, *, expected_sha256: str | None = None) -> Ma
 def _verify_files(directory: Path, manifest: Manifest) -> None:
     """Compare names, then all sizes, then all digests, so that cheap checks fail before gigabytes are read."""
     present_names = set()
-    for path in directory.iterdir():
+    for path in _list_entries(directory):
+        name = path.relative_to(directory).as_posix()
         if not _is_regular_file(path):
             raise _make_invalid_release_error(
-                directory, path.name, "is a directory or a link; a release consists of regular files"
+                directory, name, "is a directory or a link; a release consists of regular files"
             )
-        if path.name not in manifest.files and path.name not in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
+        if name not in manifest.files and name not in (MANIFEST_FILE, MANIFEST_DIGEST_FILE):
             raise _make_invalid_release_error(
-                directory, path.name, "is not listed in the manifest; move it out of the release"
+                directory, name, "is not listed in the manifest; move it out of the release"
             )
-        present_names.add(path.name)
+        present_names.add(name)
     for name in manifest.files:
         if name not in present_names:
             raise _make_invalid_release_error(directory, name, "is missing")

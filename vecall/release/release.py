@@ -10,6 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows
+from vecall.channels.channel_tables import ChannelTables
+from vecall.channels.merge_plan import MergePlan
 from vecall.data.id_map import IdMap
 from vecall.errors import InvalidReleaseError
 from vecall.index import index_io
@@ -18,6 +20,7 @@ from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.topk import select_top_k_batch
+from vecall.release.channel_io import load_channels
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, read_table
 from vecall.release.golden import GoldenQueries
@@ -55,6 +58,7 @@ class Release:
         item_features: item features that are not attributes; None where there are none.
         external_vector_rows: ascending rows of items whose vector came from the caller although the release has
             towers.
+        channels: what the channels beside the vectors read.
     """
 
     manifest: Manifest
@@ -69,6 +73,7 @@ class Release:
     golden_queries: GoldenQueries | None
     item_features: ItemFeatureFile | None = None
     external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    channels: ChannelTables = field(default_factory=ChannelTables)
 
     @cached_property
     def popular_rows(self) -> Rows:
@@ -82,6 +87,11 @@ class Release:
     def name(self) -> str:
         """Name of the release."""
         return self.manifest.name
+
+    @property
+    def merge_plan(self) -> MergePlan:
+        """Channels that a request uses if it names none, and how they are merged."""
+        return self.manifest.merge
 
     @property
     def user_id_type(self) -> IdType:
@@ -169,6 +179,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         external_vector_rows=(
             map_array(external_rows_path) if external_rows_path.exists() else np.empty(0, dtype=np.int64)
         ),
+        channels=load_channels(directory, manifest.items),
     )
     _check_consistency(release)
     _ = release.popular_rows  # sorted and cached now rather than in the first request

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from vecall.arrays import HalfVectors, Rows, Vectors
+from vecall.channels.channel_tables import ChannelTables
+from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
 from vecall.data.frames import get_unnamed_column, is_empty_row
@@ -23,6 +25,7 @@ from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.settings import IndexSettings
+from vecall.release.channel_io import save_channels
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.file_io import translate_write_errors, write_array, write_table
 from vecall.release.golden import GoldenQueries, UserTowerInputs
@@ -37,7 +40,7 @@ from vecall.release.release import (
     POPULARITY_FILE,
 )
 from vecall.release.users import UserTable
-from vecall.schema import RESERVED_COLUMNS
+from vecall.schema import list_reserved_columns
 
 # Queries that search parameters are tuned on. More would narrow the confidence interval; each costs an exact search.
 MAX_TUNING_QUERIES = 1_000
@@ -60,6 +63,8 @@ class ReleaseContents:
         item_features: [N] rows with a column per item feature; None where the release has no towers.
         external_vector_rows: ascending rows of items whose vector came from the caller although the release has
             towers.
+        channels: what the channels beside the vectors read.
+        merge: channels that a request uses if it names none, and how they are merged.
         metrics: of the model and of baselines, by name, for the manifest.
         journal_seq: the release contains the journal's operations up to this one.
         tables_seq: the tables contain the journal's operations up to this one, so publishing them again does not
@@ -73,6 +78,8 @@ class ReleaseContents:
     users: UserTable | None = None
     item_features: pl.DataFrame | None = None
     external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    channels: ChannelTables = field(default_factory=ChannelTables)
+    merge: MergePlan = VECTORS_ALONE
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     tables_seq: int = 0
@@ -125,6 +132,7 @@ def write_release(
         encoder=None if encoder is None else encoder[1],
         index=_build_index_info(built, settings),
         ann=_build_ann_summary(built, golden),
+        merge=contents.merge,
         metrics=dict(contents.metrics),
         libraries=collect_library_versions(),
         journal_seq=contents.journal_seq,
@@ -156,6 +164,7 @@ def _save_contents(directory: Path, contents: ReleaseContents) -> None:
         write_features(directory, contents.item_features, contents.attributes.columns)
     if len(contents.external_vector_rows):
         write_array(directory / EXTERNAL_VECTOR_ROWS_FILE, contents.external_vector_rows)
+    save_channels(contents.channels, directory)
 
 
 def _sample_user_inputs(users: UserTable, max_users: int, encoder: OnnxEncoder) -> UserTowerInputs:
@@ -224,7 +233,7 @@ def check_attributes(attributes: pl.DataFrame, n_items: int) -> None:
     """
     if len(attributes) != n_items:
         raise DataError(f"attributes have {len(attributes)} rows for {n_items} ids: one row per id, in the same order")
-    if reserved := sorted(RESERVED_COLUMNS & set(attributes.columns)):
+    if reserved := list_reserved_columns(attributes.columns):
         raise DataError(f"attributes named {reserved} clash with reserved columns of the answer; rename them")
     for name in attributes.columns:
         values = get_unnamed_column(attributes, name)

@@ -54,6 +54,11 @@ class RecallRequest(RequestModel):
     where: list[Condition] = Field([], description="Conditions on item attributes; all must hold.")
     exclude: list[ItemId] = Field([], description="Item ids to leave out of the answer.")
     exclude_seen: bool = Field(default=True, description="Leave out the items of the stored and given history.")
+    channels: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Channels to ask, such as `vector`; null for those that the release was tuned for.",
+    )
     explain: bool = Field(default=False, description="Return the execution plan in `plan`.")
 
 
@@ -105,31 +110,43 @@ class UnknownCounts(BaseModel):
     exclude: int = Field(description="Number of unknown ids in `exclude`.")
 
 
+class ChannelInfo(BaseModel):
+    """What a channel contributed."""
+
+    count: int = Field(description="Items that it returned.")
+    unique: int = Field(description="Items among them that no other channel returned.")
+    ms: float = Field(description="Milliseconds.")
+
+
 class PlanInfo(BaseModel):
     """Execution plan of a recall."""
 
-    path: Literal["index", "scan", "all", "popular"] = Field(
-        description="`index`: approximate search; `scan`: exact search; `all`: every match is returned; "
-        "`popular`: fallback."
+    path: Literal["index", "scan", "all", "popular", "channels"] = Field(
+        description="How vectors were searched. `index`: approximate search; `scan`: exact search; `all`: every match "
+        "is returned; `popular`: fallback; `channels`: they were not."
     )
     matches: int = Field(description="Items that satisfy `where`.")
     excluded: int = Field(description="Matches left out as excluded or seen.")
     delta: int = Field(description="Live delta items that were searched.")
     effort: dict[str, int] | None = Field(description="Search parameters of the index; null if it was not searched.")
     ms: dict[str, float] = Field(description="Milliseconds by stage: encode, plan, search, merge.")
+    channels: dict[str, ChannelInfo] = Field(description="By name of the channel that answered.")
 
 
 class RecallResponse(BaseModel):
     """Items by descending score, then by id."""
 
     release: str = Field(description="Release that answered.")
-    ids: list[ItemId] = Field(description="Item ids; fewer than k only if `exhausted`.")
-    scores: list[float] = Field(description="Scores of `ids`; larger is better.")
+    ids: list[ItemId] = Field(
+        description="Item ids; fewer than k only if `exhausted`, or if `channels` has no `vector`."
+    )
+    scores: list[float] = Field(description="Scores of `ids`; larger is better. Of several channels: fused ones.")
     exhausted: bool = Field(description="Whether every matching item is in the answer.")
     fallback: Literal["history", "popular"] | None = Field(
         description="What replaced an unknown user: the given history, or popularity."
     )
     unknown: UnknownCounts
+    degraded: list[str] = Field(description="Channels that were left out because they failed.")
     plan: PlanInfo | None = Field(None, description="Only with `explain`.")
 
 

@@ -48,7 +48,8 @@ class DriftMonitor:
         """
         if current_release.name != self._release_name:
             self._reset(current_release)
-        scores, unknown = trace.answer.scores, _count_unknown(trace, query)
+        vector_result, unknown = trace.search_result.vector_result, _count_unknown(trace, query)
+        scores = [] if vector_result is None else vector_result.scores[:1].tolist()
         with self._lock:
             if trace.answer.release != self._release_name:
                 return

@@ -61,6 +61,7 @@ class OnlineRecallMonitor:
         """Queue a recall with the probability `sample_rate`; drop it if the queue is full."""
         if (
             self._sample_rate
+            and trace.search_result.vector_result is not None
             and trace.resolved_query.query_matrix is not None
             and self._random.random() < self._sample_rate
         ):
@@ -106,9 +107,10 @@ class OnlineRecallMonitor:
         yield from (mean, lower, upper, samples)
 
     def _evaluate_sample(self, path_label: str, trace: RecallTrace) -> None:
-        vector, rows = trace.resolved_query.query_matrix, trace.search_result.rows
-        if vector is None or not len(rows):
+        vector, vector_result = trace.resolved_query.query_matrix, trace.search_result.vector_result
+        if vector is None or vector_result is None or not len(vector_result.rows):
             return
+        rows = vector_result.rows
         exact_rows = compute_ground_truth_rows(
             trace.snapshot,
             vector,

@@ -128,14 +128,17 @@ class ServiceMetrics:
 
 def to_path_label(trace: RecallTrace) -> str:
     """The execution path; searches of a part of the index are told apart, as they use other search parameters."""
-    filtered = trace.search_result.route == "index" and (
+    vector_result = trace.search_result.vector_result
+    if vector_result is None:
+        return "channels"
+    filtered = vector_result.route == "index" and (
         trace.filter_mask is not None or trace.snapshot.live_base_rows is not None
     )
-    return "index_filtered" if filtered else trace.search_result.route
+    return "index_filtered" if filtered else vector_result.route
 
 
 def _to_selectivity_label(trace: RecallTrace) -> str:
-    selectivity = trace.search_result.match_count / max(len(trace.snapshot), 1)
+    selectivity = trace.candidates.match_count / max(len(trace.snapshot), 1)
     return next(label for lower_bound, label in _SELECTIVITY_BUCKETS if selectivity >= lower_bound)
 
 

@@ -1,0 +1,33 @@
+"""How the rankings of several channels become one: kept in a release's manifest, found on validation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vecall.channels.settings import ChannelName
+from vecall.settings_base import SettingsModel
+
+DEFAULT_WEIGHT = 1.0  # of a channel that a request names and the plan does not
+
+
+class MergePlan(SettingsModel):
+    """Method of merging, and the part of each channel in it."""
+
+    method: Literal["rrf", "quota"] = Field("rrf", description="see `vecall.recall.merging`")
+    weights: dict[ChannelName, Annotated[float, Field(gt=0)]] = Field(
+        {"vector": 1.0}, description="by channel: weight of its reciprocal rank, or its quota; others are not used"
+    )
+    reason: str = Field("", description="why so, for people")
+
+    @property
+    def channels(self) -> tuple[ChannelName, ...]:
+        """The channels that a request uses if it names none."""
+        return tuple(self.weights)
+
+    def select(self, channels: tuple[ChannelName, ...]) -> "MergePlan":
+        """Return the plan for the channels that a request names."""
+        weights = {name: self.weights.get(name, DEFAULT_WEIGHT) for name in channels}
+        return self.model_copy(update={"weights": weights})
+
+
+VECTORS_ALONE = MergePlan()

@@ -1,0 +1,69 @@
+"""The `[channels]` section of vecall.toml: what is recalled beside the vectors, and how it is merged."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vecall.settings_base import SettingsModel
+
+ChannelName = Literal["vector", "similar", "popular", "fresh", "repeat"]
+CHANNEL_NAMES: tuple[ChannelName, ...] = ("vector", "similar", "popular", "fresh", "repeat")
+
+
+class SimilarChannelSettings(SettingsModel):
+    """Items that the same users took near in time to the newest items of the history."""
+
+
+class PopularChannelSettings(SettingsModel):
+    """Items that many users took lately."""
+
+    days: float = Field(30.0, gt=0, description="window that ends with the newest interaction; needs times with a unit")
+    by: str | None = Field(None, description="attribute of items: popular within the values that the history has")
+    by_user: str | None = Field(None, description="feature of users: popular among the users with the same value")
+
+
+class FreshChannelSettings(SettingsModel):
+    """New items, by the user's vector."""
+
+    days: float = Field(7.0, gt=0, description="an item is new for so long after schema.items.created")
+
+
+class RepeatChannelSettings(SettingsModel):
+    """Items of the user's own history, for requests with exclude_seen = false."""
+
+
+class ChannelsSettings(SettingsModel):
+    """What is recalled beside the vectors, and how it is merged. A channel that the data do not allow is left out."""
+
+    similar: SimilarChannelSettings | Literal[False] = Field(
+        SimilarChannelSettings(), description="items that were taken near those of the history; false: without"
+    )
+    popular: PopularChannelSettings | Literal[False] = Field(
+        PopularChannelSettings(), description="items that many took lately; false: without"
+    )
+    fresh: FreshChannelSettings | Literal[False] = Field(
+        False, description="new items by content; {} or { days = 7 } turns it on"
+    )
+    repeat: RepeatChannelSettings | Literal[False] = Field(
+        RepeatChannelSettings(), description="what the user takes again; false: without"
+    )
+    merge: Literal["auto", "rrf", "quota"] = Field(
+        "auto",
+        description="auto: as validation finds best, perhaps vectors alone; rrf: sum of weighted reciprocal ranks; "
+        "quota: each channel gets a share of the answer",
+    )
+    weights: dict[ChannelName, Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="by channel, vector among them: rrf: factor of its reciprocal rank; quota: its share; channels "
+        "that are not listed are not merged; if unset, found on validation",
+    )
+
+    @model_validator(mode="after")
+    def _validate_weights(self) -> "ChannelsSettings":
+        if self.weights is None:
+            return self
+        if self.merge == "auto":
+            raise ValueError("weights go with merge = 'rrf' or 'quota'; set merge, or leave them out to be found")
+        if off := [name for name in self.weights if getattr(self, name, None) is False]:
+            raise ValueError(f"weights: {off} are turned off; turn them on, or leave their weights out")
+        return self

@@ -1,0 +1,43 @@
+"""For each item the items that were taken near it, and how near: the table of the channel `similar`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall.arrays import Offsets, Rows
+from vecall.data.ragged import locate_segments, offsets_from_lengths
+
+
+@dataclass(frozen=True)
+class SimilarItems:
+    """The neighbours of N items, in one array (CSR layout): those of item i are `rows[offsets[i] : offsets[i + 1]]`.
+
+    Attributes:
+        offsets: [N + 1] Bounds of the lists, ascending from 0.
+        rows: [total] int32 rows of neighbours, the nearest first.
+        scores: [total] float16 similarities, above 0.
+    """
+
+    offsets: Offsets
+    rows: NDArray[np.int32]
+    scores: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.offsets) - 1
+
+    def remap(self, base_rows: Rows, new_rows: Rows) -> "SimilarItems":
+        """Return the neighbours of the items of another release that exist here; new items have none.
+
+        Args:
+            base_rows: For each row of the new release, the item's row here; -1 for new items.
+            new_rows: [N] For each row here, the item's row in the new release; -1 where it is not in it.
+        """
+        lengths = np.where(base_rows >= 0, np.diff(self.offsets)[base_rows], 0)
+        positions = locate_segments(self.offsets[:-1][base_rows], lengths)
+        rows = new_rows[self.rows[positions]]
+        is_kept = rows >= 0
+        owners = np.repeat(np.arange(len(base_rows)), lengths)[is_kept]
+        offsets = offsets_from_lengths(np.bincount(owners, minlength=len(base_rows)))
+        return SimilarItems(offsets, rows[is_kept].astype(np.int32), self.scores[positions][is_kept])

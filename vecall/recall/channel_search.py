@@ -1,0 +1,145 @@
+"""Search by several channels: each is asked, and their rankings are merged."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vecall.arrays import Rows, Scores
+from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
+from vecall.channels.settings import ChannelName
+from vecall.errors import QueryError, VecallError
+from vecall.recall.channels.available import CHANNELS, list_available_channels
+from vecall.recall.channels.base import ChannelQuery
+from vecall.recall.merging import merge_rankings
+from vecall.recall.query import Query
+from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
+from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
+from vecall.recall.search import SearchResult, search_candidates
+from vecall.release.release import Release
+
+logger = logging.getLogger(__name__)
+
+NO_DEADLINE = float("inf")
+
+
+@dataclass(frozen=True)
+class ChannelSearchResult:
+    """Rows by score descending, then id ascending, and what each channel contributed.
+
+    Attributes:
+        rows: [at most k] rows of the snapshot.
+        scores: Score of each row: the channel's own if one channel was asked, else the fused one.
+        vector_result: Result of the search by the user's vector, or of its fallback; None if it was not asked for.
+        hits: Rows and scores of each channel that answered, in the order of the plan.
+        channel_ms: Milliseconds of each channel that answered.
+        degraded: Channels that failed, or were left out because the deadline had passed.
+    """
+
+    rows: Rows
+    scores: Scores
+    vector_result: SearchResult | None
+    hits: Mapping[ChannelName, ScoredRows]
+    channel_ms: Mapping[ChannelName, float]
+    degraded: tuple[ChannelName, ...] = ()
+
+    def describe_channels(self) -> dict[str, dict[str, float]]:
+        """Return for each channel that answered its number of items, how many no other channel has, and its time."""
+        rows = [channel_rows for channel_rows, _ in self.hits.values()]
+        distinct, counts = np.unique(np.concatenate(rows), return_counts=True)
+        unique_rows = distinct[counts == 1]
+        return {
+            name: {
+                "count": len(channel_rows),
+                "unique": int(np.isin(channel_rows, unique_rows).sum()),
+                "ms": self.channel_ms[name],
+            }
+            for name, (channel_rows, _) in self.hits.items()
+        }
+
+
+def select_plan(release: Release, query: Query) -> MergePlan:
+    """Return the channels of a query and how they are merged: the release's own plan if the query names none.
+
+    A query by `vector` that names none is answered by vectors alone.
+
+    Raises:
+        QueryError: A name is not that of a channel, or the release has no data for it.
+    """
+    channels = query.channels
+    if channels is None:
+        return release.merge_plan if query.vector is None else VECTORS_ALONE
+    available = list_available_channels(release)
+    for position, name in enumerate(channels):
+        if name not in available:
+            field = f"channels[{position}]"
+            raise QueryError(
+                f"{field}: expected one of {list(available)} of this release, got {name!r:.80}", field=field
+            )
+    return release.merge_plan.select(tuple(name for name in available if name in channels))
+
+
+def search_channels(
+    query: ChannelQuery,
+    plan: MergePlan,
+    k: int,
+    *,
+    scan_limiter: ScanLimiter = UNLIMITED_SCANS,
+    deadline: float = NO_DEADLINE,
+) -> ChannelSearchResult:
+    """Ask each channel of a plan for k items and merge them.
+
+    Args:
+        query: What every channel is asked.
+        plan: The channels, and how they are merged.
+        k: At least 1.
+        scan_limiter: Limits the large exact scans that run at once.
+        deadline: `time.perf_counter` from which on no further channel is asked; the first is asked in any case.
+
+    Raises:
+        QueryError, TooManyScansError: As for `search_snapshot`.
+        Exception: What a channel raised, if no channel answered.
+    """
+    hits: dict[ChannelName, ScoredRows] = {}
+    channel_ms: dict[ChannelName, float] = {}
+    degraded: list[ChannelName] = []
+    vector_result = None
+    for name in plan.channels:
+        start = time.perf_counter()
+        if start >= deadline and hits:
+            degraded.append(name)
+            continue
+        try:
+            if name == "vector":
+                vector_result = _search_by_vector(query, k, scan_limiter)
+                answering: ChannelName = "popular" if vector_result.route == "popular" else name
+                hits[answering] = (vector_result.rows, vector_result.scores)
+            elif name not in hits:  # `popular` has answered if it replaced the vector
+                answering = name
+                hits[answering] = CHANNELS[name](query, k)
+        except VecallError:  # the request is invalid, or too many scans run
+            raise
+        except Exception:
+            if not hits and len(degraded) == len(plan.channels) - 1:
+                raise
+            logger.exception("channel %s of release %s failed", name, query.snapshot.release.name)
+            degraded.append(name)
+        else:
+            channel_ms[answering] = round((time.perf_counter() - start) * 1e3, 3)
+    rows, scores = _merge(query, plan, hits, k)
+    return ChannelSearchResult(rows, scores, vector_result, hits, channel_ms, tuple(degraded))
+
+
+def _search_by_vector(query: ChannelQuery, k: int, scan_limiter: ScanLimiter) -> SearchResult:
+    matrix = query.resolved_query.query_matrix
+    return search_candidates(query.snapshot, matrix, query.candidates, k, scan_limiter=scan_limiter)
+
+
+def _merge(query: ChannelQuery, plan: MergePlan, hits: Mapping[ChannelName, ScoredRows], k: int) -> ScoredRows:
+    if len(plan.channels) == 1:
+        return next(iter(hits.values()))
+    rankings = {name: channel_rows for name, (channel_rows, _) in hits.items()}
+    rows, scores = merge_rankings(rankings, plan.select(tuple(rankings)))
+    return rank_by_score_and_id(query.snapshot, rows, scores, k)

@@ -1,0 +1,40 @@
+"""Merging of the rankings of several channels into one, by ranks alone: scores of channels are not comparable."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall.arrays import Rows
+from vecall.channels.merge_plan import MergePlan
+from vecall.channels.settings import ChannelName
+from vecall.recall.result_order import ScoredRows
+
+RRF_CONSTANT = 60
+
+
+def merge_rankings(rankings: Mapping[ChannelName, Rows], plan: MergePlan) -> ScoredRows:
+    """Return the distinct rows of all rankings, ascending, with their fused scores.
+
+    With w the channel's weight in the plan and r the item's rank in the channel, from 1, the fused score is
+      - "rrf": Σ over channels of w / (60 + r), reciprocal rank fusion (Cormack, Clarke, Büttcher: SIGIR 2009);
+      - "quota": the largest of w / r: of any first n items, a channel contributes the best of its own, about as many as
+        its share of the weights.
+
+    Args:
+        rankings: Distinct rows of each channel of the plan, best first.
+        plan: Method and weights; a channel that is not in `rankings` contributes nothing.
+    """
+    if not rankings:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    parts = [_weigh(len(rows), plan.method, plan.weights[name]) for name, rows in rankings.items()]
+    rows, positions = np.unique(np.concatenate(list(rankings.values())), return_inverse=True)
+    scores = np.zeros(len(rows))
+    (np.add if plan.method == "rrf" else np.maximum).at(scores, positions, np.concatenate(parts))
+    return rows, scores.astype(np.float32)
+
+
+def _weigh(length: int, method: str, weight: float) -> NDArray[np.float64]:
+    """Return [length] what each rank of a channel contributes."""
+    ranks = np.arange(1, length + 1, dtype=np.float64)
+    return weight / (RRF_CONSTANT + ranks) if method == "rrf" else weight / ranks
