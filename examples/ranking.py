@@ -8,7 +8,7 @@ import argparse
 import polars as pl
 
 from vecall import Query, open_recaller
-from vecall.ranking import rank
+from vecall.ranking.ranker import rank
 
 
 class FreshAndLiked:

@@ -47,7 +47,7 @@ SIGNATURES = {
     "publish_vectors": "(store, ids, vectors, *, attributes, queries, index, name, activate, journal_seq)",
     "evaluate": "(*, run, store, config, all_users)",
     "open_recaller": "(store, *, release, writable, max_delta_items, auto_compact)",
-    "Query": "(user_id, user, history, recent, vector, k, where, exclude, exclude_seen, explain)",
+    "Query": "(user_id, user, history, recent, vector, k, where, exclude, exclude_seen, channels, explain)",
 }
 
 

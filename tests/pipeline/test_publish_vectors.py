@@ -10,7 +10,8 @@ import torch
 
 from vecall import ConfigError, DataError, IndexSettings, Query, StoreError, VecallError, open_recaller, publish_vectors
 from vecall.pipeline import publish_vectors as publish_vectors_module
-from vecall.ranking import WeightedSumRanker, rank
+from vecall.ranking.ranker import rank
+from vecall.ranking.weighted_sum import WeightedSumRanker
 from vecall.release.store import Store
 
 N, D = 3_000, 16

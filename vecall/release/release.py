@@ -20,6 +20,7 @@ from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.topk import select_top_k_batch
+from vecall.ranking.ranker import NamedRanker
 from vecall.release.channel_io import load_channels
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, read_table
@@ -59,6 +60,7 @@ class Release:
         external_vector_rows: ascending rows of items whose vector came from the caller although the release has
             towers.
         channels: what the channels beside the vectors read.
+        ranker: orders what was recalled into the final list; None without one.
     """
 
     manifest: Manifest
@@ -74,6 +76,7 @@ class Release:
     item_features: ItemFeatureFile | None = None
     external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     channels: ChannelTables = field(default_factory=ChannelTables)
+    ranker: NamedRanker | None = None
 
     @cached_property
     def popular_rows(self) -> Rows:

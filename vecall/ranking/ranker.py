@@ -1,6 +1,7 @@
-"""Ranking of recalled candidates into the final list: the interface of a ranker, and a reference ranker."""
+"""Ranking of recalled candidates into the final list: the interface of a ranker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,19 @@ class Ranker(Protocol):
 
     def __call__(self, candidates: pl.DataFrame) -> Sequence[float] | pl.Series:
         """Return one finite score for each row of `Recaller.candidates`; larger is better."""
+
+
+@dataclass(frozen=True)
+class NamedRanker:
+    """A ranker, and the name by which answers tell that it ordered them.
+
+    Attributes:
+        name: Such as "lightgbm".
+        ranker: The ranker.
+    """
+
+    name: str
+    ranker: Ranker
 
 
 def rank(candidates: pl.DataFrame, ranker: Ranker, k: int) -> pl.DataFrame:
@@ -36,30 +50,3 @@ def rank(candidates: pl.DataFrame, ranker: Ranker, k: int) -> pl.DataFrame:
         raise VecallError(f"ranker: expected a finite score for each of {len(candidates)} candidates, got {problem}")
     scored = candidates.with_columns(pl.Series("ranking_score", scores))
     return scored.sort("ranking_score", descending=True, maintain_order=True).head(k)
-
-
-class WeightedSumRanker:
-    """Reference ranker: a weighted sum of numeric columns, each min-max scaled to [0, 1] over the candidates.
-
-    Args:
-        weights: Weight of each column, such as `{"score": 1.0, "year": 0.2}`.
-    """
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = dict(weights)
-
-    def __call__(self, candidates: pl.DataFrame) -> pl.Series:
-        """Return [C] scores; a missing value counts as the column's minimum.
-
-        Raises:
-            VecallError: A column does not exist or is not numeric.
-        """
-        total = pl.Series("", np.zeros(len(candidates)))
-        for name, weight in self._weights.items():
-            if name not in candidates.columns or not candidates.schema[name].is_numeric():
-                raise VecallError(f"{name!r} is not a numeric column of the candidates; they have {candidates.columns}")
-            column = candidates[name].cast(pl.Float64)
-            low, high = column.min(), column.max()
-            span = (high - low) if isinstance(low, float) and isinstance(high, float) and high > low else 1.0
-            total += weight * ((column - low) / span).fill_null(0.0)
-        return total

@@ -1,0 +1,18 @@
+"""The tables of a release's channels, built from interactions."""
+
+from vecall.channels.channel_tables import ChannelTables
+from vecall.channels.settings import ChannelsSettings
+from vecall.data.dataset import Dataset
+from vecall.data.interactions import Interactions
+
+
+def build_channel_tables(settings: ChannelsSettings, dataset: Dataset, positives: Interactions) -> ChannelTables:
+    """Build what the channels read, as far as the settings want them and the data allow them.
+
+    Args:
+        settings: The channels.
+        dataset: Its items and users.
+        positives: The positive interactions to build from: all of them for a release, those of the training part for
+            an evaluation.
+    """
+    return ChannelTables()
