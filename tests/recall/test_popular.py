@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.popular_items import PopularItems, PopularLists
+from vecall.errors import InvalidReleaseError
 from vecall.index.bitmap import Bitmap
 from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
@@ -189,6 +190,11 @@ def test_channel_is_there_with_counts_or_popularity_unless_it_is_off(make_releas
     release = make_release(np.eye(4), popularity=np.arange(4))
     off = replace(release, channels=ChannelTables(facts=ChannelFacts(popular=False)))
     assert "popular" not in list_available_channels(off)
+
+
+def test_release_without_the_attribute_of_its_lists_is_refused(make_release):
+    with pytest.raises(InvalidReleaseError, match="no column 'genre'"):
+        make_release(np.eye(N), channels=ChannelTables(popular=make_popular()))
 
 
 def test_counts_survive_in_the_files(make_genre_release):

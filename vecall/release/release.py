@@ -21,14 +21,14 @@ from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.topk import select_top_k_batch
 from vecall.ranking.ranker import NamedRanker
-from vecall.release.channel_io import FACTS_FILE, load_channels
+from vecall.release.channel_io import load_channels
 from vecall.release.creation_times import CreationTimes, to_creation_micros
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, read_table
 from vecall.release.golden import GoldenQueries
 from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
-from vecall.release.manifest import MANIFEST_FILE, Manifest, verify_release
+from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, verify_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.schema import IdType
@@ -192,7 +192,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         channels=load_channels(directory, manifest.items),
     )
     _check_consistency(release)
-    _check_creation_times(release)
+    _check_channel_columns(release)
     _sort_for_channels(release)
     return release
 
@@ -251,14 +251,21 @@ def _make_index_info_error(manifest: Manifest, key: str, error: Exception) -> In
     )
 
 
-def _check_creation_times(release: Release) -> None:
-    created, dtypes = release.channels.facts.created, release.attributes.schema
+def _check_channel_columns(release: Release) -> None:
+    """Check that the release has the attributes that its channels read."""
+    created, popular, dtypes = release.channels.facts.created, release.channels.popular, release.attributes.schema
+    by = None if popular is None or popular.by is None else popular.by.column
+    if by is not None and by not in dtypes:
+        raise _make_missing_column_error(release, f"column {by!r}")
     if created is not None and dtypes.get(created) != pl.Datetime("us"):
-        raise InvalidReleaseError(
-            f"release {release.name!r}: {ATTRIBUTES_FILE} has no column {created!r} of datetimes in microseconds, "
-            f"which {FACTS_FILE} names; publish it again",
-            file=ATTRIBUTES_FILE,
-        )
+        raise _make_missing_column_error(release, f"column {created!r} of datetimes in microseconds")
+
+
+def _make_missing_column_error(release: Release, column: str) -> InvalidReleaseError:
+    return InvalidReleaseError(
+        f"release {release.name!r}: {ATTRIBUTES_FILE} has no {column}, which {CHANNELS_DIR}/ names; publish it again",
+        file=ATTRIBUTES_FILE,
+    )
 
 
 def _check_consistency(release: Release) -> None:
