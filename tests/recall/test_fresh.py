@@ -115,7 +115,7 @@ CASES = {
 def test_new_items_are_returned_by_vector_or_age(make_dated_release):
     release = make_dated_release()
 
-    @settings(max_examples=120)
+    @settings(max_examples=40)
     @given(case=st.fixed_dictionaries(CASES))
     def check(case):
         memtable, items = MemTable(release), {2 * row: (AGES[row], VECTORS[row]) for row in range(N)}

@@ -149,7 +149,7 @@ def test_the_best_eligible_items_are_returned(make_genre_release, limits, monkey
     monkeypatch.setattr(popular_channel, "MAX_VALUES", limits[1])
     release = make_genre_release(make_popular())
 
-    @settings(max_examples=80)
+    @settings(max_examples=25)
     @given(case=st.fixed_dictionaries(CASES))
     def check(case):
         memtable, model = MemTable(release), ReferenceModel()

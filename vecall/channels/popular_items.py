@@ -46,7 +46,8 @@ class PopularLists:
     @cached_property
     def totals(self) -> NDArray[np.float64]:
         """Sum of the scores of each list, [V]."""
-        return np.bincount(self._owners, self.scores, minlength=len(self))
+        totals: NDArray[np.float64] = np.bincount(self._owners, self.scores, minlength=len(self)).astype(np.float64)
+        return totals
 
     @property
     def _owners(self) -> Rows:
@@ -64,7 +65,8 @@ class PopularLists:
         lengths = self.offsets[indices + 1] - self.offsets[indices]
         positions = locate_segments(self.offsets[indices], lengths)
         factors = np.array(weights) / np.maximum(self.totals[indices], np.finfo(np.float32).tiny)
-        return self.rows[positions].astype(np.int64), self.scores[positions] * np.repeat(factors, lengths)
+        shares: NDArray[np.float64] = self.scores[positions].astype(np.float64) * np.repeat(factors, lengths)
+        return self.rows[positions].astype(np.int64), shares
 
     def remap(self, new_rows: Rows) -> "PopularLists":
         """Return the lists for another release; items that are not in it are left out.

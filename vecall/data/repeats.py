@@ -39,4 +39,4 @@ def measure_repeat_share(histories: RaggedArray) -> float:
     if not len(sample.values):
         return 0.0
     keys = sample.segment_ids * (int(sample.values.max()) + 1) + sample.values
-    return 1 - len(np.unique(keys)) / len(keys)
+    return (len(keys) - len(np.unique(keys))) / len(keys)
