@@ -3,7 +3,7 @@
 import numpy as np
 
 from vecall.arrays import Rows, Scores
-from vecall.index.topk import select_top_k_batch
+from vecall.index.kernels import bitmap_to_rows, select_top_k
 from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
@@ -42,7 +42,7 @@ def rank_by_popularity(
 def _rank_base(candidates: CandidateSet, popularity: Scores, sorted_rows: Rows, k: int) -> ScoredRows:
     """Return the k most popular eligible rows of the base, of which the caller ensures that there are k.
 
-    The first of the sorted rows nearly always suffice; otherwise all rows are ranked.
+    The first of the sorted rows nearly always suffice; otherwise all eligible rows are ranked.
     """
     for length in (_CHUNKS_PER_K * k + len(candidates.excluded_base_rows), len(sorted_rows)):
         rows = sorted_rows[:length]
@@ -50,6 +50,7 @@ def _rank_base(candidates: CandidateSet, popularity: Scores, sorted_rows: Rows, 
         if len(rows) >= k:
             return rows[:k], popularity[rows[:k]]
     eligible = candidates.build_eligible_bitmap()
-    scores = popularity if eligible is None else np.where(eligible.to_mask(), popularity, -np.inf).astype(np.float32)
-    hits = select_top_k_batch(scores[None], k)
-    return hits.rows[0], hits.scores[0]
+    if eligible is None:
+        return select_top_k(popularity, None, k)
+    rows = bitmap_to_rows(eligible)
+    return select_top_k(popularity[rows], rows, k)
