@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows, Scores
-from vecall.data.ragged import locate_segments, offsets_from_lengths
+from vecall.data.ragged import offsets_from_lengths
 
 _SORTED_ROWS = 2**15  # rows of the overall ranking that are kept in memory
 
@@ -61,12 +61,12 @@ class PopularLists:
             codes: Indices of values.
             weights: Factor of the shares of each.
         """
-        indices = np.array(codes, dtype=np.int64)
-        lengths = self.offsets[indices + 1] - self.offsets[indices]
-        positions = locate_segments(self.offsets[indices], lengths)
-        factors = np.array(weights) / np.maximum(self.totals[indices], np.finfo(np.float32).tiny)
-        shares: NDArray[np.float64] = self.scores[positions].astype(np.float64) * np.repeat(factors, lengths)
-        return self.rows[positions].astype(np.int64), shares
+        rows, shares = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+        for code, weight in zip(codes, weights, strict=True):
+            segment = slice(self.offsets[code], self.offsets[code + 1])
+            rows.append(self.rows[segment])
+            shares.append(self.scores[segment] * np.float64(weight / (self.totals[code] or 1)))
+        return np.concatenate(rows, dtype=np.int64), np.concatenate(shares, dtype=np.float64)
 
     def remap(self, new_rows: Rows) -> "PopularLists":
         """Return the lists for another release; items that are not in it are left out.

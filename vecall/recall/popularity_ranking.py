@@ -8,7 +8,7 @@ from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 
-_CHUNKS_PER_K = 4  # the first rows in which k eligible ones are looked for, by k
+_GROWTH = 4  # of the number of sorted rows in which k eligible ones are looked for
 
 
 def rank_by_popularity(
@@ -44,11 +44,13 @@ def _rank_base(candidates: CandidateSet, popularity: Scores, sorted_rows: Rows, 
 
     The first of the sorted rows nearly always suffice; otherwise all eligible rows are ranked.
     """
-    for length in (_CHUNKS_PER_K * k + len(candidates.excluded_base_rows), len(sorted_rows)):
+    length = 2 * k + len(candidates.excluded_base_rows)
+    while length < _GROWTH * len(sorted_rows):
         rows = sorted_rows[:length]
         rows = rows[candidates.is_eligible(rows)]
         if len(rows) >= k:
             return rows[:k], popularity[rows[:k]]
+        length *= _GROWTH
     eligible = candidates.build_eligible_bitmap()
     if eligible is None:
         return select_top_k(popularity, None, k)

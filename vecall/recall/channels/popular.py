@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.channels.popular_items import PopularItems, PopularLists
 from vecall.data.canonical import scalar_to_text
-from vecall.index.kernels import select_top_k_superset
+from vecall.index.kernels import select_top_k_superset, sum_by_row
 from vecall.live.snapshot import Snapshot
-from vecall.recall.candidate_set import CandidateSet, is_in_sorted
+from vecall.recall.candidate_set import is_in_sorted
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.popularity_ranking import rank_by_popularity
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
@@ -44,17 +44,11 @@ def recall_popular(query: ChannelQuery, n: int) -> ScoredRows:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     hits = rank_by_popularity(snapshot, candidates, popular.counts, popular.sorted_rows, n)
     shares = [*_list_history_shares(query, popular), *_list_user_shares(query, popular)]
-    if not sum(len(rows) for rows, _ in shares):
+    if not any(len(rows) for rows, _ in shares):
         return hits
-    rows, scores = _score_lifted(snapshot, candidates, popular, shares)
-    is_other = ~is_in_sorted(hits[0], rows)  # of the items without a share, the best n suffice
+    rows, scores = _score(query, popular, hits[0], shares)  # of the items without a share, the best n suffice
     best = select_top_k_superset(scores, n)
-    return rank_by_score_and_id(
-        snapshot,
-        np.concatenate([rows[best], hits[0][is_other]]),
-        np.concatenate([scores[best], hits[1][is_other]]),
-        n,
-    )
+    return rank_by_score_and_id(snapshot, rows[best], scores[best], n)
 
 
 def _list_history_shares(query: ChannelQuery, popular: PopularItems) -> list[_Shares]:
@@ -95,29 +89,28 @@ def _find_code(lists: PopularLists, features: pl.DataFrame) -> int | None:
     return None if value is None else lists.codes.get(scalar_to_text(value))
 
 
-def _score_lifted(
-    snapshot: Snapshot, candidates: CandidateSet, popular: PopularItems, shares: list[_Shares]
-) -> ScoredRows:
-    """Return the eligible items that have a share, rows ascending, with their scores."""
-    base_rows, lifts = _sum_by_row(*(np.concatenate(parts) for parts in zip(*shares, strict=True)))
+def _score(query: ChannelQuery, popular: PopularItems, best_rows: Rows, shares: list[_Shares]) -> ScoredRows:
+    """Return the eligible items that have a share or are among the best without one, with their scores.
+
+    Args:
+        query: The query.
+        popular: Counts.
+        best_rows: Rows of the snapshot.
+        shares: Rows of the release, and the shares to be added up.
+    """
+    snapshot, candidates = query.snapshot, query.candidates
+    best_base_rows = snapshot.to_base_rows(best_rows)
+    is_new = best_base_rows < 0
+    parts = [(best_base_rows[~is_new], np.zeros(np.count_nonzero(~is_new))), *shares]
+    base_rows, lifts = sum_by_row(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     scores = (popular.counts[base_rows] + popular.total * lifts).astype(np.float32)
     is_eligible = candidates.is_eligible(base_rows)
-    rows, eligible_scores = base_rows[is_eligible], scores[is_eligible]
-    slots = candidates.delta_slots
-    if not len(slots):
-        return rows, eligible_scores
-    slot_base_rows = snapshot.delta.base_rows[slots]
-    is_lifted = is_in_sorted(slot_base_rows, base_rows)
-    positions = np.searchsorted(base_rows, slot_base_rows[is_lifted])
-    return (
-        np.concatenate([rows, slots[is_lifted] + candidates.base_size]),
-        np.concatenate([eligible_scores, scores[positions]]),
-    )
-
-
-def _sum_by_row(rows: Rows, values: NDArray[np.float64]) -> _Shares:
-    """Return the distinct rows, ascending, and the sum of the values of each."""
-    order = np.argsort(rows, kind="stable")
-    rows, values = rows[order], values[order]
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    return rows[starts], np.add.reduceat(values, starts)
+    rows, row_scores = [base_rows[is_eligible]], [scores[is_eligible]]
+    if len(slots := candidates.delta_slots):
+        order = np.argsort(base_rows)
+        slot_base_rows = snapshot.delta.base_rows[slots]
+        is_changed = is_in_sorted(slot_base_rows, base_rows[order])
+        positions = np.searchsorted(base_rows, slot_base_rows[is_changed], sorter=order)
+        rows += [slots[is_changed] + candidates.base_size, best_rows[is_new]]
+        row_scores += [scores[order[positions]], np.zeros(np.count_nonzero(is_new), dtype=np.float32)]
+    return np.concatenate(rows), np.concatenate(row_scores)
