@@ -114,7 +114,7 @@ def test_every_channel_has_an_oracle():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_channel_returns_its_best_eligible_items(release, name):
-    @settings(max_examples=120)
+    @settings(max_examples=60)
     @given(case=CASES)
     def check(case):
         snapshot, store = apply(release, case["batches"])
@@ -147,7 +147,7 @@ def test_channel_returns_its_best_eligible_items(release, name):
 @given(
     case=CASES, names=st.sets(st.sampled_from(NAMES), min_size=1), k=st.integers(1, 2 * N), is_filtered=st.booleans()
 )
-@settings(max_examples=200)
+@settings(max_examples=80)
 def check_merged(release, case, names, k, is_filtered):
     snapshot, store = apply(release, case["batches"])
     recaller = Recaller(SimpleNamespace(snapshot=snapshot))
