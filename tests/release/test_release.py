@@ -62,9 +62,8 @@ def test_open_release_loads_all_parts(store, published):
 def test_flipped_byte_of_any_file_is_refused_by_name(store):
     """Flip every byte of a small file and 200 of a larger one; also truncate, empty, extend and delete each file."""
     flips = 0
-    directory = store.get_release_dir("tiny")
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        content, name = path.read_bytes(), path.relative_to(directory).as_posix()
+    for path in sorted(path for path in store.get_release_dir("tiny").iterdir() if path.is_file()):
+        content = path.read_bytes()
         positions = range(len(content)) if len(content) <= 200 else np.linspace(0, len(content) - 1, 200).astype(int)
         flipped = [content[:i] + bytes([content[i] ^ (1 << i % 8)]) + content[i + 1 :] for i in positions]
         flips += len(flipped)
@@ -72,7 +71,7 @@ def test_flipped_byte_of_any_file_is_refused_by_name(store):
             path.write_bytes(damaged)
             with pytest.raises(InvalidReleaseError, match=path.name) as caught:
                 open_release(store)
-            assert caught.value.file == name
+            assert caught.value.file == path.name
         path.unlink()
         with pytest.raises(InvalidReleaseError, match=path.name) as caught:
             open_release(store)
