@@ -21,6 +21,7 @@ from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
 from vecall.schema import CategoryFeature, NumericFeature, VectorFeature
 
+NO_CHANNELS = ChannelTables()
 USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": VectorFeature(size=4)}
 
 
@@ -66,7 +67,7 @@ def make_release(tmp_path):
         users=None,
         encoder=None,
         engine="exact",
-        channels=None,
+        channels=NO_CHANNELS,
     ):
         n_items = len(vectors)
         ids = list(range(100, 100 + n_items)) if ids is None else ids
@@ -84,7 +85,7 @@ def make_release(tmp_path):
             attributes=pl.DataFrame(height=n_items) if attributes is None else pl.DataFrame(attributes),
             popularity=None if popularity is None else np.asarray(popularity, dtype=np.float32),
             users=user_table,
-            channels=channels or ChannelTables(),
+            channels=channels,
         )
         with Store.open_or_create(tmp_path / "store").create_draft() as draft:
             name = draft.commit(write_release(draft.directory, contents, IndexSettings(engine=engine)), activate=True)

@@ -7,10 +7,12 @@ from vecall.recall.channels.base import Channel
 from vecall.recall.channels.fresh import recall_fresh
 from vecall.recall.channels.popular import recall_popular
 from vecall.recall.channels.repeat import recall_repeats
+from vecall.recall.channels.similar import recall_similar
 from vecall.release.release import Release
 
 # All but the channel of vectors, which `vecall.recall.search` is.
 CHANNELS: Mapping[ChannelName, Channel] = {
+    "similar": recall_similar,
     "popular": recall_popular,
     "fresh": recall_fresh,
     "repeat": recall_repeats,
@@ -24,6 +26,7 @@ def list_available_channels(release: Release) -> tuple[ChannelName, ...]:
     tables, facts = release.channels, release.channels.facts
     has_data = {
         "vector": True,
+        "similar": tables.similar is not None,
         "popular": facts.popular and (tables.popular is not None or release.popularity is not None),
         "fresh": facts.fresh_days is not None,
         "repeat": facts.repeat and release.users is not None,
