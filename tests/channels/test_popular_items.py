@@ -1,24 +1,17 @@
 """The table of the channel `popular`: its order, its shares, and its rows in another release."""
 
 import numpy as np
-import polars as pl
 import pytest
+from support.channel_oracles import make_popular_lists
 
 from vecall.channels import popular_items
 from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
-from vecall.channels.popular_items import PopularItems, PopularLists
+from vecall.channels.popular_items import PopularItems
 
 
 def make_lists(by_value, column="genre"):
-    pairs = [pair for pairs in by_value.values() for pair in pairs]
-    return PopularLists(
-        column,
-        pl.Series("value", list(by_value), dtype=pl.String),
-        np.cumsum([0, *map(len, by_value.values())]),
-        np.array([row for row, _ in pairs], dtype=np.int32),
-        np.array([score for _, score in pairs], dtype=np.float32),
-    )
+    return make_popular_lists(column, {value: dict(pairs) for value, pairs in by_value.items()})
 
 
 @pytest.fixture

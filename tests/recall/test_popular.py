@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.channel_oracles import make_popular_lists
 
 from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
-from vecall.channels.popular_items import PopularItems, PopularLists
+from vecall.channels.popular_items import PopularItems
 from vecall.errors import InvalidReleaseError
 from vecall.index.bitmap import Bitmap
 from vecall.live.memtable import MemTable
@@ -36,16 +37,6 @@ def to_id(number):
     return f"{number:03}"
 
 
-def make_lists(column, by_value):
-    return PopularLists(
-        column,
-        pl.Series("value", list(by_value), dtype=pl.String),
-        np.cumsum([0, *map(len, by_value.values())]),
-        np.array([row for scores in by_value.values() for row in scores], dtype=np.int32),
-        np.array([score for scores in by_value.values() for score in scores.values()], dtype=np.float32),
-    )
-
-
 COUNTS = np.array([row * 5 % 7 / 2 for row in range(N)], dtype=np.float32)
 BY_GENRE = {
     genre: {row: float(COUNTS[row]) for row in range(N) if genre in GENRES_BY_ITEM[2 * row] and COUNTS[row]}
@@ -55,7 +46,9 @@ BY_GENRE = {
 
 def make_popular(by=True, by_user=True):
     return PopularItems(
-        COUNTS, make_lists("genre", BY_GENRE) if by else None, make_lists("town", TOWNS) if by_user else None
+        COUNTS,
+        make_popular_lists("genre", BY_GENRE) if by else None,
+        make_popular_lists("town", TOWNS) if by_user else None,
     )
 
 
