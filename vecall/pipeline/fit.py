@@ -22,15 +22,13 @@ from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.compare import ServedModel
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
-from vecall.index.exact import ExactIndex
-from vecall.index.planner import DEFAULT_COSTS
 from vecall.pipeline.data_summary import count_data, describe_data
-from vecall.pipeline.fit_baselines import evaluate_baselines
+from vecall.pipeline.exact_model import build_exact_model
+from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.merge_tuning import tune_merge
@@ -139,10 +137,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     tower_scorer = TowerScorer(result.towers, training_data)
     scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
-    baselines = None
-    if config.evaluation.baselines:
-        evaluate = partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result)
-        baselines = run_on_main(group, evaluate)
+    baselines = _evaluate_baselines(config, split, popularity, test_result, group)
     merge = run_on_main(group, partial(_tune_merge, config, dataset, split, tower_scorer))
     seconds = result.seconds
     if config.training.refit:
@@ -155,9 +150,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         data=data_counts,
         metrics=test_result.as_json(),
-        baselines={} if baselines is None else baselines.metrics,
-        baseline_notes=() if baselines is None else baselines.notes,
-        comparison=None if baselines is None else baselines.comparison,
+        baselines=baselines.metrics,
+        baseline_notes=baselines.notes,
+        comparison=baselines.comparison,
         merge=merge,
         refit=config.training.refit,
     )
@@ -270,21 +265,19 @@ def _evaluate_test(
     )
 
 
+def _evaluate_baselines(
+    config: Config, split: Split, popularity: Popularity, model_result: EvaluationResult, group: ProcessGroup | None
+) -> FitBaselines:
+    """Evaluate the baselines on the test users of the model, unless the settings leave them out."""
+    if not config.evaluation.baselines:
+        return FitBaselines({}, (), None)
+    return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, model_result))
+
+
 def _tune_merge(config: Config, dataset: Dataset, split: Split, scorer: TowerScorer) -> MergePlan:
     """Find how a release merges its channels, by an exact search of the evaluated model's vectors."""
-
-    def build_served_model() -> ServedModel:
-        return ServedModel(
-            encode_users=scorer.encode_users,
-            index=ExactIndex.build(scorer.item_vectors.cpu().numpy()),
-            search_param_curve=None,
-            engine="exact",
-            cost_model=DEFAULT_COSTS,
-            has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
-            reads_history=config.model.history.encoder != "none",
-        )
-
-    return tune_merge(config, dataset, split, build_served_model)
+    reads_history = config.model.history.encoder != "none"
+    return tune_merge(config, dataset, split, partial(build_exact_model, scorer, dataset, reads_history=reads_history))
 
 
 def _make_initializer(
