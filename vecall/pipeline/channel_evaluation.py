@@ -83,10 +83,13 @@ def _measure(
 ) -> tuple[ChannelRankings, Metrics, dict[str, Metrics]]:
     """Return the rankings, the metrics of their merge, and those of each channel."""
     n_items = recaller.snapshot.release.index.size
-    depths = {k: min(k, n_items) for k in (*ks, TOP_LIST_K)}
-    rankings = recaller.rank(cases, max(depths.values()), exclude_seen=exclude_seen)
+    depths = sorted({min(k, n_items) for k in (*ks, TOP_LIST_K)})
+    rankings = recaller.rank(cases, min(plan.get_channel_k(depths[-1]), n_items), exclude_seen=exclude_seen)
     targets = select_targets(cases, n_items, exclude_seen=exclude_seen)
-    merged = {k: RankTable(rankings.rows, depth).merge(plan) for k, depth in depths.items()}
+    merged = {}
+    for k in depths:
+        channel_k = plan.get_channel_k(k)
+        merged[k] = RankTable({name: rows[:, :channel_k] for name, rows in rankings.rows.items()}).merge(plan, k)
     channels = {
         name: compute_channel_metrics(rows, rankings.rows["vector"], targets, n_items, ks)
         for name, rows in rankings.rows.items()
