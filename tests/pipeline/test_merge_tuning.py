@@ -9,7 +9,7 @@ from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.channels.settings import ChannelsSettings
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.pipeline.channel_recall import ChannelRankings
-from vecall.pipeline.merge_tuning import _take_given_weights, find_plan
+from vecall.pipeline.merge_tuning import _use_configured_weights, find_plan
 
 N_ITEMS, N_CASES, K = 400, 300, 20
 KS = (10, K)
@@ -62,9 +62,10 @@ def test_channel_of_random_items_is_not_merged():
 
 
 def test_gain_that_two_standard_errors_could_be_is_not_merged():
-    """Similar finds for five users what vectors do not, and pushes targets of others down or up by chance."""
-    recaller = PlantedRecaller({"vector": (0, 0.3), "similar": (0.3, 0.317)}, targets=TARGETS, seed=3)
-    recaller._rows["similar"][95:] = recaller._rows["vector"][95:]
+    """Similar finds the targets of three users, and is otherwise as the vectors."""
+    recaller = PlantedRecaller({"vector": (0, 0.3), "similar": (0, 0)}, targets=TARGETS)
+    recaller._rows["similar"] = recaller._rows["vector"].copy()
+    recaller._rows["similar"][100:103, 0] = TARGETS[100:103]
     plan = find_plan(recaller, make_cases(), KS)
     forced = find_plan(recaller, make_cases(), KS, "rrf")
     assert (forced.method, forced.channels) == ("rrf", ("vector", "similar"))
@@ -97,10 +98,10 @@ def test_repeats_are_weighed_with_seen_items_included():
 
 def test_given_weights_are_taken_without_channels_that_are_missing():
     settings = ChannelsSettings(merge="quota", weights={"vector": 0.8, "similar": 0.1, "popular": 0.1})
-    plan = _take_given_weights(settings, ("vector", "similar"))
+    plan = _use_configured_weights(settings, ("vector", "similar"))
     assert (plan.method, plan.weights) == ("quota", {"vector": 0.8, "similar": 0.1})
     assert "without popular" in plan.reason
-    assert _take_given_weights(ChannelsSettings(merge="rrf", weights={"similar": 1}), ("vector",)).channels == (
+    assert _use_configured_weights(ChannelsSettings(merge="rrf", weights={"similar": 1}), ("vector",)).channels == (
         "vector",
     )
 

@@ -64,7 +64,7 @@ def tune_merge(
         return VECTORS_ALONE
     recaller = ChannelRecaller.build(config.channels, dataset, split, build_served_model())
     if config.channels.weights is not None:
-        plan = _take_given_weights(config.channels, recaller.channels)
+        plan = _use_configured_weights(config.channels, recaller.channels)
     elif recaller.channels == ("vector",):
         return VECTORS_ALONE
     else:
@@ -76,7 +76,7 @@ def tune_merge(
     return plan
 
 
-def _take_given_weights(settings: ChannelsSettings, available: Sequence[ChannelName]) -> MergePlan:
+def _use_configured_weights(settings: ChannelsSettings, available: Sequence[ChannelName]) -> MergePlan:
     plan = MergePlan(method="quota" if settings.merge == "quota" else "rrf", weights=settings.weights or {})
     missing = [name for name in plan.weights if name not in available]
     reason = "weights of [channels]"
