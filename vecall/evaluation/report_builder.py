@@ -11,7 +11,7 @@ from vecall.evaluation import plots
 from vecall.evaluation.channel_metrics import ChannelEvaluation
 from vecall.evaluation.channel_table import build_channel_table
 from vecall.evaluation.compare import EvaluationReport
-from vecall.evaluation.evaluator import EvaluationResult
+from vecall.evaluation.evaluator import EvaluationResult, UserSample
 from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, SelectionSection, write_report
 from vecall.evaluation.segment_tables import build_segment_tables
 
@@ -65,15 +65,12 @@ def write_evaluation_report(
         ann_rows=tuple(result.as_json() for result in report.ann_results),
         ann_method=_ANN_METHOD,
         channel_table=None if channels is None else build_channel_table(channels, recall_key),
-        channel_method="" if channels is None else channels.note,
         learning_curve_svg=_render_learning_curve(epochs) if epochs else "",
         recall_over_k_svg=plots.plot_recall_over_k(
             {name: result.seen_excluded_or_included for name, result in plotted.items()}
         ),
         ann_frontier_svg=plots.plot_ann_frontier(report.tuning_points) if report.tuning_points else "",
-        scores_svg=plots.plot_score_histograms(sample.target_scores, sample.negative_scores)
-        if len(sample.target_scores)
-        else "",
+        scores_svg=_render_scores(sample),
         popularity_svg=plots.plot_recalled_popularity(
             {name: result.sample.top_rows for name, result in plotted.items()}, report.item_counts
         ),
@@ -93,6 +90,12 @@ def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
         for line in epoch_metrics
     ]
     return plots.plot_learning_curve(epochs, metric="recall", selection_metric="score")
+
+
+def _render_scores(sample: UserSample) -> str:
+    if not len(sample.target_scores):
+        return ""
+    return plots.plot_score_histograms(sample.target_scores, sample.negative_scores)
 
 
 def _collect_metrics(
