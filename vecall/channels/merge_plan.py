@@ -34,7 +34,7 @@ class MergePlan(SettingsModel):
         return self.model_copy(update={"weights": weights})
 
     def get_channel_k(self, k: int) -> int:
-        """Return how many items each channel is asked for by a request for k; k itself where a single channel answers."""
+        """Return how many items a request for k asks each channel for; k itself where a single channel answers."""
         return k if len(self.weights) == 1 else max(k, self.depth)
 
     def restrict(self, available: Collection[ChannelName]) -> "MergePlan":

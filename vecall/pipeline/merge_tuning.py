@@ -176,8 +176,8 @@ def _choose(
     )
     gain, noise, is_kept = _measure_gain(users, base, channels, methods)
     measured = (
-        f"of {users.count:,} validation users {recalls}, recall over all k {gain:+.4f} ± {noise:.4f} for those whom the "
-        "weights were not chosen by"
+        f"of {users.count:,} validation users {recalls}, recall over all k {gain:+.4f} ± {noise:.4f} for users whom "
+        "the weights were not chosen by"
     )
     if is_guarded and not is_kept:
         reason = f"no merge gains more than noise; {found}: {measured}"
