@@ -110,7 +110,7 @@ class RankTable:
         return TargetLocations(len(values), tuple(by_block))
 
     def rank_targets(self, plan: MergePlan, targets: "TargetLocations") -> Ranks:
-        """Return the 0-based rank of each target in the merged ranking of its case; `NOT_FOUND` where it is not there."""
+        """Return the 0-based rank of each target in the merged ranking of its case, or `NOT_FOUND`."""
         ranks = np.full(targets.count, NOT_FOUND)
         for block, (indices, cases, columns) in zip(self._blocks, targets.by_block, strict=True):
             scores = block.fuse(plan)
