@@ -82,6 +82,11 @@ class Recaller:
         """Name of the release that is served."""
         return self.live_index.snapshot.release.name
 
+    @property
+    def has_ranker(self) -> bool:
+        """Whether `recommend` ranks: by the caller's ranker, or by that of the release that is served."""
+        return (self._ranker or self.live_index.snapshot.release.ranker) is not None
+
     def parse_user_id(self, text: str) -> Id:
         """Parse a user id that was written as text, such as on a command line, into the release's id type.
 
