@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--seconds 600] [--items 100_000] [--dim 64] [--workers 1] [--switch-seconds 20]
 
 Two releases give every item different vectors, neighbours and markers. So each score shows which release computed it,
-the scores of final lists from which attributes the ranker read, and the channels of each of their items what it was near
-to; all must be those of the release that the answer names. Acknowledged changes must be visible to requests that start later: upserted items are found,
-deleted ones are not; with several workers, by whichever the next connection reaches. Memory is that of all processes.
-The command fails if an answer is wrong, a request fails or memory grows.
+the scores of final lists from which release the ranker's attributes are, and their channels from which the neighbours
+are: all must be the release that the answer names. Acknowledged changes must be visible to requests that start later:
+upserted items are found, deleted ones are not; with several workers, by whichever the next connection reaches. Memory is
+that of all processes. The command fails if an answer is wrong, a request fails or memory grows.
 """
 
 import argparse
