@@ -5,8 +5,8 @@
 Two releases give every item different vectors, neighbours and markers. So each score shows which release computed it,
 the scores of final lists from which release the ranker's attributes are, and their channels from which the neighbours
 are: all must be the release that the answer names. Acknowledged changes must be visible to requests that start later:
-upserted items are found, deleted ones are not; with several workers, by whichever the next connection reaches. Memory is
-that of all processes. The command fails if an answer is wrong, a request fails or memory grows.
+upserted items are found, deleted ones are not; with several workers, by whichever the next connection reaches. The
+memory is that of all processes. The command fails if an answer is wrong, a request fails or memory grows.
 """
 
 import argparse
