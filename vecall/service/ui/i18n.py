@@ -124,8 +124,6 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "recall_with_item": "Recall with this item as the history",
         "neighbors": "Neighbors",
         "neighbors_help": "Items whose vectors have the largest inner product with this item's vector.",
-        "related": "Related items",
-        "related_help": "Items that the same users took near this one in time.",
         # Releases
         "release_current": "current",
         "release_served": "served now",
@@ -315,8 +313,6 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "recall_with_item": "以此物品为历史行为召回",
         "neighbors": "近邻物品",
         "neighbors_help": "与该物品向量内积最大的物品。",
-        "related": "相关物品",
-        "related_help": "同一用户在相近时间交互过的物品。",
         # Releases
         "release_current": "当前版本",
         "release_served": "正在服务",

@@ -1,16 +1,14 @@
 """What each page shows: the context of its template."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vecall.arrays import Rows
-from vecall.data.id_map import Id
 from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
-from vecall.recall.channels.available import list_available_channels
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
 from vecall.recall.recommend_query import DEFAULT_CANDIDATES, RecommendRequest
@@ -20,7 +18,6 @@ from vecall.service.ui.api_examples import CurlExamples
 from vecall.service.ui.attributes import describe_attributes
 from vecall.service.ui.form import ExploreForm, QueryParams, apply_row_buttons, parse_item_ids
 from vecall.service.ui.presenters import (
-    ItemCard,
     build_item_cards,
     find_ids_with_prefix,
     sample_ids,
@@ -133,7 +130,6 @@ class PageContexts:
             "match_cards": None,
             "item": None,
             "neighbor_cards": [],
-            "related_cards": [],
             "suggestion_cards": [],
             "has_popularity": snapshot.release.popularity is not None,
             "has_towers": snapshot.release.encoder is not None,
@@ -159,19 +155,11 @@ class PageContexts:
             raise QueryError(f"id: no item has the id {id_text!r:.80}", field="id")
         query = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
         trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
+        scores = np.array(trace.answer.scores, dtype=np.float32)
         return {
             "item": build_item_cards(snapshot, rows, max_attributes=None)[0],
-            "neighbor_cards": build_item_cards(trace.snapshot, trace.search_result.rows, trace.search_result.scores),
-            "related_cards": self._build_related(ids, deadline),
+            "neighbor_cards": build_item_cards(trace.snapshot, trace.search_result.rows, scores),
         }
-
-    def _build_related(self, ids: Sequence[Id], deadline: RequestDeadline) -> list[ItemCard]:
-        """Items that the same users took; none where the release does not know them."""
-        if "similar" not in list_available_channels(self._service.snapshot.release):
-            return []
-        query = Query(history=ids, channels=["similar"], k=_NEIGHBOR_COUNT)
-        trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
-        return build_item_cards(trace.snapshot, trace.search_result.rows, trace.search_result.scores)
 
     def build_releases(self, _: PageRequest) -> TemplateContext:
         """All releases of the store, and the live changes on the served one."""
