@@ -17,13 +17,7 @@ from vecall.service.recall_service import RecallService
 from vecall.service.ui.api_examples import CurlExamples
 from vecall.service.ui.attributes import describe_attributes
 from vecall.service.ui.form import ExploreForm, QueryParams, apply_row_buttons, parse_item_ids
-from vecall.service.ui.presenters import (
-    build_item_cards,
-    find_ids_with_prefix,
-    sample_ids,
-    search_items,
-    suggest_items,
-)
+from vecall.service.ui.presenters import build_item_cards, find_ids_with_prefix, sample_ids, search_items, suggest_items
 from vecall.service.ui.release_cards import build_release_cards
 from vecall.service.ui.result_lists import build_result_lists
 
