@@ -1,9 +1,12 @@
 """The table of recalled items that is handed to ranking: what recall knows of each."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
 
 from vecall.arrays import Rows
+from vecall.channels.settings import ChannelName
 from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
 from vecall.recall.channel_search import ChannelSearchResult
@@ -31,7 +34,7 @@ def build_candidate_table(
         "id": pl.Series(snapshot.to_ids(rows), dtype=to_id_dtype(snapshot.release.item_ids.id_type)),
         "score": pl.Series(search_result.scores, dtype=pl.Float32),
         "rank": pl.Series(np.arange(1, len(rows) + 1)),
-        "channels": pl.Series(search_result.list_channels(rows), dtype=pl.List(pl.String)),
+        "channels": _list_channels(by_channel, len(rows)),
     }
     for name, (scores, ranks) in by_channel.items():
         columns[f"{name}.score"], columns[f"{name}.rank"] = scores, ranks
@@ -52,6 +55,15 @@ def _align(rows: Rows, hits: ScoredRows) -> tuple[pl.Series, pl.Series]:
     scores, ranks = np.full(len(rows), np.nan, dtype=np.float32), positions + 1
     scores[is_hit] = channel_scores[positions[is_hit]]
     return pl.Series(scores, nan_to_null=True), pl.select(pl.when(pl.Series(is_hit)).then(pl.Series(ranks))).to_series()
+
+
+def _list_channels(by_channel: Mapping[ChannelName, tuple[pl.Series, pl.Series]], length: int) -> pl.Series:
+    """Return for each row the names of the channels that have a rank for it."""
+    names: list[list[str]] = [[] for _ in range(length)]
+    for name, (_, ranks) in by_channel.items():
+        for position in ranks.is_not_null().arg_true():
+            names[position].append(name)
+    return pl.Series(names, dtype=pl.List(pl.String))
 
 
 def _get_popularity(snapshot: Snapshot, rows: Rows) -> pl.Series:
