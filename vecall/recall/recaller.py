@@ -17,7 +17,7 @@ from vecall.recall.candidate_table import build_candidate_table
 from vecall.recall.channel_search import NO_DEADLINE, ChannelSearchResult, search_channels, select_plan
 from vecall.recall.channels.available import VECTOR_CHANNELS
 from vecall.recall.channels.base import ChannelQuery
-from vecall.recall.diversity import Diversity
+from vecall.recall.diversity import Diversity, parse_diversity
 from vecall.recall.filters import FilterCache, never_cancel
 from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
 from vecall.recall.ranking_timer import RankingTimer
@@ -147,7 +147,8 @@ class Recaller:
             QueryError: An argument is invalid, or the release cannot answer the query; `field` names the part.
             TooManyScansError: As for `recall`.
         """
-        return self.recommend_with_trace(RecommendRequest(query, k, candidates, diversity, deadline_ms)).answer
+        request = RecommendRequest(query, k, candidates, parse_diversity(diversity), deadline_ms)
+        return self.recommend_with_trace(request).answer
 
     def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> int:
         """Insert or replace items, all or none. The next query sees them, and they survive a crash.

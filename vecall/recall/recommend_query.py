@@ -1,6 +1,6 @@
 """Request and answer of a recommendation: `RecommendRequest` and `Recommended`, and their JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vecall.data.request_features import is_number
@@ -23,7 +23,7 @@ class RecommendRequest:
         query: Who the user is, and what may be recommended; its own `k` is ignored.
         k: Items of the final list, at least 1.
         candidates: Items that are recalled and ranked, at least 1; k if that is more.
-        diversity: `{"by": attribute, "max": n}` or `{"mmr": 0..1}`, see `vecall.recall.diversity`; None without.
+        diversity: See `vecall.recall.diversity`; None without.
         deadline_ms: Milliseconds after which no further channel is asked and ranking does not start; None for none.
 
     Raises:
@@ -33,7 +33,7 @@ class RecommendRequest:
     query: Query
     k: int = DEFAULT_K
     candidates: int = DEFAULT_CANDIDATES
-    diversity: Diversity | Mapping[str, object] | None = None
+    diversity: Diversity | None = None
     deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
@@ -41,7 +41,6 @@ class RecommendRequest:
             value = getattr(self, name)
             check(name, is_integer(value) and value >= 1, value, "an integer of at least 1")
             object.__setattr__(self, name, int(value))
-        object.__setattr__(self, "diversity", parse_diversity(self.diversity))
         if (deadline_ms := self.deadline_ms) is not None:
             check("deadline_ms", is_number(deadline_ms) and deadline_ms > 0, deadline_ms, "a number above 0, or null")
 
@@ -55,6 +54,8 @@ class RecommendRequest:
         if not isinstance(request, dict):
             raise QueryError(f"expected an object, got {type(request).__name__}")
         own = {name: request[name] for name in _OWN_FIELDS if name in request}
+        if "diversity" in own:
+            own["diversity"] = parse_diversity(own["diversity"])
         of_query = {name: value for name, value in request.items() if name not in own}
         known_keys = {*Query.__dataclass_fields__, *_OWN_FIELDS}
         for key in of_query:

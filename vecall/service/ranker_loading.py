@@ -26,8 +26,7 @@ def load_ranker(spec: str) -> NamedRanker:
     try:
         module = import_module(module_name)
     except Exception as error:  # whatever the module raises
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-        is_missing = is_missing and f"{module_name}.".startswith(f"{error.name}.")
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         hint = f"; searched {directory}, PYTHONPATH and the installed packages" if is_missing else ""
         text = f"--ranker {spec}: cannot import {module_name}: {type(error).__name__}: {error}{hint}"
         raise ConfigError(text) from error

@@ -75,27 +75,10 @@ class ServiceMetrics:
         self._fill_ratio = BufferedHistogram(
             "vecall_recall_fill_ratio", "Items returned, divided by k.", buckets=_FILL_BUCKETS
         )
-        self._errors = Counter("vecall_errors", "Error responses by error code.", ["code"], registry=registry)
-        self._fallbacks = Counter(
-            "vecall_recall_fallbacks",
-            "Recalls of unknown users by what replaced the user.",
-            ["kind"],
-            registry=registry,
-        )
         self._recommendations = BufferedCounter(
             "vecall_recommendations", "Final lists by the ranker that ordered them; recall: none did.", ["ranker"]
         )
-        self._degraded = Counter(
-            "vecall_degraded_answers",
-            "Answers that lack a part because it failed or the deadline passed: a channel, or the ranker.",
-            ["part"],
-            registry=registry,
-        )
-        self._release_switches = Counter(
-            "vecall_release_switches", "Attempts to switch to another release.", ["result"], registry=registry
-        )
-        for result in ("success", "failure"):
-            self._release_switches.labels(result)
+        self._create_counters(registry)
         ProcessCollector(registry=registry)
         for metric in (
             self._request_seconds,
@@ -109,6 +92,27 @@ class ServiceMetrics:
         registry.register(_StateGauges(get_snapshot))
         registry.register(online_recall_monitor)
         registry.register(drift_monitor)
+
+    def _create_counters(self, registry: CollectorRegistry) -> None:
+        """Create the counters of what happens seldom, which need no buffer."""
+        self._errors = Counter("vecall_errors", "Error responses by error code.", ["code"], registry=registry)
+        self._fallbacks = Counter(
+            "vecall_recall_fallbacks",
+            "Recalls of unknown users by what replaced the user.",
+            ["kind"],
+            registry=registry,
+        )
+        self._degraded = Counter(
+            "vecall_degraded_answers",
+            "Answers that lack a part because it failed or the deadline passed: a channel, or the ranker.",
+            ["part"],
+            registry=registry,
+        )
+        self._release_switches = Counter(
+            "vecall_release_switches", "Attempts to switch to another release.", ["result"], registry=registry
+        )
+        for result in ("success", "failure"):
+            self._release_switches.labels(result)
 
     def observe_recall(self, trace: RecallTrace, *, k: int, queue_ms: float) -> None:
         """Record an answered recall.
