@@ -182,6 +182,7 @@ checker = soak.SoakChecker(big)
 near, far = ["vector", "similar"], ["vector"]
 assert check_list("one", [13, 60], [1.481, 1.22], [near, far]) == {}
 assert check_list("two", [12, 60], [2.444, 2.22], [near, far]) == {}
+assert check_list("two", [12, 60], [2.444, 2.22], [far, far]) == {}  # many live items were nearer
 assert check_list("two", [13, 60], [1.481, 1.22], [far, far])["mixed"] == 1  # attributes of the other release
 assert check_list("two", [13, 60], [2.481, 2.22], [near, far])["mixed"] == 2  # neighbours of the other release
 assert check_list("one", [60, 13], [1.22, 1.481], [far, near])["mixed"] == 3  # order
