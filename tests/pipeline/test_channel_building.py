@@ -34,14 +34,17 @@ def test_published_release_has_the_channels_of_all_positives(published, dataset)
 
 def test_channel_that_is_turned_off_or_has_nothing_to_build_from_is_left_out(dataset):
     positives = dataset.interactions.positives
-    assert build_channel_tables(ChannelsSettings(similar=False), dataset, positives).is_empty
+    off = build_channel_tables(ChannelsSettings(similar=False, popular=False, repeat=False), dataset, positives)
+    assert (off.similar, off.popular, off.facts.popular, off.facts.repeat) == (None, None, False, False)
     nothing = positives.filter(np.zeros(len(positives.items), dtype=bool))
-    assert build_channel_tables(ChannelsSettings(), dataset, nothing).is_empty
+    tables = build_channel_tables(ChannelsSettings(), dataset, nothing)
+    assert tables.similar is None
+    assert not tables.popular.counts.any()
 
 
 def test_channel_is_left_out_with_a_warning_where_memory_is_too_small(dataset, monkeypatch, caplog):
     monkeypatch.setattr(channel_building, "available_memory_bytes", lambda: 2**20)
-    assert build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).is_empty
+    assert build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar is None
     assert "left out the channel similar" in caplog.text
 
 
