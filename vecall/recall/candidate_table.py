@@ -1,5 +1,6 @@
 """The table of recalled items that is handed to ranking: what recall knows of each."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,14 +12,25 @@ from vecall.channels.settings import ChannelName
 from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
 from vecall.recall.channel_search import ChannelSearchResult
+from vecall.recall.item_age import compute_age_days
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows
 
 
 def build_candidate_table(
-    snapshot: Snapshot, resolved_query: ResolvedQuery, search_result: ChannelSearchResult
+    snapshot: Snapshot,
+    resolved_query: ResolvedQuery,
+    search_result: ChannelSearchResult,
+    *,
+    now_ns: int | None = None,
 ) -> pl.DataFrame:
     """Build a frame of C rows, one per recalled item, in the order of recall.
+
+    Args:
+        snapshot: What was searched.
+        resolved_query: The query.
+        search_result: What was recalled.
+        now_ns: Present time, nanoseconds since 1970; None for that of the clock.
 
     Returns:
         The columns
@@ -27,6 +39,8 @@ def build_candidate_table(
           - `CHANNEL.score`, `CHANNEL.rank`: of each channel that was asked, null where it did not return the item;
           - `user.COLUMN`: features of the user, equal in all rows;
           - `item.popularity`: number of positive interactions, null where it is not known; 0 for new live items;
+          - `item.age_days`: days since the item came, by the clock of the data, see `vecall.recall.item_age`; null
+            where it is not known;
           - the attributes, under their own names.
     """
     rows = search_result.rows
@@ -43,6 +57,8 @@ def build_candidate_table(
     if features is not None:
         columns |= {f"user.{column}": features[column].new_from_index(0, len(rows)) for column in features.columns}
     columns["item.popularity"] = _get_popularity(snapshot, rows)
+    ages = compute_age_days(snapshot, rows, time.time_ns() if now_ns is None else now_ns)
+    columns["item.age_days"] = pl.Series(ages, nan_to_null=True)
     return pl.DataFrame(columns).hstack(snapshot.get_attributes(rows))
 
 

@@ -94,7 +94,7 @@ def search_channels(
     scan_limiter: ScanLimiter = UNLIMITED_SCANS,
     deadline: float = NO_DEADLINE,
 ) -> ChannelSearchResult:
-    """Ask each channel of a plan for k items and merge them.
+    """Ask each channel of a plan for k items, or for more if the plan says so, and merge them.
 
     Args:
         query: What every channel is asked.
@@ -110,7 +110,7 @@ def search_channels(
     hits: dict[ChannelName, ScoredRows] = {}
     channel_ms: dict[ChannelName, float] = {}
     degraded: list[ChannelName] = []
-    vector_result = None
+    vector_result, channel_k = None, plan.get_channel_k(k)
     for name in plan.channels:
         start = time.perf_counter()
         if start >= deadline and hits:
@@ -118,12 +118,12 @@ def search_channels(
             continue
         try:
             if name == "vector":
-                vector_result = _search_by_vector(query, k, scan_limiter)
+                vector_result = _search_by_vector(query, channel_k, scan_limiter)
                 answering: ChannelName = "popular" if vector_result.route == "popular" else name
                 hits[answering] = (vector_result.rows, vector_result.scores)
             elif name not in hits:  # `popular` has answered if it replaced the vector
                 answering = name
-                hits[answering] = CHANNELS[name](query, k)
+                hits[answering] = CHANNELS[name](query, channel_k)
         except VecallError:  # the request is invalid, or too many scans run
             raise
         except Exception:
