@@ -17,7 +17,8 @@ from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.service.auth import ApiKeys
-from vecall.service.ui.i18n import TEXTS, negotiate_language
+from vecall.service.ui.i18n import TEXTS
+from vecall.service.ui.language import negotiate_language
 
 SCORED = r'>(Item \d+)</a>\s*<span class="id">[^<]*</span>\s*</p>\s*<span class="score"'
 PAGES = ("/", "/items", "/releases", "/docs")
