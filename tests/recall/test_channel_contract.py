@@ -37,6 +37,7 @@ LISTS = [
     )
     for item in range(N)
 ]
+SEED_WEIGHTS = [0.9**age for age in range(12)]
 NAMES = ["vector", *CHANNELS]
 
 numbers = st.integers(0, 2 * N + 6)
@@ -67,7 +68,7 @@ def release(make_release):
         popularity=POPULARITY,
         attributes=pl.DataFrame({"third": np.arange(N) % 3}),
         users=[("ann", {}, [])],
-        channels=ChannelTables(similar=make_similar_items(LISTS)),
+        channels=ChannelTables(similar=make_similar_items(LISTS, SEED_WEIGHTS)),
     )
     assert set(list_available_channels(release)) == set(NAMES)
     return release
@@ -80,6 +81,7 @@ def apply(release, batches):
         base_vectors={2 * row: vector for row, vector in enumerate(VECTORS)},
         popularity={2 * row: float(count) for row, count in enumerate(POPULARITY)},
         neighbors={2 * row: [(2 * other, score) for other, score in pairs] for row, pairs in enumerate(LISTS)},
+        seed_weights=SEED_WEIGHTS,
     )
     for batch in batches:
         operations = [

@@ -8,7 +8,7 @@ from vecall.errors import InvalidReleaseError
 from vecall.release.file_io import map_array, write_array
 from vecall.release.manifest import CHANNELS_DIR
 
-_SIMILAR_ARRAYS = ("offsets", "rows", "scores")
+_SIMILAR_ARRAYS = ("offsets", "rows", "scores", "seed_weights")
 
 
 def save_channels(tables: ChannelTables, release_dir: Path) -> None:
