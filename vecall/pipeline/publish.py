@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from vecall.data.dataset import Dataset, read_dataset
@@ -11,6 +12,7 @@ from vecall.pipeline.catalogue_encoding import encode_catalogue
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
+from vecall.recall.channels.available import list_available_channels
 from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.file_io import translate_write_errors
 from vecall.release.regression import find_regression
@@ -132,7 +134,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         channels = build_channel_tables(
             run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
         )
-    return ReleaseContents(
+    contents = ReleaseContents(
         item_ids=catalogue.items,
         vectors=encode_catalogue(_open_encoder(directory), catalogue.item_features),
         attributes=catalogue.item_attributes,
@@ -144,3 +146,4 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )
+    return replace(contents, merge=run.summary.merge.restrict(list_available_channels(contents)))
