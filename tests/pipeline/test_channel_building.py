@@ -1,5 +1,4 @@
 import numpy as np
-import polars as pl
 import pytest
 from support import synthetic
 
@@ -52,13 +51,11 @@ def test_channel_is_left_out_with_a_warning_where_memory_is_too_small(dataset, m
     ("time", "split", "has_order"),
     [("time", "random", True), (None, "random", False), (None, "leave_one_out", True)],
 )
-def test_order_of_a_table_without_times_counts_unless_its_split_is_random(tmp_path, time, split, has_order):
-    """Without an order, all items of a single user are equally near."""
+def test_newest_items_count_most_unless_a_split_without_times_is_random(tmp_path, time, split, has_order):
     synthetic.write_tables(tmp_path)
-    pl.read_csv(tmp_path / "taken.csv").filter(pl.col("user") == "user-0").write_csv(tmp_path / "taken.csv")
     settings = synthetic.make_config(tmp_path, data={"split": split}).as_json()
     settings["schema"]["interactions"]["time"] = time
     dataset = synthetic.load_dataset(parse_config(settings))
     assert dataset.has_order == has_order
     similar = build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar
-    assert (len(set(similar.scores.tolist())) == 1) == (not has_order)
+    assert similar.seed_weights.tolist() == ([0.9**age for age in range(10)] if has_order else [1.0] * 200)
