@@ -61,7 +61,8 @@ class PopularLists:
             codes: Indices of values.
             weights: Factor of the shares of each.
         """
-        rows, shares = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+        rows: list[Rows] = [np.empty(0, dtype=np.int64)]
+        shares = [np.empty(0)]
         for code, weight in zip(codes, weights, strict=True):
             segment = slice(self.offsets[code], self.offsets[code + 1])
             rows.append(self.rows[segment])
