@@ -115,12 +115,7 @@ def test_channel_that_fails_is_left_out_and_named(recaller, set_plan, monkeypatc
         recaller.recall(Query(user_id="ann", k=9, channels=["repeat"]))
 
 
-def test_channels_after_the_deadline_are_left_out(recaller, set_plan, monkeypatch):
+def test_channels_after_the_deadline_are_left_out(recaller, set_plan):
     set_plan(recaller, vector=1.0, repeat=2.0)
-    search = channel_search.search_channels
-    monkeypatch.setattr(
-        "vecall.recall.recaller.search_channels",
-        lambda *arguments, **options: search(*arguments, **options, deadline=0.0),
-    )
-    answer = recaller.recall(Query(user_id="ann", k=9))
+    answer = recaller.recall_with_trace(Query(user_id="ann", k=9), deadline=0.0).answer
     assert (len(answer.ids), answer.degraded) == (9, ("repeat",))

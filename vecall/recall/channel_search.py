@@ -45,6 +45,11 @@ class ChannelSearchResult:
     channel_ms: Mapping[ChannelName, float]
     degraded: tuple[ChannelName, ...] = ()
 
+    def list_channels(self, rows: Rows) -> list[list[str]]:
+        """Return for each row the names of the channels that recalled it."""
+        is_hit = [(name, np.isin(rows, channel_rows).tolist()) for name, (channel_rows, _) in self.hits.items()]
+        return [[name for name, mask in is_hit if mask[position]] for position in range(len(rows))]
+
     def describe_channels(self) -> dict[str, dict[str, float]]:
         """Return for each channel that answered its number of items, how many no other channel has, and its time."""
         rows = [channel_rows for channel_rows, _ in self.hits.values()]
