@@ -9,6 +9,7 @@ from vecall.arrays import Rows
 from vecall.channels.settings import ChannelName
 from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
+from vecall.ranking.history_columns import MAX_HISTORY_ITEMS, ItemDescriptions, build_history_columns
 from vecall.recall.channel_search import ChannelSearchResult
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows
@@ -26,6 +27,7 @@ def build_candidate_table(
           - `CHANNEL.score`, `CHANNEL.rank`: of each channel that was asked, null where it did not return the item;
           - `user.COLUMN`: features of the user, equal in all rows;
           - `item.popularity`: number of positive interactions, null where it is not known; 0 for new live items;
+          - `history.*`: comparisons with the newest items of the history, see `vecall.ranking.history_columns`;
           - the attributes, under their own names.
     """
     rows = search_result.rows
@@ -42,7 +44,14 @@ def build_candidate_table(
     if features is not None:
         columns |= {f"user.{column}": features[column].new_from_index(0, len(rows)) for column in features.columns}
     columns["item.popularity"] = _get_popularity(snapshot, rows)
-    return pl.DataFrame(columns).hstack(snapshot.get_attributes(rows))
+    recalled = _describe_items(snapshot, rows)
+    newest = _describe_items(snapshot, resolved_query.history[-MAX_HISTORY_ITEMS:])
+    columns |= build_history_columns(recalled, newest, len(resolved_query.history))
+    return pl.DataFrame(columns).hstack(recalled.attributes)
+
+
+def _describe_items(snapshot: Snapshot, rows: Rows) -> ItemDescriptions:
+    return ItemDescriptions(snapshot.get_attributes(rows), snapshot.get_vectors(rows))
 
 
 def _align(rows: Rows, hits: ScoredRows) -> tuple[pl.Series, pl.Series]:
