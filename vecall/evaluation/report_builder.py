@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vecall.evaluation import plots
+from vecall.evaluation.channel_metrics import ChannelEvaluation
+from vecall.evaluation.channel_table import build_channel_table
 from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.report import ExampleUser, FindingRow, ReportContent, SelectionSection, write_report
@@ -49,12 +51,15 @@ def write_evaluation_report(
     results = dict(report.results) | dict(extra_results or {})
     plotted = {name: result for name, result in results.items() if name != "index"}
     sample = results["model"].sample
-    comparison = report.comparison
+    comparison, channels = report.comparison, report.channels
+    models = {name: result.as_json() for name, result in results.items()}
+    if channels is not None:
+        models = {"model": models["model"], "merged": channels.merged_as_json()} | models
     content = ReportContent(
         title=title,
         headline=_format_headline(report),
         protocol=report.protocol,
-        models={name: result.as_json() for name, result in results.items()},
+        models=models,
         comparison="" if comparison is None else comparison.message,
         advice="" if comparison is None else comparison.advice,
         comparison_level="above" if comparison is None else comparison.level,
@@ -62,6 +67,8 @@ def write_evaluation_report(
         dropped=tuple((reason, count, "") for reason, count in report.dropped.items()),
         ann_rows=tuple(result.as_json() for result in report.ann_results),
         ann_method=_ANN_METHOD,
+        channel_table=None if channels is None else build_channel_table(channels, results["model"].headline_key),
+        channel_method="" if channels is None else channels.note,
         learning_curve_svg=_render_learning_curve(epochs) if epochs else "",
         recall_over_k_svg=plots.plot_recall_over_k(
             {name: result.seen_excluded_or_included for name, result in plotted.items()}
@@ -73,6 +80,7 @@ def write_evaluation_report(
         popularity_svg=plots.plot_recalled_popularity(
             {name: result.sample.top_rows for name, result in plotted.items()}, report.item_counts
         ),
+        channels_svg="" if channels is None else _render_channels(channels, results["model"].headline_key),
         examples=tuple(examples),
         environment=_describe_environment(),
         findings=None if findings is None else tuple(findings),
@@ -90,6 +98,15 @@ def _render_learning_curve(epoch_metrics: Sequence[Mapping[str, float]]) -> str:
     return plots.plot_learning_curve(epochs, metric="recall", selection_metric="score")
 
 
+def _render_channels(channels: ChannelEvaluation, recall_key: str) -> str:
+    """Plot recall alone and what each channel adds; nothing where vectors are the only channel."""
+    added_key = recall_key.replace("recall", "added")
+    metrics = {name: channels.get_metrics(name) for name in channels.channels}
+    bars = {name: (values[recall_key], values[added_key]) for name, values in metrics.items()}
+    recalled = {name: values for name, values in bars.items() if values[0] > 0}  # not `repeat` with seen items excluded
+    return plots.plot_channels(recalled, metric=recall_key) if len(recalled) > 1 else ""
+
+
 def _format_headline(report: EvaluationReport) -> str:
     """Return recall of the model and of the baselines at k = 100, or at the largest k, in one sentence."""
     metrics = {name: result.seen_excluded_or_included for name, result in report.results.items()}
@@ -100,9 +117,12 @@ def _format_headline(report: EvaluationReport) -> str:
         for name, values in metrics.items()
         if name not in ("model", "index")
     )
+    merged = ""
+    if report.channels is not None and len(report.channels.plan.weights) > 1:
+        merged = f", merged with other channels {report.channels.merged_excluded_or_included[recall_key]:.1%}"
     return (
-        f"The model's top {k} items contain {metrics['model'][recall_key]:.1%} of the held-out items; {recall_key} of "
-        f"the baselines: {baselines}."
+        f"The model's top {k} items contain {metrics['model'][recall_key]:.1%} of the held-out items{merged}; "
+        f"{recall_key} of the baselines: {baselines}."
     )
 
 

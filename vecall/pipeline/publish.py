@@ -150,6 +150,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         popularity=dataset.popularity,
         users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),
         item_features=catalogue.item_features,
+        merge=run.summary.merge,
         ranker=_get_ranker_info(run),
         metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
         journal_seq=journal_seq,
