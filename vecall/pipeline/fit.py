@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,18 @@ from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.compare import ServedModel
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
-from vecall.index.exact import ExactIndex
-from vecall.index.planner import DEFAULT_COSTS
+from vecall.pipeline.channel_recall import build_exact_model
 from vecall.pipeline.data_summary import count_data, describe_data
 from vecall.pipeline.fit_baselines import evaluate_baselines
+from vecall.pipeline.fit_ranker import check_ranker_installed, fit_ranker
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.merge_tuning import tune_merge
+from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -77,12 +77,14 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
     Raises:
         DataError: A table does not match the schema.
-        ConfigError: The settings contradict each other, or the package of `training.logger` is not installed.
+        ConfigError: The settings contradict each other, or the package of `training.logger` or `ranking.ranker` is
+            not installed.
         TrainingError: The run directory is in use or holds an interrupted fit of other settings or tables; `init` has
             other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
     check_logger_installed(config.training.logger)
+    check_ranker_installed(config.ranking)
     directory = to_absolute_path(run_dir)
     process_rank = ProcessRank.from_environment()
     if process_rank is None and config.training.devices > 1:
@@ -143,7 +145,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     if config.evaluation.baselines:
         evaluate = partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result)
         baselines = run_on_main(group, evaluate)
-    merge = run_on_main(group, partial(_tune_merge, config, dataset, split, tower_scorer))
+    merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
@@ -160,6 +162,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         comparison=None if baselines is None else baselines.comparison,
         merge=merge,
         refit=config.training.refit,
+        ranker=ranker,
     )
     run_on_main(group, partial(_write_summary, summary, directory))
     return Run.open(directory)
@@ -270,21 +273,13 @@ def _evaluate_test(
     )
 
 
-def _tune_merge(config: Config, dataset: Dataset, split: Split, scorer: TowerScorer) -> MergePlan:
-    """Find how a release merges its channels, by an exact search of the evaluated model's vectors."""
-
-    def build_served_model() -> ServedModel:
-        return ServedModel(
-            encode_users=scorer.encode_users,
-            index=ExactIndex.build(scorer.item_vectors.cpu().numpy()),
-            search_param_curve=None,
-            engine="exact",
-            cost_model=DEFAULT_COSTS,
-            has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
-            reads_history=config.model.history.encoder != "none",
-        )
-
-    return tune_merge(config, dataset, split, build_served_model)
+def _fit_serving(
+    config: Config, dataset: Dataset, split: Split, scorer: TowerScorer, run_dir: Path
+) -> tuple[MergePlan, RankerSummary | None]:
+    """Find how a release merges its channels, and train its ranker, by an exact search of the evaluated vectors."""
+    build_model = cache(partial(build_exact_model, config, dataset, scorer))
+    merge = tune_merge(config, dataset, split, build_model)
+    return merge, fit_ranker(config, dataset, split, build_model, merge, run_dir)
 
 
 def _make_initializer(

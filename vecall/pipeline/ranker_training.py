@@ -18,6 +18,7 @@ from vecall.evaluation.paired_bootstrap import BootstrapInterval, bootstrap_diff
 from vecall.pipeline.ranker_candidates import CandidateLists
 from vecall.ranking.features import FeatureMatrix, RankerFeatures
 from vecall.ranking.lightgbm_ranker import LIGHTGBM, LightGbmRanker, RankerSpec, compute_prior, import_lightgbm
+from vecall.ranking.ranker import Ranker
 from vecall.ranking.ranker_info import RankerInfo
 
 FINAL_K = 10  # of the metric that decides: NDCG@10
@@ -142,7 +143,7 @@ def train_ranker(
             )
             return RankerSummary(info=RankerInfo(reason=reason), training_lists=len(training.lengths)), None
         ranker, trained = _train_trees(training, stopping, features, seed)
-        recalled, ranked = _compare(lists, deciding_users, ranker, advance)
+        recalled, ranked = compare_orders(lists, deciding_users, ranker, advance)
     interval = bootstrap_differences(ranked - recalled)
     summary = RankerSummary(
         info=_decide(interval, float(recalled.mean()), len(deciding_users)),
@@ -196,10 +197,17 @@ def _train_trees(
     return LightGbmRanker.from_text(trained.model_text, trained.spec), trained
 
 
-def _compare(
-    lists: CandidateLists, users: NDArray[np.int64], ranker: LightGbmRanker, advance: progress.ProgressCallback
+def compare_orders(
+    lists: CandidateLists, users: NDArray[np.int64], ranker: Ranker, advance: progress.ProgressCallback
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each user's NDCG@10 in recall's order and in the ranker's; of targets that were not recalled it is 0."""
+    """Return each user's NDCG@10 in recall's order and in the ranker's; of targets that were not recalled it is 0.
+
+    Args:
+        lists: Of n users.
+        users: Positions of those to compare.
+        ranker: Orders the candidates.
+        advance: Called after each user.
+    """
     recalled: list[NDArray[np.float64]] = []
     ranked: list[NDArray[np.float64]] = []
     for user in users.tolist():
@@ -207,7 +215,7 @@ def _compare(
         advance(1)
         order = np.arange(len(candidates.is_target))
         if candidates.is_target.any():
-            order = np.argsort(-ranker(candidates.build_table()).to_numpy(), kind="stable")
+            order = np.argsort(-np.asarray(ranker(candidates.build_table()), dtype=np.float64), kind="stable")
         recalled.append(_compute_ndcg(candidates.is_target, candidates.target_count))
         ranked.append(_compute_ndcg(candidates.is_target[order], candidates.target_count))
     return np.concatenate(recalled), np.concatenate(ranked)
