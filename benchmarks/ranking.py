@@ -5,8 +5,8 @@
 
 Each set is trained with a ranker, which is trained and decided on by validation users. What is measured are the test
 users: the order of 500 candidates by recall and by the ranker, and for a sample of users the order by the ranker of
-the whole catalogue. Intervals are paired bootstraps over the users, 95 %. Features of items are attributes too, so that
-the ranker reads them. On planted data whether a user takes an item depends on a crossing of a feature of the user and an
+the whole catalogue. Intervals are paired bootstraps over the users, 95 %. Features of items are attributes, too: the
+ranker reads them. On planted data whether a user takes an item depends on a crossing of a feature of the user and an
 attribute of the item that recall does not know.
 
 A set, preset and seed is kept in `results/ranking/`; it is measured again with --fresh, or when the settings of the
