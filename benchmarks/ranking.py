@@ -39,7 +39,8 @@ from vecall.console import configure_logging
 from vecall.data.dataset import read_dataset
 from vecall.evaluation.paired_bootstrap import bootstrap_differences
 from vecall.evaluation.sampling import sample_cases
-from vecall.pipeline.channel_recall import ChannelRecaller, build_exact_model
+from vecall.pipeline.channel_recall import ChannelRecaller
+from vecall.pipeline.exact_model import build_exact_model
 from vecall.pipeline.fit_ranker import CANDIDATE_COUNT, RANKER_DIR
 from vecall.pipeline.ranker_candidates import RecalledLists
 from vecall.pipeline.ranker_training import compare_orders, train_ranker
@@ -145,8 +146,10 @@ def _measure_set(name: str, tables: dict[str, Any], work_dir: Path, options: arg
 def _measure_test_users(run: Run, config: Config, options: argparse.Namespace) -> Result:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    model = build_exact_model(run.config, dataset, run.load_evaluated_model().build_scorer(dataset, split))
-    recaller = ChannelRecaller.build(config.channels, dataset, split, model)
+    model = run.load_evaluated_model()
+    reads_history = model.towers.reads_history
+    served_model = build_exact_model(model.build_scorer(dataset, split), dataset, reads_history=reads_history)
+    recaller = ChannelRecaller.build(config.channels, dataset, split, served_model)
     ranker = load_ranker(run.directory / RANKER_DIR, RankerInfo(name="lightgbm"))
     if ranker is None:
         raise RuntimeError(f"{run.directory} has no ranker")

@@ -18,14 +18,10 @@ from vecall import progress
 from vecall.arrays import Rows
 from vecall.channels.merge_plan import MergePlan
 from vecall.channels.settings import ChannelName, ChannelsSettings
-from vecall.config import Config
 from vecall.data.dataset import Dataset
-from vecall.data.frames import is_empty_row
 from vecall.data.ragged import EvalCases, count_rows
 from vecall.data.split import TRAIN, Split
 from vecall.evaluation.compare import ServedModel
-from vecall.index.exact import ExactIndex
-from vecall.index.planner import DEFAULT_COSTS
 from vecall.live.snapshot import Snapshot
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.recall.candidate_set import build_candidate_set
@@ -37,7 +33,6 @@ from vecall.recall.search import search_candidates
 from vecall.release.manifest import IndexInfo, Manifest
 from vecall.release.release import Release
 from vecall.release.users import UserTable
-from vecall.training.scoring import TowerScorer
 
 _WARM_UP_CASES = 3  # asked before the clock runs
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
@@ -172,25 +167,6 @@ class ChannelRecaller:
                 rows = CHANNELS[name](query, k)[0]
             answers[name] = rows, time.perf_counter() - start
         return answers
-
-
-def build_exact_model(config: Config, dataset: Dataset, scorer: TowerScorer) -> ServedModel:
-    """Return a model in memory with an exact index of its vectors.
-
-    Args:
-        config: Settings that the model was trained with.
-        dataset: Its users.
-        scorer: The model.
-    """
-    return ServedModel(
-        encode_users=scorer.encode_users,
-        index=ExactIndex.build(scorer.item_vectors.cpu().numpy()),
-        search_param_curve=None,
-        engine="exact",
-        cost_model=DEFAULT_COSTS,
-        has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
-        reads_history=config.model.history.encoder != "none",
-    )
 
 
 def select_user_features(user_features: pl.DataFrame, cases: EvalCases) -> pl.DataFrame:

@@ -26,9 +26,9 @@ from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
-from vecall.pipeline.channel_recall import build_exact_model
 from vecall.pipeline.data_summary import count_data, describe_data
-from vecall.pipeline.fit_baselines import evaluate_baselines
+from vecall.pipeline.exact_model import build_exact_model
+from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
 from vecall.pipeline.fit_ranker import check_ranker_installed, fit_ranker
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
@@ -141,10 +141,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     tower_scorer = TowerScorer(result.towers, training_data)
     scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
-    baselines = None
-    if config.evaluation.baselines:
-        evaluate = partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result)
-        baselines = run_on_main(group, evaluate)
+    baselines = _evaluate_baselines(config, split, popularity, test_result, group)
     merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
     seconds = result.seconds
     if config.training.refit:
@@ -157,9 +154,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         data=data_counts,
         metrics=test_result.as_json(),
-        baselines={} if baselines is None else baselines.metrics,
-        baseline_notes=() if baselines is None else baselines.notes,
-        comparison=None if baselines is None else baselines.comparison,
+        baselines=baselines.metrics,
+        baseline_notes=baselines.notes,
+        comparison=baselines.comparison,
         merge=merge,
         refit=config.training.refit,
         ranker=ranker,
@@ -273,11 +270,21 @@ def _evaluate_test(
     )
 
 
+def _evaluate_baselines(
+    config: Config, split: Split, popularity: Popularity, model_result: EvaluationResult, group: ProcessGroup | None
+) -> FitBaselines:
+    """Evaluate the baselines on the test users of the model, unless the settings leave them out."""
+    if not config.evaluation.baselines:
+        return FitBaselines({}, (), None)
+    return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, model_result))
+
+
 def _fit_serving(
     config: Config, dataset: Dataset, split: Split, scorer: TowerScorer, run_dir: Path
 ) -> tuple[MergePlan, RankerSummary | None]:
     """Find how a release merges its channels, and train its ranker, by an exact search of the evaluated vectors."""
-    build_model = cache(partial(build_exact_model, config, dataset, scorer))
+    reads_history = config.model.history.encoder != "none"
+    build_model = cache(partial(build_exact_model, scorer, dataset, reads_history=reads_history))
     merge = tune_merge(config, dataset, split, build_model)
     return merge, fit_ranker(config, dataset, split, build_model, merge, run_dir)
 
