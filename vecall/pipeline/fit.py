@@ -139,8 +139,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     )
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
     tower_scorer = TowerScorer(result.towers, training_data)
-    scorer = wrap_with_fallback(tower_scorer)
-    test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
+    test_result, protocol = _evaluate_test(
+        wrap_with_fallback(tower_scorer), split, n_items, config.evaluation.ks, group
+    )
     baselines = _evaluate_baselines(config, split, popularity, test_result, group)
     merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
     seconds = result.seconds
