@@ -139,14 +139,11 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     )
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
     tower_scorer = TowerScorer(result.towers, training_data)
-    test_result, protocol = _evaluate_test(
-        wrap_with_fallback(tower_scorer), split, n_items, config.evaluation.ks, group
-    )
+    scorer = wrap_with_fallback(tower_scorer)
+    test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     baselines = _evaluate_baselines(config, split, popularity, test_result, group)
     merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
-    seconds = result.seconds
-    if config.training.refit:
-        seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
+    seconds = result.seconds + _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
     summary = RunSummary(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
@@ -304,7 +301,9 @@ def _make_initializer(
 def _refit_and_time(
     dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
 ) -> float:
-    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    """Train again on all interactions for a fixed number of epochs, if the settings say so; return the seconds."""
+    if not config.training.refit:
+        return 0.0
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
