@@ -71,9 +71,9 @@ def test_release_without_ranker_has_none(tmp_path):
 
 
 def test_compaction_carries_the_ranker_over(store):
-    with open_recaller(store.directory, writable=True, auto_compact=False) as recaller:
+    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
         recaller.upsert([{"id": 99, "vector": [1, 1, 1, 1], "fields": {"price": 3.0}}])
-    before, after = open_release(store), open_release(store, compact(store.directory))
+    before, after = open_release(store), open_release(store, compact(store.path))
     assert after.name != before.name
     assert after.manifest.ranker == KEPT
     assert after.ranker.ranker(make_candidates()).to_list() == before.ranker.ranker(make_candidates()).to_list()
