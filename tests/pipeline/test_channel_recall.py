@@ -25,8 +25,8 @@ from vecall.recall.channels.repeat import recall_repeats
 from vecall.recall.result_order import rank_by_score_and_id
 
 ITEMS, USERS, LATE_ITEM = 30, 12, 30
-VECTORS = np.random.default_rng(0).integers(-3, 4, (ITEMS + 1, 4)).astype(np.float32)
-VECTORS[LATE_ITEM] = 0
+VECTORS = np.random.default_rng(0).integers(1, 6, (ITEMS + 1, 4)).astype(np.float32)
+VECTORS[LATE_ITEM] = 0  # behind all others
 
 
 @pytest.fixture
