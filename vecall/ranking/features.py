@@ -149,7 +149,7 @@ def _list_value_features(name: str, dtype: pl.DataType, values: pl.Series) -> li
     """Return the features of an attribute or a feature of users; none for a column that no feature is made of."""
     if is_numeric(dtype):
         return [RankerFeature(column=name, transform="number")]
-    if isinstance(dtype, pl.List) and not dtype.inner.is_float():  # type: ignore[union-attr]  # Polars' own type
+    if isinstance(dtype, pl.List) and not dtype.inner.is_float():
         return [RankerFeature(column=name, transform="length")]
     if isinstance(dtype, (pl.String, pl.Categorical, pl.Enum)) and (known := _list_frequent_values(values)):
         return [RankerFeature(column=name, transform="category", values=known)]

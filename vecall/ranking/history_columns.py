@@ -85,7 +85,8 @@ def _compare_vectors(candidates: Vectors, newest: Vectors) -> dict[str, _Numbers
 def _normalize(vectors: Vectors) -> Vectors:
     """Return [n, D] vectors of length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, np.float32(1))
+    normalized: Vectors = vectors / np.where(lengths > 0, lengths, np.float32(1))
+    return normalized
 
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
@@ -118,4 +119,5 @@ def _compute_differences(values: pl.Series, history_values: pl.Series) -> _Numbe
     known = known[np.isfinite(known)]
     if not len(known):
         return np.full(len(values), np.nan)
-    return to_numbers(values) - known.mean()
+    differences: _Numbers = to_numbers(values) - known.mean()
+    return differences
