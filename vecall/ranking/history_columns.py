@@ -85,7 +85,8 @@ def _compare_vectors(candidates: Vectors, newest: Vectors) -> dict[str, _Numbers
 def _normalize(vectors: Vectors) -> Vectors:
     """Return [n, D] vectors of length 1; zeros stay zeros."""
     lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-    return vectors / np.where(lengths > 0, lengths, np.float32(1))
+    lengths[lengths == 0] = 1
+    return vectors / lengths
 
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
