@@ -86,7 +86,8 @@ def _normalize(vectors: Vectors) -> Vectors:
     """Return [n, D] vectors of length 1; zeros stay zeros."""
     lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
     lengths[lengths == 0] = 1
-    return vectors / lengths
+    normalized: Vectors = vectors / lengths
+    return normalized
 
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
