@@ -271,6 +271,20 @@ def test_items_are_found_and_have_neighbors(client):
     assert "no item has the id" in get_page(client, "/items?id=none")
 
 
+def test_item_page_shows_what_was_taken_together(client, vector_client):
+    item_id = synthetic.make_item_id(3)
+    request = {"history": [item_id], "channels": ["similar"], "k": 24}
+    answer = client.post("/v1/recall", json=request).json()
+    html = get_page(client, f"/items?id={item_id}")
+    related = html[html.index("<h2>Taken together</h2>") : html.index("<h2>Neighbors</h2>")]
+    assert len(answer["ids"]) == synthetic.GROUP_SIZE - 1
+    assert re.findall(r'<span class="id">(.*?)</span>', related) == answer["ids"]
+    assert "常被一起选择" in get_page(client, f"/items?id={item_id}&lang=zh")
+    client.post("/v1/items/delete", json={"ids": answer["ids"]})
+    assert "No item was taken together with this one." in get_page(client, f"/items?id={item_id}")
+    assert "Taken together" not in get_page(vector_client, "/items?id=5")
+
+
 def test_items_page_suggests_popular_items(client, shop, vector_client):
     with open_recaller(shop) as recaller:
         popular_ids = recaller.recall(Query(user_id="nobody", k=24)).ids

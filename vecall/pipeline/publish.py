@@ -8,6 +8,7 @@ from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import InvalidReleaseError, StoreError, TrainingError
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.catalogue_encoding import encode_catalogue
+from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.fit_ranker import RANKER_DIR
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
@@ -143,6 +144,10 @@ def _open_encoder(directory: Path) -> OnnxEncoder:
 def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: int) -> ReleaseContents:
     """Encode the items by an encoder of their own: it is released, with the id table that it has mapped, afterwards."""
     catalogue = dataset.catalogue
+    with translate_write_errors(directory):  # before there are vectors in memory
+        channels = build_channel_tables(
+            run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
+        )
     return ReleaseContents(
         item_ids=catalogue.items,
         vectors=encode_catalogue(_open_encoder(directory), catalogue.item_features),
@@ -152,6 +157,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         item_features=catalogue.item_features,
         merge=run.summary.merge,
         ranker=_get_ranker_info(run),
+        channels=channels,
         metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
         journal_seq=journal_seq,
         tables_seq=journal_seq,

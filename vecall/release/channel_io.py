@@ -39,6 +39,12 @@ def _load_similar(directory: Path, n_items: int) -> SimilarItems | None:
     paths = [directory / f"similar.{name}.npy" for name in _SIMILAR_ARRAYS]
     if not any(path.exists() for path in paths):
         return None
+    for path in paths:
+        if not path.exists():
+            raise InvalidReleaseError(
+                f"{path} is missing, and other files of the channel are there; publish the release again",
+                file=f"{CHANNELS_DIR}/{path.name}",
+            )
     similar = SimilarItems(*map(map_array, paths))
     total = len(similar.rows)
     if len(similar) != n_items or int(similar.offsets[-1]) != total or len(similar.scores) != total:

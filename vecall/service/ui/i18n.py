@@ -107,6 +107,10 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "recall_with_item": "Recall with this item as the history",
         "neighbors": "Neighbors",
         "neighbors_help": "Items whose vectors have the largest inner product with this item's vector.",
+        "related": "Taken together",
+        "related_help": "Items that the same users took near in time (channel similar); live new items stand where "
+        "their vectors put them.",
+        "no_related": "No item was taken together with this one.",
         # Releases
         "release_current": "current",
         "release_served": "served now",
@@ -279,6 +283,9 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "recall_with_item": "以此物品为历史行为召回",
         "neighbors": "近邻物品",
         "neighbors_help": "与该物品向量内积最大的物品。",
+        "related": "常被一起选择",
+        "related_help": "同一批用户在相近时间选择的物品（similar 通道）；实时新增的物品按向量排位。",
+        "no_related": "没有与此物品一起被选择的物品。",
         # Releases
         "release_current": "当前版本",
         "release_served": "正在服务",

@@ -16,7 +16,14 @@ from vecall.service.recall_service import RecallService
 from vecall.service.ui.api_examples import CurlExamples
 from vecall.service.ui.attributes import describe_attributes
 from vecall.service.ui.form import ExploreForm, QueryParams, apply_row_buttons, parse_item_ids
-from vecall.service.ui.presenters import build_item_cards, find_ids_with_prefix, sample_ids, search_items, suggest_items
+from vecall.service.ui.presenters import (
+    ItemCard,
+    build_item_cards,
+    find_ids_with_prefix,
+    sample_ids,
+    search_items,
+    suggest_items,
+)
 from vecall.service.ui.release_cards import build_release_cards
 
 _MAX_SUGGESTIONS, _NEIGHBOR_COUNT, _MAX_HISTORY_CARDS = 12, 24, 20
@@ -107,7 +114,7 @@ class PageContexts:
         }
 
     def build_items(self, request: PageRequest) -> TemplateContext:
-        """Items whose title matches a text, an item and its neighbors, or else popular items."""
+        """Items whose title matches a text, an item with its neighbors and related items, or else popular items."""
         snapshot = self._service.snapshot
         text, id_text = ((request.query_params.get(name) or [""])[0].strip()[:200] for name in ("q", "id"))
         context: TemplateContext = {
@@ -115,6 +122,7 @@ class PageContexts:
             "match_cards": None,
             "item": None,
             "neighbor_cards": [],
+            "related_cards": None,
             "suggestion_cards": [],
             "has_popularity": snapshot.release.popularity is not None,
             "has_towers": snapshot.release.encoder is not None,
@@ -122,7 +130,7 @@ class PageContexts:
         }
         if id_text:
             try:
-                context |= self._build_neighbors(id_text, request.deadline)
+                context |= self._build_item(id_text, request.deadline)
             except QueryError as error:
                 context["error"] = str(error)
         elif text:
@@ -131,20 +139,26 @@ class PageContexts:
             context["suggestion_cards"] = build_item_cards(snapshot, suggest_items(snapshot, _NEIGHBOR_COUNT))
         return context
 
-    def _build_neighbors(self, id_text: str, deadline: RequestDeadline) -> TemplateContext:
+    def _build_item(self, id_text: str, deadline: RequestDeadline) -> TemplateContext:
         snapshot = self._service.snapshot
         is_text = snapshot.release.item_ids.id_type == "string"
         ids = [id_text] if is_text else parse_item_ids(snapshot, "id", id_text)
         rows = snapshot.to_rows(ids)[:1]
         if not len(rows) or not snapshot.is_live(rows)[0]:
             raise QueryError(f"id: no item has the id {id_text!r:.80}", field="id")
-        query = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
-        trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
-        scores = np.array(trace.answer.scores, dtype=np.float32)
+        neighbors = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
+        related = Query(history=ids, k=_NEIGHBOR_COUNT, channels=["similar"])
+        has_similar = snapshot.release.channels.similar is not None
         return {
             "item": build_item_cards(snapshot, rows, max_attributes=None)[0],
-            "neighbor_cards": build_item_cards(trace.snapshot, trace.search_result.rows, scores),
+            "neighbor_cards": self._recall_cards(neighbors, deadline),
+            "related_cards": self._recall_cards(related, deadline) if has_similar else None,
         }
+
+    def _recall_cards(self, query: Query, deadline: RequestDeadline) -> list[ItemCard]:
+        trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
+        scores = np.array(trace.answer.scores, dtype=np.float32)
+        return build_item_cards(trace.snapshot, trace.search_result.rows, scores)
 
     def build_releases(self, _: PageRequest) -> TemplateContext:
         """All releases of the store, and the live changes on the served one."""
