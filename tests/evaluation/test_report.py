@@ -50,9 +50,11 @@ CONTENT = ReportContent(
     ),
     ann_method=f"method {MARKUP}",
     channel_table=ChannelTable(
-        "channels", (f"column {MARKUP}",), ((f"channel {MARKUP}", (f"cell {MARKUP}",)), ("similar", ("0.125",)))
+        "channels",
+        (f"column {MARKUP}",),
+        ((f"channel {MARKUP}", (f"cell {MARKUP}",)), ("similar", ("0.125",))),
+        f"asked {MARKUP}",
     ),
-    channel_method=f"asked {MARKUP}",
     learning_curve_svg="<svg><title>curve</title></svg>",
     recall_over_k_svg="<svg><title>over k</title></svg>",
     examples=(ExampleUser(f"user {MARKUP}", (f"history {MARKUP}",), (f"recalled {MARKUP}", "other")),),

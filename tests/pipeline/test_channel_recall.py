@@ -94,8 +94,8 @@ def recaller(shop, served_model, monkeypatch):
 @pytest.mark.parametrize("method", ["rrf", "quota"])
 def test_merged_rankings_are_the_answers_of_the_service(recaller, shop, method, exclude_seen):
     cases, k = shop[1].test, 7
-    plan = MergePlan(method=method, weights={"vector": 1.0, "similar": 0.5, "repeat": 2.0})
-    merged = RankTable(recaller.rank(cases, 12, exclude_seen=exclude_seen).rows, k).merge(plan)
+    plan = MergePlan(method=method, weights={"vector": 1.0, "similar": 0.5, "repeat": 2.0}, depth=9)
+    merged = RankTable(recaller.rank(cases, 9, exclude_seen=exclude_seen).rows).merge(plan, k)
     queries = recaller._build_queries(cases, exclude_seen=exclude_seen)
     assert [query.fallback for query in queries] == [None] * USERS + ["popular"]
     for query, rows in zip(queries, merged, strict=True):

@@ -3,6 +3,7 @@
 A channel needs an oracle in `support.channel_oracles`, and its data in the release here.
 """
 
+from datetime import datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,17 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.channel_oracles import ORACLES, ReferenceQuery, ReferenceStore, make_similar_items
+from support.channel_oracles import (
+    ORACLES,
+    ReferenceQuery,
+    ReferenceStore,
+    make_popular_lists,
+    make_similar_items,
+)
 
+from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
+from vecall.channels.popular_items import PopularItems
 from vecall.channels.settings import CHANNEL_NAMES
 from vecall.index.bitmap import Bitmap
 from vecall.live.memtable import MemTable
@@ -37,6 +46,12 @@ LISTS = [
     )
     for item in range(N)
 ]
+THIRDS = np.arange(N) % 3
+POPULAR_THIRDS = {  # of each value the rows that were taken
+    str(third): {int(row): float(POPULARITY[row]) for row in np.flatnonzero((third == THIRDS) & (POPULARITY > 0))}
+    for third in range(3)
+}
+CREATED = [datetime(2200, 1, 1) if row % 2 else datetime(2000, 1, 1) for row in range(N)]  # to come: new whenever
 NAMES = ["vector", *CHANNELS]
 
 numbers = st.integers(0, 2 * N + 6)
@@ -65,9 +80,13 @@ def release(make_release):
         VECTORS,
         ids=[to_id(2 * row) for row in range(N)],
         popularity=POPULARITY,
-        attributes=pl.DataFrame({"third": np.arange(N) % 3}),
+        attributes=pl.DataFrame({"third": THIRDS, "created": CREATED}),
         users=[("ann", {}, [])],
-        channels=ChannelTables(similar=make_similar_items(LISTS)),
+        channels=ChannelTables(
+            similar=make_similar_items(LISTS),
+            popular=PopularItems(POPULARITY.astype(np.float32), make_popular_lists("third", POPULAR_THIRDS)),
+            facts=ChannelFacts(created="created", fresh_days=7.0),
+        ),
     )
     assert set(list_available_channels(release)) == set(NAMES)
     return release
@@ -80,6 +99,8 @@ def apply(release, batches):
         base_vectors={2 * row: vector for row, vector in enumerate(VECTORS)},
         popularity={2 * row: float(count) for row, count in enumerate(POPULARITY)},
         neighbors={2 * row: [(2 * other, score) for other, score in pairs] for row, pairs in enumerate(LISTS)},
+        values={2 * row: str(third) for row, third in enumerate(THIRDS)},
+        new_items={2 * row for row in range(1, N, 2)},
     )
     for batch in batches:
         operations = [

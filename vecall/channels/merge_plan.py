@@ -18,6 +18,9 @@ class MergePlan(SettingsModel):
     weights: dict[ChannelName, Annotated[float, Field(gt=0)]] = Field(
         {"vector": 1.0}, description="by channel: weight of its reciprocal rank, or its quota; others are not used"
     )
+    depth: int = Field(
+        0, ge=0, description="items that each of several channels is asked for, if that is more than the request's k"
+    )
     reason: str = Field("", description="why so, for people")
 
     @property
@@ -29,6 +32,10 @@ class MergePlan(SettingsModel):
         """Return the plan for the channels that a request names."""
         weights = {name: self.weights.get(name, DEFAULT_WEIGHT) for name in channels}
         return self.model_copy(update={"weights": weights})
+
+    def get_channel_k(self, k: int) -> int:
+        """Return how many items a request for k asks each channel for; k itself where a single channel answers."""
+        return k if len(self.weights) == 1 else max(k, self.depth)
 
     def restrict(self, available: Collection[ChannelName]) -> "MergePlan":
         """Return the plan without the channels that a release does not have; vectors alone if none remains."""

@@ -134,16 +134,16 @@ def compute_merged_metrics(
     """Return `recall@k` for each k, `ndcg@10` and `coverage@10` of merged rankings; NaN without targets.
 
     Args:
-        merged: By k, and 10, the [n, k] rows that a request for k items returns.
+        merged: By k, and 10, or N if that is less, the [n, k] rows that a request for k items returns.
         targets: n lists of rows.
         n_items: N.
         ks: Depths of recall.
     """
     offsets, metrics = targets.offsets, {}
     for k in ks:
-        ranks = rank_targets(merged[k], targets, n_items)
+        ranks = rank_targets(merged[min(k, n_items)], targets, n_items)
         metrics[f"recall@{k}"] = recall_at_k(ranks, offsets, k) if len(ranks) else math.nan
-    first = merged[TOP_LIST_K]
+    first = merged[min(TOP_LIST_K, n_items)]
     ranks = rank_targets(first, targets, n_items)
     metrics[f"ndcg@{TOP_LIST_K}"] = ndcg_at_k(ranks, offsets, TOP_LIST_K) if len(ranks) else math.nan
     metrics[f"coverage@{TOP_LIST_K}"] = coverage_at_k(first, n_items, TOP_LIST_K)

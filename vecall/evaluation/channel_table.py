@@ -17,11 +17,13 @@ class ChannelTable:
         title: With the depth, and whether seen items were excluded.
         columns: Headings of the cells.
         rows: Name of the channel and its cells.
+        note: How the channels were asked and are merged.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[str]]]
+    note: str = ""
 
 
 def build_channel_table(evaluation: ChannelEvaluation, recall_key: str) -> ChannelTable:
@@ -54,7 +56,7 @@ def build_channel_table(evaluation: ChannelEvaluation, recall_key: str) -> Chann
         )
     seen = "excluded" if evaluation.is_seen_excluded else "included"
     columns = (f"recall@{k}", "adds", "overlap", "p50 ms", "p99 ms", "weight")
-    return ChannelTable(f"channels, seen items {seen}", columns, rows)
+    return ChannelTable(f"channels, seen items {seen}", columns, rows, evaluation.note)
 
 
 def _format(value: float) -> str:

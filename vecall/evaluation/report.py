@@ -109,7 +109,6 @@ class ReportContent:
         ann_rows: `AnnBenchmarkResult.as_json()` of each benchmark.
         ann_method: How the benchmarks were done.
         channel_table: What each channel of recall gives; None leaves the section out.
-        channel_method: How the channels were asked and are merged.
         learning_curve_svg: SVG from `vecall.evaluation.plots`, like the next five; a plot that is empty is omitted.
         recall_over_k_svg: SVG.
         ann_frontier_svg: SVG.
@@ -134,7 +133,6 @@ class ReportContent:
     ann_rows: tuple[AnnRow, ...] = ()
     ann_method: str = ""
     channel_table: ChannelTable | None = None
-    channel_method: str = ""
     learning_curve_svg: str = ""
     recall_over_k_svg: str = ""
     ann_frontier_svg: str = ""

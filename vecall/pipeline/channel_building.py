@@ -1,9 +1,12 @@
 """The tables of a release's channels, built from interactions."""
 
 import logging
+import time
 from pathlib import Path
 
 from vecall.channels.channel_tables import ChannelTables
+from vecall.channels.facts_builder import build_channel_facts
+from vecall.channels.popular_builder import build_popular_items
 from vecall.channels.settings import ChannelsSettings
 from vecall.channels.similar_builder import build_similar_items, estimate_build_bytes
 from vecall.channels.similar_items import SimilarItems
@@ -31,7 +34,12 @@ def build_channel_tables(
     Raises:
         OSError: These files cannot be written.
     """
-    return ChannelTables(similar=None if settings.similar is False else _build_similar(dataset, positives, scratch_dir))
+    catalogue, created = dataset.catalogue, dataset.schema.items.created
+    return ChannelTables(
+        similar=None if settings.similar is False else _build_similar(dataset, positives, scratch_dir),
+        popular=None if settings.popular is False else build_popular_items(settings.popular, catalogue, positives),
+        facts=build_channel_facts(settings, created, catalogue, positives, now_us=time.time_ns() // 1000),
+    )
 
 
 def _build_similar(dataset: Dataset, positives: Interactions, scratch_dir: Path | None) -> SimilarItems | None:

@@ -1,12 +1,12 @@
 """Evaluation of the channels and of their merge on the test users: `merged` and `channels` of `vecall evaluate`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vecall.channels.merge_plan import MergePlan
-from vecall.channels.settings import ChannelsSettings
+from vecall.channels.settings import ChannelName, ChannelsSettings
 from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
@@ -80,15 +80,18 @@ def evaluate_channels(
 
 def _measure(
     recaller: ChannelRecaller, cases: EvalCases, plan: MergePlan, ks: Sequence[int], *, exclude_seen: bool
-) -> tuple[ChannelRankings, Metrics, dict[str, Metrics]]:
+) -> tuple[ChannelRankings, Metrics, Mapping[ChannelName, Metrics]]:
     """Return the rankings, the metrics of their merge, and those of each channel."""
     n_items = recaller.snapshot.release.index.size
-    depths = {k: min(k, n_items) for k in (*ks, TOP_LIST_K)}
-    rankings = recaller.rank(cases, max(depths.values()), exclude_seen=exclude_seen)
+    depths = sorted({min(k, n_items) for k in (*ks, TOP_LIST_K)})
+    rankings = recaller.rank(cases, min(plan.get_channel_k(depths[-1]), n_items), exclude_seen=exclude_seen)
     targets = select_targets(cases, n_items, exclude_seen=exclude_seen)
-    merged = {k: RankTable(rankings.rows, depth).merge(plan) for k, depth in depths.items()}
+    merged = {}
+    for k in depths:
+        channel_k = plan.get_channel_k(k)
+        merged[k] = RankTable({name: rows[:, :channel_k] for name, rows in rankings.rows.items()}).merge(plan, k)
     channels = {
         name: compute_channel_metrics(rows, rankings.rows["vector"], targets, n_items, ks)
         for name, rows in rankings.rows.items()
     }
-    return rankings, compute_merged_metrics(merged, targets, n_items, ks), {**channels}
+    return rankings, compute_merged_metrics(merged, targets, n_items, ks), channels

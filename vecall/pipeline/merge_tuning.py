@@ -1,7 +1,10 @@
 """How the channels are merged, found on validation users and kept only if it gains beyond noise.
 
-The objective is recall at k, the smallest of `[index] ks` (of fewer than 10 k items a tenth of them), and recall at the
-largest of them must not fall below that of vectors alone. Each channel is asked for k items, as by a request for k.
+The objective is the mean of recall@k over k from 1 to the largest of `[index] ks`, evenly spaced in log k. One target
+per user makes recall@k at a single k so noisy that some hundred users cannot tell a good plan from a bad one; the mean
+moves with every rank. At the smallest and the largest of `ks` no recall may be lost beyond noise. Each channel is asked
+for as many items as that largest k, also by a request for fewer: what stands a little below k in two rankings is what
+merging brings above it.
 
 The search is a coordinate ascent from vectors alone over `WEIGHTS` of each channel, with reciprocal ranks and with
 quotas. It chooses among some hundred plans, so the users that it saw cannot tell what the choice gains. The validation
@@ -11,6 +14,7 @@ paired over users. What is kept is found on all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -26,17 +30,19 @@ from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import Split
 from vecall.evaluation.channel_metrics import select_targets
 from vecall.evaluation.compare import ServedModel
-from vecall.evaluation.metrics import compute_standard_error, limit_depth
+from vecall.evaluation.metrics import Ranks, compute_standard_error, limit_depth, recall_per_user
 from vecall.evaluation.sampling import sample_cases
 from vecall.pipeline.channel_recall import ChannelRecaller
 from vecall.pipeline.rank_table import RankTable
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # of a channel, beside 1 of the vectors
 NOISE_ERRORS = 2.0  # standard errors that a gain must exceed
-MAX_SCANNED_PAIRS = 10**10  # users x items: fewer users are asked of a catalogue beyond a million items
-_MIN_CASES = 1_000
+MAX_USERS = 5_000
+MAX_SCANNED_PAIRS = 10**10  # users x items, by which fewer users are asked of more than 2 million items
+_MIN_USERS = 1_000
 _SEED = 0
 _MAX_SWEEPS = 3
+_OBJECTIVE_DEPTHS = 40
 _MIN_GAIN = 1e-9  # rounding
 
 Method = Literal["rrf", "quota"]
@@ -58,19 +64,19 @@ def tune_merge(
         return VECTORS_ALONE
     recaller = ChannelRecaller.build(config.channels, dataset, split, build_served_model())
     if config.channels.weights is not None:
-        plan = _take_given_weights(config.channels, recaller.channels)
+        plan = _use_configured_weights(config.channels, recaller.channels)
     elif recaller.channels == ("vector",):
         return VECTORS_ALONE
     else:
         n_items = len(dataset.catalogue.items)
-        cases = sample_cases(sample_cases(split.valid), max(_MIN_CASES, MAX_SCANNED_PAIRS // n_items))
+        cases = sample_cases(split.valid, min(MAX_USERS, max(_MIN_USERS, MAX_SCANNED_PAIRS // n_items)))
         ks = [limit_depth(n_items, k) for k in (min(config.index.ks), max(config.index.ks))]
         plan = find_plan(recaller, cases, (ks[0], ks[1]), config.channels.merge)
     progress.announce(f"merge: {plan}; {plan.reason}")
     return plan
 
 
-def _take_given_weights(settings: ChannelsSettings, available: Sequence[ChannelName]) -> MergePlan:
+def _use_configured_weights(settings: ChannelsSettings, available: Sequence[ChannelName]) -> MergePlan:
     plan = MergePlan(method="quota" if settings.merge == "quota" else "rrf", weights=settings.weights or {})
     missing = [name for name in plan.weights if name not in available]
     reason = "weights of [channels]"
@@ -90,7 +96,7 @@ def find_plan(
     Args:
         recaller: Asks the channels.
         cases: The users.
-        ks: Depth at which the plan is to be best, and the depth at which it must not be worse.
+        ks: Smallest and largest depth of interest.
         merge: A method that is taken whatever it gains, or "auto".
     """
     n_items = recaller.snapshot.release.index.size
@@ -107,27 +113,37 @@ def find_plan(
 
 
 class _Users:
-    """The recall of any plan for n users, computed once per plan.
+    """What any plan gives n users, computed once per plan.
 
     Args:
         rankings: By channel [n, K] rows.
         targets: n lists of targets, none of them empty.
-        ks: Depth at which a plan is to be best, and the depth at which it must not be worse.
+        ks: Wanted depths.
     """
 
     def __init__(self, rankings: Mapping[ChannelName, Rows], targets: RaggedArray, ks: tuple[int, int]) -> None:
-        self.ks = ks
-        self._tables = [RankTable(rankings, k) for k in ks]
-        self._targets = [table.locate(targets) for table in self._tables]
-        self._recalls: dict[tuple[object, ...], NDArray[np.float64]] = {}
-        self.count = len(targets)
+        self.ks, self.count = ks, len(targets)
+        self._table = RankTable(rankings)
+        self._targets, self._locations = targets, self._table.locate(targets)
+        depths = np.geomspace(1, max(ks), _OBJECTIVE_DEPTHS)
+        self._gains = (np.arange(max(ks) + 1)[:, None] < depths).mean(axis=1)  # by rank
+        self._ranks: dict[tuple[object, ...], Ranks] = {}
 
-    def compute_recalls(self, plan: MergePlan, *, is_deep: bool = False) -> NDArray[np.float64]:
-        """Return [n] recall at the first of `ks`, or at the second."""
-        key = is_deep, plan.method if len(plan.weights) > 1 else "", *plan.weights.items()
-        if key not in self._recalls:
-            self._recalls[key] = self._tables[is_deep].compute_recalls(plan, self._targets[is_deep])
-        return self._recalls[key]
+    def _rank(self, plan: MergePlan) -> Ranks:
+        key = plan.method if len(plan.weights) > 1 else "", *plan.weights.items()
+        if key not in self._ranks:
+            self._ranks[key] = self._table.rank_targets(plan, self._locations)
+        return self._ranks[key]
+
+    def compute_objective(self, plan: MergePlan) -> NDArray[np.float64]:
+        """Return [n] the mean of recall@k over k from 1 to the largest of `ks`, evenly spaced in log k."""
+        gains = self._gains[np.minimum(self._rank(plan), len(self._gains) - 1)]
+        means: NDArray[np.float64] = np.add.reduceat(gains, self._targets.offsets[:-1]) / self._targets.lengths
+        return means
+
+    def compute_recalls(self, plan: MergePlan, k: int) -> NDArray[np.float64]:
+        """Return [n] recall@k."""
+        return recall_per_user(self._rank(plan), self._targets.offsets, k)
 
 
 def _build_users(recaller: ChannelRecaller, cases: EvalCases, ks: tuple[int, int], *, exclude_seen: bool) -> _Users:
@@ -151,18 +167,22 @@ def _choose(
         is_guarded: Whether a gain within noise is not taken.
     """
     found = _search(users, np.ones(users.count, dtype=np.bool_), base, channels, methods)
-    metric = f"recall@{users.ks[0]} of {users.count:,} validation users"
-    before, after = (float(users.compute_recalls(plan).mean()) for plan in (base, found))
     if found == base:
-        reason = f"no merge with {', '.join(channels)} has a higher {metric} than {before:.4f}"
+        reason = f"no merge with {', '.join(channels)} is better for {users.count:,} validation users"
         return base.model_copy(update={"reason": _join(base.reason, reason)})
+    recalls = ", ".join(
+        f"recall@{k} {users.compute_recalls(base, k).mean():.4f} → {users.compute_recalls(found, k).mean():.4f}"
+        for k in sorted(set(users.ks))
+    )
     gain, noise, is_kept = _measure_gain(users, base, channels, methods)
-    measured = f"{gain:+.4f} ± {noise:.4f} for users whom the weights were not chosen by"
+    measured = (
+        f"of {users.count:,} validation users {recalls}, recall over all k {gain:+.4f} ± {noise:.4f} for users whom "
+        "the weights were not chosen by"
+    )
     if is_guarded and not is_kept:
-        reason = f"no merge gains more than noise: {found} has {after:.4f} {metric}, {base} {before:.4f}; {measured}"
+        reason = f"no merge gains more than noise; {found}: {measured}"
         return base.model_copy(update={"reason": _join(base.reason, reason)})
-    reason = f"{metric} {after:.4f}, {base} {before:.4f}; {measured}"
-    return found.model_copy(update={"reason": _join(base.reason, reason)})
+    return found.model_copy(update={"reason": _join(base.reason, measured), "depth": max(users.ks)})
 
 
 def _join(first: str, second: str) -> str:
@@ -172,43 +192,42 @@ def _join(first: str, second: str) -> str:
 def _measure_gain(
     users: _Users, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method]
 ) -> tuple[float, float, bool]:
-    """Return the gain over another plan, its noise, and whether it is beyond noise and not a loss at the larger k.
+    """Return the gain over another plan, its noise, and whether it is beyond noise and no loss beyond noise at `ks`.
 
     Each half of the users is merged by what is found on the other one.
     """
     is_first = np.zeros(users.count, dtype=np.bool_)
     is_first[np.random.default_rng(_SEED).permutation(users.count)[: users.count // 2]] = True
-    gains, deep_gains = np.zeros(users.count), np.zeros(users.count)
-    for is_own in (is_first, ~is_first):
-        plan = _search(users, ~is_own, base, channels, methods)
-        for is_deep, values in ((False, gains), (True, deep_gains)):
-            difference = users.compute_recalls(plan, is_deep=is_deep) - users.compute_recalls(base, is_deep=is_deep)
-            values[is_own] = difference[is_own]
-    noise, deep_noise = (NOISE_ERRORS * compute_standard_error(values) for values in (gains, deep_gains))
-    return float(gains.mean()), noise, bool(gains.mean() > noise and deep_gains.mean() >= -deep_noise)
+    plans = [_search(users, mask, base, channels, methods) for mask in (~is_first, is_first)]
+
+    def measure(compute: Callable[[MergePlan], NDArray[np.float64]]) -> tuple[float, float]:
+        gains = np.where(is_first, compute(plans[0]), compute(plans[1])) - compute(base)
+        return float(gains.mean()), NOISE_ERRORS * compute_standard_error(gains)
+
+    gain, noise = measure(users.compute_objective)
+    by_k = [measure(partial(users.compute_recalls, k=k)) for k in users.ks]
+    return gain, noise, gain > noise and all(k_gain >= -k_noise for k_gain, k_noise in by_k)
 
 
 def _search(
     users: _Users, mask: Mask, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method]
 ) -> MergePlan:
     """Return the best plan by coordinate ascent from `base` on the users of a mask; `base` if none is better."""
-    best, best_recall = base, users.compute_recalls(base)[mask].mean()
-    min_deep_recall = users.compute_recalls(base, is_deep=True)[mask].mean()
+    best = base
+    best_value = base_value = users.compute_objective(base)[mask].mean()
     for method in methods:
-        plan, recall = base, users.compute_recalls(base)[mask].mean()
+        plan, value = base, base_value
         for _ in range(_MAX_SWEEPS):
             start = plan
             for name, weight in ((name, weight) for name in channels for weight in WEIGHTS):
                 candidate = _set_weight(plan, name, weight, method)
-                candidate_recall = users.compute_recalls(candidate)[mask].mean()
-                if candidate_recall > recall + _MIN_GAIN and (
-                    users.compute_recalls(candidate, is_deep=True)[mask].mean() >= min_deep_recall
-                ):
-                    plan, recall = candidate, candidate_recall
+                candidate_value = users.compute_objective(candidate)[mask].mean()
+                if candidate_value > value + _MIN_GAIN:
+                    plan, value = candidate, candidate_value
             if plan == start:
                 break
-        if recall > best_recall + _MIN_GAIN:
-            best, best_recall = plan, recall
+        if value > best_value + _MIN_GAIN:
+            best, best_value = plan, value
     return best
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from vecall.data.dataset import Dataset, read_dataset
@@ -13,6 +14,7 @@ from vecall.pipeline.fit_ranker import RANKER_DIR
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
 from vecall.ranking.ranker_info import RankerInfo
+from vecall.recall.channels.available import list_available_channels
 from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.file_io import translate_write_errors
 from vecall.release.ranker_io import copy_ranker
@@ -148,17 +150,17 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         channels = build_channel_tables(
             run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
         )
-    return ReleaseContents(
+    contents = ReleaseContents(
         item_ids=catalogue.items,
         vectors=encode_catalogue(_open_encoder(directory), catalogue.item_features),
         attributes=catalogue.item_attributes,
         popularity=dataset.popularity,
         users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),
         item_features=catalogue.item_features,
-        merge=run.summary.merge,
         ranker=_get_ranker_info(run),
         channels=channels,
         metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )
+    return replace(contents, merge=run.summary.merge.restrict(list_available_channels(contents)))

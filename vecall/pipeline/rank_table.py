@@ -7,10 +7,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.arrays import Mask, Rows, Scores
+from vecall.arrays import Rows, Scores
 from vecall.channels.merge_plan import MergePlan
 from vecall.channels.settings import ChannelName
 from vecall.data.ragged import RaggedArray
+from vecall.evaluation.channel_metrics import NOT_FOUND
+from vecall.evaluation.metrics import Ranks
 from vecall.recall.merging import weigh_ranks
 
 _BLOCK_CASES = 512  # cases merged together, so that their scores stay in the cache
@@ -66,20 +68,18 @@ class RankTable:
     """The items that several channels recall for n cases, and their ranks: any plan merges them without a sort.
 
     Args:
-        rankings: By channel [n, K] distinct rows below 2^31 - 1, best first; -1 after the last.
-        k: Items that each channel is asked for, and length of the merged rankings; at least 1 and below 2^15.
+        rankings: By channel [n, K] distinct rows below 2^31 - 1, best first; -1 after the last. K is below 2^15.
     """
 
-    def __init__(self, rankings: Mapping[ChannelName, Rows], k: int) -> None:
-        self._k = k
+    def __init__(self, rankings: Mapping[ChannelName, Rows]) -> None:
         n_cases = len(next(iter(rankings.values())))
         self._starts = range(0, n_cases, _BLOCK_CASES)
         self._blocks = [
-            _Block.build({name: rows[start : start + _BLOCK_CASES, :k] for name, rows in rankings.items()})
+            _Block.build({name: rows[start : start + _BLOCK_CASES] for name, rows in rankings.items()})
             for start in self._starts
         ]
 
-    def merge(self, plan: MergePlan) -> Rows:
+    def merge(self, plan: MergePlan, k: int) -> Rows:
         """Return [n, k] the merged rankings, best first; -1 after the last.
 
         They are those of `merge_rankings` by fused score descending, then row ascending.
@@ -87,35 +87,42 @@ class RankTable:
         merged = []
         for block in self._blocks:
             scores = block.fuse(plan)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, : self._k]
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             rows = np.where(np.take_along_axis(scores, best, axis=1) > 0, np.take_along_axis(block.rows, best, 1), -1)
-            padding = ((0, 0), (0, self._k - rows.shape[1]))
-            merged.append(np.pad(rows, padding, constant_values=-1))
+            merged.append(np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1))
         return np.concatenate(merged)
 
     def locate(self, targets: RaggedArray) -> "TargetLocations":
         """Find the targets of each case among its rows, once for all plans."""
         cases, values = targets.segment_ids, targets.values
-        locations = []
+        by_block = []
         for start, block in zip(self._starts, self._blocks, strict=True):
-            own = slice(*np.searchsorted(cases, [start, start + len(block.rows)]))
-            own_cases, own_rows = cases[own] - start, values[own]
+            first, last = np.searchsorted(cases, [start, start + len(block.rows)])
+            own_cases = cases[first:last] - start
             # Rows ascend within a case, so keys that begin with the case ascend over the block.
-            keys = np.arange(len(block.rows))[:, None] * (_NO_ROW + 1) + block.rows.astype(np.int64)
-            sought = own_cases * (_NO_ROW + 1) + own_rows.astype(np.int64)
-            positions = np.minimum(np.searchsorted(keys.ravel(), sought), keys.size - 1)
-            locations.append((np.where(keys.ravel()[positions] == sought, positions, -1), own_cases))
-        return TargetLocations(tuple(locations), targets.lengths)
+            keys = (np.arange(len(block.rows))[:, None] * (_NO_ROW + 1) + block.rows.astype(np.int64)).ravel()
+            sought = own_cases * (_NO_ROW + 1) + values[first:last].astype(np.int64)
+            found = np.minimum(np.searchsorted(keys, sought), keys.size - 1)
+            is_found = keys[found] == sought
+            by_block.append(
+                (first + np.flatnonzero(is_found), own_cases[is_found], found[is_found] % block.rows.shape[1])
+            )
+        return TargetLocations(len(values), tuple(by_block))
 
-    def compute_recalls(self, plan: MergePlan, targets: "TargetLocations") -> NDArray[np.float64]:
-        """Return [n] the share of each case's targets in its k merged rows; every case must have a target."""
-        hits = []
-        for block, (positions, cases) in zip(self._blocks, targets.locations, strict=True):
-            is_best = _mark_best(block.fuse(plan), self._k).ravel()
-            is_hit = (positions >= 0) & is_best[positions]
-            hits.append(np.bincount(cases[is_hit], minlength=len(block.rows)))
-        shares: NDArray[np.float64] = np.concatenate(hits) / targets.counts
-        return shares
+    def rank_targets(self, plan: MergePlan, targets: "TargetLocations") -> Ranks:
+        """Return the 0-based rank of each target in the merged ranking of its case, or `NOT_FOUND`."""
+        ranks = np.full(targets.count, NOT_FOUND)
+        for block, (indices, cases, columns) in zip(self._blocks, targets.by_block, strict=True):
+            scores = block.fuse(plan)
+            for start in range(0, len(indices), _BLOCK_CASES):
+                part = slice(start, start + _BLOCK_CASES)
+                own_scores = scores[cases[part]]
+                target_scores = np.take_along_axis(own_scores, columns[part, None], axis=1)
+                is_before = own_scores > target_scores
+                is_before |= (own_scores == target_scores) & (np.arange(scores.shape[1]) < columns[part, None])
+                own_ranks = np.count_nonzero(is_before, axis=1)
+                ranks[indices[part]] = np.where(target_scores[:, 0] > 0, own_ranks, NOT_FOUND)
+        return ranks
 
 
 @dataclass(frozen=True)
@@ -123,21 +130,10 @@ class TargetLocations:
     """Where the targets of n cases are in a table.
 
     Attributes:
-        locations: For each block the [targets] positions in its flattened rows, -1 where no channel returned the
-            target, and the [targets] cases.
-        counts: [n] Number of targets of each case.
+        count: Number of targets.
+        by_block: For each block, of the targets that any channel recalls, the indices, the cases in the block, and the
+            columns among the rows of the case.
     """
 
-    locations: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]
-    counts: NDArray[np.int64]
-
-
-def _mark_best(scores: Scores, k: int) -> Mask:
-    """Return [b, U] whether each is among the k largest above 0 of its row; of equal ones the first are."""
-    is_scored: Mask = scores > 0
-    if scores.shape[1] <= k:
-        return is_scored
-    limits = np.partition(scores, -k, axis=1)[:, -k, None]
-    is_above, is_tied = scores > limits, scores == limits
-    free = k - np.count_nonzero(is_above, axis=1)[:, None]
-    return (is_above | (is_tied & (np.cumsum(is_tied, axis=1) <= free))) & is_scored
+    count: int
+    by_block: tuple[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], ...]

@@ -11,6 +11,7 @@ from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
+from vecall.recall.recommend_query import DEFAULT_CANDIDATES, RecommendRequest
 from vecall.service.execution import RequestDeadline
 from vecall.service.recall_service import RecallService
 from vecall.service.ui.api_examples import CurlExamples
@@ -25,6 +26,7 @@ from vecall.service.ui.presenters import (
     suggest_items,
 )
 from vecall.service.ui.release_cards import build_release_cards
+from vecall.service.ui.result_lists import build_result_lists
 
 _MAX_SUGGESTIONS, _NEIGHBOR_COUNT, _MAX_HISTORY_CARDS = 12, 24, 20
 _MIN_CHART_MS = 0.001  # avoids a division by zero
@@ -86,29 +88,36 @@ class PageContexts:
             "user_ids": self.suggest_user_ids(""),
             "has_towers": snapshot.release.encoder is not None,
             "result_cards": None,
+            "final_cards": None,
+            "channel_lists": [],
             "error": None,
         }
         if form.has_query:
             try:
                 query = form.to_query(snapshot, self._service.settings.limits)
-                context |= self._build_recall(query, request.deadline)
+                context |= self._build_result(query, request.deadline)
             except QueryError as error:
                 context["error"] = str(error)
         return context
 
-    def _build_recall(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
-        trace = self._service.run_query(query, deadline)
-        snapshot = trace.snapshot
+    def _build_result(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
+        """What was recalled, by each channel if there are several, and the final list if there is a ranker."""
+        final = None
+        if self._service.recaller.has_ranker:
+            candidate_count = min(DEFAULT_CANDIDATES, self._service.settings.limits.max_k)
+            final = self._service.run_recommendation(RecommendRequest(query, query.k, candidate_count), deadline)
+        recall = self._service.run_query(query, deadline) if final is None else final.recall
+        snapshot = recall.snapshot
         history = _find_history_rows(snapshot, query)
         newest_first = history[history >= 0][::-1]
-        scores = np.array(trace.answer.scores, dtype=np.float32)
-        stage_ms = {"queue": deadline.queue_ms, **trace.stage_ms}
+        stage_ms = {"queue": deadline.queue_ms, **recall.stage_ms} | ({} if final is None else {"rank": final.rank_ms})
         longest_ms = max(*stage_ms.values(), _MIN_CHART_MS)
         return {
-            "result_cards": build_item_cards(snapshot, trace.search_result.rows, scores),
+            **build_result_lists(recall, final, query.k),
             "history_cards": build_item_cards(snapshot, newest_first[:_MAX_HISTORY_CARDS]),
             "history_length": len(newest_first),
-            "result": trace.answer,
+            "result": recall.answer if final is None else final.answer,
+            "candidate_count": len(recall.search_result.rows),
             "stages": [(stage, ms, 100 * ms / longest_ms) for stage, ms in stage_ms.items()],
             "total_ms": sum(stage_ms.values()),
         }
