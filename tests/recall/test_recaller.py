@@ -101,7 +101,7 @@ def test_candidates_are_the_answer_with_attributes_in_the_same_order(recaller):
     answer, table = recaller.recall(query), recaller.candidates(query)
     assert table.columns == [
         *("id", "score", "rank", "channels", "vector.score", "vector.rank"),
-        *("user.age", "user.town", "user.taste", "item.popularity"),
+        *("user.age", "user.town", "user.taste", "item.popularity", "item.age_days"),
         *("history.length", "history.cosine_last", "history.cosine_max", "history.cosine_mean"),
         *("history.share.title", "history.share.year", "history.difference.year", "title", "year"),
     ]

@@ -18,7 +18,7 @@ from vecall.evaluation.paired_bootstrap import BootstrapInterval, bootstrap_diff
 from vecall.pipeline.ranker_candidates import CandidateLists
 from vecall.ranking.features import FeatureMatrix, RankerFeatures
 from vecall.ranking.lightgbm_ranker import LIGHTGBM, LightGbmRanker, RankerSpec, compute_prior, import_lightgbm
-from vecall.ranking.ranker import Ranker
+from vecall.ranking.ranker import Ranker, score_candidates
 from vecall.ranking.ranker_info import RankerInfo
 
 FINAL_K = 10  # of the metric that decides: NDCG@10
@@ -215,7 +215,7 @@ def compare_orders(
         advance(1)
         order = np.arange(len(candidates.is_target))
         if candidates.is_target.any():
-            order = np.argsort(-np.asarray(ranker(candidates.build_table()), dtype=np.float64), kind="stable")
+            order = np.argsort(-score_candidates(candidates.build_table(), ranker), kind="stable")
         recalled.append(_compute_ndcg(candidates.is_target, candidates.target_count))
         ranked.append(_compute_ndcg(candidates.is_target[order], candidates.target_count))
     return np.concatenate(recalled), np.concatenate(ranked)
