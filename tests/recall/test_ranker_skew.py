@@ -10,9 +10,11 @@ from vecall.channels.merge_plan import VECTORS_ALONE
 from vecall.channels.settings import ChannelsSettings
 from vecall.data.frames import is_empty_row
 from vecall.data.ragged import count_rows
+from vecall.data.split import TRAIN
 from vecall.evaluation.compare import ServedModel
 from vecall.index.settings import IndexSettings
 from vecall.live.live_index import LiveIndex
+from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.channel_recall import ChannelRecaller
 from vecall.pipeline.ranker_candidates import RecalledLists
 from vecall.ranking.features import select_features
@@ -34,12 +36,14 @@ def data(tmp_path):
     dataset = synthetic.load_dataset(config)
     split, catalogue = dataset.split(config.data), dataset.catalogue
     vectors = np.random.default_rng(0).standard_normal((len(catalogue.items), 4)).astype(np.float32)
+    positives = dataset.interactions.positives.filter(split.positive_parts == TRAIN)
     contents = ReleaseContents(
         item_ids=catalogue.items,
         vectors=vectors,
         attributes=catalogue.item_attributes,
         popularity=count_rows(split.train.values, len(vectors)).astype(np.float32),
         users=UserTable(catalogue.users, catalogue.user_features, split.train),
+        channels=build_channel_tables(ChannelsSettings(), dataset, positives),
     )
     with Store.open_or_create(tmp_path / "store").create_draft("training") as draft:
         draft.commit(write_release(draft.directory, contents, IndexSettings(engine="exact")), activate=True)
@@ -75,9 +79,14 @@ def test_features_in_training_equal_those_of_a_request_bit_by_bit(data, make_enc
     lists = RecalledLists(offline.snapshot, queries, split.valid.targets, VECTORS_ALONE, DEPTH)
     tables = [lists[case].build_table() for case in range(len(lists))]
     features = select_features(tables[0], ("vector",), dataset.catalogue.item_attributes, user_features)
-    assert {"vector.score:gap", "user.type:category", "history.share.type", "history.cosine_max", "year"} <= set(
-        features.names
-    )
+    assert {
+        "vector.score:gap",
+        "user.type:category",
+        "history.share.type",
+        "history.cosine_max",
+        "history.similar_sum",
+        "year",
+    } <= set(features.names)
     user_ids = dataset.catalogue.users.to_ids(split.valid.users)
     for case, user_id in enumerate(user_ids):
         table = recaller.candidates(Query(user_id=user_id, k=DEPTH, channels=["vector"]))

@@ -13,6 +13,7 @@ from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
 from vecall.ranking.history_columns import MAX_HISTORY_ITEMS, ItemDescriptions, build_history_columns
 from vecall.recall.channel_search import ChannelSearchResult
+from vecall.recall.history_similarity import compute_similarities
 from vecall.recall.item_age import compute_age_days
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows
@@ -43,6 +44,9 @@ def build_candidate_table(
           - `item.age_days`: days since the item came, by the clock of the data, see `vecall.recall.item_age`; null
             where it is not known;
           - `history.*`: comparisons with the newest items of the history, see `vecall.ranking.history_columns`;
+          - `history.similar_last`, `history.similar_sum`: similarity to the newest item of the history, and its sum
+            over the newest 10, by the table of the channel `similar`, whether or not it was asked; only in a release
+            that has the table;
           - the attributes, under their own names.
     """
     rows = search_result.rows
@@ -64,6 +68,10 @@ def build_candidate_table(
     recalled = _describe_items(snapshot, rows)
     newest = _describe_items(snapshot, resolved_query.history[-MAX_HISTORY_ITEMS:])
     columns |= build_history_columns(recalled, newest, len(resolved_query.history))
+    if (similar := snapshot.release.channels.similar) is not None:
+        base_rows, base_history = (snapshot.to_base_rows(part) for part in (rows, resolved_query.history))
+        last, total = compute_similarities(similar, base_rows, base_history)
+        columns |= {"history.similar_last": pl.Series(last), "history.similar_sum": pl.Series(total)}
     return pl.DataFrame(columns).hstack(recalled.attributes)
 
 
