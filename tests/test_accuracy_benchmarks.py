@@ -184,3 +184,20 @@ def test_peer_that_cannot_be_installed_is_left_out(
     run_command(monkeypatch, "accuracy_peers.py", "--venv", tmp_path / "venv", *options)
     assert "implicit, ALS is left out: pip could not install implicit" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_ranking_measures_planted_data_and_a_set_and_keeps_the_results(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", data_dir, "--sets", "steam", "beauty", "--planted-users", 400, "--out", tmp_path]
+    run_command(monkeypatch, "ranking.py", *options)
+    output = capsys.readouterr().out
+    assert "beauty is left out" in output
+    assert "steam, pooled, seed 0: NDCG@10 of 500 recalled" in output
+    planted = json.loads((tmp_path / "planted.json").read_text())
+    assert planted["crossing"]["ranked_ndcg"] >= 1.5 * planted["crossing"]["recall_ndcg"]
+    assert planted["noise"]["info"]["name"] == "none"
+    result = json.loads((tmp_path / "steam-pooled-0.json").read_text())
+    assert ("test" in result) == (result["validation"]["info"]["name"] == "lightgbm")
+    run_command(monkeypatch, "ranking.py", *options)
+    assert "seed 0\n" not in capsys.readouterr().out  # everything is kept

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "service": {"channels", "data", "index", "live", "ranking", "recall", "release"},
     "evaluation": {"channels", "data", "index"},
     # From here on everything may be used; what stands further down may use what stands above.
-    "config": {"channels", "data", "evaluation", "index", "towers", "training"},
+    "config": {"channels", "data", "evaluation", "index", "ranking", "towers", "training"},
     "config_reference": {"config"},
     "pipeline": {
         "channels",

@@ -114,7 +114,8 @@ def test_defaults_of_the_json_schema_are_those_of_the_toml(preset: str | None) -
     schema, parsed = build_json_schema(preset), tomllib.loads(render_toml(preset or "pooled"))
     if preset is None:  # whose TOML has no values of presets; those of "pooled" are the defaults of the models
         parsed["model"]["preset"] = "auto"
-    assert set(schema["properties"]) == {"data", "schema", "model", "training", "index", "channels", "evaluation"}
+    sections = {"data", "schema", "model", "training", "index", "channels", "ranking", "evaluation"}
+    assert set(schema["properties"]) == sections
     for section in ("model", "training"):
         default = schema["properties"][section]["default"]
         assert default == parsed[section]

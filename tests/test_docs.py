@@ -26,7 +26,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 TRANSLATED_PAGES = sorted(path.name for path in (DOCS / "zh").glob("*.md"))
 # Pages whose snippets continue with the shop of getting-started.md.
-SHOP_PAGES = ["serving.md", "reading-the-report.md", "own-model.md", "daily-loop.md"]
+SHOP_PAGES = ["serving.md", "reading-the-report.md", "own-model.md", "daily-loop.md", "ranking.md"]
 MAX_SKIPPED_SNIPPETS = 12
 OWN_DIRECTORIES = ("shop", "runs", "stores", "model", "refit", "channels")  # of a run, a release, or the example shop
 

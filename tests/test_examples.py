@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import synthetic
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +32,29 @@ def test_own_towers_are_trained_published_and_recalled(tmp_path):
     assert "epoch 1: loss" in output
     assert "for user 1:" in output
     assert len(list((tmp_path / "own_towers" / "store" / "releases").iterdir())) == 1
+
+
+@pytest.mark.examples
+def test_torch_ranker_is_trained_on_what_recall_returns(published, tmp_path):
+    rows = ["user_id,item_id,timestamp"]
+    for user, sequence in enumerate(synthetic.make_user_sequences()):
+        rows += [f"{user},{synthetic.make_item_id(item)},{time}" for time, item in enumerate(sequence)]
+    (tmp_path / "interactions.csv").write_text("\n".join(rows))
+    options = ["--store", published / "store", "--interactions", tmp_path / "interactions.csv", "--epochs", "20"]
+    columns = ["--columns", "score", "item.popularity", "history.cosine_last"]
+    output = run_example(ROOT / "examples" / "torch_ranker.py", *options, *columns, directory=tmp_path)
+    losses = [float(line.rpartition(" ")[2]) for line in output.splitlines() if "loss" in line]
+    assert losses[-1] < losses[0]
+    assert "ranking_score" in output
+
+
+@pytest.mark.examples
+@pytest.mark.parametrize("options", [[], ["--url", "http://127.0.0.1:1/score"]], ids=["service", "no service"])
+def test_http_ranker_orders_by_a_service_or_else_as_recall(published, tmp_path, options):
+    arguments = ["--store", published / "store", "--user", "user-1", *options]
+    output = run_example(ROOT / "examples" / "http_ranker.py", *arguments, directory=tmp_path)
+    assert ("recall's order" in output) == bool(options)
+    assert "rank" in output
 
 
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))

@@ -12,6 +12,7 @@ from vecall.data.settings import DataSettings
 from vecall.errors import ConfigError
 from vecall.evaluation.settings import EvaluationSettings
 from vecall.index.settings import IndexSettings
+from vecall.ranking.settings import RankingSettings
 from vecall.runtime.paths import to_absolute_path
 from vecall.schema import Schema
 from vecall.settings_base import SettingsModel, describe_validation_error, read_toml
@@ -91,6 +92,7 @@ class Config(SettingsModel):
         training: Loss, optimization and stopping.
         index: Vector index and the targets that it is tuned for.
         channels: What is recalled beside the vectors, and how it is merged.
+        ranking: What orders the recalled items into the final list.
         evaluation: Metrics.
     """
 
@@ -100,6 +102,7 @@ class Config(SettingsModel):
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
     channels: ChannelsSettings = ChannelsSettings()
+    ranking: RankingSettings = RankingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="before")

@@ -8,6 +8,7 @@ VecallError                    root of the tree; catches all of them
 ├── QueryError                 a request is invalid; carries `code` and `field`, as over HTTP
 │   └── EncoderMismatchError   a vector comes from another encoder than the release's
 ├── ForkError                  this process was forked from one that had used vecall, and would deadlock
+├── RankerUnavailableError  a release has a ranker that cannot run here; recall's order answers
 ├── OverloadedError            the service is at its capacity; retry later
 │   └── TooManyScansError      too many requests are scanning large parts of the catalogue
 └── StoreError                 an operation on a store failed
@@ -41,6 +42,10 @@ class TrainingError(VecallError):
 
 class ExportError(VecallError):
     """The exported towers give other vectors than the trained ones, so they must not be published."""
+
+
+class RankerUnavailableError(VecallError):
+    """A ranker cannot run on this machine, such as for want of its package."""
 
 
 class QueryError(VecallError):

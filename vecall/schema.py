@@ -59,7 +59,7 @@ ContextFeature = Annotated[NumericFeature | CategoryFeature, Field(discriminator
 
 # Columns that `Recaller.candidates` adds to the attributes, and what the names of its other columns start with.
 RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channels"})
-_RESERVED_PREFIXES = ("user.", "item.", "vector.", "similar.", "popular.", "fresh.", "repeat.")
+_RESERVED_PREFIXES = ("user.", "item.", "history.", "vector.", "similar.", "popular.", "fresh.", "repeat.")
 
 
 def list_reserved_columns(columns: Iterable[str]) -> list[str]:

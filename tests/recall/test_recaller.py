@@ -85,7 +85,7 @@ def test_answer_without_eligible_items_is_empty_and_exhausted(recaller):
         answer = recaller.recall(query)
         assert (answer.ids, answer.scores, answer.exhausted) == ([], [], True)
         assert recaller.candidates(query).columns[:4] == ["id", "score", "rank", "channels"]
-        assert recaller.candidates(query).columns[-3:] == ["item.popularity", "title", "year"]
+        assert recaller.candidates(query).columns[-3:] == ["history.difference.year", "title", "year"]
         assert recaller.candidates(query).schema["id"] == pl.Int64
 
 
@@ -101,7 +101,9 @@ def test_candidates_are_the_answer_with_attributes_in_the_same_order(recaller):
     answer, table = recaller.recall(query), recaller.candidates(query)
     assert table.columns == [
         *("id", "score", "rank", "channels", "vector.score", "vector.rank"),
-        *("user.age", "user.town", "user.taste", "item.popularity", "title", "year"),
+        *("user.age", "user.town", "user.taste", "item.popularity", "item.age_days"),
+        *("history.length", "history.cosine_last", "history.cosine_max", "history.cosine_mean"),
+        *("history.share.title", "history.share.year", "history.difference.year", "title", "year"),
     ]
     assert (table["id"].to_list(), table["score"].to_list()) == (answer.ids, answer.scores)
     assert table["rank"].to_list() == list(range(1, 31))

@@ -176,7 +176,7 @@ def make_config(directory, **sections: dict[str, object]) -> Config:
         "evaluation": {"ks": [5, 10]},
     }
     for name, section in sections.items():
-        config[name] = config[name] | section
+        config[name] = config.get(name, {}) | section
     return parse_config(json.loads(json.dumps(config)))
 
 

@@ -44,7 +44,12 @@ def compute_standard_error(values: NDArray[np.float64]) -> float:
 
 
 def ndcg_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
-    """Return the mean over users of DCG@k / ideal DCG@k with binary relevance (Järvelin and Kekäläinen, TOIS 2002).
+    """Return the mean over users of DCG@k / ideal DCG@k; arguments and errors are those of `recall_per_user`."""
+    return float(ndcg_per_user(ranks, offsets, k).mean())
+
+
+def ndcg_per_user(ranks: Ranks, offsets: Offsets, k: int) -> NDArray[np.float64]:
+    """Return DCG@k / ideal DCG@k with binary relevance of each user with targets (Järvelin and Kekäläinen, TOIS 2002).
 
     A hit at the 0-based rank r gains 1 / log2(r + 2); the ideal has min(k, targets) hits at the top.
     Arguments and errors are those of `recall_per_user`.
@@ -53,7 +58,7 @@ def ndcg_at_k(ranks: Ranks, offsets: Offsets, k: int) -> float:
     lengths = np.diff(offsets)
     gains = np.where(ranks < k, 1.0 / np.log2(ranks + 2.0), 0.0)
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])
-    return float(_divide_per_user(_sum_per_user(gains, offsets), ideal[np.minimum(lengths, k)]).mean())
+    return _divide_per_user(_sum_per_user(gains, offsets), ideal[np.minimum(lengths, k)])
 
 
 def coverage_at_k(top_rows: Rows, n_items: int, k: int) -> float:

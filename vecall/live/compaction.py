@@ -25,6 +25,7 @@ from vecall.live.snapshot import Snapshot, interleave_rows
 from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, translate_write_errors, write_array
 from vecall.release.manifest import read_release_file
+from vecall.release.ranker_io import copy_ranker
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -75,6 +76,7 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         contents = _build_contents(snapshot, rows, until_seq, upserts)
         base_dir = opened_store.get_release_dir(base.name)  # raises if it was pruned, as in `LiveState.refresh`
         encoder = _copy_encoder(base_dir, draft.directory, snapshot, rows)
+        copy_ranker(base.manifest.ranker, base_dir, draft.directory)
         golden = base.golden_queries
         # Golden queries with inputs are users of the release, which are encoded again.
         queries = None if golden is None or golden.inputs is not None else np.asarray(golden.vectors)
@@ -158,6 +160,7 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
         external_vector_rows=external_vector_rows,
         channels=base.channels.remap(base_rows, base.index.size),
         merge=base.merge_plan,
+        ranker=base.manifest.ranker,
         metrics=base.manifest.metrics,
         journal_seq=until_seq,
         tables_seq=base.manifest.tables_seq,

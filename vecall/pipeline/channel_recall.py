@@ -119,7 +119,7 @@ class ChannelRecaller:
             k: Rows that each channel is asked for, at least 1.
             exclude_seen: Whether the items of the history are excluded.
         """
-        queries = self._build_queries(cases, exclude_seen=exclude_seen)
+        queries = self.build_queries(cases, exclude_seen=exclude_seen)
         for query in queries[:_WARM_UP_CASES]:
             self._ask(query, k)
         rows = {name: np.full((len(cases), k), -1, dtype=np.int32) for name in self.channels}
@@ -132,7 +132,7 @@ class ChannelRecaller:
                 advance(1)
         return ChannelRankings(rows, milliseconds)
 
-    def _build_queries(self, cases: EvalCases, *, exclude_seen: bool) -> list[ResolvedQuery]:
+    def build_queries(self, cases: EvalCases, *, exclude_seen: bool) -> list[ResolvedQuery]:
         """Return what `resolve_query` would of a request with the history and the features of each case."""
         vectors = self.served_model.encode_users(cases)
         is_unknown = self.served_model.get_unknown_user_mask(cases)

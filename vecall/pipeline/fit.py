@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,11 @@ from vecall.evaluation.sampling import describe_users, sample_cases, select_test
 from vecall.pipeline.data_summary import count_data, describe_data
 from vecall.pipeline.exact_model import build_exact_model
 from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
+from vecall.pipeline.fit_ranker import check_ranker_installed, fit_ranker
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.merge_tuning import tune_merge
+from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -75,12 +77,14 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
     Raises:
         DataError: A table does not match the schema.
-        ConfigError: The settings contradict each other, or the package of `training.logger` is not installed.
+        ConfigError: The settings contradict each other, or the package of `training.logger` or `ranking.ranker` is
+            not installed.
         TrainingError: The run directory is in use or holds an interrupted fit of other settings or tables; `init` has
             other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
     check_logger_installed(config.training.logger)
+    check_ranker_installed(config.ranking)
     directory = to_absolute_path(run_dir)
     process_rank = ProcessRank.from_environment()
     if process_rank is None and config.training.devices > 1:
@@ -138,10 +142,8 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     baselines = _evaluate_baselines(config, split, popularity, test_result, group)
-    merge = run_on_main(group, partial(_tune_merge, config, dataset, split, tower_scorer))
-    seconds = result.seconds
-    if config.training.refit:
-        seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
+    merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
+    seconds = result.seconds + _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
     summary = RunSummary(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
@@ -155,6 +157,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         comparison=baselines.comparison,
         merge=merge,
         refit=config.training.refit,
+        ranker=ranker,
     )
     run_on_main(group, partial(_write_summary, summary, directory))
     return Run.open(directory)
@@ -274,10 +277,14 @@ def _evaluate_baselines(
     return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, model_result))
 
 
-def _tune_merge(config: Config, dataset: Dataset, split: Split, scorer: TowerScorer) -> MergePlan:
-    """Find how a release merges its channels, by an exact search of the evaluated model's vectors."""
+def _fit_serving(
+    config: Config, dataset: Dataset, split: Split, scorer: TowerScorer, run_dir: Path
+) -> tuple[MergePlan, RankerSummary | None]:
+    """Find how a release merges its channels, and train its ranker, by an exact search of the evaluated vectors."""
     reads_history = config.model.history.encoder != "none"
-    return tune_merge(config, dataset, split, partial(build_exact_model, scorer, dataset, reads_history=reads_history))
+    build_model = cache(partial(build_exact_model, scorer, dataset, reads_history=reads_history))
+    merge = tune_merge(config, dataset, split, build_model)
+    return merge, fit_ranker(config, dataset, split, build_model, merge, run_dir)
 
 
 def _make_initializer(
@@ -294,7 +301,9 @@ def _make_initializer(
 def _refit_and_time(
     dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
 ) -> float:
-    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    """Train again on all interactions for a fixed number of epochs, if the settings say so; return the seconds."""
+    if not config.training.refit:
+        return 0.0
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()

@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from vecall.data.dataset import Dataset, read_dataset
-from vecall.errors import StoreError
+from vecall.errors import InvalidReleaseError, StoreError, TrainingError
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.catalogue_encoding import encode_catalogue
 from vecall.pipeline.channel_building import build_channel_tables
+from vecall.pipeline.fit_ranker import RANKER_DIR
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
+from vecall.ranking.ranker_info import RankerInfo
 from vecall.recall.channels.available import list_available_channels
 from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.file_io import translate_write_errors
+from vecall.release.ranker_io import copy_ranker
 from vecall.release.regression import find_regression
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -52,7 +55,7 @@ def publish(
         The release's name.
 
     Raises:
-        TrainingError: There is no finished run.
+        TrainingError: There is no finished run, or a file of its ranker is missing.
         DataError: The tables do not match the schema.
         ExportError: The exported towers give other vectors than the trained ones.
         StoreError: The name is in use, the journal has no operation `journal_seq`, the release is much worse than the
@@ -70,6 +73,7 @@ def publish(
     with target.create_draft(name) as draft:
         encoder_hash = _export_encoder(model, dataset, draft.directory)
         del model  # its id table is in the draft now
+        _copy_ranker(run, draft.directory)
         # Not bound to a name: the vectors are released before the index is loaded again to be verified.
         description = write_release(
             draft.directory,
@@ -122,6 +126,18 @@ def _export_encoder(model: TrainedModel, dataset: Dataset, directory: Path) -> s
         return export_towers(model.towers, state, specs, id_rows, directory)
 
 
+def _get_ranker_info(run: Run) -> RankerInfo:
+    summary = run.summary.ranker
+    return RankerInfo(reason="ranking.ranker is 'none'") if summary is None else summary.info
+
+
+def _copy_ranker(run: Run, directory: Path) -> None:
+    try:
+        copy_ranker(_get_ranker_info(run), run.directory / RANKER_DIR, directory)
+    except InvalidReleaseError as error:
+        raise TrainingError(f"{run.directory / RANKER_DIR / error.file}: cannot be read; fit again") from error
+
+
 def _open_encoder(directory: Path) -> OnnxEncoder:
     """Open the towers of a draft as a release does."""
     return OnnxEncoder(directory, threads=os.cpu_count() or 1)
@@ -141,6 +157,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         popularity=dataset.popularity,
         users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),
         item_features=catalogue.item_features,
+        ranker=_get_ranker_info(run),
         channels=channels,
         metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
         journal_seq=journal_seq,

@@ -6,6 +6,7 @@ RUN/data.json        Digests of the data; with RUN/trained_hashes.npy, see `veca
 RUN/selection/       With `preset = "auto"`: what was tried and chosen, see `vecall.pipeline.selection_record`.
 RUN/model/           The evaluated model: weights.safetensors, encoders.json and its item ids.
 RUN/refit/           With `refit = true`: the final model, trained again on all interactions and published instead.
+RUN/ranker/          A ranker that gains on validation: the files that a release has of it.
 RUN/summary.json     Results. A run without it was interrupted and is resumed by the same `vecall fit`.
 """
 
@@ -25,6 +26,7 @@ from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
 from vecall.evaluation.baseline_comparison import BaselineComparison
+from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.selection_record import read_selection
 from vecall.pipeline.weights_io import load_module, save_weights
 from vecall.release.id_map_io import load_id_map, save_id_map
@@ -57,6 +59,7 @@ class RunSummary(BaseModel):
         comparison: The model beside the baselines; None if these were not evaluated.
         merge: How a release of the run merges its channels.
         refit: Whether the run has a final model in `refit/`.
+        ranker: How a ranker was trained, and whether it is kept; None if none was to be trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +75,7 @@ class RunSummary(BaseModel):
     comparison: BaselineComparison | None = None
     merge: MergePlan = VECTORS_ALONE
     refit: bool
+    ranker: RankerSummary | None = None
 
 
 class ModelEncoders(BaseModel):

@@ -11,7 +11,9 @@ from vecall.arrays import Mask, Rows
 from vecall.channels.settings import ChannelName
 from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
+from vecall.ranking.history_columns import MAX_HISTORY_ITEMS, ItemDescriptions, build_history_columns
 from vecall.recall.channel_search import ChannelSearchResult
+from vecall.recall.history_similarity import compute_similarities
 from vecall.recall.item_age import compute_age_days
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows
@@ -41,6 +43,10 @@ def build_candidate_table(
           - `item.popularity`: number of positive interactions, null where it is not known; 0 for new live items;
           - `item.age_days`: days since the item came, by the clock of the data, see `vecall.recall.item_age`; null
             where it is not known;
+          - `history.*`: comparisons with the newest items of the history, see `vecall.ranking.history_columns`;
+          - `history.similar_last`, `history.similar_sum`: similarity to the newest item of the history, and its sum
+            over the newest 10, by the table of the channel `similar`, whether or not it was asked; only in a release
+            that has the table;
           - the attributes, under their own names.
     """
     rows = search_result.rows
@@ -59,7 +65,18 @@ def build_candidate_table(
     columns["item.popularity"] = _get_popularity(snapshot, rows)
     ages = compute_age_days(snapshot, rows, time.time_ns() if now_ns is None else now_ns)
     columns["item.age_days"] = pl.Series(ages, nan_to_null=True)
-    return pl.DataFrame(columns).hstack(snapshot.get_attributes(rows))
+    recalled = _describe_items(snapshot, rows)
+    newest = _describe_items(snapshot, resolved_query.history[-MAX_HISTORY_ITEMS:])
+    columns |= build_history_columns(recalled, newest, len(resolved_query.history))
+    if (similar := snapshot.release.channels.similar) is not None:
+        base_rows, base_history = (snapshot.to_base_rows(part) for part in (rows, resolved_query.history))
+        last, total = compute_similarities(similar, base_rows, base_history)
+        columns |= {"history.similar_last": pl.Series(last), "history.similar_sum": pl.Series(total)}
+    return pl.DataFrame(columns).hstack(recalled.attributes)
+
+
+def _describe_items(snapshot: Snapshot, rows: Rows) -> ItemDescriptions:
+    return ItemDescriptions(snapshot.get_attributes(rows), snapshot.get_vectors(rows))
 
 
 @dataclass(frozen=True)

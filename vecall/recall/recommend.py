@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows
-from vecall.errors import QueryError, VecallError
+from vecall.errors import QueryError, RankerUnavailableError, VecallError
 from vecall.ranking.ranker import NamedRanker, score_candidates
 from vecall.recall.candidate_table import build_candidate_table
 from vecall.recall.channel_search import NO_DEADLINE
@@ -114,6 +114,8 @@ def _rank(recall: RecallTrace, ranker: NamedRanker, timer: RankingTimer, deadlin
     try:
         table = build_candidate_table(recall.snapshot, recall.resolved_query, recall.search_result)
         scores = score_candidates(table, ranker.ranker)
+    except RankerUnavailableError:  # a warning was logged when the release was opened
+        return None
     except VecallError as error:  # which says all in its text
         logger.warning("ranker %s of release %s failed: %s", ranker.name, recall.answer.release, error)
         return None

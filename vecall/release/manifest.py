@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.errors import InvalidReleaseError, StoreError
+from vecall.ranking.ranker_info import NO_RANKER, RankerInfo
 from vecall.release.file_io import compute_sha256
 from vecall.runtime.durable_files import fsync_path, write_and_fsync
 from vecall.schema import IdType
@@ -53,6 +54,7 @@ class ReleaseMetadata(SettingsModel):
     index: IndexInfo
     ann: dict[str, JsonValue] | None = Field(None, description="measured ANN recall, its floor and the tuned points")
     merge: MergePlan = Field(VECTORS_ALONE, description="channels that a request uses, and how they are merged")
+    ranker: RankerInfo = Field(NO_RANKER, description="what orders the recalled items, and why")
     metrics: dict[str, JsonValue] = Field({}, description="of the model and of the baselines, by name")
     libraries: dict[str, str] = Field({}, description="version by library")
     journal_seq: int = Field(0, ge=0, description="the release contains the journal's operations up to this one")

@@ -31,6 +31,7 @@ from vecall.release.golden import GoldenQueries
 from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
 from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, verify_release
+from vecall.release.ranker_io import load_ranker
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.schema import IdType
@@ -63,7 +64,8 @@ class Release:
         external_vector_rows: ascending rows of items whose vector came from the caller although the release has
             towers.
         channels: what the channels beside the vectors read.
-        ranker: orders what was recalled into the final list; None without one.
+        ranker: orders what was recalled into the final list; None without one. Where this machine lacks its package,
+            it raises `RankerUnavailableError`.
     """
 
     manifest: Manifest
@@ -200,6 +202,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
             map_array(external_rows_path) if external_rows_path.exists() else np.empty(0, dtype=np.int64)
         ),
         channels=load_channels(directory, manifest.items),
+        ranker=load_ranker(directory, manifest.ranker),
     )
     _check_consistency(release)
     _check_channel_columns(release)

@@ -25,6 +25,7 @@ from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.exact import round_to_half_precision
 from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.settings import IndexSettings
+from vecall.ranking.ranker_info import NO_RANKER, RankerInfo
 from vecall.release.channel_io import save_channels
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.file_io import translate_write_errors, write_array, write_table
@@ -65,6 +66,7 @@ class ReleaseContents:
             towers.
         channels: what the channels beside the vectors read.
         merge: channels that a request uses if it names none, and how they are merged.
+        ranker: which ranker the release has; its files are in the directory already.
         metrics: of the model and of baselines, by name, for the manifest.
         journal_seq: the release contains the journal's operations up to this one.
         tables_seq: the tables contain the journal's operations up to this one, so publishing them again does not
@@ -80,6 +82,7 @@ class ReleaseContents:
     external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     channels: ChannelTables = field(default_factory=ChannelTables)
     merge: MergePlan = VECTORS_ALONE
+    ranker: RankerInfo = NO_RANKER
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     tables_seq: int = 0
@@ -93,7 +96,7 @@ def write_release(
     queries: Vectors | None = None,
     encoder: tuple[OnnxEncoder, str] | None = None,
 ) -> ReleaseMetadata:
-    """Write the files of a release, except the towers, which a trained run has written before.
+    """Write the files of a release, except the towers and the ranker, which a trained run has written before.
 
     Args:
         directory: of the draft.
@@ -133,6 +136,7 @@ def write_release(
         index=_build_index_info(built, settings),
         ann=_build_ann_summary(built, golden),
         merge=contents.merge,
+        ranker=contents.ranker,
         metrics=dict(contents.metrics),
         libraries=collect_library_versions(),
         journal_seq=contents.journal_seq,

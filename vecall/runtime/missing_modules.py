@@ -1,9 +1,10 @@
 """Error texts for modules that cannot be imported."""
 
-# Modules of the extras `serve` and `train`.
+# Modules of the extras `serve`, `train` and `ranking`.
 _EXTRA_MODULES = frozenset(
     (
         *("httptools", "jinja2", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop"),
+        "lightgbm",
         *("jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "torch"),
     )
 )

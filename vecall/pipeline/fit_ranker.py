@@ -1,0 +1,98 @@
+"""The ranker of a run: trained and compared after the model, kept in RUN/ranker/."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from vecall import progress
+from vecall.channels.merge_plan import MergePlan
+from vecall.config import Config
+from vecall.data.dataset import Dataset
+from vecall.data.ragged import EvalCases
+from vecall.data.split import Split
+from vecall.errors import ConfigError
+from vecall.evaluation.compare import ServedModel
+from vecall.evaluation.sampling import sample_cases
+from vecall.pipeline.channel_recall import ChannelRecaller
+from vecall.pipeline.merge_tuning import MAX_SCANNED_PAIRS
+from vecall.pipeline.ranker_candidates import RecalledLists
+from vecall.pipeline.ranker_training import RankerSummary, TrainedRanker, train_ranker
+from vecall.ranking.features import select_features
+from vecall.ranking.ranker_info import RankerInfo
+from vecall.ranking.settings import RankingSettings
+from vecall.release.ranker_io import save_ranker
+
+RANKER_DIR = "ranker"  # in the run directory; only of a ranker that is kept
+CANDIDATE_COUNT = 500  # as `/v1/recommend` recalls by default
+_MAX_USERS, _MIN_USERS = 20_000, 1_000  # validation users whose lists are recalled
+
+
+def check_ranker_installed(settings: RankingSettings) -> None:
+    """Check that the package of the ranker is installed.
+
+    Raises:
+        ConfigError: It is not; the message names the command that installs it.
+    """
+    if settings.ranker == "lightgbm" and importlib.util.find_spec("lightgbm") is None:
+        raise ConfigError(
+            "ranking.ranker: 'lightgbm' requires lightgbm: run pip install 'vecall[ranking]', or set ranking.ranker to "
+            "'none'"
+        )
+
+
+def fit_ranker(
+    config: Config,
+    dataset: Dataset,
+    split: Split,
+    build_served_model: Callable[[], ServedModel],
+    plan: MergePlan,
+    run_dir: Path,
+) -> RankerSummary | None:
+    """Train a ranker on what recall returns to validation users, and write it to RUN/ranker/ if it is kept.
+
+    Model and channels know the training part alone, so that the targets are new to recall, as in a request.
+
+    Args:
+        config: Settings.
+        dataset: Items and users.
+        split: Its validation users are split into those that are trained on and those that decide.
+        build_served_model: Returns the evaluated model and its index.
+        plan: How the channels are merged.
+        run_dir: The run directory.
+
+    Returns:
+        The summary; None if no ranker is to be trained.
+    """
+    directory = run_dir / RANKER_DIR
+    shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run
+    if config.ranking.ranker == "none":
+        return None
+    n_items = len(dataset.catalogue.items)
+    cases = sample_cases(split.valid, min(_MAX_USERS, max(_MIN_USERS, MAX_SCANNED_PAIRS // n_items)))
+    summary, trained = _train(config, dataset, split, cases, build_served_model, plan)
+    progress.announce(f"ranker: {summary.info.name}; {summary.info.reason}")
+    if trained is not None and summary.info.name != "none":
+        directory.mkdir()
+        save_ranker(trained.spec, trained.model_text, directory)
+    return summary
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    split: Split,
+    cases: EvalCases,
+    build_served_model: Callable[[], ServedModel],
+    plan: MergePlan,
+) -> tuple[RankerSummary, TrainedRanker | None]:
+    if not len(cases):
+        return RankerSummary(info=RankerInfo(reason="there are no validation users to train on")), None
+    recaller = ChannelRecaller.build(config.channels, dataset, split, build_served_model())
+    queries = recaller.build_queries(cases, exclude_seen=True)
+    lists = RecalledLists(recaller.snapshot, queries, cases.targets, plan, CANDIDATE_COUNT)
+    catalogue = dataset.catalogue
+    features = select_features(
+        lists[0].build_table(), plan.channels, catalogue.item_attributes, catalogue.user_features
+    )
+    return train_ranker(lists, features, config.training.seed)

@@ -1,0 +1,262 @@
+"""Training of the reference ranker on what recall returned, and the decision whether it is kept.
+
+The users are split: on most the trees are trained, on some of these training is stopped, and the others decide. Every
+user has a list that recall returned without knowing the targets.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from vecall import progress
+from vecall.data.ragged import offsets_from_lengths
+from vecall.evaluation.metrics import ndcg_per_user
+from vecall.evaluation.paired_bootstrap import BootstrapInterval, bootstrap_differences
+from vecall.pipeline.ranker_candidates import CandidateLists
+from vecall.ranking.features import FeatureMatrix, RankerFeatures
+from vecall.ranking.lightgbm_ranker import LIGHTGBM, LightGbmRanker, RankerSpec, compute_prior, import_lightgbm
+from vecall.ranking.ranker import Ranker, score_candidates
+from vecall.ranking.ranker_info import RankerInfo
+
+FINAL_K = 10  # of the metric that decides: NDCG@10
+_TRAINING_SHARE, _STOPPING_SHARE = 0.6, 0.1  # of the users; the others decide
+_MIN_LISTS = 20  # with a target: fewer teach nothing
+_MAX_NEGATIVES = 100  # of a list that is trained on, drawn at random: all 500 teach no more and take five times as long
+_MAX_VALUES = 2**26  # of the matrix that is trained on: 256 MiB of float32
+_RANK_WEIGHT = 1.0
+_MAX_TREES, _STOPPING_ROUNDS = 300, 30
+_PARAMETERS = {
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [FINAL_K],
+    "lambdarank_truncation_level": 3 * FINAL_K,
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 50,
+    "min_data_per_group": 50,
+    "feature_fraction": 0.8,
+    "lambda_l2": 1.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+class RankerSummary(BaseModel):
+    """How a ranker was trained, and how it compares with recall's order on the users who decide.
+
+    Attributes:
+        info: Whether it is kept, and why.
+        training_lists: Lists with a target that the trees were trained on.
+        users: Number of users who decide.
+        recall_ndcg: Their mean NDCG@10 in recall's order.
+        ranked_ndcg: Their mean NDCG@10 in the ranker's order.
+        gain: The difference.
+        gain_low: Lower bound of its 95 % confidence interval by a paired bootstrap over users.
+        gain_high: Upper bound.
+        trees: Number of trees.
+        importance: Share of the trees' gain by feature, the largest first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    info: RankerInfo
+    training_lists: int = 0
+    users: int = 0
+    recall_ndcg: float = 0.0
+    ranked_ndcg: float = 0.0
+    gain: float = 0.0
+    gain_low: float = 0.0
+    gain_high: float = 0.0
+    trees: int = 0
+    importance: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class TrainedRanker:
+    """A ranker that was trained, kept or not.
+
+    Attributes:
+        spec: What the model reads.
+        model_text: The model in LightGBM's own text format.
+    """
+
+    spec: RankerSpec
+    model_text: str
+
+
+@dataclass(frozen=True)
+class _TrainingMatrix:
+    """Lists with a target, one after the other.
+
+    Attributes:
+        features: [rows, F].
+        is_target: [rows].
+        ranks: [rows] Ranks of recall, from 1.
+        lengths: [lists].
+    """
+
+    features: FeatureMatrix
+    is_target: NDArray[np.bool_]
+    ranks: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def build_dataset(self, features: RankerFeatures, reference: Any = None) -> Any:  # noqa: ANN401 - of lightgbm
+        """Return the matrix as LightGBM reads it, with recall's order as the scores to start from."""
+        return import_lightgbm().Dataset(
+            self.features,
+            label=self.is_target.astype(np.float32),
+            group=self.lengths,
+            init_score=compute_prior(self.ranks, _RANK_WEIGHT),
+            categorical_feature=features.category_positions,
+            reference=reference,
+            params={"verbosity": -1},
+        )
+
+
+def train_ranker(
+    lists: CandidateLists, features: RankerFeatures, seed: int = 0
+) -> tuple[RankerSummary, TrainedRanker | None]:
+    """Train a ranker on most of the users and compare it with recall's order on the others.
+
+    It is kept if its NDCG@10 is above that of recall's order by more than noise.
+
+    Args:
+        lists: Of n users.
+        features: What the trees read.
+        seed: Of the split of users and of the training.
+
+    Returns:
+        The summary, and the ranker, also if it is not kept; None if there is too little to train on.
+    """
+    users = np.random.default_rng(seed).permutation(len(lists))
+    bounds = [round(_TRAINING_SHARE * len(users)), round((_TRAINING_SHARE + _STOPPING_SHARE) * len(users))]
+    training_users, stopping_users, deciding_users = np.split(users, bounds)
+    with progress.track("recalling for the ranker", len(users)) as advance:
+        training = _collect(lists, training_users, features, advance, np.random.default_rng(seed))
+        stopping = _collect(lists, stopping_users, features, advance)
+        if min(len(training.lengths) / _MIN_LISTS, len(stopping.lengths), len(deciding_users)) < 1:
+            reason = (
+                f"recall found a held-out item of {len(training.lengths) + len(stopping.lengths)} of "
+                f"{len(training_users) + len(stopping_users)} validation users, too few to train on"
+            )
+            return RankerSummary(info=RankerInfo(reason=reason), training_lists=len(training.lengths)), None
+        ranker, trained = _train_trees(training, stopping, features, seed)
+        recalled, ranked = compare_orders(lists, deciding_users, ranker, advance)
+    interval = bootstrap_differences(ranked - recalled)
+    summary = RankerSummary(
+        info=_decide(interval, float(recalled.mean()), len(deciding_users)),
+        training_lists=len(training.lengths),
+        users=len(deciding_users),
+        recall_ndcg=float(recalled.mean()),
+        ranked_ndcg=float(ranked.mean()),
+        gain=interval.mean,
+        gain_low=interval.low,
+        gain_high=interval.high,
+        trees=ranker.tree_count,
+        importance=ranker.compute_importance(),
+    )
+    return summary, trained
+
+
+def _collect(
+    lists: CandidateLists,
+    users: NDArray[np.int64],
+    features: RankerFeatures,
+    advance: progress.ProgressCallback,
+    rng: np.random.Generator | None = None,
+) -> _TrainingMatrix:
+    """Return the lists of the users that have a target, as many as memory allows.
+
+    Args:
+        lists: Of n users.
+        users: Positions of the users.
+        features: What the trees read.
+        advance: Called after each user.
+        rng: Draws `_MAX_NEGATIVES` of each list; None for all.
+    """
+    ranks = [np.empty(0, dtype=np.int64)]
+    matrices = [np.empty((0, len(features.names)), dtype=np.float32)]
+    labels = [np.empty(0, dtype=np.bool_)]
+    for user in users.tolist():
+        candidates = lists[user]
+        advance(1)
+        if not candidates.is_target.any():
+            continue
+        positions = _draw_positions(candidates.is_target, rng)
+        matrices.append(features.build_matrix(candidates.build_table())[positions])
+        labels.append(candidates.is_target[positions])
+        ranks.append(positions + 1)
+        if len(labels) * matrices[-1].size > _MAX_VALUES:
+            break
+    lengths = np.array([len(label) for label in labels[1:]], dtype=np.int64)
+    return _TrainingMatrix(np.concatenate(matrices), np.concatenate(labels), np.concatenate(ranks), lengths)
+
+
+def _draw_positions(is_target: NDArray[np.bool_], rng: np.random.Generator | None) -> NDArray[np.int64]:
+    """Return the ascending positions of the targets of a list and of some of the others."""
+    others = np.flatnonzero(~is_target)
+    if rng is None or len(others) <= _MAX_NEGATIVES:
+        return np.arange(len(is_target))
+    return np.sort(np.append(np.flatnonzero(is_target), rng.choice(others, _MAX_NEGATIVES, replace=False)))
+
+
+def _train_trees(
+    training: _TrainingMatrix, stopping: _TrainingMatrix, features: RankerFeatures, seed: int
+) -> tuple[LightGbmRanker, TrainedRanker]:
+    """Train until NDCG@10 of `stopping` no longer rises; return the ranker as a release loads it, and its files."""
+    lightgbm = import_lightgbm()
+    dataset = training.build_dataset(features)
+    booster = lightgbm.train(
+        _PARAMETERS | {"seed": seed},
+        dataset,
+        num_boost_round=_MAX_TREES,
+        valid_sets=[stopping.build_dataset(features, reference=dataset)],
+        callbacks=[lightgbm.early_stopping(_STOPPING_ROUNDS, verbose=False)],
+    )
+    trained = TrainedRanker(RankerSpec(features=features, rank_weight=_RANK_WEIGHT), booster.model_to_string())
+    return LightGbmRanker.from_text(trained.model_text, trained.spec), trained
+
+
+def compare_orders(
+    lists: CandidateLists, users: NDArray[np.int64], ranker: Ranker, advance: progress.ProgressCallback
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each user's NDCG@10 in recall's order and in the ranker's; of targets that were not recalled it is 0.
+
+    Args:
+        lists: Of n users.
+        users: Positions of those to compare.
+        ranker: Orders the candidates.
+        advance: Called after each user.
+    """
+    recalled: list[NDArray[np.float64]] = []
+    ranked: list[NDArray[np.float64]] = []
+    for user in users.tolist():
+        candidates = lists[user]
+        advance(1)
+        order = np.arange(len(candidates.is_target))
+        if candidates.is_target.any():
+            order = np.argsort(-score_candidates(candidates.build_table(), ranker), kind="stable")
+        recalled.append(_compute_ndcg(candidates.is_target, candidates.target_count))
+        ranked.append(_compute_ndcg(candidates.is_target[order], candidates.target_count))
+    return np.concatenate(recalled), np.concatenate(ranked)
+
+
+def _compute_ndcg(is_target: NDArray[np.bool_], target_count: int) -> NDArray[np.float64]:
+    """Return [1] the NDCG@10 of a ranking of which some are targets, of `target_count` in all."""
+    ranks = np.full(target_count, np.iinfo(np.int32).max, dtype=np.int64)
+    found = np.flatnonzero(is_target)
+    ranks[: len(found)] = found
+    return ndcg_per_user(ranks, offsets_from_lengths(np.array([target_count])), FINAL_K)
+
+
+def _decide(interval: BootstrapInterval, recall_ndcg: float, n_users: int) -> RankerInfo:
+    is_kept = interval.low > 0
+    reason = (
+        f"NDCG@{FINAL_K} of {n_users:,} validation users who were not trained on is {recall_ndcg:.4f} in recall's "
+        f"order and {recall_ndcg + interval.mean:.4f} ranked: a difference of {interval.mean:+.4f}, 95 % between "
+        f"{interval.low:+.4f} and {interval.high:+.4f}, which is {'above' if is_kept else 'not above'} noise"
+    )
+    return RankerInfo(name=LIGHTGBM if is_kept else "none", reason=reason)

@@ -1,0 +1,163 @@
+"""Features of the reference ranker: one function from the table of candidates to a matrix, in training and serving."""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from vecall.ranking.numeric_columns import is_numeric, to_numbers
+
+FeatureMatrix = NDArray[np.float32]
+Transform = Literal["number", "log", "gap", "position", "length", "category"]
+
+_USER_PREFIX = "user."
+_MIN_VALUE_COUNT, _MAX_VALUES = 5, 200  # of a category: rarer values, and those beyond, count as one
+
+
+class RankerFeature(BaseModel):
+    """A column of the candidates and how it becomes a number; NaN where it is null.
+
+    Attributes:
+        column: Of the table of candidates.
+        transform: "number": the value, days since 1970 of dates; "log": log(1 + value); "gap": the value minus the
+            largest of the list; "position": number of larger values in the list; "length": of a list; "category": 0 for
+            a value that is not in `values`, i + 1 for the i-th of them.
+        values: The known values of a category.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    column: str
+    transform: Transform
+    values: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The column, and the transform unless it is "number"."""
+        return self.column if self.transform == "number" else f"{self.column}:{self.transform}"
+
+    def compute(self, candidates: pl.DataFrame) -> NDArray[np.float64]:
+        """Return [C] numbers for C candidates, or [1] if all have the same."""
+        column = candidates.get_column(self.column)
+        if self.column.startswith(_USER_PREFIX):  # equal in all rows
+            column = column.head(1)
+        match self.transform:
+            case "length":
+                return column.list.len().cast(pl.Float64).to_numpy()
+            case "category":
+                return self._encode(column)
+            case "number":
+                return to_numbers(column)
+            case "log":
+                return np.log1p(np.maximum(to_numbers(column), 0))
+            case "gap":
+                return _subtract_maximum(to_numbers(column))
+            case "position":
+                return _count_larger(to_numbers(column))
+
+    def _encode(self, column: pl.Series) -> NDArray[np.float64]:
+        codes = self._code_by_value
+        return np.array(
+            [np.nan if value is None else codes.get(value, 0) for value in column.cast(pl.String).to_list()], np.float64
+        )
+
+    @cached_property
+    def _code_by_value(self) -> Mapping[str, int]:
+        return {value: code for code, value in enumerate(self.values, start=1)}
+
+
+def _subtract_maximum(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    return numbers if np.isnan(numbers).all() else numbers - np.nanmax(numbers)
+
+
+def _count_larger(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    descending = np.sort(-numbers)  # NaN comes last
+    return np.where(np.isnan(numbers), np.nan, np.searchsorted(descending, -numbers, side="left"))
+
+
+class RankerFeatures(BaseModel):
+    """The features of a ranker, in the order of the columns of its matrix.
+
+    Attributes:
+        features: The F features.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    features: tuple[RankerFeature, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each feature."""
+        return [feature.name for feature in self.features]
+
+    @property
+    def category_positions(self) -> list[int]:
+        """Positions of the features that are codes of categories."""
+        return [i for i, feature in enumerate(self.features) if feature.transform == "category"]
+
+    def build_matrix(self, candidates: pl.DataFrame) -> FeatureMatrix:
+        """Return the features of C candidates of one query, [C, F]; NaN where the table lacks the column."""
+        matrix = np.full((len(candidates), len(self.features)), np.nan, dtype=np.float32)
+        columns = set(candidates.columns)  # a channel that the request did not name has none
+        with np.errstate(over="ignore"):  # infinity is a number to the trees
+            for i, feature in enumerate(self.features):
+                if feature.column in columns:
+                    matrix[:, i] = feature.compute(candidates)
+        return matrix
+
+
+def select_features(
+    candidates: pl.DataFrame, channels: Iterable[str], attributes: pl.DataFrame, user_features: pl.DataFrame
+) -> RankerFeatures:
+    """Select the features that the data have.
+
+    Args:
+        candidates: A table of candidates, whose columns are read, not its rows.
+        channels: Those that recall asks.
+        attributes: Attributes of all items, whose frequent values categories know.
+        user_features: Features of all users, likewise.
+    """
+    features = _list_recall_features(channels)
+    for name, dtype in candidates.schema.items():
+        if name == "item.popularity":
+            features += [RankerFeature(column=name, transform=transform) for transform in ("log", "position")]
+        elif name.startswith(("item.", "history.")):
+            features.append(RankerFeature(column=name, transform="number"))
+        elif name.startswith(_USER_PREFIX):
+            features += _list_value_features(name, dtype, user_features.get_column(name.removeprefix(_USER_PREFIX)))
+        elif name in attributes.columns:
+            features += _list_value_features(name, dtype, attributes.get_column(name))
+    return RankerFeatures(features=tuple(features))
+
+
+def _list_recall_features(channels: Iterable[str]) -> list[RankerFeature]:
+    names = tuple(channels)
+    features = [RankerFeature(column="rank", transform="number")]
+    if len(names) > 1:  # else `score` is that of the channel, or of the popular items that replace its
+        features += [RankerFeature(column="score", transform=transform) for transform in ("number", "gap")]
+        features.append(RankerFeature(column="channels", transform="length"))
+        features += [RankerFeature(column=f"{name}.rank", transform="number") for name in names]
+    for name in names:
+        features += [RankerFeature(column=f"{name}.score", transform=transform) for transform in ("number", "gap")]
+    return features
+
+
+def _list_value_features(name: str, dtype: pl.DataType, values: pl.Series) -> list[RankerFeature]:
+    """Return the features of an attribute or a feature of users; none for a column that no feature is made of."""
+    if is_numeric(dtype):
+        return [RankerFeature(column=name, transform="number")]
+    if isinstance(dtype, pl.List) and not dtype.inner.is_float():
+        return [RankerFeature(column=name, transform="length")]
+    if isinstance(dtype, (pl.String, pl.Categorical, pl.Enum)) and (known := _list_frequent_values(values)):
+        return [RankerFeature(column=name, transform="category", values=known)]
+    return []
+
+
+def _list_frequent_values(values: pl.Series) -> tuple[str, ...]:
+    """Return the most frequent values of at least 5 rows, ascending; none where all but a few rows have rarer ones."""
+    counts = values.cast(pl.String).alias("value").drop_nulls().value_counts()
+    frequent = counts.filter(pl.col("count") >= _MIN_VALUE_COUNT).sort(["count", "value"], descending=[True, False])
+    return tuple(frequent["value"].head(_MAX_VALUES).sort().to_list())
