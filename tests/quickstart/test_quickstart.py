@@ -30,7 +30,7 @@ def test_quickstart_writes_run_store_and_report(tmp_path: Path) -> None:
     assert sum(result["paths"].values()) == 40
     assert {path.name for path in output_dir.iterdir()} == {"run", "store", "dssm", "report.html"}
     page = (output_dir / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "dssm" in page
     assert "<h2>Choice of the preset" in page
 
