@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import faiss as typed_faiss
+import numpy as np
 
 from vecall import progress
-from vecall.arrays import HalfVectors, Vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import Hits, SearchParams
+from vecall.index.base import AdaptedSearch, Hits, ParamsByPassRate, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
+from vecall.index.filter_profile import FilterProfile
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
+
+_PROBE_ROWS = 64  # nearest rows that tell how many a filter allows near a query
+_PRIOR_ROWS = 8  # weight, in rows, of the share of all rows that the filter allows
 
 
 class HnswIndex(ApproximateIndex):
@@ -77,7 +82,13 @@ class HnswIndex(ApproximateIndex):
         return cls(graph)
 
     def search(
-        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        search_params: SearchParams | None = None,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,  # noqa: ARG002 - a graph has none
     ) -> Hits:
         """Return approximately the k best rows of each query, with exact scores. See `Index.search`.
 
@@ -89,6 +100,7 @@ class HnswIndex(ApproximateIndex):
             k: number of rows per query, at least 1; may exceed N.
             search_params: `width` is ef, raised to k if it is lower. None uses the index's `ef`.
             allowed: bitmap of the rows that may be returned; the search passes through the others.
+            lists: ignored.
 
         Raises:
             QueryError: the queries, k or `allowed` are invalid.
@@ -104,6 +116,32 @@ class HnswIndex(ApproximateIndex):
             _, rows = self._graph.search(queries, k, params=params)  # [B, k]
         hits = rescore(self._exact_index.half_vectors, queries, rows)
         return self._exact_index.fill_missing_hits(hits, queries, allowed)
+
+    def profile_filter(self, allowed: Bitmap) -> FilterProfile:
+        """Return the filter alone. See `Index.profile_filter`."""
+        return FilterProfile(allowed)
+
+    def adapt(
+        self, request: SearchRequest, search_params: SearchParams, params_by_pass_rate: ParamsByPassRate
+    ) -> AdaptedSearch:
+        """Widen the search if the filter allows fewer rows near the query than elsewhere. See `Index.adapt`.
+
+        A small search without the filter finds the nearest rows, and the share of them that the filter allows, shrunk
+        towards that of all rows. Where it is smaller, the graph also leads to the wrong rows first, so that the share
+        counts twice; where next to none is allowed, this makes a search so wide that the planner scans.
+        """
+        if request.profile is None:
+            return AdaptedSearch(search_params)
+        params = faiss.SearchParametersHNSW(efSearch=_PROBE_ROWS)
+        with use_faiss_threads(1):
+            _, rows = self._graph.search(request.query[None], _PROBE_ROWS, params=params)
+        nearest = rows[0][rows[0] >= 0]
+        mean_rate = request.profile.pass_rate
+        n_allowed = int(np.count_nonzero(request.profile.allowed.contains(nearest)))
+        pass_rate = (n_allowed + _PRIOR_ROWS * mean_rate) / (len(nearest) + _PRIOR_ROWS)
+        if pass_rate >= mean_rate:
+            return AdaptedSearch(search_params)
+        return AdaptedSearch(params_by_pass_rate(pass_rate * pass_rate / mean_rate))
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load_index`."""

@@ -7,20 +7,25 @@ enough, 2015). Codes are longer than is common: fewer candidates then need exact
 memory.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import faiss as typed_faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import Hits, SearchParams
+from vecall.index.base import AdaptedSearch, Hits, ParamsByPassRate, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, train_centroids
 from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, scan_single_query
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
+from vecall.index.filter_profile import FilterProfile
+from vecall.index.kernels import bitmap_to_rows, compute_inner_products
+from vecall.index.list_selection import select_lists
 from vecall.index.sampling import sample_rows
 from vecall.index.topk import make_empty_hits
 
@@ -30,6 +35,7 @@ _PQ_BITS = 4  # per dimension
 _FASTSCAN_BLOCK_SIZE = 32  # codes compared at a time
 _PQ_TRAINING_ROWS = 2**14  # vectors that the codebooks are trained on
 _ADD_CHUNK_ROWS = 2**17  # vectors added at a time
+_RESIDUAL_SAMPLE_ROWS = 20_000  # vectors that tell how far vectors lie from their centroids
 _DEFAULT_NPROBE = 64  # of an index that was not tuned
 _DEFAULT_RERANK_FACTOR = 3  # rerank depth of an index that was not tuned, as a multiple of k
 
@@ -80,7 +86,13 @@ class IvfPqIndex(ApproximateIndex):
         return cls(faiss_index)
 
     def search(
-        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        search_params: SearchParams | None = None,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,
     ) -> Hits:
         """Return approximately the k best rows of each query, with exact scores. See `Index.search`.
 
@@ -92,6 +104,7 @@ class IvfPqIndex(ApproximateIndex):
             k: number of rows per query, at least 1; may exceed N.
             search_params: `width` is nprobe; `rerank_depth` is raised to k if it is lower.
             allowed: bitmap of the rows that may be returned; only these are scored.
+            lists: inverted lists to scan for every query; None scans those of `search_params`.
 
         Raises:
             QueryError: the queries, k or `allowed` are invalid.
@@ -103,28 +116,44 @@ class IvfPqIndex(ApproximateIndex):
         if depth >= self.size or not depth or not len(queries):
             return self.search_exact(queries, k, allowed=allowed)
         hits = make_empty_hits(len(queries), k)
-        for b, candidates in enumerate(self.search_candidates(queries, SearchParams(params.width, depth), allowed)):
+        params = params._replace(rerank_depth=depth)
+        for b, candidates in enumerate(self.search_candidates(queries, k, params, allowed, lists)):
             best = scan_single_query(self._exact_index.half_vectors, queries[b], candidates[candidates >= 0], k)
             hits.rows[b], hits.scores[b] = best.rows[0], best.scores[0]
         return self._exact_index.fill_missing_hits(hits, queries, allowed)
 
-    def search_candidates(self, queries: Vectors, search_params: SearchParams, allowed: Bitmap | None = None) -> Rows:
+    def search_candidates(
+        self,
+        queries: Vectors,
+        k: int,
+        search_params: SearchParams,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,
+    ) -> Rows:
         """Select candidates by their codes.
 
         Args:
             queries: [B, D], finite.
-            search_params: nprobe and the number of candidates.
+            k: number of rows that the candidates are for; with `coverage` it determines the lists.
+            search_params: lists to scan, and the number of candidates.
             allowed: bitmap of the rows that may be candidates; None allows all.
+            lists: inverted lists to scan for every query; None scans those of `search_params`.
 
         Returns:
             [B, rerank_depth] rows, best code first, padded with -1 where the scanned lists hold fewer.
         """
-        nprobe = min(search_params.width, self.nlist)
-        lists = np.empty((len(queries), nprobe), dtype=np.int64)
-        products = np.empty((len(queries), nprobe), dtype=np.float32)
-        for b, query in enumerate(queries):  # query by query: a batch would need [B, nprobe, D] numbers
-            lists[b] = scan_single_query(self._half_centroids, query, None, nprobe).rows[0]
-            np.vecdot(self._centroids[lists[b]], query, out=products[b])
+        profile = None
+        if lists is None and search_params.coverage and allowed is not None:
+            profile = self.profile_filter(allowed)
+        lists_by_query = [
+            self._list_nearest(query, k, search_params, profile) if lists is None else lists for query in queries
+        ]
+        nprobe = max(1, max(map(len, lists_by_query), default=1))
+        probed = np.full((len(queries), nprobe), -1, dtype=np.int64)  # faiss skips -1
+        products = np.zeros((len(queries), nprobe), dtype=np.float32)
+        for b, query_lists in enumerate(lists_by_query):
+            probed[b, : len(query_lists)] = query_lists
+            np.vecdot(self._centroids[query_lists], queries[b], out=products[b, : len(query_lists)])
         contiguous_queries = np.ascontiguousarray(queries)
         scores = np.empty((len(queries), search_params.rerank_depth), dtype=np.float32)
         rows = np.empty((len(queries), search_params.rerank_depth), dtype=np.int64)
@@ -136,11 +165,78 @@ class IvfPqIndex(ApproximateIndex):
                 len(queries),
                 faiss.swig_ptr(contiguous_queries),
                 search_params.rerank_depth,
-                *map(faiss.swig_ptr, (lists, products, scores, rows)),
+                *map(faiss.swig_ptr, (probed, products, scores, rows)),
                 False,
                 params,
             )
         return rows
+
+    def _list_nearest(self, query: Vectors, k: int, search_params: SearchParams, profile: FilterProfile | None) -> Rows:
+        """Return the lists to scan for a query."""
+        if not search_params.coverage:
+            return scan_single_query(self._half_centroids, query, None, min(search_params.width, self.nlist)).rows[0]
+        counts = self._list_sizes if profile is None or profile.list_counts is None else profile.list_counts
+        return self._select_lists(query, counts, k, 0, search_params.coverage)
+
+    def profile_filter(self, allowed: Bitmap) -> FilterProfile:
+        """Count the rows that a filter allows in each inverted list. See `Index.profile_filter`."""
+        return FilterProfile(allowed, np.bincount(self._list_by_row[bitmap_to_rows(allowed)], minlength=self.nlist))
+
+    def adapt(
+        self,
+        request: SearchRequest,
+        search_params: SearchParams,
+        params_by_pass_rate: ParamsByPassRate,  # noqa: ARG002 - the lists tell more
+    ) -> AdaptedSearch:
+        """Choose the lists to scan; without `coverage`, they are left to the search. See `Index.adapt`."""
+        if not search_params.coverage:
+            return AdaptedSearch(search_params)
+        profile = request.profile
+        counts = self._list_sizes if profile is None or profile.list_counts is None else profile.list_counts
+        # Of the rows that are counted not all may be found: some are deleted.
+        k, n_skipped = (
+            max(1, round(count * int(counts.sum()) / request.allowed_count)) if count else 0
+            for count in (request.k, request.n_skipped)
+        )
+        lists = self._select_lists(request.query, counts, k, n_skipped, search_params.coverage)
+        if n_skipped:  # the excluded rows may be the best ones, or any others
+            nearest = self._select_lists(request.query, counts, k - n_skipped, 0, search_params.coverage)
+            lists = np.union1d(lists, nearest)
+        return AdaptedSearch(SearchParams(max(1, len(lists)), search_params.rerank_depth), lists)
+
+    def compute_median_nprobe(self, queries: Vectors, k: int, coverage: float) -> int:
+        """Median number of lists that queries [Q, D] for k rows scan with a coverage, at least 1."""
+        lengths = [len(self._select_lists(query, self._list_sizes, k, 0, coverage)) for query in queries]
+        return max(1, round(float(np.median(lengths))))
+
+    def _select_lists(self, query: Vectors, counts: NDArray[np.int64], k: int, n_skipped: int, coverage: float) -> Rows:
+        scores = compute_inner_products(self._half_centroids, query)
+        deviation = self._residual_deviation * max(float(np.linalg.norm(query)), 1e-30)
+        return select_lists(scores, counts, deviation, max(1, k), n_skipped, coverage)
+
+    @cached_property
+    def _list_sizes(self) -> NDArray[np.int64]:
+        """[nlist] number of rows of each list."""
+        sizes: NDArray[np.int64] = np.bincount(self._list_by_row, minlength=self.nlist)
+        return sizes
+
+    @cached_property
+    def _residual_deviation(self) -> float:
+        """Standard deviation of the residuals' inner products with a unit vector of a random direction."""
+        rows = sample_rows(self.size, _RESIDUAL_SAMPLE_ROWS, seed=0)
+        residuals = self.get_vectors(rows) - self._centroids[self._list_by_row[rows]]
+        return max(float(np.sqrt(np.square(residuals).sum(axis=1).mean() / self.dim)), 1e-30)
+
+    @cached_property
+    def _list_by_row(self) -> NDArray[np.int32]:
+        """[N] inverted list of each row."""
+        list_by_row = np.empty(self.size, dtype=np.int32)
+        inverted_lists = self._ivf_index.invlists
+        for number in range(self.nlist):
+            size = inverted_lists.list_size(number)
+            rows = faiss.rev_swig_ptr(inverted_lists.get_ids(number), size)
+            list_by_row[rows] = number
+        return list_by_row
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load_index`."""

@@ -17,7 +17,8 @@ class IndexSettings(SettingsModel):
         description="auto: the fastest that reaches target_recall, by measurement; hnsw: graph; ivf: inverted file; "
         "exact: scan of all vectors",
     )
-    target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
+    target_recall: float = Field(0.98, gt=0, le=1, description="mean ANN recall at each of `ks`")
+    target_worst: float = Field(0.9, ge=0, le=1, description="ANN recall of the worst 1 % of queries, at each of `ks`")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (100, 500), min_length=1, description="values of k to tune for, ascending"
     )
