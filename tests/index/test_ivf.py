@@ -65,7 +65,7 @@ def test_candidates_are_the_allowed_rows_of_the_nearest_lists(clustered, index):
     bitmap = Bitmap.from_mask(np.random.default_rng(1).random(5000) < 0.5)
     for nprobe in (1, 5):
         for allowed in (None, bitmap):
-            rows = index.search_candidates(queries, SearchParams(nprobe, 2000), allowed)
+            rows = index.search_candidates(queries, 2000, SearchParams(nprobe, 2000), allowed)
             assert rows.shape == (50, 2000)
             for found, lists in zip(rows, nearest_lists[:, :nprobe], strict=True):
                 expected = np.isin(list_of, lists)
@@ -78,7 +78,7 @@ def test_candidates_are_the_allowed_rows_of_the_nearest_lists(clustered, index):
 def test_candidates_by_code_are_nearly_in_the_order_of_exact_scores(clustered, index):
     queries = clustered[1][:50]
     vectors = index.get_vectors(np.arange(5000))
-    rows = index.search_candidates(queries, SearchParams(128, 5000))
+    rows = index.search_candidates(queries, 5000, SearchParams(128, 5000))
     correlations = [
         np.corrcoef((vectors[found] @ query), -np.arange(5000))[0, 1]
         for found, query in zip(rows, queries, strict=True)
@@ -90,7 +90,7 @@ def test_large_batch_allocates_no_centroids_per_query(clustered, index):
     queries = np.tile(clustered[1], (5, 1))
     tracemalloc.start()
     try:
-        index.search_candidates(queries, SearchParams(128, 10))
+        index.search_candidates(queries, 10, SearchParams(128, 10))
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -166,12 +166,17 @@ UNFILTERED = {"widths": [], "depth_factor": 1.0}
         (
             "hnsw",
             {"search_params": [[5, 20, 0], [50, 90, 0]], "filtered_search_params": UNFILTERED},
-            {1: (20, 0), 5: (20, 0), 50: (90, 0), 100: (180, 0)},
+            {1: (20, 0, 0), 5: (20, 0, 0), 50: (90, 0, 0), 100: (180, 0, 0)},
         ),
         (
             "ivf",
+            {"nlist": 64, "search_params": [[5, 4, 12, 0.9], [55, 9, 75, 0.95]], "filtered_search_params": UNFILTERED},
+            {5: (4, 12, 0.9), 30: (7, 44, 0.925), 110: (18, 150, 0.95)},
+        ),
+        (  # of an older version
+            "ivf",
             {"nlist": 64, "search_params": [[5, 4, 12], [50, 9, 75]], "filtered_search_params": UNFILTERED},
-            {5: (4, 12), 100: (18, 150)},
+            {5: (4, 12, 0), 100: (18, 150, 0)},
         ),
     ],
 )

@@ -140,16 +140,18 @@ def verify_and_print_release(store: Path, name: str, *, as_json: bool) -> None:
     trials = cast("list[dict[str, float]]", (manifest.ann or {}).get("frontier", []))
     if not trials:
         return
-    parameters = cast("list[list[int]]", manifest.index.parameters.get("search_params", []))
-    chosen = {tuple(search_params) for search_params in parameters}
+    parameters = cast("list[list[float]]", manifest.index.parameters.get("search_params", []))
+    chosen = {(*search_params, 0.0)[:4] for search_params in parameters}  # older releases have no coverage
     console.out.print(
         f"  {manifest.index.engine}: ANN recall and median latency of the search parameters tried; * marks those in use"
     )
     for trial in trials:
-        mark = "*" if (trial["k"], trial["width"], trial["rerank_depth"]) in chosen else " "
+        point = (trial["k"], trial["width"], trial["rerank_depth"], trial.get("coverage", 0.0))
+        mark = "*" if point in chosen else " "
+        worst = f"  worst 1 % {trial['worst_recall']:.3f}" if "worst_recall" in trial else ""
         console.out.print(
             "  {mark} k {k:>5,}  width {width:>5,}  depth {rerank_depth:>6,}  ANN recall {recall:.4f} ± "
-            "{recall_ci95:.4f}  {p50_ms:.2f} ms".format(mark=mark, **trial)
+            "{recall_ci95:.4f}{worst}  {p50_ms:.2f} ms".format(mark=mark, worst=worst, **trial)
         )
 
 

@@ -1,6 +1,5 @@
 """Interface of every index over item vectors, and the types of its arguments and results."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -46,9 +45,9 @@ class SearchParams(NamedTuple):
         """Short text for people, such as `48` or `48 × 150`."""
         return f"{self.width} × {self.rerank_depth}" if self.rerank_depth else str(self.width)
 
-
-# Search parameters of a query near which a filter allows this share of the rows.
-ParamsByPassRate = Callable[[float], SearchParams]
+    def to_dict(self) -> dict[str, int]:
+        """Width and re-rank depth of one query by their names: its coverage has determined the width."""
+        return {"width": self.width, "rerank_depth": self.rerank_depth}
 
 
 @dataclass(frozen=True)
@@ -121,20 +120,16 @@ class Index(Protocol):
         """Return the k best rows of each query, exactly; arguments as of `search`."""
 
     def profile_filter(self, allowed: Bitmap) -> FilterProfile:
-        """Return where the rows lie that a filter allows, for `adapt_params`; computed once per filter."""
+        """Return where the rows lie that a filter allows, for `SearchRequest`; computed once per filter."""
 
-    def adapt(
-        self, request: SearchRequest, search_params: SearchParams, params_by_pass_rate: ParamsByPassRate
-    ) -> AdaptedSearch:
-        """Return how a query must be searched.
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch | None:
+        """Return how one query must be searched; None if only a scan finds its results.
 
-        A filter may take away just the rows near the query, or just those far from it. `search_params` are right for
-        the mean query, if the filter has nothing to do with the vectors.
+        A filter may take away just the rows near the query, or just those far from it.
 
         Args:
             request: the query, and what it is searched for.
-            search_params: of the mean query.
-            params_by_pass_rate: search parameters of a query near which the filter allows this share of the rows.
+            search_params: what is right for the mean query, if the filter has nothing to do with the vectors.
         """
 
     def score(self, query: Vectors, rows: Rows) -> Scores:

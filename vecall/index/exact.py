@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.errors import DataError, QueryError
-from vecall.index.base import (
-    MAX_QUERY_VALUE,
-    MAX_STORED_VALUE,
-    AdaptedSearch,
-    Hits,
-    ParamsByPassRate,
-    SearchParams,
-    SearchRequest,
-)
+from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, AdaptedSearch, Hits, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.faiss_adapter import write_faiss_index
 from vecall.index.filter_profile import FilterProfile
@@ -95,12 +87,7 @@ class ExactIndex:
         """Return the filter alone: a scan needs to know no more."""
         return FilterProfile(allowed)
 
-    def adapt(
-        self,
-        request: SearchRequest,  # noqa: ARG002
-        search_params: SearchParams,
-        params_by_pass_rate: ParamsByPassRate,  # noqa: ARG002
-    ) -> AdaptedSearch:
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch:  # noqa: ARG002
         """Return the search parameters as they are: a scan ignores them. See `Index.adapt`."""
         return AdaptedSearch(search_params)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
 from vecall.index.ann_recall import mean_of_worst, recall_per_query, tail_recall_per_query
-from vecall.index.base import Index, SearchParams
+from vecall.index.base import Index, SearchParams, SearchRequest
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
@@ -21,6 +21,7 @@ _SELECTIVITIES = (1, 0.3, 0.1, 0.05, 0.03, 0.01)  # shares of the rows that the 
 _MIN_PASSING_FACTOR = 2  # allowed rows as a multiple of the result's length; fewer are scanned by the planner anyway
 _MAX_QUERIES = 100
 _FILTER_DIVISOR = 10  # the coverage is measured under a filter that allows 1/10 of the rows
+_EXCLUDED_SHARE = 0.8  # share of a result that is excluded where the coverage for exclusions is measured
 COVERAGES = (0.8, 0.85, 0.9, 0.93, 0.95, 0.965, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.998, 0.999, 0.9995)
 _WIDTH_GROWTH = 1.2  # from one width to the next
 _MAX_SCAN_COST_RATIO = 1.2  # cost of a search as a multiple of the scan's, above which no width is measured
@@ -64,18 +65,35 @@ def tune_filtered(
 def _find_coverage(
     index: Index, queries: Vectors, length: int, start_params: SearchParams, target: RecallTarget
 ) -> float:
-    """Smallest coverage, at least that of `start_params`, that finds the tail of results under a selective filter."""
-    allowed = sample_bitmap(
-        index.size, max(min(index.size, _MIN_PASSING_FACTOR * length), index.size // _FILTER_DIVISOR)
-    )
+    """Smallest coverage tried, at least that of `start_params`, that loses at most half of the allowed recall loss.
+
+    Measured under a selective random filter, for a whole result and for the rest of one of which the first rows are
+    excluded. Where a filter depends on the vectors, the lists hold less of the result than expected: that is what the
+    other half is for.
+    """
+    target = RecallTarget((1 + target.mean) / 2, target.worst)
+    n_allowed = max(min(index.size, _MIN_PASSING_FACTOR * length), index.size // _FILTER_DIVISOR)
+    allowed = sample_bitmap(index.size, n_allowed)
+    profile = index.profile_filter(allowed)
     exact_rows = index.search_exact(queries, length, allowed=allowed).rows
+
+    def reaches_target(params: SearchParams, n_excluded: int) -> bool:
+        found_rows = np.full_like(exact_rows, -1)
+        for b, query in enumerate(queries):
+            adapted = index.adapt(SearchRequest(query, length, n_excluded, allowed.count, profile), params)
+            if adapted is not None:
+                hits = index.search(
+                    query[None], length, search_params=adapted.search_params, allowed=allowed, lists=adapted.lists
+                )
+                found_rows[b] = hits.rows[0]
+        recalls = tail_recall_per_query(index, queries, found_rows, exact_rows, length - n_excluded)
+        return _meets_target(recalls, target)
+
     for coverage in COVERAGES:
-        if coverage < start_params.coverage:
-            continue
         params = start_params._replace(coverage=coverage)
-        found = index.search(queries, length, search_params=params, allowed=allowed).rows
-        is_reached = _meets_target(recall_per_query(index, queries, found, exact_rows), target)
-        if is_reached and _compute_tail_recalls(index, queries, found, exact_rows).mean() >= target.mean:
+        if coverage >= start_params.coverage and all(
+            reaches_target(params, n_excluded) for n_excluded in (0, int(_EXCLUDED_SHARE * length))
+        ):
             break
     return coverage
 

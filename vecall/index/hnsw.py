@@ -4,6 +4,7 @@ HNSW: Malkov, Yashunin: Efficient and robust approximate nearest neighbor search
 world graphs, 2018.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import numpy as np
 from vecall import progress
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import AdaptedSearch, Hits, ParamsByPassRate, SearchParams, SearchRequest
+from vecall.index.base import AdaptedSearch, Hits, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
@@ -22,7 +23,8 @@ from vecall.index.filter_profile import FilterProfile
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
 _PROBE_ROWS = 64  # nearest rows that tell how many a filter allows near a query
-_PRIOR_ROWS = 8  # weight, in rows, of the share of all rows that the filter allows
+_MAX_RATE_RATIO = 0.75  # share allowed near a query as a multiple of the share of all rows: below, the graph fails
+_MAX_DEVIATIONS = -2.5  # and as standard deviations of a random filter: above, it may be chance
 
 
 class HnswIndex(ApproximateIndex):
@@ -121,27 +123,23 @@ class HnswIndex(ApproximateIndex):
         """Return the filter alone. See `Index.profile_filter`."""
         return FilterProfile(allowed)
 
-    def adapt(
-        self, request: SearchRequest, search_params: SearchParams, params_by_pass_rate: ParamsByPassRate
-    ) -> AdaptedSearch:
-        """Widen the search if the filter allows fewer rows near the query than elsewhere. See `Index.adapt`.
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch | None:
+        """Ask for a scan if the filter allows clearly fewer rows near the query than elsewhere. See `Index.adapt`.
 
-        A small search without the filter finds the nearest rows, and the share of them that the filter allows, shrunk
-        towards that of all rows. Where it is smaller, the graph also leads to the wrong rows first, so that the share
-        counts twice; where next to none is allowed, this makes a search so wide that the planner scans.
+        There the search spends its width on rows that are not allowed, and a larger width gains little. A small search
+        without the filter finds the nearest rows, and the share of them that the filter allows.
         """
         if request.profile is None:
             return AdaptedSearch(search_params)
         params = faiss.SearchParametersHNSW(efSearch=_PROBE_ROWS)
         with use_faiss_threads(1):
             _, rows = self._graph.search(request.query[None], _PROBE_ROWS, params=params)
-        nearest = rows[0][rows[0] >= 0]
-        mean_rate = request.profile.pass_rate
-        n_allowed = int(np.count_nonzero(request.profile.allowed.contains(nearest)))
-        pass_rate = (n_allowed + _PRIOR_ROWS * mean_rate) / (len(nearest) + _PRIOR_ROWS)
-        if pass_rate >= mean_rate:
-            return AdaptedSearch(search_params)
-        return AdaptedSearch(params_by_pass_rate(pass_rate * pass_rate / mean_rate))
+        nearest, rate = rows[0][rows[0] >= 0], request.profile.pass_rate
+        n_allowed, n_expected = np.count_nonzero(request.profile.allowed.contains(nearest)), rate * len(nearest)
+        max_allowed = n_expected + _MAX_DEVIATIONS * math.sqrt(n_expected * (1 - rate))
+        if n_allowed < min(max_allowed, _MAX_RATE_RATIO * n_expected):
+            return None
+        return AdaptedSearch(search_params)
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load_index`."""

@@ -7,7 +7,7 @@ enough, 2015). Codes are longer than is common: fewer candidates then need exact
 memory.
 """
 
-from functools import cached_property
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from vecall import progress
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import AdaptedSearch, Hits, ParamsByPassRate, SearchParams, SearchRequest
+from vecall.index.base import AdaptedSearch, Hits, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, train_centroids
 from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, scan_single_query
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
 from vecall.index.filter_profile import FilterProfile
 from vecall.index.kernels import bitmap_to_rows, compute_inner_products
-from vecall.index.list_selection import select_lists
+from vecall.index.list_selection import compile_list_selection, select_lists
 from vecall.index.sampling import sample_rows
 from vecall.index.topk import make_empty_hits
 
@@ -58,6 +58,11 @@ class IvfPqIndex(ApproximateIndex):
         self.nlist = int(self._ivf_index.nlist)
         self._centroids: Vectors = faiss.downcast_index(self._ivf_index.quantizer).reconstruct_n(0, self.nlist)
         self._half_centroids = self._centroids.astype(np.float16)
+        # Computed and compiled now, so that no request waits for it.
+        self._list_by_row = _list_by_row(self._ivf_index)
+        self._list_sizes: NDArray[np.int64] = np.bincount(self._list_by_row, minlength=self.nlist)
+        self._residual_deviation = self._measure_residual_deviation()
+        compile_list_selection()
 
     @classmethod
     def build(
@@ -142,12 +147,10 @@ class IvfPqIndex(ApproximateIndex):
         Returns:
             [B, rerank_depth] rows, best code first, padded with -1 where the scanned lists hold fewer.
         """
-        profile = None
-        if lists is None and search_params.coverage and allowed is not None:
-            profile = self.profile_filter(allowed)
-        lists_by_query = [
-            self._list_nearest(query, k, search_params, profile) if lists is None else lists for query in queries
-        ]
+        if lists is None:
+            lists_by_query = self._list_nearest(queries, k, search_params, allowed)
+        else:
+            lists_by_query = [lists] * len(queries)
         nprobe = max(1, max(map(len, lists_by_query), default=1))
         probed = np.full((len(queries), nprobe), -1, dtype=np.int64)  # faiss skips -1
         products = np.zeros((len(queries), nprobe), dtype=np.float32)
@@ -171,38 +174,33 @@ class IvfPqIndex(ApproximateIndex):
             )
         return rows
 
-    def _list_nearest(self, query: Vectors, k: int, search_params: SearchParams, profile: FilterProfile | None) -> Rows:
-        """Return the lists to scan for a query."""
+    def _list_nearest(
+        self, queries: Vectors, k: int, search_params: SearchParams, allowed: Bitmap | None
+    ) -> list[Rows]:
+        """Return for each query the lists to scan."""
         if not search_params.coverage:
-            return scan_single_query(self._half_centroids, query, None, min(search_params.width, self.nlist)).rows[0]
-        counts = self._list_sizes if profile is None or profile.list_counts is None else profile.list_counts
-        return self._select_lists(query, counts, k, 0, search_params.coverage)
+            nprobe = min(search_params.width, self.nlist)
+            return [scan_single_query(self._half_centroids, query, None, nprobe).rows[0] for query in queries]
+        counts = self._list_sizes if allowed is None else self._count_allowed(allowed)
+        return [self._select_lists(query, counts, k, 0, search_params.coverage) for query in queries]
 
     def profile_filter(self, allowed: Bitmap) -> FilterProfile:
         """Count the rows that a filter allows in each inverted list. See `Index.profile_filter`."""
-        return FilterProfile(allowed, np.bincount(self._list_by_row[bitmap_to_rows(allowed)], minlength=self.nlist))
+        return FilterProfile(allowed, self._count_allowed(allowed))
 
-    def adapt(
-        self,
-        request: SearchRequest,
-        search_params: SearchParams,
-        params_by_pass_rate: ParamsByPassRate,  # noqa: ARG002 - the lists tell more
-    ) -> AdaptedSearch:
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch:
         """Choose the lists to scan; without `coverage`, they are left to the search. See `Index.adapt`."""
         if not search_params.coverage:
             return AdaptedSearch(search_params)
-        profile = request.profile
-        counts = self._list_sizes if profile is None or profile.list_counts is None else profile.list_counts
-        # Of the rows that are counted not all may be found: some are deleted.
-        k, n_skipped = (
-            max(1, round(count * int(counts.sum()) / request.allowed_count)) if count else 0
-            for count in (request.k, request.n_skipped)
-        )
+        counts = self._count_by_list(request.profile)
+        # Of the rows that are counted, those deleted may not be found.
+        factor = int(counts.sum()) / max(request.allowed_count, 1)
+        k, n_skipped = math.ceil(factor * request.k), math.floor(factor * request.n_skipped)
         lists = self._select_lists(request.query, counts, k, n_skipped, search_params.coverage)
         if n_skipped:  # the excluded rows may be the best ones, or any others
             nearest = self._select_lists(request.query, counts, k - n_skipped, 0, search_params.coverage)
             lists = np.union1d(lists, nearest)
-        return AdaptedSearch(SearchParams(max(1, len(lists)), search_params.rerank_depth), lists)
+        return AdaptedSearch(SearchParams(len(lists), search_params.rerank_depth), lists)
 
     def compute_median_nprobe(self, queries: Vectors, k: int, coverage: float) -> int:
         """Median number of lists that queries [Q, D] for k rows scan with a coverage, at least 1."""
@@ -211,36 +209,40 @@ class IvfPqIndex(ApproximateIndex):
 
     def _select_lists(self, query: Vectors, counts: NDArray[np.int64], k: int, n_skipped: int, coverage: float) -> Rows:
         scores = compute_inner_products(self._half_centroids, query)
-        deviation = self._residual_deviation * max(float(np.linalg.norm(query)), 1e-30)
-        return select_lists(scores, counts, deviation, max(1, k), n_skipped, coverage)
+        length = math.sqrt(float(np.square(query, dtype=np.float64).sum()))
+        return select_lists(scores, counts, self._residual_deviation * length, max(1, k), n_skipped, coverage)
 
-    @cached_property
-    def _list_sizes(self) -> NDArray[np.int64]:
-        """[nlist] number of rows of each list."""
-        sizes: NDArray[np.int64] = np.bincount(self._list_by_row, minlength=self.nlist)
-        return sizes
+    def _count_by_list(self, profile: FilterProfile | None) -> NDArray[np.int64]:
+        """[nlist] number of rows of each list that a filter allows; None allows all."""
+        if profile is None:
+            return self._list_sizes
+        if profile.list_counts is None:
+            return self._count_allowed(profile.allowed)
+        return profile.list_counts
 
-    @cached_property
-    def _residual_deviation(self) -> float:
-        """Standard deviation of the residuals' inner products with a unit vector of a random direction."""
+    def _count_allowed(self, allowed: Bitmap) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = np.bincount(self._list_by_row[bitmap_to_rows(allowed)], minlength=self.nlist)
+        return counts
+
+    def _measure_residual_deviation(self) -> float:
+        """Standard deviation of the residuals' inner products with a unit vector of a random direction, on a sample."""
         rows = sample_rows(self.size, _RESIDUAL_SAMPLE_ROWS, seed=0)
         residuals = self.get_vectors(rows) - self._centroids[self._list_by_row[rows]]
-        return max(float(np.sqrt(np.square(residuals).sum(axis=1).mean() / self.dim)), 1e-30)
-
-    @cached_property
-    def _list_by_row(self) -> NDArray[np.int32]:
-        """[N] inverted list of each row."""
-        list_by_row = np.empty(self.size, dtype=np.int32)
-        inverted_lists = self._ivf_index.invlists
-        for number in range(self.nlist):
-            size = inverted_lists.list_size(number)
-            rows = faiss.rev_swig_ptr(inverted_lists.get_ids(number), size)
-            list_by_row[rows] = number
-        return list_by_row
+        return math.sqrt(float(np.square(residuals, dtype=np.float64).sum(axis=1).mean()) / self.dim)
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load_index`."""
         write_faiss_index(self._faiss_index, path)
+
+
+def _list_by_row(ivf_index: Any) -> NDArray[np.int32]:  # noqa: ANN401 - a faiss object
+    """[N] inverted list of each row."""
+    list_by_row = np.empty(ivf_index.ntotal, dtype=np.int32)
+    for number in range(ivf_index.nlist):
+        size = ivf_index.invlists.list_size(number)
+        if size:
+            list_by_row[faiss.rev_swig_ptr(ivf_index.invlists.get_ids(number), size)] = number
+    return list_by_row
 
 
 def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - a faiss object

@@ -20,6 +20,7 @@ from vecall.runtime.numba_cache import compile_cached
 _BINS_PER_DEVIATION = 8  # resolution of scores
 _TAIL_DEVIATIONS = 8  # scores so far above a centroid's are not expected
 _MAX_BINS = 4096
+_VALUE_BINS = 256  # of expected rows, by their logarithm
 _LOGISTIC_SLOPE = 1.702  # of the logistic function that is nearest to the normal distribution's
 # Survival function at multiples of 1 / _BINS_PER_DEVIATION from -_TAIL_DEVIATIONS to _TAIL_DEVIATIONS. The logistic
 # distribution has longer tails than the normal one, as the residuals of lists of unequal extent together have.
@@ -39,7 +40,7 @@ def select_lists(
     Args:
         scores: [nlist] inner products of the query with the centroids.
         counts: [nlist] rows of each list that may be results.
-        deviation: standard deviation of the residuals' inner products with the query, above 0.
+        deviation: standard deviation of the residuals' inner products with the query, at least 0.
         n_best: number of best rows to find, at least 1.
         n_skipped: how many of them, the best ones, need not be found; below `n_best`.
         coverage: share of the others that the lists are to hold, 0 .. 1.
@@ -48,7 +49,7 @@ def select_lists(
         Lists in ascending order; those without a row that may be a result are not among them.
     """
     chosen = np.empty(len(scores), dtype=np.int64)
-    n_chosen = _select_lists(scores, counts, deviation, n_best, n_skipped, coverage, _SURVIVAL, chosen)
+    n_chosen = _select_lists(scores, counts, deviation, n_best, n_skipped, float(coverage), _SURVIVAL, chosen)
     return chosen[:n_chosen]
 
 
@@ -56,16 +57,13 @@ def select_lists(
 def _find_threshold(histogram, survival, n_best):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the position, in bins, of the score above which `n_best` rows are expected."""
     n_bins, reach = histogram.shape[0], survival.shape[0] // 2
-    above = 0.0  # rows of bins so far above the threshold that all of them exceed it
-    previous = 0.0
+    above, previous = 0.0, 0.0  # rows in bins so far above the threshold that all exceed it; rows expected one bin up
     for threshold in range(n_bins - 1 + reach, -reach - 1, -1):
         if threshold + reach < n_bins:
             above += histogram[threshold + reach]
         expected = above
-        for offset in range(-reach, reach):
-            position = threshold - offset
-            if 0 <= position < n_bins:
-                expected += histogram[position] * survival[offset + reach]
+        for position in range(max(threshold - reach, 0), min(threshold + reach, n_bins)):
+            expected += histogram[position] * survival[threshold - position + reach]
         if expected >= n_best:
             return threshold + (expected - n_best) / max(expected - previous, 1e-12)
         previous = expected
@@ -93,45 +91,42 @@ def _select_lists(scores, counts, deviation, n_best, n_skipped, coverage, surviv
             low, high, total = min(low, scores[number]), max(high, scores[number]), total + counts[number]
     if total == 0:
         return 0
-    step = max(deviation / _BINS_PER_DEVIATION, (high - low) / (_MAX_BINS - 1), 1e-30)
+    # Scores that span too many bins get wider ones, as if the deviation were larger.
+    step = max(deviation / _BINS_PER_DEVIATION, (high - low) / (_MAX_BINS - 1))
+    if not step > 0.0:  # all scores are equal
+        step = 1.0
     histogram = np.zeros(int((high - low) / step) + 1)
     for number in range(n_lists):
         if counts[number] > 0:
             histogram[int((scores[number] - low) / step)] += counts[number]
-    scale = (deviation / _BINS_PER_DEVIATION) / step  # 1 unless the scores span too many bins
     end = _find_threshold(histogram, survival, min(n_best, total))
     start = _find_threshold(histogram, survival, min(n_skipped, total)) if n_skipped > 0 else np.inf
     expected = np.zeros(n_lists)
-    expected_sum, largest = 0.0, 0.0
     for number in range(n_lists):
         if counts[number] > 0:
-            position = (scores[number] - low) / step - 0.5
-            share = _survival_at((end - position) / scale, survival)
-            if n_skipped > 0:
-                share -= _survival_at((start - position) / scale, survival)
+            position = (scores[number] - low) / step - 0.5  # bin b is at b, whose middle is half a step above its start
+            share = _survival_at(end - position, survival) - _survival_at(start - position, survival)
             expected[number] = counts[number] * max(share, 0.0)
-            expected_sum += expected[number]
-            largest = max(largest, expected[number])
-    return _take_largest(expected, expected_sum * coverage, largest, chosen)
+    return _take_largest(expected, coverage, chosen)
 
 
 @compile_cached()
-def _take_largest(values, required, largest, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write the positions of the largest values whose sum is at least `required`; return their number.
+def _take_largest(values, coverage, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the positions of the largest values that are together a share of the sum; return their number.
 
     Values are compared by bins of their logarithm, of 10 % each.
     """
-    if largest <= 0:
+    largest = values.max()
+    if not largest > 0.0:
         return 0
-    n_bins = 256
-    sums = np.zeros(n_bins)
-    bins = np.full(values.shape[0], n_bins)
+    sums = np.zeros(_VALUE_BINS)
+    bins = np.full(values.shape[0], _VALUE_BINS)
     for position in range(values.shape[0]):
-        if values[position] > 0:
-            bins[position] = min(int(math.log(largest / values[position]) * 10.0), n_bins - 1)
+        if values[position] > 0.0:
+            bins[position] = min(int(math.log(largest / values[position]) * 10.0), _VALUE_BINS - 1)
             sums[bins[position]] += values[position]
-    last, total = 0, sums[0]
-    while total < required and last < n_bins - 1:
+    last, total, required = 0, sums[0], coverage * sums.sum()
+    while total < required and last < _VALUE_BINS - 1:
         last += 1
         total += sums[last]
     n_chosen = 0
@@ -140,3 +135,8 @@ def _take_largest(values, required, largest, chosen):  # type: ignore[no-untyped
             chosen[n_chosen] = position
             n_chosen += 1
     return n_chosen
+
+
+def compile_list_selection() -> None:
+    """Compile the kernels, or load them from numba's cache. See `vecall.index.kernels.compile_kernels`."""
+    select_lists(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.int64), 1.0, 1, 0, 1.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vecall.arrays import Rows, Vectors
-from vecall.index.base import Index, SearchParams, SearchRequest
+from vecall.index.base import AdaptedSearch, Index, SearchParams, SearchRequest
 from vecall.index.filter_profile import FilterProfile
 from vecall.index.search_params import SearchParamCurve
 
@@ -109,18 +109,18 @@ def plan_search(
         return SearchPlan("all", 0, None)
     if curve is None:
         return SearchPlan("scan", 0, None)
-    fetch_k = k + excluded_count
+    fetch_k, scan_ms = k + excluded_count, costs.estimate_scan_ms(allowed_count - excluded_count)
     is_restricted = allowed_count < size or excluded_count > 0
-
-    def look_up(pass_rate: float) -> SearchParams:
-        rank = min(size, math.ceil(fetch_k / pass_rate)) if is_restricted else None
-        return curve.look_up(fetch_k, expected_rank=rank, excluded_count=excluded_count)
-
-    search_params, lists = look_up(allowed_count / size), None
+    expected_rank = min(size, math.ceil(fetch_k * size / allowed_count)) if is_restricted else None
+    search_params = curve.look_up(fetch_k, expected_rank=expected_rank, excluded_count=excluded_count)
+    # With a coverage, the width depends on the query.
+    narrowest = search_params._replace(width=1) if search_params.coverage else search_params
+    if costs.estimate_index_ms(narrowest) > scan_ms:
+        return SearchPlan("scan", 0, None)
+    adapted: AdaptedSearch | None = AdaptedSearch(search_params)
     if query is not None:
         request = SearchRequest(query.vector, fetch_k, excluded_count, allowed_count, query.profile)
-        adapted = query.index.adapt(request, search_params, look_up)
-        search_params, lists = adapted.search_params, adapted.lists
-    if costs.estimate_index_ms(search_params) > costs.estimate_scan_ms(allowed_count - excluded_count):
+        adapted = query.index.adapt(request, search_params)
+    if adapted is None or costs.estimate_index_ms(adapted.search_params) > scan_ms:
         return SearchPlan("scan", 0, None)
-    return SearchPlan("index", fetch_k, search_params, lists)
+    return SearchPlan("index", fetch_k, adapted.search_params, adapted.lists)

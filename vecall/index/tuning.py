@@ -165,13 +165,13 @@ def _sweep_coverage(
     """Yield points of growing coverage, each with the smallest sufficient rerank depth.
 
     A larger coverage may need less depth, so the sweep goes on beyond the target, until a search is slower than the
-    best.
+    best, or scans every list.
     """
     best_ms = math.inf
     for coverage in COVERAGES:
         point = _measure_at_smallest_depth(index, queries, exact_rows, target, SearchParams(1, coverage=coverage))
         yield point
-        if point.p50_ms > _MAX_SLOWDOWN * best_ms:
+        if point.p50_ms > _MAX_SLOWDOWN * best_ms or point.width >= index.nlist:
             return
         if point.reaches_with_confidence(target):
             best_ms = min(best_ms, point.p50_ms)

@@ -32,14 +32,17 @@ class FilterMask:
     """Items whose attributes pass a filter, deleted items included: combine it with the snapshot's live items.
 
     Attributes:
-        matching_base_rows: Rows of the base that pass, whether live or not.
+        profile: Rows of the base that pass, whether live or not, and where they lie in the index.
         matching_slot_mask: [length of the delta] whether each slot passes, live or not.
-        profile: Where the rows of the base lie in the index; None if it was not computed.
     """
 
-    matching_base_rows: Bitmap
+    profile: FilterProfile
     matching_slot_mask: Mask
-    profile: FilterProfile | None = None
+
+    @property
+    def matching_base_rows(self) -> Bitmap:
+        """Rows of the base that pass, whether live or not."""
+        return self.profile.allowed
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,10 @@ class FilterCache:
             self._evaluate_base(where, snapshot.release, check_cancelled),
             _EMPTY_MASK,
         )
-        base = profile.allowed
         if len(delta) < len(snapshot.delta):
             delta = np.concatenate([delta, evaluate_filter(where, snapshot.delta.attributes[len(delta) :])])
-        self._insert(key, snapshot, FilterMask(base, delta, profile))
-        return FilterMask(base, delta[: len(snapshot.delta)], profile)
+        self._insert(key, snapshot, FilterMask(profile, delta))
+        return FilterMask(profile, delta[: len(snapshot.delta)])
 
     def _evaluate_base(
         self, where: Sequence[Mapping[str, object]], release: Release, check_cancelled: Callable[[], object]
@@ -117,7 +119,7 @@ class FilterCache:
     def _look_up(self, key: str, snapshot: Snapshot) -> tuple[FilterProfile, Mask] | None:
         """Return the cached profile of the base and mask of the delta, perhaps for fewer slots; None without them."""
         entry = self._entries.get(key)
-        if entry is None or entry.mask.profile is None or entry.release_ref() is not snapshot.release:
+        if entry is None or entry.release_ref() is not snapshot.release:
             return None
         return (
             entry.mask.profile,
@@ -125,8 +127,7 @@ class FilterCache:
         )
 
     def _insert(self, key: str, snapshot: Snapshot, mask: FilterMask) -> None:
-        base_bytes = mask.matching_base_rows.bits.nbytes if mask.profile is None else mask.profile.nbytes
-        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + base_bytes + mask.matching_slot_mask.nbytes
+        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.profile.nbytes + mask.matching_slot_mask.nbytes
         entry = _CacheEntry(mask, ref(snapshot.release), ref(snapshot.delta.slots), nbytes)
         with self._lock:
             if (previous := self._entries.pop(key, None)) is not None:

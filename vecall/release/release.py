@@ -206,7 +206,7 @@ def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
         )
         return SearchParamCurve(
             [(k, SearchParams(*values)) for k, *values in parameters["search_params"]],
-            FilteredSearchTable(widths, filtered["depth_factor"], filtered["coverage"]),
+            FilteredSearchTable(widths, filtered["depth_factor"], filtered.get("coverage", 0.0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _make_index_info_error(manifest, "parameters", error) from error

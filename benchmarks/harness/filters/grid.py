@@ -135,7 +135,7 @@ class FilterPool:
         return self._to_filter_mask(Bitmap.from_mask(mask))
 
     def _to_filter_mask(self, bitmap: Bitmap) -> FilterMask:
-        return FilterMask(bitmap, _NO_DELTA, self.snapshot.release.index.profile_filter(bitmap))
+        return FilterMask(self.snapshot.release.index.profile_filter(bitmap), _NO_DELTA)
 
     def _make_attribute(self, correlation: float) -> Scores:
         """Return [G, N] values: `correlation` times the standardized similarity to a theme, plus Gaussian noise."""
