@@ -197,7 +197,7 @@ def test_index_is_searched_for_k_plus_the_excluded_rows(recorded):
     release, index = recorded
     result = search_snapshot(Snapshot.from_release(release), make_resolved_query([1, 0, 0, 0], [3, 5]), None, 6)
     assert index.calls == [("search", 8, CURVE.look_up(8), None)]
-    assert (result.route, result.search_params, len(result.rows)) == ("index", (20, 30), 6)
+    assert (result.route, result.search_params, len(result.rows)) == ("index", SearchParams(20, 30), 6)
     assert (result.match_count, result.eligible_count) == (60, 58)
 
 

@@ -141,17 +141,16 @@ def verify_and_print_release(store: Path, name: str, *, as_json: bool) -> None:
     if not trials:
         return
     parameters = cast("list[list[float]]", manifest.index.parameters.get("search_params", []))
-    chosen = {(*search_params, 0.0)[:4] for search_params in parameters}  # older releases have no coverage
+    chosen = {tuple(search_params) for search_params in parameters}
     console.out.print(
         f"  {manifest.index.engine}: ANN recall and median latency of the search parameters tried; * marks those in use"
     )
     for trial in trials:
-        point = (trial["k"], trial["width"], trial["rerank_depth"], trial.get("coverage", 0.0))
+        point = (trial["k"], trial["width"], trial["rerank_depth"], trial["coverage"])
         mark = "*" if point in chosen else " "
-        worst = f"  worst 1 % {trial['worst_recall']:.3f}" if "worst_recall" in trial else ""
         console.out.print(
             "  {mark} k {k:>5,}  width {width:>5,}  depth {rerank_depth:>6,}  ANN recall {recall:.4f} ± "
-            "{recall_ci95:.4f}{worst}  {p50_ms:.2f} ms".format(mark=mark, worst=worst, **trial)
+            "{recall_ci95:.4f}  worst 1 % {worst_recall:.3f}  {p50_ms:.2f} ms".format(mark=mark, **trial)
         )
 
 
