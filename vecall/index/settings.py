@@ -27,7 +27,9 @@ class IndexSettings(SettingsModel):
     ef_construction: int | None = Field(None, ge=1, description="hnsw: candidates examined for a vector's links")
     ef: int | None = Field(None, ge=1, description="hnsw: size of a search's candidate list")
     nlist: int | None = Field(None, ge=1, description="ivf: number of inverted lists")
-    nprobe: int | None = Field(None, ge=1, description="ivf: lists that a search scans; if left out, each query scans those that it needs")
+    nprobe: int | None = Field(
+        None, ge=1, description="ivf: lists that a search scans; if left out, each query scans those that it needs"
+    )
     storage: Literal["fp16"] = Field("fp16", description="format of the stored vectors, which results are scored by")
 
     @field_validator("engine", mode="before")
