@@ -24,6 +24,7 @@ from harness.filters.grid import (
     ATTRIBUTE_CORRELATION,
     EXCLUSION_COUNTS,
     KS,
+    REGION_KINDS,
     FilterPool,
     make_cases,
     measure_cell,
@@ -36,8 +37,8 @@ from vecall.index import kernels
 
 PASS_RATES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.01, 0.001, 0.0001)
 N_THEMES = 10  # themes that queries are drawn from
-_KINDS = ("random", *ATTRIBUTE_CORRELATION, "competitors")
-_TARGETED_KINDS = ("random", "correlated")  # kinds with goals; no planner can foresee `opposed`
+_FILTER_KINDS = ("random", *ATTRIBUTE_CORRELATION, *REGION_KINDS)
+_KINDS = (*_FILTER_KINDS, "competitors")
 _MIN_RECALL, _MIN_WORST_RECALL = 0.97, 0.85
 _MAX_P50_MS = {0: 4.0, 500: 4.0, 2000: 8.0}  # by number of exclusions
 _COMPETITOR_COLUMNS = ["pass", "method", "rows", "recall", "worst 1 %", "p50 ms", "p99", "failed"]
@@ -104,16 +105,15 @@ def print_pool(label: str, results: dict[str, Any]) -> None:
     console.print(f"\n{label}: {release['engine']} {release['parameters']}", style="bold")
     times = [[name, f"{ms['cold_ms']:.2f}", f"{ms['cached_ms']:.4f}"] for name, ms in results["filters"].items()]
     print_table("bitmap of a filter", ["", "evaluated, ms", "cached, ms"], times)
-    for kind in ("random", *ATTRIBUTE_CORRELATION):
+    for kind in _FILTER_KINDS:
         if kind in results:
             print_kind(f"{label}, {kind}", results[kind])
     if "competitors" in results:
         print_competitors(f"{label}, random filters, k 100", results["competitors"])
     console.print()
-    for kinds, title in ((_TARGETED_KINDS, "goals"), (("opposed",), "opposed, beyond the goals")):
-        cells = [cell | {"kind": kind} for kind in kinds if kind in results for cell in results[kind]["cells"]]
-        for line in format_verdicts(cells) if cells else ():
-            console.print(f"{label}, {title}: {line}")
+    cells = [cell | {"kind": kind} for kind in _FILTER_KINDS if kind in results for cell in results[kind]["cells"]]
+    for line in format_verdicts(cells) if cells else ():
+        console.print(f"{label}: {line}")
 
 
 def print_kind(title: str, result: dict[str, Any]) -> None:

@@ -93,9 +93,10 @@ def test_filters_measure_each_cell_and_keep_the_result(tmp_path: Path) -> None:
 def test_short_or_invalid_answer_is_counted() -> None:
     from harness.filters.grid import FilterCase, evaluate_answers
     from vecall.index.bitmap import Bitmap
+    from vecall.index.filter_profile import FilterProfile
     from vecall.recall.filters import FilterMask
 
-    mask = FilterMask(Bitmap.from_mask(np.arange(10) != 9), np.empty(0, np.bool_))
+    mask = FilterMask(FilterProfile(Bitmap.from_mask(np.arange(10) != 9)), np.empty(0, np.bool_))
     case = FilterCase(np.zeros((1, 2), np.float32), mask, np.arange(9))  # the best two, 0 and 1, are excluded
     answers = {"right": [2, 3, 4], "short": [2, 3], "excluded": [0, 2, 3], "not passing": [2, 3, 9], "twice": [2, 2, 3]}
     results = {name: evaluate_answers([np.array(rows)], [case], n_excluded=2, k=3) for name, rows in answers.items()}

@@ -63,9 +63,16 @@ class ClusteredVectors:
         Returns:
             [BLOCK_ITEMS, D]; fewer rows in the last block.
         """
-        size = min(BLOCK_ITEMS, self.n_items - block_index * BLOCK_ITEMS)
-        centers = self._rng("centres of items", block_index).integers(len(self._centers), size=size)
+        centers = self._draw_centers(block_index)
         return self._sample_around(centers, self._rng("items", block_index)).astype(np.float16)
+
+    def list_centers(self) -> Rows:
+        """Return [N] the center of each item."""
+        return np.concatenate([self._draw_centers(block) for block in range(-(-self.n_items // BLOCK_ITEMS))])
+
+    def _draw_centers(self, block_index: int) -> Rows:
+        size = min(BLOCK_ITEMS, self.n_items - block_index * BLOCK_ITEMS)
+        return self._rng("centres of items", block_index).integers(len(self.theme_by_center), size=size)
 
     def iterate_blocks(self, first_block: int = 0) -> Iterator[HalfVectors]:
         """Generate all blocks from `first_block` on."""

@@ -6,12 +6,13 @@ import pytest
 
 from vecall.index import filtered_tuning, tuning
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams
+from vecall.index.base import SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.filtered_tuning import tune_filtered
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
+from vecall.index.search_params import RecallTarget
 from vecall.index.tuning import tune
 
 
@@ -26,29 +27,37 @@ BUILDERS = {
 
 
 @pytest.mark.parametrize("engine", BUILDERS)
-def test_tuned_widths_reach_the_target_under_filters_and_exclusions(monkeypatch, engine):
+def test_tuned_searches_reach_the_target_under_filters_and_exclusions(monkeypatch, engine):
     index = BUILDERS[engine]()
     # A scan is so expensive that every selectivity is measured.
     monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 1.0)
-    result = tune(index, normal(60, 1), [10, 20], 0.95)
+    result = tune(index, normal(60, 1), [10, 20], RecallTarget(0.95, 0.8))
     widths = result.filtered_table.widths
-    assert [width.rank for width in widths] == [50, 167, 500, 1000, 1667]
+    assert [width.rank for width in widths] == ([50, 167, 500, 1000, 1667] if engine == "hnsw" else [])
     assert all(width.width_for_all <= width.width_for_tail for width in widths)
     other_queries = normal(60, 2)
     for selectivity in (1, 0.3, 0.1):
         allowed = Bitmap.from_mask(np.random.default_rng(3).random(4000) < selectivity)
+        profile = index.profile_filter(allowed)
         for excluded in (0, 60):
             fetch_k = 10 + excluded
             rank = math.ceil(fetch_k * 4000 / allowed.count)
             search_params = result.curve.look_up(fetch_k, expected_rank=rank, excluded_count=excluded)
             exact_rows = index.search_exact(other_queries, fetch_k, allowed=allowed).rows[:, excluded:]
-            found_rows = index.search(other_queries, fetch_k, search_params=search_params, allowed=allowed).rows
+            found_rows = np.empty((60, fetch_k), dtype=np.int64)
+            for b, query in enumerate(other_queries):
+                request = SearchRequest(query, fetch_k, excluded, allowed.count, profile)
+                adapted = index.adapt(request, search_params)
+                hits = index.search(
+                    query[None], fetch_k, search_params=adapted.search_params, allowed=allowed, lists=adapted.lists
+                )
+                found_rows[b] = hits.rows[0]
             assert recall_per_query(index, other_queries, found_rows, exact_rows).mean() > 0.93
 
 
 def test_widths_that_cost_more_than_a_scan_are_not_tried(monkeypatch):
     monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 0.0)
-    result = tune(BUILDERS["hnsw"](), normal(60, 1), [10], 0.95)
+    result = tune(BUILDERS["hnsw"](), normal(60, 1), [10], RecallTarget(0.95, 0.8))
     assert {width.width_for_tail for width in result.filtered_table.widths} <= {result.best_points[-1].width}
 
 
@@ -74,7 +83,9 @@ def test_depth_factor_is_found_before_the_width(monkeypatch):
     exact_rows = np.tile(np.arange(100), (5, 1))
     monkeypatch.setattr(filtered_tuning, "_SELECTIVITIES", (1,))
     points = [(100, SearchParams(20, 50))]
-    params = tune_filtered(PlantedIndex(), normal(5, 0), exact_rows, points, 0.9, CostModel(0, 0, 0, 1))
+    params = tune_filtered(
+        PlantedIndex(), normal(5, 0), exact_rows, points, RecallTarget(0.9, 0.8), CostModel(0, 0, 0, 1)
+    )
     assert params.depth_factor == 2.0
     (width,) = params.widths
     assert width.rank == 100

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams
+from vecall.index.base import AdaptedSearch, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.hnsw import HnswIndex
 
@@ -37,6 +37,21 @@ def test_selective_bitmap_needs_a_proportionally_larger_width(clustered, index):
 def test_width_is_raised_to_k(clustered, index):
     narrow, as_wide_as_k = (index.search(clustered[1], 60, search_params=SearchParams(width)) for width in (1, 60))
     np.testing.assert_array_equal(narrow.rows, as_wide_as_k.rows)
+
+
+def test_scan_is_asked_for_where_the_filter_goes_against_the_query(clustered, index):
+    vectors, queries = clustered
+    params = SearchParams(40)
+    is_random = np.random.default_rng(1).random(5000) < 0.3
+    for query in queries[:50]:
+        ranking = np.argsort(-(vectors @ query))
+        masks = {"random": is_random, "with": np.isin(np.arange(5000), ranking[:1500])}
+        masks["against"] = np.isin(np.arange(5000), ranking[1500:3000])
+        for name, mask in masks.items():
+            profile = index.profile_filter(Bitmap.from_mask(mask))
+            adapted = index.adapt(SearchRequest(query, 10, 0, 1500, profile), params)
+            assert adapted == (None if name == "against" else AdaptedSearch(params))
+    assert index.adapt(SearchRequest(queries[0], 10, 0, 5000, None), params) == AdaptedSearch(params)
 
 
 def test_single_threaded_builds_give_the_same_graph(clustered, index):

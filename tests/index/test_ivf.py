@@ -7,7 +7,7 @@ from support.vectors import random_vectors
 
 from vecall.index import coarse_quantizer, ivf
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import SearchParams
+from vecall.index.base import SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.index_io import load_index
 from vecall.index.ivf import IvfPqIndex
@@ -65,7 +65,7 @@ def test_candidates_are_the_allowed_rows_of_the_nearest_lists(clustered, index):
     bitmap = Bitmap.from_mask(np.random.default_rng(1).random(5000) < 0.5)
     for nprobe in (1, 5):
         for allowed in (None, bitmap):
-            rows = index.search_candidates(queries, SearchParams(nprobe, 2000), allowed)
+            rows = index.search_candidates(queries, 2000, SearchParams(nprobe, 2000), allowed)
             assert rows.shape == (50, 2000)
             for found, lists in zip(rows, nearest_lists[:, :nprobe], strict=True):
                 expected = np.isin(list_of, lists)
@@ -78,7 +78,7 @@ def test_candidates_are_the_allowed_rows_of_the_nearest_lists(clustered, index):
 def test_candidates_by_code_are_nearly_in_the_order_of_exact_scores(clustered, index):
     queries = clustered[1][:50]
     vectors = index.get_vectors(np.arange(5000))
-    rows = index.search_candidates(queries, SearchParams(128, 5000))
+    rows = index.search_candidates(queries, 5000, SearchParams(128, 5000))
     correlations = [
         np.corrcoef((vectors[found] @ query), -np.arange(5000))[0, 1]
         for found, query in zip(rows, queries, strict=True)
@@ -90,7 +90,7 @@ def test_large_batch_allocates_no_centroids_per_query(clustered, index):
     queries = np.tile(clustered[1], (5, 1))
     tracemalloc.start()
     try:
-        index.search_candidates(queries, SearchParams(128, 10))
+        index.search_candidates(queries, 10, SearchParams(128, 10))
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -124,6 +124,64 @@ def test_vectors_of_very_different_lengths_are_found():
     index = IvfPqIndex.build(vectors, nlist=32)
     assert np.isfinite(index._centroids).all()
     assert measure_ann_recall(index, random_vectors(100, 8, seed=2), 10, SearchParams(24, 300)) >= 0.95
+
+
+def test_lists_by_coverage_find_long_and_short_vectors():
+    vectors = random_vectors(3000, 8) * np.exp(1.5 * random_vectors(3000, 1, seed=1))
+    vectors[::7] = 0
+    index = IvfPqIndex.build(vectors, nlist=32)
+    assert measure_ann_recall(index, random_vectors(100, 8, seed=2), 10, SearchParams(1, 300, 0.999)) >= 0.95
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """300 centres, the centre of each of 20,000 vectors around them, and their index."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((300, 16)) / 4
+    centre_of = rng.integers(300, size=20_000)
+    vectors = (centres[centre_of] + 0.1 * rng.standard_normal((20_000, 16))).astype(np.float32)
+    return centres, centre_of, IvfPqIndex.build(vectors, threads=1)
+
+
+@pytest.mark.parametrize("n_skipped", [0, 100])
+def test_filter_that_takes_away_the_rows_near_the_query_leaves_the_recall(planted, n_skipped):
+    """The half of the centres that is nearest to the query is not allowed."""
+    centres, centre_of, index = planted
+    k = 100 + n_skipped
+    recalls = {"adapted": [], "nearest": []}
+    noise = np.random.default_rng(1).standard_normal((40, 16))
+    for query in (centres[:40] + 0.1 * noise).astype(np.float32):
+        far_centres = np.argsort(centres @ query)[:150]
+        allowed = Bitmap.from_mask(np.isin(centre_of, far_centres))
+        request = SearchRequest(query, k, n_skipped, allowed.count, index.profile_filter(allowed))
+        adapted = index.adapt(request, SearchParams(20, 3 * k, 0.98))
+        exact = index.search_exact(query[None], k, allowed=allowed).rows[0, n_skipped:]
+        assert len(adapted.lists) == adapted.search_params.width < index.nlist
+        for name, lists in (("adapted", adapted.lists), ("nearest", None)):
+            hits = index.search(query[None], k, search_params=adapted.search_params, allowed=allowed, lists=lists)
+            recalls[name].append(np.isin(exact, hits.rows).mean())
+    assert np.mean(recalls["adapted"]) >= 0.95
+    assert np.min(recalls["adapted"]) >= 0.8
+    assert np.mean(recalls["nearest"]) <= 0.8  # as many lists, but the nearest ones
+
+
+def test_deleted_rows_are_reckoned_with(index, clustered):
+    """A tenth of the rows that are counted may be found: the search reaches ten times as far."""
+    query = clustered[1][0]
+    few, many = (
+        index.adapt(SearchRequest(query, 50, 0, allowed_count, None), SearchParams(9, 90, 0.9)).lists
+        for allowed_count in (5000, 500)
+    )
+    np.testing.assert_array_equal(many, index._select_lists(query, index._list_sizes, 500, 0, 0.9))
+    assert len(few) < len(many)
+
+
+def test_filter_profile_counts_the_allowed_rows_of_each_list(index):
+    mask = np.random.default_rng(1).random(5000) < 0.2
+    counts = index.profile_filter(Bitmap.from_mask(mask)).list_counts
+    lists = index._ivf_index.invlists
+    ids = [faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)) for number in range(index.nlist)]
+    assert counts.tolist() == [int(mask[rows].sum()) for rows in ids]
 
 
 def test_same_seed_builds_the_same_index(clustered):

@@ -1,14 +1,16 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.index.base import SearchParams
-from vecall.index.planner import CostModel, SearchPlan, plan_search
-from vecall.index.search_params import SearchParamCurve
+from vecall.index.base import AdaptedSearch, SearchParams, SearchRequest
+from vecall.index.planner import CostModel, PlannedQuery, SearchPlan, plan_search
+from vecall.index.search_params import FilteredSearchTable, SearchParamCurve
 
 CURVE = SearchParamCurve([(10, SearchParams(20, 30)), (100, SearchParams(110, 120))])
+LISTS = np.array([3, 5])
 FREE_INDEX = CostModel(fixed_ms=0.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=1.0)
 COSTS = CostModel(fixed_ms=0.5, ms_per_width=0.01, ms_per_reranked_row=0.002, ms_per_scanned_row=0.001)
 
@@ -77,6 +79,46 @@ def test_rank_is_rounded_up_and_stays_within_the_index():
 def test_exact_index_never_searches_an_index():
     assert make_plan(10, allowed=300, excluded=5, curve=None) == SearchPlan("scan", 0, None)
     assert make_plan(10, allowed=15, excluded=5, curve=None) == SearchPlan("all", 0, None)
+
+
+class AdaptingIndex:
+    """Index that adapts every search to what it was created with, and records the requests."""
+
+    def __init__(self, adapted):
+        self.adapted, self.requests = adapted, []
+
+    def adapt(self, request, search_params):
+        self.requests.append((request, search_params))
+        return self.adapted
+
+
+COVERING_CURVE = SearchParamCurve([(10, SearchParams(20, 30, 0.9))], FilteredSearchTable(coverage=0.99))
+
+
+@pytest.mark.parametrize(
+    ("adapted", "expected"),
+    [
+        (AdaptedSearch(SearchParams(7, 30), LISTS), SearchPlan("index", 12, SearchParams(7, 30), LISTS)),
+        (AdaptedSearch(SearchParams(900, 30), LISTS), SearchPlan("scan", 0, None)),  # 9.56 ms, the scan 0.498
+        (None, SearchPlan("scan", 0, None)),
+    ],
+)
+def test_search_is_adapted_to_the_query(adapted, expected):
+    index, vector, profile = AdaptingIndex(adapted), np.ones(3, np.float32), object()
+    options = {"size": 10_000, "allowed_count": 5000, "excluded_count": 2, "curve": COVERING_CURVE}
+    costs = CostModel(fixed_ms=0.0, ms_per_width=0.01, ms_per_reranked_row=0.0, ms_per_scanned_row=0.0001)
+    assert plan_search(10, **options, costs=costs, query=PlannedQuery(index, vector, profile)) == expected
+    ((request, search_params),) = index.requests
+    assert request == SearchRequest(vector, 12, 2, 5000, profile)
+    assert search_params == COVERING_CURVE.look_up(12, expected_rank=24, excluded_count=2)
+
+
+def test_no_search_is_adapted_if_a_scan_is_cheaper_than_the_narrowest():
+    index = AdaptingIndex(None)
+    costs = CostModel(fixed_ms=1.0, ms_per_width=0.0, ms_per_reranked_row=0.0, ms_per_scanned_row=0.0001)
+    options = {"size": 10_000, "allowed_count": 5000, "excluded_count": 2, "curve": COVERING_CURVE, "costs": costs}
+    assert plan_search(10, **options, query=PlannedQuery(index, np.ones(3, np.float32))).route == "scan"
+    assert index.requests == []
 
 
 @given(

@@ -1,7 +1,7 @@
 import pytest
 
 from vecall.index.base import SearchParams
-from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, TuningPoint, WidthsAtRank
+from vecall.index.search_params import FilteredSearchTable, RecallTarget, SearchParamCurve, TuningPoint, WidthsAtRank
 
 CURVE = SearchParamCurve([(10, SearchParams(40, 20)), (20, SearchParams(80, 30)), (50, SearchParams(144, 90))])
 
@@ -39,13 +39,22 @@ def test_curve_of_one_point():
 
 def test_labels_and_parameters_of_a_point():
     assert (SearchParams(48).to_label(), SearchParams(48, 150).to_label()) == ("48", "48 × 150")
-    assert TuningPoint(10, 48, 150, 0.99, 0.001, 0.3).search_params == SearchParams(48, 150)
+    assert TuningPoint(10, 48, 150, 0.99, 0.001, 0.3, 0.9, 0.95).search_params == SearchParams(48, 150, 0.95)
+    assert SearchParams(48, 150, 0.95).to_dict() == {"width": 48, "rerank_depth": 150}
 
 
 def test_point_reaches_the_target_with_its_lower_confidence_bound():
-    point = TuningPoint(10, 48, 150, recall=0.75, recall_ci95=0.25, p50_ms=0.3)
-    assert point.reaches_with_confidence(0.5)
-    assert not point.reaches_with_confidence(0.51)
+    point = TuningPoint(10, 48, 150, recall=0.75, recall_ci95=0.25, p50_ms=0.3, worst_recall=0.4)
+    assert point.reaches_with_confidence(RecallTarget(0.5, 0.4))
+    assert not point.reaches_with_confidence(RecallTarget(0.51, 0.4))
+    assert not point.reaches_with_confidence(RecallTarget(0.5, 0.41))
+
+
+def test_coverage_is_interpolated_without_a_filter_and_constant_under_one():
+    points = [(10, SearchParams(5, 20, 0.9)), (20, SearchParams(9, 30, 0.96))]
+    curve = SearchParamCurve(points, FilteredSearchTable(depth_factor=1.5, coverage=0.99))
+    assert [curve.look_up(k).coverage for k in (1, 10, 15, 20, 400)] == pytest.approx([0.9, 0.9, 0.93, 0.96, 0.96])
+    assert curve.look_up(15, expected_rank=4000) == SearchParams(1800, 38, 0.99)
 
 
 def make_filtered_params(*widths):

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from vecall.index import tuning
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import Hits, SearchParams
+from vecall.index.base import AdaptedSearch, Hits, SearchParams
 from vecall.index.exact import ExactIndex
+from vecall.index.filter_profile import FilterProfile
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
-from vecall.index.search_params import FilteredSearchTable, TuningPoint
+from vecall.index.search_params import FilteredSearchTable, RecallTarget, TuningPoint
 from vecall.index.tuning import measure_scan_ms_per_row, tune
 
 
@@ -57,27 +58,36 @@ class PlantedIndex:
 
 
 class PlantedIvf(IvfPqIndex):
-    """IVF index of which nprobe lists hold the share nprobe / `full_nprobe` of the exact rows.
+    """IVF index of which the lists of a coverage hold the share coverage / `full_coverage` of the exact rows.
 
     The exact rows are evenly spaced among the first `depth_factor` · k candidates; with several factors, query b has
-    factor b modulo their number.
+    factor b modulo their number. Coverages 0.8 and 0.9 scan 50 and 150 lists.
     """
 
-    size, nlist = 1000, 64
+    size, nlist = 1000, 220
 
-    def __init__(self, full_nprobe, *depth_factors):
-        self.full_nprobe, self.depth_factors, self.candidate_params = full_nprobe, depth_factors, []
+    def __init__(self, full_coverage, *depth_factors):
+        self.full_coverage, self.depth_factors, self.candidate_params = full_coverage, depth_factors, []
 
     search_exact, score = PlantedIndex.search_exact, PlantedIndex.score
 
-    def search(self, queries, k, *, search_params=None, allowed=None):
+    def search(self, queries, k, *, search_params=None, allowed=None, lists=None):
         return self.search_exact(queries, k)
 
-    def search_candidates(self, queries, search_params, allowed=None):
+    def profile_filter(self, allowed):
+        return FilterProfile(allowed)
+
+    def adapt(self, request, search_params):
+        return AdaptedSearch(search_params)
+
+    def compute_median_nprobe(self, queries, k, coverage):
+        return round(1000 * (coverage - 0.75))
+
+    def search_candidates(self, queries, k, search_params, allowed=None, lists=None):
         self.candidate_params.append(search_params)
         rows = np.full((len(queries), search_params.rerank_depth), -1)
-        k = round(search_params.rerank_depth / 6)  # 6 is the largest rerank factor
-        found = round(k * min(1.0, search_params.width / self.full_nprobe))
+        assert search_params.rerank_depth == 6 * k  # 6 is the largest rerank factor
+        found = round(k * min(1.0, search_params.coverage / self.full_coverage))
         for remainder, depth_factor in enumerate(self.depth_factors):
             positions = np.linspace(0, math.ceil(depth_factor * k) - 1, k).astype(int)[:found]
             rows[remainder :: len(self.depth_factors), positions] = np.arange(found)
@@ -92,7 +102,7 @@ def plant_latency(monkeypatch, ms_of, ms_per_scanned_row=1.0):
 
 def test_smallest_width_that_reaches_the_target_is_chosen():
     index = PlantedIndex(400)
-    result = tune(index, make_queries(), [100], 0.9)
+    result = tune(index, make_queries(), [100], RecallTarget(0.9, 0))
     (point,) = result.best_points
     assert (point.k, point.rerank_depth, point.recall_ci95) == (100, 0, pytest.approx(0, abs=1e-9))
     assert index.widths == sorted(index.widths) == [trial.width for trial in result.trials]
@@ -107,8 +117,8 @@ def test_smallest_width_that_reaches_the_target_is_chosen():
 
 def test_target_is_reached_with_confidence():
     """Half of the queries are far below the mean: with 4 queries that may be chance, with 4,000 it may not."""
-    (few,) = tune(PlantedIndex(400, spread=0.08), make_queries(4), [100], 0.76).best_points
-    (many,) = tune(PlantedIndex(400, spread=0.08), make_queries(4000), [100], 0.76).best_points
+    (few,) = tune(PlantedIndex(400, spread=0.08), make_queries(4), [100], RecallTarget(0.76, 0)).best_points
+    (many,) = tune(PlantedIndex(400, spread=0.08), make_queries(4000), [100], RecallTarget(0.76, 0)).best_points
     assert few.width > many.width
     assert few.recall - few.recall_ci95 >= 0.76
     assert 0.76 <= many.recall - many.recall_ci95 < few.recall - few.recall_ci95
@@ -118,16 +128,18 @@ def test_target_is_reached_with_confidence():
 def test_sweep_for_an_unreachable_target_ends_before_all_rows_with_a_warning(caplog, warn_if_missed):
     index = PlantedIndex(5000)
     with caplog.at_level(logging.WARNING):
-        (point,) = tune(index, make_queries(10), [100], 0.9, warn_if_missed=warn_if_missed).best_points
+        (point,) = tune(index, make_queries(10), [100], RecallTarget(0.9, 0), warn_if_missed=warn_if_missed).best_points
     assert index.size / 1.25 <= point.width < index.size  # a search as wide as the index would be a scan
     assert point.recall == pytest.approx(0.19)
-    assert ("ANN recall@100 of at least 0.900 was not reached" in caplog.text) == warn_if_missed
-    assert ("0.1900 ± 0.0000" in caplog.text) == warn_if_missed
+    assert (
+        "ANN recall@100 of at least 0.900, 0.000 of the worst 1 % of queries, was not" in caplog.text
+    ) == warn_if_missed
+    assert ("0.1900 ± 0.0000, worst 0.190" in caplog.text) == warn_if_missed
 
 
 def test_warning_counts_the_trials_of_its_k(caplog):
     with caplog.at_level(logging.WARNING):
-        result = tune(PlantedIndex(5000), make_queries(10), [10, 100], 0.9, tune_filters=False)
+        result = tune(PlantedIndex(5000), make_queries(10), [10, 100], RecallTarget(0.9, 0), tune_filters=False)
     for k, line in zip((10, 100), caplog.messages, strict=True):
         assert f"recall@{k} " in line
         assert f"the best of {sum(trial.k == k for trial in result.trials)} trials" in line
@@ -136,9 +148,9 @@ def test_warning_counts_the_trials_of_its_k(caplog):
 def test_filters_are_tuned_unless_turned_off_or_the_width_is_fixed(monkeypatch):
     filtered_table = FilteredSearchTable(depth_factor=2.0)
     monkeypatch.setattr(tuning, "tune_filtered", lambda *_: filtered_table)
-    assert tune(PlantedIndex(400), make_queries(4), [100], 0.9).filtered_table == filtered_table
+    assert tune(PlantedIndex(400), make_queries(4), [100], RecallTarget(0.9, 0)).filtered_table == filtered_table
     for options in ({"tune_filters": False}, {"fixed_width": 400}):
-        result = tune(PlantedIndex(400), make_queries(4), [100], 0.9, **options)
+        result = tune(PlantedIndex(400), make_queries(4), [100], RecallTarget(0.9, 0), **options)
         assert result.filtered_table == FilteredSearchTable()
 
 
@@ -150,14 +162,16 @@ def test_sweep_ends_where_recall_stops_growing():
         return PlantedIndex.search(index, queries, k, search_params=SearchParams(300))
 
     index.search = search
-    tune(index, make_queries(10), [100], 0.9)
-    result = tune(index, make_queries(10), [100], 0.9, tune_filters=False, warn_if_missed=False)
+    tune(index, make_queries(10), [100], RecallTarget(0.9, 0))
+    result = tune(index, make_queries(10), [100], RecallTarget(0.9, 0), tune_filters=False, warn_if_missed=False)
     assert len(result.trials) == 1 + tuning._PLATEAU_STEPS
 
 
 def test_sweep_ends_where_a_search_costs_four_full_scans(monkeypatch):
     plant_latency(monkeypatch, lambda params: params.width / 100, ms_per_scanned_row=0.75e-3)  # 0.75 ms for all rows
-    result = tune(PlantedIndex(1000), make_queries(10), [100], 0.9, tune_filters=False, warn_if_missed=False)
+    result = tune(
+        PlantedIndex(1000), make_queries(10), [100], RecallTarget(0.9, 0), tune_filters=False, warn_if_missed=False
+    )
     assert result.trials[-2].p50_ms <= 3 < result.trials[-1].p50_ms
 
 
@@ -165,85 +179,102 @@ def test_point_beyond_the_latency_is_not_chosen(caplog, monkeypatch):
     """Width 360 would reach the target in 3.6 ms; within 2 ms the best is a width of about 200."""
     plant_latency(monkeypatch, lambda params: params.width / 100)
     with caplog.at_level(logging.WARNING):
-        (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=2.0).best_points
+        (point,) = tune(PlantedIndex(400), make_queries(), [100], RecallTarget(0.9, 0), max_latency_ms=2.0).best_points
     assert 2.0 / 1.25 < point.p50_ms <= 2.0
     assert "not reached within 2 ms" in caplog.text
     caplog.clear()
-    (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=5.0).best_points
+    (point,) = tune(PlantedIndex(400), make_queries(), [100], RecallTarget(0.9, 0), max_latency_ms=5.0).best_points
     assert point.recall >= 0.9
     assert not caplog.text
 
 
 def test_narrowest_search_is_chosen_if_none_is_within_the_latency(caplog, monkeypatch):
     plant_latency(monkeypatch, lambda params: 50 + params.width)
-    (point,) = tune(PlantedIndex(400), make_queries(), [100], 0.9, max_latency_ms=2.0).best_points
+    (point,) = tune(PlantedIndex(400), make_queries(), [100], RecallTarget(0.9, 0), max_latency_ms=2.0).best_points
     assert (point.width, point.p50_ms) == (100, 150)
     assert "not reached within 2 ms" in caplog.text
-    assert "lower index.target_recall or raise index.latency_ms" in caplog.text
+    assert "lower index.target_recall or index.target_worst or raise index.latency_ms" in caplog.text
 
 
 def test_fixed_width_is_the_only_one_tried():
     index = PlantedIndex(400)
-    result = tune(index, make_queries(), [10, 100], 0.9, fixed_width=150, warn_if_missed=False)
+    result = tune(index, make_queries(), [10, 100], RecallTarget(0.9, 0), fixed_width=150, warn_if_missed=False)
     assert [(point.k, point.width) for point in result.best_points] == [(10, 150), (100, 150)]
     assert index.widths == [150, 150]
 
 
 def test_ks_beyond_the_size_are_left_out():
-    result = tune(PlantedIndex(9, size=50), make_queries(4), [10, 50, 51], 0.9)
+    result = tune(PlantedIndex(9, size=50), make_queries(4), [10, 50, 51], RecallTarget(0.9, 0))
     assert [point.k for point in result.best_points] == [10, 50]
-    assert [point.k for point in tune(PlantedIndex(9, size=5), make_queries(4), [10, 50], 0.9).best_points] == [5]
+    assert [
+        point.k for point in tune(PlantedIndex(9, size=5), make_queries(4), [10, 50], RecallTarget(0.9, 0)).best_points
+    ] == [5]
 
 
-def test_each_nprobe_is_measured_with_the_smallest_sufficient_depth(monkeypatch):
-    plant_latency(monkeypatch, lambda params: params.width / 10)  # a larger nprobe is always slower
-    index = PlantedIvf(9, 1.9)
-    result = tune(index, make_queries(), [100], 0.9)
-    widths = [4, 8, 16, 11, 32]
-    assert [params.width for params in index.candidate_params] == [trial.width for trial in result.trials] == widths
-    assert {params.rerank_depth for params in index.candidate_params} == {600}
-    # At nprobe 4 and 8 the lists do not hold enough rows at any depth. From 11 on 2 k suffice; 1.5 k would give 0.79.
-    assert [trial.rerank_depth for trial in result.trials] == [600, 600, 200, 200, 200]
-    assert [trial.recall for trial in result.trials[:3]] == pytest.approx([0.44, 0.89, 1.0])
-    assert result.best_points == (result.trials[3],)
+def test_worst_queries_reach_their_target():
+    """The mean query finds the share width / 400, half of the queries 0.08 less."""
+    (point,) = tune(PlantedIndex(400, spread=0.08), make_queries(), [100], RecallTarget(0.5, 0.9)).best_points
+    assert 0.9 <= point.worst_recall <= point.recall
+    assert 0.98 * 400 <= point.width <= 1.25 * 0.98 * 400 + 1
+
+
+def test_each_coverage_is_measured_with_the_smallest_sufficient_depth(monkeypatch):
+    plant_latency(monkeypatch, lambda params: params.width / 10)  # a larger coverage is always slower
+    index = PlantedIvf(0.95, 1.9)
+    result = tune(index, make_queries(), [100], RecallTarget(0.9, 0))
+    coverages = [0.8, 0.85, 0.9, 0.93]
+    assert [params.coverage for params in index.candidate_params] == coverages
+    assert [trial.coverage for trial in result.trials] == coverages
+    assert [trial.width for trial in result.trials] == [50, 100, 150, 180]
+    # At 0.8 and 0.85 the lists do not hold enough rows at any depth. From 0.9 on 2 k suffice; 1.5 k would give 0.75.
+    assert [trial.rerank_depth for trial in result.trials] == [600, 600, 200, 200]
+    assert [trial.recall for trial in result.trials[:3]] == pytest.approx([0.84, 0.89, 0.95])
+    assert result.best_points == (result.trials[2],)
 
 
 @pytest.mark.parametrize(("query_count", "depth"), [(4, 200), (400, 150)])
 def test_depth_is_sufficient_with_confidence(monkeypatch, query_count, depth):
     """With 1.5 k half of the queries have recall 1 and half 0.79: with 4 queries the mean of 0.895 may be chance."""
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(4, 1, 1.9), make_queries(query_count), [100], 0.85)
+    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(query_count), [100], RecallTarget(0.85, 0))
     assert result.best_points[0].rerank_depth == depth
 
 
-def test_fastest_nprobe_that_reaches_the_target_is_chosen(monkeypatch):
-    """A larger nprobe may need less depth; the sweep ends where it is only slower."""
-    ms_by_nprobe = {4: 5.0, 8: 4.0, 16: 3.0, 32: 3.2, 64: 2.5}
-    plant_latency(monkeypatch, lambda params: ms_by_nprobe.get(params.width, 9.0))
-    result = tune(PlantedIvf(4, 1), make_queries(), [100], 0.9)
-    assert [trial.width for trial in result.trials] == [4, 8, 16, 32, 64]
-    assert result.best_points[0].search_params == SearchParams(64, 100)
-
-
-def test_nprobe_sweep_ends_at_nlist(monkeypatch, caplog):
+def test_depth_is_sufficient_for_the_worst_queries(monkeypatch):
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(640, 1), make_queries(), [100], 0.9)
-    assert result.trials[-1].width == 64
-    assert result.best_points == result.trials[-1:]
-    assert "recall@100 of at least 0.900 was not reached: the best of" in caplog.text  # no latency limit was given
+    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(400), [100], RecallTarget(0.85, 0.8))
+    assert result.best_points[0].rerank_depth == 200
 
 
-def test_fixed_nprobe_is_the_only_one_tried(monkeypatch):
+def test_fastest_coverage_that_reaches_the_target_is_chosen(monkeypatch):
+    """A larger coverage may need less depth; the sweep ends where it is only slower."""
+    ms_by_coverage = {0.8: 5.0, 0.85: 4.0, 0.9: 3.0, 0.93: 3.2, 0.95: 2.5}
+    plant_latency(monkeypatch, lambda params: ms_by_coverage.get(params.coverage, 9.0))
+    result = tune(PlantedIvf(0.5, 1), make_queries(), [100], RecallTarget(0.9, 0))
+    assert [trial.coverage for trial in result.trials] == [*ms_by_coverage, 0.965]
+    assert result.best_points[0].search_params == SearchParams(200, 100, 0.95)
+
+
+def test_coverage_sweep_ends_where_every_list_is_scanned(monkeypatch, caplog):
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(8, 1), make_queries(), [100], 0.9, fixed_width=8)
-    assert [trial.width for trial in result.trials] == [8]
+    result = tune(PlantedIvf(10, 1), make_queries(), [100], RecallTarget(0.9, 0))
+    assert [trial.width >= 220 for trial in result.trials] == [False] * (len(result.trials) - 1) + [True]
+    assert result.best_points[0].recall == max(trial.recall for trial in result.trials)
+    message = "recall@100 of at least 0.900, 0.000 of the worst 1 % of queries, was not reached: the best of"
+    assert message in caplog.text  # no latency limit was given
+
+
+def test_fixed_nprobe_is_the_only_one_tried():
+    index = IvfPqIndex.build(unit_vectors(0, 500), nlist=16, threads=1)
+    result = tune(index, unit_vectors(1, 20), [10], RecallTarget(0.9, 0), fixed_width=8, warn_if_missed=False)
+    assert [(trial.width, trial.coverage) for trial in result.trials] == [(8, 0.0)]
 
 
 def test_cost_model_fits_the_measured_points(monkeypatch):
     plant_latency(
         monkeypatch, lambda params: 0.25 + 0.01 * params.width + 0.002 * params.rerank_depth, ms_per_scanned_row=1e-5
     )
-    costs = tune(PlantedIvf(9, 1.9), make_queries(), [50, 100], 0.9).costs
+    costs = tune(PlantedIvf(0.95, 1.9), make_queries(), [50, 100], RecallTarget(0.9, 0)).costs
     assert (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row) == pytest.approx((0.25, 0.01, 0.002))
     assert costs.ms_per_scanned_row == 1e-5
 
@@ -251,7 +282,7 @@ def test_cost_model_fits_the_measured_points(monkeypatch):
 def test_cost_model_of_one_trial_is_proportional_to_the_width(monkeypatch):
     """A search ten times as wide must not be estimated as equally fast."""
     plant_latency(monkeypatch, lambda params: 0.004 * params.width)
-    result = tune(PlantedIndex(10), make_queries(), [100], 0.9)
+    result = tune(PlantedIndex(10), make_queries(), [100], RecallTarget(0.9, 0))
     assert len(result.trials) == 1
     costs = result.costs
     assert (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row) == pytest.approx((0, 0.004, 0))
@@ -265,6 +296,8 @@ points = st.builds(
     st.just(1.0),
     st.just(0.0),
     st.floats(1e-3, 50),
+    st.just(1.0),
+    st.sampled_from([0.0, 0.9]),
 )
 
 
@@ -301,7 +334,7 @@ def test_tuned_index_reaches_the_target_on_other_queries(engine):
         index = HnswIndex.build(vectors, m=8, ef_construction=40, threads=1)
     else:
         index = IvfPqIndex.build(vectors, nlist=64, threads=1)
-    result = tune(index, queries, [10, 50], 0.95)
+    result = tune(index, queries, [10, 50], RecallTarget(0.95, 0))
     assert [point.k for point in result.best_points] == [10, 50]
     assert isinstance(result.costs, CostModel)
     for k in (10, 30, 50):
@@ -317,5 +350,5 @@ def test_tuned_index_reaches_the_target_on_other_queries(engine):
 
 
 def test_tuning_reports_progress(progress_events):
-    tune(PlantedIndex(400), make_queries(4), [10, 100], 0.5)
+    tune(PlantedIndex(400), make_queries(4), [10, 100], RecallTarget(0.5, 0))
     assert progress_events == [("tuning index", 3), 1, 1, 1, "end"]

@@ -24,6 +24,7 @@ from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.popular_items import PopularItems
 from vecall.channels.settings import CHANNEL_NAMES
 from vecall.index.bitmap import Bitmap
+from vecall.index.filter_profile import FilterProfile
 from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
 from vecall.recall.candidate_set import build_candidate_set
@@ -147,7 +148,9 @@ def test_channel_returns_its_best_eligible_items(release, name):
         if passing is not None:
             slot_ids = snapshot.delta.slots.ids[: len(snapshot.delta)]
             base = Bitmap.from_mask(np.array([2 * row in passing for row in range(N)]))
-            filter_mask = FilterMask(base, np.array([int(item_id) in passing for item_id in slot_ids], dtype=bool))
+            filter_mask = FilterMask(
+                FilterProfile(base), np.array([int(item_id) in passing for item_id in slot_ids], dtype=bool)
+            )
         excluded_rows = np.sort(rows[rows >= 0])
         resolved_query = ResolvedQuery(
             np.array([case["vector"]], dtype=np.float32),

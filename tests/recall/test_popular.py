@@ -15,6 +15,7 @@ from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.popular_items import PopularItems
 from vecall.errors import InvalidReleaseError
 from vecall.index.bitmap import Bitmap
+from vecall.index.filter_profile import FilterProfile
 from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
 from vecall.recall.candidate_set import build_candidate_set
@@ -105,7 +106,7 @@ def make_filter_mask(passing, snapshot):
         return None
     base = Bitmap.from_mask(np.array([2 * row in passing for row in range(N)]))
     slot_ids = snapshot.delta.slots.ids[: len(snapshot.delta)]
-    return FilterMask(base, np.array([int(item_id) in passing for item_id in slot_ids], dtype=bool))
+    return FilterMask(FilterProfile(base), np.array([int(item_id) in passing for item_id in slot_ids], dtype=bool))
 
 
 def ask(snapshot, n, history=(), town=None, excluded=(), passing=None):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
+from vecall.index.filter_profile import FilterProfile
 from vecall.index.planner import CostModel
 from vecall.index.search_params import SearchParamCurve
 from vecall.live.memtable import MemTable
@@ -104,7 +105,7 @@ def make_filter_mask(passing, snapshot):
         return None
     base = Bitmap.from_mask(np.array([2 * row in passing for row in range(N)]))
     slot_ids = snapshot.delta.slots.ids[: len(snapshot.delta)]
-    return FilterMask(base, np.array([int(item_id) in passing for item_id in slot_ids], dtype=bool))
+    return FilterMask(FilterProfile(base), np.array([int(item_id) in passing for item_id in slot_ids], dtype=bool))
 
 
 @pytest.mark.parametrize(
@@ -173,9 +174,9 @@ class RecordingIndex:
     def __getattr__(self, name):
         return getattr(self.index, name)
 
-    def search(self, queries, k, *, search_params=None, allowed=None):
+    def search(self, queries, k, *, search_params=None, allowed=None, lists=None):
         self.calls.append(("search", k, search_params, allowed))
-        return self.index.search(queries, k, search_params=search_params, allowed=allowed)
+        return self.index.search(queries, k, search_params=search_params, allowed=allowed, lists=lists)
 
     def search_exact(self, queries, k, *, allowed=None):
         self.calls.append(("exact", k, None, allowed))
@@ -196,7 +197,7 @@ def test_index_is_searched_for_k_plus_the_excluded_rows(recorded):
     release, index = recorded
     result = search_snapshot(Snapshot.from_release(release), make_resolved_query([1, 0, 0, 0], [3, 5]), None, 6)
     assert index.calls == [("search", 8, CURVE.look_up(8), None)]
-    assert (result.route, result.search_params, len(result.rows)) == ("index", (20, 30), 6)
+    assert (result.route, result.search_params, len(result.rows)) == ("index", SearchParams(20, 30), 6)
     assert (result.match_count, result.eligible_count) == (60, 58)
 
 
@@ -206,7 +207,7 @@ def test_filtered_search_uses_the_search_params_of_the_expected_rank(recorded):
     result = search_snapshot(
         Snapshot.from_release(release),
         make_resolved_query([1, 0, 0, 0], [2, 3, 4]),
-        FilterMask(Bitmap.from_mask(is_even), np.empty(0, bool)),
+        FilterMask(FilterProfile(Bitmap.from_mask(is_even)), np.empty(0, bool)),
         7,
     )
     (call,) = index.calls
@@ -230,7 +231,7 @@ def test_deleted_items_count_like_filtered_ones(recorded):
 
 def test_filter_that_all_items_pass_is_dropped(recorded):
     release, index = recorded
-    filter_mask = FilterMask(Bitmap.full(N), np.empty(0, bool))
+    filter_mask = FilterMask(FilterProfile(Bitmap.full(N)), np.empty(0, bool))
     search_snapshot(Snapshot.from_release(release), make_resolved_query([1, 0, 0, 0]), filter_mask, 5)
     assert index.calls == [("search", 5, CURVE.look_up(5), None)]
 
@@ -281,7 +282,8 @@ def test_approximate_index_keeps_its_recall_under_filters_exclusions_and_changes
     snapshot = memtable.snapshot
     all_rows = np.arange(3000 + len(snapshot.delta))
     item_vectors, is_live = snapshot.get_vectors(all_rows), snapshot.is_live(all_rows)
-    filter_mask = FilterMask(Bitmap.from_mask(rng.random(3000) < 0.4), rng.random(len(snapshot.delta)) < 0.4)
+    profile = release.index.profile_filter(Bitmap.from_mask(rng.random(3000) < 0.4))
+    filter_mask = FilterMask(profile, rng.random(len(snapshot.delta)) < 0.4)
     passes = np.concatenate([filter_mask.matching_base_rows.to_mask(), filter_mask.matching_slot_mask])
     hits, index_searches = 0, 0
     for turn in range(30):

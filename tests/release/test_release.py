@@ -157,7 +157,7 @@ def parse_curve(engine, parameters):
     return release_module._parse_search_param_curve(manifest)
 
 
-UNFILTERED = {"widths": [], "depth_factor": 1.0}
+UNFILTERED = {"widths": [], "depth_factor": 1.0, "coverage": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ UNFILTERED = {"widths": [], "depth_factor": 1.0}
     [
         (
             "hnsw",
-            {"search_params": [[5, 20, 0], [50, 90, 0]], "filtered_search_params": UNFILTERED},
-            {1: (20, 0), 5: (20, 0), 50: (90, 0), 100: (180, 0)},
+            {"search_params": [[5, 20, 0, 0.0], [50, 90, 0, 0.0]], "filtered_search_params": UNFILTERED},
+            {1: (20, 0, 0), 5: (20, 0, 0), 50: (90, 0, 0), 100: (180, 0, 0)},
         ),
         (
             "ivf",
-            {"nlist": 64, "search_params": [[5, 4, 12], [50, 9, 75]], "filtered_search_params": UNFILTERED},
-            {5: (4, 12), 100: (18, 150)},
+            {"nlist": 64, "search_params": [[5, 4, 12, 0.9], [55, 9, 75, 0.95]], "filtered_search_params": UNFILTERED},
+            {5: (4, 12, 0.9), 30: (7, 44, 0.925), 110: (18, 150, 0.95)},
         ),
     ],
 )
@@ -185,10 +185,11 @@ def test_search_params_are_read_from_the_manifest(engine, parameters, expected):
     [
         {},
         {"M": 16, "ef": 33},
-        {"search_params": [[5, 20], [50, 90]], "filtered_search_params": UNFILTERED},
+        {"search_params": [[5, 20, 0], [50, 90, 0]], "filtered_search_params": UNFILTERED},
         {"search_params": [], "filtered_search_params": UNFILTERED},
-        {"search_params": [[5, 20, 0]]},
-        {"search_params": [[5, 20, 0]], "filtered_search_params": {"widths": [[1]], "depth_factor": 1.0}},
+        {"search_params": [[5, 20, 0, 0.0]]},
+        {"search_params": [[5, 20, 0, 0.0]], "filtered_search_params": {"widths": [], "depth_factor": 1.0}},
+        {"search_params": [[5, 20, 0, 0.0]], "filtered_search_params": UNFILTERED | {"widths": [[1]]}},
     ],
 )
 def test_missing_or_malformed_search_params_are_refused(parameters):

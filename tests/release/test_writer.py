@@ -74,9 +74,10 @@ def test_queries_tune_the_index_and_become_golden(tmp_path, engine, monkeypatch)
     build_params = {"M": 4, "ef_construction": 20} if engine == "hnsw" else {"nlist": 16}
     points = [[k, *search_params] for k, search_params in curve.points]
     widths = [[width.rank, width.width_for_all, width.width_for_tail] for width in curve.filtered_table.widths]
-    filtered = {"widths": widths, "depth_factor": curve.filtered_table.depth_factor}
+    table = curve.filtered_table
+    filtered = {"widths": widths, "depth_factor": table.depth_factor, "coverage": table.coverage}
     assert index_info.parameters == build_params | {"search_params": points, "filtered_search_params": filtered}
-    assert widths
+    assert (len(widths) > 0, table.coverage > 0) == (engine == "hnsw", engine == "ivf")
     assert [k for k, _ in curve.points] == [5, 20]
     assert all(
         search_params.width > 0 and (search_params.rerank_depth > 0) == (engine == "ivf")
@@ -102,8 +103,8 @@ def test_ef_of_the_settings_is_not_tuned(tmp_path):
     assert release.manifest.index.parameters == {
         "M": 4,
         "ef_construction": 20,
-        "search_params": [[5, 33, 0], [20, 33, 0]],
-        "filtered_search_params": {"widths": [], "depth_factor": 1.0},
+        "search_params": [[5, 33, 0, 0.0], [20, 33, 0, 0.0]],
+        "filtered_search_params": {"widths": [], "depth_factor": 1.0, "coverage": 0.0},
     }
     curve = release.search_param_curve
     assert (curve.look_up(5), curve.look_up(40)) == (SearchParams(33), SearchParams(66))

@@ -139,16 +139,17 @@ def verify_and_print_release(store: Path, name: str, *, as_json: bool) -> None:
     trials = cast("list[dict[str, float]]", (manifest.ann or {}).get("frontier", []))
     if not trials:
         return
-    parameters = cast("list[list[int]]", manifest.index.parameters.get("search_params", []))
+    parameters = cast("list[list[float]]", manifest.index.parameters.get("search_params", []))
     chosen = {tuple(search_params) for search_params in parameters}
     console.out.print(
         f"  {manifest.index.engine}: ANN recall and median latency of the search parameters tried; * marks those in use"
     )
     for trial in trials:
-        mark = "*" if (trial["k"], trial["width"], trial["rerank_depth"]) in chosen else " "
+        point = (trial["k"], trial["width"], trial["rerank_depth"], trial["coverage"])
+        mark = "*" if point in chosen else " "
         console.out.print(
             "  {mark} k {k:>5,}  width {width:>5,}  depth {rerank_depth:>6,}  ANN recall {recall:.4f} ± "
-            "{recall_ci95:.4f}  {p50_ms:.2f} ms".format(mark=mark, **trial)
+            "{recall_ci95:.4f}  worst 1 % {worst_recall:.3f}  {p50_ms:.2f} ms".format(mark=mark, **trial)
         )
 
 

@@ -77,5 +77,10 @@ def compute_ci95_half_width(recalls: NDArray[np.float64]) -> float:
     return 1.96 * float(recalls.std(ddof=1)) / math.sqrt(len(recalls))
 
 
+def mean_of_worst(recalls: NDArray[np.float64]) -> float:
+    """Mean of the lowest 1 % of n recalls, at least one."""
+    return float(np.sort(recalls)[: max(1, len(recalls) // 100)].mean())
+
+
 def _count_reaching(scores: NDArray[np.floating], threshold: np.floating, max_count: int) -> int:
     return min(int(np.count_nonzero(scores >= threshold)), max_count)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from vecall.arrays import Rows, Scores, Vectors
 from vecall.index.bitmap import Bitmap
+from vecall.index.filter_profile import FilterProfile
 
 MAX_STORED_VALUE = 65504.0  # largest finite float16
 MAX_QUERY_VALUE = 1e29  # D <= 16,384 products of this with MAX_STORED_VALUE still sum to a finite float32
@@ -28,17 +29,57 @@ class SearchParams(NamedTuple):
     """Parameters that trade the speed of an approximate search for its ANN recall; larger is slower and finds more.
 
     Attributes:
-        width: HNSW: size of the candidate list (ef). IVF: number of inverted lists scanned (nprobe).
+        width: HNSW: size of the candidate list (ef). IVF: number of inverted lists scanned (nprobe); with `coverage`,
+            the median number.
         rerank_depth: IVF: number of candidates that are scored exactly. HNSW ignores it: it scores exactly every row
             that it visits.
+        coverage: IVF: share of a query's expected results that the lists scanned for it are to hold, see
+            `vecall.index.list_selection`; 0 scans the nearest `width` lists. HNSW ignores it.
     """
 
     width: int
     rerank_depth: int = 0
+    coverage: float = 0.0
 
     def to_label(self) -> str:
         """Short text for people, such as `48` or `48 × 150`."""
         return f"{self.width} × {self.rerank_depth}" if self.rerank_depth else str(self.width)
+
+    def to_dict(self) -> dict[str, int]:
+        """Width and re-rank depth of one query by their names: its coverage has determined the width."""
+        return {"width": self.width, "rerank_depth": self.rerank_depth}
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is searched for with one query.
+
+    Attributes:
+        query: [D], finite.
+        k: number of rows to find, those in `n_skipped` included.
+        n_skipped: how many of them, perhaps the best ones, are excluded and dropped afterwards.
+        allowed_count: number of rows that may be found.
+        profile: where the rows lie that a filter allows; None without a filter.
+    """
+
+    query: Vectors
+    k: int
+    n_skipped: int
+    allowed_count: int
+    profile: FilterProfile | None
+
+
+@dataclass(frozen=True)
+class AdaptedSearch:
+    """How one query is searched.
+
+    Attributes:
+        search_params: its search parameters.
+        lists: inverted lists to scan, ascending; None of an index without such lists.
+    """
+
+    search_params: SearchParams
+    lists: Rows | None = None
 
 
 class Index(Protocol):
@@ -53,7 +94,13 @@ class Index(Protocol):
         """D, the dimension of a vector."""
 
     def search(
-        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        search_params: SearchParams | None = None,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,
     ) -> Hits:
         """Return the k best rows of each query.
 
@@ -63,6 +110,7 @@ class Index(Protocol):
             search_params: how much of the index to search; None is the index's default. An exact index ignores it.
             allowed: bitmap of the N rows that may be returned; None allows all. With the same `search_params` ANN
                 recall is lower under a bitmap: `vecall.index.planner` raises them accordingly.
+            lists: inverted lists to scan, as `adapt` returned them for the query; None leaves the choice to the index.
 
         Returns:
             Hits [B, k], padded with row -1 where fewer than k rows are allowed or exist.
@@ -70,6 +118,19 @@ class Index(Protocol):
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
         """Return the k best rows of each query, exactly; arguments as of `search`."""
+
+    def profile_filter(self, allowed: Bitmap) -> FilterProfile:
+        """Return where the rows lie that a filter allows, for `SearchRequest`; computed once per filter."""
+
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch | None:
+        """Return how one query must be searched; None if only a scan finds its results.
+
+        A filter may take away just the rows near the query, or just those far from it.
+
+        Args:
+            request: the query, and what it is searched for.
+            search_params: what is right for the mean query, if the filter has nothing to do with the vectors.
+        """
 
     def score(self, query: Vectors, rows: Rows) -> Scores:
         """[n] inner products of one query [D] with the stored vectors of rows [n], equal to those of a search.

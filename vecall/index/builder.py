@@ -13,6 +13,7 @@ from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.sampling import evenly_spaced_rows
+from vecall.index.search_params import RecallTarget
 from vecall.index.settings import IndexSettings
 from vecall.index.tuning import TuningResult, tune
 
@@ -91,7 +92,7 @@ def build_index(vectors: Vectors | HalfVectors, queries: Vectors | None, setting
         index,
         tuning_queries,
         settings.ks,
-        settings.target_recall,
+        RecallTarget(settings.target_recall, settings.target_worst),
         max_latency_ms=settings.latency_ms,
         fixed_width=settings.nprobe if spec.engine == "ivf" else settings.ef,
     )
@@ -138,10 +139,9 @@ def _benchmark_spec(
 ) -> tuple[int, float]:
     """Number of ks at which the target is missed, and the geometric mean over ks of the median milliseconds."""
     index = spec.build(vectors, settings)
-    points = tune(
-        index, queries, settings.ks, settings.target_recall, tune_filters=False, warn_if_missed=False
-    ).best_points
-    misses = sum(not point.reaches_with_confidence(settings.target_recall) for point in points)
+    target = RecallTarget(settings.target_recall, settings.target_worst)
+    points = tune(index, queries, settings.ks, target, tune_filters=False, warn_if_missed=False).best_points
+    misses = sum(not point.reaches_with_confidence(target) for point in points)
     return misses, math.exp(float(np.mean([math.log(point.p50_ms) for point in points])))
 
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.errors import DataError, QueryError
-from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, Hits, SearchParams
+from vecall.index.base import MAX_QUERY_VALUE, MAX_STORED_VALUE, AdaptedSearch, Hits, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.faiss_adapter import write_faiss_index
+from vecall.index.filter_profile import FilterProfile
 from vecall.index.kernels import bitmap_to_rows, compute_inner_products, select_top_k
 from vecall.index.topk import make_empty_hits, sort_hits
 
@@ -69,8 +70,9 @@ class ExactIndex:
         *,
         search_params: SearchParams | None = None,  # noqa: ARG002
         allowed: Bitmap | None = None,
+        lists: Rows | None = None,  # noqa: ARG002
     ) -> Hits:
-        """Return the k best rows of each query; `search_params` is ignored. See `Index.search`."""
+        """Return the k best rows of each query; other arguments are ignored. See `Index.search`."""
         return scan(self.half_vectors, queries, k, allowed)
 
     def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
@@ -80,6 +82,14 @@ class ExactIndex:
     def score(self, query: Vectors, rows: Rows) -> Scores:
         """[n] inner products of one query [D] with the stored vectors of rows [n]. See `Index.score`."""
         return compute_inner_products(self.half_vectors, query, np.ascontiguousarray(rows))
+
+    def profile_filter(self, allowed: Bitmap) -> FilterProfile:
+        """Return the filter alone: a scan needs to know no more."""
+        return FilterProfile(allowed)
+
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch:  # noqa: ARG002
+        """Return the search parameters as they are: a scan ignores them. See `Index.adapt`."""
+        return AdaptedSearch(search_params)
 
     def fill_missing_hits(self, hits: Hits, queries: Vectors, allowed: Bitmap | None) -> Hits:
         """Replace, in place, the hits of each query that has fewer than it could by an exact search.

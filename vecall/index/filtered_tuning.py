@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
-from vecall.index.ann_recall import recall_per_query, tail_recall_per_query
-from vecall.index.base import Index, SearchParams
+from vecall.index.ann_recall import mean_of_worst, recall_per_query, tail_recall_per_query
+from vecall.index.base import Index, SearchParams, SearchRequest
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
-from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
+from vecall.index.search_params import FilteredSearchTable, RecallTarget, SearchParamCurve, WidthsAtRank
 
 # Rows per result, as a multiple of the smallest k, so that results reach past as many rows as are usually excluded.
 RESULT_LENGTH_FACTOR = 5
@@ -20,7 +20,9 @@ _TAIL_DIVISOR = 20  # the tail of a result is its last 1/20
 _SELECTIVITIES = (1, 0.3, 0.1, 0.05, 0.03, 0.01)  # shares of the rows that the filters allow
 _MIN_PASSING_FACTOR = 2  # allowed rows as a multiple of the result's length; fewer are scanned by the planner anyway
 _MAX_QUERIES = 100
-_WORST_QUERY_TOLERANCE = 0.1  # recall that the worst queries may fall below the target
+_FILTER_DIVISOR = 10  # the coverage is measured under a filter that allows 1/10 of the rows
+_EXCLUDED_SHARE = 0.8  # share of a result that is excluded where the coverage for exclusions is measured
+COVERAGES = (0.8, 0.85, 0.9, 0.93, 0.95, 0.965, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.999, 0.9995, 1.0)
 _WIDTH_GROWTH = 1.2  # from one width to the next
 _MAX_SCAN_COST_RATIO = 1.2  # cost of a search as a multiple of the scan's, above which no width is measured
 _MAX_LENGTH_FACTOR = 5  # longest result that reaches the same rank, as a multiple of the measured length
@@ -33,7 +35,7 @@ def tune_filtered(
     queries: Vectors,
     exact_rows: Rows,
     points: Sequence[tuple[int, SearchParams]],
-    target_recall: float,
+    target: RecallTarget,
     costs: CostModel,
 ) -> FilteredSearchTable:
     """Find, for several ranks, the smallest widths tried that find all rows up to the rank, and the last of them.
@@ -46,15 +48,54 @@ def tune_filtered(
         queries: [Q, D]; the first 100 are used.
         exact_rows: [Q, length] exact results of the queries without a filter.
         points: (k, search parameters) that reach the target for the k nearest rows.
-        target_recall: mean ANN recall to be reached. The worst 1 % of the queries may be 0.1 below.
+        target: ANN recall to be reached.
         costs: cost of a search and of a scan.
     """
     queries, exact_rows = queries[:_MAX_QUERIES], exact_rows[:_MAX_QUERIES]
     unfiltered_params = SearchParamCurve(points).look_up(exact_rows.shape[1])
-    depth_factor = _find_depth_factor(index, queries, exact_rows, unfiltered_params, target_recall)
-    start_params = SearchParams(unfiltered_params.width, math.ceil(depth_factor * unfiltered_params.rerank_depth))
-    widths = _measure_widths(index, queries, exact_rows, start_params, target_recall, costs)
+    depth_factor = _find_depth_factor(index, queries, exact_rows, unfiltered_params, target.mean)
+    start_params = unfiltered_params._replace(rerank_depth=math.ceil(depth_factor * unfiltered_params.rerank_depth))
+    if start_params.coverage:
+        coverage = _find_coverage(index, queries, exact_rows.shape[1], start_params, target)
+        return FilteredSearchTable((), depth_factor, coverage)
+    widths = _measure_widths(index, queries, exact_rows, start_params, target, costs)
     return FilteredSearchTable(tuple(widths), depth_factor)
+
+
+def _find_coverage(
+    index: Index, queries: Vectors, length: int, start_params: SearchParams, target: RecallTarget
+) -> float:
+    """Smallest coverage tried, at least that of `start_params`, that loses at most half of the allowed recall loss.
+
+    Measured under a selective random filter, for a whole result and for the rest of one of which the first rows are
+    excluded. Where a filter depends on the vectors, the lists hold less of the result than expected: that is what the
+    other half is for.
+    """
+    target = RecallTarget((1 + target.mean) / 2, target.worst)
+    n_allowed = max(min(index.size, _MIN_PASSING_FACTOR * length), index.size // _FILTER_DIVISOR)
+    allowed = sample_bitmap(index.size, n_allowed)
+    profile = index.profile_filter(allowed)
+    exact_rows = index.search_exact(queries, length, allowed=allowed).rows
+
+    def reaches_target(params: SearchParams, n_excluded: int) -> bool:
+        found_rows = np.full_like(exact_rows, -1)
+        for b, query in enumerate(queries):
+            adapted = index.adapt(SearchRequest(query, length, n_excluded, allowed.count, profile), params)
+            if adapted is not None:
+                hits = index.search(
+                    query[None], length, search_params=adapted.search_params, allowed=allowed, lists=adapted.lists
+                )
+                found_rows[b] = hits.rows[0]
+        recalls = tail_recall_per_query(index, queries, found_rows, exact_rows, length - n_excluded)
+        return _meets_target(recalls, target)
+
+    for coverage in COVERAGES:
+        params = start_params._replace(coverage=coverage)
+        if coverage >= start_params.coverage and all(
+            reaches_target(params, n_excluded) for n_excluded in (0, int(_EXCLUDED_SHARE * length))
+        ):
+            break
+    return coverage
 
 
 def _find_depth_factor(
@@ -80,11 +121,11 @@ def _measure_widths(
     queries: Vectors,
     unfiltered_exact_rows: Rows,
     start_params: SearchParams,
-    target_recall: float,
+    target: RecallTarget,
     costs: CostModel,
 ) -> Iterator[WidthsAtRank]:
     """Yield the widths for ascending ranks; the rerank depth stays that of `start_params`."""
-    length, (width, depth) = unfiltered_exact_rows.shape[1], start_params
+    length, (width, depth, _) = unfiltered_exact_rows.shape[1], start_params
     max_width = index.nlist if isinstance(index, IvfPqIndex) else index.size
     width_for_all = 0  # 0: not found yet
     for selectivity in _SELECTIVITIES:
@@ -100,11 +141,9 @@ def _measure_widths(
         width_for_all = 0
         while True:
             found = index.search(queries, length, search_params=SearchParams(width, depth), allowed=allowed).rows
-            if not width_for_all and _meets_target(recall_per_query(index, queries, found, exact_rows), target_recall):
+            if not width_for_all and _meets_target(recall_per_query(index, queries, found, exact_rows), target):
                 width_for_all = width
-            if width >= max_width or _meets_target(
-                _compute_tail_recalls(index, queries, found, exact_rows), target_recall
-            ):
+            if width >= max_width or _meets_target(_compute_tail_recalls(index, queries, found, exact_rows), target):
                 break
             width = min(max_width, math.ceil(_WIDTH_GROWTH * width))
             scan_ms = costs.estimate_scan_ms(min(index.size, _MAX_LENGTH_FACTOR * allowed_count))
@@ -118,7 +157,6 @@ def _compute_tail_recalls(index: Index, queries: Vectors, found_rows: Rows, exac
     return tail_recall_per_query(index, queries, found_rows, exact_rows, max(1, exact_rows.shape[1] // _TAIL_DIVISOR))
 
 
-def _meets_target(recalls: NDArray[np.float64], target_recall: float) -> bool:
-    """Whether the mean reaches the target and the worst 1 % of the queries, at least one, are within the tolerance."""
-    worst = np.sort(recalls)[: max(1, len(recalls) // 100)]
-    return bool(recalls.mean() >= target_recall and worst.mean() >= target_recall - _WORST_QUERY_TOLERANCE)
+def _meets_target(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
+    """Whether the mean and the worst 1 % of the queries reach the target."""
+    return bool(recalls.mean() >= target.mean and mean_of_worst(recalls) >= target.worst)

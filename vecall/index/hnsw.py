@@ -4,20 +4,27 @@ HNSW: Malkov, Yashunin: Efficient and robust approximate nearest neighbor search
 world graphs, 2018.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
 import faiss as typed_faiss
+import numpy as np
 
 from vecall import progress
-from vecall.arrays import HalfVectors, Vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import Hits, SearchParams
+from vecall.index.base import AdaptedSearch, Hits, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
+from vecall.index.filter_profile import FilterProfile
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
+
+_PROBE_ROWS = 64  # nearest rows that tell how many a filter allows near a query
+_MAX_RATE_RATIO = 0.75  # share allowed near a query as a multiple of the share of all rows: below, the graph fails
+_MAX_DEVIATIONS = -2.5  # and as standard deviations of a random filter: above, it may be chance
 
 
 class HnswIndex(ApproximateIndex):
@@ -77,7 +84,13 @@ class HnswIndex(ApproximateIndex):
         return cls(graph)
 
     def search(
-        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        search_params: SearchParams | None = None,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,  # noqa: ARG002 - a graph has none
     ) -> Hits:
         """Return approximately the k best rows of each query, with exact scores. See `Index.search`.
 
@@ -89,6 +102,7 @@ class HnswIndex(ApproximateIndex):
             k: number of rows per query, at least 1; may exceed N.
             search_params: `width` is ef, raised to k if it is lower. None uses the index's `ef`.
             allowed: bitmap of the rows that may be returned; the search passes through the others.
+            lists: ignored.
 
         Raises:
             QueryError: the queries, k or `allowed` are invalid.
@@ -104,6 +118,28 @@ class HnswIndex(ApproximateIndex):
             _, rows = self._graph.search(queries, k, params=params)  # [B, k]
         hits = rescore(self._exact_index.half_vectors, queries, rows)
         return self._exact_index.fill_missing_hits(hits, queries, allowed)
+
+    def profile_filter(self, allowed: Bitmap) -> FilterProfile:
+        """Return the filter alone. See `Index.profile_filter`."""
+        return FilterProfile(allowed)
+
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch | None:
+        """Ask for a scan if the filter allows clearly fewer rows near the query than elsewhere. See `Index.adapt`.
+
+        There the search spends its width on rows that are not allowed, and a larger width gains little. A small search
+        without the filter finds the nearest rows, and the share of them that the filter allows.
+        """
+        if request.profile is None:
+            return AdaptedSearch(search_params)
+        params = faiss.SearchParametersHNSW(efSearch=_PROBE_ROWS)
+        with use_faiss_threads(1):
+            _, rows = self._graph.search(request.query[None], _PROBE_ROWS, params=params)
+        nearest, rate = rows[0][rows[0] >= 0], request.profile.pass_rate
+        n_allowed, n_expected = np.count_nonzero(request.profile.allowed.contains(nearest)), rate * len(nearest)
+        max_allowed = n_expected + _MAX_DEVIATIONS * math.sqrt(n_expected * (1 - rate))
+        if n_allowed < min(max_allowed, _MAX_RATE_RATIO * n_expected):
+            return None
+        return AdaptedSearch(search_params)
 
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load_index`."""

@@ -7,20 +7,25 @@ enough, 2015). Codes are longer than is common: fewer candidates then need exact
 memory.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
 import faiss as typed_faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import Hits, SearchParams
+from vecall.index.base import AdaptedSearch, Hits, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, train_centroids
 from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, scan_single_query
 from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
+from vecall.index.filter_profile import FilterProfile
+from vecall.index.kernels import bitmap_to_rows, compute_inner_products
+from vecall.index.list_selection import compile_list_selection, select_lists
 from vecall.index.sampling import sample_rows
 from vecall.index.topk import make_empty_hits
 
@@ -30,6 +35,7 @@ _PQ_BITS = 4  # per dimension
 _FASTSCAN_BLOCK_SIZE = 32  # codes compared at a time
 _PQ_TRAINING_ROWS = 2**14  # vectors that the codebooks are trained on
 _ADD_CHUNK_ROWS = 2**17  # vectors added at a time
+_RESIDUAL_SAMPLE_ROWS = 20_000  # vectors that tell how far vectors lie from their centroids
 _DEFAULT_NPROBE = 64  # of an index that was not tuned
 _DEFAULT_RERANK_FACTOR = 3  # rerank depth of an index that was not tuned, as a multiple of k
 
@@ -52,6 +58,11 @@ class IvfPqIndex(ApproximateIndex):
         self.nlist = int(self._ivf_index.nlist)
         self._centroids: Vectors = faiss.downcast_index(self._ivf_index.quantizer).reconstruct_n(0, self.nlist)
         self._half_centroids = self._centroids.astype(np.float16)
+        # Computed and compiled now, so that no request waits for it.
+        self._list_by_row = _list_by_row(self._ivf_index)
+        self._list_sizes: NDArray[np.int64] = np.bincount(self._list_by_row, minlength=self.nlist)
+        self._residual_deviation = self._measure_residual_deviation()
+        compile_list_selection()
 
     @classmethod
     def build(
@@ -80,7 +91,13 @@ class IvfPqIndex(ApproximateIndex):
         return cls(faiss_index)
 
     def search(
-        self, queries: Vectors, k: int, *, search_params: SearchParams | None = None, allowed: Bitmap | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        search_params: SearchParams | None = None,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,
     ) -> Hits:
         """Return approximately the k best rows of each query, with exact scores. See `Index.search`.
 
@@ -92,6 +109,7 @@ class IvfPqIndex(ApproximateIndex):
             k: number of rows per query, at least 1; may exceed N.
             search_params: `width` is nprobe; `rerank_depth` is raised to k if it is lower.
             allowed: bitmap of the rows that may be returned; only these are scored.
+            lists: inverted lists to scan for every query; None scans those of `search_params`.
 
         Raises:
             QueryError: the queries, k or `allowed` are invalid.
@@ -103,28 +121,42 @@ class IvfPqIndex(ApproximateIndex):
         if depth >= self.size or not depth or not len(queries):
             return self.search_exact(queries, k, allowed=allowed)
         hits = make_empty_hits(len(queries), k)
-        for b, candidates in enumerate(self.search_candidates(queries, SearchParams(params.width, depth), allowed)):
+        params = params._replace(rerank_depth=depth)
+        for b, candidates in enumerate(self.search_candidates(queries, k, params, allowed, lists)):
             best = scan_single_query(self._exact_index.half_vectors, queries[b], candidates[candidates >= 0], k)
             hits.rows[b], hits.scores[b] = best.rows[0], best.scores[0]
         return self._exact_index.fill_missing_hits(hits, queries, allowed)
 
-    def search_candidates(self, queries: Vectors, search_params: SearchParams, allowed: Bitmap | None = None) -> Rows:
+    def search_candidates(
+        self,
+        queries: Vectors,
+        k: int,
+        search_params: SearchParams,
+        allowed: Bitmap | None = None,
+        lists: Rows | None = None,
+    ) -> Rows:
         """Select candidates by their codes.
 
         Args:
             queries: [B, D], finite.
-            search_params: nprobe and the number of candidates.
+            k: number of rows that the candidates are for; with `coverage` it determines the lists.
+            search_params: lists to scan, and the number of candidates.
             allowed: bitmap of the rows that may be candidates; None allows all.
+            lists: inverted lists to scan for every query; None scans those of `search_params`.
 
         Returns:
             [B, rerank_depth] rows, best code first, padded with -1 where the scanned lists hold fewer.
         """
-        nprobe = min(search_params.width, self.nlist)
-        lists = np.empty((len(queries), nprobe), dtype=np.int64)
-        products = np.empty((len(queries), nprobe), dtype=np.float32)
-        for b, query in enumerate(queries):  # query by query: a batch would need [B, nprobe, D] numbers
-            lists[b] = scan_single_query(self._half_centroids, query, None, nprobe).rows[0]
-            np.vecdot(self._centroids[lists[b]], query, out=products[b])
+        if lists is None:
+            lists_by_query = self._list_nearest(queries, k, search_params, allowed)
+        else:
+            lists_by_query = [lists] * len(queries)
+        nprobe = max(1, max(map(len, lists_by_query), default=1))
+        probed = np.full((len(queries), nprobe), -1, dtype=np.int64)  # faiss skips -1
+        products = np.zeros((len(queries), nprobe), dtype=np.float32)
+        for b, query_lists in enumerate(lists_by_query):
+            probed[b, : len(query_lists)] = query_lists
+            np.vecdot(self._centroids[query_lists], queries[b], out=products[b, : len(query_lists)])
         contiguous_queries = np.ascontiguousarray(queries)
         scores = np.empty((len(queries), search_params.rerank_depth), dtype=np.float32)
         rows = np.empty((len(queries), search_params.rerank_depth), dtype=np.int64)
@@ -136,15 +168,81 @@ class IvfPqIndex(ApproximateIndex):
                 len(queries),
                 faiss.swig_ptr(contiguous_queries),
                 search_params.rerank_depth,
-                *map(faiss.swig_ptr, (lists, products, scores, rows)),
+                *map(faiss.swig_ptr, (probed, products, scores, rows)),
                 False,
                 params,
             )
         return rows
 
+    def _list_nearest(
+        self, queries: Vectors, k: int, search_params: SearchParams, allowed: Bitmap | None
+    ) -> list[Rows]:
+        """Return for each query the lists to scan."""
+        if not search_params.coverage:
+            nprobe = min(search_params.width, self.nlist)
+            return [scan_single_query(self._half_centroids, query, None, nprobe).rows[0] for query in queries]
+        counts = self._list_sizes if allowed is None else self._count_allowed(allowed)
+        return [self._select_lists(query, counts, k, 0, search_params.coverage) for query in queries]
+
+    def profile_filter(self, allowed: Bitmap) -> FilterProfile:
+        """Count the rows that a filter allows in each inverted list. See `Index.profile_filter`."""
+        return FilterProfile(allowed, self._count_allowed(allowed))
+
+    def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch:
+        """Choose the lists to scan; without `coverage`, they are left to the search. See `Index.adapt`."""
+        if not search_params.coverage:
+            return AdaptedSearch(search_params)
+        counts = self._count_by_list(request.profile)
+        # Of the rows that are counted, those deleted may not be found.
+        factor = int(counts.sum()) / max(request.allowed_count, 1)
+        k, n_skipped = math.ceil(factor * request.k), math.floor(factor * request.n_skipped)
+        lists = self._select_lists(request.query, counts, k, n_skipped, search_params.coverage)
+        if n_skipped:  # the excluded rows may be the best ones, or any others
+            nearest = self._select_lists(request.query, counts, k - n_skipped, 0, search_params.coverage)
+            lists = np.union1d(lists, nearest)
+        return AdaptedSearch(SearchParams(len(lists), search_params.rerank_depth), lists)
+
+    def compute_median_nprobe(self, queries: Vectors, k: int, coverage: float) -> int:
+        """Median number of lists that queries [Q, D] for k rows scan with a coverage, at least 1."""
+        lengths = [len(self._select_lists(query, self._list_sizes, k, 0, coverage)) for query in queries]
+        return max(1, round(float(np.median(lengths))))
+
+    def _select_lists(self, query: Vectors, counts: NDArray[np.int64], k: int, n_skipped: int, coverage: float) -> Rows:
+        scores = compute_inner_products(self._half_centroids, query)
+        length = math.sqrt(float(np.square(query, dtype=np.float64).sum()))
+        return select_lists(scores, counts, self._residual_deviation * length, max(1, k), n_skipped, coverage)
+
+    def _count_by_list(self, profile: FilterProfile | None) -> NDArray[np.int64]:
+        """[nlist] number of rows of each list that a filter allows; None allows all."""
+        if profile is None:
+            return self._list_sizes
+        if profile.list_counts is None:
+            return self._count_allowed(profile.allowed)
+        return profile.list_counts
+
+    def _count_allowed(self, allowed: Bitmap) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = np.bincount(self._list_by_row[bitmap_to_rows(allowed)], minlength=self.nlist)
+        return counts
+
+    def _measure_residual_deviation(self) -> float:
+        """Standard deviation of the residuals' inner products with a unit vector of a random direction, on a sample."""
+        rows = sample_rows(self.size, _RESIDUAL_SAMPLE_ROWS, seed=0)
+        residuals = self.get_vectors(rows) - self._centroids[self._list_by_row[rows]]
+        return math.sqrt(float(np.square(residuals, dtype=np.float64).sum(axis=1).mean()) / self.dim)
+
     def save(self, path: Path) -> None:
         """Write the index to one file, for `vecall.index.index_io.load_index`."""
         write_faiss_index(self._faiss_index, path)
+
+
+def _list_by_row(ivf_index: Any) -> NDArray[np.int32]:  # noqa: ANN401 - a faiss object
+    """[N] inverted list of each row."""
+    list_by_row = np.empty(ivf_index.ntotal, dtype=np.int32)
+    for number in range(ivf_index.nlist):
+        size = ivf_index.invlists.list_size(number)
+        if size:
+            list_by_row[faiss.rev_swig_ptr(ivf_index.invlists.get_ids(number), size)] = number
+    return list_by_row
 
 
 def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - a faiss object

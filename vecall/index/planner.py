@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vecall.index.base import SearchParams
+from vecall.arrays import Rows, Vectors
+from vecall.index.base import AdaptedSearch, Index, SearchParams, SearchRequest
+from vecall.index.filter_profile import FilterProfile
 from vecall.index.search_params import SearchParamCurve
 
 Route = Literal["index", "scan", "all"]
@@ -58,15 +60,39 @@ class SearchPlan:
             nothing, because these rows are at most k: all of them are the result.
         fetch_k: number of rows to fetch from the index, so that k remain without the excluded ones; 0 off the index.
         search_params: parameters of the index search; None off the index.
+        lists: inverted lists to scan; None leaves the choice to the index.
     """
 
     route: Route
     fetch_k: int
     search_params: SearchParams | None
+    lists: Rows | None = None
+
+
+@dataclass(frozen=True)
+class PlannedQuery:
+    """The query that a search is planned for.
+
+    Attributes:
+        index: the index to be searched.
+        vector: [D] the query.
+        profile: where the rows lie that a filter allows; None without a filter.
+    """
+
+    index: Index
+    vector: Vectors
+    profile: FilterProfile | None = None
 
 
 def plan_search(
-    k: int, *, size: int, allowed_count: int, excluded_count: int, curve: SearchParamCurve | None, costs: CostModel
+    k: int,
+    *,
+    size: int,
+    allowed_count: int,
+    excluded_count: int,
+    curve: SearchParamCurve | None,
+    costs: CostModel,
+    query: PlannedQuery | None = None,
 ) -> SearchPlan:
     """Choose the cheapest route that returns the k best rows.
 
@@ -77,15 +103,24 @@ def plan_search(
         excluded_count: E, how many of the n rows are excluded.
         curve: search parameters by rank; None for an exact index, which scans all rows.
         costs: measured cost of both routes.
+        query: adapts the search to the rows near it; None plans for the mean query.
     """
     if allowed_count - excluded_count <= k:
         return SearchPlan("all", 0, None)
     if curve is None:
         return SearchPlan("scan", 0, None)
-    fetch_k = k + excluded_count
+    fetch_k, scan_ms = k + excluded_count, costs.estimate_scan_ms(allowed_count - excluded_count)
     is_restricted = allowed_count < size or excluded_count > 0
-    rank = math.ceil(fetch_k * size / allowed_count) if is_restricted else None
-    search_params = curve.look_up(fetch_k, expected_rank=rank, excluded_count=excluded_count)
-    if costs.estimate_index_ms(search_params) > costs.estimate_scan_ms(allowed_count - excluded_count):
+    expected_rank = min(size, math.ceil(fetch_k * size / allowed_count)) if is_restricted else None
+    search_params = curve.look_up(fetch_k, expected_rank=expected_rank, excluded_count=excluded_count)
+    # With a coverage, the width depends on the query.
+    narrowest = search_params._replace(width=1) if search_params.coverage else search_params
+    if costs.estimate_index_ms(narrowest) > scan_ms:
         return SearchPlan("scan", 0, None)
-    return SearchPlan("index", fetch_k, search_params)
+    adapted: AdaptedSearch | None = AdaptedSearch(search_params)
+    if query is not None:
+        request = SearchRequest(query.vector, fetch_k, excluded_count, allowed_count, query.profile)
+        adapted = query.index.adapt(request, search_params)
+    if adapted is None or costs.estimate_index_ms(adapted.search_params) > scan_ms:
+        return SearchPlan("scan", 0, None)
+    return SearchPlan("index", fetch_k, adapted.search_params, adapted.lists)

@@ -10,6 +10,19 @@ from vecall.index.base import SearchParams
 
 
 @dataclass(frozen=True)
+class RecallTarget:
+    """ANN recall to be reached.
+
+    Attributes:
+        mean: over all queries.
+        worst: mean over the worst 1 % of the queries.
+    """
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True)
 class TuningPoint:
     """Measured recall and latency of one setting of the search parameters at one k.
 
@@ -20,6 +33,8 @@ class TuningPoint:
         recall: ANN recall@k, mean over the queries.
         recall_ci95: half the width of its 95 % confidence interval.
         p50_ms: median milliseconds of one query.
+        worst_recall: ANN recall@k, mean over the worst 1 % of the queries, at least one.
+        coverage: as in `SearchParams`.
     """
 
     k: int
@@ -28,15 +43,17 @@ class TuningPoint:
     recall: float
     recall_ci95: float
     p50_ms: float
+    worst_recall: float
+    coverage: float = 0.0
 
     @property
     def search_params(self) -> SearchParams:
-        """`width` and `rerank_depth` together."""
-        return SearchParams(self.width, self.rerank_depth)
+        """`width`, `rerank_depth` and `coverage` together."""
+        return SearchParams(self.width, self.rerank_depth, self.coverage)
 
-    def reaches_with_confidence(self, target_recall: float) -> bool:
-        """Whether the lower bound of the recall's 95 % confidence interval reaches the target."""
-        return self.recall - self.recall_ci95 >= target_recall
+    def reaches_with_confidence(self, target: RecallTarget) -> bool:
+        """Whether the lower bound of the recall's 95 % confidence interval, and the worst queries, reach the target."""
+        return self.recall - self.recall_ci95 >= target.mean and self.worst_recall >= target.worst
 
 
 @dataclass(frozen=True)
@@ -64,10 +81,12 @@ class FilteredSearchTable:
         widths: by ascending rank.
         depth_factor: factor on the rerank depth for unrestricted results of the same length; rows further from the
             query need more depth, as their codes rank them less exactly.
+        coverage: as in `SearchParams`, at all ranks; 0 where `widths` are used.
     """
 
     widths: tuple[WidthsAtRank, ...] = ()
     depth_factor: float = 1.0
+    coverage: float = 0.0
 
 
 _EMPTY_FILTERED_TABLE = FilteredSearchTable()
@@ -93,6 +112,7 @@ class SearchParamCurve:
         self.points, self.filtered_table = tuple(points), filtered_table
         self._widths = _Interpolator((k, params.width) for k, params in points)
         self._rerank_depths = _Interpolator((k, params.rerank_depth) for k, params in points)
+        self._ks, self._coverages = zip(*((k, params.coverage) for k, params in points), strict=True)
         widths = filtered_table.widths
         ranks = [width.rank for width in widths]
         below_ranks = [(k, params.width) for k, params in points if k < min(ranks, default=math.inf)]
@@ -121,7 +141,8 @@ class SearchParamCurve:
         """
         depth = self._rerank_depths.interpolate(fetch_k)
         if expected_rank is None:
-            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth))
+            coverage = float(np.interp(fetch_k, self._ks, self._coverages))
+            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth), coverage)
         # Interpolate geometrically between the two widths; the square root gives the tail more weight, as too small a
         # width loses results.
         tail_weight = math.sqrt(excluded_count / fetch_k)
@@ -130,7 +151,8 @@ class SearchParamCurve:
             self._widths_for_tail.interpolate(expected_rank),
         )
         width = width_for_all ** (1 - tail_weight) * width_for_tail**tail_weight
-        return SearchParams(math.ceil(round(width, 6)), math.ceil(self.filtered_table.depth_factor * depth))
+        depth *= self.filtered_table.depth_factor
+        return SearchParams(math.ceil(round(width, 6)), math.ceil(depth), self.filtered_table.coverage)
 
 
 class _Interpolator:

@@ -17,7 +17,8 @@ class IndexSettings(SettingsModel):
         description="auto: the fastest that reaches target_recall, by measurement; hnsw: graph; ivf: inverted file; "
         "exact: scan of all vectors",
     )
-    target_recall: float = Field(0.98, gt=0, le=1, description="ANN recall at each of `ks`")
+    target_recall: float = Field(0.98, gt=0, le=1, description="mean ANN recall at each of `ks`")
+    target_worst: float = Field(0.9, ge=0, le=1, description="ANN recall of the worst 1 % of queries, at each of `ks`")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (100, 500), min_length=1, description="values of k to tune for, ascending"
     )
@@ -26,7 +27,9 @@ class IndexSettings(SettingsModel):
     ef_construction: int | None = Field(None, ge=1, description="hnsw: candidates examined for a vector's links")
     ef: int | None = Field(None, ge=1, description="hnsw: size of a search's candidate list")
     nlist: int | None = Field(None, ge=1, description="ivf: number of inverted lists")
-    nprobe: int | None = Field(None, ge=1, description="ivf: lists that a search scans")
+    nprobe: int | None = Field(
+        None, ge=1, description="ivf: lists that a search scans; if left out, each query scans those that it needs"
+    )
     storage: Literal["fp16"] = Field("fp16", description="format of the stored vectors, which results are scored by")
 
     @field_validator("engine", mode="before")

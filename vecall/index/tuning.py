@@ -11,22 +11,20 @@ from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.arrays import Rows, Vectors
-from vecall.index.ann_recall import compute_ci95_half_width, recall_per_query
+from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, recall_per_query
 from vecall.index.base import Index, SearchParams
 from vecall.index.bitmap import Bitmap
-from vecall.index.filtered_tuning import RESULT_LENGTH_FACTOR, tune_filtered
+from vecall.index.filtered_tuning import COVERAGES, RESULT_LENGTH_FACTOR, tune_filtered
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
-from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, TuningPoint
+from vecall.index.search_params import FilteredSearchTable, RecallTarget, SearchParamCurve, TuningPoint
 
 logger = logging.getLogger(__name__)
 
 _EF_GROWTH = 1.25  # from one ef to the next
-_MIN_NPROBE = 4  # smallest nprobe tried
-_NPROBE_GROWTH = 2  # from one nprobe to the next
 _RERANK_FACTORS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # rerank depths tried, as multiples of k
-_MAX_SLOWDOWN = 1.1  # latency as a multiple of the best so far; beyond it a larger nprobe can only be slower
+_MAX_SLOWDOWN = 1.1  # latency as a multiple of the best so far; beyond it a larger coverage can only be slower
 _TIMED_QUERIES = 60  # queries of which a median latency is taken
 _MAX_FULL_SCAN_RATIO = 4  # latency as a multiple of a full scan's, beyond which larger ef are not tried
 _MIN_CUTOFF_MS = 0.2  # lower bound of that latency: below, one late clock tick would end the sweep
@@ -63,7 +61,7 @@ def tune(
     index: Index,
     queries: Vectors,
     ks: Sequence[int],
-    target_recall: float,
+    target: RecallTarget,
     *,
     max_latency_ms: float = math.inf,
     fixed_width: int | None = None,
@@ -79,7 +77,7 @@ def tune(
         index: index to be tuned; its `search_exact` gives the exact results.
         queries: [Q, D] real user vectors, Q >= 2.
         ks: ascending numbers of rows; those beyond N are left out.
-        target_recall: mean ANN recall in 0 .. 1.
+        target: ANN recall to be reached.
         max_latency_ms: maximum median milliseconds of a search of one query.
         fixed_width: width to use instead of a tuned one; turns `tune_filters` off.
         tune_filters: whether to tune for filtered results too.
@@ -94,47 +92,51 @@ def tune(
         best_points, trials = [], []
         cutoff_ms = max(_MIN_CUTOFF_MS, _MAX_FULL_SCAN_RATIO * ms_per_scanned_row * index.size)
         for k in ks:
-            points = list(_sweep_widths(index, queries, exact_rows[:, :k], target_recall, fixed_width, cutoff_ms))
-            best_points.append(_select_cheapest(points, target_recall, max_latency_ms))
+            points = list(_sweep_widths(index, queries, exact_rows[:, :k], target, fixed_width, cutoff_ms))
+            best_points.append(_select_cheapest(points, target, max_latency_ms))
             trials += points
             advance(1)
     if warn_if_missed:
-        _warn_of_missed_targets(best_points, trials, target_recall, max_latency_ms)
+        _warn_of_missed_targets(best_points, trials, target, max_latency_ms)
     costs = _fit_cost_model(index, queries, trials, ms_per_scanned_row)
     filtered_table = FilteredSearchTable()
     if tune_filters and fixed_width is None:
         pairs = [(point.k, point.search_params) for point in best_points]
-        filtered_table = tune_filtered(index, queries, exact_rows[:, :filtered_length], pairs, target_recall, costs)
+        filtered_table = tune_filtered(index, queries, exact_rows[:, :filtered_length], pairs, target, costs)
     return TuningResult(tuple(best_points), tuple(trials), costs, filtered_table)
 
 
 def _warn_of_missed_targets(
-    best_points: list[TuningPoint], trials: list[TuningPoint], target_recall: float, max_latency_ms: float
+    best_points: list[TuningPoint], trials: list[TuningPoint], target: RecallTarget, max_latency_ms: float
 ) -> None:
     for point in best_points:
-        if not point.reaches_with_confidence(target_recall) or point.p50_ms > max_latency_ms:
+        if not point.reaches_with_confidence(target) or point.p50_ms > max_latency_ms:
             trial_count = sum(trial.k == point.k for trial in trials)
-            limit, remedy = "", "lower index.target_recall"
+            limit, remedy = "", "lower index.target_recall or index.target_worst"
             if max_latency_ms < math.inf:
                 limit, remedy = f" within {max_latency_ms:g} ms", f"{remedy} or raise index.latency_ms"
             logger.warning(
-                "ANN recall@%d of at least %.3f was not reached%s: the best of %d trials has %.4f ± %.4f in %.2f ms; "
-                "%s",
-                point.k, target_recall, limit, trial_count, point.recall, point.recall_ci95, point.p50_ms, remedy,
+                "ANN recall@%d of at least %.3f, %.3f of the worst 1 %% of queries, was not reached%s: the best of %d "
+                "trials has %.4f ± %.4f, worst %.3f, in %.2f ms; %s",
+                point.k, target.mean, target.worst, limit, trial_count, point.recall, point.recall_ci95,
+                point.worst_recall, point.p50_ms, remedy,
             )  # fmt: skip
 
 
 def _sweep_widths(
-    index: Index, queries: Vectors, exact_rows: Rows, target_recall: float, fixed_width: int | None, cutoff_ms: float
+    index: Index, queries: Vectors, exact_rows: Rows, target: RecallTarget, fixed_width: int | None, cutoff_ms: float
 ) -> Iterator[TuningPoint]:
     """Yield points of growing width at k = `exact_rows.shape[1]`; a fixed width yields one point."""
-    if isinstance(index, IvfPqIndex):
-        return _sweep_nprobe(index, queries, exact_rows, target_recall, fixed_width)
-    return _sweep_ef(index, queries, exact_rows, target_recall, fixed_width, cutoff_ms)
+    if not isinstance(index, IvfPqIndex):
+        return _sweep_ef(index, queries, exact_rows, target, fixed_width, cutoff_ms)
+    if fixed_width is None:
+        return _sweep_coverage(index, queries, exact_rows, target)
+    fixed = SearchParams(min(index.nlist, fixed_width))
+    return iter([_measure_at_smallest_depth(index, queries, exact_rows, target, fixed)])
 
 
 def _sweep_ef(
-    index: Index, queries: Vectors, exact_rows: Rows, target_recall: float, fixed_width: int | None, cutoff_ms: float
+    index: Index, queries: Vectors, exact_rows: Rows, target: RecallTarget, fixed_width: int | None, cutoff_ms: float
 ) -> Iterator[TuningPoint]:
     """Yield points of growing ef, from k to the first that reaches the target.
 
@@ -150,57 +152,47 @@ def _sweep_ef(
         yield point
         recalls.append(point.recall)
         is_plateau = len(recalls) > _PLATEAU_STEPS and recalls[-1] - recalls[-1 - _PLATEAU_STEPS] < _MIN_RECALL_GAIN
-        if (
-            point.reaches_with_confidence(target_recall)
-            or fixed_width is not None
-            or is_plateau
-            or point.p50_ms > cutoff_ms
-        ):
+        if point.reaches_with_confidence(target) or fixed_width is not None or is_plateau or point.p50_ms > cutoff_ms:
             return
         ef = params.width * _EF_GROWTH
         if ef >= index.size:
             return
 
 
-def _sweep_nprobe(
-    index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target_recall: float, fixed_width: int | None
+def _sweep_coverage(
+    index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target: RecallTarget
 ) -> Iterator[TuningPoint]:
-    """Yield points of growing nprobe, each with the smallest sufficient rerank depth.
+    """Yield points of growing coverage, each with the smallest sufficient rerank depth.
 
-    A larger nprobe may need less depth, so the sweep goes on beyond the target, until a search is slower than the best.
-    Between the last nprobe that misses the target and the first that reaches it, one more is tried.
+    A larger coverage may need less depth, so the sweep goes on beyond the target, until a search is slower than the
+    best, or scans every list.
     """
-    nprobe = max(_MIN_NPROBE, math.isqrt(index.nlist) // 8) if fixed_width is None else fixed_width
-    last_miss, best_ms = 0, math.inf
-    while True:
-        point = _measure_at_smallest_depth(index, queries, exact_rows, target_recall, min(index.nlist, nprobe))
+    best_ms = math.inf
+    for coverage in COVERAGES:
+        point = _measure_at_smallest_depth(index, queries, exact_rows, target, SearchParams(1, coverage=coverage))
         yield point
-        if point.width >= index.nlist or fixed_width is not None or point.p50_ms > _MAX_SLOWDOWN * best_ms:
+        if point.p50_ms > _MAX_SLOWDOWN * best_ms or point.width >= index.nlist:
             return
-        if point.reaches_with_confidence(target_recall):
-            between = math.isqrt(last_miss * point.width)
-            if last_miss < between < point.width and best_ms == math.inf:
-                yield _measure_at_smallest_depth(index, queries, exact_rows, target_recall, between)
+        if point.reaches_with_confidence(target):
             best_ms = min(best_ms, point.p50_ms)
-        else:
-            last_miss = point.width
-        nprobe = point.width * _NPROBE_GROWTH
 
 
 def _measure_at_smallest_depth(
-    index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target_recall: float, nprobe: int
+    index: IvfPqIndex, queries: Vectors, exact_rows: Rows, target: RecallTarget, search_params: SearchParams
 ) -> TuningPoint:
-    """Measure an nprobe with the smallest rerank depth that reaches the target, else with the largest."""
+    """Measure lists to scan with the smallest rerank depth that reaches the target, else with the largest."""
     k = exact_rows.shape[1]
-    max_params = SearchParams(nprobe, min(index.size, math.ceil(_RERANK_FACTORS[-1] * k)))
-    candidates = index.search_candidates(queries, max_params)  # [Q, depth], best code first
-    for depth in sorted({min(max_params.rerank_depth, math.ceil(factor * k)) for factor in _RERANK_FACTORS}):
+    max_depth = min(index.size, math.ceil(_RERANK_FACTORS[-1] * k))
+    candidates = index.search_candidates(queries, k, search_params._replace(rerank_depth=max_depth))
+    for depth in sorted({min(max_depth, math.ceil(factor * k)) for factor in _RERANK_FACTORS}):
         # Exact scores would rank the candidates right, so the recall of a search is that of its candidates.
         recalls = recall_per_query(index, queries, candidates[:, :depth], exact_rows)
         lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
-        if lower_bound >= target_recall or depth == max_params.rerank_depth:
+        if lower_bound >= target.mean and mean_of_worst(recalls) >= target.worst:
             break
-    return _build_timed_point(index, queries, SearchParams(nprobe, depth), recalls, k)
+    if search_params.coverage:
+        search_params = search_params._replace(width=index.compute_median_nprobe(queries, k, search_params.coverage))
+    return _build_timed_point(index, queries, search_params._replace(rerank_depth=depth), recalls, k)
 
 
 def _build_timed_point(
@@ -214,6 +206,8 @@ def _build_timed_point(
         recall=float(recalls.mean()),
         recall_ci95=compute_ci95_half_width(recalls),
         p50_ms=_measure_median_ms(index, queries, k, search_params),
+        worst_recall=mean_of_worst(recalls),
+        coverage=search_params.coverage,
     )
 
 
@@ -229,13 +223,13 @@ def _measure_median_ms(
     return round(1e3 * float(np.median(seconds)), 4)
 
 
-def _select_cheapest(points: list[TuningPoint], target_recall: float, max_latency_ms: float) -> TuningPoint:
+def _select_cheapest(points: list[TuningPoint], target: RecallTarget, max_latency_ms: float) -> TuningPoint:
     """Fastest point that reaches the target within the latency, else the one of highest recall within the latency.
 
     If no point is within the latency, the first, which is the narrowest search.
     """
     within_latency = [point for point in points if point.p50_ms <= max_latency_ms] or points[:1]
-    reaching = [point for point in within_latency if point.reaches_with_confidence(target_recall)]
+    reaching = [point for point in within_latency if point.reaches_with_confidence(target)]
     if reaching:
         return min(reaching, key=lambda point: point.p50_ms)
     return max(within_latency, key=lambda point: (point.recall, -point.p50_ms))
@@ -250,7 +244,7 @@ def _fit_cost_model(
     wide = SearchParams(_FAR_WIDTH_FACTOR * last.width, last.rerank_depth)
     allowed = sample_bitmap(index.size, math.ceil(index.size / 10))
     wide_ms = _measure_median_ms(index, queries[: _TIMED_QUERIES // 3], min(last.k, allowed.count), wide, allowed)
-    features = np.array([[1.0, *point.search_params] for point in trials] + [[1.0, *wide]])  # [points, 3]
+    features = np.array([[1.0, *params[:2]] for params in (*(point.search_params for point in trials), wide)])
     ms = np.array([point.p50_ms for point in trials] + [wide_ms])
     columns = [0, 1, *([2] if np.ptp(features[:, 2]) > 0 else [])]
     weights = np.linalg.lstsq(features[:, columns], ms, rcond=None)[0]

@@ -6,6 +6,7 @@ import numpy as np
 
 from vecall.arrays import Mask, Rows
 from vecall.index.bitmap import Bitmap
+from vecall.index.filter_profile import FilterProfile
 from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import FilterMask
 
@@ -22,6 +23,7 @@ class CandidateSet:
         excluded_base_rows: Matching rows of the base that are excluded, ascending.
         delta_slots: Eligible slots of the delta.
         match_count: Matching items of base and delta.
+        filter_profile: Where the rows that pass the filter lie in the index; None without a filter.
     """
 
     base_bitmap: Bitmap | None
@@ -29,6 +31,7 @@ class CandidateSet:
     excluded_base_rows: Rows
     delta_slots: Rows
     match_count: int
+    filter_profile: FilterProfile | None = None
 
     @property
     def eligible_base_count(self) -> int:
@@ -73,6 +76,7 @@ def build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: Fi
     """
     base_size, delta = snapshot.release.index.size, snapshot.delta
     bitmap = snapshot.live_base_rows
+    profile = None if filter_mask is None else filter_mask.profile
     if filter_mask is not None:
         bitmap = filter_mask.matching_base_rows if bitmap is None else bitmap & filter_mask.matching_base_rows
     excluded_base_rows = excluded_rows
@@ -82,12 +86,12 @@ def build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: Fi
             excluded_base_rows = excluded_base_rows[bitmap.contains(excluded_base_rows)]
     match_count = base_size if bitmap is None else bitmap.count
     if not len(delta):
-        return CandidateSet(bitmap, base_size, excluded_base_rows, _NO_ROWS, match_count)
+        return CandidateSet(bitmap, base_size, excluded_base_rows, _NO_ROWS, match_count, profile)
     is_match = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.matching_slot_mask
     is_eligible = is_match.copy()
     is_eligible[excluded_rows[excluded_rows >= base_size] - base_size] = False
     match_count += int(np.count_nonzero(is_match))
-    return CandidateSet(bitmap, base_size, excluded_base_rows, np.flatnonzero(is_eligible), match_count)
+    return CandidateSet(bitmap, base_size, excluded_base_rows, np.flatnonzero(is_eligible), match_count, profile)
 
 
 def is_in_sorted(rows: Rows, sorted_rows: Rows) -> Mask:

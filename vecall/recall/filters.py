@@ -11,6 +11,7 @@ import polars as pl
 
 from vecall.arrays import Mask
 from vecall.index.bitmap import Bitmap
+from vecall.index.filter_profile import FilterProfile
 from vecall.live.snapshot import IdSlots, Snapshot
 from vecall.recall.conditions import parse_condition
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
@@ -31,12 +32,17 @@ class FilterMask:
     """Items whose attributes pass a filter, deleted items included: combine it with the snapshot's live items.
 
     Attributes:
-        matching_base_rows: Rows of the base that pass, whether live or not.
+        profile: Rows of the base that pass, whether live or not, and where they lie in the index.
         matching_slot_mask: [length of the delta] whether each slot passes, live or not.
     """
 
-    matching_base_rows: Bitmap
+    profile: FilterProfile
     matching_slot_mask: Mask
+
+    @property
+    def matching_base_rows(self) -> Bitmap:
+        """Rows of the base that pass, whether live or not."""
+        return self.profile.allowed
 
 
 @dataclass(frozen=True)
@@ -94,33 +100,34 @@ class FilterCache:
         if not where:
             return None
         key = repr([sorted(condition.items(), key=repr) for condition in where])
-        base, delta = self._look_up(key, snapshot) or (
+        profile, delta = self._look_up(key, snapshot) or (
             self._evaluate_base(where, snapshot.release, check_cancelled),
             _EMPTY_MASK,
         )
         if len(delta) < len(snapshot.delta):
             delta = np.concatenate([delta, evaluate_filter(where, snapshot.delta.attributes[len(delta) :])])
-        self._insert(key, snapshot, FilterMask(base, delta))
-        return FilterMask(base, delta[: len(snapshot.delta)])
+        self._insert(key, snapshot, FilterMask(profile, delta))
+        return FilterMask(profile, delta[: len(snapshot.delta)])
 
     def _evaluate_base(
         self, where: Sequence[Mapping[str, object]], release: Release, check_cancelled: Callable[[], object]
-    ) -> Bitmap:
+    ) -> FilterProfile:
         with self._scan_limiter.offload_if_large(release.index.size):
-            return Bitmap.from_mask(evaluate_filter(where, release.attributes, check_cancelled=check_cancelled))
+            allowed = Bitmap.from_mask(evaluate_filter(where, release.attributes, check_cancelled=check_cancelled))
+            return release.index.profile_filter(allowed)
 
-    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[Bitmap, Mask] | None:
-        """Return the cached masks of base and delta, the latter perhaps for fewer slots; None if there is no entry."""
+    def _look_up(self, key: str, snapshot: Snapshot) -> tuple[FilterProfile, Mask] | None:
+        """Return the cached profile of the base and mask of the delta, perhaps for fewer slots; None without them."""
         entry = self._entries.get(key)
         if entry is None or entry.release_ref() is not snapshot.release:
             return None
         return (
-            entry.mask.matching_base_rows,
+            entry.mask.profile,
             entry.mask.matching_slot_mask if entry.slots_ref() is snapshot.delta.slots else _EMPTY_MASK,
         )
 
     def _insert(self, key: str, snapshot: Snapshot, mask: FilterMask) -> None:
-        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.matching_base_rows.bits.nbytes + mask.matching_slot_mask.nbytes
+        nbytes = _ENTRY_OVERHEAD_BYTES + len(key) + mask.profile.nbytes + mask.matching_slot_mask.nbytes
         entry = _CacheEntry(mask, ref(snapshot.release), ref(snapshot.delta.slots), nbytes)
         with self._lock:
             if (previous := self._entries.pop(key, None)) is not None:

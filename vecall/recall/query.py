@@ -119,7 +119,7 @@ class ExecutionPlan:
         matches: Items that pass `where`.
         excluded: Items among them that were excluded.
         delta: Live items outside the index that may be returned; all are scored.
-        effort: Fields of `vecall.index.base.SearchParams` that the index was searched with; None if it was not.
+        effort: Width and re-rank depth (`SearchParams`) of the search of the index; None if it was not searched.
         ms: Milliseconds by stage: encode, plan, search, merge.
         channels: By name of the channel that answered: `count` of its items, `unique` of them that no other channel
             returned, and `ms`.

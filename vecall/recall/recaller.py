@@ -291,7 +291,7 @@ def _build_execution_plan(
         matches=candidates.match_count,
         excluded=candidates.match_count - candidates.eligible_count,
         delta=len(candidates.delta_slots),
-        effort=None if search_params is None else search_params._asdict(),
+        effort=None if search_params is None else search_params.to_dict(),
         ms=stage_ms,
         channels=search_result.describe_channels(),
     )

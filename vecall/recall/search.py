@@ -10,7 +10,7 @@ from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.kernels import compute_inner_products, select_top_k_superset
-from vecall.index.planner import plan_search
+from vecall.index.planner import PlannedQuery, plan_search
 from vecall.index.topk import sort_hits
 from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set, is_in_sorted
@@ -161,11 +161,14 @@ def _search_base(
         excluded_count=len(candidates.excluded_base_rows),
         curve=release.search_param_curve,
         costs=release.cost_model,
+        query=PlannedQuery(release.index, query_matrix[0], candidates.filter_profile),
     )
     if plan.route == "index":
         # The index does not know the excluded rows: `fetch_k` is k plus their number, and they are dropped below.
         allowed = None if allowed_count == candidates.base_size else candidates.base_bitmap
-        hits = release.index.search(query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed)
+        hits = release.index.search(
+            query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed, lists=plan.lists
+        )
         rows, scores = hits.rows[0], hits.scores[0]
         if len(candidates.excluded_base_rows):
             kept = np.flatnonzero(~is_in_sorted(rows, candidates.excluded_base_rows))[:base_k]

@@ -237,8 +237,11 @@ def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
             for rank, width_for_all, width_for_tail in filtered["widths"]
         )
         return SearchParamCurve(
-            [(k, SearchParams(width, rerank_depth)) for k, width, rerank_depth in parameters["search_params"]],
-            FilteredSearchTable(widths, filtered["depth_factor"]),
+            [
+                (k, SearchParams(width, rerank_depth, coverage))
+                for k, width, rerank_depth, coverage in parameters["search_params"]
+            ],
+            FilteredSearchTable(widths, filtered["depth_factor"], filtered["coverage"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _make_index_info_error(manifest, "parameters", error) from error

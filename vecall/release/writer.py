@@ -194,11 +194,12 @@ def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
     parameters: dict[str, JsonValue] = dict(built.build_params)
     if built.tuning is None:
         return IndexInfo(engine=built.engine, parameters=parameters, settings=set_keys)
-    points: list[JsonValue] = [[point.k, point.width, point.rerank_depth] for point in built.tuning.best_points]
+    points: list[JsonValue] = [[point.k, *point.search_params] for point in built.tuning.best_points]
     filtered = built.tuning.filtered_table
     filtered_params: JsonValue = {
         "widths": [[width.rank, width.width_for_all, width.width_for_tail] for width in filtered.widths],
         "depth_factor": filtered.depth_factor,
+        "coverage": filtered.coverage,
     }
     return IndexInfo(
         engine=built.engine,

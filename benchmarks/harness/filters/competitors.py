@@ -28,6 +28,7 @@ from harness.timing import compute_percentiles
 from vecall.arrays import Rows
 from vecall.index.hnsw import HnswIndex
 from vecall.index.index_io import load_index, save_index
+from vecall.index.search_params import RecallTarget
 from vecall.index.tuning import tune
 from vecall.recall.search import search_snapshot
 
@@ -96,7 +97,7 @@ def _make_methods(pool: FilterPool) -> tuple[list[SearchMethod], dict[str, Any]]
     """Return the methods, and how the indexes of those beside vecall were built."""
     snapshot = pool.snapshot
     graph, seconds = _load_or_build_graph(pool)
-    tuned = tune(graph, np.load(pool.directory / "tuning.npy"), [K], TARGET_RECALL)
+    tuned = tune(graph, np.load(pool.directory / "tuning.npy"), [K], RecallTarget(TARGET_RECALL, 0.0))
     search_params = tuned.best_points[0].search_params
     built: dict[str, Any] = {"graph": {"seconds": seconds, "ef": search_params.width}}
 

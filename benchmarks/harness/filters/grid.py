@@ -32,6 +32,8 @@ N_TUNING_QUERIES = 500
 TARGET_RECALL = 0.98  # ANN recall that the index is tuned for
 # How the attribute of a filter depends on similarity to the query's theme: weight beside noise of deviation 1.
 ATTRIBUTE_CORRELATION = {"correlated": 0.5, "opposed": -0.15}
+# Filters by region: whole themes, among them the query's or not; whole centers, whatever their theme.
+REGION_KINDS = ("region with", "region against", "region across")
 SLOW_CELL_MS = 8.0  # a cell whose median is above uses only every second query
 CALLS_PER_TURN = 10  # consecutive calls of one kind, before as many of the next
 _N_NEAREST = 500  # nearest items of a query, of which the share that passes is reported
@@ -91,7 +93,7 @@ class FilterPool:
         """Create filters of a kind.
 
         Args:
-            kind: "random", or a key of ATTRIBUTE_CORRELATION.
+            kind: "random", a key of ATTRIBUTE_CORRELATION, or one of REGION_KINDS.
             rates: pass rates, 0 .. 1.
 
         Yields:
@@ -101,11 +103,39 @@ class FilterPool:
             cache = FilterCache()
             for rate in rates:
                 mask = cache.get_mask(make_condition(rate), self.snapshot)
-                yield [mask or _mask_all(self.clusters.n_items)] * len(self.themes)
+                yield [mask or self._to_filter_mask(Bitmap.full(self.clusters.n_items))] * len(self.themes)
+            return
+        if kind in REGION_KINDS:
+            yield from self._make_region_filters(kind, rates)
             return
         attributes = self._make_attribute(ATTRIBUTE_CORRELATION[kind])
         for rate in rates:
-            yield [_mask_top(values, round(rate * self.clusters.n_items)) for values in attributes]
+            yield [self._mask_top(values, round(rate * self.clusters.n_items)) for values in attributes]
+
+    def _make_region_filters(self, kind: str, rates: Sequence[float]) -> Iterator[list[FilterMask]]:
+        """Yield for each pass rate [G] filters that whole themes pass, or whole centers."""
+        rng = np.random.default_rng(self.clusters.seed)
+        centers = self.clusters.list_centers()
+        groups = centers if kind == "region across" else self.clusters.theme_by_center[centers]  # [N]
+        order = rng.permutation(int(groups.max()) + 1).astype(np.float32)
+        values = []
+        for theme in self.themes.tolist():
+            by_group = order.copy()
+            if kind != "region across":
+                by_group[theme] = np.inf if kind == "region with" else -1.0
+            values.append(by_group[groups])
+        for rate in rates:
+            yield [self._mask_top(theme_values, round(rate * self.clusters.n_items)) for theme_values in values]
+
+    def _mask_top(self, values: Scores, count: int) -> FilterMask:
+        """Return the filter that the `count` items of the largest values pass."""
+        mask = np.zeros(len(values), dtype=np.bool_)
+        if count:
+            mask[np.argpartition(values, len(values) - count)[len(values) - count :]] = True
+        return self._to_filter_mask(Bitmap.from_mask(mask))
+
+    def _to_filter_mask(self, bitmap: Bitmap) -> FilterMask:
+        return FilterMask(self.snapshot.release.index.profile_filter(bitmap), _NO_DELTA)
 
     def _make_attribute(self, correlation: float) -> Scores:
         """Return [G, N] values: `correlation` times the standardized similarity to a theme, plus Gaussian noise."""
@@ -285,15 +315,3 @@ def evaluate_answers(answers: Sequence[Rows], cases: Sequence[FilterCase], n_exc
         "recall": round(float(np.mean(recalls)), 4),
         "worst_1_percent": round(float(worst.mean()), 4),
     }
-
-
-def _mask_top(values: Scores, count: int) -> FilterMask:
-    """Return the filter that the `count` items of the largest values pass."""
-    mask = np.zeros(len(values), dtype=np.bool_)
-    if count:
-        mask[np.argpartition(values, len(values) - count)[len(values) - count :]] = True
-    return FilterMask(Bitmap.from_mask(mask), _NO_DELTA)
-
-
-def _mask_all(n_items: int) -> FilterMask:
-    return FilterMask(Bitmap.full(n_items), _NO_DELTA)
