@@ -1,6 +1,7 @@
 """Train a model from the tables and evaluate it on the held-out split: `vecall fit`."""
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
 from vecall.pipeline.data_summary import count_data, describe_data
-from vecall.pipeline.fit_baselines import evaluate_baselines
+from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
 from vecall.pipeline.run import (
@@ -99,9 +100,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    data_counts = count_data(dataset, split)
-    for line in describe_data(dataset, split, data_counts):
-        progress.announce(line)
+    data_counts = _count_and_announce(dataset, split)
     hashes = hash_positives(dataset)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
@@ -118,6 +117,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
     config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)
     wrap_with_fallback = _make_fallback_wrapper(dataset, popularity, config)
+    dropped_counts = dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)
+    refit_dataset = dataset if config.training.refit else None
+    del dataset  # encoded by now: texts and titles as they were read need not stay in memory
     n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,
@@ -133,19 +135,18 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
     scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
-    baselines = None
-    if config.evaluation.baselines:
-        evaluate = partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result)
-        baselines = run_on_main(group, evaluate)
-    seconds = result.seconds
-    if config.training.refit:
-        seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
+    best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
+    del result, scorer, training_data  # the model is saved: baselines and the refit have its memory
+    baselines = _evaluate_baselines(split, popularity, config, test_result, group)
+    if refit_dataset is not None:
+        gc.collect()  # of the trainer, which refers to itself
+        seconds += _refit_and_time(refit_dataset, config, directory, best_epoch + 1, init_run, group)
     summary = RunSummary(
-        best_epoch=result.best_epoch,
-        epochs=result.epochs,
+        best_epoch=best_epoch,
+        epochs=epochs,
         seconds=round(seconds, 2),
         protocol=protocol,
-        dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
+        dropped=dropped_counts,
         data=data_counts,
         metrics=test_result.as_json(),
         baselines={} if baselines is None else baselines.metrics,
@@ -155,6 +156,14 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     )
     run_on_main(group, partial(_write_summary, summary, directory))
     return Run.open(directory)
+
+
+def _count_and_announce(dataset: Dataset, split: Split) -> dict[str, int]:
+    """Return the sizes of the data, and announce them."""
+    data_counts = count_data(dataset, split)
+    for line in describe_data(dataset, split, data_counts):
+        progress.announce(line)
+    return data_counts
 
 
 def _write_or_check_lineage(
@@ -260,6 +269,14 @@ def _evaluate_test(
         f"{split.protocol}; {describe_users(result.evaluated_user_count, len(split.test))} evaluated: standard error "
         f"of {result.headline_key} {result.standard_errors[result.headline_key]:.4f}"
     )
+
+
+def _evaluate_baselines(
+    split: Split, popularity: Popularity, config: Config, test_result: EvaluationResult, group: ProcessGroup | None
+) -> FitBaselines | None:
+    if not config.evaluation.baselines:
+        return None
+    return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result))
 
 
 def _make_initializer(
