@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.channels.merge_plan import MergePlan
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
@@ -27,9 +28,11 @@ from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
 from vecall.pipeline.data_summary import count_data, describe_data
+from vecall.pipeline.exact_model import build_exact_model
 from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
+from vecall.pipeline.merge_tuning import tune_merge
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -117,9 +120,8 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
     config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)
     wrap_with_fallback = _make_fallback_wrapper(dataset, popularity, config)
-    dropped_counts = dict(dataset.dropped_counts) | dict(split.user_counts_by_reason)
-    refit_dataset = dataset if config.training.refit else None
-    del dataset  # encoded by now: texts and titles as they were read need not stay in memory
+    if not config.training.refit:
+        dataset = dataset.without_item_features()  # which are encoded by now
     n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
     result = train(
         training_data,
@@ -133,25 +135,28 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         group=group,
     )
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
-    scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
+    tower_scorer = TowerScorer(result.towers, training_data)
+    scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
+    baselines = _evaluate_baselines(config, split, popularity, test_result, group)
+    merge = run_on_main(group, partial(_tune_merge, config, dataset, split, tower_scorer))
     best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
-    del result, scorer, training_data  # the model is saved: baselines and the refit have its memory
-    baselines = _evaluate_baselines(split, popularity, config, test_result, group)
-    if refit_dataset is not None:
-        gc.collect()  # of the trainer, which refers to itself
-        seconds += _refit_and_time(refit_dataset, config, directory, best_epoch + 1, init_run, group)
+    if config.training.refit:
+        del result, scorer, tower_scorer, training_data
+        gc.collect()  # of the trainer too, which refers to itself: the refit has the memory of the first training
+        seconds += _refit_and_time(dataset, config, directory, best_epoch + 1, init_run, group)
     summary = RunSummary(
         best_epoch=best_epoch,
         epochs=epochs,
         seconds=round(seconds, 2),
         protocol=protocol,
-        dropped=dropped_counts,
+        dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         data=data_counts,
         metrics=test_result.as_json(),
-        baselines={} if baselines is None else baselines.metrics,
-        baseline_notes=() if baselines is None else baselines.notes,
-        comparison=None if baselines is None else baselines.comparison,
+        baselines=baselines.metrics,
+        baseline_notes=baselines.notes,
+        comparison=baselines.comparison,
+        merge=merge,
         refit=config.training.refit,
     )
     run_on_main(group, partial(_write_summary, summary, directory))
@@ -272,11 +277,18 @@ def _evaluate_test(
 
 
 def _evaluate_baselines(
-    split: Split, popularity: Popularity, config: Config, test_result: EvaluationResult, group: ProcessGroup | None
-) -> FitBaselines | None:
+    config: Config, split: Split, popularity: Popularity, model_result: EvaluationResult, group: ProcessGroup | None
+) -> FitBaselines:
+    """Evaluate the baselines on the test users of the model, unless the settings leave them out."""
     if not config.evaluation.baselines:
-        return None
-    return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result))
+        return FitBaselines({}, (), None)
+    return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, model_result))
+
+
+def _tune_merge(config: Config, dataset: Dataset, split: Split, scorer: TowerScorer) -> MergePlan:
+    """Find how a release merges its channels, by an exact search of the evaluated model's vectors."""
+    reads_history = config.model.history.encoder != "none"
+    return tune_merge(config, dataset, split, partial(build_exact_model, scorer, dataset, reads_history=reads_history))
 
 
 def _make_initializer(
