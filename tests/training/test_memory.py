@@ -6,21 +6,26 @@ import numpy as np
 import pytest
 import torch
 from support import synthetic
-from support.memory import measure_peak_bytes
+from support.memory import measure_peak_bytes, read_memory_bytes
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.data.ragged import RaggedArray
 from vecall.errors import TrainingError
 from vecall.towers.embedding import RowEmbedding
 from vecall.towers.settings import HistorySettings, ModelSettings
+from vecall.towers.two_tower import TwoTower
 from vecall.training import fit as fit_module
 from vecall.training import plan as plan_module
+from vecall.training import row_table as row_table_module
+from vecall.training import scoring as scoring_module
 from vecall.training.data import TrainingData
 from vecall.training.fit import train
 from vecall.training.memory import check_memory, estimate_memory
 from vecall.training.plan import TrainingPlan
 from vecall.training.row_table import RowTable
-from vecall.training.settings import TrainingSettings
+from vecall.training.scoring import TowerScorer
+from vecall.training.settings import NegativeSettings, TrainingSettings
+from vecall.training.spectral import initialize_item_ids
 
 GIB = 2**30
 TITLE_LENGTH, TITLE_BUCKETS = 12, 20_000
@@ -80,6 +85,48 @@ def test_estimate_of_a_softmax_of_sets_is_near_the_measured_peak(tmp_path):
     assert 0.9 < (estimate.total - estimate.loaded) / measured < 1.4
 
 
+def train_large_table(monkeypatch, directory, n_items, *, has_moments):
+    """Train a table that is large beside all else, and encode items with it; return the anonymous memory in tables."""
+    monkeypatch.setattr(plan_module, "_MAX_MEMORY_SHARE", float(has_moments))
+    monkeypatch.setattr(scoring_module, "MAX_FULL_PRECISION_BYTES", 0)  # half precision
+    monkeypatch.setattr(row_table_module, "_FLUSH_ROWS", 4096)
+    data, before = make_data(n_items, n_users=10, has_titles=False), read_memory_bytes("RssAnon")
+    model = ModelSettings(dim=128, history=HistorySettings(encoder="mean"))
+    negatives = NegativeSettings(uniform=64, in_batch=0)
+    settings = TrainingSettings(loss="sampled_softmax", epochs=1, batch=64, negatives=negatives)
+    result = train(data, model, settings, directory, validate=lambda scorer: {"valid_score": 1.0})
+    anonymous = read_memory_bytes("RssAnon") - before
+    TowerScorer(result.towers, data)
+    return anonymous / (4 * model.dim * n_items)
+
+
+def test_table_is_in_memory_once_after_training(tmp_path, monkeypatch):
+    """The peak is that of the validation: the table, and vectors in half precision; a second table would be more."""
+    compile_kernels()
+    peak = measure_peak_bytes(lambda _: train_large_table(monkeypatch, tmp_path, 500_000, has_moments=False))
+    assert peak < 2.0 * 4 * 128 * 500_000
+
+
+def test_moments_and_weights_of_the_last_step_are_freed_after_training(tmp_path, monkeypatch):
+    def run(_):
+        assert train_large_table(monkeypatch, tmp_path, 200_000, has_moments=True) < 0.8
+
+    compile_kernels()
+    measure_peak_bytes(run)  # fails if the child does
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(500, 20_000), (20_000, 5_000)])
+def test_estimate_of_a_spectral_start_is_near_the_measured_peak(n_users, n_items):
+    data = make_data(n_items, n_users=n_users, history_length=100 if n_users == 500 else 5, has_titles=False)
+    model = ModelSettings(dim=128, item_init="spectral", history=HistorySettings(encoder="set"))
+    estimate = estimate_memory(data, model, TrainingSettings(loss="sampled_softmax"))
+    measured = measure_peak_bytes(
+        lambda towers: initialize_item_ids(towers, data.histories, seed=0),
+        lambda: TwoTower(model, {}, {}, n_items),
+    )
+    assert 0.9 < estimate.spectral_start / measured < 1.4
+
+
 def test_items_of_a_step_of_sets_are_those_of_users_that_are_learned_from():
     """Users without two items are not; of a larger set a step draws 2 L items."""
     model = ModelSettings(history=HistorySettings(encoder="set", length=10))
@@ -101,9 +148,22 @@ def test_total_is_the_sum_of_its_parts():
     parts = dataclasses.asdict(estimate)
     assert min(parts.values()) >= 0
     assert estimate.loaded == data.item_features["title"].nbytes + 8 * (501 + 500 * 20)
+    assert parts["spectral_start"] == 0
     assert estimate.total == sum(parts.values())
     without_validation = estimate_memory(data, ModelSettings(), TrainingSettings(batch=64), validates=False)
     assert estimate.total - without_validation.total == estimate.validation > 4 * 1000 * 128
+
+
+def test_a_spectral_start_counts_where_it_needs_more_than_training():
+    data, settings = make_data(1000, n_users=60_000, history_length=5, has_titles=False), TrainingSettings(batch=32)
+    random, spectral = (ModelSettings(dim=128, item_init=start) for start in ("random", "spectral"))
+    estimate = estimate_memory(data, spectral, settings)
+    assert estimate.total == estimate.loaded + estimate.weights + estimate.spectral_start
+    needed = estimate_memory(data, random, settings)
+    assert dataclasses.replace(estimate, spectral_start=0) == needed
+    assert needed.total < estimate.total
+    with pytest.raises(TrainingError, match=r'would fit: .*model\.item_init = "random"'):
+        check_memory(data, spectral, settings, needed.total)
 
 
 def test_average_moments_and_full_softmax_need_more():

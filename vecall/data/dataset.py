@@ -62,6 +62,11 @@ class Dataset:
         """Number of positives of each item, [N]."""
         return count_rows(self.interactions.positives.items, len(self.catalogue.items)).astype(np.float32)
 
+    def without_item_features(self) -> "Dataset":
+        """Return the same without the columns of item features, which can be the largest part of the tables."""
+        no_features = pl.DataFrame(height=len(self.catalogue.items))
+        return replace(self, catalogue=replace(self.catalogue, item_features=no_features))
+
     def split(self, settings: DataSettings) -> Split:
         """Split into training, validation and test, see `split_interactions`."""
         return split_interactions(self.interactions, len(self.catalogue.users), settings)

@@ -1,6 +1,7 @@
 """Train a model from the tables and evaluate it on the held-out split: `vecall fit`."""
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,7 +57,7 @@ from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, is_main, join_process_group, run_on_main
-from vecall.training.fit import train
+from vecall.training.fit import TrainResult, train
 from vecall.training.loggers import check_logger_installed
 from vecall.training.scoring import Scorer, TowerScorer
 from vecall.training.warm_start import ModelVocabulary, warm_start
@@ -106,9 +107,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    data_counts = count_data(dataset, split)
-    for line in describe_data(dataset, split, data_counts):
-        progress.announce(line)
+    data_counts = _count_and_announce(dataset, split)
     hashes = hash_positives(dataset)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
@@ -125,28 +124,25 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
     config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)
     wrap_with_fallback = _make_fallback_wrapper(dataset, popularity, config)
-    n_items, valid_cases = training_data.n_items, sample_cases(split.valid)
-    result = train(
-        training_data,
-        config.model,
-        config.training,
-        directory,
-        validate=partial(
-            _validate, cases=valid_cases, n_items=n_items, wrap_with_fallback=wrap_with_fallback, group=group
-        ),
-        init_weights=_make_initializer(vocabulary, init_model),
-        group=group,
-    )
+    if not config.training.refit:
+        dataset = dataset.without_item_features()  # which are encoded by now
+    n_items = training_data.n_items
+    initialize = _make_initializer(vocabulary, init_model)
+    result = _train_and_validate(config, training_data, split, wrap_with_fallback, directory, initialize, group)
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
     tower_scorer = TowerScorer(result.towers, training_data)
     scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     baselines = _evaluate_baselines(config, split, popularity, test_result, group)
     merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
-    seconds = result.seconds + _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
+    best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
+    if config.training.refit:
+        del result, scorer, tower_scorer, training_data
+        gc.collect()  # of the trainer too, which refers to itself: the refit has the memory of the first training
+        seconds += _refit_and_time(dataset, config, directory, best_epoch + 1, init_run, group)
     summary = RunSummary(
-        best_epoch=result.best_epoch,
-        epochs=result.epochs,
+        best_epoch=best_epoch,
+        epochs=epochs,
         seconds=round(seconds, 2),
         protocol=protocol,
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
@@ -161,6 +157,36 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     )
     run_on_main(group, partial(_write_summary, summary, directory))
     return Run.open(directory)
+
+
+def _train_and_validate(
+    config: Config,
+    training_data: TrainingData,
+    split: Split,
+    wrap_with_fallback: Callable[[Scorer], FallbackScorer],
+    directory: Path,
+    initialize: Callable[[TwoTower], None] | None,
+    group: ProcessGroup | None,
+) -> TrainResult:
+    """Train on the training part, and stop by the validation users."""
+    validate = partial(
+        _validate,
+        cases=sample_cases(split.valid),
+        n_items=training_data.n_items,
+        wrap_with_fallback=wrap_with_fallback,
+        group=group,
+    )
+    return train(
+        training_data, config.model, config.training, directory, validate=validate, init_weights=initialize, group=group
+    )
+
+
+def _count_and_announce(dataset: Dataset, split: Split) -> dict[str, int]:
+    """Return the sizes of the data, and announce them."""
+    data_counts = count_data(dataset, split)
+    for line in describe_data(dataset, split, data_counts):
+        progress.announce(line)
+    return data_counts
 
 
 def _write_or_check_lineage(
@@ -301,9 +327,7 @@ def _make_initializer(
 def _refit_and_time(
     dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
 ) -> float:
-    """Train again on all interactions for a fixed number of epochs, if the settings say so; return the seconds."""
-    if not config.training.refit:
-        return 0.0
+    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()

@@ -1,6 +1,7 @@
 """Short trainings by which `preset = "auto"` compares presets."""
 
 import dataclasses
+import gc
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -68,6 +69,8 @@ class TrialRunner:
             evaluate_scorer(scorer, variant, data.n_items, (k,), max_sample_users=0, processes=self.group)
             for variant in (cases, shuffle_histories(cases))
         )
+        del result, scorer
+        gc.collect()  # of the trainer, which refers to itself: the towers' tables are mapped from the checkpoint
         if self.group is not None:
             self.group.barrier()  # until all processes have read the checkpoint
         settings = config.as_json()

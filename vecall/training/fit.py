@@ -29,6 +29,8 @@ from vecall.training.spectral import initialize_item_ids
 from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
+_NO_SPECTRAL_START = {"item_init": "random"}
+_MIN_MAPPED_BYTES = 2**24  # of a weight; smaller ones are copied
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def train(
             belongs to other tables or another number of processes; or memory is too small.
     """
     _check_trainable(data)
-    run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate is not None, group))
+    checked_settings = model_settings if init_weights is None else model_settings.model_copy(update=_NO_SPECTRAL_START)
+    run_on_main(group, partial(_check_memory, data, checked_settings, training_settings, validate is not None, group))
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
@@ -133,13 +136,30 @@ def _check_memory(
     check_memory(data, model_settings, training_settings, available_bytes, processes=processes, validates=validates)
 
 
-def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: ProcessGroup | None) -> int:
-    """Load the weights of a checkpoint of this training into the module; return the epoch of the checkpoint."""
+def _release_optimizer(module: TwoTowerModule) -> None:
+    """Free moments and gradients: trainer and optimizer refer to themselves, and outlive the training."""
     module.release_tables()
+    module.zero_grad(set_to_none=True)
+    for optimizer in module.trainer.optimizers:
+        optimizer.state.clear()
+
+
+def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: ProcessGroup | None) -> int:
+    """Replace the module's weights by those of a checkpoint of this training; return the epoch of the checkpoint.
+
+    Large weights stay mapped from the file, which may be deleted: with copies, a table would be in memory twice.
+    """
+    _release_optimizer(module)
     if group is not None:
         group.barrier()  # until the first process has written it
     best = load_checkpoint(checkpoint)
-    module.load_state_dict(best["state_dict"])
+    weights = {
+        name: weight if weight.nbytes >= _MIN_MAPPED_BYTES else weight.clone()
+        for name, weight in best["state_dict"].items()
+    }
+    for name, parameter in module.named_parameters():
+        parameter.data = weights[name]  # the optimizer still has the old parameters, and would keep their weights
+    module.load_state_dict(weights, assign=True)
     return int(best["epoch"])
 
 

@@ -19,6 +19,7 @@ from vecall.training.data import TrainingData
 from vecall.training.plan import TrainingPlan, find_row_tables, select_candidate_items
 from vecall.training.scoring import MAX_FULL_PRECISION_BYTES
 from vecall.training.settings import TrainingSettings
+from vecall.training.spectral import estimate_spectral_bytes
 
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
@@ -55,6 +56,7 @@ class MemoryEstimate:
         moving_average: Moving average of the weights.
         step: Activations and gradients of a training step.
         validation: Vectors of all items, and blocks of their scores.
+        spectral_start: Working memory of `model.item_init = "spectral"`, which is freed before the first step.
     """
 
     features: int
@@ -65,6 +67,7 @@ class MemoryEstimate:
     moving_average: int
     step: int
     validation: int
+    spectral_start: int
 
     @property
     def loaded(self) -> int:
@@ -73,11 +76,12 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """Bytes in all. The allocator keeps most of a step's memory for the next one, beside that of a validation.
+        """Bytes at the peak. The allocator keeps most of a step's memory for the next one, beside that of a validation.
 
-        Checkpoints add nothing: they are streamed to the file, and mapped from it when they are read.
+        Checkpoints add nothing: they are streamed to the file, and the best weights are mapped from it.
         """
-        return sum(astuple(self))
+        training: int = sum(astuple(self)) - self.spectral_start
+        return max(training, self.loaded + self.weights + self.spectral_start)
 
     def describe(self) -> str:
         """Return all parts in GiB, largest first."""
@@ -200,7 +204,14 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
         step=_FLOAT_BYTES * (dense_weights + _count_step_values(inputs, plan, read_tables, n_candidates)),
         validation=_estimate_validation(data.n_items * model.dim) if inputs.validates else 0,
+        spectral_start=_estimate_spectral_start(inputs),
     )
+
+
+def _estimate_spectral_start(inputs: _Inputs) -> int:
+    if inputs.model.item_init != "spectral" or not inputs.model.item_id:
+        return 0
+    return estimate_spectral_bytes(inputs.data.histories, inputs.data.n_items, inputs.model.dim)
 
 
 def _estimate_validation(n_values: int) -> int:
@@ -290,6 +301,8 @@ def _build_alternatives(inputs: _Inputs) -> Iterator[list[tuple[str, _Inputs]]]:
     ]
     if training.ema_decay:
         yield [("training.ema_decay = 0", replace(inputs, training=training.model_copy(update={"ema_decay": 0.0})))]
+    if inputs.model.item_init == "spectral" and (changed := _change_model(model, item_init="random")) is not None:
+        yield [('model.item_init = "random"', replace(inputs, model=changed))]
     if model.item_id and inputs.data.item_specs:
         changed = _change_model(model, item_id=False)
         yield [("model.item_id = false", replace(inputs, model=changed))] if changed is not None else []

@@ -145,7 +145,7 @@ class TwoTowerModule(LossModule):
         """Make ordinary tables of them, without optimizer state; no step may follow."""
         for embedding in find_row_tables(self.towers, items_by_rows=self.plan.items_by_rows):
             embedding.row_reader = None
-        self.row_tables = []
+        self.row_tables.clear()  # the optimizer has the same list
 
     def reset_non_candidate_ids(self) -> None:
         """Set the id vectors of items that are no candidates, hence untrained, to that of the unknown item.

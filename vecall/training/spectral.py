@@ -22,6 +22,11 @@ _OVERSAMPLING = 10  # singular vectors beyond those wanted, for precision
 _POWER_ITERATIONS = 4
 _MAX_INTERACTIONS = 5_000_000  # of larger data, users are sampled
 _MAX_ITEMS = 1_000_000  # of more items, the ones with most users; the others keep their random vectors
+# For the estimate of memory: of the basis that is made orthonormal, two copies in double precision and one in single;
+# beside it, at most two bases of items and of users in single precision; and buffers of matrix products.
+_BASIS_BYTES, _KEPT_BASES_BYTES, _BUFFER_BYTES = 2 * 8 + 4, 2 * 4, 2**23
+_MATRIX_BYTES = 2 * (8 + 4)  # of an interaction: matrix and transposed matrix, with indices of 8 bytes
+_COUNT_BYTES = 8  # of an item: its column
 
 
 @torch.no_grad()
@@ -47,6 +52,16 @@ def initialize_item_ids(towers: TwoTower, histories: RaggedArray, seed: int) -> 
     rows = torch.from_numpy(items)
     weight[rows, :rank] = torch.from_numpy(vectors).to(weight.dtype)
     weight[rows, rank:] *= 1e-2  # of tables smaller than the embedding: nearly 0, so that the vectors lead
+
+
+def estimate_spectral_bytes(histories: RaggedArray, n_items: int, dim: int) -> int:
+    """Estimate the bytes that `initialize_item_ids` needs beside histories and weights; freed when it returns."""
+    n_interactions = min(len(histories.values), _MAX_INTERACTIONS)
+    n_users = int(len(histories) * n_interactions / max(1, len(histories.values)))
+    n_matrix_items = min(int(np.count_nonzero(count_rows(histories.values, n_items))), _MAX_ITEMS)
+    width = dim + _OVERSAMPLING
+    side_bytes = width * (_BASIS_BYTES * max(n_users, n_matrix_items) + _KEPT_BASES_BYTES * (n_users + n_matrix_items))
+    return side_bytes + _MATRIX_BYTES * n_interactions + _COUNT_BYTES * n_items + _BUFFER_BYTES
 
 
 def build_scaled_matrix(histories: RaggedArray, n_items: int, seed: int) -> tuple[sparse.csr_array, NDArray[np.int64]]:
