@@ -284,9 +284,9 @@ def _limit_ks_to_index_size(served_model: ServedModel, ks: Sequence[int]) -> lis
 
 
 def _count_routes(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> dict[str, int]:
-    """Count the routes that the planner chooses for the evaluated users at the first k, seen excluded, by the mean query.
+    """Count the routes that the planner chooses for the evaluated users at the first k, seen excluded.
 
-    A recall adapts its plan to its query.
+    They are those of the mean query: a recall adapts its plan to its own.
     """
     is_unknown = served_model.get_unknown_user_mask(cases)
     route_counts = {"index": 0, "scan": 0, "all": 0, "popular": int(is_unknown.sum())}
