@@ -284,7 +284,10 @@ def _limit_ks_to_index_size(served_model: ServedModel, ks: Sequence[int]) -> lis
 
 
 def _count_routes(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> dict[str, int]:
-    """Count the routes that the planner chooses for recalls of the evaluated users at the first k, seen excluded."""
+    """Count the routes that the planner chooses for the evaluated users at the first k, seen excluded.
+
+    They are those of the mean query: a recall adapts its plan to its own.
+    """
     is_unknown = served_model.get_unknown_user_mask(cases)
     route_counts = {"index": 0, "scan": 0, "all": 0, "popular": int(is_unknown.sum())}
     size, k = served_model.index.size, _limit_ks_to_index_size(served_model, ks)[0]

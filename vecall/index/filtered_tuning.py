@@ -27,6 +27,9 @@ _WIDTH_GROWTH = 1.2  # from one width to the next
 _MAX_SCAN_COST_RATIO = 1.2  # cost of a search as a multiple of the scan's, above which no width is measured
 _MAX_LENGTH_FACTOR = 5  # longest result that reaches the same rank, as a multiple of the measured length
 _EXTRA_DEPTH_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0)  # multiples of the unfiltered rerank depth
+_MIN_DEPTH_FACTOR = (
+    2.0  # with a coverage: rows far from a query, which a filter against it leaves, differ little in score
+)
 _DEPTH_TRIAL_WIDTH_FACTOR = 16  # width at which the depths are tried, as a multiple of the unfiltered width
 
 
@@ -54,6 +57,8 @@ def tune_filtered(
     queries, exact_rows = queries[:_MAX_QUERIES], exact_rows[:_MAX_QUERIES]
     unfiltered_params = SearchParamCurve(points).look_up(exact_rows.shape[1])
     depth_factor = _find_depth_factor(index, queries, exact_rows, unfiltered_params, target.mean)
+    if unfiltered_params.coverage:
+        depth_factor = max(depth_factor, _MIN_DEPTH_FACTOR)
     start_params = unfiltered_params._replace(rerank_depth=math.ceil(depth_factor * unfiltered_params.rerank_depth))
     if start_params.coverage:
         coverage = _find_coverage(index, queries, exact_rows.shape[1], start_params, target)
