@@ -80,7 +80,7 @@ class MemoryEstimate:
 
         Checkpoints add nothing: they are streamed to the file, and the best weights are mapped from it.
         """
-        training = sum(astuple(self)) - self.spectral_start
+        training: int = sum(astuple(self)) - self.spectral_start
         return max(training, self.loaded + self.weights + self.spectral_start)
 
     def describe(self) -> str:
