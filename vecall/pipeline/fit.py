@@ -124,8 +124,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
     config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)
     wrap_with_fallback = _make_fallback_wrapper(dataset, popularity, config)
-    if not config.training.refit:
-        dataset = dataset.without_item_features()  # which are encoded by now
+    dataset = dataset if config.training.refit else dataset.without_item_features()  # which are encoded by now
     n_items = training_data.n_items
     initialize = _make_initializer(vocabulary, init_model)
     result = _train_and_validate(config, training_data, split, wrap_with_fallback, directory, initialize, group)
@@ -137,8 +136,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
     best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
     if config.training.refit:
-        del result, scorer, tower_scorer, training_data
-        gc.collect()  # of the trainer too, which refers to itself: the refit has the memory of the first training
+        del result, scorer, tower_scorer, training_data  # the refit has the memory of the first training
         seconds += _refit_and_time(dataset, config, directory, best_epoch + 1, init_run, group)
     summary = RunSummary(
         best_epoch=best_epoch,
@@ -328,6 +326,7 @@ def _refit_and_time(
     dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
 ) -> float:
     """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    gc.collect()  # of the trainer, which refers to itself
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()

@@ -29,7 +29,6 @@ from vecall.training.spectral import initialize_item_ids
 from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
-_NO_SPECTRAL_START = {"item_init": "random"}
 _MIN_MAPPED_BYTES = 2**24  # of a weight; smaller ones are copied
 
 
@@ -81,8 +80,7 @@ def train(
             belongs to other tables or another number of processes; or memory is too small.
     """
     _check_trainable(data)
-    checked_settings = model_settings if init_weights is None else model_settings.model_copy(update=_NO_SPECTRAL_START)
-    run_on_main(group, partial(_check_memory, data, checked_settings, training_settings, validate is not None, group))
+    run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate, init_weights, group))
     start = time.perf_counter()
     torch.manual_seed(training_settings.seed)
     towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
@@ -125,7 +123,8 @@ def _check_memory(
     data: TrainingData,
     model_settings: ModelSettings,
     training_settings: TrainingSettings,
-    validates: bool,
+    validate: ScorerValidator | None,
+    init_weights: Callable[[TwoTower], None] | None,
     group: ProcessGroup | None,
 ) -> None:
     """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own."""
@@ -133,7 +132,16 @@ def _check_memory(
         return
     processes = 1 if group is None else group.size
     available_bytes = available_memory_bytes() // processes
-    check_memory(data, model_settings, training_settings, available_bytes, processes=processes, validates=validates)
+    if init_weights is not None:
+        model_settings = model_settings.model_copy(update={"item_init": "random"})  # there is no spectral start
+    check_memory(
+        data,
+        model_settings,
+        training_settings,
+        available_bytes,
+        processes=processes,
+        validates=validate is not None,
+    )
 
 
 def _release_optimizer(module: TwoTowerModule) -> None:
