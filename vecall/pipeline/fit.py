@@ -51,7 +51,7 @@ from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, is_main, join_process_group, run_on_main
-from vecall.training.fit import train
+from vecall.training.fit import TrainResult, train
 from vecall.training.loggers import check_logger_installed
 from vecall.training.scoring import Scorer, TowerScorer
 from vecall.training.warm_start import ModelVocabulary, warm_start
@@ -139,7 +139,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         baselines = run_on_main(group, evaluate)
     seconds = result.seconds
     if config.training.refit:
-        seconds += _refit_and_time(dataset, config, directory, result.best_epoch + 1, init_run, group)
+        seconds += _refit_and_time(dataset, config, directory, result, init_run, group)
     summary = RunSummary(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
@@ -274,9 +274,15 @@ def _make_initializer(
 
 
 def _refit_and_time(
-    dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
+    dataset: Dataset,
+    config: Config,
+    run_dir: Path,
+    evaluated: TrainResult,
+    init_run: Run | None,
+    group: ProcessGroup | None,
 ) -> float:
-    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    """Train again on all interactions, with what the validation chose, and save the model; return the seconds."""
+    epochs = evaluated.best_epoch + 1
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
@@ -294,6 +300,7 @@ def _refit_and_time(
         refit_dir,
         max_epochs=epochs,
         init_weights=_make_initializer(vocabulary, init_model),
+        spectral_share=evaluated.towers.spectral_share,
         group=group,
     )
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, refit_dir))

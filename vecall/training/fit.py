@@ -25,7 +25,8 @@ from vecall.training.memory import check_memory
 from vecall.training.module import TwoTowerModule
 from vecall.training.plan import TrainingPlan, select_candidate_items
 from vecall.training.settings import TrainingSettings
-from vecall.training.spectral import initialize_item_ids
+from vecall.training.spectral import compute_spectral_part, initialize_item_ids
+from vecall.training.spectral_share import choose_spectral_share
 from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
@@ -57,6 +58,7 @@ def train(
     validate: ScorerValidator | None = None,
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
+    spectral_share: float | None = None,
     group: ProcessGroup | None = None,
 ) -> TrainResult:
     """Train towers, or resume an interrupted training.
@@ -71,6 +73,7 @@ def train(
         max_epochs: Stop after fewer epochs than `training_settings.epochs`; the learning rate schedule stays that of
             all epochs.
         init_weights: Sets the initial weights of the new towers.
+        spectral_share: Weight of the spectral part, where there is one; None: chosen by `validate`, if that is given.
         group: Processes that train together; all of them call this, and the first writes the files. None for a single
             process.
 
@@ -87,6 +90,7 @@ def train(
         init_weights(towers)
     elif model_settings.item_init == "spectral":
         initialize_item_ids(towers, data.histories, training_settings.seed)
+    compute_spectral_part(towers, data.histories, training_settings.seed)
     plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
@@ -107,7 +111,12 @@ def train(
         )
         trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
     best_epoch = _load_final_weights(module, directory / BEST_CHECKPOINT if validate else last, group)
-    return TrainResult(module.eval_towers.eval(), best_epoch, trainer.current_epoch, time.perf_counter() - start)
+    final_towers = module.eval_towers.eval()
+    if spectral_share is not None:
+        final_towers.set_spectral_share(spectral_share)
+    elif validate is not None:
+        choose_spectral_share(final_towers, data, validate)
+    return TrainResult(final_towers, best_epoch, trainer.current_epoch, time.perf_counter() - start)
 
 
 def _check_trainable(data: TrainingData) -> None:

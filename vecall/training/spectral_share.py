@@ -1,0 +1,33 @@
+"""Choice of the weight of the spectral part in the score, on the validation after the training."""
+
+import logging
+
+from vecall.towers.two_tower import TwoTower
+from vecall.training.callbacks import MONITORED_METRIC, ScorerValidator
+from vecall.training.data import TrainingData
+from vecall.training.scoring import TowerScorer
+
+logger = logging.getLogger(__name__)
+
+SHARES = (0.1, 0.2, 0.35, 0.5)
+
+
+def choose_spectral_share(towers: TwoTower, data: TrainingData, validate: ScorerValidator) -> None:
+    """Set the weight of the spectral part to that of `SHARES` with the highest validation score.
+
+    Of equal ones the smallest is taken. Where it is the largest that helps, the trained part has learned little.
+
+    Args:
+        towers: Trained towers; without a spectral part nothing happens.
+        data: Features of all items and users.
+        validate: Returns the validation score of a scorer; with several processes the same in all of them.
+    """
+    if towers.spectral_share is None:
+        return
+    scores = {}
+    for share in SHARES:
+        towers.set_spectral_share(share)
+        scores[share] = validate(TowerScorer(towers, data))[MONITORED_METRIC]
+    best = max(SHARES, key=scores.__getitem__)
+    towers.set_spectral_share(best)
+    logger.info("the spectral part weighs %g, the best on the validation of %s", best, scores)
