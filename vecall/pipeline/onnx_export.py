@@ -38,7 +38,7 @@ from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_ROWS = 2**16  # id vectors written at a time
+_BLOCK_ROWS = 2**14  # id vectors written at a time
 
 PARITY_TOLERANCE = 1e-4  # per component, relative to the length of the longest vector of the batch
 

@@ -35,8 +35,7 @@ class VectorParts(nn.Module):
 
     def split(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Split [..., D] vectors into [..., trained_dim] and [..., spectral_dim] parts, each of length 1 or 0."""
-        trained, spectral = vectors.split([self.trained_dim, self.spectral_dim], dim=-1)
-        return l2_normalize(trained), l2_normalize(spectral)
+        return l2_normalize(vectors[..., : self.trained_dim]), l2_normalize(vectors[..., self.trained_dim :])
 
     def join(self, trained: Tensor, spectral: Tensor) -> Tensor:
         """Join the parts of B vectors.

@@ -74,8 +74,9 @@ class ItemTower(nn.Module):
         """
         if id_vectors is None or not self.parts.spectral_dim:
             return self.encode_trained_part(id_vectors, features)
-        id_vectors, spectral = id_vectors.split([self.parts.trained_dim, self.parts.spectral_dim], dim=-1)
-        return self.parts.join(self.encode_trained_part(id_vectors, features), spectral)
+        trained_dim = self.parts.trained_dim
+        trained = self.encode_trained_part(id_vectors[:, :trained_dim], features)
+        return self.parts.join(trained, id_vectors[:, trained_dim:])
 
     def encode_trained_part(self, id_vectors: Tensor | None, features: FeatureTensors) -> Tensor:
         """Encode B items from their [B, trained_dim] id vectors (or None) → [B, trained_dim] of length 1."""

@@ -119,13 +119,13 @@ def build_interaction_matrix(
     return matrix, items
 
 
-def scale_columns(matrix: sparse.csr_array, scales: NDArray[np.float64]) -> None:
+def scale_columns(matrix: sparse.csr_array, scales: NDArray[np.floating]) -> None:
     """Multiply the columns of a matrix by [columns] numbers, in place."""
     matrix.data *= scales.astype(np.float32)[matrix.indices]
 
 
 def compute_leading_eigenvectors(
-    matrix: sparse.csr_array, diagonal: NDArray[np.float64], rank: int, seed: int
+    matrix: sparse.csr_array, diagonal: NDArray[np.floating], rank: int, seed: int
 ) -> tuple[NDArray[np.float64], Vectors]:
     """Compute the leading eigenvectors of YᵀY + diag(d), by randomized subspace iteration as below.
 
