@@ -7,7 +7,8 @@ MovieLens, Beauty and Sports are split by leave-one-out; Steam, Book-Crossing an
 of the training part. All sets use one preset with its defaults; with `auto` it says what was chosen for each. Each set,
 preset and seed is trained and evaluated once and kept in `results/accuracy/`; it is measured again with --fresh, or
 when the settings of the preset have changed. Baselines are measured once for each set, EASE with its best l2 on the
-validation; the model through its index with the first seed.
+validation; the model through its index with the first seed. Results that were kept before channels were merged have no
+merged recall; --fresh measures it.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 from harness.accuracy.baselines import measure_baselines
 from harness.accuracy.datasets import DATASETS
+from harness.accuracy.merged import measure_merged
 from harness.accuracy.metric_tables import KS, get_chosen_preset, print_dataset
 from harness.environment import (
     DEFAULT_DATA_DIR,
@@ -124,6 +126,7 @@ def _measure_seed(
         "dropped": dict(run.summary.dropped),
         "protocol": run.summary.protocol,
         "model": evaluated["model"],
+        **measure_merged(run),
     } | {key: evaluated[key] for key in ("index", "segments", "ann") if key in evaluated}
     write_json(path, result)
     return result

@@ -153,7 +153,7 @@ def test_soak_checker_detects_wrong_answers() -> None:
     script = """
 import json
 import numpy as np, soak
-one, two = np.eye(4, dtype=np.float32), -np.eye(4, dtype=np.float32)
+one, two = (soak.SoakRelease(sign * np.eye(4, dtype=np.float32), n) for n, sign in ((1, 1), (2, -1)))
 checker = soak.SoakChecker({"one": one, "two": two})
 request = {"vector": [1.0, 0, 0, 0], "k": 2, "where": [{"field": "kind", "op": "eq", "value": 1}]}
 def check(release, ids, scores, start_time=0.0, **overrides):
@@ -172,6 +172,24 @@ assert "resurrected" not in check("one", [0, 1], [1.0, 0.0], start_time=4.0, whe
 assert check("one", [0, 1], [1.0, 0.0], start_time=6.0, where=[])["resurrected"] == 1
 checker.check_answer(request, 0.0, 503, b"busy")
 assert checker.counts["failed"] == 1
+big = {name: soak.SoakRelease(np.zeros((100, 4), np.float32), n) for n, name in ((1, "one"), (2, "two"))}
+def check_list(release, ids, scores, channels, start_time=0.0, **overrides):
+    answer = {"release": release, "ids": ids, "scores": scores, "channels": channels, "ranker": "rank_by_marker",
+              "degraded": [], **overrides}
+    checker.check_recommendation({"history": [10], "k": 2}, start_time, 200, json.dumps(answer).encode())
+    return {name: count for name, count in checker.counts.items() if name != "recommendations"}
+checker = soak.SoakChecker(big)
+near, far = ["vector", "similar"], ["vector"]
+assert check_list("one", [13, 60], [1.481, 1.22], [near, far]) == {}
+assert check_list("two", [12, 60], [2.444, 2.22], [near, far]) == {}
+assert check_list("two", [12, 60], [2.444, 2.22], [far, far]) == {}  # many live items were nearer
+assert check_list("two", [13, 60], [1.481, 1.22], [far, far])["mixed"] == 1  # attributes of the other release
+assert check_list("two", [13, 60], [2.481, 2.22], [near, far])["mixed"] == 2  # neighbours of the other release
+assert check_list("one", [60, 13], [1.22, 1.481], [far, near])["mixed"] == 3  # order
+assert check_list("one", [13], [1.481], [near])["mixed"] == 4  # too few
+assert check_list("one", [13, 60], [1.481, 1.22], [near, far], degraded=["ranker"])["failed"] == 1
+checker.deleted_at[60] = 5.0
+assert check_list("one", [13, 60], [1.481, 1.22], [near, far], start_time=6.0)["resurrected"] == 1
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS_DIR), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", script]

@@ -28,6 +28,7 @@ TRANSLATED_PAGES = sorted(path.name for path in (DOCS / "zh").glob("*.md"))
 # Pages whose snippets continue with the shop of getting-started.md.
 SHOP_PAGES = ["serving.md", "reading-the-report.md", "own-model.md", "daily-loop.md"]
 MAX_SKIPPED_SNIPPETS = 12
+OWN_DIRECTORIES = ("shop", "runs", "stores", "model", "refit", "channels")  # of a run, a release, or the example shop
 
 
 def page_id(page: Path) -> str:
@@ -136,8 +137,7 @@ def test_named_files_exist(page: Path) -> None:
     commands = re.findall(r"python ((?:\w+/)+\w+\.py)", page.read_text(encoding="utf-8"))
     roots = (ROOT, ROOT / "vecall", ROOT / "benchmarks")
     missing = [name for name in (*names, *commands) if not any((root / name).exists() for root in roots)]
-    # Paths within a run or a store, and those of the example shop.
-    assert [name for name in missing if name.split("/")[0] not in ("shop", "runs", "stores", "model", "refit")] == []
+    assert [name for name in missing if name.split("/")[0] not in OWN_DIRECTORIES] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -21,6 +21,7 @@ PUBLIC = [
     "QueryError",
     "Recalled",
     "Recaller",
+    "Recommended",
     "StoreError",
     "TableEncoder",
     "TrainingError",
@@ -46,14 +47,14 @@ SIGNATURES = {
     "DenseTower": "(target, *, features)",
     "publish_vectors": "(store, ids, vectors, *, attributes, queries, index, name, activate, journal_seq)",
     "evaluate": "(*, run, store, config, all_users)",
-    "open_recaller": "(store, *, release, writable, max_delta_items, auto_compact)",
+    "open_recaller": "(store, *, release, writable, max_delta_items, auto_compact, ranker)",
     "Query": "(user_id, user, history, recent, vector, k, where, exclude, exclude_seen, channels, explain)",
 }
 
 
 def test_public_names() -> None:
     assert vecall.__all__ == PUBLIC
-    assert len(PUBLIC) <= 24
+    assert len(PUBLIC) <= 25
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vecall.pipeline.publish_vectors import publish_vectors
     from vecall.recall.query import Query, Recalled
     from vecall.recall.recaller import Recaller, open_recaller
+    from vecall.recall.recommend_query import Recommended
     from vecall.towers.dense import DenseTower
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _LAZY_IMPORTS = {
     "QueryError": "vecall.errors",
     "Recalled": "vecall.recall.query",
     "Recaller": "vecall.recall.recaller",
+    "Recommended": "vecall.recall.recommend_query",
     "StoreError": "vecall.errors",
     "TableEncoder": "vecall.data.table_encoder",
     "TrainingError": "vecall.errors",
@@ -76,6 +78,7 @@ __all__ = [
     "QueryError",
     "Recalled",
     "Recaller",
+    "Recommended",
     "StoreError",
     "TableEncoder",
     "TrainingError",

@@ -69,12 +69,24 @@ class Client:
 
         Args:
             query: Fields of the request: user_id, user, history, recent, vector, k, where, exclude, exclude_seen,
-                explain.
+                channels, explain.
 
         Raises:
             ServiceError: The service refused the request or could not be reached.
         """
         return self._request("POST", "/v1/recall", query)
+
+    def recommend(self, **request: object) -> dict[str, Any]:
+        """Recommend a final list of items for a user: `ids`, `scores`, `channels`, `ranker`, `release` and more.
+
+        Args:
+            request: Fields of the request: those of `recall`, where `k` is of the final list, and candidates,
+                diversity, deadline_ms.
+
+        Raises:
+            ServiceError: The service refused the request or could not be reached.
+        """
+        return self._request("POST", "/v1/recommend", request)
 
     def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> dict[str, Any]:
         """Insert or replace items, all or none; the next recall sees them.

@@ -121,6 +121,7 @@ class Config(SettingsModel):
             if features and table is None:
                 raise ValueError(f"schema.{side}.features names columns, but no data.{side} table is given; add it")
         self.evaluation.check_segments(self.schema_)
+        self.channels.check_columns(self.schema_)
         if self.model.history.encoder == "none" and not self.schema_.user_inputs:
             raise ValueError(
                 "model.history.encoder = 'none' needs user features; without them all users would have the same vector"

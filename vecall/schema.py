@@ -129,6 +129,11 @@ class ItemSchema(SettingsModel):
     attributes: dict[str, AttributeType | None] = Field(
         {}, description="columns that `where` may name, with their types; a list keeps the table's types (CSV: text)"
     )
+    created: str | None = Field(
+        None,
+        description="column of the time that an item came, a datetime, ISO 8601 text, or a number in the unit of "
+        "schema.interactions.time_unit; it is an attribute, too, a datetime",
+    )
     features: Features = Field({})
 
     @field_validator("attributes", mode="before")
@@ -144,7 +149,20 @@ class ItemSchema(SettingsModel):
 
     @model_validator(mode="after")
     def _validate_column_names(self) -> "ItemSchema":
-        _check_column_names(self.id, {*self.attributes, *self.features, *([self.title] if self.title else [])})
+        single_columns = {name for name in (self.title, self.created) if name is not None}
+        _check_column_names(self.id, {*self.attributes, *self.features, *single_columns})
+        return self
+
+    @model_validator(mode="after")
+    def _validate_created(self) -> "ItemSchema":
+        if self.created is not None and self.created in (self.title, *self.features):
+            raise ValueError(f"created: {self.created!r} is a feature or the title, too, which a time cannot be")
+        declared_type = None if self.created is None else self.attributes.get(self.created)
+        if declared_type not in (None, "datetime"):
+            raise ValueError(
+                f"created: attribute {self.created!r} is declared as {declared_type!r}; declare it as 'datetime', or "
+                "leave it out of attributes: created makes it one"
+            )
         return self
 
 

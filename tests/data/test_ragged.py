@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.ragged import to_lists
 
-from vecall.data.ragged import RaggedArray, RaggedView, count_rows, offsets_from_lengths
+from vecall.data import ragged
+from vecall.data.ragged import RaggedArray, RaggedView, count_rows, count_users, offsets_from_lengths
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
 
@@ -53,6 +54,15 @@ def test_of_repeats_the_last_one_is_kept(lists):
 @given(st.lists(st.integers(0, 6), max_size=20))
 def test_rows_are_counted(rows):
     assert count_rows(np.array(rows, dtype=np.int32), 7).tolist() == [rows.count(row) for row in range(7)]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@given(lists=st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=5))
+def test_users_of_an_item_are_counted_once_whatever_the_chunk(chunk, lists):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged, "_COUNTED_CHUNK", chunk)
+        counts = count_users(RaggedArray.from_lists(lists), 7)
+    assert counts.tolist() == [sum(row in rows for rows in lists) for row in range(7)]
 
 
 def test_index_beyond_the_lists_raises_index_error():

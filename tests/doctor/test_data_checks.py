@@ -16,6 +16,7 @@ from vecall.doctor.checks import (
     events_swamp_histories,
     malformed_ids,
     own_protocol,
+    repeats_hidden,
     repeats_swamp_histories,
     targets_in_features,
     targets_in_histories,
@@ -151,6 +152,17 @@ def test_repeats_that_fill_the_history_are_found():
     assert (finding.level, finding.setting) == ("warning", "data.repeats")
     assert finding.value == pytest.approx(11 / 15, abs=1e-3)
     assert repeats_swamp_histories.check(make_context()) == []
+
+
+@pytest.mark.parametrize(("repeat", "text"), [({}, "the channel repeat, which"), (False, "turn the channel repeat on")])
+def test_repeats_that_requests_hide_are_found(repeat, text):
+    rows = [(f"u{u}", f"i{t % 4 + u}", t) for u in range(30) for t in range(5)]
+    [finding] = repeats_hidden.check(make_context(rows, make_config(channels={"repeat": repeat})))
+    assert (finding.level, finding.value, finding.setting) == ("info", 0.2, "channels.repeat")
+    assert text in finding.message.en
+    assert "exclude_seen = false" in finding.message.en
+    assert "exclude_seen = false" in finding.message.zh
+    assert repeats_hidden.check(make_context()) == []
 
 
 EVENT_COLUMNS = ("user", "item", "time", "kind")

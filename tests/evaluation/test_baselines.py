@@ -6,8 +6,7 @@ from support.dense_evaluation import to_dense as score_all
 
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError
-from vecall.evaluation import baselines
-from vecall.evaluation.baselines import Ease, Popularity, build_interaction_matrix, count_users
+from vecall.evaluation.baselines import Ease, Popularity
 
 
 def make_random_lists(users, items, seed=0):
@@ -66,11 +65,3 @@ def test_popularity_counts_users_not_events():
     scores = score_all(scorer, make_cases(RaggedArray.from_lists([[0], []])), 3)
     assert scores.tolist() == [[1, 2, 0], [1, 2, 0]]
     assert scores.dtype == np.float32
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_users_are_counted_in_chunks_as_at_once(monkeypatch, chunk):
-    monkeypatch.setattr(baselines, "_COUNTED_CHUNK", chunk)
-    lists = make_random_lists(60, 30)
-    assert count_users(lists, 30).tolist() == build_interaction_matrix(lists, 30).sum(axis=0).tolist()
-    assert count_users(RaggedArray.from_lists([[], []]), 3).tolist() == [0, 0, 0]

@@ -95,7 +95,8 @@ def test_ann_ks_beyond_the_item_count_are_skipped_or_replaced_by_it(served_model
 def test_json_has_the_public_keys(evaluate):
     payload = json.loads(json.dumps(evaluate().as_json()))
     models = {"model", "popularity", "ease", "cooccurrence", "index"}
-    assert payload.keys() == {"protocol", "dropped", "comparison", "with_history", "segments", "ann"} | models
+    others = {"protocol", "dropped", "comparison", "merged", "channels", "with_history", "segments", "ann"}
+    assert payload.keys() == others | models
     assert payload["comparison"].keys() == {
         *("level", "metric", "model", "baseline", "difference", "ci95", "message"),
     }

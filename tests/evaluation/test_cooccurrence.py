@@ -1,37 +1,15 @@
 import numpy as np
-import pytest
-from scipy import sparse
 from support.dense_evaluation import to_dense
+from support.item_pairs import compute_similarity_at_once, make_random_lists
 
+from vecall.channels.item_pairs import weigh_gaps
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.evaluation import cooccurrence
-from vecall.evaluation.baselines import build_interaction_matrix
 from vecall.evaluation.cooccurrence import RecentCooccurrence
-
-
-def make_random_lists(users, items, seed=0, longest=12):
-    rng = np.random.default_rng(seed)
-    weights = 1.0 / np.arange(1, items + 1)
-    return RaggedArray.from_lists(
-        [rng.choice(items, rng.integers(0, longest), p=weights / weights.sum()) for _ in range(users)]
-    )
 
 
 def make_cases(histories):
     return EvalCases(np.arange(len(histories)), histories, RaggedArray.from_lists([[0]] * len(histories)))
-
-
-def compute_similarity_at_once(train, n_items, window):
-    """The item-item matrix from all pairs in memory, 50 per interaction: the oracle, to the last bit."""
-    rows, owners, shape = train.values, train.segment_ids, (n_items, n_items)
-    near = sparse.csr_array(shape, dtype=np.float32)
-    for gap in range(1, min(window, len(rows) - 1) + 1):
-        is_pair = (owners[gap:] == owners[:-gap]) & (rows[gap:] != rows[:-gap])
-        earlier, later = rows[:-gap][is_pair], rows[gap:][is_pair]
-        weights = np.full(len(later), gap**-0.5, dtype=np.float32)
-        near += sparse.coo_array((weights, (earlier, later)), shape=shape).tocsr()
-    scale = np.maximum(build_interaction_matrix(train, n_items).sum(axis=0), 1.0).astype(np.float32) ** -0.5
-    return (sparse.diags_array(scale) @ (near + near.T) @ sparse.diags_array(scale)).tocsr()
 
 
 def test_scores_equal_their_formula():
@@ -57,28 +35,18 @@ def test_scores_equal_their_formula():
     np.testing.assert_array_equal(score_block(5, 9), scores[:, 5:9])
 
 
-@pytest.mark.parametrize(("users", "items", "longest", "window"), [(300, 80, 60, 50), (40, 500, 9, 3), (3, 5, 2, 50)])
-def test_small_matrix_is_uncapped_and_equals_that_of_all_pairs_bit_by_bit(users, items, longest, window):
-    train = make_random_lists(users, items, longest=longest)
-    scorer = RecentCooccurrence(train, items, window=window, max_neighbors=2)
-    expected = compute_similarity_at_once(train, items, window)
+def test_small_matrix_is_uncapped():
+    train = make_random_lists(300, 80, longest=60)
+    scorer = RecentCooccurrence(train, 80, max_neighbors=2)
     assert not scorer.is_capped
-    np.testing.assert_array_equal(scorer._similarity.toarray(), expected.toarray())
-
-
-def test_result_does_not_depend_on_the_number_of_threads(monkeypatch):
-    train = make_random_lists(100, 50, longest=30)
-    matrices = []
-    for threads in (1, 3):
-        monkeypatch.setattr(cooccurrence, "_count_threads", lambda threads=threads: threads)
-        matrices.append(RecentCooccurrence(train, 50)._similarity.toarray())
-    np.testing.assert_array_equal(*matrices)
+    expected = compute_similarity_at_once(train, 80, weigh_gaps(50))
+    np.testing.assert_array_equal(scorer._similarity.toarray(), expected)
 
 
 def test_large_matrix_keeps_the_best_neighbors_of_each_item(monkeypatch):
     items, max_neighbors = 60, 5
     train, histories = make_random_lists(200, items, longest=40), make_random_lists(8, items, seed=1)
-    full = compute_similarity_at_once(train, items, 50).toarray()
+    full = compute_similarity_at_once(train, items, weigh_gaps(50))
     monkeypatch.setattr(cooccurrence, "_MAX_UNCAPPED_ENTRIES", items)
     scorer = RecentCooccurrence(train, items, max_neighbors=max_neighbors)
     assert scorer.is_capped

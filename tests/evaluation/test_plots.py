@@ -20,6 +20,7 @@ PLOTS = {
     "popularity": lambda: plots.plot_recalled_popularity(
         {"model": np.array([[0, 1, -1], [5, 1, 0]])}, np.arange(300.0)
     ),
+    "channels": lambda: plots.plot_channels({"vector": (0.4, 0.0), "similar": (0.3, 0.1)}, metric="recall@100"),
     "no interactions": lambda: plots.plot_recalled_popularity({"model": np.array([[0]])}, np.zeros(3)),
 }
 
@@ -47,7 +48,7 @@ def test_selected_epoch_has_the_best_selection_metric():
 def test_element_ids_of_different_plots_are_distinct():
     ids = [
         set(re.findall(r' id="([^"]+)"', plot()))
-        for plot in map(PLOTS.get, ("learning", "recall", "scores", "popularity"))
+        for plot in map(PLOTS.get, ("learning", "recall", "scores", "popularity", "channels"))
     ]
     assert len(set.union(*ids)) == sum(map(len, ids))
 

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from vecall.errors import ConfigError
+from vecall.evaluation.channel_table import ChannelTable
 from vecall.evaluation.report import (
     ExampleUser,
     FindingRow,
@@ -48,6 +49,12 @@ CONTENT = ReportContent(
         },
     ),
     ann_method=f"method {MARKUP}",
+    channel_table=ChannelTable(
+        "channels",
+        (f"column {MARKUP}",),
+        ((f"channel {MARKUP}", (f"cell {MARKUP}",)), ("similar", ("0.125",))),
+        f"asked {MARKUP}",
+    ),
     learning_curve_svg="<svg><title>curve</title></svg>",
     recall_over_k_svg="<svg><title>over k</title></svg>",
     examples=(ExampleUser(f"user {MARKUP}", (f"history {MARKUP}",), (f"recalled {MARKUP}", "other")),),
@@ -115,6 +122,10 @@ def test_every_text_is_escaped_and_not_a_template(page):
         "reason",
         "sequence",
         "problem",
+        "column",
+        "channel",
+        "cell",
+        "asked",
     ):
         assert f"{word} &lt;script&gt;alert(&#39;{{{{ content.title }}}}" in page, word
 

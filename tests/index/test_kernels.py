@@ -15,7 +15,13 @@ from hypothesis.extra import numpy as hnp
 import vecall
 from vecall.index import kernels
 from vecall.index.bitmap import Bitmap
-from vecall.index.kernels import bitmap_to_rows, compute_inner_products, select_top_k, select_top_k_superset
+from vecall.index.kernels import (
+    bitmap_to_rows,
+    compute_inner_products,
+    select_top_k,
+    select_top_k_superset,
+    sum_by_row,
+)
 
 DIMS = [*range(1, 70), 127, 128, 129, 256, 300, 768]
 
@@ -194,3 +200,13 @@ def test_this_file_passes_with_bounds_checks(tmp_path):
         check=False,
     )
     assert process.returncode == 0, process.stdout + process.stderr
+
+
+@given(st.lists(st.tuples(st.integers(0, 9) | st.integers(0, 2**40), st.integers(-9, 9)), max_size=60))
+def test_values_of_equal_rows_are_summed(pairs):
+    expected = {}
+    for row, value in pairs:
+        expected[row] = expected.get(row, 0) + value
+    rows = np.array([row for row, _ in pairs], dtype=np.int64)
+    distinct, sums = sum_by_row(rows, np.array([value for _, value in pairs], dtype=np.float64))
+    assert list(zip(distinct.tolist(), sums.tolist(), strict=True)) == list(expected.items())

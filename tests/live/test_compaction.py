@@ -103,6 +103,23 @@ def test_compaction_keeps_users_popularity_towers_and_settings(changed):
     assert (new_table[-1] == old_table[-1]).all()
 
 
+def test_compaction_keeps_the_neighbors_of_items_without_the_deleted(changed):
+    shop, _, ids = changed
+    compact(shop.path, name="two")
+    old, new = open_release(shop, "tiny"), open_release(shop, "two")
+    deleted_ids, n_neighbors = set(ids[2:4]), 0
+    for item_id in new.item_ids.to_ids(np.arange(new.manifest.items)):
+        expected = []
+        if item_id in ids:
+            rows, similarities = old.channels.similar.get_neighbors(int(old.item_ids.to_rows([item_id])[0]))
+            pairs = zip(old.item_ids.to_ids(rows), similarities.tolist(), strict=True)
+            expected = [pair for pair in pairs if pair[0] not in deleted_ids]
+        rows, similarities = new.channels.similar.get_neighbors(int(new.item_ids.to_rows([item_id])[0]))
+        assert list(zip(new.item_ids.to_ids(rows), similarities.tolist(), strict=True)) == expected
+        n_neighbors += len(expected)
+    assert n_neighbors > 100
+
+
 def test_compacted_release_encodes_items_as_its_base(changed):
     shop, recaller, ids = changed
     fields = {"type": "kind 2", "price.eur": 9}

@@ -23,8 +23,8 @@ def test_quickstart_writes_run_store_and_report(tmp_path: Path) -> None:
     ratings.rename({"user_id": "userId", "item_id": "movieId"}).write_csv(data_dir / "ratings.csv")
     movies.rename({"item_id": "movieId"}).write_csv(data_dir / "movies.csv")
     result = run_json("quickstart", "--out", output_dir, "--data", data_dir)
-    assert {"release", "model", "popularity", "ease", "dssm", "ann", "paths", "report"} <= set(result)
-    for name in ("model", "popularity", "ease", "dssm"):
+    assert {"release", "model", "merged", "popularity", "ease", "dssm", "ann", "paths", "report"} <= set(result)
+    for name in ("model", "merged", "popularity", "ease", "dssm"):
         assert list(result[name]) == METRICS
     assert set(result["ann"]) == {"k", "recall", "p50_ms", "p99_ms", "engine"}
     assert sum(result["paths"].values()) == 40

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from vecall.channels.channel_tables import ChannelTables
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
@@ -20,6 +21,7 @@ from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
 from vecall.schema import CategoryFeature, NumericFeature, VectorFeature
 
+NO_CHANNELS = ChannelTables()
 USER_FEATURES = {"age": NumericFeature(), "town": CategoryFeature(), "taste": VectorFeature(size=4)}
 
 
@@ -56,7 +58,17 @@ class HandComputedEncoder:
 def make_release(tmp_path):
     """Factory of releases of the given vectors; a user is (id, features, history of item rows)."""
 
-    def make(vectors, *, ids=None, attributes=None, popularity=None, users=None, encoder=None, engine="exact"):
+    def make(
+        vectors,
+        *,
+        ids=None,
+        attributes=None,
+        popularity=None,
+        users=None,
+        encoder=None,
+        engine="exact",
+        channels=NO_CHANNELS,
+    ):
         n_items = len(vectors)
         ids = list(range(100, 100 + n_items)) if ids is None else ids
         item_ids = build_id_map(pl.Series(ids), "integer" if isinstance(ids[0], int) else "string")
@@ -73,6 +85,7 @@ def make_release(tmp_path):
             attributes=pl.DataFrame(height=n_items) if attributes is None else pl.DataFrame(attributes),
             popularity=None if popularity is None else np.asarray(popularity, dtype=np.float32),
             users=user_table,
+            channels=channels,
         )
         with Store.open_or_create(tmp_path / "store").create_draft() as draft:
             name = draft.commit(write_release(draft.directory, contents, IndexSettings(engine=engine)), activate=True)

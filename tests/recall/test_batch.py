@@ -8,8 +8,9 @@ import pytest
 
 from vecall.errors import DataError, QueryError, StoreError
 from vecall.recall import batch
-from vecall.recall.batch import recall_file
+from vecall.recall.batch import recall_file, recommend_file
 from vecall.recall.query import Query
+from vecall.recall.recommend_query import RecommendRequest
 
 VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
 NO_FEATURES = {"age": None, "town": None, "taste": None}
@@ -52,6 +53,33 @@ def test_json_requests_keep_their_options_unless_k_overrides_theirs(recaller, tm
     assert table["ids"].to_list() == [recaller.recall(Query.from_json(request)).ids for request in requests]
     recall_file(recaller, lines, tmp_path / "out.parquet", k=4)  # replaces the older table too
     assert pl.read_parquet(tmp_path / "out.parquet")["ids"].list.len().to_list() == [4, 4, 4]
+
+
+def test_recommendations_have_channels_and_ranker(recaller, tmp_path):
+    requests = [{"user_id": 7, "k": 3}, {"history": [100, 101], "diversity": {"mmr": 0.5}}, {"user_id": 99, "k": 2}]
+    lines = tmp_path / "requests.jsonl"
+    lines.write_text("\n".join(map(json.dumps, requests)))
+    recommend_file(recaller, lines, tmp_path / "out.parquet")
+    table = pl.read_parquet(tmp_path / "out.parquet")
+    names = pl.List(pl.List(pl.String))
+    assert list(table.columns) == ["user_id", "ids", "scores", "release", "channels", "ranker"]
+    assert (table.schema["scores"], table.schema["channels"]) == (pl.List(pl.Float64), names)
+    for request, row in zip(requests, table.iter_rows(named=True), strict=True):
+        answer = recaller.recommend_with_trace(RecommendRequest.from_json(request)).answer
+        assert row == {"user_id": request.get("user_id")} | {
+            name: getattr(answer, name) for name in ("ids", "scores", "release", "channels", "ranker")
+        }
+    assert table["ids"].list.len().to_list() == [3, 20, 2]
+    (tmp_path / "users.csv").write_text("user_id\n7\n8\n")
+    recommend_file(recaller, tmp_path / "users.csv", tmp_path / "out.parquet", k=4)
+    assert pl.read_parquet(tmp_path / "out.parquet")["ids"].list.len().to_list() == [4, 4]
+
+
+def test_invalid_recommendation_error_names_its_location(recaller, tmp_path):
+    lines = tmp_path / "requests.jsonl"
+    lines.write_text('{"user_id": 7}\n{"user_id": 7, "diversity": {"by": "colour", "max": 1}}\n')
+    with pytest.raises(QueryError, match=r"line 2: diversity\.by: expected"):
+        recommend_file(recaller, lines, tmp_path / "out.parquet")
 
 
 def test_user_ids_are_cast_to_the_id_type_of_the_release(recaller, make_recaller, make_encoder, tmp_path):

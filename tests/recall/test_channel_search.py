@@ -1,11 +1,16 @@
 """Search by several channels: what is asked, what the answer says of it, and what happens when a channel fails."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from vecall.channels.channel_facts import ChannelFacts
+from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import MergePlan
 from vecall.errors import QueryError
 from vecall.recall import channel_search
+from vecall.recall.channels.available import list_available_channels
 from vecall.recall.query import Query
 
 N = 40
@@ -82,9 +87,16 @@ def test_channel_without_vectors_needs_no_tower(make_recaller):
         recaller.recall(Query(user_id="ann"))
 
 
+def test_repeats_are_not_recalled_where_users_hardly_take_items_again(recaller):
+    release = recaller.live_index.snapshot.release
+    once = replace(release, channels=ChannelTables(facts=ChannelFacts(repeat=False)))
+    assert list_available_channels(release) == ("vector", "popular", "repeat")
+    assert list_available_channels(once) == ("vector", "popular")
+
+
 @pytest.mark.parametrize("names", [["vector", "no"], ["fresh"]])
 def test_channel_that_the_release_does_not_have_is_refused(recaller, names):
-    with pytest.raises(QueryError, match=r"expected one of \['vector', 'repeat'\]") as caught:
+    with pytest.raises(QueryError, match=r"expected one of \['vector', 'popular', 'repeat'\]") as caught:
         recaller.recall(Query(user_id="ann", channels=names))
     assert caught.value.field == f"channels[{len(names) - 1}]"
 
@@ -103,12 +115,7 @@ def test_channel_that_fails_is_left_out_and_named(recaller, set_plan, monkeypatc
         recaller.recall(Query(user_id="ann", k=9, channels=["repeat"]))
 
 
-def test_channels_after_the_deadline_are_left_out(recaller, set_plan, monkeypatch):
+def test_channels_after_the_deadline_are_left_out(recaller, set_plan):
     set_plan(recaller, vector=1.0, repeat=2.0)
-    search = channel_search.search_channels
-    monkeypatch.setattr(
-        "vecall.recall.recaller.search_channels",
-        lambda *arguments, **options: search(*arguments, **options, deadline=0.0),
-    )
-    answer = recaller.recall(Query(user_id="ann", k=9))
+    answer = recaller.recall_with_trace(Query(user_id="ann", k=9), deadline=0.0).answer
     assert (len(answer.ids), answer.degraded) == (9, ("repeat",))

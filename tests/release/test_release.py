@@ -62,7 +62,7 @@ def test_open_release_loads_all_parts(store, published):
 def test_flipped_byte_of_any_file_is_refused_by_name(store):
     """Flip every byte of a small file and 200 of a larger one; also truncate, empty, extend and delete each file."""
     flips = 0
-    for path in sorted(store.get_release_dir("tiny").iterdir()):
+    for path in sorted(path for path in store.get_release_dir("tiny").iterdir() if path.is_file()):
         content = path.read_bytes()
         positions = range(len(content)) if len(content) <= 200 else np.linspace(0, len(content) - 1, 200).astype(int)
         flipped = [content[:i] + bytes([content[i] ^ (1 << i % 8)]) + content[i + 1 :] for i in positions]

@@ -18,6 +18,7 @@ def test_client_calls_every_endpoint(index_shop, start_server, publish_release):
         assert client.is_ready()
         recalled = client.recall(user_id="user-1", k=3, explain=True)
         assert (recalled["release"], recalled["plan"]["path"]) == ("tiny", "index")
+        assert client.recommend(user_id="user-1", k=3, diversity={"mmr": 1})["ids"] == recalled["ids"]
         assert client.upsert([{"id": "new", "fields": {"year": 3}}])["accepted"] == 1
         assert client.upsert([{"id": "new", "fields": {"title": "New"}}], partial=True)["accepted"] == 1
         assert client.delete(["new"])["deleted"] == 1
@@ -47,6 +48,7 @@ def test_client_covers_the_openapi_document(client):
     recording = RecordingClient("http://localhost")
     fields = document["components"]["schemas"]["RecallRequest"]["properties"]
     recording.recall(**dict.fromkeys(fields))
+    recording.recommend(**dict.fromkeys(document["components"]["schemas"]["RecommendRequest"]["properties"]))
     for call in (recording.upsert, recording.delete, recording.activate):
         parameters = inspect.signature(call).parameters.values()
         call(*[[] for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD])

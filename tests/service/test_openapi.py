@@ -44,12 +44,20 @@ def test_every_endpoint_conforms_to_the_document(document, mode):
 
         call_operation()
         called.append(operation.label)
-    assert {"POST /v1/recall", "POST /v1/items", "POST /v1/items/delete", "POST /v1/releases/activate"} <= set(called)
+    assert {
+        "POST /v1/recall",
+        "POST /v1/recommend",
+        "POST /v1/items",
+        "POST /v1/items/delete",
+        "POST /v1/releases/activate",
+    } <= set(called)
 
 
 def test_responses_match_their_schemas(client):
     answer = client.post("/v1/recall", json={"user_id": "user-1", "explain": True})
     assert schemas.RecallResponse.model_validate(answer.json(), strict=True)
+    answer = client.post("/v1/recommend", json={"user_id": "user-1", "explain": True})
+    assert schemas.RecommendResponse.model_validate(answer.json(), strict=True)
     for path, model in (
         ("/v1/releases", schemas.ReleasesResponse),
         ("/healthz", schemas.HealthResponse),

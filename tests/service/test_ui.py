@@ -10,7 +10,9 @@ import pytest
 from support import synthetic
 from support.server import open_test_client, wait_until
 
+from vecall.channels.merge_plan import MergePlan
 from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.ranking.ranker import NamedRanker
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -106,6 +108,56 @@ def test_history_is_shown_beside_the_recalled_items(client, shop):
     seen = {f"Item {item}" for item in synthetic.make_user_sequences()[3]}
     assert seen <= set(re.findall(r">(Item \d+)</a>\s*<span class=\"id\"", html))
     assert f"History <small>{len(seen)} newest of {len(seen)}</small>" in html
+
+
+@pytest.fixture
+def set_channels(client, monkeypatch):
+    """Let the served release have been tuned to the vectors and what users take again."""
+    manifest = client.service.snapshot.release.manifest
+    monkeypatch.setitem(manifest.__dict__, "merge", MergePlan(weights={"vector": 1.0, "repeat": 1.0}))
+
+
+def list_sections(html):
+    """Titles of the items in each list, by heading."""
+    sections = re.findall(r'<h2 id="[^"]+">([A-Za-z ]+) <small>(.*?)</section>', html, re.DOTALL)
+    return {heading: re.findall(r">(Item \d+)</a>", body) for heading, body in sections}
+
+
+def list_titles(client, path, **request):
+    ids = client.post(path, json={"user_id": "user-3", "k": 4, "exclude_seen": False} | request).json()["ids"]
+    titles = {synthetic.make_item_id(row): f"Item {row}" for row in range(36)}
+    return [titles[item_id] for item_id in ids]
+
+
+def test_lists_of_the_channels_stand_beside_the_merged_one(client, set_channels):
+    page = "/?user=user-3&k=4&sent=1"  # seen items are not left out
+    sections = list_sections(get_page(client, page))
+    assert list(sections) == ["Recalled items", "vectors", "repeat", "History"]
+    assert sections["Recalled items"] == list_titles(client, "/v1/recall")
+    assert sections["vectors"] == list_titles(client, "/v1/recall", channels=["vector"])
+    assert sections["repeat"] == list_titles(client, "/v1/recall", channels=["repeat"])
+    assert "复购" in get_page(client, f"{page}&lang=zh")
+
+
+def test_final_list_stands_beside_the_recalled_one(client, set_channels):
+    client.service.recaller._ranker = NamedRanker("mine", lambda candidates: candidates["year"].fill_null(-1))
+    html = get_page(client, "/?user=user-3&k=4&sent=1")
+    sections = list_sections(html)
+    assert list(sections) == ["Final list", "Recalled items", "vectors", "repeat", "History"]
+    assert sections["Final list"] == list_titles(client, "/v1/recommend")
+    assert sections["Recalled items"] == list_titles(client, "/v1/recall", k=500)[:4]
+    assert "ordered by mine from 36 candidates" in html
+    assert '<th scope="row">ranking</th>' in html
+    assert '<p class="from" title="Channels that recalled it"><span>vectors</span><span>repeat</span></p>' in html
+    assert "由 mine 排序" in get_page(client, "/?user=user-3&k=4&lang=zh")
+    client.service.recaller._ranker = NamedRanker("mine", lambda _: None)
+    broken = get_page(client, "/?user=user-3&k=4")
+    assert "in the order of recall, from" in broken
+    assert "Left out because it failed or was too late: ranker" in broken
+
+
+def test_without_ranker_and_channels_there_is_one_list(client):
+    assert list(list_sections(get_page(client, "/?user=user-3&k=4"))) == ["Recalled items", "History"]
 
 
 def test_plan_of_an_index_search_is_shown_in_words(index_client):
@@ -269,6 +321,20 @@ def test_items_are_found_and_have_neighbors(client):
     assert "<h1>Item 3</h1>" in html
     assert re.findall(SCORED, html)
     assert "no item has the id" in get_page(client, "/items?id=none")
+
+
+def test_item_page_shows_what_was_taken_together(client, vector_client):
+    item_id = synthetic.make_item_id(3)
+    request = {"history": [item_id], "channels": ["similar"], "k": 24}
+    answer = client.post("/v1/recall", json=request).json()
+    html = get_page(client, f"/items?id={item_id}")
+    related = html[html.index("<h2>Taken together</h2>") : html.index("<h2>Neighbors</h2>")]
+    assert len(answer["ids"]) == synthetic.GROUP_SIZE - 1
+    assert re.findall(r'<span class="id">(.*?)</span>', related) == answer["ids"]
+    assert "常被一起选择" in get_page(client, f"/items?id={item_id}&lang=zh")
+    client.post("/v1/items/delete", json={"ids": answer["ids"]})
+    assert "No item was taken together with this one." in get_page(client, f"/items?id={item_id}")
+    assert "Taken together" not in get_page(vector_client, "/items?id=5")
 
 
 def test_items_page_suggests_popular_items(client, shop, vector_client):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecall.arrays import Rows
+from vecall.channels.channel_facts import NO_FACTS, ChannelFacts
+from vecall.channels.popular_items import PopularItems
 from vecall.channels.similar_items import SimilarItems
 
 
@@ -14,14 +16,18 @@ class ChannelTables:
 
     Attributes:
         similar: Neighbours of each item.
+        popular: How often each item was taken lately.
+        facts: What is known beside the tables.
     """
 
     similar: SimilarItems | None = None
+    popular: PopularItems | None = None
+    facts: ChannelFacts = NO_FACTS
 
     @property
     def is_empty(self) -> bool:
-        """Whether no channel has a table."""
-        return self.similar is None
+        """Whether no channel has a table, and nothing is known beside them."""
+        return self.similar is None and self.popular is None and self.facts == NO_FACTS
 
     def remap(self, base_rows: Rows, base_size: int) -> "ChannelTables":
         """Return the tables for a release of other items, as compaction writes it.
@@ -31,7 +37,11 @@ class ChannelTables:
             base_size: N.
         """
         new_rows = invert_rows(base_rows, base_size)
-        return ChannelTables(similar=None if self.similar is None else self.similar.remap(base_rows, new_rows))
+        return ChannelTables(
+            similar=None if self.similar is None else self.similar.remap(base_rows, new_rows),
+            popular=None if self.popular is None else self.popular.remap(base_rows, new_rows),
+            facts=self.facts,
+        )
 
 
 def invert_rows(base_rows: Rows, base_size: int) -> Rows:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vecall.schema import CategoryFeature, Schema
 from vecall.settings_base import SettingsModel
 
 ChannelName = Literal["vector", "similar", "popular", "fresh", "repeat"]
@@ -19,7 +20,9 @@ class PopularChannelSettings(SettingsModel):
 
     days: float = Field(30.0, gt=0, description="window that ends with the newest interaction; needs times with a unit")
     by: str | None = Field(None, description="attribute of items: popular within the values that the history has")
-    by_user: str | None = Field(None, description="feature of users: popular among the users with the same value")
+    by_user: str | None = Field(
+        None, description="category feature of users: popular among the users with the same value"
+    )
 
 
 class FreshChannelSettings(SettingsModel):
@@ -67,3 +70,24 @@ class ChannelsSettings(SettingsModel):
         if off := [name for name in self.weights if getattr(self, name, None) is False]:
             raise ValueError(f"weights: {off} are turned off; turn them on, or leave their weights out")
         return self
+
+    def check_columns(self, schema: Schema) -> None:
+        """Check that the columns that the channels name exist, and have values to group by.
+
+        Raises:
+            ValueError: `popular.by` is not an attribute of items, or of times or fractions; or `popular.by_user` is not
+                a category feature of users.
+        """
+        if self.popular is False:
+            return
+        attributes, by, by_user = schema.items.attributes, self.popular.by, self.popular.by_user
+        if by is not None and (by not in attributes or attributes[by] in ("number", "datetime")):
+            grouped = sorted(name for name, kind in attributes.items() if kind not in ("number", "datetime"))
+            raise ValueError(f"channels.popular.by: expected an attribute of items of {grouped}, got {by!r}")
+        categories = sorted(
+            name for name, feature in schema.users.features.items() if isinstance(feature, CategoryFeature)
+        )
+        if by_user is not None and by_user not in categories:
+            raise ValueError(
+                f"channels.popular.by_user: expected a category feature of users of {categories}, got {by_user!r}"
+            )

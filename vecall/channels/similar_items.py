@@ -1,12 +1,16 @@
 """For each item the items that were taken near it, and how near: the table of the channel `similar`."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows
 from vecall.data.ragged import locate_segments, offsets_from_lengths
+
+SIMILARITY_SCALE = 64  # stored score of a similarity of 1: those of 9.6e-7 to 1,023 are normal numbers of float16
+_MAX_MEASURED_LISTS = 4_096
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,8 @@ class SimilarItems:
 
     Attributes:
         offsets: [N + 1] Bounds of the lists, ascending from 0.
-        rows: [total] int32 rows of neighbours, the nearest first.
-        scores: [total] float16 similarities, above 0.
+        rows: [total] int32 rows of neighbours, the nearest first; of equally near ones the lowest row first.
+        scores: [total] float16 similarities times `SIMILARITY_SCALE`, above 0 and descending.
     """
 
     offsets: Offsets
@@ -26,6 +30,25 @@ class SimilarItems:
     def __len__(self) -> int:
         """Return N."""
         return len(self.offsets) - 1
+
+    def get_neighbors(self, row: int) -> tuple[Rows, NDArray[np.float64]]:
+        """Return rows and similarities of an item's neighbours, the nearest first."""
+        start, end = self.offsets[row : row + 2].tolist()
+        return self.rows[start:end], self.scores[start:end].astype(np.float64) / SIMILARITY_SCALE
+
+    @cached_property
+    def mean_similarities(self) -> NDArray[np.float64]:
+        """Mean similarity by rank, descending: of all items with neighbours, or of 4,096 of them, evenly spaced.
+
+        A list counts 0 at the ranks that it does not have.
+        """
+        owners = np.flatnonzero(np.diff(self.offsets))
+        if len(owners) > _MAX_MEASURED_LISTS:
+            owners = owners[np.linspace(0, len(owners) - 1, _MAX_MEASURED_LISTS).astype(np.int64)]
+        lengths = np.diff(self.offsets)[owners]
+        positions = locate_segments(self.offsets[owners], lengths)
+        ranks = positions - np.repeat(self.offsets[owners], lengths)
+        return np.bincount(ranks, self.scores[positions]) / (SIMILARITY_SCALE * max(len(owners), 1))
 
     def remap(self, base_rows: Rows, new_rows: Rows) -> "SimilarItems":
         """Return the neighbours of the items of another release that exist here; new items have none.

@@ -63,15 +63,18 @@ def batch(
     out: Annotated[Path, typer.Option("--out", help="Parquet file of the results.")],
     k: _KOption = None,
     release: ReleaseOption = None,
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="Rank: requests are those of POST /v1/recommend; k is 20 by default.")
+    ] = False,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Recall items for all users of a file. Loads no torch."""
-    from vecall.recall.batch import recall_file
+    """Recall items, or recommend final lists, for all users of a file. Loads no torch."""
+    from vecall.recall.batch import recall_file, recommend_file
     from vecall.recall.recaller import open_recaller
 
     with open_recaller(store, release=release) as recaller:
-        result = recall_file(recaller, users, out, k=k)
+        result = (recommend_file if recommend else recall_file)(recaller, users, out, k=k)
     users_per_second = result.users / max(result.seconds, 1e-9)
     text = f"{result.users:,} users in {result.seconds:.1f} s ({users_per_second:,.0f} users/s): {out}"
     print_result(result.as_json(), text, as_json=as_json)
@@ -117,6 +120,12 @@ def serve(
         typer.Option("--allow-host", help="Host name that clients may use; repeat for several."),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Reject upserts and deletes.")] = False,
+    ranker: Annotated[
+        str | None,
+        typer.Option(
+            "--ranker", help="MODULE:NAME of your own ranker, a function or a class; goes before the release's."
+        ),
+    ] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request.")] = False,
 ) -> None:
     """Serve a store over HTTP. Loads no torch."""
@@ -129,6 +138,7 @@ def serve(
         "workers": workers,
         "allowed_hosts": tuple(allow_host) if allow_host else None,
         "writable": False if read_only else None,
+        "ranker": ranker,
         "log_requests": True if log_requests else None,
     }
     overrides = {name: value for name, value in options.items() if value is not None}

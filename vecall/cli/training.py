@@ -1,6 +1,6 @@
 """Commands from tables to a release: quickstart, fit, publish, evaluate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -47,10 +47,9 @@ def _print_quickstart_result(result: "QuickstartResult") -> None:
         rows = [[*pair] for pair in zip(newest_first, example.recalled, strict=False)]
         console.print_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, align_left=True)
     evaluation = result.evaluation
-    metrics_by_model = {name: model.seen_excluded for name, model in evaluation.results.items()}
-    console.print_metrics(
-        "\nmodel recall over all items, seen items excluded", metrics_by_model | {"dssm": result.dssm.seen_excluded}
-    )
+    metrics_by_model = _insert_merged(evaluation, "seen_excluded") | {"dssm": result.dssm.seen_excluded}
+    console.print_metrics("\nmodel recall over all items, seen items excluded", metrics_by_model)
+    _print_channels(evaluation)
     console.out.print()
     _print_ann_results(evaluation.ann_results[:1])
     console.out.print(evaluation.route_summary)
@@ -210,11 +209,11 @@ def _print_evaluation(evaluation: "EvaluationReport") -> None:
 
     results = evaluation.results
     for seen in ("seen_excluded", "seen_included"):
-        metrics_by_model = {name: result.as_json()[seen] for name, result in results.items()}
-        console.print_metrics(f"model recall, {seen.replace('_', ' items ')}", metrics_by_model)
+        console.print_metrics(f"model recall, {seen.replace('_', ' items ')}", _insert_merged(evaluation, seen))
     if any(result.as_json(WITH_HISTORY) != result.as_json() for result in results.values()):
         metrics_by_model = {name: result.as_json(WITH_HISTORY)["seen_excluded"] for name, result in results.items()}
         console.print_metrics("model recall, seen items excluded, of users with a history", metrics_by_model)
+    _print_channels(evaluation)
     _print_segments(evaluation)
     _print_ann_results(evaluation.ann_results)
     console.out.print(evaluation.route_summary)
@@ -222,6 +221,24 @@ def _print_evaluation(evaluation: "EvaluationReport") -> None:
         console.out.print(f"{evaluation.comparison.message} {evaluation.comparison.advice}".strip(), markup=False)
     dropped = [f"dropped: {count:,} {reason}" for reason, count in evaluation.dropped.items()]
     console.out.print("\n".join([*evaluation.protocol, *dropped]))
+
+
+def _insert_merged(evaluation: "EvaluationReport", seen: str) -> dict[str, "Mapping[str, float | None]"]:
+    """Return the metrics by model, with those of the merged channels after `model`."""
+    metrics: dict[str, Mapping[str, float | None]] = {}
+    for name, result in evaluation.results.items():
+        metrics[name] = result.as_json()[seen]
+        if name == "model" and evaluation.channels is not None:
+            metrics["merged"] = evaluation.channels.merged_as_json()[seen]
+    return metrics
+
+
+def _print_channels(evaluation: "EvaluationReport") -> None:
+    from vecall.evaluation.channel_table import build_channel_table
+
+    if evaluation.channels is not None:
+        table = build_channel_table(evaluation.channels, evaluation.results["model"].headline_key)
+        console.print_table(table.title, ["", *table.columns], [[name, *cells] for name, cells in table.rows])
 
 
 def _print_segments(evaluation: "EvaluationReport") -> None:

@@ -1,7 +1,7 @@
 """The tables in the form that training and evaluation start from: as rows, ordered, and split."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,8 @@ class Dataset:
         interactions: All interactions, ordered.
         dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason; repeats left out.
         has_timestamps: Whether the interactions have times; otherwise their order in the file stands for them.
+        has_order: Whether the order of a history says what was taken near in time: it has times, or its order in the
+            file stands for them. A random split of interactions without times says that it does not.
     """
 
     schema: Schema
@@ -37,6 +39,7 @@ class Dataset:
     interactions: Interactions
     dropped_counts: Mapping[str, int]
     has_timestamps: bool
+    has_order: bool = True
 
     @property
     def histories(self) -> RaggedArray:
@@ -94,7 +97,8 @@ def read_dataset(settings: DataSettings, schema: Schema) -> Dataset:
     Raises:
         DataError: As for `read_tables`.
     """
-    return build_dataset(read_tables(settings, schema), schema, settings.repeats)
+    dataset = build_dataset(read_tables(settings, schema), schema, settings.repeats)
+    return replace(dataset, has_order=dataset.has_timestamps or settings.split != "random")
 
 
 def build_dataset(tables: Tables, schema: Schema, repeats: Literal["keep", "first", "last"] = "keep") -> Dataset:

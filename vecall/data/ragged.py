@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Offsets, Rows
 
 _CHUNK_ROWS = 2**22
+_COUNTED_CHUNK = 2**20  # rows whose lists are counted at once
 
 
 def offsets_from_lengths(lengths: NDArray[np.int64]) -> Offsets:
@@ -116,6 +118,18 @@ class RaggedArray:
 def _gather(values: Rows, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> RaggedArray:
     """Return the segments of `values` with the given starts and lengths as lists."""
     return RaggedArray(offsets_from_lengths(lengths), values[locate_segments(starts, lengths)])
+
+
+def count_users(lists: RaggedArray, n_items: int) -> NDArray[np.int64]:
+    """Return [N] the number of lists that contain each of the rows 0 to N - 1, however often."""
+    counts = np.zeros(n_items, dtype=np.int64)
+    values, owners = lists.values, lists.segment_ids
+    bounds = np.searchsorted(lists.offsets, np.arange(0, len(values), _COUNTED_CHUNK))  # whole lists
+    for first, last in pairwise([*lists.offsets[np.unique(bounds)], len(values)]):
+        codes = np.sort(owners[first:last] * n_items + values[first:last])
+        is_first = np.concatenate([[True], codes[1:] != codes[:-1]])[: len(codes)]
+        counts += np.bincount(codes[is_first] % n_items, minlength=n_items)
+    return counts
 
 
 class RaggedView(RaggedArray):

@@ -9,6 +9,7 @@ import polars as pl
 
 from vecall.data.attributes import cast_attribute
 from vecall.data.casting import cast_feature, cast_id
+from vecall.data.creation_times import cast_creation_time
 from vecall.data.id_numbering import IdNumbering
 from vecall.data.interaction_table import InteractionReader, InteractionTable, mark_used_codes
 from vecall.data.settings import CsvSettings, DataSettings
@@ -21,6 +22,7 @@ from vecall.schema import (
     ItemSchema,
     Schema,
     TagsFeature,
+    TimeUnit,
     UserSchema,
 )
 
@@ -118,7 +120,10 @@ def validate_tables(sources: TableSources, schema: Schema, bad_rows: BadRowHandl
     """
     items = users = None
     if sources.items is not None:
-        items = _read_entity_table(sources.items, schema.items, sources.csv, bad_rows)
+        time_unit = schema.interactions.time_unit
+        items = _read_entity_table(
+            sources.items, schema.items, sources.csv, bad_rows, None if time_unit == "none" else time_unit
+        )
     if sources.users is not None:
         users = _read_entity_table(sources.users, schema.users, sources.csv, bad_rows)
     item_ids, user_ids = (None if table is None else table.ids for table in (items, users))
@@ -151,7 +156,11 @@ def _check_user_overlap(interactions: InteractionTable, table_users: pl.Series, 
 
 
 def _read_entity_table(
-    source: TableSource, schema: ItemSchema | UserSchema, csv: CsvSettings, bad_rows: BadRowHandler
+    source: TableSource,
+    schema: ItemSchema | UserSchema,
+    csv: CsvSettings,
+    bad_rows: BadRowHandler,
+    time_unit: TimeUnit | None = None,
 ) -> EntityTable:
     table = TableValidator(source, _list_entity_columns(schema), csv, bad_rows)
     numbering = IdNumbering(schema.id_type)
@@ -163,6 +172,9 @@ def _read_entity_table(
             batch.cast("feature", name, partial(cast_feature, feature=feature, decimal=csv.decimal), is_required=False)
         if isinstance(schema, ItemSchema):
             _cast_attributes(batch, schema, csv.decimal)
+            if schema.created is not None:
+                cast_created = partial(cast_creation_time, time_unit=time_unit, decimal=csv.decimal)
+                batch.cast("attribute", schema.created, cast_created, is_required=False)
         batches.append([batch.to_frame(group) for group in ("id", "feature", "attribute")])
     table.handle_invalid_cells()
     ids, features, attributes = map(pl.concat, zip(*batches, strict=True))
@@ -187,8 +199,9 @@ def _cast_attributes(batch: TableBatch, schema: ItemSchema, decimal: str) -> Non
 
 
 def _list_attribute_types(schema: ItemSchema) -> dict[str, AttributeType | None]:
-    """Return the type of each attribute, the title included; None keeps the type of the table."""
-    return ({schema.title: None} if schema.title is not None else {}) | schema.attributes
+    """Return the type of each attribute, the title included, but not `created`; None keeps the type of the table."""
+    types = ({schema.title: None} if schema.title is not None else {}) | schema.attributes
+    return {name: declared_type for name, declared_type in types.items() if name != schema.created}
 
 
 def _list_entity_columns(schema: ItemSchema | UserSchema) -> dict[str, str]:
@@ -200,4 +213,6 @@ def _list_entity_columns(schema: ItemSchema | UserSchema) -> dict[str, str]:
         columns |= {f"schema.items.attributes.{name}": name for name in schema.attributes}
         if schema.title is not None:
             columns["schema.items.title"] = schema.title
+        if schema.created is not None:
+            columns["schema.items.created"] = schema.created
     return columns

@@ -23,6 +23,7 @@ from vecall.doctor.checks import (
     overfitting,
     own_protocol,
     popularity_bias,
+    repeats_hidden,
     repeats_swamp_histories,
     served_vectors_differ,
     targets_in_features,
@@ -75,6 +76,7 @@ CHECKS: tuple[Callable[[DoctorContext], list[Finding]], ...] = (  # by how often
     index_tuned_elsewhere.check,
     served_vectors_differ.check,
     answers_eaten.check,
+    repeats_hidden.check,
     own_protocol.check,
     unexamined.check,
 )

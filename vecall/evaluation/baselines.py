@@ -1,13 +1,11 @@
 """Popularity and EASE, fitted on the training histories: scorers that read histories alone."""
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from vecall.arrays import Scores
-from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.ragged import EvalCases, RaggedArray, count_users
 from vecall.errors import ConfigError
 from vecall.evaluation.baseline_memory import check_baseline_memory
 from vecall.evaluation.scorer import BlockScorer
@@ -19,7 +17,6 @@ DEFAULT_EASE_L2 = 500.0
 
 _EASE_BYTES_PER_WEIGHT = 12  # float32 counts and, before, their sparse form; after, the weights for two values of l2
 _EASE_BYTES_PER_INTERACTION = 60  # sparse matrices and their construction
-_COUNTED_CHUNK = 2**20  # interactions whose users are counted at once
 
 
 def build_interaction_matrix(lists: RaggedArray, n_items: int) -> sparse.csr_array:
@@ -29,18 +26,6 @@ def build_interaction_matrix(lists: RaggedArray, n_items: int) -> sparse.csr_arr
     ).tocsr()
     matrix.data[:] = 1.0
     return matrix
-
-
-def count_users(lists: RaggedArray, n_items: int) -> NDArray[np.int64]:
-    """Return [N] the number of lists that contain an item, however often."""
-    counts = np.zeros(n_items, dtype=np.int64)
-    values, owners = lists.values, lists.segment_ids
-    bounds = np.searchsorted(lists.offsets, np.arange(0, len(values), _COUNTED_CHUNK))  # whole lists
-    for first, last in pairwise([*lists.offsets[np.unique(bounds)], len(values)]):
-        codes = np.sort(owners[first:last] * n_items + values[first:last])
-        is_first = np.concatenate([[True], codes[1:] != codes[:-1]])[: len(codes)]
-        counts += np.bincount(codes[is_first] % n_items, minlength=n_items)
-    return counts
 
 
 class Popularity:

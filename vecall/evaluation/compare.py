@@ -18,6 +18,7 @@ from vecall.evaluation.baseline_evaluation import (
     evaluate_models,
 )
 from vecall.evaluation.baselines import Popularity
+from vecall.evaluation.channel_metrics import ChannelEvaluation
 from vecall.evaluation.evaluator import EvaluationResult
 from vecall.evaluation.fallback import FallbackScorer, compute_unknown_user_mask
 from vecall.evaluation.sampling import describe_users, select_test_cases
@@ -121,6 +122,7 @@ class EvaluationReport:
             routes are those of `vecall.recall.query.ExecutionPlan.path`.
         tuning_points: As in `ServedModel`.
         item_counts: [N] number of users of each item in training.
+        channels: The channels of recall and their merge; None where they were not evaluated.
     """
 
     protocol: tuple[str, ...]
@@ -130,6 +132,7 @@ class EvaluationReport:
     first_k_route_counts: Mapping[str, int]
     tuning_points: Sequence[Mapping[str, float]]
     item_counts: Scores
+    channels: ChannelEvaluation | None = None
 
     @property
     def comparison(self) -> BaselineComparison | None:
@@ -157,6 +160,7 @@ class EvaluationReport:
             "dropped": dict(self.dropped),
             "comparison": None if self.comparison is None else asdict(self.comparison),
             **self._results_to_json(None),
+            **({"merged": None, "channels": {}} if self.channels is None else self.channels.as_json()),
             "with_history": self._results_to_json(WITH_HISTORY),
             "segments": self._segments_to_json(),
             "ann": first | {"paths": dict(self.first_k_route_counts), "others": others},

@@ -114,10 +114,11 @@ class EvaluationResult:
     def as_json(self, group: str | None = None) -> dict[str, dict[str, float | None]]:
         """Return the metrics of all users or of a group as `evaluate --json` prints them, None instead of NaN."""
         excluded, included = (self.seen_excluded, self.seen_included) if group is None else self.group_metrics[group]
-        return {"seen_excluded": _nan_to_none(excluded), "seen_included": _nan_to_none(included)}
+        return {"seen_excluded": nan_to_none(excluded), "seen_included": nan_to_none(included)}
 
 
-def _nan_to_none(metrics: Metrics) -> dict[str, float | None]:
+def nan_to_none(metrics: Metrics) -> dict[str, float | None]:
+    """Return metrics for JSON, which has no NaN."""
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
@@ -174,7 +175,7 @@ def evaluate_scorer(
             ranking = rank_batch(
                 scorer(batch), batch.histories, pairs, n_items=n_items, depth=depth, block_items=block_items
             )
-            is_new = _get_new_target_mask(batch, n_items)
+            is_new = get_new_target_mask(batch, n_items)
             metrics.add_batch(ranking, batch.targets, is_new)
             samples.append(_collect_sample(ranking, batch.targets, is_new, user_indices, start))
             advance(len(batch))
@@ -303,8 +304,8 @@ def _check_rows(cases: EvalCases, n_items: int) -> None:
             )
 
 
-def _get_new_target_mask(cases: EvalCases, n_items: int) -> Mask:
-    """Return [targets] whether a target is not in its user's history."""
+def get_new_target_mask(cases: EvalCases, n_items: int) -> Mask:
+    """Return [targets] whether a target of N items is not in its user's history."""
     seen_pairs = cases.histories.segment_ids * n_items + cases.histories.values
     return ~np.isin(cases.targets.segment_ids * n_items + cases.targets.values, seen_pairs)
 

@@ -1,4 +1,4 @@
-"""The five plots of the report, as SVG text that follows the page's light or dark colors.
+"""The plots of the report, as SVG text that follows the page's light or dark colors.
 
 Drawn for a phone: 331 x 252 points are shown at about their own size on a 390 px screen, larger elsewhere.
 The text is deterministic: equal input gives equal SVG.
@@ -233,6 +233,30 @@ def plot_recalled_popularity(top_rows: Mapping[str, Rows], item_counts: Scores) 
         axes.set_xlabel("popularity (users of the item)")
         _add_legend(figure, *axes.get_legend_handles_labels())
         return _render_svg(figure, "popularity")
+
+
+def plot_channels(channels: Mapping[str, tuple[float, float]], *, metric: str) -> str:
+    """Plot the recall of each channel alone, and the share of targets that it adds to the vectors.
+
+    Args:
+        channels: Both shares by channel, in the order of the bars from above.
+        metric: Name of the recall.
+    """
+    centers = np.arange(len(channels))[::-1]
+    with mpl.rc_context(_RC_PARAMS | {"axes.grid.axis": "x"}):
+        figure, axes = _create_figure()
+        for index, (offset, label) in enumerate(((0.2, f"{metric} alone"), (-0.2, "not found by the vectors"))):
+            shares = [values[index] for values in channels.values()]
+            bars = axes.barh(centers + offset, shares, height=0.36, color=_SERIES_COLORS[index], lw=0, label=label)
+            axes.bar_label(bars, [format_decimal(share) for share in shares], padding=3, fontsize=9.5)
+        axes.set_yticks(centers, list(channels))
+        axes.margins(x=0.16)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_decimal(value)))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("share of held-out items")
+        _add_legend(figure, *axes.get_legend_handles_labels())
+        return _render_svg(figure, "channels")
 
 
 def format_decimal(value: float) -> str:

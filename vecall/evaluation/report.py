@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vecall.errors import ConfigError
+from vecall.evaluation.channel_table import ChannelTable
 from vecall.evaluation.plots import format_decimal
 from vecall.evaluation.segment_tables import SegmentTable
 from vecall.runtime.paths import to_absolute_path
@@ -107,11 +108,13 @@ class ReportContent:
         dropped: Rows (what, how many, why) about data that were left out.
         ann_rows: `AnnBenchmarkResult.as_json()` of each benchmark.
         ann_method: How the benchmarks were done.
-        learning_curve_svg: SVG from `vecall.evaluation.plots`, like the next four; a plot that is empty is omitted.
+        channel_table: What each channel of recall gives; None leaves the section out.
+        learning_curve_svg: SVG from `vecall.evaluation.plots`, like the next five; a plot that is empty is omitted.
         recall_over_k_svg: SVG.
         ann_frontier_svg: SVG.
         scores_svg: SVG.
         popularity_svg: SVG.
+        channels_svg: SVG.
         examples: A few users.
         environment: Machine, versions and command, by name.
         findings: Findings of `vecall doctor` above "info"; None if it was not asked, then the page has no such section.
@@ -129,11 +132,13 @@ class ReportContent:
     dropped: tuple[tuple[str, int, str], ...] = ()
     ann_rows: tuple[AnnRow, ...] = ()
     ann_method: str = ""
+    channel_table: ChannelTable | None = None
     learning_curve_svg: str = ""
     recall_over_k_svg: str = ""
     ann_frontier_svg: str = ""
     scores_svg: str = ""
     popularity_svg: str = ""
+    channels_svg: str = ""
     examples: tuple[ExampleUser, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[FindingRow, ...] | None = None
@@ -168,6 +173,11 @@ CAPTIONS = {
         "Popularity of recalled items",
         "The share of recalled items in each range of popularity. Bars: the share of training interactions. A line far "
         "above the bars on the right means that a model recalls mostly popular items. Dotted: all items.",
+    ),
+    "channels": (
+        "Channels",
+        "Blue: the share of held-out items that each channel finds alone. Orange: the share that it finds and the "
+        "vectors do not, which is the most that merging can add. A channel that adds little costs time for nothing.",
     ),
 }
 _ANN_COLUMNS = {

@@ -146,6 +146,24 @@ def _invert_float_order(bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
     return bits if bits >> np.uint32(31) else np.uint32(0x7FFFFFFF) - bits
 
 
+@_jit
+def _sum_by_row(rows, values, positions, distinct_rows, sums):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Sum in a hash table with linear probing: `positions`, all -1, are those of the rows among the distinct ones."""
+    mask, n_distinct = np.uint64(positions.shape[0] - 1), 0
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        slot = (np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32) & mask
+        while positions[slot] >= 0 and distinct_rows[positions[slot]] != row:
+            slot = (slot + np.uint64(1)) & mask
+        if positions[slot] < 0:
+            positions[slot] = n_distinct
+            distinct_rows[n_distinct] = row
+            sums[n_distinct] = 0.0
+            n_distinct += 1
+        sums[positions[slot]] += values[i]
+    return n_distinct
+
+
 def _make_read_only_view(array: Any) -> Any:  # noqa: ANN401 - an array
     """Read-only view of an array. Numba compiles a kernel once per array type; this gives all inputs the same type."""
     view = array.view()
@@ -208,6 +226,23 @@ def select_top_k(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Score
     return best_rows, bits.view(np.float32)
 
 
+def sum_by_row(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
+    """Sum the values of equal rows, several times as fast as by sorting.
+
+    Args:
+        rows: [n] int64, at least 0.
+        values: [n].
+
+    Returns:
+        The distinct rows, in the order in which they occur first, and the sum of each.
+    """
+    positions = np.full(2 << len(rows).bit_length(), -1, dtype=np.int64)  # at most half full
+    distinct_rows, sums = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.float64)
+    inputs = _make_read_only_view(rows), _make_read_only_view(values)
+    count = _sum_by_row(*inputs, positions, distinct_rows, sums)
+    return distinct_rows[:count], sums[:count]
+
+
 def bitmap_to_rows(bitmap: Bitmap) -> Rows:
     """List the rows of a bitmap, ascending."""
     rows = np.empty(bitmap.count, dtype=np.int64)
@@ -224,3 +259,4 @@ def compile_kernels() -> None:
     select_top_k_superset(compute_inner_products(half_vectors, query, rows), 0)
     select_top_k(np.zeros(1, dtype=np.float32), None, 1)
     select_top_k(np.zeros(1, dtype=np.float32), rows, 1)
+    sum_by_row(rows, np.zeros(1))

@@ -10,18 +10,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Vectors
+from vecall.channels.merge_plan import MergePlan
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.id_map import IdMap
 from vecall.data.ragged import EvalCases
+from vecall.data.split import Split
 from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.compare import EvaluationReport, ServedModel, evaluate_all
 from vecall.evaluation.sampling import sample_cases
-from vecall.evaluation.scorer import VectorScorer
+from vecall.evaluation.scorer import Scorer, VectorScorer
 from vecall.index.base import Index
 from vecall.index.builder import build_index
 from vecall.index.planner import DEFAULT_COSTS
+from vecall.pipeline.channel_evaluation import add_channels
+from vecall.pipeline.channel_recall import select_user_features
 from vecall.pipeline.run import Run
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.golden import UserTowerInputs
@@ -39,11 +43,11 @@ def evaluate(
     config: Config | None = None,
     all_users: bool = False,
 ) -> dict[str, object]:
-    """Evaluate a run or a release: model, index, popularity, EASE and co-occurrence on the same test split.
+    """Evaluate a run or a release: model, index, channels and their merge, and the baselines on the same test split.
 
     Exactly one of `run` and `store` is given. All users are evaluated while users x items are at most 10^10; beyond
     that, a fixed sample of 10,000 users is, and `protocol` gives the standard error. Baselines that do not fit into
-    memory are None, and `protocol` says why.
+    memory are None, and `protocol` says why. Channels are evaluated on at most 10,000 users.
 
     Args:
         run: Directory of a finished run. Its evaluated model has not seen the test interactions.
@@ -105,16 +109,7 @@ def _evaluate_run(run: Run, config: Config | None, *, all_users: bool) -> Evalua
         reads_history=model.towers.reads_history,
         tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
-    return evaluate_all(
-        dataset,
-        split,
-        scorer,
-        served_model,
-        config.evaluation.ks,
-        config.index.ks,
-        segments=config.evaluation.segments,
-        all_users=all_users,
-    )
+    return _evaluate_with_channels(config, dataset, split, scorer, served_model, run.summary.merge, all_users=all_users)
 
 
 def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> EvaluationReport:
@@ -143,16 +138,25 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         reads_history=encoder.history_length > 0,
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
-    return evaluate_all(
-        dataset,
-        split,
-        VectorScorer(encode_users, read_item_vectors(release.index)),
-        served_model,
-        config.evaluation.ks,
-        config.index.ks,
-        segments=config.evaluation.segments,
-        all_users=all_users,
+    scorer = VectorScorer(encode_users, read_item_vectors(release.index))
+    return _evaluate_with_channels(
+        config, dataset, split, scorer, served_model, release.merge_plan, all_users=all_users
     )
+
+
+def _evaluate_with_channels(
+    config: Config,
+    dataset: Dataset,
+    split: Split,
+    scorer: Scorer,
+    served_model: ServedModel,
+    plan: MergePlan,
+    *,
+    all_users: bool,
+) -> EvaluationReport:
+    ks, ann_ks, segments = config.evaluation.ks, config.index.ks, config.evaluation.segments
+    report = evaluate_all(dataset, split, scorer, served_model, ks, ann_ks, segments=segments, all_users=all_users)
+    return add_channels(report, config.channels, plan, dataset, split, served_model, ks)
 
 
 def build_user_encoder(
@@ -161,9 +165,7 @@ def build_user_encoder(
     """Return a function that encodes the users of B cases, with their context, as requests are: → [B, D]."""
 
     def encode_users(cases: EvalCases) -> Vectors:
-        features = user_features[cases.users]
-        if cases.context is not None:
-            features = features.with_columns(cases.context.get_columns())
+        features = select_user_features(user_features, cases)
         return UserTowerInputs(cases.histories, features).encode(encoder, index.get_vectors)
 
     return encode_users

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.channels.merge_plan import MergePlan
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
@@ -26,9 +27,11 @@ from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
 from vecall.pipeline.data_summary import count_data, describe_data
-from vecall.pipeline.fit_baselines import evaluate_baselines
+from vecall.pipeline.exact_model import build_exact_model
+from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
+from vecall.pipeline.merge_tuning import tune_merge
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -131,12 +134,11 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         group=group,
     )
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, directory / MODEL_DIR))
-    scorer = wrap_with_fallback(TowerScorer(result.towers, training_data))
+    tower_scorer = TowerScorer(result.towers, training_data)
+    scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
-    baselines = None
-    if config.evaluation.baselines:
-        evaluate = partial(evaluate_baselines, split, popularity, config.evaluation.ks, test_result)
-        baselines = run_on_main(group, evaluate)
+    baselines = _evaluate_baselines(config, split, popularity, test_result, group)
+    merge = run_on_main(group, partial(_tune_merge, config, dataset, split, tower_scorer))
     seconds = result.seconds
     if config.training.refit:
         seconds += _refit_and_time(dataset, config, directory, result, init_run, group)
@@ -148,9 +150,10 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         dropped=dict(dataset.dropped_counts) | dict(split.user_counts_by_reason),
         data=data_counts,
         metrics=test_result.as_json(),
-        baselines={} if baselines is None else baselines.metrics,
-        baseline_notes=() if baselines is None else baselines.notes,
-        comparison=None if baselines is None else baselines.comparison,
+        baselines=baselines.metrics,
+        baseline_notes=baselines.notes,
+        comparison=baselines.comparison,
+        merge=merge,
         refit=config.training.refit,
     )
     run_on_main(group, partial(_write_summary, summary, directory))
@@ -260,6 +263,21 @@ def _evaluate_test(
         f"{split.protocol}; {describe_users(result.evaluated_user_count, len(split.test))} evaluated: standard error "
         f"of {result.headline_key} {result.standard_errors[result.headline_key]:.4f}"
     )
+
+
+def _evaluate_baselines(
+    config: Config, split: Split, popularity: Popularity, model_result: EvaluationResult, group: ProcessGroup | None
+) -> FitBaselines:
+    """Evaluate the baselines on the test users of the model, unless the settings leave them out."""
+    if not config.evaluation.baselines:
+        return FitBaselines({}, (), None)
+    return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, model_result))
+
+
+def _tune_merge(config: Config, dataset: Dataset, split: Split, scorer: TowerScorer) -> MergePlan:
+    """Find how a release merges its channels, by an exact search of the evaluated model's vectors."""
+    reads_history = config.model.history.encoder != "none"
+    return tune_merge(config, dataset, split, partial(build_exact_model, scorer, dataset, reads_history=reads_history))
 
 
 def _make_initializer(

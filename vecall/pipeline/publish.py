@@ -2,14 +2,17 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import StoreError
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.catalogue_encoding import encode_catalogue
+from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
+from vecall.recall.channels.available import list_available_channels
 from vecall.release.encoder import EncoderState, OnnxEncoder
 from vecall.release.file_io import translate_write_errors
 from vecall.release.regression import find_regression
@@ -127,14 +130,20 @@ def _open_encoder(directory: Path) -> OnnxEncoder:
 def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: int) -> ReleaseContents:
     """Encode the items by an encoder of their own: it is released, with the id table that it has mapped, afterwards."""
     catalogue = dataset.catalogue
-    return ReleaseContents(
+    with translate_write_errors(directory):  # before there are vectors in memory
+        channels = build_channel_tables(
+            run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
+        )
+    contents = ReleaseContents(
         item_ids=catalogue.items,
         vectors=encode_catalogue(_open_encoder(directory), catalogue.item_features),
         attributes=catalogue.item_attributes,
         popularity=dataset.popularity,
         users=UserTable(catalogue.users, catalogue.user_features, dataset.histories),
         item_features=catalogue.item_features,
+        channels=channels,
         metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )
+    return replace(contents, merge=run.summary.merge.restrict(list_available_channels(contents)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vecall.arrays import Vectors
+from vecall.channels.settings import ChannelsSettings
 from vecall.data.dataset import build_dataset
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.settings import CsvSettings
@@ -24,6 +25,7 @@ from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
 from vecall.pipeline.catalogue_encoding import encode_catalogue, find_non_finite_rows
+from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.custom_towers import (
     CustomTowerWrapper,
     check_tower,
@@ -33,6 +35,7 @@ from vecall.pipeline.custom_towers import (
 )
 from vecall.pipeline.onnx_export import compute_encoder_hash, write_encoder_state
 from vecall.release.encoder import ITEM_TOWER_FILE, QUERY_TOWER_FILE, EncoderState, OnnxEncoder
+from vecall.release.file_io import translate_write_errors
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
@@ -78,7 +81,7 @@ def publish_towers(
         schema: A `vecall.schema.Schema`, or the mapping that `[schema]` of vecall.toml would be.
         items: The items table: path of a Parquet or CSV file, or a Polars frame.
         users: The users table, likewise; needed if the schema names user features.
-        interactions: The interactions table, likewise: histories and popularity.
+        interactions: The interactions table, likewise: histories, popularity and channels.
         queries: [Q, D] real user vectors to tune the index on; None to encode users of the tables.
         encoders: What `fit_encoders` returned when the towers were trained; None to fit on `items` and `users`, which
             is right only if the towers were trained on these very tables.
@@ -183,7 +186,7 @@ def _publish(
             # Not bound to a name: the vectors are released before the index is loaded again to be verified.
             description = write_release(
                 draft.directory,
-                _build_contents(encoder, inputs, journal_seq),
+                _build_contents(encoder, inputs, journal_seq, draft.directory),
                 settings,
                 queries=query_array,
                 encoder=(encoder, encoder_hash),
@@ -274,9 +277,13 @@ def _export_towers(inputs: _Inputs, dim: int, directory: Path) -> tuple[OnnxEnco
     return OnnxEncoder(directory, threads=os.cpu_count() or 1), compute_encoder_hash(directory)
 
 
-def _build_contents(encoder: OnnxEncoder, inputs: _Inputs, journal_seq: int) -> ReleaseContents:
+def _build_contents(encoder: OnnxEncoder, inputs: _Inputs, journal_seq: int, scratch_dir: Path) -> ReleaseContents:
     dataset = build_dataset(inputs.tables, inputs.schema)
     catalogue = dataset.catalogue
+    with translate_write_errors(scratch_dir):
+        channels = build_channel_tables(
+            ChannelsSettings(), dataset, dataset.interactions.positives, scratch_dir=scratch_dir
+        )
     has_interactions = len(inputs.tables.interactions) > 0
     vectors = encode_catalogue(encoder, catalogue.item_features)
     if len(invalid := find_non_finite_rows(vectors)):
@@ -294,6 +301,7 @@ def _build_contents(encoder: OnnxEncoder, inputs: _Inputs, journal_seq: int) -> 
         popularity=dataset.popularity if has_interactions else None,
         users=users,
         item_features=catalogue.item_features,
+        channels=channels,
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.config import AUTO_PRESET, Config, parse_config
 from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
@@ -54,6 +55,7 @@ class RunSummary(BaseModel):
         baselines: Those of the baselines on the same users, by name; without those that did not fit into memory.
         baseline_notes: Sentences on how a baseline was fitted, or why it is missing.
         comparison: The model beside the baselines; None if these were not evaluated.
+        merge: How a release of the run merges its channels.
         refit: Whether the run has a final model in `refit/`.
     """
 
@@ -68,6 +70,7 @@ class RunSummary(BaseModel):
     baselines: dict[str, dict[str, JsonValue]] = {}
     baseline_notes: tuple[str, ...] = ()
     comparison: BaselineComparison | None = None
+    merge: MergePlan = VECTORS_ALONE
     refit: bool
 
 

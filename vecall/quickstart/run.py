@@ -57,6 +57,7 @@ class QuickstartResult:
         return {
             "release": self.release,
             **{name: results[name].seen_excluded for name in ("model", "popularity", "ease", "cooccurrence")},
+            "merged": None if self.evaluation.channels is None else self.evaluation.channels.merged[0],
             "dssm": self.dssm.seen_excluded,
             "ann": {key: ann[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
             "paths": dict(self.evaluation.first_k_route_counts),

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from vecall.errors import VecallError
 
@@ -30,6 +31,27 @@ class NamedRanker:
     ranker: Ranker
 
 
+def name_ranker(ranker: Ranker | NamedRanker) -> NamedRanker:
+    """Return a ranker with a name: its attribute `name`, else that of the function or the class."""
+    if isinstance(ranker, NamedRanker):
+        return ranker
+    name = getattr(ranker, "name", None) or getattr(ranker, "__name__", None) or type(ranker).__name__
+    return NamedRanker(str(name), ranker)
+
+
+def score_candidates(candidates: pl.DataFrame, ranker: Ranker) -> NDArray[np.float64]:
+    """Return [C] the scores that a ranker gives to C candidates.
+
+    Raises:
+        VecallError: The ranker did not return a finite score for each candidate.
+    """
+    scores = np.asarray(ranker(candidates), dtype=np.float64)
+    if scores.shape != (len(candidates),) or not np.isfinite(scores).all():
+        problem = "some not finite" if scores.shape == (len(candidates),) else f"shape {list(scores.shape)}"
+        raise VecallError(f"ranker: expected a finite score for each of {len(candidates)} candidates, got {problem}")
+    return scores
+
+
 def rank(candidates: pl.DataFrame, ranker: Ranker, k: int) -> pl.DataFrame:
     """Return the k candidates that a ranker scores best.
 
@@ -44,9 +66,6 @@ def rank(candidates: pl.DataFrame, ranker: Ranker, k: int) -> pl.DataFrame:
     Raises:
         VecallError: The ranker did not return a finite score for each candidate.
     """
-    scores = np.asarray(ranker(candidates), dtype=np.float64)
-    if scores.shape != (len(candidates),) or not np.isfinite(scores).all():
-        problem = "some not finite" if scores.shape == (len(candidates),) else f"shape {list(scores.shape)}"
-        raise VecallError(f"ranker: expected a finite score for each of {len(candidates)} candidates, got {problem}")
+    scores = score_candidates(candidates, ranker)
     scored = candidates.with_columns(pl.Series("ranking_score", scores))
     return scored.sort("ranking_score", descending=True, maintain_order=True).head(k)

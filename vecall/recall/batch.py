@@ -1,4 +1,4 @@
-"""Batch recall: a file of user ids or of requests in, one Parquet table of answers out."""
+"""Batch recall and recommendation: a file of user ids or of requests in, one Parquet table of answers out."""
 
 import json
 import time
@@ -7,18 +7,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import polars as pl
 
 from vecall import progress
 from vecall.data.casting import cast_id, to_id_dtype
+from vecall.data.id_map import Id
 from vecall.data.readers import read_table
 from vecall.errors import DataError, QueryError
 from vecall.recall.parquet_output import stage_parquet
 from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
+from vecall.recall.recommend_query import Recommended, RecommendRequest
 from vecall.release.release import Release
 from vecall.runtime.paths import to_absolute_path
+
+RequestT = TypeVar("RequestT", Query, RecommendRequest)
 
 _TABLE_SUFFIXES = (".parquet", ".csv")
 _USER_ID_COLUMN = "user_id"
@@ -27,7 +32,7 @@ _CHUNK_USERS = 4_096  # users whose answers are held in memory
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Summary of a batch recall.
+    """Summary of a batch.
 
     Attributes:
         users: number of requests answered.
@@ -45,11 +50,11 @@ class BatchResult:
 
 
 @dataclass(frozen=True)
-class _LocatedQuery:
-    """A query and its location in the input file, counted from 1, such as `users.csv: row 3`."""
+class _LocatedRequest(Generic[RequestT]):
+    """A request and its location in the input file, counted from 1, such as `users.csv: row 3`."""
 
     location: str
-    query: Query
+    request: RequestT
 
 
 def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: int | None = None) -> BatchResult:
@@ -73,40 +78,83 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
         QueryError: A line is not a request, or the release cannot answer it; nothing is written.
         StoreError: The table cannot be written.
     """
+    return _answer_file(recaller, input_path, output_path, k, parse=Query.from_json, answer=recaller.recall)
+
+
+def recommend_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: int | None = None) -> BatchResult:
+    """Recommend a final list for every user of a file, with the same answers as `Recaller.recommend`.
+
+    Args:
+        recaller: As for `recall_file`.
+        input_path: As for `recall_file`; a line is a request of `POST /v1/recommend`.
+        output_path: As for `recall_file`, with the columns `channels`, a list of names for each of `ids`, and `ranker`
+            as well.
+        k: Items per user; None takes each request's own `k`, 20 by default.
+
+    Returns:
+        As `recall_file`.
+
+    Raises:
+        DataError, QueryError, StoreError: As for `recall_file`.
+    """
+
+    def recommend(request: RecommendRequest) -> Recommended:
+        return recaller.recommend_with_trace(request).answer
+
+    return _answer_file(recaller, input_path, output_path, k, parse=RecommendRequest.from_json, answer=recommend)
+
+
+def _answer_file(
+    recaller: Recaller,
+    input_path: Path,
+    output_path: Path,
+    k: int | None,
+    *,
+    parse: Callable[[object], RequestT],
+    answer: Callable[[RequestT], Recalled | Recommended],
+) -> BatchResult:
     start_time = time.perf_counter()
     input_path, output_path = to_absolute_path(input_path), to_absolute_path(output_path)
-    read_queries = _make_query_reader(recaller.live_index.snapshot.release, input_path, k)
-    total = sum(1 for _ in read_queries())  # a pass of its own, so that a bad line is reported before hours of work
+    read_requests = _make_request_reader(recaller.live_index.snapshot.release, input_path, k, parse)
+    total = sum(1 for _ in read_requests())  # a pass of its own, so that a bad line is reported before hours of work
     if not total:
         raise DataError(f"{input_path}: contains no users; expected at least one")
     with stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
-        queries, written = read_queries(), 0
-        while chunk := list(islice(queries, _CHUNK_USERS)):
-            answers = [_recall_query(recaller, located_query) for located_query in chunk]
-            _to_frame(recaller, chunk, answers).write_parquet(directory / f"{written:012}.parquet")
+        requests, written = read_requests(), 0
+        while chunk := list(islice(requests, _CHUNK_USERS)):
+            answers = [_answer_request(answer, located) for located in chunk]
+            user_ids = [_get_user_id(located.request) for located in chunk]
+            _to_frame(recaller, user_ids, answers).write_parquet(directory / f"{written:012}.parquet")
             written += len(chunk)
             advance(len(chunk))
     return BatchResult(total, round(time.perf_counter() - start_time, 2), output_path)
 
 
-def _make_query_reader(release: Release, path: Path, k: int | None) -> Callable[[], Iterator[_LocatedQuery]]:
-    """Return a function that iterates over all queries of the file, any number of times; a table is read once."""
+def _make_request_reader(
+    release: Release, path: Path, k: int | None, parse: Callable[[object], RequestT]
+) -> Callable[[], Iterator[_LocatedRequest[RequestT]]]:
+    """Return a function that iterates over all requests of the file, any number of times; a table is read once."""
     if path.suffix in _TABLE_SUFFIXES:
-        return partial(_iterate_id_queries, path, _read_user_ids(release, path), k)
-    return partial(_iterate_json_queries, path, k)
+        return partial(_iterate_id_requests, path, _read_user_ids(release, path), k, parse)
+    return partial(_iterate_json_requests, path, k, parse)
 
 
-def _iterate_id_queries(path: Path, user_ids: Sequence[int | str], k: int | None) -> Iterator[_LocatedQuery]:
+def _iterate_id_requests(
+    path: Path, user_ids: Sequence[int | str], k: int | None, parse: Callable[[object], RequestT]
+) -> Iterator[_LocatedRequest[RequestT]]:
+    options = {} if k is None else {"k": k}
     for row, user_id in enumerate(user_ids, 1):
-        yield _LocatedQuery(f"{path}: row {row}", Query(user_id=user_id) if k is None else Query(user_id=user_id, k=k))
+        yield _LocatedRequest(f"{path}: row {row}", parse({"user_id": user_id, **options}))
 
 
-def _iterate_json_queries(path: Path, k: int | None) -> Iterator[_LocatedQuery]:
+def _iterate_json_requests(
+    path: Path, k: int | None, parse: Callable[[object], RequestT]
+) -> Iterator[_LocatedRequest[RequestT]]:
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _parse_query(f"{path}: line {number}", line, k)
+                    yield _parse_line(f"{path}: line {number}", line, k, parse)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -124,38 +172,52 @@ def _read_user_ids(release: Release, path: Path) -> Sequence[int | str]:
     return user_ids
 
 
-def _parse_query(location: str, line: str, k: int | None) -> _LocatedQuery:
+def _parse_line(
+    location: str, line: str, k: int | None, parse: Callable[[object], RequestT]
+) -> _LocatedRequest[RequestT]:
     try:
-        query = Query.from_json(json.loads(line))
+        request = parse(json.loads(line))
     except ValueError as error:
         raise QueryError(f"{location}: is not valid JSON: {error}", code="bad_json") from error
     except QueryError as error:
         raise _add_location(error, location) from error
-    return _LocatedQuery(location, query if k is None else replace(query, k=k))
+    return _LocatedRequest(location, request if k is None else replace(request, k=k))
 
 
 def _add_location(error: QueryError, location: str) -> QueryError:
     return QueryError(f"{location}: {error}", code=error.code, field=error.field)
 
 
-def _recall_query(recaller: Recaller, located_query: _LocatedQuery) -> Recalled:
+def _answer_request(
+    answer: Callable[[RequestT], Recalled | Recommended], located: _LocatedRequest[RequestT]
+) -> Recalled | Recommended:
     try:
-        return recaller.recall(located_query.query)
+        return answer(located.request)
     except QueryError as error:
-        raise _add_location(error, located_query.location) from error
+        raise _add_location(error, located.location) from error
 
 
-def _to_frame(recaller: Recaller, queries: Sequence[_LocatedQuery], answers: Sequence[Recalled]) -> pl.DataFrame:
+def _get_user_id(request: Query | RecommendRequest) -> Id | None:
+    return request.user_id if isinstance(request, Query) else request.query.user_id
+
+
+def _to_frame(
+    recaller: Recaller, user_ids: Sequence[Id | None], answers: Sequence[Recalled | Recommended]
+) -> pl.DataFrame:
     release = recaller.live_index.snapshot.release
-    user_ids = [located_query.query.user_id for located_query in queries]
     if release.user_id_type == "string":  # a release without users accepts ids of both types
         user_ids = [None if user_id is None else str(user_id) for user_id in user_ids]
     item_ids_dtype = pl.List(to_id_dtype(release.item_ids.id_type))
-    return pl.DataFrame(
-        {
-            _USER_ID_COLUMN: pl.Series(user_ids, dtype=to_id_dtype(release.user_id_type)),
-            "ids": pl.Series([answer.ids for answer in answers], dtype=item_ids_dtype),
-            "scores": pl.Series([answer.scores for answer in answers], dtype=pl.List(pl.Float32)),
-            "release": [answer.release for answer in answers],
-        }
-    )
+    recommended = [answer for answer in answers if isinstance(answer, Recommended)]
+    score_dtype = pl.Float64 if recommended else pl.Float32  # a ranker's may be of any size
+    columns = {
+        _USER_ID_COLUMN: pl.Series(user_ids, dtype=to_id_dtype(release.user_id_type)),
+        "ids": pl.Series([answer.ids for answer in answers], dtype=item_ids_dtype),
+        "scores": pl.Series([answer.scores for answer in answers], dtype=pl.List(score_dtype)),
+        "release": pl.Series([answer.release for answer in answers]),
+    }
+    if recommended:
+        channels_dtype = pl.List(pl.List(pl.String))
+        columns["channels"] = pl.Series([answer.channels for answer in recommended], dtype=channels_dtype)
+        columns["ranker"] = pl.Series([answer.ranker for answer in recommended])
+    return pl.DataFrame(columns)

@@ -1,23 +1,36 @@
 """The table of recalled items that is handed to ranking: what recall knows of each."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from vecall.arrays import Rows
+from vecall.arrays import Mask, Rows
 from vecall.channels.settings import ChannelName
 from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
 from vecall.recall.channel_search import ChannelSearchResult
+from vecall.recall.item_age import compute_age_days
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows
 
 
 def build_candidate_table(
-    snapshot: Snapshot, resolved_query: ResolvedQuery, search_result: ChannelSearchResult
+    snapshot: Snapshot,
+    resolved_query: ResolvedQuery,
+    search_result: ChannelSearchResult,
+    *,
+    now_ns: int | None = None,
 ) -> pl.DataFrame:
     """Build a frame of C rows, one per recalled item, in the order of recall.
+
+    Args:
+        snapshot: What was searched.
+        resolved_query: The query.
+        search_result: What was recalled.
+        now_ns: Present time, nanoseconds since 1970; None for that of the clock.
 
     Returns:
         The columns
@@ -26,6 +39,8 @@ def build_candidate_table(
           - `CHANNEL.score`, `CHANNEL.rank`: of each channel that was asked, null where it did not return the item;
           - `user.COLUMN`: features of the user, equal in all rows;
           - `item.popularity`: number of positive interactions, null where it is not known; 0 for new live items;
+          - `item.age_days`: days since the item came, by the clock of the data, see `vecall.recall.item_age`; null
+            where it is not known;
           - the attributes, under their own names.
     """
     rows = search_result.rows
@@ -36,34 +51,52 @@ def build_candidate_table(
         "rank": pl.Series(np.arange(1, len(rows) + 1)),
         "channels": _list_channels(by_channel, len(rows)),
     }
-    for name, (scores, ranks) in by_channel.items():
-        columns[f"{name}.score"], columns[f"{name}.rank"] = scores, ranks
+    for name, aligned in by_channel.items():
+        columns[f"{name}.score"], columns[f"{name}.rank"] = aligned.scores, aligned.ranks
     features = resolved_query.user_features
     if features is not None:
         columns |= {f"user.{column}": features[column].new_from_index(0, len(rows)) for column in features.columns}
     columns["item.popularity"] = _get_popularity(snapshot, rows)
+    ages = compute_age_days(snapshot, rows, time.time_ns() if now_ns is None else now_ns)
+    columns["item.age_days"] = pl.Series(ages, nan_to_null=True)
     return pl.DataFrame(columns).hstack(snapshot.get_attributes(rows))
 
 
-def _align(rows: Rows, hits: ScoredRows) -> tuple[pl.Series, pl.Series]:
-    """Return score and rank, from 1, of each of `rows` in a channel; null where the channel did not return it."""
+@dataclass(frozen=True)
+class _AlignedHits:
+    """What a channel says of R rows.
+
+    Attributes:
+        is_hit: [R] whether the channel returned the row.
+        scores: [R] its scores; null where it did not.
+        ranks: [R] its ranks, from 1; null where it did not.
+    """
+
+    is_hit: Mask
+    scores: pl.Series
+    ranks: pl.Series
+
+
+def _align(rows: Rows, hits: ScoredRows) -> _AlignedHits:
     channel_rows, channel_scores = hits
     order = np.argsort(channel_rows)
     positions = np.append(order, -1)[np.searchsorted(channel_rows, rows, sorter=order)]  # -1: beyond the largest row
     is_hit = positions >= 0
     is_hit[is_hit] = channel_rows[positions[is_hit]] == rows[is_hit]
-    scores, ranks = np.full(len(rows), np.nan, dtype=np.float32), positions + 1
-    scores[is_hit] = channel_scores[positions[is_hit]]
-    return pl.Series(scores, nan_to_null=True), pl.select(pl.when(pl.Series(is_hit)).then(pl.Series(ranks))).to_series()
+    scores, ranks = np.full(len(rows), np.nan, dtype=np.float32), np.full(len(rows), np.nan)
+    scores[is_hit], ranks[is_hit] = channel_scores[positions[is_hit]], positions[is_hit] + 1
+    # Expressions of Polars would take longer than all else here: each starts its thread pool.
+    return _AlignedHits(is_hit, pl.Series(scores, nan_to_null=True), pl.Series(ranks, nan_to_null=True).cast(pl.Int64))
 
 
-def _list_channels(by_channel: Mapping[ChannelName, tuple[pl.Series, pl.Series]], length: int) -> pl.Series:
-    """Return for each row the names of the channels that have a rank for it."""
-    names: list[list[str]] = [[] for _ in range(length)]
-    for name, (_, ranks) in by_channel.items():
-        for position in ranks.is_not_null().arg_true():
-            names[position].append(name)
-    return pl.Series(names, dtype=pl.List(pl.String))
+def _list_channels(by_channel: Mapping[ChannelName, _AlignedHits], length: int) -> pl.Series:
+    """Return for each row the names of the channels that returned it."""
+    codes = np.zeros(length, dtype=np.int64)  # a bit per channel: Polars converts a list per row slowly
+    for bit, hits in enumerate(by_channel.values()):
+        codes |= hits.is_hit.astype(np.int64) << bit
+    distinct_codes, positions = np.unique(codes, return_inverse=True)
+    names = [[name for bit, name in enumerate(by_channel) if code >> bit & 1] for code in distinct_codes.tolist()]
+    return pl.Series(names, dtype=pl.List(pl.String)).gather(positions)
 
 
 def _get_popularity(snapshot: Snapshot, rows: Rows) -> pl.Series:

@@ -45,6 +45,11 @@ class ChannelSearchResult:
     channel_ms: Mapping[ChannelName, float]
     degraded: tuple[ChannelName, ...] = ()
 
+    def list_channels(self, rows: Rows) -> list[list[str]]:
+        """Return for each row the names of the channels that recalled it."""
+        is_hit = [(name, np.isin(rows, channel_rows).tolist()) for name, (channel_rows, _) in self.hits.items()]
+        return [[name for name, mask in is_hit if mask[position]] for position in range(len(rows))]
+
     def describe_channels(self) -> dict[str, dict[str, float]]:
         """Return for each channel that answered its number of items, how many no other channel has, and its time."""
         rows = [channel_rows for channel_rows, _ in self.hits.values()]
@@ -89,7 +94,7 @@ def search_channels(
     scan_limiter: ScanLimiter = UNLIMITED_SCANS,
     deadline: float = NO_DEADLINE,
 ) -> ChannelSearchResult:
-    """Ask each channel of a plan for k items and merge them.
+    """Ask each channel of a plan for k items, or for more if the plan says so, and merge them.
 
     Args:
         query: What every channel is asked.
@@ -105,7 +110,7 @@ def search_channels(
     hits: dict[ChannelName, ScoredRows] = {}
     channel_ms: dict[ChannelName, float] = {}
     degraded: list[ChannelName] = []
-    vector_result = None
+    vector_result, channel_k = None, plan.get_channel_k(k)
     for name in plan.channels:
         start = time.perf_counter()
         if start >= deadline and hits:
@@ -113,12 +118,12 @@ def search_channels(
             continue
         try:
             if name == "vector":
-                vector_result = _search_by_vector(query, k, scan_limiter)
+                vector_result = _search_by_vector(query, channel_k, scan_limiter)
                 answering: ChannelName = "popular" if vector_result.route == "popular" else name
                 hits[answering] = (vector_result.rows, vector_result.scores)
             elif name not in hits:  # `popular` has answered if it replaced the vector
                 answering = name
-                hits[answering] = CHANNELS[name](query, k)
+                hits[answering] = CHANNELS[name](query, channel_k)
         except VecallError:  # the request is invalid, or too many scans run
             raise
         except Exception:

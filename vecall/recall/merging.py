@@ -27,14 +27,20 @@ def merge_rankings(rankings: Mapping[ChannelName, Rows], plan: MergePlan) -> Sco
     """
     if not rankings:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-    parts = [_weigh(len(rows), plan.method, plan.weights[name]) for name, rows in rankings.items()]
+    parts = [weigh_ranks(len(rows), plan.method, plan.weights[name]) for name, rows in rankings.items()]
     rows, positions = np.unique(np.concatenate(list(rankings.values())), return_inverse=True)
     scores = np.zeros(len(rows))
     (np.add if plan.method == "rrf" else np.maximum).at(scores, positions, np.concatenate(parts))
     return rows, scores.astype(np.float32)
 
 
-def _weigh(length: int, method: str, weight: float) -> NDArray[np.float64]:
-    """Return [length] what each rank of a channel contributes."""
+def weigh_ranks(length: int, method: str, weight: float) -> NDArray[np.float64]:
+    """Return [length] what each rank of a channel, from 1, contributes to the fused score.
+
+    Args:
+        length: Number of ranks.
+        method: "rrf" or "quota".
+        weight: Weight of the channel, above 0.
+    """
     ranks = np.arange(1, length + 1, dtype=np.float64)
     return weight / (RRF_CONSTANT + ranks) if method == "rrf" else weight / ranks

@@ -1,6 +1,6 @@
 """Request and answer of a recall: `Query` and `Recalled`, and their JSON."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vecall.data.id_map import Id
 from vecall.data.request_features import is_number
 from vecall.errors import QueryError
+from vecall.recall.field_checks import check, check_each, is_bool, is_integer, is_mapping, is_text
 from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
@@ -55,27 +56,27 @@ class Query:
             raise QueryError("expected at least one of user_id, user, history, recent and vector", code="empty_query")
         for name in ("history", "recent", "exclude"):
             object.__setattr__(self, name, _to_list(getattr(self, name)))
-        _check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
-        _check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
+        check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
+        check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
         _check_ids("history", self.history)
         _check_ids("recent", self.recent)
-        _check("k", _is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
-        _check_each("where", self.where, _is_mapping, "{field, op, value}")
-        _check("exclude", self.exclude is not None, self.exclude, "a list of item ids")
+        check("k", is_integer(self.k) and self.k >= 1, self.k, "an integer of at least 1")
+        check_each("where", self.where, is_mapping, "{field, op, value}")
+        check("exclude", self.exclude is not None, self.exclude, "a list of item ids")
         _check_ids("exclude", self.exclude)
-        _check("exclude_seen", _is_bool(self.exclude_seen), self.exclude_seen, "true or false")
+        check("exclude_seen", is_bool(self.exclude_seen), self.exclude_seen, "true or false")
         if self.channels is not None:
-            _check_each("channels", self.channels, _is_text, "names of channels")
-            _check("channels", len(self.channels) > 0, self.channels, "at least one name, or null")
+            check_each("channels", self.channels, is_text, "names of channels")
+            check("channels", len(self.channels) > 0, self.channels, "at least one name, or null")
             object.__setattr__(self, "channels", tuple(self.channels))
-        _check("explain", _is_bool(self.explain), self.explain, "true or false")
+        check("explain", is_bool(self.explain), self.explain, "true or false")
         object.__setattr__(self, "k", int(self.k))  # a narrow NumPy integer would overflow in arithmetic
         if self.vector is not None:
             object.__setattr__(self, "vector", _to_array(self.vector))
             if isinstance(self.vector, np.ndarray):
-                _check("vector", self.vector.dtype.kind in "fiu", self.vector, "a list of finite numbers")
+                check("vector", self.vector.dtype.kind in "fiu", self.vector, "a list of finite numbers")
             else:
-                _check_each("vector", self.vector, is_number, "finite numbers")
+                check_each("vector", self.vector, is_number, "finite numbers")
 
     @classmethod
     def from_json(cls, request: object) -> "Query":
@@ -186,33 +187,10 @@ def parse_id(field: str, text: str, id_type: IdType) -> Id:
         raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field) from None
 
 
-def _check(field: str, is_valid: bool, value: object, expected: str) -> None:
-    if not is_valid:
-        raise QueryError(f"{field}: expected {expected}, got {value!r:.80}", field=field)
-
-
-def _check_each(field: str, values: object, predicate: Callable[[object], bool], expected: str) -> None:
-    """Check a list and each of its elements; the error names the first wrong element, such as `where[2]`."""
-    is_sequence = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
-    _check(field, is_sequence, values, f"a list of {expected}")
-    elements: Iterable[object] = values  # type: ignore[assignment]
-    if not all(map(predicate, elements)):  # of a valid list nothing more is computed
-        index, value = next((index, value) for index, value in enumerate(elements) if not predicate(value))
-        _check(f"{field}[{index}]", False, value, f"a list of {expected}")
-
-
 def _check_ids(field: str, values: object) -> None:
     if values is None or (isinstance(values, list) and set(map(type, values)) <= {int, str}):
         return  # a fast path: histories may hold thousands of ids
-    _check_each(field, values, _is_id, "item ids")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, (bool, np.bool_))
+    check_each(field, values, _is_id, "item ids")
 
 
 def _to_list(ids: object) -> object:
@@ -233,12 +211,4 @@ def _to_array(vector: object) -> object:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, str) or _is_integer(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
+    return isinstance(value, str) or is_integer(value)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -12,43 +11,23 @@ import polars as pl
 
 from vecall.data.id_map import Id
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
-from vecall.live.snapshot import Snapshot
+from vecall.ranking.ranker import NamedRanker, Ranker, name_ranker
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set
 from vecall.recall.candidate_table import build_candidate_table
-from vecall.recall.channel_search import ChannelSearchResult, search_channels, select_plan
+from vecall.recall.channel_search import NO_DEADLINE, ChannelSearchResult, search_channels, select_plan
 from vecall.recall.channels.available import VECTOR_CHANNELS
 from vecall.recall.channels.base import ChannelQuery
-from vecall.recall.filters import FilterCache, FilterMask, never_cancel
+from vecall.recall.diversity import Diversity, parse_diversity
+from vecall.recall.filters import FilterCache, never_cancel
 from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
-from vecall.recall.resolve import ResolvedQuery, resolve_query
+from vecall.recall.ranking_timer import RankingTimer
+from vecall.recall.recommend import RecommendTrace, recommend_from_candidates
+from vecall.recall.recommend_query import DEFAULT_CANDIDATES, DEFAULT_K, Recommended, RecommendRequest
+from vecall.recall.resolve import resolve_query
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
+from vecall.recall.trace import STAGES, RecallTrace
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
-
-STAGES = ("encode", "plan", "search", "merge")
-
-
-@dataclass(frozen=True)
-class RecallTrace:
-    """An answer together with the intermediate results that led to it.
-
-    Attributes:
-        snapshot: What was searched.
-        resolved_query: User vector and excluded rows.
-        filter_mask: Items that pass `where`; None if the query has no conditions.
-        candidates: Items that might have been answers.
-        search_result: Rows of the snapshot, and what each channel contributed.
-        answer: The answer.
-        stage_ms: Milliseconds by stage, see `STAGES`.
-    """
-
-    snapshot: Snapshot
-    resolved_query: ResolvedQuery
-    filter_mask: FilterMask | None
-    candidates: CandidateSet
-    search_result: ChannelSearchResult
-    answer: Recalled
-    stage_ms: Mapping[str, float]
 
 
 class Recaller:
@@ -59,13 +38,22 @@ class Recaller:
     Args:
         live_index: The release that is served, and its live changes.
         scan_limiter: Limits the large exact scans that run at once.
+        ranker: Ranks the candidates of `recommend` instead of the release's ranker.
 
     Attributes:
         live_index: As given; its `upsert` and `delete` return more than the methods here.
     """
 
-    def __init__(self, live_index: LiveIndex, *, scan_limiter: ScanLimiter = UNLIMITED_SCANS) -> None:
+    def __init__(
+        self,
+        live_index: LiveIndex,
+        *,
+        scan_limiter: ScanLimiter = UNLIMITED_SCANS,
+        ranker: Ranker | NamedRanker | None = None,
+    ) -> None:
         self.live_index = live_index
+        self._ranker = None if ranker is None else name_ranker(ranker)
+        self._ranking_timer = RankingTimer()
         self._filter_cache = FilterCache(scan_limiter)
         self._scan_limiter = scan_limiter
 
@@ -93,6 +81,11 @@ class Recaller:
     def release(self) -> str:
         """Name of the release that is served."""
         return self.live_index.snapshot.release.name
+
+    @property
+    def has_ranker(self) -> bool:
+        """Whether `recommend` ranks: by the caller's ranker, or by that of the release that is served."""
+        return (self._ranker or self.live_index.snapshot.release.ranker) is not None
 
     def parse_user_id(self, text: str) -> Id:
         """Parse a user id that was written as text, such as on a command line, into the release's id type.
@@ -125,6 +118,37 @@ class Recaller:
         """
         trace = self.recall_with_trace(query)
         return build_candidate_table(trace.snapshot, trace.resolved_query, trace.search_result)
+
+    def recommend(
+        self,
+        query: Query,
+        k: int = DEFAULT_K,
+        *,
+        candidates: int = DEFAULT_CANDIDATES,
+        diversity: Diversity | Mapping[str, object] | None = None,
+        deadline_ms: float | None = None,
+    ) -> Recommended:
+        """Recall candidates, rank them and return the final list of k items.
+
+        The ranker is that of `open_recaller`, else the release's; without one, and where it fails or would miss the
+        deadline, the order of recall answers, and the answer says so.
+
+        Args:
+            query: The request; its own `k` is ignored.
+            k: Items of the final list.
+            candidates: Items that are recalled and ranked; k if that is more.
+            diversity: `{"by": attribute, "max": n}`: at most n items of a value; a hard limit, so the list may be
+                shorter. `{"mmr": x}` with x from 0 to 1: maximal marginal relevance by the vectors, 1 for the order of
+                the scores. None for neither.
+            deadline_ms: Milliseconds after which no further channel is asked, and within which ranking must be expected
+                to end, or it does not start. A ranking that has started is not interrupted.
+
+        Raises:
+            QueryError: An argument is invalid, or the release cannot answer the query; `field` names the part.
+            TooManyScansError: As for `recall`.
+        """
+        request = RecommendRequest(query, k, candidates, parse_diversity(diversity), deadline_ms)
+        return self.recommend_with_trace(request).answer
 
     def upsert(self, items: Sequence[Mapping[str, object]], *, partial: bool = False) -> int:
         """Insert or replace items, all or none. The next query sees them, and they survive a crash.
@@ -176,11 +200,45 @@ class Recaller:
         """
         return self.live_index.activate(name)
 
-    def recall_with_trace(self, query: Query, *, check_cancelled: Callable[[], object] = never_cancel) -> RecallTrace:
+    def recommend_with_trace(
+        self,
+        request: RecommendRequest,
+        *,
+        deadline: float = NO_DEADLINE,
+        check_cancelled: Callable[[], object] = never_cancel,
+    ) -> RecommendTrace:
+        """Answer a request for a final list and return the recall that it comes from with the answer.
+
+        Args:
+            request: The request.
+            deadline: `time.perf_counter` that holds beside `request.deadline_ms`, whichever is earlier.
+            check_cancelled: As for `recall_with_trace`.
+
+        Raises:
+            QueryError, TooManyScansError: As for `recommend`.
+        """
+        if request.deadline_ms is not None:
+            deadline = min(deadline, time.perf_counter() + request.deadline_ms / 1e3)
+        recall = self.recall_with_trace(
+            request.to_candidate_query(), deadline=deadline, check_cancelled=check_cancelled
+        )
+        ranker = self._ranker or recall.snapshot.release.ranker
+        return recommend_from_candidates(
+            recall, request, ranker, self._ranking_timer, deadline=deadline, check_cancelled=check_cancelled
+        )
+
+    def recall_with_trace(
+        self,
+        query: Query,
+        *,
+        deadline: float = NO_DEADLINE,
+        check_cancelled: Callable[[], object] = never_cancel,
+    ) -> RecallTrace:
         """Answer a query and return the intermediate results with the answer.
 
         Args:
             query: The request.
+            deadline: `time.perf_counter` from which on no further channel is asked.
             check_cancelled: Called between the stages and while a filter is evaluated; an exception that it raises
                 ends the request.
 
@@ -201,7 +259,9 @@ class Recaller:
         check_cancelled()
         candidates = build_candidate_set(snapshot, resolved_query.excluded_rows, filter_mask)
         channel_query = ChannelQuery(snapshot, resolved_query, candidates)
-        search_result = search_channels(channel_query, plan, query.k, scan_limiter=self._scan_limiter)
+        search_result = search_channels(
+            channel_query, plan, query.k, scan_limiter=self._scan_limiter, deadline=deadline
+        )
         times.append(time.perf_counter())
         ids = snapshot.to_ids(search_result.rows)
         times.append(time.perf_counter())
@@ -244,6 +304,7 @@ def open_recaller(
     writable: bool = False,
     max_delta_items: int = MAX_DELTA_ITEMS,
     auto_compact: bool = True,
+    ranker: Ranker | NamedRanker | None = None,
 ) -> Recaller:
     """Open a store for recall after verifying every byte of the release. Loads no torch.
 
@@ -257,6 +318,8 @@ def open_recaller(
             compaction.
         auto_compact: Whether a writable recaller compacts: when there are many changes it builds the next release in
             a child process of low priority, and switches to it.
+        ranker: Ranks the candidates of `recommend` instead of the release's ranker: returns a score for each row of
+            `Recaller.candidates`.
 
     Raises:
         StoreError: The store or the release does not exist.
@@ -274,4 +337,4 @@ def open_recaller(
         max_delta_items=max_delta_items,
         auto_compact=auto_compact,
     )
-    return Recaller(live_index)
+    return Recaller(live_index, ranker=ranker)

@@ -11,15 +11,15 @@ from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.kernels import compute_inner_products, select_top_k_superset
 from vecall.index.planner import plan_search
-from vecall.index.topk import select_top_k_batch, sort_hits
+from vecall.index.topk import sort_hits
 from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set, is_in_sorted
 from vecall.recall.filters import FilterMask
+from vecall.recall.popularity_ranking import rank_by_popularity
 from vecall.recall.query import RecallRoute
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
-from vecall.release.release import Release
 
 _GROUND_TRUTH_CHUNK_ROWS = 32_768  # takes about two milliseconds
 
@@ -98,7 +98,7 @@ def search_candidates(
     route: RecallRoute = "popular"
     search_params: SearchParams | None = None
     if query_matrix is None:
-        rows, scores = _rank_by_popularity(snapshot, candidates, min(k, candidates.eligible_count))
+        rows, scores = _rank_by_popularity(snapshot, candidates, k)
     else:
         route, search_params, base_hits = _search_base(snapshot, query_matrix, candidates, k, scan_limiter)
         rows, scores = _scan_and_merge_delta(snapshot, query_matrix, candidates, base_hits, k)
@@ -189,48 +189,17 @@ def _scan_and_merge_delta(
     """Return the k best of `base_hits` and the eligible rows of the delta."""
     if not len(candidates.delta_slots):
         return base_hits
-    return _merge_hits(snapshot, base_hits, _scan_delta_superset(snapshot, query_matrix, candidates, k), k)
-
-
-def _merge_hits(snapshot: Snapshot, base_hits: ScoredRows, delta_hits: ScoredRows, k: int) -> ScoredRows:
-    """Return the k best of both, score descending, then id ascending."""
+    delta_hits = _scan_delta_superset(snapshot, query_matrix, candidates, k)
     rows, scores = np.concatenate([base_hits[0], delta_hits[0]]), np.concatenate([base_hits[1], delta_hits[1]])
     return rank_by_score_and_id(snapshot, rows, scores, k)
 
 
 def _rank_by_popularity(snapshot: Snapshot, candidates: CandidateSet, k: int) -> ScoredRows:
-    """Return the k most popular eligible items.
-
-    A changed item keeps its popularity; an item that is new in the delta has popularity 0.
-    """
+    """Return the k most popular eligible items."""
     popularity = snapshot.release.popularity
     if popularity is None:
         raise QueryError(
             "the query has no history and no user features, none are stored for its user_id, and this release has no "
             "popularity to fall back on: give `history`, `user` or `vector`"
         )
-    base_k = min(k, candidates.eligible_base_count)
-    base_hits = _NO_HITS
-    if base_k:
-        eligible = candidates.build_eligible_bitmap()
-        base_hits = _rank_base_by_popularity(snapshot.release, popularity, eligible, base_k)
-    if not len(candidates.delta_slots) or not k:
-        return base_hits
-    base_rows = snapshot.delta.base_rows[candidates.delta_slots]
-    scores = np.where(base_rows >= 0, popularity[base_rows], 0).astype(np.float32)
-    return _merge_hits(snapshot, base_hits, (candidates.delta_slots + candidates.base_size, scores), k)
-
-
-def _rank_base_by_popularity(release: Release, popularity: Scores, eligible: Bitmap | None, k: int) -> ScoredRows:
-    """Return the k most popular eligible rows of the base, of which the caller ensures that there are k.
-
-    The release's presorted rows nearly always suffice; otherwise all rows are ranked.
-    """
-    rows = release.popular_rows
-    if eligible is not None:
-        rows = rows[eligible.contains(rows)]
-    if len(rows) >= k:
-        return rows[:k], popularity[rows[:k]]
-    scores = popularity if eligible is None else np.where(eligible.to_mask(), popularity, -np.inf).astype(np.float32)
-    hits = select_top_k_batch(scores[None], k)
-    return hits.rows[0], hits.scores[0]
+    return rank_by_popularity(snapshot, candidates, popularity, snapshot.release.popular_rows, k)

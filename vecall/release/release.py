@@ -22,12 +22,13 @@ from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, Wi
 from vecall.index.topk import select_top_k_batch
 from vecall.ranking.ranker import NamedRanker
 from vecall.release.channel_io import load_channels
+from vecall.release.creation_times import CreationTimes, to_creation_micros
 from vecall.release.encoder import ENCODERS_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, read_table
 from vecall.release.golden import GoldenQueries
 from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
-from vecall.release.manifest import MANIFEST_FILE, Manifest, verify_release
+from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, verify_release
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.schema import IdType
@@ -85,6 +86,12 @@ class Release:
             return np.empty(0, dtype=np.int64)
         rows: Rows = select_top_k_batch(self.popularity[None], min(_POPULAR_CACHE_ROWS, len(self.popularity))).rows[0]
         return rows
+
+    @cached_property
+    def creation_times(self) -> CreationTimes | None:
+        """When the items came; None where the release does not know it."""
+        created = self.channels.facts.created
+        return None if created is None else CreationTimes(to_creation_micros(self.attributes.get_column(created)))
 
     @property
     def name(self) -> str:
@@ -185,8 +192,20 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         channels=load_channels(directory, manifest.items),
     )
     _check_consistency(release)
-    _ = release.popular_rows  # sorted and cached now rather than in the first request
+    _check_channel_columns(release)
+    _sort_for_channels(release)
     return release
+
+
+def _sort_for_channels(release: Release) -> None:
+    """Sort and cache now, rather than in the first request, what channels read."""
+    _ = release.popular_rows
+    if (popular := release.channels.popular) is not None:
+        _ = popular.sorted_rows, popular.total
+        for lists in (popular.by, popular.by_user):
+            _ = lists is None or (lists.codes, lists.totals)
+    if release.creation_times is not None and release.channels.facts.fresh_days is not None:
+        _ = release.creation_times.list_since(0)
 
 
 def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
@@ -229,6 +248,23 @@ def _make_index_info_error(manifest: Manifest, key: str, error: Exception) -> In
         f"release {manifest.name!r}: index.{key} of {MANIFEST_FILE} is invalid ({type(error).__name__}: {error}); "
         "publish the release again",
         file=MANIFEST_FILE,
+    )
+
+
+def _check_channel_columns(release: Release) -> None:
+    """Check that the release has the attributes that its channels read."""
+    created, popular, dtypes = release.channels.facts.created, release.channels.popular, release.attributes.schema
+    by = None if popular is None or popular.by is None else popular.by.column
+    if by is not None and by not in dtypes:
+        raise _make_missing_column_error(release, f"column {by!r}")
+    if created is not None and dtypes.get(created) != pl.Datetime("us"):
+        raise _make_missing_column_error(release, f"column {created!r} of datetimes in microseconds")
+
+
+def _make_missing_column_error(release: Release, column: str) -> InvalidReleaseError:
+    return InvalidReleaseError(
+        f"release {release.name!r}: {ATTRIBUTES_FILE} has no {column}, which {CHANNELS_DIR}/ names; publish it again",
+        file=ATTRIBUTES_FILE,
     )
 
 

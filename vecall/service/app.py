@@ -78,6 +78,15 @@ def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
 
         return await service.recall_executor.run(run_recall)
 
+    async def recommend(request: Request) -> Response:
+        _require_ready(service)
+        body = await read_body(request, limits.max_body_bytes, limits.body_timeout_seconds)
+
+        def run_recommendation(deadline: RequestDeadline) -> Response:
+            return to_json_response(service.recommend(body, deadline).answer.as_json())
+
+        return await service.recommend_pool.run(run_recommendation)
+
     return [
         Endpoint(
             "POST",
@@ -89,7 +98,18 @@ def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
             request_model=schemas.RecallRequest,
             response_model=schemas.RecallResponse,
             error_statuses=(*_BODY_ERRORS, 429, 503),
-        )
+        ),
+        Endpoint(
+            "POST",
+            "/v1/recommend",
+            recommend,
+            role="read",
+            summary="Recommend the final list of k items for a user",
+            tag="recall",
+            request_model=schemas.RecommendRequest,
+            response_model=schemas.RecommendResponse,
+            error_statuses=(*_BODY_ERRORS, 429, 503),
+        ),
     ]
 
 

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from vecall.errors import QueryError
 from vecall.recall.query import Query
+from vecall.recall.recommend_query import RecommendRequest
 from vecall.release.manifest import RELEASE_NAME_PATTERN
 from vecall.service.responses import HttpError
 from vecall.service.settings import Limits
@@ -63,6 +64,24 @@ def parse_recall(body: bytes, limits: Limits) -> Query:
     """
     query = Query.from_json(_parse_json(body))
     _check_max("k", query.k, limits.max_k, "items in one answer")
+    _check_lengths(query, limits)
+    return query
+
+
+def parse_recommend(body: bytes, limits: Limits) -> RecommendRequest:
+    """Parse the body of a recommendation.
+
+    Raises:
+        QueryError: as for `parse_recall`.
+    """
+    request = RecommendRequest.from_json(_parse_json(body))
+    _check_max("k", request.k, limits.max_k, "items in one answer")
+    _check_max("candidates", request.candidates, limits.max_k, "items")
+    _check_lengths(request.query, limits)
+    return request
+
+
+def _check_lengths(query: Query, limits: Limits) -> None:
     _check_length("history", query.history, limits.max_history)
     _check_length("recent", query.recent, limits.max_history)
     _check_length("exclude", query.exclude, limits.max_exclude)
@@ -70,7 +89,6 @@ def parse_recall(body: bytes, limits: Limits) -> Query:
     for index, condition in enumerate(query.where):
         if isinstance(value := condition.get("value"), list):
             _check_length(f"where[{index}].value", value, limits.max_filter_values)
-    return query
 
 
 def parse_upsert(body: bytes, limits: Limits) -> tuple[list[Any], bool]:

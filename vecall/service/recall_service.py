@@ -3,7 +3,7 @@
 import gc
 import logging
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ from vecall.errors import InvalidReleaseError, VecallError
 from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import PeerSettings
 from vecall.live.snapshot import Snapshot
+from vecall.ranking.ranker import NamedRanker
 from vecall.recall.query import Query
-from vecall.recall.recaller import Recaller, RecallTrace
+from vecall.recall.recaller import Recaller
+from vecall.recall.recommend import RecommendTrace
+from vecall.recall.recommend_query import RecommendRequest
 from vecall.recall.scan_limiter import ScanLimiter
+from vecall.recall.trace import RecallTrace
 from vecall.release.store import Store
 from vecall.service.execution import (
     BoundedThreadPool,
@@ -27,7 +31,8 @@ from vecall.service.metrics.drift import DriftMonitor
 from vecall.service.metrics.multiprocess import WorkerPeers
 from vecall.service.metrics.online_recall import OnlineRecallMonitor
 from vecall.service.metrics.registry import ServiceMetrics, to_path_label
-from vecall.service.parsing import parse_delete, parse_recall, parse_upsert
+from vecall.service.parsing import parse_delete, parse_recall, parse_recommend, parse_upsert
+from vecall.service.ranker_loading import load_ranker
 from vecall.service.release_watcher import ReleaseWatcher
 from vecall.service.settings import ServeSettings
 
@@ -35,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_UI_QUEUE, _MAX_WRITE_QUEUE, _MAX_SWITCH_QUEUE = 16, 64, 2
 _MAX_LISTED_CHANGES = 5
+_MIN_DEADLINE_MS = 1e-3  # of a request whose deadline passed while it waited: `deadline_ms` is above 0
 _INTERACTIVE_TIMEOUT_MS = 60_000.0  # of people, and of clients that write
 
 
@@ -46,6 +52,7 @@ class RecallService:
         store: what is served.
         recaller: answers queries.
         recall_executor: runs recalls.
+        recommend_pool: runs recommendations: a ranker takes too long for the event loop.
         ui_pool: renders pages, whose readers wait longer than machines do.
         write_pool: runs upserts and deletes, one at a time.
         switch_pool: loads and activates releases, beside writes.
@@ -54,14 +61,26 @@ class RecallService:
     """
 
     def __init__(
-        self, settings: ServeSettings, store: Store, live_index: LiveIndex, peers: WorkerPeers | None = None
+        self,
+        settings: ServeSettings,
+        store: Store,
+        live_index: LiveIndex,
+        peers: WorkerPeers | None = None,
+        ranker: NamedRanker | None = None,
     ) -> None:
         self.settings, self.store, self._peers = settings, store, peers
         scans = settings.max_concurrent_scans
         self.recall_executor = EventLoopExecutor(
             settings.max_queue, settings.deadline_ms, offload_threads=scans, thread_name_prefix="vecall-scan"
         )
-        self.recaller = Recaller(live_index, scan_limiter=ScanLimiter(scans, offload=self.recall_executor.offload))
+        scan_limiter = ScanLimiter(scans, offload=self.recall_executor.offload)
+        self.recaller = Recaller(live_index, scan_limiter=scan_limiter, ranker=ranker)
+        self.recommend_pool = BoundedThreadPool(
+            settings.max_concurrent_rankings,
+            settings.max_queue,
+            settings.deadline_ms,
+            thread_name_prefix="vecall-recommend",
+        )
         self.ui_pool = _make_pool("vecall-ui", _MAX_UI_QUEUE)
         self.write_pool = _make_pool("vecall-writes", _MAX_WRITE_QUEUE)
         self.switch_pool = _make_pool("vecall-switches", _MAX_SWITCH_QUEUE)
@@ -90,7 +109,9 @@ class RecallService:
             InvalidReleaseError: a file is damaged.
             JournalCorruptedError, JournalIOError: the journal cannot be used.
             LockedError: `writable`, and another process writes.
+            ConfigError: `settings.ranker` cannot be loaded.
         """
+        ranker = None if settings.ranker is None else load_ranker(settings.ranker)
         store = Store.open(store_path)
         live_index = LiveIndex.open(
             store,
@@ -100,7 +121,7 @@ class RecallService:
             keep_previous=True,
             peers=_build_peer_settings(settings, peers),
         )
-        return cls(settings, store, live_index, peers)
+        return cls(settings, store, live_index, peers, ranker)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -146,7 +167,7 @@ class RecallService:
         self.not_ready_reason = "the service is shutting down"
         self._release_watcher.stop()
         self.online_recall_monitor.stop()
-        for pool in (self.recall_executor, self.ui_pool, self.write_pool, self.switch_pool):
+        for pool in (self.recall_executor, self.recommend_pool, self.ui_pool, self.write_pool, self.switch_pool):
             pool.close()
         self.recaller.close()
 
@@ -164,10 +185,39 @@ class RecallService:
         deadline.raise_if_expired()
         self._refresh_from_journal()
         trace = self.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
-        self.service_metrics.observe_recall(trace, k=query.k, queue_ms=deadline.queue_ms)
+        self._observe_recall(trace, query, k=query.k, queue_ms=deadline.queue_ms)
+        return trace
+
+    def recommend(self, body: bytes, deadline: RequestDeadline) -> RecommendTrace:
+        """Answer the body of a recommendation.
+
+        Raises:
+            QueryError, OverloadedError: as for `recall`.
+        """
+        return self.run_recommendation(parse_recommend(body, self.settings.limits), deadline)
+
+    def run_recommendation(self, request: RecommendRequest, deadline: RequestDeadline) -> RecommendTrace:
+        """Answer a request for a final list, and record its metrics.
+
+        `deadline_ms` counts from the request's arrival. Where ranking would miss the service's own deadline, the order
+        of recall answers, too.
+        """
+        deadline.raise_if_expired()
+        self._refresh_from_journal()
+        if request.deadline_ms is not None:
+            request = replace(request, deadline_ms=max(request.deadline_ms - deadline.queue_ms, _MIN_DEADLINE_MS))
+        trace = self.recaller.recommend_with_trace(
+            request, deadline=deadline.expires_at, check_cancelled=deadline.raise_if_expired
+        )
+        candidate_count = max(request.k, request.candidates)
+        self._observe_recall(trace.recall, request.query, k=candidate_count, queue_ms=deadline.queue_ms)
+        self.service_metrics.observe_recommendation(trace)
+        return trace
+
+    def _observe_recall(self, trace: RecallTrace, query: Query, *, k: int, queue_ms: float) -> None:
+        self.service_metrics.observe_recall(trace, k=k, queue_ms=queue_ms)
         self._drift_monitor.observe(trace, query, current_release=self.snapshot.release)
         self.online_recall_monitor.maybe_sample(to_path_label(trace), trace)
-        return trace
 
     def upsert(self, body: bytes) -> dict[str, Any]:
         """Apply the body of an upsert; returns the response's content."""

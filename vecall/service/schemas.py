@@ -62,6 +62,37 @@ class RecallRequest(RequestModel):
     explain: bool = Field(default=False, description="Return the execution plan in `plan`.")
 
 
+class AttributeCap(RequestModel):
+    """At most `max` items with the same value of an attribute; tags: with a tag in common. Null is no value."""
+
+    by: str = Field(description="Name of an attribute.", examples=["genres"])
+    max: int = Field(ge=1, description="Items of each value. It always holds, so the list may have fewer than k items.")
+
+
+class MarginalRelevance(RequestModel):
+    """Maximal marginal relevance by the vectors: each next item is good, and unlike those before it."""
+
+    mmr: float = Field(ge=0, le=1, description="1: the order of the scores; the less, the more unlike.", examples=[0.7])
+
+
+class RecommendRequest(RecallRequest):
+    """A request for a final list. At least one of user_id, user, history, recent and vector is required."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": [1, 50, 260], "k": 10, "diversity": {"mmr": 0.7}}]}
+    )
+
+    k: int = Field(20, ge=1, description="Number of items of the final list.")
+    candidates: int = Field(500, ge=1, description="Number of items that are recalled and ranked; k if that is more.")
+    diversity: AttributeCap | MarginalRelevance | None = Field(None, description="How unlike the items shall be.")
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        description="Milliseconds after which no further channel is asked, and within which ranking must be expected "
+        "to end; otherwise the order of recall answers.",
+    )
+
+
 class Item(RequestModel):
     """An item to add or replace. Without `vector` the item tower encodes `fields`."""
 
@@ -129,7 +160,7 @@ class PlanInfo(BaseModel):
     excluded: int = Field(description="Matches left out as excluded or seen.")
     delta: int = Field(description="Live delta items that were searched.")
     effort: dict[str, int] | None = Field(description="Search parameters of the index; null if it was not searched.")
-    ms: dict[str, float] = Field(description="Milliseconds by stage: encode, plan, search, merge.")
+    ms: dict[str, float] = Field(description="Milliseconds by stage: encode, plan, search, merge, and rank.")
     channels: dict[str, ChannelInfo] = Field(description="By name of the channel that answered.")
 
 
@@ -148,6 +179,30 @@ class RecallResponse(BaseModel):
     unknown: UnknownCounts
     degraded: list[str] = Field(description="Channels that were left out because they failed.")
     plan: PlanInfo | None = Field(None, description="Only with `explain`.")
+
+
+class RecommendResponse(BaseModel):
+    """The final list, best first."""
+
+    release: str = Field(description="Release that answered.")
+    ids: list[ItemId] = Field(
+        description="Item ids; fewer than k only if fewer were recalled, or if `diversity.max` lets no more pass."
+    )
+    scores: list[float] = Field(description="Scores of `ids`: of the ranker, or of recall if `ranker` is `recall`.")
+    channels: list[list[str]] = Field(description="Names of the channels that recalled each of `ids`.")
+    ranker: str = Field(
+        description="What ordered the list: `lightgbm`, the name of a ranker of your own, or `recall` where there is "
+        "none or it could not rank."
+    )
+    degraded: list[str] = Field(
+        description="What was left out because it failed or the deadline passed: channels, or `ranker`."
+    )
+    exhausted: bool = Field(description="Whether every matching item is in the answer.")
+    fallback: Literal["history", "popular"] | None = Field(
+        description="What replaced an unknown user: the given history, or popularity."
+    )
+    unknown: UnknownCounts
+    plan: PlanInfo | None = Field(None, description="Only with `explain`; `ms` also has the stage rank.")
 
 
 class UpsertResponse(BaseModel):

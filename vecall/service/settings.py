@@ -14,13 +14,13 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 class Limits(SettingsModel):
     """Limits of one request; beyond them the answer is a 4xx error that names the field."""
 
-    max_k: int = Field(10_000, ge=1, description="items in one answer")
+    max_k: int = Field(10_000, ge=1, description="items in one answer, and candidates of a recommendation")
     max_history: int = Field(10_000, ge=1, description="ids in `history`, and in `recent`")
     max_exclude: int = Field(10_000, ge=1, description="ids in `exclude`")
     max_conditions: int = Field(32, ge=1, description="conditions in `where`")
     max_filter_values: int = Field(1_000, ge=1, description="values in the list of one condition")
     max_batch_items: int = Field(1_000, ge=1, description="items in one upsert, ids in one delete")
-    max_body_bytes: int = Field(2**20, ge=1_024, description="bytes in the body of a recall")
+    max_body_bytes: int = Field(2**20, ge=1_024, description="bytes in the body of a recall or a recommendation")
     max_batch_body_bytes: int = Field(2**24, ge=1_024, description="bytes in the body of an upsert or delete")
     body_timeout_seconds: float = Field(5.0, gt=0, description="seconds within which a body must arrive")
 
@@ -34,6 +34,12 @@ class ServeSettings(SettingsModel):
     max_queue: int = Field(64, ge=0, description="recalls that may wait; further ones are rejected with 503")
     deadline_ms: float = Field(200.0, gt=0, description="milliseconds from arrival to answer; later ones get 503")
     max_concurrent_scans: int = Field(1, ge=1, description="large exact scans that may run at a time, in threads")
+    max_concurrent_rankings: int = Field(
+        2, ge=1, description="recommendations that are worked on at a time, in threads; more for a ranker that waits"
+    )
+    ranker: str | None = Field(
+        None, description="MODULE:NAME of a ranker of your own, which goes before the release's; see --ranker"
+    )
     max_connections: int = Field(1_000, ge=1, description="open connections; further ones are rejected with 503")
     drain_seconds: int = Field(20, ge=0, description="seconds that running requests have to finish after SIGTERM")
     writable: bool = Field(default=True, description="accept upserts and deletes; one service per store may")

@@ -35,6 +35,7 @@ def print_dataset(name: str, results: Sequence[Result], baselines: Result) -> No
     console.print(f"Presets: {', '.join(get_chosen_preset(result) for result in results)}. {' '.join(reasons[:1])}")
     for seen_mode, title in _SEEN_MODES.items():
         print_table(f"{name}, {title}", ["", *METRICS], list(_format_rows(results, baselines, seen_mode)))
+    _print_channels(name, results)
     print_table(f"{name}, model by baseline", ["", *_RATIO_METRICS], list(_format_ratios(results, baselines)))
     if name in PUBLISHED_RESULTS:
         rows = [[model, seen, f"{recall:.4f}", f"{ndcg:.4f}"] for model, seen, recall, ndcg in PUBLISHED_RESULTS[name]]
@@ -42,6 +43,31 @@ def print_dataset(name: str, results: Sequence[Result], baselines: Result) -> No
     if name in GOALS:
         rows = [format_goal(goal, results, baselines) for goal in GOALS[name]]
         print_table(f"{name}, goals", ["", "measured", "bar", "", "reach"], rows)
+
+
+def _print_channels(name: str, results: Sequence[Result]) -> None:
+    """Print recall alone of each channel, with seen items excluded, and how they are merged, of the seeds with them."""
+    measured = [result for result in results if "channels" in result]
+    if not measured:
+        return
+    channels = list(measured[0]["channels"])
+    rows = [
+        [
+            channel,
+            *(
+                f"{_mean([result['channels'][channel]['seen_excluded'] for result in measured], f'{metric}@{k}'):.4f}"
+                for k in (100, 500)
+                for metric in ("recall", "added")
+            ),
+            ", ".join(f"{result['channels'][channel]['weight'] or 0:g}" for result in measured),
+        ]
+        for channel in channels
+    ]
+    columns = ["", "recall@100", "adds", "recall@500", "adds", "weights"]
+    print_table(f"{name}, channels alone, seen items excluded", columns, rows)
+    for result in measured:
+        plan = result["merged"]["plan"]
+        console.print(f"seed {result['seed']}: {plan['method']} of {plan['weights']}: {plan['reason']}")
 
 
 def get_fit_seconds(result: Result) -> float:
@@ -83,6 +109,9 @@ def _format_rows(results: Sequence[Result], baselines: Result, seen_mode: str) -
     yield [f"vecall, mean of {len(by_seed)}", *(f"{_mean(by_seed, metric):.4f}" for metric in METRICS)]
     if len(by_seed) > 1:
         yield ["  SD", *(f"{statistics.stdev(row[metric] for row in by_seed):.4f}" for metric in METRICS)]
+    merged = [result["merged"][seen_mode] for result in results if "merged" in result]
+    if merged:
+        yield [f"merged, mean of {len(merged)}", *(f"{_mean(merged, metric):.4f}" for metric in METRICS)]
     first = results[0]
     rows = {"  first seed, exact": first["model"], "  first seed, its index": first.get("index")}
     rows |= {_TITLES[name]: baselines.get(name) for name in BASELINES}

@@ -32,7 +32,9 @@ class ServerProcess:
 
     def __enter__(self) -> "ServerProcess":
         self._log_file = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(self._command, stderr=self._log_file, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            self._command, stderr=self._log_file, stdout=subprocess.DEVNULL, env=make_child_environment()
+        )
         while not (match := re.search(r"running on http://[^ ]*?:(\d+)", self.read_log())):
             if self.process.poll() is not None:
                 raise SystemExit(self.read_log())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from vecall.recall.query import Query
-from vecall.recall.recaller import RecallTrace
+from vecall.recall.trace import RecallTrace
 from vecall.release.release import Release
 
 _WINDOW_SIZE = 2_000  # latest requests

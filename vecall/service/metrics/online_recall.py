@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from vecall.arrays import Rows
 from vecall.index.ann_recall import recall_from_scores
-from vecall.recall.recaller import RecallTrace
 from vecall.recall.search import compute_ground_truth_rows
+from vecall.recall.trace import RecallTrace
 
 _QUEUE_SIZE = 16  # traces; that many keep the thread busy, and each keeps its snapshot in memory
 _WINDOW_SIZE = 2_000  # latest samples by path

@@ -7,7 +7,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from vecall.live.snapshot import Snapshot
-from vecall.recall.recaller import STAGES, RecallTrace
+from vecall.recall.recommend import DEGRADED_RANKER, RANKING_STAGE, RecommendTrace
+from vecall.recall.trace import STAGES, RecallTrace
 from vecall.service.metrics.buffered import BufferedCounter, BufferedHistogram
 from vecall.service.metrics.drift import DriftMonitor
 from vecall.service.metrics.online_recall import OnlineRecallMonitor
@@ -64,7 +65,7 @@ class ServiceMetrics:
             "Seconds of a recall by stage.",
             ["stage"],
             buckets=_DURATION_BUCKETS_SECONDS,
-            initial_labels=[(stage,) for stage in ("queue", *STAGES)],
+            initial_labels=[(stage,) for stage in ("queue", *STAGES, RANKING_STAGE)],
         )
         self._recalls = BufferedCounter(
             "vecall_recalls",
@@ -74,6 +75,26 @@ class ServiceMetrics:
         self._fill_ratio = BufferedHistogram(
             "vecall_recall_fill_ratio", "Items returned, divided by k.", buckets=_FILL_BUCKETS
         )
+        self._recommendations = BufferedCounter(
+            "vecall_recommendations", "Final lists by the ranker that ordered them; recall: none did.", ["ranker"]
+        )
+        self._create_counters(registry)
+        ProcessCollector(registry=registry)
+        for metric in (
+            self._request_seconds,
+            self._requests,
+            self._stage_seconds,
+            self._recalls,
+            self._recommendations,
+            self._fill_ratio,
+        ):
+            registry.register(metric)
+        registry.register(_StateGauges(get_snapshot))
+        registry.register(online_recall_monitor)
+        registry.register(drift_monitor)
+
+    def _create_counters(self, registry: CollectorRegistry) -> None:
+        """Create the counters of what happens seldom, which need no buffer."""
         self._errors = Counter("vecall_errors", "Error responses by error code.", ["code"], registry=registry)
         self._fallbacks = Counter(
             "vecall_recall_fallbacks",
@@ -81,17 +102,17 @@ class ServiceMetrics:
             ["kind"],
             registry=registry,
         )
+        self._degraded = Counter(
+            "vecall_degraded_answers",
+            "Answers that lack a part because it failed or the deadline passed: a channel, or the ranker.",
+            ["part"],
+            registry=registry,
+        )
         self._release_switches = Counter(
             "vecall_release_switches", "Attempts to switch to another release.", ["result"], registry=registry
         )
         for result in ("success", "failure"):
             self._release_switches.labels(result)
-        ProcessCollector(registry=registry)
-        for metric in (self._request_seconds, self._requests, self._stage_seconds, self._recalls, self._fill_ratio):
-            registry.register(metric)
-        registry.register(_StateGauges(get_snapshot))
-        registry.register(online_recall_monitor)
-        registry.register(drift_monitor)
 
     def observe_recall(self, trace: RecallTrace, *, k: int, queue_ms: float) -> None:
         """Record an answered recall.
@@ -107,6 +128,15 @@ class ServiceMetrics:
         self._fill_ratio.observe(len(trace.answer.ids) / k)
         if trace.answer.fallback is not None:
             self._fallbacks.labels(trace.answer.fallback).inc()
+        for channel in trace.answer.degraded:
+            self._degraded.labels(channel).inc()
+
+    def observe_recommendation(self, trace: RecommendTrace) -> None:
+        """Record an answered recommendation; its recall is recorded by `observe_recall`."""
+        self._stage_seconds.observe(trace.rank_ms / 1e3, RANKING_STAGE)
+        self._recommendations.inc(trace.answer.ranker)
+        if DEGRADED_RANKER in trace.answer.degraded:
+            self._degraded.labels(DEGRADED_RANKER).inc()
 
     def observe_request(self, endpoint: str, status: int, duration_seconds: float) -> None:
         """Record an HTTP request that was answered."""

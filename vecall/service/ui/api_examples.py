@@ -19,6 +19,7 @@ from vecall.service.ui.presenters import sample_ids, suggest_items
 
 _K = 10
 _HISTORY_LENGTH = 3
+_MMR = 0.7
 _VECTOR_DECIMALS = 4
 
 
@@ -59,6 +60,8 @@ class CurlExamples:
         match path:
             case "/v1/recall":
                 return self._build_recall_bodies()
+            case "/v1/recommend":
+                return {None: next(iter(self._build_recall_bodies().values())) | {"diversity": {"mmr": _MMR}}}
             case "/v1/items":
                 return {None: {"items": [self._build_new_item()]}}
             case "/v1/items/delete":

@@ -11,13 +11,22 @@ from vecall.errors import QueryError
 from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
+from vecall.recall.recommend_query import DEFAULT_CANDIDATES, RecommendRequest
 from vecall.service.execution import RequestDeadline
 from vecall.service.recall_service import RecallService
 from vecall.service.ui.api_examples import CurlExamples
 from vecall.service.ui.attributes import describe_attributes
 from vecall.service.ui.form import ExploreForm, QueryParams, apply_row_buttons, parse_item_ids
-from vecall.service.ui.presenters import build_item_cards, find_ids_with_prefix, sample_ids, search_items, suggest_items
+from vecall.service.ui.presenters import (
+    ItemCard,
+    build_item_cards,
+    find_ids_with_prefix,
+    sample_ids,
+    search_items,
+    suggest_items,
+)
 from vecall.service.ui.release_cards import build_release_cards
+from vecall.service.ui.result_lists import build_result_lists
 
 _MAX_SUGGESTIONS, _NEIGHBOR_COUNT, _MAX_HISTORY_CARDS = 12, 24, 20
 _MIN_CHART_MS = 0.001  # avoids a division by zero
@@ -79,35 +88,42 @@ class PageContexts:
             "user_ids": self.suggest_user_ids(""),
             "has_towers": snapshot.release.encoder is not None,
             "result_cards": None,
+            "final_cards": None,
+            "channel_lists": [],
             "error": None,
         }
         if form.has_query:
             try:
                 query = form.to_query(snapshot, self._service.settings.limits)
-                context |= self._build_recall(query, request.deadline)
+                context |= self._build_result(query, request.deadline)
             except QueryError as error:
                 context["error"] = str(error)
         return context
 
-    def _build_recall(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
-        trace = self._service.run_query(query, deadline)
-        snapshot = trace.snapshot
+    def _build_result(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
+        """What was recalled, by each channel if there are several, and the final list if there is a ranker."""
+        final = None
+        if self._service.recaller.has_ranker:
+            candidate_count = min(DEFAULT_CANDIDATES, self._service.settings.limits.max_k)
+            final = self._service.run_recommendation(RecommendRequest(query, query.k, candidate_count), deadline)
+        recall = self._service.run_query(query, deadline) if final is None else final.recall
+        snapshot = recall.snapshot
         history = _find_history_rows(snapshot, query)
         newest_first = history[history >= 0][::-1]
-        scores = np.array(trace.answer.scores, dtype=np.float32)
-        stage_ms = {"queue": deadline.queue_ms, **trace.stage_ms}
+        stage_ms = {"queue": deadline.queue_ms, **recall.stage_ms} | ({} if final is None else {"rank": final.rank_ms})
         longest_ms = max(*stage_ms.values(), _MIN_CHART_MS)
         return {
-            "result_cards": build_item_cards(snapshot, trace.search_result.rows, scores),
+            **build_result_lists(recall, final, query.k),
             "history_cards": build_item_cards(snapshot, newest_first[:_MAX_HISTORY_CARDS]),
             "history_length": len(newest_first),
-            "result": trace.answer,
+            "result": recall.answer if final is None else final.answer,
+            "candidate_count": len(recall.search_result.rows),
             "stages": [(stage, ms, 100 * ms / longest_ms) for stage, ms in stage_ms.items()],
             "total_ms": sum(stage_ms.values()),
         }
 
     def build_items(self, request: PageRequest) -> TemplateContext:
-        """Items whose title matches a text, an item and its neighbors, or else popular items."""
+        """Items whose title matches a text, an item with its neighbors and related items, or else popular items."""
         snapshot = self._service.snapshot
         text, id_text = ((request.query_params.get(name) or [""])[0].strip()[:200] for name in ("q", "id"))
         context: TemplateContext = {
@@ -115,6 +131,7 @@ class PageContexts:
             "match_cards": None,
             "item": None,
             "neighbor_cards": [],
+            "related_cards": None,
             "suggestion_cards": [],
             "has_popularity": snapshot.release.popularity is not None,
             "has_towers": snapshot.release.encoder is not None,
@@ -122,7 +139,7 @@ class PageContexts:
         }
         if id_text:
             try:
-                context |= self._build_neighbors(id_text, request.deadline)
+                context |= self._build_item(id_text, request.deadline)
             except QueryError as error:
                 context["error"] = str(error)
         elif text:
@@ -131,20 +148,26 @@ class PageContexts:
             context["suggestion_cards"] = build_item_cards(snapshot, suggest_items(snapshot, _NEIGHBOR_COUNT))
         return context
 
-    def _build_neighbors(self, id_text: str, deadline: RequestDeadline) -> TemplateContext:
+    def _build_item(self, id_text: str, deadline: RequestDeadline) -> TemplateContext:
         snapshot = self._service.snapshot
         is_text = snapshot.release.item_ids.id_type == "string"
         ids = [id_text] if is_text else parse_item_ids(snapshot, "id", id_text)
         rows = snapshot.to_rows(ids)[:1]
         if not len(rows) or not snapshot.is_live(rows)[0]:
             raise QueryError(f"id: no item has the id {id_text!r:.80}", field="id")
-        query = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
-        trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
-        scores = np.array(trace.answer.scores, dtype=np.float32)
+        neighbors = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
+        related = Query(history=ids, k=_NEIGHBOR_COUNT, channels=["similar"])
+        has_similar = snapshot.release.channels.similar is not None
         return {
             "item": build_item_cards(snapshot, rows, max_attributes=None)[0],
-            "neighbor_cards": build_item_cards(trace.snapshot, trace.search_result.rows, scores),
+            "neighbor_cards": self._recall_cards(neighbors, deadline),
+            "related_cards": self._recall_cards(related, deadline) if has_similar else None,
         }
+
+    def _recall_cards(self, query: Query, deadline: RequestDeadline) -> list[ItemCard]:
+        trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
+        scores = np.array(trace.answer.scores, dtype=np.float32)
+        return build_item_cards(trace.snapshot, trace.search_result.rows, scores)
 
     def build_releases(self, _: PageRequest) -> TemplateContext:
         """All releases of the store, and the live changes on the served one."""

@@ -1,8 +1,8 @@
 """Items and ids for display: cards with titles and attributes, searches by title, samples."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from typing import cast
@@ -33,19 +33,22 @@ class ItemCard:
         title: its title; its id if it has none.
         attributes: (name, value) pairs, as text.
         score: its score in a result; None outside of results.
+        channels: names of the channels that recalled it; empty where there is only one, or outside of results.
     """
 
     id: Id
     title: str
     attributes: tuple[tuple[str, str], ...]
     score: float | None = None
+    channels: tuple[str, ...] = ()
 
 
 def build_item_cards(
     snapshot: Snapshot,
     rows: Rows,
-    scores: NDArray[np.float32] | None = None,
+    scores: NDArray[np.floating] | None = None,
     *,
+    channels: Sequence[Sequence[str]] | None = None,
     max_attributes: int | None = _MAX_ATTRIBUTES,
 ) -> list[ItemCard]:
     """Cards of the items at some rows of a snapshot, in this order.
@@ -54,6 +57,7 @@ def build_item_cards(
         snapshot: where the items are.
         rows: [n] rows.
         scores: [n] scores in a result.
+        channels: [n] names of the channels that recalled each item.
         max_attributes: number of attributes of a card; None: all.
     """
     title_column = find_title_column(snapshot.release.attributes)
@@ -65,10 +69,13 @@ def build_item_cards(
         else repeat({}, len(rows))
     )
     ids = cast("list[Id]", snapshot.to_ids(rows))
-    return [
+    cards = [
         _build_item_card(item_id, values, score, title_column, max_attributes)
         for item_id, values, score in zip(ids, attributes, card_scores, strict=True)
     ]
+    if channels is None:
+        return cards
+    return [replace(card, channels=tuple(names)) for card, names in zip(cards, channels, strict=True)]
 
 
 def _build_item_card(

@@ -46,8 +46,9 @@ def collect_neighbors(
         item_range: First item and last item + 1.
         histories: [n] item of each position, [n] its list, and the positions by item (see `group_positions`).
         weights: [N] scale by item, and [window + 1] weight by gap, of which that of 0 is not used.
-        output: [N + 1] bounds of each item's entries; the entries' columns and values; and [N] how many were written.
-            Of an item with more neighbours than entries the most similar are written.
+        output: [n + 1] bounds of the entries of each of the n items of the range; the entries' columns and values; and
+            [n] how many were written, 0 before. Of an item with more neighbours than entries the most similar are
+            written.
     """
     _collect_neighbors(*item_range, *histories, *weights, *output)
 
@@ -133,7 +134,8 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
             similarity[index] = (item_scale[item] * near_weight) * item_scale[neighbor]
             sums[0, neighbor] = 0
             sums[1, neighbor] = 0
-        start, limit = offsets[item], offsets[item + 1] - offsets[item]
+        index_in_range = item - first_item
+        start, limit = offsets[index_in_range], offsets[index_in_range + 1] - offsets[index_in_range]
         threshold = _find_threshold(similarity_bits, n_near, limit)
         n_ties = limit  # less those above the threshold: entries left for those that equal it
         for index in range(n_near):
@@ -145,9 +147,9 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
                 if n_ties == 0:
                     continue
                 n_ties -= 1
-            columns[start + counts[item]] = near[index]
-            similarities[start + counts[item]] = similarity[index]
-            counts[item] += 1
+            columns[start + counts[index_in_range]] = near[index]
+            similarities[start + counts[index_in_range]] = similarity[index]
+            counts[index_in_range] += 1
 
 
 def compact_rows(

@@ -1,0 +1,72 @@
+"""The table of the channel `similar`, compared with the similarity of all pairs in memory."""
+
+import numpy as np
+import pytest
+from support.item_pairs import compute_similarity_at_once, make_random_lists
+
+from vecall.channels import similar_builder
+from vecall.channels.item_pairs import weigh_gaps
+from vecall.channels.similar_builder import WINDOW, build_similar_items
+from vecall.channels.similar_items import SIMILARITY_SCALE
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
+
+FLAT = np.ones(WINDOW + 1, dtype=np.float32)
+
+
+@pytest.mark.parametrize("has_order", [True, False])
+@pytest.mark.parametrize(("users", "items", "longest", "max_neighbors"), [(60, 40, 12, 100), (300, 60, 51, 5)])
+def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neighbors, has_order, monkeypatch):
+    monkeypatch.setattr(similar_builder, "MAX_NEIGHBORS", max_neighbors)
+    monkeypatch.setattr(similar_builder, "_MAX_RANGE_ITEMS", 7)
+    histories = make_random_lists(users, items, longest=longest)
+    expected = compute_similarity_at_once(histories, items, weigh_gaps(WINDOW) if has_order else FLAT)
+    similar = build_similar_items(histories, items, has_order=has_order)
+    assert (len(similar), similar.rows.dtype, similar.scores.dtype) == (items, np.int32, np.float16)
+    for item in range(items):
+        rows, similarities = similar.get_neighbors(item)
+        stored = similarities.tolist()
+        assert len(set(rows.tolist())) == len(rows) == min(max_neighbors, np.count_nonzero(expected[item]))
+        np.testing.assert_allclose(stored, expected[item, rows], rtol=1e-3)  # rounded to float16
+        assert list(zip(stored, rows, strict=True)) == sorted(
+            zip(stored, rows, strict=True), key=lambda pair: (-pair[0], pair[1])
+        )
+        np.testing.assert_allclose(stored, np.sort(expected[item])[::-1][: len(rows)], rtol=1e-3)
+
+
+def test_scores_stay_within_the_normal_numbers_of_float16():
+    """A pair that is far apart in histories of popular items, and two items that a user took again and again."""
+    lists = [[0, *range(4, 53), 1], [2, 3] * 5_000]
+    values = np.concatenate([np.tile([0, 1], 200_000), *lists]).astype(np.int32)
+    lengths = np.array([1] * 400_000 + [len(history) for history in lists])
+    similar = build_similar_items(RaggedArray(offsets_from_lengths(lengths), values), 53)
+    rows, similarities = similar.get_neighbors(0)
+    assert 50**-0.5 / 200_001 < similarities[rows == 1] == 2**-14 / SIMILARITY_SCALE
+    rows, similarities = similar.get_neighbors(2)
+    assert (rows.tolist(), similarities.tolist()) == ([3], [65504 / SIMILARITY_SCALE])
+
+
+def test_order_within_a_history_does_not_matter_where_there_is_none():
+    histories = make_random_lists(50, 30, longest=40)
+    reversed_histories = RaggedArray.from_lists([histories[user][::-1] for user in range(50)])
+    first, second = (build_similar_items(lists, 30, has_order=False) for lists in (histories, reversed_histories))
+    assert first.rows.tolist() == second.rows.tolist()
+    assert first.scores.tolist() == second.scores.tolist()
+
+
+def test_long_histories_without_an_order_count_pairs_at_any_distance():
+    similar = build_similar_items(RaggedArray.from_lists([range(200)]), 200, has_order=False)
+    gaps = np.abs(similar.rows - np.repeat(np.arange(200), np.diff(similar.offsets)))
+    assert set(np.diff(similar.offsets).tolist()) == set(range(50, 101))
+    assert (gaps > WINDOW).mean() == pytest.approx(150 * 151 / (200 * 199), abs=0.02)
+
+
+def test_nothing_is_built_from_histories_of_single_items(tmp_path):
+    assert build_similar_items(RaggedArray.from_lists([[1], [], [2, 2]]), 4, scratch_dir=tmp_path) is None
+    assert build_similar_items(RaggedArray.from_lists([]), 0) is None
+
+
+def test_no_file_is_left(tmp_path):
+    similar = build_similar_items(RaggedArray.from_lists([[0, 2]]), 3, scratch_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (similar.offsets.tolist(), similar.rows.tolist()) == ([0, 1, 1, 2], [2, 0])
+    assert similar.scores.tolist() == [64, 64]

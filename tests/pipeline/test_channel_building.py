@@ -1,0 +1,61 @@
+import numpy as np
+import polars as pl
+import pytest
+from support import synthetic
+
+from vecall.channels.settings import ChannelsSettings
+from vecall.config import parse_config
+from vecall.pipeline import channel_building
+from vecall.pipeline.channel_building import build_channel_tables
+from vecall.release.release import open_release
+from vecall.release.store import Store
+
+
+@pytest.fixture(scope="module")
+def dataset(published):
+    return synthetic.load_dataset(synthetic.make_config(published))
+
+
+def test_similar_items_are_those_that_the_same_users_took(dataset):
+    similar = build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar
+    groups = np.array([999 - int(item_id.split("-")[1]) for item_id in dataset.catalogue.item_ids]) % synthetic.GROUPS
+    for row in range(synthetic.ITEMS):
+        rows, similarities = similar.get_neighbors(row)
+        assert set(rows.tolist()) == set(np.flatnonzero(groups == groups[row]).tolist()) - {row}
+        assert (np.diff(similarities) <= 0).all()
+
+
+def test_published_release_has_the_channels_of_all_positives(published, dataset):
+    built = build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar
+    release = open_release(Store.open(published / "store"))
+    for name in ("offsets", "rows", "scores"):
+        np.testing.assert_array_equal(getattr(release.channels.similar, name), getattr(built, name))
+
+
+def test_channel_that_is_turned_off_or_has_nothing_to_build_from_is_left_out(dataset):
+    positives = dataset.interactions.positives
+    assert build_channel_tables(ChannelsSettings(similar=False), dataset, positives).is_empty
+    nothing = positives.filter(np.zeros(len(positives.items), dtype=bool))
+    assert build_channel_tables(ChannelsSettings(), dataset, nothing).is_empty
+
+
+def test_channel_is_left_out_with_a_warning_where_memory_is_too_small(dataset, monkeypatch, caplog):
+    monkeypatch.setattr(channel_building, "available_memory_bytes", lambda: 2**20)
+    assert build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).is_empty
+    assert "left out the channel similar" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("time", "split", "has_order"),
+    [("time", "random", True), (None, "random", False), (None, "leave_one_out", True)],
+)
+def test_order_of_a_table_without_times_counts_unless_its_split_is_random(tmp_path, time, split, has_order):
+    """Without an order, all items of a single user are equally near."""
+    synthetic.write_tables(tmp_path)
+    pl.read_csv(tmp_path / "taken.csv").filter(pl.col("user") == "user-0").write_csv(tmp_path / "taken.csv")
+    settings = synthetic.make_config(tmp_path, data={"split": split}).as_json()
+    settings["schema"]["interactions"]["time"] = time
+    dataset = synthetic.load_dataset(parse_config(settings))
+    assert dataset.has_order == has_order
+    similar = build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar
+    assert (len(set(similar.scores.tolist())) == 1) == (not has_order)

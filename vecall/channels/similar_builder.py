@@ -1,0 +1,116 @@
+"""Building of the channel `similar` from histories: for each item the items that the same users took near in time."""
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vecall.arrays import Rows, Scores
+from vecall.channels.item_pairs import (
+    BYTES_PER_INTERACTION,
+    BYTES_PER_ITEM,
+    BYTES_PER_ITEM_AND_THREAD,
+    ItemPairs,
+    count_threads,
+    weigh_gaps,
+)
+from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
+
+MAX_NEIGHBORS = 100  # of an item
+WINDOW = 50  # largest gap in positions
+_MAX_RANGE_ITEMS = 2**15  # whose neighbours a thread has in memory; at most 2^16, see `_sort_neighbors`
+_BYTES_PER_RANGE = 40 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
+_MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
+_SEED = 0
+
+
+def estimate_build_bytes(n_interactions: int, n_items: int) -> int:
+    """Return about the bytes of memory that building needs: 0.6 GiB for 1 M items of 20 M interactions on 2 cores.
+
+    The table itself, at most 6 · 100 · N bytes, is written to a file while it is built, and is not among them.
+    """
+    per_item = BYTES_PER_ITEM + BYTES_PER_ITEM_AND_THREAD * count_threads()
+    return BYTES_PER_INTERACTION * n_interactions + per_item * n_items + _BYTES_PER_RANGE * count_threads()
+
+
+def build_similar_items(
+    histories: RaggedArray, n_items: int, *, has_order: bool = True, scratch_dir: Path | None = None
+) -> SimilarItems | None:
+    """Find for each item its at most 100 neighbours by near(i, j) / √(n_i · n_j), as the co-occurrence baseline does.
+
+    Where histories have an order, near(i, j), i ≠ j, is the sum of 1 / √gap over all pairs of i and j in one history
+    that are at most 50 positions apart, in either order. Where they have none, each pair counts 1: in histories of up
+    to 51 items all pairs do, of longer ones a random choice of 50 pairs to either side of each item. n is the number of
+    users of an item.
+
+    Args:
+        histories: A list of item rows per user, oldest first.
+        n_items: N.
+        has_order: Whether the order within a history says what was taken near in time.
+        scratch_dir: Where the files without a name lie that hold the table; None for the system's directory of
+            temporary files.
+
+    Returns:
+        The neighbours; None where no two items are in one history.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    gap_weights = weigh_gaps(WINDOW) if has_order else np.ones(WINDOW + 1, dtype=np.float32)
+    pairs = ItemPairs(histories if has_order else _shuffle(histories), n_items, gap_weights)
+
+    def collect(item_range: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float16]]:
+        offsets, rows, similarities = pairs.collect(
+            item_range, np.minimum(pairs.bound_neighbors(item_range), MAX_NEIGHBORS)
+        )
+        lengths = np.diff(offsets)
+        return lengths, *_sort_neighbors(lengths, rows, similarities)
+
+    lengths = []
+    with tempfile.TemporaryFile(dir=scratch_dir) as rows_file, tempfile.TemporaryFile(dir=scratch_dir) as scores_file:
+        with ThreadPoolExecutor(count_threads()) as pool:
+            for range_lengths, rows, scores in pool.map(collect, pairs.divide_items(_MAX_RANGE_ITEMS)):
+                lengths.append(range_lengths)
+                rows_file.write(rows.data)
+                scores_file.write(scores.data)
+        offsets = offsets_from_lengths(np.concatenate([*lengths, np.empty(0, dtype=np.int64)]))
+        if not offsets[-1]:
+            return None
+        return SimilarItems(offsets, _map_file(rows_file, np.int32), _map_file(scores_file, np.float16))
+
+
+def _shuffle(histories: RaggedArray) -> RaggedArray:
+    """Return the histories in random order, the same each time."""
+    order = np.lexsort((np.random.default_rng(_SEED).random(len(histories.values)), histories.segment_ids))
+    return RaggedArray(histories.offsets, histories.values[order])
+
+
+def _sort_neighbors(
+    lengths: NDArray[np.int64], rows: Rows, similarities: Scores
+) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
+    """Return rows and stored scores [total] of n <= 2^16 lists, each by descending stored score, then ascending row.
+
+    Args:
+        lengths: [n] Lengths of the lists.
+        rows: [total] Rows of neighbours.
+        similarities: [total] Their similarities.
+    """
+    # Far pairs of popular items and items that one user took again and again would leave the range of float16.
+    stored = np.clip(similarities * SIMILARITY_SCALE, _MIN_STORED, _MAX_STORED).astype(np.float16)
+    # The bits of positive floats ascend with them. A key is 16 bits of the list, 16 of the score, 32 of the row.
+    owners = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+    keys = owners << np.uint64(48) | (~stored.view(np.uint16)).astype(np.uint64) << np.uint64(32)
+    keys |= rows.astype(np.uint64)
+    keys.sort()
+    scores = ~(keys >> np.uint64(32)).astype(np.uint16)
+    return keys.astype(np.uint32).view(np.int32), scores.view(np.float16)
+
+
+def _map_file(file: IO[bytes], dtype: DTypeLike) -> NDArray[Any]:
+    """Map a file, which may be closed then, as an array."""
+    file.flush()
+    return np.memmap(file, dtype, mode="r").view(np.ndarray)

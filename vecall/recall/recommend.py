@@ -1,0 +1,156 @@
+"""From recalled candidates to the final list: ranking, diversity, the first k."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecall.arrays import Rows
+from vecall.errors import QueryError, VecallError
+from vecall.ranking.ranker import NamedRanker, score_candidates
+from vecall.recall.candidate_table import build_candidate_table
+from vecall.recall.channel_search import NO_DEADLINE
+from vecall.recall.diversity import AttributeCap, Positions, select_by_marginal_relevance, select_with_cap
+from vecall.recall.filters import never_cancel
+from vecall.recall.query import ExecutionPlan
+from vecall.recall.ranking_timer import RankingTimer
+from vecall.recall.recommend_query import RECALL_ORDER, Recommended, RecommendRequest
+from vecall.recall.trace import RecallTrace
+
+logger = logging.getLogger(__name__)
+
+RANKING_STAGE = "rank"
+DEGRADED_RANKER = "ranker"  # in `Recommended.degraded`
+
+
+@dataclass(frozen=True)
+class RecommendTrace:
+    """A final list together with the recall that it comes from.
+
+    Attributes:
+        recall: Recall of the candidates.
+        rows: [at most k] rows of the snapshot, those of `answer.ids`.
+        answer: The answer.
+        rank_ms: Milliseconds from the candidates to the answer.
+    """
+
+    recall: RecallTrace
+    rows: Rows
+    answer: Recommended
+    rank_ms: float
+
+
+def recommend_from_candidates(
+    recall: RecallTrace,
+    request: RecommendRequest,
+    ranker: NamedRanker | None,
+    timer: RankingTimer,
+    *,
+    deadline: float = NO_DEADLINE,
+    check_cancelled: Callable[[], object] = never_cancel,
+) -> RecommendTrace:
+    """Rank recalled candidates and return the first k that the request's diversity allows.
+
+    Args:
+        recall: Recall by `request.to_candidate_query()`.
+        request: The request.
+        ranker: Scores the candidates; None for the order of recall, which also answers if the ranker fails.
+        timer: Knows how long the ranker takes.
+        deadline: `time.perf_counter` by which ranking must end: it does not start if that is not to be expected. A
+            ranking that has started is not interrupted, and its result is used.
+        check_cancelled: Called before ranking, and between the steps of `diversity.mmr`.
+
+    Raises:
+        QueryError: `diversity.by` is not an attribute.
+    """
+    start = time.perf_counter()
+    search_result, degraded = recall.search_result, list(recall.answer.degraded)
+    _check_attribute(recall, request)
+    check_cancelled()
+    used_ranker = ranker if len(search_result.rows) else None
+    scores = None if used_ranker is None else _rank(recall, used_ranker, timer, deadline)
+    if used_ranker is not None and scores is None:
+        degraded.append(DEGRADED_RANKER)
+        used_ranker = None
+    final_scores = search_result.scores if scores is None else scores
+    ranked = np.argsort(-final_scores, kind="stable") if scores is not None else np.arange(len(final_scores))
+    positions = ranked[_select(recall, request, ranked, final_scores[ranked], check_cancelled)]
+    rows = search_result.rows[positions]
+    ids = recall.snapshot.to_ids(rows)
+    channels = search_result.list_channels(rows)
+    rank_ms = round((time.perf_counter() - start) * 1e3, 3)
+    answer = Recommended(
+        release=recall.answer.release,
+        ids=ids,
+        scores=final_scores[positions].tolist(),
+        channels=channels,
+        ranker=RECALL_ORDER if used_ranker is None else used_ranker.name,
+        degraded=tuple(degraded),
+        exhausted=len(ids) == recall.candidates.eligible_count,
+        fallback=recall.answer.fallback,
+        unknown=recall.answer.unknown,
+        plan=_add_stage(recall.answer.plan, rank_ms),
+    )
+    return RecommendTrace(recall, rows, answer, rank_ms)
+
+
+def _check_attribute(recall: RecallTrace, request: RecommendRequest) -> None:
+    attributes = recall.snapshot.release.attributes.columns
+    if isinstance(request.diversity, AttributeCap) and request.diversity.by not in attributes:
+        raise QueryError(
+            f"diversity.by: expected one of the attributes {attributes}, got {request.diversity.by!r:.80}",
+            field="diversity.by",
+        )
+
+
+def _rank(recall: RecallTrace, ranker: NamedRanker, timer: RankingTimer, deadline: float) -> NDArray[np.float64] | None:
+    """Return [C] the ranker's scores; None if it failed, or would not end in time."""
+    start = time.perf_counter()
+    if start >= deadline or not timer.fits(ranker, deadline - start):
+        return None
+    try:
+        table = build_candidate_table(recall.snapshot, recall.resolved_query, recall.search_result)
+        scores = score_candidates(table, ranker.ranker)
+    except VecallError as error:  # which says all in its text
+        logger.warning("ranker %s of release %s failed: %s", ranker.name, recall.answer.release, error)
+        return None
+    except Exception:
+        logger.exception("ranker %s of release %s failed", ranker.name, recall.answer.release)
+        return None
+    timer.record(ranker, time.perf_counter() - start)
+    return scores
+
+
+def _select(
+    recall: RecallTrace,
+    request: RecommendRequest,
+    ranked: Positions,
+    scores: NDArray[np.floating],
+    check_cancelled: Callable[[], object],
+) -> Positions:
+    """Return the positions in `ranked` of the final list.
+
+    Args:
+        recall: Recall of the C candidates.
+        request: The request.
+        ranked: [C] positions of the candidates, best first.
+        scores: [C] in that order.
+        check_cancelled: As for `recommend_from_candidates`.
+    """
+    rows, diversity = recall.search_result.rows[ranked], request.diversity
+    if diversity is None:
+        return np.arange(min(request.k, len(rows)))
+    if isinstance(diversity, AttributeCap):
+        values = recall.snapshot.get_attributes(rows)[diversity.by].to_list()
+        return select_with_cap(values, diversity.max, request.k)
+    vectors = recall.snapshot.get_vectors(rows)
+    return select_by_marginal_relevance(
+        scores.astype(np.float64), vectors, diversity.mmr, request.k, check_cancelled=check_cancelled
+    )
+
+
+def _add_stage(plan: ExecutionPlan | None, rank_ms: float) -> ExecutionPlan | None:
+    return None if plan is None else replace(plan, ms={**plan.ms, RANKING_STAGE: rank_ms})
