@@ -84,13 +84,7 @@ def train(
     _check_trainable(data)
     run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate is not None, group))
     start = time.perf_counter()
-    torch.manual_seed(training_settings.seed)
-    towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
-    if init_weights is not None:
-        init_weights(towers)
-    elif model_settings.item_init == "spectral":
-        initialize_item_ids(towers, data.histories, training_settings.seed)
-    compute_spectral_part(towers, data.histories, training_settings.seed)
+    towers = _build_towers(data, model_settings, training_settings.seed, init_weights)
     plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
@@ -117,6 +111,20 @@ def train(
     elif validate is not None:
         choose_spectral_share(final_towers, data, validate)
     return TrainResult(final_towers, best_epoch, trainer.current_epoch, time.perf_counter() - start)
+
+
+def _build_towers(
+    data: TrainingData, settings: ModelSettings, seed: int, init_weights: Callable[[TwoTower], None] | None
+) -> TwoTower:
+    """Build towers with their initial weights and, where there is one, their spectral part."""
+    torch.manual_seed(seed)
+    towers = TwoTower(settings, data.item_specs, data.user_specs, data.n_items)
+    if init_weights is not None:
+        init_weights(towers)
+    elif settings.item_init == "spectral":
+        initialize_item_ids(towers, data.histories, seed)
+    compute_spectral_part(towers, data.histories, seed)
+    return towers
 
 
 def _check_trainable(data: TrainingData) -> None:
