@@ -106,10 +106,7 @@ def train(
         trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
     best_epoch = _load_final_weights(module, directory / BEST_CHECKPOINT if validate else last, group)
     final_towers = module.eval_towers.eval()
-    if spectral_share is not None:
-        final_towers.set_spectral_share(spectral_share)
-    elif validate is not None:
-        choose_spectral_share(final_towers, data, validate)
+    choose_spectral_share(final_towers, data, validate, spectral_share)
     return TrainResult(final_towers, best_epoch, trainer.current_epoch, time.perf_counter() - start)
 
 

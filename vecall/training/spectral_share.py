@@ -12,17 +12,24 @@ logger = logging.getLogger(__name__)
 SHARES = (0.1, 0.2, 0.35, 0.5)
 
 
-def choose_spectral_share(towers: TwoTower, data: TrainingData, validate: ScorerValidator) -> None:
-    """Set the weight of the spectral part to that of `SHARES` with the highest validation score.
-
-    Of equal ones the smallest is taken. Where it is the largest that helps, the trained part has learned little.
+def choose_spectral_share(
+    towers: TwoTower, data: TrainingData, validate: ScorerValidator | None, known_share: float | None = None
+) -> None:
+    """Set the weight of the spectral part to that of `SHARES` with the highest validation score, of equals the smallest.
 
     Args:
         towers: Trained towers; without a spectral part nothing happens.
         data: Features of all items and users.
-        validate: Returns the validation score of a scorer; with several processes the same in all of them.
+        validate: Returns the validation score of a scorer; with several processes the same in all of them. Without it
+            the weight stays as it is.
+        known_share: Weight that was chosen before, which is set instead.
     """
     if towers.spectral_share is None:
+        return
+    if known_share is not None:
+        towers.set_spectral_share(known_share)
+        return
+    if validate is None:
         return
     scores = {}
     for share in SHARES:
