@@ -254,7 +254,7 @@ def test_writing_id_vectors_needs_no_memory_for_the_table(tmp_path):
     rows, dim = 2**19, 64
     table, id_rows = np.ones((rows + 1, dim), dtype=np.float32), np.arange(rows)
     peaks = [
-        measure_peak_bytes(lambda _, write=write: write(tables, id_rows, tmp_path / "item_ids.npy"))
+        measure_peak_bytes(lambda _, write=write, tables=tables: write(tables, id_rows, tmp_path / "item_ids.npy"))
         for write, tables in ((write_id_vectors, [table]), (write_by_concatenating, table))
     ]
     assert peaks[0] < 0.3 * table.nbytes

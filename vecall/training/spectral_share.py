@@ -15,7 +15,7 @@ SHARES = (0.1, 0.2, 0.35, 0.5)
 def choose_spectral_share(
     towers: TwoTower, data: TrainingData, validate: ScorerValidator | None, known_share: float | None = None
 ) -> None:
-    """Set the weight of the spectral part to that of `SHARES` with the highest validation score, of equals the smallest.
+    """Set the weight of the spectral part to the smallest of `SHARES` with the highest validation score.
 
     Args:
         towers: Trained towers; without a spectral part nothing happens.
