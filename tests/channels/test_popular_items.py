@@ -1,6 +1,7 @@
 """The table of the channel `popular`: its order, its shares, and its rows in another release."""
 
 import numpy as np
+import polars as pl
 import pytest
 from support.channel_oracles import make_popular_lists
 
@@ -35,6 +36,16 @@ def test_shares_are_of_each_list(popular):
     assert shares == pytest.approx([0.5, 2 * 4 / 5, 2 * 1 / 5])
     assert popular.by.codes == {"x": 0, "y": 1, "z": 2}
     assert popular.by.totals.tolist() == [6, 5, 4]
+
+
+def test_values_of_cells_become_indices(popular, monkeypatch):
+    monkeypatch.setattr(popular_items, "_CHUNK_ROWS", 2)
+    cells = pl.Series([["z", "x", "z"], None, [], ["other", "y"], ["x"]])
+    codes = popular.by.encode(cells)
+    assert [codes[i].tolist() for i in range(5)] == [[0, 2], [], [], [1], [0]]
+    assert codes.values.dtype == np.int32
+    assert make_lists({"1": [(0, 1.0)]}).encode(pl.Series([1.0, 2.0, None])).offsets.tolist() == [0, 1, 1, 1]
+    assert len(popular.by.encode(cells.clear())) == 0
 
 
 def test_empty_lists_have_no_shares():

@@ -10,17 +10,14 @@ from vecall.channels.similar_builder import WINDOW, build_similar_items
 from vecall.channels.similar_items import SIMILARITY_SCALE
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
-FLAT = np.ones(WINDOW + 1, dtype=np.float32)
 
-
-@pytest.mark.parametrize("has_order", [True, False])
 @pytest.mark.parametrize(("users", "items", "longest", "max_neighbors"), [(60, 40, 12, 100), (300, 60, 51, 5)])
-def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neighbors, has_order, monkeypatch):
+def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neighbors, monkeypatch):
     monkeypatch.setattr(similar_builder, "MAX_NEIGHBORS", max_neighbors)
     monkeypatch.setattr(similar_builder, "_MAX_RANGE_ITEMS", 7)
     histories = make_random_lists(users, items, longest=longest)
-    expected = compute_similarity_at_once(histories, items, weigh_gaps(WINDOW) if has_order else FLAT)
-    similar = build_similar_items(histories, items, has_order=has_order)
+    expected = compute_similarity_at_once(histories, items, weigh_gaps(WINDOW))
+    similar = build_similar_items(histories, items)
     assert (len(similar), similar.rows.dtype, similar.scores.dtype) == (items, np.int32, np.float16)
     for item in range(items):
         rows, similarities = similar.get_neighbors(item)
@@ -43,21 +40,6 @@ def test_scores_stay_within_the_normal_numbers_of_float16():
     assert 50**-0.5 / 200_001 < similarities[rows == 1] == 2**-14 / SIMILARITY_SCALE
     rows, similarities = similar.get_neighbors(2)
     assert (rows.tolist(), similarities.tolist()) == ([3], [65504 / SIMILARITY_SCALE])
-
-
-def test_order_within_a_history_does_not_matter_where_there_is_none():
-    histories = make_random_lists(50, 30, longest=40)
-    reversed_histories = RaggedArray.from_lists([histories[user][::-1] for user in range(50)])
-    first, second = (build_similar_items(lists, 30, has_order=False) for lists in (histories, reversed_histories))
-    assert first.rows.tolist() == second.rows.tolist()
-    assert first.scores.tolist() == second.scores.tolist()
-
-
-def test_long_histories_without_an_order_count_pairs_at_any_distance():
-    similar = build_similar_items(RaggedArray.from_lists([range(200)]), 200, has_order=False)
-    gaps = np.abs(similar.rows - np.repeat(np.arange(200), np.diff(similar.offsets)))
-    assert set(np.diff(similar.offsets).tolist()) == set(range(50, 101))
-    assert (gaps > WINDOW).mean() == pytest.approx(150 * 151 / (200 * 199), abs=0.02)
 
 
 def test_nothing_is_built_from_histories_of_single_items(tmp_path):

@@ -32,16 +32,17 @@ def test_remapped_lists_are_those_of_the_kept_items_without_the_deleted(lists, b
     items = sorted(base_rows[:kept])
     for position in sorted(new):
         items.insert(position, -1)
-    tables = ChannelTables(similar=make_similar_items(lists)).remap(np.array(items), N)
+    tables = ChannelTables(similar=make_similar_items(lists, [1.0])).remap(np.array(items), N)
     expected = [
         [] if item < 0 else [(items.index(row), score) for row, score in lists[item] if row in items] for item in items
     ]
     assert to_lists(tables.similar) == expected
+    assert tables.similar.seed_weights.tolist() == [1.0]
 
 
 @given(lists=LISTS)
 def test_mean_similarities_by_rank_count_missing_ranks_as_0(lists):
-    similar = make_similar_items(lists)
+    similar = make_similar_items(lists, [1.0])
     owners = [pairs for pairs in lists if pairs]
     longest = max(map(len, owners), default=0)
     expected = [
@@ -55,4 +56,4 @@ def test_mean_similarities_by_rank_count_missing_ranks_as_0(lists):
 def test_mean_similarities_of_many_items_are_those_of_a_sample(monkeypatch):
     monkeypatch.setattr(similar_items, "_MAX_MEASURED_LISTS", 2)
     lists = [[], [(0, 64)], [(0, 1000)], [], [(0, 32), (1, 32)]]
-    assert make_similar_items(lists).mean_similarities.tolist() == [0.75, 0.25]
+    assert make_similar_items(lists, [1.0]).mean_similarities.tolist() == [0.75, 0.25]

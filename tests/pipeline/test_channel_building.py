@@ -1,5 +1,4 @@
 import numpy as np
-import polars as pl
 import pytest
 from support import synthetic
 
@@ -34,14 +33,17 @@ def test_published_release_has_the_channels_of_all_positives(published, dataset)
 
 def test_channel_that_is_turned_off_or_has_nothing_to_build_from_is_left_out(dataset):
     positives = dataset.interactions.positives
-    assert build_channel_tables(ChannelsSettings(similar=False), dataset, positives).is_empty
+    off = build_channel_tables(ChannelsSettings(similar=False, popular=False, repeat=False), dataset, positives)
+    assert (off.similar, off.popular, off.facts.popular, off.facts.repeat) == (None, None, False, False)
     nothing = positives.filter(np.zeros(len(positives.items), dtype=bool))
-    assert build_channel_tables(ChannelsSettings(), dataset, nothing).is_empty
+    tables = build_channel_tables(ChannelsSettings(), dataset, nothing)
+    assert tables.similar is None
+    assert not tables.popular.counts.any()
 
 
 def test_channel_is_left_out_with_a_warning_where_memory_is_too_small(dataset, monkeypatch, caplog):
     monkeypatch.setattr(channel_building, "available_memory_bytes", lambda: 2**20)
-    assert build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).is_empty
+    assert build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar is None
     assert "left out the channel similar" in caplog.text
 
 
@@ -49,13 +51,11 @@ def test_channel_is_left_out_with_a_warning_where_memory_is_too_small(dataset, m
     ("time", "split", "has_order"),
     [("time", "random", True), (None, "random", False), (None, "leave_one_out", True)],
 )
-def test_order_of_a_table_without_times_counts_unless_its_split_is_random(tmp_path, time, split, has_order):
-    """Without an order, all items of a single user are equally near."""
+def test_newest_items_count_most_unless_a_split_without_times_is_random(tmp_path, time, split, has_order):
     synthetic.write_tables(tmp_path)
-    pl.read_csv(tmp_path / "taken.csv").filter(pl.col("user") == "user-0").write_csv(tmp_path / "taken.csv")
     settings = synthetic.make_config(tmp_path, data={"split": split}).as_json()
     settings["schema"]["interactions"]["time"] = time
     dataset = synthetic.load_dataset(parse_config(settings))
     assert dataset.has_order == has_order
     similar = build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar
-    assert (len(set(similar.scores.tolist())) == 1) == (not has_order)
+    assert similar.seed_weights.tolist() == ([0.9**age for age in range(10)] if has_order else [1.0] * 200)

@@ -46,6 +46,7 @@ LISTS = [
     )
     for item in range(N)
 ]
+SEED_WEIGHTS = [0.9**age for age in range(12)]
 THIRDS = np.arange(N) % 3
 POPULAR_THIRDS = {  # of each value the rows that were taken
     str(third): {int(row): float(POPULARITY[row]) for row in np.flatnonzero((third == THIRDS) & (POPULARITY > 0))}
@@ -83,7 +84,7 @@ def release(make_release):
         attributes=pl.DataFrame({"third": THIRDS, "created": CREATED}),
         users=[("ann", {}, [])],
         channels=ChannelTables(
-            similar=make_similar_items(LISTS),
+            similar=make_similar_items(LISTS, SEED_WEIGHTS),
             popular=PopularItems(POPULARITY.astype(np.float32), make_popular_lists("third", POPULAR_THIRDS)),
             facts=ChannelFacts(created="created", fresh_days=7.0),
         ),
@@ -99,6 +100,7 @@ def apply(release, batches):
         base_vectors={2 * row: vector for row, vector in enumerate(VECTORS)},
         popularity={2 * row: float(count) for row, count in enumerate(POPULARITY)},
         neighbors={2 * row: [(2 * other, score) for other, score in pairs] for row, pairs in enumerate(LISTS)},
+        seed_weights=SEED_WEIGHTS,
         values={2 * row: str(third) for row, third in enumerate(THIRDS)},
         new_items={2 * row for row in range(1, N, 2)},
     )

@@ -119,3 +119,14 @@ def test_channels_after_the_deadline_are_left_out(recaller, set_plan):
     set_plan(recaller, vector=1.0, repeat=2.0)
     answer = recaller.recall_with_trace(Query(user_id="ann", k=9), deadline=0.0).answer
     assert (len(answer.ids), answer.degraded) == (9, ("repeat",))
+
+
+def test_several_channels_are_asked_deeper_than_the_request(recaller, monkeypatch):
+    manifest = recaller.live_index.snapshot.release.manifest
+    plan = MergePlan(weights={"vector": 1.0, "repeat": 2.0}, depth=20)
+    monkeypatch.setitem(manifest.__dict__, "merge", plan)
+    answer = recaller.recall(Query(user_id="ann", k=9, explain=True))
+    assert (len(answer.ids), answer.plan.channels["vector"]["count"]) == (9, 20)
+    alone = recaller.recall(Query(user_id="ann", k=9, channels=["vector"], explain=True))
+    assert alone.plan.channels["vector"]["count"] == 9
+    assert (plan.get_channel_k(9), plan.get_channel_k(50)) == (20, 50)

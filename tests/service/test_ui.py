@@ -17,7 +17,8 @@ from vecall.recall.conditions import FILTER_OPS
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.service.auth import ApiKeys
-from vecall.service.ui.i18n import TEXTS, negotiate_language
+from vecall.service.ui.i18n import TEXTS
+from vecall.service.ui.language import negotiate_language
 
 SCORED = r'>(Item \d+)</a>\s*<span class="id">[^<]*</span>\s*</p>\s*<span class="score"'
 PAGES = ("/", "/items", "/releases", "/docs")
@@ -112,9 +113,9 @@ def test_history_is_shown_beside_the_recalled_items(client, shop):
 
 @pytest.fixture
 def set_channels(client, monkeypatch):
-    """Let the served release have been tuned to the vectors and what users take again."""
+    """Let the served release have been tuned to the vectors and what is popular."""
     manifest = client.service.snapshot.release.manifest
-    monkeypatch.setitem(manifest.__dict__, "merge", MergePlan(weights={"vector": 1.0, "repeat": 1.0}))
+    monkeypatch.setitem(manifest.__dict__, "merge", MergePlan(weights={"vector": 1.0, "popular": 1.0}))
 
 
 def list_sections(html):
@@ -132,23 +133,23 @@ def list_titles(client, path, **request):
 def test_lists_of_the_channels_stand_beside_the_merged_one(client, set_channels):
     page = "/?user=user-3&k=4&sent=1"  # seen items are not left out
     sections = list_sections(get_page(client, page))
-    assert list(sections) == ["Recalled items", "vectors", "repeat", "History"]
+    assert list(sections) == ["Recalled items", "vectors", "popular", "History"]
     assert sections["Recalled items"] == list_titles(client, "/v1/recall")
     assert sections["vectors"] == list_titles(client, "/v1/recall", channels=["vector"])
-    assert sections["repeat"] == list_titles(client, "/v1/recall", channels=["repeat"])
-    assert "复购" in get_page(client, f"{page}&lang=zh")
+    assert sections["popular"] == list_titles(client, "/v1/recall", channels=["popular"])
+    assert "热门" in get_page(client, f"{page}&lang=zh")
 
 
 def test_final_list_stands_beside_the_recalled_one(client, set_channels):
     client.service.recaller._ranker = NamedRanker("mine", lambda candidates: candidates["year"].fill_null(-1))
     html = get_page(client, "/?user=user-3&k=4&sent=1")
     sections = list_sections(html)
-    assert list(sections) == ["Final list", "Recalled items", "vectors", "repeat", "History"]
+    assert list(sections) == ["Final list", "Recalled items", "vectors", "popular", "History"]
     assert sections["Final list"] == list_titles(client, "/v1/recommend")
     assert sections["Recalled items"] == list_titles(client, "/v1/recall", k=500)[:4]
     assert "ordered by mine from 36 candidates" in html
     assert '<th scope="row">ranking</th>' in html
-    assert '<p class="from" title="Channels that recalled it"><span>vectors</span><span>repeat</span></p>' in html
+    assert '<p class="from" title="Channels that recalled it"><span>vectors</span><span>popular</span></p>' in html
     assert "由 mine 排序" in get_page(client, "/?user=user-3&k=4&lang=zh")
     client.service.recaller._ranker = NamedRanker("mine", lambda _: None)
     broken = get_page(client, "/?user=user-3&k=4")

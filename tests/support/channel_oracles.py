@@ -24,6 +24,7 @@ class ReferenceStore:
         base_vectors: vectors of the release.
         popularity: number of interactions of the release's items.
         neighbors: neighbours of each of the release's items and their stored scores, as in the channel `similar`.
+        seed_weights: weights of the newest items of a history, the newest first.
         values: value of each of the release's items of the attribute that the channel `popular` goes by; upserted ones
             have none.
         new_items: the release's items that are new by their time; upserted ones have no time.
@@ -35,6 +36,7 @@ class ReferenceStore:
     base_vectors: Mapping[Number, Vector]
     popularity: Mapping[Number, float]
     neighbors: Mapping[Number, Sequence[tuple[Number, float]]]
+    seed_weights: Sequence[float]
     values: Mapping[Number, str] = field(default_factory=dict)
     new_items: Set[Number] = frozenset()
     live: set[Number] = field(default_factory=set)
@@ -116,22 +118,23 @@ def score_similar(store: ReferenceStore, query: ReferenceQuery) -> Mapping[Numbe
         for rank in range(max(map(len, lists), default=0))
     ]
     scores: dict[Number, float] = {}
-    for age, seed in enumerate(query.history[-10:][::-1]):
+    seeds = query.history[::-1]
+    for age, (weight, seed) in enumerate(zip(store.seed_weights, seeds, strict=False)):
         vector = store.vectors[seed]
         neighbors = [(number, score / SIMILARITY_SCALE) for number, score in store.neighbors.get(seed, ())]
-        if not neighbors:
+        if not neighbors and age < 10:
             nearest = sorted(
                 store.base_vectors.keys() - {seed},
                 key=lambda number: (-float(store.base_vectors[number] @ vector), number),
             )
             neighbors = list(zip(nearest, profile, strict=False))
         for number, similarity in neighbors:
-            scores[number] = scores.get(number, 0.0) + 0.9**age * similarity
-        for number in store.live - store.base_vectors.keys() - {seed}:
+            scores[number] = scores.get(number, 0.0) + weight * similarity
+        for number in store.live - store.base_vectors.keys() - {seed} if age < 10 else ():
             product = store.vectors[number] @ vector
             position = sum(store.base_vectors[neighbor] @ vector > product for neighbor, _ in neighbors)
             if position < len(neighbors):
-                scores[number] = scores.get(number, 0.0) + 0.9**age * neighbors[position][1]
+                scores[number] = scores.get(number, 0.0) + weight * neighbors[position][1]
     return scores
 
 
@@ -144,13 +147,14 @@ ORACLES: Mapping[str, Oracle] = {
 }
 
 
-def make_similar_items(lists: Sequence[Sequence[tuple[int, float]]]) -> SimilarItems:
+def make_similar_items(lists: Sequence[Sequence[tuple[int, float]]], seed_weights: Sequence[float]) -> SimilarItems:
     """Build the table of neighbours from a list of (row, stored score) per item."""
     pairs = [pair for neighbors in lists for pair in neighbors]
     return SimilarItems(
         offsets_from_lengths(np.array([len(neighbors) for neighbors in lists], dtype=np.int64)),
         np.array([row for row, _ in pairs], dtype=np.int32),
         np.array([score for _, score in pairs], dtype=np.float16),
+        np.array(seed_weights),
     )
 
 

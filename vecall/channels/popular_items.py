@@ -9,8 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows, Scores
-from vecall.data.ragged import offsets_from_lengths
+from vecall.data.canonical import column_to_text
+from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
+_CHUNK_ROWS = 2**18  # cells that are encoded at a time
 _SORTED_ROWS = 2**15  # rows of the overall ranking that are kept in memory
 
 
@@ -22,7 +24,7 @@ class PopularLists:
 
     Attributes:
         column: Name of the attribute of items, or of the feature of users.
-        values: [V] distinct values as text.
+        values: [V] distinct values as text, ascending.
         offsets: [V + 1] Bounds of the lists, ascending from 0.
         rows: [total] int32 rows of items, the most popular first.
         scores: [total] Counts like those of `PopularItems`, above 0.
@@ -61,13 +63,28 @@ class PopularLists:
             codes: Indices of values.
             weights: Factor of the shares of each.
         """
-        rows: list[Rows] = [np.empty(0, dtype=np.int64)]
-        shares = [np.empty(0)]
-        for code, weight in zip(codes, weights, strict=True):
-            segment = slice(self.offsets[code], self.offsets[code + 1])
-            rows.append(self.rows[segment])
-            shares.append(self.scores[segment] * np.float64(weight / (self.totals[code] or 1)))
-        return np.concatenate(rows, dtype=np.int64), np.concatenate(shares, dtype=np.float64)
+        segments = [slice(self.offsets[code], self.offsets[code + 1]) for code in codes]
+        factors = [np.float64(weight / (self.totals[code] or 1)) for code, weight in zip(codes, weights, strict=True)]
+        shares = [self.scores[segment] * factor for segment, factor in zip(segments, factors, strict=True)]
+        rows = [self.rows[segment] for segment in segments]
+        return (
+            np.concatenate([self.rows[:0], *rows], dtype=np.int64),
+            np.concatenate([self.scores[:0], *shares], dtype=np.float64),
+        )
+
+    def encode(self, column: pl.Series) -> RaggedArray:
+        """Return for each cell of a column the indices of its values that have a list, int32, ascending."""
+        known = pl.Enum(self.values)
+        parts = []
+        for start in range(0, len(column), _CHUNK_ROWS):
+            texts = column_to_text(column.slice(start, _CHUNK_ROWS))
+            frame = pl.DataFrame({"row": np.arange(start, start + len(texts), dtype=np.int32), "value": texts})
+            if isinstance(texts.dtype, pl.List):
+                frame = frame.explode("value")
+            codes = frame["value"].cast(known, strict=False).to_physical().cast(pl.Int32)
+            parts.append(frame.select("row", codes.alias("code")).drop_nulls().unique().sort("row", "code"))
+        pairs = pl.concat(parts) if parts else pl.DataFrame(schema={"row": pl.Int32, "code": pl.Int32})
+        return RaggedArray.from_sorted_pairs(pairs["row"].to_numpy(), pairs["code"].to_numpy(), len(column))
 
     def remap(self, new_rows: Rows) -> "PopularLists":
         """Return the lists for another release; items that are not in it are left out.

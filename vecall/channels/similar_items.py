@@ -1,6 +1,6 @@
 """For each item the items that were taken near it, and how near: the table of the channel `similar`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,16 @@ SIMILARITY_SCALE = 64  # stored score of a similarity of 1: those of 9.6e-7 to 1
 _MAX_MEASURED_LISTS = 4_096
 
 
+def weigh_seeds(*, has_order: bool) -> NDArray[np.float64]:
+    """Return the weights of the newest items of a history, the newest first.
+
+    Args:
+        has_order: Whether what came last says most of what comes next: 0.9^age of the newest 10. Otherwise 1 of the
+            newest 200.
+    """
+    return np.array([0.9**age for age in range(10)]) if has_order else np.ones(200)
+
+
 @dataclass(frozen=True)
 class SimilarItems:
     """The neighbours of N items, in one array (CSR layout): those of item i are `rows[offsets[i] : offsets[i + 1]]`.
@@ -21,11 +31,13 @@ class SimilarItems:
         offsets: [N + 1] Bounds of the lists, ascending from 0.
         rows: [total] int32 rows of neighbours, the nearest first; of equally near ones the lowest row first.
         scores: [total] float16 similarities times `SIMILARITY_SCALE`, above 0 and descending.
+        seed_weights: [S] Weights of the newest items of a history in a score, the newest first; older ones have none.
     """
 
     offsets: Offsets
     rows: NDArray[np.int32]
     scores: NDArray[np.float16]
+    seed_weights: NDArray[np.float64] = field(default_factory=lambda: weigh_seeds(has_order=True))
 
     def __len__(self) -> int:
         """Return N."""
@@ -63,4 +75,4 @@ class SimilarItems:
         is_kept = rows >= 0
         owners = np.repeat(np.arange(len(base_rows)), lengths)[is_kept]
         offsets = offsets_from_lengths(np.bincount(owners, minlength=len(base_rows)))
-        return SimilarItems(offsets, rows[is_kept].astype(np.int32), self.scores[positions][is_kept])
+        return SimilarItems(offsets, rows[is_kept].astype(np.int32), self.scores[positions][is_kept], self.seed_weights)

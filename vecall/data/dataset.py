@@ -30,8 +30,8 @@ class Dataset:
         interactions: All interactions, ordered.
         dropped_counts: Rows dropped, and values replaced by missing ones, while reading, by reason; repeats left out.
         has_timestamps: Whether the interactions have times; otherwise their order in the file stands for them.
-        has_order: Whether the order of a history says what was taken near in time: it has times, or its order in the
-            file stands for them. A random split of interactions without times says that it does not.
+        has_order: Whether what a user took last may say most of what comes next. A random split of interactions
+            without times says that it does not.
     """
 
     schema: Schema

@@ -236,7 +236,7 @@ def sum_by_row(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, NDArray[n
     Returns:
         The distinct rows, in the order in which they occur first, and the sum of each.
     """
-    positions = np.full(2 << len(rows).bit_length(), -1, dtype=np.int64)  # at most half full
+    positions = np.full(2 << len(rows).bit_length(), -1, dtype=np.int32)  # at most half full
     distinct_rows, sums = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.float64)
     inputs = _make_read_only_view(rows), _make_read_only_view(values)
     count = _sum_by_row(*inputs, positions, distinct_rows, sums)

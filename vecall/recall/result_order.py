@@ -16,11 +16,12 @@ def rank_by_score_and_id(snapshot: Snapshot, rows: Rows, scores: Scores, k: int)
     """
     hits = sort_hits(rows[None], scores[None], len(rows))
     rows, scores = hits.rows[0], hits.scores[0]
-    if not len(snapshot.delta):
+    if not len(snapshot.delta) or not len(rows):
         return rows[:k], scores[:k]
-    tied = np.flatnonzero(np.diff(scores) == 0)
-    for start in tied[np.isin(tied - 1, tied, invert=True)].tolist():  # the first position of each run
-        end = start + int(np.searchsorted(-scores[start:], -scores[start], side="right"))
-        ids = snapshot.to_ids(rows[start:end])
-        rows[start:end] = rows[start:end][sorted(range(end - start), key=ids.__getitem__)]
+    is_new_run = np.diff(scores) != 0
+    runs = np.concatenate([[0], np.cumsum(is_new_run)])
+    is_tied = ~(np.append(True, is_new_run) & np.append(is_new_run, True)) & (runs <= runs[:k].max(initial=0))
+    tied = np.flatnonzero(is_tied)
+    run_and_id = list(zip(runs[tied].tolist(), snapshot.to_ids(rows[tied]), strict=True))
+    rows[tied] = rows[tied][sorted(range(len(tied)), key=run_and_id.__getitem__)]
     return rows[:k], scores[:k]

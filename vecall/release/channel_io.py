@@ -15,6 +15,7 @@ from vecall.release.manifest import CHANNELS_DIR, read_release_file
 
 FACTS_FILE = f"{CHANNELS_DIR}/facts.json"
 _POPULAR_COUNTS_FILE = "popular.counts.npy"
+_SEED_WEIGHTS_FILE = "similar.seed_weights.npy"
 _LIST_ARRAYS = ("offsets", "rows", "scores")
 
 
@@ -26,6 +27,7 @@ def save_channels(tables: ChannelTables, release_dir: Path) -> None:
     directory.mkdir()
     if tables.similar is not None:
         _save_lists(tables.similar, directory, "similar")
+        write_array(directory / _SEED_WEIGHTS_FILE, tables.similar.seed_weights)
     if tables.popular is not None:
         write_array(directory / _POPULAR_COUNTS_FILE, tables.popular.counts)
         for name in ("by", "by_user"):
@@ -64,7 +66,7 @@ def load_channels(release_dir: Path, n_items: int) -> ChannelTables:
 
 
 def _load_similar(directory: Path, n_items: int) -> SimilarItems | None:
-    paths = [directory / f"similar.{name}.npy" for name in _LIST_ARRAYS]
+    paths = [*(directory / f"similar.{name}.npy" for name in _LIST_ARRAYS), directory / _SEED_WEIGHTS_FILE]
     if not any(path.exists() for path in paths):
         return None
     for path in paths:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import MergePlan
+from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import IdMap
+from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
 from vecall.index import index_io
 from vecall.index.base import Index, SearchParams
@@ -86,6 +88,14 @@ class Release:
             return np.empty(0, dtype=np.int64)
         rows: Rows = select_top_k_batch(self.popularity[None], min(_POPULAR_CACHE_ROWS, len(self.popularity))).rows[0]
         return rows
+
+    @cached_property
+    def popular_codes(self) -> RaggedArray | None:
+        """For each item the indices of its values among `channels.popular.by`; None where there are no such lists."""
+        popular = self.channels.popular
+        if popular is None or popular.by is None:
+            return None
+        return popular.by.encode(get_unnamed_column(self.attributes, popular.by.column))
 
     @cached_property
     def creation_times(self) -> CreationTimes | None:
@@ -201,7 +211,7 @@ def _sort_for_channels(release: Release) -> None:
     """Sort and cache now, rather than in the first request, what channels read."""
     _ = release.popular_rows
     if (popular := release.channels.popular) is not None:
-        _ = popular.sorted_rows, popular.total
+        _ = popular.sorted_rows, popular.total, release.popular_codes
         for lists in (popular.by, popular.by_user):
             _ = lists is None or (lists.codes, lists.totals)
     if release.creation_times is not None and release.channels.facts.fresh_days is not None:

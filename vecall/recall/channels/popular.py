@@ -1,7 +1,5 @@
 """The channel of what many took lately, more so within what this user's history or features say."""
 
-from collections import Counter
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -9,6 +7,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.channels.popular_items import PopularItems, PopularLists
 from vecall.data.canonical import scalar_to_text
+from vecall.data.frames import get_unnamed_column
 from vecall.index.kernels import select_top_k_superset, sum_by_row
 from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import is_in_sorted
@@ -53,26 +52,24 @@ def recall_popular(query: ChannelQuery, n: int) -> ScoredRows:
 
 def _list_history_shares(query: ChannelQuery, popular: PopularItems) -> list[_Shares]:
     """Return rows and shares of the values that the history has."""
-    lists, history = popular.by, query.resolved_query.history[-HISTORY_LENGTH:]
-    if lists is None or not len(history):
+    history = query.resolved_query.history[-HISTORY_LENGTH:]
+    if popular.by is None or not len(history):
         return []
-    counts = Counter(value for values in _list_values(query.snapshot, lists.column, history) for value in values)
-    known = sorted((-count, value) for value, count in counts.items() if value in lists.codes)[:MAX_VALUES]
-    codes = [lists.codes[value] for _, value in known]
-    return [lists.list_shares(codes, [-count / len(history) for count, _ in known])]
+    codes, counts = np.unique(_list_codes(query.snapshot, popular.by, history), return_counts=True)
+    best = np.argsort(-counts, kind="stable")[:MAX_VALUES]  # the values ascend with their codes
+    return [popular.by.list_shares(codes[best].tolist(), (counts[best] / len(history)).tolist())]
 
 
-def _list_values(snapshot: Snapshot, column: str, rows: Rows) -> list[set[str]]:
-    """Return the values that items of the snapshot have now, as text."""
-    slots = rows - snapshot.release.index.size
-    in_base = slots < 0
-    cells = snapshot.release.attributes.get_column(column).gather(rows[in_base]).to_list()
-    if not in_base.all():
-        cells += snapshot.delta.attributes.get_column(column).gather(slots[~in_base]).to_list()
-    return [
-        {scalar_to_text(value) for value in (cell if isinstance(cell, list) else [cell]) if value is not None}
-        for cell in cells
-    ]
+def _list_codes(snapshot: Snapshot, lists: PopularLists, rows: Rows) -> Rows:
+    """Return the indices of the values that items of the snapshot have now, those of all items together."""
+    codes_by_item, slots = snapshot.release.popular_codes, rows - snapshot.release.index.size
+    base_rows = rows[slots < 0]
+    parts = [] if codes_by_item is None else [codes_by_item[row] for row in base_rows.tolist()]
+    codes = np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, dtype=np.int64)
+    if len(base_rows) == len(rows):
+        return codes
+    cells = get_unnamed_column(snapshot.delta.attributes, lists.column).gather(slots[slots >= 0])
+    return np.concatenate([codes, lists.encode(cells).values])
 
 
 def _list_user_shares(query: ChannelQuery, popular: PopularItems) -> list[_Shares]:

@@ -1,5 +1,6 @@
 """The channel of items that the same users took near in time to the newest items of the history."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,8 @@ from vecall.live.snapshot import Snapshot
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 
-_MAX_SEEDS = 10
-_DECAY = 0.9  # of a seed's weight per later interaction
-_MAX_NEW_ITEMS = 2_048  # live items without neighbours of their own that are scored; 10 scans of 2,048 take 1 ms
+_MAX_SEEDS_BY_VECTOR = 10  # the newest seeds whose vectors are compared with others
+_MAX_NEW_ITEMS = 2_048  # live items without neighbours of their own that are scored; 2,048 take 2 ms
 
 
 @dataclass(frozen=True)
@@ -26,48 +26,44 @@ class _Neighbors:
 
 
 def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
-    """Return items by Σ 0.9^age · similarity over the newest 10 items of the history, the seeds; the newest has age 0.
+    """Return items by Σ weight · similarity over the newest items of the history, the seeds.
 
-    A seed's neighbours are those that the release has of its item, also where the item was replaced since. A seed of
-    which the release has none, such as a live new item, has the nearest items by vector as neighbours, the nth of them
-    with the mean similarity of the nth neighbours of all items.
+    The release says how many seeds there are and what each weighs, see `weigh_seeds`. A seed's neighbours are those
+    that the release has of its item, also where the item was replaced since. Of the newest 10 seeds, one of which the
+    release has none, such as a live new item, has the nearest items by vector as neighbours, the nth of them with the
+    mean similarity of the nth neighbours of all items.
 
-    A live item that is not in the release may be an answer, too: among the neighbours of a seed it takes the position
-    that its vector's inner product with the seed's would have if they were ordered by theirs, and has the similarity
-    that belongs to this position; below all of them, none. The newest 2,048 such items are considered.
+    A live item that is not in the release may be an answer, too: among the neighbours of each of the newest 10 seeds it
+    takes the position that its vector's inner product with the seed's would have if they were ordered by theirs, and
+    has the similarity that belongs to this position; below all of them, none. The newest 2,048 such items are
+    considered.
     """
-    snapshot, similar = query.snapshot, query.snapshot.release.channels.similar
-    seeds = query.resolved_query.history[-_MAX_SEEDS:][::-1]
-    if similar is None or not len(seeds):
+    snapshot, similar, history = query.snapshot, query.snapshot.release.channels.similar, query.resolved_query.history
+    if similar is None or not len(history):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    weights = similar.seed_weights
+    seeds = history[::-1][: len(weights)]
     neighbors = _find_neighbors(snapshot, similar, seeds)
-    parts = [(seed.rows, seed.similarities) for seed in neighbors]
+    base_rows, positions = np.unique(np.concatenate([part.rows for part in neighbors]), return_inverse=True)
+    weighted = np.concatenate([weight * part.similarities for weight, part in zip(weights, neighbors, strict=False)])
+    rows = snapshot.to_latest_rows(base_rows.astype(np.int64))
+    scores = np.bincount(positions, weighted, minlength=len(rows))
     if len(new_slots := _select_new_slots(query)):
-        vectors = snapshot.get_vectors(seeds)
         new_rows = new_slots + snapshot.release.index.size
-        for age, vector in enumerate(vectors):
-            similarities = _score_new_items(snapshot, vector, neighbors[age], new_slots)
-            similarities[new_rows == seeds[age]] = 0  # an item is no neighbour of its own
-            rows, values = parts[age]
-            parts[age] = np.concatenate([rows, new_rows]), np.concatenate([values, similarities])
-    rows, positions = np.unique(np.concatenate([rows for rows, _ in parts]), return_inverse=True)
-    weighted = np.concatenate([_DECAY**age * similarities for age, (_, similarities) in enumerate(parts)])
-    scores = np.bincount(positions, weighted, minlength=len(rows)).astype(np.float32)
-    rows = rows.astype(np.int64)
-    in_base = rows < snapshot.release.index.size
-    rows[in_base] = snapshot.to_latest_rows(rows[in_base])
+        rows = np.concatenate([rows, new_rows])
+        scores = np.concatenate([scores, _score_new_items(snapshot, similar, seeds, neighbors, new_rows)])
     is_answer = query.candidates.is_eligible(rows) & (scores > 0)
-    return rank_by_score_and_id(snapshot, rows[is_answer], scores[is_answer], n)
+    return rank_by_score_and_id(snapshot, rows[is_answer], scores[is_answer].astype(np.float32), n)
 
 
 def _find_neighbors(snapshot: Snapshot, similar: SimilarItems, seeds: Rows) -> list[_Neighbors]:
-    """Return the neighbours of each seed."""
+    """Return the neighbours of each seed, the newest of which come first."""
     base_rows = snapshot.to_base_rows(seeds)
     found = [
         _Neighbors(*similar.get_neighbors(row)) if row >= 0 else _Neighbors(seeds[:0], similar.mean_similarities[:0])
         for row in base_rows.tolist()
     ]
-    missing = [index for index, neighbors in enumerate(found) if not len(neighbors.rows)]
+    missing = [index for index, part in enumerate(found[:_MAX_SEEDS_BY_VECTOR]) if not len(part.rows)]
     if missing and len(similar.mean_similarities):
         vectors = snapshot.get_vectors(seeds[missing])
         for index, nearest in zip(missing, _find_nearest(snapshot, similar, vectors, base_rows[missing]), strict=True):
@@ -101,17 +97,26 @@ def _select_new_slots(query: ChannelQuery) -> Rows:
 
 
 def _score_new_items(
-    snapshot: Snapshot, seed_vector: Vectors, neighbors: _Neighbors, slots: Rows
+    snapshot: Snapshot, similar: SimilarItems, seeds: Rows, neighbors: Sequence[_Neighbors], rows: Rows
 ) -> NDArray[np.float64]:
-    """Return the similarity [len(slots)] of new items with a seed, by their position among its neighbours.
+    """Return the scores [len(rows)] of new items, from their positions among the neighbours of each seed.
 
     Args:
         snapshot: Where the vectors are.
-        seed_vector: [D].
-        neighbors: Neighbours of the seed.
-        slots: Slots of the new items.
+        similar: The weights of seeds.
+        seeds: [S] The newest first.
+        neighbors: Neighbours of each seed.
+        rows: Rows of the new items.
     """
-    products = np.sort(snapshot.release.index.score(seed_vector, neighbors.rows.astype(np.int64)))
-    new_products = compute_inner_products(snapshot.delta.half_vectors, seed_vector, slots)
-    nearer_counts = len(products) - np.searchsorted(products, new_products, side="right")
-    return np.append(neighbors.similarities, 0.0)[nearer_counts]
+    index, half_vectors, slots = snapshot.release.index, snapshot.delta.half_vectors, rows - snapshot.release.index.size
+    scores, seeds = np.zeros(len(rows)), seeds[:_MAX_SEEDS_BY_VECTOR]
+    for weight, seed, vector, part in zip(
+        similar.seed_weights, seeds, snapshot.get_vectors(seeds), neighbors, strict=False
+    ):
+        products = np.sort(index.score(vector, part.rows.astype(np.int64)))
+        new_products = compute_inner_products(half_vectors, vector, slots)
+        nearer_counts = len(products) - np.searchsorted(products, new_products, side="right")
+        similarities = np.append(part.similarities, 0.0)[nearer_counts]
+        similarities[rows == seed] = 0.0  # an item is no neighbour of its own
+        scores += weight * similarities
+    return scores

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from vecall.service.responses import HttpError, to_error_response
-from vecall.service.ui.i18n import TEXTS, negotiate_language
+from vecall.service.ui.i18n import TEXTS
+from vecall.service.ui.language import negotiate_language
 
 _API_PREFIXES = ("/v1/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/ui/", "/static/")
 

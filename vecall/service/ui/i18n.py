@@ -191,6 +191,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "get_readyz": "Readiness probe",
         "get_metrics": "Metrics in Prometheus text format",
         "post_v1_recall": "Recall the top-k items for a user",
+        "post_v1_recommend": "Recommend the final list of k items for a user",
         "post_v1_items": "Add or replace items, all or none",
         "post_v1_items_delete": "Delete items, all or none",
         "get_v1_releases": "List releases, newest first",
@@ -382,6 +383,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "get_readyz": "就绪探针",
         "get_metrics": "Prometheus 文本格式的监控指标",
         "post_v1_recall": "召回用户的 top-k 物品",
+        "post_v1_recommend": "返回用户的 k 个物品的最终列表",
         "post_v1_items": "新增或替换物品，全部成功或全部失败",
         "post_v1_items_delete": "删除物品，全部成功或全部失败",
         "get_v1_releases": "列出版本，从新到旧",
@@ -391,12 +393,3 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "error_back": "返回首页",
     },
 }
-
-
-def negotiate_language(requested: str | None, accept_language: str) -> str:
-    """The requested language if there is one, else the first of the browser's languages that the pages have."""
-    preferred = (part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(","))
-    for code in (requested or "", *preferred):
-        if code in TEXTS:
-            return code
-    return "en"

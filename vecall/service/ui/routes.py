@@ -16,7 +16,8 @@ from vecall.service.execution import RequestDeadline
 from vecall.service.recall_service import RecallService
 from vecall.service.responses import to_json_response
 from vecall.service.ui.error_page import load_templates
-from vecall.service.ui.i18n import TEXTS, negotiate_language
+from vecall.service.ui.i18n import TEXTS
+from vecall.service.ui.language import negotiate_language
 from vecall.service.ui.page_contexts import ContextBuilder, PageContexts, PageRequest
 
 _MAX_QUERY_FIELDS = 200  # of a query string
