@@ -72,7 +72,7 @@ def test_encoder_with_a_softmax_of_its_own_and_bce_raises(encoder):
 
 def test_set_preset():
     config = parse_config(make_settings(model__preset="set"))
-    assert (config.model.dim, config.model.history.encoder, config.model.history.length) == (256, "set", 500)
+    assert (config.model.dim, config.model.history.encoder, config.model.history.length) == (512, "set", 500)
     assert (config.model.item_init, config.training.hidden_share) == ("spectral", 0.5)
 
 

@@ -101,9 +101,9 @@ def test_uncommented_feature_is_valid_toml() -> None:
 
 def test_presets_are_shown_with_their_values() -> None:
     by_path = {key.path: key for key in KEYS}
-    assert by_path["model.dim"].preset_overrides == {"set": 256, "sequence": 256}  # that of dssm is the default
+    assert by_path["model.dim"].preset_overrides == {"set": 512, "sequence": 256}  # that of dssm is the default
     assert by_path["model.history.encoder"].preset_overrides == {"dssm": "none", "set": "set", "sequence": "causal"}
-    assert "(presets: `set` 256, `sequence` 256)" in render_markdown(KEYS)
+    assert "(presets: `set` 512, `sequence` 256)" in render_markdown(KEYS)
     parsed = tomllib.loads(render_toml("dssm"))
     assert (parsed["model"]["preset"], parsed["model"]["hidden"]) == ("dssm", [256, 128])
     assert parsed["training"]["negatives"]["uniform"] == 4

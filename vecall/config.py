@@ -45,7 +45,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "set": {
         "model": {
-            "dim": 256,
+            "dim": 512,
+            "max_trained_dim": 256,
             "item_init": "spectral",
             "init_std": 0.00625,
             "history": {"encoder": "set", "length": 500},

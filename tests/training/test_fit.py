@@ -119,7 +119,11 @@ def make_variants():
             {"user_features": True},
         ),
         "causal, sampled": (synthetic.make_model_settings("causal"), sampled, {}),
-        "set, spectral": (synthetic.make_model_settings("set", dropout=0.2, item_init="spectral"), {}, {}),
+        "set, spectral": (
+            synthetic.make_model_settings("set", dropout=0.2, item_init="spectral", max_trained_dim=6),
+            {"ema_decay": 0.9},
+            {},
+        ),
         "set, sampled": (synthetic.make_model_settings("set"), sampled | {"batch": 16}, {"negatives": HARD_NEGATIVES}),
         "constant rate": (synthetic.make_model_settings("none"), {"lr_schedule": "constant"}, {"user_features": True}),
     }

@@ -56,6 +56,19 @@ def test_rows_are_matched_by_id_and_value_and_new_rows_start_as_unknown(hidden):
         assert torch.equal(new[name], old[name]), name
 
 
+def test_spectral_vectors_are_not_those_of_the_older_run():
+    """They need not be in it: a run from before there were any is a start for the trained part."""
+    model = {"encoder": "set", "dim": 8}
+    older = make_towers(OLD, 1, **model), make_towers(OLD, 1, **model | {"dim": 10, "max_trained_dim": 8})
+    for old_towers in older:
+        new_towers = make_towers(NEW, 2, **model | {"dim": 10, "max_trained_dim": 8})
+        new_towers.spectral_vectors.fill_(3.0)
+        warm_start(new_towers, NEW, old_towers.state_dict(), OLD)
+        assert (new_towers.spectral_vectors == 3).all()
+        new_ids, old_ids = new_towers.item_id_embedding.weight, old_towers.item_id_embedding.weight
+        assert torch.equal(new_ids, old_ids[[3, 0, 3, 2, 3]])
+
+
 def test_all_weights_are_copied_for_an_equal_vocabulary():
     old_towers, new_towers = make_towers(OLD, 1), make_towers(OLD, 2)
     warm_start(new_towers, OLD, old_towers.state_dict(), OLD)

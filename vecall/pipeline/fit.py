@@ -136,8 +136,9 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
     best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
     if config.training.refit:
+        chosen = best_epoch + 1, result.towers.spectral_share
         del result, scorer, tower_scorer, training_data  # the refit has the memory of the first training
-        seconds += _refit_and_time(dataset, config, directory, best_epoch + 1, init_run, group)
+        seconds += _refit_and_time(dataset, config, directory, chosen, init_run, group)
     summary = RunSummary(
         best_epoch=best_epoch,
         epochs=epochs,
@@ -323,10 +324,25 @@ def _make_initializer(
 
 
 def _refit_and_time(
-    dataset: Dataset, config: Config, run_dir: Path, epochs: int, init_run: Run | None, group: ProcessGroup | None
+    dataset: Dataset,
+    config: Config,
+    run_dir: Path,
+    chosen: tuple[int, float | None],
+    init_run: Run | None,
+    group: ProcessGroup | None,
 ) -> float:
-    """Train again on all interactions for a fixed number of epochs and save the model; return training's seconds."""
+    """Train again on all interactions, with what the validation chose, and save the model; return the seconds.
+
+    Args:
+        dataset: The tables.
+        config: Settings.
+        run_dir: Directory of the run.
+        chosen: Number of epochs, and the share of the spectral part.
+        init_run: Run that training starts from; None for none.
+        group: The processes.
+    """
     gc.collect()  # of the trainer, which refers to itself
+    epochs, spectral_share = chosen
     refit_dir = run_dir / REFIT_DIR
     logger.info("refitting on all interactions for %d epochs", epochs)
     init_model = None if init_run is None else init_run.load_final_model()
@@ -344,6 +360,7 @@ def _refit_and_time(
         refit_dir,
         max_epochs=epochs,
         init_weights=_make_initializer(vocabulary, init_model),
+        spectral_share=spectral_share,
         group=group,
     )
     run_on_main(group, partial(TrainedModel(result.towers, vocabulary).save, refit_dir))

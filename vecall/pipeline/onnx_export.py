@@ -4,7 +4,7 @@ import hashlib
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from vecall.towers.two_tower import TwoTower
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_ROWS = 2**16  # id vectors written at a time
+_BLOCK_ROWS = 2**14  # id vectors written at a time
 
 PARITY_TOLERANCE = 1e-4  # per component, relative to the length of the longest vector of the batch
 
@@ -138,26 +138,29 @@ def export_towers(
         export_graph(graph, specs, dim, length, path)
     write_encoder_state(state, directory)
     if towers.item_id_embedding is not None:
-        table = towers.item_id_embedding.weight.detach().cpu().numpy()
-        write_id_vectors(table, id_rows, directory / ITEM_ID_VECTORS_FILE)
+        parts = [towers.item_id_embedding.weight.detach(), towers.spectral_vectors]
+        tables = [part.cpu().numpy() for part in parts if part is not None]
+        write_id_vectors(tables, id_rows, directory / ITEM_ID_VECTORS_FILE)
     return compute_encoder_hash(directory)
 
 
-def write_id_vectors(table: Vectors, id_rows: Rows, path: Path) -> None:
-    """Write the id vectors of a release's items, and of the unknown item, without a copy of the table in memory.
+def write_id_vectors(tables: Sequence[Vectors], id_rows: Rows, path: Path) -> None:
+    """Write the id vectors of a release's items, and of the unknown item, without a copy of the tables in memory.
 
     Args:
-        table: [M + 1, D] towers' id table; the last row is that of the unknown item.
-        id_rows: [N] row of each item in the table; -1, which selects the last row, if the table lacks the item.
+        tables: Towers' id tables, [M + 1, D] side by side; the last row is that of the unknown item.
+        id_rows: [N] row of each item in the tables; -1, which selects the last row, if they lack the item.
         path: Takes the [N + 1, D] array.
     """
 
     def iterate_blocks() -> Iterator[Vectors]:
         for start in range(0, len(id_rows), _BLOCK_ROWS):
-            yield table[id_rows[start : start + _BLOCK_ROWS]]
-        yield table[-1:]
+            rows = id_rows[start : start + _BLOCK_ROWS]
+            yield np.concatenate([table[rows] for table in tables], axis=1)
+        yield np.concatenate([table[-1:] for table in tables], axis=1)
 
-    write_array_blocks(path, (len(id_rows) + 1, table.shape[1]), table.dtype, iterate_blocks())
+    dim = sum(table.shape[1] for table in tables)
+    write_array_blocks(path, (len(id_rows) + 1, dim), tables[0].dtype, iterate_blocks())
 
 
 def export_graph(

@@ -59,6 +59,12 @@ def compute_ages_and_mask(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
     return ages, is_item
 
 
+def sum_items(vectors: Tensor, lengths: Tensor) -> Tensor:
+    """Sum up [B, L, D] item vectors of histories of [B] lengths, without the padding at the end → [B, D]."""
+    _, is_item = compute_ages_and_mask(vectors, lengths)
+    return (is_item.unsqueeze(1).to(vectors.dtype) @ vectors).squeeze(1)  # [B, 1, L] @ [B, L, D] -> [B, D]
+
+
 class MeanHistoryEncoder(nn.Module):
     """Learned mixture of exponentially decaying means (see `DECAYS`), plus a residual MLP of all of them.
 
@@ -134,9 +140,7 @@ class SetHistoryEncoder(nn.Module):
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Encode [B, L, D] item vectors, padded at the end, of [B] lengths → [B, D]."""
-        _, is_item = compute_ages_and_mask(vectors, lengths)
-        sums = (is_item.unsqueeze(1).to(vectors.dtype) @ vectors).squeeze(1)  # [B, 1, L] @ [B, L, D] -> [B, D]
-        return self.encode_sums(sums, lengths)
+        return self.encode_sums(sum_items(vectors, lengths), lengths)
 
     def encode_sums(self, sums: Tensor, lengths: Tensor) -> Tensor:
         """Encode histories by the [B, D] sums of their item vectors and their [B] lengths → [B, D]."""

@@ -55,6 +55,13 @@ class ModelSettings(SettingsModel):
         description="initial embeddings of item ids; spectral: singular vectors of the interactions, at the scale of "
         "init_std",
     )
+    max_trained_dim: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="history.encoder = 'set' only: dimensions beyond these are not trained, but hold singular vectors "
+        "of the interactions; 0: all are trained",
+    )
     item_id: bool = Field(True, description="learn an embedding of each item id beside its features")
     id_dropout: float = Field(
         0.0,
@@ -65,18 +72,30 @@ class ModelSettings(SettingsModel):
     )
     history: HistorySettings = HistorySettings()
 
+    @property
+    def trained_dim(self) -> int:
+        """Dimensions of the part of vectors that is trained; without item ids or sets, all of them."""
+        has_bound = self.max_trained_dim > 0 and self.history.encoder == "set" and self.item_id
+        return min(self.dim, self.max_trained_dim) if has_bound else self.dim
+
+    @property
+    def spectral_dim(self) -> int:
+        """Dimensions of the part of vectors that is not trained."""
+        return self.dim - self.trained_dim
+
     @model_validator(mode="after")
     def _check_dimensions(self) -> Self:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: widths must be at least 1, got {list(self.hidden)}")
-        if self.dim % self.ensemble_size:
-            raise ValueError(f"ensemble_size must divide dim, got {self.ensemble_size} and {self.dim}")
+        if self.trained_dim % self.ensemble_size:
+            part = "max_trained_dim" if self.spectral_dim else "dim"
+            raise ValueError(f"ensemble_size must divide {part}, got {self.ensemble_size} and {self.trained_dim}")
         if self.history.encoder == "set" and self.history.item_dropout:
             raise ValueError(
                 f"history.item_dropout is not for history.encoder = 'set', got {self.history.item_dropout}; set "
                 "training.hidden_share instead"
             )
-        member_dim = self.dim // self.ensemble_size
+        member_dim = self.trained_dim // self.ensemble_size
         if self.history.encoder == "causal" and member_dim % self.history.heads:
             raise ValueError(
                 f"history.heads must divide dim / ensemble_size, got {self.history.heads} and {member_dim}"

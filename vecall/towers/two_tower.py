@@ -12,8 +12,9 @@ from vecall.towers.blocks import MLP
 from vecall.towers.causal import CausalHistoryEncoder
 from vecall.towers.ensemble import EnsembleHistoryEncoder, normalize_per_member
 from vecall.towers.features import ConcatenatedFeatures, SummedFeatures, build_embedding
-from vecall.towers.history import SetHistoryEncoder, build_history_encoder
+from vecall.towers.history import SetHistoryEncoder, build_history_encoder, sum_items
 from vecall.towers.settings import ModelSettings
+from vecall.towers.spectral_part import VectorParts
 
 FeatureSpecs = Mapping[str, FeatureSpec]
 FeatureTensors = Mapping[str, Tensor]
@@ -34,15 +35,17 @@ class FeatureCombiner(nn.Module):
         self.mlp: MLP | None = None
         if settings.hidden:
             self.feature_embedding = ConcatenatedFeatures(specs, settings.init_std) if specs else None
-            in_features = settings.dim if has_vector else 0
+            in_features = settings.trained_dim if has_vector else 0
             if self.feature_embedding is not None:
                 in_features += self.feature_embedding.output_dim
-            self.mlp = MLP(in_features, settings.hidden, settings.dim, norm=settings.norm, dropout=settings.dropout)
+            self.mlp = MLP(
+                in_features, settings.hidden, settings.trained_dim, norm=settings.norm, dropout=settings.dropout
+            )
         elif specs:
-            self.feature_embedding = SummedFeatures(specs, settings.dim, settings.init_std)
+            self.feature_embedding = SummedFeatures(specs, settings.trained_dim, settings.init_std)
 
     def forward(self, vector: Tensor | None, features: FeatureTensors) -> Tensor:
-        """Combine [B, D] vectors (or None) with the encoded features of B rows → [B, D]."""
+        """Combine [B, D] trained parts of vectors (or None) with the encoded features of B rows → [B, D]."""
         inputs = [] if vector is None else [vector]
         if self.feature_embedding is not None:
             inputs.append(self.feature_embedding(features))
@@ -56,30 +59,38 @@ class ItemTower(nn.Module):
 
     def __init__(self, settings: ModelSettings, specs: FeatureSpecs) -> None:
         super().__init__()
-        self.ensemble_size = settings.ensemble_size
+        self.ensemble_size, self.parts = settings.ensemble_size, VectorParts(settings)
         self.combiner = FeatureCombiner(settings, specs, has_vector=settings.item_id)
 
     def forward(self, id_vectors: Tensor | None, features: FeatureTensors) -> Tensor:
         """Encode B items.
 
         Args:
-            id_vectors: [B, D]; None for a model without item ids.
+            id_vectors: [B, D], the spectral part included; None for a model without item ids.
             features: Encoded features of the B items.
 
         Returns:
             [B, D] vectors of length 1.
         """
+        if id_vectors is None or not self.parts.spectral_dim:
+            return self.encode_trained_part(id_vectors, features)
+        trained_dim = self.parts.trained_dim
+        trained = self.encode_trained_part(id_vectors[:, :trained_dim], features)
+        return self.parts.join(trained, id_vectors[:, trained_dim:])
+
+    def encode_trained_part(self, id_vectors: Tensor | None, features: FeatureTensors) -> Tensor:
+        """Encode B items from their [B, trained_dim] id vectors (or None) → [B, trained_dim] of length 1."""
         return normalize_per_member(self.combiner(id_vectors, features), self.ensemble_size)
 
 
 def _build_ensemble_history_encoder(settings: ModelSettings) -> nn.Module | None:
-    """Build a history encoder per member, each for the member's D / ensemble_size columns, as one module.
+    """Build a history encoder per member, each for its share of the columns of the trained part, as one module.
 
     Returns:
         Module ([B, L, D] vectors, [B] lengths) → [B, D], the members' outputs concatenated; None for the encoder
         "none".
     """
-    member_dim = settings.dim // settings.ensemble_size
+    member_dim = settings.trained_dim // settings.ensemble_size
     encoders = [
         encoder
         for _ in range(settings.ensemble_size)
@@ -95,7 +106,7 @@ class UserTower(nn.Module):
 
     def __init__(self, settings: ModelSettings, specs: FeatureSpecs) -> None:
         super().__init__()
-        self.ensemble_size = settings.ensemble_size
+        self.ensemble_size, self.parts = settings.ensemble_size, VectorParts(settings)
         self.history_encoder = _build_ensemble_history_encoder(settings)
         self.combiner = FeatureCombiner(settings, specs, has_vector=self.history_encoder is not None)
 
@@ -110,11 +121,19 @@ class UserTower(nn.Module):
         Returns:
             [B, D] vectors of length 1.
         """
-        history_vector = None if self.history_encoder is None else self.history_encoder(history, lengths)
-        return self.to_user_vector(history_vector, features)
+        if history is None or lengths is None or self.history_encoder is None:
+            return self.to_user_vector(None, features)
+        if not self.parts.spectral_dim:
+            return self.to_user_vector(self.history_encoder(history, lengths), features)
+        trained, spectral = self.parts.split(history)
+        user_vectors = self.to_user_vector(self.history_encoder(trained, lengths), features)
+        return self.parts.join(user_vectors, sum_items(spectral, lengths))
 
     def to_user_vector(self, history_vector: Tensor | None, features: FeatureTensors) -> Tensor:
-        """Combine [B, D] encoded histories (or None) with features of B users → [B, D] of length 1."""
+        """Combine [B, D] encoded histories (or None) with features of B users → [B, D] of length 1.
+
+        D is that of the trained part.
+        """
         return normalize_per_member(self.combiner(history_vector, features), self.ensemble_size)
 
 
@@ -123,6 +142,8 @@ class TwoTower(nn.Module):
 
     The table of ids has N + 1 rows; the last row represents items unknown to training. The table is not part of the
     item tower: the exported tower does not grow with the catalogue, and encodes items that are added later.
+
+    With a spectral part, vectors are the trained part alone in training mode: nothing else is learned.
 
     Args:
         settings: Architecture.
@@ -138,7 +159,11 @@ class TwoTower(nn.Module):
         self.settings = settings
         self.n_items = n_items
         self.item_id_embedding = (
-            build_embedding(n_items + 1, settings.dim, settings.init_std) if settings.item_id else None
+            build_embedding(n_items + 1, settings.trained_dim, settings.init_std) if settings.item_id else None
+        )
+        self.spectral_vectors: Tensor | None
+        self.register_buffer(
+            "spectral_vectors", torch.zeros(n_items + 1, settings.spectral_dim) if settings.spectral_dim else None
         )
         # Id dropout needs item features: without them a hidden item would have no input at all.
         self._id_dropout = settings.id_dropout if item_specs else 0.0
@@ -146,6 +171,18 @@ class TwoTower(nn.Module):
             nn.init.zeros_(self.item_id_embedding.weight[-1:].detach())
         self.item_tower = ItemTower(settings, item_specs)
         self.user_tower = UserTower(settings, user_specs)
+
+    @property
+    def spectral_share(self) -> float | None:
+        """Weight of the spectral part in a score; None without that part."""
+        share = self.item_tower.parts.share
+        return None if share is None else float(share)
+
+    def set_spectral_share(self, share: float) -> None:
+        """Set the weight of the spectral part in a score, in (0, 1); there must be one."""
+        for parts in (self.item_tower.parts, self.user_tower.parts):
+            assert parts.share is not None  # noqa: S101 - for mypy
+            parts.share.fill_(share)
 
     @property
     def reads_history(self) -> bool:
@@ -178,6 +215,10 @@ class TwoTower(nn.Module):
             [B, D] vectors of length 1.
         """
         id_vectors = None if self.item_id_embedding is None else self.item_id_embedding(self._apply_id_dropout(rows))
+        if self.training:
+            return self.item_tower.encode_trained_part(id_vectors, features)
+        if id_vectors is not None and self.spectral_vectors is not None:
+            id_vectors = torch.cat([id_vectors, self.spectral_vectors[rows]], dim=1)
         return self.item_tower(id_vectors, features)  # type: ignore[no-any-return]
 
     def _apply_id_dropout(self, rows: Tensor) -> Tensor:
@@ -270,5 +311,10 @@ class TwoTower(nn.Module):
         history_encoder = self.user_tower.history_encoder
         assert isinstance(history_encoder, SetHistoryEncoder | EnsembleHistoryEncoder)  # noqa: S101 - for mypy
         starts = lengths.cumsum(0) - lengths
-        sums = embedding_bag(items, item_vectors, starts, mode="sum")  # [B, D]; of no items: 0
-        return self.user_tower.to_user_vector(history_encoder.encode_sums(sums, lengths), features)
+        parts = self.user_tower.parts
+        if self.training or not parts.spectral_dim:
+            sums = embedding_bag(items, item_vectors, starts, mode="sum")  # [B, D]; of no items: 0
+            return self.user_tower.to_user_vector(history_encoder.encode_sums(sums, lengths), features)
+        trained, spectral = (embedding_bag(items, part, starts, mode="sum") for part in parts.split(item_vectors))
+        user_vectors = self.user_tower.to_user_vector(history_encoder.encode_sums(trained, lengths), features)
+        return parts.join(user_vectors, spectral)

@@ -25,7 +25,8 @@ from vecall.training.memory import check_memory
 from vecall.training.module import TwoTowerModule
 from vecall.training.plan import TrainingPlan, select_candidate_items
 from vecall.training.settings import TrainingSettings
-from vecall.training.spectral import initialize_item_ids
+from vecall.training.spectral import compute_spectral_part, initialize_item_ids
+from vecall.training.spectral_share import choose_spectral_share
 from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
@@ -58,6 +59,7 @@ def train(
     validate: ScorerValidator | None = None,
     max_epochs: int | None = None,
     init_weights: Callable[[TwoTower], None] | None = None,
+    spectral_share: float | None = None,
     group: ProcessGroup | None = None,
 ) -> TrainResult:
     """Train towers, or resume an interrupted training.
@@ -72,6 +74,7 @@ def train(
         max_epochs: Stop after fewer epochs than `training_settings.epochs`; the learning rate schedule stays that of
             all epochs.
         init_weights: Sets the initial weights of the new towers.
+        spectral_share: Weight of the spectral part, where there is one; None: chosen by `validate`, if that is given.
         group: Processes that train together; all of them call this, and the first writes the files. None for a single
             process.
 
@@ -82,12 +85,7 @@ def train(
     _check_trainable(data)
     run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate, init_weights, group))
     start = time.perf_counter()
-    torch.manual_seed(training_settings.seed)
-    towers = TwoTower(model_settings, data.item_specs, data.user_specs, data.n_items)
-    if init_weights is not None:
-        init_weights(towers)
-    elif model_settings.item_init == "spectral":
-        initialize_item_ids(towers, data.histories, training_settings.seed)
+    towers = _build_towers(data, model_settings, training_settings.seed, init_weights)
     plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
@@ -108,7 +106,23 @@ def train(
         )
         trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
     best_epoch = _load_final_weights(module, directory / BEST_CHECKPOINT if validate else last, group)
-    return TrainResult(module.eval_towers.eval(), best_epoch, trainer.current_epoch, time.perf_counter() - start)
+    final_towers = module.eval_towers.eval()
+    choose_spectral_share(final_towers, data, validate, spectral_share)
+    return TrainResult(final_towers, best_epoch, trainer.current_epoch, time.perf_counter() - start)
+
+
+def _build_towers(
+    data: TrainingData, settings: ModelSettings, seed: int, init_weights: Callable[[TwoTower], None] | None
+) -> TwoTower:
+    """Build towers with their initial weights and, where there is one, their spectral part."""
+    torch.manual_seed(seed)
+    towers = TwoTower(settings, data.item_specs, data.user_specs, data.n_items)
+    if init_weights is not None:
+        init_weights(towers)
+    elif settings.item_init == "spectral":
+        initialize_item_ids(towers, data.histories, seed)
+    compute_spectral_part(towers, data.histories, seed)
+    return towers
 
 
 def _check_trainable(data: TrainingData) -> None:

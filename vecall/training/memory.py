@@ -188,6 +188,7 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     row_weights, rows = sum(table.weight.numel() for table in tables), sum(table.num_embeddings for table in tables)
     all_weights = sum(parameter.numel() for parameter in towers.parameters())
     dense_weights = all_weights - row_weights
+    spectral_weights = 0 if towers.spectral_vectors is None else towers.spectral_vectors.numel()
     row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
     sample_bytes = _SET_ITEM_BYTES if towers.reads_sets else _SAMPLE_BYTES + _INDEX_BYTES
     averaged_weights = all_weights if plan.row_moments else dense_weights
@@ -199,7 +200,7 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         ),
         histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
         samples=sample_bytes * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
-        weights=_FLOAT_BYTES * all_weights,
+        weights=_FLOAT_BYTES * (all_weights + spectral_weights),
         optimizer_state=row_state + 2 * _FLOAT_BYTES * dense_weights,
         moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
         step=_FLOAT_BYTES * (dense_weights + _count_step_values(inputs, plan, read_tables, n_candidates)),
@@ -258,7 +259,7 @@ def _count_step_values(
     read_rows = [min(len(table), n_distinct * reads) * table.shape[1] for table, reads in tables]
     n_updated_arrays = 0 if plan.row_moments else _UPDATED_ROW_ARRAYS
     row_copies = _READ_ROW_ARRAYS * sum(read_rows) + n_updated_arrays * max(read_rows, default=0)
-    return _ITEM_ARRAYS * n_distinct * model.dim + n_logits + arrays * n_read * model.dim + hidden + row_copies
+    return (_ITEM_ARRAYS * n_distinct + arrays * n_read) * model.trained_dim + n_logits + hidden + row_copies
 
 
 def _count_input_items(inputs: _Inputs) -> int:

@@ -115,12 +115,13 @@ class TwoTowerModule(LossModule):
             embedding.stays_on_cpu = self.plan.tables_on_cpu
         weights = [embedding.weight for embedding in embeddings]
         has_moments, decay = self.plan.row_moments, self.settings.ema_decay
+        constants = [] if self.towers.spectral_vectors is None else [self.towers.spectral_vectors]
         if not decay:
             return [RowTable(embedding, has_moments=has_moments) for embedding in embeddings]
         self.ema_model = WeightAverage(
             self.towers,
             decay,
-            shared=[] if has_moments else weights,
+            shared=[*constants, *([] if has_moments else weights)],
             averaged_elsewhere=weights if has_moments else [],
         )
         if not has_moments:

@@ -1,7 +1,8 @@
-"""Initial item embeddings from the interactions: leading singular vectors of the matrix of users and items.
+"""Item vectors from the interactions: leading singular vectors of the matrix of users and items.
 
 Towers that begin there need a third of the epochs, and end higher where histories are short; see
-docs/decisions/0015-set-preset.md.
+docs/decisions/0015-set-preset.md. Beside trained vectors, untrained ones of another scaling find more still; see
+docs/decisions/0018-spectral-part.md.
 """
 
 import logging
@@ -18,8 +19,10 @@ from vecall.towers.two_tower import TwoTower
 logger = logging.getLogger(__name__)
 
 _ITEM_COUNT_POWER = -0.25  # of the number of users of an item, which its column is scaled by
+_L2 = 50.0  # regularization of the untrained vectors, in users
 _OVERSAMPLING = 10  # singular vectors beyond those wanted, for precision
 _POWER_ITERATIONS = 4
+_EIGEN_ITERATIONS = 8  # where the diagonal makes eigenvalues more alike
 _MAX_INTERACTIONS = 5_000_000  # of larger data, users are sampled
 _MAX_ITEMS = 1_000_000  # of more items, the ones with most users; the others keep their random vectors
 # For the estimate of memory: of the basis that is made orthonormal, two copies in double precision and one in single;
@@ -41,7 +44,9 @@ def initialize_item_ids(towers: TwoTower, histories: RaggedArray, seed: int) -> 
     if towers.item_id_embedding is None:
         return
     weight = towers.item_id_embedding.weight
-    matrix, items = build_scaled_matrix(histories, towers.n_items, seed)
+    matrix, items = build_interaction_matrix(histories, towers.n_items, seed)
+    users_by_item = np.bincount(matrix.indices, minlength=len(items))
+    scale_columns(matrix, np.maximum(users_by_item, 1) ** _ITEM_COUNT_POWER)
     rank = min(weight.shape[1], min(matrix.shape) - _OVERSAMPLING)
     if rank < 1:
         logger.info("%d users and %d items are too few for spectral vectors: embeddings begin at random", *matrix.shape)
@@ -64,8 +69,40 @@ def estimate_spectral_bytes(histories: RaggedArray, n_items: int, dim: int) -> i
     return side_bytes + _MATRIX_BYTES * n_interactions + _COUNT_BYTES * n_items + _BUFFER_BYTES
 
 
-def build_scaled_matrix(histories: RaggedArray, n_items: int, seed: int) -> tuple[sparse.csr_array, NDArray[np.int64]]:
-    """Build the matrix of users and items: 1 / (users of the item)^0.25 where a user took an item, however often.
+@torch.no_grad()
+def compute_spectral_part(towers: TwoTower, histories: RaggedArray, seed: int) -> None:
+    """Compute the vectors of the spectral part from the histories; those of items without interactions are 0.
+
+    They are the leading eigenvectors of D^-½ (XᵀX + l2·I) D^-½ for the binary matrix X [users, items] and l2 = 50, each
+    times √(1 - 1 / its eigenvalue). With D = 1 / diag((XᵀX + l2·I)⁻¹), the products of these vectors would be the best
+    approximation of their rank to the weights of EASE (Steck, WWW 2019), scaled to be symmetric. The
+    diagonal of XᵀX + l2·I stands for that D: it needs no array of items × items.
+
+    Args:
+        towers: Towers; without a spectral part nothing happens.
+        histories: U histories of item rows that are learned from.
+        seed: Seed of the random projection, and of the sample of users in large data.
+    """
+    if towers.spectral_vectors is None:
+        return
+    vectors = towers.spectral_vectors
+    matrix, items = build_interaction_matrix(histories, towers.n_items, seed)
+    regularized_counts = np.bincount(matrix.indices, minlength=len(items)) + _L2
+    scale_columns(matrix, regularized_counts**-0.5)
+    rank = min(vectors.shape[1], len(items) - _OVERSAMPLING)
+    vectors.zero_()
+    if rank < 1:
+        logger.info("%d items are too few for a spectral part: vectors are the trained part alone", len(items))
+        return
+    eigenvalues, eigenvectors = compute_leading_eigenvectors(matrix, _L2 / regularized_counts, rank, seed)
+    scaled = eigenvectors * np.sqrt(np.maximum(1 - 1 / eigenvalues, 0)).astype(np.float32)
+    vectors[torch.from_numpy(items), :rank] = torch.from_numpy(scaled)
+
+
+def build_interaction_matrix(
+    histories: RaggedArray, n_items: int, seed: int
+) -> tuple[sparse.csr_array, NDArray[np.int64]]:
+    """Build the matrix of users and items: 1 where a user took an item, however often.
 
     Args:
         histories: U histories of item rows.
@@ -94,9 +131,38 @@ def build_scaled_matrix(histories: RaggedArray, n_items: int, seed: int) -> tupl
     )
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
-    users_by_item = np.maximum(np.bincount(matrix.indices, minlength=len(items)), 1)
-    matrix.data[:] = (users_by_item**_ITEM_COUNT_POWER).astype(np.float32)[matrix.indices]
     return matrix, items
+
+
+def scale_columns(matrix: sparse.csr_array, scales: NDArray[np.floating]) -> None:
+    """Multiply the columns of a matrix by [columns] numbers, in place."""
+    matrix.data *= scales.astype(np.float32)[matrix.indices]
+
+
+def compute_leading_eigenvectors(
+    matrix: sparse.csr_array, diagonal: NDArray[np.floating], rank: int, seed: int
+) -> tuple[NDArray[np.float64], Vectors]:
+    """Compute the leading eigenvectors of YᵀY + diag(d), by randomized subspace iteration as below.
+
+    Args:
+        matrix: Y, [users, items].
+        diagonal: d, [items], 0 or more.
+        rank: Number of eigenvectors, from 1 to `items` - 10.
+        seed: Seed of the random projection.
+
+    Returns:
+        [rank] eigenvalues, falling, and [items, rank] float32 eigenvectors of length 1.
+    """
+    transposed = matrix.T.tocsr()
+    weights = diagonal.astype(np.float32)[:, None]
+    rng = np.random.default_rng(seed)
+    basis = _orthonormalize(rng.standard_normal((matrix.shape[1], rank + _OVERSAMPLING), dtype=np.float32))
+    for _ in range(_EIGEN_ITERATIONS):
+        basis = _orthonormalize(transposed @ (matrix @ basis) + weights * basis)
+    small = basis.T.astype(np.float64) @ (transposed @ (matrix @ basis) + weights * basis)
+    eigenvalues, rotation = linalg.eigh((small + small.T) / 2)
+    leading = np.argsort(-eigenvalues)[:rank]
+    return eigenvalues[leading], basis @ rotation[:, leading].astype(np.float32)
 
 
 def compute_spectral_vectors(matrix: sparse.csr_array, rank: int, seed: int) -> Vectors:

@@ -20,6 +20,8 @@ from vecall.towers.two_tower import TwoTower
 logger = logging.getLogger(__name__)
 
 _ITEM_ID_WEIGHT = "item_id_embedding.weight"
+# Of the new interactions, not of the older run.
+_SPECTRAL = {"spectral_vectors", "item_tower.parts.share", "user_tower.parts.share"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def warm_start(
     """Overwrite the weights of new towers by those of an older model.
 
     Ids and values that the older model does not know start from its rows of the unknown item and of unseen values.
+    Spectral vectors and their weight are left as they are: they are found for the new interactions.
 
     Args:
         towers: New towers; overwritten.
@@ -54,8 +57,8 @@ def warm_start(
         TrainingError: The older model has other layers or shapes, or its item ids are of another type.
     """
     new_weights = towers.state_dict()  # the weights themselves, written to below
-    if set(new_weights) != set(old_weights):
-        differing = sorted(set(new_weights) ^ set(old_weights))
+    differing = sorted((set(new_weights) ^ set(old_weights)) - _SPECTRAL)
+    if differing:
         raise TrainingError(
             f"--init: the older run has other layers ({', '.join(differing[:4])}); use its [model] and features"
         )
@@ -66,6 +69,8 @@ def warm_start(
         )
     old_rows_by_table = _map_table_rows(vocabulary, old_vocabulary)
     for name, new_weight in new_weights.items():
+        if name in _SPECTRAL:
+            continue
         old_weight = old_weights[name]
         if name in old_rows_by_table:
             _copy_rows(name, new_weight, old_weight, old_rows_by_table[name])

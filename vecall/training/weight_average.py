@@ -13,7 +13,7 @@ class WeightAverage(nn.Module):
     Args:
         model: Model whose weights are averaged; copied.
         decay: Decay per update, in [0, 1).
-        shared: Parameters that are not averaged: the copy has the very parameters of the model.
+        shared: Parameters and buffers that are not averaged: the copy has the very ones of the model.
         averaged_elsewhere: Parameters that have a copy, which `update` leaves alone.
 
     Attributes:
@@ -48,5 +48,6 @@ class WeightAverage(nn.Module):
         else:
             torch._foreach_lerp_(averages, weights, 1 - self._decay)
         for own_buffer, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            own_buffer.copy_(buffer)
+            if own_buffer is not buffer:
+                own_buffer.copy_(buffer)
         self.n_averaged += 1
