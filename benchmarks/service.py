@@ -1,12 +1,15 @@
 """Measure recalls over HTTP against the lower bound of their own computations: a history in, 500 ids and scores out.
 
-    python benchmarks/service.py [--items 1_000_000] [--dim 128] [--seconds 2] [--rounds 5]
+    python benchmarks/service.py [--items 1_000_000] [--dim 128] [--seconds 2] [--rounds 5] [--channels]
 
 The lower bound encodes a history by ONNX Runtime and searches the index, in one thread of a process of its own. HTTP is
 `vecall serve` with one worker and with one per core; this process sends it the same histories. Both take turns of a few
 seconds, so that a ratio compares measurements of the same minute. Calls with pauses between them are slower than calls
 in a loop, which keep code and data in the processor's caches: the lower bound is measured at the pace of the open loop
 too. The maximum throughput is also measured by `wrk`, where it is installed. ANN recall is that of HTTP answers.
+
+With --channels instead: recalls by all channels beside recalls by vectors alone, in turns, and final lists of 20 out of
+500 candidates that a LightGBM ranker of 300 trees orders.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from harness.environment import (
     read_load_average,
     write_json,
 )
+from harness.service.channel_cells import measure_channels
 from harness.service.load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop, run_wrk
 from harness.service.processes import LowerBoundProcess, ServerProcess
 from harness.service.users import HISTORY_LENGTH, K, make_query_histories
@@ -51,16 +55,30 @@ def main() -> None:
     options = _parse_options()
     options.work.mkdir(parents=True, exist_ok=True)
     pool = ClusteredVectors(options.items, options.dim)
+    if options.channels:
+        store = _publish(options, "mean", "--channels")
+        result = {"facts": describe_environment()}
+        result |= measure_channels(store, make_query_histories(pool), options.seconds, options.rounds)
+        write_json(options.out, read_json(options.out) | {"channels": result | {"load_after": read_load_average()}})
+        _print_channels(result)
+        return
     for encoder in options.encoders:
-        store = options.work / f"{encoder}-{options.items}-{options.dim}"
-        if not (store / "CURRENT").exists():
-            # In a process of its own, so that torch is not loaded here.
-            command = [sys.executable, "-m", "harness.service.store", str(store)]
-            command += ["--items", str(options.items), "--dim", str(options.dim), "--encoder", encoder]
-            subprocess.run(command, check=True, env=make_child_environment())
+        store = _publish(options, encoder)
         result = {"facts": describe_environment()} | measure(store, pool, options.seconds, options.rounds)
         write_json(options.out, read_json(options.out) | {encoder: result | {"load_after": read_load_average()}})
         _print_result(encoder, result)
+
+
+def _publish(options: argparse.Namespace, encoder: str, *flags: str) -> Path:
+    """Publish a store in --work, unless it is there, and return its directory."""
+    name = "-".join([encoder, *(flag.strip("-") for flag in flags), str(options.items), str(options.dim)])
+    store: Path = options.work / name
+    if not (store / "CURRENT").exists():
+        # In a process of its own, so that torch is not loaded here.
+        command = [sys.executable, "-m", "harness.service.store", str(store)]
+        command += ["--items", str(options.items), "--dim", str(options.dim), "--encoder", encoder, *flags]
+        subprocess.run(command, check=True, env=make_child_environment())
+    return store
 
 
 def _parse_options() -> argparse.Namespace:
@@ -70,6 +88,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoders", nargs="+", default=["mean", "causal"])
+    parser.add_argument("--channels", action="store_true", help="measure channels and final lists instead")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vecall-service")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "service.json")
     return parser.parse_args()
@@ -210,6 +229,22 @@ def _print_result(encoder: str, result: dict[str, Any]) -> None:
         f"limit {last['limit_per_second']:.0f} per second: {last['limit_x_bare'] / cores:.2f} × {cores} cores / "
         "p50 of the lower bound"
     )
+
+
+def _print_channels(result: dict[str, Any]) -> None:
+    labels = {
+        "vectors": "recall, vectors alone",
+        "channels": "recall, all channels",
+        "lists": f"final list of {result['candidates']} candidates",
+        "lists_limit": "final lists, as many as there can be",
+        "lists_open": f"final lists, open loop at {_OPEN_LOOP_SHARE:.0%} of the limit",
+    }
+    rows = [
+        [label, f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}", f"{load['per_second']:.0f}", str(load["failed"])]
+        for label, load in ((label, result[name]) for name, label in labels.items())
+    ]
+    print_table(f"k {result['k']}, one worker", ["", "p50 ms", "p99 ms", "per second", "failed"], rows)
+    console.print(f"all channels: {result['channels_x_vectors_p50']:.2f} × the p50 of vectors alone; {result['asked']}")
 
 
 def _format_row(name: str, load: Mapping[str, Any]) -> list[str]:

@@ -148,6 +148,19 @@ def test_service_measures_http_beside_its_lower_bound(tmp_path: Path) -> None:
     assert "1 worker, 8 connections" in output
 
 
+@pytest.mark.slow
+def test_service_measures_channels_beside_vectors_and_final_lists(tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm")
+    options = ["--channels", "--items", 3000, "--dim", 16, "--seconds", 0.3, "--rounds", 1]
+    output = run_benchmark("service.py", *options, "--work", tmp_path, "--out", tmp_path / "service.json")
+    result = json.loads((tmp_path / "service.json").read_text())["channels"]
+    assert set(result["asked"]) == {"vector", "similar", "popular", "fresh", "repeat"}
+    for name in ("vectors", "channels", "lists", "lists_limit", "lists_open"):
+        assert result[name]["failed"] < result[name]["requests"]
+    assert result["channels_x_vectors_p50"] > 0
+    assert "final list of 500 candidates" in output
+
+
 @pytest.mark.examples
 def test_soak_checker_detects_wrong_answers() -> None:
     # In a process of its own: soak.py is a command, not a module of the package `harness`.

@@ -1,12 +1,14 @@
 """Publish a store with towers over synthetic vectors, whose untrained user tower yields vectors near a history's items.
 
-    python -m harness.service.store STORE --items 1_000_000 --dim 128 --encoder mean|causal
+    python -m harness.service.store STORE --items 1_000_000 --dim 128 --encoder mean|causal [--channels]
 
 The mean of the history is what the pooled tower computes before training. In the causal tower the projection of the
 mean is scaled up to outweigh the transformer blocks, which cost as much as trained ones.
 """
 
 import argparse
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import polars as pl
 import torch
 
 from harness.clustered_vectors import ClusteredVectors
+from harness.service.channel_release import ALL_CHANNELS, build_channel_tables, make_creation_times, train_ranker
 from harness.service.users import K, draw_histories
 from vecall.arrays import HalfVectors
 from vecall.data.feature_encoder import FeatureEncoder
@@ -21,7 +24,10 @@ from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.onnx_export import export_towers
+from vecall.ranking.lightgbm_ranker import LIGHTGBM, RankerSpec
+from vecall.ranking.ranker_info import RankerInfo
 from vecall.release.encoder import EncoderState, OnnxEncoder
+from vecall.release.ranker_io import save_ranker
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
@@ -30,6 +36,7 @@ from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.towers.two_tower import TwoTower
 
 N_USERS = 2_000
+_SMALL_ITEMS = 20_000  # of the store whose candidates a ranker is trained on
 _MAX_HISTORY_LENGTH = 50  # newest items of a history that the tower reads
 _MEAN_SKIP_SCALE = 30.0  # the output of the blocks has a norm of about sqrt(dim)
 
@@ -41,11 +48,28 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--encoder", choices=("mean", "causal"), default="mean")
+    parser.add_argument("--channels", action="store_true", help="with tables of all channels and a ranker")
     options = parser.parse_args()
-    publish_store(options.store, ClusteredVectors(options.items, options.dim), options.encoder)
+    pool = ClusteredVectors(options.items, options.dim)
+    if not options.channels:
+        publish_store(options.store, pool, options.encoder)
+        return
+    with tempfile.TemporaryDirectory(prefix="ranker-") as directory:
+        small_store = Path(directory) / "store"
+        small_pool = ClusteredVectors(min(_SMALL_ITEMS, options.items), options.dim)
+        publish_store(small_store, small_pool, options.encoder, channels=True)
+        publish_store(options.store, pool, options.encoder, channels=True, ranker=train_ranker(small_store))
 
 
-def publish_store(store: Path, pool: ClusteredVectors, encoder: str, name: str | None = None) -> None:
+def publish_store(
+    store: Path,
+    pool: ClusteredVectors,
+    encoder: str,
+    name: str | None = None,
+    *,
+    channels: bool = False,
+    ranker: tuple[RankerSpec, str] | None = None,
+) -> None:
     """Publish and activate a release; the vectors are written beside the store, unless they exist there.
 
     Args:
@@ -53,21 +77,34 @@ def publish_store(store: Path, pool: ClusteredVectors, encoder: str, name: str |
         pool: item vectors.
         encoder: history encoder of the user tower, "mean" or "causal".
         name: of the release; None chooses one.
+        channels: whether the release has tables of all channels, and requests ask all of them.
+        ranker: what the release's ranker reads, and its model in LightGBM's text format; None without one.
     """
     vectors_path = store.with_name(f"pool-{pool.n_items}-{pool.dim}.npy")
     pool.write_npy(vectors_path)
     items = np.load(vectors_path, mmap_mode="r")
     with Store.open_or_create(store).create_draft(name) as draft:
         onnx_encoder, encoder_hash = _export_encoder(draft.directory, pool.dim, encoder)
+        attributes = pl.DataFrame(
+            {"shop": np.arange(pool.n_items) % 10, "title": [f"title {i}" for i in range(pool.n_items)]}
+        )
         contents = ReleaseContents(
             item_ids=build_id_map(pl.Series(np.arange(pool.n_items)), "integer"),
             vectors=items,
-            attributes=pl.DataFrame(
-                {"shop": np.arange(pool.n_items) % 10, "title": [f"title {i}" for i in range(pool.n_items)]}
-            ),
+            attributes=attributes,
             popularity=np.ones(pool.n_items, dtype=np.float32),
             users=_build_user_table(pool, items),
         )
+        if channels:
+            contents = replace(
+                contents,
+                attributes=attributes.with_columns(make_creation_times(pool.n_items)),
+                channels=build_channel_tables(attributes["shop"], np.random.default_rng(0)),
+                merge=ALL_CHANNELS,
+            )
+        if ranker is not None:
+            save_ranker(*ranker, draft.directory)
+            contents = replace(contents, ranker=RankerInfo(name=LIGHTGBM, reason="trained on random targets"))
         settings = IndexSettings(ks=(100, K), target_recall=0.98)
         metadata = write_release(draft.directory, contents, settings, encoder=(onnx_encoder, encoder_hash))
         draft.commit(metadata, activate=True)
