@@ -6,7 +6,7 @@ from support.item_pairs import compute_similarity_at_once, make_random_lists
 
 from vecall.channels import similar_builder
 from vecall.channels.item_pairs import weigh_gaps
-from vecall.channels.similar_builder import WINDOW, build_similar_items
+from vecall.channels.similar_builder import WINDOW, build_similar_items, limit_neighbors
 from vecall.channels.similar_items import SIMILARITY_SCALE
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
@@ -14,6 +14,7 @@ from vecall.data.ragged import RaggedArray, offsets_from_lengths
 @pytest.mark.parametrize(("users", "items", "longest", "max_neighbors"), [(60, 40, 12, 100), (300, 60, 51, 5)])
 def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neighbors, monkeypatch):
     monkeypatch.setattr(similar_builder, "MAX_NEIGHBORS", max_neighbors)
+    monkeypatch.setattr(similar_builder, "_MAX_NEIGHBORS_OF_SMALL", max_neighbors)
     monkeypatch.setattr(similar_builder, "_MAX_RANGE_ITEMS", 7)
     histories = make_random_lists(users, items, longest=longest)
     expected = compute_similarity_at_once(histories, items, weigh_gaps(WINDOW))
@@ -28,6 +29,13 @@ def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neig
             zip(stored, rows, strict=True), key=lambda pair: (-pair[0], pair[1])
         )
         np.testing.assert_allclose(stored, np.sort(expected[item])[::-1][: len(rows)], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "expected"), [(0, 1_000), (10_000, 1_000), (50_000, 200), (100_000, 100), (10**7, 100)]
+)
+def test_items_of_small_catalogues_keep_more_neighbors(n_items, expected):
+    assert limit_neighbors(n_items) == expected
 
 
 def test_scores_stay_within_the_normal_numbers_of_float16():

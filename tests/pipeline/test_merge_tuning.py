@@ -8,8 +8,9 @@ import pytest
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.channels.settings import ChannelsSettings
 from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.pipeline import merge_tuning
 from vecall.pipeline.channel_recall import ChannelRankings
-from vecall.pipeline.merge_tuning import _use_configured_weights, find_plan
+from vecall.pipeline.merge_tuning import _use_configured_weights, find_plan, tune_merge
 
 N_ITEMS, N_CASES, K = 400, 300, 20
 KS = (10, K)
@@ -104,6 +105,18 @@ def test_given_weights_are_taken_without_channels_that_are_missing():
     assert _use_configured_weights(ChannelsSettings(merge="rrf", weights={"similar": 1}), ("vector",)).channels == (
         "vector",
     )
+
+
+def test_vectors_too_large_to_copy_are_not_searched(monkeypatch):
+    def fail():
+        raise AssertionError("the vectors were copied")
+
+    monkeypatch.setattr(merge_tuning, "MAX_COPIED_BYTES", 2 * N_ITEMS * 8 - 1)
+    config = SimpleNamespace(channels=ChannelsSettings(), model=SimpleNamespace(dim=8))
+    dataset = SimpleNamespace(catalogue=SimpleNamespace(items=range(N_ITEMS)))
+    plan = tune_merge(config, dataset, None, fail)
+    assert plan.channels == ("vector",)
+    assert "more than 2 GiB" in plan.reason
 
 
 def test_plan_is_restricted_to_the_channels_of_a_release():

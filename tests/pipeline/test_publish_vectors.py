@@ -40,7 +40,7 @@ def test_ids_come_back_with_their_own_vectors(tmp_path: Path, ids: Any) -> None:
 def test_search_params_are_tuned_on_the_queries(tmp_path: Path) -> None:
     publish_vectors(tmp_path, IDS, VECTORS, queries=VECTORS[:300], index=IndexSettings(engine="hnsw", ks=(10, 100)))
     manifest = Store.open(tmp_path).verify()
-    assert [k for k, _, _ in manifest.index.parameters["search_params"]] == [10, 100]
+    assert [k for k, *_ in manifest.index.parameters["search_params"]] == [10, 100]
     with open_recaller(tmp_path) as recaller:
         plan = recaller.recall(Query(vector=VECTORS[0], k=100, explain=True)).plan
     assert plan is not None

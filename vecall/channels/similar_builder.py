@@ -20,7 +20,9 @@ from vecall.channels.item_pairs import (
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems, weigh_seeds
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
-MAX_NEIGHBORS = 100  # of an item
+MAX_NEIGHBORS = 100  # of an item of a large catalogue
+_MAX_NEIGHBORS_OF_SMALL = 1_000  # of an item of a catalogue whose whole table stays small
+_SMALL_TABLE_ENTRIES = 10**7
 WINDOW = 50  # largest gap in positions
 _MAX_RANGE_ITEMS = 2**15  # whose neighbours a thread has in memory; at most 2^16, see `_sort_neighbors`
 _BYTES_PER_RANGE = 40 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
@@ -30,16 +32,23 @@ _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np
 def estimate_build_bytes(n_interactions: int, n_items: int) -> int:
     """Return about the bytes of memory that building needs: 0.8 GiB for 1 M items of 20 M interactions on 2 cores.
 
-    The table itself, at most 6 · 100 · N bytes, is written to a file while it is built, and is not among them.
+    The table itself, at most 60 MB or 6 · 100 · N bytes, is written to a file while it is built, and is not among them.
     """
     per_item = BYTES_PER_ITEM + BYTES_PER_ITEM_AND_THREAD * count_threads()
     return BYTES_PER_INTERACTION * n_interactions + per_item * n_items + _BYTES_PER_RANGE * count_threads()
 
 
+def limit_neighbors(n_items: int) -> int:
+    """Return how many neighbours an item keeps: 100 from 100,000 items on, 1,000 up to 10,000 items."""
+    return max(MAX_NEIGHBORS, min(_MAX_NEIGHBORS_OF_SMALL, _SMALL_TABLE_ENTRIES // max(n_items, 1)))
+
+
 def build_similar_items(
     histories: RaggedArray, n_items: int, *, has_order: bool = True, scratch_dir: Path | None = None
 ) -> SimilarItems | None:
-    """Find for each item its at most 100 neighbours by near(i, j) / √(n_i · n_j), as the co-occurrence baseline does.
+    """Find for each item its nearest by near(i, j) / √(n_i · n_j), as the co-occurrence baseline does.
+
+    An item has as many neighbours as `limit_neighbors` allows.
 
     near(i, j), i ≠ j, is the sum of 1 / √gap over all pairs of i and j in one history that are at most 50 positions
     apart, in either order, and n is the number of users of an item. Positions also count where interactions have no
@@ -60,9 +69,12 @@ def build_similar_items(
     """
     pairs = ItemPairs(histories, n_items, weigh_gaps(WINDOW))
 
+    max_neighbors = limit_neighbors(n_items)
+    max_range_items = _MAX_RANGE_ITEMS * MAX_NEIGHBORS // max_neighbors
+
     def collect(item_range: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float16]]:
         offsets, rows, similarities = pairs.collect(
-            item_range, np.minimum(pairs.bound_neighbors(item_range), MAX_NEIGHBORS)
+            item_range, np.minimum(pairs.bound_neighbors(item_range), max_neighbors)
         )
         lengths = np.diff(offsets)
         return lengths, *_sort_neighbors(lengths, rows, similarities)
@@ -70,7 +82,7 @@ def build_similar_items(
     lengths = []
     with tempfile.TemporaryFile(dir=scratch_dir) as rows_file, tempfile.TemporaryFile(dir=scratch_dir) as scores_file:
         with ThreadPoolExecutor(count_threads()) as pool:
-            for range_lengths, rows, scores in pool.map(collect, pairs.divide_items(_MAX_RANGE_ITEMS)):
+            for range_lengths, rows, scores in pool.map(collect, pairs.divide_items(max_range_items)):
                 lengths.append(range_lengths)
                 rows_file.write(rows.data)
                 scores_file.write(scores.data)

@@ -40,6 +40,12 @@ NOISE_ERRORS = 2.0  # standard errors that a gain must exceed
 MAX_USERS = 5_000
 MAX_SCANNED_PAIRS = 10**10  # users x items, by which fewer users are asked of more than 2 million items
 _MIN_USERS = 1_000
+MAX_COPIED_BYTES = 2**31  # item vectors that are copied for the search; the towers are still in memory
+_BYTES_PER_NUMBER = 2
+_TOO_LARGE_REASON = (
+    "nothing was measured, since a copy of the item vectors would take more than 2 GiB; give merge and weights in "
+    "[channels] to merge"
+)
 _SEED = 0
 _MAX_SWEEPS = 3
 _OBJECTIVE_DEPTHS = 40
@@ -62,13 +68,17 @@ def tune_merge(
     """
     if not any(getattr(config.channels, name, False) for name in CHANNEL_NAMES):
         return VECTORS_ALONE
+    n_items = len(dataset.catalogue.items)
+    if config.channels.weights is None and n_items * config.model.dim * _BYTES_PER_NUMBER > MAX_COPIED_BYTES:
+        plan = VECTORS_ALONE.model_copy(update={"reason": _TOO_LARGE_REASON})
+        progress.announce(f"merge: {plan}; {plan.reason}")
+        return plan
     recaller = ChannelRecaller.build(config.channels, dataset, split, build_served_model())
     if config.channels.weights is not None:
         plan = _use_configured_weights(config.channels, recaller.channels)
     elif recaller.channels == ("vector",):
         return VECTORS_ALONE
     else:
-        n_items = len(dataset.catalogue.items)
         cases = sample_cases(split.valid, min(MAX_USERS, max(_MIN_USERS, MAX_SCANNED_PAIRS // n_items)))
         ks = [limit_depth(n_items, k) for k in (min(config.index.ks), max(config.index.ks))]
         plan = find_plan(recaller, cases, (ks[0], ks[1]), config.channels.merge)

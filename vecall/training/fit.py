@@ -90,6 +90,26 @@ def train(
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
     callbacks = _build_callbacks(directory, validate, training_settings.patience, logger, group)
+    build_trainer = partial(
+        _build_trainer,
+        directory,
+        max_epochs or training_settings.epochs,
+        training_settings.precision,
+        callbacks,
+        logger,
+        group,
+    )
+    n_epochs = _run_trainer(build_trainer, module, directory, group)
+    best_epoch = _load_final_weights(module, directory / (BEST_CHECKPOINT if validate else LAST_CHECKPOINT), group)
+    final_towers = module.eval_towers.eval()
+    choose_spectral_share(final_towers, data, validate, spectral_share)
+    return TrainResult(final_towers, best_epoch, n_epochs, time.perf_counter() - start)
+
+
+def _run_trainer(
+    build_trainer: Callable[[], Trainer], module: TwoTowerModule, directory: Path, group: ProcessGroup | None
+) -> int:
+    """Train the module from the last checkpoint of a directory, or from the start; return the number of epochs."""
     last = directory / LAST_CHECKPOINT
     is_resumed = run_on_main(group, last.exists)
     if is_resumed:
@@ -101,14 +121,9 @@ def train(
     ):
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", ".*sync_dist=True")  # the logged metrics are equal in all processes
-        trainer = _build_trainer(
-            directory, max_epochs or training_settings.epochs, training_settings.precision, callbacks, logger, group
-        )
+        trainer = build_trainer()
         trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
-    best_epoch = _load_final_weights(module, directory / BEST_CHECKPOINT if validate else last, group)
-    final_towers = module.eval_towers.eval()
-    choose_spectral_share(final_towers, data, validate, spectral_share)
-    return TrainResult(final_towers, best_epoch, trainer.current_epoch, time.perf_counter() - start)
+    return trainer.current_epoch
 
 
 def _build_towers(
