@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "release": {"channels", "data", "index", "ranking"},
     "live": {"channels", "data", "index", "release"},
     "recall": {"channels", "data", "index", "live", "ranking", "release"},
-    "ranking": set(),
+    "ranking": {"data"},
     "client": set(),
     "service": {"channels", "data", "index", "live", "ranking", "recall", "release"},
     "evaluation": {"channels", "data", "index"},

@@ -187,12 +187,16 @@ def test_quickstart_prints_examples_metrics_and_paths(monkeypatch: pytest.Monkey
     result = SimpleNamespace(
         release="first",
         evaluation=SimpleNamespace(
-            results={name: SimpleNamespace(seen_excluded={"recall@10": recall}) for name, recall in models.items()},
+            results={
+                name: SimpleNamespace(as_json=lambda recall=recall: {"seen_excluded": {"recall@10": recall}})
+                for name, recall in models.items()
+            },
+            channels=None,
             ann_results=[SimpleNamespace(engine="hnsw", k=k, recall=0.99, p50_ms=0.1, p99_ms=0.2) for k in (100, 500)],
             route_summary="2 search the index",
         ),
         dssm=SimpleNamespace(seen_excluded={"recall@10": 0.125}),
-        examples=[SimpleNamespace(user="user 1", history=("Alien", "Brazil"), recalled=("Metropolis",))],
+        examples=[SimpleNamespace(user="user 1", history=("Alien", "Brazil"), final_list=("Metropolis",))],
         report_path=Path("out/report.html"),
         seconds_by_stage={"fit": 12.0},
     )
@@ -201,7 +205,7 @@ def test_quickstart_prints_examples_metrics_and_paths(monkeypatch: pytest.Monkey
     assert [" ".join(line.split()) for line in printed.splitlines()] == [
         "",
         "user 1",
-        "watched, newest first recalled",
+        "watched, newest first final list",
         "Brazil Metropolis",
         "",
         "model recall over all items, seen items excluded",

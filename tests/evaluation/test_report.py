@@ -143,7 +143,7 @@ def test_page_shows_metrics_counts_and_plots(page):
     for text in (">1,234<", ">0.987<", ">0.650<", ">12.500<", ">2,000<", ">default<", "ANN recall@100", "over k"):
         assert text in page, text
     assert page.count("<figure") == 2
-    assert "recalled, best first" in page
+    assert "final list, best first" in page
 
 
 def test_sections_without_content_are_omitted(tmp_path):

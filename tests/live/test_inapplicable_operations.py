@@ -77,6 +77,7 @@ def publish_with_column(path, column_name, column_type, *, release):
     publish_vectors(path, [1, 2, 3], VECTORS, attributes=attributes, name=release)
 
 
+@pytest.mark.examples
 @settings(max_examples=60)
 @given(
     st.sampled_from(COLUMN_TYPES),

@@ -136,6 +136,7 @@ def check_failures(runs: list[SessionRun]) -> None:
         check_store(run.directory / STORE_DIR, list_possible_states(run.output_lines), context)
 
 
+@pytest.mark.examples
 def test_single_faults_lose_nothing(shim, tmp_path) -> None:
     check_failures(run_with_faults(shim, store_session, tmp_path, error_code=errno.EIO, step=23))
 
@@ -168,6 +169,7 @@ def check_power_loss(run: SessionRun, directory: Path, moments: Iterable[int]) -
             disk.replay(event)
 
 
+@pytest.mark.examples
 def test_power_loss_loses_nothing(faultless: SessionRun, tmp_path) -> None:
     check_power_loss(faultless, tmp_path / "left", range(0, len(faultless.events) + 1, 8))
 

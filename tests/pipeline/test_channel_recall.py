@@ -96,7 +96,7 @@ def test_merged_rankings_are_the_answers_of_the_service(recaller, shop, method, 
     cases, k = shop[1].test, 7
     plan = MergePlan(method=method, weights={"vector": 1.0, "similar": 0.5, "repeat": 2.0}, depth=9)
     merged = RankTable(recaller.rank(cases, 9, exclude_seen=exclude_seen).rows).merge(plan, k)
-    queries = recaller._build_queries(cases, exclude_seen=exclude_seen)
+    queries = recaller.build_queries(cases, exclude_seen=exclude_seen)
     assert [query.fallback for query in queries] == [None] * USERS + ["popular"]
     for query, rows in zip(queries, merged, strict=True):
         candidates = build_candidate_set(recaller.snapshot, query.excluded_rows, None)

@@ -98,7 +98,16 @@ CASES = {
 }
 
 
-IN_EXAMPLES = {"mean, hidden", "attention", "attention, hidden, batch norm", "causal, hidden", "ensemble, mean"}
+IN_EXAMPLES = {
+    "dssm",
+    "causal",
+    "ensemble, causal",
+    "mean, hidden",
+    "attention",
+    "attention, hidden, batch norm",
+    "causal, hidden",
+    "ensemble, mean",
+}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 from support import synthetic
 
+pytestmark = pytest.mark.examples
+
 CHROMIUM = shutil.which("chromium")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 

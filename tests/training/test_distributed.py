@@ -15,6 +15,8 @@ from vecall.errors import TrainingError
 from vecall.runtime.process_rank import ProcessRank
 from vecall.training.distributed import join_process_group
 
+pytestmark = pytest.mark.examples
+
 ROOT = Path(__file__).parents[2]
 
 

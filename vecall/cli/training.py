@@ -44,8 +44,8 @@ def quickstart(
 def _print_quickstart_result(result: "QuickstartResult") -> None:
     for example in result.examples:
         newest_first = example.history[::-1]
-        rows = [[*pair] for pair in zip(newest_first, example.recalled, strict=False)]
-        console.print_table(f"\n{example.user}", ["watched, newest first", "recalled"], rows, align_left=True)
+        rows = [[*pair] for pair in zip(newest_first, example.final_list, strict=False)]
+        console.print_table(f"\n{example.user}", ["watched, newest first", "final list"], rows, align_left=True)
     evaluation = result.evaluation
     metrics_by_model = _insert_merged(evaluation, "seen_excluded") | {"dssm": result.dssm.seen_excluded}
     console.print_metrics("\nmodel recall over all items, seen items excluded", metrics_by_model)

@@ -19,17 +19,17 @@ MetricValues = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class ExampleUser:
-    """Titles of one user's history and of the items recalled for that user.
+    """Titles of one user's history and of the final list for that user.
 
     Attributes:
         user: Label of the user.
         history: Titles, newest last.
-        recalled: Titles, best first.
+        final_list: Titles, best first.
     """
 
     user: str
     history: tuple[str, ...]
-    recalled: tuple[str, ...]
+    final_list: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,8 @@ def _collect_examples(recaller: Recaller, dataset: Dataset) -> tuple[ExampleUser
     for quantile in _EXAMPLE_QUANTILES:
         row = int(rows_by_length[int(quantile * (len(rows_by_length) - 1))])
         user_id = dataset.catalogue.users.to_ids(np.array([row]))[0]
-        recalled_titles = recaller.candidates(Query(user_id=user_id, k=_EXAMPLE_ITEMS))["title"].to_list()
+        final_ids = recaller.recommend(Query(user_id=user_id), k=_EXAMPLE_ITEMS).ids
+        final_titles = titles[dataset.catalogue.items.to_rows(final_ids)].to_list()
         history_titles = titles[histories[row][-_EXAMPLE_ITEMS:]].to_list()
-        examples.append(ExampleUser(f"user {user_id}", tuple(history_titles), tuple(recalled_titles)))
+        examples.append(ExampleUser(f"user {user_id}", tuple(history_titles), tuple(final_titles)))
     return tuple(examples)

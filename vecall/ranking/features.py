@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from vecall.data.frames import get_unnamed_column
 from vecall.ranking.numeric_columns import is_numeric, to_numbers
 
 FeatureMatrix = NDArray[np.float32]
@@ -41,7 +42,7 @@ class RankerFeature(BaseModel):
 
     def compute(self, candidates: pl.DataFrame) -> NDArray[np.float64]:
         """Return [C] numbers for C candidates, or [1] if all have the same."""
-        column = candidates.get_column(self.column)
+        column = get_unnamed_column(candidates, self.column)
         if self.column.startswith(_USER_PREFIX):  # equal in all rows
             column = column.head(1)
         match self.transform:
@@ -127,9 +128,11 @@ def select_features(
         elif name.startswith(("item.", "history.")):
             features.append(RankerFeature(column=name, transform="number"))
         elif name.startswith(_USER_PREFIX):
-            features += _list_value_features(name, dtype, user_features.get_column(name.removeprefix(_USER_PREFIX)))
+            features += _list_value_features(
+                name, dtype, get_unnamed_column(user_features, name.removeprefix(_USER_PREFIX))
+            )
         elif name in attributes.columns:
-            features += _list_value_features(name, dtype, attributes.get_column(name))
+            features += _list_value_features(name, dtype, get_unnamed_column(attributes, name))
     return RankerFeatures(features=tuple(features))
 
 

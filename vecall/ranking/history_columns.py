@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Vectors
+from vecall.data.frames import get_unnamed_column
 from vecall.ranking.numeric_columns import is_numeric, to_numbers
 
 MAX_HISTORY_ITEMS = 50  # the newest, which attributes are compared with
@@ -54,7 +55,9 @@ def build_history_columns(
     columns: dict[str, _Numbers] = {"history.length": np.full(n_candidates, history_length, dtype=np.float32)}
     columns |= _compare_vectors(candidates.vectors, newest.vectors)
     for name in candidates.attributes.columns:
-        values, history_values = (frame.get_column(name) for frame in (candidates.attributes, newest.attributes))
+        values, history_values = (
+            get_unnamed_column(frame, name) for frame in (candidates.attributes, newest.attributes)
+        )
         if _has_tags(values.dtype):
             columns[f"history.share.{name}"] = _compute_tag_shares(values, history_values)
         elif _is_discrete(values.dtype):
