@@ -94,9 +94,10 @@ def _normalize(vectors: Vectors) -> Vectors:
 
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
-    known = history_values.drop_nulls()
-    shares = _look_up(Counter(known.to_list()), len(known), values.to_list())
-    shares[values.is_null().to_numpy()] = np.nan
+    # In Python: an expression of Polars starts its thread pool, which takes longer than all of this.
+    known, candidate_values = [value for value in history_values.to_list() if value is not None], values.to_list()
+    shares = _look_up(Counter(known), len(known), candidate_values)
+    shares[[value is None for value in candidate_values]] = np.nan
     return shares
 
 
@@ -104,9 +105,9 @@ def _compute_tag_shares(values: pl.Series, history_values: pl.Series) -> _Number
     """Return [C] means over a candidate's tags of the share of items with the tag, of those that have any tag."""
     tag_lists = [tags for tags in history_values.to_list() if tags]
     counts = Counter(tag for tags in tag_lists for tag in set(tags))
-    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
-    tags = values.filter(pl.Series(lengths > 0)).explode().to_list()
-    shares = _look_up(counts, len(tag_lists), tags)
+    candidate_lists = [tags or () for tags in values.to_list()]
+    lengths = np.array([len(tags) for tags in candidate_lists], dtype=np.int64)
+    shares = _look_up(counts, len(tag_lists), (tag for tags in candidate_lists for tag in tags))
     owners = np.repeat(np.arange(len(values)), lengths)
     means = np.bincount(owners, shares, minlength=len(values)) / np.maximum(lengths, 1)
     return np.where(lengths > 0, means, np.nan)
@@ -119,7 +120,7 @@ def _look_up(counts: Mapping[object, int], total: int, values: Iterable[object])
 
 
 def _compute_differences(values: pl.Series, history_values: pl.Series) -> _Numbers:
-    known = to_numbers(history_values.drop_nulls())
+    known = to_numbers(history_values)
     known = known[np.isfinite(known)]
     if not len(known):
         return np.full(len(values), np.nan)

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.channels.merge_plan import MergePlan
 from vecall.channels.settings import ChannelName
+from vecall.index.kernels import sum_by_row
 from vecall.recall.result_order import ScoredRows
 
 RRF_CONSTANT = 60
 
 
 def merge_rankings(rankings: Mapping[ChannelName, Rows], plan: MergePlan) -> ScoredRows:
-    """Return the distinct rows of all rankings, ascending, with their fused scores.
+    """Return the distinct rows of all rankings, in any order, with their fused scores.
 
     With w the channel's weight in the plan and r the item's rank in the channel, from 1, the fused score is
       - "rrf": Σ over channels of w / (60 + r), reciprocal rank fusion (Cormack, Clarke, Büttcher: SIGIR 2009);
@@ -28,9 +29,13 @@ def merge_rankings(rankings: Mapping[ChannelName, Rows], plan: MergePlan) -> Sco
     if not rankings:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     parts = [weigh_ranks(len(rows), plan.method, plan.weights[name]) for name, rows in rankings.items()]
-    rows, positions = np.unique(np.concatenate(list(rankings.values())), return_inverse=True)
-    scores = np.zeros(len(rows))
-    (np.add if plan.method == "rrf" else np.maximum).at(scores, positions, np.concatenate(parts))
+    all_rows, all_scores = np.concatenate(list(rankings.values()), dtype=np.int64), np.concatenate(parts)
+    if plan.method == "rrf":
+        rows, scores = sum_by_row(all_rows, all_scores)
+    else:
+        rows, positions = np.unique(all_rows, return_inverse=True)
+        scores = np.zeros(len(rows))
+        np.maximum.at(scores, positions, all_scores)
     return rows, scores.astype(np.float32)
 
 

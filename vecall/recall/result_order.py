@@ -3,7 +3,7 @@
 import numpy as np
 
 from vecall.arrays import Rows, Scores
-from vecall.index.topk import sort_hits
+from vecall.index.kernels import select_top_k
 from vecall.live.snapshot import Snapshot
 
 ScoredRows = tuple[Rows, Scores]
@@ -14,10 +14,12 @@ def rank_by_score_and_id(snapshot: Snapshot, rows: Rows, scores: Scores, k: int)
 
     Rows of the base ascend with their ids and those of the delta do not, so runs of equal scores are sorted by id.
     """
-    hits = sort_hits(rows[None], scores[None], len(rows))
-    rows, scores = hits.rows[0], hits.scores[0]
-    if not len(snapshot.delta) or not len(rows):
-        return rows[:k], scores[:k]
+    if not len(rows):
+        return rows, scores
+    contiguous = np.ascontiguousarray(scores, dtype=np.float32), np.ascontiguousarray(rows, dtype=np.int64)
+    if not len(snapshot.delta):
+        return select_top_k(*contiguous, k)[:2]
+    rows, scores = select_top_k(*contiguous, len(rows))
     is_new_run = np.diff(scores) != 0
     runs = np.concatenate([[0], np.cumsum(is_new_run)])
     is_tied = ~(np.append(True, is_new_run) & np.append(is_new_run, True)) & (runs <= runs[:k].max(initial=0))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
 from vecall.channels.similar_items import SimilarItems
-from vecall.index.kernels import compute_inner_products
+from vecall.index.kernels import compute_inner_products, sum_by_row
 from vecall.live.snapshot import Snapshot
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
@@ -44,10 +44,9 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
     weights = similar.seed_weights
     seeds = history[::-1][: len(weights)]
     neighbors = _find_neighbors(snapshot, similar, seeds)
-    base_rows, positions = np.unique(np.concatenate([part.rows for part in neighbors]), return_inverse=True)
     weighted = np.concatenate([weight * part.similarities for weight, part in zip(weights, neighbors, strict=False)])
-    rows = snapshot.to_latest_rows(base_rows.astype(np.int64))
-    scores = np.bincount(positions, weighted, minlength=len(rows))
+    base_rows, scores = sum_by_row(np.concatenate([part.rows for part in neighbors], dtype=np.int64), weighted)
+    rows = snapshot.to_latest_rows(base_rows)
     if len(new_slots := _select_new_slots(query)):
         new_rows = new_slots + snapshot.release.index.size
         rows = np.concatenate([rows, new_rows])
