@@ -81,7 +81,7 @@ def test_filters_measure_each_cell_and_keep_the_result(tmp_path: Path) -> None:
     near_pass_rate = {cell["rate"]: cell["near_pass"] for cell in results["opposed"]["cells"]}
     assert near_pass_rate[1.0] == 1.0
     assert near_pass_rate[0.1] < 0.1
-    assert "exactly min(k, matches) rows, all valid: reached in all 48 cells" in output
+    assert "exactly min(k, matches) rows, all valid: reached in all 96 cells" in output
     if HAS_HNSWLIB:
         methods = {cell["way"] for cell in results["competitors"]["cells"]}
         assert methods >= {"ours", "over-fetching", "hnswlib, callback"}

@@ -174,6 +174,7 @@ def test_user_without_history_and_features_gets_popular_items(make_config, tmp_p
 @pytest.mark.examples
 def test_category_in_a_request_matches_every_spelling_of_the_table(make_config, tmp_path, column, values):
     """All spellings of a value give the same user vector, and the two values give different ones."""
+    vectors = {"k": 12, "channels": ["vector"]}
     users = {
         "id": pl.Series([f"u{u}" for u in range(12)]) if isinstance(column, pl.Series) else [f"u{u}" for u in range(12)]
     }
@@ -187,10 +188,10 @@ def test_category_in_a_request_matches_every_spelling_of_the_table(make_config, 
     publish(tmp_path / "run", tmp_path / "store")
     with open_recaller(tmp_path / "store") as recaller:
         scores = [
-            {tuple(recaller.recall(Query(user={"seg": spelling}, k=12)).scores) for spelling in spellings}
+            {tuple(recaller.recall(Query(user={"seg": spelling}, **vectors)).scores) for spelling in spellings}
             for spellings in values
         ]
-        unseen = tuple(recaller.recall(Query(user={"seg": "never seen"}, k=12)).scores)
+        unseen = tuple(recaller.recall(Query(user={"seg": "never seen"}, **vectors)).scores)
     assert [len(distinct) for distinct in scores] == [1, 1]
     assert len({unseen, *scores[0], *scores[1]}) == 3
 

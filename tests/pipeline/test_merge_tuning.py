@@ -74,6 +74,15 @@ def test_gain_that_two_standard_errors_could_be_is_not_merged():
     assert "no merge gains more than noise" in plan.reason
 
 
+def test_gain_of_few_users_is_not_believed():
+    recaller = PlantedRecaller({"vector": (0, 0.3), "similar": (0.3, 0.6)}, targets=TARGETS)
+    cases = make_cases().take(np.arange(85, 125))
+    plan = find_plan(recaller, cases, KS)
+    assert plan.channels == ("vector",)
+    assert "40 validation users are too few" in plan.reason
+    assert find_plan(recaller, cases, KS, "rrf").channels == ("vector", "similar")
+
+
 @pytest.mark.parametrize("method", ["rrf", "quota"])
 def test_named_method_is_kept(method):
     recaller = PlantedRecaller({"vector": (0, 0.3), "similar": (0.3, 0.6)}, targets=TARGETS)

@@ -46,6 +46,7 @@ _TOO_LARGE_REASON = (
     "nothing was measured, since a copy of the item vectors would take more than 2 GiB; give merge and weights in "
     "[channels] to merge"
 )
+MIN_DECIDING_USERS = 50  # of fewer, an estimate of the noise is itself noise
 _SEED = 0
 _MAX_SWEEPS = 3
 _OBJECTIVE_DEPTHS = 40
@@ -184,6 +185,9 @@ def _choose(
         f"recall@{k} {users.compute_recalls(base, k).mean():.4f} → {users.compute_recalls(found, k).mean():.4f}"
         for k in sorted(set(users.ks))
     )
+    if is_guarded and users.count < MIN_DECIDING_USERS:
+        reason = f"{users.count} validation users are too few to tell a gain from noise, expected {MIN_DECIDING_USERS}"
+        return base.model_copy(update={"reason": _join(base.reason, reason)})
     gain, noise, is_kept = _measure_gain(users, base, channels, methods)
     measured = (
         f"of {users.count:,} validation users {recalls}, recall over all k {gain:+.4f} ± {noise:.4f} for users whom "
