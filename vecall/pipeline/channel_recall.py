@@ -22,6 +22,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases, count_rows
 from vecall.data.split import TRAIN, Split
 from vecall.evaluation.compare import ServedModel
+from vecall.evaluation.sampling import sample_cases
 from vecall.live.snapshot import Snapshot
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.recall.candidate_set import build_candidate_set
@@ -34,6 +35,8 @@ from vecall.release.manifest import IndexInfo, Manifest
 from vecall.release.release import Release
 from vecall.release.users import UserTable
 
+_MAX_SCANNED_PAIRS = 10**10  # users x items, by which fewer users are asked of a large catalogue
+_MIN_USERS = 1_000
 _WARM_UP_CASES = 3  # asked before the clock runs
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 _ALL_KNOWN = UnknownInputs()
@@ -167,6 +170,17 @@ class ChannelRecaller:
                 rows = CHANNELS[name](query, k)[0]
             answers[name] = rows, time.perf_counter() - start
         return answers
+
+
+def sample_scanned_cases(cases: EvalCases, n_items: int, max_users: int) -> EvalCases:
+    """Return at most `max_users` cases; fewer, but at least 1,000, where scans of N items for them would take too long.
+
+    Args:
+        cases: Held-out cases.
+        n_items: N.
+        max_users: Upper bound.
+    """
+    return sample_cases(cases, min(max_users, max(_MIN_USERS, _MAX_SCANNED_PAIRS // n_items)))
 
 
 def select_user_features(user_features: pl.DataFrame, cases: EvalCases) -> pl.DataFrame:

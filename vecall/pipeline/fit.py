@@ -27,6 +27,7 @@ from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
+from vecall.pipeline.channel_recall import ChannelRecaller
 from vecall.pipeline.data_summary import count_data, describe_data
 from vecall.pipeline.exact_model import build_exact_model
 from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
@@ -306,10 +307,15 @@ def _fit_serving(
     config: Config, dataset: Dataset, split: Split, scorer: TowerScorer, run_dir: Path
 ) -> tuple[MergePlan, RankerSummary | None]:
     """Find how a release merges its channels, and train its ranker, by an exact search of the evaluated vectors."""
-    reads_history = config.model.history.encoder != "none"
-    build_model = cache(partial(build_exact_model, scorer, dataset, reads_history=reads_history))
-    merge = tune_merge(config, dataset, split, build_model)
-    return merge, fit_ranker(config, dataset, split, build_model, merge, run_dir)
+
+    @cache
+    def build_recaller() -> ChannelRecaller:
+        reads_history = config.model.history.encoder != "none"
+        model = build_exact_model(scorer, dataset, reads_history=reads_history)
+        return ChannelRecaller.build(config.channels, dataset, split, model)
+
+    merge = tune_merge(config, dataset, split, build_recaller)
+    return merge, fit_ranker(config, dataset, split, build_recaller, merge, run_dir)
 
 
 def _make_initializer(

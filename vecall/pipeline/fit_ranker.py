@@ -12,10 +12,7 @@ from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.errors import ConfigError
-from vecall.evaluation.compare import ServedModel
-from vecall.evaluation.sampling import sample_cases
-from vecall.pipeline.channel_recall import ChannelRecaller
-from vecall.pipeline.merge_tuning import MAX_SCANNED_PAIRS
+from vecall.pipeline.channel_recall import ChannelRecaller, sample_scanned_cases
 from vecall.pipeline.ranker_candidates import RecalledLists
 from vecall.pipeline.ranker_training import RankerSummary, TrainedRanker, train_ranker
 from vecall.ranking.features import select_features
@@ -25,7 +22,7 @@ from vecall.release.ranker_io import save_ranker
 
 RANKER_DIR = "ranker"  # in the run directory; only of a ranker that is kept
 CANDIDATE_COUNT = 500  # as `/v1/recommend` recalls by default
-_MAX_USERS, _MIN_USERS = 20_000, 1_000  # validation users whose lists are recalled
+_MAX_USERS = 20_000  # validation users whose lists are recalled
 
 
 def check_ranker_installed(settings: RankingSettings) -> None:
@@ -45,7 +42,7 @@ def fit_ranker(
     config: Config,
     dataset: Dataset,
     split: Split,
-    build_served_model: Callable[[], ServedModel],
+    build_recaller: Callable[[], ChannelRecaller],
     plan: MergePlan,
     run_dir: Path,
 ) -> RankerSummary | None:
@@ -57,7 +54,7 @@ def fit_ranker(
         config: Settings.
         dataset: Items and users.
         split: Its validation users are split into those that are trained on and those that decide.
-        build_served_model: Returns the evaluated model and its index.
+        build_recaller: Returns what asks the channels of the evaluated model.
         plan: How the channels are merged.
         run_dir: The run directory.
 
@@ -68,9 +65,8 @@ def fit_ranker(
     shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run
     if config.ranking.ranker == "none":
         return None
-    n_items = len(dataset.catalogue.items)
-    cases = sample_cases(split.valid, min(_MAX_USERS, max(_MIN_USERS, MAX_SCANNED_PAIRS // n_items)))
-    summary, trained = _train(config, dataset, split, cases, build_served_model, plan)
+    cases = sample_scanned_cases(split.valid, len(dataset.catalogue.items), _MAX_USERS)
+    summary, trained = _train(config, dataset, cases, build_recaller, plan)
     progress.announce(f"ranker: {summary.info.name}; {summary.info.reason}")
     if trained is not None and summary.info.name != "none":
         directory.mkdir()
@@ -81,14 +77,13 @@ def fit_ranker(
 def _train(
     config: Config,
     dataset: Dataset,
-    split: Split,
     cases: EvalCases,
-    build_served_model: Callable[[], ServedModel],
+    build_recaller: Callable[[], ChannelRecaller],
     plan: MergePlan,
 ) -> tuple[RankerSummary, TrainedRanker | None]:
     if not len(cases):
         return RankerSummary(info=RankerInfo(reason="there are no validation users to train on")), None
-    recaller = ChannelRecaller.build(config.channels, dataset, split, build_served_model())
+    recaller = build_recaller()
     queries = recaller.build_queries(cases, exclude_seen=True)
     lists = RecalledLists(recaller.snapshot, queries, cases.targets, plan, CANDIDATE_COUNT)
     catalogue = dataset.catalogue

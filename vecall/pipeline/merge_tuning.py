@@ -29,17 +29,13 @@ from vecall.data.dataset import Dataset
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import Split
 from vecall.evaluation.channel_metrics import select_targets
-from vecall.evaluation.compare import ServedModel
 from vecall.evaluation.metrics import Ranks, compute_standard_error, limit_depth, recall_per_user
-from vecall.evaluation.sampling import sample_cases
-from vecall.pipeline.channel_recall import ChannelRecaller
+from vecall.pipeline.channel_recall import ChannelRecaller, sample_scanned_cases
 from vecall.pipeline.rank_table import RankTable
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # of a channel, beside 1 of the vectors
 NOISE_ERRORS = 2.0  # standard errors that a gain must exceed
 MAX_USERS = 5_000
-MAX_SCANNED_PAIRS = 10**10  # users x items, by which fewer users are asked of more than 2 million items
-_MIN_USERS = 1_000
 MAX_COPIED_BYTES = 2**31  # item vectors that are copied for the search; the towers are still in memory
 _BYTES_PER_NUMBER = 2
 _TOO_LARGE_REASON = (
@@ -57,15 +53,15 @@ METHODS: tuple[Method, ...] = ("rrf", "quota")
 
 
 def tune_merge(
-    config: Config, dataset: Dataset, split: Split, build_served_model: Callable[[], ServedModel]
+    config: Config, dataset: Dataset, split: Split, build_recaller: Callable[[], ChannelRecaller]
 ) -> MergePlan:
     """Return how a release of the model should merge its channels, and announce it.
 
     Args:
         config: Settings; weights that they give are taken as they are.
         dataset: Items and users.
-        split: The channels' tables are built from its training part, and evaluated on its validation users.
-        build_served_model: Returns the model and its index; not called if all channels are turned off.
+        split: The channels are evaluated on its validation users.
+        build_recaller: Returns what asks the channels; not called if all of them are turned off.
     """
     if not any(getattr(config.channels, name, False) for name in CHANNEL_NAMES):
         return VECTORS_ALONE
@@ -74,13 +70,13 @@ def tune_merge(
         plan = VECTORS_ALONE.model_copy(update={"reason": _TOO_LARGE_REASON})
         progress.announce(f"merge: {plan}; {plan.reason}")
         return plan
-    recaller = ChannelRecaller.build(config.channels, dataset, split, build_served_model())
+    recaller = build_recaller()
     if config.channels.weights is not None:
         plan = _use_configured_weights(config.channels, recaller.channels)
     elif recaller.channels == ("vector",):
         return VECTORS_ALONE
     else:
-        cases = sample_cases(split.valid, min(MAX_USERS, max(_MIN_USERS, MAX_SCANNED_PAIRS // n_items)))
+        cases = sample_scanned_cases(split.valid, n_items, MAX_USERS)
         ks = [limit_depth(n_items, k) for k in (min(config.index.ks), max(config.index.ks))]
         plan = find_plan(recaller, cases, (ks[0], ks[1]), config.channels.merge)
     progress.announce(f"merge: {plan}; {plan.reason}")

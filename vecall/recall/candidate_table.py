@@ -12,7 +12,7 @@ from vecall.channels.settings import ChannelName
 from vecall.data.casting import to_id_dtype
 from vecall.live.snapshot import Snapshot
 from vecall.ranking.history_columns import MAX_HISTORY_ITEMS, ItemDescriptions, build_history_columns
-from vecall.recall.channel_search import ChannelSearchResult
+from vecall.recall.channel_search import ChannelSearchResult, combine_channels
 from vecall.recall.history_similarity import compute_similarities
 from vecall.recall.item_age import compute_age_days
 from vecall.recall.resolve import ResolvedQuery
@@ -108,12 +108,10 @@ def _align(rows: Rows, hits: ScoredRows) -> _AlignedHits:
 
 def _list_channels(by_channel: Mapping[ChannelName, _AlignedHits], length: int) -> pl.Series:
     """Return for each row the names of the channels that returned it."""
-    codes = np.zeros(length, dtype=np.int64)  # a bit per channel: Polars converts a list per row slowly
-    for bit, hits in enumerate(by_channel.values()):
-        codes |= hits.is_hit.astype(np.int64) << bit
-    distinct_codes, positions = np.unique(codes, return_inverse=True)
-    names = [[name for bit, name in enumerate(by_channel) if code >> bit & 1] for code in distinct_codes.tolist()]
-    return pl.Series(names, dtype=pl.List(pl.String)).gather(positions)
+    masks = {name: hits.is_hit for name, hits in by_channel.items()}
+    combinations, positions = combine_channels(masks, length)
+    # Gathered from the few distinct lists: Polars converts a list per row slowly.
+    return pl.Series(combinations, dtype=pl.List(pl.String)).gather(positions)
 
 
 def _get_popularity(snapshot: Snapshot, rows: Rows) -> pl.Series:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecall.arrays import Rows, Scores
+from vecall.arrays import Mask, Rows, Scores
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.channels.settings import ChannelName
 from vecall.errors import QueryError, VecallError
@@ -47,8 +47,9 @@ class ChannelSearchResult:
 
     def list_channels(self, rows: Rows) -> list[list[str]]:
         """Return for each row the names of the channels that recalled it."""
-        is_hit = [(name, np.isin(rows, channel_rows).tolist()) for name, (channel_rows, _) in self.hits.items()]
-        return [[name for name, mask in is_hit if mask[position]] for position in range(len(rows))]
+        masks = {name: np.isin(rows, channel_rows) for name, (channel_rows, _) in self.hits.items()}
+        combinations, positions = combine_channels(masks, len(rows))
+        return [list(combinations[position]) for position in positions.tolist()]
 
     def describe_channels(self) -> dict[str, dict[str, float]]:
         """Return for each channel that answered its number of items, how many no other channel has, and its time."""
@@ -63,6 +64,20 @@ class ChannelSearchResult:
             }
             for name, (channel_rows, _) in self.hits.items()
         }
+
+
+def combine_channels(masks: Mapping[ChannelName, Mask], length: int) -> tuple[list[list[str]], Rows]:
+    """Return the distinct combinations of channels, and [length] the position among them of each row's.
+
+    Args:
+        masks: By channel [length] whether it recalled each row.
+        length: Number of rows.
+    """
+    codes = np.zeros(length, dtype=np.int64)  # a bit per channel
+    for bit, mask in enumerate(masks.values()):
+        codes |= mask.astype(np.int64) << bit
+    distinct_codes, positions = np.unique(codes, return_inverse=True)
+    return [[name for bit, name in enumerate(masks) if code >> bit & 1] for code in distinct_codes.tolist()], positions
 
 
 def select_plan(release: Release, query: Query) -> MergePlan:

@@ -1,6 +1,7 @@
 """Checks of the fields of a request; an error names the field to blame."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,21 @@ def check(field: str, is_valid: bool, value: object, expected: str) -> None:
     """
     if not is_valid:
         raise QueryError(f"{field}: expected {expected}, got {value!r:.80}", field=field)
+
+
+def check_object(request: object, known_keys: Iterable[str]) -> dict[str, Any]:
+    """Return a decoded JSON object after checking its keys.
+
+    Raises:
+        QueryError: It is not an object, or has an unknown key.
+    """
+    if not isinstance(request, dict):
+        raise QueryError(f"expected an object, got {type(request).__name__}")
+    known = set(known_keys)
+    for key in request:
+        if key not in known:
+            raise QueryError(f"unknown key {key!r}; expected some of {sorted(known)}", field=str(key))
+    return request
 
 
 def check_each(field: str, values: object, predicate: Callable[[object], bool], expected: str) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Scores
+from vecall.data.frames import get_unnamed_column
 from vecall.live.snapshot import Snapshot
 from vecall.release.creation_times import UNKNOWN_TIME, to_creation_micros
 
@@ -33,7 +34,8 @@ def get_creation_micros(snapshot: Snapshot, rows: Rows) -> NDArray[np.int64]:
     micros = np.empty(len(rows), dtype=np.int64)
     micros[~in_delta] = times.micros[rows[~in_delta]]
     if in_delta.any():
-        micros[in_delta] = to_creation_micros(snapshot.delta.attributes.get_column(created).gather(slots[in_delta]))
+        column = get_unnamed_column(snapshot.delta.attributes, created)
+        micros[in_delta] = to_creation_micros(column.gather(slots[in_delta]))
     return micros
 
 

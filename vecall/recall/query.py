@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vecall.data.id_map import Id
 from vecall.data.request_features import is_number
 from vecall.errors import QueryError
-from vecall.recall.field_checks import check, check_each, is_bool, is_integer, is_mapping, is_text
+from vecall.recall.field_checks import check, check_each, check_object, is_bool, is_integer, is_mapping, is_text
 from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
@@ -85,13 +85,7 @@ class Query:
         Raises:
             QueryError: The request is not an object, has an unknown key, or a part of it is invalid.
         """
-        if not isinstance(request, dict):
-            raise QueryError(f"expected an object, got {type(request).__name__}")
-        known_keys = cls.__dataclass_fields__
-        for key in request:
-            if key not in known_keys:
-                raise QueryError(f"unknown key {key!r}; expected some of {sorted(known_keys)}", field=str(key))
-        return cls(**request)
+        return cls(**check_object(request, cls.__dataclass_fields__))
 
 
 @dataclass(frozen=True)

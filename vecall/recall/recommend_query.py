@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vecall.data.request_features import is_number
-from vecall.errors import QueryError
 from vecall.recall.diversity import Diversity, parse_diversity
-from vecall.recall.field_checks import check, is_integer
+from vecall.recall.field_checks import check, check_object, is_integer
 from vecall.recall.query import ExecutionPlan, Fallback, Query, UnknownInputs
 
 RECALL_ORDER = "recall"  # name of the ranker where there is none, or it could not rank
@@ -51,16 +50,11 @@ class RecommendRequest:
         Raises:
             QueryError: The request is not an object, has an unknown key, or a part of it is invalid.
         """
-        if not isinstance(request, dict):
-            raise QueryError(f"expected an object, got {type(request).__name__}")
-        own = {name: request[name] for name in _OWN_FIELDS if name in request}
+        fields = check_object(request, (*Query.__dataclass_fields__, *_OWN_FIELDS))
+        own = {name: fields[name] for name in _OWN_FIELDS if name in fields}
         if "diversity" in own:
             own["diversity"] = parse_diversity(own["diversity"])
-        of_query = {name: value for name, value in request.items() if name not in own}
-        known_keys = {*Query.__dataclass_fields__, *_OWN_FIELDS}
-        for key in of_query:
-            if key not in known_keys:
-                raise QueryError(f"unknown key {key!r}; expected some of {sorted(known_keys)}", field=str(key))
+        of_query = {name: value for name, value in fields.items() if name not in own}
         return cls(Query(**of_query), **own)
 
     def to_candidate_query(self) -> Query:

@@ -103,7 +103,9 @@ class Release:
     def creation_times(self) -> CreationTimes | None:
         """When the items came; None where the release does not know it."""
         created = self.channels.facts.created
-        return None if created is None else CreationTimes(to_creation_micros(self.attributes.get_column(created)))
+        if created is None:
+            return None
+        return CreationTimes(to_creation_micros(get_unnamed_column(self.attributes, created)))
 
     @property
     def name(self) -> str:
