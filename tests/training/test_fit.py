@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import signal
 import types
 
 import numpy as np
@@ -341,3 +342,21 @@ def test_progress_is_reported_and_ends_with_an_interrupted_training(tmp_path):
         with pytest.raises(ProcessKilledError):
             train(data, model, make_settings(), tmp_path / "killed", validate=make_killing_validator(0))
     assert listener.open_tasks == 0
+
+
+def test_sigterm_keeps_its_handler_during_a_training(tmp_path):
+    before, during = signal.getsignal(signal.SIGTERM), []
+
+    def record_handler(scorer):
+        during.append(signal.getsignal(signal.SIGTERM))
+        return validate(scorer)
+
+    train(
+        synthetic.make_training_data(),
+        synthetic.make_model_settings("mean"),
+        make_settings(epochs=1),
+        tmp_path,
+        validate=record_handler,
+    )
+    assert during == [before]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,5 +1,7 @@
 """Training loop on Lightning: early stopping, choice of the best epoch, resumption after an interruption."""
 
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -226,6 +228,23 @@ class _ResumableEarlyStopping(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
+class _TerminationHandler(Callback):
+    """Leaves SIGTERM to the handler that was there before the training, which by default ends the process.
+
+    Lightning takes note of the signal and goes on until the next step, which a validation of many items delays for an
+    hour. What is on disk is complete at any time: the training is resumed from its last epoch.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the handler, which Lightning has replaced by now."""
+        del trainer, pl_module
+        if threading.current_thread() is threading.main_thread() and self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+
+
 def _build_logger(
     model_settings: ModelSettings, training_settings: TrainingSettings, directory: Path
 ) -> EpochLogger | None:
@@ -240,7 +259,8 @@ def _build_callbacks(
     logger: EpochLogger | None,
     group: ProcessGroup | None,
 ) -> list[Callback]:
-    callbacks: list[Callback] = [EpochEndCallback(directory / "metrics.jsonl", validate, logger, group)]
+    epoch_end = EpochEndCallback(directory / "metrics.jsonl", validate, logger, group)
+    callbacks: list[Callback] = [_TerminationHandler(), epoch_end]
     if validate is not None:
         callbacks.append(
             _ResumableEarlyStopping(MONITORED_METRIC, mode="max", patience=patience, check_on_train_epoch_end=True)
