@@ -104,6 +104,8 @@ def _build_predicate(location: str, op: str, value: object, comparator: "_Compar
         return partial(
             _evaluate_comparison, op=op, value=comparator.parse(location, value, attribute), comparator=comparator
         )
+    if isinstance(value, (np.ndarray, pl.Series)):
+        value = value.tolist() if isinstance(value, np.ndarray) else value.to_list()
     if not isinstance(value, (list, tuple)):
         raise QueryError(f"{location}: expected a list for {op}, got {value!r:.80}", field=location)
     values = [comparator.parse(location, element, attribute) for element in value]

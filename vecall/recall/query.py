@@ -1,5 +1,6 @@
 """Request and answer of a recall: `Query` and `Recalled`, and their JSON."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
 RecallRoute = Literal["index", "scan", "all", "popular", "channels"]
+
+_INTEGER_PATTERN = re.compile(r"[-+]?[0-9]{1,1000}")
 
 
 @dataclass(frozen=True)
@@ -175,10 +178,9 @@ def parse_id(field: str, text: str, id_type: IdType) -> Id:
     """
     if id_type == "string":
         return text
-    try:
-        return int(text)
-    except ValueError:
-        raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field) from None
+    if not _INTEGER_PATTERN.fullmatch(text):  # `int` would read 1_0 as 10
+        raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field)
+    return int(text)
 
 
 def _check_ids(field: str, values: object) -> None:
