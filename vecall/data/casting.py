@@ -91,7 +91,11 @@ def cast_id(column: pl.Series, id_type: IdType) -> CastResult:
     their type represents exactly are invalid.
     """
     is_exact = _is_exactly_representable(column)
-    hint = "" if is_exact.all() else " (large integers are not exact as floats: write large ids as integers or text)"
+    hint = (
+        ""
+        if (is_exact | is_missing(column)).all()
+        else " (large integers are not exact as floats: write large ids as integers or text)"
+    )
     if id_type == "integer":
         values = cast_integer_or_null(column)
         return CastResult(values, values.is_not_null() & is_exact, "an integer id" + hint)
