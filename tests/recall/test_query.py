@@ -125,3 +125,9 @@ def test_text_that_is_no_integer_is_no_integer_id(text):
 
 def test_integer_ids_are_parsed_from_text():
     assert [parse_id("id", text, "integer") for text in ("-7", "+7", "007", str(2**63))] == [-7, 7, 7, 2**63]
+
+
+def test_ids_may_come_as_arrays_columns_and_tensors():
+    for ids in (np.array([1, 2], dtype=np.int8), pl.Series([1, 2]), torch.tensor([1, 2])):
+        query = Query(history=ids, recent=ids, exclude=ids)
+        assert query.history == query.recent == query.exclude == [1, 2]

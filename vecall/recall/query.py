@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
-from vecall.data.request_features import is_number
+from vecall.data.request_features import is_number, to_plain_list
 from vecall.errors import QueryError
 from vecall.recall.field_checks import check, check_each, check_object, is_bool, is_integer, is_mapping, is_text
 from vecall.schema import IdType
@@ -58,7 +57,7 @@ class Query:
         if all(part is None for part in (self.user_id, self.user, self.history, self.recent, self.vector)):
             raise QueryError("expected at least one of user_id, user, history, recent and vector", code="empty_query")
         for name in ("history", "recent", "exclude"):
-            object.__setattr__(self, name, _to_list(getattr(self, name)))
+            object.__setattr__(self, name, to_plain_list(getattr(self, name)))
         check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
         _check_ids("history", self.history)
@@ -187,11 +186,6 @@ def _check_ids(field: str, values: object) -> None:
     if values is None or (isinstance(values, list) and set(map(type, values)) <= {int, str}):
         return  # a fast path: histories may hold thousands of ids
     check_each(field, values, _is_id, "item ids")
-
-
-def _to_list(ids: object) -> object:
-    """Convert an array or a column of ids to a list of Python's own types; return anything else unchanged."""
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids.to_list() if isinstance(ids, pl.Series) else ids
 
 
 def _to_array(vector: object) -> object:
