@@ -76,7 +76,7 @@ def publish_vectors(
     if activate:
         warn_of_lost_items(target, len(id_column))
     with target.create_draft(name) as draft:
-        description = write_release(draft.directory, contents, index_settings, queries=tuning_queries)
+        description = write_release(draft.directory, contents, index_settings, queries=tuning_queries, name=draft.name)
         return draft.commit(description, activate=activate)
 
 
