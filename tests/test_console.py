@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from vecall import console, progress
+from vecall.cli import output
 
 
 def make_console(*, is_terminal):
@@ -40,3 +41,12 @@ def test_announced_line_stands_above_the_bars_as_it_is(monkeypatch):
     with progress.report_to(console.build_progress_listener()), progress.track("epoch 1", 4):
         progress.announce("[9] items")
     assert "[9] items" in terminal.file.getvalue()
+
+
+def test_results_are_printed_as_they_are(capsys, monkeypatch):
+    """Ids, titles and paths may look like rich's markup, of which "[/x]" would even raise."""
+    text = "runs/[bold]/[/x] :apple:"
+    monkeypatch.setattr(console.out, "_width", 200)
+    output.print_result({}, text, as_json=False)
+    console.print_table(text, ["id"], [[text]])
+    assert capsys.readouterr().out.count(text) == 3

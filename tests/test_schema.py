@@ -56,6 +56,10 @@ def test_invalid_item_schema_is_rejected(change, message):
     ("change", "message"),
     [
         ({"weights": {"buy": 1}}, "name the column of the kinds in event"),
+        (
+            {"event": "e", "weights": {"buy": 1e308, "view": 1e-50}},
+            r"weights of \['buy', 'view'\]: expected 0, or from",
+        ),
         ({"negatives": ["skip"]}, "name the column of the kinds in event"),
         ({"targets": ["buy"]}, "name the column of the kinds in event"),
         ({"event": "kind", "weights": {"buy": -1}}, "greater than or equal to 0"),

@@ -2,13 +2,14 @@
 
 import http.client
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from vecall.errors import ConfigError, VecallError
+from vecall.errors import ConfigError, QueryError, VecallError
 
 _RETRYABLE_STATUSES = (429, 503)
 
@@ -44,11 +45,17 @@ class Client:
     def __init__(
         self, url: str, key: str | None = None, *, timeout_seconds: float = 10.0, max_attempts: int = 3
     ) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:  # such as a port that is no number
+            raise _make_url_error(url) from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"url: expected one such as http://127.0.0.1:8080, got {url!r}")
+            raise _make_url_error(url)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ConfigError("key: expected printable ASCII, as in an HTTP header; check for a line break at its end")
         connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = connection_class(parts.hostname, parts.port, timeout=timeout_seconds)
+        self._connection = connection_class(parts.hostname, port, timeout=timeout_seconds)
         self._base_path, self._max_attempts = parts.path.rstrip("/"), max_attempts
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
@@ -73,6 +80,7 @@ class Client:
 
         Raises:
             ServiceError: The service refused the request or could not be reached.
+            QueryError: A value has no JSON form, such as NaN. NumPy's numbers and arrays have one.
         """
         return self._request("POST", "/v1/recall", query)
 
@@ -130,7 +138,7 @@ class Client:
         raise ConfigError(f"max_attempts: expected at least 1, got {self._max_attempts}")
 
     def _send_once(self, method: str, path: str, payload: Mapping[str, object] | None) -> dict[str, Any]:
-        request_body = None if payload is None else json.dumps(payload, allow_nan=False).encode()
+        request_body = None if payload is None else _encode_payload(payload)
         try:
             self._connection.request(method, self._base_path + path, request_body, self._headers)
             response = self._connection.getresponse()
@@ -139,6 +147,30 @@ class Client:
             self.close()
             raise ServiceError(0, "unreachable", f"no response: {error}", None, 0.1) from error
         return _parse_response(response.status, response.headers.get("Retry-After"), response_body)
+
+
+def _make_url_error(url: str) -> ConfigError:
+    return ConfigError(f"url: expected one such as http://127.0.0.1:8080, got {url!r}")
+
+
+def _encode_payload(payload: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(payload, allow_nan=False, default=_to_plain_value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise QueryError(f"the request cannot be written as JSON: {error}", code="bad_json") from error
+
+
+def _to_plain_value(value: object) -> object:
+    """Convert a NumPy number or array, a tensor or a column to Python's own types."""
+    for method in ("tolist", "to_list"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _parse_retry_after(text: str | None) -> float:
+    """Return the seconds of a Retry-After header; 1 for others, such as the date that a proxy gives."""
+    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) else 1.0
 
 
 def _parse_response(status: int, retry_after: str | None, body: bytes) -> dict[str, Any]:
@@ -150,5 +182,5 @@ def _parse_response(status: int, retry_after: str | None, body: bytes) -> dict[s
         code, message, field = details["code"], details["message"], details["field"]
     except (ValueError, KeyError, TypeError):  # such as the HTML page of a proxy
         code, message, field = "unreadable", f"status {status} with a body that is not vecall's: {body[:200]!r}", None
-    retry_after_seconds = float(retry_after or 1) if status in _RETRYABLE_STATUSES else None
+    retry_after_seconds = _parse_retry_after(retry_after) if status in _RETRYABLE_STATUSES else None
     raise ServiceError(status, code, message, field, retry_after_seconds)

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from vecall.progress import ProgressCallback, ProgressListener, ProgressLog, format_duration, format_pace
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Text is printed as it is: paths, ids and titles may hold [brackets] and :colons:, in which rich would read styles.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 _NOISY_LOGGERS = (
     "lightning",

@@ -59,12 +59,17 @@ ContextFeature = Annotated[NumericFeature | CategoryFeature, Field(discriminator
 
 # Columns that `Recaller.candidates` adds to the attributes, and what the names of its other columns start with.
 RESERVED_COLUMNS = frozenset({"id", "score", "rank", "channels"})
+_MIN_WEIGHT, _MAX_WEIGHT = 1e-6, 1e6  # of a kind of interactions: beyond them, a loss in 32 bits is 0 or infinite
 _RESERVED_PREFIXES = ("user.", "item.", "history.", "vector.", "similar.", "popular.", "fresh.", "repeat.")
 
 
 def list_reserved_columns(columns: Iterable[str]) -> list[str]:
     """Return those names that clash with columns of `Recaller.candidates`."""
     return sorted(name for name in columns if name in RESERVED_COLUMNS or name.startswith(_RESERVED_PREFIXES))
+
+
+def _is_weight(weight: float) -> bool:
+    return _MIN_WEIGHT <= weight <= _MAX_WEIGHT
 
 
 def _check_column_names(id_column: str, columns: set[str]) -> None:
@@ -105,6 +110,8 @@ class InteractionSchema(SettingsModel):
             raise ValueError("weights, negatives and targets go by kind: name the column of the kinds in event")
         if self.weights is not None and not any(weights.values()):
             raise ValueError("weights: at least one kind must weigh more than 0, or there is nothing to learn")
+        if extreme := sorted(kind for kind, weight in weights.items() if weight and not _is_weight(weight)):
+            raise ValueError(f"weights of {extreme}: expected 0, or from {_MIN_WEIGHT:g} to {_MAX_WEIGHT:g}")
         if both := sorted(negatives & weights.keys()):
             raise ValueError(f"kinds {both} are in both weights and negatives; leave them out of one")
         if negative_targets := sorted(targets & negatives):

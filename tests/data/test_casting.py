@@ -38,6 +38,7 @@ def to_values(cast):
         (["007", "x", "", "1.0", "2.5", str(2**63)], [7, "bad", "bad", 1, "bad", "bad"]),
         ([True, False], ["bad", "bad"]),
         ([date(2018, 6, 1)], ["bad"]),
+        (pl.Series(["7", "1.0", "x", ""], dtype=pl.Categorical), [7, 1, "bad", "bad"]),  # as pandas writes categories
     ],
 )
 def test_column_is_cast_to_integer_ids(cells, expected):
@@ -84,6 +85,8 @@ def test_column_is_cast_to_booleans():
     ]
     assert to_values(cast_boolean(pl.Series("x", [1, 0, 2]))) == [True, False, "bad"]
     assert to_values(cast_boolean(pl.Series("x", [True, None]))) == [True, "bad"]
+    # As pandas writes flags with gaps.
+    assert to_values(cast_boolean(pl.Series("x", ["1.0", "0.0", ""]), is_optional=True)) == [True, False, None]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,14 @@ def test_column_is_cast_to_booleans():
             [datetime(2018, 6, 1), NOON, NOON, NOON + timedelta(seconds=0.5), "bad", "bad"],
         ),
         ([True], ["bad"]),
+        (pl.Series(["2018-06-01", "x", None], dtype=pl.Categorical), [datetime(2018, 6, 1), "bad", "bad"]),
+        (pl.Series(["5", "6"], dtype=pl.Enum(["6", "5"])), [5, 6]),
+        (pl.Series([2**64 - 1, 2**64 - 2], dtype=pl.UInt64), ["bad", "bad"]),  # as floats they would be equal
+        ([str(2**53 + 1), "1.5"], ["bad", 1.5]),
+        ([1e17], [10**17]),
+        ([1e17, 0.5], [1e17, 0.5]),
+        (pl.Series([2932896, 2932897, -719163], dtype=pl.Int32).cast(pl.Date), [datetime(9999, 12, 31), "bad", "bad"]),
+        (pl.Series([2**62]).cast(pl.Datetime("ms")), ["bad"]),
     ],
 )
 def test_column_is_cast_to_timestamps(cells, expected):
@@ -131,6 +142,8 @@ def test_datetime_without_time_zone_is_in_utc():
     ("feature", "cells", "expected"),
     [
         (NumericFeature(), ["1", None, "x"], [1.0, None, "bad"]),
+        (NumericFeature(), pl.Series(["1", None, "x", ""], dtype=pl.Categorical), [1.0, None, "bad", None]),
+        (NumericFeature(), pl.Series(["5", "7"], dtype=pl.Enum(["7", "5"])), [5.0, 7.0]),  # not their codes
         (CategoryFeature(), [1, None], ["1", None]),
         (CategoryFeature(), [True, False], ["true", "false"]),
         (CategoryFeature(), ["True", "1.0", "1.50", "007", ""], ["true", "1", "1.50", "007", None]),

@@ -7,7 +7,7 @@ import pytest
 from vecall.data import kind_reader, readers
 from vecall.data.dataset import read_dataset
 from vecall.data.settings import DataSettings
-from vecall.errors import DataError
+from vecall.errors import ConfigError, DataError
 from vecall.schema import Schema
 
 LOG = {
@@ -135,3 +135,8 @@ def test_file_that_is_read_twice_counts_dropped_kinds_once(tmp_path, monkeypatch
     assert dataset.dropped_counts["log.csv: kind: kinds in neither weights nor negatives, such as ['x']"] == 2
     assert dataset.interactions.items.tolist() == list(range(len(dataset.catalogue.items)))
     assert np.isin(dataset.catalogue.items.to_ids(np.arange(len(dataset.catalogue.items))), [2, 4, 5]).all()
+
+
+def test_kind_that_the_settings_spell_twice_is_an_error(read):
+    with pytest.raises(ConfigError, match=r"\['1', '1.0'\] in weights and negatives are the same kind; keep one"):
+        read(LOG | {"kind": [1.0] * 7}, weights={"1": 1, "1.0": 0.5})

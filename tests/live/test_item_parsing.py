@@ -5,6 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from vecall.errors import EncoderMismatchError, QueryError
 from vecall.live.item_parsing import parse_deletes, parse_upserts
@@ -46,6 +47,18 @@ def test_items_with_vectors_become_upserts(release):
     assert json.dumps(first.fields) == '{"year": 3, "tags": ["a", "b"]}'
     assert (type(first.id), first.vector.dtype) == (int, np.float32)
     assert parse_upserts([], release) == parse_upserts((), release) == []
+
+
+def test_arrays_columns_and_tensors_are_read_as_lists(release):
+    items = [
+        {"id": 9, "vector": pl.Series(VECTOR), "fields": {"tags": np.array(["a", "b"])}},
+        {"id": 7, "vector": torch.tensor(VECTOR), "fields": {"tags": pl.Series(["a"])}},
+    ]
+    operations = parse_upserts(items, release)
+    assert [operation.vector.tolist() for operation in operations] == [VECTOR, VECTOR]
+    assert [operation.fields for operation in operations] == [{"tags": ["a", "b"]}, {"tags": ["a"]}]
+    with pytest.raises(QueryError, match="expected a list of 3 numbers"):
+        parse_upserts([{"id": 1, "vector": torch.tensor(VECTOR, requires_grad=True)}], release)
 
 
 @pytest.mark.parametrize(

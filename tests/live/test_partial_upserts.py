@@ -94,6 +94,38 @@ def test_partial_upsert_of_an_item_with_a_value_without_json_form_is_rejected(tm
         assert writer.upsert([{"id": 2, "fields": {"n": 5}}], partial=True) == 1
 
 
+def test_values_that_no_json_number_holds_are_kept_exactly(tmp_path):
+    """A float has 15 digits, a decimal 38; Python's datetime has no nanoseconds."""
+    attributes = pl.DataFrame(
+        {
+            "n": [1, 2],
+            "d": pl.Series([Decimal("12345678901234567890.12"), None], dtype=pl.Decimal(38, 2)),
+            "whole": pl.Series([Decimal(10**37 + 1), None], dtype=pl.Decimal(38, 0)),
+            "prices": pl.Series(
+                [[Decimal("0.10"), Decimal("99999999999999999999.99")], []], dtype=pl.List(pl.Decimal(38, 2))
+            ),
+            "at": pl.Series([[1_893_499_200_000_005_007], []]).cast(pl.List(pl.Datetime("ns"))),
+        }
+    )
+    publish_vectors(tmp_path, [1, 2], np.eye(2), attributes=attributes)
+    with open_recaller(tmp_path, writable=True, auto_compact=False) as writer:
+        writer.upsert([{"id": 1, "fields": {"n": 5}}], partial=True)
+        writer.upsert([{"id": 1, "fields": {"n": 6}}], partial=True)  # reads what the first one wrote
+    with open_recaller(tmp_path) as recaller:
+        snapshot = recaller.live_index.snapshot
+        kept = snapshot.get_attributes(snapshot.to_rows([1]))
+    assert kept.equals(attributes.head(1).with_columns(n=pl.lit(6, dtype=pl.Int64)))
+
+
+def test_partial_upsert_does_not_turn_an_infinite_number_into_null(tmp_path):
+    attributes = pl.DataFrame({"n": [1, 2, 3], "x": [float("inf"), float("nan"), 1.5]})
+    publish_vectors(tmp_path, [1, 2, 3], np.eye(3), attributes=attributes)
+    with open_recaller(tmp_path, writable=True, auto_compact=False) as writer:
+        with pytest.raises(QueryError, match=r"fields\.x: an infinite number cannot be .*: give the complete item"):
+            writer.upsert([{"id": 1, "fields": {"n": 5}}], partial=True)
+        assert writer.upsert([{"id": item_id, "fields": {"n": 5}} for item_id in (2, 3)], partial=True) == 2
+
+
 @pytest.fixture
 def store_dir_with_towers(published, tmp_path):
     publish(published / "run", tmp_path, name="one")

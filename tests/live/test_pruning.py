@@ -97,6 +97,15 @@ def test_publishing_rejects_a_journal_seq_beyond_the_journal(store):
     assert [manifest.name for manifest in store.list_releases()] == ["two", "one"]
 
 
+def test_release_with_ids_of_another_type_than_the_journal_is_not_published(store):
+    """The store could not be opened any more."""
+    append_deletes(store, 5)
+    with pytest.raises(StoreError, match=r"journal.sqlite is a journal .* for ids of type integer, .*another store"):
+        publish_vectors(store.path, ["a", "b"], np.eye(2, dtype=np.float32), name="two")
+    assert [manifest.name for manifest in store.list_releases()] == ["one"]
+    open_recaller(store.path).close()
+
+
 def test_store_that_lost_its_journal_cannot_be_written_to(store):
     """Sequence numbers would start from 1 again, and releases would take new operations for ones they contain."""
     append_deletes(store, 5)

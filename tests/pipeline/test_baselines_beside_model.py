@@ -113,7 +113,7 @@ def test_publish_warns_of_a_model_below_ease_unless_it_is_allowed(untrained, pub
 
 def test_release_has_the_metrics_of_the_baselines_for_its_card(published):
     manifest = Store.open(published / "store").verify("tiny")
-    assert set(manifest.metrics) == {"model", "ease", "cooccurrence", "popularity", "refit"}
+    assert set(manifest.metrics) == {"model", "ease", "cooccurrence", "popularity", "refit", "split"}
     (card,) = build_release_cards([manifest])
     assert card.metrics.references == ("popularity", "ease", "cooccurrence")
 

@@ -9,8 +9,10 @@ from vecall.config import parse_config
 from vecall.data.split import TRAIN
 from vecall.errors import TrainingError
 from vecall.pipeline import lineage
+from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
-from vecall.pipeline.lineage import TRAINED_HASHES_FILE
+from vecall.pipeline.interaction_hashes import get_time_key, hash_positives
+from vecall.pipeline.lineage import TRAINED_HASHES_FILE, select_time_key
 from vecall.training import callbacks
 
 
@@ -100,6 +102,19 @@ def test_init_run_trained_on_held_out_interactions_raises(tables_dir):
     assert not (tables_dir / "run").exists()
 
 
+def test_run_is_not_evaluated_on_what_it_was_trained_on(published, caplog):
+    """By the settings of another split, or on tables that changed since."""
+    config = make_global_time_config(published, 1, 3)
+    with pytest.raises(
+        TrainingError, match=r"run was trained on \d+% of the interactions that this evaluation holds out"
+    ):
+        evaluate(run=published / "run", config=config)
+    assert not caplog.text
+    protocol = evaluate(store=published / "store", config=config)["protocol"]
+    assert "Release 'tiny' was trained with another split (leave-one-out: " in protocol
+    assert "too high if it has learned" in caplog.text
+
+
 def test_trained_hashes_include_those_of_the_initial_run(tables_dir):
     early_config = make_global_time_config(tables_dir, 1, 2)
     fit(make_global_time_config(tables_dir, 3, 4), tables_dir / "late")
@@ -139,7 +154,63 @@ def test_repeated_interactions_without_times_have_different_hashes(tables_dir):
         "user,item,rating\n" + "user-1,item-1,5\n" * 4 + "user-2,item-1,5\nuser-2,item-2,5\n"
     )
     dataset = synthetic.load_dataset(parse_config(settings))
-    assert len(np.unique(lineage.hash_positives(dataset))) == 6
+    assert len(np.unique(hash_positives(dataset, "occurrences"))) == 6
+
+
+@pytest.fixture
+def read_hashes(tmp_path):
+    """Factory that writes a table of interactions and returns its dataset and the hashes of its positives."""
+
+    def read(times, time_key, *, user_type="integer", **schema):
+        table = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 1, 1]})
+        if user_type == "string":
+            table = table.with_columns(pl.col("user").cast(pl.String))
+        table = table if times is None else table.with_columns(time=times)
+        table.write_parquet(tmp_path / "log.parquet")
+        names = {"user": "user", "item": "item"} | ({} if times is None else {"time": "time"}) | schema
+        sides = {"items": {"id": "item", "id_type": "integer"}, "users": {"id": "user", "id_type": user_type}}
+        config = {"data": {"interactions": str(tmp_path / "log.parquet")}, "schema": {"interactions": names} | sides}
+        dataset = synthetic.load_dataset(parse_config(config))
+        return dataset, hash_positives(dataset, time_key or get_time_key(dataset)).tolist()
+
+    return read
+
+
+def test_interactions_have_equal_hashes_however_their_times_and_ids_are_spelled(read_hashes):
+    seconds = pl.Series([1_600_000_000, 1_600_000_001, 1_600_000_002, 1_600_000_003])
+    datetimes = pl.from_epoch(seconds, time_unit="s")
+    spellings = [
+        (seconds, {"time_unit": "s"}),
+        (seconds.cast(pl.Float64), {"time_unit": "s"}),
+        (1000 * seconds, {"time_unit": "ms"}),
+        (1_000_000_000 * seconds, {"time_unit": "ns"}),
+        (datetimes, {}),
+        (datetimes.dt.to_string("iso:strict"), {}),
+        (datetimes, {"user_type": "string"}),
+    ]
+    _, expected = read_hashes(*spellings[0][:1], None, time_unit="s")
+    assert len(set(expected)) == 4
+    for times, schema in spellings:
+        assert read_hashes(times, None, **schema)[1] == expected
+    _, numbers = read_hashes(seconds, None)
+    assert numbers != expected
+    assert read_hashes(seconds.cast(pl.Float64), None)[1] == numbers
+    assert read_hashes(seconds, "numbers", time_unit="s")[1] == numbers  # as an older run without a unit has them
+    _, fractions = read_hashes(pl.Series([0.5, 0.25, 1e300, -1e300]), None)
+    assert len(set(fractions)) == 4
+
+
+def test_initial_run_whose_times_cannot_be_compared_raises(read_hashes, tables_dir):
+    fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
+    dataset, _ = read_hashes(pl.from_epoch(pl.Series([1, 2, 3, 4]), time_unit="s"), None)
+    expected = "init have times of no known unit, those of this run times since 1970.*time_unit, or omit --init"
+    with pytest.raises(TrainingError, match=expected):
+        select_time_key(dataset, tables_dir / "init")
+    dataset, _ = read_hashes(None, None)
+    with pytest.raises(TrainingError, match="those of this run no times"):
+        select_time_key(dataset, tables_dir / "init")
+    dataset, _ = read_hashes(pl.Series([1, 2, 3, 4]), None, time_unit="s")
+    assert select_time_key(dataset, tables_dir / "init") == "numbers"
 
 
 def test_sample_of_hashes_detects_a_leak(tables_dir, monkeypatch):
@@ -153,7 +224,7 @@ def test_sample_of_hashes_detects_a_leak(tables_dir, monkeypatch):
 def test_init_run_without_trained_hashes_raises(tables_dir):
     fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
     (tables_dir / "init" / TRAINED_HASHES_FILE).unlink()
-    with pytest.raises(TrainingError, match=r"trained_hashes.npy cannot be read .*fit .*init again, or omit --init"):
+    with pytest.raises(TrainingError, match=r"trained_interactions.npy cannot be read .*fit .* again, or omit --init"):
         fit(synthetic.make_config(tables_dir), tables_dir / "run", init=tables_dir / "init")
 
 

@@ -58,7 +58,12 @@ def test_published_release_recalls_the_planted_groups(tables_dir):
     release = open_release(Store.open(tables_dir / "store"))
     release.check_golden_queries()
     assert (release.name, release.manifest.journal_seq) == (name, 0)
-    assert release.manifest.metrics == {"model": run.summary.metrics, **run.summary.baselines, "refit": False}
+    assert release.manifest.metrics == {
+        "model": run.summary.metrics,
+        **run.summary.baselines,
+        "refit": False,
+        "split": run.summary.protocol,
+    }
     # A user's next items are those of the same group, and most of the nearest items belong to it.
     inputs = release.golden_queries.inputs
     nearest = release.vectors.search_exact(release.golden_queries.vectors, synthetic.GROUP_SIZE).rows
@@ -129,7 +134,12 @@ def test_refit_is_published_with_the_metrics_of_the_evaluated_model(tables_dir):
     store = Store.open(tables_dir / "store")
     assert store.find_current() is None
     release = open_release(store, "refitted")
-    assert release.manifest.metrics == {"model": run.summary.metrics, **plain_run.summary.baselines, "refit": True}
+    assert release.manifest.metrics == {
+        "model": run.summary.metrics,
+        **plain_run.summary.baselines,
+        "refit": True,
+        "split": run.summary.protocol,
+    }
     features = final_model.vocabulary.item_encoder.encode(dataset.catalogue.item_features)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(x) for name, x in features.items()}

@@ -1,5 +1,6 @@
 """Batch recall: every user gets the same answer as alone, in the order of the file, or nothing is written."""
 
+import gzip
 import json
 
 import numpy as np
@@ -122,3 +123,25 @@ def test_unwritable_output_is_a_store_error(recaller, tmp_path):
     (tmp_path / "users.csv").write_text("user_id\n7\n")
     with pytest.raises(StoreError, match=r"out\.parquet: cannot be written: .*check that its directory exists"):
         recall_file(recaller, tmp_path / "users.csv", tmp_path / "nowhere" / "out.parquet")
+
+
+def test_output_that_would_replace_the_input_or_is_named_as_text_is_an_error(recaller, tmp_path):
+    users = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": [7]}).write_parquet(users)
+    (tmp_path / "link.parquet").symlink_to(users)
+    cases = (("users.parquet", "is the input"), ("link.parquet", "is the input"), ("out.csv", "written as Parquet"))
+    for name, message in (*cases, ("out.JSONL", "written as Parquet"), (".", "is a directory")):
+        with pytest.raises(StoreError, match=message):
+            recall_file(recaller, users, tmp_path / name)
+    assert pl.read_parquet(users).columns == ["user_id"]
+    assert {path.name for path in tmp_path.iterdir()} == {"users.parquet", "link.parquet"}
+
+
+def test_dialects_of_users_files_are_read(recaller, tmp_path):
+    (tmp_path / "a.tsv").write_text("user_id\tnote\n7\tx\n8.0\ty\n")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"user_id\n7\n8\n"))
+    (tmp_path / "a.jsonl").write_text('\ufeff{"user_id": 7}\r\n{"user_id": 8}\r\n')  # as Windows writes it
+    pl.DataFrame({"user_id": pl.Series(["7", "8"], dtype=pl.Categorical)}).write_parquet(tmp_path / "a.PARQUET")
+    for name in ("a.tsv", "a.csv.gz", "a.jsonl", "a.PARQUET"):
+        recall_file(recaller, tmp_path / name, tmp_path / "out.parquet", k=2)
+        assert pl.read_parquet(tmp_path / "out.parquet")["user_id"].to_list() == [7, 8], name

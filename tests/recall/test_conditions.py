@@ -126,6 +126,8 @@ def test_times_are_compared_as_instants_in_every_year_and_time_zone(cells, unit,
         (pl.Series([[2**53 + 1, 1], [2**53, 1]]), "contains_all", [2**53 + 1, 1.0], [True, False]),
         (pl.Series([["a"], ["b"], None], dtype=pl.Array(pl.String, 1)), "contains_none", ["a"], [False, True, False]),
         (pl.Series([["a", "a"], ["a"]]), "contains_all", ["a", "a"], [True, True]),
+        (pl.Series([1, 2]), "in", np.array([2, 3], dtype=np.int8), [False, True]),
+        (pl.Series(["a", "b"]), "not_in", pl.Series(["a"]), [False, True]),
     ],
 )
 def test_conditions_give_masks_computed_by_hand(column, op, value, expected):

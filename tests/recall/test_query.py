@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vecall.errors import QueryError
-from vecall.recall.query import ExecutionPlan, Query, Recalled, UnknownInputs
+from vecall.recall.query import ExecutionPlan, Query, Recalled, UnknownInputs, parse_id
 
 
 def test_absent_keys_take_defaults():
@@ -114,3 +114,20 @@ def test_answer_as_json_has_the_public_keys():
         "ms": {"encode": 0.1},
         "channels": {},
     }
+
+
+@pytest.mark.parametrize("text", ["1_0", "１０", " 1", "1.0", "", "0x1", "9" * 5_000])
+def test_text_that_is_no_integer_is_no_integer_id(text):
+    with pytest.raises(QueryError, match="user_id: ids here are integers"):
+        parse_id("user_id", text, "integer")
+    assert parse_id("user_id", text, "string") == text
+
+
+def test_integer_ids_are_parsed_from_text():
+    assert [parse_id("id", text, "integer") for text in ("-7", "+7", "007", str(2**63))] == [-7, 7, 7, 2**63]
+
+
+def test_ids_may_come_as_arrays_columns_and_tensors():
+    for ids in (np.array([1, 2], dtype=np.int8), pl.Series([1, 2]), torch.tensor([1, 2])):
+        query = Query(history=ids, recent=ids, exclude=ids)
+        assert query.history == query.recent == query.exclude == [1, 2]

@@ -174,3 +174,10 @@ def test_open_recaller_opens_the_current_or_a_named_release(make_recaller, tmp_p
         open_recaller(tmp_path / "store", release="other")
     with pytest.raises(StoreError, match="is no store"):
         open_recaller(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("method", ["recall", "candidates", "recommend"])
+def test_request_that_is_no_query_is_an_error(recaller, method):
+    for request in ({"vector": [1, 2, -1, 3]}, None):
+        with pytest.raises(QueryError, match=r"expected a vecall\.Query, got (dict|NoneType); Query\.from_json reads"):
+            getattr(recaller, method)(request)

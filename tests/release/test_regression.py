@@ -21,6 +21,14 @@ def test_losing_more_than_half_of_the_items_is_a_regression(store):
     assert find_regression(store, 1000, {}) is None
 
 
+def test_vectors_of_fewer_than_half_of_the_items_are_published_with_a_warning(store, caplog):
+    publish_vectors(store.path, range(49), np.eye(49, 8), name="inactive", activate=False)
+    publish_vectors(store.path, range(50), np.eye(50, 8), name="two")
+    assert not caplog.text
+    publish_vectors(store.path, range(20), np.eye(20, 8), name="three")
+    assert "has lost items: it has 20 items; the current release 'two' has 50" in caplog.text
+
+
 def make_metrics(**recalls):
     return {"seen_excluded": {name.replace("_", "@"): value for name, value in recalls.items()}}
 

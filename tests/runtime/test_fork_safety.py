@@ -12,11 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from vecall.data.table_encoder import TableEncoder
 from vecall.errors import ForkError, VecallError
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.file_lock import file_lock
+from vecall.schema import CategoryFeature
 
 QUERY = Query(vector=[1.0, 0.0, 0.0], k=2)
 
@@ -57,10 +59,14 @@ def run_in_fork(work):
     return receiver.recv()
 
 
-@pytest.mark.parametrize("name", ["recall", "filter", "candidates", "upsert", "delete", "activate", "open", "publish"])
+@pytest.mark.parametrize(
+    "name", ["recall", "filter", "candidates", "upsert", "delete", "activate", "open", "publish", "encode"]
+)
 def test_operation_in_forked_child_raises_fork_error(store, name):
     with open_recaller(store, writable=True, auto_compact=False) as recaller:
         recaller.recall(QUERY)
+        frame = pl.DataFrame({"c": ["a", "b"]})
+        encoder = TableEncoder.fit({"c": CategoryFeature()}, frame)
         work = {
             "recall": lambda: recaller.recall(QUERY),
             "filter": lambda: recaller.recall(Query(vector=[1, 0, 0], where=[{"field": "n", "op": "gt", "value": 1}])),
@@ -70,6 +76,7 @@ def test_operation_in_forked_child_raises_fork_error(store, name):
             "activate": lambda: recaller.activate("one"),
             "open": lambda: open_recaller(store).recall(QUERY),
             "publish": lambda: publish_vectors(store, [1], np.eye(1)),
+            "encode": lambda: encoder.encode(frame),  # in a worker of a DataLoader
         }[name]
         error = run_in_fork(work)
         assert error.startswith("ForkError: this process was forked from one that had used vecall")

@@ -5,10 +5,12 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
+import polars as pl
 import pytest
 
-from vecall.client import Client, ServiceError
-from vecall.errors import ConfigError
+from vecall.client import Client, ServiceError, _parse_response
+from vecall.errors import ConfigError, QueryError
 
 
 def test_client_calls_every_endpoint(index_shop, start_server, publish_release):
@@ -114,6 +116,30 @@ def test_response_of_a_proxy_is_quoted(scripted_server):
     assert (caught.value.status, caught.value.code) == (502, "unreadable")
 
 
-def test_url_without_scheme_is_an_error():
+@pytest.mark.parametrize("url", ["localhost:8080", "http://localhost:x", "http://localhost:99999", "http://[::1"])
+def test_invalid_url_is_an_error(url):
     with pytest.raises(ConfigError, match="http://127"):
-        Client("localhost:8080")
+        Client(url)
+
+
+@pytest.mark.parametrize("key", ["secret\n", "sécret"])
+def test_key_that_no_header_can_hold_is_an_error(key):
+    with pytest.raises(ConfigError, match="key: expected printable ASCII"):
+        Client("http://localhost", key)
+
+
+def test_numpy_values_are_sent_as_plain_numbers(scripted_server):
+    url, responses, requests = scripted_server
+    responses += [(200, b"{}")]
+    with Client(url) as client:
+        client.recall(vector=np.float32([0.5, 1]), k=np.int8(3), exclude_seen=np.bool_(False), exclude=pl.Series([7]))
+        assert json.loads(requests[0][2]) == {"vector": [0.5, 1], "k": 3, "exclude_seen": False, "exclude": [7]}
+        for value in (float("nan"), {1, 2}, b"x"):
+            with pytest.raises(QueryError, match="the request cannot be written as JSON"):
+                client.recall(vector=value)
+
+
+def test_retry_after_may_be_a_date():
+    with pytest.raises(ServiceError) as caught:
+        _parse_response(503, "Wed, 21 Oct 2026 07:28:00 GMT", b"<html>")
+    assert caught.value.retry_after_seconds == 1.0

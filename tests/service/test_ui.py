@@ -316,6 +316,33 @@ def test_pages_load_only_own_resources(client):
         assert "<script>" not in html
 
 
+def test_links_of_items_with_odd_ids_lead_to_them(tmp_path):
+    ids = [
+        "a,b",
+        " lead",
+        "trail ",
+        "<b>",
+        "a&b=c",
+        "100%",
+        "%20",
+        "#h",
+        "?q",
+        "../x",
+        "é😀",
+        "x" * 300,
+        "a\nb",
+        "a+b",
+        "0",
+    ]
+    publish_vectors(tmp_path, ids, [[float(n), 1.0] for n in range(len(ids))], name="one")
+    with open_test_client(tmp_path) as client:
+        html = get_page(client, "/items")
+        links = [html_module.unescape(link) for link in re.findall(r'href="(/items\?id=[^"]*)"', html)]
+        assert len(links) >= 10
+        for link in links:
+            assert "no item has the id" not in get_page(client, link), link
+
+
 def test_items_are_found_and_have_neighbors(client):
     assert "Item 11" in get_page(client, "/items?q=ITEM 1")
     html = get_page(client, f"/items?id={synthetic.make_item_id(3)}")

@@ -15,7 +15,7 @@ from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.service.settings import Limits
 from vecall.service.ui.attributes import describe_attributes
-from vecall.service.ui.form import ExploreForm, apply_row_buttons
+from vecall.service.ui.form import ExploreForm, apply_row_buttons, parse_item_id, parse_item_ids
 from vecall.service.ui.i18n import TEXTS
 from vecall.service.ui.presenters import (
     find_ids_with_prefix,
@@ -90,6 +90,19 @@ def test_items_without_titles_are_found_by_id(make_snapshot):
     assert find_title_column(snapshot.release.attributes) is None
     assert search_items(snapshot, "6").tolist() == [1]
     assert search_items(snapshot, "nothing").tolist() == []
+
+
+def test_ids_with_commas_and_blanks_are_those_of_the_links_of_the_pages(make_snapshot):
+    ids = ["a,b", "a", " lead", "trail ", "x" * 300, "\u3000", "1,2"]
+    snapshot = make_snapshot(ids)
+    for item_id in ids:
+        assert parse_item_id(snapshot, item_id) == item_id
+        assert parse_item_ids(snapshot, "history", item_id) == [item_id]
+    assert parse_item_id(snapshot, " a ") == "a"
+    assert parse_item_ids(snapshot, "history", "a, trail,,b ") == ["a", "trail", "b"]
+    form = ExploreForm.from_query_params({"user": [" lead"], "history": ["trail "]})
+    assert (form.user, form.history, form.has_query) == (" lead", "trail ", True)
+    assert not ExploreForm.from_query_params({"user": ["  "], "history": [" "]}).has_query
 
 
 def test_suggested_items_are_evenly_spaced_without_popularity(make_snapshot):

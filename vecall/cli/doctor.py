@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from vecall import console
 from vecall.cli.output import JsonOption, wrap_command
@@ -62,6 +61,6 @@ def _print_findings(subject: str, findings: "Sequence[Finding]", language: "Lang
     for finding in findings:
         change = f" → {finding.setting}" if finding.setting else ""
         text = f"{finding.check}: {finding.message.get(language)}{change}"
-        rows.append([level_names[finding.level], escape(text)])
+        rows.append([level_names[finding.level], text])
     counts = {level: sum(finding.level == level for finding in findings) for level in level_names}
-    console.print_table(title.format(subject=escape(subject), **counts), columns, rows, align_left=True)
+    console.print_table(title.format(subject=subject, **counts), columns, rows, align_left=True)

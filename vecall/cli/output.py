@@ -52,7 +52,7 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
         text = f"vecall: {error}".encode(
             errors="backslashreplace"
         ).decode()  # a path may contain bytes that are not UTF-8
-        console.err.print(text, style="red", markup=False, soft_wrap=True)
+        console.err.print(text, style="red", soft_wrap=True)
 
 
 def print_result(payload: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -25,4 +25,4 @@ def config(
     if as_json:
         console.print_json(build_json_schema(preset))
     else:
-        console.out.print(render_toml(preset), end="", markup=False, soft_wrap=True)
+        console.out.print(render_toml(preset), end="", soft_wrap=True)

@@ -45,7 +45,7 @@ def recall(
 
 def _read_request(path: Path) -> dict[str, Any]:
     try:
-        request = json.loads(path.read_text(encoding="utf-8"))
+        request = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise QueryError(f"{path}: not a readable JSON file: {error}", code="bad_json") from error
     if not isinstance(request, dict):
@@ -58,7 +58,9 @@ def batch(
     store: StoreOption,
     users: Annotated[
         Path,
-        typer.Option("--users", help="File of users: .parquet or .csv with user ids, else JSON Lines of requests."),
+        typer.Option(
+            "--users", help="File of users: .parquet, .csv or .tsv with user ids, else JSON Lines of requests."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Parquet file of the results.")],
     k: _KOption = None,
@@ -75,8 +77,8 @@ def batch(
 
     with open_recaller(store, release=release) as recaller:
         result = (recommend_file if recommend else recall_file)(recaller, users, out, k=k)
-    users_per_second = result.users / max(result.seconds, 1e-9)
-    text = f"{result.users:,} users in {result.seconds:.1f} s ({users_per_second:,.0f} users/s): {out}"
+    rate = f" ({result.users / result.seconds:,.0f} users/s)" if result.seconds else ""
+    text = f"{result.users:,} users in {result.seconds:.1f} s{rate}: {out}"
     print_result(result.as_json(), text, as_json=as_json)
 
 

@@ -84,9 +84,9 @@ def fit(
     )
     comparison = summary.comparison
     if comparison is not None and comparison.level != "below":  # which `fit` has warned of
-        console.out.print(f"{comparison.message} {comparison.advice}".strip(), markup=False)
+        console.out.print(f"{comparison.message} {comparison.advice}".strip())
     for note in summary.baseline_notes:
-        console.out.print(note, markup=False)
+        console.out.print(note)
     console.out.print(
         f"preset {finished_run.config.model.preset}, {summary.epochs} epochs in {summary.seconds:.0f} s, best epoch "
         f"{summary.best_epoch + 1}: {run}"
@@ -219,7 +219,7 @@ def _print_evaluation(evaluation: "EvaluationReport") -> None:
     _print_ann_results(evaluation.ann_results)
     console.out.print(evaluation.route_summary)
     if evaluation.comparison is not None:
-        console.out.print(f"{evaluation.comparison.message} {evaluation.comparison.advice}".strip(), markup=False)
+        console.out.print(f"{evaluation.comparison.message} {evaluation.comparison.advice}".strip())
     dropped = [f"dropped: {count:,} {reason}" for reason, count in evaluation.dropped.items()]
     console.out.print("\n".join([*evaluation.protocol, *dropped]))
 

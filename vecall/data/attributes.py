@@ -1,7 +1,5 @@
 """Casting of item attributes, which filters and rankings read, to the types that the schema or the table declares."""
 
-from datetime import datetime
-
 import polars as pl
 
 from vecall.data.casting import (
@@ -14,12 +12,8 @@ from vecall.data.casting import (
     column_to_text_or_null,
     is_missing,
 )
-from vecall.data.timestamps import NS_PER_UNIT, to_unix_micros
+from vecall.data.timestamps import MAX_UNIX_MICROS, MIN_UNIX_MICROS, NS_PER_UNIT
 from vecall.schema import AttributeType
-
-# The range of Python's datetime, in which results and pages show times.
-MIN_UNIX_MICROS = to_unix_micros(datetime.min)
-MAX_UNIX_MICROS = to_unix_micros(datetime.max)
 
 _SECONDS_PER_DAY = 86_400
 _MIN_UNIX_SECONDS, _MAX_UNIX_SECONDS = MIN_UNIX_MICROS // 10**6, MAX_UNIX_MICROS // 10**6
@@ -54,8 +48,7 @@ def cast_attribute(
         case "boolean":
             return cast_boolean(column, is_optional=True)
         case "datetime":
-            cast = cast_datetime(column, is_optional=True)
-            return CastResult(cast.values, cast.is_valid & is_in_datetime_range(cast.values), cast.expected)
+            return cast_datetime(column, is_optional=True)
         case "tags":
             return cast_tags(column, separator)
 

@@ -11,7 +11,7 @@ import polars as pl
 from vecall.data.canonical import canonicalize_text, column_to_text
 from vecall.data.frames import null_column
 from vecall.data.list_cells import split_numbers, split_tags
-from vecall.data.timestamps import to_unix_micros
+from vecall.data.timestamps import MAX_UNIX_MICROS, MIN_UNIX_MICROS, to_unix_micros
 from vecall.schema import CategoryFeature, Feature, IdType, NumericFeature, TagsFeature, TextFeature, VectorFeature
 
 DATETIME_DTYPE = pl.Datetime("us")  # of times that are not numbers, in UTC
@@ -20,6 +20,7 @@ _INTEGRAL_FLOAT_PATTERN = r"^([-+]?\d+)\.0+$"
 _DECIMAL_COMMA_PATTERN = r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?)$"
 # From 2^bits on, neighbouring integers are the same float.
 _MANTISSA_BITS = {pl.Float16: 11, pl.Float32: 24, pl.Float64: 53}
+_MAX_EXACT_FLOAT64 = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def _cast_or_null(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     return null_column(len(column), dtype)
 
 
+def categorical_to_text(column: pl.Series) -> pl.Series:
+    """Return the texts of a categorical column, which Polars would cast to codes or not at all; others unchanged."""
+    return column.cast(pl.String) if isinstance(column.dtype, (pl.Categorical, pl.Enum)) else column
+
+
 def column_to_text_or_null(column: pl.Series) -> pl.Series:
     """Convert a column of scalars to text, see `column_to_text`; null in every cell of a column of another type."""
     if not column.dtype.is_nested():
@@ -58,8 +64,8 @@ def column_to_text_or_null(column: pl.Series) -> pl.Series:
 def is_missing(column: pl.Series) -> pl.Series:
     """Return a mask [n] of the cells that are null, NaN or the empty string."""
     is_null = column.is_null()
-    if column.dtype == pl.String:
-        return is_null | (column == "").fill_null(value=False)
+    if isinstance(column.dtype, (pl.String, pl.Categorical, pl.Enum)):
+        return is_null | (categorical_to_text(column) == "").fill_null(value=False)
     return is_null | column.is_nan().fill_null(value=False) if column.dtype.is_float() else is_null
 
 
@@ -85,7 +91,11 @@ def cast_id(column: pl.Series, id_type: IdType) -> CastResult:
     their type represents exactly are invalid.
     """
     is_exact = _is_exactly_representable(column)
-    hint = "" if is_exact.all() else " (large integers are not exact as floats: write large ids as integers or text)"
+    hint = (
+        ""
+        if (is_exact | is_missing(column)).all()
+        else " (large integers are not exact as floats: write large ids as integers or text)"
+    )
     if id_type == "integer":
         values = cast_integer_or_null(column)
         return CastResult(values, values.is_not_null() & is_exact, "an integer id" + hint)
@@ -103,6 +113,7 @@ def _is_exactly_representable(column: pl.Series) -> pl.Series:
 
 def cast_integer_or_null(column: pl.Series) -> pl.Series:
     """Cast to Int64; null where a cell is not an integral number within 64 bits."""
+    column = categorical_to_text(column)
     if column.dtype == pl.Boolean:
         return null_column(len(column), pl.Int64)
     if column.dtype == pl.String:
@@ -125,6 +136,7 @@ def cast_number(column: pl.Series, *, is_optional: bool, decimal: str = ".") -> 
         is_optional: Whether null, NaN and the empty string are valid; they become null.
         decimal: Decimal separator in text, "." or ",".
     """
+    column = categorical_to_text(column)
     if column.dtype == pl.String and decimal == ",":
         values = _cast_or_null(column.str.replace(_DECIMAL_COMMA_PATTERN, "$1.$2"), pl.Float64())
     else:
@@ -146,7 +158,7 @@ def _suggest_decimal_comma(column: pl.Series, is_valid: pl.Series, decimal: str)
 
 
 def cast_boolean(column: pl.Series, *, is_optional: bool = False) -> CastResult:
-    """Cast to Boolean from booleans, 0 and 1, or "true" and "false" in any case.
+    """Cast to Boolean from booleans, 0 and 1, also as floats or their text, or "true" and "false" in any case.
 
     Args:
         column: The cells.
@@ -155,7 +167,7 @@ def cast_boolean(column: pl.Series, *, is_optional: bool = False) -> CastResult:
     if column.dtype == pl.Boolean:
         values = column
     else:
-        words = column_to_text_or_null(column).str.to_lowercase()
+        words = canonicalize_text(column_to_text_or_null(column))
         frame = words.rename("word").to_frame()
         values = frame.select(
             pl.when(pl.col("word").is_in(["true", "1"]))
@@ -195,6 +207,7 @@ class TimestampCaster:
 
     def cast(self, column: pl.Series) -> CastResult:
         """Cast a batch of cells."""
+        column = categorical_to_text(column)
         if column.dtype.is_numeric():
             return _cast_numeric_timestamp(column, self._decimal)
         if column.dtype != pl.String or column.is_empty():
@@ -208,20 +221,29 @@ class TimestampCaster:
 
 
 def _cast_numeric_timestamp(column: pl.Series, decimal: str) -> CastResult:
-    """Cast to Int64 if all numbers are integral, which keeps the last digits of large ones; else to Float64."""
+    """Cast to Int64 if all numbers are integral, which keeps the last digits of large ones; else to Float64.
+
+    As floats, times from 2^53 on are invalid unless the column holds floats: different ones would become equal.
+    """
     number = cast_number(column, is_optional=False, decimal=decimal)
     integers = cast_integer_or_null(column)
-    values = integers if (integers.is_not_null() == number.is_valid).all() else number.values
-    return CastResult(values, number.is_valid, "a time as a number")
+    if (integers.is_not_null() == number.is_valid).all():
+        return CastResult(integers, number.is_valid, "a time as a number")
+    is_exact = (number.values.abs() < _MAX_EXACT_FLOAT64).fill_null(value=False)
+    if column.dtype.is_float() or (is_exact == number.is_valid).all():
+        return CastResult(number.values, number.is_valid, "a time as a number")
+    expected = "a time as a number (large ones are exact only as integers of 64 bits, in all rows)"
+    return CastResult(number.values, number.is_valid & is_exact, expected)
 
 
 def cast_datetime(column: pl.Series, *, is_optional: bool = False) -> CastResult:
-    """Cast datetimes, dates and ISO 8601 text to Datetime("us") in UTC.
+    """Cast datetimes, dates and ISO 8601 text to Datetime("us") in UTC; years beyond 1 to 9999 are invalid.
 
     Args:
         column: The cells.
         is_optional: Whether null and the empty string are valid; they become null.
     """
+    column = categorical_to_text(column)
     if column.dtype == pl.String:
         values = column.map_elements(_parse_iso8601_micros, return_dtype=pl.Int64).cast(DATETIME_DTYPE)
         expected = "an ISO 8601 time, such as 2018-06-01T12:00:00"
@@ -229,7 +251,9 @@ def cast_datetime(column: pl.Series, *, is_optional: bool = False) -> CastResult
         values, expected = _cast_or_null(column, DATETIME_DTYPE), "a number, a datetime or an ISO 8601 time"
     else:
         values, expected = null_column(len(column), DATETIME_DTYPE), "a datetime or an ISO 8601 time"
+    values = values.set(~values.to_physical().is_between(MIN_UNIX_MICROS, MAX_UNIX_MICROS), None)
     is_valid = values.is_not_null()
+    expected += ", of the years 1 to 9999"
     return CastResult(values, is_valid | is_missing(column) if is_optional else is_valid, expected)
 
 

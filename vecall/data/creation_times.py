@@ -3,7 +3,14 @@
 import polars as pl
 
 from vecall.data.attributes import is_in_datetime_range
-from vecall.data.casting import DATETIME_DTYPE, CastResult, cast_datetime, cast_number, is_missing
+from vecall.data.casting import (
+    DATETIME_DTYPE,
+    CastResult,
+    cast_datetime,
+    cast_number,
+    categorical_to_text,
+    is_missing,
+)
 from vecall.data.frames import null_column
 from vecall.data.timestamps import NS_PER_UNIT
 from vecall.schema import TimeUnit
@@ -17,6 +24,7 @@ def cast_creation_time(column: pl.Series, *, time_unit: TimeUnit | None, decimal
         time_unit: Unit of cells that are numbers, since 1970; None to refuse numbers.
         decimal: Decimal separator in text, "." or ",".
     """
+    column = categorical_to_text(column)
     if time_unit is None or column.dtype.is_temporal():
         times = cast_datetime(column, is_optional=True).values
         expected = "a datetime, an ISO 8601 time or nothing (numbers need schema.interactions.time_unit)"

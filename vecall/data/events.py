@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Mask
 from vecall.data.canonical import canonicalize_text
 from vecall.data.casting import CastResult, column_to_text_or_null
+from vecall.errors import ConfigError
 from vecall.schema import InteractionSchema
 
 
@@ -24,8 +25,18 @@ def canonicalize_kinds(kinds: Iterable[str]) -> list[str]:
 
 
 def list_kinds(schema: InteractionSchema) -> list[str] | None:
-    """Return the kinds to read, those of positives first; None for all that the table has."""
-    return None if schema.weights is None else canonicalize_kinds([*schema.weights, *schema.negatives])
+    """Return the kinds to read, those of positives first; None for all that the table has.
+
+    Raises:
+        ConfigError: The settings name a kind twice, as "1" and "1.0".
+    """
+    if schema.weights is None:
+        return None
+    spellings = [*schema.weights, *schema.negatives]
+    kinds = canonicalize_kinds(spellings)
+    if same := [spelling for spelling, kind in zip(spellings, kinds, strict=True) if kinds.count(kind) > 1]:
+        raise ConfigError(f"schema.interactions: {same} in weights and negatives are the same kind; keep one of them")
+    return kinds
 
 
 def compute_kind_weights(kinds: Sequence[str], schema: InteractionSchema) -> NDArray[np.float32]:

@@ -1,7 +1,9 @@
 """Reading of the interactions table, of any number of files, to codes of users and items."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -9,7 +11,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask
-from vecall.data.attributes import MAX_UNIX_MICROS, MIN_UNIX_MICROS
 from vecall.data.casting import (
     CastResult,
     TimestampCaster,
@@ -25,7 +26,7 @@ from vecall.data.kind_reader import KindReader
 from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableBatch, TableValidator
-from vecall.data.timestamps import NS_PER_UNIT
+from vecall.data.timestamps import MAX_UNIX_MICROS, MIN_UNIX_MICROS, NS_PER_UNIT
 from vecall.errors import DataError
 from vecall.schema import InteractionSchema, Schema, TimeUnit
 
@@ -250,9 +251,16 @@ def _pop_column(files: Sequence[_Columns], name: str, dtype: type[pl.DataType]) 
 def _cast_label(column: pl.Series, positive_threshold: float, decimal: str) -> CastResult:
     """Cast labels to whether they reach the threshold.
 
-    They are compared in their own precision: the float32 nearest to 0.7 is below the float64 0.7.
+    They are compared in their own precision: the float32 nearest to 0.7 is below the float64 0.7. In a column of
+    decimals the threshold means its decimal spelling.
     """
     labels = cast_number(column, is_optional=False, decimal=decimal)
+    if isinstance(column.dtype, pl.Decimal):  # stored as integers
+        bound = math.ceil(Fraction(str(positive_threshold)) * 10**column.dtype.scale)
+        stored = column.to_physical().cast(pl.Int128)
+        bound = min(max(bound, -(10**38)), 10**38)  # a decimal has 38 digits
+        is_positive = stored >= pl.Series([bound], dtype=pl.Int128)
+        return CastResult(is_positive.fill_null(value=False), labels.is_valid, labels.expected)
     values = column if column.dtype.is_numeric() else labels.values
     threshold = pl.Series([positive_threshold], dtype=pl.Float64)
     if column.dtype.is_float():

@@ -92,6 +92,11 @@ def read_table(path: Path, csv: CsvSettings | None = None) -> pl.DataFrame:
     return scan_table(path, csv).read()
 
 
+def is_table_path(path: Path) -> bool:
+    """Return whether a path has the suffix of a table, compressed or not."""
+    return _get_table_format(path) in (".parquet", *_TEXT_SUFFIXES)
+
+
 def scan_table(path: Path, csv: CsvSettings | None = None) -> TableScan:
     """Open a table.
 
@@ -131,14 +136,19 @@ def _summarize_error(error: Exception) -> str:
 
 def _scan_file(path: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bool]:
     """Return the table in a file, and whether it is text."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    is_compressed = len(suffixes) > 1 and suffixes[-1] in _COMPRESSED_SUFFIXES
-    suffix = suffixes[-2] if is_compressed else "".join(suffixes[-1:])
+    suffix = _get_table_format(path)
     if suffix == ".parquet":
         return pl.scan_parquet(path, glob=False), False  # file names may contain `[` and `*`
     if suffix in _TEXT_SUFFIXES:
         return _scan_csv(path, csv.separator or ("\t" if suffix == ".tsv" else ",")), True
     raise DataError(f"{path}: expected a {_SUPPORTED_FORMATS}; got {path.suffix or 'no suffix'!r}")
+
+
+def _get_table_format(path: Path) -> str:
+    """Return the suffix of a path in lower case, that before `.gz` or `.zst` if it is compressed."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    is_compressed = len(suffixes) > 1 and suffixes[-1] in _COMPRESSED_SUFFIXES
+    return suffixes[-2] if is_compressed else "".join(suffixes[-1:])
 
 
 def _scan_csv(path: Path, separator: str) -> pl.LazyFrame:

@@ -17,6 +17,18 @@ Fields = Mapping[str, object]
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
+def to_plain_list(value: object) -> object:
+    """Convert an array, a column or a tensor to a list of Python's own types; return anything else unchanged."""
+    if isinstance(value, pl.Series):
+        return value.to_list()
+    if isinstance(value, np.generic) or not hasattr(value, "__array__"):
+        return value
+    try:
+        return np.asarray(value).tolist()
+    except (TypeError, ValueError, RuntimeError):  # such as of a tensor with a gradient
+        return value
+
+
 def is_number(value: object, *, max_magnitude: float = sys.float_info.max) -> bool:
     """Return whether a value is a finite Python or NumPy number, not a boolean, and not beyond `max_magnitude`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):

@@ -16,6 +16,7 @@ from vecall.data.settings import CsvSettings
 from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler, TableValidator
 from vecall.errors import ConfigError, DataError
+from vecall.runtime.fork_safety import check_not_forked
 from vecall.schema import Features, Schema
 from vecall.settings_base import describe_validation_error
 
@@ -166,6 +167,7 @@ def require_users_table(schema: Schema, users: object) -> None:
 
 def _read_features(features: Features, table: str | Path | pl.DataFrame, label: str) -> pl.DataFrame:
     """Read the features' columns of a table, of the types that `cast_feature` returns."""
+    check_not_forked()  # such as by a worker of a DataLoader
     columns = {f"features.{name}": name for name in features}
     csv = CsvSettings()
     validator = TableValidator(TableSource.from_argument(label, table), columns, csv, BadRowHandler(should_drop=False))

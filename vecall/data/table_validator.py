@@ -193,6 +193,8 @@ class TableValidator:
         for key, column in required_columns.items():
             if column not in self._scan.columns:
                 raise DataError(_describe_missing_column(source.label, column, key, self._scan.columns))
+            if self._scan.is_text and f"{column}_duplicated_0" in self._scan.columns:  # as Polars renames the second
+                raise DataError(f"{source.label}: two columns are named {column!r} ({key}); rename one of them")
         self._columns = list(dict.fromkeys(required_columns.values()))
         self._checks: list[CellCheck] = []
 

@@ -18,6 +18,11 @@ def to_unix_micros(timestamp: datetime) -> int:
     return (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds
 
 
+# The range of Python's datetime, in which results and pages show times.
+MIN_UNIX_MICROS = to_unix_micros(datetime.min)
+MAX_UNIX_MICROS = to_unix_micros(datetime.max)
+
+
 def parse_iso8601_ns(text: object) -> int | None:
     """Return nanoseconds since 1970 of ISO 8601 text, in UTC if it has no time zone; None for anything else."""
     if not isinstance(text, str):

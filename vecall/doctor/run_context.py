@@ -19,7 +19,8 @@ from vecall.errors import TrainingError
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.pipeline.evaluate import has_same_items
-from vecall.pipeline.lineage import compute_leak_share, hash_positives
+from vecall.pipeline.interaction_hashes import hash_positives
+from vecall.pipeline.lineage import compute_leak_share, select_time_key
 from vecall.pipeline.run import Run
 
 _NO_INDEX = Message(
@@ -87,7 +88,8 @@ def _describe_training(run: Run, dataset: Dataset, split: Split) -> tuple[Traini
     """Return the course of the training, and what is not known of it."""
     epochs = tuple(run.read_epoch_metrics())
     try:
-        share = compute_leak_share(run.directory, hash_positives(dataset), split)
+        hashes = hash_positives(dataset, select_time_key(dataset, run.directory))
+        share = compute_leak_share(run.directory, hashes, split)
     except TrainingError as error:
         return TrainingFacts(epochs, run.summary.best_epoch), (_NO_HASHES.format(reason=error),)
     return TrainingFacts(epochs, run.summary.best_epoch, share), ()

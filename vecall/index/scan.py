@@ -17,6 +17,7 @@ MAX_QUERY_VALUE = 1e29  # D <= 16,384 products of this with MAX_STORED_VALUE sti
 
 _BLOCK_ELEMENTS = 2**21  # scores or vector elements held in memory at a time: 8 MiB of float32
 _QUERY_BATCH_SIZE = 128
+_MIN_NORMAL_HALF = 2.0**-14
 
 
 def scan(half_vectors: HalfVectors, queries: Vectors, k: int, allowed: Bitmap | None = None) -> Hits:
@@ -101,22 +102,31 @@ def check_vectors(vectors: Vectors | HalfVectors) -> None:
     """Check that vectors can be stored.
 
     Raises:
-        DataError: not float32 or float16 [N, D] with N, D >= 1, or a value that is not representable in half precision.
+        DataError: not float32 or float16 [N, D] with N, D >= 1, a value that is not representable in half precision, or
+            all values so small that half precision loses their digits.
     """
     if vectors.dtype not in (np.float32, np.float16) or vectors.ndim != 2 or 0 in vectors.shape:
         raise DataError(
             f"item vectors are {vectors.dtype} {list(vectors.shape)}; expected float32 or float16 [N, D] with at least "
             "one vector and one dimension: convert or reshape the array"
         )
+    largest = 0.0
     for start in range(0, len(vectors), step := compute_block_rows(vectors.shape[1])):
         block = vectors[start : start + step]
-        invalid = np.argwhere(~(np.abs(block) <= MAX_STORED_VALUE))
+        magnitudes = np.abs(block)
+        largest = max(largest, float(magnitudes.max()))
+        invalid = np.argwhere(~(magnitudes <= MAX_STORED_VALUE))
         if len(invalid):
             row, axis = invalid[0]
             raise DataError(
                 f"item vector {start + row} has {block[row, axis]} in dimension {axis}; expected finite numbers within "
                 f"±{MAX_STORED_VALUE:.0f}, the range of half precision: normalise the vectors or drop the item"
             )
+    if 0 < largest < _MIN_NORMAL_HALF and vectors.dtype == np.float32:
+        raise DataError(
+            f"the largest value of the item vectors is {largest:.3g}, below {_MIN_NORMAL_HALF:.3g}, where half "
+            "precision loses digits and orders items wrongly: normalise the vectors"
+        )
 
 
 def check_queries(queries: Vectors, dim: int, k: int) -> None:

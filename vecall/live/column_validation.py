@@ -1,21 +1,23 @@
 """Attribute columns of a release: check JSON values against a column's type, and build a column from checked values."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from vecall.data.attributes import MAX_UNIX_MICROS, MIN_UNIX_MICROS
 from vecall.data.casting import to_numpy_float_type
 from vecall.data.request_features import is_number, is_text
-from vecall.data.timestamps import NS_PER_DAY, NS_PER_UNIT, parse_iso8601_ns
+from vecall.data.timestamps import MAX_UNIX_MICROS, MIN_UNIX_MICROS, NS_PER_DAY, NS_PER_UNIT, parse_iso8601_ns
 
 _MICROSECONDS_PER_DAY = 86_400 * 10**6
+_DECIMAL_CONTEXT = Context(prec=100)  # a column has 38 digits, Python's default context 28
+_DECIMAL_PATTERN = re.compile(r"[-+]?[0-9]{1,50}(\.[0-9]{0,50})?")
 _EPOCH = datetime(1970, 1, 1)  # UTC, as the times of columns
 
 
@@ -54,7 +56,7 @@ def make_column_validator(dtype: Any) -> ColumnValidator:  # noqa: ANN401 - Pola
     if isinstance(dtype, pl.Decimal):
         return ColumnValidator(
             lambda value: _to_decimal(value, dtype) is not None,
-            f"a number of at most {dtype.precision - dtype.scale} digits before the point",
+            f"a number, or its text, of at most {dtype.precision - dtype.scale} digits before the point",
         )
     if dtype.is_integer():
         low, high = _compute_integer_bounds(dtype)
@@ -116,12 +118,12 @@ def _compute_integer_bounds(dtype: Any) -> tuple[int, int]:  # noqa: ANN401 - as
 
 
 def _to_decimal(value: object, dtype: pl.Decimal) -> Decimal | None:
-    """Round a number to the column's scale; None if it is not a number, or has too many digits."""
-    if not is_number(value):
+    """Round a number, or the text of a decimal, to the column's scale; None for others, or with too many digits."""
+    if not (is_number(value) or (isinstance(value, str) and _DECIMAL_PATTERN.fullmatch(value))):
         return None
+    decimal = Decimal(str(value.item() if isinstance(value, np.generic) else value))
     try:
-        decimal = Decimal(str(value.item() if isinstance(value, np.generic) else value))
-        rounded = round(decimal, dtype.scale)
+        rounded = decimal.quantize(Decimal(1).scaleb(-dtype.scale), context=_DECIMAL_CONTEXT)
     except InvalidOperation:
         return None
     return rounded if abs(rounded) < Decimal(10) ** (dtype.precision - dtype.scale) else None
@@ -177,9 +179,12 @@ def to_json_value(value: Any, dtype: Any) -> Any:  # noqa: ANN401 - a cell, and 
     if isinstance(dtype, (pl.Date, pl.Datetime)):
         return value.isoformat()
     if isinstance(dtype, pl.Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float) and not math.isfinite(value):
+        number = int(value) if value == value.to_integral_value(context=_DECIMAL_CONTEXT) else float(value)
+        return number if _to_decimal(number, dtype) == value else str(value)  # a float holds 15 digits
+    if isinstance(value, float) and math.isnan(value):
         return None
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError("an infinite number cannot be written as JSON")
     if isinstance(value, (str, bool, int, float)):
         return value
     raise ValueError(f"a column of type {dtype} cannot be written as JSON")

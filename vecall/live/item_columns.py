@@ -98,8 +98,8 @@ class ItemColumns:
     def _build_feature_column(self, name: str, values: Sequence[Any]) -> pl.Series:
         feature = self.features[name]
         if self.attributes.get(name) != pl.String or isinstance(feature, TagsFeature):
-            if isinstance(feature, NumericFeature):  # the attribute of this name may be boolean
-                values = [float(value) if isinstance(value, (bool, np.bool_)) else value for value in values]
+            if isinstance(feature, NumericFeature):  # the attribute of this name may be boolean or decimal
+                values = [float(value) if isinstance(value, (bool, np.bool_, str)) else value for value in values]
             return to_feature_column(values, feature)
         texts = [value if isinstance(value, str) else None for value in values]
         from_text = cast_feature(pl.Series(texts, dtype=pl.String), feature).values  # as cells of a table are cast
@@ -153,8 +153,8 @@ def _describe_shared_error(value: object, *, feature: Feature, validator: Column
     if text and isinstance(value, str):
         cast = cast_feature(pl.Series([value]), feature)
         return None if cast.is_valid[0] else f"expected {cast.expected}, got {value!r:.80}"
-    if isinstance(feature, NumericFeature) and isinstance(value, (bool, np.bool_)):
-        return None  # read as 1 and 0, as in a table
+    if isinstance(feature, NumericFeature) and isinstance(value, (bool, np.bool_, str)):
+        return None  # read as 1 and 0, or as a decimal, as in a table
     return describe_feature_error(value, feature)
 
 

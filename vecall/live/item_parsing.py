@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
-from vecall.data.request_features import is_number, is_text
+from vecall.data.request_features import is_number, is_text, to_plain_list
 from vecall.errors import EncoderMismatchError, QueryError
 from vecall.index.scan import MAX_STORED_VALUE
 from vecall.live.gil import iterate_cooperatively
@@ -155,10 +155,11 @@ def _parse_fields(location: str, raw_fields: object, item_columns: ItemColumns) 
         return {}
     if not isinstance(raw_fields, Mapping):
         raise QueryError(f"{location}: expected an object of columns, got {raw_fields!r:.80}", field=location)
-    for name, value in raw_fields.items():
+    fields = {name: to_plain_list(value) for name, value in raw_fields.items()}
+    for name, value in fields.items():
         if (error := item_columns.describe_error(name, value)) is not None:
             raise QueryError(f"{location}.{name}: {error}", field=f"{location}.{name}")
-    return {name: _unwrap_numpy(value) for name, value in raw_fields.items()}
+    return {name: _unwrap_numpy(value) for name, value in fields.items()}
 
 
 def _unwrap_numpy(value: Any) -> Any:  # noqa: ANN401 - a checked value
@@ -183,6 +184,7 @@ def _check_encoder(location: str, encoder_hash: object, release: Release) -> Non
 
 def _parse_vector(location: str, value: object, dim: int) -> NDArray[np.float32]:
     """Convert a list of numbers to float32 [D], whose values are finite in half precision."""
+    value = value if isinstance(value, np.ndarray) else to_plain_list(value)
     if isinstance(value, np.ndarray):
         is_valid = value.ndim == 1 and value.dtype.kind in "fiu"
     else:

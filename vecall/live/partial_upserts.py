@@ -98,7 +98,8 @@ def _to_json_fields(location: str, frame: pl.DataFrame) -> dict[str, Any]:
     fields = {}
     for name in frame.columns:
         column = get_unnamed_column(frame, name)
-        if isinstance(column.dtype, pl.Datetime):  # Python's datetime would lose the nanoseconds
+        inner = column.dtype.inner if isinstance(column.dtype, (pl.List, pl.Array)) else column.dtype
+        if isinstance(inner, pl.Datetime):  # Python's datetime would lose the nanoseconds
             column = column_to_text(column)
         value = column.to_list()[0]
         try:

@@ -6,7 +6,7 @@ An operation is still needed if some release, or the tables that releases are pu
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecall.errors import StoreError
+from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
 from vecall.index.dropping import drop_index
 from vecall.live.journal import Journal
 from vecall.release.manifest import Manifest
@@ -87,9 +87,13 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
     """
     if seq < 0:
         raise StoreError(f"journal_seq is {seq}; expected the sequence number of an operation, or 0 for none")
-    if seq == 0:
-        return
-    journal = Journal.open_readonly(get_journal_path(store), id_type)
+    try:
+        # Even where nothing of it is contained: with ids of another type, the store could not be opened any more.
+        journal = Journal.open_readonly(get_journal_path(store), id_type)
+    except (JournalCorruptedError, JournalIOError):
+        if seq == 0:
+            return
+        raise
     last_seq = 0 if journal is None else journal.last_seq
     if seq > last_seq:
         raise StoreError(

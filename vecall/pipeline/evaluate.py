@@ -1,6 +1,7 @@
 """Evaluate a run or a release against the baselines: `vecall evaluate`."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -26,12 +27,15 @@ from vecall.index.planner import DEFAULT_COSTS
 from vecall.index.stored_vectors import StoredVectors
 from vecall.pipeline.channel_evaluation import add_channels
 from vecall.pipeline.channel_recall import select_user_features
+from vecall.pipeline.lineage import check_not_trained_on
 from vecall.pipeline.run import Run
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.golden import UserTowerInputs
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
+
+logger = logging.getLogger(__name__)
 
 _VECTORS_READ = 65_536  # item vectors read from an index at once
 
@@ -60,7 +64,8 @@ def evaluate(
 
     Raises:
         ConfigError: Neither or both of `run` and `store` are given, or a store without `config`.
-        TrainingError: The run cannot be read, or its tables have other items now.
+        TrainingError: The run cannot be read, its tables have other items now, or it was trained on what the settings
+            hold out.
         StoreError: The release has no towers, was trained on the test interactions (`refit`), or has other items than
             the tables.
     """
@@ -93,6 +98,7 @@ def _evaluate_run(run: Run, config: Config | None, *, all_users: bool) -> Evalua
     model = run.load_evaluated_model()
     if not has_same_items(model.vocabulary.item_id_map, dataset):
         raise TrainingError(f"{run.directory}: its tables have other items now; fit again to evaluate")
+    check_not_trained_on(run.directory, dataset, split)
     scorer = model.build_scorer(dataset, split)
     validation_vectors = scorer.encode_users(sample_cases(split.valid))
     built = build_index(
@@ -139,9 +145,18 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
     scorer = VectorScorer(encode_users, read_item_vectors(release.vectors))
-    return _evaluate_with_channels(
+    report = _evaluate_with_channels(
         config, dataset, split, scorer, served_model, release.merge_plan, all_users=all_users
     )
+    trained_split = release.manifest.metrics.get("split")
+    if trained_split in (None, split.protocol):
+        return report
+    note = (
+        f"Release {release.name!r} was trained with another split ({trained_split}): its metrics are too high if it "
+        "has learned what is held out here."
+    )
+    logger.warning("%s", note)
+    return dataclasses.replace(report, protocol=(*report.protocol, note))
 
 
 def _evaluate_with_channels(

@@ -32,8 +32,9 @@ from vecall.pipeline.data_summary import count_data, describe_data
 from vecall.pipeline.exact_model import build_exact_model
 from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
 from vecall.pipeline.fit_ranker import check_ranker_installed, fit_ranker
+from vecall.pipeline.interaction_hashes import hash_positives
 from vecall.pipeline.launcher import launch_fit
-from vecall.pipeline.lineage import DataFingerprint, check_no_leak, hash_positives, write_trained_hashes
+from vecall.pipeline.lineage import DataFingerprint, check_no_leak, select_time_key, write_trained_hashes
 from vecall.pipeline.merge_tuning import tune_merge
 from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.run import (
@@ -109,7 +110,8 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     data_counts = _count_and_announce(dataset, split)
-    hashes = hash_positives(dataset)
+    time_key = select_time_key(dataset, None if init_run is None else init_run.directory)
+    hashes = hash_positives(dataset, time_key)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
     run_on_main(group, partial(create_or_check_run_dir, directory, config))
@@ -119,7 +121,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
         dataset, split.train, split.hard_negatives, (split.train_weights, split.train_context), init_model
     )
     init_weights = None if init_run is None else init_run.weights_path
-    fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights)
+    fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights, time_key)
     _write_or_check_lineage(fingerprint, hashes[split.positive_parts == TRAIN], directory, init_run, group)
     popularity = Popularity(split.train, training_data.n_items)
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)

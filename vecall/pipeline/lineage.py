@@ -2,8 +2,9 @@
 
 An interrupted fit resumes only on equal data, and `--init` rejects a run that was trained on the new run's test data.
 
-RUN/data.json            Digests of the training data and the split.
-RUN/trained_hashes.npy   Hashes of the interactions that the evaluated model was trained on, with those of initial runs.
+RUN/data.json                Digests of the training data and the split.
+RUN/trained_interactions.npy Hashes of the interactions that the evaluated model was trained on, with those of initial
+                             runs.
 """
 
 import hashlib
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vecall.data.dataset import Dataset
-from vecall.data.hashing import Hashes, mix_bits
+from vecall.data.hashing import Hashes
 from vecall.data.split import TRAIN, Split
 from vecall.errors import TrainingError
+from vecall.pipeline.interaction_hashes import TimeKey, can_hash_times, get_time_key, hash_positives
 from vecall.release.file_io import write_array
 from vecall.runtime.durable_files import atomic_write
 from vecall.training.data import TrainingData
@@ -26,9 +28,8 @@ from vecall.training.warm_start import ModelVocabulary
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "trained_hashes.npy"
+FINGERPRINT_FILE, TRAINED_HASHES_FILE = "data.json", "trained_interactions.npy"
 _MAX_HASHES = 2**18  # per run; the smallest are kept, which are a random sample of all (a KMV sketch)
-_CHUNK_ROWS = 2**20  # interactions hashed at a time, to bound memory
 _MAX_LEAK_SHARE = 0.01  # of the held-out interactions: late rows may move the split's cut slightly
 
 
@@ -37,11 +38,13 @@ class DataFingerprint(BaseModel):
 
     Attributes:
         protocol: Description of the split, for people.
+        time_key: What the run's record of interactions holds as their times.
         digests: SHA-256 of each part of the data, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     protocol: str
+    time_key: TimeKey
     digests: dict[str, str]
 
     @classmethod
@@ -52,6 +55,7 @@ class DataFingerprint(BaseModel):
         training_data: TrainingData,
         vocabulary: ModelVocabulary,
         init_weights_path: Path | None,
+        time_key: TimeKey,
     ) -> "DataFingerprint":
         """Compute the fingerprint of the data that a fit is about to use.
 
@@ -61,6 +65,7 @@ class DataFingerprint(BaseModel):
             training_data: The training part with encoded features.
             vocabulary: The encoders of those features.
             init_weights_path: Weights of the initial run; None without one.
+            time_key: As for `hash_positives`.
         """
         log, catalogue = dataset.interactions, dataset.catalogue
         parts: dict[str, list[NDArray[Any]]] = {
@@ -84,7 +89,7 @@ class DataFingerprint(BaseModel):
         digests["weights of the --init run"] = (
             "" if init_weights_path is None else hashlib.sha256(init_weights_path.read_bytes()).hexdigest()
         )
-        return cls(protocol=split.protocol, digests=digests)
+        return cls(protocol=split.protocol, time_key=time_key, digests=digests)
 
     def write_or_check(self, run_dir: Path) -> None:
         """Write the fingerprint into a run directory, or compare it with that of the interrupted fit there.
@@ -134,37 +139,35 @@ def _compute_digest(arrays: list[NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def hash_positives(dataset: Dataset) -> Hashes:
-    """Hash each positive interaction by user, item and time.
+def select_time_key(dataset: Dataset, init_run_dir: Path | None) -> TimeKey:
+    """Return what the record of a run's interactions holds as their times: that of its initial run, to compare them.
 
-    Without timestamps, the number of earlier interactions of the same user with the same item replaces the time.
+    Args:
+        dataset: The tables.
+        init_run_dir: Directory of the initial run; None without one.
 
-    Returns:
-        [P] hashes of the P positives, in their order.
+    Raises:
+        TrainingError: The tables have no times like those of the initial run.
     """
-    positives = dataset.interactions.positives
-    user_hashes, item_hashes = dataset.catalogue.users.hash_ids(), dataset.catalogue.items.hash_ids()
-    if dataset.has_timestamps:
-        times = np.ascontiguousarray(positives.times).view(np.uint64)
-    else:
-        pairs = positives.users.astype(np.int64) * len(dataset.catalogue.items) + positives.items
-        times = _count_earlier_occurrences(pairs)
-    hashes = np.empty(len(times), dtype=np.uint64)
-    for start in range(0, len(hashes), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        pair_hashes = mix_bits(user_hashes[positives.users[chunk]]) ^ item_hashes[positives.items[chunk]]
-        hashes[chunk] = mix_bits(mix_bits(pair_hashes) ^ times[chunk])
-    return hashes
+    fingerprint = None if init_run_dir is None else read_fingerprint(init_run_dir)
+    if fingerprint is None:
+        return get_time_key(dataset)
+    if not can_hash_times(dataset, fingerprint.time_key):
+        raise TrainingError(
+            f"--init: the interactions of {init_run_dir} have {_describe_times(fingerprint.time_key)}, those of this "
+            f"run {_describe_times(get_time_key(dataset))}, so it cannot be told whether that run was trained on what "
+            "this run holds out; use its schema.interactions.time and time_unit, or omit --init"
+        )
+    return fingerprint.time_key
 
 
-def _count_earlier_occurrences(pairs: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Count for each of [n] values how many equal values precede it."""
-    order = np.argsort(pairs, kind="stable")
-    ordered = pairs[order]
-    first_equal = np.searchsorted(ordered, ordered)
-    counts = np.empty(len(pairs), dtype=np.uint64)
-    counts[order] = np.arange(len(pairs)) - first_equal
-    return counts
+def _describe_times(time_key: TimeKey) -> str:
+    descriptions: dict[TimeKey, str] = {
+        "microseconds": "times since 1970",
+        "numbers": "times of no known unit",
+        "occurrences": "no times",
+    }
+    return descriptions[time_key]
 
 
 def write_trained_hashes(run_dir: Path, hashes: Hashes, init_run_dir: Path | None) -> None:
@@ -190,10 +193,11 @@ def compute_leak_share(run_dir: Path, hashes: Hashes, split: Split) -> float:
     Raises:
         TrainingError: The run's record of training interactions cannot be read.
     """
-    trained = _read_trained_hashes(run_dir)
-    held_out = np.setdiff1d(hashes[split.positive_parts != TRAIN], hashes[split.positive_parts == TRAIN])
-    if len(trained) >= _MAX_HASHES:
-        held_out = held_out[held_out <= trained[-1]]  # compare only the range of hashes that the sample covers
+    trained, is_training = _read_trained_hashes(run_dir), split.positive_parts == TRAIN
+    if len(trained) >= _MAX_HASHES:  # compare only the range of hashes that the sample covers
+        is_covered = hashes <= trained[-1]
+        hashes, is_training = hashes[is_covered], is_training[is_covered]
+    held_out = np.setdiff1d(hashes[~is_training], hashes[is_training])
     return float(np.isin(held_out, trained).mean()) if len(held_out) else 0.0
 
 
@@ -209,18 +213,40 @@ def check_no_leak(init_run_dir: Path, hashes: Hashes, split: Split) -> None:
         TrainingError: It was, or its record of training interactions cannot be read.
     """
     share = compute_leak_share(init_run_dir, hashes, split)
+    remedy = "Omit --init, or use the same kind of split with cut times at or after those of that run"
+    _raise_or_warn_of_leak(share, f"--init: {init_run_dir}", "this run", init_run_dir, split, remedy)
+
+
+def check_not_trained_on(run_dir: Path, dataset: Dataset, split: Split) -> None:
+    """Check that a run was not trained on interactions that an evaluation holds out; warn where that is not known.
+
+    Args:
+        run_dir: Directory of the run.
+        dataset: The tables of the evaluation.
+        split: Their split, which may be another than that of the run.
+
+    Raises:
+        TrainingError: It was.
+    """
+    try:
+        share = compute_leak_share(run_dir, hash_positives(dataset, select_time_key(dataset, run_dir)), split)
+    except TrainingError as error:
+        logger.warning("%s: whether it was trained on what is evaluated here is not known: %s", run_dir, error)
+        return
+    remedy = "Evaluate it on its own tables and split, or fit again"
+    _raise_or_warn_of_leak(share, str(run_dir), "this evaluation", run_dir, split, remedy)
+
+
+def _raise_or_warn_of_leak(share: float, subject: str, holder: str, run_dir: Path, split: Split, remedy: str) -> None:
     if share > _MAX_LEAK_SHARE:
-        fingerprint = read_fingerprint(init_run_dir)
+        fingerprint = read_fingerprint(run_dir)
         raise TrainingError(
-            f"--init: {init_run_dir} was trained on {share:.0%} of the interactions that this run holds out, so the "
-            f"metrics would be too high. Split of that run: {'?' if fingerprint is None else fingerprint.protocol}; of "
-            f"this run: {split.protocol}. Omit --init, or use the same kind of split with cut times at or after those "
-            "of that run"
+            f"{subject} was trained on {share:.0%} of the interactions that {holder} holds out, so the metrics would "
+            f"be too high. Split of that run: {'?' if fingerprint is None else fingerprint.protocol}; of {holder}: "
+            f"{split.protocol}. {remedy}"
         )
     if share:
-        logger.warning(
-            "--init: the initial run was trained on %.2g %% of the interactions that this run holds out", 100 * share
-        )
+        logger.warning("%s was trained on %.2g %% of the interactions that %s holds out", subject, 100 * share, holder)
 
 
 def _read_trained_hashes(run_dir: Path) -> Hashes:

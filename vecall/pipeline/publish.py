@@ -11,6 +11,7 @@ from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.catalogue_encoding import encode_catalogue
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.fit_ranker import RANKER_DIR
+from vecall.pipeline.lineage import read_fingerprint
 from vecall.pipeline.onnx_export import export_towers
 from vecall.pipeline.run import Run, TrainedModel
 from vecall.ranking.ranker_info import RankerInfo
@@ -146,7 +147,7 @@ def _open_encoder(directory: Path) -> OnnxEncoder:
 
 def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: int) -> ReleaseContents:
     """Encode the items by an encoder of their own: it is released, with the id table that it has mapped, afterwards."""
-    catalogue = dataset.catalogue
+    catalogue, fingerprint = dataset.catalogue, read_fingerprint(run.directory)
     with translate_write_errors(directory):  # before there are vectors in memory
         channels = build_channel_tables(
             run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
@@ -160,7 +161,12 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         item_features=catalogue.item_features,
         ranker=_get_ranker_info(run),
         channels=channels,
-        metrics={"model": run.summary.metrics, **run.summary.baselines, "refit": run.summary.refit},
+        metrics={
+            "model": run.summary.metrics,
+            **run.summary.baselines,
+            "refit": run.summary.refit,
+            "split": None if fingerprint is None else fingerprint.protocol,
+        },
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )

@@ -36,6 +36,7 @@ from vecall.pipeline.custom_towers import (
 from vecall.pipeline.onnx_export import compute_encoder_hash, write_encoder_state
 from vecall.release.encoder import ITEM_TOWER_FILE, QUERY_TOWER_FILE, EncoderState, OnnxEncoder
 from vecall.release.file_io import translate_write_errors
+from vecall.release.regression import warn_of_lost_items
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
@@ -181,6 +182,8 @@ def _publish(
         query_array = None if queries is None else _to_queries(queries, dim)
         target = Store.open_or_create(store)
         check_tables_seq(target, inputs.schema.items.id_type, journal_seq)
+        if activate and inputs.tables.items is not None:
+            warn_of_lost_items(target, len(inputs.tables.items.ids))
         with target.create_draft(name) as draft:
             encoder, encoder_hash = _export_towers(inputs, dim, draft.directory)
             # Not bound to a name: the vectors are released before the index is loaded again to be verified.

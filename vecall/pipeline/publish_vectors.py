@@ -16,6 +16,7 @@ from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
 from vecall.pipeline.catalogue_encoding import find_non_finite_rows
+from vecall.release.regression import warn_of_lost_items
 from vecall.release.store import Store
 from vecall.release.writer import ReleaseContents, check_attributes, write_release
 from vecall.runtime.fork_safety import check_not_forked
@@ -72,6 +73,8 @@ def publish_vectors(
     tuning_queries = None if query_array is None else np.ascontiguousarray(query_array, dtype=np.float32)
     target = Store.open_or_create(Path(store))
     check_tables_seq(target, id_type, journal_seq)
+    if activate:
+        warn_of_lost_items(target, len(id_column))
     with target.create_draft(name) as draft:
         description = write_release(draft.directory, contents, index_settings, queries=tuning_queries, name=draft.name)
         return draft.commit(description, activate=activate)
@@ -163,4 +166,5 @@ def _sequence_to_id_column(ids: Any) -> pl.Series:  # noqa: ANN401 - input of an
     try:
         return pl.Series(id_list, dtype=pl.Int64 if python_types != (str,) else pl.String)
     except (OverflowError, TypeError, UnicodeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"ids: integers must fit in 64 bits, and strings must be valid Unicode: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"ids: integers must fit in 64 bits, and strings must be valid Unicode: {reason}") from error

@@ -14,9 +14,9 @@ import polars as pl
 from vecall import progress
 from vecall.data.casting import cast_id, to_id_dtype
 from vecall.data.id_map import Id
-from vecall.data.readers import read_table
+from vecall.data.readers import is_table_path, read_table
 from vecall.errors import DataError, QueryError
-from vecall.recall.parquet_output import stage_parquet
+from vecall.recall.parquet_output import check_output_path, stage_parquet
 from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
 from vecall.recall.recommend_query import Recommended, RecommendRequest
@@ -25,7 +25,6 @@ from vecall.runtime.paths import to_absolute_path
 
 RequestT = TypeVar("RequestT", Query, RecommendRequest)
 
-_TABLE_SUFFIXES = (".parquet", ".csv")
 _USER_ID_COLUMN = "user_id"
 _CHUNK_USERS = 4_096  # users whose answers are held in memory
 
@@ -64,8 +63,8 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
 
     Args:
         recaller: Answers the queries; its release and live changes must not change meanwhile.
-        input_path: A `.parquet` or `.csv` table with a column `user_id`, or with a single column. Any other file
-            is read as JSON Lines: one request per line, as over HTTP.
+        input_path: A Parquet, `.csv` or `.tsv` table, the latter two possibly compressed, with a column `user_id`, or
+            with a single column. Any other file is read as JSON Lines: one request per line, as over HTTP.
         output_path: Parquet table to write, with the columns `user_id`, `ids`, `scores` and `release`, in the order
             of the input. It appears only when it is complete, and replaces an older file.
         k: Items per user; None takes each request's own `k`, 100 by default.
@@ -76,7 +75,7 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
     Raises:
         DataError: The file cannot be read or is empty, or has no id column or an invalid id.
         QueryError: A line is not a request, or the release cannot answer it; nothing is written.
-        StoreError: The table cannot be written.
+        StoreError: The table cannot be written, would replace the input, or is named as a text file.
     """
     return _answer_file(recaller, input_path, output_path, k, parse=Query.from_json, answer=recaller.recall)
 
@@ -115,6 +114,9 @@ def _answer_file(
 ) -> BatchResult:
     start_time = time.perf_counter()
     input_path, output_path = to_absolute_path(input_path), to_absolute_path(output_path)
+    check_output_path(output_path, input_path)
+    if not input_path.exists():
+        raise DataError(f"{input_path}: cannot be read: no such file")
     read_requests = _make_request_reader(recaller.live_index.snapshot.release, input_path, k, parse)
     total = sum(1 for _ in read_requests())  # a pass of its own, so that a bad line is reported before hours of work
     if not total:
@@ -134,7 +136,7 @@ def _make_request_reader(
     release: Release, path: Path, k: int | None, parse: Callable[[object], RequestT]
 ) -> Callable[[], Iterator[_LocatedRequest[RequestT]]]:
     """Return a function that iterates over all requests of the file, any number of times; a table is read once."""
-    if path.suffix in _TABLE_SUFFIXES:
+    if is_table_path(path):
         return partial(_iterate_id_requests, path, _read_user_ids(release, path), k, parse)
     return partial(_iterate_json_requests, path, k, parse)
 
@@ -151,7 +153,7 @@ def _iterate_json_requests(
     path: Path, k: int | None, parse: Callable[[object], RequestT]
 ) -> Iterator[_LocatedRequest[RequestT]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:  # Windows marks UTF-8
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _parse_line(f"{path}: line {number}", line, k, parse)

@@ -16,7 +16,7 @@ import polars as pl
 
 from vecall.data.casting import to_numpy_float_type
 from vecall.data.frames import get_unnamed_column
-from vecall.data.request_features import is_number, is_text
+from vecall.data.request_features import is_number, is_text, to_plain_list
 from vecall.data.timestamps import NS_PER_DAY, NS_PER_UNIT, parse_iso8601_ns
 from vecall.errors import QueryError
 
@@ -104,6 +104,7 @@ def _build_predicate(location: str, op: str, value: object, comparator: "_Compar
         return partial(
             _evaluate_comparison, op=op, value=comparator.parse(location, value, attribute), comparator=comparator
         )
+    value = to_plain_list(value)
     if not isinstance(value, (list, tuple)):
         raise QueryError(f"{location}: expected a list for {op}, got {value!r:.80}", field=location)
     values = [comparator.parse(location, element, attribute) for element in value]

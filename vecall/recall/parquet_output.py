@@ -9,6 +9,29 @@ import polars as pl
 
 from vecall.errors import StoreError
 
+_TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".gz", ".zst")
+
+
+def check_output_path(output_path: Path, input_path: Path | None = None) -> None:
+    """Check the path of a Parquet table before the work for it starts.
+
+    Args:
+        output_path: The table that will be written.
+        input_path: A file that is read meanwhile; None if there is none.
+
+    Raises:
+        StoreError: It is a directory or the input, or is named as a file of text.
+    """
+    problem = None
+    if output_path.suffix.lower() in _TEXT_SUFFIXES:
+        problem = "the table is written as Parquet: give it a name that ends in .parquet"
+    elif output_path.is_dir():
+        problem = "is a directory: give the path of a file"
+    elif input_path is not None and output_path.exists() and input_path.exists() and output_path.samefile(input_path):
+        problem = "is the input, which would be replaced: give another path"
+    if problem is not None:
+        raise StoreError(f"{output_path}: {problem}")
+
 
 @contextmanager
 def stage_parquet(output_path: Path) -> Iterator[Path]:

@@ -1,21 +1,23 @@
 """Request and answer of a recall: `Query` and `Recalled`, and their JSON."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from vecall.data.id_map import Id
-from vecall.data.request_features import is_number
+from vecall.data.request_features import is_number, to_plain_list
 from vecall.errors import QueryError
 from vecall.recall.field_checks import check, check_each, check_object, is_bool, is_integer, is_mapping, is_text
 from vecall.schema import IdType
 
 Fallback = Literal["history", "popular"]
 RecallRoute = Literal["index", "scan", "all", "popular", "channels"]
+
+_INTEGER_PATTERN = re.compile(r"[-+]?[0-9]{1,1000}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Query:
         if all(part is None for part in (self.user_id, self.user, self.history, self.recent, self.vector)):
             raise QueryError("expected at least one of user_id, user, history, recent and vector", code="empty_query")
         for name in ("history", "recent", "exclude"):
-            object.__setattr__(self, name, _to_list(getattr(self, name)))
+            object.__setattr__(self, name, to_plain_list(getattr(self, name)))
         check("user_id", self.user_id is None or _is_id(self.user_id), self.user_id, "a string or an integer")
         check("user", self.user is None or isinstance(self.user, Mapping), self.user, "an object of features")
         _check_ids("history", self.history)
@@ -175,21 +177,15 @@ def parse_id(field: str, text: str, id_type: IdType) -> Id:
     """
     if id_type == "string":
         return text
-    try:
-        return int(text)
-    except ValueError:
-        raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field) from None
+    if not _INTEGER_PATTERN.fullmatch(text):  # `int` would read 1_0 as 10
+        raise QueryError(f"{field}: ids here are integers, got {text!r:.80}", field=field)
+    return int(text)
 
 
 def _check_ids(field: str, values: object) -> None:
     if values is None or (isinstance(values, list) and set(map(type, values)) <= {int, str}):
         return  # a fast path: histories may hold thousands of ids
     check_each(field, values, _is_id, "item ids")
-
-
-def _to_list(ids: object) -> object:
-    """Convert an array or a column of ids to a list of Python's own types; return anything else unchanged."""
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids.to_list() if isinstance(ids, pl.Series) else ids
 
 
 def _to_array(vector: object) -> object:

@@ -10,6 +10,7 @@ from typing import NoReturn, Self
 import polars as pl
 
 from vecall.data.id_map import Id
+from vecall.errors import QueryError
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
 from vecall.ranking.ranker import NamedRanker, Ranker, name_ranker
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set
@@ -147,6 +148,7 @@ class Recaller:
             QueryError: An argument is invalid, or the release cannot answer the query; `field` names the part.
             TooManyScansError: As for `recall`.
         """
+        _require_query(query)
         request = RecommendRequest(query, k, candidates, parse_diversity(diversity), deadline_ms)
         return self.recommend_with_trace(request).answer
 
@@ -246,6 +248,7 @@ class Recaller:
             QueryError, TooManyScansError: As for `recall`.
         """
         check_not_forked()
+        _require_query(query)
         snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
         plan = select_plan(snapshot.release, query)
@@ -295,6 +298,13 @@ def _build_execution_plan(
         ms=stage_ms,
         channels=search_result.describe_channels(),
     )
+
+
+def _require_query(query: object) -> None:
+    if not isinstance(query, Query):
+        raise QueryError(
+            f"expected a vecall.Query, got {type(query).__name__}; Query.from_json reads a request of HTTP"
+        )
 
 
 def open_recaller(

@@ -10,7 +10,7 @@ from vecall.arrays import Rows, Vectors
 from vecall.data.frames import build_frame, get_unnamed_column, select_columns
 from vecall.data.id_map import UNKNOWN_ROW, Id, Row
 from vecall.data.ragged import RaggedArray
-from vecall.data.request_features import describe_feature_error, to_feature_frame
+from vecall.data.request_features import describe_feature_error, to_feature_frame, to_plain_list
 from vecall.errors import DataError, QueryError
 from vecall.index.scan import MAX_QUERY_VALUE
 from vecall.live.snapshot import Snapshot
@@ -175,7 +175,8 @@ def _merge_user_features(
 ) -> pl.DataFrame | None:
     """Return the stored user's features, overridden by the query's, as a frame of one row; None if both are missing."""
     features = {} if release.encoder is None else release.encoder.state.users.features
-    for name, value in (overrides or {}).items():
+    overrides = {name: to_plain_list(value) for name, value in (overrides or {}).items()}
+    for name, value in overrides.items():
         if name not in features:
             raise QueryError(f"user.{name}: unknown feature; this release has {list(features)}", field=f"user.{name}")
         if (problem := describe_feature_error(value, features[name])) is not None:

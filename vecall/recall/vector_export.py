@@ -13,7 +13,7 @@ from vecall.data.casting import to_id_dtype
 from vecall.data.frames import is_empty_row, select_columns
 from vecall.errors import StoreError
 from vecall.live.snapshot import Snapshot
-from vecall.recall.parquet_output import stage_parquet
+from vecall.recall.parquet_output import check_output_path, stage_parquet
 from vecall.recall.recaller import Recaller
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.golden import UserTowerInputs
@@ -117,6 +117,7 @@ def _write_parts(
         task: Name of the progress bar.
         build_part: Builds the part of some rows.
     """
+    check_output_path(output_path)
     chunk_rows = min(max(1, chunk_rows), _MAX_CHUNK_ROWS)
     with stage_parquet(to_absolute_path(output_path)) as directory, progress.track(task, len(rows)) as advance:
         for start in range(0, max(1, len(rows)), chunk_rows):

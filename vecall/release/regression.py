@@ -1,5 +1,6 @@
 """Check that a release to be published has not lost most of what the current release offers."""
 
+import logging
 from collections.abc import Mapping
 
 from pydantic import JsonValue
@@ -7,6 +8,8 @@ from pydantic import JsonValue
 from vecall.errors import StoreError
 from vecall.release.manifest import Manifest, read_manifest
 from vecall.release.store import Store
+
+logger = logging.getLogger(__name__)
 
 _MIN_SHARE = 0.5  # of the current release's item count, and of its model's recall
 _PREFERRED_K = 100  # recall is compared at the k nearest to this
@@ -40,6 +43,12 @@ def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonVal
             f"{current_recall:.3f}"
         )
     return None
+
+
+def warn_of_lost_items(store: Store, item_count: int) -> None:
+    """Warn if a release of vectors or towers of one's own has less than half of the current release's items."""
+    if (regression := find_regression(store, item_count, {})) is not None:
+        logger.warning("%s: the release that is published now has lost items: %s", store.path, regression)
 
 
 def _match_recall_metrics(

@@ -343,7 +343,7 @@ class Store:
             yield
 
     def _check_name_available(self, name: str) -> None:
-        if not re.fullmatch(RELEASE_NAME_PATTERN, name):
+        if not isinstance(name, str) or not re.fullmatch(RELEASE_NAME_PATTERN, name):
             raise StoreError(
                 f"{name!r} cannot name a release: expected 1 to 64 characters of a-z 0-9 . _ -, the first a letter or "
                 "digit"

@@ -53,16 +53,19 @@ class ExploreForm:
     def from_query_params(cls, query_params: Mapping[str, Sequence[str]]) -> "ExploreForm":
         """The form of a query string's values by name."""
 
+        def get_first_raw(name: str, default: str = "") -> str:
+            return (query_params.get(name) or [default])[0]
+
         def get_first(name: str, default: str = "") -> str:
-            return (query_params.get(name) or [default])[0].strip()
+            return get_first_raw(name, default).strip()
 
         names, ops, values = (query_params.get(name, []) for name in _ROW_PARAMS)
         filters = tuple(
             FilterRow(name, op, value.strip()) for name, op, value in zip(names, ops, values, strict=False) if name
         )
         return cls(
-            user=get_first("user"),
-            history=get_first("history"),
+            user=get_first_raw("user") if get_first("user") else "",  # an id may start or end with blanks
+            history=get_first_raw("history") if get_first("history") else "",
             k=get_first("k", str(_DEFAULT_K)),
             exclude=get_first("exclude"),
             exclude_seen=get_first("sent") == "" or get_first("exclude_seen") != "",
@@ -130,14 +133,30 @@ def apply_row_buttons(query_params: QueryParams) -> dict[str, list[str]]:
 
 
 def parse_user_id(snapshot: Snapshot, text: str) -> Id:
-    """Parse a user id as the release's id type."""
-    return parse_id("user_id", text, snapshot.release.user_id_type)
+    """Parse a user id as the release's id type; blanks around it count only if there is such a user."""
+    users, id_type = snapshot.release.users, snapshot.release.user_id_type
+    is_known = users is not None and id_type == "string" and users.ids.to_row(text) is not None
+    return parse_id("user_id", text if is_known else text.strip(), id_type)
+
+
+def parse_item_id(snapshot: Snapshot, text: str) -> Id:
+    """Parse an item id as the release's id type; blanks around it count only if there is such an item."""
+    return parse_id("id", text if _is_item_id(snapshot, text) else text.strip(), snapshot.release.item_ids.id_type)
 
 
 def parse_item_ids(snapshot: Snapshot, field: str, text: str) -> list[Id]:
-    """Parse item ids that are separated by commas."""
+    """Parse item ids that are separated by commas, or one that contains commas itself."""
+    if _is_item_id(snapshot, text):
+        return [text]
     ids = (item_id.strip() for item_id in text.split(","))
     return [parse_id(field, item_id, snapshot.release.item_ids.id_type) for item_id in ids if item_id]
+
+
+def _is_item_id(snapshot: Snapshot, text: str) -> bool:
+    """Return whether a text, as it is, is the string id of an item."""
+    if snapshot.release.item_ids.id_type == "integer":
+        return False
+    return bool(snapshot.is_live(snapshot.to_rows([text]))[0])
 
 
 def _parse_value(location: str, text: str, dtype: Any) -> object:  # noqa: ANN401 - a Polars type, loosely typed there

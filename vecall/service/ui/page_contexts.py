@@ -16,7 +16,7 @@ from vecall.service.execution import RequestDeadline
 from vecall.service.recall_service import RecallService
 from vecall.service.ui.api_examples import CurlExamples
 from vecall.service.ui.attributes import describe_attributes
-from vecall.service.ui.form import ExploreForm, QueryParams, apply_row_buttons, parse_item_ids
+from vecall.service.ui.form import ExploreForm, QueryParams, apply_row_buttons, parse_item_id
 from vecall.service.ui.presenters import (
     ItemCard,
     build_item_cards,
@@ -125,7 +125,8 @@ class PageContexts:
     def build_items(self, request: PageRequest) -> TemplateContext:
         """Items whose title matches a text, an item with its neighbors and related items, or else popular items."""
         snapshot = self._service.snapshot
-        text, id_text = ((request.query_params.get(name) or [""])[0].strip()[:200] for name in ("q", "id"))
+        text, id_text = ((request.query_params.get(name) or [""])[0] for name in ("q", "id"))
+        text = text.strip()[:200]
         context: TemplateContext = {
             "search_text": text,
             "match_cards": None,
@@ -137,7 +138,7 @@ class PageContexts:
             "has_towers": snapshot.release.encoder is not None,
             "error": None,
         }
-        if id_text:
+        if id_text.strip():
             try:
                 context |= self._build_item(id_text, request.deadline)
             except QueryError as error:
@@ -150,10 +151,9 @@ class PageContexts:
 
     def _build_item(self, id_text: str, deadline: RequestDeadline) -> TemplateContext:
         snapshot = self._service.snapshot
-        is_text = snapshot.release.item_ids.id_type == "string"
-        ids = [id_text] if is_text else parse_item_ids(snapshot, "id", id_text)
-        rows = snapshot.to_rows(ids)[:1]
-        if not len(rows) or not snapshot.is_live(rows)[0]:
+        ids = [parse_item_id(snapshot, id_text)]
+        rows = snapshot.to_rows(ids)
+        if not snapshot.is_live(rows)[0]:
             raise QueryError(f"id: no item has the id {id_text!r:.80}", field="id")
         neighbors = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
         related = Query(history=ids, k=_NEIGHBOR_COUNT, channels=["similar"])
