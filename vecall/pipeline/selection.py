@@ -26,8 +26,9 @@ from vecall.training.distributed import run_on_main
 
 # The history encoders that make a preset what it is; `pooled` takes the others.
 _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
-# Settings of `training` that belong to a machine or a run rather than to its model.
-_RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
+RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
+"""Settings of `training` that belong to a machine or a run rather than to its model."""
+
 _QUICK_BASELINES = ("popularity", "cooccurrence")
 _ROWS_PER_MINUTE, _MIN_MINUTES, _MAX_MINUTES = 200_000, 0.5, 20.0
 _MIN_SAMPLE = 2_000
@@ -80,7 +81,7 @@ def compute_default_minutes(n_interactions: int) -> float:
 def _adopt_preset(config: Config, init_config: Config) -> SelectionRecord:
     """Take preset, towers and training of the run that the weights come from; keys that the file gives hold."""
     init_settings = init_config.as_json()
-    training = {key: value for key, value in init_settings["training"].items() if key not in _RUN_BOUND_KEYS}
+    training = {key: value for key, value in init_settings["training"].items() if key not in RUN_BOUND_KEYS}
     preset = init_config.model.preset
     resolved = config.with_preset(preset, {"model": init_settings["model"], "training": training})
     return SelectionRecord(
