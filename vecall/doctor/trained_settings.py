@@ -8,8 +8,6 @@ from pydantic import JsonValue, ValidationError
 from vecall.config import AUTO_PRESET, Config
 from vecall.doctor.finding import Message
 from vecall.pipeline.selection import RUN_BOUND_KEYS
-from vecall.towers.settings import ModelSettings
-from vecall.training.settings import TrainingSettings
 
 _MAX_LISTED = 5
 _NOT_RECORDED = Message(
@@ -39,8 +37,8 @@ def apply_trained_settings(
     """
     try:
         sections = {
-            "model": ModelSettings.model_validate(trained["model"]),
-            "training": TrainingSettings.model_validate(trained["training"]),
+            "model": type(config.model).model_validate(trained["model"]),
+            "training": type(config.training).model_validate(trained["training"]),
         }
     except (KeyError, ValidationError):  # of a release without towers, or written by another version
         return (None, (_NOT_RECORDED,)) if config.model.preset == AUTO_PRESET else (config, ())
