@@ -1,7 +1,7 @@
 """The best rows of each user, collected from blocks of items in memory that does not grow with the items.
 
-The rows of a user are a heap whose root is the worst of them, in kernels of numba: nearly all scores of a block are below
-the root, and are read and compared once.
+The rows of a user are a heap whose root is the worst of them, in kernels of numba: nearly all scores of a block are
+below the root, and are read and compared once.
 """
 
 import numpy as np
