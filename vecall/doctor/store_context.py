@@ -116,7 +116,7 @@ def _measure(
     encode_users = build_user_encoder(encoder, release.index, user_features)
     scorer = FallbackScorer(
         VectorScorer(encode_users, read_item_vectors(release.index)),
-        Popularity(split.train, len(dataset.catalogue.items)).item_counts,
+        Popularity(split.counted_train, len(dataset.catalogue.items)).item_counts,
         reads_history=encoder.history_length > 0,
         has_features_by_user=~is_empty_row(user_features),
     )
