@@ -1,5 +1,6 @@
 """`preset = "auto"`: candidates, trials that are resumed, and what runs and releases know of the choice."""
 
+import dataclasses
 import tomllib
 from pathlib import Path
 from typing import cast
@@ -11,15 +12,15 @@ import torch
 from support import cli, synthetic
 
 from vecall.config import Config, parse_config
-from vecall.data.ragged import EvalCases
+from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.errors import ConfigError, TrainingError
 from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
-from vecall.pipeline.selection import _compute_sample_size, compute_default_minutes, find_candidates, resolve_preset
+from vecall.pipeline.selection import _plan_trials, compute_default_minutes, find_candidates, resolve_preset
 from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, read_selection, write_trial
-from vecall.pipeline.selection_trial import TrialRunner
+from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, shorten
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.training.data import TrainingData
@@ -97,14 +98,17 @@ class PlantedRunner:
         self.error: BaseException = KeyboardInterrupt()
         self.presets: list[str] = []
         self.samples: list[TrainingData] = []
+        self.best_scores: list[float] = []
+        self.seconds = 1.0
 
-    def run(self, config: Config, data: TrainingData, cases: EvalCases) -> TrialRecord:
+    def run(self, config: Config, data: TrainingData, cases: EvalCases, best_score: float) -> TrialRecord:
         assert len(cases) == synthetic.USERS
         score = self.scores.get(config.model.preset)
         if score is None:
             raise self.error
         self.presets.append(config.model.preset)
         self.samples.append(data)
+        self.best_scores.append(best_score)
         trial = TrialRecord(
             preset=config.model.preset,
             settings={},
@@ -112,7 +116,7 @@ class PlantedRunner:
             interactions=1,
             metrics={f"{way}{name}": score for way in ("", "shuffled_") for name in ("score", "recall", "ndcg@10")},
             standard_error=0.0,
-            seconds=1.0,
+            seconds=self.seconds,
         )
         write_trial(trial, self.run_dir)
         return trial
@@ -199,11 +203,37 @@ def test_minutes_limit_the_users_of_a_trial(select, runner, tables_dir, monkeypa
     assert other is sample
 
 
-def test_sample_size_follows_the_time_and_the_number_of_trials():
-    assert _compute_sample_size(0.5, ["set", "pooled"]) == 60_000
-    assert _compute_sample_size(0.5, ["pooled"]) == 90_000
-    assert _compute_sample_size(1e-6, ["pooled"]) == 2_000
-    assert _compute_sample_size(1.0, []) == 0
+def test_second_trial_knows_the_score_of_the_first(select, runner):
+    select()
+    assert runner.best_scores == [0.0, 0.1]
+
+
+def test_announced_time_is_corrected_where_the_first_trial_takes_longer(select, runner, caplog):
+    caplog.set_level("INFO")
+    runner.seconds = 40.0
+    select()
+    assert "this machine is 1" in caplog.messages[1]
+    assert "times slower than was assumed, or busy: choosing takes about" in caplog.messages[1]
+    assert sum("slower than was assumed" in message for message in caplog.messages) == 1
+    record = read_selection(runner.run_dir)
+    assert any(f"{record.announced_seconds:.0f} s were announced" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("seconds", [30.0, 60.0, 1e6])
+def test_planned_phases_take_no_longer_than_the_time_that_is_given(tmp_path, seconds):
+    """10,000 users of 30 items each: all of them are planned where there is time, else as many as fit."""
+    rng = np.random.default_rng(0)
+    histories = RaggedArray.from_lists(rng.integers(0, 5_000, (10_000, 30)))
+    data = dataclasses.replace(
+        synthetic.make_training_data(), histories=histories, n_items=5_000, item_features={}, user_features={}
+    )
+    cases = EvalCases(np.arange(2_000), histories.take(np.arange(2_000)), histories.take(np.arange(2_000)))
+    candidates = find_candidates(make_config(tmp_path))[0]
+    plan = _plan_trials({preset: shorten(candidates[preset]) for preset in TRIED_PRESETS}, data, cases, seconds)
+    assert plan.seconds < 1.03 * seconds  # the users are drawn, and their number varies
+    assert plan.seconds > 0.9 * seconds or seconds == 1e6
+    assert (len(plan.sample.histories.values) == 300_000) == (seconds == 1e6)
+    assert set(plan.training_seconds) == {"set", "pooled"}
 
 
 def have_equal_weights(run: Run, other: Run) -> bool:
