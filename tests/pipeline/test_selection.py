@@ -1,6 +1,5 @@
 """`preset = "auto"`: candidates, trials that are resumed, and what runs and releases know of the choice."""
 
-import dataclasses
 import tomllib
 from pathlib import Path
 from typing import cast
@@ -12,15 +11,15 @@ import torch
 from support import cli, synthetic
 
 from vecall.config import Config, parse_config
-from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.ragged import EvalCases
 from vecall.errors import ConfigError, TrainingError
 from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
-from vecall.pipeline.selection import _plan_trials, compute_default_minutes, find_candidates, resolve_preset
+from vecall.pipeline.selection import find_candidates, resolve_preset
 from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, read_selection, write_trial
-from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, shorten
+from vecall.pipeline.selection_trial import TrialRunner
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.training.data import TrainingData
@@ -82,11 +81,6 @@ def test_preset_that_cannot_take_a_key_of_the_file_is_left_out_and_named(tmp_pat
 def test_settings_that_no_preset_can_take_raise_with_each_reason(tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)no preset .*set: .*pooled: .*sequence: "):
         find_candidates(make_config(tmp_path, model={"dim": 9, "history": {"encoder": "causal", "heads": 1}}))
-
-
-def test_default_minutes_grow_with_the_interactions_between_limits():
-    minutes = [compute_default_minutes(n) for n in (0, 100_000, 200_000, 2_000_000, 10**9)]
-    assert minutes == [0.5, 0.5, 1, 10, 20]
 
 
 class PlantedRunner:
@@ -195,7 +189,7 @@ def test_another_preset_and_a_single_candidate_need_no_trial(select, runner, tab
 
 def test_minutes_limit_the_users_of_a_trial(select, runner, tables_dir, monkeypatch):
     """All trials get the same users, however long the first one took."""
-    monkeypatch.setattr("vecall.pipeline.selection._MIN_SAMPLE", 50)
+    monkeypatch.setattr("vecall.pipeline.selection_plan._MIN_SAMPLE", 50)
     select(make_config(tables_dir, training={"minutes": 1e-6}))
     sample, other = runner.samples
     assert 0 < len(sample.histories.values) < 100  # of 300; 50 are expected
@@ -217,23 +211,6 @@ def test_announced_time_is_corrected_where_the_first_trial_takes_longer(select, 
     assert sum("slower than was assumed" in message for message in caplog.messages) == 1
     record = read_selection(runner.run_dir)
     assert any(f"{record.announced_seconds:.0f} s were announced" in message for message in caplog.messages)
-
-
-@pytest.mark.parametrize("seconds", [30.0, 60.0, 1e6])
-def test_planned_phases_take_no_longer_than_the_time_that_is_given(tmp_path, seconds):
-    """10,000 users of 30 items each: all of them are planned where there is time, else as many as fit."""
-    rng = np.random.default_rng(0)
-    histories = RaggedArray.from_lists(rng.integers(0, 5_000, (10_000, 30)))
-    data = dataclasses.replace(
-        synthetic.make_training_data(), histories=histories, n_items=5_000, item_features={}, user_features={}
-    )
-    cases = EvalCases(np.arange(2_000), histories.take(np.arange(2_000)), histories.take(np.arange(2_000)))
-    candidates = find_candidates(make_config(tmp_path))[0]
-    plan = _plan_trials({preset: shorten(candidates[preset]) for preset in TRIED_PRESETS}, data, cases, seconds)
-    assert plan.seconds < 1.03 * seconds  # the users are drawn, and their number varies
-    assert plan.seconds > 0.9 * seconds or seconds == 1e6
-    assert (len(plan.sample.histories.values) == 300_000) == (seconds == 1e6)
-    assert set(plan.training_seconds) == {"set", "pooled"}
 
 
 def have_equal_weights(run: Run, other: Run) -> bool:

@@ -10,7 +10,7 @@ from support.doctor import make_config
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 from vecall.pipeline.selection_costs import (
     compute_max_ranked_pairs,
-    estimate_measuring_seconds,
+    estimate_evaluation_seconds,
     estimate_training_seconds,
 )
 from vecall.pipeline.selection_trial import shorten
@@ -45,7 +45,7 @@ def make_data(n_users: int, n_interactions: int, n_items: int, n_values: int):
 def test_estimates_are_near_the_measured_times(preset, sizes, measured):
     config = shorten(make_config(model={"preset": preset}))
     seconds = estimate_training_seconds(config, make_data(*sizes)) / config.training.epochs
-    assert 0.75 < seconds / measured < 1.6
+    assert 0.7 < seconds / measured < 1.6
 
 
 def test_steps_over_millions_of_items_take_no_longer_than_sampled_ones():
@@ -56,4 +56,4 @@ def test_steps_over_millions_of_items_take_no_longer_than_sampled_ones():
 
 def test_ranked_pairs_take_the_time_that_is_given():
     n_users = compute_max_ranked_pairs(30.0) // 10_000
-    assert estimate_measuring_seconds(2, n_users, 10_000, 0) == pytest.approx(30.0, rel=0.01)
+    assert 3 * estimate_evaluation_seconds(n_users, 10_000) == pytest.approx(30.0, rel=0.01)

@@ -7,7 +7,6 @@ The rules, and what they rest on: docs/decisions/0016-auto-preset.md.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from vecall import progress
@@ -18,15 +17,10 @@ from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baseline_evaluation import build_baseline_factories, evaluate_models
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
-from vecall.evaluation.sampling import sample_cases
-from vecall.pipeline.selection_costs import (
-    compute_max_ranked_pairs,
-    estimate_measuring_seconds,
-    estimate_training_seconds,
-)
+from vecall.pipeline.selection_plan import TrialPlan, plan_trials
 from vecall.pipeline.selection_record import SelectionRecord, TrialRecord, read_selection, read_trial, write_selection
 from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
-from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, sample_users, shorten
+from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, shorten
 from vecall.training.data import TrainingData
 from vecall.training.distributed import run_on_main
 
@@ -36,10 +30,6 @@ RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"
 """Settings of `training` that belong to a machine or a run rather than to its model."""
 
 _QUICK_BASELINES = ("popularity", "cooccurrence")
-_ROWS_PER_MINUTE, _MIN_MINUTES, _MAX_MINUTES = 200_000, 0.5, 20.0
-_MIN_SAMPLE = 2_000
-_MIN_VALIDATION_USERS, _MAX_VALIDATION_USERS = 500, 5_000
-_EVALUATION_SHARE = 0.25  # of the time; of huge catalogues fewer users are ranked
 _START_SECONDS = 2.0  # of the first training, which loads what it needs
 _SLOW_FACTOR = 1.5  # of the first trial's time over its estimate; above, the announced time is corrected
 
@@ -81,11 +71,6 @@ def resolve_preset(
     return record.parse_config()
 
 
-def compute_default_minutes(n_interactions: int) -> float:
-    """Return the minutes that choosing may take by default: a minute per 200,000 interactions, from 0.5 to 20."""
-    return min(_MAX_MINUTES, max(_MIN_MINUTES, n_interactions / _ROWS_PER_MINUTE))
-
-
 def _adopt_preset(config: Config, init_config: Config) -> SelectionRecord:
     """Take preset, towers and training of the run that the weights come from; keys that the file gives hold."""
     init_settings = init_config.as_json()
@@ -102,71 +87,37 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     start = time.perf_counter()
     group = runner.group
     candidates, left_out = find_candidates(config)
-    minutes = config.training.minutes or compute_default_minutes(len(data.histories.values))
-    cases = _sample_validation_users(split.valid, data.n_items, 60 * minutes)
     # A single candidate needs no trial, and without validation users a trial has no result.
-    tried = [preset for preset in TRIED_PRESETS if preset in candidates] if len(candidates) > 1 and len(cases) else []
-    plan = _plan_trials({preset: shorten(candidates[preset]) for preset in tried}, data, cases, 60 * minutes)
-    if tried:
+    is_tried = len(candidates) > 1 and len(split.valid) > 0
+    configs = {preset: shorten(candidates[preset]) for preset in TRIED_PRESETS if preset in candidates and is_tried}
+    plan = plan_trials(configs, data, split, config.training.minutes)
+    if is_tried:
         progress.announce(
             f'preset = "auto": choosing takes about {_format_seconds(plan.seconds)}; training the choice to its end '
             "comes after"
         )
-    trials, failures = _run_trials(plan, cases, runner)
+    trials, failures = _run_trials(plan, runner)
     left_out |= failures
     presets = [preset for preset in candidates if preset not in failures]
     n_users = int((data.histories.lengths > 1).sum())
     preset, reason = choose_preset(trials, presets, n_users)
-    baselines = run_on_main(group, partial(_evaluate_baselines, split, cases, data.n_items)) if tried else {}
+    baselines = run_on_main(group, partial(_evaluate_baselines, split, plan.cases, data.n_items)) if is_tried else {}
     return SelectionRecord(
         preset=preset,
         reason=reason,
         config=candidates[preset].as_json(),
-        budget_seconds=round(60 * minutes, 1) if tried else 0.0,
+        budget_seconds=round(plan.budget_seconds, 1),
         announced_seconds=round(plan.seconds, 1),
         seconds=round(time.perf_counter() - start, 1),
         recall_depth=limit_depth(data.n_items),
-        validation_users=len(cases),
+        validation_users=len(plan.cases),
         trials=tuple(trials),
         left_out=left_out,
         baselines=baselines,
     )
 
 
-@dataclass(frozen=True)
-class _TrialPlan:
-    """What the trials are trained on, and what they are expected to take.
-
-    Attributes:
-        configs: Settings of each trial by preset, in their order.
-        sample: Training data of the users that all of them get.
-        training_seconds: Expected time of each training.
-        seconds: Expected time of all phases: trainings, evaluations and baselines.
-    """
-
-    configs: Mapping[str, Config]
-    sample: TrainingData
-    training_seconds: Mapping[str, float]
-    seconds: float
-
-
-def _plan_trials(configs: Mapping[str, Config], data: TrainingData, cases: EvalCases, max_seconds: float) -> _TrialPlan:
-    """Give all trials the same users, as many as the time allows beside the evaluations and the baselines.
-
-    No clock is asked, so that a choice can be repeated on a machine of any speed.
-    """
-    if not configs:
-        return _TrialPlan(configs, data, {}, 0.0)
-    total = len(data.histories.values)
-    measuring_seconds = estimate_measuring_seconds(len(configs), len(cases), data.n_items, total)
-    seconds_of_all = sum(estimate_training_seconds(config, data) for config in configs.values())
-    share = max(0.0, max_seconds - measuring_seconds) / seconds_of_all
-    sample = sample_users(data, max(_MIN_SAMPLE, int(min(share, 1.0) * total)))
-    training_seconds = {preset: estimate_training_seconds(config, sample) for preset, config in configs.items()}
-    return _TrialPlan(configs, sample, training_seconds, measuring_seconds + sum(training_seconds.values()))
-
-
-def _run_trials(plan: _TrialPlan, cases: EvalCases, runner: TrialRunner) -> tuple[list[TrialRecord], dict[str, str]]:
+def _run_trials(plan: TrialPlan, runner: TrialRunner) -> tuple[list[TrialRecord], dict[str, str]]:
     """Run the trials that have no record yet; return the records, and why the other presets cannot be trained.
 
     Raises:
@@ -180,7 +131,7 @@ def _run_trials(plan: _TrialPlan, cases: EvalCases, runner: TrialRunner) -> tupl
         scores = [ended.metrics["score"] for ended in trials]
         best_score = max((score for score in scores if score > 0), default=0.0)  # undefined ones are NaN
         try:
-            trials.append(trial or runner.run(config, plan.sample, cases, best_score))
+            trials.append(trial or runner.run(config, plan.sample, plan.cases, best_score))
         except TrainingError as error:  # such as too few items by user for this preset
             if runner.group is not None or len(failures) == len(plan.configs) - 1:
                 raise
@@ -191,13 +142,12 @@ def _run_trials(plan: _TrialPlan, cases: EvalCases, runner: TrialRunner) -> tupl
     return trials, failures
 
 
-def _announce_delay(first: TrialRecord, plan: _TrialPlan) -> None:
+def _announce_delay(first: TrialRecord, plan: TrialPlan) -> None:
     """Correct the announced time if the first trial shows that the machine is slower than was assumed."""
-    training_seconds = plan.training_seconds[first.preset]
-    evaluation_seconds = (plan.seconds - sum(plan.training_seconds.values())) / (len(plan.configs) + 1)
-    factor = first.seconds / (training_seconds + evaluation_seconds + _START_SECONDS)
+    expected = plan.trial_seconds[first.preset]
+    factor = first.seconds / (expected + _START_SECONDS)
     if factor > _SLOW_FACTOR:
-        rest = factor * (plan.seconds - training_seconds - evaluation_seconds)
+        rest = factor * (plan.seconds - expected)
         progress.announce(
             f"  this machine is {factor:.1f} times slower than was assumed, or busy: choosing takes about "
             f"{_format_seconds(rest)} more"
@@ -231,12 +181,6 @@ def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str
 
 def _format_seconds(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _sample_validation_users(cases: EvalCases, n_items: int, max_seconds: float) -> EvalCases:
-    """Return a fixed random sample, of fewer users where each is ranked over millions of items."""
-    n_users = compute_max_ranked_pairs(_EVALUATION_SHARE * max_seconds) // n_items
-    return sample_cases(cases, min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, n_users)))
 
 
 def _evaluate_baselines(split: Split, cases: EvalCases, n_items: int) -> dict[str, float]:

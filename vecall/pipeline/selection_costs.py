@@ -22,18 +22,19 @@ class _StepCosts(NamedTuple):
         fixed: Whatever the data.
         by_logit: For each score of the softmax.
         by_input: For each item that the user tower reads.
+        by_value: For each cell of the arrays of item features, padding included, in a step over all items.
     """
 
     fixed: float
     by_logit: float
     by_input: float
+    by_value: float
 
 
 _STEP_COSTS: Mapping[str, _StepCosts] = {
-    "set": _StepCosts(0.005, 16e-9, 2.5e-6),
-    "pooled": _StepCosts(0.02, 10e-9, 0.0),  # inputs are few, and counted in what is fixed
+    "set": _StepCosts(0.005, 16e-9, 2.5e-6, 0.08e-6),
+    "pooled": _StepCosts(0.02, 10e-9, 0.0, 0.12e-6),  # inputs are few, and counted in what is fixed
 }
-_BY_FEATURE_VALUE = 0.12e-6  # of the arrays of item features, padding included, in a step over all items
 _BY_RANKED_PAIR = 10e-9  # of an evaluation: user and item
 _BY_COUNTED_INTERACTION = 10e-6  # of the baselines
 
@@ -52,22 +53,20 @@ def estimate_training_seconds(config: Config, data: TrainingData) -> float:
     all_logits = training.batch * data.n_items
     logits = min(all_logits, MAX_LOGITS_CPU)  # of more, a sample is scored, which takes about as long
     n_values = sum(values.size for values in data.item_features.values()) * logits / max(all_logits, 1)
-    step = costs.fixed + costs.by_logit * logits + _BY_FEATURE_VALUE * n_values
+    step = costs.fixed + costs.by_logit * logits + costs.by_value * n_values
     return training.epochs * (n_steps * step + costs.by_input * len(histories.values))
 
 
-def estimate_measuring_seconds(n_trials: int, n_users: int, n_items: int, n_interactions: int) -> float:
-    """Estimate the time of all evaluations, two of a trial and two of baselines, and of building these.
-
-    Args:
-        n_trials: Number of trials.
-        n_users: Validation users.
-        n_items: N.
-        n_interactions: Interactions that the baselines are built from.
-    """
-    return _BY_COUNTED_INTERACTION * n_interactions + 2 * (n_trials + 1) * _BY_RANKED_PAIR * n_users * n_items
+def estimate_evaluation_seconds(n_users: int, n_items: int) -> float:
+    """Estimate the time of the two evaluations of a trial, or of those of the two baselines."""
+    return 2 * _BY_RANKED_PAIR * n_users * n_items
 
 
 def compute_max_ranked_pairs(seconds: float) -> int:
-    """Return the pairs of users and items of an evaluation for which all evaluations take about so many seconds."""
+    """Return the pairs of users and items for which the evaluations of two trials and of the baselines take so long."""
     return int(seconds / (6 * _BY_RANKED_PAIR))
+
+
+def estimate_baseline_seconds(n_interactions: int) -> float:
+    """Estimate the time of building popularity and co-occurrence."""
+    return _BY_COUNTED_INTERACTION * n_interactions
