@@ -17,7 +17,7 @@ from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
-from vecall.pipeline.selection import _compute_sample_size, compute_default_minutes, find_candidates, resolve_preset
+from vecall.pipeline.selection import find_candidates, resolve_preset
 from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, read_selection, write_trial
 from vecall.pipeline.selection_trial import TrialRunner
 from vecall.release.release import open_release
@@ -83,11 +83,6 @@ def test_settings_that_no_preset_can_take_raise_with_each_reason(tmp_path):
         find_candidates(make_config(tmp_path, model={"dim": 9, "history": {"encoder": "causal", "heads": 1}}))
 
 
-def test_default_minutes_grow_with_the_interactions_between_limits():
-    minutes = [compute_default_minutes(n) for n in (0, 100_000, 200_000, 2_000_000, 10**9)]
-    assert minutes == [0.5, 0.5, 1, 10, 20]
-
-
 class PlantedRunner:
     """In place of `TrialRunner`: writes planted scores instead of training, and keeps what it was asked for."""
 
@@ -97,14 +92,17 @@ class PlantedRunner:
         self.error: BaseException = KeyboardInterrupt()
         self.presets: list[str] = []
         self.samples: list[TrainingData] = []
+        self.best_scores: list[float] = []
+        self.seconds = 1.0
 
-    def run(self, config: Config, data: TrainingData, cases: EvalCases) -> TrialRecord:
+    def run(self, config: Config, data: TrainingData, cases: EvalCases, best_score: float) -> TrialRecord:
         assert len(cases) == synthetic.USERS
         score = self.scores.get(config.model.preset)
         if score is None:
             raise self.error
         self.presets.append(config.model.preset)
         self.samples.append(data)
+        self.best_scores.append(best_score)
         trial = TrialRecord(
             preset=config.model.preset,
             settings={},
@@ -112,7 +110,7 @@ class PlantedRunner:
             interactions=1,
             metrics={f"{way}{name}": score for way in ("", "shuffled_") for name in ("score", "recall", "ndcg@10")},
             standard_error=0.0,
-            seconds=1.0,
+            seconds=self.seconds,
         )
         write_trial(trial, self.run_dir)
         return trial
@@ -191,7 +189,7 @@ def test_another_preset_and_a_single_candidate_need_no_trial(select, runner, tab
 
 def test_minutes_limit_the_users_of_a_trial(select, runner, tables_dir, monkeypatch):
     """All trials get the same users, however long the first one took."""
-    monkeypatch.setattr("vecall.pipeline.selection._MIN_SAMPLE", 50)
+    monkeypatch.setattr("vecall.pipeline.selection_plan._MIN_SAMPLE", 50)
     select(make_config(tables_dir, training={"minutes": 1e-6}))
     sample, other = runner.samples
     assert 0 < len(sample.histories.values) < 100  # of 300; 50 are expected
@@ -199,11 +197,20 @@ def test_minutes_limit_the_users_of_a_trial(select, runner, tables_dir, monkeypa
     assert other is sample
 
 
-def test_sample_size_follows_the_time_and_the_number_of_trials():
-    assert _compute_sample_size(0.5, ["set", "pooled"]) == 60_000
-    assert _compute_sample_size(0.5, ["pooled"]) == 90_000
-    assert _compute_sample_size(1e-6, ["pooled"]) == 2_000
-    assert _compute_sample_size(1.0, []) == 0
+def test_second_trial_knows_the_score_of_the_first(select, runner):
+    select()
+    assert runner.best_scores == [0.0, 0.1]
+
+
+def test_announced_time_is_corrected_where_the_first_trial_takes_longer(select, runner, caplog):
+    caplog.set_level("INFO")
+    runner.seconds = 40.0
+    select()
+    assert "this machine is 1" in caplog.messages[1]
+    assert "times slower than was assumed, or busy: choosing takes about" in caplog.messages[1]
+    assert sum("slower than was assumed" in message for message in caplog.messages) == 1
+    record = read_selection(runner.run_dir)
+    assert any(f"{record.announced_seconds:.0f} s were announced" in message for message in caplog.messages)
 
 
 def have_equal_weights(run: Run, other: Run) -> bool:

@@ -97,3 +97,13 @@ def test_description_names_all_that_was_tried(tmp_path):
         "  beside them, recall@100: popularity 0.100",
         "  chosen: sequence: planted",
     ]
+
+
+def test_description_tells_a_trial_that_was_ended_and_the_time_beside_the_announced_one(tmp_path):
+    trial = TRIAL.model_copy(update={"is_hopeless": True})
+    record = make_record(tmp_path, announced_seconds=9.6, seconds=8.2).model_copy(update={"trials": (trial,)})
+    lines = list(record.describe())
+    assert lines[0].endswith("0.050 (3 s, ended after an epoch: less than half of the best score)")
+    assert lines[-2] == "  choosing took 8 s; 10 s were announced"
+    write_selection(record, tmp_path)
+    assert read_selection_section(tmp_path).rows[0].name == "pooled, 1 epoch"

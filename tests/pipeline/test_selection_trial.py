@@ -3,12 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from support import synthetic
 
 from vecall.data.split import HardNegatives
 from vecall.evaluation.sampling import shuffle_histories
-from vecall.pipeline.selection_trial import _shorten, sample_users
+from vecall.pipeline.selection_record import SELECTION_DIR, read_trial
+from vecall.pipeline.selection_trial import TrialRunner, sample_users, shorten
 
 
 def make_data():
@@ -59,8 +61,22 @@ def test_trial_is_no_larger_and_no_longer_than_its_limits_and_keeps_smaller_valu
     config = synthetic.make_config(
         tmp_path, model={"dim": 128, "ensemble_size": 2}, training={"epochs": 30, "logger": "mlflow", "lr": 0.01}
     )
-    trial = _shorten(config)
+    trial = shorten(config)
     assert (trial.model.dim, trial.model.ensemble_size) == (64, 1)
     assert (trial.training.epochs, trial.training.logger, trial.training.lr) == (2, "none", 0.01)
     small = synthetic.make_config(tmp_path, model={"dim": 4}, training={"epochs": 1})
-    assert _shorten(small) == small
+    assert shorten(small) == small
+
+
+@pytest.mark.examples
+def test_trial_far_below_the_best_ends_after_an_epoch_and_another_goes_on_as_without_a_best(tmp_path):
+    config = shorten(synthetic.make_config(tmp_path, training={"epochs": 2, "batch": 32, "lr": 0.03}))
+    data, cases, trials = synthetic.make_training_data(), synthetic.make_eval_cases(), {}
+    for best_score in (0.0, 1e-6, 1e6):
+        run_dir = tmp_path / str(best_score)
+        (run_dir / SELECTION_DIR).mkdir(parents=True)
+        runner = TrialRunner(run_dir, lambda scorer: scorer, None)
+        trials[best_score] = runner.run(config, data, cases, best_score)
+        assert read_trial(run_dir, "pooled") == trials[best_score]
+    assert [trial.is_hopeless for trial in trials.values()] == [False, False, True]
+    assert trials[1e-6].metrics == trials[0.0].metrics != trials[1e6].metrics

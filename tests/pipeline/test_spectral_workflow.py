@@ -40,3 +40,24 @@ def test_spectral_part_is_published_refitted_and_computed_anew_for_a_warm_start(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-2)
     assert (np.linalg.norm(vectors[:, 8:], axis=1) < 1e-3).sum() == 4
     assert Run.open(warm.directory).load_evaluated_model().towers.spectral_share is not None
+
+
+@pytest.mark.examples
+def test_two_processes_learn_what_one_does_and_choose_the_same_share(tmp_path):
+    """Refitted, too; without dropout, whose draws depend on the process."""
+    synthetic.write_tables(tmp_path)
+    model, towers, runs = MODEL | {"id_dropout": 0.0, "dropout": 0.0}, [], []
+    for devices in (1, 2):
+        training = {"epochs": 3, "batch": 16, "lr": 0.01, "refit": True, "devices": devices}
+        runs.append(fit(synthetic.make_config(tmp_path, model=model, training=training), tmp_path / f"{devices}"))
+        towers.append((runs[-1].load_evaluated_model().towers, runs[-1].load_final_model().towers))
+    one, two = runs
+    for epoch, other in zip(one.read_epoch_metrics(), two.read_epoch_metrics(), strict=True):
+        assert other["loss"] == pytest.approx(epoch["loss"], rel=1e-4)
+        assert other["valid_score"] == pytest.approx(epoch["valid_score"], abs=0.02)
+    assert two.summary.metrics["seen_excluded"] == pytest.approx(one.summary.metrics["seen_excluded"], abs=0.02)
+    for own, other in zip(*towers, strict=True):
+        assert other.spectral_share == own.spectral_share
+        weights = own.state_dict()
+        for name, weight in other.state_dict().items():
+            np.testing.assert_allclose(weight, weights[name], atol=2e-3, err_msg=name)

@@ -29,6 +29,18 @@ def test_share_of_the_highest_validation_score_is_set_in_both_towers():
     assert [round(float(share), 6) for share in shares] == [0.2, 0.2]  # of equals the smallest
 
 
+def test_score_that_the_training_has_measured_is_not_measured_again():
+    towers, tried = make_towers(dim=8, max_trained_dim=6), []
+
+    def validate(scorer):
+        tried.append(round(towers.spectral_share, 6))
+        return {"valid_score": 0.1}
+
+    choose_spectral_share(towers, DATA, validate, current_score=0.2)
+    assert tried == [share for share in SHARES if share != DEFAULT_SHARE]
+    assert towers.spectral_share == pytest.approx(DEFAULT_SHARE)
+
+
 def test_known_share_is_set_and_without_validation_the_default_stays():
     towers = make_towers(dim=8, max_trained_dim=6)
     choose_spectral_share(towers, DATA, None)

@@ -21,7 +21,8 @@ def build_channel_facts(
         positives: The positive interactions, ordered by user.
         now_us: Time of publishing, microseconds since 1970.
     """
-    share = measure_repeat_share(RaggedArray.from_sorted_pairs(positives.users, positives.items, len(catalogue.users)))
+    counted = positives.counted_positives
+    share = measure_repeat_share(RaggedArray.from_sorted_pairs(counted.users, counted.items, len(catalogue.users)))
     if created not in catalogue.item_attributes.columns:  # there is no items table
         created = None
     return ChannelFacts(

@@ -59,8 +59,8 @@ class Dataset:
 
     @property
     def popularity(self) -> NDArray[np.float32]:
-        """Number of positives of each item, [N]."""
-        return count_rows(self.interactions.positives.items, len(self.catalogue.items)).astype(np.float32)
+        """Number of positives of a weight above 0 of each item, [N]."""
+        return count_rows(self.interactions.counted_positives.items, len(self.catalogue.items)).astype(np.float32)
 
     def without_item_features(self) -> "Dataset":
         """Return the same without the columns of item features, which can be the largest part of the tables."""

@@ -58,6 +58,14 @@ class Interactions:
         """The positive interactions, in the same order; not copied where all are positive."""
         return self if self.is_positive.all() else self.filter(self.is_positive)
 
+    @property
+    def counted_positives(self) -> "Interactions":
+        """The positive interactions of a weight above 0: what baselines, channels and popularity count."""
+        positives = self.positives
+        if positives.weights is None or positives.weights.all():
+            return positives
+        return positives.filter(positives.weights > 0)
+
     def filter(self, mask: Mask) -> "Interactions":
         """Return the interactions where the mask [n] is true, in the same order."""
         return replace(

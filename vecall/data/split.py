@@ -69,6 +69,16 @@ class Split:
     train_weights: NDArray[np.float32] | None = None
     train_context: pl.DataFrame | None = None
 
+    @property
+    def counted_train(self) -> RaggedArray:
+        """`train` without the positives of weight 0, which are history alone: what baselines and popularity count."""
+        if self.train_weights is None or self.train_weights.all():
+            return self.train
+        is_counted = self.train_weights > 0
+        return RaggedArray.from_sorted_pairs(
+            self.train.segment_ids[is_counted], self.train.values[is_counted], len(self.train)
+        )
+
 
 def build_eval_cases(
     positives: Interactions,

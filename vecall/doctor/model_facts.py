@@ -36,7 +36,7 @@ def measure_model(
         What the model ranks, and the worth of the order; None for the latter if no validation user has a history.
     """
     n_items = len(dataset.catalogue.items)
-    popularity = Popularity(split.train, n_items)
+    popularity = Popularity(split.counted_train, n_items)
     cases = draw_cases(split.test)
     progress.announce(f"ranking {n_items:,} items for {len(cases):,} of {len(split.test):,} test users")
     sample = sample_recalls(scorer, cases, n_items)

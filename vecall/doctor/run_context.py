@@ -71,7 +71,7 @@ def build_run_context(run: Run, config: Config | None, known: KnownGaps | None) 
         return dataclasses.replace(context, unexamined=(*context.unexamined, _OTHER_ITEMS))
     progress.announce("encoding the items")
     scorer = model.build_scorer(dataset, split)
-    item_counts = Popularity(split.train, len(dataset.catalogue.items)).item_counts
+    item_counts = Popularity(split.counted_train, len(dataset.catalogue.items)).item_counts
     with_fallback = FallbackScorer(
         scorer,
         item_counts,

@@ -19,6 +19,7 @@ from vecall.doctor.label_range import read_label_range
 from vecall.doctor.model_facts import draw_trained_items, measure_model
 from vecall.doctor.recall_samples import draw_cases
 from vecall.doctor.release_facts import compare_served_vectors, measure_ann
+from vecall.doctor.trained_settings import apply_trained_settings
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.scorer import VectorScorer
@@ -62,14 +63,17 @@ def build_store_context(release: Release, config: Config | None, known: KnownGap
         DataError: A table does not match the schema.
     """
     settings = IndexSettings.model_validate(release.manifest.index.settings)
+    trained_config, notes = (None, (_NO_CONFIG,))
+    if config is not None:
+        trained_config, notes = apply_trained_settings(config, release.manifest.trained_settings)
     progress.announce(f"examining release {release.name}")
     histories = RaggedArray.from_lists([]) if release.users is None else release.users.histories
     context = DoctorContext(
-        config=config,
+        config=trained_config,
         served=compare_served_vectors(release, None),
         answers=describe_answers(histories, release.attributes, release.vectors.size, settings),
         ann=measure_ann(release, None, settings.target_recall),
-        unexamined=(_NO_TRAINING, *(() if config is not None else (_NO_CONFIG,))),
+        unexamined=(_NO_TRAINING, *notes),
     )
     if config is None:
         return context
@@ -112,7 +116,7 @@ def _measure(
     encode_users = build_user_encoder(encoder, release.vectors, user_features)
     scorer = FallbackScorer(
         VectorScorer(encode_users, read_item_vectors(release.vectors)),
-        Popularity(split.train, len(dataset.catalogue.items)).item_counts,
+        Popularity(split.counted_train, len(dataset.catalogue.items)).item_counts,
         reads_history=encoder.history_length > 0,
         has_features_by_user=~is_empty_row(user_features),
     )

@@ -41,18 +41,19 @@ class ModelResults:
 def build_baseline_factories(split: Split, n_items: int, popularity: Popularity) -> dict[str, ScorerFactory]:
     """Return factories of the baselines by name, in the order of `BASELINES`.
 
-    Each is fitted on `split.train` alone, and EASE's l2 is chosen on `split.valid`. Users without a history are scored
-    by popularity, as those of the model.
+    Each is fitted on the training part alone, on positives of a weight above 0, and EASE's l2 is chosen on
+    `split.valid`. Users without a history are scored by popularity, as those of the model.
     """
+    train = split.counted_train
 
     def fit_ease() -> tuple[Scorer, str]:
-        ease = tune_ease(split.train, split.valid, n_items)
+        ease = tune_ease(train, split.valid, n_items)
         return FallbackScorer(ease.scorer, item_counts), ease.description
 
     item_counts: Scores = popularity.item_counts
     return {
         "ease": fit_ease,
-        "cooccurrence": lambda: (FallbackScorer(RecentCooccurrence(split.train, n_items), item_counts), ""),
+        "cooccurrence": lambda: (FallbackScorer(RecentCooccurrence(train, n_items), item_counts), ""),
         "popularity": lambda: (popularity, ""),
     }
 

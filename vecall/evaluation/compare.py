@@ -210,7 +210,7 @@ def evaluate_all(
     """
     n_items = len(dataset.catalogue.items)
     cases = select_test_cases(split.test, n_items, all_users=all_users)
-    popularity = Popularity(split.train, n_items)
+    popularity = Popularity(split.counted_train, n_items)
     item_counts = popularity.item_counts
     factories: dict[str, ScorerFactory] = {
         "model": lambda: (served_model.wrap_with_fallback(scorer, item_counts), ""),

@@ -101,20 +101,14 @@ def rank_batch(
     kept_users = np.concatenate([pairs[0], seen_users])
     kept_rows = np.concatenate([pairs[1], seen.values])
     kept = _PairScores(kept_users, kept_rows)
-    seen_pairs = _PairsByBlock(seen_users, seen.values)
     top_rows = TopRows(n_users, depth)
     for first, scores in _iterate_blocks(score_block, n_users, n_items, block_items):
         kept.read_block(scores, first)
-        is_candidate = ~(scores <= top_rows.thresholds)  # true for NaN, and where there is no threshold yet
-        is_candidate[seen_pairs.locate(first, scores.shape[1])] = False
-        users, columns = np.divmod(np.flatnonzero(is_candidate), scores.shape[1])  # faster than nonzero in 2 dimensions
-        candidate_scores = scores[users, columns]
-        if np.isnan(candidate_scores).any() or np.isnan(kept.last_read).any():
+        if top_rows.add_block(scores, first, seen) or np.isnan(kept.last_read).any():
             raise TrainingError(
                 f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN and cannot be ranked; "
                 "training has probably diverged: lower training.lr or raise training.temperature"
             )
-        top_rows.add(users, columns + first, candidate_scores)
     best_rows, best_scores = top_rows.sort()
     n_pairs = len(pairs[0])
     return BatchRanking(best_rows, best_scores, seen, kept.scores[n_pairs:], kept.scores[:n_pairs])

@@ -162,6 +162,7 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
         merge=base.merge_plan,
         ranker=base.manifest.ranker,
         metrics=base.manifest.metrics,
+        trained_settings=base.manifest.trained_settings,
         journal_seq=until_seq,
         tables_seq=base.manifest.tables_seq,
     )

@@ -27,7 +27,7 @@ def build_channel_tables(
         settings: The channels.
         dataset: Its items and users.
         positives: The positive interactions to build from: all of them for a release, those of the training part for
-            an evaluation.
+            an evaluation. Those of weight 0 are not counted.
         scratch_dir: Where large tables lie, in files without a name; None for the system's directory of temporary
             files.
 
@@ -35,9 +35,10 @@ def build_channel_tables(
         OSError: These files cannot be written.
     """
     catalogue, created = dataset.catalogue, dataset.schema.items.created
+    counted = positives.counted_positives
     return ChannelTables(
-        similar=None if settings.similar is False else _build_similar(dataset, positives, scratch_dir),
-        popular=None if settings.popular is False else build_popular_items(settings.popular, catalogue, positives),
+        similar=None if settings.similar is False else _build_similar(dataset, counted, scratch_dir),
+        popular=None if settings.popular is False else build_popular_items(settings.popular, catalogue, counted),
         facts=build_channel_facts(settings, created, catalogue, positives, now_us=time.time_ns() // 1000),
     )
 

@@ -102,7 +102,7 @@ class ChannelRecaller:
             search_param_curve=served_model.search_param_curve,
             cost_model=served_model.cost_model,
             attributes=catalogue.item_attributes,
-            popularity=count_rows(split.train.values, index.vectors.size).astype(np.float32),
+            popularity=count_rows(split.counted_train.values, index.vectors.size).astype(np.float32),
             users=UserTable(catalogue.users, catalogue.user_features, split.train),
             encoder=None,
             golden_queries=None,

@@ -123,7 +123,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     init_weights = None if init_run is None else init_run.weights_path
     fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights, time_key)
     _write_or_check_lineage(fingerprint, hashes[split.positive_parts == TRAIN], directory, init_run, group)
-    popularity = Popularity(split.train, training_data.n_items)
+    popularity = Popularity(split.counted_train, training_data.n_items)
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
     config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)
     wrap_with_fallback = _make_fallback_wrapper(dataset, popularity, config)

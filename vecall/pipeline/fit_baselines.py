@@ -43,7 +43,7 @@ def evaluate_baselines(
     cases = select_test_cases(split.test, n_items)
     users = describe_users(len(cases), len(split.test)).removesuffix(",")
     progress.announce(
-        f"baselines: popularity, EASE and co-occurrence of {len(split.train.values):,} positives, on {users}; "
+        f"baselines: popularity, EASE and co-occurrence of {len(split.counted_train.values):,} positives, on {users}; "
         "[evaluation] baselines = false leaves them out"
     )
     factories = build_baseline_factories(split, n_items, popularity)

@@ -152,6 +152,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
         channels = build_channel_tables(
             run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
         )
+    settings = run.config.as_json()
     contents = ReleaseContents(
         item_ids=catalogue.items,
         vectors=encode_catalogue(_open_encoder(directory), catalogue.item_features),
@@ -167,6 +168,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
             "refit": run.summary.refit,
             "split": None if fingerprint is None else fingerprint.protocol,
         },
+        trained_settings={section: settings[section] for section in ("model", "training")},
         journal_seq=journal_seq,
         tables_seq=journal_seq,
     )

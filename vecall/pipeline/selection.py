@@ -6,7 +6,7 @@ The rules, and what they rest on: docs/decisions/0016-auto-preset.md.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from vecall import progress
@@ -17,22 +17,21 @@ from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baseline_evaluation import build_baseline_factories, evaluate_models
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
-from vecall.evaluation.sampling import sample_cases
+from vecall.pipeline.selection_plan import TrialPlan, plan_trials
 from vecall.pipeline.selection_record import SelectionRecord, TrialRecord, read_selection, read_trial, write_selection
 from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
-from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, sample_users
+from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, shorten
 from vecall.training.data import TrainingData
 from vecall.training.distributed import run_on_main
 
 # The history encoders that make a preset what it is; `pooled` takes the others.
 _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
-# Settings of `training` that belong to a machine or a run rather than to its model.
-_RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
+RUN_BOUND_KEYS = frozenset({"devices", "precision", "minutes", "logger", "refit"})
+"""Settings of `training` that belong to a machine or a run rather than to its model."""
+
 _QUICK_BASELINES = ("popularity", "cooccurrence")
-_ROWS_PER_MINUTE, _MIN_MINUTES, _MAX_MINUTES = 200_000, 0.5, 20.0
-_MIN_SAMPLE = 2_000
-_MIN_VALIDATION_USERS, _MAX_VALIDATION_USERS = 500, 5_000
-_MAX_RANKED_PAIRS = 5 * 10**9  # users x items of an evaluation, of which a trial has two
+_START_SECONDS = 2.0  # of the first training, which loads what it needs
+_SLOW_FACTOR = 1.5  # of the first trial's time over its estimate; above, the announced time is corrected
 
 
 def resolve_preset(
@@ -72,15 +71,10 @@ def resolve_preset(
     return record.parse_config()
 
 
-def compute_default_minutes(n_interactions: int) -> float:
-    """Return the minutes that choosing may take by default: a minute per 200,000 interactions, from 0.5 to 20."""
-    return min(_MAX_MINUTES, max(_MIN_MINUTES, n_interactions / _ROWS_PER_MINUTE))
-
-
 def _adopt_preset(config: Config, init_config: Config) -> SelectionRecord:
     """Take preset, towers and training of the run that the weights come from; keys that the file gives hold."""
     init_settings = init_config.as_json()
-    training = {key: value for key, value in init_settings["training"].items() if key not in _RUN_BOUND_KEYS}
+    training = {key: value for key, value in init_settings["training"].items() if key not in RUN_BOUND_KEYS}
     preset = init_config.model.preset
     resolved = config.with_preset(preset, {"model": init_settings["model"], "training": training})
     return SelectionRecord(
@@ -93,39 +87,37 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     start = time.perf_counter()
     group = runner.group
     candidates, left_out = find_candidates(config)
-    minutes = config.training.minutes or compute_default_minutes(len(data.histories.values))
-    cases = _sample_validation_users(split.valid, data.n_items)
     # A single candidate needs no trial, and without validation users a trial has no result.
-    tried = [preset for preset in TRIED_PRESETS if preset in candidates] if len(candidates) > 1 and len(cases) else []
-    sample = sample_users(data, _compute_sample_size(minutes, tried))
-    if tried:
-        seconds = len(sample.histories.values) * _sum_seconds_per_interaction(tried)
+    is_tried = len(candidates) > 1 and len(split.valid) > 0
+    configs = {preset: shorten(candidates[preset]) for preset in TRIED_PRESETS if preset in candidates and is_tried}
+    plan = plan_trials(configs, data, split, config.training.minutes)
+    if is_tried:
         progress.announce(
-            f'preset = "auto": choosing takes about {_format_seconds(seconds)}; training the choice to its end comes '
-            "after"
+            f'preset = "auto": choosing takes about {_format_seconds(plan.seconds)}; training the choice to its end '
+            "comes after"
         )
-    trials, failures = _run_trials({preset: candidates[preset] for preset in tried}, sample, cases, runner)
+    trials, failures = _run_trials(plan, runner)
     left_out |= failures
     presets = [preset for preset in candidates if preset not in failures]
     n_users = int((data.histories.lengths > 1).sum())
     preset, reason = choose_preset(trials, presets, n_users)
+    baselines = run_on_main(group, partial(_evaluate_baselines, split, plan.cases, data.n_items)) if is_tried else {}
     return SelectionRecord(
         preset=preset,
         reason=reason,
         config=candidates[preset].as_json(),
-        budget_seconds=round(60 * minutes, 1) if tried else 0.0,
+        budget_seconds=round(plan.budget_seconds, 1),
+        announced_seconds=round(plan.seconds, 1),
         seconds=round(time.perf_counter() - start, 1),
         recall_depth=limit_depth(data.n_items),
-        validation_users=len(cases),
+        validation_users=len(plan.cases),
         trials=tuple(trials),
         left_out=left_out,
-        baselines=run_on_main(group, partial(_evaluate_baselines, split, cases, data.n_items)) if tried else {},
+        baselines=baselines,
     )
 
 
-def _run_trials(
-    candidates: Mapping[str, Config], sample: TrainingData, cases: EvalCases, runner: TrialRunner
-) -> tuple[list[TrialRecord], dict[str, str]]:
+def _run_trials(plan: TrialPlan, runner: TrialRunner) -> tuple[list[TrialRecord], dict[str, str]]:
     """Run the trials that have no record yet; return the records, and why the other presets cannot be trained.
 
     Raises:
@@ -134,15 +126,32 @@ def _run_trials(
     """
     trials: list[TrialRecord] = []
     failures: dict[str, str] = {}
-    for preset, candidate in candidates.items():
+    for preset, config in plan.configs.items():
         trial = run_on_main(runner.group, partial(read_trial, runner.run_dir, preset))
+        scores = [ended.metrics["score"] for ended in trials]
+        best_score = max((score for score in scores if score > 0), default=0.0)  # undefined ones are NaN
         try:
-            trials.append(trial or runner.run(candidate, sample, cases))
+            trials.append(trial or runner.run(config, plan.sample, plan.cases, best_score))
         except TrainingError as error:  # such as too few items by user for this preset
-            if runner.group is not None or len(failures) == len(candidates) - 1:
+            if runner.group is not None or len(failures) == len(plan.configs) - 1:
                 raise
             failures[preset] = str(error)
+            continue
+        if trial is None and len(trials) + len(failures) == 1:
+            _announce_delay(trials[0], plan)
     return trials, failures
+
+
+def _announce_delay(first: TrialRecord, plan: TrialPlan) -> None:
+    """Correct the announced time if the first trial shows that the machine is slower than was assumed."""
+    expected = plan.trial_seconds[first.preset]
+    factor = first.seconds / (expected + _START_SECONDS)
+    if factor > _SLOW_FACTOR:
+        rest = factor * (plan.seconds - expected)
+        progress.announce(
+            f"  this machine is {factor:.1f} times slower than was assumed, or busy: choosing takes about "
+            f"{_format_seconds(rest)} more"
+        )
 
 
 def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str]]:
@@ -170,30 +179,13 @@ def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str
     return candidates, left_out
 
 
-def _compute_sample_size(minutes: float, tried: Sequence[str]) -> int:
-    """Return how many interactions all trials can take in the time.
-
-    All trials get the same users, and no clock is asked, so that a choice can be repeated on a machine of any speed.
-    """
-    return max(_MIN_SAMPLE, int(60 * minutes / _sum_seconds_per_interaction(tried))) if tried else 0
-
-
-def _sum_seconds_per_interaction(tried: Sequence[str]) -> float:
-    return sum(1 / TRIED_PRESETS[preset] for preset in tried)
-
-
 def _format_seconds(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _sample_validation_users(cases: EvalCases, n_items: int) -> EvalCases:
-    """Return a fixed random sample, of fewer users where each is ranked over millions of items."""
-    return sample_cases(cases, min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, _MAX_RANKED_PAIRS // n_items)))
 
 
 def _evaluate_baselines(split: Split, cases: EvalCases, n_items: int) -> dict[str, float]:
     """Return recall of popularity and co-occurrence; those that do not fit in memory are left out."""
     k = limit_depth(n_items)
-    factories = build_baseline_factories(split, n_items, Popularity(split.train, n_items))
+    factories = build_baseline_factories(split, n_items, Popularity(split.counted_train, n_items))
     evaluated = evaluate_models({name: factories[name] for name in _QUICK_BASELINES}, cases, n_items, (k,))
     return {name: result.seen_excluded_or_included[f"recall@{k}"] for name, result in evaluated.results.items()}

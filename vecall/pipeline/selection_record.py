@@ -33,6 +33,7 @@ class TrialRecord(BaseModel):
         metrics: On the validation users: `score`, `recall` and `ndcg@10`; `shuffled_...`, the same with the items of
             each history in random order. NaN where no target can be ranked.
         standard_error: Of `recall`, over users; NaN for a single one.
+        is_hopeless: Whether it was ended after an epoch, since it had less than half of another trial's score.
         seconds: Wall time.
     """
 
@@ -43,6 +44,7 @@ class TrialRecord(BaseModel):
     interactions: int
     metrics: dict[str, float]
     standard_error: float
+    is_hopeless: bool = False
     seconds: float
 
 
@@ -53,8 +55,9 @@ class SelectionRecord(BaseModel):
         preset: The choice.
         reason: Sentence about why.
         config: The chosen settings, as `Config.as_json` returns them.
-        budget_seconds: Announced limit of the wall time of all trials.
-        seconds: Wall time that they took.
+        budget_seconds: Limit by which the users of the trials were chosen.
+        announced_seconds: Time that choosing was expected to take; less than the limit where the data are small.
+        seconds: Wall time that it took, with evaluations and baselines.
         recall_depth: k of the trials' recall.
         validation_users: Users that the trials were judged by.
         trials: Trials in their order.
@@ -67,6 +70,7 @@ class SelectionRecord(BaseModel):
     reason: str
     config: dict[str, Any]
     budget_seconds: float = 0.0
+    announced_seconds: float = 0.0
     seconds: float = 0.0
     recall_depth: int = 0
     validation_users: int = 0
@@ -79,20 +83,23 @@ class SelectionRecord(BaseModel):
         return parse_config(self.config, source=_CHOICE_FILE)
 
     def describe(self) -> Iterator[str]:
-        """Yield a line for each trial, each preset that was left out, the baselines and the choice."""
+        """Yield a line for each trial, each preset that was left out, the baselines, the time and the choice."""
         k = self.recall_depth
         for trial in self.trials:
             metrics = trial.metrics
+            end = ", ended after an epoch: less than half of the best score" if trial.is_hopeless else ""
             yield (
                 f"  {trial.preset}: validation recall@{k} {metrics['recall']:.3f}, ndcg@10 {metrics['ndcg@10']:.3f}; "
                 f"with shuffled histories {metrics['shuffled_recall']:.3f}, {metrics['shuffled_ndcg@10']:.3f} "
-                f"({trial.seconds:.0f} s)"
+                f"({trial.seconds:.0f} s{end})"
             )
         for preset, problem in self.left_out.items():
             yield f"  {preset}: not tried: {problem}"
         if self.baselines:
             baselines = ", ".join(f"{name} {recall:.3f}" for name, recall in self.baselines.items())
             yield f"  beside them, recall@{k}: {baselines}"
+        if self.announced_seconds:
+            yield f"  choosing took {self.seconds:.0f} s; {self.announced_seconds:.0f} s were announced"
         yield f"  chosen: {self.preset}: {self.reason}"
 
 

@@ -18,7 +18,7 @@ def read_selection_section(run_dir: Path) -> SelectionSection | None:
         return None
     trials = [
         SelectionRow(
-            name=trial.preset,
+            name=f"{trial.preset}, 1 epoch" if trial.is_hopeless else trial.preset,
             recall=_drop_nan(trial.metrics["recall"]),
             ndcg=_drop_nan(trial.metrics["ndcg@10"]),
             shuffled_recall=_drop_nan(trial.metrics["shuffled_recall"]),

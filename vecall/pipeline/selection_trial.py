@@ -21,7 +21,7 @@ from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, write_t
 from vecall.pipeline.validation_score import ValidationScore
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, run_on_main
-from vecall.training.fit import train
+from vecall.training.fit import count_finished_epochs, train
 from vecall.training.scoring import Scorer, TowerScorer
 
 # The largest model and the most epochs of a trial; a schedule of so few epochs comes to its end.
@@ -29,8 +29,10 @@ _TRIAL_LIMITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "set": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 4}},
     "pooled": {"model": {"dim": 64, "ensemble_size": 1}, "training": {"epochs": 2}},
 }
-# Interactions that a trial takes in a second, all its epochs included, on 2 slow cores.
-TRIED_PRESETS: Mapping[str, int] = {"set": 6_000, "pooled": 3_000}
+TRIED_PRESETS = tuple(_TRIAL_LIMITS)  # the cheapest first
+# Of the best score so far: a trial that has less after its first epoch ends there. Pooled trials gained at most 0.15 of
+# their score in the second; see docs/decisions/0016-auto-preset.md.
+_HOPELESS_SHARE = 0.5
 _SEED = 0
 
 
@@ -48,28 +50,32 @@ class TrialRunner:
     wrap_scorer: Callable[[Scorer], Scorer]
     group: ProcessGroup | None
 
-    def run(self, config: Config, data: TrainingData, cases: EvalCases) -> TrialRecord:
+    def run(self, config: Config, data: TrainingData, cases: EvalCases, best_score: float) -> TrialRecord:
         """Run a trial and write its record.
 
         Args:
-            config: Settings that would be trained to their end.
+            config: Settings of the trial, see `shorten`.
             data: Training data of the users to train on.
             cases: Validation users.
+            best_score: Highest score of the trials before; 0 if there is none. After the first epoch, a trial with less
+                than half of it ends.
 
         Raises:
             TrainingError: As `train`.
         """
         start = time.perf_counter()
-        config, preset = _shorten(config), config.model.preset
+        preset = config.model.preset
         directory = self.run_dir / SELECTION_DIR / preset
-        result = train(data, config.model, config.training, directory, group=self.group)
-        scorer = self.wrap_scorer(TowerScorer(result.towers, data))
         k = limit_depth(data.n_items)
-        ordered, shuffled = (
-            evaluate_scorer(scorer, variant, data.n_items, (k,), max_sample_users=0, processes=self.group)
-            for variant in (cases, shuffle_histories(cases))
-        )
-        del result, scorer
+        evaluate = partial(evaluate_scorer, n_items=data.n_items, ks=(k,), max_sample_users=0, processes=self.group)
+        is_hopeless = False
+        if best_score > 0 and config.training.epochs > 1 and not self._has_passed(directory):
+            scorer = self._train(data, config, directory, max_epochs=1)
+            is_hopeless = ValidationScore.compute(evaluate(scorer, cases), k).score < _HOPELESS_SHARE * best_score
+            del scorer
+        scorer = self._train(data, config, directory, max_epochs=1 if is_hopeless else None)
+        ordered, shuffled = (evaluate(scorer, variant) for variant in (cases, shuffle_histories(cases)))
+        del scorer
         gc.collect()  # of the trainer, which refers to itself: the towers' tables are mapped from the checkpoint
         if self.group is not None:
             self.group.barrier()  # until all processes have read the checkpoint
@@ -81,9 +87,19 @@ class TrialRunner:
             interactions=len(data.histories.values),
             metrics=_summarize(ordered, k, "") | _summarize(shuffled, k, "shuffled_"),
             standard_error=ordered.standard_errors[f"recall@{k}"],
+            is_hopeless=is_hopeless,
             seconds=round(time.perf_counter() - start, 1),
         )
         return run_on_main(self.group, partial(self._finish, trial, directory))
+
+    def _train(self, data: TrainingData, config: Config, directory: Path, max_epochs: int | None) -> Scorer:
+        """Train, or go on from the checkpoint, and return the scorer of the towers."""
+        result = train(data, config.model, config.training, directory, max_epochs=max_epochs, group=self.group)
+        return self.wrap_scorer(TowerScorer(result.towers, data))
+
+    def _has_passed(self, directory: Path) -> bool:
+        """Return whether an interrupted trial was in a later epoch than the first."""
+        return run_on_main(self.group, lambda: count_finished_epochs(directory) > 1)
 
     def _finish(self, trial: TrialRecord, directory: Path) -> TrialRecord:
         write_trial(trial, self.run_dir)
@@ -91,7 +107,7 @@ class TrialRunner:
         return trial
 
 
-def _shorten(config: Config) -> Config:
+def shorten(config: Config) -> Config:
     """Return the settings of a trial, which is no larger and no longer than `_TRIAL_LIMITS` and logs nothing."""
     settings = config.as_json()
     for section, limits in _TRIAL_LIMITS[config.model.preset].items():

@@ -46,6 +46,7 @@ class ReleaseMetadata(SettingsModel):
     merge: MergePlan = Field(VECTORS_ALONE, description="channels that a request uses, and how they are merged")
     ranker: RankerInfo = Field(NO_RANKER, description="what orders the recalled items, and why")
     metrics: dict[str, JsonValue] = Field({}, description="of the model and of the baselines, by name")
+    trained_settings: dict[str, JsonValue] = Field({}, description="sections model and training of a trained run")
     libraries: dict[str, str] = Field({}, description="version by library")
     journal_seq: int = Field(0, ge=0, description="the release contains the journal's operations up to this one")
     tables_seq: int = Field(0, ge=0, description="the tables contain the journal's operations up to this one")

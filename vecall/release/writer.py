@@ -70,6 +70,7 @@ class ReleaseContents:
         merge: channels that a request uses if it names none, and how they are merged.
         ranker: which ranker the release has; its files are in the directory already.
         metrics: of the model and of baselines, by name, for the manifest.
+        trained_settings: sections `model` and `training` that a run was trained with, as JSON.
         journal_seq: the release contains the journal's operations up to this one.
         tables_seq: the tables contain the journal's operations up to this one, so publishing them again does not
             need these operations.
@@ -86,6 +87,7 @@ class ReleaseContents:
     merge: MergePlan = VECTORS_ALONE
     ranker: RankerInfo = NO_RANKER
     metrics: Mapping[str, JsonValue] = field(default_factory=dict)
+    trained_settings: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     tables_seq: int = 0
 
@@ -145,6 +147,7 @@ def write_release(
         merge=contents.merge,
         ranker=contents.ranker,
         metrics=dict(contents.metrics),
+        trained_settings=dict(contents.trained_settings),
         libraries=collect_library_versions(),
         journal_seq=contents.journal_seq,
         tables_seq=contents.tables_seq,

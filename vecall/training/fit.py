@@ -1,5 +1,6 @@
 """Training loop on Lightning: early stopping, choice of the best epoch, resumption after an interruption."""
 
+import json
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ from vecall.training.spectral_share import choose_spectral_share
 from vecall.training.threads import use_fastest_thread_count
 
 LAST_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "best.ckpt"
+_METRICS_FILE = "metrics.jsonl"
 _MIN_MAPPED_BYTES = 2**24  # of a weight; smaller ones are copied
 
 
@@ -104,7 +106,8 @@ def train(
     n_epochs = _run_trainer(build_trainer, module, directory, group)
     best_epoch = _load_final_weights(module, directory / (BEST_CHECKPOINT if validate else LAST_CHECKPOINT), group)
     final_towers = module.eval_towers.eval()
-    choose_spectral_share(final_towers, data, validate, spectral_share)
+    score = None if validate is None else run_on_main(group, partial(_read_score, directory, best_epoch))
+    choose_spectral_share(final_towers, data, validate, spectral_share, score)
     return TrainResult(final_towers, best_epoch, n_epochs, time.perf_counter() - start)
 
 
@@ -202,6 +205,18 @@ def _load_final_weights(module: TwoTowerModule, checkpoint: Path, group: Process
     return int(best["epoch"])
 
 
+def count_finished_epochs(directory: Path) -> int:
+    """Return how many epochs of a training have ended, by the lines of its metrics; 0 of none."""
+    path = directory / _METRICS_FILE
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+
+def _read_score(directory: Path, epoch: int) -> float:
+    """Read the validation score of an epoch that has ended."""
+    line = (directory / _METRICS_FILE).read_text(encoding="utf-8").splitlines()[epoch]
+    return float(json.loads(line)[MONITORED_METRIC])
+
+
 def _resolve_plan(
     directory: Path, settings: TrainingSettings, towers: TwoTower, data: TrainingData, group: ProcessGroup | None
 ) -> TrainingPlan:
@@ -259,7 +274,7 @@ def _build_callbacks(
     logger: EpochLogger | None,
     group: ProcessGroup | None,
 ) -> list[Callback]:
-    epoch_end = EpochEndCallback(directory / "metrics.jsonl", validate, logger, group)
+    epoch_end = EpochEndCallback(directory / _METRICS_FILE, validate, logger, group)
     callbacks: list[Callback] = [_TerminationHandler(), epoch_end]
     if validate is not None:
         callbacks.append(

@@ -21,7 +21,7 @@ LossName = Literal["softmax", "sampled_softmax", "bce"]
 
 # With more logits [B, N] in a step, loss = "auto" samples negatives. On 2 cores, the softmax over 20 M logits takes
 # about as long as a whole sampled step; see docs/scaling.md.
-_MAX_LOGITS_CPU = 20_000_000
+MAX_LOGITS_CPU = 20_000_000
 _MAX_LOGITS_GPU = 128_000_000
 # Smaller tables cost little as a whole.
 MIN_ROWS_OF_ROW_TABLE = 10_000
@@ -117,7 +117,7 @@ def resolve_loss(settings: TrainingSettings, n_items: int) -> LossName:
     """
     if settings.loss != "auto":
         return settings.loss
-    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else _MAX_LOGITS_CPU
+    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else MAX_LOGITS_CPU
     if settings.batch * n_items <= max_logits:
         return "softmax"
     if settings.negatives.uniform + settings.negatives.in_batch == 0:

@@ -13,7 +13,11 @@ SHARES = (0.1, 0.2, 0.35, 0.5)
 
 
 def choose_spectral_share(
-    towers: TwoTower, data: TrainingData, validate: ScorerValidator | None, known_share: float | None = None
+    towers: TwoTower,
+    data: TrainingData,
+    validate: ScorerValidator | None,
+    known_share: float | None = None,
+    current_score: float | None = None,
 ) -> None:
     """Set the weight of the spectral part to the smallest of `SHARES` with the highest validation score.
 
@@ -23,6 +27,7 @@ def choose_spectral_share(
         validate: Returns the validation score of a scorer; with several processes the same in all of them. Without it
             the weight stays as it is.
         known_share: Weight that was chosen before, which is set instead.
+        current_score: Validation score with the weight that is set, where the training has measured it.
     """
     if towers.spectral_share is None:
         return
@@ -31,10 +36,11 @@ def choose_spectral_share(
         return
     if validate is None:
         return
-    scores = {}
+    scores, current_share = {}, towers.spectral_share
     for share in SHARES:
         towers.set_spectral_share(share)
-        scores[share] = validate(TowerScorer(towers, data))[MONITORED_METRIC]
+        is_known = current_score is not None and towers.spectral_share == current_share
+        scores[share] = current_score if is_known else validate(TowerScorer(towers, data))[MONITORED_METRIC]
     best = max(SHARES, key=scores.__getitem__)
     towers.set_spectral_share(best)
     logger.info("the spectral part weighs %g, the best on the validation of %s", best, scores)

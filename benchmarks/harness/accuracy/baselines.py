@@ -22,7 +22,7 @@ def measure_baselines(config: Config) -> dict[str, Any]:
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     n_items = len(dataset.catalogue.items)
-    popularity = Popularity(split.train, n_items)
+    popularity = Popularity(split.counted_train, n_items)
     factories = build_baseline_factories(split, n_items, popularity)
     factories["ease"] = lambda: _fit_ease(split, n_items, popularity)
     evaluated = evaluate_models(factories, select_test_cases(split.test, n_items), n_items, config.evaluation.ks)
@@ -30,5 +30,5 @@ def measure_baselines(config: Config) -> dict[str, Any]:
 
 
 def _fit_ease(split: Split, n_items: int, popularity: Popularity) -> tuple[Scorer, str]:
-    ease = tune_ease(split.train, split.valid, n_items, max_tuned_dim=_MAX_TUNED_DIM)
+    ease = tune_ease(split.counted_train, split.valid, n_items, max_tuned_dim=_MAX_TUNED_DIM)
     return FallbackScorer(ease.scorer, popularity.item_counts), ease.description
