@@ -63,9 +63,7 @@ def build_store_context(release: Release, config: Config | None, known: KnownGap
         DataError: A table does not match the schema.
     """
     settings = IndexSettings.model_validate(release.manifest.index.settings)
-    trained_config, notes = (None, (_NO_CONFIG,))
-    if config is not None:
-        trained_config, notes = apply_trained_settings(config, release.manifest.trained_settings)
+    trained_config, notes = _apply_trained_settings(config, release)
     progress.announce(f"examining release {release.name}")
     histories = RaggedArray.from_lists([]) if release.users is None else release.users.histories
     context = DoctorContext(
@@ -91,6 +89,13 @@ def build_store_context(release: Release, config: Config | None, known: KnownGap
     if reasons:
         return dataclasses.replace(context, unexamined=(*context.unexamined, *reasons))
     return _measure(context, release, dataset, split, settings, known)
+
+
+def _apply_trained_settings(config: Config | None, release: Release) -> tuple[Config | None, tuple[Message, ...]]:
+    """Return the settings for the checks, and what is to be told of them."""
+    if config is None:
+        return None, (_NO_CONFIG,)
+    return apply_trained_settings(config, release.manifest.trained_settings)
 
 
 def _list_reasons(release: Release, dataset: Dataset) -> list[Message]:

@@ -42,11 +42,11 @@ def apply_trained_settings(
         }
     except (KeyError, ValidationError):  # of a release without towers, or written by another version
         return (None, (_NOT_RECORDED,)) if config.model.preset == AUTO_PRESET else (config, ())
-    given = config.as_json()
+    file_settings = config.as_json()
     differences = [
         text
         for section in sections
-        for text in _list_differences(given[section], sections[section].model_dump(mode="json"), section)
+        for text in _list_differences(file_settings[section], sections[section].model_dump(mode="json"), section)
     ]
     resolved = config.model_copy(update=sections)
     if not differences:
@@ -55,9 +55,9 @@ def apply_trained_settings(
     return resolved, (_DIFFERENT.format(differences=listed),)
 
 
-def _list_differences(given: Mapping[str, Any], trained: Mapping[str, Any], path: str) -> Iterator[str]:
+def _list_differences(file_settings: Mapping[str, Any], trained: Mapping[str, Any], path: str) -> Iterator[str]:
     """Yield the keys of a file that have another value in the release; a preset that was chosen by `auto` is none."""
-    for key, value in given.items():
+    for key, value in file_settings.items():
         if (path == "training" and key in RUN_BOUND_KEYS) or (key == "preset" and value == AUTO_PRESET):
             continue
         other = trained.get(key)

@@ -65,7 +65,9 @@ def plan_trials(configs: Mapping[str, Config], data: TrainingData, split: Split,
     cases = sample_cases(split.valid, min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, n_users)))
     evaluation_seconds = estimate_evaluation_seconds(len(cases), data.n_items)
     baseline_seconds = estimate_baseline_seconds(n_interactions) + evaluation_seconds
-    measuring_seconds = len(configs) * evaluation_seconds + baseline_seconds
+    evaluation_by_preset = dict.fromkeys(configs, 2 * evaluation_seconds)  # after the first epoch and after the last
+    evaluation_by_preset[next(iter(configs))] = evaluation_seconds  # with no other to compare with
+    measuring_seconds = sum(evaluation_by_preset.values()) + baseline_seconds
     training_seconds = sum(estimate_training_seconds(config, data) for config in configs.values())
     budget_seconds = 60 * minutes or compute_default_seconds(
         measuring_seconds + _TARGET_SHARE * training_seconds, n_rows
@@ -73,7 +75,8 @@ def plan_trials(configs: Mapping[str, Config], data: TrainingData, split: Split,
     share = min(1.0, max(0.0, budget_seconds - measuring_seconds) / training_seconds)
     sample = sample_users(data, max(_MIN_SAMPLE, int(share * n_interactions)))
     trial_seconds = {
-        preset: estimate_training_seconds(config, sample) + evaluation_seconds for preset, config in configs.items()
+        preset: estimate_training_seconds(config, sample) + evaluation_by_preset[preset]
+        for preset, config in configs.items()
     }
     seconds = sum(trial_seconds.values()) + baseline_seconds
     return TrialPlan(configs, sample, cases, trial_seconds, seconds, budget_seconds)

@@ -67,18 +67,11 @@ class TrialRunner:
         preset = config.model.preset
         directory = self.run_dir / SELECTION_DIR / preset
         k = limit_depth(data.n_items)
-        evaluate = partial(evaluate_scorer, n_items=data.n_items, ks=(k,), max_sample_users=0, processes=self.group)
-        is_hopeless = False
-        if best_score > 0 and config.training.epochs > 1 and not self._has_passed(directory):
-            scorer = self._train(data, config, directory, max_epochs=1)
-            is_hopeless = ValidationScore.compute(evaluate(scorer, cases), k).score < _HOPELESS_SHARE * best_score
-            del scorer
-        scorer = self._train(data, config, directory, max_epochs=1 if is_hopeless else None)
-        ordered, shuffled = (evaluate(scorer, variant) for variant in (cases, shuffle_histories(cases)))
-        del scorer
-        gc.collect()  # of the trainer, which refers to itself: the towers' tables are mapped from the checkpoint
-        if self.group is not None:
-            self.group.barrier()  # until all processes have read the checkpoint
+        is_checked = best_score > 0 and config.training.epochs > 1 and not self._has_passed(directory)
+        ordered, shuffled = self._train_and_evaluate(config, data, cases, max_epochs=1 if is_checked else None)
+        is_hopeless = is_checked and ValidationScore.compute(ordered, k).score < _HOPELESS_SHARE * best_score
+        if is_checked and not is_hopeless:
+            ordered, shuffled = self._train_and_evaluate(config, data, cases, max_epochs=None)
         settings = config.as_json()
         trial = TrialRecord(
             preset=preset,
@@ -92,10 +85,22 @@ class TrialRunner:
         )
         return run_on_main(self.group, partial(self._finish, trial, directory))
 
-    def _train(self, data: TrainingData, config: Config, directory: Path, max_epochs: int | None) -> Scorer:
-        """Train, or go on from the checkpoint, and return the scorer of the towers."""
+    def _train_and_evaluate(
+        self, config: Config, data: TrainingData, cases: EvalCases, max_epochs: int | None
+    ) -> tuple[EvaluationResult, EvaluationResult]:
+        """Train, or go on from the checkpoint, and evaluate: with the order of histories, and shuffled."""
+        directory, k = self.run_dir / SELECTION_DIR / config.model.preset, limit_depth(data.n_items)
         result = train(data, config.model, config.training, directory, max_epochs=max_epochs, group=self.group)
-        return self.wrap_scorer(TowerScorer(result.towers, data))
+        scorer = self.wrap_scorer(TowerScorer(result.towers, data))
+        ordered, shuffled = (
+            evaluate_scorer(scorer, variant, data.n_items, (k,), max_sample_users=0, processes=self.group)
+            for variant in (cases, shuffle_histories(cases))
+        )
+        del result, scorer
+        gc.collect()  # of the trainer, which refers to itself: the towers' tables are mapped from the checkpoint
+        if self.group is not None:
+            self.group.barrier()  # until all processes have read the checkpoint
+        return ordered, shuffled
 
     def _has_passed(self, directory: Path) -> bool:
         """Return whether an interrupted trial was in a later epoch than the first."""

@@ -36,11 +36,14 @@ def choose_spectral_share(
         return
     if validate is None:
         return
-    scores, current_share = {}, towers.spectral_share
+    scores: dict[float, float] = {}
+    current_share = towers.spectral_share
     for share in SHARES:
         towers.set_spectral_share(share)
-        is_known = current_score is not None and towers.spectral_share == current_share
-        scores[share] = current_score if is_known else validate(TowerScorer(towers, data))[MONITORED_METRIC]
+        if current_score is not None and towers.spectral_share == current_share:
+            scores[share] = current_score
+        else:
+            scores[share] = validate(TowerScorer(towers, data))[MONITORED_METRIC]
     best = max(SHARES, key=scores.__getitem__)
     towers.set_spectral_share(best)
     logger.info("the spectral part weighs %g, the best on the validation of %s", best, scores)
