@@ -21,6 +21,7 @@ from vecall.index.engine import Engine
 from vecall.index.engines import ENGINES
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
+from vecall.index.remote_index import RemoteIndex
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import select_top_k_batch
@@ -117,6 +118,11 @@ class Release:
     def vectors(self) -> StoredVectors:
         """The N item vectors, in half precision."""
         return self.index.vectors
+
+    @property
+    def remote_index(self) -> RemoteIndex | None:
+        """`index`, if its searches ask a server; None if they run in this process."""
+        return cast("RemoteIndex", self.index) if ENGINES[self.manifest.index.engine].is_remote else None
 
     @property
     def merge_plan(self) -> MergePlan:
