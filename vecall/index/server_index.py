@@ -7,14 +7,13 @@ from vecall.index.base import Index
 WhenDown = Literal["refuse", "popular"]
 
 
-class RemoteIndex(Index, Protocol):
-    """Index whose search asks a server. `Engine.open` of such an engine returns one, for `Engine.is_remote`.
+class ServerIndex(Index, Protocol):
+    """Index whose search asks a server; `Engine.open` returns one where `Engine.is_remote`.
 
-    Opening does not wait for the server: if it does not answer, the index opens nevertheless, its searches raise
-    `EngineUnavailableError`, and it recovers by itself once the server answers. `search` ends after
-    `vecall.index.search_deadline.get_remaining_seconds()`, if its own time limit is not earlier. What is wrong with an
-    answer is its task too: rows that are missing are found by `StoredVectors.fill_missing_hits`, and answers that
-    cannot be true raise `EngineUnavailableError`.
+    If the server does not answer, the index opens nevertheless, its searches raise `EngineUnavailableError`, and it
+    recovers by itself once the server answers. `search` ends after `vecall.index.search_deadline.get_remaining_seconds`
+    if its own time limit is not earlier. What is wrong with an answer is its task too: it finds missing rows by a scan,
+    and raises `EngineUnavailableError` where an answer cannot be true.
     """
 
     @property
