@@ -262,7 +262,7 @@ class Recaller:
         snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
         plan = select_plan(snapshot.release, query)
-        if "vector" in plan.channels and snapshot.release.server_index is not None:
+        if "vector" in plan.channels and snapshot.release.remote_index is not None:
             self._before_remote_search()
         resolved_query = resolve_query(query, snapshot, needs_vector=not VECTOR_CHANNELS.isdisjoint(plan.channels))
         times.append(time.perf_counter())

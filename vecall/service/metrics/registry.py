@@ -198,8 +198,8 @@ class _StateGauges:
         )
         release.add_metric([snapshot.release.name, snapshot.release.manifest.index.engine], 1.0)
         yield release
-        if (server_index := snapshot.release.server_index) is not None:
-            is_available = server_index.unavailable_reason is None
+        if (remote_index := snapshot.release.remote_index) is not None:
+            is_available = remote_index.unavailable_reason is None
             yield GaugeMetricFamily(
                 "vecall_engine_available",
                 "1 while the server of the index is asked; 0 while searches are refused because it did not answer.",
