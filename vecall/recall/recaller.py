@@ -83,7 +83,7 @@ class Recaller:
         )
 
     def close(self) -> None:
-        """Stop taking changes and release the writer lock; a read-only recaller has nothing to close."""
+        """Stop taking changes, release the writer lock, and end the connection to the server of an index."""
         self.live_index.close()
 
     @property
