@@ -62,6 +62,7 @@ _JSON_RESULTS = {
     "config": "a JSON schema",
     "batch": '`{"users", "seconds", "out"}`',
     "compact": "as `publish`",
+    "reindex": "as `publish`",
     "releases list": '`{"current", "releases": [{"name", "created", "items", "dim", "bytes", "metrics", "parent", '
     '"journal_seq"}]}`',
     "releases verify": '`{"release", "ok"}`',

@@ -9,7 +9,7 @@ from support import synthetic
 
 from vecall.errors import JournalCorruptedError, StoreError
 from vecall.index.settings import IndexSettings
-from vecall.live import compaction
+from vecall.live import snapshot_release
 from vecall.live.compaction import compact
 from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
@@ -201,13 +201,13 @@ def test_release_that_was_activated_meanwhile_stays_current(make_store, monkeypa
     with open_recaller(store.path, writable=True) as recaller:
         recaller.delete([1])
         publish_vectors(store.path, [1, 2], np.eye(2), name="other", activate=False)
-        write_release = compaction.write_release
+        write_release = snapshot_release.write_release
 
         def activate_other_and_write(*args, **options):
             store.activate("other")
             return write_release(*args, **options)
 
-        monkeypatch.setattr(compaction, "write_release", activate_other_and_write)
+        monkeypatch.setattr(snapshot_release, "write_release", activate_other_and_write)
         assert compact(store.path, name="two") == "two"
     assert store.get_current().release == "other"
     assert re.search(r"\btwo\b.*current.*\bother\b.*\bone\b", caplog.text)

@@ -29,6 +29,7 @@ for command in (
     serving_commands.vectors,
     serving_commands.serve,
     store_commands.compact,
+    store_commands.reindex,
     reference_commands.config,
 ):
     app.command()(command)

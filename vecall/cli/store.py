@@ -49,6 +49,25 @@ def compact(
     verify_and_print_release(store, new_name, as_json=as_json)
 
 
+@wrap_command
+def reindex(
+    store: StoreOption,
+    engine: Annotated[str, typer.Option(help="Engine of the new index: auto, exact, hnsw, ivf or milvus.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new release (default: UTC timestamp).")] = None,
+    activate: ActivateOption = True,
+    release: Annotated[
+        str | None, typer.Option("--release", help="Release whose vectors are taken (default: the current release).")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the vectors of a release into an index of another engine, as a new release, without training."""
+    from vecall.live.reindex import reindex as reindex_store
+
+    new_name = reindex_store(store, engine=engine, name=name, activate=activate, release=release)
+    verify_and_print_release(store, new_name, as_json=as_json)
+
+
 @releases_app.command("list")
 @wrap_command
 def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:

@@ -1,39 +1,19 @@
 """Compaction: write a base release and the live changes since as the next release (base + delta - tombstones)."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-
-from vecall.arrays import Rows
-from vecall.channels.channel_tables import invert_rows
-from vecall.data.frames import select_columns
-from vecall.data.id_map import Id, build_id_map
-from vecall.data.ragged import RaggedArray
-from vecall.data.request_features import Fields
 from vecall.errors import StoreError
 from vecall.index.settings import IndexSettings
-from vecall.live.item_columns import ItemColumns
 from vecall.live.journal import Journal
 from vecall.live.memtable import MemTable
 from vecall.live.pruning import get_journal_path
 from vecall.live.replay import replay
-from vecall.live.snapshot import Snapshot, interleave_rows
-from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
-from vecall.release.file_io import map_array, translate_write_errors, write_array
-from vecall.release.manifest import read_release_file
-from vecall.release.ranker_io import copy_ranker
+from vecall.live.snapshot_release import LiveUpserts, write_snapshot
 from vecall.release.release import Release, open_release
 from vecall.release.store import Store
-from vecall.release.users import UserTable
-from vecall.release.writer import ReleaseContents, write_release
 
 logger = logging.getLogger(__name__)
-
-_CHUNK_ROWS = 65_536  # vectors that are gathered at a time
 
 
 def compact(store: str | Path, *, name: str | None = None, activate: bool = True, release: str | None = None) -> str:
@@ -66,22 +46,14 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         logger.info("release %s already contains all operations of the journal", base.name)
         return base.name
     snapshot = replay(memtable, journal.read_operations(base.manifest.journal_seq, until_seq))
-    upserts = _LiveUpserts.from_journal(snapshot, journal, until_seq)
+    upserts = LiveUpserts.from_journal(snapshot, journal, until_seq)
     if not len(snapshot):
         raise StoreError(
             f"all items of release {base.name!r} are deleted, and a release needs at least one item: upsert some first"
         )
+    settings = _resolve_index_settings(base)
     with opened_store.create_draft(name) as draft:
-        rows = snapshot.list_live_rows()
-        contents = _build_contents(snapshot, rows, until_seq, upserts)
-        base_dir = opened_store.get_release_dir(base.name)  # raises if it was pruned, as in `LiveState.refresh`
-        encoder = _copy_encoder(base_dir, draft.directory, snapshot, rows)
-        copy_ranker(base.manifest.ranker, base_dir, draft.directory)
-        golden = base.golden_queries
-        # Golden queries with inputs are users of the release, which are encoded again.
-        queries = None if golden is None or golden.inputs is not None else np.asarray(golden.vectors)
-        settings = _resolve_index_settings(base)
-        metadata = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder, name=draft.name)
+        metadata = write_snapshot(opened_store, draft, snapshot, upserts, until_seq, settings)
         return draft.commit(metadata, activate=activate, activate_only_if_current=base.name)
 
 
@@ -91,113 +63,3 @@ def _resolve_index_settings(base: Release) -> IndexSettings:
     if settings.engine == "auto" and base.manifest.index.engine != "exact":
         return IndexSettings.model_validate(base.manifest.index.settings | {"engine": base.manifest.index.engine})
     return settings
-
-
-@dataclass(frozen=True)
-class _LiveUpserts:
-    """The upserts of the delta's items, as far as a snapshot does not hold them.
-
-    Attributes:
-        fields_by_id: the item's fields.
-        external_vector_ids: items whose vector the caller gave.
-    """
-
-    fields_by_id: Mapping[Id, Fields]
-    external_vector_ids: frozenset[Id]
-
-    @classmethod
-    def from_journal(cls, snapshot: Snapshot, journal: Journal, until_seq: int) -> "_LiveUpserts":
-        """Read the upserts after the snapshot's base release again, up to `until_seq`."""
-        fields_by_id: dict[Id, Fields] = {}
-        external_vector_ids = set()
-        for operation in journal.read_operations(snapshot.release.manifest.journal_seq, until_seq):
-            if operation.kind == "upsert":
-                fields_by_id[operation.id] = operation.fields or {}
-                if operation.has_external_vector:
-                    external_vector_ids.add(operation.id)
-        return cls(fields_by_id, frozenset(external_vector_ids))
-
-
-def _build_item_features(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> pl.DataFrame | None:
-    """Build the frame of len(rows) rows of the item features that a release stores; None if it stores none."""
-    release, in_delta = snapshot.release, rows >= snapshot.release.vectors.size
-    if release.item_features is None:
-        return None
-    base_features = release.item_features.take(rows[~in_delta])
-    columns = ItemColumns.from_release(release)
-    fields = [
-        columns.select_compatible_fields(upserts.fields_by_id[item_id]) for item_id in snapshot.to_ids(rows[in_delta])
-    ]
-    delta_features = select_columns(columns.build_feature_frame(fields), base_features.columns)
-    return interleave_rows(in_delta, base_features, delta_features)
-
-
-def _find_external_vector_rows(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> Rows:
-    """Return the positions in `rows` of the items whose vector the caller gave."""
-    in_delta = rows >= snapshot.release.vectors.size
-    is_external = np.isin(rows, snapshot.release.external_vector_rows) & ~in_delta
-    is_external[in_delta] = [item_id in upserts.external_vector_ids for item_id in snapshot.to_ids(rows[in_delta])]
-    return np.flatnonzero(is_external)
-
-
-def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _LiveUpserts) -> ReleaseContents:
-    base, base_rows = snapshot.release, snapshot.to_base_rows(rows)
-    vectors = np.empty((len(rows), base.vectors.dim), dtype=np.float16)  # the precision of the stored vectors: no loss
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        vectors[start : start + _CHUNK_ROWS] = snapshot.get_vectors(rows[start : start + _CHUNK_ROWS])
-    popularity, external_vector_rows = None, rows[:0]
-    if base.popularity is not None:
-        popularity = np.where(base_rows >= 0, base.popularity[base_rows], 0).astype(np.float32)
-    if base.encoder is not None:
-        external_vector_rows = _find_external_vector_rows(snapshot, rows, upserts)
-    return ReleaseContents(
-        item_ids=build_id_map(snapshot.to_id_column(rows), base.item_ids.id_type),
-        vectors=vectors,
-        attributes=snapshot.get_attributes(rows),
-        popularity=popularity,
-        users=None if base.users is None else _remap_users(base.users, base_rows, base.vectors.size),
-        item_features=_build_item_features(snapshot, rows, upserts),
-        external_vector_rows=external_vector_rows,
-        channels=base.channels.remap(base_rows, base.vectors.size),
-        merge=base.merge_plan,
-        ranker=base.manifest.ranker,
-        metrics=base.manifest.metrics,
-        trained_settings=base.manifest.trained_settings,
-        journal_seq=until_seq,
-        tables_seq=base.manifest.tables_seq,
-    )
-
-
-def _remap_users(users: UserTable, base_rows: Rows, base_size: int) -> UserTable:
-    """Convert the users' histories to the new release's rows; deleted items are left out.
-
-    Args:
-        users: the users of the base release.
-        base_rows: for each row of the new release, the item's row in the base; -1 for new items.
-        base_size: number of items in the base.
-    """
-    rows = invert_rows(base_rows, base_size)[users.histories.values]
-    is_kept = rows >= 0
-    histories = RaggedArray.from_sorted_pairs(users.histories.segment_ids[is_kept], rows[is_kept], len(users.histories))
-    return UserTable(users.ids, users.features, histories)
-
-
-def _copy_encoder(base_dir: Path, draft_dir: Path, snapshot: Snapshot, rows: Rows) -> tuple[OnnxEncoder, str] | None:
-    """Copy the towers to a draft, and the id vectors of the live items.
-
-    Returns:
-        The draft's encoder and its hash; None if the base has no towers.
-    """
-    digest = snapshot.release.manifest.encoder
-    if digest is None:
-        return None
-    for file in (QUERY_TOWER_FILE, ITEM_TOWER_FILE, ENCODERS_FILE):
-        content = read_release_file(base_dir, file)
-        with translate_write_errors(draft_dir):
-            (draft_dir / file).write_bytes(content)
-    if (base_dir / ITEM_ID_VECTORS_FILE).exists():
-        # The last row, index -1, is the unknown item's: new items get it, and it is appended as the new last row.
-        id_vectors = map_array(base_dir / ITEM_ID_VECTORS_FILE)
-        with translate_write_errors(draft_dir):
-            write_array(draft_dir / ITEM_ID_VECTORS_FILE, id_vectors[np.append(snapshot.to_base_rows(rows), -1)])
-    return OnnxEncoder(draft_dir), digest
