@@ -134,7 +134,7 @@ def test_output_that_would_replace_the_input_or_is_named_as_text_is_an_error(rec
         with pytest.raises(StoreError, match=message):
             recall_file(recaller, users, tmp_path / name)
     assert pl.read_parquet(users).columns == ["user_id"]
-    assert {path.name for path in tmp_path.iterdir()} == {"users.parquet", "link.parquet"}
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"users.parquet", "link.parquet"}
 
 
 def test_dialects_of_users_files_are_read(recaller, tmp_path):
