@@ -120,6 +120,12 @@ def test_column_is_cast_to_timestamps(cells, expected):
     assert to_values(TimestampCaster().cast(pl.Series("x", cells))) == expected
 
 
+def test_times_that_are_not_exact_as_floats_are_told_as_such():
+    cast = TimestampCaster().cast(pl.Series(["1.6e+18", "1.7e+18"]))  # nanoseconds, as pandas writes floats
+    assert to_values(cast) == ["bad", "bad"]
+    assert "large ones are exact only as integers of 64 bits" in cast.expected
+
+
 def test_batches_of_text_times_are_consistent_if_all_of_them_together_are_of_the_kind_of_the_first():
     caster = TimestampCaster()
     assert to_values(caster.cast(pl.Series(["1", "x"]))) == [1, "bad"]

@@ -12,7 +12,7 @@ from vecall.pipeline import lineage
 from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.interaction_hashes import get_time_key, hash_positives
-from vecall.pipeline.lineage import TRAINED_HASHES_FILE, select_time_key
+from vecall.pipeline.lineage import TRAINED_HASHES_FILE, read_fingerprint, select_time_key
 from vecall.training import callbacks
 
 
@@ -236,3 +236,11 @@ def test_positive_parts_match_the_training_histories(tables_dir):
         assert (split.positive_parts == TRAIN).sum() == len(split.train.values)
         positives = dataset.interactions.filter(dataset.interactions.is_positive)
         assert positives.items[split.positive_parts == TRAIN].tolist() == split.train.values.tolist()
+
+
+@pytest.mark.parametrize("content", ["{", '{"protocol": "leave-one-out", "digests": {}}', "[]"])
+def test_record_of_training_data_that_is_damaged_or_of_another_version_is_one_line(tmp_path, content):
+    assert read_fingerprint(tmp_path) is None
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(TrainingError, match=r"^[^\n]*data.json: is damaged, or of another version[^\n]*; fit .*again$"):
+        read_fingerprint(tmp_path)

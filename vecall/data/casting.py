@@ -214,7 +214,7 @@ class TimestampCaster:
             return cast_datetime(column)
         number = _cast_numeric_timestamp(column, self._decimal)
         self._n_texts += len(column)
-        self._n_numbers += int(number.is_valid.sum())
+        self._n_numbers += int(number.values.is_finite().sum())  # with those that are too large to be exact
         if self._is_number is None:
             self._is_number = self.has_more_numbers
         return number if self._is_number else cast_datetime(column)

@@ -119,8 +119,14 @@ def read_fingerprint(run_dir: Path) -> DataFingerprint | None:
         return DataFingerprint.model_validate_json((run_dir / FINGERPRINT_FILE).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise TrainingError(f"{run_dir / FINGERPRINT_FILE}: cannot be read: {error}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise TrainingError(
+            f"{run_dir / FINGERPRINT_FILE}: is damaged, or of another version of vecall: "
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}; fit the run again"
+        ) from error
 
 
 def _list_optional(array: NDArray[Any] | None) -> list[NDArray[Any]]:
