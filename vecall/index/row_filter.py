@@ -10,9 +10,9 @@ from vecall.runtime.numba_cache import compile_cached
 
 _NO_BITS = np.empty(0, dtype=np.uint8)
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_MIN_PIECE = 64  # rows that are looked at together
 
 _jit = compile_cached()
-_inline = compile_cached(inline="always")  # calls would count references to arrays, which takes longer than the work
 
 
 class RowFilter:
@@ -56,7 +56,7 @@ def _to_view(rows: Rows) -> Rows:
     return view
 
 
-@_inline
+@_jit
 def _find_slot(row, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the slot of a row in a hash table with linear probing, or the free slot (-1) where it belongs."""
     mask = np.uint64(table.shape[0] - 1)
@@ -72,38 +72,48 @@ def _fill_table(rows, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, A
         table[_find_slot(row, table)] = row
 
 
-@_inline
-def _passes(row, bits, table, size, further):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    if row >= size:
-        return further[row - size]
-    if bits.shape[0] > 0 and not bits[row >> 3] >> (row & 7) & 1:
-        return False
-    return table.shape[0] == 0 or table[_find_slot(row, table)] < 0
-
-
 @_jit
 def _mark(rows, bits, table, size, further, mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    has_bits, has_table, slot_mask = bits.shape[0] > 0, table.shape[0] > 0, np.uint64(table.shape[0] - 1)
     for i in range(rows.shape[0]):
-        mask[i] = _passes(rows[i], bits, table, size, further)
+        row = rows[i]
+        if row >= size:
+            mask[i] = further[row - size]
+            continue
+        passes = True
+        if has_bits:
+            passes = (bits[row >> 3] >> np.uint8(row & 7)) & np.uint8(1) != 0
+        if passes and has_table:
+            slot = (np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32) & slot_mask
+            while table[slot] >= 0 and table[slot] != row:
+                slot = (slot + np.uint64(1)) & slot_mask
+            passes = table[slot] < 0
+        mask[i] = passes
 
 
 @_jit
 def _find_first(rows, bits, table, size, further, positions):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    count = 0
-    for i in range(rows.shape[0]):
-        if count == positions.shape[0]:
-            break
-        if _passes(rows[i], bits, table, size, further):
-            positions[count] = i
-            count += 1
+    """Mark a piece of the rows at a time, of about as many as are still to be found."""
+    count, start = 0, 0
+    mask = np.empty(min(rows.shape[0], max(positions.shape[0], _MIN_PIECE)), dtype=np.bool_)
+    while start < rows.shape[0] and count < positions.shape[0]:
+        end = min(start + mask.shape[0], rows.shape[0])
+        _mark(rows[start:end], bits, table, size, further, mask)
+        for i in range(start, end):
+            if mask[i - start] and count < positions.shape[0]:
+                positions[count] = i
+                count += 1
+        start = end
     return count
 
 
 @_jit
 def _select(rows, scores, bits, table, size, further, kept_rows, kept_scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    mask = np.empty(rows.shape[0], dtype=np.bool_)
+    _mark(rows, bits, table, size, further, mask)
     count = 0
     for i in range(rows.shape[0]):
-        if _passes(rows[i], bits, table, size, further):
+        if mask[i]:
             kept_rows[count], kept_scores[count] = rows[i], scores[i]
             count += 1
     return count

@@ -15,7 +15,6 @@ from vecall.runtime.numba_cache import compile_cached
 intrinsic: Any = typed_intrinsic  # declared for a calling convention that differs from its use here
 
 _jit = compile_cached()  # sums are taken in the order of the values
-_inline = compile_cached(inline="always")  # calls would count references to arrays, which takes longer than the work
 
 
 class RowScores:
@@ -104,82 +103,79 @@ def _to_float64(_typing: Any, value: Any) -> Any:  # noqa: ANN401 - numba's prot
     return types.float64(value), generate
 
 
-@_inline
-def _find_slot(row, positions, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the slot of a row in a hash table with linear probing, or the free slot (-1) where it belongs."""
+@_jit
+def _insert(added_rows, positions, rows, scores, count, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the position of each of some rows among `rows`, where new ones are appended with score 0; return the count.
+
+    A hash table with linear probing: `positions` has -1 in free slots. A loop that called a function for each row would
+    take ten times as long.
+    """
     mask = np.uint64(positions.shape[0] - 1)
-    slot = (np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32) & mask
-    while positions[slot] >= 0 and rows[positions[slot]] != row:
-        slot = (slot + np.uint64(1)) & mask
-    return slot
-
-
-@_inline
-def _find_position(row, positions, rows, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the position of a row among the first `count` of `rows`, or `count`, where a new row is put."""
-    slot = _find_slot(row, positions, rows)
-    if positions[slot] < 0:
-        positions[slot] = count
-        rows[count] = row
-    return np.int64(positions[slot])
+    for i in range(added_rows.shape[0]):
+        row = np.int64(added_rows[i])
+        slot = (np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32) & mask
+        while positions[slot] >= 0 and rows[positions[slot]] != row:
+            slot = (slot + np.uint64(1)) & mask
+        if positions[slot] < 0:
+            positions[slot], rows[count], scores[count] = count, row, 0.0
+            count += 1
+        found[i] = positions[slot]
+    return count
 
 
 @_jit
 def _add_values(added_rows, values, positions, rows, scores, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for i in range(added_rows.shape[0]):
-        position = _find_position(added_rows[i], positions, rows, count)
-        if position == count:
-            scores[count] = 0.0
-            count += 1
-        scores[position] += values[i]
+    found = np.empty(added_rows.shape[0], dtype=np.int32)
+    count = _insert(added_rows, positions, rows, scores, count, found)
+    for i in range(found.shape[0]):
+        scores[found[i]] += values[i]
     return count
 
 
 @_jit
 def _add_segments(added_rows, values, starts, ends, factors, positions, rows, scores, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for segment in range(starts.shape[0]):
-        for i in range(starts[segment], ends[segment]):
-            position = _find_position(np.int64(added_rows[i]), positions, rows, count)
-            if position == count:
-                scores[count] = 0.0
-                count += 1
-            scores[position] += _to_float64(values[i]) * factors[segment]
+        start, end, factor = starts[segment], ends[segment], factors[segment]
+        found = np.empty(end - start, dtype=np.int32)
+        count = _insert(added_rows[start:end], positions, rows, scores, count, found)
+        for i in range(found.shape[0]):
+            scores[found[i]] += _to_float64(values[start + i]) * factor
     return count
 
 
 @_jit
 def _count_segments(added_rows, starts, ends, positions, rows, scores, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for segment in range(starts.shape[0]):
-        for i in range(starts[segment], ends[segment]):
-            position = _find_position(np.int64(added_rows[i]), positions, rows, count)
-            if position == count:
-                scores[count] = 0.0
-                count += 1
+        found = np.empty(ends[segment] - starts[segment], dtype=np.int32)
+        count = _insert(added_rows[starts[segment] : ends[segment]], positions, rows, scores, count, found)
+        for position in found:
             scores[position] += 1.0
     return count
 
 
 @_jit
-def _look_up(sought_rows, positions, rows, scores, has_score, found_scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for i in range(sought_rows.shape[0]):
-        position = positions[_find_slot(sought_rows[i], positions, rows)]
-        has_score[i] = position >= 0
-        found_scores[i] = scores[position] if position >= 0 else 0.0
+def _add_ranks(added_rows, weight, constant, is_sum, positions, rows, scores, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    found = np.empty(added_rows.shape[0], dtype=np.int32)
+    count = _insert(added_rows, positions, rows, scores, count, found)
+    for i in range(found.shape[0]):
+        score = weight / (constant + (i + 1))
+        if is_sum:
+            scores[found[i]] += score
+        elif score > scores[found[i]]:
+            scores[found[i]] = score
+    return count
 
 
 @_jit
-def _add_ranks(added_rows, weight, constant, is_sum, positions, rows, scores, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for i in range(added_rows.shape[0]):
-        score = weight / (constant + (i + 1))
-        position = _find_position(added_rows[i], positions, rows, count)
-        if position == count:
-            scores[count] = score
-            count += 1
-        elif is_sum:
-            scores[position] += score
-        elif score > scores[position]:
-            scores[position] = score
-    return count
+def _look_up(sought_rows, positions, rows, scores, has_score, found_scores):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    mask = np.uint64(positions.shape[0] - 1)
+    for i in range(sought_rows.shape[0]):
+        row = sought_rows[i]
+        slot = (np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32) & mask
+        while positions[slot] >= 0 and rows[positions[slot]] != row:
+            slot = (slot + np.uint64(1)) & mask
+        has_score[i] = positions[slot] >= 0
+        found_scores[i] = scores[positions[slot]] if positions[slot] >= 0 else 0.0
 
 
 def compile_row_scores() -> None:
