@@ -37,12 +37,12 @@ def test_values_and_segments_are_summed_in_their_order(pairs, table, factors, dt
 
 @given(st.lists(st.lists(ROWS, max_size=20), max_size=4))
 def test_rows_of_segments_are_counted(lists):
-    expected = {}
-    for row in sum(lists, []):
+    expected, rows = {}, [row for part in lists for row in part]
+    for row in rows:
         expected[row] = expected.get(row, 0) + 1
     bounds = np.cumsum([0, *map(len, lists)])
     scores = RowScores(int(bounds[-1]))
-    scores.count(np.array(sum(lists, []), dtype=np.int32), (bounds[:-1].copy(), bounds[1:].copy()))
+    scores.count(np.array(rows, dtype=np.int32), (bounds[:-1].copy(), bounds[1:].copy()))
     assert to_dict(scores) == expected
 
 

@@ -20,7 +20,7 @@ def rank_by_score_and_id(snapshot: Snapshot, rows: Rows, scores: Scores | NDArra
         return rows, scores.astype(np.float32)
     scores, rows = np.ascontiguousarray(scores, dtype=np.float32), np.ascontiguousarray(rows, dtype=np.int64)
     best_rows, best_scores = select_top_k(scores, rows, k)
-    base_size = snapshot.release.index.size
+    base_size = snapshot.release.vectors.size
     if not len(snapshot.delta) or rows.max() < base_size:
         return best_rows, best_scores
     if len(rows) > k:  # of all rows with the k-th score, those with the lowest ids belong to the answer
@@ -39,7 +39,7 @@ def _sort_ties_by_id(snapshot: Snapshot, rows: Rows, scores: Scores) -> None:
         scores: [n] descending.
     """
     runs = np.concatenate([[0], np.cumsum(np.diff(scores) != 0)])
-    in_delta = rows >= snapshot.release.index.size
+    in_delta = rows >= snapshot.release.vectors.size
     is_mixed = (np.bincount(runs, in_delta) > 0) & (np.bincount(runs) > 1)
     tied = np.flatnonzero(is_mixed[runs])
     run_and_id = list(zip(runs[tied].tolist(), snapshot.to_ids(rows[tied]), strict=True))

@@ -79,9 +79,9 @@ def _score(snapshot: Snapshot, vector: Vectors, positions: Rows, rows: Rows) -> 
     newest, n_cached = release.newest_vectors, int(np.searchsorted(positions, len(release.newest_vectors)))
     parts = [compute_inner_products(newest, vector, positions[:n_cached])]
     if n_cached < n_base:
-        parts.append(release.index.score(vector, rows[n_cached:n_base]))
+        parts.append(release.vectors.score(vector, rows[n_cached:n_base]))
     if n_base < len(rows):
-        parts.append(compute_inner_products(snapshot.delta.half_vectors, vector, rows[n_base:] - release.index.size))
+        parts.append(compute_inner_products(snapshot.delta.half_vectors, vector, rows[n_base:] - release.vectors.size))
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 

@@ -77,7 +77,7 @@ def _weigh_history_lists(query: ChannelQuery, popular: PopularItems) -> list[_We
 
 def _count_codes(snapshot: Snapshot, lists: PopularLists, rows: Rows) -> RowScores:
     """Return by index of a value how many items of the snapshot have it now."""
-    codes_by_item, slots = snapshot.release.popular_codes, rows - snapshot.release.index.size
+    codes_by_item, slots = snapshot.release.popular_codes, rows - snapshot.release.vectors.size
     if codes_by_item is None:
         return RowScores(0)
     parts, base_rows = [], rows[slots < 0]

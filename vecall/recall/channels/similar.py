@@ -55,7 +55,7 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
             nearest.get(index) or _Neighbors(*similar.get_segment(start, end))
             for index, (start, end) in enumerate(bounds)
         ]
-        new_rows = new_slots + snapshot.release.index.size
+        new_rows = new_slots + snapshot.release.vectors.size
         new_scores = _score_new_items(snapshot, similar, seeds, neighbors, new_rows)
         rows = np.concatenate([rows, new_rows[new_scores > 0]])
         scores = np.concatenate([scores, new_scores[new_scores > 0]])
@@ -98,10 +98,10 @@ def _find_nearest(
     """
     if not len(missing) or not len(similar.mean_similarities):
         return {}
-    index, curve, similarities = snapshot.release.index, snapshot.release.search_param_curve, similar.mean_similarities
-    fetch_k = min(len(similarities) + 1, index.size)
+    release, similarities = snapshot.release, similar.mean_similarities
+    curve, fetch_k = release.search_param_curve, min(len(similarities) + 1, release.vectors.size)
     search_params = None if curve is None else curve.look_up(fetch_k)
-    hits = index.search(snapshot.get_vectors(seeds[missing]), fetch_k, search_params=search_params)
+    hits = release.index.search(snapshot.get_vectors(seeds[missing]), fetch_k, search_params=search_params)
     found = {}
     for number, hit_rows in zip(missing.tolist(), hits.rows, strict=True):
         rows = hit_rows[(hit_rows >= 0) & (hit_rows != base_rows[number])][: len(similarities)]
@@ -129,12 +129,13 @@ def _score_new_items(
         neighbors: Neighbours of each seed.
         rows: Rows of the new items.
     """
-    index, half_vectors, slots = snapshot.release.index, snapshot.delta.half_vectors, rows - snapshot.release.index.size
+    base, half_vectors = snapshot.release.vectors, snapshot.delta.half_vectors
+    slots = rows - base.size
     scores, seeds = np.zeros(len(rows)), seeds[:_MAX_SEEDS_BY_VECTOR]
     for weight, seed, vector, part in zip(
         similar.seed_weights, seeds, snapshot.get_vectors(seeds), neighbors, strict=False
     ):
-        products = np.sort(index.score(vector, part.rows.astype(np.int64)))
+        products = np.sort(base.score(vector, part.rows.astype(np.int64)))
         new_products = compute_inner_products(half_vectors, vector, slots)
         nearer_counts = len(products) - np.searchsorted(products, new_products, side="right")
         similarities = np.append(part.similarities, 0.0)[nearer_counts]
