@@ -12,8 +12,8 @@ import polars as pl
 from vecall.data.id_map import Id
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
 from vecall.ranking.ranker import NamedRanker, Ranker, name_ranker
+from vecall.recall.candidate_columns import RecalledColumns
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set
-from vecall.recall.candidate_table import build_candidate_table
 from vecall.recall.channel_search import NO_DEADLINE, ChannelSearchResult, search_channels, select_plan
 from vecall.recall.channels.available import VECTOR_CHANNELS
 from vecall.recall.channels.base import ChannelQuery
@@ -111,13 +111,13 @@ class Recaller:
         """Return the items of `recall` as a table for a ranking model.
 
         Returns:
-            One row per item, see `vecall.recall.candidate_table`.
+            One row per item, see `vecall.recall.candidate_columns.RecalledColumns`.
 
         Raises:
             QueryError, TooManyScansError: As for `recall`.
         """
         trace = self.recall_with_trace(query)
-        return build_candidate_table(trace.snapshot, trace.resolved_query, trace.search_result)
+        return RecalledColumns(trace.snapshot, trace.resolved_query, trace.search_result).to_frame()
 
     def recommend(
         self,

@@ -20,6 +20,7 @@ from vecall.index import index_io
 from vecall.index.base import Index, SearchParams
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
+from vecall.index.row_positions import compile_row_positions
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.topk import select_top_k_batch
 from vecall.ranking.ranker import NamedRanker
@@ -187,6 +188,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
     popularity_path = directory / POPULARITY_FILE
     features_path = directory / FEATURES_FILE
     external_rows_path = directory / EXTERNAL_VECTOR_ROWS_FILE
+    compile_row_positions()
     compile_kernels()  # otherwise the first request would wait for the compiler
     release = Release(
         manifest=manifest,
