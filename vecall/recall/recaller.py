@@ -83,9 +83,9 @@ class Recaller:
         return self.live_index.snapshot.release.name
 
     @property
-    def has_ranker(self) -> bool:
-        """Whether `recommend` ranks: by the caller's ranker, or by that of the release that is served."""
-        return (self._ranker or self.live_index.snapshot.release.ranker) is not None
+    def ranker(self) -> NamedRanker | None:
+        """What `recommend` ranks by: the caller's ranker, or that of the release that is served; None without one."""
+        return self._ranker or self.live_index.snapshot.release.ranker
 
     def parse_user_id(self, text: str) -> Id:
         """Parse a user id that was written as text, such as on a command line, into the release's id type.

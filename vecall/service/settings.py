@@ -35,7 +35,9 @@ class ServeSettings(SettingsModel):
     deadline_ms: float = Field(200.0, gt=0, description="milliseconds from arrival to answer; later ones get 503")
     max_concurrent_scans: int = Field(1, ge=1, description="large exact scans that may run at a time, in threads")
     max_concurrent_rankings: int = Field(
-        2, ge=1, description="recommendations that are worked on at a time, in threads; more for a ranker that waits"
+        2,
+        ge=1,
+        description="recommendations in threads at a time: long ones, or by a ranker of one's own",
     )
     ranker: str | None = Field(
         None, description="MODULE:NAME of a ranker of your own, which goes before the release's; see --ranker"
