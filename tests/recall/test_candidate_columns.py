@@ -22,7 +22,7 @@ ATTRIBUTES = {
     "added": [None if n % 6 == 0 else datetime(2024, 1, 1 + n % 20, tzinfo=UTC) for n in range(N)],
 }
 VECTOR = [9.0, 9.0, 9.0, 9.0]
-QUERY = Query(vector=VECTOR, history=[103, 105, 103, 108], channels=["vector", "popular"], k=N, exclude_seen=False)
+QUERY = Query(vector=VECTOR, history=[103, 105, 103, 108], channels=["vector", "popular"], k=N + 10, exclude_seen=False)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_columns_read_alone_equal_those_of_the_table(recaller):
 def test_table_of_some_columns_is_a_part_of_the_whole_table(recaller):
     table, names = make_columns(recaller).to_frame(), ["tags", "id", "popular.rank", "user.age"]
     assert make_columns(recaller).to_frame([*names, "fresh.rank"]).equals(table.select(names))
-    assert make_columns(recaller).to_frame([]).shape == (N, 0)
+    assert make_columns(recaller).to_frame([]).shape == (N + 2, 0)
 
 
 def test_channels_and_positions_are_those_of_the_hits(recaller):

@@ -47,7 +47,9 @@ class RankerFeature(BaseModel):
             return candidates.get_lengths(self.column)
         if self.transform == "category":
             texts = candidates.get_texts(self.column)
-            return None if texts is None else np.array(list(map(self._codes.get, texts, repeat(0.0))), np.float64)
+            return (
+                None if texts is None else np.fromiter(map(self._codes.get, texts, repeat(0.0)), np.float64, len(texts))
+            )
         numbers = candidates.get_numbers(self.column)
         if numbers is None or self.transform == "number":
             return numbers

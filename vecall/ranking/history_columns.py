@@ -1,7 +1,7 @@
 """Columns of the table of candidates that compare each candidate with the newest items of the user's history."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import repeat
 from typing import Protocol
@@ -125,15 +125,15 @@ def _compute_tag_shares(values: pl.Series, history_values: pl.Series) -> _Number
     counts = Counter(tag for tags in tag_lists for tag in set(tags))
     candidate_lists = [tags or () for tags in values.to_list()]
     lengths = np.array([len(tags) for tags in candidate_lists], dtype=np.int64)
-    shares = _look_up(counts, len(tag_lists), (tag for tags in candidate_lists for tag in tags))
+    shares = _look_up(counts, len(tag_lists), [tag for tags in candidate_lists for tag in tags])
     owners = np.repeat(np.arange(len(values)), lengths)
     means = np.bincount(owners, shares, minlength=len(values)) / np.maximum(lengths, 1)
     return np.where(lengths > 0, means, np.nan)
 
 
-def _look_up(counts: Mapping[object, float], total: int, values: Iterable[object]) -> NDArray[np.float64]:
+def _look_up(counts: Mapping[object, float], total: int, values: Sequence[object]) -> NDArray[np.float64]:
     """Return the count of each value divided by the total; NaN if the total is 0."""
-    found = np.array(list(map(counts.get, values, repeat(0))), dtype=np.float64)
+    found = np.fromiter(map(counts.get, values, repeat(0)), dtype=np.float64, count=len(values))
     return found / total if total else np.full(len(found), np.nan)
 
 

@@ -133,7 +133,7 @@ class RecalledColumns:
         return series.new_from_index(0, len(self)) if name.startswith(USER_PREFIX) else series
 
     def _list_channels(self) -> pl.Series:
-        combinations, positions = self._result.combine_channels()
+        combinations, positions = self._result.combine_channels(np.arange(len(self)))
         # Gathered from the few distinct lists: Polars converts a list per row slowly.
         return pl.Series(combinations, dtype=pl.List(pl.String)).gather(positions)
 

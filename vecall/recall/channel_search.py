@@ -60,19 +60,21 @@ class ChannelSearchResult:
 
     def list_channels(self, positions: Rows) -> list[list[str]]:
         """Return for each position among `rows` the names of the channels that recalled the row."""
-        combinations, of_rows = self.combine_channels()
-        return [list(combinations[index]) for index in of_rows[positions].tolist()]
+        combinations, indices = self.combine_channels(positions)
+        return [list(combinations[index]) for index in indices.tolist()]
 
-    def combine_channels(self) -> tuple[list[list[str]], Rows]:
-        """Return the distinct combinations of channels that recalled rows, and [len(rows)] the index of each row's."""
-        codes = np.zeros(len(self.rows), dtype=np.int64)  # a bit per channel
-        for bit, positions in enumerate(self.positions_by_channel.values()):
-            codes |= (positions >= 0).astype(np.int64) << bit
-        distinct_codes, indices = np.unique(codes, return_inverse=True)
+    def combine_channels(self, positions: Rows) -> tuple[list[list[str]], Rows]:
+        """Return the distinct combinations of channels that recalled rows, and the index of each row's combination.
+
+        Args:
+            positions: [n] positions among `rows`.
+        """
+        codes = np.zeros(len(positions), dtype=np.int64)  # a bit per channel
+        for bit, channel_positions in enumerate(self.positions_by_channel.values()):
+            codes |= (channel_positions[positions] >= 0).astype(np.int64) << bit
+        distinct, indices = np.unique(codes, return_inverse=True)
         names = list(self.positions_by_channel)
-        return [
-            [name for bit, name in enumerate(names) if code >> bit & 1] for code in distinct_codes.tolist()
-        ], indices
+        return [[name for bit, name in enumerate(names) if code >> bit & 1] for code in distinct.tolist()], indices
 
     def describe_channels(self) -> dict[str, dict[str, float]]:
         """Return for each channel that answered its number of items, how many no other channel has, and its time."""
