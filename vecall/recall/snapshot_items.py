@@ -48,7 +48,7 @@ class SnapshotItems:
     @cached_property
     def _indices(self) -> tuple[pl.Series, pl.Series, pl.Series | None]:
         """Rows of the base, slots of the delta, and positions of all items among both; None for those of the base."""
-        slots = self._rows - self._snapshot.release.index.size
+        slots = self._rows - self._snapshot.release.vectors.size
         is_new = slots >= 0
         parts = self._rows[~is_new], slots[is_new], np.argsort(np.argsort(is_new, kind="stable"), kind="stable")
         in_base, in_delta, order = (pl.Series(part.astype(np.uint32)) for part in parts)
