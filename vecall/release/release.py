@@ -23,6 +23,7 @@ from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.remote import RemoteIndex
 from vecall.index.row_filter import compile_row_filter
+from vecall.index.row_positions import compile_row_positions
 from vecall.index.row_scores import compile_row_scores
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.stored_vectors import StoredVectors
@@ -231,6 +232,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
     features_path = directory / FEATURES_FILE
     external_rows_path = directory / EXTERNAL_VECTOR_ROWS_FILE
     engine = _get_engine(manifest)
+    compile_row_positions()
     compile_kernels()  # otherwise the first request would wait for the compiler
     compile_row_scores()
     compile_row_filter()
