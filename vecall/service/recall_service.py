@@ -230,6 +230,7 @@ class RecallService:
     def select_recommend_executor(self, request: RecommendRequest) -> EventLoopExecutor | BoundedThreadPool:
         """Return what runs a recommendation: the event loop, as for recalls, if it takes not much longer than they do.
 
+        The release's ranker does; for one of the caller's own, more candidates, or a longer list by MMR, nobody knows.
         """
         ranker, n_candidates = self.recaller.ranker, max(request.k, request.candidates)
         is_fast = ranker is None or isinstance(ranker.ranker, ColumnRanker)
@@ -242,6 +243,9 @@ class RecallService:
 
         `deadline_ms` counts from the request's arrival. Where ranking would miss the service's own deadline, the order
         of recall answers, too.
+
+        Raises:
+            QueryError, OverloadedError, EngineUnavailableError: as for `recall`.
         """
         deadline.raise_if_expired()
         self._refresh_from_journal()
