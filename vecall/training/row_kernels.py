@@ -120,57 +120,23 @@ def update_rows(
 
 
 @_jit
-def merge_share(
-    rows: NDArray[np.int64],
-    counts: NDArray[np.int64],
+def add_rows(
+    total: NDArray[np.float32],
+    index: NDArray[np.int64],
     gradients: NDArray[np.float32],
-    rank: int,
-    block_rows: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Average the gradients of P processes, for the rows of one of them: each P-th block of the table.
+    positions: NDArray[np.int64],
+) -> None:
+    """Add gradients[positions[i]] to total[index[i]] for each i.
 
     Args:
-        rows: [P, R] distinct rows of each process, ascending.
-        counts: [P] number of rows of each process.
-        gradients: [P, R, D] gradients of the rows.
-        rank: Process whose rows are averaged.
-        block_rows: Rows of a block.
-
-    Returns:
-        [K] distinct rows, ascending, and [K, D] the sum of their gradients, in the order of the processes, divided by P.
+        total: [K, D] changed.
+        index: [n] rows of `total`.
+        gradients: [R, D].
+        positions: [n] rows of `gradients`.
     """
-    n_processes, dim = len(counts), gradients.shape[2]
-    own_counts = np.zeros(n_processes, dtype=np.int64)
-    own_positions = np.empty((n_processes, counts.max()), dtype=np.int64)  # of the own rows, in each list
-    for process in range(n_processes):
-        for position in range(counts[process]):
-            if rows[process, position] // block_rows % n_processes == rank:
-                own_positions[process, own_counts[process]] = position
-                own_counts[process] += 1
-    heads = np.zeros(n_processes, dtype=np.int64)
-    merged_rows = np.empty(own_counts.sum(), dtype=np.int64)
-    merged = np.empty((own_counts.sum(), dim), dtype=np.float32)
-    count = 0
-    while True:
-        row = np.int64(-1)
-        for process in range(n_processes):
-            if heads[process] < own_counts[process]:
-                candidate = rows[process, own_positions[process, heads[process]]]
-                row = candidate if row < 0 else min(row, candidate)
-        if row < 0:
-            return merged_rows[:count], merged[:count]
-        merged_rows[count] = row
-        merged[count] = 0.0
-        for process in range(n_processes):
-            if heads[process] < own_counts[process]:
-                position = own_positions[process, heads[process]]
-                if rows[process, position] == row:
-                    for column in range(dim):
-                        merged[count, column] += gradients[process, position, column]
-                    heads[process] += 1
-        for column in range(dim):
-            merged[count, column] /= np.float32(n_processes)
-        count += 1
+    for i in range(len(index)):
+        for column in range(total.shape[1]):
+            total[index[i], column] += gradients[positions[i], column]
 
 
 def run_by_rows(kernel: Callable[..., None], row_arrays: tuple[NDArray[Any], ...], *arguments: Any) -> None:  # noqa: ANN401

@@ -1,10 +1,11 @@
 """A table that processes of one machine hold in common: each updates a share of the rows of a step."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vecall.training.distributed import ProcessGroup
-from vecall.training.row_kernels import merge_share
+from vecall.training.row_kernels import add_rows
 
 # Blocks of rows are dealt out in turn, so that shares are equal wherever the popular rows are. A row has 4 bytes in the
 # smallest array that is written by row: processes do not write to the same line of the cache.
@@ -68,9 +69,16 @@ class SharedRows:
             [K] distinct rows, ascending, and [K, D] the sums of their gradients divided by the number of processes: the
             bits are those of `ProcessGroup.merge_rows`.
         """
-        arrays = (self._rows.numpy(), self._counts.numpy(), self._gradients.numpy())
-        rows, gradients = merge_share(*arrays, self._group.rank, _BLOCK_ROWS)
-        return torch.from_numpy(rows), torch.from_numpy(gradients)
+        rank, size = self._group.rank, self._group.size
+        published = [rows[:count] for rows, count in zip(self._rows.numpy(), self._counts.tolist(), strict=True)]
+        positions = [np.flatnonzero(rows // _BLOCK_ROWS % size == rank) for rows in published]
+        own = [rows[kept] for rows, kept in zip(published, positions, strict=True)]
+        merged = np.unique(np.concatenate(own))
+        total = np.zeros((len(merged), self._gradients.shape[2]), dtype=np.float32)
+        for rows, kept, gradients in zip(own, positions, self._gradients.numpy(), strict=True):
+            add_rows(total, np.searchsorted(merged, rows), gradients, kept)
+        total /= size
+        return torch.from_numpy(merged), torch.from_numpy(total)
 
     def barrier(self) -> None:
         """Wait until all processes have written what they have to write."""
