@@ -44,7 +44,6 @@ class ProcessGroup:
 
     def __init__(self, rank: int, size: int, *, on_one_machine: bool = False) -> None:
         self.rank, self.size = rank, size
-        self._slots: list[Tensor] = []  # two [size, n] arrays in shared memory, for sums
         self.shares_memory = on_one_machine and not torch.cuda.is_available() and self._try_sharing()
 
     def _try_sharing(self) -> bool:
@@ -128,7 +127,7 @@ class ProcessGroup:
         ]
         has_gradient = gradients[0].new_tensor([parameter.grad is not None for parameter in parameters])
         bucket = torch.cat([has_gradient, *(gradient.flatten() for gradient in gradients)])
-        bucket = self._sum_in_shared_memory(bucket) if self.shares_memory else self._all_reduce(bucket)
+        self._all_reduce(bucket)
         bucket /= self.size
         sizes = [len(parameters), *(parameter.numel() for parameter in parameters)]
         has_gradient, *means = torch.split(bucket, sizes)
@@ -146,7 +145,9 @@ class ProcessGroup:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the elementwise mean over the processes."""
-        return self._all_reduce(values.clone()) / self.size
+        total = values.clone()
+        self._all_reduce(total)
+        return total / self.size
 
     def broadcast_object(self, value: _Value) -> _Value:
         """Return the value of rank 0; those of other ranks are ignored."""
@@ -173,22 +174,9 @@ class ProcessGroup:
             distributed.all_gather(gathered, values.contiguous())
         return gathered
 
-    def _all_reduce(self, values: Tensor) -> Tensor:
-        """Replace values by their sums over the processes, and return them."""
+    def _all_reduce(self, values: Tensor) -> None:
         with _translate_errors():
             distributed.all_reduce(values)
-        return values
-
-    def _sum_in_shared_memory(self, values: Tensor) -> Tensor:
-        """Sum up values [n] over the processes, in the order of the ranks: a fraction of the time of gloo's copies."""
-        if not self._slots or self._slots[0].shape[1] < len(values):
-            self._slots = [self.allocate_shared((self.size, len(values)), values.dtype) for _ in range(2)]
-        # In turn: a slot is written to again when all have come to the barrier after they read it.
-        self._slots.reverse()
-        slots = self._slots[0][:, : len(values)]
-        slots[self.rank] = values
-        self.barrier()
-        return slots.sum(0)
 
 
 def is_main(group: ProcessGroup | None) -> bool:
