@@ -36,15 +36,15 @@ class ProcessGroup:
     Args:
         rank: Number of this process, from 0.
         size: Number of processes.
-        on_one_machine: Whether all of them are on this machine.
+        is_local: Whether all of them are on this machine.
 
     Attributes:
         shares_memory: Whether `allocate_shared` can be used: on CPUs of one machine, where the system allows it.
     """
 
-    def __init__(self, rank: int, size: int, *, on_one_machine: bool = False) -> None:
+    def __init__(self, rank: int, size: int, *, is_local: bool = False) -> None:
         self.rank, self.size = rank, size
-        self.shares_memory = on_one_machine and not torch.cuda.is_available() and self._try_sharing()
+        self.shares_memory = is_local and not torch.cuda.is_available() and self._try_sharing()
 
     def _try_sharing(self) -> bool:
         try:
@@ -207,8 +207,8 @@ def join_process_group() -> Iterator[ProcessGroup | None]:
     with _translate_errors():
         # Small objects, such as metrics, go through gloo on machines with GPUs too.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
-    on_one_machine = process_rank.local_size == process_rank.size
-    yield ProcessGroup(process_rank.rank, process_rank.size, on_one_machine=on_one_machine)
+    is_local = process_rank.local_size == process_rank.size
+    yield ProcessGroup(process_rank.rank, process_rank.size, is_local=is_local)
     # Not after an error: the other processes may wait in an operation that this one will not take part in.
     distributed.destroy_process_group()
 
