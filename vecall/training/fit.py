@@ -172,7 +172,7 @@ def _check_memory(
     """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own."""
     if torch.cuda.is_available():
         return
-    processes = 1 if group is None else group.size
+    processes, shares_tables = (1, False) if group is None else (group.size, group.shares_memory)
     available_bytes = available_memory_bytes() // processes
     if init_weights is not None:
         model_settings = model_settings.model_copy(update={"item_init": "random"})  # there is no spectral start
@@ -182,6 +182,7 @@ def _check_memory(
         training_settings,
         available_bytes,
         processes=processes,
+        shares_tables=shares_tables,
         validates=validate is not None,
     )
 
@@ -230,7 +231,8 @@ def _resolve_plan(
 ) -> TrainingPlan:
     directory.mkdir(parents=True, exist_ok=True)
     n_candidates = len(select_candidate_items(towers, data))
-    return TrainingPlan.read_or_make(directory, settings, towers, n_candidates, 1 if group is None else group.size)
+    processes, shares_tables = (1, False) if group is None else (group.size, group.shares_memory)
+    return TrainingPlan.read_or_make(directory, settings, towers, n_candidates, processes, shares_tables=shares_tables)
 
 
 def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:
