@@ -9,6 +9,7 @@ VecallError                    root of the tree; catches all of them
 │   └── EncoderMismatchError   a vector comes from another encoder than the release's
 ├── ForkError                  this process was forked from one that had used vecall, and would deadlock
 ├── RankerUnavailableError  a release has a ranker that cannot run here; recall's order answers
+├── EngineUnavailableError     the server that holds the index does not answer; retry later
 ├── OverloadedError            the service is at its capacity; retry later
 │   └── TooManyScansError      too many requests are scanning large parts of the catalogue
 └── StoreError                 an operation on a store failed
@@ -71,6 +72,16 @@ class EncoderMismatchError(QueryError):
 
 class ForkError(VecallError):
     """This process was forked from one that had used vecall: native libraries would wait for threads it lacks."""
+
+
+class EngineUnavailableError(VecallError):
+    """The server that holds a release's index does not answer, or not in time; a retry later may succeed.
+
+    Attributes:
+        code: Machine-readable code, as over HTTP.
+    """
+
+    code = "engine_unavailable"
 
 
 class OverloadedError(VecallError):

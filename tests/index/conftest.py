@@ -18,7 +18,7 @@ def clustered():
 
 @pytest.fixture
 def progress_events():
-    """Progress reported during the test: (task, total) at the start, the steps of each advance, "end"."""
+    """Progress reported during the test: (task, total) at the start, the steps of each advance, "end", lines."""
     events = []
 
     class RecordingListener:
@@ -28,6 +28,9 @@ def progress_events():
 
         def stop_task(self):
             events.append("end")
+
+        def write_line(self, text):
+            events.append(text)
 
     with progress.report_to(RecordingListener()):
         yield events
