@@ -206,9 +206,9 @@ def _measure_ann_recall(store: Path, port: int, requests: list[bytes], histories
     assert release.encoder is not None
     recalls = []
     for history, ids in zip(histories, answers, strict=False):
-        vectors = release.index.get_vectors(release.item_ids.to_rows(history))[None]  # [1, L, D]
+        vectors = release.vectors.get_vectors(release.item_ids.to_rows(history))[None]  # [1, L, D]
         query = release.encoder.encode_users(to_feature_frame([{}], {}), vectors, np.array([len(history)]))
-        exact_ids = release.item_ids.to_ids(release.index.search_exact(query, K).rows[0])
+        exact_ids = release.item_ids.to_ids(release.vectors.search_exact(query, K).rows[0])
         recalls.append(len(set(exact_ids) & set(ids)) / K)
     return round(float(np.mean(recalls)), 4)
 

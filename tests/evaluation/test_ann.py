@@ -5,7 +5,8 @@ import pytest
 
 from vecall.errors import ConfigError
 from vecall.evaluation.ann import benchmark_ann
-from vecall.index.base import Hits, SearchParams
+from vecall.index.base import SearchParams
+from vecall.index.hits import Hits
 
 rng = np.random.default_rng(0)
 VECTORS = rng.standard_normal((60, 8)).astype(np.float16).astype(np.float32)
@@ -18,6 +19,7 @@ class FaultyIndex:
     def __init__(self, fault=lambda rows: rows, stored=VECTORS):
         self.fault, self.stored, self.search_count, self.search_params = fault, stored, 0, set()
 
+    vectors = property(lambda self: self)
     size = property(lambda self: len(self.stored))
     dim = property(lambda self: self.stored.shape[1])
 

@@ -20,8 +20,8 @@ QUERY = np.array([[1, 0]], dtype=np.float32)
 def compute_recall(found, exact, tail_size=None):
     rows = np.array([found]), np.array([exact])
     if tail_size is None:
-        return recall_per_query(INDEX, QUERY, *rows)[0]
-    return tail_recall_per_query(INDEX, QUERY, *rows, tail_size)[0]
+        return recall_per_query(INDEX.vectors, QUERY, *rows)[0]
+    return tail_recall_per_query(INDEX.vectors, QUERY, *rows, tail_size)[0]
 
 
 @pytest.mark.parametrize(

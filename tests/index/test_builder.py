@@ -8,7 +8,8 @@ from support.vectors import random_vectors
 from vecall.errors import ConfigError, DataError
 from vecall.index import builder
 from vecall.index.base import SearchParams
-from vecall.index.builder import IndexSpec, build_index
+from vecall.index.builder import build_index
+from vecall.index.engines import ENGINES
 from vecall.index.exact import ExactIndex
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
@@ -48,7 +49,7 @@ def make_tuning_result(*points):
 def test_engine_is_set_or_implied_or_follows_the_size(settings, n, index_type, engine):
     built = make_index(n, **settings)
     assert type(built.index) is index_type
-    assert (built.engine, built.index.size) == (engine, n)
+    assert (built.engine, built.index.vectors.size) == (engine, n)
     assert (built.tuning is None) == (index_type is ExactIndex)
 
 
@@ -135,16 +136,16 @@ def test_many_queries_are_subsampled_evenly(monkeypatch):
 
 @pytest.fixture
 def plant_trials(monkeypatch):
-    """Replace the benchmark of a spec by a function of it; gives the list of (spec, items, queries) tried."""
+    """Replace the benchmark of an engine by a function of it; gives the list of (engine, items, queries) tried."""
 
     def plant(result_of):
         trials = []
 
-        def benchmark(spec, vectors, queries, settings):
-            trials.append((spec, len(vectors), len(queries)))
-            return result_of(spec)
+        def benchmark(engine, vectors, queries, settings):
+            trials.append((engine, len(vectors), len(queries)))
+            return result_of(engine)
 
-        monkeypatch.setattr(builder, "_benchmark_spec", benchmark)
+        monkeypatch.setattr(builder, "_benchmark_engine", benchmark)
         return trials
 
     return plant
@@ -153,12 +154,12 @@ def plant_trials(monkeypatch):
 @pytest.mark.parametrize(
     ("result_of", "engine", "nlist"),
     [
-        (lambda spec: (0, 1.0 if spec.engine == "hnsw" else 2.0), "hnsw", None),
-        (lambda spec: (0, 9.0 if spec.engine == "hnsw" else 2.0), "ivf", 128),
+        (lambda engine: (0, 1.0 if engine.name == "hnsw" else 2.0), "hnsw", None),
+        (lambda engine: (0, 9.0 if engine.name == "hnsw" else 2.0), "ivf", 128),
         # Fewer missed ks take precedence over speed.
-        (lambda spec: (1, 1.0) if spec.engine == "hnsw" else (0, 5.0), "ivf", 128),
-        (lambda spec: (0, 9.0) if spec.engine == "hnsw" else (2, 0.1), "hnsw", None),
-        (lambda spec: (1, 1.0), "hnsw", None),  # the first of equals
+        (lambda engine: (1, 1.0) if engine.name == "hnsw" else (0, 5.0), "ivf", 128),
+        (lambda engine: (0, 9.0) if engine.name == "hnsw" else (2, 0.1), "hnsw", None),
+        (lambda engine: (1, 1.0), "hnsw", None),  # the first of equals
     ],
 )
 def test_auto_chooses_the_fastest_engine_that_reaches_the_target(plant_trials, caplog, result_of, engine, nlist):
@@ -173,14 +174,14 @@ def test_auto_chooses_the_fastest_engine_that_reaches_the_target(plant_trials, c
 def test_engines_are_compared_on_a_sample(plant_trials, monkeypatch):
     monkeypatch.setattr(builder, "_MAX_TRIAL_ITEMS", 2000)
     monkeypatch.setattr(builder, "_MAX_TRIAL_QUERIES", 7)
-    trials = plant_trials(lambda spec: (0, 1.0))
-    assert make_index(2600).index.size == 2600
+    trials = plant_trials(lambda engine: (0, 1.0))
+    assert make_index(2600).index.vectors.size == 2600
     assert [(items, queries) for _, items, queries in trials] == [(2000, 7)] * 2
-    assert [spec.engine for spec, *_ in trials] == ["hnsw", "ivf"]
+    assert [engine.name for engine, *_ in trials] == ["hnsw", "ivf"]
 
 
 def test_no_engines_are_compared_if_the_settings_determine_one(plant_trials):
-    trials = plant_trials(lambda spec: (0, 1.0))
+    trials = plant_trials(lambda engine: (0, 1.0))
     for settings in ({"engine": "hnsw"}, {"engine": "ivf"}, {"engine": "exact"}, {"ef": 9}, {"nprobe": 2}):
         make_index(2100, **settings)
     assert trials == []
@@ -191,7 +192,7 @@ def test_trial_result_by_hand(monkeypatch, worst, expected_misses):
     points = [TuningPoint(5, 9, 0, 0.99, 0.02, 0.2, 0.95), TuningPoint(50, 9, 0, 0.99, 0.001, 0.8, worst)]
     monkeypatch.setattr(builder, "tune", lambda *_, **__: make_tuning_result(*points))
     settings = IndexSettings(target_recall=0.98, ks=(5, 50))
-    misses, ms = builder._benchmark_spec(IndexSpec("hnsw"), random_vectors(50, 4), random_vectors(5, 4), settings)
+    misses, ms = builder._benchmark_engine(ENGINES["hnsw"], random_vectors(50, 4), random_vectors(5, 4), settings)
     assert misses == expected_misses  # 0.99 ± 0.02 may be 0.97; the worst queries must reach 0.9
     assert ms == pytest.approx(math.sqrt(0.2 * 0.8))
 

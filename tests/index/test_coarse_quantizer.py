@@ -44,7 +44,7 @@ def vectors_in_60_clusters():
 
 def test_centroids_are_much_closer_to_the_vectors_than_random_ones(vectors_in_60_clusters):
     vectors = vectors_in_60_clusters
-    centroids = train_centroids(ExactIndex.build(vectors), 60, seed=0)
+    centroids = train_centroids(ExactIndex.build(vectors).vectors, 60, seed=0)
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
     random = random_vectors(60, 12, seed=1)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
@@ -52,10 +52,10 @@ def test_centroids_are_much_closer_to_the_vectors_than_random_ones(vectors_in_60
 
 
 def test_two_level_centroids_are_nearly_as_good(vectors_in_60_clusters, monkeypatch):
-    exact_index = ExactIndex.build(vectors_in_60_clusters)
-    one_level_error = quantization_error(vectors_in_60_clusters, train_centroids(exact_index, 100, seed=0))
+    stored_vectors = ExactIndex.build(vectors_in_60_clusters).vectors
+    one_level_error = quantization_error(vectors_in_60_clusters, train_centroids(stored_vectors, 100, seed=0))
     monkeypatch.setattr(coarse_quantizer, "_MAX_FLAT_CENTROIDS", 16)
-    centroids = train_centroids(exact_index, 100, seed=0)
+    centroids = train_centroids(stored_vectors, 100, seed=0)
     assert centroids.shape == (100, 12)
     assert centroids.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
@@ -77,7 +77,7 @@ def test_two_level_centroids_are_nearly_as_good(vectors_in_60_clusters, monkeypa
 @pytest.mark.parametrize("nlist", [1, 30, 70])
 def test_degenerate_vectors_give_nlist_finite_centroids(monkeypatch, capfd, vectors, nlist, max_flat_centroids):
     monkeypatch.setattr(coarse_quantizer, "_MAX_FLAT_CENTROIDS", max_flat_centroids)
-    centroids = train_centroids(ExactIndex.build(vectors.astype(np.float32)), nlist, seed=0)
+    centroids = train_centroids(ExactIndex.build(vectors.astype(np.float32)).vectors, nlist, seed=0)
     assert centroids.shape == (nlist, vectors.shape[1])
     assert np.isfinite(centroids).all()
     assert (np.abs(centroids) <= 1.001).all()

@@ -1,4 +1,4 @@
-"""Contract of `vecall.index.base.Index`: one suite over every index, compared with an oracle that sorts all scores."""
+"""Contract of `vecall.index.base.Index`: one suite over every engine, compared with an oracle that sorts all scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,10 +11,11 @@ from support.vectors import random_vectors
 from vecall.errors import DataError, QueryError
 from vecall.index.base import SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
+from vecall.index.engines import ENGINES
 from vecall.index.exact import ExactIndex
 from vecall.index.faiss_adapter import use_faiss_threads
 from vecall.index.hnsw import HnswIndex
-from vecall.index.index_io import load_index, save_index
+from vecall.index.index_info import IndexInfo
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.kernels import compute_inner_products
 
@@ -77,10 +78,10 @@ def random_bitmap(n, selectivity, seed=2):
 def test_full_search_returns_the_oracles_hits(build, n, dim):
     vectors, queries = random_vectors(n, dim), random_vectors(5, dim, seed=1)
     index = build(vectors)
-    assert (index.size, index.dim) == (n, dim)
+    assert (index.vectors.size, index.vectors.dim) == (n, dim)
     for k in {1, min(n, 20), n, n + 3}:
         rows, scores = oracle(vectors, queries, k)
-        assert_hits(index.search_exact(queries, k), (rows, scores))
+        assert_hits(index.vectors.search_exact(queries, k), (rows, scores))
         assert_hits(index.search(queries, k, search_params=FULL), (rows, scores))
         assert_hits(index.search(queries[:1], k, search_params=FULL), (rows[:1], scores[:1]))
 
@@ -96,14 +97,14 @@ def test_full_search_under_a_bitmap_returns_the_oracles_hits(build, n, dim, sele
         allowed = Bitmap.from_mask(mask)
         for k in (1, 20, n + 3):
             rows, scores = oracle(vectors, queries, k, mask)
-            assert_hits(index.search_exact(queries, k, allowed=allowed), (rows, scores))
-            assert_hits(index.search_exact(queries[:1], k, allowed=allowed), (rows[:1], scores[:1]))
+            assert_hits(index.vectors.search_exact(queries, k, allowed=allowed), (rows, scores))
+            assert_hits(index.vectors.search_exact(queries[:1], k, allowed=allowed), (rows[:1], scores[:1]))
             assert_hits(index.search(queries, k, search_params=FULL, allowed=allowed), (rows, scores))
 
 
 def test_exact_search_returns_the_hits_of_the_exact_index(build, clustered):
     vectors, queries = clustered
-    assert_same(build(vectors).search_exact(queries, 50), ExactIndex.build(vectors).search(queries, 50))
+    assert_same(build(vectors).vectors.search_exact(queries, 50), ExactIndex.build(vectors).search(queries, 50))
 
 
 @pytest.mark.parametrize("search_params", [None, NARROW, SearchParams(40, 100)])
@@ -111,7 +112,7 @@ def test_exact_search_returns_the_hits_of_the_exact_index(build, clustered):
 def test_any_search_fills_k_hits_with_allowed_rows_and_exact_scores(build, search_params, selectivity):
     vectors, queries = random_vectors(1200, 9), random_vectors(10, 9, seed=1)
     index, allowed = build(vectors), random_bitmap(1200, selectivity)
-    exact = index.search_exact(queries, 1200, allowed=allowed)
+    exact = index.vectors.search_exact(queries, 1200, allowed=allowed)
     for k in (1, 30, 400):
         hits = index.search(queries, k, search_params=search_params, allowed=allowed)
         count = min(k, allowed.count)
@@ -151,7 +152,7 @@ def test_adapted_search_fills_k_hits_with_allowed_rows(build, search_params, reg
             assert (hits.rows[0, count:] == -1).all()
             assert len(np.unique(hits.rows[0, :count])) == count
             assert allowed.contains(hits.rows[0, :count]).all()
-            np.testing.assert_array_equal(hits.scores[0, :count], index.score(query, hits.rows[0, :count]))
+            np.testing.assert_array_equal(hits.scores[0, :count], index.vectors.score(query, hits.rows[0, :count]))
 
 
 def test_search_without_a_filter_is_adapted_too(build):
@@ -170,7 +171,7 @@ def test_single_query_gets_the_hits_it_gets_in_a_batch(build, search_params, sel
     vectors[500:1000] = vectors[:500]
     index, queries = build(vectors), random_vectors(150, 13, seed=1)
     allowed = None if selectivity is None else random_bitmap(1500, selectivity)
-    for search in (partial(index.search, search_params=search_params), index.search_exact):
+    for search in (partial(index.search, search_params=search_params), index.vectors.search_exact):
         with use_faiss_threads(2):
             batch = search(queries, 25, allowed=allowed)
         singles = [search(queries[b : b + 1], 25, allowed=allowed) for b in range(150)]
@@ -194,7 +195,7 @@ def test_equal_vectors_have_equal_scores_and_ascending_rows(build, dim):
     queries = random_vectors(4, dim, seed=1)
     index = build(vectors)
     for k in (1, 49, 51, 300):
-        assert_hits(index.search_exact(queries, k), oracle(vectors, queries, k))
+        assert_hits(index.vectors.search_exact(queries, k), oracle(vectors, queries, k))
         hits = index.search(queries, k)
         order = np.lexsort((hits.rows, -hits.scores), axis=-1)
         assert (order == np.arange(k)).all()
@@ -231,24 +232,31 @@ def test_empty_batch_gives_empty_hits(build):
     index = build(random_vectors(20, 3))
     queries = np.empty((0, 3), dtype=np.float32)
     for allowed in (None, random_bitmap(20, 0.5)):
-        for hits in (index.search(queries, 4, allowed=allowed), index.search_exact(queries, 4, allowed=allowed)):
+        for hits in (
+            index.search(queries, 4, allowed=allowed),
+            index.vectors.search_exact(queries, 4, allowed=allowed),
+        ):
             assert hits.rows.shape == hits.scores.shape == (0, 4)
 
 
 @pytest.mark.parametrize("n", [1, 2500])
-def test_loaded_index_returns_the_hits_of_the_saved_one(build, tmp_path, n):
+def test_loaded_index_returns_the_hits_of_the_saved_one(engine, build, tmp_path, n):
     vectors, queries, bitmap = random_vectors(n, 9), random_vectors(10, 9, seed=1), random_bitmap(n, 0.4)
     saved = build(vectors)
-    save_index(saved, tmp_path / "index.faiss")
-    loaded = load_index(tmp_path / "index.faiss")
+    path = tmp_path / ENGINES[engine].file
+    saved.save(path)
+    loaded = ENGINES[engine].open(path, IndexInfo(engine=engine))
     assert type(loaded) is type(saved)
-    assert (loaded.size, loaded.dim) == (n, 9)
+    assert (loaded.vectors.size, loaded.vectors.dim) == (n, 9)
     for allowed in (None, bitmap):
-        assert_same(loaded.search(queries, 30, allowed=allowed), saved.search(queries, 30, allowed=allowed))
-        assert_same(loaded.search_exact(queries, 30, allowed=allowed), saved.search_exact(queries, 30, allowed=allowed))
+        assert_same(*(index.search(queries, 30, allowed=allowed) for index in (loaded, saved)))
+        assert_same(
+            loaded.vectors.search_exact(queries, 30, allowed=allowed),
+            saved.vectors.search_exact(queries, 30, allowed=allowed),
+        )
     assert_same(*(index.search(queries, 30, search_params=SearchParams(2, 40)) for index in (loaded, saved)))
     rows = np.array([n - 1, 0])
-    np.testing.assert_array_equal(loaded.get_vectors(rows), saved.get_vectors(rows))
+    np.testing.assert_array_equal(loaded.vectors.get_vectors(rows), saved.vectors.get_vectors(rows))
 
 
 def test_half_and_single_precision_build_the_same_index(engine, build, tmp_path):
@@ -257,7 +265,7 @@ def test_half_and_single_precision_build_the_same_index(engine, build, tmp_path)
     vectors = random_vectors(600, 7)
     files = []
     for values in (vectors, vectors.astype(np.float16), vectors.astype(np.float16).astype(np.float32)):
-        save_index(build(values), tmp_path / "index.faiss")
+        build(values).save(tmp_path / "index.faiss")
         files.append((tmp_path / "index.faiss").read_bytes())
     assert files[0] == files[1] == files[2]
 
@@ -300,14 +308,14 @@ def test_index_and_callers_arrays_do_not_change_each_other(build):
     index = build(vectors)
     index.search(queries, 7)
     index.search(queries, 7, allowed=allowed)
-    index.search_exact(queries, 7, allowed=allowed)
-    returned = index.get_vectors(np.arange(3))
+    index.vectors.search_exact(queries, 7, allowed=allowed)
+    returned = index.vectors.get_vectors(np.arange(3))
     returned[:] = 0  # a copy
-    np.testing.assert_array_equal(index.get_vectors(np.arange(300)), vectors.astype(np.float16))
+    np.testing.assert_array_equal(index.vectors.get_vectors(np.arange(300)), vectors.astype(np.float16))
     overwritten = random_vectors(300, 5)
     index = build(overwritten)
     overwritten[:] = 0
-    np.testing.assert_array_equal(index.get_vectors(np.arange(300)), vectors.astype(np.float16))
+    np.testing.assert_array_equal(index.vectors.get_vectors(np.arange(300)), vectors.astype(np.float16))
 
 
 def test_non_contiguous_arrays_are_accepted(build):
@@ -317,9 +325,9 @@ def test_non_contiguous_arrays_are_accepted(build):
     narrow_hits = index.search(queries.copy(), 3, search_params=NARROW)
     assert_hits(index.search(queries, 3, search_params=FULL), expected)
     assert_same(index.search(queries, 3, search_params=NARROW), narrow_hits)
-    assert_hits(index.search_exact(fortran_queries, 3), expected)
+    assert_hits(index.vectors.search_exact(fortran_queries, 3), expected)
     assert_same(index.search(fortran_queries, 3, search_params=NARROW), narrow_hits)
-    assert_hits(build(np.asfortranarray(vectors)).search_exact(queries, 3), expected)
+    assert_hits(build(np.asfortranarray(vectors)).vectors.search_exact(queries, 3), expected)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +344,7 @@ def test_non_contiguous_arrays_are_accepted(build):
 )
 def test_invalid_queries_are_refused(build, queries, k):
     index = build(random_vectors(50, 4))
-    for search in (index.search, index.search_exact):
+    for search in (index.search, index.vectors.search_exact):
         with pytest.raises(QueryError, match="expect"):
             search(queries, k)
 
@@ -352,7 +360,7 @@ def test_largest_allowed_queries_and_vectors_have_finite_scores(build):
 @pytest.mark.parametrize("size", [49, 51, 0])
 def test_bitmap_of_another_size_is_refused(build, size):
     index = build(random_vectors(50, 4))
-    for search in (index.search, index.search_exact):
+    for search in (index.search, index.vectors.search_exact):
         with pytest.raises(QueryError, match=f"over {size} rows; this index has 50"):
             search(random_vectors(1, 4), 3, allowed=Bitmap.full(size))
 
@@ -360,7 +368,7 @@ def test_bitmap_of_another_size_is_refused(build, size):
 @pytest.mark.parametrize("row", [-1, 50])
 def test_vectors_of_missing_rows_are_refused(build, row):
     with pytest.raises(QueryError, match="0 to 49"):
-        build(random_vectors(50, 4)).get_vectors(np.array([3, row]))
+        build(random_vectors(50, 4)).vectors.get_vectors(np.array([3, row]))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vecall.index import filtered_tuning, tuning
+from vecall.index import filtered_tuning, timing
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
+from vecall.index.engines import ENGINES
 from vecall.index.filtered_tuning import tune_filtered
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
@@ -30,8 +31,8 @@ BUILDERS = {
 def test_tuned_searches_reach_the_target_under_filters_and_exclusions(monkeypatch, engine):
     index = BUILDERS[engine]()
     # A scan is so expensive that every selectivity is measured.
-    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 1.0)
-    result = tune(index, normal(60, 1), [10, 20], RecallTarget(0.95, 0.8))
+    monkeypatch.setattr(timing, "measure_scan_ms_per_row", lambda vectors, queries: 1.0)
+    result = tune(index, normal(60, 1), [10, 20], RecallTarget(0.95, 0.8), sweep=ENGINES[engine].sweep)
     widths = result.filtered_table.widths
     assert [width.rank for width in widths] == ([50, 167, 500, 1000, 1667] if engine == "hnsw" else [])
     assert all(width.width_for_all <= width.width_for_tail for width in widths)
@@ -43,7 +44,7 @@ def test_tuned_searches_reach_the_target_under_filters_and_exclusions(monkeypatc
             fetch_k = 10 + excluded
             rank = math.ceil(fetch_k * 4000 / allowed.count)
             search_params = result.curve.look_up(fetch_k, expected_rank=rank, excluded_count=excluded)
-            exact_rows = index.search_exact(other_queries, fetch_k, allowed=allowed).rows[:, excluded:]
+            exact_rows = index.vectors.search_exact(other_queries, fetch_k, allowed=allowed).rows[:, excluded:]
             found_rows = np.empty((60, fetch_k), dtype=np.int64)
             for b, query in enumerate(other_queries):
                 request = SearchRequest(query, fetch_k, excluded, allowed.count, profile)
@@ -52,11 +53,11 @@ def test_tuned_searches_reach_the_target_under_filters_and_exclusions(monkeypatc
                     query[None], fetch_k, search_params=adapted.search_params, allowed=allowed, lists=adapted.lists
                 )
                 found_rows[b] = hits.rows[0]
-            assert recall_per_query(index, other_queries, found_rows, exact_rows).mean() > 0.93
+            assert recall_per_query(index.vectors, other_queries, found_rows, exact_rows).mean() > 0.93
 
 
 def test_widths_that_cost_more_than_a_scan_are_not_tried(monkeypatch):
-    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 0.0)
+    monkeypatch.setattr(timing, "measure_scan_ms_per_row", lambda vectors, queries: 0.0)
     result = tune(BUILDERS["hnsw"](), normal(60, 1), [10], RecallTarget(0.95, 0.8))
     assert {width.width_for_tail for width in result.filtered_table.widths} <= {result.best_points[-1].width}
 
@@ -64,7 +65,8 @@ def test_widths_that_cost_more_than_a_scan_are_not_tried(monkeypatch):
 class PlantedIndex:
     """Finds the exact rows up to the smaller of `width` and `rerank_depth`."""
 
-    size = 10_000
+    size = max_width = 10_000
+    vectors = property(lambda self: self)
 
     def score(self, query, rows):
         return -rows.astype(np.float32)

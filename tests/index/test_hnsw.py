@@ -15,8 +15,8 @@ def index(clustered):
 
 def measure_ann_recall(index, queries, k, width, allowed=None):
     found_rows = index.search(queries, k, search_params=SearchParams(width), allowed=allowed).rows
-    exact_rows = index.search_exact(queries, k, allowed=allowed).rows
-    return recall_per_query(index, queries, found_rows, exact_rows).mean()
+    exact_rows = index.vectors.search_exact(queries, k, allowed=allowed).rows
+    return recall_per_query(index.vectors, queries, found_rows, exact_rows).mean()
 
 
 def test_ann_recall_grows_with_width(clustered, index):

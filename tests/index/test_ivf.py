@@ -9,7 +9,6 @@ from vecall.index import coarse_quantizer, ivf
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
-from vecall.index.index_io import load_index
 from vecall.index.ivf import IvfPqIndex
 
 
@@ -19,9 +18,9 @@ def index(clustered):
 
 
 def measure_ann_recall(index, queries, k, search_params):
-    exact_rows = index.search_exact(queries, k).rows
+    exact_rows = index.vectors.search_exact(queries, k).rows
     found_rows = index.search(queries, k, search_params=search_params).rows
-    return recall_per_query(index, queries, found_rows, exact_rows).mean()
+    return recall_per_query(index.vectors, queries, found_rows, exact_rows).mean()
 
 
 def assert_same(hits, other_hits):
@@ -45,10 +44,10 @@ def test_ann_recall_grows_with_nprobe_and_with_rerank_depth(clustered, index):
 def test_scan_of_every_list_finds_the_exact_hits(clustered, index):
     """All rows but the one with the worst code are scored exactly."""
     params = SearchParams(128, 4999)
-    assert_same(index.search(clustered[1], 400, search_params=params), index.search_exact(clustered[1], 400))
+    assert_same(index.search(clustered[1], 400, search_params=params), index.vectors.search_exact(clustered[1], 400))
     allowed = Bitmap.from_mask(np.arange(5000) % 3 > 0)
     hits = index.search(clustered[1], 400, search_params=params, allowed=allowed)
-    assert_same(hits, index.search_exact(clustered[1], 400, allowed=allowed))
+    assert_same(hits, index.vectors.search_exact(clustered[1], 400, allowed=allowed))
 
 
 def test_depth_is_raised_to_k_and_nprobe_limited_to_nlist(clustered, index):
@@ -59,7 +58,7 @@ def test_depth_is_raised_to_k_and_nprobe_limited_to_nlist(clustered, index):
 
 def test_candidates_are_the_allowed_rows_of_the_nearest_lists(clustered, index):
     queries = clustered[1][:50]
-    vectors = index.get_vectors(np.arange(5000))
+    vectors = index.vectors.get_vectors(np.arange(5000))
     list_of = np.argmax(vectors @ index._centroids.T, axis=1)
     nearest_lists = np.argsort(-(queries @ index._centroids.T), axis=1)
     bitmap = Bitmap.from_mask(np.random.default_rng(1).random(5000) < 0.5)
@@ -77,7 +76,7 @@ def test_candidates_are_the_allowed_rows_of_the_nearest_lists(clustered, index):
 
 def test_candidates_by_code_are_nearly_in_the_order_of_exact_scores(clustered, index):
     queries = clustered[1][:50]
-    vectors = index.get_vectors(np.arange(5000))
+    vectors = index.vectors.get_vectors(np.arange(5000))
     rows = index.search_candidates(queries, 5000, SearchParams(128, 5000))
     correlations = [
         np.corrcoef((vectors[found] @ query), -np.arange(5000))[0, 1]
@@ -104,7 +103,9 @@ def test_few_vectors_are_indexed_without_warnings(capfd, n, nlist):
     index = IvfPqIndex.build(vectors, nlist=nlist)
     assert index.nlist == min(n, nlist or coarse_quantizer.choose_nlist(n))
     for k in {1, max(1, n // 3)}:
-        assert_same(index.search(queries, k, search_params=SearchParams(n, n - 1)), index.search_exact(queries, k))
+        assert_same(
+            index.search(queries, k, search_params=SearchParams(n, n - 1)), index.vectors.search_exact(queries, k)
+        )
     assert capfd.readouterr() == ("", "")  # faiss prints its warnings
 
 
@@ -155,7 +156,7 @@ def test_filter_that_takes_away_the_rows_near_the_query_leaves_the_recall(plante
         allowed = Bitmap.from_mask(np.isin(centre_of, far_centres))
         request = SearchRequest(query, k, n_skipped, allowed.count, index.profile_filter(allowed))
         adapted = index.adapt(request, SearchParams(20, 3 * k, 0.98))
-        exact = index.search_exact(query[None], k, allowed=allowed).rows[0, n_skipped:]
+        exact = index.vectors.search_exact(query[None], k, allowed=allowed).rows[0, n_skipped:]
         assert len(adapted.lists) == adapted.search_params.width < index.nlist
         for name, lists in (("adapted", adapted.lists), ("nearest", None)):
             hits = index.search(query[None], k, search_params=adapted.search_params, allowed=allowed, lists=lists)
@@ -204,10 +205,12 @@ def test_index_with_two_level_centroids_is_accurate_and_saved_without_the_groups
     index = IvfPqIndex.build(vectors, nlist=128, threads=1)
     assert index.nlist == 128
     assert measure_ann_recall(index, queries, 10, SearchParams(32, 200)) >= 0.98
-    assert_same(index.search(queries, 400, search_params=SearchParams(128, 4999)), index.search_exact(queries, 400))
+    assert_same(
+        index.search(queries, 400, search_params=SearchParams(128, 4999)), index.vectors.search_exact(queries, 400)
+    )
     index.save(tmp_path / "index.faiss")
     monkeypatch.undo()
-    loaded = load_index(tmp_path / "index.faiss")
+    loaded = IvfPqIndex.load(tmp_path / "index.faiss")
     assert isinstance(loaded, IvfPqIndex)  # which requires a flat quantizer
     assert_same(*(each.search(queries, 20, search_params=SearchParams(8, 60)) for each in (index, loaded)))
 

@@ -6,16 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.index import tuning
+from vecall.index import sweep, timing, tuning
 from vecall.index.ann_recall import recall_per_query
-from vecall.index.base import AdaptedSearch, Hits, SearchParams
+from vecall.index.base import AdaptedSearch, SearchParams
+from vecall.index.engines import ENGINES
 from vecall.index.exact import ExactIndex
 from vecall.index.filter_profile import FilterProfile
+from vecall.index.hits import Hits
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
+from vecall.index.ivf_engine import sweep_coverages
 from vecall.index.planner import CostModel
 from vecall.index.search_params import FilteredSearchTable, RecallTarget, TuningPoint
-from vecall.index.tuning import measure_scan_ms_per_row, tune
+from vecall.index.timing import measure_scan_ms_per_row
+from vecall.index.tuning import tune
 
 
 def unit_vectors(seed, n, dim=16):
@@ -37,7 +41,8 @@ class PlantedIndex:
     """
 
     def __init__(self, full_width, *, spread=0.0, size=1000):
-        self.size, self.full_width, self.spread, self.widths = size, full_width, spread, []
+        self.size, self.max_width, self.full_width, self.spread, self.widths = size, size, full_width, spread, []
+        self.vectors = self
 
     def score(self, query, rows):
         return -rows.astype(np.float32)
@@ -67,6 +72,7 @@ class PlantedIvf(IvfPqIndex):
     size, nlist = 1000, 220
 
     def __init__(self, full_coverage, *depth_factors):
+        self.vectors = self
         self.full_coverage, self.depth_factors, self.candidate_params = full_coverage, depth_factors, []
 
     search_exact, score = PlantedIndex.search_exact, PlantedIndex.score
@@ -96,8 +102,8 @@ class PlantedIvf(IvfPqIndex):
 
 def plant_latency(monkeypatch, ms_of, ms_per_scanned_row=1.0):
     """Make searches take as many milliseconds as a function of the search parameters says, and scans a constant."""
-    monkeypatch.setattr(tuning, "_measure_median_ms", lambda index, queries, k, params, allowed=None: ms_of(params))
-    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: ms_per_scanned_row)
+    monkeypatch.setattr(timing, "measure_median_ms", lambda index, queries, k, params, allowed=None: ms_of(params))
+    monkeypatch.setattr(timing, "measure_scan_ms_per_row", lambda vectors, queries: ms_per_scanned_row)
 
 
 def test_smallest_width_that_reaches_the_target_is_chosen():
@@ -164,7 +170,7 @@ def test_sweep_ends_where_recall_stops_growing():
     index.search = search
     tune(index, make_queries(10), [100], RecallTarget(0.9, 0))
     result = tune(index, make_queries(10), [100], RecallTarget(0.9, 0), tune_filters=False, warn_if_missed=False)
-    assert len(result.trials) == 1 + tuning._PLATEAU_STEPS
+    assert len(result.trials) == 1 + sweep._PLATEAU_STEPS
 
 
 def test_sweep_ends_where_a_search_costs_four_full_scans(monkeypatch):
@@ -221,7 +227,7 @@ def test_worst_queries_reach_their_target():
 def test_each_coverage_is_measured_with_the_smallest_sufficient_depth(monkeypatch):
     plant_latency(monkeypatch, lambda params: params.width / 10)  # a larger coverage is always slower
     index = PlantedIvf(0.95, 1.9)
-    result = tune(index, make_queries(), [100], RecallTarget(0.9, 0))
+    result = tune(index, make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_coverages)
     coverages = [0.8, 0.85, 0.9, 0.93]
     assert [params.coverage for params in index.candidate_params] == coverages
     assert [trial.coverage for trial in result.trials] == coverages
@@ -236,13 +242,15 @@ def test_each_coverage_is_measured_with_the_smallest_sufficient_depth(monkeypatc
 def test_depth_is_sufficient_with_confidence(monkeypatch, query_count, depth):
     """With 1.5 k half of the queries have recall 1 and half 0.79: with 4 queries the mean of 0.895 may be chance."""
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(query_count), [100], RecallTarget(0.85, 0))
+    result = tune(
+        PlantedIvf(0.5, 1, 1.9), make_queries(query_count), [100], RecallTarget(0.85, 0), sweep=sweep_coverages
+    )
     assert result.best_points[0].rerank_depth == depth
 
 
 def test_depth_is_sufficient_for_the_worst_queries(monkeypatch):
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(400), [100], RecallTarget(0.85, 0.8))
+    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(400), [100], RecallTarget(0.85, 0.8), sweep=sweep_coverages)
     assert result.best_points[0].rerank_depth == 200
 
 
@@ -250,14 +258,14 @@ def test_fastest_coverage_that_reaches_the_target_is_chosen(monkeypatch):
     """A larger coverage may need less depth; the sweep ends where it is only slower."""
     ms_by_coverage = {0.8: 5.0, 0.85: 4.0, 0.9: 3.0, 0.93: 3.2, 0.95: 2.5}
     plant_latency(monkeypatch, lambda params: ms_by_coverage.get(params.coverage, 9.0))
-    result = tune(PlantedIvf(0.5, 1), make_queries(), [100], RecallTarget(0.9, 0))
+    result = tune(PlantedIvf(0.5, 1), make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_coverages)
     assert [trial.coverage for trial in result.trials] == [*ms_by_coverage, 0.965]
     assert result.best_points[0].search_params == SearchParams(200, 100, 0.95)
 
 
 def test_coverage_sweep_ends_where_every_list_is_scanned(monkeypatch, caplog):
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(10, 1), make_queries(), [100], RecallTarget(0.9, 0))
+    result = tune(PlantedIvf(10, 1), make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_coverages)
     assert [trial.width >= 220 for trial in result.trials] == [False] * (len(result.trials) - 1) + [True]
     assert result.best_points[0].recall == max(trial.recall for trial in result.trials)
     message = "recall@100 of at least 0.900, 0.000 of the worst 1 % of queries, was not reached: the best of"
@@ -266,7 +274,15 @@ def test_coverage_sweep_ends_where_every_list_is_scanned(monkeypatch, caplog):
 
 def test_fixed_nprobe_is_the_only_one_tried():
     index = IvfPqIndex.build(unit_vectors(0, 500), nlist=16, threads=1)
-    result = tune(index, unit_vectors(1, 20), [10], RecallTarget(0.9, 0), fixed_width=8, warn_if_missed=False)
+    result = tune(
+        index,
+        unit_vectors(1, 20),
+        [10],
+        RecallTarget(0.9, 0),
+        sweep=sweep_coverages,
+        fixed_width=8,
+        warn_if_missed=False,
+    )
     assert [(trial.width, trial.coverage) for trial in result.trials] == [(8, 0.0)]
 
 
@@ -274,7 +290,7 @@ def test_cost_model_fits_the_measured_points(monkeypatch):
     plant_latency(
         monkeypatch, lambda params: 0.25 + 0.01 * params.width + 0.002 * params.rerank_depth, ms_per_scanned_row=1e-5
     )
-    costs = tune(PlantedIvf(0.95, 1.9), make_queries(), [50, 100], RecallTarget(0.9, 0)).costs
+    costs = tune(PlantedIvf(0.95, 1.9), make_queries(), [50, 100], RecallTarget(0.9, 0), sweep=sweep_coverages).costs
     assert (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row) == pytest.approx((0.25, 0.01, 0.002))
     assert costs.ms_per_scanned_row == 1e-5
 
@@ -312,9 +328,9 @@ def test_costs_are_never_negative(trials):
 
 
 def test_scan_is_timed_on_rows_from_the_whole_index(monkeypatch):
-    monkeypatch.setattr(tuning, "_SCAN_SAMPLE_ROWS", 300)
+    monkeypatch.setattr(timing, "_SCAN_SAMPLE_ROWS", 300)
     index, scans = ExactIndex.build(unit_vectors(0, 1000)), []
-    search_exact = index.search_exact
+    search_exact = index.vectors.search_exact
 
     def recording_search_exact(queries, k, *, allowed):
         scans.append((len(queries), k, allowed.count))
@@ -322,8 +338,8 @@ def test_scan_is_timed_on_rows_from_the_whole_index(monkeypatch):
         assert allowed.contains(np.arange(500, 1000)).any()
         return search_exact(queries, k, allowed=allowed)
 
-    monkeypatch.setattr(index, "search_exact", recording_search_exact)
-    assert 0 < measure_scan_ms_per_row(index, unit_vectors(1, 50)) < 1
+    monkeypatch.setattr(index.vectors, "search_exact", recording_search_exact)
+    assert 0 < measure_scan_ms_per_row(index.vectors, unit_vectors(1, 50)) < 1
     assert scans == [(1, 100, 300)] * 20
 
 
@@ -334,18 +350,18 @@ def test_tuned_index_reaches_the_target_on_other_queries(engine):
         index = HnswIndex.build(vectors, m=8, ef_construction=40, threads=1)
     else:
         index = IvfPqIndex.build(vectors, nlist=64, threads=1)
-    result = tune(index, queries, [10, 50], RecallTarget(0.95, 0))
+    result = tune(index, queries, [10, 50], RecallTarget(0.95, 0), sweep=ENGINES[engine].sweep)
     assert [point.k for point in result.best_points] == [10, 50]
     assert isinstance(result.costs, CostModel)
     for k in (10, 30, 50):
         exact_rows = ExactIndex.build(vectors).search(other_queries, k).rows
         found_rows = index.search(other_queries, k, search_params=result.curve.look_up(k)).rows
-        assert recall_per_query(index, other_queries, found_rows, exact_rows).mean() > 0.93
+        assert recall_per_query(index.vectors, other_queries, found_rows, exact_rows).mean() > 0.93
     for trial in result.trials:
         # IVF trials measure deeper candidates, cut at the depth: of rows with equal codes others may survive the cut.
         found_rows = index.search(queries, trial.k, search_params=trial.search_params).rows
-        exact_rows = index.search_exact(queries, trial.k).rows
-        recalls = recall_per_query(index, queries, found_rows, exact_rows)
+        exact_rows = index.vectors.search_exact(queries, trial.k).rows
+        recalls = recall_per_query(index.vectors, queries, found_rows, exact_rows)
         assert recalls.mean() == pytest.approx(trial.recall, abs=2e-3 if engine == "ivf" else 0)
 
 

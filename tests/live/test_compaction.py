@@ -97,7 +97,7 @@ def test_compaction_keeps_users_popularity_towers_and_settings(changed):
     assert old.popularity[old_rows].tolist() == new.popularity[new_rows].tolist()
     assert new.popularity[new.item_ids.to_rows(new_ids)].tolist() == [0, 0]
     old_table, new_table = (map_array(shop.get_release_dir(name) / ITEM_ID_VECTORS_FILE) for name in ("tiny", "two"))
-    assert len(new_table) == new.index.size + 1
+    assert len(new_table) == new.vectors.size + 1
     assert new_table[new_rows].tolist() == old_table[old_rows].tolist()
     assert (new_table[new.item_ids.to_rows(new_ids)] == old_table[-1]).all()
     assert (new_table[-1] == old_table[-1]).all()

@@ -79,7 +79,7 @@ def test_writer_switches_to_its_compaction_while_it_reads_and_writes(store):
         assert store.get_current().release == recaller.release
         assert snapshot.tombstone_count == 0
         assert snapshot.delta.live_count < written
-        assert snapshot.delta.live_count + snapshot.release.index.size == N - N // 10 + 1 + written
+        assert snapshot.delta.live_count + snapshot.release.vectors.size == N - N // 10 + 1 + written
         manifest = snapshot.release.manifest
         assert (manifest.parent, manifest.journal_seq + snapshot.delta.live_count) == ("one", snapshot.seq)
         assert len(store.list_releases()) == 2

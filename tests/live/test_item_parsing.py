@@ -121,7 +121,7 @@ def test_fields_are_encoded_by_the_item_tower_as_publishing_does(release_with_to
         release,
     )
     known, new, _, external = operations
-    stored = release.index.get_vectors(release.item_ids.to_rows([row["id"]]))[0]
+    stored = release.vectors.get_vectors(release.item_ids.to_rows([row["id"]]))[0]
     np.testing.assert_allclose(known.vector, stored, atol=1e-3)  # stored in half precision
     assert np.abs(new.vector - known.vector).max() > 1e-3  # the new id's vector is the unknown item's
     assert known.encoder_hash == new.encoder_hash == external.encoder_hash == release.manifest.encoder

@@ -25,7 +25,7 @@ def make_item(item_id, axis=0):
 
 def list_live_ids(live_index):
     snapshot = live_index.snapshot
-    rows = np.arange(snapshot.release.index.size + len(snapshot.delta))
+    rows = np.arange(snapshot.release.vectors.size + len(snapshot.delta))
     return sorted(snapshot.to_ids(rows[snapshot.is_live(rows)]))
 
 

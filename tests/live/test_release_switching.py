@@ -69,7 +69,7 @@ def test_previous_release_is_loaded_again_if_it_is_another_one_on_the_disk(store
     live_index.activate("one")
     release = live_index.snapshot.release
     assert release is not first
-    np.testing.assert_array_equal(release.index.get_vectors(np.array([0])), -EYE[:1])
+    np.testing.assert_array_equal(release.vectors.get_vectors(np.array([0])), -EYE[:1])
 
 
 def test_previous_release_is_not_kept_by_default(store):

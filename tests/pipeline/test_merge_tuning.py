@@ -21,7 +21,7 @@ class PlantedRecaller:
 
     def __init__(self, shares, *, targets, seed=0):
         self.channels = tuple(shares)
-        self.snapshot = SimpleNamespace(release=SimpleNamespace(index=SimpleNamespace(size=N_ITEMS)))
+        self.snapshot = SimpleNamespace(release=SimpleNamespace(vectors=SimpleNamespace(size=N_ITEMS)))
         self.asked = []
         rng = np.random.default_rng(seed)
         self._rows = {}

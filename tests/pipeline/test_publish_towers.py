@@ -172,7 +172,7 @@ def encode_mixed_user(mixed, history_ids, fields):
     release = open_release(Store.open(store))
     rows = release.item_ids.to_rows(history_ids)
     history = torch.zeros(1, LENGTH, 12)
-    history[0, : len(rows)] = torch.from_numpy(release.index.get_vectors(rows))
+    history[0, : len(rows)] = torch.from_numpy(release.vectors.get_vectors(rows))
     frame = pl.DataFrame([fields], schema={"country": pl.String})
     with torch.no_grad():
         features = to_tensors(user_encoder.encode(frame))

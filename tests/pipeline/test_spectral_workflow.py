@@ -28,7 +28,7 @@ def test_spectral_part_is_published_refitted_and_computed_anew_for_a_warm_start(
     publish(tmp_path / "run", tmp_path / "store")
     release = open_release(Store.open(tmp_path / "store"))
     release.check_golden_queries()
-    vectors = release.index.get_vectors(np.arange(synthetic.ITEMS))
+    vectors = release.vectors.get_vectors(np.arange(synthetic.ITEMS))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-2)
     assert (np.linalg.norm(vectors[:, 8:], axis=1) > 0.1).all()
 
@@ -36,7 +36,7 @@ def test_spectral_part_is_published_refitted_and_computed_anew_for_a_warm_start(
     warm = fit(synthetic.make_config(tmp_path, model=MODEL), tmp_path / "warm", init=tmp_path / "run")
     publish(tmp_path / "warm", tmp_path / "store")
     release = open_release(Store.open(tmp_path / "store"))
-    vectors = release.index.get_vectors(np.arange(synthetic.ITEMS + 4))
+    vectors = release.vectors.get_vectors(np.arange(synthetic.ITEMS + 4))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-2)
     assert (np.linalg.norm(vectors[:, 8:], axis=1) < 1e-3).sum() == 4
     assert Run.open(warm.directory).load_evaluated_model().towers.spectral_share is not None

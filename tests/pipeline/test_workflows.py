@@ -61,7 +61,7 @@ def test_published_release_recalls_the_planted_groups(tables_dir):
     assert release.manifest.metrics == {"model": run.summary.metrics, **run.summary.baselines, "refit": False}
     # A user's next items are those of the same group, and most of the nearest items belong to it.
     inputs = release.golden_queries.inputs
-    nearest = release.index.search_exact(release.golden_queries.vectors, synthetic.GROUP_SIZE).rows
+    nearest = release.vectors.search_exact(release.golden_queries.vectors, synthetic.GROUP_SIZE).rows
     item_numbers = pl.Series(release.attributes["title"]).str.split(" ").list.get(1).cast(pl.Int64).to_numpy()
     groups = item_numbers % synthetic.GROUPS
     own_group_shares = [
@@ -97,7 +97,7 @@ def test_publish_reads_the_tables_again(tables_dir, published):
     with torch.no_grad():
         unknown = torch.tensor([model.towers.n_items])
         expected = model.towers.encode_items(unknown, {name: torch.from_numpy(x) for name, x in features.items()})
-    np.testing.assert_allclose(release.index.get_vectors(np.array([new_row])), expected, atol=1e-3)
+    np.testing.assert_allclose(release.vectors.get_vectors(np.array([new_row])), expected, atol=1e-3)
     assert release.users.histories[release.users.ids.to_row("user-0")][-1] == new_row
     assert release.users.histories[release.users.ids.to_row("newcomer")].tolist() == [
         release.item_ids.to_row(synthetic.make_item_id(0))
@@ -105,7 +105,7 @@ def test_publish_reads_the_tables_again(tables_dir, published):
     old_release = open_release(Store.open(published / "store"))
     old_rows = np.arange(synthetic.ITEMS)
     rows = release.item_ids.to_rows(old_release.item_ids.to_ids(old_rows))
-    np.testing.assert_allclose(release.index.get_vectors(rows), old_release.index.get_vectors(old_rows), atol=1e-3)
+    np.testing.assert_allclose(release.vectors.get_vectors(rows), old_release.vectors.get_vectors(old_rows), atol=1e-3)
 
 
 def test_refit_is_published_with_the_metrics_of_the_evaluated_model(tables_dir):
@@ -134,7 +134,7 @@ def test_refit_is_published_with_the_metrics_of_the_evaluated_model(tables_dir):
     with torch.no_grad():
         tensors = {name: torch.from_numpy(x) for name, x in features.items()}
         items = final_model.towers.encode_items(torch.arange(synthetic.ITEMS), tensors)
-    np.testing.assert_allclose(release.index.get_vectors(np.arange(synthetic.ITEMS)), items, atol=1e-3)
+    np.testing.assert_allclose(release.vectors.get_vectors(np.arange(synthetic.ITEMS)), items, atol=1e-3)
 
 
 class SimulatedCrash(BaseException):

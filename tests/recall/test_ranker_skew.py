@@ -60,7 +60,7 @@ def test_features_in_training_equal_those_of_a_request_bit_by_bit(data, make_enc
         histories = cases.histories.truncate_to_last(encoder.history_length)
         return np.concatenate(
             [
-                encoder.encode_users(user_features[[user]], release.index.get_vectors(rows)[None], [len(rows)])
+                encoder.encode_users(user_features[[user]], release.vectors.get_vectors(rows)[None], [len(rows)])
                 for user, rows in zip(cases.users.tolist(), map(histories.__getitem__, range(len(cases))), strict=True)
             ]
         )

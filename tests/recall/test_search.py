@@ -171,8 +171,12 @@ class RecordingIndex:
     def __init__(self, index):
         self.index, self.calls = index, []
 
+    @property
+    def vectors(self):
+        return self
+
     def __getattr__(self, name):
-        return getattr(self.index, name)
+        return getattr(self.index if hasattr(self.index, name) else self.index.vectors, name)
 
     def search(self, queries, k, *, search_params=None, allowed=None, lists=None):
         self.calls.append(("search", k, search_params, allowed))
@@ -180,7 +184,7 @@ class RecordingIndex:
 
     def search_exact(self, queries, k, *, allowed=None):
         self.calls.append(("exact", k, None, allowed))
-        return self.index.search_exact(queries, k, allowed=allowed)
+        return self.index.vectors.search_exact(queries, k, allowed=allowed)
 
 
 CURVE = SearchParamCurve([(10, SearchParams(20, 30)), (50, SearchParams(100, 110))])

@@ -42,7 +42,7 @@ def test_release_vectors_equal_those_of_trained_towers(published, release):
     scorer = TowerScorer(model.towers, data)
     item_rows = np.arange(synthetic.ITEMS)
     assert release.item_ids.to_ids(item_rows) == dataset.catalogue.items.to_ids(item_rows)
-    np.testing.assert_allclose(release.index.get_vectors(item_rows), scorer.item_vectors, atol=1e-3)
+    np.testing.assert_allclose(release.vectors.get_vectors(item_rows), scorer.item_vectors, atol=1e-3)
     item_vectors = release.encoder.encode_items(dataset.catalogue.item_features, item_rows)
     np.testing.assert_allclose(item_vectors, scorer.item_vectors, atol=1e-4)
 
@@ -50,7 +50,7 @@ def test_release_vectors_equal_those_of_trained_towers(published, release):
     histories = [dataset.histories[user][: user % 7] for user in user_rows]  # lengths 0 to 6; 4 are read
     cases = EvalCases(user_rows, RaggedArray.from_lists(histories), RaggedArray.from_lists([[0]] * len(user_rows)))
     user_vectors = UserTowerInputs(cases.histories, dataset.catalogue.user_features).encode(
-        release.encoder, release.index.get_vectors
+        release.encoder, release.vectors.get_vectors
     )
     np.testing.assert_allclose(user_vectors, scorer.encode_users(cases), atol=1e-3)
     # A user that the tables do not contain: every feature is missing.

@@ -52,7 +52,7 @@ INPUTS = UserTowerInputs(RaggedArray.from_lists([[1, 2, 3, 4, 5], [7], [9, 8]]),
 
 @pytest.fixture
 def golden():
-    return GoldenQueries.record(INDEX, INPUTS.encode(MeanEncoder(), INDEX.get_vectors), INPUTS)
+    return GoldenQueries.record(INDEX.vectors, INPUTS.encode(MeanEncoder(), INDEX.vectors.get_vectors), INPUTS)
 
 
 def check(golden, index=INDEX, encoder=None, min_recall=0.99, search_params=None):
@@ -60,19 +60,19 @@ def check(golden, index=INDEX, encoder=None, min_recall=0.99, search_params=None
 
 
 def test_inputs_are_encoded_from_stored_vectors_of_newest_items():
-    vectors = INPUTS.encode(MeanEncoder(), INDEX.get_vectors)
-    stored = INDEX.get_vectors(np.arange(INDEX.size))
+    vectors = INPUTS.encode(MeanEncoder(), INDEX.vectors.get_vectors)
+    stored = INDEX.vectors.get_vectors(np.arange(INDEX.vectors.size))
     expected = [stored[rows].mean(0) for rows in ([3, 4, 5], [7], [9, 8])]
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 def test_few_users_at_a_time_are_encoded_like_all_at_once(monkeypatch):
-    expected = INPUTS.encode(MeanEncoder(), INDEX.get_vectors)
+    expected = INPUTS.encode(MeanEncoder(), INDEX.vectors.get_vectors)
     gathered = []
 
     def gather(rows):
         gathered.append(len(rows))
-        return INDEX.get_vectors(rows)
+        return INDEX.vectors.get_vectors(rows)
 
     for max_users in (1, 2, 3):
         monkeypatch.setattr("vecall.release.golden._MAX_GATHERED_NUMBERS", max_users * 3 * 8)
@@ -113,7 +113,9 @@ def test_check_fails_for_another_encoder(golden):
 
 def test_allowed_difference_is_relative_to_the_length_of_the_vectors():
     for scale in (100.0, 0.01):
-        golden = GoldenQueries.record(INDEX, INPUTS.encode(MeanEncoder(scale), INDEX.get_vectors), INPUTS)
+        golden = GoldenQueries.record(
+            INDEX.vectors, INPUTS.encode(MeanEncoder(scale), INDEX.vectors.get_vectors), INPUTS
+        )
         check(golden, encoder=MeanEncoder(scale * 1.0001))
         with pytest.raises(InvalidReleaseError, match="user vectors differ"):
             check(golden, encoder=MeanEncoder(scale * 1.01))
@@ -122,7 +124,9 @@ def test_allowed_difference_is_relative_to_the_length_of_the_vectors():
 def test_check_fails_for_other_item_vectors(golden):
     with pytest.raises(InvalidReleaseError, match="user vectors differ"):
         check(golden, ExactIndex.build(make_unit_vectors(1)))
-    without_inputs = GoldenQueries.record(INDEX, golden.vectors, None)  # without towers only the search is checked
+    without_inputs = GoldenQueries.record(
+        INDEX.vectors, golden.vectors, None
+    )  # without towers only the search is checked
     with pytest.raises(InvalidReleaseError, match=r"ANN recall is 0\.\d+, below the floor 0\.99"):
         check(without_inputs, ExactIndex.build(make_unit_vectors(1)))
 

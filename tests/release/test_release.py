@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from vecall.errors import InvalidReleaseError, StoreError
-from vecall.index import index_io
 from vecall.index.exact import ExactIndex
 from vecall.release import release as release_module
 from vecall.release.manifest import (
@@ -89,9 +88,9 @@ def test_file_that_the_manifest_does_not_list_is_refused(store):
 
 
 def rebuild_index(directory, change):
-    index = index_io.load_index(directory / "index.faiss")
-    vectors = change(index.get_vectors(np.arange(index.size)))
-    index_io.save_index(ExactIndex.build(np.ascontiguousarray(vectors)), directory / "index.faiss")
+    stored = ExactIndex.load(directory / "index.faiss").vectors
+    vectors = change(stored.get_vectors(np.arange(stored.size)))
+    ExactIndex.build(np.ascontiguousarray(vectors)).save(directory / "index.faiss")
 
 
 def change_array(directory, name, change):

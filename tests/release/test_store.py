@@ -7,11 +7,12 @@ import sys
 import pytest
 
 from vecall.errors import InvalidReleaseError, LockedError, StoreError
+from vecall.index.index_info import IndexInfo
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
 from vecall.release.file_io import compute_sha256
 from vecall.release.file_lock import file_lock
-from vecall.release.manifest import IndexInfo, ReleaseMetadata, verify_release
+from vecall.release.manifest import ReleaseMetadata, verify_release
 from vecall.release.store import Store
 
 METADATA = ReleaseMetadata(items=1, dim=2, id_type="integer", index=IndexInfo(engine="exact"))
@@ -302,7 +303,8 @@ def test_changes_to_locked_store_fail_with_the_holders_pid(store, monkeypatch):
 PUBLISHER = """
 import sys
 from pathlib import Path
-from vecall.release.manifest import IndexInfo, ReleaseMetadata
+from vecall.index.index_info import IndexInfo
+from vecall.release.manifest import ReleaseMetadata
 from vecall.release.store import Store
 store = Store.open_or_create(Path(sys.argv[1]))
 for _ in range(5):

@@ -9,7 +9,7 @@ import pytest
 from vecall.data.id_map import build_id_map
 from vecall.data.ragged import RaggedArray
 from vecall.errors import DataError, StoreError
-from vecall.index import tuning
+from vecall.index import timing
 from vecall.index.base import SearchParams
 from vecall.index.planner import DEFAULT_COSTS
 from vecall.index.search_params import TuningPoint
@@ -56,13 +56,13 @@ def test_release_of_vectors_alone_has_no_optional_parts(tmp_path):
     ) * 5
     assert set(manifest.files) == {"attributes.arrow", "ids.bytes.npy", "ids.offsets.npy", "index.faiss"}
     release.check_golden_queries()  # passes, since there are none
-    np.testing.assert_allclose(release.index.get_vectors(np.arange(600)), make_unit_vectors(0, 600), atol=1e-3)
+    np.testing.assert_allclose(release.vectors.get_vectors(np.arange(600)), make_unit_vectors(0, 600), atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ["hnsw", "ivf"])
 def test_queries_tune_the_index_and_become_golden(tmp_path, engine, monkeypatch):
     # Scans are expensive, so that filtered searches go through the index.
-    monkeypatch.setattr(tuning, "measure_scan_ms_per_row", lambda index, queries: 1.0)
+    monkeypatch.setattr(timing, "measure_scan_ms_per_row", lambda vectors, queries: 1.0)
     settings = APPROXIMATE_SETTINGS[engine]
     release = publish(tmp_path, make_contents(), settings, make_unit_vectors(1, 400))
     release.check_golden_queries()
@@ -176,7 +176,7 @@ def test_users_with_a_history_become_tuning_and_golden_queries(tmp_path, monkeyp
     assert (ages[0], ages[-1], len(ages)) == (0, active - 1, min(active, MAX_GOLDEN_QUERIES))
     for position, user in enumerate(ages[:10]):
         assert golden.inputs.histories[position].tolist() == histories[user][-2:].tolist()
-        np.testing.assert_array_equal(golden.vectors[position], release.index.get_vectors(histories[user][-1:])[0])
+        np.testing.assert_array_equal(golden.vectors[position], release.vectors.get_vectors(histories[user][-1:])[0])
 
 
 def test_attributes_need_one_row_per_item():

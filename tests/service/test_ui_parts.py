@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from vecall.errors import QueryError
+from vecall.index.index_info import IndexInfo
 from vecall.live.snapshot import Snapshot
 from vecall.pipeline.publish_vectors import publish_vectors
-from vecall.release.manifest import FileDigest, IndexInfo, Manifest
+from vecall.release.manifest import FileDigest, Manifest
 from vecall.release.release import open_release
 from vecall.release.store import Store
 from vecall.service.settings import Limits

@@ -32,7 +32,7 @@ def measure_ann(release: Release, queries: Vectors | None, target: float) -> Ann
         None without queries of either kind.
     """
     golden, curve = release.golden_queries, release.search_param_curve
-    k = min(100, release.index.size) if golden is None else golden.exact_rows.shape[1]
+    k = min(100, release.vectors.size) if golden is None else golden.exact_rows.shape[1]
     search_params = None if curve is None else curve.look_up(k)
     recorded = (release.manifest.ann or {}).get("recall")
     if queries is None:
@@ -45,7 +45,7 @@ def measure_ann(release: Release, queries: Vectors | None, target: float) -> Ann
         for start in range(0, len(queries), _BATCH_SIZE):
             batch = queries[start : start + _BATCH_SIZE]
             found = release.index.search(batch, k, search_params=search_params).rows
-            shares.append(recall_per_query(release.index, batch, found, release.index.search_exact(batch, k).rows))
+            shares.append(recall_per_query(release.vectors, batch, found, release.vectors.search_exact(batch, k).rows))
         recall, count = float(np.concatenate(shares).mean()), len(queries)
     return AnnFacts(k, recall, None if recorded is None else cast("float", recorded), target, count)
 
@@ -56,7 +56,7 @@ def compare_served_vectors(release: Release, dataset: Dataset | None) -> ServedV
     difference = None
     if golden is not None and golden.inputs is not None and encoder is not None:
         scale = float(np.linalg.norm(golden.vectors, axis=1).max()) or 1.0
-        encoded = golden.inputs.encode(encoder, release.index.get_vectors)
+        encoded = golden.inputs.encode(encoder, release.vectors.get_vectors)
         difference = float(np.abs(encoded - golden.vectors).max()) / scale
     if dataset is None:
         return ServedVectorFacts(golden_difference=difference)
@@ -82,7 +82,7 @@ def _compare_users(release: Release, dataset: Dataset) -> tuple[int, float]:
     present_histories = _to_release_rows(release, dataset, dataset.histories.take(users))
     present = UserTowerInputs(present_histories, dataset.catalogue.user_features[users])
     stored = UserTowerInputs(served.histories.take(rows[users]), served.features[rows[users]])
-    vectors = [inputs.encode(encoder, release.index.get_vectors) for inputs in (present, stored)]
+    vectors = [inputs.encode(encoder, release.vectors.get_vectors) for inputs in (present, stored)]
     return len(users), _share_of_differing(*vectors)
 
 
@@ -105,7 +105,7 @@ def _compare_items(release: Release, dataset: Dataset) -> tuple[int, float]:
     if not len(items):
         return 0, 0.0
     present = encoder.encode_items(features[items], rows[items])
-    return len(items), _share_of_differing(present, release.index.get_vectors(rows[items]))
+    return len(items), _share_of_differing(present, release.vectors.get_vectors(rows[items]))
 
 
 def _share_of_differing(first: Vectors, second: Vectors) -> float:

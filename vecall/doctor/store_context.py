@@ -67,7 +67,7 @@ def build_store_context(release: Release, config: Config | None, known: KnownGap
     context = DoctorContext(
         config=config,
         served=compare_served_vectors(release, None),
-        answers=describe_answers(histories, release.attributes, release.index.size, settings),
+        answers=describe_answers(histories, release.attributes, release.vectors.size, settings),
         ann=measure_ann(release, None, settings.target_recall),
         unexamined=(_NO_TRAINING, *(() if config is not None else (_NO_CONFIG,))),
     )
@@ -109,9 +109,9 @@ def _measure(
     """Add what the release ranks for the test users, and its ANN recall for them."""
     encoder, user_features = release.encoder, dataset.catalogue.user_features
     assert encoder is not None  # noqa: S101 - see `_list_reasons`
-    encode_users = build_user_encoder(encoder, release.index, user_features)
+    encode_users = build_user_encoder(encoder, release.vectors, user_features)
     scorer = FallbackScorer(
-        VectorScorer(encode_users, read_item_vectors(release.index)),
+        VectorScorer(encode_users, read_item_vectors(release.vectors)),
         Popularity(split.train, len(dataset.catalogue.items)).item_counts,
         reads_history=encoder.history_length > 0,
         has_features_by_user=~is_empty_row(user_features),
@@ -125,7 +125,7 @@ def _measure(
         encoders=(FeatureEncoder(encoder.state.items), FeatureEncoder(encoder.state.users)),
         ranking=ranking,
         order=order,
-        item_vectors=release.index.get_vectors(draw_trained_items(split, release.index.size)),
+        item_vectors=release.vectors.get_vectors(draw_trained_items(split, release.vectors.size)),
         ann=measure_ann(
             release, encode_users(cases.take(has_vector)) if len(has_vector) else None, settings.target_recall
         ),

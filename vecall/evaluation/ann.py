@@ -55,7 +55,7 @@ def benchmark_ann(
     which of several rows with equal scores is returned. A row that is returned twice counts once.
 
     Args:
-        index: The index; the exact answer comes from its `search_exact`.
+        index: The index; the exact answer comes from its vectors.
         queries: [B, D] user vectors, B >= 1.
         k: Rows per answer, at least 1.
         engine: Label of the index in the result.
@@ -84,7 +84,10 @@ def benchmark_ann(
     shares = np.concatenate(
         [
             recall_per_query(
-                index, batch, np.array(answers[start : start + EXACT_BATCH_SIZE]), index.search_exact(batch, k).rows
+                index.vectors,
+                batch,
+                np.array(answers[start : start + EXACT_BATCH_SIZE]),
+                index.vectors.search_exact(batch, k).rows,
             )
             for start in range(0, len(queries), EXACT_BATCH_SIZE)
             for batch in (queries[start : start + EXACT_BATCH_SIZE],)

@@ -92,7 +92,7 @@ class IndexScorer:
         index = self._served_model.index
         rows, scores = [], []
         for case, vector in enumerate(self._served_model.encode_users(cases)):
-            fetch_k = min(self._k + len(np.unique(cases.histories[case])), index.size)
+            fetch_k = min(self._k + len(np.unique(cases.histories[case])), index.vectors.size)
             hits = index.search(vector[None], fetch_k, search_params=self._served_model.get_search_params(fetch_k))
             is_hit = hits.rows[0] >= 0
             rows.append(hits.rows[0][is_hit])
@@ -280,7 +280,7 @@ def _benchmark_index(cases: EvalCases, served_model: ServedModel, ks: Sequence[i
 
 def _limit_ks_to_index_size(served_model: ServedModel, ks: Sequence[int]) -> list[int]:
     """Return the ks that are at most N; N itself if none is."""
-    return [k for k in ks if k <= served_model.index.size] or [served_model.index.size]
+    return [k for k in ks if k <= served_model.index.vectors.size] or [served_model.index.vectors.size]
 
 
 def _count_routes(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> dict[str, int]:
@@ -290,7 +290,7 @@ def _count_routes(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]
     """
     is_unknown = served_model.get_unknown_user_mask(cases)
     route_counts = {"index": 0, "scan": 0, "all": 0, "popular": int(is_unknown.sum())}
-    size, k = served_model.index.size, _limit_ks_to_index_size(served_model, ks)[0]
+    size, k = served_model.index.vectors.size, _limit_ks_to_index_size(served_model, ks)[0]
     for case in np.flatnonzero(~is_unknown).tolist():
         plan = plan_search(
             k,

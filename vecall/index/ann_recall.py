@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
-from vecall.index.base import Index
+from vecall.index.stored_vectors import StoredVectors
 
 
-def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:
+def recall_per_query(
+    vectors: StoredVectors, queries: Vectors, found_rows: Rows, exact_rows: Rows
+) -> NDArray[np.float64]:
     """Compute ANN recall of each query.
 
     Args:
-        index: index that holds the stored vectors.
+        vectors: the stored vectors.
         queries: [B, D].
         found_rows: [B, C] rows that the search returned; -1 is ignored, a repeated row counts once.
         exact_rows: [B, K] rows of the exact result, best first, padded at the end with -1; at least one row per query.
@@ -25,16 +27,16 @@ def recall_per_query(index: Index, queries: Vectors, found_rows: Rows, exact_row
     Returns:
         [B] recalls in 0 .. 1.
     """
-    return tail_recall_per_query(index, queries, found_rows, exact_rows, exact_rows.shape[1])
+    return tail_recall_per_query(vectors, queries, found_rows, exact_rows, exact_rows.shape[1])
 
 
 def tail_recall_per_query(
-    index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows, tail_size: int
+    vectors: StoredVectors, queries: Vectors, found_rows: Rows, exact_rows: Rows, tail_size: int
 ) -> NDArray[np.float64]:
     """Compute ANN recall of the last rows of each exact result.
 
     Args:
-        index: index that holds the stored vectors.
+        vectors: the stored vectors.
         queries: [B, D].
         found_rows: [B, C], as in `recall_per_query`.
         exact_rows: [B, K], as in `recall_per_query`.
@@ -47,8 +49,8 @@ def tail_recall_per_query(
     for b, query in enumerate(queries):
         expected = exact_rows[b][exact_rows[b] >= 0]
         head_size = max(0, len(expected) - tail_size)
-        head_score, last_score = index.score(query, expected[[head_size - 1, -1]])  # last row of the head, and of all
-        found_scores = index.score(query, np.unique(found_rows[b][found_rows[b] >= 0]))
+        head_score, last_score = vectors.score(query, expected[[head_size - 1, -1]])  # last row of the head, and of all
+        found_scores = vectors.score(query, np.unique(found_rows[b][found_rows[b] >= 0]))
         found = _count_reaching(found_scores, last_score, len(expected))
         found_in_head = _count_reaching(found_scores, head_score, head_size)
         recalls[b] = (found - found_in_head) / (len(expected) - head_size)

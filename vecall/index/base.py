@@ -1,28 +1,14 @@
-"""Interface of every index over item vectors, and the types of its arguments and results."""
+"""Interface of every index: a search over stored vectors, and the types of its arguments."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from vecall.arrays import Rows, Scores, Vectors
+from vecall.arrays import Rows, Vectors
 from vecall.index.bitmap import Bitmap
 from vecall.index.filter_profile import FilterProfile
-
-MAX_STORED_VALUE = 65504.0  # largest finite float16
-MAX_QUERY_VALUE = 1e29  # D <= 16,384 products of this with MAX_STORED_VALUE still sum to a finite float32
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Result of a batch of queries, best first: by descending score, then by ascending row.
-
-    Attributes:
-        rows: [B, k] rows of the index; -1 pads results of fewer than k rows.
-        scores: [B, k] inner products with the stored vectors; -inf where the row is -1.
-    """
-
-    rows: Rows
-    scores: Scores
+from vecall.index.hits import Hits
+from vecall.index.stored_vectors import StoredVectors
 
 
 class SearchParams(NamedTuple):
@@ -83,15 +69,15 @@ class AdaptedSearch:
 
 
 class Index(Protocol):
-    """Nearest-neighbour index by inner product over N item vectors of D dimensions, stored in half precision."""
+    """Nearest-neighbour search by inner product over stored vectors."""
 
     @property
-    def size(self) -> int:
-        """N, the number of vectors."""
+    def vectors(self) -> StoredVectors:
+        """The vectors that are searched, which also score what was found."""
 
     @property
-    def dim(self) -> int:
-        """D, the dimension of a vector."""
+    def max_width(self) -> int:
+        """Largest useful `SearchParams.width`."""
 
     def search(
         self,
@@ -113,11 +99,13 @@ class Index(Protocol):
             lists: inverted lists to scan, as `adapt` returned them for the query; None leaves the choice to the index.
 
         Returns:
-            Hits [B, k], padded with row -1 where fewer than k rows are allowed or exist.
-        """
+            Hits [B, k], padded with row -1 where fewer than k rows are allowed or exist, with the scores of
+            `StoredVectors.score`.
 
-    def search_exact(self, queries: Vectors, k: int, *, allowed: Bitmap | None = None) -> Hits:
-        """Return the k best rows of each query, exactly; arguments as of `search`."""
+        Raises:
+            QueryError: the queries, k or `allowed` are invalid.
+            EngineUnavailableError: the index lies on a server that does not answer.
+        """
 
     def profile_filter(self, allowed: Bitmap) -> FilterProfile:
         """Return where the rows lie that a filter allows, for `SearchRequest`; computed once per filter."""
@@ -132,14 +120,9 @@ class Index(Protocol):
             search_params: what is right for the mean query, if the filter has nothing to do with the vectors.
         """
 
-    def score(self, query: Vectors, rows: Rows) -> Scores:
-        """[n] inner products of one query [D] with the stored vectors of rows [n], equal to those of a search.
-
-        Rows are in 0 .. N - 1 and are not checked.
-        """
-
-    def get_vectors(self, rows: Rows) -> Vectors:
-        """[n, D] stored vectors of rows [n], as float32."""
-
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.index_io.load_index`."""
+        """Write the index's file, for `Engine.open`.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """

@@ -7,8 +7,8 @@ import faiss as typed_faiss
 import numpy as np
 
 from vecall.arrays import Rows, Vectors
-from vecall.index.exact import ExactIndex
 from vecall.index.sampling import sample_rows
+from vecall.index.stored_vectors import StoredVectors
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -26,21 +26,23 @@ def choose_nlist(n: int) -> int:
     return int(min(n, 2 ** max(0, round(math.log2(2 * math.sqrt(n))))))
 
 
-def train_centroids(exact_index: ExactIndex, nlist: int, *, seed: int) -> Vectors:
+def train_centroids(stored_vectors: StoredVectors, nlist: int, *, seed: int) -> Vectors:
     """Train centroids of length 1 by spherical k-means, for inner products.
 
     More than 4,096 are trained in two levels: sqrt(nlist) groups, then centroids within each group in proportion to its
     number of sampled vectors.
 
     Args:
-        exact_index: index over the N vectors.
+        stored_vectors: the N vectors.
         nlist: number of centroids, 1 <= nlist <= N.
         seed: seed of the sample that k-means runs on.
 
     Returns:
         [nlist, D] centroids.
     """
-    sample = exact_index.get_vectors(sample_rows(exact_index.size, max(_TRAIN_ROWS_PER_CENTROID * nlist, 1000), seed))
+    sample = stored_vectors.get_vectors(
+        sample_rows(stored_vectors.size, max(_TRAIN_ROWS_PER_CENTROID * nlist, 1000), seed)
+    )
     if nlist <= _MAX_FLAT_CENTROIDS:
         return _run_kmeans(sample, nlist)
     n_groups = math.isqrt(nlist)

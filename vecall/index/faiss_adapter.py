@@ -1,13 +1,15 @@
-"""Helpers around calls into faiss: thread count, row filter and reliable file writes."""
+"""Helpers around calls into faiss: thread count, row filter and flat storage."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import faiss as typed_faiss
+import numpy as np
 
+from vecall.arrays import HalfVectors, Vectors
 from vecall.index.bitmap import Bitmap
+from vecall.index.scan import check_vectors
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
@@ -28,11 +30,23 @@ def build_id_selector(allowed: Bitmap | None) -> Any:  # noqa: ANN401 - a faiss 
     return None if allowed is None else faiss.IDSelectorBitmap(allowed.bits)
 
 
-def write_faiss_index(index: Any, path: Path) -> None:  # noqa: ANN401 - a faiss object
-    """Write a faiss index through a Python file: faiss's own writer does not report the loss of the last bytes.
+def build_flat_index(vectors: Vectors | HalfVectors) -> Any:  # noqa: ANN401 - a faiss object
+    """Copy [N, D] float32 or float16 vectors into a `faiss.IndexScalarQuantizer` in half precision.
 
     Raises:
-        OSError: the file cannot be written.
+        DataError: the array is empty, of a wrong type or shape, or not representable in half precision.
     """
-    with path.open("wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+    check_vectors(vectors)
+    n, dim = vectors.shape
+    flat = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    flat.codes.resize(n * flat.code_size)  # filled below instead of by flat.add: see `round_to_half_precision`
+    flat.ntotal = n
+    view_flat_vectors(flat)[:] = vectors
+    return flat
+
+
+def view_flat_vectors(flat_index: Any) -> HalfVectors:  # noqa: ANN401 - a faiss object
+    """[N, D] the memory of a `faiss.IndexScalarQuantizer` in half precision, which must outlive the array."""
+    raw = faiss.rev_swig_ptr(flat_index.codes.data(), flat_index.codes.size())
+    half_vectors: HalfVectors = raw.view(np.float16).reshape(flat_index.ntotal, flat_index.d)
+    return half_vectors

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows, Vectors
 from vecall.index.ann_recall import mean_of_worst, recall_per_query, tail_recall_per_query
 from vecall.index.base import Index, SearchParams, SearchRequest
-from vecall.index.ivf import IvfPqIndex
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
 from vecall.index.search_params import FilteredSearchTable, RecallTarget, SearchParamCurve, WidthsAtRank
+from vecall.index.stored_vectors import StoredVectors
 
 # Rows per result, as a multiple of the smallest k, so that results reach past as many rows as are usually excluded.
 RESULT_LENGTH_FACTOR = 5
@@ -77,10 +77,10 @@ def _find_coverage(
     other half is for.
     """
     target = RecallTarget((1 + target.mean) / 2, target.worst)
-    n_allowed = max(min(index.size, _MIN_PASSING_FACTOR * length), index.size // _FILTER_DIVISOR)
-    allowed = sample_bitmap(index.size, n_allowed)
+    size = index.vectors.size
+    allowed = sample_bitmap(size, max(min(size, _MIN_PASSING_FACTOR * length), size // _FILTER_DIVISOR))
     profile = index.profile_filter(allowed)
-    exact_rows = index.search_exact(queries, length, allowed=allowed).rows
+    exact_rows = index.vectors.search_exact(queries, length, allowed=allowed).rows
 
     def reaches_target(params: SearchParams, n_excluded: int) -> bool:
         found_rows = np.full_like(exact_rows, -1)
@@ -91,7 +91,7 @@ def _find_coverage(
                     query[None], length, search_params=adapted.search_params, allowed=allowed, lists=adapted.lists
                 )
                 found_rows[b] = hits.rows[0]
-        recalls = tail_recall_per_query(index, queries, found_rows, exact_rows, length - n_excluded)
+        recalls = tail_recall_per_query(index.vectors, queries, found_rows, exact_rows, length - n_excluded)
         return _meets_target(recalls, target)
 
     for coverage in COVERAGES:
@@ -116,7 +116,7 @@ def _find_depth_factor(
     for factor in _EXTRA_DEPTH_FACTORS:
         params = SearchParams(width, math.ceil(factor * unfiltered_params.rerank_depth))
         found_rows = index.search(queries, exact_rows.shape[1], search_params=params).rows
-        if _compute_tail_recalls(index, queries, found_rows, exact_rows).mean() >= (1 + target_recall) / 2:
+        if _compute_tail_recalls(index.vectors, queries, found_rows, exact_rows).mean() >= (1 + target_recall) / 2:
             break
     return factor
 
@@ -131,35 +131,37 @@ def _measure_widths(
 ) -> Iterator[WidthsAtRank]:
     """Yield the widths for ascending ranks; the rerank depth stays that of `start_params`."""
     length, (width, depth, _) = unfiltered_exact_rows.shape[1], start_params
-    max_width = index.nlist if isinstance(index, IvfPqIndex) else index.size
+    vectors, size, max_width = index.vectors, index.vectors.size, index.max_width
     width_for_all = 0  # 0: not found yet
     for selectivity in _SELECTIVITIES:
-        allowed = None if selectivity == 1 else sample_bitmap(index.size, math.ceil(selectivity * index.size))
-        allowed_count = index.size if allowed is None else allowed.count
+        allowed = None if selectivity == 1 else sample_bitmap(size, math.ceil(selectivity * size))
+        allowed_count = size if allowed is None else allowed.count
         if allowed_count <= _MIN_PASSING_FACTOR * length:
             return
         if allowed is None:
             exact_rows = unfiltered_exact_rows
         else:
-            exact_rows = index.search_exact(queries, length, allowed=allowed).rows
+            exact_rows = vectors.search_exact(queries, length, allowed=allowed).rows
         width = width_for_all or width  # not the tail's width, which may exceed what this rank needs for all rows
         width_for_all = 0
         while True:
             found = index.search(queries, length, search_params=SearchParams(width, depth), allowed=allowed).rows
-            if not width_for_all and _meets_target(recall_per_query(index, queries, found, exact_rows), target):
+            if not width_for_all and _meets_target(recall_per_query(vectors, queries, found, exact_rows), target):
                 width_for_all = width
-            if width >= max_width or _meets_target(_compute_tail_recalls(index, queries, found, exact_rows), target):
+            if width >= max_width or _meets_target(_compute_tail_recalls(vectors, queries, found, exact_rows), target):
                 break
             width = min(max_width, math.ceil(_WIDTH_GROWTH * width))
-            scan_ms = costs.estimate_scan_ms(min(index.size, _MAX_LENGTH_FACTOR * allowed_count))
+            scan_ms = costs.estimate_scan_ms(min(size, _MAX_LENGTH_FACTOR * allowed_count))
             if costs.estimate_index_ms(SearchParams(width, depth)) > _MAX_SCAN_COST_RATIO * scan_ms:
                 return
         yield WidthsAtRank(math.ceil(length / selectivity), width_for_all or width, width)
 
 
-def _compute_tail_recalls(index: Index, queries: Vectors, found_rows: Rows, exact_rows: Rows) -> NDArray[np.float64]:
+def _compute_tail_recalls(
+    vectors: StoredVectors, queries: Vectors, found_rows: Rows, exact_rows: Rows
+) -> NDArray[np.float64]:
     """[Q] recall of the tail of each exact result."""
-    return tail_recall_per_query(index, queries, found_rows, exact_rows, max(1, exact_rows.shape[1] // _TAIL_DIVISOR))
+    return tail_recall_per_query(vectors, queries, found_rows, exact_rows, max(1, exact_rows.shape[1] // _TAIL_DIVISOR))
 
 
 def _meets_target(recalls: NDArray[np.float64], target: RecallTarget) -> bool:

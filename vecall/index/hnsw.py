@@ -13,21 +13,31 @@ import numpy as np
 
 from vecall import progress
 from vecall.arrays import HalfVectors, Rows, Vectors
-from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import AdaptedSearch, Hits, SearchParams, SearchRequest
+from vecall.index.base import AdaptedSearch, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
-from vecall.index.exact import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
-from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
+from vecall.index.engine import BuildContext, Engine, EngineBuild
+from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, view_flat_vectors
+from vecall.index.faiss_files import (
+    INDEX_FILE,
+    is_half_precision,
+    make_structure_error,
+    read_faiss_index,
+    write_faiss_index,
+)
 from vecall.index.filter_profile import FilterProfile
+from vecall.index.hits import Hits
+from vecall.index.scan import check_allowed, check_queries, check_vectors, rescore, round_to_half_precision
+from vecall.index.stored_vectors import StoredVectors
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
 
+_DEFAULT_M, _DEFAULT_EF_CONSTRUCTION = 16, 200
 _PROBE_ROWS = 64  # nearest rows that tell how many a filter allows near a query
 _MAX_RATE_RATIO = 0.75  # share allowed near a query as a multiple of the share of all rows: below, the graph fails
 _MAX_DEVIATIONS = -2.5  # and as standard deviations of a random filter: above, it may be chance
 
 
-class HnswIndex(ApproximateIndex):
+class HnswIndex:
     """HNSW graph over N vectors, which it stores once, as `ExactIndex` does.
 
     Args:
@@ -35,12 +45,13 @@ class HnswIndex(ApproximateIndex):
             default width of a search.
 
     Attributes:
+        vectors: the stored vectors.
         ef: default width of a search.
     """
 
     def __init__(self, graph: Any) -> None:  # noqa: ANN401 - a faiss object
-        self._graph = graph  # owns the storage
-        super().__init__(faiss.downcast_index(graph.storage))
+        self._graph = graph
+        self.vectors = StoredVectors(view_flat_vectors(faiss.downcast_index(graph.storage)), owner=graph)
         self.ef = int(graph.hnsw.efSearch)
 
     @classmethod
@@ -48,8 +59,8 @@ class HnswIndex(ApproximateIndex):
         cls,
         vectors: Vectors | HalfVectors,
         *,
-        m: int = 16,
-        ef_construction: int = 200,
+        m: int = _DEFAULT_M,
+        ef_construction: int = _DEFAULT_EF_CONSTRUCTION,
         ef: int = 50,
         threads: int | None = None,
     ) -> Self:
@@ -83,6 +94,23 @@ class HnswIndex(ApproximateIndex):
                 advance(len(chunk))
         return cls(graph)
 
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the index from a file of which the sha256 has been checked.
+
+        Raises:
+            InvalidReleaseError: the file is missing, or holds another structure.
+        """
+        graph = read_faiss_index(path)
+        if not isinstance(graph, faiss.IndexHNSWSQ) or not is_half_precision(graph.storage, graph):
+            raise make_structure_error(path, graph, "an HNSW index")
+        return cls(graph)
+
+    @property
+    def max_width(self) -> int:
+        """N: a wider search would visit every row."""
+        return self.vectors.size
+
     def search(
         self,
         queries: Vectors,
@@ -107,17 +135,17 @@ class HnswIndex(ApproximateIndex):
         Raises:
             QueryError: the queries, k or `allowed` are invalid.
         """
-        check_queries(queries, self.dim, k)
-        check_allowed(allowed, self.size)
+        check_queries(queries, self.vectors.dim, k)
+        check_allowed(allowed, self.vectors.size)
         ef = max(self.ef if search_params is None else search_params.width, k)
-        if ef >= self.size or not len(queries):  # the graph would visit every row
-            return self.search_exact(queries, k, allowed=allowed)
+        if ef >= self.vectors.size or not len(queries):  # the graph would visit every row
+            return self.vectors.search_exact(queries, k, allowed=allowed)
         # Passed with the call, because threads share the attributes of the index.
         params = faiss.SearchParametersHNSW(efSearch=ef, sel=build_id_selector(allowed))
         with use_faiss_threads(1 if len(queries) == 1 else None):
             _, rows = self._graph.search(queries, k, params=params)  # [B, k]
-        hits = rescore(self._exact_index.half_vectors, queries, rows)
-        return self._exact_index.fill_missing_hits(hits, queries, allowed)
+        hits = rescore(self.vectors.half_vectors, queries, rows)
+        return self.vectors.fill_missing_hits(hits, queries, allowed)
 
     def profile_filter(self, allowed: Bitmap) -> FilterProfile:
         """Return the filter alone. See `Index.profile_filter`."""
@@ -142,5 +170,22 @@ class HnswIndex(ApproximateIndex):
         return AdaptedSearch(search_params)
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.index_io.load_index`."""
+        """Write the index to one file, for `load`. Raises `StoreError` if it cannot be written."""
         write_faiss_index(self._graph, path)
+
+
+def _build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild:
+    m = context.settings.M or _DEFAULT_M
+    ef_construction = context.settings.ef_construction or _DEFAULT_EF_CONSTRUCTION
+    index = HnswIndex.build(vectors, m=m, ef_construction=ef_construction)
+    return EngineBuild(index, {"M": m, "ef_construction": ef_construction})
+
+
+HNSW_ENGINE = Engine(
+    name="hnsw",
+    file=INDEX_FILE,
+    build=_build,
+    open=lambda path, _: HnswIndex.load(path),
+    settings_keys=("M", "ef_construction", "ef"),
+    fixed_width_key="ef",
+)

@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.arrays import HalfVectors, Rows, Vectors
-from vecall.index.approximate import ApproximateIndex
-from vecall.index.base import AdaptedSearch, Hits, SearchParams, SearchRequest
+from vecall.index.base import AdaptedSearch, SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
 from vecall.index.coarse_quantizer import build_coarse_quantizer, choose_nlist, train_centroids
-from vecall.index.exact import ExactIndex, check_allowed, check_queries, check_vectors, scan_single_query
-from vecall.index.faiss_adapter import build_id_selector, use_faiss_threads, write_faiss_index
+from vecall.index.faiss_adapter import build_flat_index, build_id_selector, use_faiss_threads, view_flat_vectors
+from vecall.index.faiss_files import is_half_precision, make_structure_error, read_faiss_index, write_faiss_index
 from vecall.index.filter_profile import FilterProfile
+from vecall.index.hits import Hits
 from vecall.index.kernels import bitmap_to_rows, compute_inner_products
 from vecall.index.list_selection import compile_list_selection, select_lists
 from vecall.index.sampling import sample_rows
+from vecall.index.scan import check_allowed, check_queries, scan_single_query
+from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import make_empty_hits
 
 faiss: Any = typed_faiss  # its type stubs lack half of what is used here
@@ -40,7 +42,7 @@ _DEFAULT_NPROBE = 64  # of an index that was not tuned
 _DEFAULT_RERANK_FACTOR = 3  # rerank depth of an index that was not tuned, as a multiple of k
 
 
-class IvfPqIndex(ApproximateIndex):
+class IvfPqIndex:
     """Inverted lists over N vectors, which are stored once beside them, as by `ExactIndex`.
 
     Args:
@@ -48,13 +50,15 @@ class IvfPqIndex(ApproximateIndex):
             an `IndexScalarQuantizer` in half precision.
 
     Attributes:
+        vectors: the stored vectors.
         nlist: number of inverted lists.
     """
 
     def __init__(self, faiss_index: Any) -> None:  # noqa: ANN401 - a faiss object
         self._faiss_index = faiss_index  # owns the two indexes below
         self._ivf_index = faiss.downcast_index(faiss_index.base_index)
-        super().__init__(faiss.downcast_index(faiss_index.refine_index))
+        flat_index = faiss.downcast_index(faiss_index.refine_index)
+        self.vectors = StoredVectors(view_flat_vectors(flat_index), owner=faiss_index)
         self.nlist = int(self._ivf_index.nlist)
         self._centroids: Vectors = faiss.downcast_index(self._ivf_index.quantizer).reconstruct_n(0, self.nlist)
         self._half_centroids = self._centroids.astype(np.float16)
@@ -79,16 +83,34 @@ class IvfPqIndex(ApproximateIndex):
         Raises:
             DataError: the array is empty, of a wrong type or shape, or not representable in half precision.
         """
-        check_vectors(vectors)
         with use_faiss_threads(threads):
-            exact_index = ExactIndex.build(vectors)
-            n = exact_index.size
-            centroids = train_centroids(exact_index, min(n, nlist or choose_nlist(n)), seed=seed)
-            ivf_index = _build_ivf_index(exact_index, centroids, seed)
-        faiss_index = faiss.IndexRefine(ivf_index, exact_index.detach_faiss_index())
+            flat_index = build_flat_index(vectors)
+            stored_vectors = StoredVectors(view_flat_vectors(flat_index), owner=flat_index)
+            n = stored_vectors.size
+            centroids = train_centroids(stored_vectors, min(n, nlist or choose_nlist(n)), seed=seed)
+            ivf_index = _build_ivf_index(stored_vectors, centroids, seed)
+        faiss_index = faiss.IndexRefine(ivf_index, flat_index)
         ivf_index.this.disown()
+        flat_index.this.disown()
         faiss_index.own_fields = faiss_index.own_refine_index = True
         return cls(faiss_index)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the index from a file of which the sha256 has been checked.
+
+        Raises:
+            InvalidReleaseError: the file is missing, or holds another structure.
+        """
+        faiss_index = read_faiss_index(path)
+        if not isinstance(faiss_index, faiss.IndexRefine) or not _is_ivf_pq(faiss_index):
+            raise make_structure_error(path, faiss_index, "an IVF index")
+        return cls(faiss_index)
+
+    @property
+    def max_width(self) -> int:
+        """Number of inverted lists."""
+        return self.nlist
 
     def search(
         self,
@@ -114,18 +136,18 @@ class IvfPqIndex(ApproximateIndex):
         Raises:
             QueryError: the queries, k or `allowed` are invalid.
         """
-        check_queries(queries, self.dim, k)
-        check_allowed(allowed, self.size)
+        check_queries(queries, self.vectors.dim, k)
+        check_allowed(allowed, self.vectors.size)
         params = search_params or SearchParams(_DEFAULT_NPROBE, _DEFAULT_RERANK_FACTOR * k)
-        depth = min(max(params.rerank_depth, k), self.size if allowed is None else allowed.count)
-        if depth >= self.size or not depth or not len(queries):
-            return self.search_exact(queries, k, allowed=allowed)
+        depth = min(max(params.rerank_depth, k), self.vectors.size if allowed is None else allowed.count)
+        if depth >= self.vectors.size or not depth or not len(queries):
+            return self.vectors.search_exact(queries, k, allowed=allowed)
         hits = make_empty_hits(len(queries), k)
         params = params._replace(rerank_depth=depth)
         for b, candidates in enumerate(self.search_candidates(queries, k, params, allowed, lists)):
-            best = scan_single_query(self._exact_index.half_vectors, queries[b], candidates[candidates >= 0], k)
+            best = scan_single_query(self.vectors.half_vectors, queries[b], candidates[candidates >= 0], k)
             hits.rows[b], hits.scores[b] = best.rows[0], best.scores[0]
-        return self._exact_index.fill_missing_hits(hits, queries, allowed)
+        return self.vectors.fill_missing_hits(hits, queries, allowed)
 
     def search_candidates(
         self,
@@ -226,12 +248,12 @@ class IvfPqIndex(ApproximateIndex):
 
     def _measure_residual_deviation(self) -> float:
         """Standard deviation of the residuals' inner products with a unit vector of a random direction, on a sample."""
-        rows = sample_rows(self.size, _RESIDUAL_SAMPLE_ROWS, seed=0)
-        residuals = self.get_vectors(rows) - self._centroids[self._list_by_row[rows]]
-        return math.sqrt(float(np.square(residuals, dtype=np.float64).sum(axis=1).mean()) / self.dim)
+        rows = sample_rows(self.vectors.size, _RESIDUAL_SAMPLE_ROWS, seed=0)
+        residuals = self.vectors.get_vectors(rows) - self._centroids[self._list_by_row[rows]]
+        return math.sqrt(float(np.square(residuals, dtype=np.float64).sum(axis=1).mean()) / self.vectors.dim)
 
     def save(self, path: Path) -> None:
-        """Write the index to one file, for `vecall.index.index_io.load_index`."""
+        """Write the index to one file, for `load`. Raises `StoreError` if it cannot be written."""
         write_faiss_index(self._faiss_index, path)
 
 
@@ -245,9 +267,21 @@ def _list_by_row(ivf_index: Any) -> NDArray[np.int32]:  # noqa: ANN401 - a faiss
     return list_by_row
 
 
-def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - a faiss object
+def _is_ivf_pq(index: Any) -> bool:  # noqa: ANN401 - a faiss object
+    """Whether a `faiss.IndexRefine` has the structure that `IvfPqIndex` expects."""
+    ivf_index = faiss.downcast_index(index.base_index)
+    return (
+        isinstance(ivf_index, faiss.IndexIVFPQFastScan)
+        and isinstance(faiss.downcast_index(ivf_index.quantizer), faiss.IndexFlat)
+        and ivf_index.by_residual
+        and (ivf_index.d, ivf_index.ntotal) == (index.d, index.ntotal)
+        and is_half_precision(index.refine_index, index)
+    )
+
+
+def _build_ivf_index(stored_vectors: StoredVectors, centroids: Vectors, seed: int) -> Any:  # noqa: ANN401 - a faiss object
     """Train the codes and fill the inverted lists: a `faiss.IndexIVFPQFastScan` that owns its flat quantizer."""
-    n, dim = exact_index.size, exact_index.dim
+    n, dim = stored_vectors.size, stored_vectors.dim
     flat_quantizer = faiss.IndexFlatIP(dim)
     flat_quantizer.add(centroids)
     ivf_index = faiss.IndexIVFPQFastScan(
@@ -258,11 +292,11 @@ def _build_ivf_index(exact_index: ExactIndex, centroids: Vectors, seed: int) -> 
     ivf_index.quantizer = build_quantizer
     ivf_index.pq.cp.min_points_per_centroid = 1  # silences faiss's warning about few training vectors
     rows = sample_rows(n, _PQ_TRAINING_ROWS, seed)
-    ivf_index.train(exact_index.get_vectors(np.resize(rows, max(len(rows), 2**_PQ_BITS))))  # faiss's minimum
+    ivf_index.train(stored_vectors.get_vectors(np.resize(rows, max(len(rows), 2**_PQ_BITS))))  # faiss's minimum
     step = max(_ADD_CHUNK_ROWS, -(-n // 50))
     with progress.track("filling IVF lists", n) as advance:
         for start in range(0, n, step):
-            chunk = exact_index.get_vectors(np.arange(start, min(n, start + step)))
+            chunk = stored_vectors.get_vectors(np.arange(start, min(n, start + step)))
             ivf_index.add(chunk)
             advance(len(chunk))
     ivf_index.quantizer = flat_quantizer

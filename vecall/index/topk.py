@@ -3,7 +3,7 @@
 import numpy as np
 
 from vecall.arrays import Rows, Scores
-from vecall.index.base import Hits
+from vecall.index.hits import Hits
 
 
 def make_empty_hits(batch: int, k: int) -> Hits:

@@ -81,7 +81,7 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
         # Golden queries with inputs are users of the release, which are encoded again.
         queries = None if golden is None or golden.inputs is not None else np.asarray(golden.vectors)
         settings = _resolve_index_settings(base)
-        metadata = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder)
+        metadata = write_release(draft.directory, contents, settings, queries=queries, encoder=encoder, name=draft.name)
         return draft.commit(metadata, activate=activate, activate_only_if_current=base.name)
 
 
@@ -120,7 +120,7 @@ class _LiveUpserts:
 
 def _build_item_features(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> pl.DataFrame | None:
     """Build the frame of len(rows) rows of the item features that a release stores; None if it stores none."""
-    release, in_delta = snapshot.release, rows >= snapshot.release.index.size
+    release, in_delta = snapshot.release, rows >= snapshot.release.vectors.size
     if release.item_features is None:
         return None
     base_features = release.item_features.take(rows[~in_delta])
@@ -134,7 +134,7 @@ def _build_item_features(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) 
 
 def _find_external_vector_rows(snapshot: Snapshot, rows: Rows, upserts: _LiveUpserts) -> Rows:
     """Return the positions in `rows` of the items whose vector the caller gave."""
-    in_delta = rows >= snapshot.release.index.size
+    in_delta = rows >= snapshot.release.vectors.size
     is_external = np.isin(rows, snapshot.release.external_vector_rows) & ~in_delta
     is_external[in_delta] = [item_id in upserts.external_vector_ids for item_id in snapshot.to_ids(rows[in_delta])]
     return np.flatnonzero(is_external)
@@ -142,7 +142,7 @@ def _find_external_vector_rows(snapshot: Snapshot, rows: Rows, upserts: _LiveUps
 
 def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _LiveUpserts) -> ReleaseContents:
     base, base_rows = snapshot.release, snapshot.to_base_rows(rows)
-    vectors = np.empty((len(rows), base.index.dim), dtype=np.float16)  # the precision of the stored vectors: no loss
+    vectors = np.empty((len(rows), base.vectors.dim), dtype=np.float16)  # the precision of the stored vectors: no loss
     for start in range(0, len(rows), _CHUNK_ROWS):
         vectors[start : start + _CHUNK_ROWS] = snapshot.get_vectors(rows[start : start + _CHUNK_ROWS])
     popularity, external_vector_rows = None, rows[:0]
@@ -155,10 +155,10 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: _Li
         vectors=vectors,
         attributes=snapshot.get_attributes(rows),
         popularity=popularity,
-        users=None if base.users is None else _remap_users(base.users, base_rows, base.index.size),
+        users=None if base.users is None else _remap_users(base.users, base_rows, base.vectors.size),
         item_features=_build_item_features(snapshot, rows, upserts),
         external_vector_rows=external_vector_rows,
-        channels=base.channels.remap(base_rows, base.index.size),
+        channels=base.channels.remap(base_rows, base.vectors.size),
         merge=base.merge_plan,
         ranker=base.manifest.ranker,
         metrics=base.manifest.metrics,

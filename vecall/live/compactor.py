@@ -86,7 +86,7 @@ class Compactor:
         is_due = should_compact(
             delta_items=snapshot.delta.distinct_id_count,
             tombstones=snapshot.tombstone_count,
-            base_items=snapshot.release.index.size,
+            base_items=snapshot.release.vectors.size,
             expected_arrivals=self._last_duration_seconds * arrivals_per_second,
             max_delta_items=self._max_delta_items,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vecall.data.id_map import Id
 from vecall.data.request_features import is_number, is_text
 from vecall.errors import EncoderMismatchError, QueryError
-from vecall.index.base import MAX_STORED_VALUE
+from vecall.index.scan import MAX_STORED_VALUE
 from vecall.live.gil import iterate_cooperatively
 from vecall.live.item_columns import ColumnBuildError, ItemColumns
 from vecall.live.operations import Operation
@@ -131,7 +131,7 @@ def _parse_item(
         _check_encodable(location, item, release)
         return Operation(0, "upsert", item_id, fields, None, None, has_external_vector=False)
     _check_encoder(location, item.get("encoder"), release)
-    vector = _parse_vector(f"{location}.vector", item["vector"], release.index.dim)
+    vector = _parse_vector(f"{location}.vector", item["vector"], release.vectors.dim)
     return Operation(0, "upsert", item_id, fields, vector, release.manifest.encoder, has_external_vector=True)
 
 

@@ -69,7 +69,7 @@ class MemTable:
         """
         last = {operation.id: operation for operation in operations}
         upserts = [operation for operation in last.values() if operation.vector is not None]
-        half_vectors = np.empty((len(upserts), self.snapshot.release.index.dim), dtype=np.float16)
+        half_vectors = np.empty((len(upserts), self.snapshot.release.vectors.dim), dtype=np.float16)
         for i, operation in enumerate(upserts):
             half_vectors[i] = operation.vector
         attributes = self._columns.build_attribute_frame([operation.fields or {} for operation in upserts])
@@ -95,7 +95,7 @@ class MemTable:
         dead_base_rows = base_rows[base_rows >= 0]
         live = before.live_base_rows
         if len(dead_base_rows):
-            live = (Bitmap.full(before.release.index.size) if live is None else live).exclude(dead_base_rows)
+            live = (Bitmap.full(before.release.vectors.size) if live is None else live).exclude(dead_base_rows)
         if rejected_seqs or not before.rejected_seqs.keys().isdisjoint(last):
             still_rejected = {
                 item_id: number for item_id, number in before.rejected_seqs.items() if item_id not in last

@@ -89,7 +89,7 @@ class PartialItemMerger:
                 fields |= _to_json_fields(location, release.item_features.take(rows))
             if row not in release.external_vector_rows:
                 return {"id": item_id, "fields": fields}
-        vector = release.index.get_vectors(rows)[0]
+        vector = release.vectors.get_vectors(rows)[0]
         return {"id": item_id, "fields": fields, "vector": vector, "encoder": release.manifest.encoder}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vecall.errors import StoreError
+from vecall.index.dropping import drop_index
 from vecall.live.journal import Journal
 from vecall.release.manifest import Manifest
 from vecall.release.store import Store
@@ -32,7 +33,7 @@ def get_journal_path(store: Store) -> Path:
 
 
 def prune_store(store: Store, keep: int) -> PruneResult:
-    """Delete old releases, then the operations that neither the remaining releases nor the tables need.
+    """Delete old releases, with what their engines keep elsewhere, then operations that nothing remaining needs.
 
     Servers may keep writing to the store.
 
@@ -46,7 +47,11 @@ def prune_store(store: Store, keep: int) -> PruneResult:
         JournalCorruptedError, JournalIOError: the journal cannot be pruned; old releases are deleted by then.
         LockedError: another process holds the store's lock.
     """
+    infos = {manifest.name: manifest.index for manifest in store.list_releases()}
     deleted = store.prune(keep)
+    for name in deleted:
+        if name in infos:  # not one that was published and deleted since
+            drop_index(infos[name], store.path)
     path, releases = get_journal_path(store), store.list_releases()
     until_seq = find_max_prunable_seq(releases)
     if until_seq == 0 or not path.exists():

@@ -149,7 +149,7 @@ class OperationAdapter:
         if operation.kind == "delete":
             return AdaptedOperation(operation)
         release, vector = self._release, operation.vector
-        if operation.encoder_hash != release.manifest.encoder or vector is None or len(vector) != release.index.dim:
+        if operation.encoder_hash != release.manifest.encoder or vector is None or len(vector) != release.vectors.dim:
             if operation.has_external_vector or release.encoder is None:
                 return AdaptedOperation(None, self._explain_vector_mismatch(operation))
             vector = None
@@ -166,7 +166,7 @@ class OperationAdapter:
         if encoder != expected:
             return f"its vector is of encoder {encoder}, and this release has {expected}"
         size = "no" if operation.vector is None else len(operation.vector)
-        return f"its vector has {size} numbers, and this release's vectors have {self._release.index.dim}"
+        return f"its vector has {size} numbers, and this release's vectors have {self._release.vectors.dim}"
 
     def encode(self, operations: Sequence[Operation]) -> list[Operation]:
         """Compute the vectors of upserts that have none. See `encode_missing_vectors`."""

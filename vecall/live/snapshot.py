@@ -73,7 +73,7 @@ class Delta:
     def create_empty(cls, release: Release) -> Self:
         """Return a delta of a release without slots."""
         return cls(
-            half_vectors=np.empty((0, release.index.dim), dtype=np.float16),
+            half_vectors=np.empty((0, release.vectors.dim), dtype=np.float16),
             live_mask=np.empty(0, dtype=np.bool_),
             base_rows=np.empty(0, dtype=np.int64),
             attributes=release.attributes.clear(),
@@ -114,7 +114,7 @@ class Snapshot:
 
     def __len__(self) -> int:
         """Number of live items."""
-        return self.release.index.size - self.tombstone_count + self.delta.live_count
+        return self.release.vectors.size - self.tombstone_count + self.delta.live_count
 
     def to_rows(self, ids: Sequence[Id]) -> Rows:
         """Return the [len(ids)] rows of item ids.
@@ -131,7 +131,7 @@ class Snapshot:
         if (length := len(self.delta)) == 0:
             return rows
         slots = np.fromiter((self.delta.slots.find(item_id, length) for item_id in ids), np.int64, count=len(ids))
-        return np.where(slots >= 0, slots + self.release.index.size, rows)
+        return np.where(slots >= 0, slots + self.release.vectors.size, rows)
 
     def to_latest_rows(self, rows: Rows) -> Rows:
         """Map base rows to the rows that the same items have now; rows of deleted items are returned unchanged."""
@@ -143,13 +143,13 @@ class Snapshot:
 
     def to_base_rows(self, rows: Rows) -> Rows:
         """Return the row that the same item has in the base release; -1 for new items."""
-        base_rows, in_delta = rows.copy(), rows >= self.release.index.size
-        base_rows[in_delta] = self.delta.base_rows[rows[in_delta] - self.release.index.size]
+        base_rows, in_delta = rows.copy(), rows >= self.release.vectors.size
+        base_rows[in_delta] = self.delta.base_rows[rows[in_delta] - self.release.vectors.size]
         return base_rows
 
     def is_live(self, rows: Rows) -> Mask:
         """Return a bool [len(rows)] mask of the rows whose item is live; False for row -1."""
-        slots = rows - self.release.index.size
+        slots = rows - self.release.vectors.size
         is_live = rows >= 0
         in_base = is_live & (slots < 0)
         if self.live_base_rows is not None:
@@ -161,7 +161,7 @@ class Snapshot:
         """Return the ids of rows."""
         if not len(self.delta):
             return self.release.item_ids.to_ids(rows)
-        slots = rows - self.release.index.size
+        slots = rows - self.release.vectors.size
         if (slots < 0).all():
             return self.release.item_ids.to_ids(rows)
         base_ids, slot_ids = iter(self.release.item_ids.to_ids(rows[slots < 0])), self.delta.slots.ids
@@ -175,7 +175,7 @@ class Snapshot:
 
     def list_live_rows(self) -> Rows:
         """Return the rows of all live items, ascending by item id."""
-        n_base = self.release.index.size
+        n_base = self.release.vectors.size
         base = np.arange(n_base) if self.live_base_rows is None else np.flatnonzero(self.live_base_rows.to_mask())
         in_delta = n_base + np.flatnonzero(self.delta.live_mask)
         if not len(in_delta):  # base rows ascend with their ids
@@ -186,17 +186,17 @@ class Snapshot:
     def get_vectors(self, rows: Rows) -> Vectors:
         """Return the stored vectors of rows as float32 [len(rows), D]."""
         if not len(self.delta):
-            return self.release.index.get_vectors(rows)
-        slots = rows - self.release.index.size
+            return self.release.vectors.get_vectors(rows)
+        slots = rows - self.release.vectors.size
         in_delta = slots >= 0
-        vectors = np.empty((len(rows), self.release.index.dim), dtype=np.float32)
+        vectors = np.empty((len(rows), self.release.vectors.dim), dtype=np.float32)
         vectors[in_delta] = self.delta.half_vectors[slots[in_delta]]
-        vectors[~in_delta] = self.release.index.get_vectors(rows[~in_delta])
+        vectors[~in_delta] = self.release.vectors.get_vectors(rows[~in_delta])
         return vectors
 
     def get_attributes(self, rows: Rows) -> pl.DataFrame:
         """Return the attributes of rows: a frame of len(rows) rows in the same order."""
-        slots = rows - self.release.index.size
+        slots = rows - self.release.vectors.size
         in_delta = slots >= 0
         if not in_delta.any():
             return self.release.attributes[rows]

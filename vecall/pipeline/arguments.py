@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.errors import ConfigError, DataError
-from vecall.index.base import MAX_QUERY_VALUE
+from vecall.index.scan import MAX_QUERY_VALUE
 from vecall.index.settings import IndexSettings
 
 

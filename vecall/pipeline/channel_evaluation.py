@@ -82,7 +82,7 @@ def _measure(
     recaller: ChannelRecaller, cases: EvalCases, plan: MergePlan, ks: Sequence[int], *, exclude_seen: bool
 ) -> tuple[ChannelRankings, Metrics, Mapping[ChannelName, Metrics]]:
     """Return the rankings, the metrics of their merge, and those of each channel."""
-    n_items = recaller.snapshot.release.index.size
+    n_items = recaller.snapshot.release.vectors.size
     depths = sorted({min(k, n_items) for k in (*ks, TOP_LIST_K)})
     rankings = recaller.rank(cases, min(plan.get_channel_k(depths[-1]), n_items), exclude_seen=exclude_seen)
     targets = select_targets(cases, n_items, exclude_seen=exclude_seen)

@@ -23,6 +23,7 @@ from vecall.data.ragged import EvalCases, count_rows
 from vecall.data.split import TRAIN, Split
 from vecall.evaluation.compare import ServedModel
 from vecall.evaluation.sampling import sample_cases
+from vecall.index.index_info import IndexInfo
 from vecall.live.snapshot import Snapshot
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.recall.candidate_set import build_candidate_set
@@ -31,7 +32,7 @@ from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.query import UnknownInputs
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.search import search_candidates
-from vecall.release.manifest import IndexInfo, Manifest
+from vecall.release.manifest import Manifest
 from vecall.release.release import Release
 from vecall.release.users import UserTable
 
@@ -89,8 +90,8 @@ class ChannelRecaller:
             created=datetime.now(UTC),
             parent=None,
             files={},
-            items=index.size,
-            dim=index.dim,
+            items=index.vectors.size,
+            dim=index.vectors.dim,
             id_type=catalogue.items.id_type,
             index=IndexInfo(engine=served_model.engine),
         )
@@ -101,7 +102,7 @@ class ChannelRecaller:
             search_param_curve=served_model.search_param_curve,
             cost_model=served_model.cost_model,
             attributes=catalogue.item_attributes,
-            popularity=count_rows(split.train.values, index.size).astype(np.float32),
+            popularity=count_rows(split.train.values, index.vectors.size).astype(np.float32),
             users=UserTable(catalogue.users, catalogue.user_features, split.train),
             encoder=None,
             golden_queries=None,

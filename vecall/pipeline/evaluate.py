@@ -21,9 +21,9 @@ from vecall.errors import ConfigError, StoreError, TrainingError
 from vecall.evaluation.compare import EvaluationReport, ServedModel, evaluate_all
 from vecall.evaluation.sampling import sample_cases
 from vecall.evaluation.scorer import Scorer, VectorScorer
-from vecall.index.base import Index
 from vecall.index.builder import build_index
 from vecall.index.planner import DEFAULT_COSTS
+from vecall.index.stored_vectors import StoredVectors
 from vecall.pipeline.channel_evaluation import add_channels
 from vecall.pipeline.channel_recall import select_user_features
 from vecall.pipeline.run import Run
@@ -125,9 +125,9 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
             f"release {release.name!r} was trained again on all interactions, the test split included, so its metrics "
             "would be too high; evaluate its run instead (the release's manifest holds those metrics)"
         )
-    if release.index.size != len(dataset.catalogue.items) or not has_same_items(release.item_ids, dataset):
+    if release.vectors.size != len(dataset.catalogue.items) or not has_same_items(release.item_ids, dataset):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
-    encode_users = build_user_encoder(encoder, release.index, user_features)
+    encode_users = build_user_encoder(encoder, release.vectors, user_features)
     served_model = ServedModel(
         encode_users=encode_users,
         index=release.index,
@@ -138,7 +138,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         reads_history=encoder.history_length > 0,
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
-    scorer = VectorScorer(encode_users, read_item_vectors(release.index))
+    scorer = VectorScorer(encode_users, read_item_vectors(release.vectors))
     return _evaluate_with_channels(
         config, dataset, split, scorer, served_model, release.merge_plan, all_users=all_users
     )
@@ -160,23 +160,23 @@ def _evaluate_with_channels(
 
 
 def build_user_encoder(
-    encoder: OnnxEncoder, index: Index, user_features: pl.DataFrame
+    encoder: OnnxEncoder, vectors: StoredVectors, user_features: pl.DataFrame
 ) -> Callable[[EvalCases], Vectors]:
     """Return a function that encodes the users of B cases, with their context, as requests are: → [B, D]."""
 
     def encode_users(cases: EvalCases) -> Vectors:
         features = select_user_features(user_features, cases)
-        return UserTowerInputs(cases.histories, features).encode(encoder, index.get_vectors)
+        return UserTowerInputs(cases.histories, features).encode(encoder, vectors.get_vectors)
 
     return encode_users
 
 
-def read_item_vectors(index: Index) -> NDArray[np.float32]:
-    """Return the [N, D] vectors of an index of at least one item, without a further copy of them in between."""
-    rows = np.arange(index.size)
-    vectors = np.empty((len(rows), index.get_vectors(rows[:1]).shape[1]), dtype=np.float32)
+def read_item_vectors(stored_vectors: StoredVectors) -> NDArray[np.float32]:
+    """Return the [N, D] stored vectors, without a further copy of them in between."""
+    rows = np.arange(stored_vectors.size)
+    vectors = np.empty((stored_vectors.size, stored_vectors.dim), dtype=np.float32)
     for start in range(0, len(rows), _VECTORS_READ):
-        vectors[start : start + _VECTORS_READ] = index.get_vectors(rows[start : start + _VECTORS_READ])
+        vectors[start : start + _VECTORS_READ] = stored_vectors.get_vectors(rows[start : start + _VECTORS_READ])
     return vectors
 
 

@@ -106,7 +106,7 @@ def find_plan(
         ks: Smallest and largest depth of interest.
         merge: A method that is taken whatever it gains, or "auto".
     """
-    n_items = recaller.snapshot.release.index.size
+    n_items = recaller.snapshot.release.vectors.size
     n_new = len(select_targets(cases, n_items, exclude_seen=True).values)
     is_auto, methods, plan = merge == "auto", METHODS if merge == "auto" else (merge,), VECTORS_ALONE
     channels = [name for name in recaller.channels if name != "vector" and (name != "repeat" or not n_new)]
@@ -155,7 +155,7 @@ class _Users:
 
 def _build_users(recaller: ChannelRecaller, cases: EvalCases, ks: tuple[int, int], *, exclude_seen: bool) -> _Users:
     """Ask the channels for the users who have a target that can be recalled."""
-    targets = select_targets(cases, recaller.snapshot.release.index.size, exclude_seen=exclude_seen)
+    targets = select_targets(cases, recaller.snapshot.release.vectors.size, exclude_seen=exclude_seen)
     indices = np.flatnonzero(targets.lengths)
     rankings = recaller.rank(cases.take(indices), max(ks), exclude_seen=exclude_seen)
     return _Users(rankings.rows, targets.take(indices), ks)

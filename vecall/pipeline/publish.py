@@ -80,6 +80,7 @@ def publish(
             _build_contents(draft.directory, dataset, run, journal_seq),
             run.config.index,
             encoder=(_open_encoder(draft.directory), encoder_hash),
+            name=draft.name,
         )
         return draft.commit(description, activate=activate)
 

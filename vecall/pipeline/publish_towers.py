@@ -190,6 +190,7 @@ def _publish(
                 settings,
                 queries=query_array,
                 encoder=(encoder, encoder_hash),
+                name=draft.name,
             )
             return draft.commit(description, activate=activate)
 

@@ -73,7 +73,7 @@ def publish_vectors(
     target = Store.open_or_create(Path(store))
     check_tables_seq(target, id_type, journal_seq)
     with target.create_draft(name) as draft:
-        description = write_release(draft.directory, contents, index_settings, queries=tuning_queries)
+        description = write_release(draft.directory, contents, index_settings, queries=tuning_queries, name=draft.name)
         return draft.commit(description, activate=activate)
 
 

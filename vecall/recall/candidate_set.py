@@ -74,7 +74,7 @@ def build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: Fi
         excluded_rows: Distinct rows that must not be returned, ascending.
         filter_mask: Items that pass `where`; None for all.
     """
-    base_size, delta = snapshot.release.index.size, snapshot.delta
+    base_size, delta = snapshot.release.vectors.size, snapshot.delta
     bitmap = snapshot.live_base_rows
     profile = None if filter_mask is None else filter_mask.profile
     if filter_mask is not None:

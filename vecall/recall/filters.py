@@ -112,7 +112,7 @@ class FilterCache:
     def _evaluate_base(
         self, where: Sequence[Mapping[str, object]], release: Release, check_cancelled: Callable[[], object]
     ) -> FilterProfile:
-        with self._scan_limiter.offload_if_large(release.index.size):
+        with self._scan_limiter.offload_if_large(release.vectors.size):
             allowed = Bitmap.from_mask(evaluate_filter(where, release.attributes, check_cancelled=check_cancelled))
             return release.index.profile_filter(allowed)
 

@@ -29,7 +29,7 @@ def get_creation_micros(snapshot: Snapshot, rows: Rows) -> NDArray[np.int64]:
     times, created = snapshot.release.creation_times, snapshot.release.channels.facts.created
     if times is None or created is None:
         return np.full(len(rows), UNKNOWN_TIME)
-    slots = rows - snapshot.release.index.size
+    slots = rows - snapshot.release.vectors.size
     in_delta = slots >= 0
     micros = np.empty(len(rows), dtype=np.int64)
     micros[~in_delta] = times.micros[rows[~in_delta]]

@@ -12,7 +12,7 @@ from vecall.data.id_map import UNKNOWN_ROW, Id, Row
 from vecall.data.ragged import RaggedArray
 from vecall.data.request_features import describe_feature_error, to_feature_frame
 from vecall.errors import DataError, QueryError
-from vecall.index.base import MAX_QUERY_VALUE
+from vecall.index.scan import MAX_QUERY_VALUE
 from vecall.live.snapshot import Snapshot
 from vecall.recall.query import Fallback, Query, UnknownInputs
 from vecall.release.encoder import OnnxEncoder
@@ -137,7 +137,7 @@ def _compute_user_vector(
     """
     release, encoder = snapshot.release, snapshot.release.encoder
     if query.vector is not None:
-        return _to_query_matrix(query.vector, release.index.dim), None
+        return _to_query_matrix(query.vector, release.vectors.dim), None
     if encoder is None and needs_vector:
         raise QueryError("this release has no towers: give the user's `vector`", field="vector")
     features = _merge_user_features(query.user, release, user_row)

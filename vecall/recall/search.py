@@ -137,7 +137,7 @@ def compute_ground_truth_rows(
     for start in range(0, candidates.base_size, _GROUND_TRUTH_CHUNK_ROWS):
         chunk = eligible.restrict_to_range(start, start + _GROUND_TRUTH_CHUNK_ROWS)
         if chunk.count:
-            hits = snapshot.release.index.search_exact(query_matrix, min(k, chunk.count), allowed=chunk)
+            hits = snapshot.release.vectors.search_exact(query_matrix, min(k, chunk.count), allowed=chunk)
             rows, scores = np.concatenate([best[0], hits.rows[0]]), np.concatenate([best[1], hits.scores[0]])
             merged = sort_hits(rows[None], scores[None], min(k, len(rows)))
             best = merged.rows[0], merged.scores[0]
@@ -175,7 +175,7 @@ def _search_base(
             rows, scores = rows[kept], scores[kept]
         return "index", plan.search_params, (rows, scores)
     with scan_limiter.acquire(candidates.eligible_base_count):
-        hits = release.index.search_exact(query_matrix, base_k, allowed=candidates.build_eligible_bitmap())
+        hits = release.vectors.search_exact(query_matrix, base_k, allowed=candidates.build_eligible_bitmap())
     return plan.route, None, (hits.rows[0], hits.scores[0])
 
 

@@ -55,7 +55,7 @@ def export_item_vectors(recaller: Recaller, output_path: Path) -> VectorExport:
         StoreError: The table cannot be written.
     """
     snapshot = recaller.live_index.snapshot
-    rows, dim = snapshot.list_live_rows(), snapshot.release.index.dim
+    rows, dim = snapshot.list_live_rows(), snapshot.release.vectors.dim
 
     def build_part(part: Rows) -> pl.DataFrame:
         return _to_frame(snapshot.to_id_column(part), snapshot.get_vectors(part))

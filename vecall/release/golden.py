@@ -12,6 +12,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Index, SearchParams
+from vecall.index.stored_vectors import StoredVectors
 from vecall.release.encoder import OnnxEncoder
 from vecall.release.file_io import map_array, read_table, write_array, write_table
 from vecall.release.history_io import load_histories, save_histories
@@ -76,9 +77,9 @@ class GoldenQueries:
     inputs: UserTowerInputs | None
 
     @classmethod
-    def record(cls, index: Index, vectors: Vectors, inputs: UserTowerInputs | None) -> "GoldenQueries":
-        """Search the index exactly for [G, D] query vectors and keep the results."""
-        return cls(vectors, index.search_exact(vectors, min(GOLDEN_TOP_K, index.size)).rows, inputs)
+    def record(cls, item_vectors: StoredVectors, vectors: Vectors, inputs: UserTowerInputs | None) -> "GoldenQueries":
+        """Search the items exactly for [G, D] query vectors and keep the results."""
+        return cls(vectors, item_vectors.search_exact(vectors, min(GOLDEN_TOP_K, item_vectors.size)).rows, inputs)
 
     def save(self, directory: Path) -> None:
         """Write the files `golden.*`."""
@@ -104,7 +105,7 @@ class GoldenQueries:
     def measure_ann_recall(self, index: Index, search_params: SearchParams | None) -> float:
         """Compute the mean ANN recall of the index against `exact_rows`, in 0 .. 1."""
         found = index.search(self.vectors, self.exact_rows.shape[1], search_params=search_params).rows
-        return float(recall_per_query(index, self.vectors, found, self.exact_rows).mean())
+        return float(recall_per_query(index.vectors, self.vectors, found, self.exact_rows).mean())
 
     def check(
         self, index: Index, encoder: OnnxEncoder | None, *, search_params: SearchParams | None, min_recall: float
@@ -122,7 +123,7 @@ class GoldenQueries:
         """
         if self.inputs is not None and encoder is not None:
             scale = float(np.linalg.norm(self.vectors, axis=1).max()) or 1.0
-            error = float(np.abs(self.inputs.encode(encoder, index.get_vectors) - self.vectors).max()) / scale
+            error = float(np.abs(self.inputs.encode(encoder, index.vectors.get_vectors) - self.vectors).max()) / scale
             if not error <= MAX_VECTOR_DIFFERENCE:  # NaN is an error too
                 raise InvalidReleaseError(
                     f"golden queries: user vectors differ by {error:.2g} from those stored at publishing (allowed: "

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.errors import InvalidReleaseError, StoreError
+from vecall.index.index_info import IndexInfo
 from vecall.ranking.ranker_info import NO_RANKER, RankerInfo
 from vecall.release.file_io import compute_sha256
 from vecall.runtime.durable_files import fsync_path, write_and_fsync
@@ -31,17 +32,6 @@ class FileDigest(SettingsModel):
 
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=f"^{_SHA256_PATTERN}$")
-
-
-class IndexInfo(SettingsModel):
-    """Engine of the index, and the parameters that it was built and tuned with."""
-
-    engine: str
-    metric: Literal["inner_product"] = "inner_product"
-    storage: Literal["fp16"] = "fp16"
-    parameters: dict[str, JsonValue] = Field({}, description="of building and searching; empty for an exact index")
-    costs: dict[str, float] = Field({}, description="fields of the planner's cost model, in milliseconds")
-    settings: dict[str, JsonValue] = Field({}, description="keys of the [index] section that were set")
 
 
 class ReleaseMetadata(SettingsModel):

@@ -16,11 +16,13 @@ from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import IdMap
 from vecall.data.ragged import RaggedArray
 from vecall.errors import InvalidReleaseError
-from vecall.index import index_io
 from vecall.index.base import Index, SearchParams
+from vecall.index.engine import Engine
+from vecall.index.engines import ENGINES
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
+from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import select_top_k_batch
 from vecall.ranking.ranker import NamedRanker
 from vecall.release.channel_io import load_channels
@@ -36,7 +38,6 @@ from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.schema import IdType
 
-INDEX_FILE = "index.faiss"
 ATTRIBUTES_FILE = "attributes.arrow"
 POPULARITY_FILE = "popularity.npy"
 EXTERNAL_VECTOR_ROWS_FILE = "external_vector_rows.npy"
@@ -52,7 +53,7 @@ class Release:
     Attributes:
         manifest: the release's manifest.
         item_ids: maps ids of the N items to rows and back.
-        index: over the N item vectors in half precision.
+        index: search over the N item vectors.
         search_param_curve: search parameters by k; None for an exact index.
         cost_model: milliseconds of searching and of scanning.
         attributes: [N] rows with the columns that `where` and ranking read.
@@ -111,6 +112,11 @@ class Release:
     def name(self) -> str:
         """Name of the release."""
         return self.manifest.name
+
+    @property
+    def vectors(self) -> StoredVectors:
+        """The N item vectors, in half precision."""
+        return self.index.vectors
 
     @property
     def merge_plan(self) -> MergePlan:
@@ -187,11 +193,12 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
     popularity_path = directory / POPULARITY_FILE
     features_path = directory / FEATURES_FILE
     external_rows_path = directory / EXTERNAL_VECTOR_ROWS_FILE
+    engine = _get_engine(manifest)
     compile_kernels()  # otherwise the first request would wait for the compiler
     release = Release(
         manifest=manifest,
         item_ids=load_id_map(directory, ITEM_ID_MAP_PREFIX),
-        index=index_io.load_index(directory / INDEX_FILE),
+        index=engine.open(directory / engine.file, manifest.index),
         search_param_curve=_parse_search_param_curve(manifest),
         cost_model=_parse_cost_model(manifest),
         attributes=read_table(directory / ATTRIBUTES_FILE),
@@ -206,7 +213,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         channels=load_channels(directory, manifest.items),
         ranker=load_ranker(directory, manifest.ranker),
     )
-    _check_consistency(release)
+    _check_consistency(release, engine.file)
     _check_channel_columns(release)
     _sort_for_channels(release)
     return release
@@ -223,13 +230,29 @@ def _sort_for_channels(release: Release) -> None:
         _ = release.creation_times.list_since(0)
 
 
+def _get_engine(manifest: Manifest) -> Engine:
+    """Return the engine of a release's index.
+
+    Raises:
+        InvalidReleaseError: this version has no such engine.
+    """
+    engine = ENGINES.get(manifest.index.engine)
+    if engine is None:
+        raise InvalidReleaseError(
+            f"release {manifest.name!r}: {MANIFEST_FILE} names the engine {manifest.index.engine!r}, and this version "
+            f"has {', '.join(ENGINES)}: upgrade vecall, or publish the release again",
+            file=MANIFEST_FILE,
+        )
+    return engine
+
+
 def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
     """Read the tuned search parameters: points [k, width, rerank_depth]; None for an exact index.
 
     Raises:
         InvalidReleaseError: the manifest of an approximate index lacks them or spells them otherwise.
     """
-    if manifest.index.engine == "exact":
+    if _get_engine(manifest).is_exact:
         return None
     parameters = cast("dict[str, Any]", manifest.index.parameters)
     try:
@@ -286,12 +309,12 @@ def _make_missing_column_error(release: Release, column: str) -> InvalidReleaseE
     )
 
 
-def _check_consistency(release: Release) -> None:
+def _check_consistency(release: Release, index_file: str) -> None:
     items, dim = release.manifest.items, release.manifest.dim
     encoder, popularity, users = release.encoder, release.popularity, release.users
     for file, unit, actual, expected in (
-        (INDEX_FILE, "vectors", release.index.size, items),
-        (INDEX_FILE, "dimensions", release.index.dim, dim),
+        (index_file, "vectors", release.vectors.size, items),
+        (index_file, "dimensions", release.vectors.dim, dim),
         (f"{ITEM_ID_MAP_PREFIX}*", "ids", len(release.item_ids), items),
         (ATTRIBUTES_FILE, "rows", len(release.attributes), items),
         (POPULARITY_FILE, "values", items if popularity is None else len(popularity), items),

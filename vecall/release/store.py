@@ -48,9 +48,11 @@ class Draft:
 
     Attributes:
         directory: write the release's files here; regular files only, no directories or links.
+        name: of the release; None if it is named at the commit.
     """
 
     directory: Path
+    name: str | None
     _publish: Callable[[ReleaseMetadata, bool, str | None], str]
 
     def commit(self, metadata: ReleaseMetadata, *, activate: bool, activate_only_if_current: str | None = None) -> str:
@@ -216,7 +218,7 @@ class Store:
             descriptor = os.open(directory, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:  # the caller translates errors of writing the files: an OSError here may come from reading its inputs
-            yield Draft(directory, partial(self._publish, directory, name))
+            yield Draft(directory, name, partial(self._publish, directory, name))
         finally:
             shutil.rmtree(directory, ignore_errors=True)  # after a commit it no longer exists
             os.close(descriptor)

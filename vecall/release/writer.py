@@ -19,12 +19,15 @@ from vecall.data.canonical import column_to_text
 from vecall.data.frames import get_unnamed_column, is_empty_row
 from vecall.data.id_map import IdMap
 from vecall.errors import DataError, ExportError
-from vecall.index import index_io
-from vecall.index.base import MAX_QUERY_VALUE, Index
 from vecall.index.builder import BuiltIndex, build_index
-from vecall.index.exact import round_to_half_precision
+from vecall.index.dropping import drop_on_error
+from vecall.index.engine import ReleaseDraft
+from vecall.index.engines import ENGINES
+from vecall.index.index_info import IndexInfo
 from vecall.index.sampling import evenly_spaced_rows
+from vecall.index.scan import MAX_QUERY_VALUE, round_to_half_precision
 from vecall.index.settings import IndexSettings
+from vecall.index.stored_vectors import StoredVectors
 from vecall.ranking.ranker_info import NO_RANKER, RankerInfo
 from vecall.release.channel_io import save_channels
 from vecall.release.encoder import OnnxEncoder
@@ -32,11 +35,10 @@ from vecall.release.file_io import translate_write_errors, write_array, write_ta
 from vecall.release.golden import GoldenQueries, UserTowerInputs
 from vecall.release.id_map_io import save_id_map
 from vecall.release.item_features import write_features
-from vecall.release.manifest import IndexInfo, ReleaseMetadata
+from vecall.release.manifest import ReleaseMetadata
 from vecall.release.release import (
     ATTRIBUTES_FILE,
     EXTERNAL_VECTOR_ROWS_FILE,
-    INDEX_FILE,
     ITEM_ID_MAP_PREFIX,
     POPULARITY_FILE,
 )
@@ -95,15 +97,17 @@ def write_release(
     *,
     queries: Vectors | None = None,
     encoder: tuple[OnnxEncoder, str] | None = None,
+    name: str | None = None,
 ) -> ReleaseMetadata:
     """Write the files of a release, except the towers and the ranker, which a trained run has written before.
 
     Args:
-        directory: of the draft.
+        directory: of the draft, in the store.
         contents: what to write.
         settings: of the index.
         queries: [Q, D] real user vectors to tune the index on; None to encode users of the release, if it has towers.
         encoder: the towers in `directory` and their encoder hash; None for a release without towers.
+        name: of the release; None if it is named at the commit.
 
     Returns:
         The publisher's part of the manifest.
@@ -113,6 +117,7 @@ def write_release(
         ConfigError: `settings` has a parameter of another engine.
         ExportError: the user tower gives a vector that cannot be searched.
         StoreError: `directory` cannot be written.
+        EngineUnavailableError: the server of the index's engine does not answer.
     """
     inputs = None
     if queries is None and encoder is not None and contents.users is not None:
@@ -120,21 +125,23 @@ def write_release(
         queries = _encode_user_sample(inputs, encoder[0], contents.vectors)
     if queries is None or len(queries) < 2:  # a confidence interval needs two
         queries = inputs = None
-    built = build_index(contents.vectors, queries, settings)
-    index = built.index
-    golden = None if queries is None else _record_golden_queries(index, queries, inputs)
-    with translate_write_errors(directory):
-        index_io.save_index(index, directory / INDEX_FILE)
+    draft = ReleaseDraft(directory, name)
+    built = build_index(contents.vectors, queries, settings, draft)
+    info, vectors = _build_index_info(built, settings), built.index.vectors
+    with drop_on_error(info, draft), translate_write_errors(directory):
+        golden = None if queries is None else _record_golden_queries(vectors, queries, inputs)
+        built.index.save(directory / ENGINES[built.engine].file)
         _save_contents(directory, contents)
         if golden is not None:
             golden.save(directory)
+        ann = _build_ann_summary(built, golden)
     return ReleaseMetadata(
-        items=index.size,
-        dim=index.dim,
+        items=vectors.size,
+        dim=vectors.dim,
         id_type=contents.item_ids.id_type,
         encoder=None if encoder is None else encoder[1],
-        index=_build_index_info(built, settings),
-        ann=_build_ann_summary(built, golden),
+        index=info,
+        ann=ann,
         merge=contents.merge,
         ranker=contents.ranker,
         metrics=dict(contents.metrics),
@@ -183,17 +190,16 @@ def _sample_user_inputs(users: UserTable, max_users: int, encoder: OnnxEncoder) 
     return UserTowerInputs(encoder.select_history(users.histories.take(chosen)), users.features[chosen])
 
 
-def _record_golden_queries(index: Index, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:
+def _record_golden_queries(vectors: StoredVectors, queries: Vectors, inputs: UserTowerInputs | None) -> GoldenQueries:
     chosen = evenly_spaced_rows(len(queries), MAX_GOLDEN_QUERIES)
     sample = None if inputs is None else UserTowerInputs(inputs.histories.take(chosen), inputs.features[chosen])
-    return GoldenQueries.record(index, queries[chosen], sample)
+    return GoldenQueries.record(vectors, queries[chosen], sample)
 
 
 def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
-    set_keys = settings.model_dump(mode="json", exclude_unset=True)
-    parameters: dict[str, JsonValue] = dict(built.build_params)
+    info = IndexInfo.of_build(built.engine, built.build_params, settings)
     if built.tuning is None:
-        return IndexInfo(engine=built.engine, parameters=parameters, settings=set_keys)
+        return info
     points: list[JsonValue] = [[point.k, *point.search_params] for point in built.tuning.best_points]
     filtered = built.tuning.filtered_table
     filtered_params: JsonValue = {
@@ -201,12 +207,8 @@ def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
         "depth_factor": filtered.depth_factor,
         "coverage": filtered.coverage,
     }
-    return IndexInfo(
-        engine=built.engine,
-        parameters=parameters | {"search_params": points, "filtered_search_params": filtered_params},
-        costs=asdict(built.tuning.costs),
-        settings=set_keys,
-    )
+    tuned: dict[str, JsonValue] = {"search_params": points, "filtered_search_params": filtered_params}
+    return info.model_copy(update={"parameters": info.parameters | tuned, "costs": asdict(built.tuning.costs)})
 
 
 def _build_ann_summary(built: BuiltIndex, golden: GoldenQueries | None) -> dict[str, JsonValue] | None:

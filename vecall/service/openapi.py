@@ -22,7 +22,7 @@ _STATUS_DESCRIPTIONS = {
     415: "unsupported_media_type",
     422: "invalid, or empty_query: `field` names the part",
     429: "delta_full, or too_many_scans: see Retry-After",
-    503: "overloaded, or not_ready: see Retry-After",
+    503: "overloaded, not_ready, or engine_unavailable: see Retry-After",
     507: "disk_full",
 }
 

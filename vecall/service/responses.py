@@ -10,6 +10,7 @@ from starlette.types import Scope
 from vecall.errors import (
     DeltaFullError,
     EncoderMismatchError,
+    EngineUnavailableError,
     JournalIOError,
     LockedError,
     OverloadedError,
@@ -63,7 +64,7 @@ def to_http_error(error: VecallError) -> HttpError:
             return HttpError(400 if error.code == "bad_json" else 422, error.code, text, field=error.field)
         case TooManyScansError():
             return HttpError(429, error.code, text, headers=RETRY_AFTER)
-        case OverloadedError():
+        case OverloadedError() | EngineUnavailableError():
             return HttpError(503, error.code, text, headers=RETRY_AFTER)
         case DeltaFullError():
             return HttpError(429, error.code, text, headers=RETRY_AFTER)

@@ -93,7 +93,7 @@ class PoolBenchmark:
         serving = self.measure_serving(n_items, rounds=rounds)
         release = open_release(Store.open(store))
         vectors = _encode_users(_require_encoder(release), self.query_users)
-        truth = release.index.search_exact(vectors, K).rows
+        truth = release.vectors.search_exact(vectors, K).rows
         loaded = _search_all(release.index, _require_encoder(release), self.query_users)
         items_per_second = round(n_items / seconds["graph_seconds"])
         return {

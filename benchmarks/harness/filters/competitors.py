@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from vecall.index.index_io import load_index, save_index
 
 from harness.environment import describe_environment, read_load_average
 from harness.filters.grid import (
@@ -27,7 +28,6 @@ from harness.index.workload import Workload
 from harness.timing import compute_percentiles
 from vecall.arrays import Rows
 from vecall.index.hnsw import HnswIndex
-from vecall.index.index_io import load_index, save_index
 from vecall.index.search_params import RecallTarget
 from vecall.index.tuning import tune
 from vecall.recall.search import search_snapshot

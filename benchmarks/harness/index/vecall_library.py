@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import polars as pl
+from vecall.index.index_io import load_index
 
 from harness.index.workload import Workload
 from vecall import publish_vectors
@@ -16,7 +17,6 @@ from vecall.arrays import Rows, Vectors
 from vecall.index import builder, kernels
 from vecall.index.base import Index, SearchParams
 from vecall.index.bitmap import Bitmap
-from vecall.index.index_io import load_index
 from vecall.index.planner import plan_search
 from vecall.index.settings import IndexSettings
 from vecall.live.snapshot import Snapshot

@@ -54,7 +54,7 @@ def _make_call(store: Path) -> Callable[[], object]:
     encoder, curve = release.encoder, release.search_param_curve
     if encoder is None or curve is None:
         raise SystemExit(f"{store}: the release needs towers and a tuned index")
-    pool = ClusteredVectors(release.index.size, release.index.dim)
+    pool = ClusteredVectors(release.vectors.size, release.vectors.dim)
     histories = [release.item_ids.to_rows(history) for history in make_query_histories(pool)]
     no_features, search_params, index = to_feature_frame([{}], {}), curve.look_up(K), 0
     faiss.omp_set_num_threads(1)  # as in the service
@@ -62,7 +62,7 @@ def _make_call(store: Path) -> Callable[[], object]:
     def recall_once() -> None:
         nonlocal index
         rows = histories[index % len(histories)]
-        vector = encoder.encode_users(no_features, release.index.get_vectors(rows)[None], np.array([len(rows)]))
+        vector = encoder.encode_users(no_features, release.vectors.get_vectors(rows)[None], np.array([len(rows)]))
         release.index.search(vector, K, search_params=search_params)
         index += 1
 

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from vecall.errors import StoreError
-from vecall.index import index_io
 from vecall.index.exact import ExactIndex
 from vecall.release.file_io import write_array, write_table
 from vecall.runtime.durable_files import write_and_fsync
@@ -33,6 +32,6 @@ def _make_writers(row_count: int) -> dict[str, Callable[[Path], None]]:
     return {
         "array.npy": lambda path: write_array(path, np.arange(row_count)),
         "table.arrow": lambda path: write_table(path, pl.DataFrame({"a": range(row_count)})),
-        "index.faiss": lambda path: index_io.save_index(ExactIndex.build(np.ones((row_count, 2), np.float32)), path),
+        "index.faiss": lambda path: ExactIndex.build(np.ones((row_count, 2), np.float32)).save(path),
         "bytes": lambda path: write_and_fsync(path, bytes(row_count)),
     }

@@ -67,9 +67,9 @@ def _list_fresh_rows(query: ChannelQuery, now_ns: int) -> Rows:
 
 def _score(snapshot: Snapshot, vector: Vectors, rows: Rows) -> Scores:
     """Return the inner products of a vector [D] with the vectors of rows [n], those of the base first."""
-    base_size = snapshot.release.index.size
+    base_size = snapshot.release.vectors.size
     in_base = rows < base_size
-    base_scores = snapshot.release.index.score(vector, rows[in_base])
+    base_scores = snapshot.release.vectors.score(vector, rows[in_base])
     if in_base.all():
         return base_scores
     delta_scores = compute_inner_products(snapshot.delta.half_vectors, vector, rows[~in_base] - base_size)

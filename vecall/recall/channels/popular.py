@@ -62,7 +62,7 @@ def _list_history_shares(query: ChannelQuery, popular: PopularItems) -> list[_Sh
 
 def _list_codes(snapshot: Snapshot, lists: PopularLists, rows: Rows) -> Rows:
     """Return the indices of the values that items of the snapshot have now, those of all items together."""
-    codes_by_item, slots = snapshot.release.popular_codes, rows - snapshot.release.index.size
+    codes_by_item, slots = snapshot.release.popular_codes, rows - snapshot.release.vectors.size
     base_rows = rows[slots < 0]
     parts = [] if codes_by_item is None else [codes_by_item[row] for row in base_rows.tolist()]
     codes = np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, dtype=np.int64)

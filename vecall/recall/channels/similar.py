@@ -48,7 +48,7 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
     base_rows, scores = sum_by_row(np.concatenate([part.rows for part in neighbors], dtype=np.int64), weighted)
     rows = snapshot.to_latest_rows(base_rows)
     if len(new_slots := _select_new_slots(query)):
-        new_rows = new_slots + snapshot.release.index.size
+        new_rows = new_slots + snapshot.release.vectors.size
         rows = np.concatenate([rows, new_rows])
         scores = np.concatenate([scores, _score_new_items(snapshot, similar, seeds, neighbors, new_rows)])
     is_answer = query.candidates.is_eligible(rows) & (scores > 0)
@@ -79,9 +79,9 @@ def _find_nearest(snapshot: Snapshot, similar: SimilarItems, vectors: Vectors, o
         vectors: [n, D] Vectors of items.
         own_rows: [n] Rows of these items in the base, which are not returned; -1 for none.
     """
-    index, curve, similarities = snapshot.release.index, snapshot.release.search_param_curve, similar.mean_similarities
-    fetch_k = min(len(similarities) + 1, index.size)
-    hits = index.search(vectors, fetch_k, search_params=None if curve is None else curve.look_up(fetch_k))
+    release, similarities = snapshot.release, similar.mean_similarities
+    curve, fetch_k = release.search_param_curve, min(len(similarities) + 1, release.vectors.size)
+    hits = release.index.search(vectors, fetch_k, search_params=None if curve is None else curve.look_up(fetch_k))
     found = []
     for hit_rows, own_row in zip(hits.rows, own_rows, strict=True):
         rows = hit_rows[(hit_rows >= 0) & (hit_rows != own_row)][: len(similarities)]
@@ -107,12 +107,13 @@ def _score_new_items(
         neighbors: Neighbours of each seed.
         rows: Rows of the new items.
     """
-    index, half_vectors, slots = snapshot.release.index, snapshot.delta.half_vectors, rows - snapshot.release.index.size
+    base, half_vectors = snapshot.release.vectors, snapshot.delta.half_vectors
+    slots = rows - base.size
     scores, seeds = np.zeros(len(rows)), seeds[:_MAX_SEEDS_BY_VECTOR]
     for weight, seed, vector, part in zip(
         similar.seed_weights, seeds, snapshot.get_vectors(seeds), neighbors, strict=False
     ):
-        products = np.sort(index.score(vector, part.rows.astype(np.int64)))
+        products = np.sort(base.score(vector, part.rows.astype(np.int64)))
         new_products = compute_inner_products(half_vectors, vector, slots)
         nearer_counts = len(products) - np.searchsorted(products, new_products, side="right")
         similarities = np.append(part.similarities, 0.0)[nearer_counts]

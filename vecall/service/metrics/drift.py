@@ -95,7 +95,7 @@ def compute_golden_scores(release: Release) -> NDArray[np.float64] | None:
     golden = release.golden_queries
     if golden is None or len(golden.vectors) < 2 * _BIN_COUNT:
         return None
-    best = release.index.get_vectors(golden.exact_rows[:, 0])  # [G, D]
+    best = release.vectors.get_vectors(golden.exact_rows[:, 0])  # [G, D]
     scores: NDArray[np.float64] = np.einsum("gd,gd->g", golden.vectors, best, dtype=np.float64)
     return scores
 

@@ -121,7 +121,7 @@ class CurlExamples:
     def _build_vector(self) -> list[float]:
         """[D] an item's vector, which does for a user's."""
         vectors = self._snapshot.get_vectors(suggest_items(self._snapshot, 1))  # [1, D]; [0, D] if all are deleted
-        vector = vectors[0] if len(vectors) else np.ones(self._snapshot.release.index.dim)
+        vector = vectors[0] if len(vectors) else np.ones(self._snapshot.release.vectors.dim)
         return [round(float(value), _VECTOR_DECIMALS) for value in vector]
 
     def _get_new_item_id(self) -> Id:

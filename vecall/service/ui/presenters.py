@@ -107,7 +107,7 @@ def search_items(snapshot: Snapshot, text: str) -> Rows:
     attributes, title_column = snapshot.release.attributes, find_title_column(snapshot.release.attributes)
     rows = np.empty(0, dtype=np.int64)
     if title_column is not None:
-        for frame, offset in ((attributes, 0), (snapshot.delta.attributes, snapshot.release.index.size)):
+        for frame, offset in ((attributes, 0), (snapshot.delta.attributes, snapshot.release.vectors.size)):
             titles = get_unnamed_column(frame, title_column).str.to_lowercase()
             is_match = titles.str.contains(text.lower(), literal=True).fill_null(value=False)
             rows = np.concatenate([rows, is_match.arg_true().cast(pl.Int64).to_numpy() + offset])
@@ -123,7 +123,7 @@ def suggest_items(snapshot: Snapshot, count: int) -> Rows:
     """Rows of the most popular live items; evenly spaced ones if popularity is unknown."""
     popular_rows = snapshot.release.popular_rows
     if not len(popular_rows):
-        size = snapshot.release.index.size
+        size = snapshot.release.vectors.size
         popular_rows = np.unique(np.linspace(0, size - 1, count).round().astype(np.int64))
     candidates = snapshot.to_latest_rows(popular_rows)
     return candidates[snapshot.is_live(candidates)][:count]

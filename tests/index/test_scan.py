@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from vecall.index import exact
+from vecall.index import scan as scan_module
 from vecall.index.bitmap import Bitmap
-from vecall.index.exact import ExactIndex, rescore, round_to_half_precision, scan
+from vecall.index.exact import ExactIndex
+from vecall.index.scan import rescore, round_to_half_precision, scan
 
 
 def assert_same(hits, other_hits):
@@ -14,7 +15,7 @@ def assert_same(hits, other_hits):
 def test_every_finite_half_is_converted_bit_exactly():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)].reshape(-1, 64)
-    converted = exact.to_float32(halves)
+    converted = scan_module.to_float32(halves)
     assert converted.dtype == np.float32
     np.testing.assert_array_equal(converted.view(np.uint32), halves.astype(np.float32).view(np.uint32))
 
@@ -22,7 +23,7 @@ def test_every_finite_half_is_converted_bit_exactly():
 def test_stored_values_are_rounded_half_to_even():
     """faiss rounds these values differently on different machines."""
     halfway = np.array([[1 + 2.0**-11, 1 + 3 * 2.0**-11]], dtype=np.float32)
-    assert ExactIndex.build(halfway).get_vectors(np.array([0])).tolist() == [[1.0, 1 + 2.0**-9]]
+    assert ExactIndex.build(halfway).vectors.get_vectors(np.array([0])).tolist() == [[1.0, 1 + 2.0**-9]]
     assert round_to_half_precision(halfway).tolist() == [[1.0, 1 + 2.0**-9]]
 
 
@@ -35,8 +36,8 @@ def test_scan_in_blocks_gives_the_hits_of_one_block(monkeypatch, seed):
     queries = rng.standard_normal((23, 6), dtype=np.float32)
     bitmap = Bitmap.from_mask(rng.random(400) < 0.7)
     in_one_block = [scan(half_vectors, queries, 15, allowed) for allowed in (None, bitmap)]
-    monkeypatch.setattr(exact, "_BLOCK_ELEMENTS", 150)
-    monkeypatch.setattr(exact, "_QUERY_BATCH_SIZE", 10)
+    monkeypatch.setattr(scan_module, "_BLOCK_ELEMENTS", 150)
+    monkeypatch.setattr(scan_module, "_QUERY_BATCH_SIZE", 10)
     in_blocks = [scan(half_vectors, queries, 15, allowed) for allowed in (None, bitmap)]
     for hits, expected in zip(in_blocks, in_one_block, strict=True):
         assert_same(hits, expected)
@@ -52,16 +53,16 @@ def test_rounding_errors_of_the_matrix_product_do_not_change_the_hits(monkeypatc
     query[0] = 1e-5
     expected = scan(half_vectors, query[None], 30)  # a single query needs no matrix product
     queries = np.tile(query, (2, 1))
-    select_candidates = exact._select_candidates
+    select_candidates = scan_module._select_candidates
 
     def select_with_noise(products, k, kth_score, error_bound):
         assert error_bound > 1e-5
         noisy = products + np.where(rng.random(len(products)) < 0.5, 0.9, -0.9) * error_bound
         return select_candidates(noisy.astype(np.float32), k, kth_score, error_bound)
 
-    monkeypatch.setattr(exact, "_select_candidates", select_with_noise)
+    monkeypatch.setattr(scan_module, "_select_candidates", select_with_noise)
     for block_elements in (10**6, 100 * 32):  # one block, four blocks
-        monkeypatch.setattr(exact, "_BLOCK_ELEMENTS", block_elements)
+        monkeypatch.setattr(scan_module, "_BLOCK_ELEMENTS", block_elements)
         hits = scan(half_vectors, queries, 30)
         for b in range(2):
             np.testing.assert_array_equal(hits.rows[b], expected.rows[0])

@@ -5,25 +5,27 @@ from support.vectors import random_vectors
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.index.base import SearchParams
+from vecall.index.engine import BuildContext
+from vecall.index.engines import ENGINES
 from vecall.index.exact import ExactIndex
-from vecall.index.index_io import load_index, save_index
+from vecall.index.index_info import IndexInfo
 from vecall.index.ivf import IvfPqIndex
+from vecall.index.settings import IndexSettings
 
 INNER_PRODUCT, FP16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
 
 
 def test_saving_into_a_missing_directory_is_a_store_error(tmp_path):
     with pytest.raises(StoreError, match=r"cannot be written: .*check that its directory exists"):
-        save_index(ExactIndex.build(random_vectors(5, 4)), tmp_path / "none" / "index.faiss")
+        ExactIndex.build(random_vectors(5, 4)).save(tmp_path / "none" / "index.faiss")
 
 
 @pytest.mark.parametrize(("n", "dim", "nlist"), [(1, 1, 1), (50, 3, 50), (3000, 16, 64)])
 def test_loaded_ivf_index_equals_the_saved_one(tmp_path, n, dim, nlist):
     saved = IvfPqIndex.build(random_vectors(n, dim), nlist=nlist)
-    save_index(saved, tmp_path / "index.faiss")
-    loaded = load_index(tmp_path / "index.faiss")
-    assert isinstance(loaded, IvfPqIndex)
-    assert (loaded.size, loaded.dim, loaded.nlist) == (n, dim, nlist)
+    saved.save(tmp_path / "index.faiss")
+    loaded = IvfPqIndex.load(tmp_path / "index.faiss")
+    assert (loaded.vectors.size, loaded.vectors.dim, loaded.nlist) == (n, dim, nlist)
     np.testing.assert_array_equal(loaded._centroids, saved._centroids)
     queries = random_vectors(30, dim)
     for k in (1, 20):
@@ -31,7 +33,7 @@ def test_loaded_ivf_index_equals_the_saved_one(tmp_path, n, dim, nlist):
             hits, expected = (index.search(queries, k, search_params=params) for index in (loaded, saved))
             np.testing.assert_array_equal(hits.rows, expected.rows)
             np.testing.assert_array_equal(hits.scores, expected.scores)
-    save_index(loaded, tmp_path / "again.faiss")
+    loaded.save(tmp_path / "again.faiss")
     assert (tmp_path / "again.faiss").read_bytes() == (tmp_path / "index.faiss").read_bytes()
 
 
@@ -59,7 +61,7 @@ def make_faiss_ivf(
 
 def test_ivf_index_written_by_faiss_alone_is_loaded(tmp_path):
     faiss.write_index(make_faiss_ivf(), str(tmp_path / "index.faiss"))
-    assert isinstance(load_index(tmp_path / "index.faiss"), IvfPqIndex)
+    assert IvfPqIndex.load(tmp_path / "index.faiss").nlist == 4
 
 
 UNSUPPORTED = {
@@ -77,18 +79,32 @@ UNSUPPORTED = {
 }
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_unsupported_faiss_indexes_are_refused(tmp_path, kind):
+def test_unsupported_faiss_indexes_are_refused(tmp_path, kind, engine):
     faiss.write_index(UNSUPPORTED[kind](), str(tmp_path / "index.faiss"))
     with pytest.raises(InvalidReleaseError, match=r"index\.faiss holds a faiss \w+; expected .*publish") as error_info:
-        load_index(tmp_path / "index.faiss")
+        ENGINES[engine].open(tmp_path / "index.faiss", IndexInfo(engine=engine))
     assert error_info.value.file == "index.faiss"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("other", ENGINES)
+def test_index_of_another_engine_than_the_manifest_names_is_refused(tmp_path, engine, other):
+    path, info = tmp_path / "index.faiss", IndexInfo(engine=engine)
+    ENGINES[other].build(random_vectors(100, 4), BuildContext(IndexSettings())).index.save(path)
+    if other == engine:
+        assert ENGINES[engine].open(path, info).vectors.size == 100
+        return
+    with pytest.raises(InvalidReleaseError, match=r"index\.faiss holds a faiss \w+; expected an? \w+ index as vecall"):
+        ENGINES[engine].open(path, info)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("content", [b"not faiss", b"", None])
-def test_missing_and_foreign_files_are_refused(tmp_path, content):
+def test_missing_and_foreign_files_are_refused(tmp_path, content, engine):
     if content is not None:
         (tmp_path / "index.faiss").write_bytes(content)
     with pytest.raises(InvalidReleaseError, match=r"index\.faiss is not a readable faiss index") as error_info:
-        load_index(tmp_path / "index.faiss")
+        ENGINES[engine].open(tmp_path / "index.faiss", IndexInfo(engine=engine))
     assert error_info.value.file == "index.faiss"
