@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.milvus_index import MilvusIndexBuilder
 
 from vecall import progress
 
@@ -34,3 +35,15 @@ def progress_events():
 
     with progress.report_to(RecordingListener()):
         yield events
+
+
+@pytest.fixture
+def build_on_fake_milvus(fake_milvus):
+    return MilvusIndexBuilder()
+
+
+@pytest.fixture(scope="session")
+def build_on_milvus_server(milvus_server):
+    builder = MilvusIndexBuilder()
+    yield builder
+    builder.drop_all()

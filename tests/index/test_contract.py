@@ -24,14 +24,19 @@ NARROW, FULL = SearchParams(3, 8), SearchParams(10**6, 10**6)
 BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "ivf": partial(IvfPqIndex.build, nlist=8)}
 
 
-@pytest.fixture(params=BUILDERS)
-def engine(request):
+@pytest.fixture(params=[*BUILDERS, "fake_milvus", pytest.param("milvus_server", marks=pytest.mark.milvus)])
+def builder_name(request):
     return request.param
 
 
 @pytest.fixture
-def build(engine):
-    return BUILDERS[engine]
+def engine(builder_name):
+    return builder_name if builder_name in BUILDERS else "milvus"
+
+
+@pytest.fixture
+def build(builder_name, request):
+    return BUILDERS.get(builder_name) or request.getfixturevalue(f"build_on_{builder_name}")
 
 
 def oracle(vectors, queries, k, mask=None):
@@ -245,7 +250,8 @@ def test_loaded_index_returns_the_hits_of_the_saved_one(engine, build, tmp_path,
     saved = build(vectors)
     path = tmp_path / ENGINES[engine].file
     saved.save(path)
-    loaded = ENGINES[engine].open(path, IndexInfo(engine=engine))
+    parameters = {"collection": saved.session.name} if engine == "milvus" else {}
+    loaded = ENGINES[engine].open(path, IndexInfo(engine=engine, parameters=parameters))
     assert type(loaded) is type(saved)
     assert (loaded.vectors.size, loaded.vectors.dim) == (n, 9)
     for allowed in (None, bitmap):
@@ -265,8 +271,9 @@ def test_half_and_single_precision_build_the_same_index(engine, build, tmp_path)
     vectors = random_vectors(600, 7)
     files = []
     for values in (vectors, vectors.astype(np.float16), vectors.astype(np.float16).astype(np.float32)):
-        build(values).save(tmp_path / "index.faiss")
-        files.append((tmp_path / "index.faiss").read_bytes())
+        path = tmp_path / f"index{len(files)}"
+        build(values).save(path)
+        files.append(path.read_bytes())
     assert files[0] == files[1] == files[2]
 
 

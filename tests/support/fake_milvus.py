@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from vecall.errors import EngineUnavailableError
 from vecall.index.milvus.client import MilvusConnection
 from vecall.index.milvus.endpoint import MilvusEndpoint
 
@@ -43,6 +44,7 @@ class FakeMilvus:
         collections: rows, vectors, index and load state by name.
         calls: (method, arguments, options) of every call.
         failures: exception to raise by method; a list raises one after another, None in it lets a call pass.
+        is_down: whether connecting and every call fail.
         before_call: called with the method's name before each call.
         inserted_twice: numbers of inserts that the client repeats, as pymilvus does.
         max_indexed_rows: rows of which the index is built; the rest stays pending.
@@ -54,13 +56,18 @@ class FakeMilvus:
     def __init__(self):
         self.collections, self.calls, self.failures, self.aliases = {}, [], {}, {}
         self.before_call = lambda method: None
+        self.is_down = False
         self.inserted_twice, self.max_indexed_rows, self.index_failure = set(), 10**9, ""
         self.load_progress, self.max_answer_rows = [100], None
         self._insert_count = 0
         self._lock = threading.Lock()
 
     def connect(self, token=""):
-        endpoint = MilvusEndpoint("http://127.0.0.1:19530", token=token)
+        return self.connect_to(MilvusEndpoint("http://127.0.0.1:19530", token=token))
+
+    def connect_to(self, endpoint):
+        if self.is_down:
+            raise EngineUnavailableError("Milvus: connecting failed")
         return MilvusConnection(self, endpoint, (FakeMilvusError, FakeRpcError))
 
     def called(self):
@@ -87,6 +94,8 @@ class FakeMilvus:
             if isinstance(failure, list):
                 failure = failure.pop(0) if failure else None
         self.before_call(method)
+        if self.is_down:
+            raise FakeRpcError("UNAVAILABLE", "connection refused")
         if failure is not None:
             raise failure
 

@@ -1,4 +1,5 @@
 import re
+import uuid
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from vecall.index.milvus.building import CollectionParams, build_collection, com
 from vecall.index.milvus.settings import MilvusSettings
 
 PARAMS = CollectionParams(16, 200, MilvusSettings(build_stall_minutes=0.002, replicas=2, shards=3))
-NAME = "vecall_0123456789abcdef_" + 32 * "0"
+STORE = "0123456789abcdef"
+NAME = f"vecall_{STORE}_{32 * '0'}"
 
 
 @pytest.fixture(autouse=True)
@@ -188,19 +190,24 @@ def test_parameters_that_are_never_built_are_refused_before_the_server_hears_of_
     assert server.calls == []
 
 
-def test_names_have_the_store_and_are_never_the_same():
-    names = {collection.make_collection_name("0123456789abcdef") for _ in range(100)}
-    assert len(names) == 100
-    assert all(re.fullmatch(r"vecall_0123456789abcdef_[0-9a-f]{32}", name) for name in names)
+def make_name(store_id=STORE):
+    return collection.make_collection_name(store_id, uuid.uuid4().hex)
+
+
+def test_names_have_the_store():
+    assert re.fullmatch(r"vecall_0123456789abcdef_[0-9a-f]{32}", make_name())
+    assert collection.parse_store_id(make_name()) == STORE
+    assert [collection.parse_store_id(name) for name in ("docs", "vecall_a_b", make_name() + "_copy")] == ["", "", ""]
     with pytest.raises(StoreError, match="cannot be part of a collection's name"):
-        collection.make_collection_name("a_b")
+        make_name("a_b")
 
 
-def test_collections_of_other_stores_and_tools_are_not_listed(server, vectors):
-    own = [collection.make_collection_name("0123456789abcdef") for _ in range(3)]
-    others = ["docs", "vecall_0123456789abcdef", collection.make_collection_name("fedcba9876543210"), own[0] + "_copy"]
-    server.collections = dict.fromkeys([*others, *own])
-    assert collection.list_collections(server.connect(), "0123456789abcdef") == sorted(own)
+def test_collections_of_other_stores_and_tools_are_not_listed(server):
+    own = [make_name() for _ in range(3)]
+    server.collections = dict.fromkeys(
+        ["docs", f"vecall_{STORE}", make_name("fedcba9876543210"), own[0] + "_copy", *own]
+    )
+    assert collection.list_collections(server.connect(), STORE) == sorted(own)
 
 
 def test_release_and_drop_and_alias_call_the_server(server, vectors):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 
 import numpy as np
 import pytest
@@ -9,16 +10,26 @@ from support.milvus_server import TOKEN
 from support.vectors import random_vectors
 
 from vecall.errors import EngineUnavailableError, StoreError
-from vecall.index.exact import ExactIndex
 from vecall.index.milvus import client, collection
 from vecall.index.milvus.building import CollectionParams, build_collection, compare_vectors
 from vecall.index.milvus.endpoint import MilvusEndpoint
 from vecall.index.milvus.searching import count_short_answers, search_collection
 from vecall.index.milvus.settings import MilvusSettings
+from vecall.index.stored_vectors import StoredVectors
 
 pytestmark = pytest.mark.milvus
 
-STORE = "0123456789abcdef"
+STORE = "abcdef0123456789"
+
+
+@pytest.fixture
+def milvus_connection(milvus_server):
+    """A connection to the server; the collections of the test are dropped afterwards."""
+    connection = client.acquire_connection(MilvusEndpoint(milvus_server.uri, token=TOKEN))
+    yield connection
+    for name in collection.list_collections(connection, STORE):
+        collection.drop(connection, name)
+    client.release_connection(connection)
 
 
 def params(m=16, ef_construction=200, **settings):
@@ -26,7 +37,7 @@ def params(m=16, ef_construction=200, **settings):
 
 
 def build(connection, vectors, parameters=None):
-    name = collection.make_collection_name(STORE)
+    name = collection.make_collection_name(STORE, uuid.uuid4().hex)
     build_collection(connection, name, vectors, parameters or params())
     return name
 
@@ -46,12 +57,12 @@ def test_collection_is_built_searched_released_loaded_and_dropped(milvus_connect
     assert collection.count_rows(connection, name) == 12_000
 
     hits = search_collection(connection, name, 12_000, queries, 100, ef=400, timeout=5)
-    exact = ExactIndex.build(vectors).search_exact(queries, 100)
+    stored = StoredVectors(vectors)
+    exact = stored.search_exact(queries, 100)
     recall = np.mean([len(np.intersect1d(a, b)) / 100 for a, b in zip(hits.rows, exact.rows, strict=True)])
     assert recall >= 0.98
-    index = ExactIndex.build(vectors)
     for query, rows, scores in zip(queries, hits.rows, hits.scores, strict=True):
-        np.testing.assert_allclose(scores, index.score(query, rows), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(scores, stored.score(query, rows), rtol=0, atol=1e-5)
     assert count_short_answers(hits, 12_000) == 0
 
     collection.release(connection, name)

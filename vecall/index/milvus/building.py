@@ -9,12 +9,12 @@ import numpy as np
 from vecall import progress
 from vecall.arrays import HalfVectors
 from vecall.errors import StoreError, VecallError
-from vecall.index.exact import to_float32
 from vecall.index.milvus import collection
 from vecall.index.milvus.client import MilvusConnection
 from vecall.index.milvus.hnsw_index import build_index, check_parameters
 from vecall.index.milvus.settings import MilvusSettings
 from vecall.index.sampling import sample_rows
+from vecall.index.scan import to_float32
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import re
 import time
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,11 +21,17 @@ _INT64, _FLOAT_VECTOR = 5, 101  # of pymilvus.DataType
 STORE_ID_PATTERN = r"[0-9a-z]{8,32}"
 
 
-def make_collection_name(store_id: str) -> str:
-    """Make a new name of a collection of a store: `vecall_<store id>_<uuid>`."""
+def make_collection_name(store_id: str, unique_id: str) -> str:
+    """Make the name of a collection of a store: `vecall_<store id>_<unique id>`, the latter 32 hexadecimal digits."""
     if not re.fullmatch(STORE_ID_PATTERN, store_id):
         raise StoreError(f"store id {store_id!r} cannot be part of a collection's name: expected {STORE_ID_PATTERN}")
-    return f"{_NAME_PREFIX}{store_id}_{uuid.uuid4().hex}"
+    return f"{_NAME_PREFIX}{store_id}_{unique_id}"
+
+
+def parse_store_id(name: str) -> str:
+    """Return the id of the store that a collection belongs to; empty if its name is not one of vecall's."""
+    match = re.fullmatch(f"{_NAME_PREFIX}({STORE_ID_PATTERN})_[0-9a-f]{{32}}", name)
+    return match[1] if match else ""
 
 
 def list_collections(connection: MilvusConnection, store_id: str) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vecall.arrays import Vectors
 from vecall.errors import EngineUnavailableError, QueryError
-from vecall.index.base import Hits
+from vecall.index.hits import Hits
 from vecall.index.milvus.client import MilvusConnection
 from vecall.index.milvus.collection import VECTOR_FIELD
 from vecall.index.topk import make_empty_hits
