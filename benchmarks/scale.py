@@ -147,10 +147,10 @@ def _measure_queries(
     answers = [recaller.recall(query) for query in queries]
     latencies_ms = [time_ms(partial(recaller.recall, query)) for query in queries]
     mask = recaller._filter_cache.get_mask(where, snapshot)  # noqa: SLF001 - the exact result needs the same items
-    index = snapshot.release.index
-    truth = index.search_exact(vectors, k, allowed=None if mask is None else mask.matching_base_rows).rows
+    stored = snapshot.release.vectors
+    truth = stored.search_exact(vectors, k, allowed=None if mask is None else mask.matching_base_rows).rows
     found = np.array([snapshot.to_rows(answer.ids) for answer in answers])
-    recalls = recall_per_query(index, vectors, found, truth)
+    recalls = recall_per_query(stored, vectors, found, truth)
     plan = recaller.recall(Query(vector=vectors[0], k=k, where=where, explain=True)).plan
     return {
         "ann_recall": float(recalls.mean()),

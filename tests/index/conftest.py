@@ -37,11 +37,6 @@ def progress_events():
         yield events
 
 
-@pytest.fixture
-def build_on_fake_milvus(fake_milvus):
-    return MilvusIndexBuilder()
-
-
 @pytest.fixture(scope="session")
 def build_on_milvus_server(milvus_server):
     builder = MilvusIndexBuilder()

@@ -6,11 +6,13 @@ from functools import partial
 import faiss
 import numpy as np
 import pytest
+from support.fake_engine import FakeServer, make_engine
 from support.vectors import random_vectors
 
 from vecall.errors import DataError, QueryError
 from vecall.index.base import SearchParams, SearchRequest
 from vecall.index.bitmap import Bitmap
+from vecall.index.engine import BuildContext, ReleaseDraft
 from vecall.index.engines import ENGINES
 from vecall.index.exact import ExactIndex
 from vecall.index.faiss_adapter import use_faiss_threads
@@ -18,25 +20,44 @@ from vecall.index.hnsw import HnswIndex
 from vecall.index.index_info import IndexInfo
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.kernels import compute_inner_products
+from vecall.index.settings import IndexSettings
 
 SHAPES = [(1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17)]
 NARROW, FULL = SearchParams(3, 8), SearchParams(10**6, 10**6)
-BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "ivf": partial(IvfPqIndex.build, nlist=8)}
+REMOTE_ENGINE = make_engine(FakeServer())
+BUILDERS = {
+    "remote": None,
+    "exact": ExactIndex.build,
+    "hnsw": HnswIndex.build,
+    "ivf": partial(IvfPqIndex.build, nlist=8),
+}
 
 
-@pytest.fixture(params=[*BUILDERS, "fake_milvus", pytest.param("milvus_server", marks=pytest.mark.milvus)])
-def builder_name(request):
+@pytest.fixture(params=[*BUILDERS, pytest.param("milvus", marks=pytest.mark.milvus)])
+def engine(request):
     return request.param
 
 
 @pytest.fixture
-def engine(builder_name):
-    return builder_name if builder_name in BUILDERS else "milvus"
+def build(engine, request):
+    if engine == "remote":
+        return partial(build_remote, directory=request.getfixturevalue("tmp_path"))
+    return BUILDERS[engine] if engine in BUILDERS else request.getfixturevalue("build_on_milvus_server")
 
 
-@pytest.fixture
-def build(builder_name, request):
-    return BUILDERS.get(builder_name) or request.getfixturevalue(f"build_on_{builder_name}")
+def build_remote(vectors, *, directory):
+    """Build an index on a fake server."""
+    index = REMOTE_ENGINE.build(vectors, BuildContext(IndexSettings(), ReleaseDraft(directory))).index
+    (directory / REMOTE_ENGINE.file).unlink()  # it stays mapped; the next index is written to another file
+    return index
+
+
+def save_and_open(index, engine, directory):
+    """Save an index as a release does, and open it by what the manifest says."""
+    opener = REMOTE_ENGINE if engine == "remote" else ENGINES[engine]
+    parameters = {"collection": index._finder.collection} if opener.is_remote else {}
+    index.save(directory / opener.file)
+    return opener.open(directory / opener.file, IndexInfo(engine=opener.name, parameters=parameters))
 
 
 def oracle(vectors, queries, k, mask=None):
@@ -248,10 +269,7 @@ def test_empty_batch_gives_empty_hits(build):
 def test_loaded_index_returns_the_hits_of_the_saved_one(engine, build, tmp_path, n):
     vectors, queries, bitmap = random_vectors(n, 9), random_vectors(10, 9, seed=1), random_bitmap(n, 0.4)
     saved = build(vectors)
-    path = tmp_path / ENGINES[engine].file
-    saved.save(path)
-    parameters = {"collection": saved.session.name} if engine == "milvus" else {}
-    loaded = ENGINES[engine].open(path, IndexInfo(engine=engine, parameters=parameters))
+    loaded = save_and_open(saved, engine, tmp_path)
     assert type(loaded) is type(saved)
     assert (loaded.vectors.size, loaded.vectors.dim) == (n, 9)
     for allowed in (None, bitmap):
@@ -266,14 +284,14 @@ def test_loaded_index_returns_the_hits_of_the_saved_one(engine, build, tmp_path,
 
 
 def test_half_and_single_precision_build_the_same_index(engine, build, tmp_path):
-    if engine != "exact":
+    if engine in ("hnsw", "ivf"):
         build = partial(build, threads=1)
     vectors = random_vectors(600, 7)
     files = []
     for values in (vectors, vectors.astype(np.float16), vectors.astype(np.float16).astype(np.float32)):
-        path = tmp_path / f"index{len(files)}"
-        build(values).save(path)
-        files.append(path.read_bytes())
+        build(values).save(tmp_path / "index")
+        files.append((tmp_path / "index").read_bytes())
+        (tmp_path / "index").unlink()
     assert files[0] == files[1] == files[2]
 
 
@@ -294,7 +312,7 @@ def test_concurrent_searches_get_the_hits_of_sequential_ones(build):
 
 
 def test_thread_count_of_faiss_is_restored(engine, build, clustered):
-    if engine != "exact":
+    if engine in ("hnsw", "ivf"):
         build = partial(build, threads=1)
     vectors, queries = clustered
     before = faiss.omp_get_max_threads()

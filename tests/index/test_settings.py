@@ -15,9 +15,14 @@ def test_ivf_section_is_read():
     assert (settings.nlist, settings.nprobe, settings.ef) == (4096, 64, None)
 
 
-def test_unsupported_engine_is_refused_with_the_supported_ones():
-    with pytest.raises(ValidationError, match="engine 'milvus' is not supported yet: choose 'auto', 'hnsw', 'ivf' or"):
-        IndexSettings(engine="milvus")
+def test_milvus_section_is_read():
+    settings = IndexSettings.model_validate({"engine": "milvus", "M": 32, "milvus": {"timeout_ms": 50}})
+    assert (settings.engine, settings.M, settings.milvus.timeout_ms, settings.milvus.db) == (
+        "milvus",
+        32,
+        50,
+        "default",
+    )
 
 
 @pytest.mark.parametrize(

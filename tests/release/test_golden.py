@@ -98,7 +98,7 @@ def test_recorded_queries_round_trip_and_pass_their_check(golden, tmp_path):
     }
     loaded = GoldenQueries.load(tmp_path)
     np.testing.assert_array_equal(loaded.vectors, golden.vectors)
-    np.testing.assert_array_equal(loaded.exact_rows, INDEX.search_exact(golden.vectors, GOLDEN_TOP_K).rows)
+    np.testing.assert_array_equal(loaded.exact_rows, INDEX.vectors.search_exact(golden.vectors, GOLDEN_TOP_K).rows)
     check(loaded)
     assert loaded.measure_ann_recall(INDEX, None) == 1
 
@@ -141,6 +141,6 @@ def test_check_fails_for_recall_below_floor(golden):
 
 def test_fewer_items_than_golden_k_are_all_recorded():
     small = ExactIndex.build(make_unit_vectors(0, n=5))
-    golden = GoldenQueries.record(small, make_unit_vectors(1, n=2), None)
+    golden = GoldenQueries.record(small.vectors, make_unit_vectors(1, n=2), None)
     assert golden.exact_rows.shape == (2, 5)
     check(golden, small)

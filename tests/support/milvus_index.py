@@ -34,8 +34,10 @@ class MilvusIndexBuilder:
             name = collection.make_collection_name(STORE_ID, uuid.uuid4().hex)
             build_collection(connection, name, half_vectors, CollectionParams(16, 200, self._settings))
             self._names[key] = name
-        session = CollectionSession(self._names[key], half_vectors.shape, self._settings, connection)
-        return MilvusIndex(StoredVectors(half_vectors.copy()), session, timeout=5)
+        session = CollectionSession(
+            self._names[key], half_vectors.shape, self._settings, timeout=5, connection=connection
+        )
+        return MilvusIndex(StoredVectors(half_vectors.copy()), session, "refuse")
 
     def drop_all(self):
         connection = acquire_connection(resolve_endpoint(self._settings))

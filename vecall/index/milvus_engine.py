@@ -45,8 +45,9 @@ def _build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild
     except BaseException:
         release_connection(connection)
         raise
-    session = CollectionSession(name, (stored.size, stored.dim), settings.milvus, connection)
-    index = MilvusIndex(stored, session, timeout=_TUNING_TIMEOUT_SECONDS)
+    shape = stored.size, stored.dim
+    session = CollectionSession(name, shape, settings.milvus, timeout=_TUNING_TIMEOUT_SECONDS, connection=connection)
+    index = MilvusIndex(stored, session, settings.milvus.when_down)
     structure = {"M": m, "ef_construction": ef_construction, "rows": stored.size, "dim": stored.dim}
     return EngineBuild(index, {ownership.COLLECTION_KEY: name, **structure})
 
@@ -71,9 +72,8 @@ def _open(path: Path, info: IndexInfo) -> MilvusIndex:
             file="manifest.json",
         )
     session = CollectionSession(name, (stored.size, stored.dim), settings)
-    index = MilvusIndex(stored, session, timeout=settings.timeout_ms / 1e3)
     session.open()
-    return index
+    return MilvusIndex(stored, session, settings.when_down)
 
 
 def _drop(info: IndexInfo, store_dir: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ from harness.dssm.synthetic_market import FEATURE_COLUMN, ITEM_FEATURE_DIM, USER
 from harness.environment import describe_environment, make_child_environment, read_load_average
 from harness.torch_threads import single_torch_thread
 from vecall import progress
-from vecall.arrays import Rows, Scores, Vectors
+from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.config import Config, parse_config
 from vecall.data.request_features import to_feature_frame
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import Index, SearchParams
-from vecall.index.builder import IndexSpec
-from vecall.index.settings import IndexSettings
+from vecall.index.engine import BuildContext, EngineBuild
+from vecall.index.engines import ENGINES
+from vecall.index.faiss_files import INDEX_FILE
+from vecall.index.stored_vectors import StoredVectors
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import CONFIG_FILE, Run
 from vecall.release.encoder import OnnxEncoder
-from vecall.release.release import INDEX_FILE, Release, open_release
+from vecall.release.release import Release, open_release
 from vecall.release.store import Store
 
 K, EF, M, EF_CONSTRUCTION = 100, 50, 16, 200  # of the baseline's design
@@ -100,7 +102,7 @@ class PoolBenchmark:
             "facts": environment,
             "items": n_items,
             "build": seconds | {"threads": faiss.omp_get_max_threads(), "items_a_second": items_per_second},
-            "planted": self._measure_preferences(truth, n_items) | _measure_cosines(release.index, vectors),
+            "planted": self._measure_preferences(truth, n_items) | _measure_cosines(release.vectors, vectors),
             "ann": _measure_ann_recall(release.index, vectors, truth),
             "recall": serving,
             "size": _measure_sizes(release_dir, n_items, serving),
@@ -155,7 +157,7 @@ class _PublishTimer:
 
     Attributes:
         seconds: by task.
-        built_indexes: those that `IndexSpec.build` returned within `record_builds`.
+        built_indexes: the graphs that were built within `record_builds`.
     """
 
     def __init__(self) -> None:
@@ -179,16 +181,17 @@ class _PublishTimer:
 
     @contextmanager
     def record_builds(self) -> Iterator[None]:
-        """Record each call of `IndexSpec.build`: it is not a task of the progress reports."""
-        build = IndexSpec.build
+        """Record each build of a graph: it is not a task of the progress reports."""
+        engine = ENGINES["hnsw"]
 
-        def timed(spec: IndexSpec, vectors: Vectors, settings: IndexSettings) -> Index:
+        def build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild:
             start = time.perf_counter()
-            self.built_indexes.append(build(spec, vectors, settings))
+            built = engine.build(vectors, context)
             self.seconds["graph_seconds"] = time.perf_counter() - start
-            return self.built_indexes[-1]
+            self.built_indexes.append(built.index)
+            return built
 
-        with patch.object(IndexSpec, "build", timed):
+        with patch.dict(ENGINES, {"hnsw": replace(engine, build=build)}):
             yield
 
 
@@ -231,10 +234,10 @@ def _encode_users(encoder: OnnxEncoder, users: Vectors) -> Vectors:
     return np.concatenate([encoder.encode_users(frame, no_history, no_lengths) for frame in frames])
 
 
-def _measure_cosines(index: Index, vectors: Vectors) -> dict[str, float]:
+def _measure_cosines(stored: StoredVectors, vectors: Vectors) -> dict[str, float]:
     """Return the mean cosine, and its deviation within a user: where that is tiny, rounding decides the ranking."""
-    rows = np.linspace(0, index.size - 1, min(index.size, 10_000)).astype(np.int64)
-    cosines = vectors[:_N_COMPARED_USERS] @ index.get_vectors(rows).T  # [U, rows]
+    rows = np.linspace(0, stored.size - 1, min(stored.size, 10_000)).astype(np.int64)
+    cosines = vectors[:_N_COMPARED_USERS] @ stored.get_vectors(rows).T  # [U, rows]
     deviation = cosines.std(axis=1).mean()
     return {"cosine_mean": round(float(cosines.mean()), 4), "cosine_sd_within_a_user": round(float(deviation), 4)}
 
@@ -263,7 +266,7 @@ def _measure_ann_recall(index: Index, vectors: Vectors, truth: Rows) -> dict[str
     sweep: list[dict[str, float]] = []
     for ef in EF_SWEEP:
         sweep.append(_measure_ef(index, vectors, truth, ef))
-        if sweep[-1]["ann_recall"] >= SUFFICIENT_RECALL or ef >= index.size:
+        if sweep[-1]["ann_recall"] >= SUFFICIENT_RECALL or ef >= index.vectors.size:
             break
     min_ef = {
         f"{target:.2f}": next((point["ef"] for point in sweep if point["ann_recall"] >= target), None)
@@ -290,7 +293,7 @@ def _measure_ef(index: Index, vectors: Vectors, truth: Rows, ef: int) -> dict[st
         start = time.perf_counter()
         found[i] = index.search(vector[None], k, search_params=SearchParams(ef)).rows[0]
         seconds[i] = time.perf_counter() - start
-    recalls = recall_per_query(index, vectors, found, truth)
+    recalls = recall_per_query(index.vectors, vectors, found, truth)
     return {
         "ef": max(ef, k),
         "ann_recall": round(float(recalls.mean()), 4),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from vecall.index.index_io import load_index, save_index
 
 from harness.environment import describe_environment, read_load_average
 from harness.filters.grid import (
@@ -151,11 +150,8 @@ def _load_or_build_graph(pool: FilterPool) -> tuple[HnswIndex, float | None]:
         start = time.perf_counter()
         graph = HnswIndex.build(np.load(pool.directory / "items.npy", mmap_mode="r"))
         seconds = round(time.perf_counter() - start, 2)
-        save_index(graph, path)
-    index = load_index(path)
-    if not isinstance(index, HnswIndex):
-        raise SystemExit(f"{path}: expected an HNSW index, got {type(index).__name__}: delete the file")
-    return index, seconds
+        graph.save(path)
+    return HnswIndex.load(path), seconds
 
 
 def _load_or_build_hnswlib(pool: FilterPool) -> tuple[Hnswlib, int, dict[str, Any]]:

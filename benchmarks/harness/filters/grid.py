@@ -86,8 +86,8 @@ class FilterPool:
     @cached_property
     def nearest_rows(self) -> Rows:
         """[G, Q, up to 500] rows of the nearest items, without a filter."""
-        index = self.snapshot.release.index
-        return np.stack([index.search_exact(queries, min(_N_NEAREST, index.size)).rows for queries in self.queries])
+        stored = self.snapshot.release.vectors
+        return np.stack([stored.search_exact(queries, min(_N_NEAREST, stored.size)).rows for queries in self.queries])
 
     def make_filters(self, kind: str, rates: Sequence[float]) -> Iterator[list[FilterMask]]:
         """Create filters of a kind.
@@ -222,11 +222,11 @@ def make_cases(pool: FilterPool, filters: Sequence[FilterMask]) -> list[FilterCa
         pool: queries and index.
         filters: [G] filter of each theme.
     """
-    index, cases = pool.snapshot.release.index, []
+    stored, cases = pool.snapshot.release.vectors, []
     for queries, mask in zip(pool.queries, filters, strict=True):
         count = mask.matching_base_rows.count
-        allowed = None if count == index.size else mask.matching_base_rows
-        nearest = index.search_exact(queries, max(1, min(TRUTH_DEPTH, count)), allowed=allowed).rows
+        allowed = None if count == stored.size else mask.matching_base_rows
+        nearest = stored.search_exact(queries, max(1, min(TRUTH_DEPTH, count)), allowed=allowed).rows
         cases += [FilterCase(query[None], mask, rows[rows >= 0]) for query, rows in zip(queries, nearest, strict=True)]
     return cases
 

@@ -4,26 +4,29 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import polars as pl
-from vecall.index.index_io import load_index
 
 from harness.index.workload import Workload
 from vecall import publish_vectors
-from vecall.arrays import Rows, Vectors
+from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.index import builder, kernels
 from vecall.index.base import Index, SearchParams
 from vecall.index.bitmap import Bitmap
+from vecall.index.engine import BuildContext, Engine, EngineBuild
+from vecall.index.engines import ENGINES
 from vecall.index.planner import plan_search
 from vecall.index.settings import IndexSettings
 from vecall.live.snapshot import Snapshot
 from vecall.recall.query import UnknownInputs
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.search import search_snapshot
-from vecall.release.release import INDEX_FILE, open_release
+from vecall.release.manifest import read_manifest
+from vecall.release.release import open_release
 from vecall.release.store import Store
 
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
@@ -46,7 +49,7 @@ class VecallLibrary:
         shutil.rmtree(workload.directory / self.file, ignore_errors=True)
         start = time.perf_counter()
         with (
-            _record_call_seconds(builder.IndexSpec, "build") as build_seconds,
+            _record_build_seconds() as build_seconds,
             _record_call_seconds(builder, "tune") as tune_seconds,
         ):
             ids = pl.Series(np.arange(len(items)))
@@ -64,7 +67,10 @@ class VecallLibrary:
     def load(self, workload: Workload) -> None:
         """Load the index of the release alone."""
         store = Store.open(workload.directory / self.file)
-        self._index = load_index(store.get_release_dir(store.get_current().release) / INDEX_FILE)
+        directory = store.get_release_dir(store.get_current().release)
+        info = read_manifest(directory)[0].index
+        engine = ENGINES[info.engine]
+        self._index = engine.open(directory / engine.file, info)
 
     def open(self, workload: Workload) -> None:
         """Open the whole release and verify its digests."""
@@ -89,18 +95,37 @@ class VecallLibrary:
         """Search the index and scan exactly, both with and without a bitmap."""
         if self._index is None:
             raise SystemExit("the index was not loaded: call load() first")
-        every_second = Bitmap.from_mask(np.arange(self._index.size) % 2 == 0)
+        every_second = Bitmap.from_mask(np.arange(self._index.vectors.size) % 2 == 0)
         params = None if search_params is None else SearchParams(*search_params)
         for query in queries:
             self._index.search(query[None], k, search_params=params)
             self._index.search(query[None], k, search_params=params, allowed=every_second)
-            self._index.search_exact(query[None], k)
-            self._index.search_exact(query[None], k, allowed=every_second)
+            self._index.vectors.search_exact(query[None], k)
+            self._index.vectors.search_exact(query[None], k, allowed=every_second)
 
     def _require_snapshot(self) -> Snapshot:
         if self._snapshot is None:
             raise SystemExit("the release was not opened: call open() first")
         return self._snapshot
+
+
+@contextmanager
+def _record_build_seconds() -> Iterator[list[float]]:
+    """Record the seconds of each build of an approximate index, those of the trial of engines included."""
+    seconds: list[float] = []
+
+    def time_build(engine: Engine) -> Engine:
+        def build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild:
+            start = time.perf_counter()
+            try:
+                return engine.build(vectors, context)
+            finally:
+                seconds.append(time.perf_counter() - start)
+
+        return engine if engine.is_exact else replace(engine, build=build)
+
+    with patch.dict(ENGINES, {name: time_build(engine) for name, engine in ENGINES.items()}):
+        yield seconds
 
 
 @contextmanager

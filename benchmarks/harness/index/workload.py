@@ -42,7 +42,7 @@ class Workload:
         """Return the exact results [Q, largest k] of a query set; they are computed once and kept in the directory."""
         path = self.directory / f"truth-{query_set}.npy"
         if not path.exists() or np.load(path, mmap_mode="r").shape[1] < max(self.ks):
-            hits = ExactIndex.build(self.load_half_vectors()).search_exact(self.load_queries(query_set), max(self.ks))
+            hits = ExactIndex.build(self.load_half_vectors()).search(self.load_queries(query_set), max(self.ks))
             np.save(path, hits.rows)
         rows: Rows = np.load(path)
         return rows

@@ -177,7 +177,7 @@ def test_index_that_grows_slowly_is_waited_for(server, vectors):
 
 def test_loading_that_makes_no_progress_ends_with_how_far_it_came(server, vectors):
     server.load_progress = [0, 40, 40]
-    with pytest.raises(StoreError, match=r"has loaded 40 % of vecall_.* no progress for 0\.002 min"):
+    with pytest.raises(EngineUnavailableError, match=r"has loaded 40 % of vecall_.* no progress for 0\.002 min"):
         build(server, vectors)
 
 

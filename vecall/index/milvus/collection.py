@@ -164,8 +164,7 @@ def load(connection: MilvusConnection, name: str, *, replicas: int, stall_second
     """Load a collection and wait for it.
 
     Raises:
-        StoreError: loading makes no progress for `stall_seconds`.
-        EngineUnavailableError: the server does not answer, or refuses.
+        EngineUnavailableError: the server does not answer, refuses, or makes no progress for `stall_seconds`.
     """
     start_loading(connection, name, replicas=replicas)
     progress, last_change = -1, time.monotonic()
@@ -174,7 +173,7 @@ def load(connection: MilvusConnection, name: str, *, replicas: int, stall_second
         if now_loaded != progress:
             progress, last_change = now_loaded, now
         elif now - last_change > stall_seconds:
-            raise StoreError(
+            raise EngineUnavailableError(
                 f"Milvus at {connection.endpoint} has loaded {progress} % of {name} and made no progress for "
                 f"{stall_seconds / 60:g} min (index.milvus.build_stall_minutes): look at the server's log, for example "
                 "for want of memory or of query nodes for index.milvus.replicas"
