@@ -56,7 +56,8 @@ def golden():
 
 
 def check(golden, index=INDEX, encoder=None, min_recall=0.99, search_params=None):
-    golden.check(index, encoder or MeanEncoder(), search_params=search_params, min_recall=min_recall)
+    golden.check_user_vectors(index.vectors, encoder or MeanEncoder())
+    golden.check_ann_recall(index, search_params, min_recall)
 
 
 def test_inputs_are_encoded_from_stored_vectors_of_newest_items():

@@ -24,7 +24,7 @@ def test_deadline_is_checked_between_stages(client, monkeypatch):
     calls = []
 
     class ExpiringDeadline:
-        queue_ms = 1.0
+        queue_ms, expires_at = 1.0, float("inf")
 
         def raise_if_expired(self):
             calls.append(1)

@@ -41,6 +41,8 @@ def recall(
     console.print_table(f"release {recalled.release}", ["id", "score"], rows)
     if recalled.fallback:
         console.out.print(f"fallback: {recalled.fallback}")
+    if recalled.degraded:
+        console.out.print(f"degraded: {', '.join(recalled.degraded)}")
 
 
 def _read_request(path: Path) -> dict[str, Any]:

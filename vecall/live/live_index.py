@@ -134,6 +134,7 @@ class LiveIndex:
                 resources.enter_context(file_lock(store.path / "writer.lock", timeout=0))
             memtable = MemTable(open_release(store, name))
             index = cls(memtable, store, max_delta_items=max_delta_items, keep_previous=keep_previous, peers=peers)
+            resources.callback(index._switcher.close)
             if writable:
                 index._open_journal(resources, auto_compact=auto_compact)
             state = index._state
@@ -158,9 +159,10 @@ class LiveIndex:
             resources.callback(self._compactor.close)
 
     def close(self) -> None:
-        """Stop accepting writes and following other processes, and end a running compaction. Reads go on to work.
+        """Stop accepting writes and following other processes, and end a running compaction.
 
-        In a forked child this does nothing: the files, threads and locks are the parent's.
+        Reads go on to work, except those that ask a server, whose connection is closed. In a forked child this does
+        nothing: the files, threads and locks are the parent's.
         """
         try:
             check_not_forked()
@@ -217,6 +219,7 @@ class LiveIndex:
                 together.
             InvalidReleaseError: the release has a corrupted, missing or unexpected file, or its golden queries return
                 other results than when it was published.
+            EngineUnavailableError: the server that holds the release's index does not answer; the served one stays.
             LockedError: another process holds the store's lock.
         """
         return self._switcher.activate(name)

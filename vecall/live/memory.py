@@ -5,10 +5,13 @@ from vecall.release.manifest import Manifest
 from vecall.runtime.memory import get_free_memory_bytes
 
 _HEADROOM_FACTOR = 1.1  # times the size of a release's files: hash tables of ids, buffers of the loaders
+_MAPPED_SUFFIX = ".npy"  # these files are mapped: the kernel may drop their pages when memory is short
+# Mapped too, but hash tables of about their size are built of them.
+_STRING_ID_FILES = frozenset({"ids.bytes.npy", "ids.offsets.npy", "users.bytes.npy", "users.offsets.npy"})
 
 
 def check_memory(manifest: Manifest, process_count: int = 1) -> None:
-    """Check that there is enough free memory to open a release.
+    """Check that there is enough free memory to open a release; files that are mapped need none.
 
     Args:
         manifest: the release's manifest.
@@ -17,9 +20,14 @@ def check_memory(manifest: Manifest, process_count: int = 1) -> None:
     Raises:
         StoreError: the release needs more memory than is free. Never raised where the free memory is unknown.
     """
-    needed, free = round(_HEADROOM_FACTOR * manifest.total_bytes) * process_count, get_free_memory_bytes()
+    loaded_bytes = sum(digest.bytes for name, digest in manifest.files.items() if not _is_mapped(name))
+    needed, free = round(_HEADROOM_FACTOR * loaded_bytes) * process_count, get_free_memory_bytes()
     if free is not None and needed > free:
         raise StoreError(
             f"release {manifest.name!r} needs about {needed:,} bytes of memory beside the served release, and "
             f"{free:,} are free: give the process more memory, or stop it, activate the release and start it again"
         )
+
+
+def _is_mapped(file_name: str) -> bool:
+    return file_name.endswith(_MAPPED_SUFFIX) and file_name not in _STRING_ID_FILES

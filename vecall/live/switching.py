@@ -1,9 +1,11 @@
 """Switching of a running index from one release to another, without interrupting requests or writes."""
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from vecall.errors import StoreError
+from vecall.live.index_unloading import IndexUnloader
 from vecall.live.live_state import LiveState
 from vecall.live.memory import check_memory
 from vecall.live.memtable import MemTable
@@ -29,12 +31,20 @@ class ReleaseSwitcher:
     def __init__(self, state: LiveState, *, keep_previous: bool) -> None:
         self._state, self._keep_previous = state, keep_previous
         self._previous: Release | None = None  # guarded by the state's `switch_lock`
+        self._unloader = IndexUnloader(self._is_current)
+
+    def close(self) -> None:
+        """End the threads and connections of indexes on servers."""
+        self._unloader.close()
+        self._state.snapshot.release.close()
 
     def activate(self, name: str) -> str | None:
         """Make a release the store's current one and serve it. See `LiveIndex.activate`."""
         state, store = self._state, self._state.require_store()
-        with state.switch_lock:
-            memtable = self._prepare(store, name, process_count=state.peers.total_process_count)
+        with (
+            state.switch_lock,
+            self._prepare(store, name, process_count=state.peers.total_process_count) as memtable,
+        ):
             previous_current = store.activate(name)
             self._switch(memtable)
         return previous_current
@@ -46,7 +56,8 @@ class ReleaseSwitcher:
             name = store.get_current().release
             if name == self._state.snapshot.release.name:
                 return None
-            self._switch(self._prepare(store, name))
+            with self._prepare(store, name) as memtable:
+                self._switch(memtable)
         return name
 
     def switch_to_compacted(self, base: str, name: str) -> None:
@@ -57,21 +68,31 @@ class ReleaseSwitcher:
             if name == base or served != base:
                 logger.info("not switching to release %s: %s is served", name, served)
                 return
-            memtable = self._prepare(store, name, process_count=state.peers.total_process_count)
-            if not store.replace_current(base, name) and state.peers.write_lock_path is not None:
-                return  # all these processes follow the store's current release, which is another one by now
-            self._switch(memtable)
+            with self._prepare(store, name, process_count=state.peers.total_process_count) as memtable:
+                if not store.replace_current(base, name) and state.peers.write_lock_path is not None:
+                    return  # all these processes follow the store's current release, which is another one by now
+                self._switch(memtable)
 
-    def _prepare(self, store: Store, name: str, *, process_count: int = 1) -> MemTable:
-        """Verify a release and replay the journal's operations so far onto it.
+    @contextmanager
+    def _prepare(self, store: Store, name: str, *, process_count: int = 1) -> Iterator[MemTable]:
+        """Verify a release, replay the journal's operations so far onto it, and give it up unless it is served then.
 
         Args:
             store: the store.
             name: name of the release.
             process_count: number of processes that load the release at the same time.
         """
-        state, journal = self._state, self._state.journal
         release = self._find_in_memory(store, name) or self._load(store, name, process_count)
+        self._unloader.cancel(release)
+        try:
+            if release.server_index is not None:
+                release.server_index.load()  # it may have been unloaded since it was served
+            yield self._replay(store, release)
+        finally:
+            self._retire(release)
+
+    def _replay(self, store: Store, release: Release) -> MemTable:
+        state, journal, name = self._state, self._state.journal, release.name
         if journal is not None:
             check_journal_covers(state.get_current_journal(release.item_ids.id_type) or journal, [release.manifest])
             if release.item_ids.id_type != (id_type := state.snapshot.release.item_ids.id_type):
@@ -107,7 +128,17 @@ class ReleaseSwitcher:
 
     def _switch(self, memtable: MemTable) -> None:
         previous = self._state.replace_memtable(memtable)
+        self._retire(previous)
         snapshot = self._state.snapshot
         if self._keep_previous and previous is not snapshot.release:
             self._previous = previous
         logger.info("serving release %s with %d live delta items", snapshot.release.name, snapshot.delta.live_count)
+
+    def _retire(self, release: Release) -> None:
+        """Unload the index of a release later, unless it is served."""
+        if release is not self._state.snapshot.release:
+            self._unloader.schedule(release)
+
+    def _is_current(self, name: str) -> bool:
+        current = None if self._state.store is None else self._state.store.find_current()
+        return current is not None and current.release == name

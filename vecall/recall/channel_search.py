@@ -10,11 +10,12 @@ import numpy as np
 from vecall.arrays import Mask, Rows, Scores
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.channels.settings import ChannelName
-from vecall.errors import QueryError, VecallError
+from vecall.errors import EngineUnavailableError, QueryError, VecallError
 from vecall.recall.channels.available import CHANNELS, list_available_channels
 from vecall.recall.channels.base import ChannelQuery
+from vecall.recall.engine_fallback import DEGRADED_ENGINE, check_when_down, fill_by_popularity
 from vecall.recall.merging import merge_rankings
-from vecall.recall.query import Query
+from vecall.recall.query import Fallback, Query
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.recall.search import SearchResult, search_candidates
@@ -34,8 +35,10 @@ class ChannelSearchResult:
         scores: Score of each row: the channel's own if one channel was asked, else the fused one.
         vector_result: Result of the search by the user's vector, or of its fallback; None if it was not asked for.
         hits: Rows and scores of each channel that answered, in the order of the plan.
-        channel_ms: Milliseconds of each channel that answered.
-        degraded: Channels that failed, or were left out because the deadline had passed.
+        channel_ms: Milliseconds of each channel that answered, but for popular items that fill the answer.
+        degraded: Channels that failed, or were left out because the deadline had passed; "engine" if the server that
+            holds the index did not answer.
+        fallback: "popular" if popular items fill the answer in place of an engine that did not answer; else None.
     """
 
     rows: Rows
@@ -43,7 +46,8 @@ class ChannelSearchResult:
     vector_result: SearchResult | None
     hits: Mapping[ChannelName, ScoredRows]
     channel_ms: Mapping[ChannelName, float]
-    degraded: tuple[ChannelName, ...] = ()
+    degraded: tuple[str, ...] = ()
+    fallback: Fallback | None = None
 
     def list_channels(self, rows: Rows) -> list[list[str]]:
         """Return for each row the names of the channels that recalled it."""
@@ -60,7 +64,7 @@ class ChannelSearchResult:
             name: {
                 "count": len(channel_rows),
                 "unique": int(np.isin(channel_rows, unique_rows).sum()),
-                "ms": self.channel_ms[name],
+                "ms": self.channel_ms.get(name, 0.0),
             }
             for name, (channel_rows, _) in self.hits.items()
         }
@@ -120,25 +124,26 @@ def search_channels(
 
     Raises:
         QueryError, TooManyScansError: As for `search_snapshot`.
+        EngineUnavailableError: The server that holds the index does not answer, and nothing may answer instead.
         Exception: What a channel raised, if no channel answered.
     """
     hits: dict[ChannelName, ScoredRows] = {}
     channel_ms: dict[ChannelName, float] = {}
-    degraded: list[ChannelName] = []
-    vector_result, channel_k = None, plan.get_channel_k(k)
+    degraded: list[str] = []
+    vector_result: SearchResult | None = None
+    channel_k = plan.get_channel_k(k)
+    engine_error: EngineUnavailableError | None = None
     for name in plan.channels:
         start = time.perf_counter()
+        if name in hits:  # `popular` has answered if it replaced the vector
+            continue
         if start >= deadline and hits:
             degraded.append(name)
             continue
         try:
-            if name == "vector":
-                vector_result = _search_by_vector(query, channel_k, scan_limiter)
-                answering: ChannelName = "popular" if vector_result.route == "popular" else name
-                hits[answering] = (vector_result.rows, vector_result.scores)
-            elif name not in hits:  # `popular` has answered if it replaced the vector
-                answering = name
-                hits[answering] = CHANNELS[name](query, channel_k)
+            answering, channel_hits, search_result = _ask(query, name, channel_k, scan_limiter)
+        except EngineUnavailableError as error:
+            engine_error = check_when_down(query, error)
         except VecallError:  # the request is invalid, or too many scans run
             raise
         except Exception:
@@ -147,14 +152,28 @@ def search_channels(
             logger.exception("channel %s of release %s failed", name, query.snapshot.release.name)
             degraded.append(name)
         else:
+            hits[answering], vector_result = channel_hits, search_result or vector_result
             channel_ms[answering] = round((time.perf_counter() - start) * 1e3, 3)
+    fallback: Fallback | None = None
+    if engine_error is not None:
+        plan, vector_result, fallback = fill_by_popularity(query, plan, hits, k, engine_error)
+        degraded.append(DEGRADED_ENGINE)
     rows, scores = _merge(query, plan, hits, k)
-    return ChannelSearchResult(rows, scores, vector_result, hits, channel_ms, tuple(degraded))
+    return ChannelSearchResult(rows, scores, vector_result, hits, channel_ms, tuple(degraded), fallback)
 
 
-def _search_by_vector(query: ChannelQuery, k: int, scan_limiter: ScanLimiter) -> SearchResult:
+def _ask(
+    query: ChannelQuery, name: ChannelName, k: int, scan_limiter: ScanLimiter
+) -> tuple[ChannelName, ScoredRows, SearchResult | None]:
+    """Return the channel that answered, its rows and scores, and of `vector` the result of its search.
+
+    Popular items answer in place of `vector` where there is no vector.
+    """
+    if name != "vector":
+        return name, CHANNELS[name](query, k), None
     matrix = query.resolved_query.query_matrix
-    return search_candidates(query.snapshot, matrix, query.candidates, k, scan_limiter=scan_limiter)
+    result = search_candidates(query.snapshot, matrix, query.candidates, k, scan_limiter=scan_limiter)
+    return ("popular" if result.route == "popular" else name), (result.rows, result.scores), result
 
 
 def _merge(query: ChannelQuery, plan: MergePlan, hits: Mapping[ChannelName, ScoredRows], k: int) -> ScoredRows:

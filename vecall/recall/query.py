@@ -140,8 +140,10 @@ class Recalled:
             `vecall.recall.merging`.
         exhausted: Whether every matching item is in the answer.
         fallback: What replaced the stored user: "history" (only the given one), "popular" (popular items), or None.
+            "popular" also if popular items replaced an engine that did not answer.
         unknown: Ids of the query that the release does not have.
-        degraded: Names of the channels that were left out because they failed.
+        degraded: Names of the channels that were left out because they failed, and "engine" if the vectors were because
+            the server that holds the index did not answer.
         plan: How the answer was found, if the query asked to `explain`; else None.
     """
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ from vecall.recall.trace import STAGES, RecallTrace
 from vecall.release.store import Store
 from vecall.runtime.fork_safety import check_not_forked
 
+NO_RANKING_LIMIT: AbstractContextManager[object] = nullcontext()
+
 
 class Recaller:
     """Answers queries, each from one consistent snapshot of a release and its live changes.
@@ -39,6 +42,9 @@ class Recaller:
         live_index: The release that is served, and its live changes.
         scan_limiter: Limits the large exact scans that run at once.
         ranker: Ranks the candidates of `recommend` instead of the release's ranker.
+        ranking_slots: Context in which candidates are ranked, such as a semaphore.
+        before_remote_search: Called before any work on a query that may wait for the server of an engine; it may raise,
+            for example to restart the request in a thread that may wait.
 
     Attributes:
         live_index: As given; its `upsert` and `delete` return more than the methods here.
@@ -50,8 +56,11 @@ class Recaller:
         *,
         scan_limiter: ScanLimiter = UNLIMITED_SCANS,
         ranker: Ranker | NamedRanker | None = None,
+        ranking_slots: AbstractContextManager[object] = NO_RANKING_LIMIT,
+        before_remote_search: Callable[[], object] = never_cancel,
     ) -> None:
         self.live_index = live_index
+        self._ranking_slots, self._before_remote_search = ranking_slots, before_remote_search
         self._ranker = None if ranker is None else name_ranker(ranker)
         self._ranking_timer = RankingTimer()
         self._filter_cache = FilterCache(scan_limiter)
@@ -104,6 +113,9 @@ class Recaller:
         Raises:
             QueryError: The release cannot answer the query; `field` names the part to blame.
             TooManyScansError: The query needs a large scan, and as many as allowed are running.
+            EngineUnavailableError: The server that holds the index does not answer, and the release was published with
+                `when_down = "refuse"`. With "popular" the other channels and popular items answer, and `degraded` has
+                "engine".
         """
         return self.recall_with_trace(query).answer
 
@@ -114,7 +126,7 @@ class Recaller:
             One row per item, see `vecall.recall.candidate_table`.
 
         Raises:
-            QueryError, TooManyScansError: As for `recall`.
+            QueryError, TooManyScansError, EngineUnavailableError: As for `recall`.
         """
         trace = self.recall_with_trace(query)
         return build_candidate_table(trace.snapshot, trace.resolved_query, trace.search_result)
@@ -145,7 +157,7 @@ class Recaller:
 
         Raises:
             QueryError: An argument is invalid, or the release cannot answer the query; `field` names the part.
-            TooManyScansError: As for `recall`.
+            TooManyScansError, EngineUnavailableError: As for `recall`.
         """
         request = RecommendRequest(query, k, candidates, parse_diversity(diversity), deadline_ms)
         return self.recommend_with_trace(request).answer
@@ -215,7 +227,7 @@ class Recaller:
             check_cancelled: As for `recall_with_trace`.
 
         Raises:
-            QueryError, TooManyScansError: As for `recommend`.
+            QueryError, TooManyScansError, EngineUnavailableError: As for `recommend`.
         """
         if request.deadline_ms is not None:
             deadline = min(deadline, time.perf_counter() + request.deadline_ms / 1e3)
@@ -223,9 +235,10 @@ class Recaller:
             request.to_candidate_query(), deadline=deadline, check_cancelled=check_cancelled
         )
         ranker = self._ranker or recall.snapshot.release.ranker
-        return recommend_from_candidates(
-            recall, request, ranker, self._ranking_timer, deadline=deadline, check_cancelled=check_cancelled
-        )
+        with self._ranking_slots:
+            return recommend_from_candidates(
+                recall, request, ranker, self._ranking_timer, deadline=deadline, check_cancelled=check_cancelled
+            )
 
     def recall_with_trace(
         self,
@@ -243,12 +256,14 @@ class Recaller:
                 ends the request.
 
         Raises:
-            QueryError, TooManyScansError: As for `recall`.
+            QueryError, TooManyScansError, EngineUnavailableError: As for `recall`.
         """
         check_not_forked()
         snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
         plan = select_plan(snapshot.release, query)
+        if "vector" in plan.channels and snapshot.release.server_index is not None:
+            self._before_remote_search()
         resolved_query = resolve_query(query, snapshot, needs_vector=not VECTOR_CHANNELS.isdisjoint(plan.channels))
         times.append(time.perf_counter())
         check_cancelled()
@@ -273,7 +288,7 @@ class Recaller:
             ids=ids,
             scores=search_result.scores.tolist(),
             exhausted=len(ids) == candidates.eligible_count,
-            fallback=resolved_query.fallback,
+            fallback=search_result.fallback or resolved_query.fallback,
             unknown=resolved_query.unknown,
             degraded=search_result.degraded,
             plan=_build_execution_plan(candidates, search_result, stage_ms) if query.explain else None,

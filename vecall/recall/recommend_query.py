@@ -75,7 +75,8 @@ class Recommended:
         channels: Names of the channels that recalled each id.
         ranker: What ordered the list: "lightgbm", the name of a ranker of one's own, or "recall" where there is none or
             it could not rank.
-        degraded: What was left out because it failed or the deadline passed: names of channels, or "ranker".
+        degraded: What was left out because it failed or the deadline passed: names of channels, "ranker", or "engine",
+            as in `Recalled`.
         exhausted: Whether every matching item is in the answer.
         fallback: What replaced the stored user, as in `Recalled`.
         unknown: Ids of the query that the release does not have.

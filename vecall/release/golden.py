@@ -107,30 +107,40 @@ class GoldenQueries:
         found = index.search(self.vectors, self.exact_rows.shape[1], search_params=search_params).rows
         return float(recall_per_query(index.vectors, self.vectors, found, self.exact_rows).mean())
 
-    def check(
-        self, index: Index, encoder: OnnxEncoder | None, *, search_params: SearchParams | None, min_recall: float
-    ) -> None:
-        """Encode and search the queries again and compare with what was stored.
+    def check_user_vectors(self, vectors: StoredVectors, encoder: OnnxEncoder | None) -> None:
+        """Encode the queries again and compare them with what was stored.
+
+        Args:
+            vectors: of the release's items.
+            encoder: the release's towers; None where it has none, then nothing is checked.
+
+        Raises:
+            InvalidReleaseError: a user vector differs from the stored one.
+        """
+        if self.inputs is None or encoder is None:
+            return
+        scale = float(np.linalg.norm(self.vectors, axis=1).max()) or 1.0
+        error = float(np.abs(self.inputs.encode(encoder, vectors.get_vectors) - self.vectors).max()) / scale
+        if not error <= MAX_VECTOR_DIFFERENCE:  # NaN is an error too
+            raise InvalidReleaseError(
+                f"golden queries: user vectors differ by {error:.2g} from those stored at publishing (allowed: "
+                f"{MAX_VECTOR_DIFFERENCE:g}): the towers, the encoders, the item vectors or ONNX Runtime have "
+                "changed; publish the release again",
+                file=_VECTORS_FILE,
+            )
+
+    def check_ann_recall(self, index: Index, search_params: SearchParams | None, min_recall: float) -> None:
+        """Search the queries again and compare with what was stored.
 
         Args:
             index: over the release's items.
-            encoder: the release's towers; None where it has none, then only the search is checked.
             search_params: of an approximate index; None for an exact one.
             min_recall: the ANN recall that must be reached, in 0 .. 1.
 
         Raises:
-            InvalidReleaseError: a user vector differs from the stored one, or the ANN recall is below `min_recall`.
+            InvalidReleaseError: the ANN recall is below `min_recall`.
+            EngineUnavailableError: the index lies on a server that does not answer.
         """
-        if self.inputs is not None and encoder is not None:
-            scale = float(np.linalg.norm(self.vectors, axis=1).max()) or 1.0
-            error = float(np.abs(self.inputs.encode(encoder, index.vectors.get_vectors) - self.vectors).max()) / scale
-            if not error <= MAX_VECTOR_DIFFERENCE:  # NaN is an error too
-                raise InvalidReleaseError(
-                    f"golden queries: user vectors differ by {error:.2g} from those stored at publishing (allowed: "
-                    f"{MAX_VECTOR_DIFFERENCE:g}): the towers, the encoders, the item vectors or ONNX Runtime have "
-                    "changed; publish the release again",
-                    file=_VECTORS_FILE,
-                )
         recall = self.measure_ann_recall(index, search_params)
         if recall < min_recall:
             raise InvalidReleaseError(

@@ -22,6 +22,7 @@ from vecall.index.engines import ENGINES
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
+from vecall.index.server_index import ServerIndex
 from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import select_top_k_batch
 from vecall.ranking.ranker import NamedRanker
@@ -119,6 +120,11 @@ class Release:
         return self.index.vectors
 
     @property
+    def server_index(self) -> ServerIndex | None:
+        """`index`, if its searches ask a server; None if they run in this process."""
+        return cast("ServerIndex", self.index) if ENGINES[self.manifest.index.engine].is_remote else None
+
+    @property
     def merge_plan(self) -> MergePlan:
         """Channels that a request uses if it names none, and how they are merged."""
         return self.manifest.merge
@@ -128,18 +134,27 @@ class Release:
         """Type of user ids; "string" for a release without users, which accepts any user id."""
         return "string" if self.users is None else self.users.ids.id_type
 
+    def close(self) -> None:
+        """End what an index on a server keeps in this process; nothing for others."""
+        if self.server_index is not None:
+            self.server_index.close()
+
     def check_golden_queries(self) -> None:
-        """Check that the golden queries are encoded and answered as at publishing.
+        """Check that the golden queries are encoded and answered as at publishing; has a server load the index first.
 
         Raises:
             InvalidReleaseError: a user vector differs, or the ANN recall is below the manifest's floor.
+            EngineUnavailableError: the server that holds the index does not answer; all else was checked.
         """
         golden, curve = self.golden_queries, self.search_param_curve
-        if golden is None:
-            return
-        search_params = None if curve is None else curve.look_up(golden.exact_rows.shape[1])
-        min_recall = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
-        golden.check(self.index, self.encoder, search_params=search_params, min_recall=min_recall)
+        if golden is not None:
+            golden.check_user_vectors(self.vectors, self.encoder)
+        if self.server_index is not None:
+            self.server_index.load()
+        if golden is not None:
+            search_params = None if curve is None else curve.look_up(golden.exact_rows.shape[1])
+            min_recall = cast("float", (self.manifest.ann or {}).get("floor", 0.0))
+            golden.check_ann_recall(self.index, search_params, min_recall)
 
 
 def open_release(store: Store, name: str | None = None) -> Release:
@@ -163,10 +178,15 @@ def open_and_check_release(store: Store, name: str) -> Release:
     Raises:
         StoreError: there is no such release.
         InvalidReleaseError: a file is damaged, missing or not listed in the manifest, or a golden query fails.
+        EngineUnavailableError: the server that holds the index does not answer.
     """
     directory = store.get_release_dir(name)
     release = load_release(directory, verify_release(directory))
-    release.check_golden_queries()
+    try:
+        release.check_golden_queries()
+    except BaseException:
+        release.close()
+        raise
     return release
 
 
@@ -179,8 +199,9 @@ def activate_release(store: Store, name: str) -> str | None:
     Raises:
         StoreError: there is no such release.
         InvalidReleaseError: a file is damaged, missing or not listed in the manifest, or a golden query fails.
+        EngineUnavailableError: the server that holds the index does not answer.
     """
-    open_and_check_release(store, name)
+    open_and_check_release(store, name).close()
     return store.activate(name)
 
 

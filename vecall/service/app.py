@@ -76,7 +76,7 @@ def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
         def run_recall(deadline: RequestDeadline) -> Response:
             return to_json_response(service.recall(body, deadline).answer.as_json())
 
-        return await service.recall_executor.run(run_recall)
+        return await service.remote_search_pool.run_local_first(service.recall_executor.run, run_recall)
 
     async def recommend(request: Request) -> Response:
         _require_ready(service)
@@ -85,7 +85,7 @@ def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
         def run_recommendation(deadline: RequestDeadline) -> Response:
             return to_json_response(service.recommend(body, deadline).answer.as_json())
 
-        return await service.recommend_pool.run(run_recommendation)
+        return await service.remote_search_pool.run_local_first(service.recommend_pool.run, run_recommendation)
 
     return [
         Endpoint(

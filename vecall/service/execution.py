@@ -127,16 +127,16 @@ class BoundedThreadPool(AdmissionControl):
             OverloadedError: the queue is full, or the deadline passed in it.
         """
         with self._admit() as arrived_at:
-            await self._acquire_slot()
+            await self._acquire_slot(self._timeout_seconds)
             try:
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._executor, self._run_with_deadline, work, arrived_at)
             finally:
                 self._slots.release()
 
-    async def _acquire_slot(self) -> None:
+    async def _acquire_slot(self, timeout_seconds: float) -> None:
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 await self._slots.acquire()
         except TimeoutError:
             raise OverloadedError(_DEADLINE_EXCEEDED) from None

@@ -2,12 +2,16 @@
 
 import gc
 import logging
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import BoundedSemaphore, Event
 from typing import Any
 
-from vecall.errors import InvalidReleaseError, VecallError
+from vecall.errors import EngineUnavailableError, InvalidReleaseError, VecallError
+from vecall.index.search_deadline import limit_search_time
 from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import PeerSettings
 from vecall.live.snapshot import Snapshot
@@ -18,6 +22,7 @@ from vecall.recall.recommend import RecommendTrace
 from vecall.recall.recommend_query import RecommendRequest
 from vecall.recall.scan_limiter import ScanLimiter
 from vecall.recall.trace import RecallTrace
+from vecall.release.release import Release
 from vecall.release.store import Store
 from vecall.service.execution import (
     BoundedThreadPool,
@@ -34,6 +39,7 @@ from vecall.service.metrics.registry import ServiceMetrics, to_path_label
 from vecall.service.parsing import parse_delete, parse_recall, parse_recommend, parse_upsert
 from vecall.service.ranker_loading import load_ranker
 from vecall.service.release_watcher import ReleaseWatcher
+from vecall.service.remote_search_pool import RemoteSearchPool, enter_remote_search
 from vecall.service.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +48,8 @@ _MAX_UI_QUEUE, _MAX_WRITE_QUEUE, _MAX_SWITCH_QUEUE = 16, 64, 2
 _MAX_LISTED_CHANGES = 5
 _MIN_DEADLINE_MS = 1e-3  # of a request whose deadline passed while it waited: `deadline_ms` is above 0
 _INTERACTIVE_TIMEOUT_MS = 60_000.0  # of people, and of clients that write
+_REMOTE_SEARCH_SHARE = 0.8  # of the time that a request has left; the rest is for another answer, if it fails
+_READINESS_RETRY_SECONDS = 0.5  # while the server of an index does not answer
 
 
 class RecallService:
@@ -53,6 +61,7 @@ class RecallService:
         recaller: answers queries.
         recall_executor: runs recalls.
         recommend_pool: runs recommendations: a ranker takes too long for the event loop.
+        remote_search_pool: runs recalls and recommendations that wait for the server of an index.
         ui_pool: renders pages, whose readers wait longer than machines do.
         write_pool: runs upserts and deletes, one at a time.
         switch_pool: loads and activates releases, beside writes.
@@ -74,12 +83,24 @@ class RecallService:
             settings.max_queue, settings.deadline_ms, offload_threads=scans, thread_name_prefix="vecall-scan"
         )
         scan_limiter = ScanLimiter(scans, offload=self.recall_executor.offload)
-        self.recaller = Recaller(live_index, scan_limiter=scan_limiter, ranker=ranker)
+        self.recaller = Recaller(
+            live_index,
+            scan_limiter=scan_limiter,
+            ranker=ranker,
+            ranking_slots=BoundedSemaphore(settings.max_concurrent_rankings),
+            before_remote_search=enter_remote_search,
+        )
         self.recommend_pool = BoundedThreadPool(
             settings.max_concurrent_rankings,
             settings.max_queue,
             settings.deadline_ms,
             thread_name_prefix="vecall-recommend",
+        )
+        self.remote_search_pool = RemoteSearchPool(
+            settings.max_concurrent_remote_searches,
+            settings.max_queue,
+            settings.deadline_ms,
+            thread_name_prefix="vecall-remote",
         )
         self.ui_pool = _make_pool("vecall-ui", _MAX_UI_QUEUE)
         self.write_pool = _make_pool("vecall-writes", _MAX_WRITE_QUEUE)
@@ -94,6 +115,7 @@ class RecallService:
             store, live_index, settings.poll_seconds, on_switch=self._record_switch, on_poll=self._after_poll
         )
         self._refresh_error: str | None = None
+        self._closing = Event()
 
     @classmethod
     def open(cls, store_path: Path, settings: ServeSettings, *, peers: WorkerPeers | None = None) -> "RecallService":
@@ -135,8 +157,13 @@ class RecallService:
             self.not_ready_reason
             or self._release_watcher.switch_error
             or self._refresh_error
+            or self._describe_engine()
             or self._describe_rejected_changes()
         )
+
+    def _describe_engine(self) -> str | None:
+        server_index = self.snapshot.release.server_index
+        return None if server_index is None else server_index.unavailable_reason
 
     def _describe_rejected_changes(self) -> str | None:
         rejected = self.snapshot.rejected_seqs
@@ -155,19 +182,26 @@ class RecallService:
         """
         limit_faiss_to_single_thread()
         reduce_gil_switch_interval()
-        if self._peers is None:
+        # A worker first checks before it accepts connections that a ready one could answer.
+        if self._peers is None or not self._check_readiness(self.snapshot.release):
             start_daemon_thread("vecall-golden", self._run_readiness_check)
-        else:
-            self._run_readiness_check()  # before this worker accepts connections that a ready one could answer
         start_daemon_thread("vecall-watcher", self._release_watcher.run)
         start_daemon_thread("vecall-online-recall", self.online_recall_monitor.run)
 
     def close(self) -> None:
         """Stop background work, wait for running requests, and release the store."""
+        self._closing.set()
         self.not_ready_reason = "the service is shutting down"
         self._release_watcher.stop()
         self.online_recall_monitor.stop()
-        for pool in (self.recall_executor, self.recommend_pool, self.ui_pool, self.write_pool, self.switch_pool):
+        for pool in (
+            self.recall_executor,
+            self.recommend_pool,
+            self.remote_search_pool,
+            self.ui_pool,
+            self.write_pool,
+            self.switch_pool,
+        ):
             pool.close()
         self.recaller.close()
 
@@ -177,6 +211,7 @@ class RecallService:
         Raises:
             QueryError: it is invalid.
             OverloadedError: the deadline passed, or too many scans run.
+            EngineUnavailableError: the server that holds the index does not answer in time, and nothing else may.
         """
         return self.run_query(parse_recall(body, self.settings.limits), deadline)
 
@@ -184,7 +219,8 @@ class RecallService:
         """Answer a query, and record its metrics."""
         deadline.raise_if_expired()
         self._refresh_from_journal()
-        trace = self.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
+        with self._limit_remote_search(deadline):
+            trace = self.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
         self._observe_recall(trace, query, k=query.k, queue_ms=deadline.queue_ms)
         return trace
 
@@ -192,7 +228,7 @@ class RecallService:
         """Answer the body of a recommendation.
 
         Raises:
-            QueryError, OverloadedError: as for `recall`.
+            QueryError, OverloadedError, EngineUnavailableError: as for `recall`.
         """
         return self.run_recommendation(parse_recommend(body, self.settings.limits), deadline)
 
@@ -206,13 +242,25 @@ class RecallService:
         self._refresh_from_journal()
         if request.deadline_ms is not None:
             request = replace(request, deadline_ms=max(request.deadline_ms - deadline.queue_ms, _MIN_DEADLINE_MS))
-        trace = self.recaller.recommend_with_trace(
-            request, deadline=deadline.expires_at, check_cancelled=deadline.raise_if_expired
-        )
+        with self._limit_remote_search(deadline):
+            trace = self.recaller.recommend_with_trace(
+                request, deadline=deadline.expires_at, check_cancelled=deadline.raise_if_expired
+            )
         candidate_count = max(request.k, request.candidates)
         self._observe_recall(trace.recall, request.query, k=candidate_count, queue_ms=deadline.queue_ms)
         self.service_metrics.observe_recommendation(trace)
         return trace
+
+    @contextmanager
+    def _limit_remote_search(self, deadline: RequestDeadline) -> Iterator[None]:
+        """Let the server of an index answer so early that another answer is in time, and count its failures."""
+        remaining_seconds = deadline.expires_at - (now := time.perf_counter())
+        try:
+            with limit_search_time(now + _REMOTE_SEARCH_SHARE * remaining_seconds):
+                yield
+        except EngineUnavailableError:
+            self.service_metrics.count_engine_failure()
+            raise
 
     def _observe_recall(self, trace: RecallTrace, query: Query, *, k: int, queue_ms: float) -> None:
         self.service_metrics.observe_recall(trace, k=k, queue_ms=queue_ms)
@@ -272,17 +320,40 @@ class RecallService:
 
     def _run_readiness_check(self) -> None:
         release = self.snapshot.release
+        while not self._check_readiness(release):
+            if self._closing.wait(_READINESS_RETRY_SECONDS):
+                return
+
+    def _check_readiness(self, release: Release) -> bool:
+        """Verify the golden queries of the release that was served first; returns whether there is nothing left to do.
+
+        While the server of its index does not answer, the service is not ready, unless other items may answer.
+        """
+        if self.snapshot.release is not release:
+            return True  # another release was verified meanwhile
         try:
             release.check_golden_queries()
+        except EngineUnavailableError as error:
+            if release.server_index is not None and release.server_index.when_down != "refuse":
+                self._become_ready(release)
+            elif self.snapshot.release is release:
+                self.not_ready_reason = str(error)
+            return False
         except InvalidReleaseError as error:
-            if self.snapshot.release is release:  # else another release was verified meanwhile
+            if self.snapshot.release is release:
                 self.not_ready_reason = str(error)
             logger.critical("not ready: %s", error)
+            return True
+        self._become_ready(release)
+        return True
+
+    def _become_ready(self, release: Release) -> None:
+        if self.not_ready_reason is None or self._closing.is_set():
             return
         gc.collect()
         gc.freeze()  # the loaded release stays: a full collection over it would pause requests for 60 ms
         self.not_ready_reason = None
-        logger.info("ready: serving release %s, %d items", self.snapshot.release.name, len(self.snapshot))
+        logger.info("ready: serving release %s, %d items", release.name, len(self.snapshot))
 
     def _record_switch(self, succeeded: bool) -> None:
         """Count an attempt to switch releases."""

@@ -174,10 +174,13 @@ class RecallResponse(BaseModel):
     scores: list[float] = Field(description="Scores of `ids`; larger is better. Of several channels: fused ones.")
     exhausted: bool = Field(description="Whether every matching item is in the answer.")
     fallback: Literal["history", "popular"] | None = Field(
-        description="What replaced an unknown user: the given history, or popularity."
+        description="What replaced an unknown user: the given history, or popularity, which also replaces an engine "
+        "that does not answer."
     )
     unknown: UnknownCounts
-    degraded: list[str] = Field(description="Channels that were left out because they failed.")
+    degraded: list[str] = Field(
+        description="What was left out because it failed: channels, or `engine`, the search of vectors on a server."
+    )
     plan: PlanInfo | None = Field(None, description="Only with `explain`.")
 
 
@@ -195,7 +198,8 @@ class RecommendResponse(BaseModel):
         "none or it could not rank."
     )
     degraded: list[str] = Field(
-        description="What was left out because it failed or the deadline passed: channels, or `ranker`."
+        description="What was left out because it failed or the deadline passed: channels, `ranker`, or `engine`, the "
+        "search of vectors on a server."
     )
     exhausted: bool = Field(description="Whether every matching item is in the answer.")
     fallback: Literal["history", "popular"] | None = Field(

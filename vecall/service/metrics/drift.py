@@ -49,7 +49,8 @@ class DriftMonitor:
         if current_release.name != self._release_name:
             self._reset(current_release)
         vector_result, unknown = trace.search_result.vector_result, _count_unknown(trace, query)
-        scores = [] if vector_result is None else vector_result.scores[:1].tolist()
+        is_by_vector = vector_result is not None and vector_result.route != "popular"
+        scores = vector_result.scores[:1].tolist() if vector_result is not None and is_by_vector else []
         with self._lock:
             if trace.answer.release != self._release_name:
                 return

@@ -21,6 +21,7 @@ from vecall.recall.trace import RecallTrace
 _QUEUE_SIZE = 16  # traces; that many keep the thread busy, and each keeps its snapshot in memory
 _WINDOW_SIZE = 2_000  # latest samples by path
 _MAX_CPU_SHARE = 0.03  # of one core: an exact scan of millions of rows takes as long as many requests
+_REMOTE_RATE_FACTOR = 0.1  # with an engine on a server, whose local vectors may be more than fits into memory
 _POLL_SECONDS = 0.2  # between two checks of the stop event
 
 
@@ -45,7 +46,7 @@ class OnlineRecallMonitor:
     """Repeats a sample of recalls by an exact search of the same snapshot, and estimates the ANN recall.
 
     Args:
-        sample_rate: share of the recalls to repeat.
+        sample_rate: share of the recalls to repeat; a tenth of it with an engine on a server.
         seed: of the random sample.
     """
 
@@ -59,12 +60,11 @@ class OnlineRecallMonitor:
 
     def maybe_sample(self, path_label: str, trace: RecallTrace) -> None:
         """Queue a recall with the probability `sample_rate`; drop it if the queue is full."""
-        if (
-            self._sample_rate
-            and trace.search_result.vector_result is not None
-            and trace.resolved_query.query_matrix is not None
-            and self._random.random() < self._sample_rate
-        ):
+        vector_result = trace.search_result.vector_result
+        if not self._sample_rate or vector_result is None or vector_result.route == "popular":
+            return
+        is_remote = trace.snapshot.release.server_index is not None
+        if self._random.random() < self._sample_rate * (_REMOTE_RATE_FACTOR if is_remote else 1.0):
             try:
                 self._queue.put_nowait((path_label, trace))
             except Full:

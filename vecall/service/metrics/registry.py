@@ -7,6 +7,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from vecall.live.snapshot import Snapshot
+from vecall.recall.engine_fallback import DEGRADED_ENGINE
 from vecall.recall.recommend import DEGRADED_RANKER, RANKING_STAGE, RecommendTrace
 from vecall.recall.trace import STAGES, RecallTrace
 from vecall.service.metrics.buffered import BufferedCounter, BufferedHistogram
@@ -104,8 +105,13 @@ class ServiceMetrics:
         )
         self._degraded = Counter(
             "vecall_degraded_answers",
-            "Answers that lack a part because it failed or the deadline passed: a channel, or the ranker.",
+            "Answers that lack a part because it failed or the deadline passed: a channel, the engine, or the ranker.",
             ["part"],
+            registry=registry,
+        )
+        self._engine_failures = Counter(
+            "vecall_engine_failures",
+            "Searches that the server of the index did not answer, or was not asked for while it is unavailable.",
             registry=registry,
         )
         self._release_switches = Counter(
@@ -128,8 +134,10 @@ class ServiceMetrics:
         self._fill_ratio.observe(len(trace.answer.ids) / k)
         if trace.answer.fallback is not None:
             self._fallbacks.labels(trace.answer.fallback).inc()
-        for channel in trace.answer.degraded:
-            self._degraded.labels(channel).inc()
+        for part in trace.answer.degraded:
+            self._degraded.labels(part).inc()
+        if DEGRADED_ENGINE in trace.answer.degraded:
+            self.count_engine_failure()
 
     def observe_recommendation(self, trace: RecommendTrace) -> None:
         """Record an answered recommendation; its recall is recorded by `observe_recall`."""
@@ -146,6 +154,10 @@ class ServiceMetrics:
     def count_error(self, code: str) -> None:
         """Count an error response."""
         self._errors.labels(code).inc()
+
+    def count_engine_failure(self) -> None:
+        """Count a search that the server of the index did not answer."""
+        self._engine_failures.inc()
 
     def count_release_switch(self, *, succeeded: bool) -> None:
         """Count an attempt to switch releases."""
@@ -186,6 +198,13 @@ class _StateGauges:
         )
         release.add_metric([snapshot.release.name, snapshot.release.manifest.index.engine], 1.0)
         yield release
+        if (server_index := snapshot.release.server_index) is not None:
+            is_available = server_index.unavailable_reason is None
+            yield GaugeMetricFamily(
+                "vecall_engine_available",
+                "1 while the server of the index is asked; 0 while searches are refused because it did not answer.",
+                value=float(is_available),
+            )
         for name, text, value in (
             ("vecall_items", "Items that can be recalled.", len(snapshot)),
             ("vecall_delta_items", "Live items beyond the release.", snapshot.delta.live_count),

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from vecall.arrays import Rows
-from vecall.errors import QueryError
+from vecall.errors import EngineUnavailableError, QueryError
 from vecall.live.snapshot import Snapshot
 from vecall.recall.conditions import FILTER_OPS
+from vecall.recall.engine_fallback import DEGRADED_ENGINE
 from vecall.recall.query import Query
 from vecall.recall.recommend_query import DEFAULT_CANDIDATES, RecommendRequest
 from vecall.service.execution import RequestDeadline
@@ -96,7 +97,7 @@ class PageContexts:
             try:
                 query = form.to_query(snapshot, self._service.settings.limits)
                 context |= self._build_result(query, request.deadline)
-            except QueryError as error:
+            except (QueryError, EngineUnavailableError) as error:
                 context["error"] = str(error)
         return context
 
@@ -131,6 +132,7 @@ class PageContexts:
             "match_cards": None,
             "item": None,
             "neighbor_cards": [],
+            "neighbor_error": None,
             "related_cards": None,
             "suggestion_cards": [],
             "has_popularity": snapshot.release.popularity is not None,
@@ -158,14 +160,20 @@ class PageContexts:
         neighbors = Query(vector=snapshot.get_vectors(rows)[0], k=_NEIGHBOR_COUNT, exclude=ids)
         related = Query(history=ids, k=_NEIGHBOR_COUNT, channels=["similar"])
         has_similar = snapshot.release.channels.similar is not None
-        return {
+        context: TemplateContext = {
             "item": build_item_cards(snapshot, rows, max_attributes=None)[0],
-            "neighbor_cards": self._recall_cards(neighbors, deadline),
             "related_cards": self._recall_cards(related, deadline) if has_similar else None,
         }
+        try:
+            neighbor_cards = self._recall_cards(neighbors, deadline)
+        except EngineUnavailableError as error:
+            return context | {"neighbor_error": str(error)}
+        return context | {"neighbor_cards": neighbor_cards}
 
     def _recall_cards(self, query: Query, deadline: RequestDeadline) -> list[ItemCard]:
         trace = self._service.recaller.recall_with_trace(query, check_cancelled=deadline.raise_if_expired)
+        if DEGRADED_ENGINE in trace.answer.degraded:  # popular items are no neighbors
+            raise EngineUnavailableError("the server that holds the index does not answer: try again")
         scores = np.array(trace.answer.scores, dtype=np.float32)
         return build_item_cards(trace.snapshot, trace.search_result.rows, scores)
 

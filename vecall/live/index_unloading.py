@@ -1,0 +1,67 @@
+"""Unloading of indexes on servers, a while after another release was switched to."""
+
+import logging
+from collections.abc import Callable
+from threading import Lock, Timer
+
+from vecall.errors import VecallError
+from vecall.release.release import Release
+
+logger = logging.getLogger(__name__)
+
+# For requests that run, for a rollback without loading, and for other processes to follow the switch.
+UNLOAD_GRACE_SECONDS = 120.0
+
+
+class IndexUnloader:
+    """Frees what releases that are no longer served take of their server's memory. Thread-safe.
+
+    A thread exists only from the switch until the release is unloaded.
+
+    Args:
+        is_current: whether a release is the store's current one, so that other processes serve it; by name.
+    """
+
+    def __init__(self, is_current: Callable[[str], bool]) -> None:
+        self._is_current = is_current
+        self._lock = Lock()  # held while an index is unloaded, so that `cancel` waits for that
+        self._timers: dict[int, tuple[Release, Timer]] = {}  # by the release's `id`
+
+    def schedule(self, release: Release) -> None:
+        """Unload and close the index of a release later, if it lies on a server."""
+        if release.server_index is None:
+            return
+        self.cancel(release)
+        timer = Timer(UNLOAD_GRACE_SECONDS, self._unload, (release,))
+        timer.name, timer.daemon = "vecall-unload", True
+        with self._lock:
+            self._timers[id(release)] = release, timer
+        timer.start()
+
+    def cancel(self, release: Release) -> None:
+        """Keep an index loaded, since its release is to be served again; if it is being unloaded, wait for the end."""
+        with self._lock:
+            _, timer = self._timers.pop(id(release), (release, None))
+        if timer is not None:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Close what is still to be unloaded; it stays in the server's memory, as other processes may serve it."""
+        with self._lock:
+            timers, self._timers = self._timers, {}
+        for release, timer in timers.values():
+            timer.cancel()
+            timer.join()
+            release.close()
+
+    def _unload(self, release: Release) -> None:
+        with self._lock:
+            if self._timers.pop(id(release), None) is None or release.server_index is None:
+                return
+            try:
+                if not self._is_current(release.name):
+                    release.server_index.unload()
+                    logger.info("release %s was taken out of the memory of its engine's server", release.name)
+            except VecallError as error:
+                logger.warning("release %s stays in the memory of its engine's server: %s", release.name, error)
+            release.close()
