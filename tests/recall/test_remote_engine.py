@@ -6,7 +6,6 @@ import pytest
 from support.fake_engine import NAME, FakeServer, make_engine
 
 from vecall.errors import EngineUnavailableError, InvalidReleaseError
-from vecall.index import settings as settings_module
 from vecall.index import timing
 from vecall.index.builder import build_index
 from vecall.index.engines import ENGINES
@@ -30,7 +29,6 @@ QUERIES = RNG.standard_normal((40, D)).astype(np.float32)
 @pytest.fixture
 def server(monkeypatch):
     """A server whose engine is registered, and is cheaper than a scan."""
-    monkeypatch.setattr(settings_module, "_UNSUPPORTED_ENGINES", ())
     server = FakeServer()
     monkeypatch.setitem(ENGINES, NAME, make_engine(server))
     return server

@@ -7,6 +7,7 @@ from support.fake_milvus import FakeMilvus, FakeMilvusError, FakeRpcError
 from vecall.errors import ConfigError, EngineUnavailableError
 from vecall.index.milvus import client, collection
 from vecall.index.milvus.endpoint import MilvusEndpoint
+from vecall.index.milvus.error_texts import describe_failure
 
 
 @pytest.fixture
@@ -73,6 +74,16 @@ def test_failures_say_what_came_what_was_expected_and_what_to_do(server, error, 
         text,
     )
     assert advice in text
+
+
+def test_reason_why_connecting_failed_is_told():
+    error = FakeMilvusError(2, "Fail connecting to server, illegal connection params or server unavailable")
+    error.__cause__ = FakeRpcError("UNAUTHENTICATED", "auth check failure, please check username")
+    text = describe_failure(error, "connecting", MilvusEndpoint("http://127.0.0.1:1"), timeout=5)
+    assert text.endswith(
+        "(UNAUTHENTICATED: auth check failure, please check username); expected an answer within 5 s: "
+        "check VECALL_MILVUS_TOKEN, and that its user may use this database"
+    )
 
 
 def test_long_texts_of_the_server_are_cut_and_the_token_is_left_out(server):

@@ -5,7 +5,7 @@ from typing import Any
 from vecall.index.milvus.endpoint import MilvusEndpoint
 
 _MAX_MESSAGE_LENGTH = 300  # of the server's own words, which may repeat a whole expression
-_COLLECTION_NOT_FOUND, _COLLECTION_NOT_LOADED = 100, 101
+_CONNECTING_FAILED, _COLLECTION_NOT_FOUND, _COLLECTION_NOT_LOADED = 2, 100, 101
 
 _UNREACHABLE_ADVICE = (
     "check that the server runs, and that index.milvus.uri, or VECALL_MILVUS_URI in its place, is its address"
@@ -20,7 +20,7 @@ _DEFAULT_ADVICE = "look at the server's log"
 
 
 def describe_failure(
-    error: Exception, action: str, endpoint: MilvusEndpoint, *, timeout: float, seconds: float | None = None
+    error: BaseException, action: str, endpoint: MilvusEndpoint, *, timeout: float, seconds: float | None = None
 ) -> str:
     """Describe a failed call.
 
@@ -31,6 +31,8 @@ def describe_failure(
         timeout: seconds that the call might have taken.
         seconds: what it took; None if it was not measured.
     """
+    if _get_code(error) == str(_CONNECTING_FAILED) and error.__cause__ is not None:
+        error = error.__cause__  # the client says no more than that connecting failed
     code, message = _get_code(error), _get_message(error)
     if endpoint.token:
         for secret in (endpoint.token, endpoint.token.partition(":")[2]):

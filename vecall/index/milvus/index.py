@@ -1,15 +1,15 @@
 """Index whose graph is a collection of a Milvus server; the vectors stay on this machine."""
 
 import weakref
-from typing import Literal
 
 from vecall.index.milvus.session import CollectionSession
 from vecall.index.remote import RemoteIndex
+from vecall.index.server_index import WhenDown
 from vecall.index.stored_vectors import StoredVectors
 
 
 class MilvusIndex(RemoteIndex):
-    """Search of a collection, with exact scores from stored vectors.
+    """Search of a collection, with exact scores from stored vectors: a `vecall.index.server_index.ServerIndex`.
 
     Args:
         vectors: the stored vectors; row i is the key of vector i in the collection.
@@ -20,11 +20,10 @@ class MilvusIndex(RemoteIndex):
         when_down: as given.
     """
 
-    def __init__(
-        self, vectors: StoredVectors, session: CollectionSession, when_down: Literal["refuse", "popular"]
-    ) -> None:
+    def __init__(self, vectors: StoredVectors, session: CollectionSession, when_down: WhenDown) -> None:
         super().__init__(vectors, session)
-        self._session, self.when_down = session, when_down
+        self._session = session
+        self.when_down: WhenDown = when_down
         # Requests hold on to a release that is no longer served, so the last of them may end the session.
         weakref.finalize(self, session.close)
 

@@ -15,6 +15,7 @@ from vecall.index.milvus.client import MilvusConnection, acquire_connection, rel
 from vecall.index.milvus.endpoint import resolve_endpoint
 from vecall.index.milvus.searching import MAX_EF, MAX_K, count_short_answers, search_collection
 from vecall.index.milvus.settings import MilvusSettings
+from vecall.index.search_deadline import get_remaining_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +101,15 @@ class CollectionSession:
         """Return about the k best rows of each query. See `RowFinder.find_rows`.
 
         Raises:
-            EngineUnavailableError: the server does not answer within the time, or did not answer lately.
+            EngineUnavailableError: the server does not answer within the time, that of `limit_search_time` included,
+                or did not answer lately.
         """
-        timeout = self._timeout if len(queries) == 1 else _BATCH_TIMEOUT_SECONDS
+        remaining = get_remaining_seconds()
+        if remaining <= 0:
+            raise EngineUnavailableError(
+                f"Milvus at {self._endpoint}: not asked, as the request's deadline has passed: allow it more time"
+            )
+        timeout = min(remaining, self._timeout if len(queries) == 1 else _BATCH_TIMEOUT_SECONDS)
         with self._breaker.guard():
             connection = self._connection
             if connection is None:
