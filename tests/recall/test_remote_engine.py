@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from support.fake_engine import NAME, FakeServer, make_engine
+from support.fake_engine import NAME, register
 
 from vecall.errors import EngineUnavailableError, InvalidReleaseError
 from vecall.index import timing
@@ -29,9 +29,7 @@ QUERIES = RNG.standard_normal((40, D)).astype(np.float32)
 @pytest.fixture
 def server(monkeypatch):
     """A server whose engine is registered, and is cheaper than a scan."""
-    server = FakeServer()
-    monkeypatch.setitem(ENGINES, NAME, make_engine(server))
-    return server
+    return register(monkeypatch)
 
 
 def publish(path, engine=NAME, name="one"):
@@ -111,8 +109,11 @@ def test_server_that_does_not_answer_is_an_error_and_only_of_what_needs_it(store
         server.fault = None
         assert len(recaller.recall(Query(vector=QUERIES[0], k=10)).ids) == 10
     server.fault = "down"
-    with pytest.raises(EngineUnavailableError):
-        open_recaller(store.path)
+    with open_recaller(store.path) as recaller:  # it recovers by itself
+        with pytest.raises(EngineUnavailableError):
+            recaller.recall(Query(vector=QUERIES[0], k=10))
+        server.fault = None
+        assert len(recaller.recall(Query(vector=QUERIES[0], k=10)).ids) == 10
 
 
 def test_publish_that_fails_leaves_nothing_on_the_server(store, server, monkeypatch):

@@ -1,16 +1,22 @@
 """An engine on a server of which this process plays the part: one file, as any engine is, and a line in `ENGINES`."""
 
+import threading
 import uuid
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vecall.errors import EngineUnavailableError, InvalidReleaseError
+from vecall.index import settings
 from vecall.index.engine import BuildContext, Engine, EngineBuild
+from vecall.index.engines import ENGINES
 from vecall.index.remote import RemoteIndex
+from vecall.index.search_deadline import get_remaining_seconds
 from vecall.index.stored_vectors import VECTORS_FILE, StoredVectors, write_vectors
 
 NAME = "milvus"  # the settings know the names of engines
+FAILURES_THAT_OPEN_THE_CIRCUIT = 3
+TIMEOUT_SECONDS = 0.3  # of a search
 
 
 @dataclass
@@ -19,24 +25,73 @@ class FakeServer:
 
     Attributes:
         max_k: largest number of rows of an answer.
-        fault: None, or how it fails: "down" answers nothing; "short" returns half of the rows; "empty" none, as for a
+        fault: None, or how it fails: "down" answers nothing; "frozen" lets each call wait until its time is up, or
+            without `keeps_deadlines` until the server is down; "short" returns half of the rows; "empty" none, as for a
             query of NaN; "damaged" returns repeated rows, padding and rows that do not exist beside right ones; "nan"
             has lost its vectors, so it returns any rows.
         collections: vectors by name.
         searches: queries, rows asked for and width of each search.
+        delay_seconds: of each search.
+        keeps_deadlines: whether its client gives up a search when its time is up.
+        when_down: of its indexes.
+        unloaded: names of the collections that are not in its memory.
+        calls: "load" or "unload" and the collection of each such call.
+        running: searches at present.
+        threads: names of the threads that searched.
     """
 
     max_k: int = 400
     fault: str | None = None
     collections: dict[str, np.ndarray] = field(default_factory=dict)
     searches: list[tuple[int, int, int]] = field(default_factory=list)
+    delay_seconds: float = 0.0
+    keeps_deadlines: bool = True
+    when_down: str = "refuse"
+    unloaded: set[str] = field(default_factory=set)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    running: int = 0
+    threads: set[str] = field(default_factory=set)
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def check(self):
-        if self.fault == "down":
-            raise EngineUnavailableError("the fake server does not answer: start it")
+    def set(self, **attributes):
+        """Set attributes, and wake up what waits for the server."""
+        with self.changed:
+            for name, value in attributes.items():
+                setattr(self, name, value)
+            self.changed.notify_all()
+
+    def check(self, timeout=0.02, delay=0.0):
+        """Answer a call after a delay, or fail, perhaps at the end of its time."""
+        with self.changed:
+            seconds, is_late = min(delay, timeout), delay > timeout
+            if self.fault == "frozen":
+                seconds, is_late = timeout if self.keeps_deadlines else None, True
+            self.changed.wait_for(lambda: self.fault == "down", seconds)
+            if is_late or self.fault == "down":
+                raise EngineUnavailableError("the fake server does not answer: start it")
+
+    def find(self, name, queries, k, width):
+        """Search, and keep track of it."""
+        with self.changed:
+            self.running += 1
+            self.threads.add(threading.current_thread().name)
+        try:
+            timeout = min(TIMEOUT_SECONDS, get_remaining_seconds())
+            self.check(timeout, self.delay_seconds)
+            if name in self.unloaded:
+                raise EngineUnavailableError(f"collection {name} of the fake server is not loaded")
+            return self.search(name, queries, k, width)
+        finally:
+            with self.changed:
+                self.running -= 1
+
+    def call(self, what, name):
+        """Load or unload a collection."""
+        self.calls.append((what, name))
+        self.check()
+        getattr(self.unloaded, {"load": "discard", "unload": "add"}[what])(name)
 
     def search(self, name, queries, k, width):
-        self.check()
         assert len(queries) >= 1
         assert 1 <= k <= self.max_k
         assert k <= width <= 10 * self.max_k
@@ -67,7 +122,46 @@ class FakeFinder:
         return 10 * self.server.max_k
 
     def find_rows(self, queries, k, width):
-        return self.server.search(self.collection, queries, k, width)
+        return self.server.find(self.collection, queries, k, width)
+
+
+class FakeIndex(RemoteIndex):
+    """Index of a collection, with a circuit breaker whose probe sees at once that the server answers again."""
+
+    def __init__(self, vectors, server, collection):
+        super().__init__(vectors, FakeFinder(server, collection))
+        self.server, self.collection = server, collection
+        self.is_closed, self._failure_count = False, 0
+
+    @property
+    def when_down(self):
+        return self.server.when_down
+
+    @property
+    def unavailable_reason(self):
+        is_open = self._failure_count >= FAILURES_THAT_OPEN_THE_CIRCUIT and self.server.fault in ("down", "frozen")
+        return "the fake server has failed three times" if is_open else None
+
+    def search(self, *arguments, **options):
+        if self.is_closed or self.unavailable_reason is not None:
+            raise EngineUnavailableError(self.unavailable_reason or "the index is closed")
+        try:
+            hits = super().search(*arguments, **options)
+        except EngineUnavailableError:
+            self._failure_count += 1
+            raise
+        self._failure_count = 0
+        return hits
+
+    def load(self):
+        self.server.call("load", self.collection)
+        self.is_closed = False
+
+    def unload(self):
+        self.server.call("unload", self.collection)
+
+    def close(self):
+        self.is_closed = True
 
 
 def make_engine(server):
@@ -80,15 +174,14 @@ def make_engine(server):
         server.check()
         name = f"vecall_{uuid.uuid4().hex}"
         server.collections[name] = stored.half_vectors.astype(np.float32)
-        return EngineBuild(RemoteIndex(stored, FakeFinder(server, name)), {"collection": name, "rows": stored.size})
+        return EngineBuild(FakeIndex(stored, server, name), {"collection": name, "rows": stored.size})
 
     def open_index(path, info):
         stored = StoredVectors.open(path)
-        server.check()
         name = info.parameters["collection"]
-        if name not in server.collections:
+        if server.fault is None and name not in server.collections:
             raise InvalidReleaseError(f"the server has no collection {name}: publish the release again", file=path.name)
-        return RemoteIndex(stored, FakeFinder(server, name))
+        return FakeIndex(stored, server, name)
 
     def drop(info, store_dir):
         assert (store_dir / "releases").is_dir()
@@ -106,3 +199,11 @@ def make_engine(server):
         is_remote=True,
         drop=drop,
     )
+
+
+def register(monkeypatch):
+    """Make the engine known during a test; returns its server."""
+    monkeypatch.setattr(settings, "_UNSUPPORTED_ENGINES", (), raising=False)
+    server = FakeServer()
+    monkeypatch.setitem(ENGINES, NAME, make_engine(server))
+    return server

@@ -68,7 +68,7 @@ class Engine:
         file: name of its file in a release: `index.faiss`, or `vectors.npy` if the index itself lies elsewhere.
         build: builds an index over [N, D] float32 or float16 vectors. Raises `DataError` if they cannot be stored.
         open: opens the index of a release by the path of its file, whose sha256 has been checked, and by its entry in
-            the manifest; a `ServerIndex` if `is_remote`. Raises `InvalidReleaseError` if the file does not hold what
+            the manifest; a `RemoteIndex` if `is_remote`. Raises `InvalidReleaseError` if the file does not hold what
             the engine writes.
         settings_keys: the keys of `[index]` that it reads; those of other engines are refused beside it. A key implies
             the first engine that has it if the settings name none.

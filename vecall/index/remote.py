@@ -7,7 +7,7 @@ vectors, so a server's own rounding and order of ties are of no account.
 
 import math
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from vecall.index.filter_profile import FilterProfile
 from vecall.index.hits import Hits
 from vecall.index.scan import check_allowed, check_queries, rescore
 from vecall.index.stored_vectors import StoredVectors, write_vectors
+
+WhenDown = Literal["refuse", "popular"]
 
 _SURPLUS_DEVIATIONS = 3  # of the number of rows that pass a random filter: fewer than k then seldom do
 
@@ -46,12 +48,16 @@ class RowFinder(Protocol):
             taken. Fewer rows than asked for are no error.
 
         Raises:
-            EngineUnavailableError: the server does not answer, or not in time.
+            EngineUnavailableError: the server does not answer, or not in time: within the finder's own limit, and
+                within `vecall.index.search_deadline.get_remaining_seconds`.
         """
 
 
 class RemoteIndex:
     """Index on a server over N vectors that are stored here.
+
+    `Engine.open` of a remote engine returns one. If the server does not answer, it is opened nevertheless, its searches
+    raise `EngineUnavailableError`, and it recovers by itself once the server answers.
 
     Args:
         vectors: the stored vectors; row i of the server is row i of these.
@@ -59,10 +65,39 @@ class RemoteIndex:
 
     Attributes:
         vectors: As given.
+        when_down: What happens to a request while the server does not answer: it is refused, or popular items answer.
     """
+
+    when_down: WhenDown = "refuse"
 
     def __init__(self, vectors: StoredVectors, finder: RowFinder) -> None:
         self.vectors, self._finder = vectors, finder
+
+    @property
+    def unavailable_reason(self) -> str | None:
+        """Why searches are refused at present without asking the server; None while they are tried."""
+        return None
+
+    def load(self) -> None:
+        """Have the server load the index into its memory, and wait until it can be searched; quick if it can already.
+
+        Called before a release is served. It undoes `unload` and `close`.
+
+        Raises:
+            EngineUnavailableError: the server does not answer, has no such index, or does not get ready in time.
+        """
+
+    def unload(self) -> None:
+        """Let the server take the index out of its memory. Called a while after another release was switched to.
+
+        Other processes may still search it: their searches fail until their own index has loaded it again by itself.
+
+        Raises:
+            EngineUnavailableError: the server does not answer.
+        """
+
+    def close(self) -> None:
+        """End threads and connections of this process, and nothing on the server. Searches raise from now on."""
 
     @property
     def max_width(self) -> int:

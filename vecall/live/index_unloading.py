@@ -29,7 +29,7 @@ class IndexUnloader:
 
     def schedule(self, release: Release) -> None:
         """Unload and close the index of a release later, if it lies on a server."""
-        if release.server_index is None:
+        if release.remote_index is None:
             return
         self.cancel(release)
         timer = Timer(UNLOAD_GRACE_SECONDS, self._unload, (release,))
@@ -56,11 +56,11 @@ class IndexUnloader:
 
     def _unload(self, release: Release) -> None:
         with self._lock:
-            if self._timers.pop(id(release), None) is None or release.server_index is None:
+            if self._timers.pop(id(release), None) is None or release.remote_index is None:
                 return
             try:
                 if not self._is_current(release.name):
-                    release.server_index.unload()
+                    release.remote_index.unload()
                     logger.info("release %s was taken out of the memory of its engine's server", release.name)
             except VecallError as error:
                 logger.warning("release %s stays in the memory of its engine's server: %s", release.name, error)

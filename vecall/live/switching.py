@@ -85,8 +85,8 @@ class ReleaseSwitcher:
         release = self._find_in_memory(store, name) or self._load(store, name, process_count)
         self._unloader.cancel(release)
         try:
-            if release.server_index is not None:
-                release.server_index.load()  # it may have been unloaded since it was served
+            if release.remote_index is not None:
+                release.remote_index.load()  # it may have been unloaded since it was served
             yield self._replay(store, release)
         finally:
             self._retire(release)

@@ -15,7 +15,8 @@ from vecall import progress
 from vecall.data.casting import cast_id, to_id_dtype
 from vecall.data.id_map import Id
 from vecall.data.readers import read_table
-from vecall.errors import DataError, QueryError
+from vecall.errors import DataError, EngineUnavailableError, QueryError
+from vecall.recall.engine_fallback import DEGRADED_ENGINE
 from vecall.recall.parquet_output import stage_parquet
 from vecall.recall.query import Query, Recalled
 from vecall.recall.recaller import Recaller
@@ -28,6 +29,8 @@ RequestT = TypeVar("RequestT", Query, RecommendRequest)
 _TABLE_SUFFIXES = (".parquet", ".csv")
 _USER_ID_COLUMN = "user_id"
 _CHUNK_USERS = 4_096  # users whose answers are held in memory
+_ENGINE_WAIT_SECONDS = 180.0  # for the server of the index: one that was restarted takes a minute, then loads
+_ENGINE_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def recall_file(recaller: Recaller, input_path: Path, output_path: Path, *, k: i
         DataError: The file cannot be read or is empty, or has no id column or an invalid id.
         QueryError: A line is not a request, or the release cannot answer it; nothing is written.
         StoreError: The table cannot be written.
+        EngineUnavailableError: The server that holds the index has not answered for three minutes; nothing is written.
+            Popular items do not replace it here, whatever the release's `when_down`: the table could not say so.
     """
     return _answer_file(recaller, input_path, output_path, k, parse=Query.from_json, answer=recaller.recall)
 
@@ -95,7 +100,7 @@ def recommend_file(recaller: Recaller, input_path: Path, output_path: Path, *, k
         As `recall_file`.
 
     Raises:
-        DataError, QueryError, StoreError: As for `recall_file`.
+        DataError, QueryError, StoreError, EngineUnavailableError: As for `recall_file`.
     """
 
     def recommend(request: RecommendRequest) -> Recommended:
@@ -191,10 +196,24 @@ def _add_location(error: QueryError, location: str) -> QueryError:
 def _answer_request(
     answer: Callable[[RequestT], Recalled | Recommended], located: _LocatedRequest[RequestT]
 ) -> Recalled | Recommended:
-    try:
-        return answer(located.request)
-    except QueryError as error:
-        raise _add_location(error, located.location) from error
+    """Answer a request; wait for the server of the index while it does not answer."""
+    give_up_at = time.monotonic() + _ENGINE_WAIT_SECONDS
+    while True:
+        try:
+            answered = answer(located.request)
+        except QueryError as error:
+            raise _add_location(error, located.location) from error
+        except EngineUnavailableError as error:
+            if time.monotonic() >= give_up_at:
+                raise EngineUnavailableError(f"{located.location}: {error}") from error
+        else:
+            if DEGRADED_ENGINE not in answered.degraded:
+                return answered
+            if time.monotonic() >= give_up_at:
+                raise EngineUnavailableError(
+                    f"{located.location}: the server that holds the index does not answer: start it, then repeat this"
+                )
+        time.sleep(_ENGINE_RETRY_SECONDS)
 
 
 def _get_user_id(request: Query | RecommendRequest) -> Id | None:

@@ -37,8 +37,8 @@ def check_when_down(query: ChannelQuery, error: EngineUnavailableError) -> Engin
     Raises:
         EngineUnavailableError: It has such requests refused; `error` is raised.
     """
-    server_index = query.snapshot.release.server_index
-    if server_index is None or server_index.when_down == "refuse":
+    remote_index = query.snapshot.release.remote_index
+    if remote_index is None or remote_index.when_down == "refuse":
         raise error
     return error
 

@@ -83,7 +83,7 @@ class Recaller:
         )
 
     def close(self) -> None:
-        """Stop taking changes and release the writer lock; a read-only recaller has nothing to close."""
+        """Stop taking changes, release the writer lock, and end the connection to the server of an index."""
         self.live_index.close()
 
     @property
@@ -262,7 +262,7 @@ class Recaller:
         snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
         plan = select_plan(snapshot.release, query)
-        if "vector" in plan.channels and snapshot.release.server_index is not None:
+        if "vector" in plan.channels and snapshot.release.remote_index is not None:
             self._before_remote_search()
         resolved_query = resolve_query(query, snapshot, needs_vector=not VECTOR_CHANNELS.isdisjoint(plan.channels))
         times.append(time.perf_counter())

@@ -21,8 +21,8 @@ from vecall.index.engine import Engine
 from vecall.index.engines import ENGINES
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
+from vecall.index.remote import RemoteIndex
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
-from vecall.index.server_index import ServerIndex
 from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import select_top_k_batch
 from vecall.ranking.ranker import NamedRanker
@@ -120,9 +120,9 @@ class Release:
         return self.index.vectors
 
     @property
-    def server_index(self) -> ServerIndex | None:
+    def remote_index(self) -> RemoteIndex | None:
         """`index`, if its searches ask a server; None if they run in this process."""
-        return cast("ServerIndex", self.index) if ENGINES[self.manifest.index.engine].is_remote else None
+        return cast("RemoteIndex", self.index) if ENGINES[self.manifest.index.engine].is_remote else None
 
     @property
     def merge_plan(self) -> MergePlan:
@@ -136,8 +136,8 @@ class Release:
 
     def close(self) -> None:
         """End what an index on a server keeps in this process; nothing for others."""
-        if self.server_index is not None:
-            self.server_index.close()
+        if self.remote_index is not None:
+            self.remote_index.close()
 
     def check_golden_queries(self) -> None:
         """Check that the golden queries are encoded and answered as at publishing; has a server load the index first.
@@ -149,8 +149,8 @@ class Release:
         golden, curve = self.golden_queries, self.search_param_curve
         if golden is not None:
             golden.check_user_vectors(self.vectors, self.encoder)
-        if self.server_index is not None:
-            self.server_index.load()
+        if self.remote_index is not None:
+            self.remote_index.load()
         if golden is not None:
             search_params = None if curve is None else curve.look_up(golden.exact_rows.shape[1])
             min_recall = cast("float", (self.manifest.ann or {}).get("floor", 0.0))

@@ -162,8 +162,8 @@ class RecallService:
         )
 
     def _describe_engine(self) -> str | None:
-        server_index = self.snapshot.release.server_index
-        return None if server_index is None else server_index.unavailable_reason
+        remote_index = self.snapshot.release.remote_index
+        return None if remote_index is None else remote_index.unavailable_reason
 
     def _describe_rejected_changes(self) -> str | None:
         rejected = self.snapshot.rejected_seqs
@@ -334,7 +334,7 @@ class RecallService:
         try:
             release.check_golden_queries()
         except EngineUnavailableError as error:
-            if release.server_index is not None and release.server_index.when_down != "refuse":
+            if release.remote_index is not None and release.remote_index.when_down != "refuse":
                 self._become_ready(release)
             elif self.snapshot.release is release:
                 self.not_ready_reason = str(error)

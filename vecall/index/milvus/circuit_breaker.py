@@ -89,7 +89,8 @@ class CircuitBreaker:
         if self._reason is not None:
             return
         self._reason = str(error)
-        logger.warning("requests are refused until the engine answers again: %s", error)
+        # Not the exception: a log handler would keep its frames alive, and the index with them.
+        logger.warning("requests are refused until the engine answers again: %s", self._reason)
         if not self._closing.is_set():
             self._thread = threading.Thread(target=self._run, name="vecall-engine-probe", daemon=True)
             self._thread.start()

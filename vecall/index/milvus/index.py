@@ -3,13 +3,12 @@
 import weakref
 
 from vecall.index.milvus.session import CollectionSession
-from vecall.index.remote import RemoteIndex
-from vecall.index.server_index import WhenDown
+from vecall.index.remote import RemoteIndex, WhenDown
 from vecall.index.stored_vectors import StoredVectors
 
 
 class MilvusIndex(RemoteIndex):
-    """Search of a collection, with exact scores from stored vectors: a `vecall.index.server_index.ServerIndex`.
+    """Search of a collection, with exact scores from stored vectors.
 
     Args:
         vectors: the stored vectors; row i is the key of vector i in the collection.
@@ -22,8 +21,7 @@ class MilvusIndex(RemoteIndex):
 
     def __init__(self, vectors: StoredVectors, session: CollectionSession, when_down: WhenDown) -> None:
         super().__init__(vectors, session)
-        self._session = session
-        self.when_down: WhenDown = when_down
+        self._session, self.when_down = session, when_down
         # Requests hold on to a release that is no longer served, so the last of them may end the session.
         weakref.finalize(self, session.close)
 

@@ -63,7 +63,7 @@ class OnlineRecallMonitor:
         vector_result = trace.search_result.vector_result
         if not self._sample_rate or vector_result is None or vector_result.route == "popular":
             return
-        is_remote = trace.snapshot.release.server_index is not None
+        is_remote = trace.snapshot.release.remote_index is not None
         if self._random.random() < self._sample_rate * (_REMOTE_RATE_FACTOR if is_remote else 1.0):
             try:
                 self._queue.put_nowait((path_label, trace))

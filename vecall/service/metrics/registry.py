@@ -198,14 +198,14 @@ class _StateGauges:
         )
         release.add_metric([snapshot.release.name, snapshot.release.manifest.index.engine], 1.0)
         yield release
-        if (server_index := snapshot.release.server_index) is not None:
-            is_available = server_index.unavailable_reason is None
-            yield GaugeMetricFamily(
-                "vecall_engine_available",
-                "1 while the server of the index is asked; 0 while searches are refused because it did not answer.",
-                value=float(is_available),
-            )
+        remote_index = snapshot.release.remote_index
+        is_available = remote_index is None or remote_index.unavailable_reason is None
         for name, text, value in (
+            (
+                "vecall_engine_available",
+                "0 while searches are refused because the server of the index did not answer, else 1.",
+                is_available,
+            ),
             ("vecall_items", "Items that can be recalled.", len(snapshot)),
             ("vecall_delta_items", "Live items beyond the release.", snapshot.delta.live_count),
             (
