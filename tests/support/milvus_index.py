@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -24,6 +25,12 @@ class MilvusIndexBuilder:
     def __init__(self, **settings):
         self._settings = MilvusSettings(build_stall_minutes=1, timeout_ms=5000, **settings)
         self._names = {}
+
+    def prebuild(self, arrays):
+        """Build the collections of several arrays at the same time: each takes seconds, in which the server waits."""
+        with ThreadPoolExecutor(8) as pool:
+            for index in pool.map(self, arrays):
+                index.close()
 
     def __call__(self, vectors, threads=None):
         check_vectors(vectors)
