@@ -194,6 +194,7 @@ class FakeMilvus:
 
     def drop_collection(self, name, **options):
         self._start("drop_collection", (name,), options)
+        assert name not in self.aliases.values()
         self.collections.pop(name, None)
 
     def alter_alias(self, name, alias, **options):
@@ -205,6 +206,15 @@ class FakeMilvus:
     def create_alias(self, name, alias, **options):
         self._start("create_alias", (name, alias), options)
         self.aliases[alias] = name
+
+    def list_aliases(self, name, **options):
+        self._start("list_aliases", (name,), options)
+        self._find(name)
+        return {"aliases": [alias for alias, named in self.aliases.items() if named == name]}
+
+    def drop_alias(self, alias, **options):
+        self._start("drop_alias", (alias,), options)
+        del self.aliases[alias]
 
     def close(self):
         self.calls.append(("close", (), {}))

@@ -221,6 +221,6 @@ def test_release_and_drop_and_alias_call_the_server(server, vectors):
         assert server.aliases == {"shop": NAME}
     collection.drop(connection, NAME)
     collection.drop(connection, NAME)
-    assert server.collections == {}
+    assert server.collections == server.aliases == {}
     with pytest.raises(EngineUnavailableError, match="has no collection"):
         collection.is_loaded(connection, NAME)

@@ -76,7 +76,6 @@ def test_collection_is_built_searched_released_loaded_and_dropped(milvus_connect
 
     for _ in range(2):
         collection.point_alias(connection, "vecall_test_alias", name)
-    connection.call("drop_alias", "vecall_test_alias", timeout=10, action="cleaning up")
     for _ in range(2):
         collection.drop(connection, name)
     assert collection.list_collections(connection, STORE) == []

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -187,8 +188,13 @@ def release(connection: MilvusConnection, name: str) -> None:
 
 
 def drop(connection: MilvusConnection, name: str) -> None:
-    """Delete a collection; one that does not exist is no error."""
-    connection.call("drop_collection", name, timeout=ADMIN_TIMEOUT_SECONDS, action=f"dropping collection {name}")
+    """Delete a collection and the aliases that name it; one that does not exist is no error."""
+    action = f"dropping collection {name}"
+    with suppress(EngineUnavailableError):  # there is no such collection, or the next call tells what is wrong
+        answer = connection.call("list_aliases", name, timeout=ADMIN_TIMEOUT_SECONDS, action=action)
+        for alias in answer.get("aliases", ()):
+            connection.call("drop_alias", alias, timeout=ADMIN_TIMEOUT_SECONDS, action=action)
+    connection.call("drop_collection", name, timeout=ADMIN_TIMEOUT_SECONDS, action=action)
 
 
 def point_alias(connection: MilvusConnection, alias: str, name: str) -> None:

@@ -31,8 +31,9 @@ class MilvusIndex(RemoteIndex):
         return self._session.unavailable_reason
 
     def load(self) -> None:
-        """Let the server load the collection, and wait for it. See `CollectionSession.load`."""
+        """Let the server load the collection, wait for it, and point the alias to it. See `CollectionSession.load`."""
         self._session.load()
+        self._session.point_alias()
 
     def unload(self) -> None:
         """Let the server take the collection out of its memory. See `CollectionSession.unload`."""

@@ -88,6 +88,14 @@ class CollectionSession:
         old_breaker, self._breaker = self._breaker, CircuitBreaker(self._probe)
         old_breaker.close()
 
+    def point_alias(self) -> None:
+        """Let the alias of the settings name the collection, for other tools; a failure is only logged."""
+        if self._settings.alias:
+            try:
+                collection.point_alias(self._connect(), self._settings.alias, self.collection)
+            except EngineUnavailableError as error:
+                logger.warning("index.milvus.alias: %s", error)
+
     def unload(self) -> None:
         """Take the collection out of the server's memory.
 
