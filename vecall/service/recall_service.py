@@ -320,9 +320,18 @@ class RecallService:
 
     def _run_readiness_check(self) -> None:
         release = self.snapshot.release
-        while not self._check_readiness(release):
-            if self._closing.wait(_READINESS_RETRY_SECONDS):
-                return
+        while not self._check_readiness(release) and self._wait_for_engine(release):
+            pass
+
+    def _wait_for_engine(self, release: Release) -> bool:
+        """Wait until the server has loaded the index of a release, or another one is served; False at the end."""
+        while not self._closing.wait(_READINESS_RETRY_SECONDS):
+            if self.snapshot.release is not release or release.remote_index is None:
+                return True
+            with suppress(EngineUnavailableError):
+                release.remote_index.load()
+                return True
+        return False
 
     def _check_readiness(self, release: Release) -> bool:
         """Verify the golden queries of the release that was served first; returns whether there is nothing left to do.
