@@ -25,6 +25,14 @@ def test_milvus_section_is_read():
     )
 
 
+def test_certificate_of_milvus_is_looked_for_beside_the_file(tmp_path):
+    section = {"milvus": {"uri": "https://h", "ca": "ca.pem"}}
+    settings = IndexSettings.model_validate(section).resolve_paths(tmp_path)
+    assert settings.milvus.ca == str(tmp_path / "ca.pem")
+    assert settings.model_dump(exclude_unset=True) == {"milvus": {"uri": "https://h", "ca": str(tmp_path / "ca.pem")}}
+    assert IndexSettings().resolve_paths(tmp_path) == IndexSettings()
+
+
 @pytest.mark.parametrize(
     "section",
     [

@@ -1,6 +1,7 @@
 """The `[index]` section of vecall.toml."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -31,6 +32,13 @@ class IndexSettings(SettingsModel):
     )
     milvus: MilvusSettings = MilvusSettings()
     storage: Literal["fp16"] = Field("fp16", description="format of the stored vectors, which results are scored by")
+
+    def resolve_paths(self, base_directory: Path) -> Self:
+        """Return the settings with relative paths resolved against `base_directory`."""
+        if not self.milvus.ca:
+            return self
+        ca = str(base_directory / self.milvus.ca)
+        return self.model_copy(update={"milvus": self.milvus.model_copy(update={"ca": ca})})
 
     @field_validator("ks")
     @classmethod

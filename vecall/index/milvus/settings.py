@@ -18,7 +18,10 @@ class MilvusSettings(SettingsModel):
         "http://127.0.0.1:19530", description="http or https address of the server; VECALL_MILVUS_URI overrides it"
     )
     db: str = Field("default", description="database of the server")
-    ca: str = Field("", description="file with the certificate to trust, for https; empty: those of the system")
+    ca: str = Field(
+        "",
+        description="PEM file of the certificate to trust, for https, relative to this file; empty: the system's",
+    )
     replicas: int = Field(1, ge=1, description="copies of a collection in the query nodes' memory")
     shards: int = Field(1, ge=1, le=64, description="shards of a collection")
     timeout_ms: float = Field(200.0, gt=0, description="longest that a search may take")
