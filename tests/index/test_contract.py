@@ -25,15 +25,10 @@ from vecall.index.settings import IndexSettings
 SHAPES = [(1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17)]
 NARROW, FULL = SearchParams(3, 8), SearchParams(10**6, 10**6)
 REMOTE_ENGINE = make_engine(FakeServer())
-BUILDERS = {
-    "remote": None,
-    "exact": ExactIndex.build,
-    "hnsw": HnswIndex.build,
-    "ivf": partial(IvfPqIndex.build, nlist=8),
-}
+BUILDERS = {"exact": ExactIndex.build, "hnsw": HnswIndex.build, "ivf": partial(IvfPqIndex.build, nlist=8)}
 
 
-@pytest.fixture(params=[*BUILDERS, pytest.param("milvus", marks=pytest.mark.milvus)])
+@pytest.fixture(params=[*BUILDERS, "remote", pytest.param("milvus", marks=pytest.mark.milvus)])
 def engine(request):
     return request.param
 

@@ -115,6 +115,11 @@ class Release:
         return self.manifest.name
 
     @property
+    def engine(self) -> Engine:
+        """Engine of the index."""
+        return _get_engine(self.manifest)
+
+    @property
     def vectors(self) -> StoredVectors:
         """The N item vectors, in half precision."""
         return self.index.vectors
