@@ -1,5 +1,6 @@
 """Switching between releases whose indexes are on a server: loaded before, unloaded a while afterwards."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -43,19 +44,32 @@ def manual_timers(monkeypatch):
     return timers
 
 
-@pytest.fixture
-def server(monkeypatch):
-    return register(monkeypatch)
+@pytest.fixture(scope="module")
+def shared_server():
+    with pytest.MonkeyPatch.context() as patch:
+        yield register(patch)
+
+
+@pytest.fixture(scope="module")
+def shared_store(shared_server, tmp_path_factory):
+    path, index = tmp_path_factory.mktemp("unloading") / "store", IndexSettings(engine=NAME, ks=(5,))
+    publish_vectors(path, list(range(30)), VECTORS, index=index, name="one")
+    publish_vectors(path, list(range(30)), -VECTORS, index=index, name="two", activate=False)
+    return path
 
 
 @pytest.fixture
-def store(make_store, server):
+def server(shared_server):
+    """A server that has loaded no collection."""
+    shared_server.reset()
+    shared_server.set(unloaded=set(shared_server.collections))
+    return shared_server
+
+
+@pytest.fixture
+def store(shared_store, server, tmp_path):
     """A store with the releases `one`, which is current, and `two`."""
-    index = IndexSettings(engine=NAME, ks=(5,))
-    store = make_store(list(range(30)), VECTORS, index=index)
-    publish_vectors(store.path, list(range(30)), -VECTORS, index=index, name="two", activate=False)
-    server.unloaded = set(server.collections)
-    return store
+    return Store.open(shutil.copytree(shared_store, tmp_path / "store"))
 
 
 @pytest.fixture

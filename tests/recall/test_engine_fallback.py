@@ -152,11 +152,11 @@ def test_query_says_before_its_work_that_it_may_wait(make_remote_recaller):
 
 @pytest.mark.parametrize("when_down", ["refuse", "popular"])
 def test_batch_waits_for_the_server(make_remote_recaller, server, when_down, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "_ENGINE_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(batch, "_ENGINE_RETRY_SECONDS", 0.01)
     recaller, lines = make_remote_recaller(), tmp_path / "requests.jsonl"
     lines.write_text(json.dumps(BY_VECTOR))
     server.set(fault="down", when_down=when_down)
-    threading.Timer(0.1, server.set, kwargs={"fault": None}).start()
+    threading.Timer(0.03, server.set, kwargs={"fault": None}).start()
     batch.recall_file(recaller, lines, tmp_path / "out.parquet")
     assert pl.read_parquet(tmp_path / "out.parquet")["ids"].to_list() == [find_exact_ids(BY_VECTOR)]
 

@@ -68,7 +68,7 @@ def test_errors_of_the_work_are_passed_on(make_pool, run_locally):
 
 
 def test_client_is_answered_at_its_deadline_while_the_thread_waits_on(make_pool, run_locally):
-    pool, released, ended = make_pool(threads=1, deadline_ms=250), threading.Event(), threading.Event()
+    pool, released, ended = make_pool(threads=1, deadline_ms=120), threading.Event(), threading.Event()
 
     def wait(_):
         enter_remote_search()

@@ -59,6 +59,11 @@ class FakeServer:
                 setattr(self, name, value)
             self.changed.notify_all()
 
+    def reset(self):
+        """Answer as a new server with the same collections, all of them loaded."""
+        new = FakeServer(collections=self.collections)
+        self.set(**{name: getattr(new, name) for name in vars(new) if name not in ("collections", "changed")})
+
     def check(self, timeout=0.02, delay=0.0):
         """Answer a call after a delay, or fail, perhaps at the end of its time."""
         with self.changed:
