@@ -60,7 +60,8 @@ def test_endpoints_that_differ_in_the_token_have_connections_of_their_own(opened
         (FakeMilvusError(2, "Fail connecting to server on h:1"), "2", "check that the server runs"),
         (FakeMilvusError(101, "collection not loaded"), "101", "the server loads it"),
         (FakeMilvusError(100, "can't find collection"), "100", "activate or publish another release"),
-        (FakeMilvusError(65535, "no space left on device"), "65535", "look at the server's log"),
+        (FakeMilvusError(65535, "IO error: No space left on device"), "65535", "free space on the server's disk"),
+        (FakeMilvusError(65535, "anything else"), "65535", "look at the server's log"),
     ],
 )
 def test_failures_say_what_came_what_was_expected_and_what_to_do(server, error, code, advice):

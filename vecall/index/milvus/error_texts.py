@@ -16,6 +16,7 @@ _LOADING_ADVICE = "the server loads it, as after a restart: wait, and look at th
 _MISSING_ADVICE = (
     "it was dropped, or the address or index.milvus.db names another server: activate or publish another release"
 )
+_DISK_FULL_ADVICE = "free space on the server's disk, then publish again"
 _DEFAULT_ADVICE = "look at the server's log"
 
 
@@ -73,4 +74,4 @@ def _get_advice(code: str, message: str) -> str:
         return _LOADING_ADVICE
     if code == str(_COLLECTION_NOT_FOUND) or "can't find collection" in small or "collection not found" in small:
         return _MISSING_ADVICE
-    return _DEFAULT_ADVICE
+    return _DISK_FULL_ADVICE if "no space left" in small else _DEFAULT_ADVICE
