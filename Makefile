@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MILVUS_VENV := .venv-milvus
 
-.PHONY: quickstart test examples slow soak torture check docs coverage package install clean
+.PHONY: quickstart test examples slow milvus soak torture check docs coverage package install clean
 
 quickstart: $(INSTALLED)  ## End-to-end demo on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
@@ -18,6 +19,17 @@ examples: $(INSTALLED)  ## Examples, notebooks, snippets of README and documents
 
 slow: $(INSTALLED)  ## Tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# The server has an environment of its own, and the tests run with it in a network namespace of their own.
+milvus: $(VENV)/.milvus_installed  ## Tests with a real Milvus server
+	VECALL_MILVUS_SERVER_PYTHON=$(MILVUS_VENV)/bin/python OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 timeout 600 \
+		$(BIN)/python tests/support/network_namespace.py $(BIN)/python -m pytest -m milvus
+
+$(VENV)/.milvus_installed: $(INSTALLED) tests/support/milvus_server.txt
+	test -x $(MILVUS_VENV)/bin/python || $(PYTHON) -m venv $(MILVUS_VENV)
+	$(MILVUS_VENV)/bin/python -m pip install --quiet --requirement tests/support/milvus_server.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[milvus]'
+	touch $@
 
 SOAK = $(BIN)/python benchmarks/soak.py --items 30_000 --switch-seconds 6 --deadline-ms 2000
 soak: $(INSTALLED)  ## Mixed load on a service that switches releases: a minute, then half a minute with two workers
@@ -53,4 +65,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) quickstart build dist *.egg-info
+	rm -rf $(VENV) $(MILVUS_VENV) quickstart build dist *.egg-info

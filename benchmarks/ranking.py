@@ -104,7 +104,7 @@ def _measure_planted(options: argparse.Namespace) -> Result:
     result: Result = {"facts": describe_environment()}
     for name, has_crossing in (("crossing", True), ("noise", False)):
         lists = PlantedLists(options.planted_users, 100, has_crossing=has_crossing)
-        features = select_features(lists[0].build_table(), ("vector",), lists.attributes, lists.user_features)
+        features = select_features(lists[0].columns.to_frame(), ("vector",), lists.attributes, lists.user_features)
         start = time.perf_counter()
         summary, _ = train_ranker(lists, features)
         result[name] = {"seconds": round(time.perf_counter() - start, 1)} | summary.model_dump(mode="json")

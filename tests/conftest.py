@@ -69,3 +69,33 @@ def published_with_index(published, tmp_path_factory):
         )
         publish(directory / "run", directory / "store", name="tiny")
     return directory / "store"
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    """A real Milvus server, one for all tests that are marked `milvus`; the environment names it."""
+    from support.milvus_server import TOKEN, start_server
+
+    server = start_server(tmp_path_factory.mktemp("milvus"))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("VECALL_MILVUS_URI", server.uri)
+            patch.setenv("VECALL_MILVUS_TOKEN", TOKEN)
+            yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def fake_milvus(monkeypatch):
+    """A fake Milvus server that every connection of this test reaches."""
+    from support.fake_milvus import FakeMilvus
+
+    from vecall.index.milvus import client, collection, hnsw_index
+
+    server = FakeMilvus()
+    monkeypatch.setattr(client, "_connect", server.connect_to)
+    monkeypatch.setattr(client, "_pool", client._ConnectionPool())
+    monkeypatch.setattr(hnsw_index, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(collection, "_LOAD_POLL_SECONDS", 0.001)
+    return server

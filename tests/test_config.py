@@ -143,7 +143,7 @@ def test_unknown_key_is_named_with_its_path_and_a_similar_key(changes, message):
         ({"model": 5}, ["model: ", "got 5"]),
         ({"training__temperature": "cold"}, ["training.temperature: ", "valid number", "'learned'"]),
         ({"training__lr": float("nan")}, ["training.lr: ", "got nan"]),
-        ({"index__engine": "milvus"}, ["index.engine: ", "not supported yet"]),
+        ({"index__milvus__uri": "milvus:19530"}, ["index.milvus.uri: ", "expected http://HOST:PORT"]),
         ({"index__ks": [5, 1]}, ["index.ks: ", "ascend"]),
         ({"evaluation__ks": [0]}, ["evaluation.ks: ", "at least 1"]),
         ({"data__interactions": []}, ["data.interactions: ", "at least 1 item"]),

@@ -198,7 +198,9 @@ def load_config(path: str | Path) -> Config:
     """
     absolute_path = to_absolute_path(path)
     config = parse_config(read_toml(absolute_path), source=str(path))
-    return config.model_copy(update={"data": config.data.resolve_paths(absolute_path.resolve().parent)})
+    directory = absolute_path.resolve().parent
+    paths = {"data": config.data.resolve_paths(directory), "index": config.index.resolve_paths(directory)}
+    return config.model_copy(update=paths)
 
 
 def parse_config(settings: dict[str, Any], *, source: str = "config") -> Config:

@@ -2,8 +2,16 @@
 
 import numpy as np
 import pytest
+from support.milvus_index import MilvusIndexBuilder
+from support.vectors import random_vectors
 
 from vecall import progress
+
+# Of the random vectors of the contract suite.
+CONTRACT_SHAPES = [
+    *((1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17), (1, 3), (17, 1), (300, 17)),
+    *((1200, 9), (30, 4), (1000, 8), (20, 3), (1, 9), (2500, 9), (600, 7), (3000, 16), (300, 5), (50, 4)),
+]
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +26,7 @@ def clustered():
 
 @pytest.fixture
 def progress_events():
-    """Progress reported during the test: (task, total) at the start, the steps of each advance, "end"."""
+    """Progress reported during the test: (task, total) at the start, the steps of each advance, "end", lines."""
     events = []
 
     class RecordingListener:
@@ -29,5 +37,16 @@ def progress_events():
         def stop_task(self):
             events.append("end")
 
+        def write_line(self, text):
+            events.append(text)
+
     with progress.report_to(RecordingListener()):
         yield events
+
+
+@pytest.fixture(scope="session")
+def build_on_milvus_server(milvus_server):
+    builder = MilvusIndexBuilder()
+    builder.prebuild(random_vectors(n, dim) for n, dim in CONTRACT_SHAPES)
+    yield builder
+    builder.drop_all()

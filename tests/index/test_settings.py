@@ -15,9 +15,22 @@ def test_ivf_section_is_read():
     assert (settings.nlist, settings.nprobe, settings.ef) == (4096, 64, None)
 
 
-def test_unsupported_engine_is_refused_with_the_supported_ones():
-    with pytest.raises(ValidationError, match="engine 'milvus' is not supported yet: choose 'auto', 'hnsw', 'ivf' or"):
-        IndexSettings(engine="milvus")
+def test_milvus_section_is_read():
+    settings = IndexSettings.model_validate({"engine": "milvus", "M": 32, "milvus": {"timeout_ms": 50}})
+    assert (settings.engine, settings.M, settings.milvus.timeout_ms, settings.milvus.db) == (
+        "milvus",
+        32,
+        50,
+        "default",
+    )
+
+
+def test_certificate_of_milvus_is_looked_for_beside_the_file(tmp_path):
+    section = {"milvus": {"uri": "https://h", "ca": "ca.pem"}}
+    settings = IndexSettings.model_validate(section).resolve_paths(tmp_path)
+    assert settings.milvus.ca == str(tmp_path / "ca.pem")
+    assert settings.model_dump(exclude_unset=True) == {"milvus": {"uri": "https://h", "ca": str(tmp_path / "ca.pem")}}
+    assert IndexSettings().resolve_paths(tmp_path) == IndexSettings()
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def served_model():
 def recall_even_rows(query, n):
     """A channel that returns the eligible even rows, the lower the better."""
     rows = np.arange(0, ITEMS, 2)
-    rows = rows[query.candidates.is_eligible(rows)]
+    rows = rows[query.candidates.row_filter.mark(rows)]
     return rank_by_score_and_id(query.snapshot, rows, (100 - rows).astype(np.float32), n)
 
 

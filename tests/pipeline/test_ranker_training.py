@@ -21,7 +21,7 @@ def make_lists(monkeypatch):
 
 
 def train(lists):
-    features = select_features(lists[0].build_table(), ("vector",), lists.attributes, lists.user_features)
+    features = select_features(lists[0].columns.to_frame(), ("vector",), lists.attributes, lists.user_features)
     return train_ranker(lists, features)
 
 
@@ -34,7 +34,7 @@ def test_crossing_of_user_and_item_is_found(make_lists):
     assert (summary.users, summary.training_lists) == (120, 240)
     assert {"user.group:category", "kind:category"} <= set(summary.importance)
     ranker = LightGbmRanker.from_text(trained.model_text, trained.spec)
-    assert ranker(lists[0].build_table()).len() == 40
+    assert ranker(lists[0].columns.to_frame()).len() == 40
 
 
 def test_recalls_order_stays_where_targets_are_random(make_lists):

@@ -1,14 +1,32 @@
 """Comparisons of candidates with the newest items of the history, against a computation value by value."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 import pytest
 
-from vecall.ranking.history_columns import ItemDescriptions, build_history_columns
+from vecall.ranking.history_columns import list_history_columns
 
 RNG = np.random.default_rng(0)
+
+
+@dataclass
+class Items:
+    attributes: pl.DataFrame
+    vectors: np.ndarray
+
+    def __len__(self):
+        return len(self.attributes)
+
+    def get_values(self, name):
+        return self.attributes[name]
+
+
+def build_history_columns(candidates, newest, history_length):
+    columns = list_history_columns(candidates.attributes.schema, candidates, newest, history_length)
+    return {name: pl.Series(compute(), dtype=pl.Float32, nan_to_null=True) for name, compute in columns.items()}
 
 
 def describe(n, seed=0):
@@ -29,7 +47,7 @@ def describe(n, seed=0):
         },
         schema_overrides={"price": pl.Float64, "size": pl.Int64, "tags": pl.List(pl.String)},
     )
-    return ItemDescriptions(attributes, rng.standard_normal((n, 4)).astype(np.float32))
+    return Items(attributes, rng.standard_normal((n, 4)).astype(np.float32))
 
 
 def share(values, value):
@@ -79,7 +97,7 @@ def test_columns_equal_those_of_a_computation_value_by_value(n_history):
 
 def test_vector_of_zeros_has_cosine_zero():
     attributes = pl.DataFrame(height=1)
-    zeros, ones = (ItemDescriptions(attributes, np.full((1, 3), value, dtype=np.float32)) for value in (0, 1))
+    zeros, ones = (Items(attributes, np.full((1, 3), value, dtype=np.float32)) for value in (0, 1))
     assert build_history_columns(zeros, ones, 1)["history.cosine_max"].to_list() == [0]
 
 

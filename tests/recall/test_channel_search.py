@@ -8,6 +8,7 @@ import pytest
 from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import MergePlan
+from vecall.channels.popular_items import PopularItems
 from vecall.errors import QueryError
 from vecall.recall import channel_search
 from vecall.recall.channels.available import list_available_channels
@@ -78,6 +79,19 @@ def test_user_without_vector_gets_popular_items(recaller, set_plan):
     answer = recaller.recall(Query(user_id="nobody", k=3))
     assert (answer.ids, answer.fallback) == ([139, 138, 137], "popular")
     assert set(recaller.candidates(Query(user_id="nobody", k=3))["channels"].explode()) == {"popular"}
+
+
+def test_user_without_vector_gets_what_is_popular_lately_where_it_is_known(recaller, make_recaller, make_encoder):
+    counts = np.arange(N, dtype=np.float32)[::-1].copy()
+    lately = make_recaller(
+        np.eye(N, 4),
+        popularity=np.arange(N),
+        encoder=make_encoder(),
+        channels=ChannelTables(popular=PopularItems(counts)),
+    )
+    answer = lately.recall(Query(user_id="nobody", k=3))
+    assert (answer.ids, answer.scores, answer.fallback) == ([100, 101, 102], [39.0, 38.0, 37.0], "popular")
+    assert recaller.recall(Query(user_id="nobody", k=3)).ids == [139, 138, 137]
 
 
 def test_channel_without_vectors_needs_no_tower(make_recaller):

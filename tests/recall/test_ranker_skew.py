@@ -77,7 +77,7 @@ def test_features_in_training_equal_those_of_a_request_bit_by_bit(data, make_enc
     offline = ChannelRecaller.build(ChannelsSettings(), dataset, split, served_model)
     queries = offline.build_queries(split.valid, exclude_seen=True)
     lists = RecalledLists(offline.snapshot, queries, split.valid.targets, VECTORS_ALONE, DEPTH)
-    tables = [lists[case].build_table() for case in range(len(lists))]
+    tables = [lists[case].columns.to_frame() for case in range(len(lists))]
     features = select_features(tables[0], ("vector",), dataset.catalogue.item_attributes, user_features)
     assert {
         "vector.score:gap",

@@ -86,6 +86,19 @@ def test_objects_are_broadcast_and_gathered_and_values_averaged(session):
         assert collectives["gathered"] == ["from 0", "from 1"]
 
 
+def test_shared_memory_has_what_all_processes_write(session):
+    for results in session[1]:
+        assert results["collectives"]["shared"].tolist() == [1, 2, 0]
+
+
+def test_tables_in_common_have_the_bits_of_tables_of_each_process(session):
+    for results in session[1]:
+        assert results["shares memory"] == [True, False]
+        assert all(
+            torch.equal(weight, results["apart"][name]) for name, weight in results[next(iter(VARIANTS))].items()
+        )
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_have_the_losses_of_one(session, tmp_path, monkeypatch, variant):
     monkeypatch.setattr("vecall.training.plan.MIN_ROWS_OF_ROW_TABLE", 1)

@@ -183,6 +183,24 @@ def test_average_moments_and_full_softmax_need_more():
     assert full.step > 1.05 * moments.step
 
 
+def test_processes_that_share_tables_need_one_and_twice_as_much_at_the_start():
+    data, model = make_data(50_000, has_titles=False), ModelSettings()
+    settings = TrainingSettings(loss="sampled_softmax", ema_decay=0.9)
+    alone = estimate_memory(data, model, settings)
+    apart, shared = (
+        estimate_memory(data, model, settings, processes=2, shares_tables=shares_tables)
+        for shares_tables in (False, True)
+    )
+    assert (apart.weights, apart.optimizer_state, apart.unshared_tables) == (alone.weights, alone.optimizer_state, 0)
+    assert apart.step > alone.step
+    table_bytes = 4 * 50_001 * model.dim
+    assert shared.weights == alone.weights - table_bytes // 2
+    assert shared.moving_average == alone.moving_average - table_bytes // 2
+    assert shared.optimizer_state == alone.optimizer_state - (2 * table_bytes + 4 * 50_001) // 2
+    assert shared.unshared_tables == table_bytes  # half of the weights and of their average
+    assert shared.total == sum(dataclasses.asdict(shared).values()) - shared.unshared_tables
+
+
 def test_training_that_fits_is_accepted():
     data, model, settings = make_data(1000), ModelSettings(), TrainingSettings()
     estimate = estimate_memory(data, model, settings)

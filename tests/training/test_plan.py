@@ -50,6 +50,15 @@ def test_rows_keep_moments_while_they_fit_in_a_third_of_the_memory(towers, monke
         )
 
 
+def test_processes_that_hold_tables_in_common_have_all_the_memory_for_them(towers, monkeypatch):
+    memory = 3 * 3 * towers.item_id_embedding.weight.numel() * 4 + 3
+    monkeypatch.setattr(plan_file, "total_memory_bytes", lambda: memory)
+    for shares_tables in (False, True):
+        settings = TrainingSettings(loss="sampled_softmax")
+        plan = TrainingPlan.make(settings, towers, 10, 2, shares_tables=shares_tables)
+        assert (plan.row_moments, plan.processes) == (shares_tables, 2)
+
+
 @pytest.mark.parametrize(
     ("gpu_tables", "row_moments", "on_cpu"), [(9.1, True, False), (3.1, False, False), (2, True, True)]
 )

@@ -6,6 +6,8 @@ from support import synthetic
 
 from vecall.data.ragged import RaggedArray
 from vecall.towers.two_tower import TwoTower
+from vecall.training.fit import train
+from vecall.training.settings import TrainingSettings
 from vecall.training.spectral import (
     _L2,
     build_interaction_matrix,
@@ -82,3 +84,16 @@ def test_towers_without_a_spectral_part_are_left_as_they_are():
     before = {name: weight.clone() for name, weight in towers.state_dict().items()}
     compute_spectral_part(towers, make_histories(), seed=0)
     assert all(torch.equal(before[name], weight) for name, weight in towers.state_dict().items())
+
+
+def test_resumed_training_takes_the_spectral_part_from_the_checkpoint(tmp_path, monkeypatch):
+    data = synthetic.make_training_data()
+    model = synthetic.make_model_settings("set", dim=8, max_trained_dim=6, item_init="spectral")
+    training = TrainingSettings(epochs=2, batch=16, lr=0.01)
+    uninterrupted = train(data, model, training, tmp_path / "uninterrupted").towers.state_dict()
+    train(data, model, training, tmp_path / "run", max_epochs=1)
+    for name in ("initialize_item_ids", "compute_spectral_part"):
+        monkeypatch.setattr(f"vecall.training.fit.{name}", lambda *_: pytest.fail("computed again"))
+    resumed = train(data, model, training, tmp_path / "run").towers.state_dict()
+    assert resumed["spectral_vectors"].any()
+    assert all(torch.equal(weight, resumed[name]) for name, weight in uninterrupted.items())

@@ -1,6 +1,5 @@
 """How often each item was taken lately, and the most popular items per value: the table of the channel `popular`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,21 +55,17 @@ class PopularLists:
         """Index of the list of each row, [total]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
-    def list_shares(self, codes: Sequence[int], weights: Sequence[float]) -> tuple[Rows, NDArray[np.float64]]:
-        """Return the rows of some lists, list by list, and their shares of the lists' totals.
+    def locate_lists(
+        self, codes: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> tuple[tuple[Offsets, Offsets], NDArray[np.float64]]:
+        """Return where the lists of values start and end, and the factors that turn their scores into shares.
 
         Args:
-            codes: Indices of values.
-            weights: Factor of the shares of each.
+            codes: [n] Indices of values.
+            weights: [n] What the shares of each list sum to.
         """
-        segments = [slice(self.offsets[code], self.offsets[code + 1]) for code in codes]
-        factors = [np.float64(weight / (self.totals[code] or 1)) for code, weight in zip(codes, weights, strict=True)]
-        shares = [self.scores[segment] * factor for segment, factor in zip(segments, factors, strict=True)]
-        rows = [self.rows[segment] for segment in segments]
-        return (
-            np.concatenate([self.rows[:0], *rows], dtype=np.int64),
-            np.concatenate([self.scores[:0], *shares], dtype=np.float64),
-        )
+        totals = self.totals[codes]
+        return (self.offsets[codes], self.offsets[codes + 1]), weights / np.where(totals == 0, 1.0, totals)
 
     def encode(self, column: pl.Series) -> RaggedArray:
         """Return for each cell of a column the indices of its values that have a list, int32, ascending."""
@@ -134,6 +129,11 @@ class PopularItems:
             above, tied = np.flatnonzero(self.counts > threshold), np.flatnonzero(self.counts == threshold)
             rows = np.sort(np.concatenate([above, tied[: _SORTED_ROWS - len(above)]]))
         return rows[np.argsort(-self.counts[rows], kind="stable")]
+
+    def compute_scores(self, rows: Rows, lifts: NDArray[np.float64]) -> Scores:
+        """Return the counts of items [n] plus the shares `lifts` [n] of the sum of all counts."""
+        scores: Scores = (self.counts[rows] + self.total * lifts).astype(np.float32)
+        return scores
 
     def remap(self, base_rows: Rows, new_rows: Rows) -> "PopularItems":
         """Return the table for the items of another release; new items have count 0.

@@ -43,9 +43,17 @@ class SimilarItems:
         """Return N."""
         return len(self.offsets) - 1
 
+    def locate_lists(self, rows: Rows) -> tuple[Offsets, Offsets]:
+        """Return where in the arrays the lists of items start and end; that of row -1 is empty."""
+        starts = self.offsets[rows]
+        return starts, np.maximum(self.offsets[rows + 1], starts)
+
     def get_neighbors(self, row: int) -> tuple[Rows, NDArray[np.float64]]:
         """Return rows and similarities of an item's neighbours, the nearest first."""
-        start, end = self.offsets[row : row + 2].tolist()
+        return self.get_segment(*self.offsets[row : row + 2].tolist())
+
+    def get_segment(self, start: int, end: int) -> tuple[Rows, NDArray[np.float64]]:
+        """Return rows and similarities at the positions from `start` to `end` - 1."""
         return self.rows[start:end], self.scores[start:end].astype(np.float64) / SIMILARITY_SCALE
 
     @cached_property

@@ -20,7 +20,8 @@ from vecall.runtime.numba_cache import compile_cached
 intrinsic: Any = typed_intrinsic  # declared for a calling convention that differs from its use here
 
 _PREFETCH_ROWS = 16  # rows between prefetch and use; makes rows at random addresses 1.5 times as fast
-_LAST_BIN = 2**11 - 1  # bins 0 .. 2,047 of the histogram of scores; a mask, since all its bits are set
+_LAST_BIN = 2**11 - 1  # bins 0 .. 2,047 of a histogram; a mask, since all its bits are set
+_FEW_KEYS = 64  # beyond the k smallest that are sorted rather than told apart
 _CACHE_LINE_BYTES = 64
 # Sums may be reordered to fill the registers; the order is the same for every row.
 _FASTMATH_FLAGS = {"reassoc", "contract", "nsz"}
@@ -30,7 +31,7 @@ _jit = compile_cached(fastmath=_FASTMATH_FLAGS)
 
 
 @intrinsic
-def _half_to_float32(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
+def half_to_float32(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG001 - numba's protocol
     """Convert the bits of a float16, a uint16, to float32: one vector instruction for many of them."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:  # noqa: ANN401
@@ -70,7 +71,7 @@ def _count_trailing_zeros(_typing: Any, bits: Any) -> Any:  # noqa: ANN401, ARG0
 def _dot(half_bits, row, query):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     total = np.float32(0)
     for axis in range(query.shape[0]):
-        total += _half_to_float32(half_bits[row, axis]) * query[axis]
+        total += half_to_float32(half_bits[row, axis]) * query[axis]
     return total
 
 
@@ -123,12 +124,53 @@ def _collect_top_k_superset(scores, k, positions):  # type: ignore[no-untyped-de
 
 
 @_jit
-def _pack_sort_keys(bits, rows, positions, keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write uint64 keys that ascend as scores descend, then as rows ascend: 32 bits of score, 32 bits of row."""
-    for i in range(positions.shape[0]):
-        position = positions[i]
+def _collect_sort_keys(scores, bits, rows, k, keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write uint64 keys that ascend as scores descend, then as rows ascend: 32 bits of score, 32 bits of row.
+
+    Only the first keys, whose number is returned, may be among the k smallest.
+    """
+    n = scores.shape[0]
+    positions = np.empty(n if n > k else 0, dtype=np.int64)
+    count = _collect_top_k_superset(scores, k, positions) if n > k else n
+    for i in range(count):
+        position = positions[i] if n > k else i
         row = position if rows is None else rows[position]
         keys[i] = np.uint64(_invert_float_order(bits[position])) << np.uint64(32) | np.uint64(row)
+    return _keep_smallest(keys[:count], k)
+
+
+@_jit
+def _keep_smallest(keys, k):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Move the k smallest of distinct keys and at most a few others to the front; return their number.
+
+    By histograms of ever smaller ranges around the k-th. Linear bins of scores leave many where a few are far larger.
+    """
+    start, end = 0, keys.shape[0]  # keys before `start` are among the smallest, those from `end` on are not
+    while end - k > _FEW_KEYS:
+        low = high = keys[start]
+        for i in range(start, end):
+            low, high = min(low, keys[i]), max(high, keys[i])
+        shift = np.uint64(0)
+        while (high - low) >> shift > np.uint64(_LAST_BIN):
+            shift += np.uint64(1)
+        counts = np.zeros(_LAST_BIN + 1, dtype=np.int64)
+        for i in range(start, end):
+            counts[np.int64((keys[i] - low) >> shift)] += 1
+        last_bin, count = 0, counts[0]
+        while start + count < k:
+            last_bin += 1
+            count += counts[last_bin]
+        n_kept = start
+        for i in range(start, end):
+            if np.int64((keys[i] - low) >> shift) <= last_bin:
+                keys[n_kept] = keys[i]
+                n_kept += 1
+        end = n_kept
+        for i in range(start, end):
+            if np.int64((keys[i] - low) >> shift) < last_bin:
+                keys[start], keys[i] = keys[i], keys[start]
+                start += 1
+    return end
 
 
 @_jit
@@ -147,27 +189,21 @@ def _invert_float_order(bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 
 
 @_jit
-def _sum_by_row(rows, values, positions, distinct_rows, sums):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Sum in a hash table with linear probing: `positions`, all -1, are those of the rows among the distinct ones."""
-    mask, n_distinct = np.uint64(positions.shape[0] - 1), 0
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        slot = (np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32) & mask
-        while positions[slot] >= 0 and distinct_rows[positions[slot]] != row:
-            slot = (slot + np.uint64(1)) & mask
-        if positions[slot] < 0:
-            positions[slot] = n_distinct
-            distinct_rows[n_distinct] = row
-            sums[n_distinct] = 0.0
-            n_distinct += 1
-        sums[positions[slot]] += values[i]
-    return n_distinct
+def _gather_vectors(half_bits, rows, vectors):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    row_bytes = 2 * vectors.shape[1]
+    for position in range(rows.shape[0]):
+        if position + _PREFETCH_ROWS < rows.shape[0]:
+            start = rows[position + _PREFETCH_ROWS] * row_bytes
+            for offset in range(0, row_bytes, _CACHE_LINE_BYTES):
+                _prefetch(half_bits, start + offset)
+        for axis in range(vectors.shape[1]):
+            vectors[position, axis] = half_to_float32(half_bits[rows[position], axis])
 
 
-def _make_read_only_view(array: Any) -> Any:  # noqa: ANN401 - an array
+def make_read_only_view(array: Any) -> Any:  # noqa: ANN401 - an array
     """Read-only view of an array. Numba compiles a kernel once per array type; this gives all inputs the same type."""
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)  # half as long as by `flags`
     return view
 
 
@@ -183,12 +219,12 @@ def compute_inner_products(half_vectors: HalfVectors, query: Vectors, rows: Rows
         [n] or [N] scores.
     """
     scores = np.empty(len(half_vectors) if rows is None else len(rows), dtype=np.float32)
-    half_bits = _make_read_only_view(half_vectors.view(np.uint16))
-    query = _make_read_only_view(np.ascontiguousarray(query))
+    half_bits = make_read_only_view(half_vectors.view(np.uint16))
+    query = make_read_only_view(np.ascontiguousarray(query))
     if rows is None:
         _score_all(half_bits, query, scores)
     else:
-        _score_rows(half_bits, query, _make_read_only_view(rows), scores)
+        _score_rows(half_bits, query, make_read_only_view(rows), scores)
     return scores
 
 
@@ -197,7 +233,7 @@ def select_top_k_superset(scores: Scores, k: int) -> NDArray[np.int64]:
     if len(scores) <= k:
         return np.arange(len(scores))
     positions = np.empty(len(scores), dtype=np.int64)
-    return positions[: _collect_top_k_superset(_make_read_only_view(scores), k, positions)]
+    return positions[: _collect_top_k_superset(make_read_only_view(scores), k, positions)]
 
 
 def select_top_k(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Scores]:
@@ -211,42 +247,33 @@ def select_top_k(scores: Scores, rows: Rows | None, k: int) -> tuple[Rows, Score
     Returns:
         Rows and scores, each [min(k, n)], by descending score, then ascending row.
     """
-    positions = select_top_k_superset(scores, k)
-    keys = np.empty(len(positions), dtype=np.uint64)
-    _pack_sort_keys(
-        _make_read_only_view(scores.view(np.uint32)),
-        None if rows is None else _make_read_only_view(rows),
-        _make_read_only_view(positions),
+    keys = np.empty(len(scores), dtype=np.uint64)
+    count = _collect_sort_keys(
+        make_read_only_view(scores),
+        make_read_only_view(scores.view(np.uint32)),
+        None if rows is None else make_read_only_view(rows),
+        k,
         keys,
     )
+    keys = keys[:count]
     keys.sort()  # ten times as fast as a sort by two columns
     count = min(k, len(keys))
     best_rows, bits = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint32)
-    _unpack_sort_keys(_make_read_only_view(keys), best_rows, bits)
+    _unpack_sort_keys(make_read_only_view(keys), best_rows, bits)
     return best_rows, bits.view(np.float32)
 
 
-def sum_by_row(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
-    """Sum the values of equal rows, several times as fast as by sorting.
-
-    Args:
-        rows: [n] int64, at least 0.
-        values: [n].
-
-    Returns:
-        The distinct rows, in the order in which they occur first, and the sum of each.
-    """
-    positions = np.full(2 << len(rows).bit_length(), -1, dtype=np.int32)  # at most half full
-    distinct_rows, sums = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.float64)
-    inputs = _make_read_only_view(rows), _make_read_only_view(values)
-    count = _sum_by_row(*inputs, positions, distinct_rows, sums)
-    return distinct_rows[:count], sums[:count]
+def gather_vectors(half_vectors: HalfVectors, rows: Rows) -> Vectors:
+    """Return the stored vectors [n, D] of rows [n] in 0 .. N - 1, which are not checked, as float32."""
+    vectors = np.empty((len(rows), half_vectors.shape[1]), dtype=np.float32)
+    _gather_vectors(make_read_only_view(half_vectors.view(np.uint16)), make_read_only_view(rows), vectors)
+    return vectors
 
 
 def bitmap_to_rows(bitmap: Bitmap) -> Rows:
     """List the rows of a bitmap, ascending."""
     rows = np.empty(bitmap.count, dtype=np.int64)
-    _list_rows(_make_read_only_view(bitmap.bits), rows)
+    _list_rows(make_read_only_view(bitmap.bits), rows)
     return rows
 
 
@@ -259,4 +286,4 @@ def compile_kernels() -> None:
     select_top_k_superset(compute_inner_products(half_vectors, query, rows), 0)
     select_top_k(np.zeros(1, dtype=np.float32), None, 1)
     select_top_k(np.zeros(1, dtype=np.float32), rows, 1)
-    sum_by_row(rows, np.zeros(1))
+    gather_vectors(half_vectors, rows)

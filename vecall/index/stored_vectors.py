@@ -9,8 +9,8 @@ from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.errors import InvalidReleaseError, QueryError, StoreError
 from vecall.index.bitmap import Bitmap
 from vecall.index.hits import Hits
-from vecall.index.kernels import compute_inner_products
-from vecall.index.scan import check_vectors, compute_block_rows, scan, to_float32
+from vecall.index.kernels import compute_inner_products, gather_vectors
+from vecall.index.scan import check_vectors, compute_block_rows, scan
 
 VECTORS_FILE = "vectors.npy"
 
@@ -92,7 +92,7 @@ class StoredVectors:
                 f"rows range from {rows.min()} to {rows.max()}; expected rows of this index, 0 to {self.size - 1}: "
                 "drop the padding (row -1) of hits first"
             )
-        return to_float32(self.half_vectors[rows])
+        return gather_vectors(self.half_vectors, np.ascontiguousarray(rows, dtype=np.int64))
 
     def fill_missing_hits(self, hits: Hits, queries: Vectors, allowed: Bitmap | None) -> Hits:
         """Replace, in place, the hits of each query that has fewer than it could by an exact search.

@@ -1,19 +1,18 @@
 """Lists of candidates with labels: what recall returns for held-out cases, as the ranker gets it in a request."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
-import polars as pl
 
 from vecall.arrays import Mask
 from vecall.channels.merge_plan import MergePlan
 from vecall.data.ragged import RaggedArray
 from vecall.live.snapshot import Snapshot
+from vecall.ranking.candidate_columns import CandidateColumns
+from vecall.recall.candidate_columns import RecalledColumns
 from vecall.recall.candidate_set import build_candidate_set
-from vecall.recall.candidate_table import build_candidate_table
 from vecall.recall.channel_search import search_channels
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.resolve import ResolvedQuery
@@ -24,12 +23,12 @@ class LabelledCandidates:
     """What recall returned to a user, and which of it the user took.
 
     Attributes:
-        build_table: Returns the table of C rows, see `vecall.recall.candidate_table`; lists without a target need none.
+        columns: Columns of C rows; those of lists without a target need not be made.
         is_target: [C] Whether each is a held-out item.
         target_count: Number of held-out items, those that recall did not return included; at least 1.
     """
 
-    build_table: Callable[[], pl.DataFrame]
+    columns: CandidateColumns
     is_target: Mask
     target_count: int
 
@@ -68,5 +67,5 @@ class RecalledLists:
         query, targets = self.queries[index], self.targets[index]
         candidates = build_candidate_set(self.snapshot, query.excluded_rows, None)
         result = search_channels(ChannelQuery(self.snapshot, query, candidates), self.plan, self.depth)
-        build_table = partial(build_candidate_table, self.snapshot, query, result)
-        return LabelledCandidates(build_table, np.isin(result.rows, targets), len(targets))
+        columns = RecalledColumns(self.snapshot, query, result)
+        return LabelledCandidates(columns, np.isin(result.rows, targets), len(targets))

@@ -186,7 +186,7 @@ def _collect(
         if not candidates.is_target.any():
             continue
         positions = _draw_positions(candidates.is_target, rng)
-        matrices.append(features.build_matrix(candidates.build_table())[positions])
+        matrices.append(features.build_matrix(candidates.columns)[positions])
         labels.append(candidates.is_target[positions])
         ranks.append(positions + 1)
         if len(labels) * matrices[-1].size > _MAX_VALUES:
@@ -238,7 +238,7 @@ def compare_orders(
         advance(1)
         order = np.arange(len(candidates.is_target))
         if candidates.is_target.any():
-            order = np.argsort(-score_candidates(candidates.build_table(), ranker), kind="stable")
+            order = np.argsort(-score_candidates(candidates.columns, ranker), kind="stable")
         recalled.append(_compute_ndcg(candidates.is_target, candidates.target_count))
         ranked.append(_compute_ndcg(candidates.is_target[order], candidates.target_count))
     return np.concatenate(recalled), np.concatenate(ranked)

@@ -1,7 +1,8 @@
-"""Features of the reference ranker: one function from the table of candidates to a matrix, in training and serving."""
+"""Features of the reference ranker: one function from columns of candidates to a matrix, in training and serving."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from vecall.data.frames import get_unnamed_column
-from vecall.ranking.numeric_columns import is_numeric, to_numbers
+from vecall.ranking.candidate_columns import USER_PREFIX, CandidateColumns, FrameColumns, Numbers
+from vecall.ranking.numeric_columns import is_numeric
 
 FeatureMatrix = NDArray[np.float32]
 Transform = Literal["number", "log", "gap", "position", "length", "category"]
 
-_USER_PREFIX = "user."
 _MIN_VALUE_COUNT, _MAX_VALUES = 5, 200  # of a category: rarer values, and those beyond, count as one
 
 
@@ -40,34 +41,26 @@ class RankerFeature(BaseModel):
         """The column, and the transform unless it is "number"."""
         return self.column if self.transform == "number" else f"{self.column}:{self.transform}"
 
-    def compute(self, candidates: pl.DataFrame) -> NDArray[np.float64]:
-        """Return [C] numbers for C candidates, or [1] if all have the same."""
-        column = get_unnamed_column(candidates, self.column)
-        if self.column.startswith(_USER_PREFIX):  # equal in all rows
-            column = column.head(1)
-        match self.transform:
-            case "length":
-                return column.list.len().cast(pl.Float64).to_numpy()
-            case "category":
-                return self._encode(column)
-            case "number":
-                return to_numbers(column)
-            case "log":
-                return np.log1p(np.maximum(to_numbers(column), 0))
-            case "gap":
-                return _subtract_maximum(to_numbers(column))
-            case "position":
-                return _count_larger(to_numbers(column))
-
-    def _encode(self, column: pl.Series) -> NDArray[np.float64]:
-        codes = self._code_by_value
-        return np.array(
-            [np.nan if value is None else codes.get(value, 0) for value in column.cast(pl.String).to_list()], np.float64
-        )
+    def compute(self, candidates: CandidateColumns) -> Numbers | None:
+        """Return [C] numbers for C candidates, or [1] if all have the same; None if there is no such column."""
+        if self.transform == "length":
+            return candidates.get_lengths(self.column)
+        if self.transform == "category":
+            texts = candidates.get_texts(self.column)
+            return (
+                None if texts is None else np.fromiter(map(self._codes.get, texts, repeat(0.0)), np.float64, len(texts))
+            )
+        numbers = candidates.get_numbers(self.column)
+        if numbers is None or self.transform == "number":
+            return numbers
+        numbers = numbers.astype(np.float64)
+        if self.transform == "log":
+            return np.log1p(np.maximum(numbers, 0))
+        return _subtract_maximum(numbers) if self.transform == "gap" else _count_larger(numbers)
 
     @cached_property
-    def _code_by_value(self) -> Mapping[str, int]:
-        return {value: code for code, value in enumerate(self.values, start=1)}
+    def _codes(self) -> Mapping[str | None, float]:
+        return {None: np.nan} | {value: float(code) for code, value in enumerate(self.values, start=1)}
 
 
 def _subtract_maximum(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -99,15 +92,26 @@ class RankerFeatures(BaseModel):
         """Positions of the features that are codes of categories."""
         return [i for i, feature in enumerate(self.features) if feature.transform == "category"]
 
-    def build_matrix(self, candidates: pl.DataFrame) -> FeatureMatrix:
-        """Return the features of C candidates of one query, [C, F]; NaN where the table lacks the column."""
-        matrix = np.full((len(candidates), len(self.features)), np.nan, dtype=np.float32)
-        columns = set(candidates.columns)  # a channel that the request did not name has none
+    def build_matrix(
+        self, candidates: CandidateColumns | pl.DataFrame, positions: Iterable[int] | None = None
+    ) -> FeatureMatrix:
+        """Return the features of C candidates of one query, [C, F]; NaN where a column is missing.
+
+        Args:
+            candidates: C candidates.
+            positions: Of the features to compute; the others are NaN. None for all.
+
+        Returns:
+            The transpose of a contiguous array: what a feature is computed of is read once for all candidates.
+        """
+        columns = FrameColumns(candidates) if isinstance(candidates, pl.DataFrame) else candidates
+        matrix = np.full((len(self.features), len(columns)), np.nan, dtype=np.float32)
         with np.errstate(over="ignore"):  # infinity is a number to the trees
-            for i, feature in enumerate(self.features):
-                if feature.column in columns:
-                    matrix[:, i] = feature.compute(candidates)
-        return matrix
+            for position in range(len(self.features)) if positions is None else positions:
+                # A channel that the request did not name has no column.
+                if (numbers := self.features[position].compute(columns)) is not None:
+                    matrix[position] = numbers
+        return matrix.T
 
 
 def select_features(
@@ -127,9 +131,9 @@ def select_features(
             features += [RankerFeature(column=name, transform=transform) for transform in ("log", "position")]
         elif name.startswith(("item.", "history.")):
             features.append(RankerFeature(column=name, transform="number"))
-        elif name.startswith(_USER_PREFIX):
+        elif name.startswith(USER_PREFIX):
             features += _list_value_features(
-                name, dtype, get_unnamed_column(user_features, name.removeprefix(_USER_PREFIX))
+                name, dtype, get_unnamed_column(user_features, name.removeprefix(USER_PREFIX))
             )
         elif name in attributes.columns:
             features += _list_value_features(name, dtype, get_unnamed_column(attributes, name))

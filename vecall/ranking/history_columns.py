@@ -1,15 +1,16 @@
 """Columns of the table of candidates that compare each candidate with the newest items of the user's history."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import repeat
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.arrays import Vectors
-from vecall.data.frames import get_unnamed_column
+from vecall.arrays import Scores, Vectors
 from vecall.ranking.numeric_columns import is_numeric, to_numbers
 
 MAX_HISTORY_ITEMS = 50  # the newest, which attributes are compared with
@@ -18,25 +19,27 @@ _MAX_COSINE_ITEMS = 10  # the newest, which vectors are compared with
 _Numbers = NDArray[np.float64] | NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class ItemDescriptions:
-    """What a release knows of n items.
+class ItemDescriptions(Protocol):
+    """What a release knows of n items, read when it is needed."""
 
-    Attributes:
-        attributes: n rows.
-        vectors: [n, D].
-    """
+    def __len__(self) -> int:
+        """Return n."""
 
-    attributes: pl.DataFrame
-    vectors: Vectors
+    @property
+    def vectors(self) -> Vectors:
+        """Vectors [n, D]."""
+
+    def get_values(self, name: str) -> pl.Series:
+        """Return the n values of an attribute, without its name."""
 
 
-def build_history_columns(
-    candidates: ItemDescriptions, newest: ItemDescriptions, history_length: int
-) -> dict[str, pl.Series]:
-    """Return float32 columns of C values each; null where an item has no value, or there is no history.
+def list_history_columns(
+    attributes: Mapping[str, pl.DataType], candidates: ItemDescriptions, newest: ItemDescriptions, history_length: int
+) -> dict[str, Callable[[], Scores]]:
+    """Return for each column what computes its C values; NaN where an item has no value, or there is no history.
 
     Args:
+        attributes: Types of the attributes.
         candidates: C items.
         newest: The newest items of the history, at most `MAX_HISTORY_ITEMS`, the oldest first.
         history_length: Length of the whole history.
@@ -51,22 +54,30 @@ def build_history_columns(
           - `history.difference.ATTRIBUTE` of numbers, dates and datetimes: the candidate's value minus the mean of the
             newest items, in days for dates and datetimes.
     """
-    n_candidates = len(candidates.attributes)
-    columns: dict[str, _Numbers] = {"history.length": np.full(n_candidates, history_length, dtype=np.float32)}
-    columns |= _compare_vectors(candidates.vectors, newest.vectors)
-    for name in candidates.attributes.columns:
-        values, history_values = (
-            get_unnamed_column(frame, name) for frame in (candidates.attributes, newest.attributes)
-        )
-        if _has_tags(values.dtype):
-            columns[f"history.share.{name}"] = _compute_tag_shares(values, history_values)
-        elif _is_discrete(values.dtype):
-            columns[f"history.share.{name}"] = _compute_shares(values, history_values)
-        if is_numeric(values.dtype) and values.dtype != pl.Boolean:
-            columns[f"history.difference.{name}"] = _compute_differences(values, history_values)
-    return {
-        name: pl.Series(numbers.astype(np.float32, copy=False), nan_to_null=True) for name, numbers in columns.items()
+    cosines = _Cosines(candidates, newest)
+    columns: dict[str, Callable[[], Scores]] = {
+        "history.length": lambda: np.full(len(candidates), history_length, dtype=np.float32),
+        "history.cosine_last": lambda: cosines.summaries[0],
+        "history.cosine_max": lambda: cosines.summaries[1],
+        "history.cosine_mean": lambda: cosines.summaries[2],
     }
+    for name, dtype in attributes.items():
+        if _has_tags(dtype):
+            columns[f"history.share.{name}"] = partial(_compare, _compute_tag_shares, name, candidates, newest)
+        elif _is_discrete(dtype):
+            columns[f"history.share.{name}"] = partial(_compare, _compute_shares, name, candidates, newest)
+        if is_numeric(dtype) and dtype != pl.Boolean:
+            columns[f"history.difference.{name}"] = partial(_compare, _compute_differences, name, candidates, newest)
+    return columns
+
+
+def _compare(
+    compute: Callable[[pl.Series, pl.Series], _Numbers],
+    name: str,
+    candidates: ItemDescriptions,
+    newest: ItemDescriptions,
+) -> Scores:
+    return compute(candidates.get_values(name), newest.get_values(name)).astype(np.float32, copy=False)
 
 
 def _is_discrete(dtype: pl.DataType) -> bool:
@@ -77,12 +88,21 @@ def _has_tags(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.DataType) and _is_discrete(dtype.inner)
 
 
-def _compare_vectors(candidates: Vectors, newest: Vectors) -> dict[str, _Numbers]:
-    names = ("history.cosine_last", "history.cosine_max", "history.cosine_mean")
-    if not len(newest):
-        return {name: np.full(len(candidates), np.nan, dtype=np.float32) for name in names}
-    cosines = _normalize(candidates) @ _normalize(newest[-_MAX_COSINE_ITEMS:]).T  # [C, at most 10]
-    return dict(zip(names, (cosines[:, -1], cosines.max(axis=1), cosines.mean(axis=1)), strict=True))
+class _Cosines:
+    """Cosines of candidates to the newest items of the history, computed once for all of their summaries."""
+
+    def __init__(self, candidates: ItemDescriptions, newest: ItemDescriptions) -> None:
+        self._candidates, self._newest = candidates, newest
+
+    @cached_property
+    def summaries(self) -> tuple[Scores, Scores, Scores]:
+        """Cosine [C] to the newest item, the largest and the mean; NaN without a history."""
+        if not len(self._newest):
+            nothing = np.full(len(self._candidates), np.nan, dtype=np.float32)
+            return nothing, nothing, nothing
+        newest = _normalize(self._newest.vectors[-_MAX_COSINE_ITEMS:])
+        cosines = _normalize(self._candidates.vectors) @ newest.T  # [C, at most 10]
+        return cosines[:, -1], cosines.max(axis=1), cosines.mean(axis=1)
 
 
 def _normalize(vectors: Vectors) -> Vectors:
@@ -95,10 +115,8 @@ def _normalize(vectors: Vectors) -> Vectors:
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
     # In Python: an expression of Polars starts its thread pool, which takes longer than all of this.
-    known, candidate_values = [value for value in history_values.to_list() if value is not None], values.to_list()
-    shares = _look_up(Counter(known), len(known), candidate_values)
-    shares[[value is None for value in candidate_values]] = np.nan
-    return shares
+    known = [value for value in history_values.to_list() if value is not None]
+    return _look_up({**Counter(known), None: np.nan}, len(known), values.to_list())
 
 
 def _compute_tag_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
@@ -107,15 +125,15 @@ def _compute_tag_shares(values: pl.Series, history_values: pl.Series) -> _Number
     counts = Counter(tag for tags in tag_lists for tag in set(tags))
     candidate_lists = [tags or () for tags in values.to_list()]
     lengths = np.array([len(tags) for tags in candidate_lists], dtype=np.int64)
-    shares = _look_up(counts, len(tag_lists), (tag for tags in candidate_lists for tag in tags))
+    shares = _look_up(counts, len(tag_lists), [tag for tags in candidate_lists for tag in tags])
     owners = np.repeat(np.arange(len(values)), lengths)
     means = np.bincount(owners, shares, minlength=len(values)) / np.maximum(lengths, 1)
     return np.where(lengths > 0, means, np.nan)
 
 
-def _look_up(counts: Mapping[object, int], total: int, values: Iterable[object]) -> NDArray[np.float64]:
+def _look_up(counts: Mapping[object, float], total: int, values: Sequence[object]) -> NDArray[np.float64]:
     """Return the count of each value divided by the total; NaN if the total is 0."""
-    found = np.array([counts.get(value, 0) for value in values], dtype=np.float64)
+    found = np.fromiter(map(counts.get, values, repeat(0)), dtype=np.float64, count=len(values))
     return found / total if total else np.full(len(found), np.nan)
 
 

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from vecall.errors import RankerUnavailableError, VecallError
+from vecall.ranking.candidate_columns import CandidateColumns, FrameColumns, Numbers
 from vecall.ranking.features import FeatureMatrix, RankerFeatures
+from vecall.ranking.lightgbm_text import parse_trees
+from vecall.ranking.tree_scorer import TreeScorer
 from vecall.runtime.missing_modules import explain_missing_module
 
 LIGHTGBM = "lightgbm"
@@ -32,11 +35,12 @@ class LightGbmRanker:
 
     Args:
         booster: A `lightgbm.Booster`.
-        spec: What it reads.
+        scorer: The same trees, which scores come from; None for those of the booster.
+        spec: What they read.
     """
 
-    def __init__(self, booster: Any, spec: RankerSpec) -> None:  # noqa: ANN401 - the package may be missing
-        self._booster, self.spec = booster, spec
+    def __init__(self, booster: Any, scorer: TreeScorer | None, spec: RankerSpec) -> None:  # noqa: ANN401
+        self._booster, self._scorer, self.spec = booster, scorer, spec
 
     @classmethod
     def from_text(cls, model_text: str, spec: RankerSpec) -> "LightGbmRanker":
@@ -56,14 +60,24 @@ class LightGbmRanker:
                 f"the model reads {booster.num_feature()} features, expected {len(spec.features.names)}; train the "
                 "ranker again"
             )
-        return cls(booster, spec)
+        trees = parse_trees(model_text)
+        scorer = None if trees is None else TreeScorer.build(trees)
+        if scorer is not None:  # compiles the kernels, or loads them: the first request would wait for it
+            scorer.score(np.zeros((len(spec.features.names), 1), dtype=np.float32))
+        return cls(booster, scorer, spec)
 
     def __call__(self, candidates: pl.DataFrame) -> pl.Series:
         """Return [C] scores for the C candidates of one query."""
+        return pl.Series("", self.score_columns(FrameColumns(candidates)))
+
+    def score_columns(self, candidates: CandidateColumns) -> NDArray[np.float64]:
+        """Return [C] scores for the C candidates of one query; reads no other columns than the trees do."""
         if not len(candidates):
-            return pl.Series("", [], dtype=pl.Float64)
-        matrix = self.spec.features.build_matrix(candidates)
-        return pl.Series("", self.score(matrix, candidates.get_column("rank").to_numpy()))
+            return np.empty(0, dtype=np.float64)
+        if (ranks := candidates.get_numbers("rank")) is None:
+            raise VecallError("the candidates have no column 'rank'; rank what `Recaller.candidates` returns")
+        used_features = None if self._scorer is None else self._scorer.used_features
+        return self.score(self.spec.features.build_matrix(candidates, used_features), ranks)
 
     @property
     def tree_count(self) -> int:
@@ -77,13 +91,16 @@ class LightGbmRanker:
         order = np.argsort(-shares, kind="stable")
         return {self.spec.features.names[i]: round(float(shares[i]), 4) for i in order if shares[i] > 0}
 
-    def score(self, matrix: FeatureMatrix, ranks: NDArray[np.integer]) -> NDArray[np.float64]:
+    def score(self, matrix: FeatureMatrix, ranks: Numbers) -> NDArray[np.float64]:
         """Return [C] scores of [C, F] features and [C] ranks of recall, from 1."""
-        corrections: NDArray[np.float64] = self._booster.predict(matrix, num_threads=1)
+        if self._scorer is None:  # not a model that `vecall fit` trains
+            corrections: NDArray[np.float64] = self._booster.predict(matrix, num_threads=1)
+        else:
+            corrections = self._scorer.score(np.ascontiguousarray(matrix.T))
         return corrections + compute_prior(ranks, self.spec.rank_weight)
 
 
-def compute_prior(ranks: NDArray[np.integer], weight: float) -> NDArray[np.float64]:
+def compute_prior(ranks: Numbers, weight: float) -> NDArray[np.float64]:
     """Return [C] scores that order as recall does: -weight · log(rank)."""
     return -weight * np.log(ranks.astype(np.float64))
 
@@ -113,6 +130,14 @@ class UnavailableRanker:
 
     def __call__(self, candidates: pl.DataFrame) -> pl.Series:  # noqa: ARG002 - as of every ranker
         """Raise.
+
+        Raises:
+            RankerUnavailableError: Always.
+        """
+        raise RankerUnavailableError(self._reason)
+
+    def score_columns(self, candidates: CandidateColumns) -> NDArray[np.float64]:  # noqa: ARG002 - as of every ranker
+        """Raise, before any column is made.
 
         Raises:
             RankerUnavailableError: Always.

@@ -1,16 +1,19 @@
 """The items that may be answers to a request: live, matching the filter, not excluded."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from vecall.arrays import Mask, Rows
 from vecall.index.bitmap import Bitmap
 from vecall.index.filter_profile import FilterProfile
+from vecall.index.row_filter import RowFilter
 from vecall.live.snapshot import Snapshot
 from vecall.recall.filters import FilterMask
 
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
+_NO_SLOTS: Mask = np.empty(0, dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class CandidateSet:
         base_bitmap: Matching rows of the base, including excluded ones; None for all rows.
         base_size: Rows of the base.
         excluded_base_rows: Matching rows of the base that are excluded, ascending.
-        delta_slots: Eligible slots of the delta.
+        slot_mask: [S] whether each slot of the delta is eligible.
+        delta_slots: Eligible slots of the delta, ascending.
         match_count: Matching items of base and delta.
         filter_profile: Where the rows that pass the filter lie in the index; None without a filter.
     """
@@ -29,6 +33,7 @@ class CandidateSet:
     base_bitmap: Bitmap | None
     base_size: int
     excluded_base_rows: Rows
+    slot_mask: Mask
     delta_slots: Rows
     match_count: int
     filter_profile: FilterProfile | None = None
@@ -51,19 +56,10 @@ class CandidateSet:
             self.excluded_base_rows
         )
 
-    def is_eligible(self, rows: Rows) -> Mask:
-        """Return [len(rows)] whether each row of the snapshot, in any order, may be an answer."""
-        in_base = rows < self.base_size
-        if in_base.all():
-            return self._is_eligible_in_base(rows)
-        is_eligible = np.empty(len(rows), dtype=np.bool_)
-        is_eligible[in_base] = self._is_eligible_in_base(rows[in_base])
-        is_eligible[~in_base] = is_in_sorted(rows[~in_base] - self.base_size, self.delta_slots)
-        return is_eligible
-
-    def _is_eligible_in_base(self, rows: Rows) -> Mask:
-        is_excluded = is_in_sorted(rows, self.excluded_base_rows)
-        return ~is_excluded if self.base_bitmap is None else ~is_excluded & self.base_bitmap.contains(rows)
+    @cached_property
+    def row_filter(self) -> RowFilter:
+        """Tells which rows of the snapshot are eligible."""
+        return RowFilter(self.base_bitmap, self.excluded_base_rows, self.base_size, self.slot_mask)
 
 
 def build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: FilterMask | None) -> CandidateSet:
@@ -86,12 +82,13 @@ def build_candidate_set(snapshot: Snapshot, excluded_rows: Rows, filter_mask: Fi
             excluded_base_rows = excluded_base_rows[bitmap.contains(excluded_base_rows)]
     match_count = base_size if bitmap is None else bitmap.count
     if not len(delta):
-        return CandidateSet(bitmap, base_size, excluded_base_rows, _NO_ROWS, match_count, profile)
+        return CandidateSet(bitmap, base_size, excluded_base_rows, _NO_SLOTS, _NO_ROWS, match_count, profile)
     is_match = delta.live_mask if filter_mask is None else delta.live_mask & filter_mask.matching_slot_mask
     is_eligible = is_match.copy()
     is_eligible[excluded_rows[excluded_rows >= base_size] - base_size] = False
     match_count += int(np.count_nonzero(is_match))
-    return CandidateSet(bitmap, base_size, excluded_base_rows, np.flatnonzero(is_eligible), match_count, profile)
+    slots = np.flatnonzero(is_eligible)
+    return CandidateSet(bitmap, base_size, excluded_base_rows, is_eligible, slots, match_count, profile)
 
 
 def is_in_sorted(rows: Rows, sorted_rows: Rows) -> Mask:

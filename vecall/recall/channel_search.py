@@ -4,13 +4,15 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from vecall.arrays import Mask, Rows, Scores
+from vecall.arrays import Rows, Scores
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.channels.settings import ChannelName
 from vecall.errors import EngineUnavailableError, QueryError, VecallError
+from vecall.index.row_positions import RowPositions
 from vecall.recall.channels.available import CHANNELS, list_available_channels
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.engine_fallback import DEGRADED_ENGINE, check_when_down, fill_by_popularity
@@ -49,11 +51,34 @@ class ChannelSearchResult:
     degraded: tuple[str, ...] = ()
     fallback: Fallback | None = None
 
-    def list_channels(self, rows: Rows) -> list[list[str]]:
-        """Return for each row the names of the channels that recalled it."""
-        masks = {name: np.isin(rows, channel_rows) for name, (channel_rows, _) in self.hits.items()}
-        combinations, positions = combine_channels(masks, len(rows))
-        return [list(combinations[position]) for position in positions.tolist()]
+    @cached_property
+    def positions_by_channel(self) -> Mapping[ChannelName, Rows]:
+        """For each channel that answered [len(rows)] the position of each of `rows` in its hits; -1 without one."""
+        found, positions = RowPositions(self.rows), {}
+        for name, (channel_rows, _) in self.hits.items():
+            targets = found.find(channel_rows)
+            aligned = np.full(len(self.rows) + 1, -1)
+            aligned[targets] = np.arange(len(targets))  # target -1, of a row that is not here, is the last
+            positions[name] = aligned[:-1]
+        return positions
+
+    def list_channels(self, positions: Rows) -> list[list[str]]:
+        """Return for each position among `rows` the names of the channels that recalled the row."""
+        combinations, indices = self.combine_channels(positions)
+        return [list(combinations[index]) for index in indices.tolist()]
+
+    def combine_channels(self, positions: Rows) -> tuple[list[list[str]], Rows]:
+        """Return the distinct combinations of channels that recalled rows, and the index of each row's combination.
+
+        Args:
+            positions: [n] positions among `rows`.
+        """
+        codes = np.zeros(len(positions), dtype=np.int64)  # a bit per channel
+        for bit, channel_positions in enumerate(self.positions_by_channel.values()):
+            codes |= (channel_positions[positions] >= 0).astype(np.int64) << bit
+        distinct, indices = np.unique(codes, return_inverse=True)
+        names = list(self.positions_by_channel)
+        return [[name for bit, name in enumerate(names) if code >> bit & 1] for code in distinct.tolist()], indices
 
     def describe_channels(self) -> dict[str, dict[str, float]]:
         """Return for each channel that answered its number of items, how many no other channel has, and its time."""
@@ -68,20 +93,6 @@ class ChannelSearchResult:
             }
             for name, (channel_rows, _) in self.hits.items()
         }
-
-
-def combine_channels(masks: Mapping[ChannelName, Mask], length: int) -> tuple[list[list[str]], Rows]:
-    """Return the distinct combinations of channels, and [length] the position among them of each row's.
-
-    Args:
-        masks: By channel [length] whether it recalled each row.
-        length: Number of rows.
-    """
-    codes = np.zeros(length, dtype=np.int64)  # a bit per channel
-    for bit, mask in enumerate(masks.values()):
-        codes |= mask.astype(np.int64) << bit
-    distinct_codes, positions = np.unique(codes, return_inverse=True)
-    return [[name for bit, name in enumerate(masks) if code >> bit & 1] for code in distinct_codes.tolist()], positions
 
 
 def select_plan(release: Release, query: Query) -> MergePlan:

@@ -5,6 +5,7 @@ import numpy as np
 from vecall.arrays import Rows, Scores
 from vecall.channels.similar_items import SimilarItems
 from vecall.data.ragged import locate_segments
+from vecall.index.row_positions import RowPositions
 
 MAX_ITEMS = 10  # the newest
 
@@ -26,13 +27,10 @@ def compute_similarities(similar: SimilarItems, candidates: Rows, history: Rows)
     positions = locate_segments(starts, lengths)
     neighbours, scores = similar.rows[positions], similar.scores[positions].astype(np.float32)
     is_of_newest = np.repeat(np.flatnonzero(is_known) == 0, lengths)
-    order = np.argsort(candidates)
-    ascending = candidates[order]
-    found = np.minimum(np.searchsorted(ascending, neighbours), max(len(candidates) - 1, 0))
-    is_candidate = ascending[found] == neighbours if len(candidates) else np.zeros(len(neighbours), dtype=np.bool_)
+    targets = RowPositions(candidates).find(neighbours)
+    is_candidate = targets >= 0
+    targets, scores, is_of_newest = targets[is_candidate], scores[is_candidate], is_of_newest[is_candidate]
     last, total = np.zeros(len(candidates), dtype=np.float32), np.zeros(len(candidates), dtype=np.float32)
-    targets = order[found[is_candidate]] if len(candidates) else found[:0]
-    np.add.at(total, targets, scores[is_candidate])
-    is_of_newest = is_of_newest[is_candidate]
-    np.add.at(last, targets[is_of_newest], scores[is_candidate][is_of_newest])
+    np.add.at(total, targets, scores)
+    np.add.at(last, targets[is_of_newest], scores[is_of_newest])
     return last, total

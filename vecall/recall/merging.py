@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.channels.merge_plan import MergePlan
 from vecall.channels.settings import ChannelName
-from vecall.index.kernels import sum_by_row
+from vecall.index.row_scores import RowScores
 from vecall.recall.result_order import ScoredRows
 
 RRF_CONSTANT = 60
@@ -26,17 +26,13 @@ def merge_rankings(rankings: Mapping[ChannelName, Rows], plan: MergePlan) -> Sco
         rankings: Distinct rows of each channel of the plan, best first.
         plan: Method and weights; a channel that is not in `rankings` contributes nothing.
     """
-    if not rankings:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-    parts = [weigh_ranks(len(rows), plan.method, plan.weights[name]) for name, rows in rankings.items()]
-    all_rows, all_scores = np.concatenate(list(rankings.values()), dtype=np.int64), np.concatenate(parts)
-    if plan.method == "rrf":
-        rows, scores = sum_by_row(all_rows, all_scores)
-    else:
-        rows, positions = np.unique(all_rows, return_inverse=True)
-        scores = np.zeros(len(rows))
-        np.maximum.at(scores, positions, all_scores)
-    return rows, scores.astype(np.float32)
+    fused = RowScores(sum(map(len, rankings.values())))
+    for name, rows in rankings.items():
+        if plan.method == "rrf":
+            fused.add_ranks(rows, plan.weights[name], RRF_CONSTANT)
+        else:
+            fused.raise_by_ranks(rows, plan.weights[name])
+    return fused.rows, fused.scores.astype(np.float32)
 
 
 def weigh_ranks(length: int, method: str, weight: float) -> NDArray[np.float64]:

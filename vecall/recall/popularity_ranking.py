@@ -8,8 +8,6 @@ from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 
-_GROWTH = 4  # of the number of sorted rows in which k eligible ones are looked for
-
 
 def rank_by_popularity(
     snapshot: Snapshot, candidates: CandidateSet, popularity: Scores, sorted_rows: Rows, k: int
@@ -44,13 +42,9 @@ def _rank_base(candidates: CandidateSet, popularity: Scores, sorted_rows: Rows, 
 
     The first of the sorted rows nearly always suffice; otherwise all eligible rows are ranked.
     """
-    length = 2 * k + len(candidates.excluded_base_rows)
-    while length < _GROWTH * len(sorted_rows):
-        rows = sorted_rows[:length]
-        rows = rows[candidates.is_eligible(rows)]
-        if len(rows) >= k:
-            return rows[:k], popularity[rows[:k]]
-        length *= _GROWTH
+    rows = sorted_rows[candidates.row_filter.find_first(sorted_rows, k)]
+    if len(rows) == k:
+        return rows, popularity[rows]
     eligible = candidates.build_eligible_bitmap()
     if eligible is None:
         return select_top_k(popularity, None, k)

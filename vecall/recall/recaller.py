@@ -14,8 +14,8 @@ from vecall.data.id_map import Id
 from vecall.errors import QueryError
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
 from vecall.ranking.ranker import NamedRanker, Ranker, name_ranker
+from vecall.recall.candidate_columns import RecalledColumns
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set
-from vecall.recall.candidate_table import build_candidate_table
 from vecall.recall.channel_search import NO_DEADLINE, ChannelSearchResult, search_channels, select_plan
 from vecall.recall.channels.available import VECTOR_CHANNELS
 from vecall.recall.channels.base import ChannelQuery
@@ -93,9 +93,9 @@ class Recaller:
         return self.live_index.snapshot.release.name
 
     @property
-    def has_ranker(self) -> bool:
-        """Whether `recommend` ranks: by the caller's ranker, or by that of the release that is served."""
-        return (self._ranker or self.live_index.snapshot.release.ranker) is not None
+    def ranker(self) -> NamedRanker | None:
+        """What `recommend` ranks by: the caller's ranker, or that of the release that is served; None without one."""
+        return self._ranker or self.live_index.snapshot.release.ranker
 
     def parse_user_id(self, text: str) -> Id:
         """Parse a user id that was written as text, such as on a command line, into the release's id type.
@@ -124,13 +124,13 @@ class Recaller:
         """Return the items of `recall` as a table for a ranking model.
 
         Returns:
-            One row per item, see `vecall.recall.candidate_table`.
+            One row per item, see `vecall.recall.candidate_columns.RecalledColumns`.
 
         Raises:
             QueryError, TooManyScansError, EngineUnavailableError: As for `recall`.
         """
         trace = self.recall_with_trace(query)
-        return build_candidate_table(trace.snapshot, trace.resolved_query, trace.search_result)
+        return RecalledColumns(trace.snapshot, trace.resolved_query, trace.search_result).to_frame()
 
     def recommend(
         self,

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from vecall.arrays import Rows
 from vecall.errors import QueryError, RankerUnavailableError, VecallError
 from vecall.ranking.ranker import NamedRanker, score_candidates
-from vecall.recall.candidate_table import build_candidate_table
+from vecall.recall.candidate_columns import RecalledColumns
 from vecall.recall.channel_search import NO_DEADLINE
 from vecall.recall.diversity import AttributeCap, Positions, select_by_marginal_relevance, select_with_cap
 from vecall.recall.filters import never_cancel
 from vecall.recall.query import ExecutionPlan
 from vecall.recall.ranking_timer import RankingTimer
 from vecall.recall.recommend_query import RECALL_ORDER, Recommended, RecommendRequest
+from vecall.recall.snapshot_items import SnapshotItems
 from vecall.recall.trace import RecallTrace
 
 logger = logging.getLogger(__name__)
@@ -70,23 +71,22 @@ def recommend_from_candidates(
     search_result, degraded = recall.search_result, list(recall.answer.degraded)
     _check_attribute(recall, request)
     check_cancelled()
+    columns = RecalledColumns(recall.snapshot, recall.resolved_query, search_result)
     used_ranker = ranker if len(search_result.rows) else None
-    scores = None if used_ranker is None else _rank(recall, used_ranker, timer, deadline)
+    scores = None if used_ranker is None else _rank(recall, columns, used_ranker, timer, deadline)
     if used_ranker is not None and scores is None:
         degraded.append(DEGRADED_RANKER)
         used_ranker = None
     final_scores = search_result.scores if scores is None else scores
     ranked = np.argsort(-final_scores, kind="stable") if scores is not None else np.arange(len(final_scores))
-    positions = ranked[_select(recall, request, ranked, final_scores[ranked], check_cancelled)]
-    rows = search_result.rows[positions]
-    ids = recall.snapshot.to_ids(rows)
-    channels = search_result.list_channels(rows)
+    positions = ranked[_select(columns.items, request, ranked, final_scores[ranked], check_cancelled)]
+    ids = [recall.answer.ids[position] for position in positions.tolist()]
     rank_ms = round((time.perf_counter() - start) * 1e3, 3)
     answer = Recommended(
         release=recall.answer.release,
         ids=ids,
         scores=final_scores[positions].tolist(),
-        channels=channels,
+        channels=search_result.list_channels(positions),
         ranker=RECALL_ORDER if used_ranker is None else used_ranker.name,
         degraded=tuple(degraded),
         exhausted=len(ids) == recall.candidates.eligible_count,
@@ -94,7 +94,7 @@ def recommend_from_candidates(
         unknown=recall.answer.unknown,
         plan=_add_stage(recall.answer.plan, rank_ms),
     )
-    return RecommendTrace(recall, rows, answer, rank_ms)
+    return RecommendTrace(recall, search_result.rows[positions], answer, rank_ms)
 
 
 def _check_attribute(recall: RecallTrace, request: RecommendRequest) -> None:
@@ -106,14 +106,15 @@ def _check_attribute(recall: RecallTrace, request: RecommendRequest) -> None:
         )
 
 
-def _rank(recall: RecallTrace, ranker: NamedRanker, timer: RankingTimer, deadline: float) -> NDArray[np.float64] | None:
+def _rank(
+    recall: RecallTrace, columns: RecalledColumns, ranker: NamedRanker, timer: RankingTimer, deadline: float
+) -> NDArray[np.float64] | None:
     """Return [C] the ranker's scores; None if it failed, or would not end in time."""
     start = time.perf_counter()
     if start >= deadline or not timer.fits(ranker, deadline - start):
         return None
     try:
-        table = build_candidate_table(recall.snapshot, recall.resolved_query, recall.search_result)
-        scores = score_candidates(table, ranker.ranker)
+        scores = score_candidates(columns, ranker.ranker)
     except RankerUnavailableError:  # a warning was logged when the release was opened
         return None
     except VecallError as error:  # which says all in its text
@@ -127,7 +128,7 @@ def _rank(recall: RecallTrace, ranker: NamedRanker, timer: RankingTimer, deadlin
 
 
 def _select(
-    recall: RecallTrace,
+    items: SnapshotItems,
     request: RecommendRequest,
     ranked: Positions,
     scores: NDArray[np.floating],
@@ -136,21 +137,20 @@ def _select(
     """Return the positions in `ranked` of the final list.
 
     Args:
-        recall: Recall of the C candidates.
+        items: The C candidates in the order of recall; what the ranker has read of them is not read again.
         request: The request.
         ranked: [C] positions of the candidates, best first.
         scores: [C] in that order.
         check_cancelled: As for `recommend_from_candidates`.
     """
-    rows, diversity = recall.search_result.rows[ranked], request.diversity
+    diversity = request.diversity
     if diversity is None:
-        return np.arange(min(request.k, len(rows)))
+        return np.arange(min(request.k, len(ranked)))
     if isinstance(diversity, AttributeCap):
-        values = recall.snapshot.get_attributes(rows)[diversity.by].to_list()
+        values = items.get_values(diversity.by)[ranked].to_list()
         return select_with_cap(values, diversity.max, request.k)
-    vectors = recall.snapshot.get_vectors(rows)
     return select_by_marginal_relevance(
-        scores.astype(np.float64), vectors, diversity.mmr, request.k, check_cancelled=check_cancelled
+        scores.astype(np.float64), items.vectors[ranked], diversity.mmr, request.k, check_cancelled=check_cancelled
     )
 
 

@@ -198,11 +198,16 @@ def _scan_and_merge_delta(
 
 
 def _rank_by_popularity(snapshot: Snapshot, candidates: CandidateSet, k: int) -> ScoredRows:
-    """Return the k most popular eligible items."""
-    popularity = snapshot.release.popularity
-    if popularity is None:
+    """Return the k most popular eligible items: by the counts of the channel `popular` where the release has them.
+
+    These are of a window; the popularity counts all positive interactions alike.
+    """
+    release = snapshot.release
+    if (popular := release.channels.popular) is not None:
+        return rank_by_popularity(snapshot, candidates, popular.counts, popular.sorted_rows, k)
+    if release.popularity is None:
         raise QueryError(
             "the query has no history and no user features, none are stored for its user_id, and this release has no "
             "popularity to fall back on: give `history`, `user` or `vector`"
         )
-    return rank_by_popularity(snapshot, candidates, popularity, snapshot.release.popular_rows, k)
+    return rank_by_popularity(snapshot, candidates, release.popularity, release.popular_rows, k)

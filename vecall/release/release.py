@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vecall.arrays import Rows
+from vecall.arrays import HalfVectors, Rows
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import MergePlan
 from vecall.data.frames import get_unnamed_column
@@ -22,6 +22,9 @@ from vecall.index.engines import ENGINES
 from vecall.index.kernels import compile_kernels
 from vecall.index.planner import DEFAULT_COSTS, CostModel
 from vecall.index.remote import RemoteIndex
+from vecall.index.row_filter import compile_row_filter
+from vecall.index.row_positions import compile_row_positions
+from vecall.index.row_scores import compile_row_scores
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import select_top_k_batch
@@ -45,6 +48,7 @@ EXTERNAL_VECTOR_ROWS_FILE = "external_vector_rows.npy"
 ITEM_ID_MAP_PREFIX = "ids."
 
 _POPULAR_CACHE_ROWS = 2**15  # most popular rows kept in memory
+_NEWEST_CACHE_ROWS = 10_000  # newest items whose vectors are kept in memory once more
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,14 @@ class Release:
         if created is None:
             return None
         return CreationTimes(to_creation_micros(get_unnamed_column(self.attributes, created)))
+
+    @cached_property
+    def newest_vectors(self) -> HalfVectors:
+        """Vectors of up to 10,000 newest items of `creation_times`, which are read together; none without times."""
+        rows = np.empty(0, dtype=np.int64)
+        if self.creation_times is not None:
+            rows = self.creation_times.newest_rows[:_NEWEST_CACHE_ROWS]
+        return self.vectors.get_vectors(rows).astype(np.float16)
 
     @property
     def name(self) -> str:
@@ -220,7 +232,10 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
     features_path = directory / FEATURES_FILE
     external_rows_path = directory / EXTERNAL_VECTOR_ROWS_FILE
     engine = _get_engine(manifest)
+    compile_row_positions()
     compile_kernels()  # otherwise the first request would wait for the compiler
+    compile_row_scores()
+    compile_row_filter()
     release = Release(
         manifest=manifest,
         item_ids=load_id_map(directory, ITEM_ID_MAP_PREFIX),
@@ -253,7 +268,7 @@ def _sort_for_channels(release: Release) -> None:
         for lists in (popular.by, popular.by_user):
             _ = lists is None or (lists.codes, lists.totals)
     if release.creation_times is not None and release.channels.facts.fresh_days is not None:
-        _ = release.creation_times.list_since(0)
+        _ = release.creation_times.list_since(0), release.newest_vectors
 
 
 def _get_engine(manifest: Manifest) -> Engine:

@@ -1,10 +1,11 @@
 """Error texts for modules that cannot be imported."""
 
-# Modules of the extras `serve`, `train` and `ranking`.
+# Modules of the extras `serve`, `train`, `ranking` and `milvus`.
 _EXTRA_MODULES = frozenset(
     (
         *("httptools", "jinja2", "orjson", "prometheus_client", "starlette", "uvicorn", "uvloop"),
         "lightgbm",
+        *("grpc", "pymilvus"),
         *("jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "torch"),
     )
 )

@@ -18,7 +18,7 @@ from vecall.service.endpoint import Endpoint, Handler
 from vecall.service.execution import RequestDeadline
 from vecall.service.middleware import RequestMiddleware, TrustedHosts
 from vecall.service.openapi import build_openapi
-from vecall.service.parsing import parse_activate, read_body
+from vecall.service.parsing import parse_activate, parse_recommend, read_body
 from vecall.service.recall_service import RecallService
 from vecall.service.responses import RETRY_AFTER, HttpError, to_json_response
 from vecall.service.settings import LOOPBACK_HOSTS
@@ -82,10 +82,13 @@ def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
         _require_ready(service)
         body = await read_body(request, limits.max_body_bytes, limits.body_timeout_seconds)
 
-        def run_recommendation(deadline: RequestDeadline) -> Response:
-            return to_json_response(service.recommend(body, deadline).answer.as_json())
+        recommend_request = parse_recommend(body, limits)
 
-        return await service.remote_search_pool.run_local_first(service.recommend_pool.run, run_recommendation)
+        def run_recommendation(deadline: RequestDeadline) -> Response:
+            return to_json_response(service.run_recommendation(recommend_request, deadline).answer.as_json())
+
+        executor = service.select_recommend_executor(recommend_request)
+        return await service.remote_search_pool.run_local_first(executor.run, run_recommendation)
 
     return [
         Endpoint(

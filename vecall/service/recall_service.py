@@ -15,7 +15,8 @@ from vecall.index.search_deadline import limit_search_time
 from vecall.live.live_index import LiveIndex
 from vecall.live.live_state import PeerSettings
 from vecall.live.snapshot import Snapshot
-from vecall.ranking.ranker import NamedRanker
+from vecall.ranking.ranker import ColumnRanker, NamedRanker
+from vecall.recall.diversity import MarginalRelevance
 from vecall.recall.query import Query
 from vecall.recall.recaller import Recaller
 from vecall.recall.recommend import RecommendTrace
@@ -36,7 +37,7 @@ from vecall.service.metrics.drift import DriftMonitor
 from vecall.service.metrics.multiprocess import WorkerPeers
 from vecall.service.metrics.online_recall import OnlineRecallMonitor
 from vecall.service.metrics.registry import ServiceMetrics, to_path_label
-from vecall.service.parsing import parse_delete, parse_recall, parse_recommend, parse_upsert
+from vecall.service.parsing import parse_delete, parse_recall, parse_upsert
 from vecall.service.ranker_loading import load_ranker
 from vecall.service.release_watcher import ReleaseWatcher
 from vecall.service.remote_search_pool import RemoteSearchPool, enter_remote_search
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_UI_QUEUE, _MAX_WRITE_QUEUE, _MAX_SWITCH_QUEUE = 16, 64, 2
 _MAX_LISTED_CHANGES = 5
+_MAX_INLINE_CANDIDATES = 2_000  # ranked in the event loop: 500 take half a recall's time
+_MAX_INLINE_PRODUCTS = 20_000  # of vectors, by MMR
 _MIN_DEADLINE_MS = 1e-3  # of a request whose deadline passed while it waited: `deadline_ms` is above 0
 _INTERACTIVE_TIMEOUT_MS = 60_000.0  # of people, and of clients that write
 _REMOTE_SEARCH_SHARE = 0.8  # of the time that a request has left; the rest is for another answer, if it fails
@@ -59,8 +62,8 @@ class RecallService:
         settings: how to serve.
         store: what is served.
         recaller: answers queries.
-        recall_executor: runs recalls.
-        recommend_pool: runs recommendations: a ranker takes too long for the event loop.
+        recall_executor: runs recalls, and recommendations that take not much longer.
+        recommend_pool: runs recommendations that take too long for the event loop.
         remote_search_pool: runs recalls and recommendations that wait for the server of an index.
         ui_pool: renders pages, whose readers wait longer than machines do.
         write_pool: runs upserts and deletes, one at a time.
@@ -224,19 +227,25 @@ class RecallService:
         self._observe_recall(trace, query, k=query.k, queue_ms=deadline.queue_ms)
         return trace
 
-    def recommend(self, body: bytes, deadline: RequestDeadline) -> RecommendTrace:
-        """Answer the body of a recommendation.
+    def select_recommend_executor(self, request: RecommendRequest) -> EventLoopExecutor | BoundedThreadPool:
+        """Return what runs a recommendation: the event loop, as for recalls, if it takes not much longer than they do.
 
-        Raises:
-            QueryError, OverloadedError, EngineUnavailableError: as for `recall`.
+        The release's ranker does; for one of the caller's own, more candidates, or a longer list by MMR, nobody knows.
         """
-        return self.run_recommendation(parse_recommend(body, self.settings.limits), deadline)
+        ranker, n_candidates = self.recaller.ranker, max(request.k, request.candidates)
+        is_fast = ranker is None or isinstance(ranker.ranker, ColumnRanker)
+        n_products = request.k * n_candidates if isinstance(request.diversity, MarginalRelevance) else 0
+        is_short = is_fast and n_candidates <= _MAX_INLINE_CANDIDATES and n_products <= _MAX_INLINE_PRODUCTS
+        return self.recall_executor if is_short else self.recommend_pool
 
     def run_recommendation(self, request: RecommendRequest, deadline: RequestDeadline) -> RecommendTrace:
         """Answer a request for a final list, and record its metrics.
 
         `deadline_ms` counts from the request's arrival. Where ranking would miss the service's own deadline, the order
         of recall answers, too.
+
+        Raises:
+            QueryError, OverloadedError, EngineUnavailableError: as for `recall`.
         """
         deadline.raise_if_expired()
         self._refresh_from_journal()
@@ -320,9 +329,18 @@ class RecallService:
 
     def _run_readiness_check(self) -> None:
         release = self.snapshot.release
-        while not self._check_readiness(release):
-            if self._closing.wait(_READINESS_RETRY_SECONDS):
-                return
+        while not self._check_readiness(release) and self._wait_for_engine(release):
+            pass
+
+    def _wait_for_engine(self, release: Release) -> bool:
+        """Wait until the server has loaded the index of a release, or another one is served; False at the end."""
+        while not self._closing.wait(_READINESS_RETRY_SECONDS):
+            if self.snapshot.release is not release or release.remote_index is None:
+                return True
+            with suppress(EngineUnavailableError):
+                release.remote_index.load()
+                return True
+        return False
 
     def _check_readiness(self, release: Release) -> bool:
         """Verify the golden queries of the release that was served first; returns whether there is nothing left to do.

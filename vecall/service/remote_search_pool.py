@@ -61,12 +61,16 @@ class RemoteSearchPool(BoundedThreadPool):
             return await self._run_until_deadline(work, arrived_at)
 
     async def _run_until_deadline(self, work: Work[ResultT], arrived_at: float) -> ResultT:
-        expires_at, loop = arrived_at + self._timeout_seconds, asyncio.get_running_loop()
         with self._admit():
-            await self._acquire_slot(expires_at - time.perf_counter())
-            future = loop.run_in_executor(self._executor, self._run_with_deadline, work, arrived_at)
+            await self._acquire_slot(arrived_at + self._timeout_seconds - time.perf_counter())
+            try:
+                deadline = RequestDeadline.start(arrived_at, self._timeout_seconds)
+                future = asyncio.get_running_loop().run_in_executor(self._executor, work, deadline)
+            except BaseException:
+                self._slots.release()
+                raise
             future.add_done_callback(self._release_slot)
-            done, _ = await asyncio.wait({future}, timeout=max(0.0, expires_at - time.perf_counter()))
+            done, _ = await asyncio.wait({future}, timeout=deadline.expires_at - time.perf_counter())
         if not done:
             raise EngineUnavailableError(
                 "the server that holds the index has not answered before the deadline: try again"

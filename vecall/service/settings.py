@@ -38,7 +38,9 @@ class ServeSettings(SettingsModel):
         16, ge=1, le=64, description="requests that wait for an index on a server at a time, in threads of their own"
     )
     max_concurrent_rankings: int = Field(
-        2, ge=1, description="recommendations that are worked on at a time, in threads; more for a ranker that waits"
+        2,
+        ge=1,
+        description="recommendations in threads at a time: long ones, or by a ranker of one's own",
     )
     ranker: str | None = Field(
         None, description="MODULE:NAME of a ranker of your own, which goes before the release's; see --ranker"

@@ -1,11 +1,13 @@
 """Training by several processes: the collectives that keep their models equal.
 
 Each process computes the gradients of its part of a batch. They are averaged here, so that all processes make the same
-update. Gloo connects the processes on CPUs, NCCL on GPUs; Lightning knows nothing of it.
+update. Gloo connects the processes on CPUs, NCCL on GPUs; Lightning knows nothing of it. Processes of one machine hold
+tables in memory that they have in common.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -15,6 +17,7 @@ from torch.nn.functional import pad
 
 from vecall.errors import TrainingError
 from vecall.runtime.process_rank import ProcessRank
+from vecall.runtime.shared_memory import create_shared_file
 
 # Longest wait for a process that is alive but busy, such as with writing a checkpoint. The end of a process is noticed
 # at once: its connections break, and the launcher ends the others.
@@ -33,10 +36,56 @@ class ProcessGroup:
     Args:
         rank: Number of this process, from 0.
         size: Number of processes.
+        is_local: Whether all of them are on this machine.
+
+    Attributes:
+        shares_memory: Whether `allocate_shared` can be used: on CPUs of one machine, where the system allows it.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, *, is_local: bool = False) -> None:
         self.rank, self.size = rank, size
+        self.shares_memory = is_local and not torch.cuda.is_available() and self._try_sharing()
+
+    def _try_sharing(self) -> bool:
+        try:
+            self.allocate_shared((1,), torch.int64)
+        except TrainingError:
+            return False
+        return True
+
+    def allocate_shared(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Allocate zeros in memory that all processes of the group read and write.
+
+        They are freed when no process has them any more. Only pages that are written to take memory.
+
+        Args:
+            shape: Shape, without dimensions of length 0.
+            dtype: Type of the numbers.
+
+        Raises:
+            TrainingError: Some process cannot have the memory; then none has.
+        """
+        buffer, problem = None, ""
+        with ExitStack() as stack:
+            file = None
+            if self.rank == 0:
+                try:
+                    file = stack.enter_context(create_shared_file(dtype.itemsize * math.prod(shape)))
+                except OSError as error:
+                    problem = str(error)
+            file = self.broadcast_object(file)
+            if file is not None:
+                try:
+                    buffer = file.map()
+                except OSError as error:
+                    problem = str(error)
+            problems = list(filter(None, self.gather_objects(problem)))  # also a barrier: all have opened the file
+        if buffer is None or problems:
+            raise TrainingError(
+                f"the processes of this training cannot share memory ({'; '.join(problems)}); start them as the same "
+                "user in one container"
+            )
+        return torch.frombuffer(buffer, dtype=dtype).view(shape)
 
     def merge_rows(self, rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Average the gradients of rows of an embedding table over the processes.
@@ -62,7 +111,7 @@ class ProcessGroup:
         return distinct, total.div_(self.size)
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replace the gradients of parameters by their mean over the processes, in one message.
+        """Replace the gradients of parameters by their mean over the processes, in one message; also a barrier.
 
         A missing gradient counts as 0; it stays None where no process has one, so that the optimizer skips it.
 
@@ -70,6 +119,7 @@ class ProcessGroup:
             parameters: The same parameters in the same order on all processes, of one type and device.
         """
         if not parameters:
+            self.barrier()
             return
         gradients = [
             parameter.new_zeros(parameter.shape) if parameter.grad is None else parameter.grad
@@ -157,7 +207,8 @@ def join_process_group() -> Iterator[ProcessGroup | None]:
     with _translate_errors():
         # Small objects, such as metrics, go through gloo on machines with GPUs too.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
-    yield ProcessGroup(process_rank.rank, process_rank.size)
+    is_local = process_rank.local_size == process_rank.size
+    yield ProcessGroup(process_rank.rank, process_rank.size, is_local=is_local)
     # Not after an error: the other processes may wait in an operation that this one will not take part in.
     distributed.destroy_process_group()
 

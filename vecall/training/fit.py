@@ -89,7 +89,8 @@ def train(
     _check_trainable(data)
     run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate, init_weights, group))
     start = time.perf_counter()
-    towers = _build_towers(data, model_settings, training_settings.seed, init_weights)
+    is_resumed = run_on_main(group, (directory / LAST_CHECKPOINT).exists)
+    towers = _build_towers(data, model_settings, training_settings.seed, init_weights, is_resumed=is_resumed)
     plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
@@ -132,11 +133,18 @@ def _run_trainer(
 
 
 def _build_towers(
-    data: TrainingData, settings: ModelSettings, seed: int, init_weights: Callable[[TwoTower], None] | None
+    data: TrainingData,
+    settings: ModelSettings,
+    seed: int,
+    init_weights: Callable[[TwoTower], None] | None,
+    *,
+    is_resumed: bool,
 ) -> TwoTower:
-    """Build towers with their initial weights and, where there is one, their spectral part."""
+    """Build towers with their initial weights and spectral part, or random ones where a checkpoint replaces them."""
     torch.manual_seed(seed)
     towers = TwoTower(settings, data.item_specs, data.user_specs, data.n_items)
+    if is_resumed:
+        return towers
     if init_weights is not None:
         init_weights(towers)
     elif settings.item_init == "spectral":
@@ -164,7 +172,7 @@ def _check_memory(
     """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own."""
     if torch.cuda.is_available():
         return
-    processes = 1 if group is None else group.size
+    processes, shares_tables = (1, False) if group is None else (group.size, group.shares_memory)
     available_bytes = available_memory_bytes() // processes
     if init_weights is not None:
         model_settings = model_settings.model_copy(update={"item_init": "random"})  # there is no spectral start
@@ -174,6 +182,7 @@ def _check_memory(
         training_settings,
         available_bytes,
         processes=processes,
+        shares_tables=shares_tables,
         validates=validate is not None,
     )
 
@@ -222,7 +231,8 @@ def _resolve_plan(
 ) -> TrainingPlan:
     directory.mkdir(parents=True, exist_ok=True)
     n_candidates = len(select_candidate_items(towers, data))
-    return TrainingPlan.read_or_make(directory, settings, towers, n_candidates, 1 if group is None else group.size)
+    processes, shares_tables = (1, False) if group is None else (group.size, group.shares_memory)
+    return TrainingPlan.read_or_make(directory, settings, towers, n_candidates, processes, shares_tables=shares_tables)
 
 
 def _check_checkpoint_matches(module: TwoTowerModule, checkpoint: Path) -> None:

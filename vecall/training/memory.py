@@ -34,6 +34,7 @@ _SCORING_BYTES = 32 * 2**20  # blocks of scores in validation
 _ITEM_ARRAYS = 6
 # [rows, D] arrays of each table until its update: the rows that were read, and their gradients.
 _READ_ROW_ARRAYS = 2
+_EXCHANGED_ROW_ARRAYS = 2  # the same with several processes: gradients on the way to the others, and merged ones
 _UPDATED_ROW_ARRAYS = 4  # [rows, D] arrays of a table without moments that is being updated; kernels need none
 _HISTORY_ARRAYS = 3  # [B, L, D] arrays: gathered vectors, their gradient, and a product with one of them
 _SET_LOGIT_ARRAYS = 3  # [B, N] arrays: scores, masked ones and their differences; beside probabilities of each member
@@ -45,7 +46,7 @@ _MIN_DIM, _MIN_BATCH = 16, 32  # smaller values are not suggested
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a training needs at its peak, by what they hold.
+    """Bytes that a training needs at its peak, by what they hold; with several processes the share of each.
 
     Attributes:
         features: Encoded features of all items and users.
@@ -57,6 +58,7 @@ class MemoryEstimate:
         step: Activations and gradients of a training step.
         validation: Vectors of all items, and blocks of their scores.
         spectral_start: Working memory of `model.item_init = "spectral"`, which is freed before the first step.
+        unshared_tables: What tables need more before the processes have them in common; freed likewise.
     """
 
     features: int
@@ -68,6 +70,7 @@ class MemoryEstimate:
     step: int
     validation: int
     spectral_start: int
+    unshared_tables: int = 0
 
     @property
     def loaded(self) -> int:
@@ -80,8 +83,9 @@ class MemoryEstimate:
 
         Checkpoints add nothing: they are streamed to the file, and the best weights are mapped from it.
         """
-        training: int = sum(astuple(self)) - self.spectral_start
-        return max(training, self.loaded + self.weights + self.spectral_start)
+        start = self.spectral_start + self.unshared_tables
+        training: int = sum(astuple(self)) - start
+        return max(training, self.loaded + self.weights + start)
 
     def describe(self) -> str:
         """Return all parts in GiB, largest first."""
@@ -98,6 +102,7 @@ class _Inputs:
     training: TrainingSettings
     plan: TrainingPlan | None
     processes: int
+    shares_tables: bool
     validates: bool
 
 
@@ -108,6 +113,7 @@ def estimate_memory(
     plan: TrainingPlan | None = None,
     *,
     processes: int = 1,
+    shares_tables: bool = False,
     validates: bool = True,
 ) -> MemoryEstimate:
     """Estimate the memory of a training; nothing of its size is allocated.
@@ -118,12 +124,13 @@ def estimate_memory(
         training: Loss, batch and moving average.
         plan: The training's plan; None to resolve it.
         processes: Number of processes that train together, each of which needs the memory.
+        shares_tables: Whether they hold the tables that are trained by rows in common.
         validates: Whether epochs are validated.
 
     Raises:
         TrainingError: As `TrainingPlan.make`.
     """
-    return _estimate(_Inputs(data, model, training, plan, processes, validates))
+    return _estimate(_Inputs(data, model, training, plan, processes, shares_tables, validates))
 
 
 def check_memory(
@@ -133,6 +140,7 @@ def check_memory(
     available_bytes: int,
     *,
     processes: int = 1,
+    shares_tables: bool = False,
     validates: bool = True,
 ) -> MemoryEstimate:
     """Refuse a training that does not fit in memory.
@@ -143,6 +151,7 @@ def check_memory(
         training: Loss, batch and moving average.
         available_bytes: Memory that each process may use beside what its data use already.
         processes: Number of processes that train together.
+        shares_tables: Whether they hold the tables that are trained by rows in common.
         validates: Whether epochs are validated.
 
     Returns:
@@ -151,7 +160,7 @@ def check_memory(
     Raises:
         TrainingError: The training needs more than that; or as `TrainingPlan.make`.
     """
-    inputs = _Inputs(data, model, training, None, processes, validates)
+    inputs = _Inputs(data, model, training, None, processes, shares_tables, validates)
     estimate = _estimate(inputs)
     limit = available_bytes + estimate.loaded
     if estimate.total <= limit:
@@ -178,7 +187,9 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     with torch.device("meta"):  # shapes alone
         towers = TwoTower(model, data.item_specs, data.user_specs, data.n_items)
     n_candidates = len(select_candidate_items(towers, data))
-    plan = inputs.plan or TrainingPlan.make(inputs.training, towers, n_candidates, inputs.processes)
+    plan = inputs.plan or TrainingPlan.make(
+        inputs.training, towers, n_candidates, inputs.processes, shares_tables=inputs.shares_tables
+    )
     tables = find_row_tables(towers, items_by_rows=plan.items_by_rows)
     max_list_length = max(
         (data.item_features[name].shape[1] for name, spec in data.item_specs.items() if spec.kind == "multi_value"),
@@ -187,11 +198,12 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     read_tables = [(table.weight, 1 if table is towers.item_id_embedding else max_list_length) for table in tables]
     row_weights, rows = sum(table.weight.numel() for table in tables), sum(table.num_embeddings for table in tables)
     all_weights = sum(parameter.numel() for parameter in towers.parameters())
-    dense_weights = all_weights - row_weights
+    dense_weights, holders = all_weights - row_weights, inputs.processes if inputs.shares_tables else 1
     spectral_weights = 0 if towers.spectral_vectors is None else towers.spectral_vectors.numel()
     row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
     sample_bytes = _SET_ITEM_BYTES if towers.reads_sets else _SAMPLE_BYTES + _INDEX_BYTES
-    averaged_weights = all_weights if plan.row_moments else dense_weights
+    n_copies = 2 if inputs.training.ema_decay and plan.row_moments else 1  # of a table: weights and their average
+    row_bytes = _FLOAT_BYTES * row_weights
     return MemoryEstimate(
         features=sum(
             array.nbytes
@@ -200,12 +212,15 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         ),
         histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
         samples=sample_bytes * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
-        weights=_FLOAT_BYTES * (all_weights + spectral_weights),
-        optimizer_state=row_state + 2 * _FLOAT_BYTES * dense_weights,
-        moving_average=_FLOAT_BYTES * averaged_weights if inputs.training.ema_decay else 0,
+        weights=_FLOAT_BYTES * (dense_weights + spectral_weights) + row_bytes // holders,
+        optimizer_state=row_state // holders + 2 * _FLOAT_BYTES * dense_weights,
+        moving_average=(
+            _FLOAT_BYTES * dense_weights + (n_copies - 1) * row_bytes // holders if inputs.training.ema_decay else 0
+        ),
         step=_FLOAT_BYTES * (dense_weights + _count_step_values(inputs, plan, read_tables, n_candidates)),
         validation=_estimate_validation(data.n_items * model.dim) if inputs.validates else 0,
         spectral_start=_estimate_spectral_start(inputs),
+        unshared_tables=n_copies * row_bytes - n_copies * row_bytes // holders,
     )
 
 
@@ -258,7 +273,8 @@ def _count_step_values(
     hidden = 4 * (n_distinct + batch) * sum(model.hidden)
     read_rows = [min(len(table), n_distinct * reads) * table.shape[1] for table, reads in tables]
     n_updated_arrays = 0 if plan.row_moments else _UPDATED_ROW_ARRAYS
-    row_copies = _READ_ROW_ARRAYS * sum(read_rows) + n_updated_arrays * max(read_rows, default=0)
+    n_read_arrays = _READ_ROW_ARRAYS + (_EXCHANGED_ROW_ARRAYS if inputs.processes > 1 else 0)
+    row_copies = n_read_arrays * sum(read_rows) + n_updated_arrays * max(read_rows, default=0)
     return (_ITEM_ARRAYS * n_distinct + arrays * n_read) * model.trained_dim + n_logits + hidden + row_copies
 
 

@@ -114,10 +114,10 @@ class TwoTowerModule(LossModule):
         for embedding in embeddings:
             embedding.stays_on_cpu = self.plan.tables_on_cpu
         weights = [embedding.weight for embedding in embeddings]
-        has_moments, decay = self.plan.row_moments, self.settings.ema_decay
+        has_moments, decay, group = self.plan.row_moments, self.settings.ema_decay, self._group
         constants = [] if self.towers.spectral_vectors is None else [self.towers.spectral_vectors]
         if not decay:
-            return [RowTable(embedding, has_moments=has_moments) for embedding in embeddings]
+            return [RowTable(embedding, has_moments=has_moments, group=group) for embedding in embeddings]
         self.ema_model = WeightAverage(
             self.towers,
             decay,
@@ -125,10 +125,10 @@ class TwoTowerModule(LossModule):
             averaged_elsewhere=weights if has_moments else [],
         )
         if not has_moments:
-            return [RowTable(embedding, has_moments=False) for embedding in embeddings]
+            return [RowTable(embedding, has_moments=False, group=group) for embedding in embeddings]
         averages = [table.weight for table in find_row_tables(self.eval_towers, items_by_rows=self.plan.items_by_rows)]
         return [
-            RowTable(embedding, has_moments=True, average=average, ema_decay=decay)
+            RowTable(embedding, has_moments=True, average=average, ema_decay=decay, group=group)
             for embedding, average in zip(embeddings, averages, strict=True)
         ]
 

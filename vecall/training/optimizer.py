@@ -46,15 +46,18 @@ class RowwiseAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        collected = [table.collect_gradients() for table in self._tables]
+        for table, (rows, gradients) in zip(self._tables, collected, strict=True):
+            table.publish_gradients(rows, gradients)
         if self._group is not None:
-            self._group.average_gradients(self._dense)
+            self._group.average_gradients(self._dense)  # also a barrier, after which all have published theirs
         super().step()
         options = self.param_groups[0]
-        for table in self._tables:
-            rows, gradients = table.collect_gradients()
-            if self._group is not None:
-                rows, gradients = self._group.merge_rows(rows, gradients)
+        for table, own in zip(self._tables, collected, strict=True):
+            rows, gradients = table.merge_gradients(*own)
             table.step(rows, gradients, lr=options["lr"], weight_decay=options["weight_decay"])
+        if self._group is not None and self._group.shares_memory:
+            self._group.barrier()  # before rows are read that others update, and gradients published anew
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ class RowwiseAdamW(torch.optim.AdamW):
         for table in self._tables:
             state = self.state[table.weight]
             table.restore(int(state["step"]), state.get("exp_avg"), state["exp_avg_sq"])
+            self.state[table.weight] = _get_state(table)
 
 
 def _get_state(table: RowTable) -> dict[str, Tensor]:

@@ -49,7 +49,15 @@ class TrainingPlan(BaseModel):
     processes: int = 1
 
     @classmethod
-    def make(cls, settings: TrainingSettings, towers: TwoTower, n_candidates: int, processes: int = 1) -> Self:
+    def make(
+        cls,
+        settings: TrainingSettings,
+        towers: TwoTower,
+        n_candidates: int,
+        processes: int = 1,
+        *,
+        shares_tables: bool = False,
+    ) -> Self:
         """Resolve the plan for this machine.
 
         Args:
@@ -57,6 +65,7 @@ class TrainingPlan(BaseModel):
             towers: Towers to train.
             n_candidates: Number of items that the softmax is over.
             processes: Number of processes that train together, taken to be on this machine.
+            shares_tables: Whether these processes hold the tables that are trained by rows in common.
 
         Raises:
             TrainingError: As `resolve_loss`.
@@ -67,7 +76,7 @@ class TrainingPlan(BaseModel):
         tables = find_row_tables(towers, items_by_rows=items_by_rows)
         table_bytes = sum(table.weight.numel() * table.weight.element_size() for table in tables)
         copies = 4 if settings.ema_decay else 3  # weights, first and second moments, average
-        memory, gpu_memory = total_memory_bytes() // processes, _get_gpu_memory()
+        memory, gpu_memory = total_memory_bytes() // (1 if shares_tables else processes), _get_gpu_memory()
         tables_on_cpu = gpu_memory is not None and table_bytes > _MAX_MEMORY_SHARE * gpu_memory
         if gpu_memory is not None and not tables_on_cpu:
             memory = gpu_memory
@@ -82,7 +91,14 @@ class TrainingPlan(BaseModel):
 
     @classmethod
     def read_or_make(
-        cls, directory: Path, settings: TrainingSettings, towers: TwoTower, n_candidates: int, processes: int = 1
+        cls,
+        directory: Path,
+        settings: TrainingSettings,
+        towers: TwoTower,
+        n_candidates: int,
+        processes: int = 1,
+        *,
+        shares_tables: bool = False,
     ) -> "TrainingPlan":
         """Read the plan of an interrupted training, or make one and write it.
 
@@ -93,7 +109,7 @@ class TrainingPlan(BaseModel):
         try:
             plan = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            plan = cls.make(settings, towers, n_candidates, processes)
+            plan = cls.make(settings, towers, n_candidates, processes, shares_tables=shares_tables)
             atomic_write(path, plan.model_dump_json().encode())
         except (OSError, ValidationError) as error:
             raise TrainingError(f"{path}: cannot be read: {error}") from error

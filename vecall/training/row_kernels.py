@@ -119,6 +119,26 @@ def update_rows(
                 average[row, column] += average_rate * (weight[row, column] - average[row, column])
 
 
+@_jit
+def add_rows(
+    total: NDArray[np.float32],
+    index: NDArray[np.int64],
+    gradients: NDArray[np.float32],
+    positions: NDArray[np.int64],
+) -> None:
+    """Add gradients[positions[i]] to total[index[i]] for each i.
+
+    Args:
+        total: [K, D] changed.
+        index: [n] rows of `total`.
+        gradients: [R, D].
+        positions: [n] rows of `gradients`.
+    """
+    for i in range(len(index)):
+        for column in range(total.shape[1]):
+            total[index[i], column] += gradients[positions[i], column]
+
+
 def run_by_rows(kernel: Callable[..., None], row_arrays: tuple[NDArray[Any], ...], *arguments: Any) -> None:  # noqa: ANN401
     """Call a kernel with equal parts of the arrays [M, ...] of rows, on as many threads as torch uses.
 

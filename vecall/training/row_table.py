@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecall.towers.embedding import RowEmbedding
+from vecall.training.distributed import ProcessGroup
 from vecall.training.idle_steps import BETA1, BETA2, EPS, IdleSteps, bias_corrections
 from vecall.training.row_kernels import read_rows, run_by_rows, update_rows
+from vecall.training.shared_rows import SharedRows
 
 _FLUSH_ROWS = 65_536  # rows that are brought up to date together
 
@@ -69,6 +71,8 @@ class RowTable:
         has_moments: Whether both moments of each weight are kept.
         average: [R, D] moving average of the weights, or None.
         ema_decay: Decay of the average per step.
+        group: Processes that train together. If they share memory, they hold one table, that of the first process, and
+            each updates a share of the rows; else each holds one and updates all rows. None for a single process.
 
     Attributes:
         weight: [R, D] weights; up to date after `flush`.
@@ -84,12 +88,19 @@ class RowTable:
         has_moments: bool,
         average: Tensor | None = None,
         ema_decay: float = 0.0,
+        group: ProcessGroup | None = None,
     ) -> None:
         embedding.row_reader = self.read
         self.weight = embedding.weight
         self.has_moments = has_moments
         self.step_count = 0
         self._average, self._ema_decay = average, ema_decay
+        self._group, self._shared = group, None
+        if group is not None and group.shares_memory:
+            self._shared = SharedRows(group, len(self.weight), self.weight.shape[1])
+            for table in (self.weight, average):
+                if table is not None:
+                    table.data = self._shared.share(table.data)
         self._frozen_row = embedding.padding_idx
         self._reads: list[tuple[Tensor, Tensor]] = []  # rows, and their vectors, which collect gradients
         self._allocate()
@@ -100,15 +111,26 @@ class RowTable:
             self._allocate()
 
     def _allocate(self) -> None:
-        weight = self.weight.detach()
-        self.exp_avg = torch.zeros_like(weight) if self.has_moments else None
-        self.exp_avg_sq = torch.zeros_like(weight) if self.has_moments else weight.new_zeros(len(weight), 1)
-        self._last_steps = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)  # since the last flush
-        self._idle_steps = IdleSteps(weight.device)
+        n_rows, dim = self.weight.shape
+        self.exp_avg = self._zeros(n_rows, dim) if self.has_moments else None
+        self.exp_avg_sq = self._zeros(n_rows, dim if self.has_moments else 1)
+        self._last_steps = self._zeros(n_rows, dtype=torch.int32)  # since the last flush
+        self._idle_steps = IdleSteps(self.weight.device)
+
+    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self._shared is not None:
+            return self._shared.allocate(shape, dtype)
+        return torch.zeros(shape, dtype=dtype, device=self.weight.device)
 
     def restore(self, step_count: int, exp_avg: Tensor | None, exp_avg_sq: Tensor) -> None:
         """Continue from a saved state, in which all rows were up to date."""
-        self.step_count, self.exp_avg, self.exp_avg_sq = step_count, exp_avg, exp_avg_sq
+        self.step_count = step_count
+        if self._shared is None:
+            self.exp_avg, self.exp_avg_sq = exp_avg, exp_avg_sq
+        else:
+            self._shared.copy(exp_avg_sq, self.exp_avg_sq)
+            if exp_avg is not None and self.exp_avg is not None:
+                self._shared.copy(exp_avg, self.exp_avg)
         self._last_steps.zero_()
         self._idle_steps.reset(self.step_count)
 
@@ -139,9 +161,26 @@ class RowTable:
             return self._last_steps.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.weight.shape[1])
         return sum_by_row(torch.cat([rows for rows, _ in reads]), torch.cat([gradients for _, gradients in reads]))
 
+    def publish_gradients(self, rows: Tensor, gradients: Tensor) -> None:
+        """Show the other processes what was collected, if they share memory; they may read it after a barrier."""
+        if self._shared is not None:
+            self._shared.publish(rows, gradients)
+
+    def merge_gradients(self, rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Average the gradients that all processes have collected and published.
+
+        Returns:
+            [K] distinct rows that this process updates, ascending, and [K, D] their gradients.
+        """
+        if self._shared is not None:
+            return self._shared.merge_share()
+        return (rows, gradients) if self._group is None else self._group.merge_rows(rows, gradients)
+
     @torch.no_grad()
     def step(self, rows: Tensor, gradients: Tensor, *, lr: float, weight_decay: float) -> None:
         """Take a step of AdamW: an update of the rows with a gradient, an idle step of all others.
+
+        Processes that share memory must wait for each other after it.
 
         Args:
             rows: [M] distinct rows.
@@ -205,10 +244,13 @@ class RowTable:
         """Bring all rows up to date, in place: before the whole table is read or saved."""
         if not self._idle_steps.count:
             return
-        for rows in torch.split(torch.arange(len(self.weight), device=self.weight.device), _FLUSH_ROWS):
+        own = range(len(self.weight)) if self._shared is None else self._shared.own_range
+        for rows in torch.split(torch.arange(own.start, own.stop, device=self.weight.device), _FLUSH_ROWS):
             self._write(rows, self._catch_up(rows))
-        self._last_steps.zero_()
+        self._last_steps[own.start : own.stop] = 0
         self._idle_steps.reset(self.step_count)
+        if self._shared is not None:
+            self._shared.barrier()
 
     def _catch_up(self, rows: Tensor) -> "_RowState":
         """Return the state of [M] rows as of the present step."""

@@ -1,11 +1,10 @@
 """Planted lists of candidates: whether a user takes an item depends on a crossing that recall knows nothing of."""
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
 
 from vecall.pipeline.ranker_candidates import LabelledCandidates
+from vecall.ranking.candidate_columns import FrameColumns
 
 N_ITEMS = 1_000
 _LETTERS = "abcd"  # values of the user's group and of the item's kind
@@ -52,11 +51,13 @@ class PlantedLists:
             )
         target = rng.choice(len(items), p=weights / weights.sum())
         scores = -np.sort(-rng.standard_normal(len(items))).astype(np.float32)
-        return LabelledCandidates(self._make_table_builder(index, items, scores), np.arange(len(items)) == target, 1)
+        return LabelledCandidates(
+            FrameColumns(self._make_table(index, items, scores)), np.arange(len(items)) == target, 1
+        )
 
-    def _make_table_builder(self, index: int, items: np.ndarray, scores: np.ndarray) -> Callable[[], pl.DataFrame]:
+    def _make_table(self, index: int, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
         ranks = pl.Series(np.arange(1, len(items) + 1))
-        return lambda: pl.DataFrame(
+        return pl.DataFrame(
             {
                 "id": items,
                 "score": scores,

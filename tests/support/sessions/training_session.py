@@ -61,12 +61,16 @@ def run_collectives(group: ProcessGroup) -> dict[str, Any]:
     first.grad = torch.tensor([4.0, 8.0]) if rank == 0 else None
     group.average_gradients([both, first, neither])
     random = torch.Generator().manual_seed(rank)
+    shared = group.allocate_shared((3,), torch.int64)
+    shared[rank] = rank + 1
+    group.barrier()
     drawn_rows = torch.randperm(200, generator=random)[: 90 + 60 * rank]
     return {
         "merged": group.merge_rows(rows, torch.ones(len(rows), 2) * (rank + 1)),
         "merged with empty": group.merge_rows(empty, torch.ones(len(empty), 2)),
         "merged random": group.merge_rows(drawn_rows, torch.randn(len(drawn_rows), 3, generator=random)),
         "gradients": [both.grad, first.grad, neither.grad],
+        "shared": shared,
         "mean": group.mean(torch.tensor([1.0, 3.0]) * (rank + 1)),
         "broadcast": group.broadcast_object(f"from {rank}"),
         "gathered": group.gather_objects(f"from {rank}"),
@@ -84,6 +88,9 @@ def main() -> None:
         group.barrier()
         name = next(iter(VARIANTS))
         train_variant(name, out / "resumed", group, epochs=1)
+        apart = ProcessGroup(group.rank, group.size)  # as on two machines
+        results["apart"] = train_variant(name, out / "apart", apart).towers.state_dict()
+        results["shares memory"] = [group.shares_memory, apart.shares_memory]
         results["resumed"] = train_variant(name, out / "resumed", group).towers.state_dict()
         torch.save(results, out / f"{group.rank}.pt")
 

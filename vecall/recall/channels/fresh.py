@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecall.arrays import Rows, Scores, Vectors
-from vecall.index.kernels import compute_inner_products, select_top_k_superset
+from vecall.index.kernels import compute_inner_products
 from vecall.live.snapshot import Snapshot
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.item_age import MICROS_PER_DAY, compute_age_days, compute_data_time, get_creation_micros
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 from vecall.release.creation_times import UNKNOWN_TIME
+
+_NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 
 MAX_ROWS = 10_000  # of the release that are scored: the newest eligible ones
 
@@ -36,44 +38,51 @@ class FreshChannel:
         0.
         """
         now_ns, snapshot = self.clock(), query.snapshot
-        rows = _list_fresh_rows(query, now_ns)
+        positions, delta_rows = _find_fresh(query, now_ns)
+        times = snapshot.release.creation_times
+        base_rows = positions if times is None else times.newest_rows[positions]
+        rows = np.concatenate([base_rows, delta_rows]) if len(delta_rows) else base_rows
         matrix = query.resolved_query.query_matrix
         if matrix is None:
             scores = -np.nan_to_num(compute_age_days(snapshot, rows, now_ns), nan=0.0)
         else:
-            scores = _score(snapshot, matrix[0], rows)
-        best = select_top_k_superset(scores, n)
-        return rank_by_score_and_id(snapshot, rows[best], scores[best], n)
+            scores = _score(snapshot, matrix[0], positions, rows)
+        return rank_by_score_and_id(snapshot, rows, scores, n)
 
 
-def _list_fresh_rows(query: ChannelQuery, now_ns: int) -> Rows:
-    """Return the eligible new items, those of the base before those of the delta."""
+def _find_fresh(query: ChannelQuery, now_ns: int) -> tuple[Rows, Rows]:
+    """Return the eligible new items: positions among the newest rows of the release, and rows of the delta."""
     snapshot, candidates = query.snapshot, query.candidates
-    release = snapshot.release
+    release, slots = snapshot.release, query.candidates.delta_slots
     days, times = release.channels.facts.fresh_days, release.creation_times
     if days is None:
-        return np.empty(0, dtype=np.int64)
+        return _NO_ROWS, _NO_ROWS
     since = compute_data_time(snapshot, now_ns) - int(days * MICROS_PER_DAY)
-    base_rows = np.empty(0, dtype=np.int64)
-    if times is not None:
-        base_rows = times.list_since(since)
-        base_rows = base_rows[candidates.is_eligible(base_rows)][:MAX_ROWS]
-    slots = candidates.delta_slots
+    positions = _NO_ROWS if times is None else candidates.row_filter.find_first(times.list_since(since), MAX_ROWS)
+    if not len(slots):
+        return positions, slots
     micros = get_creation_micros(snapshot, slots + candidates.base_size)
     is_new = (micros == UNKNOWN_TIME) & (snapshot.delta.base_rows[slots] < 0)
-    is_fresh = is_new | (micros >= since)
-    return np.concatenate([base_rows, slots[is_fresh] + candidates.base_size])
+    return positions, slots[is_new | (micros >= since)] + candidates.base_size
 
 
-def _score(snapshot: Snapshot, vector: Vectors, rows: Rows) -> Scores:
-    """Return the inner products of a vector [D] with the vectors of rows [n], those of the base first."""
-    base_size = snapshot.release.vectors.size
-    in_base = rows < base_size
-    base_scores = snapshot.release.vectors.score(vector, rows[in_base])
-    if in_base.all():
-        return base_scores
-    delta_scores = compute_inner_products(snapshot.delta.half_vectors, vector, rows[~in_base] - base_size)
-    return np.concatenate([base_scores, delta_scores])
+def _score(snapshot: Snapshot, vector: Vectors, positions: Rows, rows: Rows) -> Scores:
+    """Return the inner products of a vector with the vectors of new items.
+
+    Args:
+        snapshot: Where the vectors are.
+        vector: [D].
+        positions: [n] positions of the first rows, which are of the base, among the release's newest rows; ascending.
+        rows: Rows of the items, those of the delta last.
+    """
+    release, n_base = snapshot.release, len(positions)
+    newest, n_cached = release.newest_vectors, int(np.searchsorted(positions, len(release.newest_vectors)))
+    parts = [compute_inner_products(newest, vector, positions[:n_cached])]
+    if n_cached < n_base:
+        parts.append(release.vectors.score(vector, rows[n_cached:n_base]))
+    if n_base < len(rows):
+        parts.append(compute_inner_products(snapshot.delta.half_vectors, vector, rows[n_base:] - release.vectors.size))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 recall_fresh = FreshChannel()

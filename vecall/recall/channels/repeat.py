@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vecall.index.row_scores import RowScores
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 
@@ -14,8 +15,7 @@ def recall_repeats(query: ChannelQuery, n: int) -> ScoredRows:
     Items that are excluded, as seen ones are by default, are not returned.
     """
     history = query.resolved_query.history
-    rows, positions = np.unique(history, return_inverse=True)
     weights = _DECAY ** np.arange(len(history) - 1, -1, -1, dtype=np.float64)
-    scores = np.bincount(positions, weights, minlength=len(rows)).astype(np.float32)
-    is_eligible = query.candidates.is_eligible(rows)
-    return rank_by_score_and_id(query.snapshot, rows[is_eligible], scores[is_eligible], n)
+    scores = RowScores(len(history))
+    scores.add(history, weights)
+    return rank_by_score_and_id(query.snapshot, *query.candidates.row_filter.select(scores.rows, scores.scores), n)

@@ -1,14 +1,15 @@
 """The channel of items that the same users took near in time to the newest items of the history."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecall.arrays import Rows, Vectors
-from vecall.channels.similar_items import SimilarItems
-from vecall.index.kernels import compute_inner_products, sum_by_row
+from vecall.arrays import Offsets, Rows
+from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems
+from vecall.index.kernels import compute_inner_products
+from vecall.index.row_scores import RowScores
 from vecall.live.snapshot import Snapshot
 from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
@@ -41,57 +42,78 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
     snapshot, similar, history = query.snapshot, query.snapshot.release.channels.similar, query.resolved_query.history
     if similar is None or not len(history):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-    weights = similar.seed_weights
-    seeds = history[::-1][: len(weights)]
-    neighbors = _find_neighbors(snapshot, similar, seeds)
-    weighted = np.concatenate([weight * part.similarities for weight, part in zip(weights, neighbors, strict=False)])
-    base_rows, scores = sum_by_row(np.concatenate([part.rows for part in neighbors], dtype=np.int64), weighted)
-    rows = snapshot.to_latest_rows(base_rows)
-    if len(new_slots := _select_new_slots(query)):
-        new_rows = new_slots + snapshot.release.vectors.size
-        rows = np.concatenate([rows, new_rows])
-        scores = np.concatenate([scores, _score_new_items(snapshot, similar, seeds, neighbors, new_rows)])
-    is_answer = query.candidates.is_eligible(rows) & (scores > 0)
-    return rank_by_score_and_id(snapshot, rows[is_answer], scores[is_answer].astype(np.float32), n)
-
-
-def _find_neighbors(snapshot: Snapshot, similar: SimilarItems, seeds: Rows) -> list[_Neighbors]:
-    """Return the neighbours of each seed, the newest of which come first."""
+    seeds = history[::-1][: len(similar.seed_weights)]
     base_rows = snapshot.to_base_rows(seeds)
-    found = [
-        _Neighbors(*similar.get_neighbors(row)) if row >= 0 else _Neighbors(seeds[:0], similar.mean_similarities[:0])
-        for row in base_rows.tolist()
-    ]
-    missing = [index for index, part in enumerate(found[:_MAX_SEEDS_BY_VECTOR]) if not len(part.rows)]
-    if missing and len(similar.mean_similarities):
-        vectors = snapshot.get_vectors(seeds[missing])
-        for index, nearest in zip(missing, _find_nearest(snapshot, similar, vectors, base_rows[missing]), strict=True):
-            found[index] = nearest
-    return found
+    segments = similar.locate_lists(base_rows)
+    missing = np.flatnonzero(segments[0] == segments[1])
+    nearest = _find_nearest(snapshot, similar, seeds, base_rows, missing[missing < _MAX_SEEDS_BY_VECTOR])
+    sums = _add_up(similar, segments, nearest)
+    rows, scores = snapshot.to_latest_rows(sums.rows), sums.scores
+    if len(new_slots := _select_new_slots(query)):
+        bounds = zip(*(part[:_MAX_SEEDS_BY_VECTOR].tolist() for part in segments), strict=True)
+        neighbors = [
+            nearest.get(index) or _Neighbors(*similar.get_segment(start, end))
+            for index, (start, end) in enumerate(bounds)
+        ]
+        new_rows = new_slots + snapshot.release.vectors.size
+        new_scores = _score_new_items(snapshot, similar, seeds, neighbors, new_rows)
+        rows = np.concatenate([rows, new_rows[new_scores > 0]])
+        scores = np.concatenate([scores, new_scores[new_scores > 0]])
+    return rank_by_score_and_id(snapshot, *query.candidates.row_filter.select(rows, scores), n)
 
 
-def _find_nearest(snapshot: Snapshot, similar: SimilarItems, vectors: Vectors, own_rows: Rows) -> list[_Neighbors]:
-    """Return the base rows nearest to each of some vectors, with the mean similarities by rank.
+def _add_up(similar: SimilarItems, segments: tuple[Offsets, Offsets], nearest: Mapping[int, _Neighbors]) -> RowScores:
+    """Return the rows of all neighbours with Σ weight · similarity, seed by seed.
+
+    Args:
+        similar: The lists, and the weights of seeds.
+        segments: [S] where the list of each seed starts, and where it ends.
+        nearest: Neighbours of seeds whose list is empty, by their index, ascending.
+    """
+    starts, ends = segments
+    weights = similar.seed_weights[: len(starts)]
+    factors = weights / SIMILARITY_SCALE  # a power of two: the products are those with the similarities
+    sums = RowScores(int((ends - starts).sum()) + sum(len(part.rows) for part in nearest.values()))
+    first = 0
+    for index, part in [*nearest.items(), (len(starts), None)]:
+        run = slice(first, index)
+        sums.add_segments(similar.rows, similar.scores, (starts[run], ends[run]), factors[run])
+        if part is not None:
+            sums.add(part.rows, weights[index] * part.similarities)
+        first = index
+    return sums
+
+
+def _find_nearest(
+    snapshot: Snapshot, similar: SimilarItems, seeds: Rows, base_rows: Rows, missing: Rows
+) -> dict[int, _Neighbors]:
+    """Return the base rows nearest to each of some seeds, with the mean similarities by rank, by the seed's index.
 
     Args:
         snapshot: What is searched: its base, deleted and replaced items included, as in the lists of the release.
         similar: The lists.
-        vectors: [n, D] Vectors of items.
-        own_rows: [n] Rows of these items in the base, which are not returned; -1 for none.
+        seeds: [S] Rows of the seeds.
+        base_rows: [S] Their rows in the base, which are not returned; -1 for none.
+        missing: [n] Indices of the seeds that are searched for, ascending.
     """
+    if not len(missing) or not len(similar.mean_similarities):
+        return {}
     release, similarities = snapshot.release, similar.mean_similarities
     curve, fetch_k = release.search_param_curve, min(len(similarities) + 1, release.vectors.size)
-    hits = release.index.search(vectors, fetch_k, search_params=None if curve is None else curve.look_up(fetch_k))
-    found = []
-    for hit_rows, own_row in zip(hits.rows, own_rows, strict=True):
-        rows = hit_rows[(hit_rows >= 0) & (hit_rows != own_row)][: len(similarities)]
-        found.append(_Neighbors(rows, similarities[: len(rows)]))
+    search_params = None if curve is None else curve.look_up(fetch_k)
+    hits = release.index.search(snapshot.get_vectors(seeds[missing]), fetch_k, search_params=search_params)
+    found = {}
+    for number, hit_rows in zip(missing.tolist(), hits.rows, strict=True):
+        rows = hit_rows[(hit_rows >= 0) & (hit_rows != base_rows[number])][: len(similarities)]
+        found[number] = _Neighbors(rows, similarities[: len(rows)])
     return found
 
 
 def _select_new_slots(query: ChannelQuery) -> Rows:
     """Return the newest eligible slots of the delta, ascending, whose items the base does not have."""
     slots = query.candidates.delta_slots
+    if not len(slots):
+        return slots
     return slots[query.snapshot.delta.base_rows[slots] < 0][-_MAX_NEW_ITEMS:]
 
 

@@ -104,7 +104,7 @@ class PageContexts:
     def _build_result(self, query: Query, deadline: RequestDeadline) -> TemplateContext:
         """What was recalled, by each channel if there are several, and the final list if there is a ranker."""
         final = None
-        if self._service.recaller.has_ranker:
+        if self._service.recaller.ranker is not None:
             candidate_count = min(DEFAULT_CANDIDATES, self._service.settings.limits.max_k)
             final = self._service.run_recommendation(RecommendRequest(query, query.k, candidate_count), deadline)
         recall = self._service.run_query(query, deadline) if final is None else final.recall

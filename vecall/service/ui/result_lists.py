@@ -46,7 +46,7 @@ def build_result_lists(recall: RecallTrace, final: RecommendTrace | None, k: int
         final_scores = np.array(final.answer.scores)
         final_channels = final.answer.channels if has_channels else None
         final_cards = build_item_cards(snapshot, final.rows, final_scores, channels=final_channels)
-    result_channels = search_result.list_channels(rows) if has_channels else None
+    result_channels = search_result.list_channels(np.arange(len(rows))) if has_channels else None
     return {
         "result_cards": build_item_cards(snapshot, rows, search_result.scores[:k], channels=result_channels),
         "final_cards": final_cards,
