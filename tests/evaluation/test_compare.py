@@ -53,8 +53,10 @@ def served_model():
 @pytest.fixture
 def evaluate(served_model):
     dataset = SimpleNamespace(catalogue=SimpleNamespace(items=range(ITEMS)), dropped_counts={"bad rows": 2})
+    train = RaggedArray.from_lists([order[:8] for order in ORDERS])
     split = SimpleNamespace(
-        train=RaggedArray.from_lists([order[:8] for order in ORDERS]),
+        train=train,
+        counted_train=train,
         valid=CASES,
         test=CASES,
         protocol="each user's last two items are the test",

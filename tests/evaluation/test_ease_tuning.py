@@ -61,6 +61,6 @@ def test_ease_of_large_data_has_the_default_l2_and_says_so():
 
 def test_baselines_are_fitted_without_the_test_cases():
     train, valid = make_split(60, 90)
-    split = SimpleNamespace(train=train, valid=valid)  # and no `test`
+    split = SimpleNamespace(train=train, counted_train=train, valid=valid)  # and no `test`
     notes = [build()[1] for build in build_baseline_factories(split, 90, Popularity(train, 90)).values()]
     assert [note[:14] for note in notes] == ["EASE has l2 = ", "", ""]

@@ -7,7 +7,7 @@ from support.vectors import random_vectors
 
 from vecall import progress
 
-# Of the random vectors of the contract suite.
+# Of the random vectors of the contract suite. Collections of vectors that are not listed here are built when needed.
 CONTRACT_SHAPES = [
     *((1, 1), (1, 128), (2, 3), (15, 2), (17, 5), (40, 1), (300, 128), (700, 17), (1, 3), (17, 1), (300, 17)),
     *((1200, 9), (30, 4), (1000, 8), (20, 3), (1, 9), (2500, 9), (600, 7), (3000, 16), (300, 5), (50, 4)),
@@ -45,8 +45,13 @@ def progress_events():
 
 
 @pytest.fixture(scope="session")
-def build_on_milvus_server(milvus_server):
+def build_on_milvus_server(milvus_server, clustered):
     builder = MilvusIndexBuilder()
-    builder.prebuild(random_vectors(n, dim) for n, dim in CONTRACT_SHAPES)
+    tied = random_vectors(1500, 13)
+    tied[500:1000] = tied[:500]
+    equal = [np.full((1000, 8), value, dtype=np.float32) for value in (0, 1)]
+    repeated = [np.tile(random_vectors(6, dim), (50, 1)) for dim in (7, 33)]
+    random = [random_vectors(n, dim) for n, dim in CONTRACT_SHAPES]
+    builder.prebuild([*random, tied, *equal, *repeated, clustered[0], clustered[0][:2000]])
     yield builder
     builder.drop_all()

@@ -5,12 +5,12 @@ from typing import get_args
 import pytest
 
 from vecall.index.engines import ENGINES
-from vecall.index.settings import _UNSUPPORTED_ENGINES, IndexSettings
+from vecall.index.settings import IndexSettings
 
 
 def test_settings_name_every_engine():
     names = get_args(IndexSettings.model_fields["engine"].annotation)
-    assert sorted(names) == sorted(["auto", *ENGINES, *_UNSUPPORTED_ENGINES])
+    assert sorted(names) == sorted(["auto", *ENGINES])
 
 
 @pytest.mark.parametrize("name", ENGINES)

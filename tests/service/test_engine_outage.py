@@ -72,6 +72,16 @@ def store(server, tmp_path, monkeypatch):
 
 
 @contextmanager
+def frozen(server):
+    """Let searches wait during the context, whatever their deadline."""
+    server.set(fault="frozen", keeps_deadlines=False)
+    try:
+        yield
+    finally:
+        server.set(fault="down")
+
+
+@contextmanager
 def serve(store, **settings):
     """A client of a service that is perhaps not ready."""
     service = RecallService.open(store, ServeSettings(poll_seconds=0.05, **settings))
@@ -143,14 +153,13 @@ def test_incomplete_answers_of_the_server_are_completed(store, server, fault):
 
 def test_client_that_waits_for_ever_does_not_delay_the_answer(store, server):
     with open_test_client(store, max_concurrent_remote_searches=1, deadline_ms=250) as client:
-        server.set(fault="frozen", keeps_deadlines=False)
-        start = time.perf_counter()
-        assert_refused(client, BY_VECTOR)
-        status, answer = recall(client, BY_VECTOR)  # the only thread is occupied
-        assert (status, answer["error"]["code"]) == (503, "overloaded")
-        assert recall(client, RELATED)[1]["ids"] == [8]
-        assert time.perf_counter() - start < 3
-        server.set(fault="down")
+        with frozen(server):
+            start = time.perf_counter()
+            assert_refused(client, BY_VECTOR)
+            status, answer = recall(client, BY_VECTOR)  # the only thread is occupied
+            assert (status, answer["error"]["code"]) == (503, "overloaded")
+            assert recall(client, RELATED)[1]["ids"] == [8]
+            assert time.perf_counter() - start < 3
         wait_until(lambda: not server.running)
         server.set(fault=None)
         wait_until(lambda: recall(client, BY_VECTOR)[0] == 200)
@@ -159,20 +168,21 @@ def test_client_that_waits_for_ever_does_not_delay_the_answer(store, server):
 def test_slow_searches_delay_neither_readiness_nor_other_requests(store, server):
     with open_test_client(store, deadline_ms=10_000) as client, ThreadPoolExecutor(16) as threads:
         server.threads.clear()
-        server.set(fault="frozen", keeps_deadlines=False)
-        searches = [
-            threads.submit(recall, client, BY_VECTOR, "/v1/recall" if number % 2 else "/v1/recommend")
-            for number in range(16)
-        ]
-        wait_until(lambda: server.running == 16)
-        start = time.perf_counter()
-        for _ in range(3):
-            assert client.get("/readyz").status_code == 200
-            assert recall(client, RELATED)[1]["ids"] == [8]
-            assert recall(client, RELATED, "/v1/recommend")[0] == 200
-            assert recall(client, FEW | {"channels": ["repeat"], "user_id": 1})[0] == 200
-        assert time.perf_counter() - start < 3
-        server.set(fault="down")
+        few_candidates = BY_VECTOR | {"candidates": 10}
+        with frozen(server):
+            searches = [
+                threads.submit(recall, client, query, path)
+                for query, path in ((BY_VECTOR, "/v1/recall"), (few_candidates, "/v1/recommend"))
+                for _ in range(8)
+            ]
+            wait_until(lambda: server.running == 16)
+            start = time.perf_counter()
+            for _ in range(3):
+                assert client.get("/readyz").status_code == 200
+                assert recall(client, RELATED)[1]["ids"] == [8]
+                assert recall(client, RELATED, "/v1/recommend")[0] == 200
+                assert recall(client, FEW | {"channels": ["repeat"], "user_id": 1})[0] == 200
+            assert time.perf_counter() - start < 3
         assert {search.result()[0] for search in searches} == {503}
         assert len(server.threads) == 16
         assert all(name.startswith("vecall-remote") for name in server.threads)

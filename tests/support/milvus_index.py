@@ -28,7 +28,7 @@ class MilvusIndexBuilder:
 
     def prebuild(self, arrays):
         """Build the collections of several arrays at the same time: each takes seconds, in which the server waits."""
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(12) as pool:
             for index in pool.map(self, arrays):
                 index.close()
 

@@ -41,6 +41,7 @@ def main(command):
         os.environ[VARIABLE] = OWN
     except OSError as error:
         os.environ[VARIABLE] = f"network namespaces are forbidden here ({error.strerror})"
+        sys.stderr.write(f"{os.environ[VARIABLE]}: tests that start a server are skipped\n")
     os.execvp(command[0], command)
 
 

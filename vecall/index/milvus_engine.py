@@ -103,7 +103,7 @@ def _parse_settings(info: IndexInfo) -> MilvusSettings:
         return MilvusSettings.model_validate(info.settings.get("milvus", {}))
     except ValidationError as error:
         raise InvalidReleaseError(
-            f"index.settings.milvus of manifest.json is invalid: {error}; publish the release again",
+            f"manifest.json repeats invalid settings of the server: {error}; publish the release again",
             file="manifest.json",
         ) from error
 

@@ -83,7 +83,7 @@ def test_collection_is_built_searched_released_loaded_and_dropped(milvus_connect
         collection.is_loaded(connection, name)
 
 
-@pytest.mark.parametrize(("n", "dim"), [(1, 2), (700, 8), (1500, 128)])
+@pytest.mark.parametrize(("n", "dim"), [(1, 2), (1500, 128)])
 def test_small_collections_are_built_and_complete(milvus_connection, n, dim):
     vectors = random_vectors(n, dim).astype(np.float16)
     name = build(milvus_connection, vectors, params(shards=2) if n == 1500 else params())
@@ -120,20 +120,15 @@ def test_insert_that_is_repeated_is_noticed_and_the_collection_dropped(milvus_co
     assert collection.list_collections(milvus_connection, STORE) == []
 
 
-def test_repeated_rows_are_counted_by_a_strong_count_too(milvus_connection):
-    vectors = random_vectors(1500, 4).astype(np.float16)
-    name = build(milvus_connection, vectors)
-    collection.insert_rows(milvus_connection, name, 0, vectors[:100], timeout=10)
-    assert collection.count_rows(milvus_connection, name) == 1600
-
-
-def test_vectors_that_differ_are_noticed(milvus_connection):
+def test_repeated_rows_are_counted_by_a_strong_count_too_and_vectors_that_differ_are_noticed(milvus_connection):
     vectors = random_vectors(1500, 4).astype(np.float16)
     name = build(milvus_connection, vectors)
     other = vectors.copy()
     other[:750, 2] += np.float16(1)
     with pytest.raises(StoreError, match=r"of 1000 compared rows differ"):
         compare_vectors(milvus_connection, name, other)
+    collection.insert_rows(milvus_connection, name, 0, vectors[:100], timeout=10)
+    assert collection.count_rows(milvus_connection, name) == 1600
 
 
 @pytest.mark.parametrize("token", ["", "root:wrong", "nobody:Milvus"])
