@@ -60,6 +60,31 @@ def test_operations_page_documents_every_setting():
     assert [name for name in names if name != "limits" and f"`{name}`" not in page] == []
 
 
+def test_milvus_compose_publishes_no_port_beyond_this_machine_and_needs_no_default_password():
+    yaml = pytest.importorskip("yaml", reason="needs the extra `docs`")
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.milvus.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    assert set(services) == {"vecall", "milvus", "etcd", "minio"}
+    assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
+    assert compose["networks"]["milvus-storage"]["internal"] is True
+    assert services["etcd"]["networks"] == services["minio"]["networks"] == ["milvus-storage"]
+    assert all(":" in services[name]["image"] for name in ("milvus", "etcd", "minio"))
+    assert services["milvus"]["environment"]["MINIO_SECRET_ACCESS_KEY"] == "${MINIO_ROOT_PASSWORD:?}"
+    assert services["minio"]["environment"]["MINIO_ROOT_PASSWORD"] == "${MINIO_ROOT_PASSWORD:?}"
+
+
+def test_milvus_compose_runs_the_server_that_is_tested_and_the_client_that_it_needs():
+    yaml = pytest.importorskip("yaml", reason="needs the extra `docs`")
+    services = yaml.safe_load((ROOT / "deploy" / "compose.milvus.yaml").read_text(encoding="utf-8"))["services"]
+    version = services["milvus"]["image"].rpartition(":v")[2]
+    assert f"milvus=={version}" in (ROOT / "tests" / "support" / "milvus_server.txt").read_text(encoding="utf-8")
+    for page in ("docs/scaling.md", "docs/zh/scaling.md"):
+        assert f"Milvus {version}" in (ROOT / page).read_text(encoding="utf-8"), page
+    assert services["vecall"]["build"]["args"] == {"EXTRAS": "milvus"}
+    assert "ARG EXTRAS" in (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert services["vecall"]["environment"] == {"VECALL_MILVUS_URI": "http://milvus:19530"}
+
+
 @pytest.mark.slow
 def test_image_dependencies_have_the_documented_size_and_no_torch(tmp_path):
     """Runs the pip step of the Dockerfile in a clean environment."""
