@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,9 +217,10 @@ def test_activated_release_has_the_live_changes(store, writer):
     assert recall_scores(writer) == {9: 4, 4: 4, 3: 3, 6: 3, 2: 2}
 
 
-def test_release_that_cannot_be_served_is_not_activated(store, writer):
+def test_release_that_cannot_be_served_is_not_activated(store, writer, tmp_path):
     writer.upsert([make_item(9, *ANY)])
-    publish_vectors(store.path, ["a"], np.ones((1, 4)), name="strings", activate=False)
+    publish_vectors(tmp_path / "other", ["a"], np.ones((1, 4)), name="strings")
+    shutil.copytree(tmp_path / "other" / "releases" / "strings", store.path / "releases" / "strings")
     publish_vectors(store.path, IDS, np.eye(4), name="corrupted", activate=False)
     file = store.get_release_dir("corrupted") / "index.faiss"
     file.write_bytes(file.read_bytes()[:-1] + b"?")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -158,6 +159,6 @@ def test_release_that_is_pruned_while_it_is_opened_is_rejected(store, monkeypatc
         with pytest.raises(StoreError, match="has no release 'one'"):
             {
                 "open": lambda: open_recaller(store.path, release="one"),
-                "activate": lambda: recaller.live_index._switcher._prepare(store, "one"),
+                "activate": lambda: ExitStack().enter_context(recaller.live_index._switcher._prepare(store, "one")),
                 "compact": lambda: compaction.compact(store.path, release="one"),
             }[action]()
