@@ -21,9 +21,10 @@ slow: $(INSTALLED)  ## Tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 # The server has an environment of its own, and the tests run with it in a network namespace of their own.
+# TESTS=tests/index/milvus leaves out what is elsewhere.
 milvus: $(VENV)/.milvus_installed  ## Tests with a real Milvus server
 	VECALL_MILVUS_SERVER_PYTHON=$(MILVUS_VENV)/bin/python OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 timeout 600 \
-		$(BIN)/python tests/support/network_namespace.py $(BIN)/python -m pytest -m milvus
+		$(BIN)/python tests/support/network_namespace.py $(BIN)/python -m pytest -m milvus $(TESTS)
 
 $(VENV)/.milvus_installed: $(INSTALLED) tests/support/milvus_server.txt
 	test -x $(MILVUS_VENV)/bin/python || $(PYTHON) -m venv $(MILVUS_VENV)
