@@ -216,9 +216,8 @@ def _test_numbers(values, threshold, mask, alive):  # type: ignore[no-untyped-de
 def _test_categories(codes, words, mask, alive):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for i in range(alive.shape[0]):
         bit = words[codes[i] >> _WORD_SHIFT] >> (codes[i] & _LAST_BIT) & _BIT
-        alive[i] &= mask | (
-            _NO_LEAF - bit
-        )  # all bits if the category is in the set; a branch would take ten times as long
+        # All bits if the category is in the set; a branch would take ten times as long.
+        alive[i] &= mask | (_NO_LEAF - bit)
 
 
 @_jit
