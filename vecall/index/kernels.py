@@ -207,6 +207,12 @@ def make_read_only_view(array: Any) -> Any:  # noqa: ANN401 - an array
     return view
 
 
+def view_rows(rows: Rows) -> Rows:
+    """Read-only view of rows as kernels take them: contiguous, of 64 bits. Other arrays are copied."""
+    view: Rows = make_read_only_view(np.ascontiguousarray(rows, dtype=np.int64))
+    return view
+
+
 def compute_inner_products(half_vectors: HalfVectors, query: Vectors, rows: Rows | None = None) -> Scores:
     """Compute the inner products of one query with stored vectors.
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Rows
 from vecall.index.bitmap import Bitmap
-from vecall.index.kernels import make_read_only_view
+from vecall.index.kernels import make_read_only_view, view_rows
 from vecall.runtime.numba_cache import compile_cached
 
 _NO_BITS = np.empty(0, dtype=np.uint8)
@@ -29,31 +29,26 @@ class RowFilter:
         table = _NO_ROWS
         if len(excluded):
             table = np.full(4 << len(excluded).bit_length(), -1, dtype=np.int64)  # most probes meet a free slot
-            _fill_table(make_read_only_view(np.ascontiguousarray(excluded, dtype=np.int64)), table)
+            _fill_table(view_rows(excluded), table)
         bits = _NO_BITS if allowed is None else allowed.bits
         self._parts = make_read_only_view(bits), table, size, make_read_only_view(further)
 
     def mark(self, rows: Rows) -> Mask:
         """Return [n] whether each of the rows [n] passes."""
         mask = np.empty(len(rows), dtype=np.bool_)
-        _mark(_to_view(rows), *self._parts, mask)
+        _mark(view_rows(rows), *self._parts, mask)
         return mask
 
     def find_first(self, rows: Rows, count: int) -> NDArray[np.int64]:
         """Return the positions, ascending, of the first `count` of the rows that pass; fewer where so many do not."""
         positions = np.empty(min(count, len(rows)), dtype=np.int64)
-        return positions[: _find_first(_to_view(rows), *self._parts, positions)]
+        return positions[: _find_first(view_rows(rows), *self._parts, positions)]
 
     def select(self, rows: Rows, scores: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
         """Return the rows that pass, in their order, and their scores."""
         kept_rows, kept_scores = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.float64)
-        count = _select(_to_view(rows), make_read_only_view(scores), *self._parts, kept_rows, kept_scores)
+        count = _select(view_rows(rows), make_read_only_view(scores), *self._parts, kept_rows, kept_scores)
         return kept_rows[:count], kept_scores[:count]
-
-
-def _to_view(rows: Rows) -> Rows:
-    view: Rows = make_read_only_view(np.ascontiguousarray(rows, dtype=np.int64))
-    return view
 
 
 @_jit

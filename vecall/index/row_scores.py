@@ -9,7 +9,7 @@ from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Offsets, Rows
-from vecall.index.kernels import make_read_only_view
+from vecall.index.kernels import make_read_only_view, view_rows
 from vecall.runtime.numba_cache import compile_cached
 
 intrinsic: Any = typed_intrinsic  # declared for a calling convention that differs from its use here
@@ -42,7 +42,7 @@ class RowScores:
 
     def add(self, rows: Rows, values: NDArray[np.float64]) -> None:
         """Add values [n] to the scores of rows [n], at least 0."""
-        views = make_read_only_view(np.ascontiguousarray(rows, dtype=np.int64)), make_read_only_view(values)
+        views = view_rows(rows), make_read_only_view(values)
         self._count = _add_values(*views, self._positions, self._rows, self._scores, self._count)
 
     def add_segments(
@@ -72,7 +72,7 @@ class RowScores:
     def look_up(self, rows: Rows) -> tuple[Mask, NDArray[np.float64]]:
         """Return whether each of the rows [n] has a score, and its score; 0 where it has none."""
         has_score, scores = np.empty(len(rows), dtype=np.bool_), np.empty(len(rows), dtype=np.float64)
-        view = make_read_only_view(np.ascontiguousarray(rows, dtype=np.int64))
+        view = view_rows(rows)
         _look_up(view, self._positions, self._rows, self._scores, has_score, scores)
         return has_score, scores
 
@@ -85,7 +85,7 @@ class RowScores:
         self._fuse(rows, weight, 0.0, is_sum=False)
 
     def _fuse(self, rows: Rows, weight: float, constant: float, *, is_sum: bool) -> None:
-        view = make_read_only_view(np.ascontiguousarray(rows, dtype=np.int64))
+        view = view_rows(rows)
         parameters = float(weight), float(constant), is_sum
         self._count = _add_ranks(view, *parameters, self._positions, self._rows, self._scores, self._count)
 

@@ -1,7 +1,7 @@
 import threading
-import time
 
 import pytest
+from support.waiting import count_probe_threads, wait_until
 
 from vecall.errors import EngineUnavailableError, QueryError, VecallError
 from vecall.index.milvus.circuit_breaker import CircuitBreaker
@@ -46,17 +46,6 @@ def fail(breaker, engine, times):
     for _ in range(times):
         with pytest.raises(EngineUnavailableError):
             call(breaker, engine)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def count_probe_threads():
-    return sum(thread.name == "vecall-engine-probe" for thread in threading.enumerate())
 
 
 def test_calls_are_refused_after_three_failures_without_reaching_the_engine(engine, breaker):

@@ -1,5 +1,4 @@
 import gc
-import threading
 import time
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 from support.fake_milvus import FakeMilvusError, FakeRpcError
 from support.milvus_index import MilvusIndexBuilder
 from support.vectors import random_vectors
+from support.waiting import count_probe_threads, wait_until
 
 from vecall.errors import EngineUnavailableError
 from vecall.index.search_deadline import limit_search_time
@@ -30,17 +30,6 @@ def fail(index, times):
     for _ in range(times):
         with pytest.raises(EngineUnavailableError):
             search(index)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def count_probe_threads():
-    return sum(thread.name == "vecall-engine-probe" for thread in threading.enumerate())
 
 
 def test_hits_are_those_of_the_stored_vectors(index):
