@@ -39,6 +39,7 @@ BY_VECTOR = {"vector": [1.0, 2.0, -1.0, 0.5], "k": 5}
 EXACT_IDS = np.argsort(-(VECTORS.astype(np.float16).astype(np.float32) @ np.float32(BY_VECTOR["vector"])))[:5].tolist()
 POPULAR_IDS = list(range(N - 1, N - 6, -1))
 RELATED = {"history": [7], "channels": ["similar"], "k": 1}
+RELATED_TO_NEW = {"history": [1_000], "channels": ["similar"], "k": 1}
 FEW = {**BY_VECTOR, "where": [{"field": "year", "op": "lt", "value": 3}]}
 
 
@@ -202,6 +203,31 @@ def test_slow_searches_delay_neither_readiness_nor_other_requests(store, server)
         assert {search.result()[0] for search in searches} == {503}
         assert len(server.threads) == 16
         assert all(name.startswith("vecall-remote") for name in server.threads)
+
+
+def test_seeds_without_neighbours_wait_for_the_server_in_threads_for_it(store, server):
+    with open_test_client(store, deadline_ms=10_000) as client, ThreadPoolExecutor(8) as threads:
+        upsert = {"items": [{"id": 1_000, "vector": VECTORS[7].tolist(), "fields": {"year": 3}}]}
+        assert client.post("/v1/items", json=upsert).status_code == 200
+        server.threads.clear()
+        nearest = int(np.argmax(VECTORS @ VECTORS[7]))
+        assert recall(client, RELATED_TO_NEW)[1]["ids"] == [nearest]
+        with frozen(server):
+            searches = [
+                threads.submit(recall, client, RELATED_TO_NEW, path)
+                for path in ("/v1/recall", "/v1/recommend")
+                for _ in range(4)
+            ]
+            wait_until(lambda: server.running == 8)
+            start = time.perf_counter()
+            assert client.get("/readyz").status_code == 200
+            assert recall(client, RELATED)[1]["ids"] == [8]
+            assert time.perf_counter() - start < 3
+        assert {search.result()[0] for search in searches} == {503}
+        assert all(name.startswith("vecall-remote") for name in server.threads)
+        server.when_down = "popular"
+        status, answer = recall(client, RELATED_TO_NEW)
+        assert (status, answer["fallback"], answer["degraded"]) == (200, "popular", ["engine"])
 
 
 def test_service_is_ready_once_the_server_answers(store, server, monkeypatch):

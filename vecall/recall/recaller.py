@@ -10,22 +10,25 @@ from typing import NoReturn, Self
 
 import polars as pl
 
+from vecall.channels.merge_plan import MergePlan
 from vecall.data.id_map import Id
 from vecall.errors import QueryError
 from vecall.live.live_index import MAX_DELTA_ITEMS, LiveIndex
+from vecall.live.snapshot import Snapshot
 from vecall.ranking.ranker import NamedRanker, Ranker, name_ranker
 from vecall.recall.candidate_columns import RecalledColumns
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set
 from vecall.recall.channel_search import NO_DEADLINE, ChannelSearchResult, search_channels, select_plan
 from vecall.recall.channels.available import VECTOR_CHANNELS
 from vecall.recall.channels.base import ChannelQuery
+from vecall.recall.channels.similar import must_search_index
 from vecall.recall.diversity import Diversity, parse_diversity
 from vecall.recall.filters import FilterCache, never_cancel
 from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
 from vecall.recall.ranking_timer import RankingTimer
 from vecall.recall.recommend import RecommendTrace, recommend_from_candidates
 from vecall.recall.recommend_query import DEFAULT_CANDIDATES, DEFAULT_K, Recommended, RecommendRequest
-from vecall.recall.resolve import resolve_query
+from vecall.recall.resolve import ResolvedQuery, resolve_query
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.recall.trace import STAGES, RecallTrace
 from vecall.release.store import Store
@@ -44,8 +47,8 @@ class Recaller:
         scan_limiter: Limits the large exact scans that run at once.
         ranker: Ranks the candidates of `recommend` instead of the release's ranker.
         ranking_slots: Context in which candidates are ranked, such as a semaphore.
-        before_remote_search: Called before any work on a query that may wait for the server of an engine; it may raise,
-            for example to restart the request in a thread that may wait.
+        before_remote_search: Called before the search of a query that may wait for the server of an engine; it may
+            raise, for example to restart the request in a thread that may wait.
 
     Attributes:
         live_index: As given; its `upsert` and `delete` return more than the methods here.
@@ -265,9 +268,7 @@ class Recaller:
         snapshot = self.live_index.snapshot
         times = [time.perf_counter()]
         plan = select_plan(snapshot.release, query)
-        if "vector" in plan.channels and snapshot.release.remote_index is not None:
-            self._before_remote_search()
-        resolved_query = resolve_query(query, snapshot, needs_vector=not VECTOR_CHANNELS.isdisjoint(plan.channels))
+        resolved_query = self._resolve(query, snapshot, plan)
         times.append(time.perf_counter())
         check_cancelled()
         filter_mask = (
@@ -297,6 +298,16 @@ class Recaller:
             plan=_build_execution_plan(candidates, search_result, stage_ms) if query.explain else None,
         )
         return RecallTrace(snapshot, resolved_query, filter_mask, candidates, search_result, answer, stage_ms)
+
+    def _resolve(self, query: Query, snapshot: Snapshot, plan: MergePlan) -> ResolvedQuery:
+        """Resolve a query, and call `before_remote_search` as soon as it is known that the server will be asked."""
+        is_remote = snapshot.release.remote_index is not None
+        if is_remote and "vector" in plan.channels:
+            self._before_remote_search()
+        resolved_query = resolve_query(query, snapshot, needs_vector=not VECTOR_CHANNELS.isdisjoint(plan.channels))
+        if is_remote and "similar" in plan.channels and must_search_index(snapshot, resolved_query.history):
+            self._before_remote_search()
+        return resolved_query
 
 
 def _build_execution_plan(

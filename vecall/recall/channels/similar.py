@@ -45,8 +45,7 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
     seeds = history[::-1][: len(similar.seed_weights)]
     base_rows = snapshot.to_base_rows(seeds)
     segments = similar.locate_lists(base_rows)
-    missing = np.flatnonzero(segments[0] == segments[1])
-    nearest = _find_nearest(snapshot, similar, seeds, base_rows, missing[missing < _MAX_SEEDS_BY_VECTOR])
+    nearest = _find_nearest(snapshot, similar, seeds, base_rows, _select_seeds_by_vector(similar, segments))
     sums = _add_up(similar, segments, nearest)
     rows, scores = snapshot.to_latest_rows(sums.rows), sums.scores
     if len(new_slots := _select_new_slots(query)):
@@ -60,6 +59,29 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
         rows = np.concatenate([rows, new_rows[new_scores > 0]])
         scores = np.concatenate([scores, new_scores[new_scores > 0]])
     return rank_by_score_and_id(snapshot, *query.candidates.row_filter.select(rows, scores), n)
+
+
+def must_search_index(snapshot: Snapshot, history: Rows) -> bool:
+    """Return whether `recall_similar` searches the index of the release, for a seed of which the release has no list.
+
+    Args:
+        snapshot: What is searched.
+        history: [L] rows of the snapshot, oldest first.
+    """
+    similar = snapshot.release.channels.similar
+    if similar is None:
+        return False
+    seeds = history[::-1][: len(similar.seed_weights)]
+    segments = similar.locate_lists(snapshot.to_base_rows(seeds))
+    return len(_select_seeds_by_vector(similar, segments)) > 0
+
+
+def _select_seeds_by_vector(similar: SimilarItems, segments: tuple[Offsets, Offsets]) -> Rows:
+    """Return the indices of the seeds whose neighbours the index finds, ascending."""
+    if not len(similar.mean_similarities):
+        return np.empty(0, dtype=np.int64)
+    starts, ends = segments
+    return np.flatnonzero(starts[:_MAX_SEEDS_BY_VECTOR] == ends[:_MAX_SEEDS_BY_VECTOR])
 
 
 def _add_up(similar: SimilarItems, segments: tuple[Offsets, Offsets], nearest: Mapping[int, _Neighbors]) -> RowScores:
@@ -96,7 +118,7 @@ def _find_nearest(
         base_rows: [S] Their rows in the base, which are not returned; -1 for none.
         missing: [n] Indices of the seeds that are searched for, ascending.
     """
-    if not len(missing) or not len(similar.mean_similarities):
+    if not len(missing):
         return {}
     release, similarities = snapshot.release, similar.mean_similarities
     curve, fetch_k = release.search_param_curve, min(len(similarities) + 1, release.vectors.size)
