@@ -174,3 +174,14 @@ def test_serving_loads_no_torch(module: str) -> None:
 def test_importing_vecall_has_no_effect() -> None:
     code = "import sys, logging, vecall; sys.exit(len(logging.getLogger().handlers) or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["channels", "live", "ranking", "recall", "release", "service"])
+def test_requests_take_no_matrix_product_of_numpy(package):
+    """The threads of its BLAS library wait for one another while other requests hold the cores."""
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+            is_call = isinstance(node, ast.Attribute) and node.attr in ("dot", "matmul", "tensordot")
+            if is_product or is_call:
+                pytest.fail(f"{path}:{node.lineno}: take vecall.ranking.cosines or a kernel")

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Scores, Vectors
+from vecall.ranking.cosines import compute_cosines
 from vecall.ranking.numeric_columns import is_numeric, to_numbers
 
 MAX_HISTORY_ITEMS = 50  # the newest, which attributes are compared with
@@ -100,17 +101,9 @@ class _Cosines:
         if not len(self._newest):
             nothing = np.full(len(self._candidates), np.nan, dtype=np.float32)
             return nothing, nothing, nothing
-        newest = _normalize(self._newest.vectors[-_MAX_COSINE_ITEMS:])
-        cosines = _normalize(self._candidates.vectors) @ newest.T  # [C, at most 10]
+        newest = self._newest.vectors[-_MAX_COSINE_ITEMS:]
+        cosines = compute_cosines(self._candidates.vectors, newest)  # [C, at most 10]
         return cosines[:, -1], cosines.max(axis=1), cosines.mean(axis=1)
-
-
-def _normalize(vectors: Vectors) -> Vectors:
-    """Return [n, D] vectors of length 1; zeros stay zeros."""
-    lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-    lengths[lengths == 0] = 1
-    normalized: Vectors = vectors / lengths
-    return normalized
 
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Vectors
 from vecall.data.request_features import is_number
 from vecall.errors import QueryError
+from vecall.ranking.cosines import compute_cosines
 from vecall.recall.field_checks import check, is_integer, is_mapping, is_text
 
 Positions = NDArray[np.intp]
@@ -124,8 +125,6 @@ def select_by_marginal_relevance(
     """
     if mmr == 1 or not len(scores):
         return np.arange(min(k, len(scores)))
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit_vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     span = float(scores.max() - scores.min())
     relevance = (scores - scores.min()) / span if span > 0 else np.zeros(len(scores))
     weighted_relevance = mmr * relevance
@@ -136,7 +135,7 @@ def select_by_marginal_relevance(
         check_cancelled()
         position = int(np.argmax(marginal))
         selected[count] = position
-        np.maximum(similarity, unit_vectors @ unit_vectors[position], out=similarity)
+        np.maximum(similarity, compute_cosines(vectors, vectors[position : position + 1])[:, 0], out=similarity)
         weighted_relevance[position] = -np.inf  # selected
         marginal = weighted_relevance - (1 - mmr) * similarity
     return selected

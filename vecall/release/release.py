@@ -28,6 +28,7 @@ from vecall.index.row_scores import compile_row_scores
 from vecall.index.search_params import FilteredSearchTable, SearchParamCurve, WidthsAtRank
 from vecall.index.stored_vectors import StoredVectors
 from vecall.index.topk import select_top_k_batch
+from vecall.ranking.cosines import compile_cosines
 from vecall.ranking.ranker import NamedRanker
 from vecall.release.channel_io import load_channels
 from vecall.release.creation_times import CreationTimes, to_creation_micros
@@ -232,10 +233,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
     features_path = directory / FEATURES_FILE
     external_rows_path = directory / EXTERNAL_VECTOR_ROWS_FILE
     engine = _get_engine(manifest)
-    compile_row_positions()
-    compile_kernels()  # otherwise the first request would wait for the compiler
-    compile_row_scores()
-    compile_row_filter()
+    _compile_kernels_of_requests()
     release = Release(
         manifest=manifest,
         item_ids=load_id_map(directory, ITEM_ID_MAP_PREFIX),
@@ -258,6 +256,18 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
     _check_channel_columns(release)
     _sort_for_channels(release)
     return release
+
+
+def _compile_kernels_of_requests() -> None:
+    """Compile now, or load from numba's cache, what the first request would wait for."""
+    for compile_part in (
+        compile_kernels,
+        compile_row_positions,
+        compile_row_scores,
+        compile_row_filter,
+        compile_cosines,
+    ):
+        compile_part()
 
 
 def _sort_for_channels(release: Release) -> None:
