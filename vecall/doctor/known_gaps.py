@@ -9,8 +9,6 @@ from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.metrics import compute_standard_error
 from vecall.pipeline.run import RunSummary
 
-_Z95 = 1.96  # standard errors in half of a 95 % confidence interval
-
 
 @dataclass(frozen=True)
 class KnownGaps:
@@ -35,7 +33,7 @@ class KnownGaps:
             return None
         key, models = comparison.metric, {"model": summary.metrics, **summary.baselines}
         recalls = {name: _read_recall(metrics, key) for name, metrics in models.items()}
-        error = (comparison.ci95 or 0.0) / _Z95
+        error = comparison.standard_error
         return cls(key, {name: RecallGap(recalls["model"], recalls[name], error) for name in summary.baselines})
 
     @classmethod

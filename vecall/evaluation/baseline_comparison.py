@@ -41,6 +41,11 @@ class BaselineComparison:
     message: str
 
     @property
+    def standard_error(self) -> float:
+        """Standard error of `difference`; 0 for a single user."""
+        return (self.ci95 or 0.0) / _Z95
+
+    @property
     def advice(self) -> str:
         """What to try; empty where the model is above all baselines."""
         return "" if self.level == "above" else WHAT_TO_TRY
