@@ -58,7 +58,7 @@ def describe(data, model=Canvas):
         ({"width": 0}, "width: Input should be greater than or equal to 1, got 0"),
         ({"width": 2}, "width: expected an odd width, got 2"),
         ({"frame": {"radius": -1}}, "frame.radius: Input should be greater than 0, got -1"),
-        ({"frame": 5}, "frame: Input should be a valid dictionary or instance of Circle, got 5"),
+        ({"frame": 5}, "frame: expected a table of keys and values, got 5"),
         ({"frame": {}}, "frame.radius: is required"),
         ({"ids": [1, None]}, "ids[1]: Input should be a valid integer or Input should be a valid string, got None"),
         ({"names": [5]}, "names: Input should be a valid string, got 5"),
@@ -68,7 +68,7 @@ def describe(data, model=Canvas):
             {"width": "x" * 100},
             "width: Input should be a valid integer, unable to parse string as an integer, got 'xxx",
         ),
-        ([1], "Input should be a valid dictionary or instance of Canvas, got [1]"),
+        ([1], "expected a table of keys and values, got [1]"),
     ],
 )
 def test_sentence_names_path_expectation_and_value(data, expected):

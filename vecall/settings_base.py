@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 
 from vecall.errors import ConfigError
 
+# Errors of pydantic about a value that should be a mapping.
+_TABLE_EXPECTED = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type"})
+
 
 class SettingsModel(BaseModel):
     """Base of every settings section: frozen; unknown keys, NaN and infinity are errors."""
@@ -112,6 +115,8 @@ def _format_message(details: ErrorDetails, model: type[BaseModel]) -> str:
         if near := difflib.get_close_matches(str(key), known, n=1):
             return f"unknown key; did you mean {near[0]!r}?"
         return f"unknown key; the keys here are {', '.join(known)}" if known else "unknown key"
+    if details["type"] in _TABLE_EXPECTED:
+        return "expected a table of keys and values"
     return details["msg"].removeprefix("Value error, ")
 
 

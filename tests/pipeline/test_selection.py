@@ -18,7 +18,7 @@ from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import Run
 from vecall.pipeline.selection import find_candidates, resolve_preset
-from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, read_selection, write_trial
+from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, format_seconds, read_selection, write_trial
 from vecall.pipeline.selection_trial import TrialRunner
 from vecall.release.release import open_release
 from vecall.release.store import Store
@@ -210,7 +210,7 @@ def test_announced_time_is_corrected_where_the_first_trial_takes_longer(select, 
     assert "times slower than was assumed, or busy: choosing takes about" in caplog.messages[1]
     assert sum("slower than was assumed" in message for message in caplog.messages) == 1
     record = read_selection(runner.run_dir)
-    assert any(f"{record.announced_seconds:.0f} s were announced" in message for message in caplog.messages)
+    assert any(f"{format_seconds(record.announced_seconds)} were announced" in message for message in caplog.messages)
 
 
 def have_equal_weights(run: Run, other: Run) -> bool:

@@ -12,7 +12,7 @@ from vecall.evaluation.metrics import compute_standard_error
 _Z95 = 1.96  # half-width of a 95 % confidence interval in standard errors
 
 WHAT_TO_TRY = (
-    'Try another model.preset ("auto" measures them on the validation), more training.epochs, another training.lr or '
+    'Try model.preset = "auto" if it has not chosen this preset, more training.epochs, another training.lr or '
     "training.temperature; vecall doctor --run RUN looks for the cause."
 )
 

@@ -18,7 +18,14 @@ from vecall.evaluation.baseline_evaluation import build_baseline_factories, eval
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
 from vecall.pipeline.selection_plan import TrialPlan, plan_trials
-from vecall.pipeline.selection_record import SelectionRecord, TrialRecord, read_selection, read_trial, write_selection
+from vecall.pipeline.selection_record import (
+    SelectionRecord,
+    TrialRecord,
+    format_seconds,
+    read_selection,
+    read_trial,
+    write_selection,
+)
 from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
 from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, shorten
 from vecall.training.data import TrainingData
@@ -93,7 +100,7 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     plan = plan_trials(configs, data, split, config.training.minutes)
     if is_tried:
         progress.announce(
-            f'preset = "auto": choosing takes about {_format_seconds(plan.seconds)}; training the choice to its end '
+            f'preset = "auto": choosing takes about {format_seconds(plan.seconds)}; training the choice to its end '
             "comes after"
         )
     trials, failures = _run_trials(plan, runner)
@@ -150,7 +157,7 @@ def _announce_delay(first: TrialRecord, plan: TrialPlan) -> None:
         rest = factor * (plan.seconds - expected)
         progress.announce(
             f"  this machine is {factor:.1f} times slower than was assumed, or busy: choosing takes about "
-            f"{_format_seconds(rest)} more"
+            f"{format_seconds(rest)} more"
         )
 
 
@@ -177,10 +184,6 @@ def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str
         problems = "\n".join(f"{preset}: {problem}" for preset, problem in left_out.items())
         raise ConfigError(f'no preset that model.preset = "auto" tries can take these settings:\n{problems}')
     return candidates, left_out
-
-
-def _format_seconds(seconds: float) -> str:
-    return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _evaluate_baselines(split: Split, cases: EvalCases, n_items: int) -> dict[str, float]:

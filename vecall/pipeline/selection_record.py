@@ -99,8 +99,13 @@ class SelectionRecord(BaseModel):
             baselines = ", ".join(f"{name} {recall:.3f}" for name, recall in self.baselines.items())
             yield f"  beside them, recall@{k}: {baselines}"
         if self.announced_seconds:
-            yield f"  choosing took {self.seconds:.0f} s; {self.announced_seconds:.0f} s were announced"
+            yield f"  choosing took {self.seconds:.0f} s; {format_seconds(self.announced_seconds)} were announced"
         yield f"  chosen: {self.preset}: {self.reason}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time as it is announced: in seconds, at least 1, or in minutes."""
+    return f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def read_selection(run_dir: Path) -> SelectionRecord | None:
