@@ -58,6 +58,15 @@ def test_model_below_a_baseline_is_found(recall, popularity, ease, level):
         assert finding.setting == "model.preset"
 
 
+def test_each_baseline_is_named_with_its_own_relation():
+    [finding] = below_baselines.check(DoctorContext(ranking=make_ranking(0.1, popularity=0.098, ease=0.2)))
+    assert "0.100, below ease 0.200, level with popularity 0.098 (400" in finding.message.en
+    assert "A closed form of the same histories finds more" in finding.message.en
+    [finding] = below_baselines.check(DoctorContext(ranking=make_ranking(0.1, popularity=0.098, ease=0.05)))
+    assert "0.100, level with popularity 0.098 (" in finding.message.en
+    assert "closed form" not in finding.message.en
+
+
 def test_few_users_level_with_popularity_are_chance():
     assert below_baselines.check(DoctorContext(ranking=make_ranking(0.21, ease=0.1, users=10))) == []
 
@@ -165,6 +174,10 @@ def test_rising_loss_is_found():
     [finding] = check_training(learning_rate_off.check, [3.0, 2.5, 3.4], [0.1, 0.2, 0.1])
     assert (finding.level, finding.setting) == ("warning", "training.lr")
     assert "in epoch 3" in finding.message.en
+
+
+def test_loss_of_zero_is_no_rise():
+    assert check_training(learning_rate_off.check, [0.0, 0.0], [0.1, 0.2]) == []
 
 
 def test_loss_of_guessing_is_found():

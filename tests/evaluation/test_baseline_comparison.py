@@ -84,6 +84,20 @@ def test_several_baselines_above_the_model_are_listed_best_first():
     assert comparison.message.index("ease") < comparison.message.index(" and popularity, 0.500 (−0.450")
 
 
+def test_difference_and_interval_are_those_of_a_baseline_that_the_sentence_names():
+    """EASE finds most, but for other users, so that its difference is noise; co-occurrence is above for certain."""
+    model = repeat(30, 70)
+    others = np.roll(repeat(33, 67), 50)
+    comparison = compare_with_baselines(
+        evaluate_hits(np.tile(model, 4)),
+        {"ease": evaluate_hits(np.tile(others, 4)), "cooccurrence": evaluate_hits(np.tile(repeat(32, 68), 4))},
+    )
+    assert (comparison.level, comparison.baseline) == ("below", "cooccurrence")
+    assert "is below that of cooccurrence" in comparison.message
+    assert comparison.difference == pytest.approx(-0.02)
+    assert comparison.ci95 < 0.02
+
+
 @pytest.mark.parametrize(("hit", "text"), [(True, "0.000 of a single user"), (False, "−1.000 of a single user")])
 def test_single_user_decides_nothing(hit, text):
     comparison = compare_with_baselines(evaluate_hits(np.array([hit])), {"ease": evaluate_hits(np.array([True]))})

@@ -1,8 +1,14 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 from support.dense_evaluation import to_blocks, to_dense
 
 from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.evaluation.baseline_evaluation import build_baseline_factories
+from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.evaluator import evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 
@@ -59,3 +65,21 @@ def test_metrics_are_reported_for_all_users_and_for_groups():
     assert result.as_json()["seen_included"]["recall@3"] == pytest.approx(2 / 3)
     empty_group = evaluate_scorer(to_blocks(score), cases, 4, (2,), group_masks={"nobody": np.zeros(3, dtype=bool)})
     assert empty_group.as_json("nobody")["seen_excluded"]["recall@2"] is None
+
+
+def test_context_does_not_make_a_user_known_to_a_scorer_that_does_not_read_it():
+    context = pl.DataFrame({"device": ["phone", None]})
+    cases = replace(make_cases([], []), context=context)
+    reading, other = (FallbackScorer(to_blocks(score), POPULARITY, reads_context=reads) for reads in (True, False))
+    assert reading.get_unknown_user_mask(cases).tolist() == [False, True]
+    assert other.get_unknown_user_mask(cases).tolist() == [True, True]
+
+
+def test_baselines_rank_users_without_a_history_by_popularity_whatever_their_context():
+    train = RaggedArray.from_lists([[0, 2], [2, 1], [2, 0]])
+    split = SimpleNamespace(counted_train=train, valid=make_cases([0]))
+    cases = replace(make_cases([]), context=pl.DataFrame({"device": ["phone"]}))
+    popularity = Popularity(train, 4)
+    factories = build_baseline_factories(split, 4, popularity)
+    scores = to_dense(factories["cooccurrence"]()[0], cases, 4)[0]
+    assert np.argsort(-scores, kind="stable").tolist()[:3] == [2, 0, 1]

@@ -178,8 +178,11 @@ def evaluate(
 ) -> None:
     """Evaluate a run or a release against popularity, EASE and co-occurrence baselines."""
     from vecall.config import load_config
+    from vecall.evaluation.report import check_report_path
     from vecall.pipeline.evaluate import evaluate_run_or_store
 
+    if report is not None:
+        check_report_path(report)
     settings = None if config is None else load_config(config)
     evaluation = evaluate_run_or_store(run=run, store=store, config=settings, all_users=all_users)
     if report is not None:

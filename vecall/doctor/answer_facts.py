@@ -6,6 +6,7 @@ import polars as pl
 from vecall.data.frames import get_unnamed_column
 from vecall.data.ragged import RaggedArray
 from vecall.doctor.context import AnswerFacts
+from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.settings import IndexSettings
 
 _MAX_USERS = 20_000
@@ -23,7 +24,8 @@ def describe_answers(
         n_items: N.
         settings: Of the index, for the number of items that is asked for.
     """
-    sample = histories.take(np.flatnonzero(histories.lengths)[:_MAX_USERS])
+    with_history = np.flatnonzero(histories.lengths)
+    sample = histories.take(with_history[evenly_spaced_rows(len(with_history), _MAX_USERS)])
     pairs = np.unique(sample.segment_ids * n_items + sample.values)
     seen_counts = np.bincount(pairs // n_items, minlength=len(sample)) if n_items else np.empty(0, dtype=np.int64)
     columns = {name: get_unnamed_column(attributes, name) for name in attributes.columns}

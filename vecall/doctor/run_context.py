@@ -78,7 +78,9 @@ def build_run_context(run: Run, config: Config | None, known: KnownGaps | None) 
         reads_history=model.towers.reads_history,
         has_features_by_user=~is_empty_row(dataset.catalogue.user_features),
     )
-    ranking, order = measure_model(with_fallback, dataset, split, known or KnownGaps.from_summary(run.summary))
+    if known is None and config is None:
+        known = KnownGaps.from_summary(run.summary)
+    ranking, order = measure_model(with_fallback, dataset, split, known)
     rows = draw_trained_items(split, len(dataset.catalogue.items))
     vectors = np.asarray(scorer.item_vectors[rows].float().cpu().numpy())
     return dataclasses.replace(context, ranking=ranking, order=order, item_vectors=vectors)

@@ -26,7 +26,7 @@ class BaselineComparison:
             than noise; else "equal".
         metric: Name of the compared metric, such as "recall@100".
         model: Its value for the model.
-        baseline: Name of the baseline that the sentence names: of all it has the highest value.
+        baseline: Name of the baseline with the highest value, of those that make the level.
         difference: Value of the model minus that of this baseline.
         ci95: Half-width of the 95 % confidence interval of `difference`, paired over users; None for a single user.
         message: The result in one sentence.
@@ -91,11 +91,11 @@ def compare_with_baselines(
         return None
     recalls = {name: float(result.recall_by_user.mean()) for name, result in baselines.items()}
     differences = {name: _subtract(name, model, result) for name, result in baselines.items()}
-    strongest = max(recalls, key=lambda name: recalls[name])
     levels = {difference.level for difference in differences.values()}
     level: Literal["above", "equal", "below"] = (
         "below" if "below" in levels else "equal" if "equal" in levels else "above"
     )
+    strongest = max((name for name in recalls if differences[name].level == level), key=recalls.__getitem__)
     difference = differences[strongest]
     return BaselineComparison(
         level=level,

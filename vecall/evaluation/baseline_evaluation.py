@@ -42,18 +42,21 @@ def build_baseline_factories(split: Split, n_items: int, popularity: Popularity)
     """Return factories of the baselines by name, in the order of `BASELINES`.
 
     Each is fitted on the training part alone, on positives of a weight above 0, and EASE's l2 is chosen on
-    `split.valid`. Users without a history are scored by popularity, as those of the model.
+    `split.valid`. Users without a history are scored by popularity, whatever their context.
     """
     train = split.counted_train
 
+    def with_fallback(scorer: Scorer) -> Scorer:
+        return FallbackScorer(scorer, item_counts, reads_context=False)
+
     def fit_ease() -> tuple[Scorer, str]:
         ease = tune_ease(train, split.valid, n_items)
-        return FallbackScorer(ease.scorer, item_counts), ease.description
+        return with_fallback(ease.scorer), ease.description
 
     item_counts: Scores = popularity.item_counts
     return {
         "ease": fit_ease,
-        "cooccurrence": lambda: (FallbackScorer(RecentCooccurrence(train, n_items), item_counts), ""),
+        "cooccurrence": lambda: (with_fallback(RecentCooccurrence(train, n_items)), ""),
         "popularity": lambda: (popularity, ""),
     }
 

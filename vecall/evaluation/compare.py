@@ -26,6 +26,7 @@ from vecall.evaluation.scorer import BlockScorer, Scorer
 from vecall.evaluation.segments import build_segments
 from vecall.index.base import Index, SearchParams
 from vecall.index.planner import CostModel, plan_search
+from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.search_params import SearchParamCurve
 
 WITH_HISTORY = "with_history"  # name of the group of users that have a history
@@ -268,7 +269,8 @@ def _describe_users_without_history(has_history: Mask) -> list[str]:
 def _benchmark_index(cases: EvalCases, served_model: ServedModel, ks: Sequence[int]) -> tuple[AnnBenchmarkResult, ...]:
     """Measure ANN recall and latency of the index alone, on vectors of the evaluated users."""
     known = np.flatnonzero(~served_model.get_unknown_user_mask(cases))
-    sampled = (known if len(known) else np.arange(len(cases)))[:_MAX_ANN_QUERIES]
+    rows = known if len(known) else np.arange(len(cases))
+    sampled = rows[evenly_spaced_rows(len(rows), _MAX_ANN_QUERIES)]
     queries = served_model.encode_users(cases.take(sampled))
     return tuple(
         benchmark_ann(

@@ -15,6 +15,7 @@ class FallbackScorer:
         scorer: Scores of all other users, from histories and perhaps features.
         popularity: [N] number of users of each item.
         reads_history: Whether `scorer` reads histories.
+        reads_context: Whether `scorer` reads the context of a case.
         has_features_by_user: [U] whether each stored user has a feature that `scorer` reads; None if it reads none.
     """
 
@@ -24,12 +25,14 @@ class FallbackScorer:
         popularity: Scores,
         *,
         reads_history: bool = True,
+        reads_context: bool = True,
         has_features_by_user: Mask | None = None,
     ) -> None:
         self._scorer = scorer
         # Scaled to [0, 1): the scores share plots with cosines.
         self._popularity: Scores = popularity / (popularity.max(initial=0.0) + 1)
-        self._reads_history, self._has_features_by_user = reads_history, has_features_by_user
+        self._reads_history, self._reads_context = reads_history, reads_context
+        self._has_features_by_user = has_features_by_user
 
     def __call__(self, cases: EvalCases) -> BlockScorer:
         """Return the scorer of blocks of items for B cases."""
@@ -44,22 +47,28 @@ class FallbackScorer:
         return score_block
 
     def get_unknown_user_mask(self, cases: EvalCases) -> Mask:
-        """Return [B] whether the user of each case has neither a history nor a feature that the scorer reads."""
+        """Return [B] whether the user of each case has nothing that the scorer reads."""
         return compute_unknown_user_mask(
-            cases, reads_history=self._reads_history, has_features_by_user=self._has_features_by_user
+            cases,
+            reads_history=self._reads_history,
+            reads_context=self._reads_context,
+            has_features_by_user=self._has_features_by_user,
         )
 
 
-def compute_unknown_user_mask(cases: EvalCases, *, reads_history: bool, has_features_by_user: Mask | None) -> Mask:
+def compute_unknown_user_mask(
+    cases: EvalCases, *, reads_history: bool, reads_context: bool = True, has_features_by_user: Mask | None
+) -> Mask:
     """Return [B] whether a model knows nothing of the user of each case.
 
     Args:
         cases: B cases.
         reads_history: Whether the model reads histories.
+        reads_context: Whether it reads the context of a case.
         has_features_by_user: [U] whether each stored user has a feature that the model reads, indexed by
             `cases.users`; None if it reads none.
     """
     is_unknown = cases.histories.lengths == 0 if reads_history else np.ones(len(cases), dtype=np.bool_)
-    if cases.context is not None:
+    if reads_context and cases.context is not None:
         is_unknown = is_unknown & is_empty_row(cases.context)
     return is_unknown if has_features_by_user is None else is_unknown & ~has_features_by_user[cases.users]

@@ -224,6 +224,19 @@ class _Figure:
     svg: str
 
 
+def check_report_path(path: Path) -> None:
+    """Check that a report can be written there; call it before an evaluation that takes long.
+
+    Raises:
+        ConfigError: The directory of `path` does not exist, or `path` is a directory.
+    """
+    path = to_absolute_path(path)
+    if not path.parent.is_dir():
+        raise ConfigError(f"report: the directory {path.parent} does not exist; create it or choose another")
+    if path.is_dir():
+        raise ConfigError(f"report: {path} is a directory; expected the path of an .html file")
+
+
 def write_report(path: Path, content: ReportContent) -> None:
     """Write the page.
 
@@ -236,9 +249,8 @@ def write_report(path: Path, content: ReportContent) -> None:
     """
     if not content.models:
         raise ConfigError("report: expected the metrics of at least one model, got none in ReportContent.models")
+    check_report_path(path)
     path = to_absolute_path(path)
-    if not path.parent.is_dir():
-        raise ConfigError(f"report: the directory {path.parent} does not exist; create it or choose another")
     ann_columns = [key for key in _ANN_COLUMNS if any(key in row for row in content.ann_rows)]
     page = (
         _load_environment()

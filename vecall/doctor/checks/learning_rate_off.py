@@ -33,8 +33,8 @@ def check(context: DoctorContext) -> list[Finding]:
     if config is None or training is None or len(training.epochs) < _MIN_EPOCHS:
         return []
     losses, lr = [line["loss"] for line in training.epochs], config.training.lr
-    rises = [(later / earlier, index) for index, (earlier, later) in enumerate(pairwise(losses))]
-    rise, index = max(rises)
+    rises = [(later / earlier, index) for index, (earlier, later) in enumerate(pairwise(losses)) if earlier > 0]
+    rise, index = max(rises, default=(0.0, 0))
     if rise > _MAX_RISE:
         message = _HIGH.format(before=losses[index], after=losses[index + 1], epoch=index + 2, lr=lr)
         return [Finding("learning_rate_off", "warning", message, round(rise, 4), "training.lr")]

@@ -17,10 +17,10 @@ _IN_BATCH_ALONE = Message(
 )
 _SUNKEN = Message(
     "recalled items are far less popular than what users take: half of the recalled ones have at most {recalled:.0f} "
-    "users in training, half of the targets {targets:.0f}; and recall is below that of popularity. So it looks when "
-    "popular items are drawn as negatives without the logQ correction. {advice}",
-    "召回的物品远不如用户实际选择的热门：召回物品训练用户数的中位数为 {recalled:.0f}，目标为 {targets:.0f}，且召回率低"
-    "于热门榜。这正是热门物品被当作负样本而没有 logQ 修正的样子。{advice_zh}",
+    "users in training, half of the targets {targets:.0f}; and recall is not above that of popularity. So it looks "
+    "when popular items are drawn as negatives without the logQ correction. {advice}",
+    "召回的物品远不如用户实际选择的热门：召回物品训练用户数的中位数为 {recalled:.0f}，目标为 {targets:.0f}，且召回率不"
+    "高于热门榜。这正是热门物品被当作负样本而没有 logQ 修正的样子。{advice_zh}",
 )
 _ADVICE = {
     "bce": (

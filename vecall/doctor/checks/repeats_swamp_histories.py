@@ -4,6 +4,7 @@ import numpy as np
 
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Level, Message
+from vecall.index.sampling import evenly_spaced_rows
 
 _MAX_USERS = 20_000
 _WARNING_SHARE, _INFO_SHARE = 0.4, 0.15  # of the positions that the tower reads
@@ -25,7 +26,7 @@ def check(context: DoctorContext) -> list[Finding]:
     if context.config.model.history.encoder == "none":
         return []
     length = context.config.model.history.length
-    cases = context.split.test.take(np.arange(min(len(context.split.test), _MAX_USERS)))
+    cases = context.split.test.take(evenly_spaced_rows(len(context.split.test), _MAX_USERS))
     histories = cases.histories.truncate_to_last(length)
     positions = len(histories.values)
     distinct = len(np.unique(histories.segment_ids * len(context.dataset.catalogue.items) + histories.values))

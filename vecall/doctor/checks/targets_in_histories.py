@@ -4,6 +4,7 @@ import numpy as np
 
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Level, Message
+from vecall.index.sampling import evenly_spaced_rows
 
 _MAX_SHARE = 0.2
 _INFO_SHARE = 0.01
@@ -24,7 +25,7 @@ def check(context: DoctorContext) -> list[Finding]:
     """Count the test targets that are in the history of the same case."""
     if context.split is None or context.config is None or context.dataset is None:
         return []
-    cases = context.split.test.take(np.arange(min(len(context.split.test), _MAX_USERS)))
+    cases = context.split.test.take(evenly_spaced_rows(len(context.split.test), _MAX_USERS))
     n_items = len(context.dataset.catalogue.items)
     seen = cases.histories.segment_ids * n_items + cases.histories.values
     targets = cases.targets.segment_ids * n_items + cases.targets.values

@@ -10,6 +10,7 @@ from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.frames import is_empty_row, select_columns
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Level, Message
+from vecall.index.sampling import evenly_spaced_rows
 
 _MAX_ROWS = 20_000
 _INFO_SHARE, _WARNING_SHARE = 0.02, 0.1
@@ -36,12 +37,14 @@ def check(context: DoctorContext) -> list[Finding]:
         return []
     catalogue = dataset.catalogue
     train_users = np.flatnonzero(split.train.lengths)
+    # The context of an interaction is a feature of its user to the model, and is stored for nobody.
+    stored = [name for name in dataset.schema.users.features if name in catalogue.user_features.columns]
     return [
         *_find_unseen(
             "item", "物品", encoders[0], catalogue.item_features, split.valid.targets.values, split.test.targets.values
         ),
         *_find_unseen("user", "用户", encoders[1], catalogue.user_features, split.valid.users, split.test.users),
-        *_find_missing(catalogue.user_features, train_users, split.test.users),
+        *_find_missing(select_columns(catalogue.user_features, stored), train_users, split.test.users),
     ]
 
 
@@ -52,15 +55,15 @@ def _find_unseen(
         if name not in frame.columns:
             continue
         column = select_columns(frame, [name])
-        valid, test = (_unseen_share(encoder, column[rows[:_MAX_ROWS]]) for rows in (valid_rows, test_rows))
+        valid, test = (_unseen_share(encoder, column, rows) for rows in (valid_rows, test_rows))
         if test >= _INFO_SHARE:
             message = _UNSEEN.format(side=side, side_zh=side_zh, name=name, test=test, valid=valid)
             level: Level = "warning" if test >= _WARNING_SHARE else "info"
             yield Finding("unknown_values", level, message, round(test, 4), f"schema.{side}s.features.{name}")
 
 
-def _unseen_share(encoder: FeatureEncoder, rows: pl.DataFrame) -> float:
-    count = encoder.count_unseen_values(rows)
+def _unseen_share(encoder: FeatureEncoder, column: pl.DataFrame, rows: Rows) -> float:
+    count = encoder.count_unseen_values(column[rows[evenly_spaced_rows(len(rows), _MAX_ROWS)]])
     return count.unseen / count.total if count.total else 0.0
 
 
