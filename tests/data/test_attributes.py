@@ -7,8 +7,11 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from vecall.data.attributes import cast_attribute, is_in_datetime_range
+from vecall.data.attributes import cast_attribute
+from vecall.data.casting import column_to_text_or_null
+from vecall.data.datetime_range import is_in_datetime_range
 from vecall.data.settings import DataSettings
+from vecall.data.table_validator import CellCheck
 from vecall.data.tables import read_tables
 from vecall.errors import DataError
 from vecall.schema import Schema
@@ -184,3 +187,25 @@ def test_users_table_that_does_not_match_the_interactions_is_reported(tmp_path, 
     assert not caplog.text
     read_users(".0", 5)
     assert "holds only 5 of the 20 users" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([2**30], dtype=pl.Int32).cast(pl.Date),
+        pl.Series([2**63 - 1]).cast(pl.Datetime("ms")),
+        pl.Series([2**63 - 1]).cast(pl.Datetime("us", "Asia/Tokyo")),
+        pl.Series([-(2**62)]).cast(pl.Datetime("us")),
+    ],
+    ids=["date", "milliseconds", "with a time zone", "before"],
+)
+def test_times_beyond_the_range_are_invalid_and_told_as_numbers(column):
+    columns = pl.concat([column, pl.Series([None], dtype=column.dtype)])
+    assert is_in_datetime_range(columns).to_list() == [False, True]
+    assert column_to_text_or_null(columns).to_list() == [None, None]
+    for attribute_type in (None, "datetime", "string"):
+        result = cast_attribute(columns, attribute_type, separator="|")
+        assert result.is_valid.to_list() == [False, True]
+        check = CellCheck("added", result.expected)
+        check.add_batch(columns, pl.Series([1, 2]), result.is_valid, result.expected)
+        assert check.examples == [f"row 1: {column.to_physical()[0]}"]

@@ -193,3 +193,19 @@ def test_incompatible_column_is_invalid_without_an_exception(column):
         casters.append(partial(cast_feature, feature=VectorFeature(size=1)))
     for caster in casters:
         assert to_values(caster(column)) == ["bad", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("column", "feature"),
+    [
+        (pl.Series([[{"a": 1}]]), TagsFeature()),
+        (pl.Series([[{"a": 1}]]), VectorFeature(size=1)),
+        (pl.Series([[datetime(2024, 1, 1)]]), VectorFeature(size=1)),
+        (pl.Series(["[0x" + "f" * 4_000 + "]"]), TagsFeature()),
+    ],
+    ids=["tags of structs", "vector of structs", "vector of times", "endless integer"],
+)
+def test_lists_of_other_things_are_invalid(column, feature):
+    result = cast_feature(column, feature)
+    assert result.is_valid.to_list() == [False]
+    assert result.values.to_list() == [None]

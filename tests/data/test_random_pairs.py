@@ -79,3 +79,10 @@ def test_validation_is_a_tenth_of_the_pairs_and_leaves_each_user_some(rows):
     assert [pairs[pair] for pair in zip(users, items, strict=True)] == is_drawn.tolist()
     assert {user for (user, _), drawn in pairs.items() if not drawn} == set(users.tolist())
     assert sum(pairs.values()) == min(round(0.1 * len(pairs)), len(pairs) - len(set(users.tolist())))
+
+
+def test_validation_is_a_tenth_of_the_pairs_that_may_be_drawn():
+    users, items = np.repeat(np.arange(100), 40), np.tile(np.arange(40), 100)
+    is_drawn = draw_validation(users, items, items < 3, 100)
+    assert is_drawn.sum() == 30
+    assert (items[is_drawn] < 3).all()

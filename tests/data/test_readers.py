@@ -54,7 +54,18 @@ def test_keys_of_a_partitioned_directory_are_columns(tmp_path):
         TABLE.write_parquet(part / "part-0.parquet")
     table = read_table(tmp_path / "log")
     assert table.columns == ["a", "b", "day"]
-    assert table["day"].to_list() == [1, 1, 2, 2]
+    assert table["day"].to_list() == ["1", "1", "2", "2"]
+
+
+def test_keys_of_a_partitioned_directory_are_text_and_those_above_it_are_not_read(tmp_path):
+    directory = tmp_path / "a=99" / "log"
+    for name in ("shop=%C3%A4%2Fb/item=007", "shop=__HIVE_DEFAULT_PARTITION__/item=008"):
+        (directory / name).mkdir(parents=True)
+        TABLE.write_parquet(directory / name / "part-0.parquet")
+    table = read_table(directory).sort("item")
+    assert table.select(TABLE.columns).equals(TABLE.vstack(TABLE))
+    assert table["item"].to_list() == ["007"] * len(TABLE) + ["008"] * len(TABLE)
+    assert table["shop"].to_list() == ["ä/b"] * len(TABLE) + [None] * len(TABLE)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,8 @@ from vecall.data.casting import (
     column_to_text_or_null,
     is_missing,
 )
-from vecall.data.timestamps import MAX_UNIX_MICROS, MIN_UNIX_MICROS, NS_PER_UNIT
+from vecall.data.datetime_range import is_in_datetime_range
 from vecall.schema import AttributeType
-
-_SECONDS_PER_DAY = 86_400
-_MIN_UNIX_SECONDS, _MAX_UNIX_SECONDS = MIN_UNIX_MICROS // 10**6, MAX_UNIX_MICROS // 10**6
 
 
 def cast_attribute(
@@ -59,26 +56,3 @@ def _all_true(column: pl.Series) -> pl.Series:
 
 def _validate_datetime_range(column: pl.Series) -> CastResult:
     return CastResult(column, is_in_datetime_range(column), "a time in the years 1 to 9999")
-
-
-def is_in_datetime_range(column: pl.Series) -> pl.Series:
-    """Return a mask [n] that is false for dates and datetimes outside the years 1 to 9999.
-
-    A datetime with a time zone must lie within the range in UTC and in its own zone. Nulls and other types are true.
-    """
-    if isinstance(column.dtype, pl.Date):
-        days = column.to_physical()
-        is_in_range = (days >= _MIN_UNIX_SECONDS // _SECONDS_PER_DAY) & (days <= _MAX_UNIX_SECONDS // _SECONDS_PER_DAY)
-        return is_in_range.fill_null(value=True)
-    if not isinstance(column.dtype, pl.Datetime):
-        return _all_true(column)
-    is_in_range = _is_physical_in_range(column)
-    if column.dtype.time_zone is not None:
-        is_in_range = is_in_range & _is_physical_in_range(column.dt.replace_time_zone(None))
-    return is_in_range
-
-
-def _is_physical_in_range(column: pl.Series) -> pl.Series:
-    unit = column.dtype.time_unit  # type: ignore[attr-defined]  # a Datetime
-    seconds = column.to_physical() // (10**9 // NS_PER_UNIT[unit])
-    return ((seconds >= _MIN_UNIX_SECONDS) & (seconds <= _MAX_UNIX_SECONDS)).fill_null(value=True)

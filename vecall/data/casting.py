@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from vecall.data.canonical import canonicalize_text, column_to_text
+from vecall.data.datetime_range import nullify_beyond_datetime_range
 from vecall.data.frames import null_column
 from vecall.data.list_cells import split_numbers, split_tags
 from vecall.data.timestamps import MAX_UNIX_MICROS, MIN_UNIX_MICROS, to_unix_micros
@@ -57,7 +58,7 @@ def column_to_text_or_null(column: pl.Series) -> pl.Series:
     """Convert a column of scalars to text, see `column_to_text`; null in every cell of a column of another type."""
     if not column.dtype.is_nested():
         with suppress(pl.exceptions.PolarsError):
-            return column_to_text(column)
+            return column_to_text(nullify_beyond_datetime_range(column))
     return null_column(len(column), pl.String)
 
 
@@ -303,20 +304,29 @@ def cast_tags(column: pl.Series, separator: str) -> CastResult:
         column: Lists of scalars, or scalars; see `split_tags`.
         separator: Separates the values of a text cell.
     """
-    try:
-        values = split_tags(column, separator)
-    except pl.exceptions.PolarsError:
-        values = null_column(len(column), pl.List(pl.String))
+    values = null_column(len(column), pl.List(pl.String))
+    if not _is_nested_twice(column):
+        with suppress(pl.exceptions.PolarsError):
+            values = split_tags(column, separator)
     if column.dtype == pl.String:
         values = values.zip_with(~is_missing(column), null_column(len(column), values.dtype))
     expected = f"a list, text with {separator!r} between the values, or nothing"
     return CastResult(values, values.is_not_null() | is_missing(column), expected)
 
 
+def _is_nested_twice(column: pl.Series) -> bool:
+    return isinstance(column.dtype, (pl.List, pl.Array)) and column.dtype.inner.is_nested()
+
+
+def _holds_numbers(column: pl.Series) -> bool:
+    inner = column.dtype.inner  # type: ignore[attr-defined]  # of a list
+    return bool(inner.is_numeric()) or isinstance(inner, (pl.String, pl.Null))
+
+
 def _cast_vector(column: pl.Series, feature: VectorFeature) -> CastResult:
     dtype = pl.List(pl.Float32)
     if isinstance(column.dtype, (pl.List, pl.Array)):
-        values = _cast_or_null(column, dtype)
+        values = _cast_or_null(column, dtype) if _holds_numbers(column) else null_column(len(column), dtype)
     else:
         values = split_numbers(column_to_text_or_null(column), feature.separator).cast(dtype, strict=False)
     is_finite = values.list.eval(pl.element().is_finite().fill_null(value=False)).list.all()

@@ -2,7 +2,6 @@
 
 import polars as pl
 
-from vecall.data.attributes import is_in_datetime_range
 from vecall.data.casting import (
     DATETIME_DTYPE,
     CastResult,
@@ -11,6 +10,7 @@ from vecall.data.casting import (
     categorical_to_text,
     is_missing,
 )
+from vecall.data.datetime_range import is_in_datetime_range
 from vecall.data.frames import null_column
 from vecall.data.timestamps import NS_PER_UNIT
 from vecall.schema import TimeUnit

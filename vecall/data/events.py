@@ -34,6 +34,8 @@ def list_kinds(schema: InteractionSchema) -> list[str] | None:
         return None
     spellings = [*schema.weights, *schema.negatives]
     kinds = canonicalize_kinds(spellings)
+    if None in kinds:
+        raise ConfigError("schema.interactions: '' in weights or negatives is no kind: rows without one are invalid")
     if same := [spelling for spelling, kind in zip(spellings, kinds, strict=True) if kinds.count(kind) > 1]:
         raise ConfigError(f"schema.interactions: {same} in weights and negatives are the same kind; keep one of them")
     return kinds

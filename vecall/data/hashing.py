@@ -17,6 +17,8 @@ _CHUNK_ROWS = 2**20  # strings concatenated at a time
 # The offset basis and prime of FNV-1a; the finalizer of SplitMix64 then makes all bits depend on all bytes.
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
+_PRIME, _MASK = int(_FNV_PRIME), 2**64 - 1
+_MIN_ACTIVE = 12  # slices, below which each is hashed by itself
 _SPLITMIX_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -54,13 +56,25 @@ def hash_slices(blob: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDA
     ordered_starts = starts[longest_first]
     active_counts = len(lengths) - np.cumsum(np.bincount(lengths, minlength=1))  # [longest + 1], by position
     ordered = np.full(len(lengths), _FNV_OFFSET, dtype=np.uint64)
-    for position in range(longest):
+    n_steps = int(np.searchsorted(-active_counts, -_MIN_ACTIVE, side="right"))  # while so many slices are active
+    for position in range(min(n_steps, longest)):
         active = ordered[: active_counts[position]]  # a view
         active ^= blob[ordered_starts[: len(active)] + position]
         active *= _FNV_PRIME
+    if n_steps < longest:
+        for i in range(active_counts[n_steps]):
+            start, length = int(starts[longest_first[i]]), int(lengths[longest_first[i]])
+            ordered[i] = _hash_rest(int(ordered[i]), blob[start + n_steps : start + length].tobytes())
     hashes = np.empty_like(ordered)
     hashes[longest_first] = mix_bits(ordered)
     return hashes
+
+
+def _hash_rest(number: int, rest: bytes) -> int:
+    """Continue FNV-1a: a step of NumPy for a byte of few slices takes as long as twenty of these."""
+    for byte in rest:
+        number = ((number ^ byte) * _PRIME) & _MASK
+    return number
 
 
 def mix_bits(numbers: Hashes) -> Hashes:

@@ -9,6 +9,7 @@ import polars as pl
 
 from vecall.data.canonical import UNPAIRED_SURROGATE_PATTERN, column_to_text, scalar_to_text
 
+_MAX_INTEGER_BITS = 1_024  # of an element; Python refuses to write out integers of more than 4,300 digits
 _BRACKETED_PATTERN = r"(?s)^\s*\[.*\]\s*$"
 # NumPy writes a list as ['a' 'b'], which Python reads as the one string 'ab'.
 _ADJACENT_STRINGS_PATTERN = re.compile(r"""["']\s+["']""")
@@ -55,7 +56,9 @@ def _parse_list(text: str) -> list[str] | None:
 def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
         return not UNPAIRED_SURROGATE_PATTERN.search(value)  # from an escape such as \ud800: no column can hold it
-    return value is None or isinstance(value, (int, float))
+    if isinstance(value, int):
+        return value.bit_length() <= _MAX_INTEGER_BITS
+    return value is None or isinstance(value, float)
 
 
 def _parse_python_list(text: str) -> object:

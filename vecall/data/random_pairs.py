@@ -83,7 +83,7 @@ def draw_held_out(users: Rows, items: Rows, is_target: Mask | None, n_users: int
 
 
 def draw_validation(users: Rows, items: Rows, is_target: Mask | None, n_users: int) -> Mask:
-    """Draw a tenth of the (user, item) pairs for validation; each user keeps at least one pair.
+    """Draw a tenth of the (user, item) pairs that may be drawn for validation; each user keeps at least one of them.
 
     Args:
         users: [n] User rows of interactions.
@@ -99,5 +99,5 @@ def draw_validation(users: Rows, items: Rows, is_target: Mask | None, n_users: i
     drawable = np.flatnonzero(is_drawable)
     by_draw = drawable[np.argsort(pairs.draws[drawable], kind="stable")]
     is_drawn = np.zeros(len(pairs.candidates), dtype=np.bool_)
-    is_drawn[by_draw[: round(_VALID_SHARE * pairs.size)]] = True
+    is_drawn[by_draw[: round(_VALID_SHARE * len(pairs.candidates))]] = True
     return pairs.mark_interactions(is_drawn)

@@ -1,10 +1,11 @@
 """Reading of tables from Parquet and CSV: single files, or directories of part files as Spark writes them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, groupby
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 from polars import selectors
@@ -29,6 +30,7 @@ _MAGIC_BYTE_HINTS = {
     b"\xfe\xff": "text in UTF-16: convert it to UTF-8",
 }
 _CANDIDATE_SEPARATORS = (",", ";", "\t", "|")
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # the value of a key in a path, as Hive and Spark write null
 
 
 @dataclass(frozen=True)
@@ -172,11 +174,25 @@ def _scan_directory(directory: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bo
         content = f"files of {len(suffixes)} formats ({', '.join(sorted(suffixes))})" if suffixes else "no table file"
         raise DataError(f"{directory}: expected a {_SUPPORTED_FORMATS}; this directory holds {content}")
     if suffixes == {".parquet"}:
-        return pl.scan_parquet(files, glob=False, hive_partitioning=True), False
+        return _scan_partitions(directory, files), False
     parts = [_scan_file(file, csv) for file in files]
     frames = [frame for frame, _ in parts]
     has_rows = [not frame.head(1).collect().is_empty() for frame in frames]
     return pl.concat(list(compress(frames, has_rows)) or frames[:1]), parts[0][1]
+
+
+def _scan_partitions(directory: Path, files: Sequence[Path]) -> pl.LazyFrame:
+    """Return the table in Parquet files, with a text column for each `key=value` in their paths below the directory.
+
+    Polars would read the keys of directories above, too, and guess types that lose leading zeros.
+    """
+    frames = []
+    for parent, group in groupby(files, key=lambda file: file.parent):
+        pairs = (part.partition("=") for part in parent.relative_to(directory).parts if "=" in part)
+        keys = {key: None if value == _NULL_PARTITION else unquote(value) for key, _, value in pairs}
+        scanned = pl.scan_parquet(list(group), glob=False, hive_partitioning=False)
+        frames.append(scanned.with_columns(**{key: pl.lit(value, pl.String) for key, value in keys.items()}))
+    return frames[0] if len(frames) == 1 else pl.concat(frames)
 
 
 def _is_hidden(file: Path, directory: Path) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from vecall.data.casting import CastResult
+from vecall.data.datetime_range import is_in_datetime_range
 from vecall.data.frames import build_frame, get_unnamed_column, null_column
 from vecall.data.readers import suggest_separator
 from vecall.data.settings import CsvSettings
@@ -52,8 +53,11 @@ class CellCheck:
         is_invalid = ~is_valid
         self.n_invalid += int(is_invalid.sum())
         n_missing = MAX_EXAMPLES - len(self.examples)
-        numbers, values = (part.filter(is_invalid).head(n_missing).to_list() for part in (row_numbers, cells))
-        self.examples += [f"row {number}: {value!r:.80}" for number, value in zip(numbers, values, strict=True)]
+        numbers, values = (part.filter(is_invalid).head(n_missing) for part in (row_numbers, cells))
+        if not is_in_datetime_range(values).all():  # no value of Python's: days or fractions of a second since 1970
+            values = values.to_physical()
+        pairs = zip(numbers.to_list(), values.to_list(), strict=True)
+        self.examples += [f"row {number}: {value!r:.80}" for number, value in pairs]
 
 
 class BadRowHandler:

@@ -76,7 +76,8 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         config: Settings, see `vecall.load_config`.
         run_dir: A new directory, or that of an interrupted `fit` with equal settings and tables, which is resumed with
             bit-equal results.
-        init: Directory of a run to initialize the weights from; ids and feature values new to it start at random.
+        init: Directory of a run to initialize the weights from, also of ids and feature values that are new to it, see
+            `vecall.training.warm_start.warm_start`.
 
     Raises:
         DataError: A table does not match the schema.

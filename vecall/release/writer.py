@@ -14,8 +14,8 @@ from pydantic import JsonValue
 from vecall.arrays import HalfVectors, Rows, Vectors
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
-from vecall.data.attributes import is_in_datetime_range
 from vecall.data.canonical import column_to_text
+from vecall.data.datetime_range import is_in_datetime_range
 from vecall.data.frames import get_unnamed_column, is_empty_row
 from vecall.data.id_map import IdMap
 from vecall.errors import DataError, ExportError

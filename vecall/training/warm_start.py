@@ -44,7 +44,8 @@ def warm_start(
 ) -> None:
     """Overwrite the weights of new towers by those of an older model.
 
-    Ids and values that the older model does not know start from its rows of the unknown item and of unseen values.
+    Ids and values that the older model does not know start from its rows of the unknown item and of unseen values; at
+    random, as in new towers, where such a row is 0: a vector of length 0 has no direction that training could turn.
     Spectral vectors and their weight are left as they are: they are found for the new interactions.
 
     Args:
@@ -86,7 +87,13 @@ def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDAr
         raise _build_shape_error(name, new_weight, old_weight)
     fallback_row = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
     source_rows = torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))
+    is_new = torch.from_numpy(old_rows == UNKNOWN_ROW)
+    if name == _ITEM_ID_WEIGHT:
+        is_new[-1] = False  # the unknown item itself
+    random_rows = None if old_weight[fallback_row].any() else new_weight[is_new]
     torch.index_select(old_weight, 0, source_rows, out=new_weight)  # without a copy of the rows in between
+    if random_rows is not None:
+        new_weight[is_new] = random_rows
     logger.info("%s: %d of %d rows start from the older run", name, int((old_rows != UNKNOWN_ROW).sum()), len(old_rows))
 
 
