@@ -137,3 +137,12 @@ def test_single_process_needs_no_group(monkeypatch, variables):
         monkeypatch.setenv(name, value)
     with join_process_group() as group:
         assert group is None
+
+
+def test_incomplete_environment_is_told_as_such(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    with pytest.raises(TrainingError, match="not MASTER_ADDR: start the processes by torchrun"), join_process_group():
+        pass

@@ -85,8 +85,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch's errors for damaged files share no base
         reason = str(error).split("\n", 1)[0]
         raise TrainingError(
-            f"{path}: the checkpoint cannot be read ({type(error).__name__}: {reason:.200}); delete it and repeat the "
-            "same `vecall fit`, which then starts anew"
+            f"{path}: the checkpoint cannot be read ({type(error).__name__}: {reason:.200}); delete the *.ckpt files "
+            f"in {path.parent} and repeat the same `vecall fit`, which then starts anew"
         ) from error
     return checkpoint
 

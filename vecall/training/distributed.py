@@ -6,6 +6,7 @@ tables in memory that they have in common.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -204,6 +205,8 @@ def join_process_group() -> Iterator[ProcessGroup | None]:
         return
     if torch.cuda.is_available():
         _select_gpu(process_rank)
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise TrainingError(f"RANK is set, but not {' and '.join(missing)}: start the processes by torchrun")
     with _translate_errors():
         # Small objects, such as metrics, go through gloo on machines with GPUs too.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)

@@ -81,7 +81,8 @@ class TowerScorer:
 
 def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
     """Encode all items in batches → [N, D] on the device of the towers, float32, or float16 beyond 2 GiB."""
-    device = next(towers.parameters()).device
+    # Tables may stay on the CPU, also where the towers are on a GPU.
+    device = next((part.device for part in towers.parameters() if part.device.type != "cpu"), torch.device("cpu"))
     is_large = 4 * data.n_items * towers.settings.dim > MAX_FULL_PRECISION_BYTES
     dtype = torch.float16 if is_large else torch.float32
     vectors = torch.empty((data.n_items, towers.settings.dim), device=device, dtype=dtype)
