@@ -163,10 +163,6 @@ def test_unknown_key_is_named_with_its_path_and_a_similar_key(changes, message):
         ({"schema__items__title": "score"}, ["schema.items: ", "['score'] clash"]),
         ({"data__items": None}, ["schema.items.features names columns, but no data.items table is given; add it"]),
         (
-            {"data__items": None, "schema__items__features": {}},
-            ["schema.items.attributes names columns, but no data.items table is given; add it"],
-        ),
-        (
             {"model__history__encoder": "none", "schema__users__features": {}},
             ["model.history.encoder = 'none' needs user features; without them all users"],
         ),

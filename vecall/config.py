@@ -123,9 +123,6 @@ class Config(SettingsModel):
         ):
             if features and table is None:
                 raise ValueError(f"schema.{side}.features names columns, but no data.{side} table is given; add it")
-        for key in ("attributes", "title", "created"):
-            if getattr(self.schema_.items, key) and self.data.items is None:
-                raise ValueError(f"schema.items.{key} names columns, but no data.items table is given; add it")
         self.evaluation.check_segments(self.schema_)
         self.channels.check_columns(self.schema_)
         if self.model.history.encoder == "none" and not self.schema_.user_inputs:

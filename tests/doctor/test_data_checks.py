@@ -26,6 +26,7 @@ from vecall.doctor.checks import (
 )
 from vecall.doctor.context import LabelRange, OrderFacts, RecallGap
 from vecall.doctor.examination import diagnose
+from vecall.evaluation.segments import build_segments
 
 
 def with_items_table(n_items=60, **columns):
@@ -314,3 +315,11 @@ def test_protocol_is_told():
     assert finding.level == "info"
     assert "leave-one-out" in finding.message.en
     assert "leave-one-out" in finding.message.zh
+
+
+def test_schema_of_an_items_table_that_is_not_there_is_no_fault():
+    schema = {"items": {"id": "id", "id_type": "string", "title": "name", "attributes": {"brand": "string"}}}
+    context = make_context(config=make_config(schema=schema))
+    assert targets_in_features.check(context) == []
+    segments = build_segments(("brand",), context.dataset, context.split, context.split.test, np.ones(60))
+    assert {segment.bucket for segment in segments} <= {"missing"}

@@ -125,7 +125,10 @@ def test_a_damaged_or_missing_checkpoint_is_a_training_error(tmp_path, content):
     path = tmp_path / "last.ckpt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(TrainingError, match=r"last\.ckpt: the checkpoint cannot be read .* delete the \*\.ckpt files in .* which then starts anew"):
+    with pytest.raises(
+        TrainingError,
+        match=r"last\.ckpt: the checkpoint cannot be read .* delete the \*\.ckpt files in .* which then starts anew",
+    ):
         load_checkpoint(path)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Mask, Scores
 from vecall.data.dataset import Dataset
+from vecall.data.frames import null_column
 from vecall.data.ragged import EvalCases
 from vecall.data.split import TRAIN, Split
 from vecall.evaluation.settings import (
@@ -133,6 +134,8 @@ def _read_column(name: str, dataset: Dataset, cases: EvalCases) -> pl.Series:
     feature = dataset.schema.items.features.get(column)
     is_grouped = feature is not None and feature.kind in GROUPED_FEATURE_KINDS
     frame = catalogue.item_features if is_grouped else catalogue.item_attributes
+    if column not in frame.columns:  # the schema describes an items table that the settings do not name
+        return null_column(len(cases.targets.values), pl.String)
     return frame[column].gather(cases.targets.values)
 
 

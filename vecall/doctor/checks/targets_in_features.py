@@ -50,7 +50,8 @@ def check(context: DoctorContext) -> list[Finding]:
 def _find_named_targets(dataset: Dataset, cases: EvalCases) -> Iterator[Finding]:
     catalogue, schema = dataset.catalogue, dataset.schema
     users, items = cases.users[cases.targets.segment_ids], cases.targets.values
-    titles = [] if schema.items.title is None else [get_unnamed_column(catalogue.item_attributes, schema.items.title)]
+    attributes, title = catalogue.item_attributes, schema.items.title
+    titles = [get_unnamed_column(attributes, title)] if title in attributes.columns else []  # no title, or no table
     sides = (
         (
             "user",
