@@ -37,7 +37,7 @@ class Client:
     Args:
         url: URL of the service, such as `http://127.0.0.1:8080`.
         key: API key, if the service requires one.
-        timeout_seconds: Timeout of each connection attempt and read.
+        timeout_seconds: Timeout of each connection attempt and read, and the longest wait before a retry.
         max_attempts: How many times a request is sent at most while the service is busy or unreachable. Every request
             is safe to repeat: upserts and deletes are idempotent.
     """
@@ -48,6 +48,8 @@ class Client:
         try:
             parts = urlsplit(url)
             port = parts.port
+            parts.path.encode("ascii")
+            (parts.hostname or "").encode("idna")
         except ValueError as error:  # such as a port that is no number
             raise _make_url_error(url) from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -57,6 +59,7 @@ class Client:
         connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = connection_class(parts.hostname, port, timeout=timeout_seconds)
         self._base_path, self._max_attempts = parts.path.rstrip("/"), max_attempts
+        self._timeout_seconds = timeout_seconds
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def __enter__(self) -> Self:
@@ -123,7 +126,7 @@ class Client:
     def is_ready(self) -> bool:
         """Return whether the service is reachable and ready to answer recalls."""
         try:
-            return bool(self._send_once("GET", "/readyz", None)["ready"])
+            return self._send_once("GET", "/readyz", None).get("ready") is True
         except ServiceError:
             return False
 
@@ -132,9 +135,10 @@ class Client:
             try:
                 return self._send_once(method, path, payload)
             except ServiceError as error:
-                if error.retry_after_seconds is None or not remaining_attempts:
+                seconds = error.retry_after_seconds
+                if seconds is None or seconds > self._timeout_seconds or not remaining_attempts:
                     raise
-                time.sleep(error.retry_after_seconds)
+                time.sleep(seconds)
         raise ConfigError(f"max_attempts: expected at least 1, got {self._max_attempts}")
 
     def _send_once(self, method: str, path: str, payload: Mapping[str, object] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from vecall.errors import JournalCorruptedError, StoreError
 from vecall.index.settings import IndexSettings
 from vecall.live import snapshot_release
 from vecall.live.compaction import compact
+from vecall.live.journal import Journal
 from vecall.live.pruning import get_journal_path
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
@@ -246,3 +247,25 @@ def test_operations_that_the_tables_contain_are_not_replayed_by_a_compaction(mak
         assert (result.release, result.ids, result.scores) == ("three", [3], [9])
     manifests = store.list_releases()
     assert [(manifest.journal_seq, manifest.tables_seq) for manifest in manifests] == [(2, 1), (1, 1), (0, 0)]
+
+
+def test_item_that_changes_during_a_compaction_is_in_it_as_it_was_before(changed, monkeypatch):
+    shop, recaller, _ = changed
+    read = Journal.read_operations
+
+    def read_and_change(journal, *seqs):
+        yield from list(read(journal, *seqs))
+        recaller.upsert([{"id": "zz", "fields": {"title": "Later"}}])
+        recaller.delete(["a new one"])
+
+    monkeypatch.setattr(Journal, "read_operations", read_and_change)
+    assert compact(shop.path, name="two", activate=False) == "two"
+    monkeypatch.undo()
+    release = open_release(shop, "two")
+    rows = release.item_ids.to_rows(["a new one", "zz"])
+    assert (rows >= 0).all()
+    assert release.attributes["title"][rows].to_list() == ["New", "New"]
+    assert release.item_features.take(rows)["text"].to_list() == ["Word1", "Word1"]
+    recaller.activate("two")
+    snapshot = recaller.live_index.snapshot
+    assert snapshot.is_live(snapshot.to_rows(["a new one", "zz"])).tolist() == [False, True]

@@ -102,6 +102,10 @@ def test_after_a_failure_a_compaction_waits_for_more_changes(store, compact_earl
         assert compactor._thread is not first
         compactor._thread.join()
         assert recaller.release == "one"
+        compactor._retry_time = time.monotonic()  # as ten minutes later
+        last = compactor._thread
+        recaller.upsert([{"id": 5_000, "vector": [1, 1, 1, 1]}])
+        assert compactor._thread is not last
 
 
 def test_closing_terminates_a_running_compaction(store, compact_early, monkeypatch):

@@ -82,6 +82,9 @@ def test_partial_upsert_of_a_missing_item_or_an_invalid_value_is_rejected(store_
         with pytest.raises(QueryError) as caught:
             writer.upsert([{"id": 1, "fields": {"n": "x"}}], partial=True)
         assert caught.value.field == "items[0].fields.n"
+        with pytest.raises(QueryError, match="give both or neither") as caught:
+            writer.upsert([{"id": 1, "encoder": "x", "fields": {"n": 1}}], partial=True)
+        assert caught.value.field == "items[0].encoder"
         assert writer.live_index.snapshot.seq == 1
 
 

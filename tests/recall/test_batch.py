@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import polars as pl
@@ -100,6 +101,13 @@ def test_user_ids_are_cast_to_the_id_type_of_the_release(recaller, make_recaller
         ("a.jsonl", '{"user_id": 7}\n{"user_id": 7, "k": 0}\n', QueryError, "line 2: k: expected"),
         ("a.jsonl", '{"user_id": 7}\nuser 8\n', QueryError, "line 2: is not valid JSON"),
         ("a.jsonl", '{"user_id": 7}\n{"user_id": "eight"}\n', QueryError, "line 2: user_id: ids here are integers"),
+        (
+            "a.jsonl",
+            '{"user_id": 7}\n{"user_id": 9223372036854775808}\n',
+            QueryError,
+            "line 2: user_id: expected an int",
+        ),
+        ("a.jsonl", "[" * 100_000, QueryError, "line 1: is not valid JSON"),
         ("a.jsonl", "\n", DataError, "contains no users"),
         ("a.csv", "user_id\n7\neight\n", DataError, "row 2: expected an integer id, got 'eight'"),
         ("a.csv", "user,note\n7,x\n", DataError, "expected a column 'user_id' or a single column"),
@@ -145,3 +153,16 @@ def test_dialects_of_users_files_are_read(recaller, tmp_path):
     for name in ("a.tsv", "a.csv.gz", "a.jsonl", "a.PARQUET"):
         recall_file(recaller, tmp_path / name, tmp_path / "out.parquet", k=2)
         assert pl.read_parquet(tmp_path / "out.parquet")["user_id"].to_list() == [7, 8], name
+
+
+def test_user_id_that_no_column_holds_is_an_error(make_recaller, make_encoder, tmp_path):
+    without_users = make_recaller(VECTORS, encoder=make_encoder(), popularity=np.arange(40.0))
+    (tmp_path / "a.jsonl").write_text('{"user_id": "\\ud800"}\n')
+    with pytest.raises(QueryError, match="line 1: user_id: expected valid Unicode"):
+        recall_file(without_users, tmp_path / "a.jsonl", tmp_path / "out.parquet")
+
+
+def test_pipe_is_refused_since_it_cannot_be_read_twice(recaller, tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="is a pipe or a device, expected a file"):
+        recall_file(recaller, tmp_path / "a.jsonl", tmp_path / "out.parquet")

@@ -12,6 +12,7 @@ from vecall.channels.popular_items import PopularItems
 from vecall.errors import QueryError
 from vecall.recall import channel_search
 from vecall.recall.channels.available import list_available_channels
+from vecall.recall.merging import merge_rankings
 from vecall.recall.query import Query
 
 N = 40
@@ -79,6 +80,14 @@ def test_user_without_vector_gets_popular_items(recaller, set_plan):
     answer = recaller.recall(Query(user_id="nobody", k=3))
     assert (answer.ids, answer.fallback) == ([139, 138, 137], "popular")
     assert set(recaller.candidates(Query(user_id="nobody", k=3))["channels"].explode()) == {"popular"}
+
+
+def test_popular_items_in_place_of_the_vector_have_its_weight(recaller, set_plan):
+    set_plan(recaller, vector=60.0, repeat=20.0)
+    answer = recaller.recall(Query(user_id="nobody", k=3, channels=["vector", "repeat"]))
+    plan = MergePlan(weights={"popular": 60.0, "repeat": 20.0})
+    scores = merge_rankings({"popular": np.arange(3)}, plan)[1]
+    assert answer.scores == pytest.approx(scores.tolist())
 
 
 def test_user_without_vector_gets_what_is_popular_lately_where_it_is_known(recaller, make_recaller, make_encoder):

@@ -387,3 +387,16 @@ def test_concurrent_threads_get_right_masks_while_items_change(memtable, monkeyp
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(check_random_masks, range(8)))
     assert sum(entry.nbytes for entry in cache._entries.values()) == cache._total_bytes <= 4_000
+
+
+@pytest.mark.parametrize("convert", [pl.Series, np.array, list])
+def test_long_values_that_differ_in_the_middle_are_other_filters(memtable, convert):
+    cache = FilterCache()
+    middles = [range(1990, 2000), range(2010, 2020)]
+    wheres = [
+        [{"field": "year", "op": "in", "value": convert([*range(1_000), *middle, *range(3_000, 4_000)])}]
+        for middle in middles
+    ]
+    for where in wheres * 2:
+        mask = to_rows_and_slots(cache.get_mask(where, memtable.snapshot))
+        assert mask[0] == np.flatnonzero(evaluate_filter(where, memtable.snapshot.release.attributes)).tolist()

@@ -143,3 +143,20 @@ def test_retry_after_may_be_a_date():
     with pytest.raises(ServiceError) as caught:
         _parse_response(503, "Wed, 21 Oct 2026 07:28:00 GMT", b"<html>")
     assert caught.value.retry_after_seconds == 1.0
+
+
+def test_wait_that_is_longer_than_the_timeout_is_left_to_the_caller(scripted_server):
+    url, responses, requests = scripted_server
+    responses += [(503, b"{}")]
+    with Client(url, timeout_seconds=0.005) as client:
+        client._connection.timeout = 10.0
+        with pytest.raises(ServiceError) as caught:
+            client.recall(user_id=1)
+    assert caught.value.retry_after_seconds == 0.01
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize("url", ["http://localhost/ü", "http://.example.com", f"http://{'x' * 64}.example.com"])
+def test_url_that_no_request_can_name_is_an_error(url):
+    with pytest.raises(ConfigError, match="url: expected"):
+        Client(url)

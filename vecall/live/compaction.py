@@ -45,8 +45,8 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
     if journal is None or until_seq <= base.manifest.journal_seq:
         logger.info("release %s already contains all operations of the journal", base.name)
         return base.name
-    snapshot = replay(memtable, journal.read_operations(base.manifest.journal_seq, until_seq))
-    upserts = LiveUpserts.from_journal(snapshot, journal, until_seq)
+    upserts = LiveUpserts()
+    snapshot = replay(memtable, upserts.record(journal.read_operations(base.manifest.journal_seq, until_seq)))
     if not len(snapshot):
         raise StoreError(
             f"all items of release {base.name!r} are deleted, and a release needs at least one item: upsert some first"

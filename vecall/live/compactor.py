@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _MIN_DELTA_ITEMS = 20_000  # a request scans fewer so fast that a compaction would gain nothing
 _MIN_TOMBSTONES = 100  # a tiny base is scanned anyway
 _MAX_TOMBSTONE_SHARE = 0.1  # of the base; with more, searches of the index waste too much on deleted items
+_RETRY_SECONDS = 600.0  # after a compaction that failed another one starts without more changes
 _TERMINATE_TIMEOUT_SECONDS = 10.0  # from SIGTERM to SIGKILL
 _PR_SET_PDEATHSIG = 1  # an option of prctl(2)
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
@@ -68,7 +69,8 @@ class Compactor:
         self._max_delta_items = max_delta_items
         self._last_duration_seconds = 0.0  # of the last compaction
         self._arrivals_start = (time.monotonic(), 0)  # time and `seq` from which arriving operations are counted
-        self._retry_threshold = 0.0  # changes needed for the next compaction after one has failed
+        # After a compaction has failed, the next one needs so many changes, or to be so late.
+        self._retry_threshold, self._retry_time = 0.0, 0.0
         self._lock = Lock()  # guards the attributes below
         self._is_closed = False
         self._child: subprocess.Popen[str] | None = None
@@ -90,7 +92,8 @@ class Compactor:
             expected_arrivals=self._last_duration_seconds * arrivals_per_second,
             max_delta_items=self._max_delta_items,
         )
-        if is_due and change_count >= self._retry_threshold:
+        may_retry = change_count >= self._retry_threshold or time.monotonic() >= self._retry_time
+        if is_due and may_retry:
             self._start(snapshot.release.name, snapshot.seq, change_count)
 
     def _start(self, base_name: str, seq: int, change_count: int) -> None:
@@ -139,7 +142,7 @@ class Compactor:
 
     def _compact_and_switch(self, base_name: str, seq: int, change_count: int) -> None:
         start = time.monotonic()
-        self._retry_threshold = 1.1 * change_count + 1  # stays if the compaction fails
+        self._retry_threshold, self._retry_time = 1.1 * change_count + 1, start + _RETRY_SECONDS  # if it fails
         logger.info("started compaction of release %s with %d changes", base_name, change_count)
         compacted_name = self._run_compaction_process(base_name)
         self._last_duration_seconds, self._arrivals_start = time.monotonic() - start, (start, seq)

@@ -260,9 +260,11 @@ class LiveIndex:
             if self._state.journal is None:
                 raise StoreError("this recaller is read-only or closed: open it with writable=True")
             self.refresh()
-            yield self._state.journal
-            if self._compactor is not None:
-                self._compactor.maybe_start(self.snapshot)
+            try:
+                yield self._state.journal
+            finally:  # also where the delta is full
+                if self._compactor is not None:
+                    self._compactor.maybe_start(self.snapshot)
 
     def _peer_write_lock(self) -> AbstractContextManager[object]:
         path = self._state.peers.write_lock_path

@@ -1,6 +1,7 @@
 """Check that a second release fits into memory beside the one that is served."""
 
 from vecall.errors import StoreError
+from vecall.release.item_features import FEATURES_FILE
 from vecall.release.manifest import Manifest
 from vecall.runtime.memory import get_free_memory_bytes
 
@@ -30,4 +31,5 @@ def check_memory(manifest: Manifest, process_count: int = 1) -> None:
 
 
 def _is_mapped(file_name: str) -> bool:
-    return file_name.endswith(_MAPPED_SUFFIX) and file_name not in _STRING_ID_FILES
+    is_read_by_rows = file_name == FEATURES_FILE  # by compactions and publications, few rows at a time
+    return is_read_by_rows or (file_name.endswith(_MAPPED_SUFFIX) and file_name not in _STRING_ID_FILES)

@@ -42,6 +42,10 @@ class PartialItemMerger:
         Raises:
             QueryError: no item has this id, or its current values cannot be written as JSON.
         """
+        if item.get("encoder") is not None and item.get("vector") is None:
+            raise QueryError(
+                f"{location}.encoder: is given without a vector; give both or neither", field=f"{location}.encoder"
+            )
         current = self._items_by_id.get(item_id) or self._read_current(location, item_id)
         merged = {**current, "fields": {**current["fields"], **(item.get("fields") or {})}}
         if item.get("vector") is not None:

@@ -1,6 +1,6 @@
 """Writing a release of what another release and the live changes since it hold."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from vecall.data.ragged import RaggedArray
 from vecall.data.request_features import Fields
 from vecall.index.settings import IndexSettings
 from vecall.live.item_columns import ItemColumns
-from vecall.live.journal import Journal
+from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot, interleave_rows
 from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, translate_write_errors, write_array
@@ -37,20 +37,20 @@ class LiveUpserts:
         external_vector_ids: items whose vector the caller gave.
     """
 
-    fields_by_id: Mapping[Id, Fields] = field(default_factory=dict)
-    external_vector_ids: frozenset[Id] = frozenset()
+    fields_by_id: dict[Id, Fields] = field(default_factory=dict)
+    external_vector_ids: set[Id] = field(default_factory=set)
 
-    @classmethod
-    def from_journal(cls, snapshot: Snapshot, journal: Journal, until_seq: int) -> "LiveUpserts":
-        """Read the upserts after the snapshot's base release again, up to `until_seq`."""
-        fields_by_id: dict[Id, Fields] = {}
-        external_vector_ids = set()
-        for operation in journal.read_operations(snapshot.release.manifest.journal_seq, until_seq):
+    def record(self, operations: Iterable[Operation]) -> Iterator[Operation]:
+        """Yield the operations that a snapshot is made of, and keep what it will not hold of them.
+
+        The journal is read once: a second reading may lack items that were changed again in the meantime.
+        """
+        for operation in operations:
             if operation.kind == "upsert":
-                fields_by_id[operation.id] = operation.fields or {}
+                self.fields_by_id[operation.id] = operation.fields or {}
                 if operation.has_external_vector:
-                    external_vector_ids.add(operation.id)
-        return cls(fields_by_id, frozenset(external_vector_ids))
+                    self.external_vector_ids.add(operation.id)
+            yield operation
 
 
 def write_snapshot(

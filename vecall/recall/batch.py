@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import polars as pl
 
 from vecall import progress
+from vecall.data.canonical import UNPAIRED_SURROGATE_PATTERN
 from vecall.data.casting import cast_id, to_id_dtype
 from vecall.data.id_map import Id
 from vecall.data.readers import is_table_path, read_table
@@ -122,8 +123,10 @@ def _answer_file(
     check_output_path(output_path, input_path)
     if not input_path.exists():
         raise DataError(f"{input_path}: cannot be read: no such file")
+    if not (input_path.is_file() or input_path.is_dir()):
+        raise DataError(f"{input_path}: is a pipe or a device, expected a file, since it is read twice: save it first")
     read_requests = _make_request_reader(recaller.live_index.snapshot.release, input_path, k, parse)
-    total = sum(1 for _ in read_requests())  # a pass of its own, so that a bad line is reported before hours of work
+    total = sum(map(_check_user_id, read_requests()))  # a pass of its own: a bad line is reported before hours of work
     if not total:
         raise DataError(f"{input_path}: contains no users; expected at least one")
     with stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
@@ -184,7 +187,7 @@ def _parse_line(
 ) -> _LocatedRequest[RequestT]:
     try:
         request = parse(json.loads(line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise QueryError(f"{location}: is not valid JSON: {error}", code="bad_json") from error
     except QueryError as error:
         raise _add_location(error, location) from error
@@ -216,6 +219,20 @@ def _answer_request(
                     f"{located.location}: the server that holds the index does not answer: start it, then repeat this"
                 )
         time.sleep(_ENGINE_RETRY_SECONDS)
+
+
+def _check_user_id(located: _LocatedRequest[RequestT]) -> int:
+    """Return 1 for a request whose user id the output can hold.
+
+    Raises:
+        QueryError: It cannot.
+    """
+    user_id = _get_user_id(located.request)
+    if isinstance(user_id, int) and not -(2**63) <= user_id < 2**63:
+        raise QueryError(f"{located.location}: user_id: expected an integer of 64 bits, got {user_id}", field="user_id")
+    if isinstance(user_id, str) and UNPAIRED_SURROGATE_PATTERN.search(user_id):
+        raise QueryError(f"{located.location}: user_id: expected valid Unicode, got {user_id!r}", field="user_id")
+    return 1
 
 
 def _get_user_id(request: Query | RecommendRequest) -> Id | None:

@@ -167,7 +167,8 @@ def search_channels(
             channel_ms[answering] = round((time.perf_counter() - start) * 1e3, 3)
     fallback: Fallback | None = None
     if engine_error is not None:
-        plan, vector_result, fallback = fill_by_popularity(query, plan, hits, k, engine_error)
+        plan, popular_result, fallback = fill_by_popularity(query, plan, hits, k, engine_error)
+        vector_result = popular_result or vector_result
         degraded.append(DEGRADED_ENGINE)
     rows, scores = _merge(query, plan, hits, k)
     return ChannelSearchResult(rows, scores, vector_result, hits, channel_ms, tuple(degraded), fallback)
@@ -191,5 +192,9 @@ def _merge(query: ChannelQuery, plan: MergePlan, hits: Mapping[ChannelName, Scor
     if len(plan.channels) == 1:
         return next(iter(hits.values()))
     rankings = {name: channel_rows for name, (channel_rows, _) in hits.items()}
-    rows, scores = merge_rankings(rankings, plan.select(tuple(rankings)))
+    selected = plan.select(tuple(rankings))
+    if "popular" in rankings and "popular" not in plan.weights and "vector" in plan.weights:  # in place of the vector
+        weights = {**selected.weights, "popular": plan.weights["vector"]}
+        selected = selected.model_copy(update={"weights": weights})
+    rows, scores = merge_rankings(rankings, selected)
     return rank_by_score_and_id(query.snapshot, rows, scores, k)

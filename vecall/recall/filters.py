@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from vecall.arrays import Mask
+from vecall.data.request_features import to_plain_list
 from vecall.index.bitmap import Bitmap
 from vecall.index.filter_profile import FilterProfile
 from vecall.live.snapshot import IdSlots, Snapshot
@@ -99,7 +100,9 @@ class FilterCache:
         """
         if not where:
             return None
-        key = repr([sorted(condition.items(), key=repr) for condition in where])
+        # As lists: the text of an array or a column leaves out values in the middle.
+        plain = [{name: to_plain_list(part) for name, part in condition.items()} for condition in where]
+        key = repr([sorted(condition.items(), key=repr) for condition in plain])
         profile, delta = self._look_up(key, snapshot) or (
             self._evaluate_base(where, snapshot.release, check_cancelled),
             _EMPTY_MASK,
