@@ -44,8 +44,9 @@ def warm_start(
 ) -> None:
     """Overwrite the weights of new towers by those of an older model.
 
-    Ids and values that the older model does not know start from its rows of the unknown item and of unseen values; at
-    random, as in new towers, where such a row is 0: a vector of length 0 has no direction that training could turn.
+    Ids and values that the older model does not know start from its rows of the unknown item and of unseen values. Item
+    ids start at random, as in new towers, if that row is 0 and items have no features: a vector of length 0 has no
+    direction that training could turn.
     Spectral vectors and their weight are left as they are: they are found for the new interactions.
 
     Args:
@@ -74,23 +75,28 @@ def warm_start(
             continue
         old_weight = old_weights[name]
         if name in old_rows_by_table:
-            _copy_rows(name, new_weight, old_weight, old_rows_by_table[name])
+            stay_random = name == _ITEM_ID_WEIGHT and not vocabulary.item_encoder.specs
+            _copy_rows(name, new_weight, old_weight, old_rows_by_table[name], stay_random=stay_random)
         elif new_weight.shape == old_weight.shape:
             new_weight.copy_(old_weight)
         else:
             raise _build_shape_error(name, new_weight, old_weight)
 
 
-def _copy_rows(name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDArray[np.int64]) -> None:
-    """Copy row old_rows[i] of the old table to row i of the new one; UNKNOWN_ROW stands for the row of unknown ids."""
+def _copy_rows(
+    name: str, new_weight: Tensor, old_weight: Tensor, old_rows: NDArray[np.int64], *, stay_random: bool
+) -> None:
+    """Copy row old_rows[i] of the old table to row i of the new one; UNKNOWN_ROW stands for the row of unknown ids.
+
+    Where that is 0, the rows of new ids stay as they are if `stay_random`.
+    """
     if old_weight.shape[1:] != new_weight.shape[1:]:
         raise _build_shape_error(name, new_weight, old_weight)
     fallback_row = len(old_weight) - 1 if name == _ITEM_ID_WEIGHT else OOV
     source_rows = torch.from_numpy(np.where(old_rows == UNKNOWN_ROW, fallback_row, old_rows))
     is_new = torch.from_numpy(old_rows == UNKNOWN_ROW)
-    if name == _ITEM_ID_WEIGHT:
-        is_new[-1] = False  # the unknown item itself
-    random_rows = None if old_weight[fallback_row].any() else new_weight[is_new]
+    is_new[-1] = False  # the unknown item itself
+    random_rows = new_weight[is_new] if stay_random and not old_weight[fallback_row].any() else None
     torch.index_select(old_weight, 0, source_rows, out=new_weight)  # without a copy of the rows in between
     if random_rows is not None:
         new_weight[is_new] = random_rows
