@@ -97,6 +97,28 @@ def test_partial_upsert_of_an_item_with_a_value_without_json_form_is_rejected(tm
         assert writer.upsert([{"id": 2, "fields": {"n": 5}}], partial=True) == 1
 
 
+@pytest.mark.parametrize(
+    "lists", [pl.Series([[1, None], [1]]), pl.Series([[0.5, float("nan")], [0.5]]), pl.Series([[None, "a"], ["a"]])]
+)
+def test_list_with_missing_elements_is_rejected_and_not_shortened(tmp_path, lists):
+    publish_vectors(tmp_path, [1, 2], np.eye(2), attributes=pl.DataFrame({"x": lists, "n": [1, 2]}))
+    with open_recaller(tmp_path, writable=True, auto_compact=False) as writer:
+        with pytest.raises(QueryError, match=r"fields.x: a list with missing elements"):
+            writer.upsert([{"id": 1, "fields": {"n": 5}}], partial=True)
+        assert writer.upsert([{"id": 2, "fields": {"n": 5}}], partial=True) == 1
+
+
+def test_columns_that_a_later_release_lacks_are_no_obstacle(tmp_path):
+    publish_vectors(tmp_path, [1, 2], np.eye(2), attributes=pl.DataFrame({"old": [1, 2], "n": [1, 2]}))
+    with open_recaller(tmp_path, writable=True, auto_compact=False) as writer:
+        writer.upsert([{"id": 1, "vector": [1.0, 0.0], "fields": {"old": 5, "n": 5}}])
+        publish_vectors(tmp_path, [1, 2], np.eye(2), attributes=pl.DataFrame({"n": [1, 2]}), name="two")
+        writer.activate("two")
+        assert writer.upsert([{"id": 1, "fields": {"n": 6}}], partial=True) == 1
+        snapshot = writer.live_index.snapshot
+        assert snapshot.get_attributes(snapshot.to_rows([1])).rows() == [(6,)]
+
+
 def test_values_that_no_json_number_holds_are_kept_exactly(tmp_path):
     """A float has 15 digits, a decimal 38; Python's datetime has no nanoseconds."""
     attributes = pl.DataFrame(

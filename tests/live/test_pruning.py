@@ -98,6 +98,20 @@ def test_publishing_rejects_a_journal_seq_beyond_the_journal(store):
     assert [manifest.name for manifest in store.list_releases()] == ["two", "one"]
 
 
+def test_publishing_of_tables_older_than_the_journal_is_rejected(store, caplog):
+    """The operations between them would be lost without a word."""
+    append_deletes(store, 5)
+    for name in ("two", "three", "four"):
+        publish(store, name, 4)
+    assert prune_store(store, 0).operation_count == 4
+    with pytest.raises(StoreError, match=r"journal_seq is 3, but the journal of .* was pruned up to 4"):
+        publish(store, "five", 3)
+    check_tables_seq(store, "integer", 4)
+    assert not caplog.records
+    check_tables_seq(store, "integer", 0)  # tables of which nothing is said
+    assert "was pruned up to 4" in caplog.text
+
+
 def test_release_with_ids_of_another_type_than_the_journal_is_not_published(store):
     """The store could not be opened any more."""
     append_deletes(store, 5)

@@ -223,9 +223,13 @@ def test_sample_of_hashes_detects_a_leak(tables_dir, monkeypatch):
 
 def test_init_run_without_trained_hashes_raises(tables_dir):
     fit(synthetic.make_config(tables_dir, training={"epochs": 1}), tables_dir / "init")
-    (tables_dir / "init" / TRAINED_HASHES_FILE).unlink()
-    with pytest.raises(TrainingError, match=r"trained_interactions.npy cannot be read .*fit .* again, or omit --init"):
-        fit(synthetic.make_config(tables_dir), tables_dir / "run", init=tables_dir / "init")
+    path = tables_dir / "init" / TRAINED_HASHES_FILE
+    for damage in (lambda: path.write_bytes(b""), path.unlink):
+        damage()
+        with pytest.raises(
+            TrainingError, match=r"trained_interactions.npy cannot be read .*fit .* again, or omit --init"
+        ):
+            fit(synthetic.make_config(tables_dir), tables_dir / "run", init=tables_dir / "init")
 
 
 def test_positive_parts_match_the_training_histories(tables_dir):

@@ -74,6 +74,7 @@ def test_search_params_are_tuned_on_the_queries(tmp_path: Path) -> None:
         ({"vectors": VECTORS * 1e6}, "within ±65504"),
         ({"vectors": VECTORS * 1e-7}, "half precision loses digits and orders items wrongly: normalise"),
         ({"queries": VECTORS * np.inf}, "queries must be finite"),
+        ({"queries": np.full((2, D), np.inf, dtype=np.float16)}, "queries must be finite"),
         ({"queries": [["a"] * D]}, "queries: expected an array of real numbers"),
         ({"attributes": [{"x": 1}] * N}, "expected a polars.DataFrame"),
         ({"attributes": pl.DataFrame({"a": pl.Series([object()] * N, dtype=pl.Object)})}, "Python objects"),

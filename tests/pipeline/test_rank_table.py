@@ -63,3 +63,12 @@ def test_channel_of_the_plan_that_recalled_nothing_changes_nothing():
     table = RankTable({"vector": to_matrix([[3, 1]]), "similar": to_matrix([[]])})
     plan = MergePlan(weights={"vector": 1.0, "similar": 2.0, "fresh": 1.0})
     assert table.merge(plan, 2).tolist() == [[3, 1]]
+
+
+def test_rankings_of_many_thousand_items_keep_their_order():
+    """A rank beyond 2^15 does not fit into 16 bits."""
+    rows = np.arange(40_000, dtype=np.int32)[None, ::-1]
+    table = RankTable({"vector": rows})
+    plan = MergePlan(method="rrf", weights={"vector": 1.0})
+    assert table.merge(plan, rows.size).tolist() == rows.tolist()
+    assert table.rank_targets(plan, table.locate(RaggedArray.from_lists([[0, 39_999]]))).tolist() == [39_999, 0]

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 from support import synthetic
 
-from vecall.errors import TrainingError
+from vecall.errors import LockedError, TrainingError
+from vecall.pipeline import run as run_module
 from vecall.pipeline.run import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -17,6 +19,7 @@ from vecall.pipeline.run import (
     TrainedModel,
     create_or_check_run_dir,
     delete_checkpoints,
+    enter_run_dir,
     read_run_config,
 )
 
@@ -115,6 +118,17 @@ def test_run_directory_is_created_once_and_resumed(tmp_path, run_dir):
         create_or_check_run_dir(tmp_path / "docs", config)
     (tmp_path / "empty").mkdir()
     create_or_check_run_dir(tmp_path / "empty", config)
+
+
+def test_run_directory_excludes_other_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_LOCK_TIMEOUT_SECONDS", 0.0)
+    config = synthetic.make_config(tmp_path)
+    with ExitStack() as resources:
+        enter_run_dir(tmp_path / "run", config, resources)
+        with ExitStack() as others, pytest.raises(LockedError, match=r"fit\.lock is held by process \d+"):
+            enter_run_dir(tmp_path / "run", config, others)
+    with ExitStack() as resources:  # an interrupted run, which is resumed
+        enter_run_dir(tmp_path / "run", config, resources)
 
 
 @pytest.mark.parametrize(

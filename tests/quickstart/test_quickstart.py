@@ -9,7 +9,7 @@ from support.movielens import MOVIELENS_DIR, read_subset
 from vecall.config import load_config, parse_config
 from vecall.errors import ConfigError
 from vecall.quickstart.movielens import build_settings, find_data_dir
-from vecall.quickstart.run import run_quickstart
+from vecall.quickstart.run import _clear_output_dir, run_quickstart
 
 METRICS = ["recall@10", "recall@50", "recall@100", "recall@200", "recall@500", "ndcg@10", "coverage@10"]
 
@@ -40,6 +40,24 @@ def test_output_directory_with_other_files_is_not_deleted(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
         run_quickstart(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_runs_and_stores_of_others_are_not_deleted(tmp_path: Path) -> None:
+    for name in ("run", "store"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=r"holds \['run', 'store'\]"):
+        run_quickstart(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "store"}
+
+
+def test_output_of_an_earlier_quickstart_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "store", "dssm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").write_text("")
+    (tmp_path / "report.html").write_text("")
+    _clear_output_dir(Path())  # `--out .`
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*")] == [Path("dssm")]
 
 
 def test_output_path_of_a_file_raises(tmp_path: Path) -> None:

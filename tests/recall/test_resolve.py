@@ -88,6 +88,16 @@ def test_vector_of_the_query_skips_the_encoder(release):
     )
 
 
+def test_user_features_are_read_beside_a_vector(release):
+    """A ranker reads them."""
+    snapshot = Snapshot.from_release(release)
+    features = resolve_query(Query(vector=[1, 2, 3, 4], user_id="ann", user={"age": 5}), snapshot).user_features
+    assert features.to_dicts() == [{"age": 5.0, "town": None, "taste": [0, 0, 0, 7]}]
+    assert resolve_query(Query(vector=[1, 2, 3, 4]), snapshot).user_features is None
+    with pytest.raises(QueryError, match=r"user.height: unknown feature"):
+        resolve(release, vector=[1, 2, 3, 4], user={"height": 5})
+
+
 def test_fallback_of_an_unknown_user(release):
     assert resolve(release, user_id="nobody") == (None, [], "popular", UnknownInputs(user=True))
     assert resolve(release, user_id="nobody", history=[101, 999]) == (

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from support import synthetic
 
-from vecall.errors import ConfigError
+from vecall.errors import ConfigError, TrainingError
 from vecall.pipeline.fit import fit
 from vecall.training import loggers
 from vecall.training.fit import train
@@ -93,6 +94,45 @@ def test_mlflow_has_the_metrics_of_every_epoch_in_one_run(tmp_path, monkeypatch)
             history = client.get_metric_history(run.info.run_id, name.replace("@", "_at_"))
             values = {metric.step: metric.value for metric in history}
             assert values[line["epoch"]] == pytest.approx(line[name], rel=1e-5)
+
+
+class BrokenLogger(Logger):
+    """A logger of a server that stops to answer at some method."""
+
+    name = version = "broken"
+
+    def __init__(self, method):
+        self._method = method
+
+    def _call(self, method):
+        if method == self._method:
+            raise ConnectionError("no route to host")
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        self._call("log_hyperparams")
+
+    def log_metrics(self, metrics, step=None):
+        self._call("log_metrics")
+
+    def finalize(self, status):
+        self._call("finalize")
+
+
+@pytest.mark.parametrize(("method", "count"), [("log_metrics", 3), ("finalize", 1)])
+def test_a_logger_that_fails_is_a_warning_and_training_goes_on(tmp_path, monkeypatch, caplog, method, count):
+    plain = fit_towers(tmp_path / "plain")
+    monkeypatch.setattr(loggers, "check_logger_installed", lambda name: None)
+    monkeypatch.setattr(loggers, "_build_lightning_logger", lambda *_: BrokenLogger(method))
+    assert_equal_weights(fit_towers(tmp_path / "logged", logger="mlflow"), plain)
+    assert caplog.text.count("no route to host; metrics.jsonl has all metrics") == count
+    assert len(read_lines(tmp_path / "logged")) == 3
+
+
+def test_a_logger_that_cannot_be_started_is_an_error_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "check_logger_installed", lambda name: None)
+    monkeypatch.setattr(loggers, "_build_lightning_logger", lambda *_: BrokenLogger("log_hyperparams"))
+    with pytest.raises(TrainingError, match=r"'mlflow' cannot be started: no route to host; check its server"):
+        fit_towers(tmp_path, logger="mlflow")
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])

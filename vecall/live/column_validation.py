@@ -170,12 +170,15 @@ def to_json_value(value: Any, dtype: Any) -> Any:  # noqa: ANN401 - a cell, and 
     """Convert a cell of a column to the JSON value that an upsert would give.
 
     Raises:
-        ValueError: the column's type has no JSON form.
+        ValueError: the column's type or the value has no JSON form.
     """
     if value is None:
         return None
     if isinstance(dtype, (pl.List, pl.Array)):
-        return [to_json_value(element, dtype.inner) for element in value if element is not None]
+        elements = [to_json_value(element, dtype.inner) for element in value]
+        if None in elements:  # an upsert takes no such lists, and without these elements it would be another list
+            raise ValueError("a list with missing elements cannot be written as JSON")
+        return elements
     if isinstance(dtype, (pl.Date, pl.Datetime)):
         return value.isoformat()
     if isinstance(dtype, pl.Decimal):

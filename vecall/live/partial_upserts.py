@@ -1,6 +1,7 @@
 """Partial upserts: complete an item with the current values of the columns that the caller left out."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import Id
 from vecall.errors import QueryError
 from vecall.live.column_validation import to_json_value
+from vecall.live.item_columns import ItemColumns
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot
@@ -30,6 +32,10 @@ class PartialItemMerger:
     def __init__(self, snapshot: Snapshot, journal: Journal) -> None:
         self._snapshot, self._journal = snapshot, journal
         self._items_by_id: dict[Id, ItemPayload] = {}
+
+    @cached_property
+    def _columns(self) -> ItemColumns:
+        return ItemColumns.from_release(self._snapshot.release)
 
     def merge(self, location: str, item_id: Id, item: Mapping[str, Any]) -> ItemPayload:
         """Return the complete item.
@@ -67,7 +73,9 @@ class PartialItemMerger:
         return self._read_from_journal(location, operation)
 
     def _read_from_journal(self, location: str, operation: Operation) -> ItemPayload:
-        item: ItemPayload = {"id": operation.id, "fields": operation.fields or {}}
+        # An earlier release may have had other columns: an upsert does not take fields of columns that are gone.
+        fields = self._columns.select_compatible_fields(operation.fields or {})
+        item: ItemPayload = {"id": operation.id, "fields": fields}
         if not operation.has_external_vector:
             return item
         if operation.encoder_hash != self._snapshot.release.manifest.encoder:

@@ -3,6 +3,7 @@
 An operation is still needed if some release, or the tables that releases are published from, may not contain it.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from vecall.live.journal import Journal
 from vecall.release.manifest import Manifest
 from vecall.release.store import Store
 from vecall.schema import IdType
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
         seq: the `journal_seq` that the publisher gave.
 
     Raises:
-        StoreError: `seq` is negative or beyond the end of the journal, or the journal has ids of another type.
+        StoreError: `seq` is negative, beyond the end of the journal or before its start, or the journal has ids of
+            another type.
     """
     if seq < 0:
         raise StoreError(f"journal_seq is {seq}; expected the sequence number of an operation, or 0 for none")
@@ -94,7 +98,19 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
         if seq == 0:
             return
         raise
-    last_seq = 0 if journal is None else journal.last_seq
+    last_seq, pruned_to = (0, 0) if journal is None else (journal.last_seq, journal.pruned_to)
+    if 0 < seq < pruned_to:
+        raise StoreError(
+            f"journal_seq is {seq}, but the journal of {store.path} was pruned up to {pruned_to}, so the operations "
+            "between them would be lost: make the tables again, and give the last operation that they contain then"
+        )
+    if seq == 0 and pruned_to > 0:
+        logger.warning(
+            "journal_seq is 0, but the journal of %s was pruned up to %d: the release has those operations only if the "
+            "tables contain them; give the last operation that the tables contain as journal_seq",
+            store.path,
+            pruned_to,
+        )
     if seq > last_seq:
         raise StoreError(
             f"journal_seq is {seq}, but the journal of {store.path} ends at {last_seq}: give the last operation that "

@@ -51,5 +51,5 @@ def check_queries(queries: NDArray[Any], dim: int) -> None:
     """
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise DataError(f"queries must be [Q, {dim}], got shape {list(queries.shape)}")
-    if not (np.abs(queries) <= MAX_QUERY_VALUE).all():
+    if not (np.abs(queries) <= np.float64(MAX_QUERY_VALUE)).all():  # a Python float becomes inf beside float16
         raise DataError(f"queries must be finite numbers within ±{MAX_QUERY_VALUE:g}, but some are not")

@@ -197,5 +197,4 @@ def read_item_vectors(stored_vectors: StoredVectors) -> NDArray[np.float32]:
 
 def has_same_items(item_ids: IdMap, dataset: Dataset) -> bool:
     """Return whether the ids are those of the tables' items, in the same rows."""
-    table_ids = dataset.catalogue.items
-    return item_ids.to_ids(np.arange(len(item_ids))) == table_ids.to_ids(np.arange(len(table_ids)))
+    return item_ids.to_column().equals(dataset.catalogue.items.to_column())

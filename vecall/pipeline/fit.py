@@ -44,8 +44,8 @@ from vecall.pipeline.run import (
     Run,
     RunSummary,
     TrainedModel,
-    create_or_check_run_dir,
     delete_checkpoints,
+    enter_run_dir,
 )
 from vecall.pipeline.selection import resolve_preset
 from vecall.pipeline.selection_trial import TrialRunner
@@ -83,8 +83,9 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         DataError: A table does not match the schema.
         ConfigError: The settings contradict each other, or the package of `training.logger` or `ranking.ranker` is
             not installed.
-        TrainingError: The run directory is in use or holds an interrupted fit of other settings or tables; `init` has
-            other layers or was trained on interactions that this run holds out; or there is too little to train on.
+        LockedError: Another fit writes the run directory.
+        TrainingError: The run directory holds a finished run, or an interrupted fit of other settings or tables; `init`
+            has other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
     check_logger_installed(config.training.logger)
@@ -103,10 +104,12 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
         if not is_main(group):
             stack.enter_context(progress.report_to(None))
             stack.enter_context(quiet_logger("vecall"))
-        return _fit_in_group(config, directory, init, group)
+        return _fit_in_group(config, directory, init, group, stack)
 
 
-def _fit_in_group(config: Config, directory: Path, init: str | Path | None, group: ProcessGroup | None) -> Run:
+def _fit_in_group(
+    config: Config, directory: Path, init: str | Path | None, group: ProcessGroup | None, resources: ExitStack
+) -> Run:
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
@@ -115,7 +118,7 @@ def _fit_in_group(config: Config, directory: Path, init: str | Path | None, grou
     hashes = hash_positives(dataset, time_key)
     if init_run is not None:
         check_no_leak(init_run.directory, hashes, split)
-    run_on_main(group, partial(create_or_check_run_dir, directory, config))
+    run_on_main(group, partial(enter_run_dir, directory, config, resources))
     # The refitted model may have been trained on interactions that this run holds out.
     init_model = None if init_run is None else init_run.load_evaluated_model()
     training_data, vocabulary = _build_training_data(

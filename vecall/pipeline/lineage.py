@@ -21,7 +21,7 @@ from vecall.data.hashing import Hashes
 from vecall.data.split import TRAIN, Split
 from vecall.errors import TrainingError
 from vecall.pipeline.interaction_hashes import TimeKey, can_hash_times, get_time_key, hash_positives
-from vecall.release.file_io import write_array
+from vecall.release.file_io import compute_sha256, write_array
 from vecall.runtime.durable_files import atomic_write
 from vecall.training.data import TrainingData
 from vecall.training.warm_start import ModelVocabulary
@@ -86,9 +86,7 @@ class DataFingerprint(BaseModel):
             ],
         }
         digests = {name: _compute_digest(arrays) for name, arrays in parts.items()}
-        digests["weights of the --init run"] = (
-            "" if init_weights_path is None else hashlib.sha256(init_weights_path.read_bytes()).hexdigest()
-        )
+        digests["weights of the --init run"] = "" if init_weights_path is None else compute_sha256(init_weights_path)
         return cls(protocol=split.protocol, time_key=time_key, digests=digests)
 
     def write_or_check(self, run_dir: Path) -> None:
@@ -258,8 +256,8 @@ def _raise_or_warn_of_leak(share: float, subject: str, holder: str, run_dir: Pat
 def _read_trained_hashes(run_dir: Path) -> Hashes:
     try:
         return np.load(run_dir / TRAINED_HASHES_FILE, allow_pickle=False).astype(np.uint64)  # type: ignore[no-any-return]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TrainingError(
-            f"--init: {run_dir / TRAINED_HASHES_FILE} cannot be read ({error}), so that run may have been trained on "
-            f"interactions that this run holds out; fit {run_dir} again, or omit --init"
+            f"{run_dir / TRAINED_HASHES_FILE} cannot be read ({error}), so it is not known which interactions that run "
+            f"was trained on; fit {run_dir} again, or omit --init"
         ) from error

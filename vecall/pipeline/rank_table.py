@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,11 @@ class _Block:
 
     Attributes:
         rows: [b, U] int32 distinct rows of each case, ascending; `_NO_ROW` after the last.
-        ranks: By channel [b, U] int16 rank of each of `rows`, from 1; 0 where the channel did not return it.
+        ranks: By channel [b, U] rank of each of `rows`, from 1, in a small type; 0 where the channel did not return it.
     """
 
     rows: Rows
-    ranks: Mapping[ChannelName, NDArray[np.int16]]
+    ranks: Mapping[ChannelName, NDArray[np.signedinteger[Any]]]
 
     @classmethod
     def build(cls, rankings: Mapping[ChannelName, Rows]) -> Self:
@@ -47,8 +47,9 @@ class _Block:
         np.put_along_axis(distinct, columns, stacked, axis=1)
         ranks, start = {}, 0
         for name, rows in rankings.items():
-            ranks[name] = np.zeros(shape, dtype=np.int16)
-            own_ranks = np.where(rows >= 0, np.arange(1, rows.shape[1] + 1), 0).astype(np.int16)
+            own_ranks = np.where(rows >= 0, np.arange(1, rows.shape[1] + 1), 0)
+            own_ranks = own_ranks.astype(np.min_scalar_type(-1 - rows.shape[1]))
+            ranks[name] = np.zeros(shape, dtype=own_ranks.dtype)
             np.put_along_axis(ranks[name], columns[:, start : start + rows.shape[1]], own_ranks, axis=1)
             start += rows.shape[1]
         return cls(distinct, ranks)
@@ -68,7 +69,7 @@ class RankTable:
     """The items that several channels recall for n cases, and their ranks: any plan merges them without a sort.
 
     Args:
-        rankings: By channel [n, K] distinct rows below 2^31 - 1, best first; -1 after the last. K is below 2^15.
+        rankings: By channel [n, K] distinct rows below 2^31 - 1, best first; -1 after the last.
     """
 
     def __init__(self, rankings: Mapping[ChannelName, Rows]) -> None:

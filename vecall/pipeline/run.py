@@ -2,16 +2,18 @@
 
 RUN/config.json      Settings with absolute paths.
 RUN/metrics.jsonl    Metrics, one line per epoch.
-RUN/data.json        Digests of the data; with RUN/trained_hashes.npy, see `vecall.pipeline.lineage`.
+RUN/data.json        Digests of the data; with RUN/trained_interactions.npy, see `vecall.pipeline.lineage`.
 RUN/selection/       With `preset = "auto"`: what was tried and chosen, see `vecall.pipeline.selection_record`.
 RUN/model/           The evaluated model: weights.safetensors, encoders.json and its item ids.
 RUN/refit/           With `refit = true`: the final model, trained again on all interactions and published instead.
 RUN/ranker/          A ranker that gains on validation: the files that a release has of it.
+RUN/fit.lock         Held by the fit that writes the directory.
 RUN/summary.json     Results. A run without it was interrupted and is resumed by the same `vecall fit`.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from vecall.evaluation.baseline_comparison import BaselineComparison
 from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.selection_record import read_selection
 from vecall.pipeline.weights_io import load_module, save_weights
+from vecall.release.file_lock import file_lock
 from vecall.release.id_map_io import load_id_map, save_id_map
 from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.paths import to_absolute_path
@@ -40,6 +43,7 @@ from vecall.training.warm_start import ModelVocabulary
 
 CONFIG_FILE, SUMMARY_FILE, METRICS_FILE = "config.json", "summary.json", "metrics.jsonl"
 MODEL_DIR, REFIT_DIR = "model", "refit"
+_LOCK_FILE, _LOCK_TIMEOUT_SECONDS = "fit.lock", 10.0  # until the processes of a fit that was killed have ended
 _WEIGHTS_FILE, _ENCODERS_FILE, _IDS_PREFIX = "weights.safetensors", "encoders.json", "ids."
 
 
@@ -199,6 +203,18 @@ class Run:
     def read_epoch_metrics(self) -> list[dict[str, float]]:
         """Read the metrics of each epoch."""
         return [json.loads(line) for line in (self.directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+
+
+def enter_run_dir(run_dir: Path, config: Config, resources: ExitStack) -> None:
+    """Create or check a run directory, and exclude other fits from it until `resources` are closed.
+
+    Raises:
+        LockedError: Another fit writes the directory.
+        TrainingError: As for `create_or_check_run_dir`.
+    """
+    create_or_check_run_dir(run_dir, config)
+    resources.enter_context(file_lock(run_dir / _LOCK_FILE, timeout=_LOCK_TIMEOUT_SECONDS))
+    create_or_check_run_dir(run_dir, config)  # the fit that held the lock may have finished the run
 
 
 def create_or_check_run_dir(run_dir: Path, config: Config) -> None:

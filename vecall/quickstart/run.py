@@ -12,6 +12,7 @@ from vecall.config import parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.split import Split
 from vecall.errors import ConfigError
+from vecall.evaluation.baseline_evaluation import BASELINES
 from vecall.evaluation.compare import EvaluationReport
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.report import ExampleUser
@@ -27,7 +28,8 @@ from vecall.recall.recaller import Recaller, open_recaller
 
 _EXAMPLE_QUANTILES = (0.1, 0.5, 0.9)  # of the history length: a short, a median and a long history
 _EXAMPLE_ITEMS = 10
-_OUTPUT_NAMES = {"run", "store", "dssm", "report.html"}
+_DSSM_DIR = "dssm"  # created first, so that it marks the output of a quickstart
+_OUTPUT_NAMES = {"run", "store", _DSSM_DIR, "report.html"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class QuickstartResult:
         ann = self.evaluation.ann_results[0].as_json()
         return {
             "release": self.release,
-            **{name: results[name].seen_excluded for name in ("model", "popularity", "ease", "cooccurrence")},
+            **{name: results[name].seen_excluded for name in ("model", *BASELINES) if name in results},
             "merged": None if self.evaluation.channels is None else self.evaluation.channels.merged[0],
             "dssm": self.dssm.seen_excluded,
             "ann": {key: ann[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
@@ -85,7 +87,7 @@ def run_quickstart(output_dir: Path, data_dir: Path | None = None) -> Quickstart
     stopwatch.lap("publish")
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    dssm = _evaluate_dssm(run, dataset, split, output_dir / "dssm")
+    dssm = _evaluate_dssm(run, dataset, split, output_dir / _DSSM_DIR)
     stopwatch.lap("dssm")
     evaluation = evaluate_run_or_store(store=output_dir / "store", config=config)
     with open_recaller(output_dir / "store") as recaller:
@@ -117,14 +119,24 @@ class _Stopwatch:
 
 def _clear_output_dir(output_dir: Path) -> None:
     """Delete the output of an earlier quickstart; refuse a directory that holds anything else."""
-    foreign = {path.name for path in output_dir.iterdir()} - _OUTPUT_NAMES if output_dir.is_dir() else set()
-    if foreign or output_dir.is_file():
+    names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else set()
+    is_own = not names or _DSSM_DIR in names  # a run and a store may be the user's own
+    if output_dir.is_file() or names - _OUTPUT_NAMES or not is_own:
         raise ConfigError(
             f"{output_dir}: expected a new directory or that of an earlier quickstart, but it "
-            f"{f'holds {sorted(foreign)}' if foreign else 'is a file'}; choose another --out"
+            f"{f'holds {sorted(names)[:5]}' if names else 'is a file'}; choose another --out"
         )
-    shutil.rmtree(output_dir, ignore_errors=True)
-    output_dir.mkdir(parents=True)
+    for name in names - {_DSSM_DIR}:
+        _delete(output_dir / name)
+    _delete(output_dir / _DSSM_DIR)  # last, so that an interrupted deletion can be repeated
+    (output_dir / _DSSM_DIR).mkdir(parents=True)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _evaluate_dssm(main_run: Run, dataset: Dataset, split: Split, directory: Path) -> EvaluationResult:

@@ -136,11 +136,11 @@ def _compute_user_vector(
         needs_vector: Whether to compute the vector.
     """
     release, encoder = snapshot.release, snapshot.release.encoder
-    if query.vector is not None:
-        return _to_query_matrix(query.vector, release.vectors.dim), None
-    if encoder is None and needs_vector:
+    if query.vector is None and encoder is None and needs_vector:
         raise QueryError("this release has no towers: give the user's `vector`", field="vector")
     features = _merge_user_features(query.user, release, user_row)
+    if query.vector is not None:  # the features are still those that a ranker reads
+        return _to_query_matrix(query.vector, release.vectors.dim), features
     if encoder is None or not needs_vector:
         return None, features
     history = _select_history(history, encoder)

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,10 +102,10 @@ def train(
         max_epochs or training_settings.epochs,
         training_settings.precision,
         callbacks,
-        logger,
         group,
     )
-    n_epochs = _run_trainer(build_trainer, module, directory, group)
+    with logger or nullcontext():
+        n_epochs = _run_trainer(build_trainer, module, directory, group)
     best_epoch = _load_final_weights(module, directory / (BEST_CHECKPOINT if validate else LAST_CHECKPOINT), group)
     final_towers = module.eval_towers.eval()
     score = None if validate is None else run_on_main(group, partial(_read_score, directory, best_epoch))
@@ -317,7 +318,6 @@ def _build_trainer(
     max_epochs: int,
     precision: str,
     callbacks: list[Callback],
-    logger: EpochLogger | None,
     group: ProcessGroup | None,
 ) -> Trainer:
     """Build the trainer of this process alone: it does not know of others."""
@@ -327,7 +327,7 @@ def _build_trainer(
         devices=1 if group is None or not torch.cuda.is_available() else [torch.cuda.current_device()],
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         callbacks=callbacks,
-        logger=False if logger is None else logger.logger,
+        logger=False,  # the callback of the end of an epoch logs
         log_every_n_steps=1,  # of values logged in a step, of which there are none; more than the steps is a warning
         enable_checkpointing=is_main(group),
         enable_progress_bar=False,
