@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from vecall.towers.distinct_rows import find_distinct_rows
+from vecall.towers.row_lookup import take_rows
 
 RowReader = Callable[[Tensor], Tensor]
 """Returns the vectors [M, D] of M distinct rows, as a leaf that collects their gradient."""
@@ -26,7 +27,7 @@ class RowEmbedding(nn.Embedding):
         """Look up [...] rows → [..., D]."""
         if self.row_reader is not None and self.training:
             vectors, index = self.read_rows(rows)
-            return F.embedding(index, vectors)
+            return take_rows(vectors, index)
         if self.stays_on_cpu:
             return super().forward(rows.to(self.weight.device)).to(rows.device)
         return super().forward(rows)
@@ -40,7 +41,7 @@ class RowEmbedding(nn.Embedding):
         """
         if self.row_reader is None or not self.training:
             return self.weight, rows
-        distinct, index = torch.unique(rows, return_inverse=True)
+        distinct, index = find_distinct_rows(rows)
         return self.row_reader(distinct), index
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RowEmbedding":

@@ -6,11 +6,11 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.data.vocabulary import OOV
 from vecall.towers.embedding import RowEmbedding
+from vecall.towers.row_lookup import sum_padded_rows
 
 # Width of a concatenated embedding. Summed embeddings are as wide as the tower.
 CONCAT_EMBEDDING_DIM = 32
@@ -41,14 +41,13 @@ class SqrtNEmbeddingBag(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Combine [B, T] rows of the table, padded with 0 → [B, dim]; zeros for an empty list."""
-        is_value = (rows > 0).to(self.table.weight.dtype)  # [B, T]
+        is_value = rows > 0  # [B, T]
         if torch.compiler.is_compiling() or not rows.shape[1]:  # ONNX has no embedding_bag; torch's refuses T = 0
-            total: Tensor = (self.table(rows) * is_value.unsqueeze(-1)).sum(1)
+            total = (self.table(rows) * is_value.unsqueeze(-1)).sum(1)
         else:  # no [B, T, dim] in memory: 16 times as fast at T = 9
             vectors, index = self.table.read_rows(rows)
-            # The weights do what `padding_idx` would, five times as fast: it takes a slow path.
-            total = embedding_bag(index, vectors, mode="sum", per_sample_weights=is_value)
-        return total / is_value.sum(1, keepdim=True).clamp(min=1.0).sqrt()
+            total = sum_padded_rows(vectors, index, is_value)
+        return total / is_value.sum(1, keepdim=True).clamp(min=1).to(total.dtype).sqrt()
 
 
 def build_embedding(num_embeddings: int, dim: int, init_std: float, *, frozen_row: int | None = None) -> RowEmbedding:

@@ -5,7 +5,6 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, embedding_bag
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.towers.blocks import MLP
@@ -13,6 +12,7 @@ from vecall.towers.causal import CausalHistoryEncoder
 from vecall.towers.ensemble import EnsembleHistoryEncoder, normalize_per_member
 from vecall.towers.features import ConcatenatedFeatures, SummedFeatures, build_embedding
 from vecall.towers.history import SetHistoryEncoder, build_history_encoder, sum_items
+from vecall.towers.row_lookup import sum_listed_rows, take_rows
 from vecall.towers.settings import ModelSettings
 from vecall.towers.spectral_part import VectorParts
 
@@ -260,7 +260,7 @@ class TwoTower(nn.Module):
 
     def _gather_with_item_dropout(self, item_vectors: Tensor, histories: Tensor) -> Tensor:
         """Look up [B, L] rows → [B, L, D]; in training, item dropout sets a share of the vectors to 0."""
-        vectors = embedding(histories, item_vectors)  # twice as fast as an index in brackets, both ways
+        vectors = take_rows(item_vectors, histories)
         item_dropout = self.settings.history.item_dropout
         if not self.training or item_dropout == 0:
             return vectors
@@ -310,11 +310,10 @@ class TwoTower(nn.Module):
         """
         history_encoder = self.user_tower.history_encoder
         assert isinstance(history_encoder, SetHistoryEncoder | EnsembleHistoryEncoder)  # noqa: S101 - for mypy
-        starts = lengths.cumsum(0) - lengths
         parts = self.user_tower.parts
         if self.training or not parts.spectral_dim:
-            sums = embedding_bag(items, item_vectors, starts, mode="sum")  # [B, D]; of no items: 0
+            sums = sum_listed_rows(item_vectors, items, lengths)  # [B, D]
             return self.user_tower.to_user_vector(history_encoder.encode_sums(sums, lengths), features)
-        trained, spectral = (embedding_bag(items, part, starts, mode="sum") for part in parts.split(item_vectors))
+        trained, spectral = (sum_listed_rows(part, items, lengths) for part in parts.split(item_vectors))
         user_vectors = self.user_tower.to_user_vector(history_encoder.encode_sums(trained, lengths), features)
         return parts.join(user_vectors, spectral)

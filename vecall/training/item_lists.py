@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vecall.towers.distinct_rows import find_distinct_rows
+
 
 def fill_padding_with_targets(histories: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
     """Return the [P, L] histories of [P] lengths with each padding entry replaced by the target [P] of the same row."""
@@ -16,7 +18,7 @@ def deduplicate_rows(*tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
     Returns:
         [M] distinct item rows, and each tensor with its item rows replaced by their index in 0 .. M - 1.
     """
-    distinct, index = torch.unique(torch.cat([rows.flatten() for rows in tensors]), return_inverse=True)
+    distinct, index = find_distinct_rows(torch.cat([rows.flatten() for rows in tensors]))
     parts = index.split([rows.numel() for rows in tensors])
     return distinct, [part.view_as(rows) for part, rows in zip(parts, tensors, strict=True)]
 

@@ -5,14 +5,13 @@ between threads; they are distinct, so the result does not depend on the divisio
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vecall.runtime.kernel_threads import run_on_threads
 from vecall.runtime.numba_cache import compile_cached
 
 # Of numba: without it, a check for divisions by 0 keeps the loops from using vector instructions.
@@ -119,26 +118,6 @@ def update_rows(
                 average[row, column] += average_rate * (weight[row, column] - average[row, column])
 
 
-@_jit
-def add_rows(
-    total: NDArray[np.float32],
-    index: NDArray[np.int64],
-    gradients: NDArray[np.float32],
-    positions: NDArray[np.int64],
-) -> None:
-    """Add gradients[positions[i]] to total[index[i]] for each i.
-
-    Args:
-        total: [K, D] changed.
-        index: [n] rows of `total`.
-        gradients: [R, D].
-        positions: [n] rows of `gradients`.
-    """
-    for i in range(len(index)):
-        for column in range(total.shape[1]):
-            total[index[i], column] += gradients[positions[i], column]
-
-
 def run_by_rows(kernel: Callable[..., None], row_arrays: tuple[NDArray[Any], ...], *arguments: Any) -> None:  # noqa: ANN401
     """Call a kernel with equal parts of the arrays [M, ...] of rows, on as many threads as torch uses.
 
@@ -147,14 +126,5 @@ def run_by_rows(kernel: Callable[..., None], row_arrays: tuple[NDArray[Any], ...
         row_arrays: Its first arguments.
         arguments: Its further arguments.
     """
-    n_threads = torch.get_num_threads()
-    parts = list(zip(*(np.array_split(array, n_threads) for array in row_arrays), strict=True))
-    futures = [_get_executor(n_threads).submit(kernel, *part, *arguments) for part in parts[1:]]
-    kernel(*parts[0], *arguments)
-    for future in futures:
-        future.result()
-
-
-@cache
-def _get_executor(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="row-kernels")
+    parts = zip(*(np.array_split(array, torch.get_num_threads()) for array in row_arrays), strict=True)
+    run_on_threads(kernel, [(*part, *arguments) for part in parts])

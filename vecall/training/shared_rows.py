@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vecall.towers.row_lookup import add_rows
 from vecall.training.distributed import ProcessGroup
-from vecall.training.row_kernels import add_rows
 
 # Blocks of rows are dealt out in turn, so that shares are equal wherever the popular rows are. A row has 4 bytes in the
 # smallest array that is written by row: processes do not write to the same line of the cache.
@@ -76,7 +76,7 @@ class SharedRows:
         merged = np.unique(np.concatenate(own))
         total = np.zeros((len(merged), self._gradients.shape[2]), dtype=np.float32)
         for rows, kept, gradients in zip(own, positions, self._gradients.numpy(), strict=True):
-            add_rows(total, np.searchsorted(merged, rows), gradients, kept)
+            add_rows(total, np.searchsorted(merged, rows), gradients, kept, 0, len(total))
         total /= size
         return torch.from_numpy(merged), torch.from_numpy(total)
 
