@@ -119,6 +119,17 @@ def test_vectors_are_searched_among_unseen_items(recaller, shop):
     assert all((milliseconds > 0).all() for milliseconds in rankings.milliseconds.values())
 
 
+def test_popular_items_are_recalled_for_users_without_a_vector_but_merged_once(shop, served_model):
+    recaller = ChannelRecaller.build(ChannelsSettings(), *shop, served_model)
+    rankings = recaller.rank(shop[1].test, 5, exclude_seen=True)
+    assert rankings.has_vector.tolist() == [True] * USERS + [False]
+    assert (rankings.rows["popular"][-1] >= 0).any()
+    with_vector = rankings.select_rows_to_merge(MergePlan(weights={"vector": 1.0, "popular": 0.5}))
+    assert (with_vector["popular"][-1] == -1).all()
+    assert np.array_equal(with_vector["popular"][:-1], rankings.rows["popular"][:-1])
+    assert rankings.select_rows_to_merge(MergePlan(weights={"popular": 1.0})) is rankings.rows
+
+
 def test_channels_that_are_turned_off_are_not_asked(shop, served_model):
     recaller = ChannelRecaller.build(ChannelsSettings(similar=False, popular=False, repeat=False), *shop, served_model)
     assert recaller.channels == ("vector",)

@@ -34,7 +34,8 @@ class PlantedRecaller:
 
     def rank(self, cases, k, *, exclude_seen):
         self.asked.append((len(cases), k, exclude_seen))
-        return ChannelRankings({name: rows[cases.users, :k] for name, rows in self._rows.items()}, {})
+        rows = {name: rows[cases.users, :k] for name, rows in self._rows.items()}
+        return ChannelRankings(rows, {}, np.ones(len(cases), dtype=bool))
 
 
 TARGETS = np.random.default_rng(1).integers(1, N_ITEMS, N_CASES)

@@ -82,6 +82,10 @@ def test_search_params_are_tuned_on_the_queries(tmp_path: Path) -> None:
         ({"ids": [2**70, *range(N - 1)]}, r"64 bits.*: [^\n]*$"),
         ({"vectors": VECTORS[0]}, r"\[N, D\]"),
         ({"vectors": np.full_like(VECTORS, np.nan)}, "finite"),
+        (
+            {"ids": IDS[::-1], "vectors": np.where(np.arange(N)[:, None] == 0, 7e4, VECTORS)},
+            f"within ±65504.*'{IDS[-1]}'",
+        ),
         ({"queries": VECTORS[:, :3]}, r"\[Q, 16\]"),
         ({"attributes": pl.DataFrame({"year": [1]})}, "1 rows"),
         ({"attributes": pl.DataFrame({"score": range(N)})}, "score"),
@@ -146,6 +150,11 @@ def test_rank_returns_the_best_scored_candidates(tmp_path: Path) -> None:
         rank(candidates, lambda _: [1.0], k=5)
     with pytest.raises(VecallError, match="not a numeric column"):
         rank(candidates, WeightedSumRanker({"title": 1.0}), k=5)
+
+
+def test_missing_and_infinite_values_are_the_least_of_a_weighted_sum() -> None:
+    candidates = pl.DataFrame({"x": [2.0, float("nan"), float("inf"), 4.0, None, 3.0]})
+    assert WeightedSumRanker({"x": 1.0})(candidates).to_list() == [0.0, 0.0, 0.0, 1.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

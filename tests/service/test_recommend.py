@@ -167,6 +167,12 @@ def test_recommendations_beyond_the_queue_are_rejected(shop):
         assert rejected.headers["Retry-After"] == "1"
 
 
+def test_short_recommendations_do_not_wait_for_long_ones(shop):
+    """They run in the event loop, which must not wait for a slot."""
+    with open_test_client(shop, max_concurrent_rankings=1) as client, client.service.recaller._ranking_slots:
+        assert len(recommend(client, user_id="user-1", k=3)["ids"]) == 3
+
+
 def test_deadline_counts_from_arrival_and_ranking_is_skipped(client, set_ranker):
     def sleep(candidates):
         time.sleep(0.03)

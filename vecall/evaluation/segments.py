@@ -141,11 +141,13 @@ def _read_column(name: str, dataset: Dataset, cases: EvalCases) -> pl.Series:
 
 def divide_by_value(values: pl.Series) -> Buckets:
     """Divide targets by the values [targets] of a column, see the top of this module."""
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
     missing = values.is_null()
     if isinstance(values.dtype, pl.List):
         missing |= (values.list.len() == 0).fill_null(value=True)
         buckets = _divide_by_tag(values)
-    elif (values.dtype.is_numeric() or values.dtype.is_temporal()) and values.n_unique() > _MAX_VALUES:
+    elif (values.dtype.is_numeric() or values.dtype.is_temporal()) and values.drop_nulls().n_unique() > _MAX_VALUES:
         buckets = dict(_divide_into_quarters(values))
     else:
         buckets = _divide_by_frequency(values.cast(pl.String))
@@ -154,7 +156,7 @@ def divide_by_value(values: pl.Series) -> Buckets:
 
 def _divide_into_quarters(values: pl.Series) -> Iterator[tuple[str, Mask]]:
     """Yield the quarters of numbers or dates, with their least and greatest value."""
-    numbers = values.to_physical().cast(pl.Float64).fill_nan(None)
+    numbers = values.to_physical().cast(pl.Float64)
     is_present = numbers.is_not_null().to_numpy()
     quarters = _find_quarters(numbers.fill_null(0.0).to_numpy(), is_present)
     for quarter in range(len(_QUARTERS) + 1):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.arrays import Rows, Vectors
+from vecall.index.scan import MAX_STORED_VALUE
 from vecall.release.encoder import OnnxEncoder
 
 _BATCH_SIZE = 8192  # items
@@ -26,10 +27,11 @@ def encode_catalogue(encoder: OnnxEncoder, features: pl.DataFrame) -> Vectors:
     return vectors
 
 
-def find_non_finite_rows(vectors: NDArray[Any]) -> Rows:
-    """Return the ascending rows of [N, D] vectors that hold NaN or infinity; reads the vectors in chunks."""
+def find_unstorable_rows(vectors: NDArray[Any]) -> Rows:
+    """Return the ascending rows of [N, D] vectors that hold NaN or numbers beyond half precision, read in chunks."""
     rows = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(vectors), _CHECKED_ROWS):
-        is_finite = np.isfinite(vectors[start : start + _CHECKED_ROWS]).all(axis=1)
-        rows.append(start + np.flatnonzero(~is_finite))
+        # Not a Python float, which becomes infinite beside float16.
+        is_valid = (np.abs(vectors[start : start + _CHECKED_ROWS]) <= np.float64(MAX_STORED_VALUE)).all(axis=1)
+        rows.append(start + np.flatnonzero(~is_valid))
     return np.concatenate(rows)

@@ -86,10 +86,10 @@ def _measure(
     depths = sorted({min(k, n_items) for k in (*ks, TOP_LIST_K)})
     rankings = recaller.rank(cases, min(plan.get_channel_k(depths[-1]), n_items), exclude_seen=exclude_seen)
     targets = select_targets(cases, n_items, exclude_seen=exclude_seen)
-    merged = {}
+    merged, rows_to_merge = {}, rankings.select_rows_to_merge(plan)
     for k in depths:
         channel_k = plan.get_channel_k(k)
-        merged[k] = RankTable({name: rows[:, :channel_k] for name, rows in rankings.rows.items()}).merge(plan, k)
+        merged[k] = RankTable({name: rows[:, :channel_k] for name, rows in rows_to_merge.items()}).merge(plan, k)
     channels = {
         name: compute_channel_metrics(rows, rankings.rows["vector"], targets, n_items, ks)
         for name, rows in rankings.rows.items()

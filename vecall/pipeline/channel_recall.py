@@ -50,10 +50,18 @@ class ChannelRankings:
     Attributes:
         rows: By channel [n, K] int32 rows, best first; -1 after the last.
         milliseconds: By channel [n] time of each query.
+        has_vector: [n] whether the user has a vector; popular items replace those of `vector` where not.
     """
 
     rows: Mapping[ChannelName, Rows]
     milliseconds: Mapping[ChannelName, NDArray[np.float64]]
+    has_vector: NDArray[np.bool_]
+
+    def select_rows_to_merge(self, plan: MergePlan) -> Mapping[ChannelName, Rows]:
+        """Return the rows that `search_channels` merges: it asks `popular` once where that replaces `vector`."""
+        if "vector" not in plan.weights or "popular" not in self.rows:
+            return self.rows
+        return {**self.rows, "popular": np.where(self.has_vector[:, None], self.rows["popular"], -1)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,8 @@ class ChannelRecaller:
                     rows[name][case, : len(found)] = found
                     milliseconds[name][case] = 1e3 * seconds
                 advance(1)
-        return ChannelRankings(rows, milliseconds)
+        has_vector = np.array([query.query_matrix is not None for query in queries], dtype=np.bool_)
+        return ChannelRankings(rows, milliseconds, has_vector)
 
     def build_queries(self, cases: EvalCases, *, exclude_seen: bool) -> list[ResolvedQuery]:
         """Return what `resolve_query` would of a request with the history and the features of each case."""
@@ -165,8 +174,6 @@ class ChannelRecaller:
             start = time.perf_counter()
             if name == "vector":
                 rows = search_candidates(self.snapshot, resolved_query.query_matrix, candidates, k).rows
-            elif name == "popular" and resolved_query.query_matrix is None:
-                rows = _NO_ROWS  # popular items have replaced those of the vector
             else:
                 rows = CHANNELS[name](query, k)[0]
             answers[name] = rows, time.perf_counter() - start

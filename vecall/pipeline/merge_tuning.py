@@ -158,7 +158,7 @@ def _build_users(recaller: ChannelRecaller, cases: EvalCases, ks: tuple[int, int
     targets = select_targets(cases, recaller.snapshot.release.vectors.size, exclude_seen=exclude_seen)
     indices = np.flatnonzero(targets.lengths)
     rankings = recaller.rank(cases.take(indices), max(ks), exclude_seen=exclude_seen)
-    return _Users(rankings.rows, targets.take(indices), ks)
+    return _Users(rankings.select_rows_to_merge(VECTORS_ALONE), targets.take(indices), ks)
 
 
 def _choose(

@@ -21,10 +21,11 @@ from vecall.data.table_source import TableSource
 from vecall.data.table_validator import BadRowHandler
 from vecall.data.tables import Tables, TableSources, validate_tables
 from vecall.errors import ConfigError, ExportError
+from vecall.index.scan import MAX_STORED_VALUE
 from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
-from vecall.pipeline.catalogue_encoding import encode_catalogue, find_non_finite_rows
+from vecall.pipeline.catalogue_encoding import encode_catalogue, find_unstorable_rows
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.custom_towers import (
     CustomTowerWrapper,
@@ -290,9 +291,9 @@ def _build_contents(encoder: OnnxEncoder, inputs: _Inputs, journal_seq: int, scr
         )
     has_interactions = len(inputs.tables.interactions) > 0
     vectors = encode_catalogue(encoder, catalogue.item_features)
-    if len(invalid := find_non_finite_rows(vectors)):
+    if len(invalid := find_unstorable_rows(vectors)):
         raise ExportError(
-            f"{_ITEM_TOWER}: gives NaN or infinity for {len(invalid)} items, such as "
+            f"{_ITEM_TOWER}: gives NaN or numbers beyond ±{MAX_STORED_VALUE:g} for {len(invalid)} items, such as "
             f"{catalogue.item_ids[int(invalid[0])]!r}; check it for divisions by 0 and overflows"
         )
     users = None

@@ -12,10 +12,11 @@ from vecall.arrays import HalfVectors, Vectors
 from vecall.data.casting import cast_id
 from vecall.data.id_map import Id, build_id_map
 from vecall.errors import DataError
+from vecall.index.scan import MAX_STORED_VALUE
 from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
-from vecall.pipeline.catalogue_encoding import find_non_finite_rows
+from vecall.pipeline.catalogue_encoding import find_unstorable_rows
 from vecall.release.regression import warn_of_lost_items
 from vecall.release.store import Store
 from vecall.release.writer import ReleaseContents, check_attributes, write_release
@@ -119,7 +120,7 @@ def _require_frame(attributes: Any) -> pl.DataFrame:  # noqa: ANN401 - input of 
 def _check_compatible(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[Any] | None) -> None:
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise DataError(f"vectors must be [N, D] with N = {len(ids)} ids, got shape {list(vectors.shape)}")
-    _check_finite(vectors, ids)
+    _check_storable(vectors, ids)
     if queries is not None:
         check_queries(queries, vectors.shape[1])
     if ids.n_unique() < len(ids):
@@ -127,9 +128,12 @@ def _check_compatible(ids: pl.Series, vectors: NDArray[Any], queries: NDArray[An
         raise DataError(f"ids must be distinct, but some occur more than once, such as {duplicates}")
 
 
-def _check_finite(vectors: NDArray[Any], ids: pl.Series) -> None:
-    if len(rows := find_non_finite_rows(vectors)):
-        raise DataError(f"vectors must be finite, but those of {len(rows)} ids are not, such as {ids[int(rows[0])]!r}")
+def _check_storable(vectors: NDArray[Any], ids: pl.Series) -> None:
+    if len(rows := find_unstorable_rows(vectors)):
+        raise DataError(
+            f"vectors must be finite numbers within ±{MAX_STORED_VALUE:g}, the range of half precision, but those of "
+            f"{len(rows)} ids are not, such as {ids[int(rows[0])]!r}: normalise the vectors or drop these items"
+        )
 
 
 def _to_id_column(ids: Any) -> tuple[pl.Series, IdType]:  # noqa: ANN401 - input of any type, to be validated

@@ -19,7 +19,7 @@ class WeightedSumRanker:
         self._weights = dict(weights)
 
     def __call__(self, candidates: pl.DataFrame) -> pl.Series:
-        """Return [C] scores; a missing value counts as the column's minimum.
+        """Return [C] scores; a missing or infinite value counts as the column's minimum.
 
         Raises:
             VecallError: A column does not exist or is not numeric.
@@ -29,6 +29,7 @@ class WeightedSumRanker:
             if name not in candidates.columns or not candidates.schema[name].is_numeric():
                 raise VecallError(f"{name!r} is not a numeric column of the candidates; they have {candidates.columns}")
             column = candidates[name].cast(pl.Float64)
+            column = pl.select(pl.when(column.is_finite()).then(column)).to_series()
             low, high = column.min(), column.max()
             span = (high - low) if isinstance(low, float) and isinstance(high, float) and high > low else 1.0
             total += weight * ((column - low) / span).fill_null(0.0)

@@ -223,6 +223,7 @@ class Recaller:
         *,
         deadline: float = NO_DEADLINE,
         check_cancelled: Callable[[], object] = never_cancel,
+        needs_slot: bool = True,
     ) -> RecommendTrace:
         """Answer a request for a final list and return the recall that it comes from with the answer.
 
@@ -230,6 +231,7 @@ class Recaller:
             request: The request.
             deadline: `time.perf_counter` that holds beside `request.deadline_ms`, whichever is earlier.
             check_cancelled: As for `recall_with_trace`.
+            needs_slot: Whether to wait for one of the `ranking_slots`; an event loop must not wait.
 
         Raises:
             QueryError, TooManyScansError, EngineUnavailableError: As for `recommend`.
@@ -240,7 +242,7 @@ class Recaller:
             request.to_candidate_query(), deadline=deadline, check_cancelled=check_cancelled
         )
         ranker = self._ranker or recall.snapshot.release.ranker
-        with self._ranking_slots:
+        with self._ranking_slots if needs_slot else nullcontext():
             return recommend_from_candidates(
                 recall, request, ranker, self._ranking_timer, deadline=deadline, check_cancelled=check_cancelled
             )

@@ -273,6 +273,7 @@ def _compile_kernels_of_requests() -> None:
 def _sort_for_channels(release: Release) -> None:
     """Sort and cache now, rather than in the first request, what channels read."""
     _ = release.popular_rows
+    _ = release.channels.similar is None or release.channels.similar.mean_similarities
     if (popular := release.channels.popular) is not None:
         _ = popular.sorted_rows, popular.total, release.popular_codes
         for lists in (popular.by, popular.by_user):

@@ -253,7 +253,10 @@ class RecallService:
             request = replace(request, deadline_ms=max(request.deadline_ms - deadline.queue_ms, _MIN_DEADLINE_MS))
         with self._limit_remote_search(deadline):
             trace = self.recaller.recommend_with_trace(
-                request, deadline=deadline.expires_at, check_cancelled=deadline.raise_if_expired
+                request,
+                deadline=deadline.expires_at,
+                check_cancelled=deadline.raise_if_expired,
+                needs_slot=self.select_recommend_executor(request) is not self.recall_executor,
             )
         candidate_count = max(request.k, request.candidates)
         self._observe_recall(trace.recall, request.query, k=candidate_count, queue_ms=deadline.queue_ms)
