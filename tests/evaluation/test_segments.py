@@ -127,9 +127,9 @@ def test_numbers_and_dates_are_divided_into_quarters():
         "7 to 8": [0, 1],
         "missing": [4],
     }
-    with_nan = pl.Series([8, 7, 6, 5, float("nan"), 4, 3, 2, 1])
+    with_nan = pl.Series([8.0, 7, 6, 5, float("nan"), 4, 3, 2, 1])
     assert to_indices(divide_by_value(with_nan)) == to_indices(divide_by_value(numbers))
-    ratings = pl.Series([1, 2, 3, 4, 5, None, float("nan")])  # five values, and missing ones
+    ratings = pl.Series([1.0, 2, 3, 4, 5, None, float("nan")])  # five values, and missing ones
     assert list(to_indices(divide_by_value(ratings))) == ["1.0", "2.0", "3.0", "4.0", "5.0", "missing"]
     dates = numbers.cast(pl.Date)
     assert next(iter(to_indices(divide_by_value(dates)))) == "1970-01-02 to 1970-01-03"

@@ -43,9 +43,8 @@ class ScanLimiter:
             return
         if not self._semaphore.acquire(blocking=False):
             raise TooManyScansError(
-                f"this query needs an exact scan of {rows:,} items, as with a selective `where`, a long `exclude`, an "
-                f"exact index or many deleted items, and {self._max_scans} such scans are already running; try again "
-                "later"
+                f"this query needs an exact scan of {rows:,} items, and {self._max_scans} such scans are running: "
+                "try again later, or avoid what needs scans: a selective `where`, a long `exclude`, an exact index"
             )
         try:
             with self._offload():
