@@ -23,10 +23,13 @@ from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.popular_items import PopularItems
 from vecall.channels.settings import CHANNEL_NAMES
+from vecall.errors import TooManyScansError
 from vecall.index.bitmap import Bitmap
 from vecall.index.filter_profile import FilterProfile
 from vecall.live.memtable import MemTable
 from vecall.live.operations import Operation
+from vecall.live.snapshot import Snapshot
+from vecall.recall import scan_limiter
 from vecall.recall.candidate_set import build_candidate_set
 from vecall.recall.channels.available import CHANNELS, list_available_channels
 from vecall.recall.channels.base import ChannelQuery
@@ -34,6 +37,7 @@ from vecall.recall.filters import FilterMask
 from vecall.recall.query import Query, UnknownInputs
 from vecall.recall.recaller import Recaller
 from vecall.recall.resolve import ResolvedQuery
+from vecall.recall.scan_limiter import ScanLimiter
 from vecall.recall.search import search_candidates
 
 N = 30
@@ -168,6 +172,19 @@ def test_channel_returns_its_best_eligible_items(release, name):
         assert (snapshot.to_ids(found_rows), scores.tolist()) == rank(expected, eligible, case["n"])
 
     check()
+
+
+def test_scan_for_the_neighbors_of_a_seed_without_a_list_is_limited(release, monkeypatch):
+    """An exact index scans all items for it."""
+    monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", N)
+    limiter = ScanLimiter(1)
+    recaller = Recaller(SimpleNamespace(snapshot=Snapshot.from_release(release)), scan_limiter=limiter)
+    without_list, with_list = (Query(history=[to_id(2 * row)], channels=["similar"]) for row in (0, 1))
+    assert recaller.recall(without_list).ids
+    with limiter.acquire(N):
+        assert recaller.recall(with_list).ids
+        with pytest.raises(TooManyScansError):
+            recaller.recall(without_list)
 
 
 @given(

@@ -19,7 +19,6 @@ from vecall.recall.engine_fallback import DEGRADED_ENGINE, check_when_down, fill
 from vecall.recall.merging import merge_rankings
 from vecall.recall.query import Fallback, Query
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
-from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 from vecall.recall.search import SearchResult, search_candidates
 from vecall.release.release import Release
 
@@ -117,12 +116,7 @@ def select_plan(release: Release, query: Query) -> MergePlan:
 
 
 def search_channels(
-    query: ChannelQuery,
-    plan: MergePlan,
-    k: int,
-    *,
-    scan_limiter: ScanLimiter = UNLIMITED_SCANS,
-    deadline: float = NO_DEADLINE,
+    query: ChannelQuery, plan: MergePlan, k: int, *, deadline: float = NO_DEADLINE
 ) -> ChannelSearchResult:
     """Ask each channel of a plan for k items, or for more if the plan says so, and merge them.
 
@@ -130,7 +124,6 @@ def search_channels(
         query: What every channel is asked.
         plan: The channels, and how they are merged.
         k: At least 1.
-        scan_limiter: Limits the large exact scans that run at once.
         deadline: `time.perf_counter` from which on no further channel is asked; the first is asked in any case.
 
     Raises:
@@ -152,7 +145,7 @@ def search_channels(
             degraded.append(name)
             continue
         try:
-            answering, channel_hits, search_result = _ask(query, name, channel_k, scan_limiter)
+            answering, channel_hits, search_result = _ask(query, name, channel_k)
         except EngineUnavailableError as error:
             engine_error = check_when_down(query, error)
         except VecallError:  # the request is invalid, or too many scans run
@@ -174,9 +167,7 @@ def search_channels(
     return ChannelSearchResult(rows, scores, vector_result, hits, channel_ms, tuple(degraded), fallback)
 
 
-def _ask(
-    query: ChannelQuery, name: ChannelName, k: int, scan_limiter: ScanLimiter
-) -> tuple[ChannelName, ScoredRows, SearchResult | None]:
+def _ask(query: ChannelQuery, name: ChannelName, k: int) -> tuple[ChannelName, ScoredRows, SearchResult | None]:
     """Return the channel that answered, its rows and scores, and of `vector` the result of its search.
 
     Popular items answer in place of `vector` where there is no vector.
@@ -184,7 +175,7 @@ def _ask(
     if name != "vector":
         return name, CHANNELS[name](query, k), None
     matrix = query.resolved_query.query_matrix
-    result = search_candidates(query.snapshot, matrix, query.candidates, k, scan_limiter=scan_limiter)
+    result = search_candidates(query.snapshot, matrix, query.candidates, k, scan_limiter=query.scan_limiter)
     return ("popular" if result.route == "popular" else name), (result.rows, result.scores), result
 
 

@@ -279,10 +279,8 @@ class Recaller:
         times.append(time.perf_counter())
         check_cancelled()
         candidates = build_candidate_set(snapshot, resolved_query.excluded_rows, filter_mask)
-        channel_query = ChannelQuery(snapshot, resolved_query, candidates)
-        search_result = search_channels(
-            channel_query, plan, query.k, scan_limiter=self._scan_limiter, deadline=deadline
-        )
+        channel_query = ChannelQuery(snapshot, resolved_query, candidates, self._scan_limiter)
+        search_result = search_channels(channel_query, plan, query.k, deadline=deadline)
         times.append(time.perf_counter())
         ids = snapshot.to_ids(search_result.rows)
         times.append(time.perf_counter())

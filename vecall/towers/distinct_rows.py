@@ -17,7 +17,8 @@ def find_distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         [M] distinct rows, ascending, and the int64 index [...] of each of `rows` in them.
     """
     if rows.device.type != "cpu":
-        return torch.unique(rows, return_inverse=True)
+        distinct_rows, inverse = torch.unique(rows, return_inverse=True)
+        return distinct_rows, inverse
     flat = rows.reshape(-1).numpy().astype(np.int64, copy=False)
     position_bits = len(flat).bit_length()
     ordered = flat << position_bits

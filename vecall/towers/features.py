@@ -43,7 +43,7 @@ class SqrtNEmbeddingBag(nn.Module):
         """Combine [B, T] rows of the table, padded with 0 → [B, dim]; zeros for an empty list."""
         is_value = rows > 0  # [B, T]
         if torch.compiler.is_compiling() or not rows.shape[1]:  # ONNX has no embedding_bag; torch's refuses T = 0
-            total = (self.table(rows) * is_value.unsqueeze(-1)).sum(1)
+            total: Tensor = (self.table(rows) * is_value.unsqueeze(-1)).sum(1)
         else:  # no [B, T, dim] in memory: 16 times as fast at T = 9
             vectors, index = self.table.read_rows(rows)
             total = sum_padded_rows(vectors, index, is_value)

@@ -67,7 +67,7 @@ class _KernelGradient(torch.autograd.Function):
         return look_up(table)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         rows, owners = ctx.saved_tensors
         n_rows, dim = ctx.table_shape

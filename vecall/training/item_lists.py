@@ -19,7 +19,7 @@ def deduplicate_rows(*tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
         [M] distinct item rows, and each tensor with its item rows replaced by their index in 0 .. M - 1.
     """
     distinct, index = find_distinct_rows(torch.cat([rows.flatten() for rows in tensors]))
-    parts = index.split([rows.numel() for rows in tensors])
+    parts = torch.split(index, [rows.numel() for rows in tensors])
     return distinct, [part.view_as(rows) for part, rows in zip(parts, tensors, strict=True)]
 
 

@@ -66,6 +66,18 @@ def test_failures_between_which_calls_succeed_open_nothing(engine, breaker):
     assert count_probe_threads() == 0
 
 
+def test_callers_that_gave_up_early_do_not_count_as_failures(engine, breaker):
+    engine.is_down = True
+    for _ in range(5):
+        with pytest.raises(EngineUnavailableError), breaker.guard(impatience=0.0):
+            engine.call()
+    assert breaker.reason is None
+    for _ in range(3):  # but those that the engine refused at once do
+        with pytest.raises(EngineUnavailableError), breaker.guard(impatience=60.0):
+            engine.call()
+    assert breaker.reason is not None
+
+
 def test_other_errors_are_no_failures_of_the_engine(breaker):
     for _ in range(5):
         with pytest.raises(QueryError), breaker.guard():

@@ -116,6 +116,8 @@ def test_deadline_of_the_request_shortens_the_search(index, fake_milvus):
     search(index)
     assert fake_milvus.calls[-1][2]["timeout"] == 5
     index.search(QUERIES, 10)
+    assert fake_milvus.calls[-1][2]["timeout"] == 5 * len(QUERIES)
+    index.search(np.repeat(QUERIES, 9, axis=0), 10)
     assert fake_milvus.calls[-1][2]["timeout"] == 60
     calls = len(fake_milvus.calls)
     with limit_search_time(time.perf_counter() - 1), pytest.raises(EngineUnavailableError, match="deadline has passed"):

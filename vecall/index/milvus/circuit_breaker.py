@@ -5,6 +5,7 @@ Nygard: Release It!, 2nd ed., 2018, chapter 5.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from vecall.errors import EngineUnavailableError, VecallError
 logger = logging.getLogger(__name__)
 
 _FAILURE_THRESHOLD = 3  # failures in a row
+_IMPATIENT_SHARE = 0.9  # of the time that an impatient caller had; a failure before came from the engine
 _FIRST_DELAY_SECONDS = 0.1  # from opening to the first probe
 _MAX_DELAY_SECONDS = 2.0  # between later probes
 
@@ -49,8 +51,11 @@ class CircuitBreaker:
         return self._reason
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self, impatience: float | None = None) -> Iterator[None]:
         """Run a call of the engine, and count its failure.
+
+        Args:
+            impatience: Seconds after which the caller gave up, if that is too early to blame the engine.
 
         Raises:
             EngineUnavailableError: the circuit is open, so the call was not tried, or the call raised it.
@@ -59,10 +64,12 @@ class CircuitBreaker:
             raise EngineUnavailableError(
                 f"the engine is not asked until it answers again, which is tried every {self._max_delay:g} s: {reason}"
             )
+        start = time.monotonic()
         try:
             yield
         except EngineUnavailableError as error:
-            self._count_failure(error)
+            if impatience is None or time.monotonic() - start < _IMPATIENT_SHARE * impatience:
+                self._count_failure(error)
             raise
         self._failure_count = 0
 

@@ -20,6 +20,7 @@ from vecall.index.search_deadline import get_remaining_seconds
 logger = logging.getLogger(__name__)
 
 _BATCH_TIMEOUT_SECONDS = 60.0  # of several queries at once, as for tuning and golden queries
+_MIN_FAIR_SHARE = 0.5  # of the time limit; a server that misses less is not to blame
 _PROBE_TIMEOUT_SECONDS = 2.0  # of each call of the probe, which requests do not wait for
 _SHORT_ANSWER_LOG_SECONDS = 60.0
 
@@ -117,8 +118,10 @@ class CollectionSession:
             raise EngineUnavailableError(
                 f"Milvus at {self._endpoint}: not asked, as the request's deadline has passed: allow it more time"
             )
-        timeout = min(remaining, self._timeout if len(queries) == 1 else _BATCH_TIMEOUT_SECONDS)
-        with self._breaker.guard():
+        limit = min(self._timeout * len(queries), _BATCH_TIMEOUT_SECONDS)
+        timeout = min(remaining, limit)
+        # A request with little time left says nothing about the server.
+        with self._breaker.guard(impatience=timeout if timeout < _MIN_FAIR_SHARE * limit else None):
             connection = self._connection
             if connection is None:
                 raise EngineUnavailableError(f"Milvus at {self._endpoint}: the release was closed; load it again")

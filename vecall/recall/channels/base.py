@@ -7,6 +7,7 @@ from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows
+from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,13 @@ class ChannelQuery:
         snapshot: What is searched.
         resolved_query: User vector, history and features.
         candidates: Items that may be answers.
+        scan_limiter: Limits the large exact scans that run at once.
     """
 
     snapshot: Snapshot
     resolved_query: ResolvedQuery
     candidates: CandidateSet
+    scan_limiter: ScanLimiter = UNLIMITED_SCANS
 
 
 class Channel(Protocol):

@@ -45,7 +45,7 @@ def recall_similar(query: ChannelQuery, n: int) -> ScoredRows:
     seeds = history[::-1][: len(similar.seed_weights)]
     base_rows = snapshot.to_base_rows(seeds)
     segments = similar.locate_lists(base_rows)
-    nearest = _find_nearest(snapshot, similar, seeds, base_rows, _select_seeds_by_vector(similar, segments))
+    nearest = _find_nearest(query, similar, seeds, base_rows, _select_seeds_by_vector(similar, segments))
     sums = _add_up(similar, segments, nearest)
     rows, scores = snapshot.to_latest_rows(sums.rows), sums.scores
     if len(new_slots := _select_new_slots(query)):
@@ -107,12 +107,12 @@ def _add_up(similar: SimilarItems, segments: tuple[Offsets, Offsets], nearest: M
 
 
 def _find_nearest(
-    snapshot: Snapshot, similar: SimilarItems, seeds: Rows, base_rows: Rows, missing: Rows
+    query: ChannelQuery, similar: SimilarItems, seeds: Rows, base_rows: Rows, missing: Rows
 ) -> dict[int, _Neighbors]:
     """Return the base rows nearest to each of some seeds, with the mean similarities by rank, by the seed's index.
 
     Args:
-        snapshot: What is searched: its base, deleted and replaced items included, as in the lists of the release.
+        query: Its snapshot's base is searched, deleted and replaced items included, as in the lists of the release.
         similar: The lists.
         seeds: [S] Rows of the seeds.
         base_rows: [S] Their rows in the base, which are not returned; -1 for none.
@@ -120,10 +120,13 @@ def _find_nearest(
     """
     if not len(missing):
         return {}
-    release, similarities = snapshot.release, similar.mean_similarities
+    snapshot, similarities = query.snapshot, similar.mean_similarities
+    release = snapshot.release
     curve, fetch_k = release.search_param_curve, min(len(similarities) + 1, release.vectors.size)
     search_params = None if curve is None else curve.look_up(fetch_k)
-    hits = release.index.search(snapshot.get_vectors(seeds[missing]), fetch_k, search_params=search_params)
+    vectors = snapshot.get_vectors(seeds[missing])
+    with query.scan_limiter.acquire(release.vectors.size if curve is None else 0):  # without a curve, the index scans
+        hits = release.index.search(vectors, fetch_k, search_params=search_params)
     found = {}
     for number, hit_rows in zip(missing.tolist(), hits.rows, strict=True):
         rows = hit_rows[(hit_rows >= 0) & (hit_rows != base_rows[number])][: len(similarities)]
