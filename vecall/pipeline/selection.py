@@ -17,6 +17,7 @@ from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baseline_evaluation import build_baseline_factories, evaluate_models
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
+from vecall.pipeline.selection_length import compute_length_factor, lengthen
 from vecall.pipeline.selection_plan import TrialPlan, plan_trials
 from vecall.pipeline.selection_record import (
     SelectionRecord,
@@ -94,9 +95,20 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     start = time.perf_counter()
     group = runner.group
     candidates, left_out = find_candidates(config)
+    # What the file says of the length of a training holds.
+    is_length_given = not {"epochs", "patience"}.isdisjoint(config.training.model_fields_set)
+    factors = {
+        preset: 1.0 if is_length_given else compute_length_factor(candidate, data)
+        for preset, candidate in candidates.items()
+    }
+    candidates = {preset: lengthen(candidate, factors[preset]) for preset, candidate in candidates.items()}
     # A single candidate needs no trial, and without validation users a trial has no result.
     is_tried = len(candidates) > 1 and len(split.valid) > 0
-    configs = {preset: shorten(candidates[preset]) for preset in TRIED_PRESETS if preset in candidates and is_tried}
+    configs = {
+        preset: shorten(candidates[preset], factors[preset])
+        for preset in TRIED_PRESETS
+        if preset in candidates and is_tried
+    }
     plan = plan_trials(configs, data, split, config.training.minutes)
     if is_tried:
         progress.announce(

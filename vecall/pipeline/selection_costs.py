@@ -4,13 +4,11 @@ The constants were measured on one thread of a slow CPU, on the data sets of doc
 clock is asked: a choice can be repeated on a machine of any speed.
 """
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from vecall.config import Config
+from vecall.pipeline.selection_length import count_epoch_steps
 from vecall.training.data import TrainingData
 from vecall.training.plan import MAX_LOGITS_CPU
 
@@ -47,9 +45,7 @@ def estimate_training_seconds(config: Config, data: TrainingData) -> float:
         data: Its data.
     """
     costs, training, histories = _STEP_COSTS[config.model.preset], config.training, data.histories
-    is_set = config.model.preset == "set"
-    n_samples = int(np.count_nonzero(histories.lengths > 1)) if is_set else len(histories.values)
-    n_steps = math.ceil(n_samples / training.batch)
+    n_steps = count_epoch_steps(config, data)
     all_logits = training.batch * data.n_items
     logits = min(all_logits, MAX_LOGITS_CPU)  # of more, a sample is scored, which takes about as long
     n_values = sum(values.size for values in data.item_features.values()) * logits / max(all_logits, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -67,7 +68,8 @@ class TrialRunner:
         preset = config.model.preset
         directory = self.run_dir / SELECTION_DIR / preset
         k = limit_depth(data.n_items)
-        is_checked = best_score > 0 and config.training.epochs > 1 and not self._has_passed(directory)
+        max_epochs = _TRIAL_LIMITS[preset]["training"]["epochs"]  # longer ones have few steps in the first
+        is_checked = best_score > 0 and 1 < config.training.epochs <= max_epochs and not self._has_passed(directory)
         ordered, shuffled = self._train_and_evaluate(config, data, cases, max_epochs=1 if is_checked else None)
         is_hopeless = is_checked and ValidationScore.compute(ordered, k).score < _HOPELESS_SHARE * best_score
         if is_checked and not is_hopeless:
@@ -112,11 +114,17 @@ class TrialRunner:
         return trial
 
 
-def shorten(config: Config) -> Config:
-    """Return the settings of a trial, which is no larger and no longer than `_TRIAL_LIMITS` and logs nothing."""
+def shorten(config: Config, factor: float = 1.0) -> Config:
+    """Return the settings of a trial, which logs nothing.
+
+    Args:
+        config: Settings of the training.
+        factor: By which it was made longer than the preset. The trial may be as many times longer than `_TRIAL_LIMITS`.
+    """
     settings = config.as_json()
     for section, limits in _TRIAL_LIMITS[config.model.preset].items():
         settings[section] |= {key: min(settings[section][key], limit) for key, limit in limits.items()}
+    settings["training"]["epochs"] = min(config.training.epochs, math.ceil(factor * settings["training"]["epochs"]))
     settings["training"]["logger"] = "none"
     return parse_config(settings, source=f"trial of {config.model.preset}")
 
