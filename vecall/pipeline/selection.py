@@ -96,9 +96,9 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     group = runner.group
     candidates, left_out = find_candidates(config)
     # What the file says of the length of a training holds.
-    is_length_given = not {"epochs", "patience"}.isdisjoint(config.training.model_fields_set)
+    has_own_length = not {"epochs", "patience"}.isdisjoint(config.training.model_fields_set)
     factors = {
-        preset: 1.0 if is_length_given else compute_length_factor(candidate, data)
+        preset: 1.0 if has_own_length else compute_length_factor(candidate, data)
         for preset, candidate in candidates.items()
     }
     candidates = {preset: lengthen(candidate, factors[preset]) for preset, candidate in candidates.items()}
