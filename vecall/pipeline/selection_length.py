@@ -12,7 +12,7 @@ from vecall.config import Config, parse_config
 from vecall.training.data import TrainingData
 
 # Steps without which a preset is not trained to its end.
-_MIN_STEPS: Mapping[str, int] = {"set": 160, "pooled": 700, "sequence": 2_000}
+_MIN_STEPS: Mapping[str, int] = {"set": 400, "pooled": 700, "sequence": 2_000}
 _MAX_FACTOR = 4.0
 
 
