@@ -68,8 +68,14 @@ def _subtract_maximum(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _count_larger(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    descending = np.sort(-numbers)  # NaN comes last
-    return np.where(np.isnan(numbers), np.nan, np.searchsorted(descending, -numbers, side="left"))
+    order = np.argsort(-numbers)  # NaN comes last
+    descending = numbers[order]
+    starts = np.arange(len(numbers))  # of the equal numbers that each one is among
+    starts[1:][descending[1:] == descending[:-1]] = 0
+    counts = np.empty(len(numbers))
+    counts[order] = np.maximum.accumulate(starts)
+    counts[np.isnan(numbers)] = np.nan
+    return counts
 
 
 class RankerFeatures(BaseModel):
