@@ -57,7 +57,10 @@ class Client:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ConfigError("key: expected printable ASCII, as in an HTTP header; check for a line break at its end")
         connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = connection_class(parts.hostname, port, timeout=timeout_seconds)
+        try:
+            self._connection = connection_class(parts.hostname, port, timeout=timeout_seconds)
+        except http.client.InvalidURL as error:  # such as blanks in a host
+            raise _make_url_error(url) from error
         self._base_path, self._max_attempts = parts.path.rstrip("/"), max_attempts
         self._timeout_seconds = timeout_seconds
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})

@@ -7,6 +7,7 @@ from support.server import open_test_client
 
 from vecall.errors import ConfigError
 from vecall.service.auth import ApiKeys, load_api_keys
+from vecall.service.middleware import TrustedHosts
 
 READ, ADMIN = "read-key-0123456789", "admin-key-0123456789"
 KEYS = ApiKeys((READ.encode(),), (ADMIN.encode(),))
@@ -37,6 +38,7 @@ def test_reads_need_a_key_and_writes_an_admin_key(shop):
                 (bearer(""), 401),
                 ({"Authorization": READ}, 401),
                 ({"Authorization": "Basic %%%"}, 401),
+                ({"Authorization": "Basic é".encode("latin-1")}, 401),
                 (bearer(READ), status_of_reader),
                 (basic(READ), status_of_reader),
                 (bearer(ADMIN), 200),
@@ -75,6 +77,8 @@ def test_keys_are_loaded_from_the_environment_and_a_file(tmp_path):
         ("write = 'a-key-of-some-length'", "write"),
         ("read", "TOML"),
         ("read = 5", "at least 16"),
+        ("", "has no key"),
+        ("admin = []", "has no key"),
     ],
 )
 def test_invalid_key_file_is_an_error_that_shows_no_key(tmp_path, text, message):
@@ -84,6 +88,14 @@ def test_invalid_key_file_is_an_error_that_shows_no_key(tmp_path, text, message)
     assert "short" not in str(caught.value)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_api_keys({}, tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [("Recs.Example.com", "recs.example.COM:8080"), ("recs.example.com:80", "recs.example.com"), ("::1", "[::1]:8080")],
+)
+def test_allowed_host_may_have_any_case_and_a_port(allowed, host):
+    TrustedHosts([allowed]).check_host(host)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[::2]"])

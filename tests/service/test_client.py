@@ -156,7 +156,9 @@ def test_wait_that_is_longer_than_the_timeout_is_left_to_the_caller(scripted_ser
     assert len(requests) == 1
 
 
-@pytest.mark.parametrize("url", ["http://localhost/ü", "http://.example.com", f"http://{'x' * 64}.example.com"])
+@pytest.mark.parametrize(
+    "url", ["http://my host:80", "http://localhost/ü", "http://.example.com", f"http://{'x' * 64}.example.com"]
+)
 def test_url_that_no_request_can_name_is_an_error(url):
     with pytest.raises(ConfigError, match="url: expected"):
         Client(url)

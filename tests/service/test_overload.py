@@ -75,6 +75,16 @@ def test_large_scans_are_limited(monkeypatch, client):
     assert client.post("/v1/recall", json=query).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/recall", "/v1/recommend"])
+def test_large_scan_among_several_channels_is_restarted_in_a_thread(monkeypatch, client, path):
+    """It is no failure of the channel, which the others would make up for."""
+    query = {"user_id": "user-1", "k": 5, "channels": ["vector", "popular", "similar"]}
+    expected = client.post(path, json=query).json()
+    assert expected["degraded"] == []
+    monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 1)
+    assert client.post(path, json=query).json() == expected
+
+
 def test_new_filter_is_evaluated_in_a_scan_thread_once(monkeypatch, client):
     """Over millions of items it takes as long as many recalls; the result is cached."""
     monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 10)

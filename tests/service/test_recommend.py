@@ -101,6 +101,12 @@ def test_error_names_the_field(shop, request_, field):
         assert parse_error(response) == (422, "invalid", field)
 
 
+def test_defaults_are_within_the_limits(shop):
+    with open_test_client(shop, limits={"max_k": 10}) as client:
+        for path in ("/v1/recall", "/v1/recommend"):
+            assert len(client.post(path, json={"user_id": "user-1"}).json()["ids"]) == 10
+
+
 def test_read_key_is_needed(shop):
     with open_test_client(shop, ApiKeys((READ_KEY.encode(),), (ADMIN_KEY.encode(),))) as client:
         for key, status in ((None, 401), (READ_KEY, 200), (ADMIN_KEY, 200)):

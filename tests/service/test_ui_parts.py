@@ -130,6 +130,9 @@ def test_form_values_have_the_type_of_the_attribute(make_snapshot):
     assert ExploreForm.from_query_params({}).exclude_seen
     with pytest.raises(QueryError, match="integers"):
         ExploreForm.from_query_params({"history": ["a"]}).to_query(snapshot, Limits())
+    for k in ("0000000019999999999", "1" * 5_000, "0", "-1"):
+        with pytest.raises(QueryError, match="k: expected a number from 1 to"):
+            ExploreForm.from_query_params({"user": ["1"], "k": [k]}).to_query(snapshot, Limits())
 
 
 def test_row_buttons_are_applied_once():

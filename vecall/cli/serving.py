@@ -48,7 +48,7 @@ def recall(
 def _read_request(path: Path) -> dict[str, Any]:
     try:
         request = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QueryError(f"{path}: not a readable JSON file: {error}", code="bad_json") from error
     if not isinstance(request, dict):
         raise QueryError(f"{path}: expected a JSON object, got {type(request).__name__}", code="bad_json")

@@ -1,7 +1,6 @@
 """Authentication by API keys, and protection of writes against cross-site requests."""
 
 import base64
-import binascii
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +58,10 @@ def load_api_keys(environment: Mapping[str, str], path: Path | None) -> ApiKeys:
     for variable, role in _ROLE_BY_VARIABLE.items():
         if variable in environment:
             keys[role].append(_validate_key(variable, environment[variable]))
-    for name, values in ({} if path is None else read_toml(path, is_secret=True)).items():
+    keys_of_file = {} if path is None else read_toml(path, is_secret=True)
+    if path is not None and not any(keys_of_file.values()):
+        raise ConfigError(f"{path}: has no key, and without keys everybody may write: add one, or omit --keys")
+    for name, values in keys_of_file.items():
         if name not in ("read", "admin"):
             raise ConfigError(f"{path}: {name}: unknown key; expected read and admin")
         role = "admin" if name == "admin" else "read"
@@ -141,6 +143,6 @@ def _extract_key(authorization: str) -> str:
         case "basic":
             try:
                 return base64.b64decode(credential, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # no base64, or no ASCII or UTF-8
                 return ""
     return ""

@@ -145,8 +145,11 @@ class BoundedThreadPool(AdmissionControl):
         return work(RequestDeadline.start(arrived_at, self._timeout_seconds))
 
 
-class _OffloadRequiredError(Exception):
-    """Control flow: the work would block the event loop and must be restarted in a thread."""
+class _OffloadRequiredError(BaseException):
+    """Control flow: the work would block the event loop and must be restarted in a thread.
+
+    No `Exception`: where a channel fails with one, the others answer.
+    """
 
 
 class EventLoopExecutor(AdmissionControl):

@@ -39,11 +39,11 @@ class TrustedHosts:
     """Checks the `Host` header: a page in a browser could reach a loopback service under its own name (DNS rebinding).
 
     Args:
-        allowed_hosts: names without port; empty: every name is allowed.
+        allowed_hosts: names, in any case; a port is ignored. Empty: every name is allowed.
     """
 
     def __init__(self, allowed_hosts: Iterable[str]) -> None:
-        self._allowed_hosts = tuple(allowed_hosts)
+        self._allowed_hosts = tuple(_parse_hostname(_bracket_ipv6(host)) for host in allowed_hosts)
 
     def check_host(self, host: str) -> None:
         """Check the value of a `Host` header.
@@ -149,6 +149,11 @@ def _to_http_error(error: VecallError | HTTPException, scope: Scope) -> HttpErro
 
 
 @lru_cache(maxsize=64)
+def _bracket_ipv6(host: str) -> str:
+    """An IPv6 address in brackets, as in a `Host` header; another name unchanged."""
+    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+
+
 def _parse_hostname(host: str) -> str:
     """A `Host` header's value without its port; empty if it is invalid."""
     try:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from vecall.errors import QueryError
 from vecall.recall.query import Query
-from vecall.recall.recommend_query import RecommendRequest
+from vecall.recall.recommend_query import DEFAULT_CANDIDATES, DEFAULT_K, RecommendRequest
 from vecall.release.manifest import RELEASE_NAME_PATTERN
 from vecall.service.responses import HttpError
 from vecall.service.settings import Limits
@@ -62,7 +62,7 @@ def parse_recall(body: bytes, limits: Limits) -> Query:
     Raises:
         QueryError: it is not JSON (`bad_json`), a part is invalid, or exceeds a limit; `field` names it.
     """
-    query = Query.from_json(_parse_json(body))
+    query = Query.from_json(_fill_in(_parse_json(body), limits, k=Query.k))
     _check_max("k", query.k, limits.max_k, "items in one answer")
     _check_lengths(query, limits)
     return query
@@ -74,11 +74,19 @@ def parse_recommend(body: bytes, limits: Limits) -> RecommendRequest:
     Raises:
         QueryError: as for `parse_recall`.
     """
-    request = RecommendRequest.from_json(_parse_json(body))
+    fields = _fill_in(_parse_json(body), limits, k=DEFAULT_K, candidates=DEFAULT_CANDIDATES)
+    request = RecommendRequest.from_json(fields)
     _check_max("k", request.k, limits.max_k, "items in one answer")
     _check_max("candidates", request.candidates, limits.max_k, "items")
     _check_lengths(request.query, limits)
     return request
+
+
+def _fill_in(fields: Any, limits: Limits, **defaults: int) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the fields with the defaults of numbers of items, which the limits may lower."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: min(default, limits.max_k) for name, default in defaults.items()} | fields
 
 
 def _check_lengths(query: Query, limits: Limits) -> None:

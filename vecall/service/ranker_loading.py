@@ -31,7 +31,8 @@ def load_ranker(spec: str) -> NamedRanker:
         text = f"--ranker {spec}: cannot import {module_name}: {type(error).__name__}: {error}{hint}"
         raise ConfigError(text) from error
     if not hasattr(module, name):
-        raise ConfigError(f"--ranker {spec}: module {module_name} ({module.__file__}) has no {name}")
+        location = getattr(module, "__file__", None) or "a directory without __init__.py"
+        raise ConfigError(f"--ranker {spec}: module {module_name} ({location}) has no {name}")
     ranker = getattr(module, name)
     if isinstance(ranker, type):
         ranker = _construct(spec, ranker)

@@ -16,7 +16,7 @@ Work = Callable[[RequestDeadline], ResultT]
 _thread_state = threading.local()  # `is_local`: the thread's present work must not wait for a server
 
 
-class RemoteSearchRequiredError(Exception):
+class RemoteSearchRequiredError(BaseException):
     """Control flow: the work would wait for a server and must be restarted in the pool of such work."""
 
 

@@ -119,10 +119,9 @@ class _Supervisor:
         self._is_stopping = True
 
     def _start_worker(self, worker_id: int) -> None:
-        self._workers[worker_id] = get_context("spawn").Process(
-            target=self._worker_target, args=(worker_id,), name=f"vecall-{worker_id}"
-        )
-        self._workers[worker_id].start()
+        worker = get_context("spawn").Process(target=self._worker_target, args=(worker_id,), name=f"vecall-{worker_id}")
+        worker.start()
+        self._workers[worker_id] = worker  # not before: one that could not be started cannot be waited for
 
     def _restart_dead_workers(self) -> None:
         for worker_id, worker in list(self._workers.items()):

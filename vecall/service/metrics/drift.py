@@ -88,7 +88,7 @@ def _count_unknown(trace: RecallTrace, query: Query) -> tuple[UnknownAndTotal, .
     unknown, encoder = trace.answer.unknown, trace.snapshot.release.encoder
     features = encoder.count_unseen_values(query.user) if query.user and encoder is not None else (0, 0)
     user = (int(unknown.user), int(query.user_id is not None))
-    return user, (unknown.history, len(query.history or ())), features
+    return user, (unknown.history, len(query.history or ()) + len(query.recent or ())), features
 
 
 def compute_golden_scores(release: Release) -> NDArray[np.float64] | None:

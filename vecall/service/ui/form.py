@@ -14,6 +14,7 @@ from vecall.recall.query import Query, parse_id
 from vecall.service.settings import Limits
 
 _DEFAULT_K = 20
+_MAX_DIGITS = 9  # of a number of items
 _ROW_PARAMS = ("field", "op", "value")  # of the filters; the i-th values of all three are row i
 _ROW_BUTTONS = ("add", "remove")
 
@@ -88,14 +89,15 @@ class ExploreForm:
         Raises:
             QueryError: a text is not of the type that its field needs; `field` names it.
         """
-        if not self.k.isdecimal() or not 1 <= int(self.k[:9]) <= limits.max_k:
+        k = int(self.k) if self.k.isdecimal() and len(self.k) <= _MAX_DIGITS else 0
+        if not 1 <= k <= limits.max_k:
             raise QueryError(f"k: expected a number from 1 to {limits.max_k:,}, got {self.k!r:.80}", field="k")
         if len(self.filters) > limits.max_conditions:
             raise QueryError(f"where: at most {limits.max_conditions} conditions are allowed", field="where")
         return Query(
             user_id=parse_user_id(snapshot, self.user) if self.user else None,
             history=parse_item_ids(snapshot, "history", self.history) if self.history else None,
-            k=int(self.k),
+            k=k,
             where=[parse_condition(f"where[{index}]", row, snapshot) for index, row in enumerate(self.filters)],
             exclude=parse_item_ids(snapshot, "exclude", self.exclude),
             exclude_seen=self.exclude_seen,
