@@ -97,7 +97,7 @@ def test_mlflow_has_the_metrics_of_every_epoch_in_one_run(tmp_path, monkeypatch)
 
 
 class BrokenLogger(Logger):
-    """A logger of a server that stops to answer at some method."""
+    """A logger of a server that stops answering at some method."""
 
     name = version = "broken"
 

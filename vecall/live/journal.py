@@ -189,8 +189,8 @@ class Journal:
             JournalIOError, JournalCorruptedError: as for `append`.
         """
         with self._begin_transaction() as (connection, header):
-            is_number = 0 < seq <= header.last_seq  # SQLite takes no larger ones than of 64 bits
-            row = connection.execute(_SELECT_BY_SEQ, (seq,)).fetchone() if is_number else None
+            may_exist = 0 < seq <= header.last_seq  # SQLite takes no numbers of more than 64 bits
+            row = connection.execute(_SELECT_BY_SEQ, (seq,)).fetchone() if may_exist else None
             if row is None:
                 raise StoreError(
                     f"{self._path} has no operation {seq}: it holds operations {header.pruned_to + 1} to "

@@ -31,7 +31,6 @@ def find_unstorable_rows(vectors: NDArray[Any]) -> Rows:
     """Return the ascending rows of [N, D] vectors that hold NaN or numbers beyond half precision, read in chunks."""
     rows = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(vectors), _CHECKED_ROWS):
-        # Not a Python float, which becomes infinite beside float16.
-        is_valid = (np.abs(vectors[start : start + _CHECKED_ROWS]) <= np.float64(MAX_STORED_VALUE)).all(axis=1)
+        is_valid = (np.abs(vectors[start : start + _CHECKED_ROWS]) <= MAX_STORED_VALUE).all(axis=1)
         rows.append(start + np.flatnonzero(~is_valid))
     return np.concatenate(rows)

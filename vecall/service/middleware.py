@@ -148,12 +148,12 @@ def _to_http_error(error: VecallError | HTTPException, scope: Scope) -> HttpErro
     return HttpError(error.status_code, code, text, headers=error.headers)
 
 
-@lru_cache(maxsize=64)
 def _bracket_ipv6(host: str) -> str:
     """An IPv6 address in brackets, as in a `Host` header; another name unchanged."""
     return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
 
 
+@lru_cache(maxsize=64)
 def _parse_hostname(host: str) -> str:
     """A `Host` header's value without its port; empty if it is invalid."""
     try:

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from vecall.errors import TrainingError
 from vecall.runtime.process_rank import ProcessRank
 from vecall.runtime.shared_memory import create_shared_file
+from vecall.towers.distinct_rows import find_distinct_rows
 
 # Longest wait for a process that is alive but busy, such as with writing a checkpoint. The end of a process is noticed
 # at once: its connections break, and the launcher ends the others.
@@ -105,9 +106,9 @@ class ProcessGroup:
         rows_by_rank = self._all_gather(pad(rows, (0, padding)))
         gradients_by_rank = self._all_gather(pad(gradients, (0, 0, 0, padding)))
         gathered = torch.cat([part[:count] for part, count in zip(rows_by_rank, counts, strict=True)])
-        distinct, index = torch.unique(gathered, return_inverse=True)
+        distinct, index = find_distinct_rows(gathered)
         total = gradients.new_zeros(len(distinct), gradients.shape[1])
-        for index_part, gradient_part in zip(index.split(counts), gradients_by_rank, strict=True):
+        for index_part, gradient_part in zip(torch.split(index, counts), gradients_by_rank, strict=True):
             total.index_add_(0, index_part, gradient_part[: len(index_part)])
         return distinct, total.div_(self.size)
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vecall.towers.distinct_rows import find_distinct_rows
 from vecall.towers.embedding import RowEmbedding
 from vecall.training.distributed import ProcessGroup
 from vecall.training.idle_steps import BETA1, BETA2, EPS, IdleSteps, bias_corrections
@@ -55,7 +56,7 @@ def sum_by_row(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [M] distinct rows, ascending, and their [M, D] summed gradients.
     """
-    distinct, index = torch.unique(rows, return_inverse=True)
+    distinct, index = find_distinct_rows(rows)
     return distinct, gradients.new_zeros(len(distinct), gradients.shape[1]).index_add_(0, index, gradients)
 
 

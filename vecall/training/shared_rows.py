@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vecall.towers.distinct_rows import find_distinct_rows
 from vecall.towers.row_lookup import add_rows
 from vecall.training.distributed import ProcessGroup
 
@@ -73,12 +74,13 @@ class SharedRows:
         published = [rows[:count] for rows, count in zip(self._rows.numpy(), self._counts.tolist(), strict=True)]
         positions = [np.flatnonzero(rows // _BLOCK_ROWS % size == rank) for rows in published]
         own = [rows[kept] for rows, kept in zip(published, positions, strict=True)]
-        merged = np.unique(np.concatenate(own))
+        merged, index = find_distinct_rows(torch.from_numpy(np.concatenate(own)))
         total = np.zeros((len(merged), self._gradients.shape[2]), dtype=np.float32)
-        for rows, kept, gradients in zip(own, positions, self._gradients.numpy(), strict=True):
-            add_rows(total, np.searchsorted(merged, rows), gradients, kept, 0, len(total))
+        indices = torch.split(index, [len(rows) for rows in own])
+        for part, kept, gradients in zip(indices, positions, self._gradients.numpy(), strict=True):
+            add_rows(total, part.numpy(), gradients, kept, 0, len(total))
         total /= size
-        return torch.from_numpy(merged), torch.from_numpy(total)
+        return merged, torch.from_numpy(total)
 
     def barrier(self) -> None:
         """Wait until all processes have written what they have to write."""
