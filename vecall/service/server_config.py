@@ -9,10 +9,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from vecall.errors import ConfigError
+from vecall.service.connections import IDLE_SECONDS, limit_connections
 from vecall.service.settings import ServeSettings
 
 _REQUEST_FIELDS = ("request_id", "method", "endpoint", "status", "duration_ms", "error_code", "release")
-_KEEP_ALIVE_SECONDS = 75
 
 
 def build_uvicorn_config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Config:
@@ -25,9 +25,9 @@ def build_uvicorn_config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Confi
         access_log=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=settings.max_connections,
+        http=limit_connections(settings.max_connections),
         timeout_graceful_shutdown=settings.drain_seconds,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=int(IDLE_SECONDS),
     )
 
 
