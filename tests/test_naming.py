@@ -54,8 +54,8 @@ FORBIDDEN = {
     "runners": "valid",
     "race": "chunk",
 }
-# Names that a public format fixes, and terms in which the word is the field's own.
-ALLOWED = {"effort", "one_hot", "Swap", "swap_axes"}
+# Names that a public format or interface fixes, and terms in which the word is the field's own.
+ALLOWED = {"connection_made", "effort", "one_hot", "Swap", "swap_axes"}
 
 
 def words(name: str) -> list[str]:

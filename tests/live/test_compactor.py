@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -65,6 +66,8 @@ def compact_early(monkeypatch):
 
 def test_writer_switches_to_its_compaction_while_it_reads_and_writes(store):
     with open_recaller(store.path, writable=True) as recaller:
+        is_notified = threading.Event()
+        recaller.live_index.on_compaction_served = is_notified.set
         recaller.upsert([{"id": 5_000, "vector": [1, 1, 1, 1]}])
         recaller.delete(range(N // 10 - 1))
         assert recaller.live_index._compactor._thread is None
@@ -83,6 +86,7 @@ def test_writer_switches_to_its_compaction_while_it_reads_and_writes(store):
         manifest = snapshot.release.manifest
         assert (manifest.parent, manifest.journal_seq + snapshot.delta.live_count) == ("one", snapshot.seq)
         assert len(store.list_releases()) == 2
+        assert is_notified.wait(10)
 
 
 def test_after_a_failure_a_compaction_waits_for_more_changes(store, compact_early, monkeypatch, caplog):

@@ -92,6 +92,18 @@ def test_missing_items_reduce_the_recall(recaller):
     assert monitor.estimate_by_path()["index"].mean == 0.7
 
 
+def test_estimates_are_of_the_release_that_answered_last(recaller, tmp_path):
+    old_trace, monitor = run_recall(recaller), OnlineRecallMonitor(1.0)
+    monitor._evaluate_sample("index", old_trace)
+    monitor._evaluate_sample("scan", old_trace)
+    vectors = np.random.default_rng(1).standard_normal((2000, 8)).astype(np.float32)
+    recaller.activate(publish_vectors(tmp_path / "store", list(range(2000)), vectors, activate=False))
+    new_trace = run_recall(recaller)
+    assert new_trace.snapshot.release is not old_trace.snapshot.release
+    monitor._evaluate_sample("index", new_trace)
+    assert {path: estimate.sample_count for path, estimate in monitor.estimate_by_path().items()} == {"index": 1}
+
+
 def test_sampling_follows_the_rate_and_never_blocks(recaller):
     trace, monitor = run_recall(recaller), OnlineRecallMonitor(0.25, seed=1)
     for _ in range(40):

@@ -200,6 +200,7 @@ def test_browser_gets_an_error_page_and_others_json(client, monkeypatch):
     assert (missing.status_code, missing.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "This page cannot be shown" in missing.text
     assert "无法显示此页面" in client.get("/nothing?lang=zh", headers=html).text
+    assert 'href="//' not in client.get("http://localhost//example.org/", headers=html).text
     assert client.get("/nothing").json()["error"]["code"] == "not_found"
     assert client.get("/v1/nothing", headers=html).json()["error"]["code"] == "not_found"
 

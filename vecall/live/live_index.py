@@ -1,6 +1,6 @@
 """The mutable index that a recaller serves: a release, the changes since, and switches to other releases."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
@@ -70,6 +70,9 @@ class LiveIndex:
         max_delta_items: capacity of the delta.
         keep_previous: keep the previously served release in memory, so that switching back needs no loading.
         peers: other processes that serve the store; None if there are none.
+
+    Attributes:
+        on_compaction_served: called after a switch to a compaction, which nobody has asked for.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class LiveIndex:
         self._state = LiveState(memtable, store, peers)
         self._switcher = ReleaseSwitcher(self._state, keep_previous=keep_previous)
         self._max_delta_items = max_delta_items
+        self.on_compaction_served: Callable[[], None] = lambda: None
         self._compactor: Compactor | None = None
         self._resources = ExitStack()
 
@@ -250,7 +254,8 @@ class LiveIndex:
         Raises:
             StoreError, InvalidReleaseError, LockedError: as for `activate`.
         """
-        self._switcher.switch_to_compacted(base, name)
+        if self._switcher.switch_to_compacted(base, name):
+            self.on_compaction_served()
 
     @contextmanager
     def _write_transaction(self) -> Iterator[Journal]:

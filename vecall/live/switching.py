@@ -60,18 +60,19 @@ class ReleaseSwitcher:
                 self._switch(memtable)
         return name
 
-    def switch_to_compacted(self, base: str, name: str) -> None:
-        """Serve a compaction. See `LiveIndex.switch_to_compacted`."""
+    def switch_to_compacted(self, base: str, name: str) -> bool:
+        """Serve a compaction; returns whether it is served. See `LiveIndex.switch_to_compacted`."""
         state, store = self._state, self._state.require_store()
         with state.switch_lock:
             served = state.snapshot.release.name
             if name == base or served != base:
                 logger.info("not switching to release %s: %s is served", name, served)
-                return
+                return False
             with self._prepare(store, name, process_count=state.peers.total_process_count) as memtable:
                 if not store.replace_current(base, name) and state.peers.write_lock_path is not None:
-                    return  # all these processes follow the store's current release, which is another one by now
+                    return False  # all these processes follow the current release, which is another one by now
                 self._switch(memtable)
+        return True
 
     @contextmanager
     def _prepare(self, store: Store, name: str, *, process_count: int = 1) -> Iterator[MemTable]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore, Event
 from typing import Any
@@ -117,6 +118,7 @@ class RecallService:
         self._release_watcher = ReleaseWatcher(
             store, live_index, settings.poll_seconds, on_switch=self._record_switch, on_poll=self._after_poll
         )
+        live_index.on_compaction_served = partial(self._record_switch, True)
         self._refresh_error: str | None = None
         self._closing = Event()
 
@@ -277,7 +279,8 @@ class RecallService:
     def _observe_recall(self, trace: RecallTrace, query: Query, *, k: int, queue_ms: float) -> None:
         self.service_metrics.observe_recall(trace, k=k, queue_ms=queue_ms)
         self._drift_monitor.observe(trace, query, current_release=self.snapshot.release)
-        self.online_recall_monitor.maybe_sample(to_path_label(trace), trace)
+        if trace.snapshot.release is self.snapshot.release:
+            self.online_recall_monitor.maybe_sample(to_path_label(trace), trace)
 
     def upsert(self, body: bytes) -> dict[str, Any]:
         """Apply the body of an upsert; returns the response's content."""

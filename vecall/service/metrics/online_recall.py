@@ -3,8 +3,9 @@
 import math
 import random
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from threading import Event, Lock
@@ -17,6 +18,7 @@ from vecall.arrays import Rows
 from vecall.index.ann_recall import recall_from_scores
 from vecall.recall.search import compute_ground_truth_rows
 from vecall.recall.trace import RecallTrace
+from vecall.release.release import Release
 
 _QUEUE_SIZE = 16  # traces; that many keep the thread busy, and each keeps its snapshot in memory
 _WINDOW_SIZE = 2_000  # latest samples by path
@@ -43,7 +45,7 @@ class RecallEstimate:
 
 
 class OnlineRecallMonitor:
-    """Repeats a sample of recalls by an exact search of the same snapshot, and estimates the ANN recall.
+    """Repeats a sample of recalls by an exact search of the same snapshot, and estimates the served release's recall.
 
     Args:
         sample_rate: share of the recalls to repeat; a tenth of it with an engine on a server.
@@ -55,6 +57,7 @@ class OnlineRecallMonitor:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._queue: Queue[tuple[str, RecallTrace]] = Queue(_QUEUE_SIZE)
         self._recalls_by_path: dict[str, deque[float]] = {}
+        self._last_release: Callable[[], Release | None] = lambda: None  # weak, so that it can leave the memory
         self._lock = Lock()
         self._stop_event = Event()
 
@@ -121,6 +124,9 @@ class OnlineRecallMonitor:
         )
         recall = recall_from_scores(_compute_scores(trace, rows), _compute_scores(trace, exact_rows))
         with self._lock:
+            if trace.snapshot.release is not self._last_release():
+                self._recalls_by_path.clear()  # they tell of another index
+                self._last_release = weakref.ref(trace.snapshot.release)
             self._recalls_by_path.setdefault(path_label, deque(maxlen=_WINDOW_SIZE)).append(recall)
 
 
