@@ -172,7 +172,14 @@ def test_ids_become_deletes_if_an_item_can_have_them(release, release_with_tower
     assert distinct == ["a", "", "\ud800"]
     assert len(operations) == 1
     assert parse_deletes(np.array([3, 4]), release)[0] == [3, 4]
-    for ids, field in (([8, "8"], r"ids[1]"), ([8, None], "ids[1]"), ([True], "ids[0]"), ("8", "ids"), (8, "ids")):
+    for ids, field in (
+        ([8, "8"], r"ids[1]"),
+        ([8, None], "ids[1]"),
+        ([True], "ids[0]"),
+        ("8", "ids"),
+        (8, "ids"),
+        (np.array(5), "ids"),
+    ):
         with pytest.raises(QueryError) as caught:
             parse_deletes(ids, release)
         assert caught.value.field == field

@@ -70,6 +70,8 @@ def test_timestamp_name_in_use_gets_a_suffix(store):
 def test_malformed_name_is_refused(store, name):
     with pytest.raises(StoreError, match="cannot name a release"):
         publish(store, name)
+    with pytest.raises(StoreError, match="has no release 5"):
+        store.get_release_dir(5)
     with pytest.raises(StoreError, match="has no release"):
         store.get_release_dir(name)
 

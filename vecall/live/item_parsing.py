@@ -218,7 +218,8 @@ def _is_storable_id(item_id: Id) -> bool:
 
 
 def _parse_list(location: str, value: object, element_type: Any, expected: str) -> list[Any]:  # noqa: ANN401 - a type, or a tuple of types
-    if not isinstance(value, (Sequence, np.ndarray, pl.Series)) or isinstance(value, (str, bytes)):
+    is_scalar = isinstance(value, (str, bytes)) or (isinstance(value, np.ndarray) and not value.ndim)
+    if is_scalar or not isinstance(value, (Sequence, np.ndarray, pl.Series)):
         raise QueryError(f"{location}: expected a list, got {value!r:.80}", field=location)
     for i, element in enumerate(value):
         if not isinstance(element, element_type):

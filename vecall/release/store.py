@@ -137,8 +137,9 @@ class Store:
         Raises:
             StoreError: there is no such release.
         """
-        directory = self.path / "releases" / name
-        if not re.fullmatch(RELEASE_NAME_PATTERN, name) or not directory.is_dir():
+        is_name = isinstance(name, str) and re.fullmatch(RELEASE_NAME_PATTERN, name) is not None
+        directory = self.path / "releases" / str(name)
+        if not is_name or not directory.is_dir():
             names = sorted(path.name for path in (self.path / "releases").iterdir())
             raise StoreError(f"{self.path} has no release {name!r}; it has {', '.join(names) or 'none'}")
         return directory
