@@ -50,8 +50,8 @@ With `--json` a command prints one JSON object on stdout, and logs and progress 
 `{"error": {"code", "message", "field"}}` on stdout, with exit code 1.
 """
 _JSON_RESULTS = {
-    "quickstart": '`{"release", "model", "popularity", "ease", "cooccurrence", "dssm", "ann", "paths", "report", '
-    '"seconds"}`; metrics are those with seen items excluded',
+    "quickstart": '`{"release", "model", "popularity", "ease", "cooccurrence", "merged", "dssm", "ann", "paths", '
+    '"report", "seconds"}`; metrics are those with seen items excluded',
     "fit": '`{"run", "seconds", "metrics": {"seen_excluded", "seen_included"}}`',
     "publish": '`{"release", "store", "items", "dim", "ann"}`',
     "evaluate": '`{"protocol", "dropped", "model", "popularity", "ease", "cooccurrence", "index", "ann", ...}`; each '

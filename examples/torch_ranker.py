@@ -2,8 +2,9 @@
 
 python examples/torch_ranker.py [--store quickstart/store] [--interactions FILE.csv] [--users 300] [--epochs 20]
 
-The release of the quickstart was trained without the last item of each user (leave-one-out), so recall does not know
-the answers: the network learns from the lists that recall returns for the history before that item.
+The towers of the quickstart's release were trained without the last item of each user (leave-one-out): for the history
+before that item, the channel `vector` returns lists that do not know the answer, and the network learns from these. The
+other channels and `item.popularity` are counted from all interactions, the answers included, so they are left out here.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from vecall import Query, open_recaller
 from vecall.ranking.ranker import rank
 from vecall.recall.recaller import Recaller
 
-COLUMNS = ("score", "item.popularity", "history.cosine_last", "history.cosine_max", "history.share.genres")
+COLUMNS = ("score", "history.cosine_last", "history.cosine_max", "history.share.genres")
+CHANNELS = ["vector"]
 RATINGS_PATH = Path(__file__).parent / "movielens" / "ratings.csv"
 
 
@@ -47,7 +49,7 @@ def make_lists(recaller: Recaller, ranker: TorchRanker, histories: list[list[int
     """Recall 200 candidates for all but the last item of each history; keep the lists that have this item."""
     lists = []
     for *history, target in histories:
-        candidates = recaller.candidates(Query(history=history, k=200))
+        candidates = recaller.candidates(Query(history=history, k=200, channels=CHANNELS))
         position = candidates["id"].index_of(target)
         if position is not None:
             lists.append((ranker.to_inputs(candidates), position))
@@ -83,7 +85,7 @@ def main() -> None:
         lists = make_lists(recaller, ranker, histories)
         print(f"{len(histories)} users, {len(lists)} lists with the item that was taken")
         train(ranker, lists, arguments.epochs)
-        candidates = recaller.candidates(Query(history=histories[0], k=200))
+        candidates = recaller.candidates(Query(history=histories[0], k=200, channels=CHANNELS))
     print(rank(candidates, ranker, k=10).select("id", "rank", "ranking_score"))
 
 

@@ -41,7 +41,7 @@ def test_torch_ranker_is_trained_on_what_recall_returns(published, tmp_path):
         rows += [f"{user},{synthetic.make_item_id(item)},{time}" for time, item in enumerate(sequence)]
     (tmp_path / "interactions.csv").write_text("\n".join(rows))
     options = ["--store", published / "store", "--interactions", tmp_path / "interactions.csv", "--epochs", "20"]
-    columns = ["--columns", "score", "item.popularity", "history.cosine_last"]
+    columns = ["--columns", "score", "history.cosine_last"]
     output = run_example(ROOT / "examples" / "torch_ranker.py", *options, *columns, directory=tmp_path)
     losses = [float(line.rpartition(" ")[2]) for line in output.splitlines() if "loss" in line]
     assert losses[-1] < losses[0]
