@@ -72,7 +72,7 @@ class FilterPool:
         clusters.write_npy(directory / "items.npy")
         np.save(directory / "tuning.npy", clusters.make_queries(N_TUNING_QUERIES, stream="tuning"))
         if not (directory / "store" / "CURRENT").exists():
-            _publish(clusters, directory)
+            publish_pool(clusters, directory, IndexSettings(engine="auto", target_recall=TARGET_RECALL, ks=KS))
         query_themes = np.unique(clusters.theme_by_center)[:themes]
         per_theme = math.ceil(queries / len(query_themes))
         vectors = np.stack([clusters.make_queries(per_theme, theme=theme) for theme in query_themes.tolist()])
@@ -152,7 +152,8 @@ class FilterPool:
         return values
 
 
-def _publish(clusters: ClusteredVectors, directory: Path) -> None:
+def publish_pool(clusters: ClusteredVectors, directory: Path, index: IndexSettings) -> None:
+    """Publish items.npy of a directory into its store, tuned on tuning.npy, with an attribute for random filters."""
     rng = np.random.default_rng(clusters.seed)
     shelves = pl.Series(rng.integers(100, size=clusters.n_items)).cast(pl.String)
     attributes = pl.DataFrame({"chance": rng.random(clusters.n_items, dtype=np.float32), "shelf": shelves})
@@ -162,7 +163,7 @@ def _publish(clusters: ClusteredVectors, directory: Path) -> None:
         np.load(directory / "items.npy", mmap_mode="r"),
         attributes=attributes,
         queries=np.load(directory / "tuning.npy"),
-        index=IndexSettings(engine="auto", target_recall=TARGET_RECALL, ks=KS),
+        index=index,
     )
 
 
