@@ -11,7 +11,7 @@ NOW_US = 100 * 10**6
 ROWS = [("u", "a", 10), ("u", "b", 20), ("u", "a", 30)]
 
 
-def build(rows=ROWS, settings=None, items=None, created=None, **interactions):
+def build(rows=ROWS, settings=None, items=None, created=None, ends_with_positives=False, **interactions):
     schema = {
         "interactions": {"user": "user", "item": "item", "time": "time"} | interactions,
         "items": {"id": "id", "id_type": "string", "created": created},
@@ -19,7 +19,10 @@ def build(rows=ROWS, settings=None, items=None, created=None, **interactions):
     }
     dataset = make_dataset(make_config(schema=schema), rows, items=items)
     channels = ChannelsSettings(**(settings or {}))
-    return build_channel_facts(channels, created, dataset.catalogue, dataset.interactions.positives, now_us=NOW_US)
+    positives = dataset.interactions.positives
+    return build_channel_facts(
+        channels, created, dataset.catalogue, positives, now_us=NOW_US, ends_with_positives=ends_with_positives
+    )
 
 
 def test_repeat_is_on_where_users_take_items_again():
@@ -46,6 +49,13 @@ def test_clock_of_the_data_is_its_newest_time():
     assert later.clock_offset_us == -40 * 10**6
     assert later.created == "added"
     assert build(time_unit="ms", rows=[("u", "a", 10**9)]).clock_offset_us == 0  # in the future
+
+
+def test_clock_of_an_evaluation_is_the_newest_time_that_was_learned_from():
+    items = pl.DataFrame({"id": ["a", "b"], "added": ["1970-01-01T00:00:50", "1970-01-01T00:01:30"]})
+    options = {"items": items, "created": "added", "ends_with_positives": True}
+    assert build(**options, time_unit="s").clock_offset_us == -70 * 10**6
+    assert build(**options).clock_offset_us == -10 * 10**6  # no time of an interaction is known
 
 
 def test_creation_column_without_a_table_is_none():

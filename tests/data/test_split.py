@@ -254,3 +254,17 @@ def test_given_parts_without_validation_give_a_tenth_of_the_training_to_it():
     assert (split.positive_parts[valid] == VALID).all()
     assert "a random tenth of the training as the validation" in split.protocol
     assert split_interactions(log, 10, settings).valid.targets.values.tolist() == valid.tolist()
+
+
+def test_drawn_validation_pairs_are_no_hard_negatives():
+    """Each user has each item twice: as a positive, and disliked."""
+    users, items = np.repeat(np.arange(10), 20), np.tile(np.repeat(np.arange(10), 2), 10)
+    times = np.tile(np.arange(20), 10)
+    log = make_given(np.where(times < 18, TRAIN, TEST), users, times, np.tile([1, 0], 100), items)
+    settings = DataSettings(interactions=("log.csv",), split="given", split_column="part")
+    split = split_interactions(log, 10, settings)
+    drawn = {(user, item) for user, (_, targets) in by_user(split.valid).items() for item in targets}
+    negatives = {(user, item) for user, item, _ in to_tuples(split.hard_negatives)}
+    assert drawn
+    assert len(negatives) == 90 - len(drawn)
+    assert not negatives & drawn

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from support import cli, synthetic
 
+from vecall.config import parse_config
+from vecall.errors import StoreError, TrainingError
 from vecall.evaluation import sampling
 from vecall.pipeline import fit as fit_module
 from vecall.pipeline.evaluate import evaluate
@@ -27,6 +29,17 @@ def evaluated_users(monkeypatch):
 
     monkeypatch.setattr(fit_module, "evaluate_scorer", record)
     return users
+
+
+def test_settings_without_a_feature_that_the_model_reads_are_refused(published):
+    config = synthetic.make_config(published).as_json()
+    for section in ("items", "users"):
+        config["schema"][section]["features"].popitem()
+    without = parse_config(config, source="test")
+    with pytest.raises(TrainingError, match=r"other features than the settings name: '\w+' of items is missing"):
+        evaluate(run=published / "run", config=without)
+    with pytest.raises(StoreError, match=r"other features than the settings name: '\w+' of users is missing"):
+        evaluate(store=published / "store", config=without)
 
 
 def test_large_data_are_validated_and_tested_on_a_fixed_sample_of_users(tmp_path, evaluated_users):

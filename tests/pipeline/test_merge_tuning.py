@@ -127,6 +127,8 @@ def test_vectors_too_large_to_copy_are_not_searched(monkeypatch):
     plan = tune_merge(config, dataset, None, fail)
     assert plan.channels == ("vector",)
     assert "more than 2 GiB" in plan.reason
+    config.channels = ChannelsSettings(merge="rrf", weights={"vector": 1, "similar": 0.5})
+    assert tune_merge(config, dataset, None, fail).weights == {"vector": 1, "similar": 0.5}
 
 
 def test_plan_is_restricted_to_the_channels_of_a_release():

@@ -164,6 +164,26 @@ def test_preset_that_cannot_be_trained_is_left_out_and_named(select, runner):
     assert read_selection(runner.run_dir).left_out == {"set": "too few items"}
 
 
+def test_preset_that_does_not_fit_in_memory_is_left_out_and_named(select, runner, monkeypatch):
+    def check(data, model, training, **options):
+        if model.history.encoder == "set":
+            raise TrainingError("needs 99 GiB")
+
+    monkeypatch.setattr("vecall.pipeline.selection.check_training_memory", check)
+    assert select().model.preset == "pooled"
+    assert runner.presets == ["pooled"]
+    assert read_selection(runner.run_dir).left_out == {"set": "needs 99 GiB"}
+
+
+def test_what_trials_left_behind_is_deleted(select, runner):
+    leftover = runner.run_dir / SELECTION_DIR / "set" / "last.ckpt"
+    leftover.parent.mkdir()
+    leftover.touch()
+    select()
+    assert not leftover.parent.exists()
+    assert read_selection(runner.run_dir) is not None
+
+
 def test_error_of_all_trials_is_raised(select, runner):
     runner.error, runner.scores = TrainingError("disk full"), {}
     with pytest.raises(TrainingError, match="disk full"):

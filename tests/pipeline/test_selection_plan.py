@@ -47,6 +47,14 @@ def tables():
     return data, Split("", histories, negatives, cases, cases, MappingProxyType({}), parts)
 
 
+def test_baselines_are_left_out_where_counting_them_takes_the_time(tables):
+    """300,000 interactions take 3 s to count."""
+    assert plan_trials(CONFIGS, *tables, 0.5).has_baselines
+    plan = plan_trials(CONFIGS, *tables, 0.15)
+    assert not plan.has_baselines
+    assert plan.seconds == sum(plan.trial_seconds.values())
+
+
 @pytest.mark.parametrize("minutes", [0.5, 1.0, 1e4])
 def test_planned_phases_take_no_longer_than_the_time_that_is_given(tables, minutes):
     """All users where there is time, else as many as fit."""

@@ -93,7 +93,7 @@ def test_damaged_record_raises_and_says_what_to_delete(tmp_path):
 def test_description_names_all_that_was_tried(tmp_path):
     assert list(make_record(tmp_path).describe()) == [
         "  pooled: validation recall@100 0.400, ndcg@10 0.100; with shuffled histories 0.300, 0.050 (3 s)",
-        "  set: not tried: hidden layers",
+        "  set: left out: hidden layers",
         "  beside them, recall@100: popularity 0.100",
         "  chosen: sequence: planted",
     ]

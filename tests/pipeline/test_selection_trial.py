@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import synthetic
 
+from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
 from vecall.evaluation.sampling import shuffle_histories
 from vecall.pipeline.selection_record import SELECTION_DIR, read_trial
@@ -44,6 +45,16 @@ def test_sample_has_whole_users_with_all_that_belongs_to_them():
 def test_sample_is_the_data_where_they_are_few_enough():
     data = make_data()
     assert sample_users(data, len(data.histories.values)) is data
+
+
+@pytest.mark.parametrize("max_interactions", [10, 250])
+def test_sample_of_few_users_with_long_histories_is_somebody(max_interactions):
+    """A share of 1 % of five users would be nobody."""
+    histories = RaggedArray.from_lists(np.random.default_rng(0).integers(synthetic.ITEMS, size=(5, 200)))
+    negatives = HardNegatives(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    data = dataclasses.replace(synthetic.make_training_data(), histories=histories, hard_negatives=negatives)
+    sampled = np.count_nonzero(sample_users(data, max_interactions).histories.lengths)
+    assert sampled == (1 if max_interactions == 10 else 2)
 
 
 def test_shuffled_histories_have_the_same_items_by_user_in_another_order():

@@ -189,7 +189,8 @@ def test_interrupted_fit_resumes_bit_equal(tables_dir, monkeypatch, stage):
     assert not list((tables_dir / "run").rglob("*.ckpt"))
 
 
-def test_finished_run_is_not_overwritten(published):
+def test_finished_run_is_not_overwritten(published, monkeypatch):
+    monkeypatch.setattr("vecall.pipeline.fit.read_dataset", None)  # it is refused before the tables are read
     summary = (published / "run" / SUMMARY_FILE).read_bytes()
     with pytest.raises(TrainingError, match="holds a finished run"):
         fit(synthetic.make_config(published), published / "run")

@@ -25,7 +25,7 @@ from vecall.training.plan import TrainingPlan
 from vecall.training.row_table import RowTable
 from vecall.training.scoring import TowerScorer
 from vecall.training.settings import NegativeSettings, TrainingSettings
-from vecall.training.spectral import initialize_item_ids
+from vecall.training.spectral import compute_spectral_part, estimate_spectral_bytes, initialize_item_ids
 
 GIB = 2**30
 TITLE_LENGTH, TITLE_BUCKETS = 12, 20_000
@@ -125,6 +125,22 @@ def test_estimate_of_a_spectral_start_is_near_the_measured_peak(n_users, n_items
         lambda: TwoTower(model, {}, {}, n_items),
     )
     assert 0.9 < estimate.spectral_start / measured < 1.4
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(500, 20_000), (20_000, 5_000)])
+def test_estimate_of_a_spectral_part_is_near_the_measured_peak(n_users, n_items):
+    data = make_data(n_items, n_users=n_users, history_length=100 if n_users == 500 else 5, has_titles=False)
+    history = HistorySettings(encoder="set")
+    model = ModelSettings(dim=160, max_trained_dim=32, item_init="random", history=history)
+    estimate = estimate_memory(data, model, TrainingSettings(loss="sampled_softmax"))
+    measured = measure_peak_bytes(
+        lambda towers: compute_spectral_part(towers, data.histories, seed=0),
+        lambda: TwoTower(model, {}, {}, n_items),
+    )
+    assert 0.9 < estimate.spectral_start / measured < 1.5
+    start = model.model_copy(update={"item_init": "spectral"})
+    started = estimate_memory(data, start, TrainingSettings(loss="sampled_softmax")).spectral_start
+    assert started == max(estimate.spectral_start, estimate_spectral_bytes(data.histories, n_items, dim=32))
 
 
 def test_items_of_a_step_of_sets_are_those_of_users_that_are_learned_from():

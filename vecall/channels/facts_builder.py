@@ -10,7 +10,13 @@ from vecall.data.timestamps import NS_PER_UNIT
 
 
 def build_channel_facts(
-    settings: ChannelsSettings, created: str | None, catalogue: Catalogue, positives: Interactions, *, now_us: int
+    settings: ChannelsSettings,
+    created: str | None,
+    catalogue: Catalogue,
+    positives: Interactions,
+    *,
+    now_us: int,
+    ends_with_positives: bool = False,
 ) -> ChannelFacts:
     """Measure what the channels need beside their tables.
 
@@ -20,18 +26,20 @@ def build_channel_facts(
         catalogue: Items and users.
         positives: The positive interactions, ordered by user.
         now_us: Time of publishing, microseconds since 1970.
+        ends_with_positives: Whether creations after the newest positive do not count, if its time is known.
     """
     counted = positives.counted_positives
     share = measure_repeat_share(RaggedArray.from_sorted_pairs(counted.users, counted.items, len(catalogue.users)))
     if created not in catalogue.item_attributes.columns:  # there is no items table
         created = None
+    is_end_known = ends_with_positives and positives.time_unit is not None and len(positives.times) > 0
     return ChannelFacts(
         popular=settings.popular is not False,
         repeat=settings.repeat is not False and share >= MIN_REPEAT_SHARE,
         repeat_share=round(share, 4),
         fresh_days=None if settings.fresh is False else settings.fresh.days,
         created=created,
-        clock_offset_us=_find_newest_time(created, catalogue, positives, now_us) - now_us,
+        clock_offset_us=_find_newest_time(None if is_end_known else created, catalogue, positives, now_us) - now_us,
     )
 
 

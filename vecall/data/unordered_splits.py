@@ -31,11 +31,10 @@ def split_at_random(interactions: Interactions, n_users: int, seed: int) -> Spli
     positives = interactions.positives
     is_valid, is_test = draw_held_out(positives.users, positives.items, positives.is_target, n_users, seed)
     parts = np.where(is_test, TEST, np.where(is_valid, VALID, TRAIN)).astype(np.int8)
-    n_items = int(interactions.items.max(initial=0)) + 1
-    pairs, held_out = (
-        log.users.astype(np.int64) * n_items + log.items for log in (interactions, positives.filter(parts != TRAIN))
+    is_train, kinds = (
+        ~_are_pairs_of(interactions, positives.filter(parts != TRAIN)),
+        describe_target_kinds(interactions),
     )
-    is_train, kinds = ~np.isin(pairs, held_out), describe_target_kinds(interactions)
     split = _split_by_parts(interactions, n_users, parts, is_train, reads_validation=False)
     return replace(
         split,
@@ -60,14 +59,16 @@ def split_by_column(interactions: Interactions, n_users: int) -> Split:
     positives = interactions.positives
     assert positives.parts is not None  # noqa: S101 - for mypy
     parts, kinds = positives.parts, describe_target_kinds(interactions)
+    may_train = interactions.parts == TRAIN
     protocol = "given: the parts that the table names"
     if not (parts == VALID).any():
         is_train = parts == TRAIN
         train = positives.filter(is_train)
         parts = parts.copy()
         parts[is_train] = np.where(draw_validation(train.users, train.items, train.is_target, n_users), VALID, TRAIN)
+        may_train &= ~_are_pairs_of(interactions, positives.filter(parts == VALID))
         protocol += ", and a random tenth of the training as the validation"
-    split = _split_by_parts(interactions, n_users, parts, interactions.parts == TRAIN, reads_validation=True)
+    split = _split_by_parts(interactions, n_users, parts, may_train, reads_validation=True)
     return replace(
         split,
         protocol=f"{protocol}{'; evaluated on positives' + kinds if kinds else ''}; all items are ranked",
@@ -78,6 +79,13 @@ def split_by_column(interactions: Interactions, n_users: int) -> Split:
             }
         ),
     )
+
+
+def _are_pairs_of(interactions: Interactions, others: Interactions) -> Mask:
+    """Return [n] whether user and item of an interaction are those of any other one."""
+    n_items = int(interactions.items.max(initial=0)) + 1
+    pairs, other_pairs = (log.users.astype(np.int64) * n_items + log.items for log in (interactions, others))
+    return np.isin(pairs, other_pairs)
 
 
 def _split_by_parts(

@@ -118,7 +118,7 @@ def _measure(
     """Add what the release ranks for the test users, and its ANN recall for them."""
     encoder, user_features = release.encoder, dataset.catalogue.user_features
     assert encoder is not None  # noqa: S101 - see `_list_reasons`
-    encode_users = build_user_encoder(encoder, release.vectors, user_features)
+    encode_users = build_user_encoder(encoder, release.vectors, dataset)
     scorer = FallbackScorer(
         VectorScorer(encode_users, read_item_vectors(release.vectors)),
         Popularity(split.counted_train, len(dataset.catalogue.items)).item_counts,

@@ -13,7 +13,8 @@ EASE_L2_GRID = (20.0, 100.0, 300.0, 1000.0, 3000.0)
 MAX_TUNED_DIM = 10_000
 """Largest min(users, items) for which all of `EASE_L2_GRID` are tried, each by an inversion: a minute in all here."""
 
-_MAX_CASES = 5_000  # validation cases that choose
+_MIN_CASES, _MAX_CASES = 500, 5_000  # validation cases that choose
+_MAX_PAIRS = 10**9  # of cases and items that each l2 ranks
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def tune_ease(train: RaggedArray, valid: EvalCases, n_items: int, *, max_tuned_d
 
     Args:
         train: A list of item rows per user.
-        valid: Validation cases; at most 5,000 of them are ranked.
+        valid: Validation cases; at most 5,000 of them are ranked, of large catalogues fewer.
         n_items: N.
         max_tuned_dim: Largest min(users, items) for which several l2 are tried; above it the default is taken.
 
@@ -48,7 +49,7 @@ def tune_ease(train: RaggedArray, valid: EvalCases, n_items: int, *, max_tuned_d
             f"EASE has l2 = {DEFAULT_EASE_L2:g}, which was not chosen on the validation: each try would invert a "
             f"matrix of {gram.dim:,} squared.",
         )
-    cases, k = sample_cases(valid, _MAX_CASES), limit_depth(n_items)
+    cases, k = sample_cases(valid, min(_MAX_CASES, max(_MIN_CASES, _MAX_PAIRS // n_items))), limit_depth(n_items)
     best, best_l2, best_recall = None, DEFAULT_EASE_L2, -1.0
     for l2 in EASE_L2_GRID:
         candidate = Ease(train, n_items, l2, gram)

@@ -19,7 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def build_channel_tables(
-    settings: ChannelsSettings, dataset: Dataset, positives: Interactions, *, scratch_dir: Path | None = None
+    settings: ChannelsSettings,
+    dataset: Dataset,
+    positives: Interactions,
+    *,
+    ends_with_positives: bool = False,
+    scratch_dir: Path | None = None,
 ) -> ChannelTables:
     """Build what the channels read, as far as the settings want them and data and memory allow them.
 
@@ -28,6 +33,8 @@ def build_channel_tables(
         dataset: Its items and users.
         positives: The positive interactions to build from: all of them for a release, those of the training part for
             an evaluation. Those of weight 0 are not counted.
+        ends_with_positives: Whether the time of the data is that of the newest positive, as for an evaluation, even if
+            items came later.
         scratch_dir: Where large tables lie, in files without a name; None for the system's directory of temporary
             files.
 
@@ -39,7 +46,14 @@ def build_channel_tables(
     return ChannelTables(
         similar=None if settings.similar is False else _build_similar(dataset, counted, scratch_dir),
         popular=None if settings.popular is False else build_popular_items(settings.popular, catalogue, counted),
-        facts=build_channel_facts(settings, created, catalogue, positives, now_us=time.time_ns() // 1000),
+        facts=build_channel_facts(
+            settings,
+            created,
+            catalogue,
+            positives,
+            now_us=time.time_ns() // 1000,
+            ends_with_positives=ends_with_positives,
+        ),
     )
 
 

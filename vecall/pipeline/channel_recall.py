@@ -91,7 +91,8 @@ class ChannelRecaller:
             served_model: The model and its index.
         """
         positives = dataset.interactions.positives
-        tables = build_channel_tables(settings, dataset, positives.filter(split.positive_parts == TRAIN))
+        train = positives.filter(split.positive_parts == TRAIN)
+        tables = build_channel_tables(settings, dataset, train, ends_with_positives=True)
         catalogue, index = dataset.catalogue, served_model.index
         manifest = Manifest(
             name="evaluation",

@@ -160,7 +160,7 @@ def export_custom_tower(graph: CustomTowerWrapper, dim: int, path: Path) -> None
     """
     try:
         export_graph(graph, graph.feature_specs, dim, graph.history_length, path)
-    except VecallError:
+    except (VecallError, OSError):  # such as a full disk
         raise
     except Exception as error:  # the exporter's exceptions share no base
         raise ExportError(

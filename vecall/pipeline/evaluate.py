@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Vectors
@@ -27,6 +26,7 @@ from vecall.index.planner import DEFAULT_COSTS
 from vecall.index.stored_vectors import StoredVectors
 from vecall.pipeline.channel_evaluation import add_channels
 from vecall.pipeline.channel_recall import select_user_features
+from vecall.pipeline.feature_check import describe_missing_features
 from vecall.pipeline.lineage import check_not_trained_on
 from vecall.pipeline.run import Run
 from vecall.release.encoder import OnnxEncoder
@@ -133,7 +133,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         )
     if release.vectors.size != len(dataset.catalogue.items) or not has_same_items(release.item_ids, dataset):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
-    encode_users = build_user_encoder(encoder, release.vectors, user_features)
+    encode_users = build_user_encoder(encoder, release.vectors, dataset)
     served_model = ServedModel(
         encode_users=encode_users,
         index=release.index,
@@ -175,9 +175,16 @@ def _evaluate_with_channels(
 
 
 def build_user_encoder(
-    encoder: OnnxEncoder, vectors: StoredVectors, user_features: pl.DataFrame
+    encoder: OnnxEncoder, vectors: StoredVectors, dataset: Dataset
 ) -> Callable[[EvalCases], Vectors]:
-    """Return a function that encodes the users of B cases, with their context, as requests are: → [B, D]."""
+    """Return a function that encodes the users of B cases, with their context, as requests are: → [B, D].
+
+    Raises:
+        StoreError: The tables have not all features that the encoder reads.
+    """
+    user_features = dataset.catalogue.user_features
+    if missing := describe_missing_features({}, encoder.state.users.features, dataset.schema, reads_context=False):
+        raise StoreError(f"the release reads other features than the settings name: {missing}; publish again")
 
     def encode_users(cases: EvalCases) -> Vectors:
         features = select_user_features(user_features, cases)

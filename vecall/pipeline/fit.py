@@ -44,6 +44,7 @@ from vecall.pipeline.run import (
     Run,
     RunSummary,
     TrainedModel,
+    check_run_dir,
     delete_checkpoints,
     enter_run_dir,
 )
@@ -110,6 +111,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 def _fit_in_group(
     config: Config, directory: Path, init: str | Path | None, group: ProcessGroup | None, resources: ExitStack
 ) -> Run:
+    run_on_main(group, partial(check_run_dir, directory, config))  # before minutes of reading
     init_run = None if init is None else Run.open(init)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
@@ -127,6 +129,7 @@ def _fit_in_group(
     init_weights = None if init_run is None else init_run.weights_path
     fingerprint = DataFingerprint.compute(dataset, split, training_data, vocabulary, init_weights, time_key)
     _write_or_check_lineage(fingerprint, hashes[split.positive_parts == TRAIN], directory, init_run, group)
+    del hashes  # 8 bytes for each positive
     popularity = Popularity(split.counted_train, training_data.n_items)
     trial_runner = TrialRunner(directory, _make_fallback_wrapper(dataset, popularity, config), group)
     config = resolve_preset(config, training_data, split, trial_runner, None if init_run is None else init_run.config)

@@ -13,6 +13,7 @@ from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.errors import ConfigError
 from vecall.pipeline.channel_recall import ChannelRecaller, sample_scanned_cases
+from vecall.pipeline.merge_tuning import is_copy_too_large
 from vecall.pipeline.ranker_candidates import RecalledLists
 from vecall.pipeline.ranker_training import RankerSummary, TrainedRanker, train_ranker
 from vecall.ranking.features import select_features
@@ -22,6 +23,7 @@ from vecall.release.ranker_io import save_ranker
 
 RANKER_DIR = "ranker"  # in the run directory; only of a ranker that is kept
 CANDIDATE_COUNT = 500  # as `/v1/recommend` recalls by default
+_TOO_LARGE_REASON = "nothing was trained, since a copy of the item vectors would take more than 2 GiB"
 _MAX_USERS = 20_000  # validation users whose lists are recalled
 
 
@@ -83,6 +85,8 @@ def _train(
 ) -> tuple[RankerSummary, TrainedRanker | None]:
     if not len(cases):
         return RankerSummary(info=RankerInfo(reason="there are no validation users to train on")), None
+    if is_copy_too_large(config, dataset):
+        return RankerSummary(info=RankerInfo(reason=_TOO_LARGE_REASON)), None
     recaller = build_recaller()
     queries = recaller.build_queries(cases, exclude_seen=True)
     lists = RecalledLists(recaller.snapshot, queries, cases.targets, plan, CANDIDATE_COUNT)

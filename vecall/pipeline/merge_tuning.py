@@ -66,8 +66,11 @@ def tune_merge(
     if not any(getattr(config.channels, name, False) for name in CHANNEL_NAMES):
         return VECTORS_ALONE
     n_items = len(dataset.catalogue.items)
-    if config.channels.weights is None and n_items * config.model.dim * _BYTES_PER_NUMBER > MAX_COPIED_BYTES:
-        plan = VECTORS_ALONE.model_copy(update={"reason": _TOO_LARGE_REASON})
+    if is_copy_too_large(config, dataset):
+        if config.channels.weights is None:
+            plan = VECTORS_ALONE.model_copy(update={"reason": _TOO_LARGE_REASON})
+        else:  # `publish` leaves out the channels for which there are no data
+            plan = _use_configured_weights(config.channels, CHANNEL_NAMES)
         progress.announce(f"merge: {plan}; {plan.reason}")
         return plan
     recaller = build_recaller()
@@ -81,6 +84,11 @@ def tune_merge(
         plan = find_plan(recaller, cases, (ks[0], ks[1]), config.channels.merge)
     progress.announce(f"merge: {plan}; {plan.reason}")
     return plan
+
+
+def is_copy_too_large(config: Config, dataset: Dataset) -> bool:
+    """Whether a copy of all item vectors, beside the towers, would take more than `MAX_COPIED_BYTES`."""
+    return len(dataset.catalogue.items) * config.model.dim * _BYTES_PER_NUMBER > MAX_COPIED_BYTES
 
 
 def _use_configured_weights(settings: ChannelsSettings, available: Sequence[ChannelName]) -> MergePlan:

@@ -276,9 +276,10 @@ def _export_towers(inputs: _Inputs, dim: int, directory: Path) -> tuple[OnnxEnco
         items=inputs.item_encoder.state,
         users=inputs.user_encoder.state,
     )
-    export_custom_tower(inputs.item_graph, dim, directory / ITEM_TOWER_FILE)
-    export_custom_tower(inputs.user_graph, dim, directory / QUERY_TOWER_FILE)
-    write_encoder_state(state, directory)
+    with translate_write_errors(directory):
+        export_custom_tower(inputs.item_graph, dim, directory / ITEM_TOWER_FILE)
+        export_custom_tower(inputs.user_graph, dim, directory / QUERY_TOWER_FILE)
+        write_encoder_state(state, directory)
     return OnnxEncoder(directory, threads=os.cpu_count() or 1), compute_encoder_hash(directory)
 
 

@@ -28,6 +28,7 @@ from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
 from vecall.errors import ConfigError, TrainingError, VecallError
 from vecall.evaluation.baseline_comparison import BaselineComparison
+from vecall.pipeline.feature_check import describe_missing_features
 from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.selection_record import read_selection
 from vecall.pipeline.weights_io import load_module, save_weights
@@ -143,8 +144,17 @@ class TrainedModel:
         return cls(towers.eval(), vocabulary)
 
     def build_scorer(self, dataset: Dataset, split: Split) -> TowerScorer:
-        """Build a scorer of the data set's items, with features encoded as in training."""
+        """Build a scorer of the data set's items, with features encoded as in training.
+
+        Raises:
+            TrainingError: The tables have not all features that the model reads, or context that it does not read.
+        """
         encoders = self.vocabulary.item_encoder, self.vocabulary.user_encoder
+        features = encoders[0].state.features, encoders[1].state.features
+        if missing := describe_missing_features(
+            *features, dataset.schema, reads_context=split.train_context is not None
+        ):
+            raise TrainingError(f"the model reads other features than the settings name: {missing}; fit again")
         training_data = TrainingData.from_catalogue(
             dataset.catalogue, encoders, split.train, split.hard_negatives, history_context=split.train_context
         )
@@ -221,6 +231,24 @@ def create_or_check_run_dir(run_dir: Path, config: Config) -> None:
     """Create a run directory, or check that an existing one holds an interrupted run with equal settings.
 
     Raises:
+        TrainingError: As for `check_run_dir`, or the directory cannot be written.
+    """
+    if check_run_dir(run_dir, config):
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        atomic_write(run_dir / CONFIG_FILE, json.dumps(config.as_json(), indent=1).encode())
+    except OSError as error:
+        raise TrainingError(f"{run_dir}: cannot be written: {error.strerror}; choose another --run") from error
+
+
+def check_run_dir(run_dir: Path, config: Config) -> bool:
+    """Check that a run directory is new or empty, or holds an interrupted run with equal settings; nothing is written.
+
+    Returns:
+        Whether it holds an interrupted run.
+
+    Raises:
         TrainingError: The directory holds a finished run, a run with other settings, or something else.
     """
     if _exists(run_dir / SUMMARY_FILE):
@@ -229,14 +257,10 @@ def create_or_check_run_dir(run_dir: Path, config: Config) -> None:
         # As JSON: with preset "auto", a key in the file is not the same as its default.
         if read_run_config(run_dir).as_json() != config.as_json():
             raise TrainingError(f"{run_dir}: holds an interrupted run with other settings; choose another --run")
-        return
+        return True
     if run_dir.exists() and any(run_dir.iterdir()):
         raise TrainingError(f"{run_dir}: is neither empty nor a run; choose another --run")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        atomic_write(run_dir / CONFIG_FILE, json.dumps(config.as_json(), indent=1).encode())
-    except OSError as error:
-        raise TrainingError(f"{run_dir}: cannot be written: {error.strerror}; choose another --run") from error
+    return False
 
 
 def _exists(path: Path) -> bool:

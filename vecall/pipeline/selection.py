@@ -28,9 +28,10 @@ from vecall.pipeline.selection_record import (
     write_selection,
 )
 from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
-from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, shorten
+from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, delete_trial_dirs, shorten
 from vecall.training.data import TrainingData
-from vecall.training.distributed import run_on_main
+from vecall.training.distributed import ProcessGroup, run_on_main
+from vecall.training.fit import check_training_memory
 
 # The history encoders that make a preset what it is; `pooled` takes the others.
 _DEFINING_ENCODERS = {"set": "set", "causal": "sequence"}
@@ -76,6 +77,7 @@ def resolve_preset(
         run_on_main(runner.group, partial(write_selection, record, runner.run_dir))
         for line in record.describe():
             progress.announce(line)
+    run_on_main(runner.group, partial(delete_trial_dirs, runner.run_dir))
     return record.parse_config()
 
 
@@ -95,6 +97,10 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     start = time.perf_counter()
     group = runner.group
     candidates, left_out = find_candidates(config)
+    too_large = run_on_main(group, partial(_find_too_large, candidates, data, group))
+    if len(too_large) < len(candidates):  # else the training tells what would fit
+        candidates = {preset: candidate for preset, candidate in candidates.items() if preset not in too_large}
+        left_out |= too_large
     # What the file says of the length of a training holds.
     has_own_length = not {"epochs", "patience"}.isdisjoint(config.training.model_fields_set)
     factors = {
@@ -120,7 +126,9 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     presets = [preset for preset in candidates if preset not in failures]
     n_users = int((data.histories.lengths > 1).sum())
     preset, reason = choose_preset(trials, presets, n_users)
-    baselines = run_on_main(group, partial(_evaluate_baselines, split, plan.cases, data.n_items)) if is_tried else {}
+    baselines = {}
+    if plan.has_baselines:
+        baselines = run_on_main(group, partial(_evaluate_baselines, split, plan.cases, data.n_items))
     return SelectionRecord(
         preset=preset,
         reason=reason,
@@ -196,6 +204,17 @@ def find_candidates(config: Config) -> tuple[Mapping[str, Config], dict[str, str
         problems = "\n".join(f"{preset}: {problem}" for preset, problem in left_out.items())
         raise ConfigError(f'no preset that model.preset = "auto" tries can take these settings:\n{problems}')
     return candidates, left_out
+
+
+def _find_too_large(candidates: Mapping[str, Config], data: TrainingData, group: ProcessGroup | None) -> dict[str, str]:
+    """Return the presets whose training at full size does not fit in memory, with the reason."""
+    too_large = {}
+    for preset, candidate in candidates.items():
+        try:
+            check_training_memory(data, candidate.model, candidate.training, validates=True, group=group)
+        except TrainingError as error:
+            too_large[preset] = str(error)
+    return too_large
 
 
 def _evaluate_baselines(split: Split, cases: EvalCases, n_items: int) -> dict[str, float]:

@@ -17,9 +17,16 @@ _MAX_FACTOR = 4.0
 
 
 def count_epoch_steps(config: Config, data: TrainingData) -> int:
-    """Return about how many steps an epoch of a preset has: the users by the batch for `set`, else the positives."""
-    lengths = data.histories.lengths
-    n_samples = int(np.count_nonzero(lengths > 1)) if config.model.preset == "set" else int(lengths.sum())
+    """Return about how many steps an epoch of a preset has: the users by the batch for `set`, else the targets.
+
+    Targets are the positives without those of weight 0.
+    """
+    if config.model.preset == "set":
+        n_samples = int(np.count_nonzero(data.histories.lengths > 1))
+    elif data.history_weights is not None:
+        n_samples = int(np.count_nonzero(data.history_weights))
+    else:
+        n_samples = len(data.histories.values)
     return math.ceil(n_samples / config.training.batch)
 
 

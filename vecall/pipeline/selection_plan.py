@@ -24,6 +24,7 @@ _MIN_SECONDS, _MAX_SECONDS = 20.0, 1_200.0
 _SMALL_ROWS, _MAX_SMALL_SECONDS = 200_000, 60.0
 _ROWS_PER_MINUTE = 50_000  # beyond
 _EVALUATION_SHARE = 0.25  # of the time; of huge catalogues fewer users are ranked
+_BASELINE_SHARE = 0.25  # of the time, at most; the baselines are told and never chosen
 _MIN_VALIDATION_USERS, _MAX_VALIDATION_USERS = 500, 5_000
 _MIN_SAMPLE = 2_000
 
@@ -39,6 +40,8 @@ class TrialPlan:
         trial_seconds: Expected time of each trial.
         seconds: Expected time of all phases: trials and baselines.
         budget_seconds: Time that the users were chosen for.
+        has_baselines: Whether popularity and co-occurrence are evaluated beside them: not where counting them would
+            take the time of the trials.
     """
 
     configs: Mapping[str, Config]
@@ -47,6 +50,7 @@ class TrialPlan:
     trial_seconds: Mapping[str, float]
     seconds: float
     budget_seconds: float
+    has_baselines: bool
 
 
 def plan_trials(configs: Mapping[str, Config], data: TrainingData, split: Split, minutes: float) -> TrialPlan:
@@ -59,12 +63,15 @@ def plan_trials(configs: Mapping[str, Config], data: TrainingData, split: Split,
         minutes: Time that is given; 0 for `compute_default_seconds`.
     """
     if not configs:
-        return TrialPlan(configs, data, split.valid, {}, 0.0, 0.0)
+        return TrialPlan(configs, data, split.valid, {}, 0.0, 0.0, has_baselines=False)
     n_rows, n_interactions = len(split.positive_parts), len(data.histories.values)
-    n_users = compute_max_ranked_pairs(_EVALUATION_SHARE * (60 * minutes or _limit_seconds(n_rows))) // data.n_items
+    max_seconds = 60 * minutes or _limit_seconds(n_rows)
+    n_users = compute_max_ranked_pairs(_EVALUATION_SHARE * max_seconds) // data.n_items
     cases = sample_cases(split.valid, min(_MAX_VALIDATION_USERS, max(_MIN_VALIDATION_USERS, n_users)))
     evaluation_seconds = estimate_evaluation_seconds(len(cases), data.n_items)
-    baseline_seconds = estimate_baseline_seconds(n_interactions) + evaluation_seconds
+    counting_seconds = estimate_baseline_seconds(n_interactions)
+    has_baselines = counting_seconds <= _BASELINE_SHARE * max_seconds
+    baseline_seconds = counting_seconds + evaluation_seconds if has_baselines else 0.0
     evaluation_by_preset = dict.fromkeys(configs, 2 * evaluation_seconds)  # after the first epoch and after the last
     evaluation_by_preset[next(iter(configs))] = evaluation_seconds  # with no other to compare with
     measuring_seconds = sum(evaluation_by_preset.values()) + baseline_seconds
@@ -79,7 +86,7 @@ def plan_trials(configs: Mapping[str, Config], data: TrainingData, split: Split,
         for preset, config in configs.items()
     }
     seconds = sum(trial_seconds.values()) + baseline_seconds
-    return TrialPlan(configs, sample, cases, trial_seconds, seconds, budget_seconds)
+    return TrialPlan(configs, sample, cases, trial_seconds, seconds, budget_seconds, has_baselines)
 
 
 def compute_default_seconds(target_seconds: float, n_rows: int) -> float:

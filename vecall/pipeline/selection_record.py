@@ -61,7 +61,7 @@ class SelectionRecord(BaseModel):
         recall_depth: k of the trials' recall.
         validation_users: Users that the trials were judged by.
         trials: Trials in their order.
-        left_out: Presets that were not tried, with the reason.
+        left_out: Presets that were not tried, or whose trial failed, with the reason.
         baselines: Recall of popularity and co-occurrence on the same users; they have no vectors, and are never chosen.
     """
 
@@ -94,7 +94,7 @@ class SelectionRecord(BaseModel):
                 f"({trial.seconds:.0f} s{end})"
             )
         for preset, problem in self.left_out.items():
-            yield f"  {preset}: not tried: {problem}"
+            yield f"  {preset}: left out: {problem}"
         if self.baselines:
             baselines = ", ".join(f"{name} {recall:.3f}" for name, recall in self.baselines.items())
             yield f"  beside them, recall@{k}: {baselines}"

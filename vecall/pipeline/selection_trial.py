@@ -114,6 +114,12 @@ class TrialRunner:
         return trial
 
 
+def delete_trial_dirs(run_dir: Path) -> None:
+    """Delete what failed and interrupted trials left behind, such as checkpoints; records stay."""
+    for preset in TRIED_PRESETS:
+        shutil.rmtree(run_dir / SELECTION_DIR / preset, ignore_errors=True)
+
+
 def shorten(config: Config, factor: float = 1.0) -> Config:
     """Return the settings of a trial, which logs nothing.
 
@@ -135,12 +141,20 @@ def _summarize(result: EvaluationResult, k: int, prefix: str) -> dict[str, float
 
 
 def sample_users(data: TrainingData, max_interactions: int) -> TrainingData:
-    """Return the data of a random sample of users with at most so many interactions, or all if there are no more."""
+    """Return the data of a random sample of users with about so many interactions, or all if there are no more.
+
+    Of few users with long histories a share may be nobody; then users are drawn until there are enough interactions.
+    """
     histories = data.histories
     total = len(histories.values)
     if total <= max_interactions:
         return data
-    is_sampled = np.random.default_rng(_SEED).random(len(histories)) < max_interactions / total  # [U]
+    rng = np.random.default_rng(_SEED)
+    is_sampled = rng.random(len(histories)) < max_interactions / total  # [U]
+    if 2 * int(histories.lengths[is_sampled].sum()) < max_interactions:
+        order = rng.permutation(len(histories))
+        n_before = np.cumsum(histories.lengths[order]) - histories.lengths[order]
+        is_sampled[order] = n_before < max_interactions
     return _select_users(data, is_sampled)
 
 

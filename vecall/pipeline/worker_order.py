@@ -5,10 +5,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from vecall.errors import ConfigError, DataError, TrainingError, VecallError
+from vecall.errors import ConfigError, DataError, LockedError, StoreError, TrainingError, VecallError
 from vecall.training.distributed import LostProcessError
 
-_ERROR_TYPES = {error.__name__: error for error in (ConfigError, DataError, TrainingError, LostProcessError)}
+_ERROR_TYPES = {
+    error.__name__: error for error in (ConfigError, DataError, StoreError, TrainingError, LostProcessError)
+}
 
 
 class WorkerOrder(BaseModel):
@@ -38,17 +40,25 @@ class WorkerError(BaseModel):
     Attributes:
         type: Name of its class.
         message: Its text.
+        lock_path: Path of the lock, of a `LockedError`.
+        lock_pid: Process id of its holder, as far as it is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     type: str
     message: str
+    lock_path: Path | None = None
+    lock_pid: int | None = None
 
     @classmethod
     def from_exception(cls, error: VecallError) -> Self:
         """Describe an exception."""
+        if isinstance(error, LockedError):
+            return cls(type=LockedError.__name__, message=str(error), lock_path=error.path, lock_pid=error.pid)
         return cls(type=type(error).__name__, message=str(error))
 
     def to_exception(self) -> VecallError:
         """Build the exception, or a `VecallError` for a class that needs more than a text."""
+        if self.lock_path is not None:
+            return LockedError(self.message, path=self.lock_path, pid=self.lock_pid)
         return _ERROR_TYPES.get(self.type, VecallError)(self.message)

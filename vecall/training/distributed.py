@@ -21,9 +21,9 @@ from vecall.runtime.process_rank import ProcessRank
 from vecall.runtime.shared_memory import create_shared_file
 from vecall.towers.distinct_rows import find_distinct_rows
 
-# Longest wait for a process that is alive but busy, such as with writing a checkpoint. The end of a process is noticed
-# at once: its connections break, and the launcher ends the others.
-_TIMEOUT = timedelta(minutes=30)
+# Longest wait for a process that is alive but busy, such as the first one with baselines, channels and a ranker. The
+# end of a process is noticed at once: its connections break, and the launcher ends the others.
+_TIMEOUT = timedelta(hours=6)
 
 _Value = TypeVar("_Value")
 

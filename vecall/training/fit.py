@@ -88,7 +88,8 @@ def train(
             belongs to other tables or another number of processes; or memory is too small.
     """
     _check_trainable(data)
-    run_on_main(group, partial(_check_memory, data, model_settings, training_settings, validate, init_weights, group))
+    check_fits = partial(check_training_memory, data, model_settings, training_settings, group=group)
+    run_on_main(group, partial(check_fits, validates=validate is not None, is_warm_start=init_weights is not None))
     start = time.perf_counter()
     is_resumed = run_on_main(group, (directory / LAST_CHECKPOINT).exists)
     towers = _build_towers(data, model_settings, training_settings.seed, init_weights, is_resumed=is_resumed)
@@ -162,20 +163,33 @@ def _check_trainable(data: TrainingData) -> None:
         )
 
 
-def _check_memory(
+def check_training_memory(
     data: TrainingData,
     model_settings: ModelSettings,
     training_settings: TrainingSettings,
-    validate: ScorerValidator | None,
-    init_weights: Callable[[TwoTower], None] | None,
+    *,
+    validates: bool,
+    is_warm_start: bool = False,
     group: ProcessGroup | None,
 ) -> None:
-    """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own."""
+    """Refuse a training that does not fit in memory, with all its processes on this machine; a GPU has its own.
+
+    Args:
+        data: Training data.
+        model_settings: Architecture of the towers.
+        training_settings: Loss, optimizer and schedule.
+        validates: Whether epochs are validated.
+        is_warm_start: Whether the initial weights are those of another run.
+        group: The processes; None for a single one.
+
+    Raises:
+        TrainingError: It needs more memory than there is; the message names settings that would fit.
+    """
     if torch.cuda.is_available():
         return
     processes, shares_tables = (1, False) if group is None else (group.size, group.shares_memory)
     available_bytes = available_memory_bytes() // processes
-    if init_weights is not None:
+    if is_warm_start:
         model_settings = model_settings.model_copy(update={"item_init": "random"})  # there is no spectral start
     check_memory(
         data,
@@ -184,7 +198,7 @@ def _check_memory(
         available_bytes,
         processes=processes,
         shares_tables=shares_tables,
-        validates=validate is not None,
+        validates=validates,
     )
 
 

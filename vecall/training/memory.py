@@ -19,7 +19,7 @@ from vecall.training.data import TrainingData
 from vecall.training.plan import TrainingPlan, find_row_tables, select_candidate_items
 from vecall.training.scoring import MAX_FULL_PRECISION_BYTES
 from vecall.training.settings import TrainingSettings
-from vecall.training.spectral import estimate_spectral_bytes
+from vecall.training.spectral import estimate_spectral_bytes, estimate_spectral_part_bytes
 
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
@@ -57,7 +57,8 @@ class MemoryEstimate:
         moving_average: Moving average of the weights.
         step: Activations and gradients of a training step.
         validation: Vectors of all items, and blocks of their scores.
-        spectral_start: Working memory of `model.item_init = "spectral"`, which is freed before the first step.
+        spectral_start: Working memory of `model.item_init = "spectral"` and of the spectral part, which is freed before
+            the first step.
         unshared_tables: What tables need more before the processes have them in common; freed likewise.
     """
 
@@ -225,9 +226,13 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
 
 
 def _estimate_spectral_start(inputs: _Inputs) -> int:
-    if inputs.model.item_init != "spectral" or not inputs.model.item_id:
-        return 0
-    return estimate_spectral_bytes(inputs.data.histories, inputs.data.n_items, inputs.model.dim)
+    """Return what the initial id vectors or the spectral part need, which are computed one after the other."""
+    model, histories, n_items = inputs.model, inputs.data.histories, inputs.data.n_items
+    has_start, has_part = model.item_init == "spectral" and model.item_id, model.spectral_dim > 0
+    return max(
+        estimate_spectral_bytes(histories, n_items, model.trained_dim) if has_start else 0,
+        estimate_spectral_part_bytes(histories, n_items, model.spectral_dim) if has_part else 0,
+    )
 
 
 def _estimate_validation(n_values: int) -> int:

@@ -30,6 +30,7 @@ _MAX_ITEMS = 1_000_000  # of more items, the ones with most users; the others ke
 _BASIS_BYTES, _KEPT_BASES_BYTES, _BUFFER_BYTES = 2 * 8 + 4, 2 * 4, 3 * 2**23
 _MATRIX_BYTES = 2 * (8 + 4)  # of an interaction: matrix and transposed matrix, with indices of 8 bytes
 _COUNT_BYTES = 8  # of an item: its column
+_FLOAT_BYTES = 4
 
 
 @torch.no_grad()
@@ -61,12 +62,21 @@ def initialize_item_ids(towers: TwoTower, histories: RaggedArray, seed: int) -> 
 
 def estimate_spectral_bytes(histories: RaggedArray, n_items: int, dim: int) -> int:
     """Estimate the bytes that `initialize_item_ids` needs beside histories and weights; freed when it returns."""
-    n_interactions = min(len(histories.values), _MAX_INTERACTIONS)
-    n_users = int(len(histories) * n_interactions / max(1, len(histories.values)))
-    n_matrix_items = min(int(np.count_nonzero(count_rows(histories.values, n_items))), _MAX_ITEMS)
+    n_interactions, n_users, n_matrix_items = _count_matrix(histories, n_items)
     width = dim + _OVERSAMPLING
     side_bytes = width * (_BASIS_BYTES * max(n_users, n_matrix_items) + _KEPT_BASES_BYTES * (n_users + n_matrix_items))
     return side_bytes + _MATRIX_BYTES * n_interactions + _COUNT_BYTES * n_items + _BUFFER_BYTES
+
+
+def estimate_spectral_part_bytes(histories: RaggedArray, n_items: int, dim: int) -> int:
+    """Estimate the bytes that `compute_spectral_part` needs for `dim` dimensions; freed when it returns."""
+    n_interactions, n_users, n_matrix_items = _count_matrix(histories, n_items)
+    width = dim + _OVERSAMPLING
+    # Of items alone: a basis is made orthonormal beside the one before and its multiple. While it is multiplied, there
+    # is one of users.
+    item_bytes = (_BASIS_BYTES + 2 * _FLOAT_BYTES) * n_matrix_items
+    basis_bytes = width * max(item_bytes, _FLOAT_BYTES * (n_users + 3 * n_matrix_items))
+    return basis_bytes + _MATRIX_BYTES * n_interactions + _COUNT_BYTES * n_items + _BUFFER_BYTES
 
 
 @torch.no_grad()
@@ -97,6 +107,13 @@ def compute_spectral_part(towers: TwoTower, histories: RaggedArray, seed: int) -
     eigenvalues, eigenvectors = compute_leading_eigenvectors(matrix, _L2 / regularized_counts, rank, seed)
     scaled = eigenvectors * np.sqrt(np.maximum(1 - 1 / eigenvalues, 0)).astype(np.float32)
     vectors[torch.from_numpy(items), :rank] = torch.from_numpy(scaled)
+
+
+def _count_matrix(histories: RaggedArray, n_items: int) -> tuple[int, int, int]:
+    """Return about how many interactions, users and items `build_interaction_matrix` takes."""
+    n_interactions = min(len(histories.values), _MAX_INTERACTIONS)
+    n_users = int(len(histories) * n_interactions / max(1, len(histories.values)))
+    return n_interactions, n_users, min(int(np.count_nonzero(count_rows(histories.values, n_items))), _MAX_ITEMS)
 
 
 def build_interaction_matrix(
