@@ -83,11 +83,12 @@ ORDERED, UNORDERED = RecallGap(0.4, 0.3, 0.01), RecallGap(0.4, 0.4, 0.01)
 @pytest.mark.parametrize(
     ("model", "probe", "encoder", "level", "setting"),
     [
-        (UNORDERED, ORDERED, "mean", "warning", "model.history.encoder"),
+        (UNORDERED, ORDERED, "mean", "warning", "model.preset"),
+        (UNORDERED, ORDERED, "causal", "warning", "training.epochs"),
         (UNORDERED, UNORDERED, "causal", "warning", "model.preset"),
         (UNORDERED, UNORDERED, "mean", "info", "model.preset"),
         (UNORDERED, UNORDERED, "set", None, None),
-        (UNORDERED, ORDERED, "set", "warning", "model.history.encoder"),
+        (UNORDERED, ORDERED, "set", "warning", "model.preset"),
         (ORDERED, UNORDERED, "causal", None, None),
         (RecallGap(0.028, 0.064, 0.004), UNORDERED, "mean", "error", "model.preset"),  # Book-Crossing
         (RecallGap(0.38, 0.42, 0.01), ORDERED, "mean", "warning", "model.preset"),
@@ -229,7 +230,15 @@ def test_negatives_from_the_batch_alone_are_found():
     assert (finding.level, finding.setting) == ("warning", "training.negatives.uniform")
 
 
-@pytest.mark.parametrize(("loss", "setting"), [("bce", "training.loss"), ("softmax", "training.negatives.hard")])
+@pytest.mark.parametrize(
+    ("loss", "setting"),
+    [
+        ("bce", "training.loss"),
+        ("softmax", "training.weight_decay"),
+        ("auto", "training.weight_decay"),  # which is a softmax over 2,000 items
+        ("sampled_softmax", "training.negatives.hard"),
+    ],
+)
 def test_popular_items_that_sink_are_found(loss, setting):
     ranking = make_ranking(0.05)
     rare = np.argsort(ranking.item_counts)[:20]

@@ -52,3 +52,13 @@ def test_l2_normalize_and_its_gradient_equal_those_of_torch():
     torch.testing.assert_close(x.grad, torch_x.grad)
     assert torch.autograd.gradcheck(l2_normalize, x.detach().requires_grad_())
     torch.testing.assert_close(l2_normalize(torch.zeros(1, 4)), torch.zeros(1, 4))
+
+
+def test_zero_vectors_get_no_gradient():
+    """Divided by 1e-12 it would freeze, by Adam's second moments, every parameter that it reaches."""
+    x = torch.zeros(2, 4)
+    x[1] = 1.0
+    x.requires_grad_()
+    (l2_normalize(x) * torch.randn(2, 4)).sum().backward()
+    assert (x.grad[0] == 0).all()
+    assert (x.grad[1] != 0).any()

@@ -13,6 +13,7 @@ from vecall.doctor.recall_samples import RecallSample, draw_cases, sample_recall
 from vecall.errors import ConfigError
 from vecall.evaluation.baseline_evaluation import build_baseline_factories
 from vecall.evaluation.baselines import Popularity
+from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import shuffle_histories
 from vecall.evaluation.scorer import Scorer
@@ -22,12 +23,13 @@ _PROBE = "cooccurrence"  # reads the order of histories
 
 
 def measure_model(
-    scorer: Scorer, dataset: Dataset, split: Split, known: KnownGaps | None = None
+    scorer: FallbackScorer, dataset: Dataset, split: Split, known: KnownGaps | None = None
 ) -> tuple[RankingFacts, OrderFacts | None]:
     """Rank all items for at most 2,000 test users and as many validation users.
 
     Args:
-        scorer: Scores of the model.
+        scorer: Scores of the model, and popular items for users of whom nothing is known; the lists of the latter are
+            left out.
         dataset: The tables.
         split: Baselines are fitted on its training part.
         known: The model beside the baselines, where that is known already.
@@ -40,15 +42,16 @@ def measure_model(
     cases = draw_cases(split.test)
     progress.announce(f"ranking {n_items:,} items for {len(cases):,} of {len(split.test):,} test users")
     sample = sample_recalls(scorer, cases, n_items)
+    known_users = np.flatnonzero(~scorer.get_unknown_user_mask(cases))
     gaps, skipped, probe = _fit_baselines(split, cases, popularity, None if known else sample)
     ranking = RankingFacts(
         recall_key=f"recall@{limit_depth(n_items)}" if known is None else known.recall_key,
         user_count=len(cases) if known is None else len(split.test),
         baseline_gaps=gaps if known is None else known.gaps,
         skipped_baselines=skipped,
-        top_rows=sample.top_rows,
+        top_rows=sample.top_rows[known_users],
         item_counts=popularity.item_counts,
-        target_rows=cases.targets.values,
+        target_rows=cases.take(known_users).targets.values,
     )
     return ranking, _measure_order(scorer, probe, split, n_items)
 

@@ -25,6 +25,7 @@ from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.scorer import VectorScorer
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.evaluate import build_user_encoder, has_same_items, read_item_vectors
+from vecall.pipeline.feature_check import describe_missing_features
 from vecall.release.release import Release
 
 _NO_CONFIG = Message(
@@ -44,6 +45,11 @@ _REFIT = Message(
 _OTHER_ITEMS = Message(
     "the tables have other items than the release, so the model was not measured: publish again.",
     "表中的物品与发布版本不同，因此没有测量模型：请重新发布。",
+)
+_OTHER_FEATURES = Message(
+    "the towers of the release read features that the settings do not name, or name with another kind: neither users "
+    "nor items were encoded. Give the settings that it was trained with, or fit and publish again.",
+    "发布版本的塔读取的特征在配置中不存在或类型不同：没有编码用户和物品。请使用训练时的配置，或重新训练并发布。",
 )
 _NO_TRAINING = Message(
     "a release has no record of its training: examine its run for loss, epochs and learning rate (--run).",
@@ -83,9 +89,10 @@ def build_store_context(release: Release, config: Config | None, known: KnownGap
         dataset=dataset,
         split=split,
         labels=read_label_range(config.data, config.schema_.interactions),
-        served=compare_served_vectors(release, dataset),
     )
     reasons = _list_reasons(release, dataset)
+    if _OTHER_FEATURES not in reasons:
+        context = dataclasses.replace(context, served=compare_served_vectors(release, dataset))
     if reasons:
         return dataclasses.replace(context, unexamined=(*context.unexamined, *reasons))
     return _measure(context, release, dataset, split, settings, known)
@@ -102,6 +109,9 @@ def _list_reasons(release: Release, dataset: Dataset) -> list[Message]:
     """Return why the release cannot be measured on the tables."""
     if release.encoder is None:
         return [_NO_TOWERS]
+    state = release.encoder.state
+    if describe_missing_features(state.items.features, state.users.features, dataset.schema, reads_context=False):
+        return [_OTHER_FEATURES]
     if not has_same_items(release.item_ids, dataset):
         return [_OTHER_ITEMS]
     return [_REFIT] if release.manifest.metrics.get("refit") else []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vecall.schema import Schema
+from vecall.schema import Schema, VectorFeature
 
 
 def describe_missing_features(
@@ -23,10 +23,13 @@ def describe_missing_features(
         ("users", user_features, schema.user_inputs),
     ):
         for name, feature in expected.items():
-            if name not in existing:
+            present = existing.get(name)
+            if present is None:
                 problems.append(f"{name!r} of {section} is missing")
-            elif type(existing[name]) is not type(feature):
-                problems.append(f"{name!r} of {section} is {existing[name].kind!r} and not {feature.kind!r}")
+            elif type(present) is not type(feature):
+                problems.append(f"{name!r} of {section} is {present.kind!r} and not {feature.kind!r}")
+            elif isinstance(present, VectorFeature) and present != feature:
+                problems.append(f"{name!r} of {section} has {present.size} values, another number than in training")
     if reads_context:
         problems += [
             f"{name!r} of the context is new" for name in schema.interactions.context if name not in user_features

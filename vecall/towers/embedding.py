@@ -37,12 +37,15 @@ class RowEmbedding(nn.Embedding):
 
         Returns:
             [M, D] vectors of the distinct rows, and the index [...] of each of `rows` in them; without a reader or in
-            evaluation mode the whole table and `rows` themselves.
+            evaluation mode the whole table and `rows` themselves, if they are on the same device.
         """
-        if self.row_reader is None or not self.training:
-            return self.weight, rows
-        distinct, index = find_distinct_rows(rows)
-        return self.row_reader(distinct), index
+        if self.row_reader is not None and self.training:
+            distinct, index = find_distinct_rows(rows)
+            return self.row_reader(distinct), index
+        if rows.device != self.weight.device:
+            distinct, index = find_distinct_rows(rows)
+            return self.weight[distinct.to(self.weight.device)].to(rows.device), index
+        return self.weight, rows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RowEmbedding":
         return self if self.stays_on_cpu else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

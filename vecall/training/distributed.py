@@ -137,6 +137,13 @@ class ProcessGroup:
             parameter.grad = mean.view_as(parameter) if share > 0 else None
 
     @torch.no_grad()
+    def broadcast_weights(self, module: torch.nn.Module) -> None:
+        """Replace the parameters and buffers of a module by those of rank 0."""
+        with _translate_errors():
+            for tensor in (*module.parameters(), *module.buffers()):
+                distributed.broadcast(tensor, src=0)
+
+    @torch.no_grad()
     def average_batch_norm(self, module: torch.nn.Module) -> None:
         """Replace the running statistics of batch norm in a module by their means over the processes."""
         for layer in module.modules():

@@ -92,7 +92,7 @@ def train(
     run_on_main(group, partial(check_fits, validates=validate is not None, is_warm_start=init_weights is not None))
     start = time.perf_counter()
     is_resumed = run_on_main(group, (directory / LAST_CHECKPOINT).exists)
-    towers = _build_towers(data, model_settings, training_settings.seed, init_weights, is_resumed=is_resumed)
+    towers = _build_towers(data, model_settings, training_settings.seed, init_weights, group, is_resumed=is_resumed)
     plan = run_on_main(group, partial(_resolve_plan, directory, training_settings, towers, data, group))
     module = TwoTowerModule(towers, data, training_settings, plan, group)
     logger = _build_logger(model_settings, training_settings, directory) if is_main(group) else None
@@ -139,6 +139,7 @@ def _build_towers(
     settings: ModelSettings,
     seed: int,
     init_weights: Callable[[TwoTower], None] | None,
+    group: ProcessGroup | None,
     *,
     is_resumed: bool,
 ) -> TwoTower:
@@ -152,6 +153,8 @@ def _build_towers(
     elif settings.item_init == "spectral":
         initialize_item_ids(towers, data.histories, seed)
     compute_spectral_part(towers, data.histories, seed)
+    if group is not None and not group.shares_memory:
+        group.broadcast_weights(towers)  # libraries of other machines may round otherwise
     return towers
 
 
@@ -337,7 +340,8 @@ def _build_trainer(
     """Build the trainer of this process alone: it does not know of others."""
     return Trainer(
         max_epochs=max_epochs,
-        accelerator="auto",
+        # "auto" would take devices of other kinds, too
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1 if group is None or not torch.cuda.is_available() else [torch.cuda.current_device()],
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         callbacks=callbacks,

@@ -269,6 +269,8 @@ class TwoTowerModule(LossModule):
             "context": to_tensors(self.data.context_features, self.device),
         }
         self._hard_negative_sampler = self._hard_negative_sampler.to(self.device)
+        if self.towers.spectral_vectors is not None:  # moving a module to a GPU copies shared buffers
+            self.eval_towers.spectral_vectors = self.towers.spectral_vectors
 
     def training_step(self, batch: AnyBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.

@@ -37,8 +37,6 @@ class RowwiseAdamW(torch.optim.AdamW):
     ) -> None:
         self._dense, self._tables, self._group = list(parameters), tables, group
         super().__init__([*self._dense, *(table.weight for table in tables)], lr, weight_decay=weight_decay, fused=True)
-        for table in tables:
-            self.state[table.weight] = _get_state(table)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters that have a gradient, and the rows that were read since the last step."""
@@ -61,11 +59,17 @@ class RowwiseAdamW(torch.optim.AdamW):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, with all rows up to date."""
+        """Return the state, with all rows up to date.
+
+        That of the tables is in `self.state` for this alone: a trainer moves what it finds there to its device, and
+        tables may be larger than that.
+        """
         for table in self._tables:
             table.flush()
             self.state[table.weight] = _get_state(table)
-        return super().state_dict()
+        state = super().state_dict()
+        self._forget_tables()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
@@ -73,7 +77,11 @@ class RowwiseAdamW(torch.optim.AdamW):
         for table in self._tables:
             state = self.state[table.weight]
             table.restore(int(state["step"]), state.get("exp_avg"), state["exp_avg_sq"])
-            self.state[table.weight] = _get_state(table)
+        self._forget_tables()
+
+    def _forget_tables(self) -> None:
+        for table in self._tables:
+            self.state.pop(table.weight, None)
 
 
 def _get_state(table: RowTable) -> dict[str, Tensor]:

@@ -91,7 +91,8 @@ def _time_steps(module: TwoTowerModule, thread_counts: tuple[int, int]) -> list[
     No weight is updated; buffers and the state of the random generator are restored.
     """
     rng_state = torch.get_rng_state()
-    buffers = {name: buffer.clone() for name, buffer in module.towers.named_buffers()}
+    constant = module.towers.spectral_vectors  # which may be as large as a table
+    buffers = {name: buffer.clone() for name, buffer in module.towers.named_buffers() if buffer is not constant}
     seconds: dict[int, list[float]] = {count: [] for count in thread_counts}
     module.on_fit_start()
     module.train()
@@ -111,6 +112,7 @@ def _time_steps(module: TwoTowerModule, thread_counts: tuple[int, int]) -> list[
             break
     with torch.no_grad():
         for name, buffer in module.towers.named_buffers():
-            buffer.copy_(buffers[name])
+            if name in buffers:
+                buffer.copy_(buffers[name])
     torch.set_rng_state(rng_state)
     return [median(seconds[count]) for count in thread_counts]

@@ -7,6 +7,7 @@ from vecall.doctor.finding import Finding, Message
 
 _MIN_USERS = 50  # below, being level with popularity is chance
 _FAR_BELOW = 0.8  # share of a baseline's recall
+_MAX_LEVEL = 1.1  # share of popularity's recall; a model with more is not level, though few users may not prove it
 
 _MESSAGE = Message(
     "{key} of the model is {recall:.3f}, {relations} ({users:,} test users). {meaning} Set model.preset to another of "
@@ -40,6 +41,11 @@ def check(context: DoctorContext) -> list[Finding]:
     return _compare(facts) + skipped
 
 
+def is_level_with(gap: RecallGap) -> bool:
+    """Whether the model is not above another one: neither beyond chance, nor by a tenth."""
+    return not gap.is_above and gap.recall <= _MAX_LEVEL * gap.other_recall
+
+
 def _list_relations(gaps: Mapping[str, RecallGap], below: str, level: str) -> str:
     return ", ".join(f"{below if gap.is_below else level} {name} {gap.other_recall:.3f}" for name, gap in gaps.items())
 
@@ -48,7 +54,7 @@ def _compare(facts: RankingFacts) -> list[Finding]:
     gaps = facts.baseline_gaps
     above = {name: gap for name, gap in gaps.items() if gap.is_below}
     popularity = gaps.get("popularity")
-    is_level = popularity is not None and not popularity.is_above and facts.user_count >= _MIN_USERS
+    is_level = popularity is not None and is_level_with(popularity) and facts.user_count >= _MIN_USERS
     if is_level and popularity is not None:
         above["popularity"] = popularity
     if not above:

@@ -4,6 +4,7 @@ import numpy as np
 
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Message
+from vecall.doctor.loss_facts import samples_negatives
 
 _MIN_USERS = 50
 _MIN_LIST_SHARE = 0.5  # of the users' lists that hold a hub
@@ -12,11 +13,18 @@ _POPULAR_FACTOR = 10  # an item within the popular ones, this many lists long, i
 _MESSAGE = Message(
     "{count:,} items are among the top {k} of more than {limit:.0%} of the users without being popular: the worst, "
     "{item!r}, is in {share:.0%} of the lists and was taken by {users:,.0f} users in training. Such hubs have vectors "
-    'that little training has moved. Raise training.negatives.uniform (or loss = "softmax"), training.weight_decay, '
-    "or set model.id_dropout so that rare items are represented by their features.",
+    "that little training has moved. {advice}",
     "{count:,} 个物品并不热门，却出现在超过 {limit:.0%} 用户的前 {k} 名中：最严重的是 {item!r}，占 {share:.0%} 的列"
-    "表，而训练中只有 {users:,.0f} 个用户选过它。这类枢纽点的向量几乎没有被训练。请加大 training.negatives.uniform（或"
-    ' loss = "softmax"）、training.weight_decay，或设 model.id_dropout 让特征代表冷门物品。',
+    "表，而训练中只有 {users:,.0f} 个用户选过它。这类枢纽点的向量几乎没有被训练。{advice_zh}",
+)
+_SAMPLED = (
+    'Raise training.negatives.uniform (or set loss = "softmax") or training.weight_decay',
+    '请加大 training.negatives.uniform（或设 loss = "softmax"）或 training.weight_decay',
+)
+_UNSAMPLED = ("Raise training.weight_decay", "请加大 training.weight_decay")
+_DROPOUT = (
+    ", or set model.id_dropout so that rare items are represented by their features",
+    "，或设 model.id_dropout 让特征代表冷门物品",
 )
 
 
@@ -35,8 +43,20 @@ def check(context: DoctorContext) -> list[Finding]:
     if not is_hub.any():
         return []
     row = int(shares.argmax())
+    is_sampled = context.config is None or samples_negatives(context.config, n_items)
+    advice, advice_zh = _SAMPLED if is_sampled else _UNSAMPLED
+    if context.dataset.schema.items.features:
+        advice, advice_zh = advice + _DROPOUT[0], advice_zh + _DROPOUT[1]
     [item] = context.dataset.catalogue.items.to_ids(np.array([row]))
     message = _MESSAGE.format(
-        count=int(is_hub.sum()), k=k, limit=_MIN_LIST_SHARE, item=item, share=shares[row], users=facts.item_counts[row]
+        count=int(is_hub.sum()),
+        k=k,
+        limit=_MIN_LIST_SHARE,
+        item=item,
+        share=shares[row],
+        users=facts.item_counts[row],
+        advice=f"{advice}.",
+        advice_zh=f"{advice_zh}。",
     )
-    return [Finding("hubs", "warning", message, round(float(shares[row]), 4), "training.negatives.uniform")]
+    setting = "training.negatives.uniform" if is_sampled else "training.weight_decay"
+    return [Finding("hubs", "warning", message, round(float(shares[row]), 4), setting)]

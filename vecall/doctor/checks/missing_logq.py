@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from vecall.doctor.checks.below_baselines import is_level_with
 from vecall.doctor.context import DoctorContext, RankingFacts
 from vecall.doctor.finding import Finding, Message
+from vecall.doctor.loss_facts import samples_negatives
 
 _MIN_USERS = 50
 _MIN_RATIO = 0.2  # of the median popularity of recalled items to that of targets
@@ -22,12 +24,22 @@ _SUNKEN = Message(
     "召回的物品远不如用户实际选择的热门：召回物品训练用户数的中位数为 {recalled:.0f}，目标为 {targets:.0f}，且召回率不"
     "高于热门榜。这正是热门物品被当作负样本而没有 logQ 修正的样子。{advice_zh}",
 )
+_SETTINGS = {
+    "bce": "training.loss",
+    "softmax": "training.weight_decay",
+    "sampled_softmax": "training.negatives.hard",
+}
 _ADVICE = {
     "bce": (
         'training.loss = "bce" has no correction: set loss = "auto".',
         'training.loss = "bce" 没有修正：请设 loss = "auto"。',
     ),
     "softmax": (
+        "The loss is over all items, so it needs none: look at training.weight_decay and training.temperature, and at "
+        "towers of your own.",
+        "损失覆盖全部物品，不需要该修正：请检查 training.weight_decay 与 training.temperature，以及自己训练的塔。",
+    ),
+    "sampled_softmax": (
         "The losses of vecall correct for it, so look at impressions and disliked items that are hard negatives "
         "(training.negatives.hard), and at towers of your own.",
         "vecall 的损失都有修正，因此请检查作为难负样本的曝光与不喜欢的物品（training.negatives.hard），以及自己训练的"
@@ -46,18 +58,20 @@ def check(context: DoctorContext) -> list[Finding]:
     if training.loss == "sampled_softmax" and training.negatives.uniform == 0:
         findings.append(Finding("missing_logq", "warning", _IN_BATCH_ALONE, 0.0, "training.negatives.uniform"))
     if context.ranking is not None and (medians := _find_sunken(context.ranking)) is not None:
-        advice, advice_zh = _ADVICE["bce" if training.loss == "bce" else "softmax"]
+        is_sampled = samples_negatives(config, len(context.ranking.item_counts))
+        loss = "bce" if training.loss == "bce" else "sampled_softmax" if is_sampled else "softmax"
+        advice, advice_zh = _ADVICE[loss]
         recalled, targets = medians
         message = _SUNKEN.format(recalled=recalled, targets=targets, advice=advice, advice_zh=advice_zh)
-        setting = "training.loss" if training.loss == "bce" else "training.negatives.hard"
-        findings.append(Finding("missing_logq", "warning", message, round(recalled / targets, 4), setting))
+        value = round(recalled / targets, 4)
+        findings.append(Finding("missing_logq", "warning", message, value, _SETTINGS[loss]))
     return findings
 
 
 def _find_sunken(facts: RankingFacts) -> tuple[float, float] | None:
     """Return the median popularity of recalled items and of targets where the first is far below, else None."""
     popularity = facts.baseline_gaps.get("popularity")
-    if popularity is None or popularity.is_above or len(facts.top_rows) < _MIN_USERS:
+    if popularity is None or not is_level_with(popularity) or len(facts.top_rows) < _MIN_USERS:
         return None
     recalled = float(np.median(facts.item_counts[facts.top_rows[facts.top_rows >= 0]]))
     targets = float(np.median(facts.item_counts[facts.target_rows]))

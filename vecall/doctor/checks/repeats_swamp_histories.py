@@ -23,7 +23,7 @@ def check(context: DoctorContext) -> list[Finding]:
     """Count repeats within the newest items of the test histories."""
     if context.split is None or context.config is None or context.dataset is None:
         return []
-    if context.config.model.history.encoder == "none":
+    if context.config.model.history.encoder in ("none", "set"):  # a set is read without repeats
         return []
     length = context.config.model.history.length
     cases = context.split.test.take(evenly_spaced_rows(len(context.split.test), _MAX_USERS))

@@ -11,9 +11,10 @@ from vecall.data.canonical import column_to_text
 from vecall.data.dataset import Dataset
 from vecall.data.frames import get_unnamed_column
 from vecall.data.ragged import EvalCases, count_rows
-from vecall.data.split import Split
+from vecall.data.split import TEST, Split
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Message
+from vecall.evaluation.evaluator import get_new_target_mask
 from vecall.schema import CategoryFeature, Features, NumericFeature, TagsFeature
 
 _MAX_CASES = 2_000
@@ -49,7 +50,9 @@ def check(context: DoctorContext) -> list[Finding]:
 
 def _find_named_targets(dataset: Dataset, cases: EvalCases) -> Iterator[Finding]:
     catalogue, schema = dataset.catalogue, dataset.schema
-    users, items = cases.users[cases.targets.segment_ids], cases.targets.values
+    # A feature of the training part may name items of the user's own history, which are taken again.
+    is_new = get_new_target_mask(cases, len(catalogue.items))
+    users, items = cases.users[cases.targets.segment_ids][is_new], cases.targets.values[is_new]
     attributes, title = catalogue.item_attributes, schema.items.title
     titles = [get_unnamed_column(attributes, title)] if title in attributes.columns else []  # no title, or no table
     sides = (
@@ -110,9 +113,12 @@ def _share_of_matches(values: list[str | list[str] | None], texts: list[str | No
 
 def _find_counts(dataset: Dataset, split: Split) -> Iterator[Finding]:
     n_items, frame = len(dataset.catalogue.items), dataset.catalogue.item_features
-    train_counts = count_rows(split.train.values, n_items)
-    for all_counts in (dataset.popularity, count_rows(dataset.interactions.items, n_items)):
-        is_different = all_counts != train_counts
+    held_out = dataset.interactions.positives.filter(split.positive_parts == TEST)
+    for all_counts, held_out_items in (
+        (dataset.popularity, held_out.counted_positives.items),
+        (count_rows(dataset.interactions.items, n_items), held_out.items),
+    ):
+        is_different = count_rows(held_out_items, n_items) > 0  # from what a count before the test would be
         if is_different.sum() < _MIN_COUNTED_ITEMS:
             continue
         for name, feature in dataset.schema.items.features.items():
