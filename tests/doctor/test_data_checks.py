@@ -1,6 +1,7 @@
 """Checks of the tables: each finds its planted fault, and nothing above info in healthy tables."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -106,6 +107,35 @@ def test_item_feature_that_counts_the_test_is_found():
     assert targets_in_features.check(make_context(config=config, items=with_items_table(n=train_counts))) == []
 
 
+def test_item_feature_that_counts_purchases_before_the_test_is_none_where_views_weigh_nothing():
+    """Views are in the training and not in the popularity, which says nothing of the test."""
+    interactions = {"user": "user", "item": "item", "time": "time", "event": "kind", "weights": {"view": 0, "buy": 1}}
+    items = {"id": "id", "id_type": "string", "features": {"bought": {"kind": "numeric"}}}
+    config = make_config(schema={"interactions": interactions, "items": items})
+    rows = [(*row, "buy" if row[2] > 4 else "view") for row in make_rows()]
+    make = partial(make_context, rows, config, columns=("user", "item", "time", "kind"))
+    context = make(items=with_items_table(bought=[0.0] * 60))
+    positives = context.dataset.interactions.positives
+    bought = positives.items[(positives.weights > 0) & (context.split.positive_parts != TEST)]
+    before = np.bincount(bought, minlength=60).astype(float).tolist()
+    assert targets_in_features.check(make(items=with_items_table(bought=before))) == []
+    all_counts = context.dataset.popularity.tolist()
+    assert list_levels(targets_in_features.check(make(items=with_items_table(bought=all_counts)))) == [
+        ("targets_in_features", "error")
+    ]
+
+
+def test_user_feature_that_names_an_item_of_the_history_is_none():
+    """Users come back to it, so that it names targets, too."""
+    features = {"favourite": {"kind": "category"}}
+    config = make_config(schema={"users": {"id": "id", "id_type": "string", "features": features}})
+    rows = [(f"u{user}", f"i{user % 20 + time % 2}", time) for user in range(40) for time in range(6)]
+    users = pl.DataFrame({"id": [f"u{user}" for user in range(40)], "favourite": [f"i{u % 20 + 1}" for u in range(40)]})
+    context = make_context(rows, config, users=users)
+    assert all(context.split.test.targets.values == context.split.test.histories.values[1::5])
+    assert targets_in_features.check(context) == []
+
+
 def test_values_spelled_otherwise_in_newer_rows_are_found():
     config = make_config(schema={"items": {"id": "id", "id_type": "string", "features": {"kind": {"kind": "tags"}}}})
     rows = [(f"u{u}", f"i{item:03}", t) for u in range(30) for t, item in enumerate([u % 10, 10 + u % 10, 20, 30 + u])]
@@ -153,6 +183,8 @@ def test_repeats_that_fill_the_history_are_found():
     assert (finding.level, finding.setting) == ("warning", "data.repeats")
     assert finding.value == pytest.approx(11 / 15, abs=1e-3)
     assert repeats_swamp_histories.check(make_context()) == []
+    sets = make_config(model={"history": {"encoder": "set"}})  # which are read without repeats
+    assert repeats_swamp_histories.check(make_context(rows, sets)) == []
 
 
 @pytest.mark.parametrize(("repeat", "text"), [({}, "the channel repeat, which"), (False, "turn the channel repeat on")])

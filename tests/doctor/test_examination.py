@@ -10,6 +10,7 @@ from support import cli, synthetic
 from support.cli import run_json
 from support.movielens import MOVIELENS_DIR
 
+from vecall.config import parse_config
 from vecall.doctor import examination
 from vecall.doctor.examination import CHECKS, examine
 from vecall.doctor.known_gaps import KnownGaps
@@ -99,6 +100,14 @@ def test_tables_that_have_moved_on_are_found_beside_a_store(published, tmp_path)
     assert len(differing) == 2
     assert "users" in differing[0].message.en
     assert "items" in differing[1].message.en
+
+
+def test_settings_without_a_feature_of_the_release_leave_the_model_unmeasured(published, config):
+    settings = config.as_json()
+    settings["schema"]["items"]["features"].popitem()
+    findings = examine(store=published / "store", config=parse_config(settings))
+    unexamined = [finding.message.en for finding in findings if finding.check == "unexamined"]
+    assert any("read features that the settings do not name" in message for message in unexamined)
 
 
 def test_index_of_low_recall_is_found(published_with_index, published, config, monkeypatch):
