@@ -15,6 +15,8 @@ from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
 
+DEADLINE_MS = 5_000  # of requests whose time is not what is tested: on a busy machine the default may pass
+
 
 @pytest.fixture
 def shop(published, tmp_path):
@@ -25,7 +27,7 @@ def shop(published, tmp_path):
 
 @pytest.fixture
 def client(shop):
-    with server.open_test_client(shop) as client:
+    with server.open_test_client(shop, deadline_ms=DEADLINE_MS) as client:
         yield client
 
 
@@ -38,7 +40,7 @@ def index_shop(published_with_index, tmp_path):
 
 @pytest.fixture
 def index_client(index_shop):
-    with server.open_test_client(index_shop) as client:
+    with server.open_test_client(index_shop, deadline_ms=DEADLINE_MS) as client:
         yield client
 
 
