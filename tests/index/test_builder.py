@@ -171,6 +171,33 @@ def test_auto_chooses_the_fastest_engine_that_reaches_the_target(plant_trials, c
     assert caplog.text.count("trial on 2500 items") == 2
 
 
+@pytest.mark.parametrize(
+    ("hnsw_recall", "ivf_recall", "engine", "is_tried", "is_warned"),
+    [
+        (0.99, 0.99, "hnsw", False, False),
+        (0.90, 0.99, "ivf", True, False),
+        (0.90, 0.91, "hnsw", True, True),  # both miss, and the graph is faster
+    ],
+)
+def test_graph_that_misses_its_target_over_all_items_is_compared_with_lists(
+    plant_trials, monkeypatch, caplog, hnsw_recall, ivf_recall, engine, is_tried, is_warned
+):
+    plant_trials(lambda engine: (0, 1.0 if engine.name == "hnsw" else 2.0))
+
+    def planted_tune(index, *args, warn_if_missed=True, **kwargs):
+        is_graph = isinstance(index, HnswIndex)
+        recall, ms = (hnsw_recall, 1.0) if is_graph else (ivf_recall, 2.0)
+        assert not warn_if_missed  # of the first before the second
+        return make_tuning_result(TuningPoint(5, 9, 0, recall, 0.0, ms, 0.95))
+
+    monkeypatch.setattr(builder, "tune", planted_tune)
+    with caplog.at_level(logging.INFO):
+        built = make_index(2500, target_recall=0.98)
+    assert built.engine == engine
+    assert ("hnsw misses its target at 1 of 1 ks over all 2500 items: trying ivf" in caplog.text) == is_tried
+    assert ("was not reached" in caplog.text) == is_warned
+
+
 def test_engines_are_compared_on_a_sample(plant_trials, monkeypatch):
     monkeypatch.setattr(builder, "_MAX_TRIAL_ITEMS", 2000)
     monkeypatch.setattr(builder, "_MAX_TRIAL_QUERIES", 7)

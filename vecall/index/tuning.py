@@ -89,22 +89,22 @@ def tune(
             best_points.append(_select_cheapest(points, target, max_latency_ms))
             trials += points
             advance(1)
-    if warn_if_missed:
-        _warn_of_missed_targets(best_points, trials, target, max_latency_ms)
     costs = _fit_cost_model(index, queries, trials, ms_per_scanned_row)
     filtered_table = FilteredSearchTable()
     if tune_filters and fixed_width is None:
         pairs = [(point.k, point.search_params) for point in best_points]
         filtered_table = tune_filtered(index, queries, exact_rows[:, :filtered_length], pairs, target, costs)
-    return TuningResult(tuple(best_points), tuple(trials), costs, filtered_table)
+    result = TuningResult(tuple(best_points), tuple(trials), costs, filtered_table)
+    if warn_if_missed:
+        warn_of_missed_targets(result, target, max_latency_ms)
+    return result
 
 
-def _warn_of_missed_targets(
-    best_points: list[TuningPoint], trials: list[TuningPoint], target: RecallTarget, max_latency_ms: float
-) -> None:
-    for point in best_points:
+def warn_of_missed_targets(result: TuningResult, target: RecallTarget, max_latency_ms: float) -> None:
+    """Log a warning for each k at which recall or latency is missed."""
+    for point in result.best_points:
         if not point.reaches_with_confidence(target) or point.p50_ms > max_latency_ms:
-            trial_count = sum(trial.k == point.k for trial in trials)
+            trial_count = sum(trial.k == point.k for trial in result.trials)
             limit, remedy = "", "lower index.target_recall or index.target_worst"
             if max_latency_ms < math.inf:
                 limit, remedy = f" within {max_latency_ms:g} ms", f"{remedy} or raise index.latency_ms"
