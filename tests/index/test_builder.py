@@ -184,11 +184,12 @@ def test_graph_that_misses_its_target_over_all_items_is_compared_with_lists(
 ):
     plant_trials(lambda engine: (0, 1.0 if engine.name == "hnsw" else 2.0))
 
-    def planted_tune(index, *args, warn_if_missed=True, **kwargs):
+    def planted_tune(index, *args, warn_if_missed, tune_filters, **kwargs):
         is_graph = isinstance(index, HnswIndex)
         recall, ms = (hnsw_recall, 1.0) if is_graph else (ivf_recall, 2.0)
-        assert not warn_if_missed  # of the first before the second
-        return make_tuning_result(TuningPoint(5, 9, 0, recall, 0.0, ms, 0.95))
+        assert not warn_if_missed  # before it is known which index is kept
+        assert not tune_filters
+        return make_tuning_result(TuningPoint(5, 9, 100, recall, 0.0, ms, 0.95))
 
     monkeypatch.setattr(builder, "tune", planted_tune)
     with caplog.at_level(logging.INFO):
@@ -196,6 +197,7 @@ def test_graph_that_misses_its_target_over_all_items_is_compared_with_lists(
     assert built.engine == engine
     assert ("hnsw misses its target at 1 of 1 ks over all 2500 items: trying ivf" in caplog.text) == is_tried
     assert ("was not reached" in caplog.text) == is_warned
+    assert built.tuning.filtered_table != FilteredSearchTable()
 
 
 def test_engines_are_compared_on_a_sample(plant_trials, monkeypatch):

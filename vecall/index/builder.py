@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import JsonValue
@@ -18,7 +18,7 @@ from vecall.index.index_info import IndexInfo
 from vecall.index.sampling import evenly_spaced_rows
 from vecall.index.search_params import RecallTarget, TuningPoint
 from vecall.index.settings import IndexSettings
-from vecall.index.tuning import TuningResult, tune, warn_of_missed_targets
+from vecall.index.tuning import TuningResult, add_filtered_table, tune, warn_of_missed_targets
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,9 @@ def build_index(
         return _build_and_tune(engine, vectors, tuning_queries, context)
     engine = _select_engine(vectors, tuning_queries, settings)
     second = ENGINES.get(_SECOND_ENGINES.get(engine.name, ""))
-    built = _build_and_tune(engine, vectors, tuning_queries, context, warn_if_missed=second is None)
     if second is None:
-        return built
+        return _build_and_tune(engine, vectors, tuning_queries, context)
+    built = _build_and_tune(engine, vectors, tuning_queries, context, is_provisional=True)
     return _replace_if_missed(built, second, vectors, tuning_queries, context)
 
 
@@ -92,8 +92,9 @@ def _build_and_tune(
     queries: Vectors,
     context: BuildContext,
     *,
-    warn_if_missed: bool = True,
+    is_provisional: bool = False,
 ) -> BuiltIndex:
+    """Build an index and tune it; a provisional one not for filtered results, and without warnings."""
     settings = context.settings
     build = engine.build(vectors, context)
     with drop_on_error(IndexInfo.of_build(engine.name, build.parameters, settings), context.draft):
@@ -105,7 +106,8 @@ def _build_and_tune(
             sweep=engine.sweep,
             max_latency_ms=settings.latency_ms,
             fixed_width=engine.get_fixed_width(settings),
-            warn_if_missed=warn_if_missed,
+            tune_filters=not is_provisional,
+            warn_if_missed=not is_provisional,
         )
     return BuiltIndex(build.index, engine.name, tuning, build.parameters)
 
@@ -116,23 +118,28 @@ def _replace_if_missed(
     """Return an index of the second engine if the first one misses its target over all vectors and that one is better.
 
     A trial on a sample does not show how a graph fares over all of them.
+
+    Args:
+        built: provisional index of the first engine.
+        second: the other engine.
+        vectors: as for `build_index`.
+        queries: those to tune on.
+        context: of the build.
     """
     target = RecallTarget(context.settings.target_recall, context.settings.target_worst)
     tuning = built.tuning
     assert tuning is not None  # noqa: S101 - for mypy: no engine that is chosen is exact
-    misses = _rate(tuning.best_points, target)[0]
-    if not misses:
-        return built
-    logger.info(
-        "%s misses its target at %d of %d ks over all %d items: trying %s",
-        built.engine, misses, len(tuning.best_points), len(vectors), second.name,
-    )  # fmt: skip
-    other = _build_and_tune(second, vectors, queries, context, warn_if_missed=False)
-    assert other.tuning is not None  # noqa: S101 - likewise
-    if _rate(other.tuning.best_points, target) < _rate(tuning.best_points, target):
-        built, tuning = other, other.tuning
+    if misses := _rate(tuning.best_points, target)[0]:
+        logger.info(
+            "%s misses its target at %d of %d ks over all %d items: trying %s",
+            built.engine, misses, len(tuning.best_points), len(vectors), second.name,
+        )  # fmt: skip
+        other = _build_and_tune(second, vectors, queries, context, is_provisional=True)
+        assert other.tuning is not None  # noqa: S101 - likewise
+        if _rate(other.tuning.best_points, target) < _rate(tuning.best_points, target):
+            built, tuning = other, other.tuning
     warn_of_missed_targets(tuning, target, context.settings.latency_ms)
-    return built
+    return replace(built, tuning=add_filtered_table(tuning, built.index, queries, target))
 
 
 def _limit_ks(ks: tuple[int, ...], max_k: int | None) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,6 +98,21 @@ def tune(
     if warn_if_missed:
         warn_of_missed_targets(result, target, max_latency_ms)
     return result
+
+
+def add_filtered_table(result: TuningResult, index: Index, queries: Vectors, target: RecallTarget) -> TuningResult:
+    """Return a result of `tune` without tuning for filtered results with that, too.
+
+    Args:
+        result: the result.
+        index: as for `tune`.
+        queries: likewise.
+        target: likewise.
+    """
+    length = min(RESULT_LENGTH_FACTOR * result.best_points[0].k, index.vectors.size)
+    exact_rows = index.vectors.search_exact(queries, length).rows
+    pairs = [(point.k, point.search_params) for point in result.best_points]
+    return replace(result, filtered_table=tune_filtered(index, queries, exact_rows, pairs, target, result.costs))
 
 
 def warn_of_missed_targets(result: TuningResult, target: RecallTarget, max_latency_ms: float) -> None:
