@@ -23,12 +23,9 @@ from harness.filters.competitors import measure_competitors
 from harness.filters.grid import (
     ATTRIBUTE_CORRELATION,
     EXCLUSION_COUNTS,
-    KS,
     REGION_KINDS,
     FilterPool,
-    make_cases,
-    measure_cell,
-    measure_near_pass_rate,
+    measure_cells,
     time_filters,
 )
 from harness.tables import console, print_table
@@ -90,12 +87,7 @@ def run_pool(clusters: ClusteredVectors, options: argparse.Namespace, scratch: P
 
 def measure_kind(pool: FilterPool, kind: str) -> dict[str, Any]:
     """Measure all cells of a kind of filter."""
-    environment, cells = describe_environment(), []
-    for rate, filters in zip(PASS_RATES, pool.make_filters(kind, PASS_RATES), strict=True):
-        cases = make_cases(pool, filters)
-        near_pass_rate = round(measure_near_pass_rate(pool, filters), 5)
-        rates = {"rate": rate, "matches": filters[0].matching_base_rows.count, "near_pass": near_pass_rate}
-        cells += [rates | measure_cell(pool.snapshot, cases, excluded, k) for excluded in EXCLUSION_COUNTS for k in KS]
+    environment, cells = describe_environment(), measure_cells(pool, kind, PASS_RATES, EXCLUSION_COUNTS)
     return {"facts": environment, "release": pool.describe(), "load_after": read_load_average(), "cells": cells}
 
 

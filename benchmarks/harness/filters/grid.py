@@ -68,9 +68,7 @@ class FilterPool:
             queries: number of queries, rounded up to a multiple of the number of themes.
             themes: number of themes to draw queries from, at most.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        clusters.write_npy(directory / "items.npy")
-        np.save(directory / "tuning.npy", clusters.make_queries(N_TUNING_QUERIES, stream="tuning"))
+        write_vectors(clusters, directory)
         if not (directory / "store" / "CURRENT").exists():
             publish_pool(clusters, directory, IndexSettings(engine="auto", target_recall=TARGET_RECALL, ks=KS))
         query_themes = np.unique(clusters.theme_by_center)[:themes]
@@ -150,6 +148,13 @@ class FilterPool:
         noise = np.random.default_rng(self.clusters.seed).standard_normal(similarity.shape, dtype=np.float32)
         values: Scores = np.float32(correlation) * similarity + noise
         return values
+
+
+def write_vectors(clusters: ClusteredVectors, directory: Path) -> None:
+    """Write items.npy and tuning.npy into a directory, which is created if missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    clusters.write_npy(directory / "items.npy")
+    np.save(directory / "tuning.npy", clusters.make_queries(N_TUNING_QUERIES, stream="tuning"))
 
 
 def publish_pool(clusters: ClusteredVectors, directory: Path, index: IndexSettings) -> None:
@@ -238,6 +243,26 @@ def measure_near_pass_rate(pool: FilterPool, filters: Sequence[FilterMask]) -> f
         mask.matching_base_rows.contains(rows).mean() for rows, mask in zip(pool.nearest_rows, filters, strict=True)
     ]
     return float(np.mean(rates))
+
+
+def measure_cells(
+    pool: FilterPool, kind: str, rates: Sequence[float], exclusion_counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Measure all cells of a kind of filter.
+
+    Args:
+        pool: what is searched.
+        kind: as for `FilterPool.make_filters`.
+        rates: pass rates.
+        exclusion_counts: numbers of excluded rows.
+    """
+    cells = []
+    for rate, filters in zip(rates, pool.make_filters(kind, rates), strict=True):
+        cases = make_cases(pool, filters)
+        near_pass_rate = round(measure_near_pass_rate(pool, filters), 5)
+        shares = {"rate": rate, "matches": filters[0].matching_base_rows.count, "near_pass": near_pass_rate}
+        cells += [shares | measure_cell(pool.snapshot, cases, n, k) for n in exclusion_counts for k in KS]
+    return cells
 
 
 def measure_cell(snapshot: Snapshot, cases: Sequence[FilterCase], n_excluded: int, k: int) -> dict[str, Any]:

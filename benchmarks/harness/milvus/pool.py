@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.clustered_vectors import ClusteredVectors
-from harness.filters.grid import KS, N_TUNING_QUERIES, TARGET_RECALL
+from harness.filters.grid import KS, TARGET_RECALL, write_vectors
 from vecall import IndexSettings
 from vecall.arrays import HalfVectors
 from vecall.index.milvus.client import MilvusConnection, acquire_connection
@@ -52,9 +52,7 @@ class MilvusPool:
     @cached_property
     def items(self) -> HalfVectors:
         """[N, D] vectors, mapped from a file that is written first where it is missing."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.clusters.write_npy(self.directory / "items.npy")
-        np.save(self.directory / "tuning.npy", self.clusters.make_queries(N_TUNING_QUERIES, stream="tuning"))
+        write_vectors(self.clusters, self.directory)
         items: HalfVectors = np.load(self.directory / "items.npy", mmap_mode="r")
         return items
 

@@ -7,15 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.filters.grid import (
-    CALLS_PER_TURN,
-    KS,
-    REGION_KINDS,
-    FilterPool,
-    make_cases,
-    measure_cell,
-    measure_near_pass_rate,
-)
+from harness.filters.grid import CALLS_PER_TURN, KS, REGION_KINDS, FilterPool, measure_cells
 from harness.milvus.pool import MilvusPool
 from harness.timing import compute_percentiles, time_ms
 from vecall import Query, open_recaller
@@ -89,14 +81,10 @@ def _record_searches() -> Iterator[list[tuple[str, dict[str, Any]]]]:
 def measure_filters(pool: MilvusPool, *, queries: int) -> dict[str, Any]:
     """Measure filtered recalls: random filters, and filters with, against and across the query's region."""
     filtered = FilterPool.open(pool.clusters, pool.directory, queries=queries, themes=_THEMES)
-    cells = []
-    for kind in ("random", *REGION_KINDS):
-        for rate, filters in zip(_RATES, filtered.make_filters(kind, _RATES), strict=True):
-            cases = make_cases(filtered, filters)
-            near = round(measure_near_pass_rate(filtered, filters), 5)
-            cells += [
-                {"kind": kind, "rate": rate, "near_pass": near} | measure_cell(filtered.snapshot, cases, excluded, k)
-                for excluded in _EXCLUDED
-                for k in KS
-            ]
-    return {"cells": cells}
+    return {
+        "cells": [
+            {"kind": kind} | cell
+            for kind in ("random", *REGION_KINDS)
+            for cell in measure_cells(filtered, kind, _RATES, _EXCLUDED)
+        ]
+    }

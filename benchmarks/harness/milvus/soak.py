@@ -10,7 +10,6 @@ import numpy as np
 
 from harness.milvus.pool import MilvusPool
 from vecall import Query, open_recaller
-from vecall.arrays import Vectors
 from vecall.errors import EngineUnavailableError
 from vecall.index.ann_recall import recall_from_scores
 from vecall.recall.recaller import Recaller
@@ -31,11 +30,11 @@ class _Changes:
     """What was acknowledged; guarded by the lock.
 
     Attributes:
-        live: items that were added, and their vectors.
+        added: ids of new items.
         deleted: ids that are gone for good.
     """
 
-    live: dict[int, Vectors] = field(default_factory=dict)
+    added: set[int] = field(default_factory=set)
     deleted: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -59,7 +58,7 @@ def run_soak(pool: MilvusPool, *, seconds: float, kill_seconds: float) -> dict[s
         "recalls": soak.counts["recalls"],
         "unavailable": soak.counts["unavailable"],
         "wrong": {name: soak.counts[name] for name in ("length", "duplicate", "deleted", "score", "order", "upsert")},
-        "changes": len(soak.changes.live) + len(soak.changes.deleted),
+        "changes": len(soak.changes.added) + len(soak.changes.deleted),
         "lost_changes": lost,
         "sampled": len(exact),
         "ann_recall": round(float(np.mean(exact)), 4) if exact else None,
@@ -87,8 +86,7 @@ class _Soak:
         for thread in threads:
             thread.start()
         end = time.monotonic() + seconds
-        while (remaining := end - time.monotonic()) > kill_seconds + _DOWN_SECONDS:
-            del remaining
+        while end - time.monotonic() > kill_seconds + _DOWN_SECONDS:
             if self._stop_event.wait(kill_seconds):
                 break
             self._pool.server.kill()
@@ -104,7 +102,7 @@ class _Soak:
     def count_lost_changes(self, recaller: Recaller) -> int:
         """Acknowledged changes that a newly opened store lacks."""
         snapshot = recaller.live_index.snapshot
-        added = snapshot.is_live(snapshot.to_rows(list(self.changes.live)))
+        added = snapshot.is_live(snapshot.to_rows(list(self.changes.added)))
         deleted = snapshot.is_live(snapshot.to_rows(list(self.changes.deleted)))
         return int(np.count_nonzero(~added) + np.count_nonzero(deleted))
 
@@ -159,7 +157,7 @@ class _Soak:
             item_id = base_size + number
             recaller.upsert([{"id": item_id, "vector": vector, "fields": {}}])
             with self.changes.lock:
-                self.changes.live[item_id] = vector
+                self.changes.added.add(item_id)
             try:
                 answer = recaller.recall(Query(vector=vector, k=1))
             except EngineUnavailableError:
