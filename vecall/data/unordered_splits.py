@@ -31,11 +31,9 @@ def split_at_random(interactions: Interactions, n_users: int, seed: int) -> Spli
     positives = interactions.positives
     is_valid, is_test = draw_held_out(positives.users, positives.items, positives.is_target, n_users, seed)
     parts = np.where(is_test, TEST, np.where(is_valid, VALID, TRAIN)).astype(np.int8)
-    is_train, kinds = (
-        ~_are_pairs_of(interactions, positives.filter(parts != TRAIN)),
-        describe_target_kinds(interactions),
-    )
-    split = _split_by_parts(interactions, n_users, parts, is_train, reads_validation=False)
+    may_train = ~_are_pairs_of(interactions, positives.filter(parts != TRAIN))
+    kinds = describe_target_kinds(interactions)
+    split = _split_by_parts(interactions, n_users, parts, may_train, reads_validation=False)
     return replace(
         split,
         protocol=f"random: of each user's items{kinds}, 10 % are the test and 10 % the validation (seed {seed}); "

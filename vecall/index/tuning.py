@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vecall import progress
-from vecall.arrays import Vectors
+from vecall.arrays import Rows, Vectors
 from vecall.index import timing
 from vecall.index.base import Index, SearchParams
 from vecall.index.filtered_tuning import RESULT_LENGTH_FACTOR, tune_filtered
@@ -90,11 +90,9 @@ def tune(
             trials += points
             advance(1)
     costs = _fit_cost_model(index, queries, trials, ms_per_scanned_row)
-    filtered_table = FilteredSearchTable()
+    result = TuningResult(tuple(best_points), tuple(trials), costs, FilteredSearchTable())
     if tune_filters and fixed_width is None:
-        pairs = [(point.k, point.search_params) for point in best_points]
-        filtered_table = tune_filtered(index, queries, exact_rows[:, :filtered_length], pairs, target, costs)
-    result = TuningResult(tuple(best_points), tuple(trials), costs, filtered_table)
+        result = _add_filtered_table(result, index, queries, exact_rows[:, :filtered_length], target)
     if warn_if_missed:
         warn_of_missed_targets(result, target, max_latency_ms)
     return result
@@ -110,7 +108,12 @@ def add_filtered_table(result: TuningResult, index: Index, queries: Vectors, tar
         target: likewise.
     """
     length = min(RESULT_LENGTH_FACTOR * result.best_points[0].k, index.vectors.size)
-    exact_rows = index.vectors.search_exact(queries, length).rows
+    return _add_filtered_table(result, index, queries, index.vectors.search_exact(queries, length).rows, target)
+
+
+def _add_filtered_table(
+    result: TuningResult, index: Index, queries: Vectors, exact_rows: Rows, target: RecallTarget
+) -> TuningResult:
     pairs = [(point.k, point.search_params) for point in result.best_points]
     return replace(result, filtered_table=tune_filtered(index, queries, exact_rows, pairs, target, result.costs))
 

@@ -131,17 +131,21 @@ def resolve_loss(settings: TrainingSettings, n_items: int) -> LossName:
     Raises:
         TrainingError: "sampled_softmax" is needed, and the settings have no negatives for it.
     """
-    if settings.loss != "auto":
-        return settings.loss
-    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else MAX_LOGITS_CPU
-    if settings.batch * n_items <= max_logits:
-        return "softmax"
-    if settings.negatives.uniform + settings.negatives.in_batch == 0:
+    loss = select_loss(settings, n_items)
+    if settings.loss == "auto" and loss != "softmax" and settings.negatives.uniform + settings.negatives.in_batch == 0:
         raise TrainingError(
             f"a softmax over all {n_items} items is too large at training.batch = {settings.batch}, and there are no "
             "negatives for a sampled one: set training.negatives.uniform or training.negatives.in_batch above 0"
         )
-    return "sampled_softmax"
+    return loss
+
+
+def select_loss(settings: TrainingSettings, n_items: int) -> LossName:
+    """Return the loss as `resolve_loss` does, whether or not there are negatives for it."""
+    if settings.loss != "auto":
+        return settings.loss
+    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else MAX_LOGITS_CPU
+    return "softmax" if settings.batch * n_items <= max_logits else "sampled_softmax"
 
 
 def find_row_tables(towers: TwoTower, *, items_by_rows: bool) -> list[RowEmbedding]:

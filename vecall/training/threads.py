@@ -111,8 +111,7 @@ def _time_steps(module: TwoTowerModule, thread_counts: tuple[int, int]) -> list[
         if round_number > 0 and time.perf_counter() > deadline:
             break
     with torch.no_grad():
-        for name, buffer in module.towers.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
+        for name, buffer in buffers.items():
+            module.towers.get_buffer(name).copy_(buffer)
     torch.set_rng_state(rng_state)
     return [median(seconds[count]) for count in thread_counts]

@@ -4,7 +4,7 @@ import numpy as np
 
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Message
-from vecall.doctor.loss_facts import samples_negatives
+from vecall.training.plan import select_loss
 
 _MIN_USERS = 50
 _MIN_LIST_SHARE = 0.5  # of the users' lists that hold a hub
@@ -43,7 +43,7 @@ def check(context: DoctorContext) -> list[Finding]:
     if not is_hub.any():
         return []
     row = int(shares.argmax())
-    is_sampled = context.config is None or samples_negatives(context.config, n_items)
+    is_sampled = context.config is None or select_loss(context.config.training, n_items) != "softmax"
     advice, advice_zh = _SAMPLED if is_sampled else _UNSAMPLED
     if context.dataset.schema.items.features:
         advice, advice_zh = advice + _DROPOUT[0], advice_zh + _DROPOUT[1]

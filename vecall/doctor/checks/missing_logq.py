@@ -5,7 +5,7 @@ import numpy as np
 from vecall.doctor.checks.below_baselines import is_level_with
 from vecall.doctor.context import DoctorContext, RankingFacts
 from vecall.doctor.finding import Finding, Message
-from vecall.doctor.loss_facts import samples_negatives
+from vecall.training.plan import select_loss
 
 _MIN_USERS = 50
 _MIN_RATIO = 0.2  # of the median popularity of recalled items to that of targets
@@ -58,8 +58,7 @@ def check(context: DoctorContext) -> list[Finding]:
     if training.loss == "sampled_softmax" and training.negatives.uniform == 0:
         findings.append(Finding("missing_logq", "warning", _IN_BATCH_ALONE, 0.0, "training.negatives.uniform"))
     if context.ranking is not None and (medians := _find_sunken(context.ranking)) is not None:
-        is_sampled = samples_negatives(config, len(context.ranking.item_counts))
-        loss = "bce" if training.loss == "bce" else "sampled_softmax" if is_sampled else "softmax"
+        loss = select_loss(training, len(context.ranking.item_counts))
         advice, advice_zh = _ADVICE[loss]
         recalled, targets = medians
         message = _SUNKEN.format(recalled=recalled, targets=targets, advice=advice, advice_zh=advice_zh)
