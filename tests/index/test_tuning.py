@@ -173,12 +173,27 @@ def test_sweep_ends_where_recall_stops_growing():
     assert len(result.trials) == 1 + sweep._PLATEAU_STEPS
 
 
-def test_sweep_ends_where_a_search_costs_four_full_scans(monkeypatch):
+def test_sweep_ends_where_a_search_costs_two_full_scans(monkeypatch):
     plant_latency(monkeypatch, lambda params: params.width / 100, ms_per_scanned_row=0.75e-3)  # 0.75 ms for all rows
     result = tune(
         PlantedIndex(1000), make_queries(10), [100], RecallTarget(0.9, 0), tune_filters=False, warn_if_missed=False
     )
-    assert result.trials[-2].p50_ms <= 3 < result.trials[-1].p50_ms
+    assert result.trials[-2].p50_ms <= 1.5 < result.trials[-1].p50_ms
+
+
+@pytest.mark.parametrize(("last_width", "far_width"), [(100, 800), (2000, 10_000), (20_000, 20_000)])
+def test_cost_model_is_fitted_to_a_wide_search_but_to_none_that_takes_seconds(monkeypatch, last_width, far_width):
+    """A graph that missed its target was tried at widths at which 8 times as many take minutes to measure."""
+    widths = []
+
+    def measure(index, queries, k, params, allowed=None):
+        widths.append(params.width)
+        return 0.5 + params.width / 100
+
+    monkeypatch.setattr(timing, "measure_median_ms", measure)
+    index = PlantedIndex(last_width, size=100_000)
+    result = tune(index, make_queries(10), [10], RecallTarget(1, 0), fixed_width=last_width, warn_if_missed=False)
+    assert widths == [last_width, far_width]
 
 
 def test_point_beyond_the_latency_is_not_chosen(caplog, monkeypatch):

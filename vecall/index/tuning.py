@@ -19,9 +19,10 @@ from vecall.index.sweep import SweepTask, sweep_widths
 
 logger = logging.getLogger(__name__)
 
-_MAX_FULL_SCAN_RATIO = 4  # latency as a multiple of a full scan's, beyond which larger ef are not tried
+_MAX_FULL_SCAN_RATIO = 2  # latency as a multiple of a full scan's, beyond which larger ef are not tried
 _MIN_CUTOFF_MS = 0.2  # lower bound of that latency: below, one late clock tick would end the sweep
 _FAR_WIDTH_FACTOR = 8  # width of the wide search for the cost model, as a multiple of the last width tried
+_MAX_FAR_WIDTH = 10_000  # of that search: the time of a graph's candidate list grows with the square of its width
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def _fit_cost_model(
     """Fit milliseconds = fixed + a width + b depth to the trials by least squares with coefficients >= 0."""
     last = trials[-1]
     # Filtered searches are wide: without a wide point, noise of the narrow ones would set their cost.
-    wide = SearchParams(_FAR_WIDTH_FACTOR * last.width, last.rerank_depth)
+    width = min(_FAR_WIDTH_FACTOR * last.width, max(_MAX_FAR_WIDTH, last.width))
+    wide = SearchParams(width, last.rerank_depth)
     allowed = sample_bitmap(index.vectors.size, math.ceil(index.vectors.size / 10))
     wide_ms = timing.measure_median_ms(
         index, queries[: timing.TIMED_QUERIES // 3], min(last.k, allowed.count), wide, allowed
