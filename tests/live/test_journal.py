@@ -224,6 +224,24 @@ def test_creating_a_journal_keeps_one_that_another_process_created(path: Path) -
     assert not list(path.parent.glob("tmp-*"))
 
 
+def test_creating_a_journal_whose_temporary_file_was_swept_begins_again(path: Path, monkeypatch) -> None:
+    """A process that writes a release removes `tmp-*` files as leftovers of dead processes."""
+    swept = []
+
+    def sweep_once_and_link(source: Path, target: Path) -> None:
+        if not swept:
+            swept.append(source)
+            source.unlink()
+        link(source, target)
+
+    link = os.link
+    monkeypatch.setattr(os, "link", sweep_once_and_link)
+    with Journal.open(path, "string") as journal:
+        assert journal.append(make_upserts("a", 3)) == 3
+    assert swept
+    assert not list(path.parent.glob("tmp-*"))
+
+
 @pytest.mark.parametrize("obstacle", ["path is a directory", "parent is missing", "parent is a file"])
 def test_path_that_cannot_be_a_journal_is_an_io_error(path: Path, obstacle: str) -> None:
     if obstacle == "path is a directory":

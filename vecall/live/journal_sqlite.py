@@ -86,6 +86,8 @@ def create_journal(path: Path, id_type: IdType) -> None:
         os.link(temporary_path, path)  # unlike a rename, it does not replace a file of another process
     except FileExistsError:
         pass
+    except FileNotFoundError:  # a process that writes a release took it for a leftover
+        create_journal(path, id_type)
     finally:
         temporary_path.unlink(missing_ok=True)
 
