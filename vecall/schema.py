@@ -134,7 +134,9 @@ class ItemSchema(SettingsModel):
     id_type: IdType = Field(description="type of item ids; never guessed")
     title: str | None = Field(None, description="column of a name for people; it is an attribute, too")
     attributes: dict[str, AttributeType | None] = Field(
-        {}, description="columns that `where` may name, with their types; a list keeps the table's types (CSV: text)"
+        {},
+        description="columns that `where` may name, with their types; a list keeps the table's types (CSV: text, and "
+        "tags where a feature of tags reads the column)",
     )
     created: str | None = Field(
         None,

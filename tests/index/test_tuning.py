@@ -192,7 +192,7 @@ def test_cost_model_is_fitted_to_a_wide_search_but_to_none_that_takes_seconds(mo
 
     monkeypatch.setattr(timing, "measure_median_ms", measure)
     index = PlantedIndex(last_width, size=100_000)
-    result = tune(index, make_queries(10), [10], RecallTarget(1, 0), fixed_width=last_width, warn_if_missed=False)
+    tune(index, make_queries(10), [10], RecallTarget(1, 0), fixed_width=last_width, warn_if_missed=False)
     assert widths == [last_width, far_width]
 
 

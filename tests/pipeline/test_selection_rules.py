@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vecall.pipeline.selection_record import TrialRecord
-from vecall.pipeline.selection_rules import choose_preset
+from vecall.pipeline.selection_rules import SequenceCosts, choose_preset
 
 ALL = ["set", "pooled", "sequence"]
 
@@ -48,5 +48,20 @@ def make_trial(preset, score, shuffled_score=None):
 def test_choice_follows_scores_order_and_users(set_score, pooled_scores, presets, n_users, chosen, reason):
     trials = [] if set_score is None else [make_trial("set", set_score)]
     trials += [] if pooled_scores is None else [make_trial("pooled", *pooled_scores)]
-    assert choose_preset(trials, presets, n_users)[0] == chosen
-    assert reason in choose_preset(trials, presets, n_users)[1]
+    result = choose_preset(trials, presets, SequenceCosts(n_users, targets=80_000, seconds=12 * 3_600))
+    assert result[0] == chosen
+    assert reason in result[1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "hours", "reason"),
+    [
+        (79_999, 1, "79,999 interactions after the first of each user are too few for `sequence`, which needs"),
+        (80_000, 13, "`sequence` would be trained for about 13 h: where that is worth while, set model.preset"),
+    ],
+)
+def test_sequence_is_not_taken_for_short_histories_or_where_it_would_take_half_a_day(targets, hours, reason):
+    trials = [make_trial("set", 0.1), make_trial("pooled", 0.2, 0.1)]
+    preset, sentence = choose_preset(trials, ALL, SequenceCosts(50_000, targets, 3_600.0 * hours))
+    assert preset == "pooled"
+    assert f"2.00, but {reason}" in sentence

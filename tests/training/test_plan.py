@@ -10,7 +10,7 @@ from vecall.training.settings import NegativeSettings, TrainingSettings
 
 def test_auto_loss_is_softmax_until_there_are_too_many_logits(monkeypatch):
     settings = TrainingSettings(batch=10)
-    monkeypatch.setattr(plan_file, "MAX_LOGITS_CPU", 1000)
+    monkeypatch.setattr(plan_file, "_MAX_LOGITS_CPU", 1000)
     assert resolve_loss(settings, 100) == "softmax"
     assert resolve_loss(settings, 101) == "sampled_softmax"
     assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101) == "bce"
@@ -71,7 +71,7 @@ def test_tables_stay_on_the_cpu_if_a_gpu_has_no_room(towers, monkeypatch, gpu_ta
 
 def test_plan_is_kept_when_the_machine_changes(towers, monkeypatch, tmp_path):
     made = TrainingPlan.read_or_make(tmp_path, TrainingSettings(), towers, 10)
-    monkeypatch.setattr(plan_file, "MAX_LOGITS_CPU", 0)
+    monkeypatch.setattr(plan_file, "_MAX_LOGITS_CPU", 0)
     monkeypatch.setattr(plan_file, "total_memory_bytes", lambda: 0)
     assert TrainingPlan.read_or_make(tmp_path, TrainingSettings(), towers, 10) == made
     assert TrainingPlan.make(TrainingSettings(), towers, 10) != made

@@ -67,6 +67,11 @@ class ChannelsSettings(SettingsModel):
             return self
         if self.merge == "auto":
             raise ValueError("weights go with merge = 'rrf' or 'quota'; set merge, or leave them out to be found")
+        if "vector" not in self.weights:
+            raise ValueError(
+                f"weights: expected 'vector' among them, got {list(self.weights)}; without it a request may get fewer "
+                "than k items. Requests that want other channels alone name them"
+            )
         if off := [name for name in self.weights if getattr(self, name, None) is False]:
             raise ValueError(f"weights: {off} are turned off; turn them on, or leave their weights out")
         return self

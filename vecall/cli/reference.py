@@ -17,11 +17,14 @@ def config(
     as_json: JsonOption = False,
 ) -> None:
     """Print every key of vecall.toml with its default, type and meaning, as TOML; with --json the JSON schema."""
-    from vecall.config import PRESETS
+    from vecall.config import AUTO_PRESET, PRESETS
     from vecall.config_reference import build_json_schema, render_toml
 
+    if preset == AUTO_PRESET:  # the default
+        preset = None
     if preset is not None and preset not in PRESETS:
-        raise typer.BadParameter(f"no preset {preset!r}; expected one of {', '.join(PRESETS)}", param_hint="--preset")
+        expected = ", ".join((AUTO_PRESET, *PRESETS))
+        raise typer.BadParameter(f"no preset {preset!r}; expected one of {expected}", param_hint="--preset")
     if as_json:
         console.print_json(build_json_schema(preset))
     else:

@@ -131,6 +131,8 @@ def serve(
         ),
     ] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request.")] = False,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print an error of the start as a JSON object.")] = False,  # noqa: ARG001 - `wrap_command` reads it
 ) -> None:
     """Serve a store over HTTP. Loads no torch."""
     from vecall.service.server import run_server

@@ -62,8 +62,13 @@ def reindex(
     as_json: JsonOption = False,
 ) -> None:
     """Write the vectors of a release into an index of another engine, as a new release, without training."""
+    from vecall.live.reindex import ENGINE_NAMES
     from vecall.live.reindex import reindex as reindex_store
 
+    if engine not in ENGINE_NAMES:
+        raise typer.BadParameter(
+            f"no engine {engine!r}; expected one of {', '.join(ENGINE_NAMES)}", param_hint="--engine"
+        )
     new_name = reindex_store(store, engine=engine, name=name, activate=activate, release=release)
     verify_and_print_release(store, new_name, as_json=as_json)
 
@@ -77,7 +82,7 @@ def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:
     opened = Store.open(store)
     pointer = opened.find_current()
     current = None if pointer is None else pointer.release
-    releases = [manifest.to_summary() for manifest in opened.list_releases()]
+    releases = [manifest.to_summary() for manifest in opened.list_releases(skip_damaged=True)]
     if as_json:
         console.print_json({"current": current, "releases": releases})
         return
@@ -130,13 +135,14 @@ def activate(
 @releases_app.command()
 @wrap_command
 def rollback(store: StoreOption, *, as_json: JsonOption = False) -> None:
-    """Activate the parent of the current release: the one that was current when the present one was published.
+    """Activate the parent of the current release after verifying it: what was current when this one was published.
 
     This need not be the release that was active before.
     """
+    from vecall.release.release import roll_back
     from vecall.release.store import Store
 
-    name, previous = Store.open(store).rollback()
+    name, previous = roll_back(Store.open(store))
     _print_activation(name, previous, as_json=as_json)
 
 

@@ -181,6 +181,8 @@ def evaluate(
     from vecall.evaluation.report import check_report_path
     from vecall.pipeline.evaluate import evaluate_run_or_store
 
+    if (run is None) == (store is None):
+        raise typer.BadParameter("use either --run or --store")
     if report is not None:
         check_report_path(report)
     settings = None if config is None else load_config(config)

@@ -12,6 +12,7 @@ from vecall.release.release import open_release
 from vecall.release.store import Store
 
 _AUTO = "auto"
+ENGINE_NAMES = (_AUTO, *ENGINES)
 
 
 def reindex(
@@ -51,8 +52,8 @@ def reindex(
 
 
 def _check_engine(engine: str) -> None:
-    if engine not in (_AUTO, *ENGINES):
-        raise ConfigError(f"engine: there is none of the name {engine!r}; choose {', '.join((_AUTO, *ENGINES))}")
+    if engine not in ENGINE_NAMES:
+        raise ConfigError(f"engine: there is none of the name {engine!r}; choose {', '.join(ENGINE_NAMES)}")
 
 
 def _replace_engine(info: IndexInfo, engine: str) -> IndexSettings:

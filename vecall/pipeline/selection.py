@@ -17,7 +17,8 @@ from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baseline_evaluation import build_baseline_factories, evaluate_models
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
-from vecall.pipeline.selection_length import compute_length_factor, lengthen
+from vecall.pipeline.selection_costs import estimate_sequence_seconds
+from vecall.pipeline.selection_length import compute_length_factor, count_targets, lengthen
 from vecall.pipeline.selection_plan import TrialPlan, plan_trials
 from vecall.pipeline.selection_record import (
     SelectionRecord,
@@ -27,7 +28,7 @@ from vecall.pipeline.selection_record import (
     read_trial,
     write_selection,
 )
-from vecall.pipeline.selection_rules import UNTRIED_PRESET, choose_preset
+from vecall.pipeline.selection_rules import UNTRIED_PRESET, SequenceCosts, choose_preset
 from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, delete_trial_dirs, shorten
 from vecall.training.data import TrainingData
 from vecall.training.distributed import ProcessGroup, run_on_main
@@ -124,8 +125,7 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
     trials, failures = _run_trials(plan, runner)
     left_out |= failures
     presets = [preset for preset in candidates if preset not in failures]
-    n_users = int((data.histories.lengths > 1).sum())
-    preset, reason = choose_preset(trials, presets, n_users)
+    preset, reason = choose_preset(trials, presets, _estimate_sequence_costs(candidates, data))
     baselines = {}
     if plan.has_baselines:
         baselines = run_on_main(group, partial(_evaluate_baselines, split, plan.cases, data.n_items))
@@ -142,6 +142,13 @@ def _select_preset(config: Config, data: TrainingData, split: Split, runner: Tri
         left_out=left_out,
         baselines=baselines,
     )
+
+
+def _estimate_sequence_costs(candidates: Mapping[str, Config], data: TrainingData) -> SequenceCosts:
+    n_users = int((data.histories.lengths > 1).sum())
+    if (config := candidates.get(UNTRIED_PRESET)) is None:
+        return SequenceCosts(n_users, 0, 0.0)
+    return SequenceCosts(n_users, count_targets(config, data), estimate_sequence_seconds(config, data))
 
 
 def _run_trials(plan: TrialPlan, runner: TrialRunner) -> tuple[list[TrialRecord], dict[str, str]]:

@@ -7,10 +7,12 @@ clock is asked: a choice can be repeated on a machine of any speed.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
+
 from vecall.config import Config
-from vecall.pipeline.selection_length import count_epoch_steps
+from vecall.pipeline.selection_length import count_epoch_steps, count_targets
 from vecall.training.data import TrainingData
-from vecall.training.plan import MAX_LOGITS_CPU
+from vecall.training.plan import select_loss
 
 
 class _StepCosts(NamedTuple):
@@ -33,6 +35,7 @@ _STEP_COSTS: Mapping[str, _StepCosts] = {
     "set": _StepCosts(0.005, 16e-9, 2.5e-6, 0.08e-6),
     "pooled": _StepCosts(0.02, 10e-9, 0.0, 0.12e-6),  # inputs are few, and counted in what is fixed
 }
+_BY_SEQUENCE_TARGET = 0.8e-3  # of an epoch of `sequence`, ensemble members included; on Beauty
 _BY_RANKED_PAIR = 10e-9  # of an evaluation: user and item
 _BY_COUNTED_INTERACTION = 10e-6  # of the baselines
 
@@ -46,11 +49,19 @@ def estimate_training_seconds(config: Config, data: TrainingData) -> float:
     """
     costs, training, histories = _STEP_COSTS[config.model.preset], config.training, data.histories
     n_steps = count_epoch_steps(config, data)
-    all_logits = training.batch * data.n_items
-    logits = min(all_logits, MAX_LOGITS_CPU)  # of more, a sample is scored, which takes about as long
+    all_logits = logits = training.batch * data.n_items
+    if select_loss(training, data.n_items) != "softmax":
+        logits = min(all_logits, training.batch * (training.negatives.uniform + training.negatives.in_batch))
     n_values = sum(values.size for values in data.item_features.values()) * logits / max(all_logits, 1)
     step = costs.fixed + costs.by_logit * logits + costs.by_value * n_values
     return training.epochs * (n_steps * step + costs.by_input * len(histories.values))
+
+
+def estimate_sequence_seconds(config: Config, data: TrainingData) -> float:
+    """Estimate the longest time of a training of `sequence`; 0 with a GPU, on which it was not measured."""
+    if torch.cuda.is_available():
+        return 0.0
+    return _BY_SEQUENCE_TARGET * config.training.epochs * count_targets(config, data)
 
 
 def estimate_evaluation_seconds(n_users: int, n_items: int) -> float:

@@ -17,17 +17,26 @@ _MAX_FACTOR = 4.0
 
 
 def count_epoch_steps(config: Config, data: TrainingData) -> int:
-    """Return about how many steps an epoch of a preset has: the users by the batch for `set`, else the targets.
-
-    Targets are the positives without those of weight 0.
-    """
+    """Return about how many steps an epoch of a preset has: the users by the batch for `set`, else the targets."""
     if config.model.preset == "set":
         n_samples = int(np.count_nonzero(data.histories.lengths > 1))
-    elif data.history_weights is not None:
-        n_samples = int(np.count_nonzero(data.history_weights))
     else:
-        n_samples = len(data.histories.values)
+        n_samples = count_targets(config, data)
     return math.ceil(n_samples / config.training.batch)
+
+
+def count_targets(config: Config, data: TrainingData) -> int:
+    """Return how many positives are learned to be predicted.
+
+    Those of weight 0 are not, and of users of whom nothing but a history is known the first ones are not.
+    """
+    histories, weights = data.histories, data.history_weights
+    firsts = np.empty(0, dtype=np.int64)
+    if config.model.history.encoder != "none" and not data.user_features:
+        firsts = histories.offsets[:-1][histories.lengths > 0]
+    if weights is None:
+        return len(histories.values) - len(firsts)
+    return int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[firsts]))
 
 
 def compute_length_factor(config: Config, data: TrainingData) -> float:

@@ -4,6 +4,7 @@ The evidence for each constant: docs/decisions/0016-auto-preset.md.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from vecall.pipeline.selection_record import TrialRecord
 
@@ -11,16 +12,32 @@ from vecall.pipeline.selection_record import TrialRecord
 UNTRIED_PRESET = "sequence"
 
 _MIN_SEQUENCE_USERS = 10_000  # with fewer, `pooled` was better; docs/decisions/0010-sequence-preset.md
+_MIN_SEQUENCE_TARGETS = 80_000  # likewise; users with two or three items each say little of an order
+_MAX_SEQUENCE_SECONDS = 12 * 3_600.0
 _MIN_ORDER_GAIN = 1.05
 
 
-def choose_preset(trials: Sequence[TrialRecord], presets: Sequence[str], n_users: int) -> tuple[str, str]:
+class SequenceCosts(NamedTuple):
+    """What decides, beside the trials, whether `sequence` is taken.
+
+    Attributes:
+        users: Users with two or more training positives.
+        targets: Positives that are learned to be predicted.
+        seconds: Estimated time of its training; 0 where that is not known, as on a GPU.
+    """
+
+    users: int
+    targets: int
+    seconds: float
+
+
+def choose_preset(trials: Sequence[TrialRecord], presets: Sequence[str], sequence: SequenceCosts) -> tuple[str, str]:
     """Choose a preset by the scores of the trials, by what the order of histories is worth, and by the users.
 
     Args:
         trials: Trials of `set` and `pooled`, or of those that can take the settings.
         presets: Presets that can take the settings, at least one.
-        n_users: Users with two or more training positives.
+        sequence: What `sequence` would learn from, and take.
 
     Returns:
         A preset, and a sentence about why.
@@ -40,12 +57,25 @@ def choose_preset(trials: Sequence[TrialRecord], presets: Sequence[str], n_users
         return best.preset, f"it finds the most; {order}"
     if gain < _MIN_ORDER_GAIN:
         return best.preset, f"it finds the most, and {order}: too little for `{UNTRIED_PRESET}`"
-    if n_users < _MIN_SEQUENCE_USERS:
-        return best.preset, (
-            f"{order}, but {n_users:,} users are too few for `{UNTRIED_PRESET}`, which needs about "
-            f"{_MIN_SEQUENCE_USERS:,}"
+    if obstacle := _find_obstacle(sequence):
+        return best.preset, f"{order}, but {obstacle}"
+    return UNTRIED_PRESET, f"{order}, and {sequence.users:,} users are enough to learn it"
+
+
+def _find_obstacle(sequence: SequenceCosts) -> str:
+    """Return why `sequence` is not taken although there is an order; empty if it is."""
+    for count, minimum, noun in (
+        (sequence.users, _MIN_SEQUENCE_USERS, "users"),
+        (sequence.targets, _MIN_SEQUENCE_TARGETS, "interactions after the first of each user"),
+    ):
+        if count < minimum:
+            return f"{count:,} {noun} are too few for `{UNTRIED_PRESET}`, which needs about {minimum:,}"
+    if sequence.seconds > _MAX_SEQUENCE_SECONDS:
+        return (
+            f"`{UNTRIED_PRESET}` would be trained for about {sequence.seconds / 3_600:,.0f} h: where that is worth "
+            f"while, set model.preset = {UNTRIED_PRESET!r} and training.epochs"
         )
-    return UNTRIED_PRESET, f"{order}, and {n_users:,} users are enough to learn it"
+    return ""
 
 
 def _describe_win_of_set(by_preset: dict[str, TrialRecord]) -> str:

@@ -54,13 +54,13 @@ class QuickstartResult:
 
     def as_json(self) -> dict[str, object]:
         """Return the object that `vecall quickstart --json` prints; metrics are those with seen items excluded."""
-        results = self.evaluation.results
+        results, channels = self.evaluation.results, self.evaluation.channels
         ann = self.evaluation.ann_results[0].as_json()
         return {
             "release": self.release,
-            **{name: results[name].seen_excluded for name in ("model", *BASELINES) if name in results},
-            "merged": None if self.evaluation.channels is None else self.evaluation.channels.merged[0],
-            "dssm": self.dssm.seen_excluded,
+            **{name: results[name].as_json()["seen_excluded"] for name in ("model", *BASELINES) if name in results},
+            "merged": None if channels is None else channels.merged_as_json()["seen_excluded"],
+            "dssm": self.dssm.as_json()["seen_excluded"],
             "ann": {key: ann[key] for key in ("k", "recall", "p50_ms", "p99_ms", "engine")},
             "paths": dict(self.evaluation.first_k_route_counts),
             "report": str(self.report_path),

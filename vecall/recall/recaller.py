@@ -24,7 +24,7 @@ from vecall.recall.channels.base import ChannelQuery
 from vecall.recall.channels.similar import must_search_index
 from vecall.recall.diversity import Diversity, parse_diversity
 from vecall.recall.filters import FilterCache, never_cancel
-from vecall.recall.query import ExecutionPlan, Query, Recalled, parse_id
+from vecall.recall.query import ExecutionPlan, Fallback, Query, Recalled, parse_id
 from vecall.recall.ranking_timer import RankingTimer
 from vecall.recall.recommend import RecommendTrace, recommend_from_candidates
 from vecall.recall.recommend_query import DEFAULT_CANDIDATES, DEFAULT_K, Recommended, RecommendRequest
@@ -280,7 +280,8 @@ class Recaller:
         check_cancelled()
         candidates = build_candidate_set(snapshot, resolved_query.excluded_rows, filter_mask)
         channel_query = ChannelQuery(snapshot, resolved_query, candidates, self._scan_limiter)
-        search_result = search_channels(channel_query, plan, query.k, deadline=deadline)
+        k = min(query.k, max(1, candidates.eligible_count))  # the kernels count in 64 bits
+        search_result = search_channels(channel_query, plan, k, deadline=deadline)
         times.append(time.perf_counter())
         ids = snapshot.to_ids(search_result.rows)
         times.append(time.perf_counter())
@@ -292,7 +293,7 @@ class Recaller:
             ids=ids,
             scores=search_result.scores.tolist(),
             exhausted=len(ids) == candidates.eligible_count,
-            fallback=search_result.fallback or resolved_query.fallback,
+            fallback=_get_fallback(resolved_query, plan, search_result),
             unknown=resolved_query.unknown,
             degraded=search_result.degraded,
             plan=_build_execution_plan(candidates, search_result, stage_ms) if query.explain else None,
@@ -308,6 +309,15 @@ class Recaller:
         if is_remote and "similar" in plan.channels and must_search_index(snapshot, resolved_query.history):
             self._before_remote_search()
         return resolved_query
+
+
+def _get_fallback(
+    resolved_query: ResolvedQuery, plan: MergePlan, search_result: ChannelSearchResult
+) -> Fallback | None:
+    """Return what stood in for the user; popular items only where they answered in place of the vector."""
+    if search_result.fallback is None and resolved_query.fallback == "popular" and "vector" not in plan.channels:
+        return None
+    return search_result.fallback or resolved_query.fallback
 
 
 def _build_execution_plan(

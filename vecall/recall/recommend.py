@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows
@@ -98,10 +99,19 @@ def recommend_from_candidates(
 
 
 def _check_attribute(recall: RecallTrace, request: RecommendRequest) -> None:
-    attributes = recall.snapshot.release.attributes.columns
-    if isinstance(request.diversity, AttributeCap) and request.diversity.by not in attributes:
+    attributes, diversity = recall.snapshot.release.attributes, request.diversity
+    if not isinstance(diversity, AttributeCap):
+        return
+    if diversity.by not in attributes.columns:
         raise QueryError(
-            f"diversity.by: expected one of the attributes {attributes}, got {request.diversity.by!r:.80}",
+            f"diversity.by: expected one of the attributes {attributes.columns}, got {diversity.by!r:.80}",
+            field="diversity.by",
+        )
+    dtype = attributes.schema[diversity.by]
+    if (dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype).is_nested():
+        raise QueryError(
+            f"diversity.by: expected an attribute of single values or of lists of such, got {diversity.by!r} of type "
+            f"{dtype}",
             field="diversity.by",
         )
 

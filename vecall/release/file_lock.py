@@ -45,6 +45,7 @@ def file_lock(path: Path, *, timeout: float, inheritable: bool = False) -> Itera
     try:
         with translate_write_errors(path):
             _acquire(descriptor, path, timeout)
+        with suppress(OSError):  # such as a full disk: the process id is for messages alone
             os.ftruncate(descriptor, 0)  # a holder that died left its process id
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         try:

@@ -39,7 +39,7 @@ from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
 from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, verify_release
 from vecall.release.ranker_io import load_ranker
-from vecall.release.store import Store
+from vecall.release.store import Rollback, Store
 from vecall.release.users import UserTable
 from vecall.schema import IdType
 
@@ -221,6 +221,17 @@ def activate_release(store: Store, name: str) -> str | None:
     """
     open_and_check_release(store, name).close()
     return store.activate(name)
+
+
+def roll_back(store: Store) -> Rollback:
+    """Make the parent of the current release the current one, after the same checks as `activate_release`.
+
+    Raises:
+        StoreError: no release is current, it has no parent, or the parent was pruned.
+        InvalidReleaseError, EngineUnavailableError: as for `activate_release`.
+    """
+    open_and_check_release(store, store.find_rollback().current).close()
+    return store.rollback()
 
 
 def load_release(directory: Path, manifest: Manifest) -> Release:

@@ -168,7 +168,7 @@ class Store:
         """Read the manifests of all releases, newest first; other files are not verified.
 
         Args:
-            skip_damaged: leave out releases whose manifest is damaged.
+            skip_damaged: leave out releases whose manifest is damaged, with a warning.
 
         Raises:
             InvalidReleaseError: a manifest is damaged and `skip_damaged` is False.
@@ -177,9 +177,12 @@ class Store:
         for directory in sorted((self.path / "releases").iterdir()):
             try:
                 manifests.append(read_manifest(directory)[0])
-            except InvalidReleaseError:
-                if directory.exists() and not skip_damaged:  # otherwise it has just been pruned
+            except InvalidReleaseError as error:
+                if not directory.exists():  # it has just been pruned
+                    continue
+                if not skip_damaged:
                     raise
+                logger.warning("release %s is left out: %s", directory.name, error)
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.name), reverse=True)
 
     def verify(self, name: str | None = None) -> Manifest:
@@ -274,6 +277,17 @@ class Store:
             InvalidReleaseError: `CURRENT`, the current release's manifest or the parent is damaged.
             LockedError: another process holds the store's lock.
         """
+        names = self.find_rollback()
+        self.activate(names.current)
+        return names
+
+    def find_rollback(self) -> Rollback:
+        """Return what a rollback would activate.
+
+        Raises:
+            StoreError: no release is current, it has no parent, or the parent was pruned.
+            InvalidReleaseError: `CURRENT` or the current release's manifest is damaged.
+        """
         manifest = self._read_current_manifest(self.get_current())
         if manifest.parent is None:
             raise StoreError(f"release {manifest.name!r} has no parent to roll back to; activate a release by name")
@@ -281,7 +295,6 @@ class Store:
             raise StoreError(
                 f"release {manifest.parent!r}, the parent of {manifest.name!r}, was pruned; activate a release by name"
             )
-        self.activate(manifest.parent)
         return Rollback(current=manifest.parent, previous=manifest.name)
 
     def prune(self, keep_newest: int) -> list[str]:

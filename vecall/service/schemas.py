@@ -137,7 +137,7 @@ class UnknownCounts(BaseModel):
     """Inputs that the release does not know; they were ignored."""
 
     user: bool = Field(description="Whether the user id is unknown.")
-    history: int = Field(description="Number of unknown ids in `history`.")
+    history: int = Field(description="Number of unknown ids in `history` and `recent`.")
     exclude: int = Field(description="Number of unknown ids in `exclude`.")
 
 

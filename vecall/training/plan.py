@@ -19,9 +19,8 @@ from vecall.training.settings import TrainingSettings
 PLAN_FILE = "plan.json"
 LossName = Literal["softmax", "sampled_softmax", "bce"]
 
-# With more logits [B, N] in a step, loss = "auto" samples negatives. On 2 cores, the softmax over 20 M logits takes
-# about as long as a whole sampled step; see docs/scaling.md.
-MAX_LOGITS_CPU = 20_000_000
+# With more logits [B, N] in a step, loss = "auto" samples negatives; see docs/scaling.md.
+_MAX_LOGITS_CPU = 20_000_000
 _MAX_LOGITS_GPU = 128_000_000
 # Smaller tables cost little as a whole.
 MIN_ROWS_OF_ROW_TABLE = 10_000
@@ -144,7 +143,7 @@ def select_loss(settings: TrainingSettings, n_items: int) -> LossName:
     """Return the loss as `resolve_loss` does, whether or not there are negatives for it."""
     if settings.loss != "auto":
         return settings.loss
-    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else MAX_LOGITS_CPU
+    max_logits = _MAX_LOGITS_GPU if torch.cuda.is_available() else _MAX_LOGITS_CPU
     return "softmax" if settings.batch * n_items <= max_logits else "sampled_softmax"
 
 
