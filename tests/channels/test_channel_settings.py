@@ -44,3 +44,10 @@ def test_columns_with_values_are_taken(popular):
 def test_other_columns_are_refused(popular, message):
     with pytest.raises(ConfigError, match=message):
         make_config(schema=SCHEMA, channels={"popular": popular})
+
+
+@pytest.mark.parametrize("weights", [{"similar": 1.0}, {}])
+def test_weights_without_vectors_are_refused(weights):
+    """Users who are unknown and name no channels would get nothing, although popular items are there."""
+    with pytest.raises(ConfigError, match=r"weights: expected 'vector' among them"):
+        make_config(schema=SCHEMA, channels={"merge": "rrf", "weights": weights})

@@ -32,7 +32,9 @@ def test_remapped_lists_are_those_of_the_kept_items_without_the_deleted(lists, b
     items = sorted(base_rows[:kept])
     for position in sorted(new):
         items.insert(position, -1)
-    tables = ChannelTables(similar=make_similar_items(lists, [1.0])).remap(np.array(items), N)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(similar_items, "_REMAPPED_LISTS", 2)
+        tables = ChannelTables(similar=make_similar_items(lists, [1.0])).remap(np.array(items), N)
     expected = [
         [] if item < 0 else [(items.index(row), score) for row, score in lists[item] if row in items] for item in items
     ]

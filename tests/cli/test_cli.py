@@ -13,10 +13,13 @@ import pytest
 from support.cli import invoke, list_commands, parse_object, run_json
 from support.movielens import MOVIELENS_DIR, read_subset
 
+from vecall.errors import InvalidReleaseError
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.quickstart import run as quickstart_module
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
+from vecall.release.release import Release
+from vecall.release.store import Store
 
 
 @pytest.fixture
@@ -147,6 +150,37 @@ def test_wrong_usage_is_exit_code_2(store: Path) -> None:
     assert invoke("recall").exit_code == 2
     assert invoke("recall", "--store", store).exit_code == 2
     assert invoke("nonsense").exit_code == 2
+    assert invoke("evaluate").exit_code == 2
+    assert invoke("evaluate", "--run", store, "--store", store).exit_code == 2
+    assert invoke("reindex", "--store", store, "--engine", "nonsense").exit_code == 2
+
+
+def test_error_of_the_start_of_a_service_is_one_object(tmp_path: Path) -> None:
+    assert parse_error(invoke("serve", "--store", tmp_path / "nothing", "--port", 0, "--json"))["code"] == "StoreError"
+
+
+def test_config_of_the_default_preset_is_that_without_one() -> None:
+    assert invoke("config", "--preset", "auto").stdout == invoke("config").stdout
+
+
+def test_damaged_release_is_left_out_of_the_list_with_a_warning(store: Path) -> None:
+    (store / "releases" / "one" / "manifest.json").write_text("{")
+    (store / "releases" / ".DS_Store").touch()
+    result = invoke("releases", "list", "--store", store, "--json")
+    assert [release["name"] for release in parse_result(result)["releases"]] == ["two"]
+    assert "release one is left out" in result.stderr
+
+
+def test_rollback_to_a_release_whose_golden_queries_fail_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_release: Release) -> None:
+        raise InvalidReleaseError("other answers", file="golden.npz")
+
+    monkeypatch.setattr(Release, "check_golden_queries", fail)
+    current = Store.open(store).get_current()
+    assert "other answers" in parse_error(invoke("releases", "rollback", "--store", store, "--json"))["message"]
+    assert Store.open(store).get_current() == current
 
 
 def test_invalid_requests_have_an_error_code(store: Path, tmp_path: Path) -> None:

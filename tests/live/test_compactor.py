@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from support.server import wait_until
 
+from vecall.errors import StoreError
 from vecall.live import compactor as compactor_module
+from vecall.live import switching
 from vecall.live.compactor import Compactor, should_compact
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -194,3 +196,29 @@ def test_compact_command_runs_with_low_priority_and_without_torch(store):
         assert "items of 4 dimensions" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
         assert store.get_current().release == "two"
         assert [manifest.items for manifest in store.list_releases()] == [N - 2, N - 1, N]
+
+
+def test_compaction_that_does_not_fit_is_tried_again_before_another_is_written(store, compact_early, monkeypatch):
+    """Otherwise each would leave a release in the store, until the disk is full."""
+    compact_early(10)
+    with open_recaller(store.path, writable=True) as recaller:
+        monkeypatch.setattr(switching, "check_memory", refuse)
+        compactor = recaller.live_index._compactor
+        recaller.delete(range(10))
+        compactor._thread.join()
+        assert (recaller.release, len(store.list_releases()), compactor._failure_count) == ("one", 2, 1)
+        compactor._retry_time = time.monotonic()  # as ten minutes later
+        recaller.delete([10])
+        compactor._thread.join()
+        assert (recaller.release, len(store.list_releases()), compactor._failure_count) == ("one", 2, 2)
+        assert compactor._retry_time > time.monotonic() + 1.5 * compactor_module._RETRY_SECONDS
+        monkeypatch.undo()
+        compactor._retry_time = time.monotonic()
+        compact_early(10)
+        recaller.delete([11])
+        compactor._thread.join()
+        assert (recaller.release == "one", len(store.list_releases()), compactor._failure_count) == (False, 3, 0)
+
+
+def refuse(*_args):
+    raise StoreError("too little memory")

@@ -11,6 +11,7 @@ from support.fake_engine import NAME, register
 
 from vecall.errors import ConfigError, EngineUnavailableError, StoreError
 from vecall.index.settings import IndexSettings
+from vecall.live import reindex as reindex_module
 from vecall.live import snapshot_release
 from vecall.live.reindex import reindex
 from vecall.pipeline.publish_vectors import publish_vectors
@@ -127,6 +128,18 @@ def test_command_prints_the_release_as_publish_does(store):
     payload = json.loads(result.stdout)
     assert (payload["release"], payload["items"], payload["dim"]) == ("two", N, D)
     assert store.get_current().release == "two"
-    failed = invoke("reindex", "--store", store.path, "--engine", "annoy")
-    assert failed.exit_code == 1
-    assert "choose auto" in failed.stderr
+    assert invoke("reindex", "--store", store.path, "--engine", "annoy").exit_code == 2
+    with pytest.raises(ConfigError, match="choose auto, exact"):
+        reindex(store.path, engine="annoy")
+
+
+def test_release_that_is_published_meanwhile_stays_current(store, monkeypatch):
+    def write_and_publish(*args):
+        publish_vectors(store.path, ["a", "b"], VECTORS[:2], name="nightly")
+        return write_snapshot(*args)
+
+    write_snapshot = reindex_module.write_snapshot
+    monkeypatch.setattr(reindex_module, "write_snapshot", write_and_publish)
+    assert reindex(store.path, engine="exact", name="two") == "two"
+    assert store.get_current().release == "nightly"
+    assert open_release(store, "two").manifest.index.engine == "exact"

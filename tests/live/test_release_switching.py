@@ -8,6 +8,7 @@ import pytest
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.live import memory, switching
 from vecall.live.live_index import LiveIndex
+from vecall.live.live_state import PeerSettings
 from vecall.pipeline.publish_vectors import publish_vectors
 
 EYE = np.eye(4, dtype=np.float32)
@@ -88,3 +89,16 @@ def test_release_that_does_not_fit_into_memory_is_rejected(store, monkeypatch):
     assert live_index.snapshot.release.name == store.get_current().release == "one"
     monkeypatch.setattr(memory, "get_free_memory_bytes", lambda: None)  # not known
     live_index.activate("two")
+
+
+def test_processes_with_a_previous_release_each_count_as_one(store, monkeypatch):
+    """They load one after another, and each drops its previous release before."""
+    counts = []
+    monkeypatch.setattr(switching, "check_memory", lambda manifest, process_count: counts.append(process_count))
+    peers = PeerSettings(write_lock_path=store.path / "writer.lock", total_process_count=4)
+    live_index = LiveIndex.open(store, None, writable=False, keep_previous=True)
+    live_index._state.peers = peers
+    live_index.activate("two")
+    publish_vectors(store.path, [1, 2], EYE[:2], name="three", activate=False)
+    live_index.activate("three")
+    assert counts == [4, 1]

@@ -112,9 +112,9 @@ def test_given_weights_are_taken_without_channels_that_are_missing():
     plan = _use_configured_weights(settings, ("vector", "similar"))
     assert (plan.method, plan.weights) == ("quota", {"vector": 0.8, "similar": 0.1})
     assert "without popular" in plan.reason
-    assert _use_configured_weights(ChannelsSettings(merge="rrf", weights={"similar": 1}), ("vector",)).channels == (
-        "vector",
-    )
+    settings = ChannelsSettings(merge="rrf", weights={"similar": 1, "vector": 1})
+    assert _use_configured_weights(settings, ("vector",)).channels == ("vector",)
+    assert _use_configured_weights(settings, ("vector", "similar")).channels == ("vector", "similar")
 
 
 def test_vectors_too_large_to_copy_are_not_searched(monkeypatch):

@@ -200,3 +200,24 @@ def test_channel_is_off_unless_it_is_turned_on(make_dated_release):
     release = make_dated_release(fresh_days=None)
     assert "fresh" not in list_available_channels(release)
     assert len(ask(MemTable(release).snapshot, 9, [1, 0, 0, 0])[0]) == 0
+
+
+def test_new_items_of_a_user_without_a_vector_are_no_popular_items(make_release, make_encoder):
+    release = make_release(
+        VECTORS,
+        encoder=make_encoder(),
+        popularity=np.arange(N),
+        attributes=pl.DataFrame({"added": [datetime(2200, 1, 1)] * N}),
+        channels=ChannelTables(facts=ChannelFacts(created="added", fresh_days=7.0, clock_offset_us=0)),
+    )
+    recaller = Recaller(LiveIndex.from_release(release))
+    for channels, fallback in ((["fresh"], None), (["vector"], "popular"), (["vector", "fresh"], "popular")):
+        answer = recaller.recall(Query(history=[], k=3, channels=channels))
+        assert (len(answer.ids), answer.fallback) == (3, fallback)
+
+
+@pytest.mark.parametrize("channels", [["vector"], ["fresh"], ["vector", "fresh"]])
+def test_more_items_than_numbers_hold_are_all_items(make_dated_release, channels):
+    with Recaller(LiveIndex.from_release(make_dated_release())) as recaller:
+        answer = recaller.recall(Query(vector=[1, 0, 0, 0], k=10**20, channels=channels))
+        assert len(answer.ids) == (0 if channels == ["fresh"] else N)

@@ -192,3 +192,13 @@ def test_answer_as_json_has_the_fields_of_the_interface(make_recommender):
         *("release", "ids", "scores", "channels", "ranker", "degraded", "exhausted", "fallback", "unknown"),
     ]
     assert answer["unknown"] == {"user": False, "history": 0, "exclude": 0}
+
+
+def test_diversity_by_values_that_cannot_be_counted_is_refused(make_release):
+    vectors = np.eye(4, dtype=np.float32)
+    attributes = pl.DataFrame({"size": [{"width": n} for n in range(4)], "grid": [[[n]] for n in range(4)]})
+    recaller = Recaller(LiveIndex.from_release(make_release(vectors, attributes=attributes)))
+    for name in attributes.columns:
+        with pytest.raises(QueryError, match="single values or of lists of such") as error:
+            recaller.recommend(Query(vector=[1.0, 0, 0, 0], k=1), 2, diversity={"by": name, "max": 1})
+        assert error.value.field == "diversity.by"

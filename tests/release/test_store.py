@@ -360,3 +360,31 @@ def test_release_that_disappears_while_it_is_verified_is_refused(store, monkeypa
     with pytest.raises(InvalidReleaseError, match=r"index.faiss is missing or cannot be read") as caught:
         store.verify("one")
     assert caught.value.file == "index.faiss"
+
+
+def test_leftover_that_cannot_be_removed_stops_nothing(store, monkeypatch, caplog):
+    """Such as that of another user; a link to a directory elsewhere is unlinked."""
+    (store.path / "tmp-foreign").mkdir()
+    (store.path / "elsewhere").mkdir()
+    (store.path / "tmp-link").symlink_to(store.path / "elsewhere")
+    rmtree = shutil.rmtree
+
+    def refuse(path, **options):
+        if path.name == "tmp-foreign":
+            raise PermissionError(13, "Permission denied", str(path))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert publish(store, "one") == "one"
+    assert list_leftovers(store) == [store.path / "tmp-foreign"]
+    assert (store.path / "elsewhere").is_dir()
+    assert "tmp-foreign is left over and cannot be removed" in caplog.text
+
+
+def test_release_whose_base_was_pruned_meanwhile_is_given_up(store):
+    """Operations that it does not contain may have been pruned with the base."""
+    publish(store, "one")
+    with pytest.raises(StoreError, match="no release 'gone'"), store.create_draft("two") as draft:
+        draft.commit(METADATA, activate=True, base="gone")
+    assert [manifest.name for manifest in store.list_releases()] == ["one"]
+    assert list_leftovers(store) == []

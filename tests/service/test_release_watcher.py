@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vecall.errors import StoreError
+from vecall.errors import InvalidReleaseError, StoreError
 from vecall.service import release_watcher
 from vecall.service.release_watcher import ReleaseWatcher
 
@@ -49,3 +49,12 @@ def test_poll_that_finds_the_served_release_reports_nothing(watcher, outcomes, r
     outcomes.append(None)
     watcher.poll()
     assert (reports, watcher.switch_error) == ([], None)
+
+
+def test_release_that_could_not_be_read_is_tried_again_and_a_damaged_one_is_not(watcher, outcomes, reports):
+    unreadable, damaged = InvalidReleaseError("cannot be read", file="x"), InvalidReleaseError("damaged", file="x")
+    unreadable.__cause__ = OSError(24, "Too many open files")
+    outcomes += [unreadable, MemoryError(), damaged, "two", None]
+    for _ in range(5):
+        watcher.poll()
+    assert (reports, watcher.switch_error) == ([False, False, False], "damaged")

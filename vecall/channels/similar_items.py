@@ -11,6 +11,7 @@ from vecall.data.ragged import locate_segments, offsets_from_lengths
 
 SIMILARITY_SCALE = 64  # stored score of a similarity of 1: those of 9.6e-7 to 1,023 are normal numbers of float16
 _MAX_MEASURED_LISTS = 4_096
+_REMAPPED_LISTS = 2**17  # at a time, to bound memory
 
 
 def weigh_seeds(*, has_order: bool) -> NDArray[np.float64]:
@@ -77,10 +78,19 @@ class SimilarItems:
             base_rows: For each row of the new release, the item's row here; -1 for new items.
             new_rows: [N] For each row here, the item's row in the new release; -1 where it is not in it.
         """
+        chunks = [
+            self._remap_lists(base_rows[start : start + _REMAPPED_LISTS], new_rows)
+            for start in range(0, len(base_rows), _REMAPPED_LISTS)
+        ]
+        lengths, rows, scores = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        return SimilarItems(offsets_from_lengths(lengths), rows, scores, self.seed_weights)
+
+    def _remap_lists(self, base_rows: Rows, new_rows: Rows) -> tuple[Rows, NDArray[np.int32], NDArray[np.float16]]:
+        """Return lengths, rows and scores of the lists of some items, see `remap`."""
         lengths = np.where(base_rows >= 0, np.diff(self.offsets)[base_rows], 0)
         positions = locate_segments(self.offsets[:-1][base_rows], lengths)
         rows = new_rows[self.rows[positions]]
         is_kept = rows >= 0
         owners = np.repeat(np.arange(len(base_rows)), lengths)[is_kept]
-        offsets = offsets_from_lengths(np.bincount(owners, minlength=len(base_rows)))
-        return SimilarItems(offsets, rows[is_kept].astype(np.int32), self.scores[positions][is_kept], self.seed_weights)
+        kept_lengths = np.bincount(owners, minlength=len(base_rows))
+        return kept_lengths, rows[is_kept].astype(np.int32), self.scores[positions][is_kept]

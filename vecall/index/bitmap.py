@@ -45,11 +45,10 @@ class Bitmap:
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
         return Bitmap(bits, self.size, self.count - int(np.count_nonzero(self.contains(np.unique(rows)))))
 
-    def restrict_to_range(self, start: int, stop: int) -> "Bitmap":
-        """Return the rows of this set in start .. stop - 1, both multiples of 8; `stop` may exceed N."""
-        bits = np.zeros_like(self.bits)
-        bits[start // 8 : stop // 8] = self.bits[start // 8 : stop // 8]
-        return Bitmap(bits, self.size, int(np.bitwise_count(bits[start // 8 : stop // 8]).sum()))
+    def list_rows(self, start: int, stop: int) -> Rows:
+        """Return the ascending rows of this set in start .. stop - 1, both multiples of 8; `stop` may exceed N."""
+        rows: Rows = np.flatnonzero(np.unpackbits(self.bits[start // 8 : stop // 8], bitorder="little"))
+        return rows + start
 
     def contains(self, rows: Rows) -> Mask:
         """[n] true for each of the rows [n], in 0 .. N - 1, that is in the set."""

@@ -87,6 +87,9 @@ class RemoteIndex:
             EngineUnavailableError: the server does not answer, has no such index, or does not get ready in time.
         """
 
+    def mark_current(self) -> None:
+        """Tell the server that the release is the store's current one by now; a failure is only logged."""
+
     def unload(self) -> None:
         """Let the server take the index out of its memory. Called a while after another release was switched to.
 

@@ -54,7 +54,7 @@ def compact(store: str | Path, *, name: str | None = None, activate: bool = True
     settings = _resolve_index_settings(base)
     with opened_store.create_draft(name) as draft:
         metadata = write_snapshot(opened_store, draft, snapshot, upserts, until_seq, settings)
-        return draft.commit(metadata, activate=activate, activate_only_if_current=base.name)
+        return draft.commit(metadata, activate=activate, activate_only_if_current=base.name, base=base.name)
 
 
 def _resolve_index_settings(base: Release) -> IndexSettings:

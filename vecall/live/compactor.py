@@ -24,6 +24,7 @@ _MIN_DELTA_ITEMS = 20_000  # a request scans fewer so fast that a compaction wou
 _MIN_TOMBSTONES = 100  # a tiny base is scanned anyway
 _MAX_TOMBSTONE_SHARE = 0.1  # of the base; with more, searches of the index waste too much on deleted items
 _RETRY_SECONDS = 600.0  # after a compaction that failed another one starts without more changes
+_MAX_RETRY_SECONDS = 6 * 3_600.0  # the time doubles with every further failure
 _TERMINATE_TIMEOUT_SECONDS = 10.0  # from SIGTERM to SIGKILL
 _PR_SET_PDEATHSIG = 1  # an option of prctl(2)
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
@@ -71,6 +72,8 @@ class Compactor:
         self._arrivals_start = (time.monotonic(), 0)  # time and `seq` from which arriving operations are counted
         # After a compaction has failed, the next one needs so many changes, or to be so late.
         self._retry_threshold, self._retry_time = 0.0, 0.0
+        self._failure_count = 0  # in a row
+        self._unserved: tuple[str, str] | None = None  # base and name of a compaction that could not be switched to
         self._lock = Lock()  # guards the attributes below
         self._is_closed = False
         self._child: subprocess.Popen[str] | None = None
@@ -123,6 +126,9 @@ class Compactor:
                 if self._lock_path is None or self._acquire_base(stack, self._lock_path, base_name):
                     self._compact_and_switch(base_name, seq, change_count)
         except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
+            self._failure_count += 1
+            wait_seconds = min(_MAX_RETRY_SECONDS, _RETRY_SECONDS * 2 ** (self._failure_count - 1))
+            self._retry_threshold, self._retry_time = 1.1 * change_count + 1, time.monotonic() + wait_seconds
             if not self._is_closed:
                 logger.warning("compaction of release %s failed and waits for more changes: %s", base_name, error)
 
@@ -141,14 +147,22 @@ class Compactor:
         return current is None or current.release == base_name
 
     def _compact_and_switch(self, base_name: str, seq: int, change_count: int) -> None:
-        start = time.monotonic()
-        self._retry_threshold, self._retry_time = 1.1 * change_count + 1, start + _RETRY_SECONDS  # if it fails
-        logger.info("started compaction of release %s with %d changes", base_name, change_count)
-        compacted_name = self._run_compaction_process(base_name)
-        self._last_duration_seconds, self._arrivals_start = time.monotonic() - start, (start, seq)
+        unserved, self._unserved = self._unserved, None
+        if unserved is not None and unserved[0] == base_name:  # another one would not fit either
+            compacted_name = unserved[1]
+        else:
+            start = time.monotonic()
+            logger.info("started compaction of release %s with %d changes", base_name, change_count)
+            compacted_name = self._run_compaction_process(base_name)
+            self._last_duration_seconds, self._arrivals_start = time.monotonic() - start, (start, seq)
         if not self._is_closed:
-            self._on_compacted(base_name, compacted_name)
-        self._retry_threshold = 0.0
+            try:
+                self._on_compacted(base_name, compacted_name)
+            except VecallError:
+                if unserved is None or unserved[1] != compacted_name:  # tried again once, unless it was pruned
+                    self._unserved = base_name, compacted_name
+                raise
+        self._retry_threshold, self._failure_count = 0.0, 0
 
     def _run_compaction_process(self, base_name: str) -> str:
         """Run `vecall compact` and return the name of the new release.

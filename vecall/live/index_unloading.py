@@ -9,7 +9,8 @@ from vecall.release.release import Release
 
 logger = logging.getLogger(__name__)
 
-# For requests that run, for a rollback without loading, and for other processes to follow the switch.
+# Times the processes that follow the switch, one after another; also for requests that run, and for a rollback without
+# loading.
 UNLOAD_GRACE_SECONDS = 120.0
 
 
@@ -27,12 +28,17 @@ class IndexUnloader:
         self._lock = Lock()  # held while an index is unloaded, so that `cancel` waits for that
         self._timers: dict[int, tuple[Release, Timer]] = {}  # by the release's `id`
 
-    def schedule(self, release: Release) -> None:
-        """Unload and close the index of a release later, if it lies on a server."""
+    def schedule(self, release: Release, process_count: int = 1) -> None:
+        """Unload and close the index of a release later, if it lies on a server.
+
+        Args:
+            release: the release that was served.
+            process_count: number of processes that follow the switch.
+        """
         if release.remote_index is None:
             return
         self.cancel(release)
-        timer = Timer(UNLOAD_GRACE_SECONDS, self._unload, (release,))
+        timer = Timer(UNLOAD_GRACE_SECONDS * process_count, self._unload, (release,))
         timer.name, timer.daemon = "vecall-unload", True
         with self._lock:
             self._timers[id(release)] = release, timer

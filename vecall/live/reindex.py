@@ -28,7 +28,7 @@ def reindex(
         store: directory of the store.
         engine: that of the new release; "auto" chooses as publishing does.
         name: name of the new release; None for a name made of the current time.
-        activate: make the new release the current one.
+        activate: make the new release the current one; unless `release` is given, only if the base still is that.
         release: name of the base release; None for the current one.
 
     Returns:
@@ -36,7 +36,7 @@ def reindex(
 
     Raises:
         ConfigError: there is no such engine, or it lacks its package or settings.
-        StoreError: there is no such store or release, or the name is taken.
+        StoreError: there is no such store or release, the name is taken, or the base was pruned meanwhile.
         InvalidReleaseError: the base release has a corrupted, missing or unexpected file.
         EngineUnavailableError: the server of the new engine does not answer, or that of the base.
     """
@@ -48,7 +48,8 @@ def reindex(
         metadata = write_snapshot(
             opened_store, draft, Snapshot.from_release(base), LiveUpserts(), base.manifest.journal_seq, settings
         )
-        return draft.commit(metadata, activate=activate)
+        replaced = base.name if release is None else None  # what was published meanwhile stays current
+        return draft.commit(metadata, activate=activate, activate_only_if_current=replaced, base=base.name)
 
 
 def _check_engine(engine: str) -> None:

@@ -116,6 +116,8 @@ class ReleaseSwitcher:
         return None
 
     def _load(self, store: Store, name: str, process_count: int) -> Release:
+        if self._previous is not None:  # the other processes hold one, too, and drop it before they load
+            process_count = 1
         self._previous = None  # at most two releases are in memory
         write_lock_path = self._state.peers.write_lock_path
         load_lock = (
@@ -131,6 +133,7 @@ class ReleaseSwitcher:
         previous = self._state.replace_memtable(memtable)
         self._retire(previous)
         snapshot = self._state.snapshot
+        snapshot.release.mark_current()
         if self._keep_previous and previous is not snapshot.release:
             self._previous = previous
         logger.info("serving release %s with %d live delta items", snapshot.release.name, snapshot.delta.live_count)
@@ -138,7 +141,7 @@ class ReleaseSwitcher:
     def _retire(self, release: Release) -> None:
         """Unload the index of a release later, unless it is served."""
         if release is not self._state.snapshot.release:
-            self._unloader.schedule(release)
+            self._unloader.schedule(release, self._state.peers.total_process_count)
 
     def _is_current(self, name: str) -> bool:
         current = None if self._state.store is None else self._state.store.find_current()

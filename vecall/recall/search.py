@@ -135,10 +135,10 @@ def compute_ground_truth_rows(
     candidates = build_candidate_set(snapshot, excluded_rows, filter_mask)
     eligible, best = candidates.build_eligible_bitmap() or Bitmap.full(candidates.base_size), _NO_HITS
     for start in range(0, candidates.base_size, _GROUND_TRUTH_CHUNK_ROWS):
-        chunk = eligible.restrict_to_range(start, start + _GROUND_TRUTH_CHUNK_ROWS)
-        if chunk.count:
-            hits = snapshot.release.vectors.search_exact(query_matrix, min(k, chunk.count), allowed=chunk)
-            rows, scores = np.concatenate([best[0], hits.rows[0]]), np.concatenate([best[1], hits.scores[0]])
+        chunk = eligible.list_rows(start, start + _GROUND_TRUTH_CHUNK_ROWS)
+        if len(chunk):
+            rows = np.concatenate([best[0], chunk])
+            scores = np.concatenate([best[1], snapshot.release.vectors.score(query_matrix[0], chunk)])
             merged = sort_hits(rows[None], scores[None], min(k, len(rows)))
             best = merged.rows[0], merged.scores[0]
         throttle()

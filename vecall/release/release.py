@@ -157,6 +157,11 @@ class Release:
         if self.remote_index is not None:
             self.remote_index.close()
 
+    def mark_current(self) -> None:
+        """Tell the server of an index, which other tools may ask, that the release is the current one by now."""
+        if self.remote_index is not None:
+            self.remote_index.mark_current()
+
     def check_golden_queries(self) -> None:
         """Check that the golden queries are encoded and answered as at publishing; has a server load the index first.
 
@@ -219,8 +224,13 @@ def activate_release(store: Store, name: str) -> str | None:
         InvalidReleaseError: a file is damaged, missing or not listed in the manifest, or a golden query fails.
         EngineUnavailableError: the server that holds the index does not answer.
     """
-    open_and_check_release(store, name).close()
-    return store.activate(name)
+    release = open_and_check_release(store, name)
+    try:
+        previous = store.activate(name)
+        release.mark_current()
+    finally:
+        release.close()
+    return previous
 
 
 def roll_back(store: Store) -> Rollback:
@@ -230,8 +240,9 @@ def roll_back(store: Store) -> Rollback:
         StoreError: no release is current, it has no parent, or the parent was pruned.
         InvalidReleaseError, EngineUnavailableError: as for `activate_release`.
     """
-    open_and_check_release(store, store.find_rollback().current).close()
-    return store.rollback()
+    names = store.find_rollback()
+    activate_release(store, names.current)
+    return names
 
 
 def load_release(directory: Path, manifest: Manifest) -> Release:

@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -53,9 +53,16 @@ class Draft:
 
     directory: Path
     name: str | None
-    _publish: Callable[[ReleaseMetadata, bool, str | None], str]
+    _publish: Callable[[ReleaseMetadata, bool, str | None, str | None], str]
 
-    def commit(self, metadata: ReleaseMetadata, *, activate: bool, activate_only_if_current: str | None = None) -> str:
+    def commit(
+        self,
+        metadata: ReleaseMetadata,
+        *,
+        activate: bool,
+        activate_only_if_current: str | None = None,
+        base: str | None = None,
+    ) -> str:
         """Publish the files of `directory` atomically.
 
         The release stays published, but not current, if activating fails, or if another release has become current,
@@ -65,17 +72,19 @@ class Draft:
             metadata: the publisher's part of the manifest.
             activate: make the release the current one.
             activate_only_if_current: with `activate`, do so only if this release is still the current one.
+            base: release that the new one was made of without training: with it, operations of the journal that it does
+                not contain may have been pruned, so the new one is given up if it is gone.
 
         Returns:
             Name of the release, activated or not.
 
         Raises:
-            StoreError: the name is in use by now, the directory contains something other than regular files, or the
-                store cannot be written.
+            StoreError: the name is in use by now, `base` was pruned meanwhile, the directory contains something other
+                than regular files, or the store cannot be written.
             InvalidReleaseError: `CURRENT` is damaged.
             LockedError: another process holds the store's lock.
         """
-        return self._publish(metadata, activate, activate_only_if_current)
+        return self._publish(metadata, activate, activate_only_if_current, base)
 
 
 @dataclass(frozen=True)
@@ -329,6 +338,7 @@ class Store:
         metadata: ReleaseMetadata,
         activate: bool,
         activate_only_if_current: str | None,
+        base: str | None,
     ) -> str:
         with translate_write_errors(self.path):
             files = digest_files(directory)  # slow, therefore outside of the lock
@@ -336,6 +346,8 @@ class Store:
             now = datetime.now(UTC)
             name = name or self._make_timestamp_name(now)
             self._check_name_available(name)
+            if base is not None:
+                self.get_release_dir(base)  # raises if it is gone
             current = self.find_current()
             parent = current.release if current else None
             created = self._make_created_time(now)
@@ -382,11 +394,15 @@ class Store:
     def _remove_stale_drafts(self) -> None:
         """Remove what dead processes left behind, and releases that `prune` has renamed; call it under the lock."""
         for path in self.path.glob("tmp-*"):
-            with suppress(FileNotFoundError):  # its process is removing it at the same time
-                if path.is_file():  # a CURRENT that was not put in place; its writer held this lock, so it has died
+            try:
+                if path.is_symlink() or path.is_file():  # a CURRENT that was not put in place: its writer has died
                     path.unlink()
                 elif not _is_in_use(path):
                     shutil.rmtree(path)
+            except FileNotFoundError:  # its process is removing it at the same time
+                pass
+            except OSError as error:  # such as that of another user
+                logger.warning("%s is left over and cannot be removed: %s; remove it by hand", path, error)
 
     def _find_valid_current(self) -> CurrentPointer | None:
         try:

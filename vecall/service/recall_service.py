@@ -368,6 +368,7 @@ class RecallService:
                 self.not_ready_reason = str(error)
             logger.critical("not ready: %s", error)
             return True
+        release.mark_current()
         self._become_ready(release)
         return True
 

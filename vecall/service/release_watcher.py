@@ -69,12 +69,13 @@ class ReleaseWatcher:
             if current == self._rejected_release and time.monotonic() < self._retry_at:
                 return
             name = self._live_index.switch_to_current()
-        except (VecallError, OSError) as error:
+        except (VecallError, OSError, MemoryError) as error:
             if str(error) != self.switch_error:
                 logger.warning("cannot switch to the current release: %s", error)
                 self._on_switch(False)
             self._rejected_release, self.switch_error = current, str(error)
-            self._retry_at = math.inf if isinstance(error, InvalidReleaseError) else time.monotonic() + _RETRY_SECONDS
+            is_final = isinstance(error, InvalidReleaseError) and not isinstance(error.__cause__, OSError)
+            self._retry_at = math.inf if is_final else time.monotonic() + _RETRY_SECONDS
             return
         self._rejected_release = self.switch_error = None
         if name is not None:

@@ -43,6 +43,10 @@ def run_server(
         run_workers(store_path, settings, api_keys, verbose=verbose)
         return
     listener = bind_socket(settings.host, settings.port)  # a taken port is reported before the store is loaded
-    service = RecallService.open(store_path, settings)
+    try:
+        service = RecallService.open(store_path, settings)
+    except BaseException:
+        listener.close()
+        raise
     logger.info("running on http://%s:%d", settings.host, listener.getsockname()[1])
     uvicorn.Server(build_uvicorn_config(create_app(service, api_keys), settings)).run(sockets=[listener])

@@ -31,8 +31,11 @@ class MilvusIndex(RemoteIndex):
         return self._session.unavailable_reason
 
     def load(self) -> None:
-        """Let the server load the collection, wait for it, and point the alias to it. See `CollectionSession.load`."""
+        """Let the server load the collection, and wait for it. See `CollectionSession.load`."""
         self._session.load()
+
+    def mark_current(self) -> None:
+        """Let the alias name the collection. See `CollectionSession.point_alias`."""
         self._session.point_alias()
 
     def unload(self) -> None:
