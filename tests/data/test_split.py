@@ -268,3 +268,53 @@ def test_drawn_validation_pairs_are_no_hard_negatives():
     assert drawn
     assert len(negatives) == 90 - len(drawn)
     assert not negatives & drawn
+
+
+def make_later_test(n_users=40, n_items=20, *, has_times=True, swapped_users=0):
+    """Users with 20 items each, of which the last four are the test; a dislike after the first item and the last."""
+    users = np.repeat(np.arange(n_users), n_items + 2)
+    times = np.tile([0, 0.5, *range(1, n_items), n_items - 0.5], n_users)
+    is_positive = np.tile([1, 0, *[1] * (n_items - 1), 0], n_users)
+    parts = np.tile([TRAIN, TRAIN, *[TRAIN] * (n_items - 5), *[TEST] * 4, TRAIN], n_users)
+    is_swapped = (users < swapped_users) & np.isin(times, [1, n_items - 1])
+    parts[is_swapped] = np.where(times[is_swapped] == 1, TEST, TRAIN)
+    log = make_given(parts, users, times, is_positive, items=np.tile(np.arange(n_items + 2), n_users))
+    return dataclasses.replace(log, has_times=has_times)
+
+
+GIVEN = DataSettings(interactions=("log.csv",), split="given", split_column="part")
+
+
+def test_validation_of_a_test_that_is_later_is_the_newest_tenth_of_the_training():
+    log = make_later_test()
+    split = split_interactions(log, 40, GIVEN)
+    assert "the newest tenth of each user's training as the validation" in split.protocol
+    counts = set()
+    for user, (history, targets) in by_user(split.valid).items():
+        positives = log.positives.items[log.positives.users == user].tolist()
+        assert [*history, *targets] == positives[:16]  # the training: the targets are its end
+        counts.add(len(targets))
+    assert counts == {1, 2}  # a tenth of 16
+    assert len(split.valid.targets.values) == pytest.approx(64, abs=10)
+    assert all(len(history) == 16 for history, _ in by_user(split.test).values())
+    # The dislike after the first item is learned from, that at the end is later than the validation.
+    assert [item for _, item, _ in to_tuples(split.hard_negatives)] == [1] * 40
+
+
+@pytest.mark.parametrize("settings", [{"has_times": False}, {"swapped_users": 3}])
+def test_validation_is_random_without_times_and_where_the_test_is_not_later(settings):
+    split = split_interactions(make_later_test(**settings), 40, GIVEN)
+    assert "a random tenth of the training as the validation" in split.protocol
+    assert any(history[-1] > max(targets) for history, targets in by_user(split.valid).values())
+
+
+def test_equal_times_say_nothing_about_what_is_later():
+    log = make_later_test()
+    log = dataclasses.replace(log, times=np.zeros(len(log.times)))
+    assert "a random tenth" in split_interactions(log, 40, GIVEN).protocol
+
+
+def test_validation_is_random_where_the_newest_tenth_holds_nothing_to_evaluate():
+    log = make_later_test()
+    log = dataclasses.replace(log, is_target=(log.times < 5) | (log.parts == TEST))
+    assert "a random tenth" in split_interactions(log, 40, GIVEN).protocol

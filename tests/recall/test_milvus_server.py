@@ -17,7 +17,7 @@ from vecall.live.pruning import prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
-from vecall.release.release import activate_release
+from vecall.release.activation import activate_release
 from vecall.release.store import Store
 
 pytestmark = pytest.mark.milvus

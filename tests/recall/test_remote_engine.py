@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from support.fake_engine import NAME, register
 
-from vecall.errors import EngineUnavailableError, InvalidReleaseError
+from vecall.errors import EngineUnavailableError, InvalidReleaseError, TooManyScansError
 from vecall.index import timing
 from vecall.index.builder import build_index
 from vecall.index.engines import ENGINES
@@ -13,10 +13,13 @@ from vecall.index.settings import IndexSettings
 from vecall.live.compaction import compact
 from vecall.live.pruning import prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
+from vecall.recall import scan_limiter
 from vecall.recall.query import Query
-from vecall.recall.recaller import open_recaller
+from vecall.recall.recaller import Recaller, open_recaller
+from vecall.recall.scan_limiter import ScanLimiter
+from vecall.release.activation import activate_release
 from vecall.release.golden import GoldenQueries
-from vecall.release.release import activate_release, open_release
+from vecall.release.release import open_release
 from vecall.release.store import Store
 
 N, D = 2000, 8
@@ -89,6 +92,21 @@ def test_recall_gives_the_scores_of_an_exact_engine(store, server, tmp_path, fau
                 assert not set(answer.ids) & set(query.exclude)
                 assert step == "released" or not set(answer.ids) & set(DELETED)
     assert len(server.searches) > 20
+
+
+def test_scans_that_complete_short_answers_are_limited_as_others_are(store, server, monkeypatch):
+    monkeypatch.setattr(scan_limiter, "_LARGE_SCAN_ROWS", 1_000)
+    limiter = ScanLimiter(1)
+    with open_recaller(store.path) as opened:
+        recaller = Recaller(opened.live_index, scan_limiter=limiter)
+        query, filtered = (Query(vector=QUERIES[0], k=50, where=CONDITIONS[name]) for name in ("none", "a third"))
+        with limiter.acquire(N):
+            assert len(recaller.recall(query).ids) == 50
+            server.fault = "short"
+            with pytest.raises(TooManyScansError, match="scan of 2,000 items"):
+                recaller.recall(query)
+            assert len(recaller.recall(filtered).ids) == 50  # a scan of 666 rows
+        assert len(recaller.recall(query).ids) == 50
 
 
 def test_release_holds_vectors_and_no_index(store, server):

@@ -8,6 +8,7 @@ import pytest
 
 from vecall.errors import InvalidReleaseError, LockedError, StoreError
 from vecall.index.index_info import IndexInfo
+from vecall.release import drafts
 from vecall.release import manifest as manifest_module
 from vecall.release import store as store_module
 from vecall.release.file_io import compute_sha256
@@ -338,13 +339,13 @@ def test_concurrent_publishers_all_succeed(tmp_path):
 def test_draft_that_disappears_while_stale_drafts_are_removed_is_ignored(store, monkeypatch):
     """Its process removes it at its end, without the store's lock."""
     (store.path / "tmp-ending").mkdir()
-    is_in_use = store_module._is_in_use
+    is_in_use = drafts._is_in_use
 
     def remove_first(draft_dir):
         draft_dir.rmdir()
         return is_in_use(draft_dir)
 
-    monkeypatch.setattr(store_module, "_is_in_use", remove_first)
+    monkeypatch.setattr(drafts, "_is_in_use", remove_first)
     assert publish(store, "one") == "one"
     assert list_leftovers(store) == []
 

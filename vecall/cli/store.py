@@ -126,7 +126,7 @@ def activate(
     as_json: JsonOption = False,
 ) -> None:
     """Make a release the current one after verifying it."""
-    from vecall.release.release import activate_release
+    from vecall.release.activation import activate_release
     from vecall.release.store import Store
 
     _print_activation(name, activate_release(Store.open(store), name), as_json=as_json)
@@ -139,7 +139,7 @@ def rollback(store: StoreOption, *, as_json: JsonOption = False) -> None:
 
     This need not be the release that was active before.
     """
-    from vecall.release.release import roll_back
+    from vecall.release.activation import roll_back
     from vecall.release.store import Store
 
     name, previous = roll_back(Store.open(store))

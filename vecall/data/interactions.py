@@ -33,6 +33,7 @@ class Interactions:
             impressions of items that were not chosen.
         has_datetimes: Whether the time column holds datetimes or ISO 8601 text.
         time_unit: Unit of the times since 1970; None if it is not known, or the times are positions.
+        has_times: Whether there is a time column.
         parts: [n] The part of the split that the table names, `TRAIN`, `VALID` or `TEST`; None if it names none.
         weights: [n] Weight in the loss of each interaction, if it is positive: 0 is read as history alone; None if all
             positives weigh the same.
@@ -47,6 +48,7 @@ class Interactions:
     is_positive: Mask
     has_datetimes: bool = False
     time_unit: TimeUnit | None = None
+    has_times: bool = False
     parts: NDArray[np.int8] | None = None
     weights: NDArray[np.float32] | None = None
     is_target: Mask | None = None
@@ -174,6 +176,7 @@ def build_interactions(
         items=item_row_by_code[log.items[order]],
         times=order if log.times is None else log.times[order],
         is_positive=log.is_positive[order],
+        has_times=log.times is not None,
         has_datetimes=log.has_datetimes,
         time_unit=log.time_unit,
         parts=None if log.parts is None else log.parts[order],

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Mask
 from vecall.data.interactions import Interactions
+from vecall.data.newest_tenth import has_targets, is_before_validation, is_test_later, mark_newest_tenth
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 from vecall.data.random_pairs import MIN_ITEMS, draw_held_out, draw_validation
 from vecall.data.split import (
@@ -47,7 +48,8 @@ def split_at_random(interactions: Interactions, n_users: int, seed: int) -> Spli
 def split_by_column(interactions: Interactions, n_users: int) -> Split:
     """Split into the parts that the table names; a tenth of the training is the validation if the table has none.
 
-    Histories of the test are the training and the validation part, in their order.
+    It is each user's newest where the test comes after the training, else a random tenth. Histories of the test are the
+    training and the validation part, in their order.
 
     Raises:
         DataError: The table names no parts.
@@ -63,9 +65,16 @@ def split_by_column(interactions: Interactions, n_users: int) -> Split:
         is_train = parts == TRAIN
         train = positives.filter(is_train)
         parts = parts.copy()
-        parts[is_train] = np.where(draw_validation(train.users, train.items, train.is_target, n_users), VALID, TRAIN)
-        may_train &= ~_are_pairs_of(interactions, positives.filter(parts == VALID))
-        protocol += ", and a random tenth of the training as the validation"
+        is_newest = mark_newest_tenth(train, n_users)
+        if is_test_later(positives, parts, n_users) and has_targets(train, is_newest):
+            parts[is_train] = np.where(is_newest, VALID, TRAIN)
+            may_train &= is_before_validation(interactions, positives.filter(parts == VALID), n_users)
+            protocol += ", and the newest tenth of each user's training as the validation, as the test is later"
+        else:
+            is_drawn = draw_validation(train.users, train.items, train.is_target, n_users)
+            parts[is_train] = np.where(is_drawn, VALID, TRAIN)
+            may_train &= ~_are_pairs_of(interactions, positives.filter(parts == VALID))
+            protocol += ", and a random tenth of the training as the validation"
     split = _split_by_parts(interactions, n_users, parts, may_train, reads_validation=True)
     return replace(
         split,

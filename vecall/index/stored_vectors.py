@@ -8,6 +8,7 @@ import numpy as np
 from vecall.arrays import HalfVectors, Rows, Scores, Vectors
 from vecall.errors import InvalidReleaseError, QueryError, StoreError
 from vecall.index.bitmap import Bitmap
+from vecall.index.completion_scans import acquire_completion_scan
 from vecall.index.hits import Hits
 from vecall.index.kernels import compute_inner_products, gather_vectors
 from vecall.index.scan import check_vectors, compute_block_rows, scan
@@ -107,13 +108,17 @@ class StoredVectors:
 
         Returns:
             `hits`.
+
+        Raises:
+            Exception: of `limit_completion_scans`, if no further scan may run.
         """
         expected = min(hits.rows.shape[1], self.size if allowed is None else allowed.count)
         if not expected or not len(hits.rows):
             return hits
         incomplete = np.flatnonzero(hits.rows[:, expected - 1] < 0)
         if len(incomplete):
-            exact = self.search_exact(queries[incomplete], hits.rows.shape[1], allowed=allowed)
+            with acquire_completion_scan(self.size if allowed is None else allowed.count):
+                exact = self.search_exact(queries[incomplete], hits.rows.shape[1], allowed=allowed)
             hits.rows[incomplete], hits.scores[incomplete] = exact.rows, exact.scores
         return hits
 

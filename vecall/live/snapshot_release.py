@@ -17,11 +17,12 @@ from vecall.index.settings import IndexSettings
 from vecall.live.item_columns import ItemColumns
 from vecall.live.operations import Operation
 from vecall.live.snapshot import Snapshot, interleave_rows
+from vecall.release.drafts import Draft
 from vecall.release.encoder import ENCODERS_FILE, ITEM_ID_VECTORS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
 from vecall.release.file_io import map_array, translate_write_errors, write_array
 from vecall.release.manifest import ReleaseMetadata, read_release_file
 from vecall.release.ranker_io import copy_ranker
-from vecall.release.store import Draft, Store
+from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
 

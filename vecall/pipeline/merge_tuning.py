@@ -92,8 +92,9 @@ def is_copy_too_large(config: Config, dataset: Dataset) -> bool:
 
 
 def _use_configured_weights(settings: ChannelsSettings, available: Sequence[ChannelName]) -> MergePlan:
-    given = settings.weights or {}
-    weights = {name: given[name] for name in CHANNEL_NAMES if name in given}  # the order in which they are asked
+    configured = settings.weights or {}
+    # In the order in which they are asked.
+    weights = {name: configured[name] for name in CHANNEL_NAMES if name in configured}
     plan = MergePlan(method="quota" if settings.merge == "quota" else "rrf", weights=weights)
     missing = [name for name in plan.weights if name not in available]
     reason = "weights of [channels]"

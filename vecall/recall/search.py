@@ -9,6 +9,7 @@ from vecall.arrays import Rows, Scores, Vectors
 from vecall.errors import QueryError
 from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
+from vecall.index.completion_scans import limit_completion_scans
 from vecall.index.kernels import compute_inner_products, select_top_k_superset
 from vecall.index.planner import PlannedQuery, plan_search
 from vecall.index.topk import sort_hits
@@ -166,9 +167,10 @@ def _search_base(
     if plan.route == "index":
         # The index does not know the excluded rows: `fetch_k` is k plus their number, and they are dropped below.
         allowed = None if allowed_count == candidates.base_size else candidates.base_bitmap
-        hits = release.index.search(
-            query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed, lists=plan.lists
-        )
+        with limit_completion_scans(scan_limiter.acquire):
+            hits = release.index.search(
+                query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed, lists=plan.lists
+            )
         rows, scores = hits.rows[0], hits.scores[0]
         if len(candidates.excluded_base_rows):
             kept = np.flatnonzero(~is_in_sorted(rows, candidates.excluded_base_rows))[:base_k]

@@ -39,7 +39,7 @@ from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
 from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, verify_release
 from vecall.release.ranker_io import load_ranker
-from vecall.release.store import Rollback, Store
+from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.schema import IdType
 
@@ -211,38 +211,6 @@ def open_and_check_release(store: Store, name: str) -> Release:
         release.close()
         raise
     return release
-
-
-def activate_release(store: Store, name: str) -> str | None:
-    """Make a release the current one after all its checks have passed, golden queries included.
-
-    Returns:
-        Name of the release that was current before; None if there was none.
-
-    Raises:
-        StoreError: there is no such release.
-        InvalidReleaseError: a file is damaged, missing or not listed in the manifest, or a golden query fails.
-        EngineUnavailableError: the server that holds the index does not answer.
-    """
-    release = open_and_check_release(store, name)
-    try:
-        previous = store.activate(name)
-        release.mark_current()
-    finally:
-        release.close()
-    return previous
-
-
-def roll_back(store: Store) -> Rollback:
-    """Make the parent of the current release the current one, after the same checks as `activate_release`.
-
-    Raises:
-        StoreError: no release is current, it has no parent, or the parent was pruned.
-        InvalidReleaseError, EngineUnavailableError: as for `activate_release`.
-    """
-    names = store.find_rollback()
-    activate_release(store, names.current)
-    return names
 
 
 def load_release(directory: Path, manifest: Manifest) -> Release:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,9 @@ from typing import NamedTuple, Self
 
 from vecall.errors import InvalidReleaseError, StoreError
 from vecall.release.current_pointer import CurrentPointer, make_current_error, read_current, write_current
+from vecall.release.drafts import Draft, remove_stale_drafts
 from vecall.release.file_io import translate_write_errors
-from vecall.release.file_lock import file_lock, try_lock
+from vecall.release.file_lock import file_lock
 from vecall.release.manifest import (
     RELEASE_NAME_PATTERN,
     Manifest,
@@ -40,51 +41,6 @@ class Rollback(NamedTuple):
 
     current: str
     previous: str
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A release that is being written.
-
-    Attributes:
-        directory: write the release's files here; regular files only, no directories or links.
-        name: of the release; None if it is named at the commit.
-    """
-
-    directory: Path
-    name: str | None
-    _publish: Callable[[ReleaseMetadata, bool, str | None, str | None], str]
-
-    def commit(
-        self,
-        metadata: ReleaseMetadata,
-        *,
-        activate: bool,
-        activate_only_if_current: str | None = None,
-        base: str | None = None,
-    ) -> str:
-        """Publish the files of `directory` atomically.
-
-        The release stays published, but not current, if activating fails, or if another release has become current,
-        which is only logged.
-
-        Args:
-            metadata: the publisher's part of the manifest.
-            activate: make the release the current one.
-            activate_only_if_current: with `activate`, do so only if this release is still the current one.
-            base: release that the new one was made of without training: with it, operations of the journal that it does
-                not contain may have been pruned, so the new one is given up if it is gone.
-
-        Returns:
-            Name of the release, activated or not.
-
-        Raises:
-            StoreError: the name is in use by now, `base` was pruned meanwhile, the directory contains something other
-                than regular files, or the store cannot be written.
-            InvalidReleaseError: `CURRENT` is damaged.
-            LockedError: another process holds the store's lock.
-        """
-        return self._publish(metadata, activate, activate_only_if_current, base)
 
 
 @dataclass(frozen=True)
@@ -224,7 +180,7 @@ class Store:
         with translate_write_errors(self.path), self._acquire_lock():
             if name is not None:
                 self._check_name_available(name)
-            self._remove_stale_drafts()
+            remove_stale_drafts(self.path)
             directory.mkdir()
             # Locked until the end of the draft. The system releases the lock when the process dies, which marks the
             # draft as stale.
@@ -328,7 +284,7 @@ class Store:
             for name in pruned:  # renamed first, so that a crash leaves no half-deleted release
                 self.get_release_dir(name).rename(self.path / f"tmp-{uuid.uuid4().hex}")
             fsync_path(self.path / "releases")
-            self._remove_stale_drafts()
+            remove_stale_drafts(self.path)
         return pruned
 
     def _publish(
@@ -391,19 +347,6 @@ class Store:
         logger.warning("the clock is behind release %s, which was created at %s", newest.name, newest.created)
         return newest.created + timedelta(microseconds=1)
 
-    def _remove_stale_drafts(self) -> None:
-        """Remove what dead processes left behind, and releases that `prune` has renamed; call it under the lock."""
-        for path in self.path.glob("tmp-*"):
-            try:
-                if path.is_symlink() or path.is_file():  # a CURRENT that was not put in place: its writer has died
-                    path.unlink()
-                elif not _is_in_use(path):
-                    shutil.rmtree(path)
-            except FileNotFoundError:  # its process is removing it at the same time
-                pass
-            except OSError as error:  # such as that of another user
-                logger.warning("%s is left over and cannot be removed: %s; remove it by hand", path, error)
-
     def _find_valid_current(self) -> CurrentPointer | None:
         try:
             return self.find_current()
@@ -418,12 +361,3 @@ class Store:
 
     def _read_current_manifest(self, current: CurrentPointer) -> Manifest:
         return read_manifest(self._get_current_dir(current), expected_sha256=current.manifest_sha256)[0]
-
-
-def _is_in_use(draft_dir: Path) -> bool:
-    """Tell whether a living process holds the lock of a draft."""
-    descriptor = os.open(draft_dir, os.O_RDONLY)
-    try:
-        return not try_lock(descriptor)
-    finally:
-        os.close(descriptor)
