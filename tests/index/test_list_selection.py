@@ -88,3 +88,12 @@ def test_coverage_is_about_the_share_of_results_in_the_lists(dim):
         shares.append(np.isin(owners[nearest], chosen).mean())
     assert np.mean(shares) >= 0.95
     assert min(shares) >= 0.85
+
+
+def test_coverage_above_1_expects_rows_further_from_the_centroids():
+    scores = np.linspace(0.9, 0.0, 40).astype(np.float32)
+    counts = np.full(40, 100)
+    chosen = [select_lists(scores, counts, 0.02, 50, 0, coverage).tolist() for coverage in (1.0, 1.5, 2.0, 4.0)]
+    lengths = [len(lists) for lists in chosen]
+    assert lengths == sorted(set(lengths))
+    assert chosen[2] == select_lists(scores, counts, 0.04, 50, 0, 1.0).tolist()

@@ -200,8 +200,10 @@ def test_point_beyond_the_latency_is_not_chosen(caplog, monkeypatch):
     """Width 360 would reach the target in 3.6 ms; within 2 ms the best is a width of about 200."""
     plant_latency(monkeypatch, lambda params: params.width / 100)
     with caplog.at_level(logging.WARNING):
-        (point,) = tune(PlantedIndex(400), make_queries(), [100], RecallTarget(0.9, 0), max_latency_ms=2.0).best_points
+        result = tune(PlantedIndex(400), make_queries(), [100], RecallTarget(0.9, 0), max_latency_ms=2.0)
+    (point,) = result.best_points
     assert 2.0 / 1.25 < point.p50_ms <= 2.0
+    assert len(result.trials) == 5  # widths 100 to 196, and one beyond
     assert "not reached within 2 ms" in caplog.text
     caplog.clear()
     (point,) = tune(PlantedIndex(400), make_queries(), [100], RecallTarget(0.9, 0), max_latency_ms=5.0).best_points

@@ -19,8 +19,9 @@ class SearchParams(NamedTuple):
             the median number.
         rerank_depth: IVF: number of candidates that are scored exactly. HNSW ignores it: it scores exactly every row
             that it visits.
-        coverage: IVF: share of a query's expected results that the lists scanned for it are to hold, see
-            `vecall.index.list_selection`; 0 scans the nearest `width` lists. HNSW ignores it.
+        coverage: IVF: share of a query's expected results that the lists scanned for it are to hold; above 1 all of
+            them, with rows expected so many times further from their centroids; see `vecall.index.list_selection`. 0
+            scans the nearest `width` lists. HNSW ignores it.
     """
 
     width: int

@@ -22,7 +22,10 @@ _MIN_PASSING_FACTOR = 2  # allowed rows as a multiple of the result's length; fe
 _MAX_QUERIES = 100
 _FILTER_DIVISOR = 10  # the coverage is measured under a filter that allows 1/10 of the rows
 _EXCLUDED_SHARE = 0.8  # share of a result that is excluded where the coverage for exclusions is measured
-COVERAGES = (0.8, 0.85, 0.9, 0.93, 0.95, 0.965, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.999, 0.9995, 1.0)
+COVERAGES = (
+    *(0.8, 0.85, 0.9, 0.93, 0.95, 0.965, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.999, 0.9995, 1.0),
+    *(1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0),
+)
 _WIDTH_GROWTH = 1.2  # from one width to the next
 _MAX_SCAN_COST_RATIO = 1.2  # cost of a search as a multiple of the scan's, above which no width is measured
 _MAX_LENGTH_FACTOR = 5  # longest result that reaches the same rank, as a multiple of the measured length

@@ -22,7 +22,7 @@ def sweep_coverages(task: SweepTask) -> Iterator[TuningPoint]:
     """Yield points of growing coverage, each with the smallest sufficient rerank depth; a fixed width yields one.
 
     A larger coverage may need less depth, so the sweep goes on beyond the target, until a search is slower than the
-    best, or scans every list.
+    best, or scans every list, or, with a coverage of 1 or more, takes longer than `cutoff_ms`.
     """
     nlist, best_ms = task.index.max_width, math.inf
     if task.fixed_width is not None:
@@ -31,7 +31,8 @@ def sweep_coverages(task: SweepTask) -> Iterator[TuningPoint]:
     for coverage in COVERAGES:
         point = _measure_at_smallest_depth(task, SearchParams(1, coverage=coverage))
         yield point
-        if point.p50_ms > _MAX_SLOWDOWN * best_ms or point.width >= nlist:
+        is_too_slow = coverage >= 1 and point.p50_ms > task.cutoff_ms  # below 1 a late clock tick must not end it
+        if point.p50_ms > _MAX_SLOWDOWN * best_ms or point.width >= nlist or is_too_slow:
             return
         if point.reaches_with_confidence(task.target):
             best_ms = min(best_ms, point.p50_ms)

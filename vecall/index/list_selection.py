@@ -43,13 +43,15 @@ def select_lists(
         deviation: standard deviation of the residuals' inner products with the query, at least 0.
         n_best: number of best rows to find, at least 1.
         n_skipped: how many of them, the best ones, need not be found; below `n_best`.
-        coverage: share of the others that the lists are to hold, 0 .. 1.
+        coverage: share of the others that the lists are to hold, 0 .. 1. Above 1 it is all of them, with a deviation so
+            many times as large: for vectors of which most lie close together, and the results do not.
 
     Returns:
         Lists in ascending order; those without a row that may be a result are not among them.
     """
     chosen = np.empty(len(scores), dtype=np.int64)
-    n_chosen = _select_lists(scores, counts, deviation, n_best, n_skipped, float(coverage), _SURVIVAL, chosen)
+    deviation *= max(1.0, coverage)
+    n_chosen = _select_lists(scores, counts, deviation, n_best, n_skipped, min(1.0, coverage), _SURVIVAL, chosen)
     return chosen[:n_chosen]
 
 

@@ -84,7 +84,8 @@ def tune(
         exact_rows = index.vectors.search_exact(queries, max(ks[-1], filtered_length)).rows
         advance(1)
         best_points, trials = [], []
-        cutoff_ms = max(_MIN_CUTOFF_MS, _MAX_FULL_SCAN_RATIO * ms_per_scanned_row * size)
+        # Points beyond the latency are not chosen, and searches slower than a scan are not made.
+        cutoff_ms = max(_MIN_CUTOFF_MS, min(max_latency_ms, _MAX_FULL_SCAN_RATIO * ms_per_scanned_row * size))
         for k in ks:
             points = list(sweep(SweepTask(index, queries, exact_rows[:, :k], target, fixed_width, cutoff_ms)))
             best_points.append(_select_cheapest(points, target, max_latency_ms))

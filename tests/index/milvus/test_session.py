@@ -71,13 +71,16 @@ def test_unloaded_index_is_not_loaded_again_by_its_own_probe_but_by_load(index, 
     search(index)
 
 
-def test_alias_names_the_collection_that_was_loaded_last_to_be_served(fake_milvus):
+def test_alias_names_the_collection_of_the_current_release(fake_milvus):
     indexes = [MilvusIndexBuilder(alias="shop")(random_vectors(100, 6, seed=seed)) for seed in range(2)]
     for index in (*indexes, indexes[0]):
         index.load()
+        index.mark_current()
         assert fake_milvus.aliases == {"shop": index._session.collection}
+    indexes[1].load()  # as to verify another release
+    assert fake_milvus.aliases == {"shop": indexes[0]._session.collection}
     fake_milvus.failures = dict.fromkeys(("alter_alias", "create_alias"), FakeMilvusError(1, "no"))
-    indexes[1].load()
+    indexes[1].mark_current()
 
 
 def test_closed_index_refuses_searches_until_it_is_loaded(index, fake_milvus):
