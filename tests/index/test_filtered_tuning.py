@@ -1,4 +1,5 @@
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,27 @@ def test_widths_that_cost_more_than_a_scan_are_not_tried(monkeypatch):
     monkeypatch.setattr(timing, "measure_scan_ms_per_row", lambda vectors, queries: 0.0)
     result = tune(BUILDERS["hnsw"](), normal(60, 1), [10], RecallTarget(0.95, 0.8))
     assert {width.width_for_tail for width in result.filtered_table.widths} <= {result.best_points[-1].width}
+
+
+@pytest.mark.parametrize(("ms_per_scanned_row", "is_tuned"), [(1e-4, False), (1.0, True)])
+def test_no_width_is_tried_after_one_that_is_measured_to_cost_more_than_a_scan(
+    monkeypatch, ms_per_scanned_row, is_tuned
+):
+    """A server is asked for as many more rows as a filter takes away, which the costs by width do not show."""
+    index, widths = PlantedIndex(), []
+    search = index.search
+
+    def search_slowly(queries, k, *, search_params=None, allowed=None):
+        widths.append(search_params.width)
+        time.sleep(0.02)
+        return search(queries, k, search_params=search_params, allowed=allowed)
+
+    monkeypatch.setattr(index, "search", search_slowly, raising=False)
+    monkeypatch.setattr(filtered_tuning, "_SELECTIVITIES", (1,))
+    exact_rows, points = np.tile(np.arange(100), (5, 1)), [(100, SearchParams(20, 100))]
+    costs = CostModel(0, 0, 0, ms_per_scanned_row)
+    table = tune_filtered(index, normal(5, 0), exact_rows, points, RecallTarget(0.9, 0.8), costs)
+    assert (len(widths) > 5, len(table.widths) == 1) == (is_tuned, is_tuned)
 
 
 class PlantedIndex:
