@@ -28,6 +28,8 @@ def measure_search(pool: MilvusPool) -> dict[str, Any]:
     Where the planner scans rather than ask the server, as in small pools, there is no cell.
     """
     with open_recaller(pool.store) as recaller:
+        if recaller.live_index.snapshot.seq:
+            raise SystemExit(f"{pool.store} has the changes of a soak: give another --scratch")
         cells = [_measure_k(pool, recaller, k) for k in KS]
     return {"cells": [cell for cell in cells if cell]}
 
