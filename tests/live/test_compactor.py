@@ -198,26 +198,66 @@ def test_compact_command_runs_with_low_priority_and_without_torch(store):
         assert [manifest.items for manifest in store.list_releases()] == [N - 2, N - 1, N]
 
 
-def test_compaction_that_does_not_fit_is_tried_again_before_another_is_written(store, compact_early, monkeypatch):
+@pytest.mark.parametrize("error", [StoreError("too little memory"), MemoryError()])
+def test_compaction_that_does_not_fit_is_tried_again_before_another_is_written(
+    store, compact_early, monkeypatch, error
+):
     """Otherwise each would leave a release in the store, until the disk is full."""
+
+    def refuse(*_args):
+        raise error
+
     compact_early(10)
     with open_recaller(store.path, writable=True) as recaller:
-        monkeypatch.setattr(switching, "check_memory", refuse)
         compactor = recaller.live_index._compactor
-        recaller.delete(range(10))
-        compactor._thread.join()
-        assert (recaller.release, len(store.list_releases()), compactor._failure_count) == ("one", 2, 1)
-        compactor._retry_time = time.monotonic()  # as ten minutes later
+
+        def delete_and_wait(count):
+            compactor._retry_time = time.monotonic()  # as long after a failure
+            recaller.delete(range(count))
+            compactor._thread.join()
+            return recaller.release == "one", len(store.list_releases()), compactor._failure_count
+
+        with monkeypatch.context() as patch:
+            patch.setattr(switching, "check_memory", refuse)
+            assert delete_and_wait(10) == (True, 2, 1)
+            assert delete_and_wait(11) == (True, 2, 2)
+            assert compactor._retry_time > time.monotonic() + 1.5 * compactor_module._RETRY_SECONDS
+        assert delete_and_wait(12) == (False, 2, 0)
+        assert (recaller.live_index.snapshot.tombstone_count, compactor._unserved) == (2, ("", ""))
+
+
+def test_compaction_that_could_not_be_switched_to_and_was_pruned_is_written_again(store, compact_early, monkeypatch):
+    compact_early(10)
+    with open_recaller(store.path, writable=True) as recaller:
+        compactor = recaller.live_index._compactor
+        with monkeypatch.context() as patch:
+            patch.setattr(switching, "check_memory", refuse)
+            recaller.delete(range(10))
+            compactor._thread.join()
+        store.prune(0)
+        compactor._retry_time = time.monotonic()
         recaller.delete([10])
         compactor._thread.join()
-        assert (recaller.release, len(store.list_releases()), compactor._failure_count) == ("one", 2, 2)
-        assert compactor._retry_time > time.monotonic() + 1.5 * compactor_module._RETRY_SECONDS
-        monkeypatch.undo()
-        compactor._retry_time = time.monotonic()
-        compact_early(10)
-        recaller.delete([11])
-        compactor._thread.join()
-        assert (recaller.release == "one", len(store.list_releases()), compactor._failure_count) == (False, 3, 0)
+        assert (recaller.release == "one", compactor._failure_count) == (False, 0)
+
+
+def test_writers_of_a_store_share_what_could_not_be_switched_to(store, tmp_path):
+    def refuse_switch(*_args):
+        raise StoreError("too little memory")
+
+    lock_path, served = tmp_path / "writer.lock", []
+    first, second = (
+        Compactor(store.path, on_compacted, 100, write_lock_path=lock_path)
+        for on_compacted in (refuse_switch, lambda *names: served.append(names))
+    )
+    with open_recaller(store.path, writable=True, auto_compact=False) as recaller:
+        recaller.delete([1])
+        first._run("one", 1, 1)
+        (compacted, _) = store.list_releases()
+        second._run("one", 1, 1)
+        assert served == [("one", compacted.name)]
+        assert len(store.list_releases()) == 2
+        assert second._find_unserved("one") is None
 
 
 def refuse(*_args):

@@ -12,6 +12,7 @@ from vecall.live.pruning import get_journal_path, prune_store
 from vecall.pipeline.publish import publish
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
+from vecall.release.activation import roll_back
 
 NEW_FIELDS = {"type": "kind 1", "标签": ["红1"], "text": "Word1", "year": 2030, "title": "New"}
 DELETED, REPLACED = synthetic.make_item_id(3), synthetic.make_item_id(4)
@@ -56,7 +57,7 @@ def test_changes_survive_compaction_and_rollback(served):
     recaller.activate("two")
     check_changes_visible(recaller)
     assert (recaller.live_index.snapshot.delta.live_count, check_reopened(shop).delta.live_count) == (0, 0)
-    shop.rollback()
+    roll_back(shop)
     assert check_reopened(shop).delta.live_count == 2
     recaller.activate("tiny")
     check_changes_visible(recaller)

@@ -18,6 +18,7 @@ from vecall.live.pruning import prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
+from vecall.release.activation import roll_back
 from vecall.release.store import Store
 
 D = 4
@@ -189,12 +190,12 @@ class StoreMachine(RuleBasedStateMachine):
     def roll_back(self):
         parent = self.releases[self.current].parent
         if parent in self.releases:
-            assert Store.open(self.store_dir).rollback() == (parent, self.current)
+            assert roll_back(Store.open(self.store_dir)) == (parent, self.current)
             self.current = parent
             self.restart()
         else:
             with pytest.raises(StoreError):
-                Store.open(self.store_dir).rollback()
+                roll_back(Store.open(self.store_dir))
 
     def switch_to(self, name):
         assert self.recaller.activate(name) == self.current

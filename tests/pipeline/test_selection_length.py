@@ -8,7 +8,12 @@ from support import synthetic
 from support.doctor import make_config
 
 from vecall.data.ragged import RaggedArray
-from vecall.pipeline.selection_length import compute_length_factor, count_epoch_steps, count_targets
+from vecall.pipeline.selection_length import (
+    compute_length_factor,
+    count_epoch_steps,
+    count_later_targets,
+    count_targets,
+)
 from vecall.training.batches import build_positive_samples
 
 LISTS = [[1, 2, 3], [4], [5, 6], []] * 100  # 200 users with two items or more, 600 interactions
@@ -32,7 +37,8 @@ def test_steps_are_users_of_sets_or_interactions_after_the_first_by_the_batch(pr
 def test_first_interactions_of_users_with_features_are_counted():
     config = make_config(model={"preset": "pooled"})
     assert count_targets(config, make_data()) == 300
-    assert count_targets(config, make_data(user_features={"age": np.zeros(400, dtype=np.float32)})) == 600
+    data = make_data(user_features={"age": np.zeros(400, dtype=np.float32)})
+    assert (count_targets(config, data), count_later_targets(data)) == (600, 300)
 
 
 def test_steps_are_those_that_the_training_makes():

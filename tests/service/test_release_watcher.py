@@ -55,6 +55,9 @@ def test_release_that_could_not_be_read_is_tried_again_and_a_damaged_one_is_not(
     unreadable, damaged = InvalidReleaseError("cannot be read", file="x"), InvalidReleaseError("damaged", file="x")
     unreadable.__cause__ = OSError(24, "Too many open files")
     outcomes += [unreadable, MemoryError(), damaged, "two", None]
+    errors = []
     for _ in range(5):
         watcher.poll()
-    assert (reports, watcher.switch_error) == ([False, False, False], "damaged")
+        errors.append(watcher.switch_error)
+    assert errors == ["cannot be read", "out of memory", *["damaged"] * 3]
+    assert reports == [False] * 3

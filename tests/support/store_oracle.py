@@ -30,6 +30,7 @@ from vecall.live.pruning import get_journal_path, prune_store
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
+from vecall.release.activation import roll_back
 from vecall.release.store import Store
 
 DIM = 8
@@ -96,7 +97,7 @@ def execute(operation: list[Any], store_dir: Path, recaller: Any, oracle: "Store
         case ["activate", name]:
             return recaller.activate(name)
         case ["rollback"]:
-            return [*Store.open(store_dir).rollback()]
+            return [*roll_back(Store.open(store_dir))]
         case ["prune", keep]:
             result = prune_store(Store.open(store_dir), keep)
             return [result.release_names, result.operation_count]

@@ -1,5 +1,6 @@
 """Commands on a store: compaction, its releases and its journal of live changes. They load no torch."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -14,6 +15,8 @@ from vecall.cli.output import (
     wrap_command,
 )
 from vecall.cli.training import verify_and_print_release
+
+logger = logging.getLogger(__name__)
 
 releases_app = typer.Typer(
     help="List, verify, activate, roll back and prune the releases of a store.", no_args_is_help=True
@@ -82,7 +85,10 @@ def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:
     opened = Store.open(store)
     pointer = opened.find_current()
     current = None if pointer is None else pointer.release
-    releases = [manifest.to_summary() for manifest in opened.list_releases(skip_damaged=True)]
+    manifests = opened.list_releases(
+        skip_damaged=True, on_damaged=lambda error: logger.warning("a release is left out: %s", error)
+    )
+    releases = [manifest.to_summary() for manifest in manifests]
     if as_json:
         console.print_json({"current": current, "releases": releases})
         return

@@ -40,7 +40,9 @@ class DataSettings(SettingsModel):
     )
     split_seed: int = Field(0, ge=0, description="random: seed of the draw")
     split_column: str | None = Field(
-        None, description="given: column that says train, valid or test; without valid, a tenth of train is drawn"
+        None,
+        description="given: column that says train, valid or test; without valid, a tenth of train is it: the "
+        "newest of each user if the test is later, else a random one",
     )
     repeats: Literal["keep", "first", "last"] = Field(
         "keep", description="which to keep of the interactions of the same user, item and kind; keep: all of them"

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,20 +66,21 @@ def tune_filtered(
         depth_factor = max(depth_factor, _MIN_DEPTH_FACTOR)
     start_params = unfiltered_params._replace(rerank_depth=math.ceil(depth_factor * unfiltered_params.rerank_depth))
     if start_params.coverage:
-        coverage = _find_coverage(index, queries, exact_rows.shape[1], start_params, target)
+        coverage = _find_coverage(index, queries, exact_rows.shape[1], start_params, target, costs)
         return FilteredSearchTable((), depth_factor, coverage)
     widths = _measure_widths(index, queries, exact_rows, start_params, target, costs)
     return FilteredSearchTable(tuple(widths), depth_factor)
 
 
 def _find_coverage(
-    index: Index, queries: Vectors, length: int, start_params: SearchParams, target: RecallTarget
+    index: Index, queries: Vectors, length: int, start_params: SearchParams, target: RecallTarget, costs: CostModel
 ) -> float:
     """Smallest coverage tried, at least that of `start_params`, that loses at most half of the allowed recall loss.
 
     Measured under a selective random filter, for a whole result and for the rest of one of which the first rows are
     excluded. Where a filter depends on the vectors, the lists hold less of the result than expected: that is what the
-    other half is for.
+    other half is for. Where none of those tried that cost less than a scan loses so little, as where the depth is what
+    loses rows, it is 1, or that of `start_params` if that is larger.
     """
     target = RecallTarget((1 + target.mean) / 2, target.worst)
     size = index.vectors.size
@@ -98,13 +100,19 @@ def _find_coverage(
         recalls = tail_recall_per_query(index.vectors, queries, found_rows, exact_rows, length - n_excluded)
         return _meets_target(recalls, target)
 
-    for coverage in COVERAGES:
+    def costs_more_than_scan(params: SearchParams) -> bool:
+        request = SearchRequest(queries[0], length, 0, allowed.count, profile)
+        adapted = (index.adapt(replace(request, query=query), params) for query in queries)
+        index_ms = [costs.estimate_index_ms(search.search_params) for search in adapted if search is not None]
+        return bool(np.median(index_ms or [math.inf]) > costs.estimate_scan_ms(allowed.count))
+
+    for coverage in (coverage for coverage in COVERAGES if coverage >= start_params.coverage):
         params = start_params._replace(coverage=coverage)
-        if coverage >= start_params.coverage and all(
-            reaches_target(params, n_excluded) for n_excluded in (0, int(_EXCLUDED_SHARE * length))
-        ):
+        if coverage > 1 and costs_more_than_scan(params):
             break
-    return coverage
+        if all(reaches_target(params, n_excluded) for n_excluded in (0, int(_EXCLUDED_SHARE * length))):
+            return coverage
+    return max(1.0, start_params.coverage)
 
 
 def _find_depth_factor(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -24,6 +24,7 @@ _MIN_DELTA_ITEMS = 20_000  # a request scans fewer so fast that a compaction wou
 _MIN_TOMBSTONES = 100  # a tiny base is scanned anyway
 _MAX_TOMBSTONE_SHARE = 0.1  # of the base; with more, searches of the index waste too much on deleted items
 _RETRY_SECONDS = 600.0  # after a compaction that failed another one starts without more changes
+_UNSERVED_FILE = "compaction.unserved"  # beside the lock
 _MAX_RETRY_SECONDS = 6 * 3_600.0  # the time doubles with every further failure
 _TERMINATE_TIMEOUT_SECONDS = 10.0  # from SIGTERM to SIGKILL
 _PR_SET_PDEATHSIG = 1  # an option of prctl(2)
@@ -73,7 +74,7 @@ class Compactor:
         # After a compaction has failed, the next one needs so many changes, or to be so late.
         self._retry_threshold, self._retry_time = 0.0, 0.0
         self._failure_count = 0  # in a row
-        self._unserved: tuple[str, str] | None = None  # base and name of a compaction that could not be switched to
+        self._unserved = "", ""  # base and name of a compaction that was not switched to
         self._lock = Lock()  # guards the attributes below
         self._is_closed = False
         self._child: subprocess.Popen[str] | None = None
@@ -125,12 +126,17 @@ class Compactor:
             with ExitStack() as stack:
                 if self._lock_path is None or self._acquire_base(stack, self._lock_path, base_name):
                     self._compact_and_switch(base_name, seq, change_count)
-        except (VecallError, OSError, subprocess.SubprocessError, ValueError) as error:
+        except Exception as error:
             self._failure_count += 1
             wait_seconds = min(_MAX_RETRY_SECONDS, _RETRY_SECONDS * 2 ** (self._failure_count - 1))
             self._retry_threshold, self._retry_time = 1.1 * change_count + 1, time.monotonic() + wait_seconds
-            if not self._is_closed:
-                logger.warning("compaction of release %s failed and waits for more changes: %s", base_name, error)
+            if self._is_closed:
+                return
+            is_expected = isinstance(error, (VecallError, OSError, subprocess.SubprocessError, ValueError))
+            logger.warning(
+                "compaction of release %s failed and waits for more changes: %s",
+                base_name, error, exc_info=None if is_expected else error,
+            )  # fmt: skip
 
     def _acquire_base(self, stack: ExitStack, lock_path: Path, base_name: str) -> bool:
         """Acquire the right to compact the base release.
@@ -147,22 +153,32 @@ class Compactor:
         return current is None or current.release == base_name
 
     def _compact_and_switch(self, base_name: str, seq: int, change_count: int) -> None:
-        unserved, self._unserved = self._unserved, None
-        if unserved is not None and unserved[0] == base_name:  # another one would not fit either
-            compacted_name = unserved[1]
-        else:
+        compacted_name = self._find_unserved(base_name)
+        if compacted_name is None:
             start = time.monotonic()
             logger.info("started compaction of release %s with %d changes", base_name, change_count)
             compacted_name = self._run_compaction_process(base_name)
             self._last_duration_seconds, self._arrivals_start = time.monotonic() - start, (start, seq)
+            self._remember_unserved(base_name, compacted_name)
         if not self._is_closed:
-            try:
-                self._on_compacted(base_name, compacted_name)
-            except VecallError:
-                if unserved is None or unserved[1] != compacted_name:  # tried again once, unless it was pruned
-                    self._unserved = base_name, compacted_name
-                raise
+            self._on_compacted(base_name, compacted_name)
+            self._remember_unserved("", "")
         self._retry_threshold, self._failure_count = 0.0, 0
+
+    def _find_unserved(self, base_name: str) -> str | None:
+        """Return the compaction of the base that could not be switched to; another one would not fit either."""
+        base, name = self._unserved
+        if self._lock_path is not None:
+            with suppress(FileNotFoundError):
+                base, _, name = self._lock_path.with_name(_UNSERVED_FILE).read_text().partition("\n")
+        is_there = base == base_name and (self._store_path / "releases" / name).is_dir()  # else it was pruned
+        return name if is_there else None
+
+    def _remember_unserved(self, base_name: str, name: str) -> None:
+        """Remember a compaction until it is served: for this process, or for all that write to the store."""
+        self._unserved = base_name, name
+        if self._lock_path is not None:
+            self._lock_path.with_name(_UNSERVED_FILE).write_text(f"{base_name}\n{name}")
 
     def _run_compaction_process(self, base_name: str) -> str:
         """Run `vecall compact` and return the name of the new release.

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 # Times the processes that follow the switch, one after another; also for requests that run, and for a rollback without
 # loading.
-UNLOAD_GRACE_SECONDS = 120.0
+UNLOAD_GRACE_SECONDS, MAX_UNLOAD_GRACE_SECONDS = 120.0, 600.0
 
 
 class IndexUnloader:
@@ -38,7 +38,8 @@ class IndexUnloader:
         if release.remote_index is None:
             return
         self.cancel(release)
-        timer = Timer(UNLOAD_GRACE_SECONDS * process_count, self._unload, (release,))
+        grace_seconds = min(MAX_UNLOAD_GRACE_SECONDS, UNLOAD_GRACE_SECONDS * process_count)
+        timer = Timer(grace_seconds, self._unload, (release,))
         timer.name, timer.daemon = "vecall-unload", True
         with self._lock:
             self._timers[id(release)] = release, timer

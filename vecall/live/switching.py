@@ -31,6 +31,7 @@ class ReleaseSwitcher:
     def __init__(self, state: LiveState, *, keep_previous: bool) -> None:
         self._state, self._keep_previous = state, keep_previous
         self._previous: Release | None = None  # guarded by the state's `switch_lock`
+        self._has_kept_previous = False
         self._unloader = IndexUnloader(self._is_current)
 
     def close(self) -> None:
@@ -116,7 +117,7 @@ class ReleaseSwitcher:
         return None
 
     def _load(self, store: Store, name: str, process_count: int) -> Release:
-        if self._previous is not None:  # the other processes hold one, too, and drop it before they load
+        if self._has_kept_previous:  # the other processes hold one, too, and drop it before they load
             process_count = 1
         self._previous = None  # at most two releases are in memory
         write_lock_path = self._state.peers.write_lock_path
@@ -133,9 +134,10 @@ class ReleaseSwitcher:
         previous = self._state.replace_memtable(memtable)
         self._retire(previous)
         snapshot = self._state.snapshot
-        snapshot.release.mark_current()
+        if self._is_current(snapshot.release.name):
+            snapshot.release.mark_current()
         if self._keep_previous and previous is not snapshot.release:
-            self._previous = previous
+            self._previous, self._has_kept_previous = previous, True
         logger.info("serving release %s with %d live delta items", snapshot.release.name, snapshot.delta.live_count)
 
     def _retire(self, release: Release) -> None:

@@ -18,7 +18,7 @@ from vecall.evaluation.baseline_evaluation import build_baseline_factories, eval
 from vecall.evaluation.baselines import Popularity
 from vecall.evaluation.metrics import limit_depth
 from vecall.pipeline.selection_costs import estimate_sequence_seconds
-from vecall.pipeline.selection_length import compute_length_factor, count_targets, lengthen
+from vecall.pipeline.selection_length import compute_length_factor, count_later_targets, lengthen
 from vecall.pipeline.selection_plan import TrialPlan, plan_trials
 from vecall.pipeline.selection_record import (
     SelectionRecord,
@@ -148,7 +148,7 @@ def _estimate_sequence_costs(candidates: Mapping[str, Config], data: TrainingDat
     n_users = int((data.histories.lengths > 1).sum())
     if (config := candidates.get(UNTRIED_PRESET)) is None:
         return SequenceCosts(n_users, 0, 0.0)
-    return SequenceCosts(n_users, count_targets(config, data), estimate_sequence_seconds(config, data))
+    return SequenceCosts(n_users, count_later_targets(data), estimate_sequence_seconds(config, data))
 
 
 def _run_trials(plan: TrialPlan, runner: TrialRunner) -> tuple[list[TrialRecord], dict[str, str]]:

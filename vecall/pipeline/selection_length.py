@@ -26,14 +26,16 @@ def count_epoch_steps(config: Config, data: TrainingData) -> int:
 
 
 def count_targets(config: Config, data: TrainingData) -> int:
-    """Return how many positives are learned to be predicted.
-
-    Those of weight 0 are not, and of users of whom nothing but a history is known the first ones are not.
-    """
-    histories, weights = data.histories, data.history_weights
-    firsts = np.empty(0, dtype=np.int64)
+    """Return how many positives are learned to be predicted: all, if anything but their history is known of users."""
     if config.model.history.encoder != "none" and not data.user_features:
-        firsts = histories.offsets[:-1][histories.lengths > 0]
+        return count_later_targets(data)
+    return len(data.histories.values) if data.history_weights is None else int(np.count_nonzero(data.history_weights))
+
+
+def count_later_targets(data: TrainingData) -> int:
+    """Return how many positives come after another one of their user; those of weight 0 do not count."""
+    histories, weights = data.histories, data.history_weights
+    firsts = histories.offsets[:-1][histories.lengths > 0]
     if weights is None:
         return len(histories.values) - len(firsts)
     return int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[firsts]))

@@ -22,7 +22,7 @@ class SequenceCosts(NamedTuple):
 
     Attributes:
         users: Users with two or more training positives.
-        targets: Positives that are learned to be predicted.
+        targets: Positives that come after another one of their user.
         seconds: Estimated time of its training; 0 where that is not known, as on a GPU.
     """
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -129,11 +129,14 @@ class Store:
         """
         return read_current(self.path)
 
-    def list_releases(self, *, skip_damaged: bool = False) -> list[Manifest]:
+    def list_releases(
+        self, *, skip_damaged: bool = False, on_damaged: Callable[[InvalidReleaseError], object] | None = None
+    ) -> list[Manifest]:
         """Read the manifests of all releases, newest first; other files are not verified.
 
         Args:
-            skip_damaged: leave out releases whose manifest is damaged, with a warning.
+            skip_damaged: leave out releases whose manifest is damaged.
+            on_damaged: called with the error of each that is left out.
 
         Raises:
             InvalidReleaseError: a manifest is damaged and `skip_damaged` is False.
@@ -147,7 +150,8 @@ class Store:
                     continue
                 if not skip_damaged:
                     raise
-                logger.warning("release %s is left out: %s", directory.name, error)
+                if on_damaged is not None:
+                    on_damaged(error)
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.name), reverse=True)
 
     def verify(self, name: str | None = None) -> Manifest:
@@ -232,22 +236,10 @@ class Store:
         _, digest = read_manifest(self.get_release_dir(name))  # fails if it has been pruned meanwhile
         write_current(self.path, CurrentPointer(release=name, manifest_sha256=digest))
 
-    def rollback(self) -> Rollback:
-        """Activate the parent of the current release: the release that was current when this one was published.
+    def find_rollback(self) -> Rollback:
+        """Return what a rollback activates: the parent of the current release, which was current at its publication.
 
         That is not always the release that was current last, as after `activate`.
-
-        Raises:
-            StoreError: no release is current, it has no parent, or the parent was pruned.
-            InvalidReleaseError: `CURRENT`, the current release's manifest or the parent is damaged.
-            LockedError: another process holds the store's lock.
-        """
-        names = self.find_rollback()
-        self.activate(names.current)
-        return names
-
-    def find_rollback(self) -> Rollback:
-        """Return what a rollback would activate.
 
         Raises:
             StoreError: no release is current, it has no parent, or the parent was pruned.

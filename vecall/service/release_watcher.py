@@ -1,5 +1,6 @@
 """Follows the store's `CURRENT` file, so that a release published by another process is served."""
 
+import errno
 import logging
 import math
 import time
@@ -13,6 +14,7 @@ from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
 
+_PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _RETRY_SECONDS = 30.0  # after a failed switch, for example for lack of memory or a read error
 
 
@@ -70,14 +72,20 @@ class ReleaseWatcher:
                 return
             name = self._live_index.switch_to_current()
         except (VecallError, OSError, MemoryError) as error:
-            if str(error) != self.switch_error:
-                logger.warning("cannot switch to the current release: %s", error)
+            text = str(error) or "out of memory"  # a MemoryError may have no text
+            if text != self.switch_error:
+                logger.warning("cannot switch to the current release: %s", text)
                 self._on_switch(False)
-            self._rejected_release, self.switch_error = current, str(error)
-            is_final = isinstance(error, InvalidReleaseError) and not isinstance(error.__cause__, OSError)
+            self._rejected_release, self.switch_error = current, text
+            is_final = isinstance(error, InvalidReleaseError) and not _is_passing(error.__cause__)
             self._retry_at = math.inf if is_final else time.monotonic() + _RETRY_SECONDS
             return
         self._rejected_release = self.switch_error = None
         if name is not None:
             logger.info("switched to release %s in %.2f s", name, time.perf_counter() - start)
             self._on_switch(True)
+
+
+def _is_passing(cause: BaseException | None) -> bool:
+    """Return whether a file could not be read for want of something that may be there later."""
+    return isinstance(cause, OSError) and cause.errno in _PASSING_ERRORS

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems
+from vecall.index.completion_scans import limit_completion_scans
 from vecall.index.kernels import compute_inner_products
 from vecall.index.row_scores import RowScores
 from vecall.live.snapshot import Snapshot
@@ -125,7 +126,9 @@ def _find_nearest(
     curve, fetch_k = release.search_param_curve, min(len(similarities) + 1, release.vectors.size)
     search_params = None if curve is None else curve.look_up(fetch_k)
     vectors = snapshot.get_vectors(seeds[missing])
-    with query.scan_limiter.acquire(release.vectors.size if curve is None else 0):  # without a curve, the index scans
+    acquire = query.scan_limiter.acquire
+    # Without a curve, the index scans.
+    with acquire(release.vectors.size if curve is None else 0), limit_completion_scans(acquire):
         hits = release.index.search(vectors, fetch_k, search_params=search_params)
     found = {}
     for number, hit_rows in zip(missing.tolist(), hits.rows, strict=True):
