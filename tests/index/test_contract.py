@@ -148,7 +148,7 @@ def test_any_search_fills_k_hits_with_allowed_rows_and_exact_scores(build, searc
         np.testing.assert_array_equal(scores, np.take_along_axis(exact.scores, positions, 1))
 
 
-@pytest.mark.parametrize("search_params", [NARROW, SearchParams(40, 100), SearchParams(4, 100, coverage=0.9)])
+@pytest.mark.parametrize("search_params", [NARROW, SearchParams(40, 100), SearchParams(4, 100, spread=0.9)])
 @pytest.mark.parametrize("region", ["random", "near", "far", "none", "all"])
 def test_adapted_search_fills_k_hits_with_allowed_rows(build, search_params, region):
     """Wherever the allowed rows lie, and however many of the hits are to be dropped afterwards."""
@@ -178,13 +178,13 @@ def test_adapted_search_fills_k_hits_with_allowed_rows(build, search_params, reg
 
 def test_search_without_a_filter_is_adapted_too(build):
     index, query = build(random_vectors(1200, 9)), random_vectors(1, 9, seed=1)
-    adapted = index.adapt(SearchRequest(query[0], 30, 0, 1200, None), SearchParams(4, 100, coverage=0.9))
+    adapted = index.adapt(SearchRequest(query[0], 30, 0, 1200, None), SearchParams(4, 100, spread=0.9))
     hits = index.search(query, 30, search_params=adapted.search_params, lists=adapted.lists)
     assert count_distinct_rows(hits) == [30]
     assert adapted.search_params.rerank_depth == 100
 
 
-@pytest.mark.parametrize("search_params", [None, NARROW, SearchParams(40, 100), SearchParams(4, 100, coverage=0.9)])
+@pytest.mark.parametrize("search_params", [None, NARROW, SearchParams(40, 100), SearchParams(4, 100, spread=0.9)])
 @pytest.mark.parametrize("selectivity", [None, 0.3])
 def test_single_query_gets_the_hits_it_gets_in_a_batch(engine, build, search_params, selectivity):
     """Half of the vectors have an equal one, so that ties are cut at k."""
@@ -240,14 +240,14 @@ def test_a_thousand_equal_vectors_are_all_found(build, value):
         hits = index.search(queries, k)
         assert (hits.scores == 8 * value).all()
         assert count_distinct_rows(hits) == [k, k]
-        for search_params in (None, SearchParams(4, 60, coverage=0.9)):
+        for search_params in (None, SearchParams(4, 60, spread=0.9)):
             hits = index.search(queries, k, search_params=search_params, allowed=allowed)
             assert count_distinct_rows(hits) == [min(k, allowed.count)] * 2
 
 
 def test_query_of_zeros_gets_k_hits_of_score_zero(build):
     index = build(random_vectors(1000, 8))
-    for search_params in (None, SearchParams(4, 60, coverage=0.9)):
+    for search_params in (None, SearchParams(4, 60, spread=0.9)):
         hits = index.search(np.zeros((2, 8), dtype=np.float32), 30, search_params=search_params)
         assert (hits.scores == 0).all()
         assert count_distinct_rows(hits) == [30, 30]
@@ -379,7 +379,7 @@ def test_invalid_queries_are_refused(build, queries, k):
 
 def test_largest_allowed_queries_and_vectors_have_finite_scores(build):
     index = build(np.array([[65504.0] * 64, [-65504.0] * 64] * 20, dtype=np.float32))
-    for search_params in (FULL, SearchParams(1, 3), SearchParams(1, 3, coverage=0.9)):
+    for search_params in (FULL, SearchParams(1, 3), SearchParams(1, 3, spread=0.9)):
         hits = index.search(np.full((1, 64), 1e29, dtype=np.float32), 2, search_params=search_params)
         assert (hits.rows % 2 == 0).all()
         assert np.isfinite(hits.scores).all()

@@ -127,7 +127,7 @@ def test_vectors_of_very_different_lengths_are_found():
     assert measure_ann_recall(index, random_vectors(100, 8, seed=2), 10, SearchParams(24, 300)) >= 0.95
 
 
-def test_lists_by_coverage_find_long_and_short_vectors():
+def test_lists_by_spread_find_long_and_short_vectors():
     vectors = random_vectors(3000, 8) * np.exp(1.5 * random_vectors(3000, 1, seed=1))
     vectors[::7] = 0
     index = IvfPqIndex.build(vectors, nlist=32)

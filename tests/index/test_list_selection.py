@@ -54,24 +54,24 @@ def test_all_lists_with_rows_hold_all_rows():
     scores=st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=40),
     seed=st.integers(0, 99),
     n_best=st.integers(1, 300),
-    coverage=st.sampled_from([0.8, 0.95, 0.99]),
+    spread=st.sampled_from([0.8, 0.95, 0.99]),
 )
-def test_chosen_lists_hold_the_coverage_and_are_few(scores, seed, n_best, coverage):
+def test_chosen_lists_hold_the_spread_and_are_few(scores, seed, n_best, spread):
     scores = np.array(scores, dtype=np.float32)
     counts = np.random.default_rng(seed).integers(0, 50, len(scores))
     if not counts.sum():
         return
-    chosen = select_lists(scores, counts, 0.1, n_best, 0, coverage)
+    chosen = select_lists(scores, counts, 0.1, n_best, 0, spread)
     expected = expect_rows(scores, counts, 0.1, n_best)
     held = expected[chosen].sum() / expected.sum()
-    assert held >= coverage - 0.01  # scores are rounded to 1/8 of the deviation
-    fewest = np.searchsorted(np.cumsum(np.sort(expected)[::-1]), (coverage + 0.01) * expected.sum()) + 1
+    assert held >= spread - 0.01  # scores are rounded to 1/8 of the deviation
+    fewest = np.searchsorted(np.cumsum(np.sort(expected)[::-1]), (spread + 0.01) * expected.sum()) + 1
     assert len(chosen) <= math.ceil(1.3 * fewest) + 1  # expected rows are compared in steps of 10 %
     assert counts[chosen].all()
 
 
 @pytest.mark.parametrize("dim", [16, 64])
-def test_coverage_is_about_the_share_of_results_in_the_lists(dim):
+def test_spread_is_about_the_share_of_results_in_the_lists(dim):
     rng = np.random.default_rng(0)
     centroids = rng.standard_normal((64, dim))
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
@@ -90,10 +90,10 @@ def test_coverage_is_about_the_share_of_results_in_the_lists(dim):
     assert min(shares) >= 0.85
 
 
-def test_coverage_above_1_expects_rows_further_from_the_centroids():
+def test_spread_above_1_expects_rows_further_from_the_centroids():
     scores = np.linspace(0.9, 0.0, 40).astype(np.float32)
     counts = np.full(40, 100)
-    chosen = [select_lists(scores, counts, 0.02, 50, 0, coverage).tolist() for coverage in (1.0, 1.5, 2.0, 4.0)]
+    chosen = [select_lists(scores, counts, 0.02, 50, 0, spread).tolist() for spread in (1.0, 1.5, 2.0, 4.0)]
     lengths = [len(lists) for lists in chosen]
     assert lengths == sorted(set(lengths))
     assert chosen[2] == select_lists(scores, counts, 0.04, 50, 0, 1.0).tolist()

@@ -92,7 +92,7 @@ class AdaptingIndex:
         return self.adapted
 
 
-COVERING_CURVE = SearchParamCurve([(10, SearchParams(20, 30, 0.9))], FilteredSearchTable(coverage=0.99))
+COVERING_CURVE = SearchParamCurve([(10, SearchParams(20, 30, 0.9))], FilteredSearchTable(spread=0.99))
 
 
 @pytest.mark.parametrize(

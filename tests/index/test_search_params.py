@@ -50,10 +50,10 @@ def test_point_reaches_the_target_with_its_lower_confidence_bound():
     assert not point.reaches_with_confidence(RecallTarget(0.5, 0.41))
 
 
-def test_coverage_is_interpolated_without_a_filter_and_constant_under_one():
+def test_spread_is_interpolated_without_a_filter_and_constant_under_one():
     points = [(10, SearchParams(5, 20, 0.9)), (20, SearchParams(9, 30, 0.96))]
-    curve = SearchParamCurve(points, FilteredSearchTable(depth_factor=1.5, coverage=0.99))
-    assert [curve.look_up(k).coverage for k in (1, 10, 15, 20, 400)] == pytest.approx([0.9, 0.9, 0.93, 0.96, 0.96])
+    curve = SearchParamCurve(points, FilteredSearchTable(depth_factor=1.5, spread=0.99))
+    assert [curve.look_up(k).spread for k in (1, 10, 15, 20, 400)] == pytest.approx([0.9, 0.9, 0.93, 0.96, 0.96])
     assert curve.look_up(15, expected_rank=4000) == SearchParams(1800, 38, 0.99)
 
 

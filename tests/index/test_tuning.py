@@ -15,7 +15,7 @@ from vecall.index.filter_profile import FilterProfile
 from vecall.index.hits import Hits
 from vecall.index.hnsw import HnswIndex
 from vecall.index.ivf import IvfPqIndex
-from vecall.index.ivf_engine import sweep_coverages
+from vecall.index.ivf_engine import sweep_spreads
 from vecall.index.planner import CostModel
 from vecall.index.search_params import FilteredSearchTable, RecallTarget, TuningPoint
 from vecall.index.timing import measure_scan_ms_per_row
@@ -63,17 +63,17 @@ class PlantedIndex:
 
 
 class PlantedIvf(IvfPqIndex):
-    """IVF index of which the lists of a coverage hold the share coverage / `full_coverage` of the exact rows.
+    """IVF index of which the lists of a spread hold the share spread / `full_spread` of the exact rows.
 
     The exact rows are evenly spaced among the first `depth_factor` · k candidates; with several factors, query b has
-    factor b modulo their number. Coverages 0.8 and 0.9 scan 50 and 150 lists.
+    factor b modulo their number. Spreads 0.8 and 0.9 scan 50 and 150 lists.
     """
 
     size, nlist = 1000, 220
 
-    def __init__(self, full_coverage, *depth_factors):
+    def __init__(self, full_spread, *depth_factors):
         self.vectors = self
-        self.full_coverage, self.depth_factors, self.candidate_params = full_coverage, depth_factors, []
+        self.full_spread, self.depth_factors, self.candidate_params = full_spread, depth_factors, []
 
     search_exact, score = PlantedIndex.search_exact, PlantedIndex.score
 
@@ -86,14 +86,14 @@ class PlantedIvf(IvfPqIndex):
     def adapt(self, request, search_params):
         return AdaptedSearch(search_params)
 
-    def compute_median_nprobe(self, queries, k, coverage):
-        return round(1000 * (coverage - 0.75))
+    def compute_median_nprobe(self, queries, k, spread):
+        return round(1000 * (spread - 0.75))
 
     def search_candidates(self, queries, k, search_params, allowed=None, lists=None):
         self.candidate_params.append(search_params)
         rows = np.full((len(queries), search_params.rerank_depth), -1)
         assert search_params.rerank_depth == 6 * k  # 6 is the largest rerank factor
-        found = round(k * min(1.0, search_params.coverage / self.full_coverage))
+        found = round(k * min(1.0, search_params.spread / self.full_spread))
         for remainder, depth_factor in enumerate(self.depth_factors):
             positions = np.linspace(0, math.ceil(depth_factor * k) - 1, k).astype(int)[:found]
             rows[remainder :: len(self.depth_factors), positions] = np.arange(found)
@@ -241,13 +241,13 @@ def test_worst_queries_reach_their_target():
     assert 0.98 * 400 <= point.width <= 1.25 * 0.98 * 400 + 1
 
 
-def test_each_coverage_is_measured_with_the_smallest_sufficient_depth(monkeypatch):
-    plant_latency(monkeypatch, lambda params: params.width / 10)  # a larger coverage is always slower
+def test_each_spread_is_measured_with_the_smallest_sufficient_depth(monkeypatch):
+    plant_latency(monkeypatch, lambda params: params.width / 10)  # a larger spread is always slower
     index = PlantedIvf(0.95, 1.9)
-    result = tune(index, make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_coverages)
-    coverages = [0.8, 0.85, 0.9, 0.93]
-    assert [params.coverage for params in index.candidate_params] == coverages
-    assert [trial.coverage for trial in result.trials] == coverages
+    result = tune(index, make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_spreads)
+    spreads = [0.8, 0.85, 0.9, 0.93]
+    assert [params.spread for params in index.candidate_params] == spreads
+    assert [trial.spread for trial in result.trials] == spreads
     assert [trial.width for trial in result.trials] == [50, 100, 150, 180]
     # At 0.8 and 0.85 the lists do not hold enough rows at any depth. From 0.9 on 2 k suffice; 1.5 k would give 0.75.
     assert [trial.rerank_depth for trial in result.trials] == [600, 600, 200, 200]
@@ -259,30 +259,28 @@ def test_each_coverage_is_measured_with_the_smallest_sufficient_depth(monkeypatc
 def test_depth_is_sufficient_with_confidence(monkeypatch, query_count, depth):
     """With 1.5 k half of the queries have recall 1 and half 0.79: with 4 queries the mean of 0.895 may be chance."""
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(
-        PlantedIvf(0.5, 1, 1.9), make_queries(query_count), [100], RecallTarget(0.85, 0), sweep=sweep_coverages
-    )
+    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(query_count), [100], RecallTarget(0.85, 0), sweep=sweep_spreads)
     assert result.best_points[0].rerank_depth == depth
 
 
 def test_depth_is_sufficient_for_the_worst_queries(monkeypatch):
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(400), [100], RecallTarget(0.85, 0.8), sweep=sweep_coverages)
+    result = tune(PlantedIvf(0.5, 1, 1.9), make_queries(400), [100], RecallTarget(0.85, 0.8), sweep=sweep_spreads)
     assert result.best_points[0].rerank_depth == 200
 
 
-def test_fastest_coverage_that_reaches_the_target_is_chosen(monkeypatch):
-    """A larger coverage may need less depth; the sweep ends where it is only slower."""
-    ms_by_coverage = {0.8: 5.0, 0.85: 4.0, 0.9: 3.0, 0.93: 3.2, 0.95: 2.5}
-    plant_latency(monkeypatch, lambda params: ms_by_coverage.get(params.coverage, 9.0))
-    result = tune(PlantedIvf(0.5, 1), make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_coverages)
-    assert [trial.coverage for trial in result.trials] == [*ms_by_coverage, 0.965]
+def test_fastest_spread_that_reaches_the_target_is_chosen(monkeypatch):
+    """A larger spread may need less depth; the sweep ends where it is only slower."""
+    ms_by_spread = {0.8: 5.0, 0.85: 4.0, 0.9: 3.0, 0.93: 3.2, 0.95: 2.5}
+    plant_latency(monkeypatch, lambda params: ms_by_spread.get(params.spread, 9.0))
+    result = tune(PlantedIvf(0.5, 1), make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_spreads)
+    assert [trial.spread for trial in result.trials] == [*ms_by_spread, 0.965]
     assert result.best_points[0].search_params == SearchParams(200, 100, 0.95)
 
 
-def test_coverage_sweep_ends_where_every_list_is_scanned(monkeypatch, caplog):
+def test_spread_sweep_ends_where_every_list_is_scanned(monkeypatch, caplog):
     plant_latency(monkeypatch, lambda params: params.width / 10)
-    result = tune(PlantedIvf(10, 1), make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_coverages)
+    result = tune(PlantedIvf(10, 1), make_queries(), [100], RecallTarget(0.9, 0), sweep=sweep_spreads)
     assert [trial.width >= 220 for trial in result.trials] == [False] * (len(result.trials) - 1) + [True]
     assert result.best_points[0].recall == max(trial.recall for trial in result.trials)
     message = "recall@100 of at least 0.900, 0.000 of the worst 1 % of queries, was not reached: the best of"
@@ -296,18 +294,18 @@ def test_fixed_nprobe_is_the_only_one_tried():
         unit_vectors(1, 20),
         [10],
         RecallTarget(0.9, 0),
-        sweep=sweep_coverages,
+        sweep=sweep_spreads,
         fixed_width=8,
         warn_if_missed=False,
     )
-    assert [(trial.width, trial.coverage) for trial in result.trials] == [(8, 0.0)]
+    assert [(trial.width, trial.spread) for trial in result.trials] == [(8, 0.0)]
 
 
 def test_cost_model_fits_the_measured_points(monkeypatch):
     plant_latency(
         monkeypatch, lambda params: 0.25 + 0.01 * params.width + 0.002 * params.rerank_depth, ms_per_scanned_row=1e-5
     )
-    costs = tune(PlantedIvf(0.95, 1.9), make_queries(), [50, 100], RecallTarget(0.9, 0), sweep=sweep_coverages).costs
+    costs = tune(PlantedIvf(0.95, 1.9), make_queries(), [50, 100], RecallTarget(0.9, 0), sweep=sweep_spreads).costs
     assert (costs.fixed_ms, costs.ms_per_width, costs.ms_per_reranked_row) == pytest.approx((0.25, 0.01, 0.002))
     assert costs.ms_per_scanned_row == 1e-5
 

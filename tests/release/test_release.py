@@ -156,7 +156,7 @@ def parse_curve(engine, parameters):
     return release_module._parse_search_param_curve(manifest)
 
 
-UNFILTERED = {"widths": [], "depth_factor": 1.0, "coverage": 0.0}
+UNFILTERED = {"widths": [], "depth_factor": 1.0, "spread": 0.0}
 
 
 @pytest.mark.parametrize(

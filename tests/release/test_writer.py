@@ -75,9 +75,9 @@ def test_queries_tune_the_index_and_become_golden(tmp_path, engine, monkeypatch)
     points = [[k, *search_params] for k, search_params in curve.points]
     widths = [[width.rank, width.width_for_all, width.width_for_tail] for width in curve.filtered_table.widths]
     table = curve.filtered_table
-    filtered = {"widths": widths, "depth_factor": table.depth_factor, "coverage": table.coverage}
+    filtered = {"widths": widths, "depth_factor": table.depth_factor, "spread": table.spread}
     assert index_info.parameters == build_params | {"search_params": points, "filtered_search_params": filtered}
-    assert (len(widths) > 0, table.coverage > 0) == (engine == "hnsw", engine == "ivf")
+    assert (len(widths) > 0, table.spread > 0) == (engine == "hnsw", engine == "ivf")
     assert [k for k, _ in curve.points] == [5, 20]
     assert all(
         search_params.width > 0 and (search_params.rerank_depth > 0) == (engine == "ivf")
@@ -104,7 +104,7 @@ def test_ef_of_the_settings_is_not_tuned(tmp_path):
         "M": 4,
         "ef_construction": 20,
         "search_params": [[5, 33, 0, 0.0], [20, 33, 0, 0.0]],
-        "filtered_search_params": {"widths": [], "depth_factor": 1.0, "coverage": 0.0},
+        "filtered_search_params": {"widths": [], "depth_factor": 1.0, "spread": 0.0},
     }
     curve = release.search_param_curve
     assert (curve.look_up(5), curve.look_up(40)) == (SearchParams(33), SearchParams(66))

@@ -145,7 +145,7 @@ def verify_and_print_release(store: Path, name: str, *, as_json: bool) -> None:
         f"  {manifest.index.engine}: ANN recall and median latency of the search parameters tried; * marks those in use"
     )
     for trial in trials:
-        point = (trial["k"], trial["width"], trial["rerank_depth"], trial["coverage"])
+        point = (trial["k"], trial["width"], trial["rerank_depth"], trial["spread"])
         mark = "*" if point in chosen else " "
         console.out.print(
             "  {mark} k {k:>5,}  width {width:>5,}  depth {rerank_depth:>6,}  ANN recall {recall:.4f} ± "

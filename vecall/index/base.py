@@ -15,25 +15,25 @@ class SearchParams(NamedTuple):
     """Parameters that trade the speed of an approximate search for its ANN recall; larger is slower and finds more.
 
     Attributes:
-        width: HNSW: size of the candidate list (ef). IVF: number of inverted lists scanned (nprobe); with `coverage`,
+        width: HNSW: size of the candidate list (ef). IVF: number of inverted lists scanned (nprobe); with `spread`,
             the median number.
         rerank_depth: IVF: number of candidates that are scored exactly. HNSW ignores it: it scores exactly every row
             that it visits.
-        coverage: IVF: share of a query's expected results that the lists scanned for it are to hold; above 1 all of
-            them, with rows expected so many times further from their centroids; see `vecall.index.list_selection`. 0
-            scans the nearest `width` lists. HNSW ignores it.
+        spread: IVF: how far rows are expected from the centroids of their lists, as a multiple of their deviation: a
+            query scans the lists that may hold results then, see `vecall.index.list_selection`; 0 scans the nearest
+            `width` lists. HNSW ignores it.
     """
 
     width: int
     rerank_depth: int = 0
-    coverage: float = 0.0
+    spread: float = 0.0
 
     def to_label(self) -> str:
         """Short text for people, such as `48` or `48 × 150`."""
         return f"{self.width} × {self.rerank_depth}" if self.rerank_depth else str(self.width)
 
     def to_dict(self) -> dict[str, int]:
-        """Width and re-rank depth of one query by their names: its coverage has determined the width."""
+        """Width and re-rank depth of one query by their names: its spread has determined the width."""
         return {"width": self.width, "rerank_depth": self.rerank_depth}
 
 

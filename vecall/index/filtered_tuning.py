@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,19 @@ _TAIL_DIVISOR = 20  # the tail of a result is its last 1/20
 _SELECTIVITIES = (1, 0.3, 0.1, 0.05, 0.03, 0.01)  # shares of the rows that the filters allow
 _MIN_PASSING_FACTOR = 2  # allowed rows as a multiple of the result's length; fewer are scanned by the planner anyway
 _MAX_QUERIES = 100
-_FILTER_DIVISOR = 10  # the coverage is measured under a filter that allows 1/10 of the rows
-_EXCLUDED_SHARE = 0.8  # share of a result that is excluded where the coverage for exclusions is measured
-COVERAGES = (
-    *(0.8, 0.85, 0.9, 0.93, 0.95, 0.965, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.999, 0.9995, 1.0),
+_FILTER_DIVISOR = 10  # the spread is measured under a filter that allows 1/10 of the rows
+_EXCLUDED_SHARE = 0.8  # share of a result that is excluded where the spread for exclusions is measured
+SPREADS = (
+    *(0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
     *(1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0),
 )
 _WIDTH_GROWTH = 1.2  # from one width to the next
 _MAX_SCAN_COST_RATIO = 1.2  # cost of a search as a multiple of the scan's, above which no width is measured
+_MIN_RECALL_GAIN = 0.002  # below, a larger spread is not worth it
 _MAX_LENGTH_FACTOR = 5  # longest result that reaches the same rank, as a multiple of the measured length
 _EXTRA_DEPTH_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0)  # multiples of the unfiltered rerank depth
 _MIN_DEPTH_FACTOR = (
-    2.0  # with a coverage: rows far from a query, which a filter against it leaves, differ little in score
+    2.0  # with a spread: rows far from a query, which a filter against it leaves, differ little in score
 )
 _DEPTH_TRIAL_WIDTH_FACTOR = 16  # width at which the depths are tried, as a multiple of the unfiltered width
 
@@ -62,57 +62,58 @@ def tune_filtered(
     queries, exact_rows = queries[:_MAX_QUERIES], exact_rows[:_MAX_QUERIES]
     unfiltered_params = SearchParamCurve(points).look_up(exact_rows.shape[1])
     depth_factor = _find_depth_factor(index, queries, exact_rows, unfiltered_params, target.mean)
-    if unfiltered_params.coverage:
+    if unfiltered_params.spread:
         depth_factor = max(depth_factor, _MIN_DEPTH_FACTOR)
     start_params = unfiltered_params._replace(rerank_depth=math.ceil(depth_factor * unfiltered_params.rerank_depth))
-    if start_params.coverage:
-        coverage = _find_coverage(index, queries, exact_rows.shape[1], start_params, target, costs)
-        return FilteredSearchTable((), depth_factor, coverage)
+    if start_params.spread:
+        spread = _find_spread(index, queries, exact_rows.shape[1], start_params, target, costs)
+        return FilteredSearchTable((), depth_factor, spread)
     widths = _measure_widths(index, queries, exact_rows, start_params, target, costs)
     return FilteredSearchTable(tuple(widths), depth_factor)
 
 
-def _find_coverage(
+def _find_spread(
     index: Index, queries: Vectors, length: int, start_params: SearchParams, target: RecallTarget, costs: CostModel
 ) -> float:
-    """Smallest coverage tried, at least that of `start_params`, that loses at most half of the allowed recall loss.
+    """The spread after the smallest one, at least that of `start_params`, that loses at most half of the allowed loss.
 
     Measured under a selective random filter, for a whole result and for the rest of one of which the first rows are
     excluded. Where a filter depends on the vectors, the lists hold less of the result than expected: that is what the
-    other half is for. Where none of those tried that cost less than a scan loses so little, as where the depth is what
-    loses rows, it is 1, or that of `start_params` if that is larger.
+    other half is for, and the step beyond for many more excluded rows than are measured. Where none loses so little, as
+    where the depth is what loses rows, it is the smallest one beyond which little more is found.
     """
     target = RecallTarget((1 + target.mean) / 2, target.worst)
     size = index.vectors.size
     allowed = sample_bitmap(size, max(min(size, _MIN_PASSING_FACTOR * length), size // _FILTER_DIVISOR))
     profile = index.profile_filter(allowed)
     exact_rows = index.vectors.search_exact(queries, length, allowed=allowed).rows
+    # Of all rows, although the filter leaves a tenth: the spread is for filters that allow more, too.
+    max_ms, mean_recalls = costs.estimate_scan_ms(size), {}
 
-    def reaches_target(params: SearchParams, n_excluded: int) -> bool:
-        found_rows = np.full_like(exact_rows, -1)
+    def search(params: SearchParams, n_excluded: int) -> tuple[NDArray[np.float64], float]:
+        """Return [Q] recalls, and the mean of the estimated milliseconds."""
+        found_rows, index_ms = np.full_like(exact_rows, -1), []
         for b, query in enumerate(queries):
             adapted = index.adapt(SearchRequest(query, length, n_excluded, allowed.count, profile), params)
             if adapted is not None:
+                index_ms.append(costs.estimate_index_ms(adapted.search_params))
                 hits = index.search(
                     query[None], length, search_params=adapted.search_params, allowed=allowed, lists=adapted.lists
                 )
                 found_rows[b] = hits.rows[0]
         recalls = tail_recall_per_query(index.vectors, queries, found_rows, exact_rows, length - n_excluded)
-        return _meets_target(recalls, target)
+        return recalls, float(np.mean(index_ms or [0.0]))
 
-    def costs_more_than_scan(params: SearchParams) -> bool:
-        request = SearchRequest(queries[0], length, 0, allowed.count, profile)
-        adapted = (index.adapt(replace(request, query=query), params) for query in queries)
-        index_ms = [costs.estimate_index_ms(search.search_params) for search in adapted if search is not None]
-        return bool(np.median(index_ms or [math.inf]) > costs.estimate_scan_ms(allowed.count))
-
-    for coverage in (coverage for coverage in COVERAGES if coverage >= start_params.coverage):
-        params = start_params._replace(coverage=coverage)
-        if coverage > 1 and costs_more_than_scan(params):
+    for spread in (spread for spread in SPREADS if spread >= start_params.spread):
+        params = start_params._replace(spread=spread)
+        results = [search(params, n_excluded) for n_excluded in (0, int(_EXCLUDED_SHARE * length))]
+        if all(_meets_target(recalls, target) for recalls, _ in results):
+            return min((larger for larger in SPREADS if larger > spread), default=spread)
+        mean_recalls[spread] = min(float(recalls.mean()) for recalls, _ in results)
+        if max(ms for _, ms in results) > max_ms:
             break
-        if all(reaches_target(params, n_excluded) for n_excluded in (0, int(_EXCLUDED_SHARE * length))):
-            return coverage
-    return max(1.0, start_params.coverage)
+    best = max(mean_recalls.values())
+    return min(spread for spread, recall in mean_recalls.items() if recall >= best - _MIN_RECALL_GAIN)
 
 
 def _find_depth_factor(

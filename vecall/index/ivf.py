@@ -161,7 +161,7 @@ class IvfPqIndex:
 
         Args:
             queries: [B, D], finite.
-            k: number of rows that the candidates are for; with `coverage` it determines the lists.
+            k: number of rows that the candidates are for; with `spread` it determines the lists.
             search_params: lists to scan, and the number of candidates.
             allowed: bitmap of the rows that may be candidates; None allows all.
             lists: inverted lists to scan for every query; None scans those of `search_params`.
@@ -200,39 +200,39 @@ class IvfPqIndex:
         self, queries: Vectors, k: int, search_params: SearchParams, allowed: Bitmap | None
     ) -> list[Rows]:
         """Return for each query the lists to scan."""
-        if not search_params.coverage:
+        if not search_params.spread:
             nprobe = min(search_params.width, self.nlist)
             return [scan_single_query(self._half_centroids, query, None, nprobe).rows[0] for query in queries]
         counts = self._list_sizes if allowed is None else self._count_allowed(allowed)
-        return [self._select_lists(query, counts, k, 0, search_params.coverage) for query in queries]
+        return [self._select_lists(query, counts, k, 0, search_params.spread) for query in queries]
 
     def profile_filter(self, allowed: Bitmap) -> FilterProfile:
         """Count the rows that a filter allows in each inverted list. See `Index.profile_filter`."""
         return FilterProfile(allowed, self._count_allowed(allowed))
 
     def adapt(self, request: SearchRequest, search_params: SearchParams) -> AdaptedSearch:
-        """Choose the lists to scan; without `coverage`, they are left to the search. See `Index.adapt`."""
-        if not search_params.coverage:
+        """Choose the lists to scan; without `spread`, they are left to the search. See `Index.adapt`."""
+        if not search_params.spread:
             return AdaptedSearch(search_params)
         counts = self._count_by_list(request.profile)
         # Of the rows that are counted, those deleted may not be found.
         factor = int(counts.sum()) / max(request.allowed_count, 1)
         k, n_skipped = math.ceil(factor * request.k), math.floor(factor * request.n_skipped)
-        lists = self._select_lists(request.query, counts, k, n_skipped, search_params.coverage)
+        lists = self._select_lists(request.query, counts, k, n_skipped, search_params.spread)
         if n_skipped:  # the excluded rows may be the best ones, or any others
-            nearest = self._select_lists(request.query, counts, k - n_skipped, 0, search_params.coverage)
+            nearest = self._select_lists(request.query, counts, k - n_skipped, 0, search_params.spread)
             lists = np.union1d(lists, nearest)
         return AdaptedSearch(SearchParams(len(lists), search_params.rerank_depth), lists)
 
-    def compute_median_nprobe(self, queries: Vectors, k: int, coverage: float) -> int:
-        """Median number of lists that queries [Q, D] for k rows scan with a coverage, at least 1."""
-        lengths = [len(self._select_lists(query, self._list_sizes, k, 0, coverage)) for query in queries]
+    def compute_median_nprobe(self, queries: Vectors, k: int, spread: float) -> int:
+        """Median number of lists that queries [Q, D] for k rows scan with a spread, at least 1."""
+        lengths = [len(self._select_lists(query, self._list_sizes, k, 0, spread)) for query in queries]
         return max(1, round(float(np.median(lengths))))
 
-    def _select_lists(self, query: Vectors, counts: NDArray[np.int64], k: int, n_skipped: int, coverage: float) -> Rows:
+    def _select_lists(self, query: Vectors, counts: NDArray[np.int64], k: int, n_skipped: int, spread: float) -> Rows:
         scores = compute_inner_products(self._half_centroids, query)
         length = math.sqrt(float(np.square(query, dtype=np.float64).sum()))
-        return select_lists(scores, counts, self._residual_deviation * length, max(1, k), n_skipped, coverage)
+        return select_lists(scores, counts, self._residual_deviation * length, max(1, k), n_skipped, spread)
 
     def _count_by_list(self, profile: FilterProfile | None) -> NDArray[np.int64]:
         """[nlist] number of rows of each list that a filter allows; None allows all."""

@@ -1,4 +1,4 @@
-"""Engine `ivf`: how inverted lists are built and opened, and the sweep of coverages and rerank depths."""
+"""Engine `ivf`: how inverted lists are built and opened, and the sweep of spreads and rerank depths."""
 
 import math
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, reca
 from vecall.index.base import SearchParams
 from vecall.index.engine import BuildContext, Engine, EngineBuild
 from vecall.index.faiss_files import INDEX_FILE
-from vecall.index.filtered_tuning import COVERAGES
+from vecall.index.filtered_tuning import SPREADS
 from vecall.index.ivf import IvfPqIndex
 from vecall.index.search_params import TuningPoint
 from vecall.index.sweep import SweepTask, build_timed_point
 
 _RERANK_FACTORS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # rerank depths tried, as multiples of k
-_MAX_SLOWDOWN = 1.1  # latency as a multiple of the best so far; beyond it a larger coverage can only be slower
+_MAX_SLOWDOWN = 1.1  # latency as a multiple of the best so far; beyond it a larger spread can only be slower
 
 
-def sweep_coverages(task: SweepTask) -> Iterator[TuningPoint]:
-    """Yield points of growing coverage, each with the smallest sufficient rerank depth; a fixed width yields one.
+def sweep_spreads(task: SweepTask) -> Iterator[TuningPoint]:
+    """Yield points of growing spread, each with the smallest sufficient rerank depth; a fixed width yields one.
 
-    A larger coverage may need less depth, so the sweep goes on beyond the target, until a search is slower than the
-    best, or scans every list, or, with a coverage of 1 or more, takes longer than `cutoff_ms`.
+    A larger spread may need less depth, so the sweep goes on beyond the target, until a search is slower than the
+    best, or scans every list, or, with a spread of 1 or more, takes longer than `cutoff_ms`.
     """
     nlist, best_ms = task.index.max_width, math.inf
     if task.fixed_width is not None:
         yield _measure_at_smallest_depth(task, SearchParams(min(nlist, task.fixed_width)))
         return
-    for coverage in COVERAGES:
-        point = _measure_at_smallest_depth(task, SearchParams(1, coverage=coverage))
+    for spread in SPREADS:
+        point = _measure_at_smallest_depth(task, SearchParams(1, spread=spread))
         yield point
-        is_too_slow = coverage >= 1 and point.p50_ms > task.cutoff_ms  # below 1 a late clock tick must not end it
+        is_too_slow = spread >= 1 and point.p50_ms > task.cutoff_ms  # below 1 a late clock tick must not end it
         if point.p50_ms > _MAX_SLOWDOWN * best_ms or point.width >= nlist or is_too_slow:
             return
         if point.reaches_with_confidence(task.target):
@@ -49,8 +49,8 @@ def _measure_at_smallest_depth(task: SweepTask, search_params: SearchParams) -> 
         lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
         if lower_bound >= target.mean and mean_of_worst(recalls) >= target.worst:
             break
-    if search_params.coverage:
-        search_params = search_params._replace(width=index.compute_median_nprobe(queries, k, search_params.coverage))
+    if search_params.spread:
+        search_params = search_params._replace(width=index.compute_median_nprobe(queries, k, search_params.spread))
     return build_timed_point(task, search_params._replace(rerank_depth=depth), recalls)
 
 
@@ -65,6 +65,6 @@ IVF_ENGINE = Engine(
     build=_build,
     open=lambda path, _: IvfPqIndex.load(path),
     settings_keys=("nlist", "nprobe"),
-    sweep=sweep_coverages,
+    sweep=sweep_spreads,
     fixed_width_key="nprobe",
 )

@@ -1,9 +1,12 @@
-"""Which inverted lists a query must scan: those that hold a share of its expected results.
+"""Which inverted lists a query must scan: those that may hold some of its results.
 
 The score of a row is that of its list's centroid plus that of its residual, the difference from the centroid. Over the
 rows of a list the latter has a mean of about 0, and about the same standard deviation in all lists. So the scores of
 the centroids and the number of rows per list tell how many rows of each list are expected above any score, and with
 that the score of the n-th best row of all, and how many of the n best each list is expected to hold.
+
+How far the rows of a list really lie from its centroid in the direction of a query differs by data and by list: the
+deviation is multiplied by a spread, which is tuned.
 
 A fixed number of nearest lists gives some queries far too few and others too many, and knows nothing of a filter that
 has emptied the lists nearby.
@@ -20,7 +23,7 @@ from vecall.runtime.numba_cache import compile_cached
 _BINS_PER_DEVIATION = 8  # resolution of scores
 _TAIL_DEVIATIONS = 8  # scores so far above a centroid's are not expected
 _MAX_BINS = 4096
-_VALUE_BINS = 256  # of expected rows, by their logarithm
+_MIN_SHARE = 1e-6  # of all expected results; lists that hold less are not scanned
 _LOGISTIC_SLOPE = 1.702  # of the logistic function that is nearest to the normal distribution's
 # Survival function at multiples of 1 / _BINS_PER_DEVIATION from -_TAIL_DEVIATIONS to _TAIL_DEVIATIONS. The logistic
 # distribution has longer tails than the normal one, as the residuals of lists of unequal extent together have.
@@ -33,9 +36,9 @@ _SURVIVAL = np.array(
 
 
 def select_lists(
-    scores: Scores, counts: NDArray[np.int64], deviation: float, n_best: int, n_skipped: int, coverage: float
+    scores: Scores, counts: NDArray[np.int64], deviation: float, n_best: int, n_skipped: int, spread: float
 ) -> Rows:
-    """Return the fewest lists, within rounding, that are expected to hold a share of the results.
+    """Return the lists that are expected to hold more than a negligible share of the results.
 
     Args:
         scores: [nlist] inner products of the query with the centroids.
@@ -43,15 +46,13 @@ def select_lists(
         deviation: standard deviation of the residuals' inner products with the query, at least 0.
         n_best: number of best rows to find, at least 1.
         n_skipped: how many of them, the best ones, need not be found; below `n_best`.
-        coverage: share of the others that the lists are to hold, 0 .. 1. Above 1 it is all of them, with a deviation so
-            many times as large: for vectors of which most lie close together, and the results do not.
+        spread: factor on the deviation, above 0. With a larger one lists further away are scanned.
 
     Returns:
         Lists in ascending order; those without a row that may be a result are not among them.
     """
     chosen = np.empty(len(scores), dtype=np.int64)
-    deviation *= max(1.0, coverage)
-    n_chosen = _select_lists(scores, counts, deviation, n_best, n_skipped, min(1.0, coverage), _SURVIVAL, chosen)
+    n_chosen = _select_lists(scores, counts, deviation * spread, n_best, n_skipped, _SURVIVAL, chosen)
     return chosen[:n_chosen]
 
 
@@ -85,7 +86,7 @@ def _survival_at(distance, survival):  # type: ignore[no-untyped-def]  # noqa: A
 
 
 @compile_cached()
-def _select_lists(scores, counts, deviation, n_best, n_skipped, coverage, survival, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _select_lists(scores, counts, deviation, n_best, n_skipped, survival, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     n_lists = scores.shape[0]
     low, high, total = np.inf, -np.inf, 0
     for number in range(n_lists):
@@ -109,31 +110,15 @@ def _select_lists(scores, counts, deviation, n_best, n_skipped, coverage, surviv
             position = (scores[number] - low) / step - 0.5  # bin b is at b, whose middle is half a step above its start
             share = _survival_at(end - position, survival) - _survival_at(start - position, survival)
             expected[number] = counts[number] * max(share, 0.0)
-    return _take_largest(expected, coverage, chosen)
+    return _take_above(expected, _MIN_SHARE * expected.sum(), chosen)
 
 
 @compile_cached()
-def _take_largest(values, coverage, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write the positions of the largest values that are together a share of the sum; return their number.
-
-    Values are compared by bins of their logarithm, of 10 % each.
-    """
-    largest = values.max()
-    if not largest > 0.0:
-        return 0
-    sums = np.zeros(_VALUE_BINS)
-    bins = np.full(values.shape[0], _VALUE_BINS)
-    for position in range(values.shape[0]):
-        if values[position] > 0.0:
-            bins[position] = min(int(math.log(largest / values[position]) * 10.0), _VALUE_BINS - 1)
-            sums[bins[position]] += values[position]
-    last, total, required = 0, sums[0], coverage * sums.sum()
-    while total < required and last < _VALUE_BINS - 1:
-        last += 1
-        total += sums[last]
+def _take_above(values, minimum, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the positions of the values above a minimum; return their number."""
     n_chosen = 0
     for position in range(values.shape[0]):
-        if bins[position] <= last:
+        if values[position] > minimum:
             chosen[n_chosen] = position
             n_chosen += 1
     return n_chosen

@@ -113,8 +113,8 @@ def plan_search(
     is_restricted = allowed_count < size or excluded_count > 0
     expected_rank = min(size, math.ceil(fetch_k * size / allowed_count)) if is_restricted else None
     search_params = curve.look_up(fetch_k, expected_rank=expected_rank, excluded_count=excluded_count)
-    # With a coverage, the width depends on the query.
-    narrowest = search_params._replace(width=1) if search_params.coverage else search_params
+    # With a spread, the width depends on the query.
+    narrowest = search_params._replace(width=1) if search_params.spread else search_params
     if costs.estimate_index_ms(narrowest) > scan_ms:
         return SearchPlan("scan", 0, None)
     adapted: AdaptedSearch | None = AdaptedSearch(search_params)

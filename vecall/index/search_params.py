@@ -34,7 +34,7 @@ class TuningPoint:
         recall_ci95: half the width of its 95 % confidence interval.
         p50_ms: median milliseconds of one query.
         worst_recall: ANN recall@k, mean over the worst 1 % of the queries, at least one.
-        coverage: as in `SearchParams`.
+        spread: as in `SearchParams`.
     """
 
     k: int
@@ -44,12 +44,12 @@ class TuningPoint:
     recall_ci95: float
     p50_ms: float
     worst_recall: float
-    coverage: float = 0.0
+    spread: float = 0.0
 
     @property
     def search_params(self) -> SearchParams:
-        """`width`, `rerank_depth` and `coverage` together."""
-        return SearchParams(self.width, self.rerank_depth, self.coverage)
+        """`width`, `rerank_depth` and `spread` together."""
+        return SearchParams(self.width, self.rerank_depth, self.spread)
 
     def reaches_with_confidence(self, target: RecallTarget) -> bool:
         """Whether the lower bound of the recall's 95 % confidence interval, and the worst queries, reach the target."""
@@ -81,14 +81,15 @@ class FilteredSearchTable:
         widths: by ascending rank.
         depth_factor: factor on the rerank depth for unrestricted results of the same length; rows further from the
             query need more depth, as their codes rank them less exactly.
-        coverage: as in `SearchParams`, at all ranks; 0 where `widths` are used.
+        spread: as in `SearchParams`, at all ranks; 0 where `widths` are used.
     """
 
     widths: tuple[WidthsAtRank, ...] = ()
     depth_factor: float = 1.0
-    coverage: float = 0.0
+    spread: float = 0.0
 
 
+_MAX_UNFILTERED_RANK_RATIO = 1.02  # of the expected rank to the rows fetched; above, rows are filtered out, not deleted
 _EMPTY_FILTERED_TABLE = FilteredSearchTable()
 
 
@@ -112,7 +113,7 @@ class SearchParamCurve:
         self.points, self.filtered_table = tuple(points), filtered_table
         self._widths = _Interpolator((k, params.width) for k, params in points)
         self._rerank_depths = _Interpolator((k, params.rerank_depth) for k, params in points)
-        self._ks, self._coverages = zip(*((k, params.coverage) for k, params in points), strict=True)
+        self._ks, self._spreads = zip(*((k, params.spread) for k, params in points), strict=True)
         widths = filtered_table.widths
         ranks = [width.rank for width in widths]
         below_ranks = [(k, params.width) for k, params in points if k < min(ranks, default=math.inf)]
@@ -141,8 +142,8 @@ class SearchParamCurve:
         """
         depth = self._rerank_depths.interpolate(fetch_k)
         if expected_rank is None:
-            coverage = float(np.interp(fetch_k, self._ks, self._coverages))
-            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth), coverage)
+            spread = float(np.interp(fetch_k, self._ks, self._spreads))
+            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth), spread)
         # Interpolate geometrically between the two widths; the square root gives the tail more weight, as too small a
         # width loses results.
         tail_weight = math.sqrt(excluded_count / fetch_k)
@@ -152,7 +153,10 @@ class SearchParamCurve:
         )
         width = width_for_all ** (1 - tail_weight) * width_for_tail**tail_weight
         depth *= self.filtered_table.depth_factor
-        return SearchParams(math.ceil(round(width, 6)), math.ceil(depth), self.filtered_table.coverage)
+        spread = self.filtered_table.spread
+        if spread and expected_rank <= _MAX_UNFILTERED_RANK_RATIO * fetch_k:
+            spread = float(np.interp(fetch_k, self._ks, self._spreads)) ** (1 - tail_weight) * spread**tail_weight
+        return SearchParams(math.ceil(round(width, 6)), math.ceil(depth), spread)
 
 
 class _Interpolator:

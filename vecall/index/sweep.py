@@ -78,5 +78,5 @@ def build_timed_point(task: SweepTask, search_params: SearchParams, recalls: NDA
         recall_ci95=compute_ci95_half_width(recalls),
         p50_ms=timing.measure_median_ms(task.index, task.queries, task.k, search_params),
         worst_recall=mean_of_worst(recalls),
-        coverage=search_params.coverage,
+        spread=search_params.spread,
     )

@@ -305,10 +305,10 @@ def _parse_search_param_curve(manifest: Manifest) -> SearchParamCurve | None:
         )
         return SearchParamCurve(
             [
-                (k, SearchParams(width, rerank_depth, coverage))
-                for k, width, rerank_depth, coverage in parameters["search_params"]
+                (k, SearchParams(width, rerank_depth, spread))
+                for k, width, rerank_depth, spread in parameters["search_params"]
             ],
-            FilteredSearchTable(widths, filtered["depth_factor"], filtered["coverage"]),
+            FilteredSearchTable(widths, filtered["depth_factor"], filtered["spread"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _make_index_info_error(manifest, "parameters", error) from error

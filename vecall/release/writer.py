@@ -208,7 +208,7 @@ def _build_index_info(built: BuiltIndex, settings: IndexSettings) -> IndexInfo:
     filtered_params: JsonValue = {
         "widths": [[width.rank, width.width_for_all, width.width_for_tail] for width in filtered.widths],
         "depth_factor": filtered.depth_factor,
-        "coverage": filtered.coverage,
+        "spread": filtered.spread,
     }
     tuned: dict[str, JsonValue] = {"search_params": points, "filtered_search_params": filtered_params}
     return info.model_copy(update={"parameters": info.parameters | tuned, "costs": asdict(built.tuning.costs)})
