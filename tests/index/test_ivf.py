@@ -155,7 +155,7 @@ def test_filter_that_takes_away_the_rows_near_the_query_leaves_the_recall(plante
         far_centres = np.argsort(centres @ query)[:150]
         allowed = Bitmap.from_mask(np.isin(centre_of, far_centres))
         request = SearchRequest(query, k, n_skipped, allowed.count, index.profile_filter(allowed))
-        adapted = index.adapt(request, SearchParams(20, 3 * k, 0.98))
+        adapted = index.adapt(request, SearchParams(20, 3 * k, 0.4))
         exact = index.vectors.search_exact(query[None], k, allowed=allowed).rows[0, n_skipped:]
         assert len(adapted.lists) == adapted.search_params.width < index.nlist
         for name, lists in (("adapted", adapted.lists), ("nearest", None)):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from vecall.index.base import SearchParams
@@ -55,6 +57,10 @@ def test_spread_is_interpolated_without_a_filter_and_constant_under_one():
     curve = SearchParamCurve(points, FilteredSearchTable(depth_factor=1.5, spread=0.99))
     assert [curve.look_up(k).spread for k in (1, 10, 15, 20, 400)] == pytest.approx([0.9, 0.9, 0.93, 0.96, 0.96])
     assert curve.look_up(15, expected_rank=4000) == SearchParams(1800, 38, 0.99)
+    # Without a filter, it is the nearer to that for filters the more of the rows that are fetched are dropped.
+    spreads = [curve.look_up(10, expected_rank=10, excluded_count=n).spread for n in (0, 1, 5, 10)]
+    assert spreads == pytest.approx([0.9, 0.9 * 1.1 ** math.sqrt(0.1), 0.9 * 1.1 ** math.sqrt(0.5), 0.99])
+    assert curve.look_up(10, expected_rank=11, excluded_count=1).spread == 0.99
 
 
 def make_filtered_params(*widths):

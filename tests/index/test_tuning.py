@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecall.index import sweep, timing, tuning
+from vecall.index import ivf_engine, sweep, timing, tuning
 from vecall.index.ann_recall import recall_per_query
 from vecall.index.base import AdaptedSearch, SearchParams
 from vecall.index.engines import ENGINES
@@ -60,6 +60,11 @@ class PlantedIndex:
             found_share = min(1.0, max(0.0, search_params.width / self.full_width + deviation))
             query_rows[round(k * found_share) :] = -1
         return hits
+
+
+@pytest.fixture(autouse=True)
+def _few_spreads(monkeypatch):
+    monkeypatch.setattr(ivf_engine, "SPREADS", (0.8, 0.85, 0.9, 0.93, 0.95, 0.965, 0.975, 0.99))
 
 
 class PlantedIvf(IvfPqIndex):
