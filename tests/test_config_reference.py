@@ -134,6 +134,6 @@ def test_command_prints_toml_or_the_json_schema() -> None:
 def test_unknown_preset_is_wrong_usage() -> None:
     result = invoke("config", "--preset", "deep")
     assert result.exit_code == 2
-    assert "no preset 'deep'; expected one of dssm, set, pooled, sequence" in " ".join(
+    assert "no preset 'deep'; expected one of auto, dssm, set, pooled, sequence" in " ".join(
         result.output.replace("│", "").split()
     )
