@@ -131,7 +131,8 @@ def test_error_of_a_worker_is_raised_and_not_the_lost_connections_of_the_others(
 
 def test_interrupt_ends_all_workers(run_stub, tmp_path, monkeypatch):
     def interrupt_when_both_run(*_):
-        if all((tmp_path / f"{rank}.pid").exists() for rank in range(2)):
+        paths = [tmp_path / f"{rank}.pid" for rank in range(2)]
+        if all(path.exists() and path.read_text() for path in paths):  # a file exists before it is written
             raise KeyboardInterrupt
 
     monkeypatch.setattr(launcher.EventReceiver, "receive", interrupt_when_both_run)
