@@ -65,8 +65,9 @@ def split_by_column(interactions: Interactions, n_users: int) -> Split:
         is_train = parts == TRAIN
         train = positives.filter(is_train)
         parts = parts.copy()
-        is_newest = mark_newest_tenth(train, n_users)
-        if is_test_later(positives, parts, n_users) and has_targets(train, is_newest):
+        if is_test_later(positives, parts, n_users) and has_targets(
+            train, is_newest := mark_newest_tenth(train, n_users)
+        ):
             parts[is_train] = np.where(is_newest, VALID, TRAIN)
             may_train &= is_before_validation(interactions, positives.filter(parts == VALID), n_users)
             protocol += ", and the newest tenth of each user's training as the validation, as the test is later"

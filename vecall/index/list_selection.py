@@ -51,9 +51,9 @@ def select_lists(
     Returns:
         Lists in ascending order; those without a row that may be a result are not among them.
     """
-    chosen = np.empty(len(scores), dtype=np.int64)
-    n_chosen = _select_lists(scores, counts, deviation * spread, n_best, n_skipped, _SURVIVAL, chosen)
-    return chosen[:n_chosen]
+    expected = _expect_results(scores, counts, deviation * spread, n_best, n_skipped, _SURVIVAL)
+    lists: Rows = np.flatnonzero(expected > _MIN_SHARE * expected.sum())
+    return lists
 
 
 @compile_cached()
@@ -86,14 +86,16 @@ def _survival_at(distance, survival):  # type: ignore[no-untyped-def]  # noqa: A
 
 
 @compile_cached()
-def _select_lists(scores, counts, deviation, n_best, n_skipped, survival, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _expect_results(scores, counts, deviation, n_best, n_skipped, survival):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return [nlist] how many results each list is expected to hold."""
     n_lists = scores.shape[0]
+    expected = np.zeros(n_lists)
     low, high, total = np.inf, -np.inf, 0
     for number in range(n_lists):
         if counts[number] > 0:
             low, high, total = min(low, scores[number]), max(high, scores[number]), total + counts[number]
     if total == 0:
-        return 0
+        return expected
     # Scores that span too many bins get wider ones, as if the deviation were larger.
     step = max(deviation / _BINS_PER_DEVIATION, (high - low) / (_MAX_BINS - 1))
     if not step > 0.0:  # all scores are equal
@@ -104,24 +106,12 @@ def _select_lists(scores, counts, deviation, n_best, n_skipped, survival, chosen
             histogram[int((scores[number] - low) / step)] += counts[number]
     end = _find_threshold(histogram, survival, min(n_best, total))
     start = _find_threshold(histogram, survival, min(n_skipped, total)) if n_skipped > 0 else np.inf
-    expected = np.zeros(n_lists)
     for number in range(n_lists):
         if counts[number] > 0:
             position = (scores[number] - low) / step - 0.5  # bin b is at b, whose middle is half a step above its start
             share = _survival_at(end - position, survival) - _survival_at(start - position, survival)
             expected[number] = counts[number] * max(share, 0.0)
-    return _take_above(expected, _MIN_SHARE * expected.sum(), chosen)
-
-
-@compile_cached()
-def _take_above(values, minimum, chosen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write the positions of the values above a minimum; return their number."""
-    n_chosen = 0
-    for position in range(values.shape[0]):
-        if values[position] > minimum:
-            chosen[n_chosen] = position
-            n_chosen += 1
-    return n_chosen
+    return expected
 
 
 def compile_list_selection() -> None:

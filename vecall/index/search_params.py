@@ -141,9 +141,9 @@ class SearchParamCurve:
                 dropped, the more only the tail of the result counts.
         """
         depth = self._rerank_depths.interpolate(fetch_k)
+        unfiltered_spread = float(np.interp(fetch_k, self._ks, self._spreads))
         if expected_rank is None:
-            spread = float(np.interp(fetch_k, self._ks, self._spreads))
-            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth), spread)
+            return SearchParams(math.ceil(self._widths.interpolate(fetch_k)), math.ceil(depth), unfiltered_spread)
         # Interpolate geometrically between the two widths; the square root gives the tail more weight, as too small a
         # width loses results.
         tail_weight = math.sqrt(excluded_count / fetch_k)
@@ -155,7 +155,7 @@ class SearchParamCurve:
         depth *= self.filtered_table.depth_factor
         spread = self.filtered_table.spread
         if spread and expected_rank <= _MAX_UNFILTERED_RANK_RATIO * fetch_k:
-            spread = float(np.interp(fetch_k, self._ks, self._spreads)) ** (1 - tail_weight) * spread**tail_weight
+            spread = unfiltered_spread ** (1 - tail_weight) * spread**tail_weight
         return SearchParams(math.ceil(round(width, 6)), math.ceil(depth), spread)
 
 

@@ -1,4 +1,4 @@
-"""Releases that are being written, and what is left of those whose process died."""
+"""Drafts: releases that are being written. Those of dead processes are removed."""
 
 import logging
 import os
