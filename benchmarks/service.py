@@ -8,6 +8,12 @@ seconds, so that a ratio compares measurements of the same minute. Calls with pa
 in a loop, which keep code and data in the processor's caches: the lower bound is measured at the pace of the open loop
 too. The maximum throughput is also measured by `wrk`, where it is installed. ANN recall is that of HTTP answers.
 
+With --rates instead, of releases with string ids of the given sizes: memory of one process and of one per core, recalls
+over one connection and at 500 per second, the highest rate whose p99 is below 10 ms, and, with --switches, answers and
+memory while two releases take turns.
+
+    python benchmarks/service.py --rates 1_000_000 10_000_000 --switches
+
 With --channels instead: recalls by all channels beside recalls by vectors alone, in turns, and final lists of 20 out of
 500 candidates that a LightGBM ranker of 300 trees orders.
 """
@@ -38,7 +44,8 @@ from harness.environment import (
 from harness.service.channel_cells import measure_channels
 from harness.service.load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop, run_wrk
 from harness.service.processes import LowerBoundProcess, ServerProcess
-from harness.service.users import HISTORY_LENGTH, K, make_query_histories
+from harness.service.rate_cells import RELEASE_NAMES, measure_rates, measure_switches, print_rates
+from harness.service.users import HISTORY_LENGTH, K, locate_vectors, make_query_histories
 from harness.tables import console, print_table
 from vecall.data.request_features import to_feature_frame
 from vecall.release.release import open_release
@@ -62,6 +69,9 @@ def main() -> None:
         write_json(options.out, read_json(options.out) | {"channels": result | {"load_after": read_load_average()}})
         _print_channels(result)
         return
+    if options.rates:
+        _measure_rates(options)
+        return
     for encoder in options.encoders:
         store = _publish(options, encoder)
         result = {"facts": describe_environment()} | measure(store, pool, options.seconds, options.rounds)
@@ -74,11 +84,33 @@ def _publish(options: argparse.Namespace, encoder: str, *flags: str) -> Path:
     name = "-".join([encoder, *(flag.strip("-") for flag in flags), str(options.items), str(options.dim)])
     store: Path = options.work / name
     if not (store / "CURRENT").exists():
-        # In a process of its own, so that torch is not loaded here.
-        command = [sys.executable, "-m", "harness.service.store", str(store)]
-        command += ["--items", str(options.items), "--dim", str(options.dim), "--encoder", encoder, *flags]
-        subprocess.run(command, check=True, env=make_child_environment())
+        _run_publisher(store, options.items, options.dim, "--encoder", encoder, *flags)
     return store
+
+
+def _run_publisher(store: Path, items: int, dim: int, *flags: str) -> None:
+    """Publish in a process of its own, so that torch is not loaded here."""
+    command = [sys.executable, "-m", "harness.service.store", str(store), "--items", str(items), "--dim", str(dim)]
+    subprocess.run([*command, *flags], check=True, env=make_child_environment())
+
+
+def _measure_rates(options: argparse.Namespace) -> None:
+    """Measure releases of each size; what was measured before is kept under its size."""
+    for items in map(int, options.rates):
+        pools = [ClusteredVectors(items, options.dim, seed) for seed in range(len(RELEASE_NAMES))]
+        store = options.work / f"strings-{items}-{options.dim}"
+        for pool, name in zip(pools if options.switches else pools[:1], RELEASE_NAMES, strict=False):
+            if not (store / "releases" / name).exists():
+                flags = ["--string-ids", "--name", name, "--seed", str(pool.seed)]
+                _run_publisher(store, items, options.dim, *flags)
+        Store.open(store).activate(RELEASE_NAMES[0])
+        result = {"facts": describe_environment()} | measure_rates(store, pools[0], options.seconds, options.rounds)
+        if options.switches:
+            files = [locate_vectors(store, pool) for pool in pools]
+            result["switches"] = measure_switches(store, pools, files, options.switch_seconds)
+        result["load_after"] = read_load_average()
+        write_json(options.rates_out, read_json(options.rates_out) | {f"{items} items": result})
+        print_rates(items, result)
 
 
 def _parse_options() -> argparse.Namespace:
@@ -89,6 +121,10 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoders", nargs="+", default=["mean", "causal"])
     parser.add_argument("--channels", action="store_true", help="measure channels and final lists instead")
+    parser.add_argument("--rates", nargs="+", metavar="ITEMS", help="measure fixed rates at these sizes instead")
+    parser.add_argument("--switches", action="store_true", help="with --rates: switch between two releases, too")
+    parser.add_argument("--switch-seconds", type=float, default=30, help="until all processes must have followed")
+    parser.add_argument("--rates-out", type=Path, default=RESULTS_DIR / "service-rates.json")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vecall-service")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "service.json")
     return parser.parse_args()

@@ -30,6 +30,14 @@ def _restore_logging():
         root.removeHandler(handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _keep_priority():
+    """`vecall compact` lowers the priority of its process, which here is that of all tests to come."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.nice", lambda _: 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
     """A directory with the synthetic tables, a finished run of them in `run` and its release `tiny` in `store`."""

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
@@ -80,6 +82,23 @@ UNSUPPORTED = {
 
 
 FAISS_ENGINES = [name for name, engine in ENGINES.items() if engine.file == "index.faiss"]
+
+
+@pytest.mark.parametrize("engine", FAISS_ENGINES)
+@pytest.mark.parametrize("n", [100, 301])
+def test_vectors_of_large_engines_are_mapped_from_the_file(tmp_path, engine, n):
+    """So that processes share them; a release that is pruned while it is served is still answered from."""
+    path, vectors = tmp_path / "index.faiss", random_vectors(n, 5)
+    built = ENGINES[engine].build(vectors, BuildContext(IndexSettings())).index
+    built.save(path)
+    index = ENGINES[engine].open(path, IndexInfo(engine=engine))
+    address, mappings = index.vectors.half_vectors.ctypes.data, Path("/proc/self/maps").read_text().splitlines()
+    ranges = [line.split()[0].split("-") for line in mappings if line.endswith(str(path))]
+    is_mapped = any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+    assert is_mapped == ENGINES[engine].maps_vectors == (engine != "exact")
+    assert index.vectors.half_vectors.flags.aligned
+    path.unlink()
+    np.testing.assert_array_equal(index.search(vectors[:20], 10).rows, built.search(vectors[:20], 10).rows)
 
 
 @pytest.mark.parametrize("engine", FAISS_ENGINES)

@@ -29,11 +29,12 @@ def test_request_beyond_the_queue_is_rejected_at_once():
 
 
 def test_expired_request_is_not_executed():
-    pool, executed = BoundedThreadPool(1, 5, 50, thread_name_prefix="test"), []
+    pool, executed, is_over = BoundedThreadPool(1, 5, 50, thread_name_prefix="test"), [], threading.Event()
 
     async def send_requests():
-        first = asyncio.ensure_future(pool.run(lambda _: time.sleep(0.2)))
+        first = asyncio.ensure_future(pool.run(lambda _: is_over.wait(20)))
         await asyncio.sleep(0.02)
+        asyncio.get_running_loop().call_later(0.2, is_over.set)  # after the next request's 50 ms
         with pytest.raises(OverloadedError, match="deadline"):
             await pool.run(lambda _: executed.append("late"))
         await first

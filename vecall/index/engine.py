@@ -78,6 +78,8 @@ class Engine:
         max_k: largest number of rows that the index can be asked for; more are scanned. None: any number.
         is_remote: whether a search asks a server, so it may wait and raise `EngineUnavailableError`. "auto" chooses no
             such engine.
+        maps_vectors: whether an open index leaves the vectors in `index.faiss`, mapped into memory, so that processes
+            share them.
         drop: deletes what the engine keeps outside of the release, by the release's entry in the manifest and the
             store's directory; None if it keeps nothing there. Called after the release is gone, or was given up.
     """
@@ -92,6 +94,7 @@ class Engine:
     fixed_width_key: str | None = None
     max_k: int | None = None
     is_remote: bool = False
+    maps_vectors: bool = False
     drop: Callable[[IndexInfo, Path], None] | None = None
 
     def get_fixed_width(self, settings: IndexSettings) -> int | None:

@@ -50,7 +50,8 @@ class ExactIndex:
         Raises:
             InvalidReleaseError: the file is missing, or holds another structure.
         """
-        faiss_index = read_faiss_index(path)
+        # Not mapped: faiss writes 17 bytes before the vectors, whose numbers would lie at odd addresses.
+        faiss_index = read_faiss_index(path, mapped=False)
         if not is_half_precision(faiss_index, faiss_index):
             raise make_structure_error(path, faiss_index, "a flat index")
         return cls(faiss_index)

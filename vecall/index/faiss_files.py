@@ -27,14 +27,19 @@ def write_faiss_index(index: Any, path: Path) -> None:  # noqa: ANN401 - a faiss
         ) from error
 
 
-def read_faiss_index(path: Path) -> Any:  # noqa: ANN401 - a faiss object
+def read_faiss_index(path: Path, *, mapped: bool) -> Any:  # noqa: ANN401 - a faiss object
     """Read a faiss index of any structure. Check its sha256 first: faiss does not detect every kind of damage.
+
+    Args:
+        path: the file.
+        mapped: whether the vectors, and the links of a graph, stay in the file, which is mapped into memory: processes
+            on one machine then share them. Inverted lists are read into memory of the process anyway.
 
     Raises:
         InvalidReleaseError: the file is missing, or holds no faiss index.
     """
     try:
-        return faiss.read_index(str(path))
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
         raise InvalidReleaseError(
             f"{path} is not a readable faiss index: {error}; publish the release again", file=path.name

@@ -96,15 +96,17 @@ class HnswIndex:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the index from a file of which the sha256 has been checked.
+        """Map a file of which the sha256 has been checked into memory.
 
         Raises:
             InvalidReleaseError: the file is missing, or holds another structure.
         """
-        graph = read_faiss_index(path)
+        graph = read_faiss_index(path, mapped=True)
         if not isinstance(graph, faiss.IndexHNSWSQ) or not is_half_precision(graph.storage, graph):
             raise make_structure_error(path, graph, "an HNSW index")
-        return cls(graph)
+        index = cls(graph)
+        index.vectors.prefault()
+        return index
 
     @property
     def max_width(self) -> int:
@@ -187,5 +189,6 @@ HNSW_ENGINE = Engine(
     build=_build,
     open=lambda path, _: HnswIndex.load(path),
     settings_keys=("M", "ef_construction", "ef"),
+    maps_vectors=True,
     fixed_width_key="ef",
 )

@@ -97,15 +97,17 @@ class IvfPqIndex:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the index from a file of which the sha256 has been checked.
+        """Read the lists from a file of which the sha256 has been checked, and map its vectors into memory.
 
         Raises:
             InvalidReleaseError: the file is missing, or holds another structure.
         """
-        faiss_index = read_faiss_index(path)
+        faiss_index = read_faiss_index(path, mapped=True)
         if not isinstance(faiss_index, faiss.IndexRefine) or not _is_ivf_pq(faiss_index):
             raise make_structure_error(path, faiss_index, "an IVF index")
-        return cls(faiss_index)
+        index = cls(faiss_index)
+        index.vectors.prefault()
+        return index
 
     @property
     def max_width(self) -> int:

@@ -66,5 +66,6 @@ IVF_ENGINE = Engine(
     open=lambda path, _: IvfPqIndex.load(path),
     settings_keys=("nlist", "nprobe"),
     sweep=sweep_spreads,
+    maps_vectors=True,
     fixed_width_key="nprobe",
 )

@@ -1,5 +1,6 @@
 """The stored vectors of a release's items: exact search, scores, and the vectors themselves."""
 
+import mmap
 from pathlib import Path
 from typing import Self
 
@@ -51,6 +52,10 @@ class StoredVectors:
                 file=path.name,
             )
         return cls(mapped.view(np.ndarray))  # indexing an `np.memmap` takes several times as long
+
+    def prefault(self) -> None:
+        """Read every page of mapped vectors once, so that no search waits for the kernel to map it."""
+        self.half_vectors.reshape(-1)[:: mmap.PAGESIZE // self.half_vectors.itemsize].max()
 
     @property
     def size(self) -> int:

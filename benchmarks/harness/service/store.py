@@ -1,6 +1,6 @@
 """Publish a store with towers over synthetic vectors, whose untrained user tower yields vectors near a history's items.
 
-    python -m harness.service.store STORE --items 1_000_000 --dim 128 --encoder mean|causal [--channels]
+    python -m harness.service.store STORE --items 1_000_000 --dim 128 --encoder mean|causal [--channels] [--string-ids]
 
 The mean of the history is what the pooled tower computes before training. In the causal tower the projection of the
 mean is scaled up to outweigh the transformer blocks, which cost as much as trained ones.
@@ -17,10 +17,10 @@ import torch
 
 from harness.clustered_vectors import ClusteredVectors
 from harness.service.channel_release import ALL_CHANNELS, build_channel_tables, make_creation_times, train_ranker
-from harness.service.users import K, draw_histories
+from harness.service.users import K, draw_histories, locate_vectors, to_string_id
 from vecall.arrays import HalfVectors
 from vecall.data.feature_encoder import FeatureEncoder
-from vecall.data.id_map import build_id_map
+from vecall.data.id_map import IdMap, build_id_map
 from vecall.data.ragged import RaggedArray
 from vecall.index.settings import IndexSettings
 from vecall.pipeline.onnx_export import export_towers
@@ -49,10 +49,13 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--encoder", choices=("mean", "causal"), default="mean")
     parser.add_argument("--channels", action="store_true", help="with tables of all channels and a ranker")
+    parser.add_argument("--string-ids", action="store_true", help="string ids, and no titles")
+    parser.add_argument("--name", help="of the release")
+    parser.add_argument("--seed", type=int, default=0, help="of the vectors")
     options = parser.parse_args()
-    pool = ClusteredVectors(options.items, options.dim)
+    pool = ClusteredVectors(options.items, options.dim, options.seed)
     if not options.channels:
-        publish_store(options.store, pool, options.encoder)
+        publish_store(options.store, pool, options.encoder, options.name, string_ids=options.string_ids)
         return
     with tempfile.TemporaryDirectory(prefix="ranker-") as directory:
         small_store = Path(directory) / "store"
@@ -69,6 +72,7 @@ def publish_store(
     *,
     channels: bool = False,
     ranker: tuple[RankerSpec, str] | None = None,
+    string_ids: bool = False,
 ) -> None:
     """Publish and activate a release; the vectors are written beside the store, unless they exist there.
 
@@ -79,17 +83,18 @@ def publish_store(
         name: of the release; None chooses one.
         channels: whether the release has tables of all channels, and requests ask all of them.
         ranker: what the release's ranker reads, and its model in LightGBM's text format; None without one.
+        string_ids: whether ids are those of `to_string_id` and items have no titles; else ids are rows.
     """
-    vectors_path = store.with_name(f"pool-{pool.n_items}-{pool.dim}.npy")
+    vectors_path = locate_vectors(store, pool)
     pool.write_npy(vectors_path)
     items = np.load(vectors_path, mmap_mode="r")
     with Store.open_or_create(store).create_draft(name) as draft:
         onnx_encoder, encoder_hash = _export_encoder(draft.directory, pool.dim, encoder)
-        attributes = pl.DataFrame(
-            {"shop": np.arange(pool.n_items) % 10, "title": [f"title {i}" for i in range(pool.n_items)]}
-        )
+        attributes = pl.DataFrame({"shop": np.arange(pool.n_items) % 10})
+        if not string_ids:
+            attributes = attributes.with_columns(title=pl.Series([f"title {i}" for i in range(pool.n_items)]))
         contents = ReleaseContents(
-            item_ids=build_id_map(pl.Series(np.arange(pool.n_items)), "integer"),
+            item_ids=_build_item_ids(pool.n_items, string_ids=string_ids),
             vectors=items,
             attributes=attributes,
             popularity=np.ones(pool.n_items, dtype=np.float32),
@@ -108,6 +113,12 @@ def publish_store(
         settings = IndexSettings(ks=(100, K), target_recall=0.98)
         metadata = write_release(draft.directory, contents, settings, encoder=(onnx_encoder, encoder_hash))
         draft.commit(metadata, activate=True)
+
+
+def _build_item_ids(n: int, *, string_ids: bool) -> IdMap:
+    if string_ids:
+        return build_id_map(pl.Series([to_string_id(row) for row in range(n)]), "string")
+    return build_id_map(pl.Series(np.arange(n)), "integer")
 
 
 def _export_encoder(directory: Path, dim: int, encoder: str) -> tuple[OnnxEncoder, str]:

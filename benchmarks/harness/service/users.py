@@ -1,5 +1,7 @@
 """Synthetic users of a pool: the history of each lies around a point of the vector space."""
 
+from pathlib import Path
+
 import numpy as np
 
 from harness.clustered_vectors import ClusteredVectors
@@ -32,3 +34,14 @@ def make_query_histories(pool: ClusteredVectors) -> list[list[int]]:
     items = pool.make_block(0).astype(np.float32)
     histories = draw_histories(pool.make_queries(1_000), items, np.random.default_rng(1))
     return [history.tolist() for history in histories]
+
+
+def locate_vectors(store: Path, pool: ClusteredVectors) -> Path:
+    """Return the file beside a store that holds the pool."""
+    seed = f"-{pool.seed}" if pool.seed else ""
+    return store.with_name(f"pool-{pool.n_items}-{pool.dim}{seed}.npy")
+
+
+def to_string_id(row: int) -> str:
+    """Return the id of an item in releases with string ids."""
+    return f"item-{row:08d}"

@@ -1,0 +1,246 @@
+"""Cells of `benchmarks/service.py --rates`: memory of the processes, latencies at fixed rates, switches under load."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.clustered_vectors import ClusteredVectors
+from harness.service.load import (
+    HttpConnection,
+    LoadResult,
+    build_post,
+    run_closed_loop,
+    run_open_loop,
+)
+from harness.service.processes import ServerProcess
+from harness.service.users import HISTORY_LENGTH, K, make_query_histories, to_string_id
+from harness.tables import console, print_table
+from vecall.arrays import HalfVectors, Vectors
+
+WORKER_COUNTS = tuple(sorted({1, os.cpu_count() or 1}))
+FIXED_RATE = 500.0  # requests per second
+MAX_P99_MS = 10.0
+_RATE_STEP = 1.15  # between the rates that are tried
+_N_SWITCH_CLIENTS = 4
+_PAUSE_SECONDS = 0.02  # between two requests of a client
+_SCORE_TOLERANCE = 2e-3  # vectors are stored in half precision
+RELEASE_NAMES = ("one", "two")
+
+
+def measure_rates(store: Path, pool: ClusteredVectors, seconds: float, rounds: int) -> dict[str, Any]:
+    """Measure one process and one per core.
+
+    Args:
+        store: of a release with towers over the pool, whose ids are those of `to_string_id`.
+        pool: item vectors.
+        seconds: duration of each measurement.
+        rounds: measurements of each rate, whose median counts.
+    """
+    histories = [list(map(to_string_id, rows)) for rows in make_query_histories(pool)]
+    requests = [build_post("/v1/recall", {"history": ids, "k": K, "exclude_seen": False}) for ids in histories]
+    return {
+        "k": K,
+        "history": HISTORY_LENGTH,
+        "by_processes": {
+            str(workers): _measure_workers(store, workers, requests, seconds, rounds) for workers in WORKER_COUNTS
+        },
+    }
+
+
+def _measure_workers(
+    store: Path, workers: int, requests: Sequence[bytes], seconds: float, rounds: int
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    with ServerProcess(store, "--workers", str(workers)) as server:
+        open_seconds = time.perf_counter() - start
+        limits = [run_closed_loop(server.port, requests, connections=4 * workers, seconds=seconds) for _ in range(2)]
+        single = run_closed_loop(server.port, requests, connections=1, seconds=seconds)
+        fixed = [
+            run_open_loop(server.port, requests, rate=FIXED_RATE, seconds=seconds, seed=seed) for seed in range(rounds)
+        ]
+        max_rate, tried = _find_max_rate(server.port, requests, limits[-1].requests_per_second, seconds, rounds)
+        return {
+            "open_seconds": round(open_seconds, 1),
+            "memory": read_memory(server.process.pid),
+            "http_1_connection": single.summarize(),
+            "limit_per_second": round(limits[-1].requests_per_second, 1),
+            "open_at_fixed_rate": _summarize_rounds(fixed),
+            "max_rate": max_rate,
+            "tried_rates": tried,
+        }
+
+
+def _find_max_rate(
+    port: int, requests: Sequence[bytes], limit: float, seconds: float, rounds: int
+) -> tuple[float, dict[str, float]]:
+    """Return the highest of the rates tried whose p99 stays below `MAX_P99_MS`, 0 if none does; and each one's p99."""
+    rate, tried = limit, dict[str, float]()
+    while rate > limit / 10:
+        loads = [run_open_loop(port, requests, rate=rate, seconds=seconds, seed=seed) for seed in range(rounds)]
+        summary = _summarize_rounds(loads)
+        tried[f"{rate:.0f}"] = summary["p99_ms_median"]
+        if summary["p99_ms_median"] < MAX_P99_MS and not summary["failed"]:
+            return round(rate, 1), tried
+        rate /= _RATE_STEP
+    return 0.0, tried
+
+
+def _summarize_rounds(loads: Sequence[LoadResult]) -> dict[str, float]:
+    p99_ms = [load.summarize()["p99_ms"] for load in loads]
+    return sum(loads, LoadResult()).summarize() | {"p99_ms_median": float(np.median(p99_ms))}
+
+
+def read_memory(pid: int) -> dict[str, float]:
+    """Return the GiB of a process and its children: in total, shared pages counted once, and what each has alone."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    fields = [_read_memory_fields(int(process)) for process in (pid, *children)]
+    return {
+        "total_gib": round(sum(values["Pss"] for values in fields) / 2**20, 3),
+        "private_gib": [round((values["Private_Clean"] + values["Private_Dirty"]) / 2**20, 3) for values in fields],
+        "resident_gib": [round(values["Rss"] / 2**20, 3) for values in fields],
+    }
+
+
+def _read_memory_fields(pid: int) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+    return {name.rstrip(":"): int(value) for name, value, *_ in map(str.split, lines)}
+
+
+@dataclass
+class _SwitchWatch:
+    """What was seen while releases were switched.
+
+    Attributes:
+        vectors_by_release: [N, D] of each release; ids are those of `to_string_id`.
+        answers_by_release: answers that named each release.
+        failures: an answer of another status than 200, or with items or scores of another release than it names.
+        latencies_ms: of the recalls.
+        total_gib: memory of all processes, about once a second.
+    """
+
+    vectors_by_release: dict[str, HalfVectors]
+    answers_by_release: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RELEASE_NAMES, 0))
+    failures: list[str] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+    total_gib: list[float] = field(default_factory=list)
+    switches: int = 0
+
+    def check(self, query: Vectors, status: int, body: bytes) -> None:
+        """Check that the scores of an answer are those of the release that it names."""
+        if status != 200:
+            self.failures.append(f"{status}: {body[:200]!r}")
+            return
+        answer = json.loads(body)
+        release, rows = answer["release"], np.array([int(name.rpartition("-")[2]) for name in answer["ids"]])
+        self.answers_by_release[release] += 1
+        scores = self.vectors_by_release[release][rows].astype(np.float32) @ query
+        if len(set(answer["ids"])) != K or np.abs(scores - answer["scores"]).max() > _SCORE_TOLERANCE:
+            self.failures.append(f"mixed: {release}, {len(rows)} items")
+
+
+def measure_switches(
+    store: Path, pools: Sequence[ClusteredVectors], vectors: Sequence[Path], seconds: float
+) -> dict[str, Any]:
+    """Switch between two releases twice, under recalls by one process per core, and check each answer.
+
+    Args:
+        store: of two releases named `RELEASE_NAMES`; the first is current.
+        pools: vectors of each.
+        vectors: files of them.
+        seconds: after a switch, so that all processes follow.
+    """
+    watch = _SwitchWatch(
+        {name: np.load(path, mmap_mode="r") for name, path in zip(RELEASE_NAMES, vectors, strict=True)}
+    )
+    queries = pools[0].make_queries(1_000, stream="switches")
+    with ServerProcess(store, "--workers", str(max(WORKER_COUNTS))) as server:
+        before = read_memory(server.process.pid)
+        asyncio.run(_run_switches(watch, server, queries, seconds))
+        after = read_memory(server.process.pid)
+    p50, p99 = np.percentile(watch.latencies_ms, [50, 99])
+    return {
+        "recalls": len(watch.latencies_ms),
+        "switches": watch.switches,
+        "answers_by_release": watch.answers_by_release,
+        "failed_or_mixed": len(watch.failures),
+        "failures": watch.failures[:5],
+        "p50_ms": round(float(p50), 2),
+        "p99_ms": round(float(p99), 2),
+        "memory_before": before,
+        "memory_after": after,
+        "most_gib": max(watch.total_gib),
+    }
+
+
+async def _run_switches(watch: _SwitchWatch, server: ServerProcess, queries: Vectors, seconds: float) -> None:
+    is_done = asyncio.Event()
+    clients = [
+        asyncio.create_task(_run_client(watch, server.port, queries[n::_N_SWITCH_CLIENTS], is_done))
+        for n in range(_N_SWITCH_CLIENTS)
+    ]
+    memory = asyncio.create_task(_watch_memory(watch, server.process.pid, is_done))
+    connection = HttpConnection(server.port)
+    for name in reversed(RELEASE_NAMES):
+        await asyncio.sleep(seconds / 3)
+        status, body = await connection.send(build_post("/v1/releases/activate", {"name": name}))
+        watch.switches += 1
+        if status != 200:
+            watch.failures.append(f"switching to {name}: {status}: {body[:200]!r}")
+        await asyncio.sleep(seconds)  # the other workers follow
+    connection.close()
+    is_done.set()
+    await asyncio.gather(*clients, memory)
+
+
+async def _run_client(watch: _SwitchWatch, port: int, queries: Vectors, is_done: asyncio.Event) -> None:
+    connection, index = HttpConnection(port), 0
+    while not is_done.is_set():
+        query = queries[index % len(queries)]
+        start = time.perf_counter()
+        status, body = await connection.send(build_post("/v1/recall", {"vector": query.tolist(), "k": K}))
+        watch.latencies_ms.append((time.perf_counter() - start) * 1e3)
+        watch.check(query, status, body)
+        index += 1
+        await asyncio.sleep(_PAUSE_SECONDS)
+    connection.close()
+
+
+async def _watch_memory(watch: _SwitchWatch, pid: int, is_done: asyncio.Event) -> None:
+    while not is_done.is_set():
+        watch.total_gib.append((await asyncio.to_thread(read_memory, pid))["total_gib"])
+        await asyncio.sleep(1)
+
+
+def print_rates(items: int, result: dict[str, Any]) -> None:
+    """Print the measurements of one size."""
+    rows = []
+    for workers, measured in result["by_processes"].items():
+        single, fixed = measured["http_1_connection"], measured["open_at_fixed_rate"]
+        rows.append(
+            [
+                workers,
+                f"{measured['memory']['total_gib']:.2f}",
+                f"{single['p50_ms']:.2f}",
+                f"{single['p99_ms']:.2f}",
+                f"{fixed['p50_ms']:.2f}",
+                f"{fixed['p99_ms_median']:.2f}",
+                f"{measured['max_rate']:.0f}",
+                f"{measured['limit_per_second']:.0f}",
+            ]
+        )
+    columns = ["processes", "GiB in all", "1 connection: p50", "p99", f"{FIXED_RATE:.0f} per second: p50", "p99"]
+    columns += [f"rate of p99 < {MAX_P99_MS:.0f} ms", "limit per second"]
+    print_table(f"{items:,} items, k {K}", columns, rows)
+    if switch := result.get("switches"):
+        console.print(
+            f"{switch['switches']} switches under {switch['recalls']:,} recalls: {switch['failed_or_mixed']} failed or "
+            f"mixed, p99 {switch['p99_ms']:.1f} ms; {switch['memory_before']['total_gib']:.2f} GiB before, at most "
+            f"{switch['most_gib']:.2f}, {switch['memory_after']['total_gib']:.2f} after"
+        )
