@@ -6,7 +6,7 @@ of a release, so equal scores that are ordered by row are ordered by id.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import compress
+from itertools import compress, pairwise
 from typing import NewType, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Offsets, Rows
 from vecall.data.hashing import Hashes, encode_utf8, hash_bytes, mix_bits, pack_bytes, pack_column, unpack_column
 from vecall.data.id_numbering import IdNumbering
+from vecall.data.ragged import locate_segments, offsets_from_lengths
 from vecall.errors import DataError
 from vecall.schema import IdType
 
@@ -200,9 +201,13 @@ class StringIdMap(IdMap):
         return UNKNOWN_ROW
 
     def to_ids(self, rows: Rows) -> list[str]:  # noqa: D102
-        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        blob = self._blob_view
-        return [str(blob[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+        starts = self._offsets[rows]
+        lengths = self._offsets[rows + 1] - starts
+        content = self._blob[locate_segments(starts, lengths)].tobytes()
+        text, bounds = content.decode("utf-8"), offsets_from_lengths(lengths).tolist()
+        if len(text) == len(content):  # ASCII, where characters are bytes: decoding each id takes three times as long
+            return [text[start:end] for start, end in pairwise(bounds)]
+        return [content[start:end].decode("utf-8") for start, end in pairwise(bounds)]
 
     def to_column(self) -> pl.Series:  # noqa: D102
         return unpack_column(self._blob, self._offsets)
