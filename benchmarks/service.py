@@ -21,7 +21,6 @@ With --channels instead: recalls by all channels beside recalls by vectors alone
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -42,8 +41,16 @@ from harness.environment import (
     write_json,
 )
 from harness.service.channel_cells import measure_channels
-from harness.service.load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop, run_wrk
-from harness.service.processes import LowerBoundProcess, ServerProcess
+from harness.service.load import (
+    HttpConnection,
+    LoadResult,
+    build_post,
+    run_closed_loop,
+    run_open_loop,
+    run_wrk,
+    summarize_rounds,
+)
+from harness.service.processes import WORKER_COUNTS, LowerBoundProcess, ServerProcess
 from harness.service.rate_cells import RELEASE_NAMES, measure_rates, measure_switches, print_rates
 from harness.service.users import HISTORY_LENGTH, K, locate_vectors, make_query_histories
 from harness.tables import console, print_table
@@ -52,7 +59,6 @@ from vecall.release.release import open_release
 from vecall.release.store import Store
 
 CONNECTION_COUNTS = (1, 2, 4, 8)
-WORKER_COUNTS = (1, os.cpu_count() or 1)
 _OPEN_LOOP_SHARE = 0.6  # rate of the open loop, of the maximum that the closed loops reached
 _RECALL_QUERIES = 100  # HTTP answers that ANN recall is measured on
 
@@ -96,7 +102,7 @@ def _run_publisher(store: Path, items: int, dim: int, *flags: str) -> None:
 
 def _measure_rates(options: argparse.Namespace) -> None:
     """Measure releases of each size; what was measured before is kept under its size."""
-    for items in map(int, options.rates):
+    for items in options.rates:
         pools = [ClusteredVectors(items, options.dim, seed) for seed in range(len(RELEASE_NAMES))]
         store = options.work / f"strings-{items}-{options.dim}"
         for pool, name in zip(pools if options.switches else pools[:1], RELEASE_NAMES, strict=False):
@@ -121,7 +127,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoders", nargs="+", default=["mean", "causal"])
     parser.add_argument("--channels", action="store_true", help="measure channels and final lists instead")
-    parser.add_argument("--rates", nargs="+", metavar="ITEMS", help="measure fixed rates at these sizes instead")
+    parser.add_argument(
+        "--rates", type=int, nargs="+", metavar="ITEMS", help="measure fixed rates at these sizes instead"
+    )
     parser.add_argument("--switches", action="store_true", help="with --rates: switch between two releases, too")
     parser.add_argument("--switch-seconds", type=float, default=30, help="until all processes must have followed")
     parser.add_argument("--rates-out", type=Path, default=RESULTS_DIR / "service-rates.json")
@@ -211,14 +219,9 @@ def _summarize_rounds(rounds: list[_Round]) -> dict[str, Any]:
 
 
 def _compare_with_lower_bound(loads: list[LoadResult], lower_bound: list[LoadResult]) -> dict[str, Any]:
-    """Summarize all rounds together, and add the medians over rounds of the p50's ratio and of the p99."""
+    """Summarize the rounds, and add the median over rounds of the p50's ratio."""
     ratios = [load.p50_seconds / bound.p50_seconds for load, bound in zip(loads, lower_bound, strict=True)]
-    p99_ms = [load.summarize()["p99_ms"] for load in loads]
-    return sum(loads, LoadResult()).summarize() | {
-        "x_bare_p50": round(float(np.median(ratios)), 3),
-        "p99_ms_by_round": p99_ms,
-        "p99_ms_median": float(np.median(p99_ms)),
-    }
+    return summarize_rounds(loads) | {"x_bare_p50": round(float(np.median(ratios)), 3)}
 
 
 def _measure_ann_recall(store: Path, port: int, requests: list[bytes], histories: list[list[int]]) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 from harness.environment import (
     RESULTS_DIR,
     describe_environment,
+    list_process_tree,
     read_load_average,
     read_memory_bytes,
     write_json,
@@ -322,8 +323,7 @@ async def _run_switches(checker: SoakChecker, port: int, store: Path, pause_seco
 
 async def _watch_memory(pid: int, memory_bytes: list[int], deadline: float) -> None:
     """Append the resident memory of a process and its children, once per second."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    pids = [pid, *map(int, children)]
+    pids = list_process_tree(pid)
     while time.perf_counter() < deadline:
         memory_bytes.append(sum(read_memory_bytes(pid=pid) for pid in pids))
         await asyncio.sleep(1)

@@ -149,6 +149,21 @@ def test_service_measures_http_beside_its_lower_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_service_measures_fixed_rates_memory_and_switches(tmp_path: Path) -> None:
+    options = ["--rates", 3000, "--switches", "--switch-seconds", 3, "--dim", 16, "--seconds", 0.3, "--rounds", 1]
+    output = run_benchmark("service.py", *options, "--work", tmp_path, "--rates-out", tmp_path / "rates.json")
+    result = json.loads((tmp_path / "rates.json").read_text())["3000 items"]
+    assert set(result["by_processes"]) == {"1", str(os.cpu_count())}
+    for measured in result["by_processes"].values():
+        assert measured["open_at_fixed_rate"]["requests"] > 0
+        assert 0 < max(measured["memory"]["private_gib"]) <= measured["memory"]["total_gib"] + 0.001
+    switches = result["switches"]
+    assert (switches["switches"], switches["failed_or_mixed"]) == (2, 0)
+    assert min(switches["answers_by_release"].values()) > 0
+    assert "2 switches under" in output
+
+
+@pytest.mark.slow
 def test_service_measures_channels_beside_vectors_and_final_lists(tmp_path: Path) -> None:
     pytest.importorskip("lightgbm")
     options = ["--channels", "--items", 3000, "--dim", 16, "--seconds", 0.3, "--rounds", 1]

@@ -59,6 +59,12 @@ def read_memory_bytes(field: str = "VmRSS", pid: int | str = "self") -> int:
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
+def list_process_tree(pid: int) -> list[int]:
+    """Return a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return [pid, *map(int, children)]
+
+
 def read_peak_memory_gib() -> float:
     """Return the peak resident memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

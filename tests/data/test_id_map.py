@@ -51,6 +51,16 @@ def test_string_ids_are_ordered_by_their_utf8_bytes():
     assert make_id_map(ids, "string").to_ids(np.arange(10)) == ordered_ids
 
 
+def test_string_ids_of_many_rows_are_decoded_in_chunks(monkeypatch):
+    monkeypatch.setattr(id_map, "_DECODED_ROWS", 3)
+    ids = ["a", "bb", "", "é", "c", "漢字", "d"]
+    mapping = make_id_map(ids, "string")
+    rows = np.array([6, 0, 3, 3, 5, 1, 2, 4])
+    ordered_ids = sorted(ids, key=str.encode)
+    assert mapping.to_ids(rows) == [ordered_ids[row] for row in rows]
+    assert mapping.to_ids(rows[:0]) == []
+
+
 def test_ids_with_the_same_hash_are_distinguished(monkeypatch):
     same_hash = np.uint64(7)
     monkeypatch.setattr(id_map, "hash_bytes", lambda _, offsets: np.full(len(offsets) - 1, same_hash))

@@ -113,7 +113,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8080; 0 picks a free port).")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Number of worker processes (default 1); each loads the release into memory."),
+        typer.Option(help="Number of worker processes (default 1), which share the vectors of the release."),
     ] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="TOML file with `read` and `admin` API keys.")] = None,
     settings: Annotated[

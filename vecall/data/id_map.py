@@ -24,6 +24,7 @@ Id = int | str
 Row = NewType("Row", int)
 
 UNKNOWN_ROW = -1
+_DECODED_ROWS = 2**14  # string ids decoded at a time; the positions of their bytes take eight times their memory
 
 _MEAN_BUCKET_SIZE = 8  # at most; hashes per bucket
 _INT64_RANGE = (-(2**63), 2**63 - 1)
@@ -201,6 +202,10 @@ class StringIdMap(IdMap):
         return UNKNOWN_ROW
 
     def to_ids(self, rows: Rows) -> list[str]:  # noqa: D102
+        chunks = (rows[start : start + _DECODED_ROWS] for start in range(0, len(rows), _DECODED_ROWS))
+        return [text for chunk in chunks for text in self._decode(chunk)]
+
+    def _decode(self, rows: Rows) -> list[str]:
         starts = self._offsets[rows]
         lengths = self._offsets[rows + 1] - starts
         content = self._blob[locate_segments(starts, lengths)].tobytes()

@@ -30,7 +30,7 @@ class ServeSettings(SettingsModel):
 
     host: str = Field("127.0.0.1", description="address to bind; any other than loopback requires API keys")
     port: int = Field(8080, ge=0, le=65535, description="0 picks a free port")
-    workers: int = Field(1, ge=1, le=256, description="worker processes; each loads the release into memory")
+    workers: int = Field(1, ge=1, le=256, description="worker processes, which share the vectors of the release")
     max_queue: int = Field(64, ge=0, description="recalls that may wait; further ones are rejected with 503")
     deadline_ms: float = Field(200.0, gt=0, description="milliseconds from arrival to answer; later ones get 503")
     max_concurrent_scans: int = Field(1, ge=1, description="large exact scans that may run at a time, in threads")

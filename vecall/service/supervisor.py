@@ -1,8 +1,8 @@
 """Several worker processes on one port; a supervisor starts them and restarts those that die.
 
-Each worker has its own copy of the release in memory. Any of them may write, one at a time; before each recall a worker
-applies what the others have written, so that it sees every acknowledged write. The kernel spreads connections over
-them (SO_REUSEPORT).
+The workers share what is mapped of a release's files, and have the rest each in its own memory. Any of them may write,
+one at a time; before each recall a worker applies what the others have written, so that it sees every acknowledged
+write. The kernel spreads connections over them (SO_REUSEPORT).
 """
 
 import logging

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.service.load import HttpConnection, LoadResult, build_post, run_closed_loop, run_open_loop
+from harness.service.load import (
+    HttpConnection,
+    LoadResult,
+    build_post,
+    run_closed_loop,
+    run_open_loop,
+    summarize_rounds,
+)
 from harness.service.processes import ServerProcess
 from harness.service.users import HISTORY_LENGTH, K
 
@@ -57,9 +64,7 @@ def measure_channels(store: Path, histories: list[list[int]], seconds: float, ro
         both.p50_seconds / alone.p50_seconds for both, alone in zip(loads["channels"], loads["vectors"], strict=True)
     ]
     summaries = {name: sum(parts, LoadResult()).summarize() for name, parts in loads.items()}
-    summaries["lists_open"]["p99_ms_median"] = float(
-        np.median([load.summarize()["p99_ms"] for load in loads["lists_open"]])
-    )
+    summaries["lists_open"] = summarize_rounds(loads["lists_open"])
     return {
         "k": K,
         "history": HISTORY_LENGTH,

@@ -71,6 +71,15 @@ class LoadResult:
         return summary
 
 
+def summarize_rounds(loads: Sequence[LoadResult]) -> dict[str, Any]:
+    """Summarize all rounds together, and add the p99 of each round and their median."""
+    p99_ms = [load.summarize()["p99_ms"] for load in loads]
+    return sum(loads, LoadResult()).summarize() | {
+        "p99_ms_by_round": p99_ms,
+        "p99_ms_median": float(np.median(p99_ms)),
+    }
+
+
 class HttpConnection:
     """Keep-alive connection to a port of this machine."""
 

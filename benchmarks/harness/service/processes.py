@@ -1,6 +1,7 @@
 """Child processes that are measured: the service, and the lower bound of its latency."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from harness.environment import make_child_environment
 from harness.service.load import LoadResult
 
+WORKER_COUNTS = tuple(sorted({1, os.cpu_count() or 1}))
 _POLL_SECONDS = 0.1
 _MAX_READINESS_POLLS = 600
 _STOP_TIMEOUT_SECONDS = 60

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,19 +11,13 @@ from typing import Any
 import numpy as np
 
 from harness.clustered_vectors import ClusteredVectors
-from harness.service.load import (
-    HttpConnection,
-    LoadResult,
-    build_post,
-    run_closed_loop,
-    run_open_loop,
-)
-from harness.service.processes import ServerProcess
+from harness.environment import list_process_tree
+from harness.service.load import HttpConnection, build_post, run_closed_loop, run_open_loop, summarize_rounds
+from harness.service.processes import WORKER_COUNTS, ServerProcess
 from harness.service.users import HISTORY_LENGTH, K, make_query_histories, to_string_id
 from harness.tables import console, print_table
 from vecall.arrays import HalfVectors, Vectors
 
-WORKER_COUNTS = tuple(sorted({1, os.cpu_count() or 1}))
 FIXED_RATE = 500.0  # requests per second
 MAX_P99_MS = 10.0
 _RATE_STEP = 1.15  # between the rates that are tried
@@ -60,18 +53,19 @@ def _measure_workers(
     start = time.perf_counter()
     with ServerProcess(store, "--workers", str(workers)) as server:
         open_seconds = time.perf_counter() - start
-        limits = [run_closed_loop(server.port, requests, connections=4 * workers, seconds=seconds) for _ in range(2)]
+        run_closed_loop(server.port, requests, connections=4 * workers, seconds=seconds)  # warm-up
+        limit = run_closed_loop(server.port, requests, connections=4 * workers, seconds=seconds).requests_per_second
         single = run_closed_loop(server.port, requests, connections=1, seconds=seconds)
         fixed = [
             run_open_loop(server.port, requests, rate=FIXED_RATE, seconds=seconds, seed=seed) for seed in range(rounds)
         ]
-        max_rate, tried = _find_max_rate(server.port, requests, limits[-1].requests_per_second, seconds, rounds)
+        max_rate, tried = _find_max_rate(server.port, requests, limit, seconds, rounds)
         return {
             "open_seconds": round(open_seconds, 1),
             "memory": read_memory(server.process.pid),
             "http_1_connection": single.summarize(),
-            "limit_per_second": round(limits[-1].requests_per_second, 1),
-            "open_at_fixed_rate": _summarize_rounds(fixed),
+            "limit_per_second": round(limit, 1),
+            "open_at_fixed_rate": summarize_rounds(fixed),
             "max_rate": max_rate,
             "tried_rates": tried,
         }
@@ -84,7 +78,7 @@ def _find_max_rate(
     rate, tried = limit, dict[str, float]()
     while rate > limit / 10:
         loads = [run_open_loop(port, requests, rate=rate, seconds=seconds, seed=seed) for seed in range(rounds)]
-        summary = _summarize_rounds(loads)
+        summary = summarize_rounds(loads)
         tried[f"{rate:.0f}"] = summary["p99_ms_median"]
         if summary["p99_ms_median"] < MAX_P99_MS and not summary["failed"]:
             return round(rate, 1), tried
@@ -92,15 +86,9 @@ def _find_max_rate(
     return 0.0, tried
 
 
-def _summarize_rounds(loads: Sequence[LoadResult]) -> dict[str, float]:
-    p99_ms = [load.summarize()["p99_ms"] for load in loads]
-    return sum(loads, LoadResult()).summarize() | {"p99_ms_median": float(np.median(p99_ms))}
-
-
-def read_memory(pid: int) -> dict[str, float]:
+def read_memory(pid: int) -> dict[str, Any]:
     """Return the GiB of a process and its children: in total, shared pages counted once, and what each has alone."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    fields = [_read_memory_fields(int(process)) for process in (pid, *children)]
+    fields = [_read_memory_fields(process) for process in list_process_tree(pid)]
     return {
         "total_gib": round(sum(values["Pss"] for values in fields) / 2**20, 3),
         "private_gib": [round((values["Private_Clean"] + values["Private_Dirty"]) / 2**20, 3) for values in fields],
@@ -123,6 +111,7 @@ class _SwitchWatch:
         failures: an answer of another status than 200, or with items or scores of another release than it names.
         latencies_ms: of the recalls.
         total_gib: memory of all processes, about once a second.
+        switches: number of switches that were asked for.
     """
 
     vectors_by_release: dict[str, HalfVectors]

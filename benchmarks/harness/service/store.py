@@ -1,6 +1,7 @@
 """Publish a store with towers over synthetic vectors, whose untrained user tower yields vectors near a history's items.
 
-    python -m harness.service.store STORE --items 1_000_000 --dim 128 --encoder mean|causal [--channels] [--string-ids]
+    python -m harness.service.store STORE --items 1_000_000 --dim 128 --encoder mean|causal [--channels]
+    python -m harness.service.store STORE --items 1_000_000 --dim 128 --string-ids --name NAME --seed 0
 
 The mean of the history is what the pooled tower computes before training. In the causal tower the projection of the
 mean is scaled up to outweigh the transformer blocks, which cost as much as trained ones.
