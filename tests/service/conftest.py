@@ -44,6 +44,27 @@ def index_client(index_shop):
         yield client
 
 
+@pytest.fixture(scope="module")
+def readonly_shop(published, tmp_path_factory):
+    """Like `shop`, for the tests of a module that change nothing."""
+    return shutil.copytree(published / "store", tmp_path_factory.mktemp("readonly") / "shop")
+
+
+@pytest.fixture(scope="module")
+def readonly_client(readonly_shop):
+    """Like `client`, for the tests of a module that change nothing: opening one takes longer than many requests."""
+    with server.open_test_client(readonly_shop, deadline_ms=DEADLINE_MS) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def readonly_index_client(published_with_index, tmp_path_factory):
+    """Like `index_client`, for the tests of a module that change nothing."""
+    store = shutil.copytree(published_with_index, tmp_path_factory.mktemp("readonly-indexed") / "indexed")
+    with server.open_test_client(store, deadline_ms=DEADLINE_MS) as client:
+        yield client
+
+
 @pytest.fixture
 def publish_users(tmp_path):
     """Factory of a store with twenty items and users with given integer ids, without towers."""

@@ -56,33 +56,33 @@ REQUESTS = pytest.mark.parametrize(
 
 
 @REQUESTS
-def test_recall_answers_like_the_recaller(client, shop, request_):
-    with open_recaller(shop) as recaller:
-        assert recall(client, **request_) == recaller.recall(Query.from_json(request_)).as_json()
+def test_recall_answers_like_the_recaller(readonly_client, readonly_shop, request_):
+    with open_recaller(readonly_shop) as recaller:
+        assert recall(readonly_client, **request_) == recaller.recall(Query.from_json(request_)).as_json()
 
 
 @REQUESTS
-def test_index_and_scan_return_the_same_items(client, index_client, request_):
-    scanned, searched = recall(client, **request_), recall(index_client, **request_)
+def test_index_and_scan_return_the_same_items(readonly_client, readonly_index_client, request_):
+    scanned, searched = recall(readonly_client, **request_), recall(readonly_index_client, **request_)
     assert searched["ids"] == scanned["ids"]
     assert searched["scores"] == pytest.approx(scanned["scores"], abs=1e-6)
-    assert recall(index_client, user_id="user-3", k=5, explain=True)["plan"]["path"] == "index"
+    assert recall(readonly_index_client, user_id="user-3", k=5, explain=True)["plan"]["path"] == "index"
 
 
-def test_recent_items_are_appended_and_excluded(client):
-    clicked_ids = recall(client, user_id="user-3", k=1)["ids"]
-    answer = recall(client, user_id="user-3", k=36, recent=[*clicked_ids, "unknown"])
+def test_recent_items_are_appended_and_excluded(readonly_client):
+    clicked_ids = recall(readonly_client, user_id="user-3", k=1)["ids"]
+    answer = recall(readonly_client, user_id="user-3", k=36, recent=[*clicked_ids, "unknown"])
     assert answer["unknown"] == {"user": False, "history": 1, "exclude": 0}
     assert not set(clicked_ids) & set(answer["ids"])
-    assert parse_error(client.post("/v1/recall", json={"user_id": "user-3", "recent": "item"})) == (
+    assert parse_error(readonly_client.post("/v1/recall", json={"user_id": "user-3", "recent": "item"})) == (
         422,
         "invalid",
         "recent",
     )
 
 
-def test_explain_returns_the_plan(client):
-    plan = recall(client, user_id="user-1", k=3, explain=True)["plan"]
+def test_explain_returns_the_plan(readonly_client):
+    plan = recall(readonly_client, user_id="user-1", k=3, explain=True)["plan"]
     assert list(plan) == ["path", "matches", "excluded", "delta", "effort", "ms", "channels"]
     assert list(plan["ms"]) == ["encode", "plan", "search", "merge"]
 
@@ -169,9 +169,17 @@ def test_damaged_release_is_rejected_while_the_old_one_is_served(client, shop, p
     assert client.get("/readyz").json()["ready"]
 
 
-def test_activating_an_unknown_release_is_an_error(client):
-    assert parse_error(client.post("/v1/releases/activate", json={"name": "none"})) == (404, "not_found", "name")
-    assert parse_error(client.post("/v1/releases/activate", json={"name": "../tiny"})) == (422, "invalid", "name")
+def test_activating_an_unknown_release_is_an_error(readonly_client):
+    assert parse_error(readonly_client.post("/v1/releases/activate", json={"name": "none"})) == (
+        404,
+        "not_found",
+        "name",
+    )
+    assert parse_error(readonly_client.post("/v1/releases/activate", json={"name": "../tiny"})) == (
+        422,
+        "invalid",
+        "name",
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,8 +208,8 @@ def test_activating_an_unknown_release_is_an_error(client):
         (b'{"user_id": "a", "where": [{"field": "year", "op": "eq"}]}', (422, "invalid", "where[0].value")),
     ],
 )
-def test_invalid_recall_error_names_the_field(client, body, expected):
-    assert parse_error(client.post("/v1/recall", content=body)) == expected
+def test_invalid_recall_error_names_the_field(readonly_client, body, expected):
+    assert parse_error(readonly_client.post("/v1/recall", content=body)) == expected
 
 
 def test_limit_error_names_the_field(shop):
@@ -239,9 +247,9 @@ def test_limit_error_names_the_field(shop):
         assert parse_error(client.post("/v1/recall", content=chunks)) == (413, "too_large", None)
 
 
-def test_unknown_path_and_method_are_errors(client):
-    assert parse_error(client.get("/nothing"))[:2] == (404, "not_found")
-    assert parse_error(client.get("/v1/recall"))[:2] == (405, "method_not_allowed")
+def test_unknown_path_and_method_are_errors(readonly_client):
+    assert parse_error(readonly_client.get("/nothing"))[:2] == (404, "not_found")
+    assert parse_error(readonly_client.get("/v1/recall"))[:2] == (405, "method_not_allowed")
 
 
 def test_content_length_of_other_digits_is_ignored():
@@ -260,9 +268,9 @@ def test_invalid_host_of_an_unknown_path_causes_no_internal_error(shop, path):
         assert response.status_code < 500, response.text
 
 
-def test_vector_of_another_encoder_is_rejected(client):
+def test_vector_of_another_encoder_is_rejected(readonly_client):
     item = {"id": "new", "vector": [0.1] * 8, "encoder": "00", "fields": {}}
-    assert parse_error(client.post("/v1/items", json={"items": [item]}))[:2] == (409, "encoder_mismatch")
+    assert parse_error(readonly_client.post("/v1/items", json={"items": [item]}))[:2] == (409, "encoder_mismatch")
 
 
 def test_full_delta_rejects_new_items(shop):

@@ -99,20 +99,20 @@ def test_allowed_host_may_have_any_case_and_a_port(allowed, host):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "", "[::2]"])
-def test_unknown_host_name_is_forbidden_without_keys(client, host):
+def test_unknown_host_name_is_forbidden_without_keys(readonly_client, host):
     for response in (
-        client.post("/v1/recall", json=QUERY, headers={"Host": host}),
-        client.get("/metrics", headers={"Host": host}),
-        client.post("/v1/items/delete", json=ITEMS, headers={"Host": host}),
+        readonly_client.post("/v1/recall", json=QUERY, headers={"Host": host}),
+        readonly_client.get("/metrics", headers={"Host": host}),
+        readonly_client.post("/v1/items/delete", json=ITEMS, headers={"Host": host}),
     ):
         assert response.status_code == 403
         assert response.json()["error"]["field"] == "Host"
-    assert client.get("/healthz", headers={"Host": host}).status_code == 200
+    assert readonly_client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"])
-def test_loopback_host_names_are_allowed(client, host):
-    assert client.post("/v1/recall", json=QUERY, headers={"Host": host}).status_code == 200
+def test_loopback_host_names_are_allowed(readonly_client, host):
+    assert readonly_client.post("/v1/recall", json=QUERY, headers={"Host": host}).status_code == 200
 
 
 def test_allowed_hosts_replace_the_default(shop):

@@ -89,10 +89,10 @@ def test_language_is_negotiated(requested, accept_language, language):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_page_is_shown_in_both_languages(client, path):
-    assert '<html lang="en">' in get_page(client, path)
-    assert '<html lang="zh-Hans">' in get_page(client, path, **{"Accept-Language": "zh-CN"})
-    response = client.get(f"{path}?lang=zh")
+def test_page_is_shown_in_both_languages(readonly_client, path):
+    assert '<html lang="en">' in get_page(readonly_client, path)
+    assert '<html lang="zh-Hans">' in get_page(readonly_client, path, **{"Accept-Language": "zh-CN"})
+    response = readonly_client.get(f"{path}?lang=zh")
     assert response.headers["Content-Language"] == "zh-Hans"
     assert "矢量召回" in response.text
     assert TEXTS["zh"]["served_release"] in response.text
@@ -101,10 +101,10 @@ def test_page_is_shown_in_both_languages(client, path):
     assert "tiny" in response.text
 
 
-def test_history_is_shown_beside_the_recalled_items(client, shop):
-    with open_recaller(shop) as recaller:
+def test_history_is_shown_beside_the_recalled_items(readonly_client, readonly_shop):
+    with open_recaller(readonly_shop) as recaller:
         titles = recaller.candidates(Query(user_id="user-3", k=7))["title"].to_list()
-    html = get_page(client, "/?user=user-3&k=7")
+    html = get_page(readonly_client, "/?user=user-3&k=7")
     assert re.findall(SCORED, html) == titles
     seen = {f"Item {item}" for item in synthetic.make_user_sequences()[3]}
     assert seen <= set(re.findall(r">(Item \d+)</a>\s*<span class=\"id\"", html))
@@ -157,22 +157,22 @@ def test_final_list_stands_beside_the_recalled_one(client, set_channels):
     assert "Left out because it failed or was too late: ranker" in broken
 
 
-def test_without_ranker_and_channels_there_is_one_list(client):
-    assert list(list_sections(get_page(client, "/?user=user-3&k=4"))) == ["Recalled items", "History"]
+def test_without_ranker_and_channels_there_is_one_list(readonly_client):
+    assert list(list_sections(get_page(readonly_client, "/?user=user-3&k=4"))) == ["Recalled items", "History"]
 
 
-def test_plan_of_an_index_search_is_shown_in_words(index_client):
-    answer = index_client.post("/v1/recall", json={"user_id": "user-3", "k": 7, "explain": True}).json()
+def test_plan_of_an_index_search_is_shown_in_words(readonly_index_client):
+    answer = readonly_index_client.post("/v1/recall", json={"user_id": "user-3", "k": 7, "explain": True}).json()
     assert answer["plan"]["path"] == "index"
     assert answer["plan"]["effort"]["width"] > 0
-    html = get_page(index_client, "/?user=user-3&k=7")
+    html = get_page(readonly_index_client, "/?user=user-3&k=7")
     assert len(re.findall(SCORED, html)) == 7
     assert "Searched the index" in html
     assert f"width {answer['plan']['effort']['width']}" in html
     assert f"<b>{answer['plan']['matches']}</b> <span>matching items" in html
     assert f"<b>{answer['plan']['excluded']}</b> <span>excluded or seen" in html
     assert "<b>0</b> <span>live items searched" in html
-    assert "索引检索" in get_page(index_client, "/?user=user-3&k=7&lang=zh")
+    assert "索引检索" in get_page(readonly_index_client, "/?user=user-3&k=7&lang=zh")
 
 
 @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ def test_plan_of_an_index_search_is_shown_in_words(index_client):
         ("user=nobody&k=3", "Popular items"),
     ],
 )
-def test_plan_without_an_index_is_shown_in_words(client, query, title):
-    assert f"<strong>{title}</strong>" in get_page(client, f"/?{query}")
+def test_plan_without_an_index_is_shown_in_words(readonly_client, query, title):
+    assert f"<strong>{title}</strong>" in get_page(readonly_client, f"/?{query}")
 
 
-def test_stage_times_are_a_bar_chart(client):
-    html = get_page(client, "/?user=user-3")
+def test_stage_times_are_a_bar_chart(readonly_client):
+    html = get_page(readonly_client, "/?user=user-3")
     stages = re.findall(r'<th scope="row">([a-z ]+)</th>\s*<td class="bar".*?<rect width="([\d.]+)"', html)
     assert [stage for stage, _ in stages] == ["waiting", "user vector", "filters", "search", "ids"]
     assert max(float(width) for _, width in stages) == 100
@@ -241,27 +241,27 @@ def test_invalid_host_does_not_break_a_page(shop, host):
             assert client.get(path, headers=headers, auth=("anyone", KEY)).status_code == 200
 
 
-def test_filters_and_exclusions_of_the_form_are_applied(client):
+def test_filters_and_exclusions_of_the_form_are_applied(readonly_client):
     path = "/?user=user-3&sent=1&k=50&field=year&op=lt&value=3"
-    assert len(re.findall(SCORED, get_page(client, f"{path}&field=&op=eq&value="))) == 3
-    html = get_page(client, f"{path}&exclude={synthetic.make_item_id(0)}, {synthetic.make_item_id(1)}")
+    assert len(re.findall(SCORED, get_page(readonly_client, f"{path}&field=&op=eq&value="))) == 3
+    html = get_page(readonly_client, f"{path}&exclude={synthetic.make_item_id(0)}, {synthetic.make_item_id(1)}")
     assert re.findall(SCORED, html) == ["Item 2"]
     assert "These are all matching items." in html
 
 
-def test_filter_rows_are_added_and_removed_without_javascript(client):
+def test_filter_rows_are_added_and_removed_without_javascript(readonly_client):
     path = "/?user=user-3&sent=1&k=50&field=year&op=lt&value=3&field=type&op=eq&value=kind 1"
     row = '<div class="filter"'
-    assert get_page(client, path).count(row) == 3  # the last one is empty
-    assert get_page(client, f"{path}&add=1").count(row) == 4
-    html = get_page(client, f"{path}&remove=1")
+    assert get_page(readonly_client, path).count(row) == 3  # the last one is empty
+    assert get_page(readonly_client, f"{path}&add=1").count(row) == 4
+    html = get_page(readonly_client, f"{path}&remove=1")
     assert html.count(row) == 2
     assert len(re.findall(SCORED, html)) == 3
     chinese = html_module.unescape(re.search(r'href="([^"]*)" lang="zh-Hans" hreflang', html).group(1))
     assert "remove" not in chinese
-    assert client.get(chinese).text.count(row) == 2
+    assert readonly_client.get(chinese).text.count(row) == 2
     for odd in ("-1", "9" * 30, "x", ""):
-        assert get_page(client, f"{path}&remove={odd}").count(row) == 3
+        assert get_page(readonly_client, f"{path}&remove={odd}").count(row) == 3
 
 
 def test_filters_are_explained_by_the_attribute_type(client, vector_client):
@@ -292,8 +292,8 @@ def test_filters_are_explained_by_the_attribute_type(client, vector_client):
         ("user=user-1&field=year&op=contains_any&value=1", "where[0].op"),
     ],
 )
-def test_form_error_is_shown_on_the_page(client, query, message):
-    assert message in get_page(client, f"/?sent=1&{query}")
+def test_form_error_is_shown_on_the_page(readonly_client, query, message):
+    assert message in get_page(readonly_client, f"/?sent=1&{query}")
 
 
 def test_input_is_escaped(client):
@@ -308,9 +308,9 @@ def test_input_is_escaped(client):
         assert "<b>bold" not in html
 
 
-def test_pages_load_only_own_resources(client):
+def test_pages_load_only_own_resources(readonly_client):
     for path in (*PAGES, "/?user=user-3"):
-        html = get_page(client, path)
+        html = get_page(readonly_client, path)
         assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
         assert " style=" not in html  # the content security policy would block it
         assert not re.findall(r" on[a-z]+=", html)
@@ -344,12 +344,12 @@ def test_links_of_items_with_odd_ids_lead_to_them(tmp_path):
             assert "no item has the id" not in get_page(client, link), link
 
 
-def test_items_are_found_and_have_neighbors(client):
-    assert "Item 11" in get_page(client, "/items?q=ITEM 1")
-    html = get_page(client, f"/items?id={synthetic.make_item_id(3)}")
+def test_items_are_found_and_have_neighbors(readonly_client):
+    assert "Item 11" in get_page(readonly_client, "/items?q=ITEM 1")
+    html = get_page(readonly_client, f"/items?id={synthetic.make_item_id(3)}")
     assert "<h1>Item 3</h1>" in html
     assert re.findall(SCORED, html)
-    assert "no item has the id" in get_page(client, "/items?id=none")
+    assert "no item has the id" in get_page(readonly_client, "/items?id=none")
 
 
 def test_item_page_shows_what_was_taken_together(client, vector_client):
@@ -388,9 +388,12 @@ def test_release_without_towers_points_to_its_items(vector_client):
     assert "Recall with this item" not in get_page(vector_client, "/items?id=5")
 
 
-def test_users_are_suggested(client):
-    assert client.get("/ui/users?prefix=user-1").json()["ids"] == ["user-1", *(f"user-1{n}" for n in range(10))]
-    assert len(client.get("/ui/users").json()["ids"]) == 12
+def test_users_are_suggested(readonly_client):
+    assert readonly_client.get("/ui/users?prefix=user-1").json()["ids"] == [
+        "user-1",
+        *(f"user-1{n}" for n in range(10)),
+    ]
+    assert len(readonly_client.get("/ui/users").json()["ids"]) == 12
 
 
 def test_integer_ids_are_sent_to_the_browser_as_text(publish_users):
@@ -439,8 +442,8 @@ def test_commands_of_the_api_page_run_as_they_are(client, vector_client):
                 assert len(response.json()["ids"]) > 0, body
 
 
-def test_commands_have_the_address_and_ids_of_this_service(client):
-    commands = get_commands(client, Host="localhost:9321")
+def test_commands_have_the_address_and_ids_of_this_service(readonly_client):
+    commands = get_commands(readonly_client, Host="localhost:9321")
     assert {base_url for base_url, *_ in commands} == {"http://localhost:9321"}
     recalls = [body for _, path, _, body in commands if path == "/v1/recall"]
     assert '"user_id": "user-' in recalls[0]
@@ -462,7 +465,7 @@ def test_degraded_reason_is_shown_on_every_page(client, shop):
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/ui/users"])
-def test_odd_query_strings_cause_no_internal_error(client, path):
+def test_odd_query_strings_cause_no_internal_error(readonly_client, path):
     rng = random.Random(0)
     odd = ["", "user-1", "-1", "9" * 40, "%00", "%ff", "%ED%A0%80", "a" * 5000, "٣", "1e9", "NaN", ",,,", "null", "<>"]
     names = [
@@ -485,6 +488,6 @@ def test_odd_query_strings_cause_no_internal_error(client, path):
         params = [f"{rng.choice(names)}={rng.choice(odd)}" for _ in range(rng.randrange(6))]
         if rng.random() < 0.3:
             params += ["field=year", f"op={rng.choice(FILTER_OPS)}", f"value={rng.choice(odd)}"]
-        response = client.get(f"{path}?{'&'.join(params)}")
+        response = readonly_client.get(f"{path}?{'&'.join(params)}")
         assert response.status_code in (200, 422), (params, response.text)
-    assert client.get(path + "?" + "a=1&" * 300).status_code in (200, 422)
+    assert readonly_client.get(path + "?" + "a=1&" * 300).status_code in (200, 422)
