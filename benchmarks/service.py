@@ -113,7 +113,7 @@ def _measure_rates(options: argparse.Namespace) -> None:
         result = {"facts": describe_environment()} | measure_rates(store, pools[0], options.seconds, options.rounds)
         if options.switches:
             files = [locate_vectors(store, pool) for pool in pools]
-            result["switches"] = measure_switches(store, pools, files, options.switch_seconds)
+            result["switches"] = measure_switches(store, pools[0], files, options.switch_seconds)
         result["load_after"] = read_load_average()
         write_json(options.rates_out, read_json(options.rates_out) | {f"{items} items": result})
         print_rates(items, result)

@@ -35,7 +35,8 @@ class ClusteredVectors:
     Attributes:
         n_items: N, number of items.
         dim: D, dimension of a vector.
-        seed: seed of all random streams.
+        seed: seed of the vectors. Which items are near each other does not depend on it, as it hardly does on the seed
+            of a training.
     """
 
     n_items: int
@@ -50,7 +51,7 @@ class ClusteredVectors:
     @cached_property
     def theme_by_center(self) -> Rows:
         """[C] index of the theme of each center."""
-        return self._rng("themes of centres").integers(
+        return _make_rng(0, "themes of centres").integers(
             len(self._raw_themes), size=max(1, self.n_items // _ITEMS_PER_CENTER)
         )
 
@@ -72,7 +73,7 @@ class ClusteredVectors:
 
     def _draw_centers(self, block_index: int) -> Rows:
         size = min(BLOCK_ITEMS, self.n_items - block_index * BLOCK_ITEMS)
-        return self._rng("centres of items", block_index).integers(len(self.theme_by_center), size=size)
+        return _make_rng(0, "centres of items", block_index).integers(len(self.theme_by_center), size=size)
 
     def iterate_blocks(self, first_block: int = 0) -> Iterator[HalfVectors]:
         """Generate all blocks from `first_block` on."""
@@ -91,7 +92,7 @@ class ClusteredVectors:
         """
         candidates = np.arange(len(self._centers)) if theme is None else np.flatnonzero(self.theme_by_center == theme)
         number = 0 if theme is None else theme + 1
-        centers = candidates[self._rng(f"centres of {stream}", number).integers(len(candidates), size=count)]
+        centers = candidates[_make_rng(0, f"centres of {stream}", number).integers(len(candidates), size=count)]
         return self._sample_around(centers, self._rng(stream, number))
 
     def write_npy(self, path: Path) -> None:
@@ -141,8 +142,12 @@ class ClusteredVectors:
         return _normalize(noise + self._centers[centers])
 
     def _rng(self, stream: str, number: int = 0) -> np.random.Generator:
-        # The stream's name is part of the seed: another spelling is another pool.
-        return np.random.default_rng([self.seed, *stream.encode(), number])
+        return _make_rng(self.seed, stream, number)
+
+
+def _make_rng(seed: int, stream: str, number: int = 0) -> np.random.Generator:
+    # The stream's name is part of the seed: another spelling is another pool.
+    return np.random.default_rng([seed, *stream.encode(), number])
 
 
 def _normalize(vectors: Vectors) -> Vectors:

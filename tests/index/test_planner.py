@@ -22,6 +22,7 @@ def make_plan(k, *, size=1000, allowed, excluded=0, curve=CURVE, costs=FREE_INDE
 def test_costs_by_hand():
     assert COSTS.estimate_index_ms(SearchParams(100, 50)) == pytest.approx(0.5 + 1.0 + 0.1)
     assert COSTS.estimate_scan_ms(3000) == pytest.approx(3.0)
+    assert COSTS.count_equivalent_rows(SearchParams(100, 50)) in (1599, 1600)  # of 0.001 ms
 
 
 @pytest.mark.parametrize(

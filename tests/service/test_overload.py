@@ -9,6 +9,8 @@ from starlette.testclient import TestClient
 from support.server import open_test_client, wait_until
 
 from vecall.errors import InvalidReleaseError, OverloadedError, TooManyScansError
+from vecall.index.hnsw import HnswIndex
+from vecall.index.planner import CostModel
 from vecall.recall import filters, scan_limiter
 from vecall.recall.query import Query
 from vecall.recall.scan_limiter import ScanLimiter
@@ -100,6 +102,23 @@ def test_new_filter_is_evaluated_in_a_scan_thread_once(monkeypatch, client):
         assert client.post("/v1/recall", json={"user_id": "user-1", "k": 3, "where": where}).status_code == 200
     assert len(thread_names) == 1
     assert thread_names[0].startswith("vecall-scan")
+
+
+@pytest.mark.parametrize(("equivalent_rows", "thread_name"), [(49_999, "asyncio"), (50_000, "vecall-scan")])
+def test_long_search_of_the_index_runs_in_a_scan_thread(monkeypatch, index_client, equivalent_rows, thread_name):
+    """Of a query far from all items it takes as long as many recalls, which would wait for it."""
+    query, thread_names = {"user_id": "user-1", "k": 3}, []
+    expected = index_client.post("/v1/recall", json=query).json()
+    monkeypatch.setattr(CostModel, "count_equivalent_rows", lambda *_: equivalent_rows)
+    search = HnswIndex.search
+
+    def record_thread(*arguments, **options):
+        thread_names.append(threading.current_thread().name)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(HnswIndex, "search", record_thread)
+    assert index_client.post("/v1/recall", json=query).json() == expected
+    assert thread_names[0].startswith(thread_name), thread_names
 
 
 def test_recall_before_readiness_is_503(client):

@@ -46,6 +46,10 @@ class CostModel:
         """Estimate the milliseconds of an exact scan of `row_count` rows."""
         return self.ms_per_scanned_row * row_count
 
+    def count_equivalent_rows(self, search_params: SearchParams) -> int:
+        """Return how many rows a scan scores in the time that a search of the index is estimated to take."""
+        return int(self.estimate_index_ms(search_params) / self.ms_per_scanned_row) if self.ms_per_scanned_row else 0
+
 
 # For a release that records no costs; measured for an HNSW index on one machine.
 DEFAULT_COSTS = CostModel(fixed_ms=0.05, ms_per_width=0.0025, ms_per_reranked_row=0.0, ms_per_scanned_row=5e-5)

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 _MAX_FULL_SCAN_RATIO = 2  # latency as a multiple of a full scan's, beyond which larger ef are not tried
 _MIN_CUTOFF_MS = 0.2  # lower bound of that latency: below, one late clock tick would end the sweep
+_SLOWDOWN_FOR_ROBUSTNESS = 1.1  # latency that a spread for other queries may take, as a multiple of the best
+# With it, queries unlike the tuning ones have about the target recall too (docs/decisions/0019). A smaller one serves
+# the tuning queries alone; a larger one scans hundreds of lists for others.
+_ROBUST_SPREAD = 0.4
 _FAR_WIDTH_FACTOR = 8  # width of the wide search for the cost model, as a multiple of the last width tried
 _MAX_FAR_WIDTH = 10_000  # of that search: the time of a graph's candidate list grows with the square of its width
 
@@ -137,14 +141,17 @@ def warn_of_missed_targets(result: TuningResult, target: RecallTarget, max_laten
 
 
 def _select_cheapest(points: list[TuningPoint], target: RecallTarget, max_latency_ms: float) -> TuningPoint:
-    """Fastest point that reaches the target within the latency, else the one of highest recall within the latency.
+    """Point that reaches the target within the latency, else the one of highest recall within the latency.
 
-    If no point is within the latency, the first, which is the narrowest search.
+    Of the points about as fast as the fastest, it is the one whose spread is the nearest to the robust one, and of
+    these the fastest. If no point is within the latency, it is the first, which is the narrowest search.
     """
     within_latency = [point for point in points if point.p50_ms <= max_latency_ms] or points[:1]
     reaching = [point for point in within_latency if point.reaches_with_confidence(target)]
     if reaching:
-        return min(reaching, key=lambda point: point.p50_ms)
+        limit_ms = _SLOWDOWN_FOR_ROBUSTNESS * min(point.p50_ms for point in reaching)
+        fast = [point for point in reaching if point.p50_ms <= limit_ms]
+        return min(fast, key=lambda point: (abs(point.spread - _ROBUST_SPREAD), point.p50_ms))
     return max(within_latency, key=lambda point: (point.recall, -point.p50_ms))
 
 

@@ -25,9 +25,9 @@ class ScanLimiter:
         self._semaphore = None if max_scans is None else BoundedSemaphore(max_scans)
 
     def offload_if_large(self, rows: int) -> AbstractContextManager[None]:
-        """Return the context for a pass over `rows` rows that does not score vectors.
+        """Return the context for a pass over `rows` rows that does not score vectors, or for work that takes as long.
 
-        Such a pass is short, so it is offloaded when it is large but not counted against `max_scans`.
+        It is offloaded when it is large, but not counted against `max_scans`: it leaves memory bandwidth to others.
         """
         return self._offload() if rows >= _LARGE_SCAN_ROWS else nullcontext()
 

@@ -1,6 +1,7 @@
 """Search of one snapshot: the base as the planner decides, the delta by a scan, merged into one order."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from vecall.index.base import SearchParams
 from vecall.index.bitmap import Bitmap
 from vecall.index.completion_scans import limit_completion_scans
 from vecall.index.kernels import compute_inner_products, select_top_k_superset
-from vecall.index.planner import PlannedQuery, plan_search
+from vecall.index.planner import PlannedQuery, SearchPlan, plan_search
 from vecall.index.topk import sort_hits
 from vecall.live.snapshot import Snapshot
 from vecall.recall.candidate_set import CandidateSet, build_candidate_set, is_in_sorted
@@ -21,6 +22,7 @@ from vecall.recall.query import RecallRoute
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.result_order import ScoredRows, rank_by_score_and_id
 from vecall.recall.scan_limiter import UNLIMITED_SCANS, ScanLimiter
+from vecall.release.release import Release
 
 _GROUND_TRUTH_CHUNK_ROWS = 32_768  # takes about two milliseconds
 
@@ -167,7 +169,7 @@ def _search_base(
     if plan.route == "index":
         # The index does not know the excluded rows: `fetch_k` is k plus their number, and they are dropped below.
         allowed = None if allowed_count == candidates.base_size else candidates.base_bitmap
-        with limit_completion_scans(scan_limiter.acquire):
+        with _offload_long_search(release, plan, scan_limiter), limit_completion_scans(scan_limiter.acquire):
             hits = release.index.search(
                 query_matrix, plan.fetch_k, search_params=plan.search_params, allowed=allowed, lists=plan.lists
             )
@@ -179,6 +181,13 @@ def _search_base(
     with scan_limiter.acquire(candidates.eligible_base_count):
         hits = release.vectors.search_exact(query_matrix, base_k, allowed=candidates.build_eligible_bitmap())
     return plan.route, None, (hits.rows[0], hits.scores[0])
+
+
+def _offload_long_search(release: Release, plan: SearchPlan, scan_limiter: ScanLimiter) -> AbstractContextManager[None]:
+    """Return the context of a search of the index: some queries, far from all items, take many inverted lists."""
+    if plan.search_params is None or release.remote_index is not None:
+        return nullcontext()
+    return scan_limiter.offload_if_large(release.cost_model.count_equivalent_rows(plan.search_params))
 
 
 def _scan_delta_superset(snapshot: Snapshot, query_matrix: Vectors, candidates: CandidateSet, k: int) -> ScoredRows:

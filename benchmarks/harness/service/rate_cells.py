@@ -16,7 +16,7 @@ from harness.service.load import HttpConnection, build_post, run_closed_loop, ru
 from harness.service.processes import WORKER_COUNTS, ServerProcess
 from harness.service.users import HISTORY_LENGTH, K, make_query_histories, to_string_id
 from harness.tables import console, print_table
-from vecall.arrays import HalfVectors, Vectors
+from vecall.arrays import HalfVectors, Rows
 
 FIXED_RATE = 500.0  # requests per second
 MAX_P99_MS = 10.0
@@ -121,37 +121,37 @@ class _SwitchWatch:
     total_gib: list[float] = field(default_factory=list)
     switches: int = 0
 
-    def check(self, query: Vectors, status: int, body: bytes) -> None:
-        """Check that the scores of an answer are those of the release that it names."""
+    def check(self, history: Rows, status: int, body: bytes) -> None:
+        """Check that the scores of an answer are those of the release that it names, whose user is a history's mean."""
         if status != 200:
             self.failures.append(f"{status}: {body[:200]!r}")
             return
         answer = json.loads(body)
         release, rows = answer["release"], np.array([int(name.rpartition("-")[2]) for name in answer["ids"]])
         self.answers_by_release[release] += 1
-        scores = self.vectors_by_release[release][rows].astype(np.float32) @ query
+        vectors = self.vectors_by_release[release]
+        user = vectors[history].astype(np.float32).mean(axis=0)
+        scores = vectors[rows].astype(np.float32) @ (user / np.linalg.norm(user))
         if len(set(answer["ids"])) != K or np.abs(scores - answer["scores"]).max() > _SCORE_TOLERANCE:
             self.failures.append(f"mixed: {release}, {len(rows)} items")
 
 
-def measure_switches(
-    store: Path, pools: Sequence[ClusteredVectors], vectors: Sequence[Path], seconds: float
-) -> dict[str, Any]:
+def measure_switches(store: Path, pool: ClusteredVectors, vectors: Sequence[Path], seconds: float) -> dict[str, Any]:
     """Switch between two releases twice, under recalls by one process per core, and check each answer.
 
     Args:
         store: of two releases named `RELEASE_NAMES`; the first is current.
-        pools: vectors of each.
-        vectors: files of them.
+        pool: of the first; items near each other are so in both.
+        vectors: files of both pools.
         seconds: after a switch, so that all processes follow.
     """
     watch = _SwitchWatch(
         {name: np.load(path, mmap_mode="r") for name, path in zip(RELEASE_NAMES, vectors, strict=True)}
     )
-    queries = pools[0].make_queries(1_000, stream="switches")
+    histories = make_query_histories(pool)
     with ServerProcess(store, "--workers", str(max(WORKER_COUNTS))) as server:
         before = read_memory(server.process.pid)
-        asyncio.run(_run_switches(watch, server, queries, seconds))
+        asyncio.run(_run_switches(watch, server, histories, seconds))
         after = read_memory(server.process.pid)
     p50, p99 = np.percentile(watch.latencies_ms, [50, 99])
     return {
@@ -168,10 +168,12 @@ def measure_switches(
     }
 
 
-async def _run_switches(watch: _SwitchWatch, server: ServerProcess, queries: Vectors, seconds: float) -> None:
+async def _run_switches(
+    watch: _SwitchWatch, server: ServerProcess, histories: Sequence[Sequence[int]], seconds: float
+) -> None:
     is_done = asyncio.Event()
     clients = [
-        asyncio.create_task(_run_client(watch, server.port, queries[n::_N_SWITCH_CLIENTS], is_done))
+        asyncio.create_task(_run_client(watch, server.port, histories[n::_N_SWITCH_CLIENTS], is_done))
         for n in range(_N_SWITCH_CLIENTS)
     ]
     memory = asyncio.create_task(_watch_memory(watch, server.process.pid, is_done))
@@ -188,14 +190,17 @@ async def _run_switches(watch: _SwitchWatch, server: ServerProcess, queries: Vec
     await asyncio.gather(*clients, memory)
 
 
-async def _run_client(watch: _SwitchWatch, port: int, queries: Vectors, is_done: asyncio.Event) -> None:
+async def _run_client(
+    watch: _SwitchWatch, port: int, histories: Sequence[Sequence[int]], is_done: asyncio.Event
+) -> None:
     connection, index = HttpConnection(port), 0
     while not is_done.is_set():
-        query = queries[index % len(queries)]
+        history = histories[index % len(histories)]
+        request = build_post("/v1/recall", {"history": list(map(to_string_id, history)), "k": K, "exclude_seen": False})
         start = time.perf_counter()
-        status, body = await connection.send(build_post("/v1/recall", {"vector": query.tolist(), "k": K}))
+        status, body = await connection.send(request)
         watch.latencies_ms.append((time.perf_counter() - start) * 1e3)
-        watch.check(query, status, body)
+        watch.check(np.array(history), status, body)
         index += 1
         await asyncio.sleep(_PAUSE_SECONDS)
     connection.close()
