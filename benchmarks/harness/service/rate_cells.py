@@ -16,7 +16,9 @@ from harness.service.load import HttpConnection, build_post, run_closed_loop, ru
 from harness.service.processes import WORKER_COUNTS, ServerProcess
 from harness.service.users import HISTORY_LENGTH, K, make_query_histories, to_string_id
 from harness.tables import console, print_table
-from vecall.arrays import HalfVectors, Rows
+from vecall.arrays import HalfVectors, Vectors
+from vecall.recall.query import Query
+from vecall.recall.recaller import open_recaller
 
 FIXED_RATE = 500.0  # requests per second
 MAX_P99_MS = 10.0
@@ -106,7 +108,8 @@ class _SwitchWatch:
     """What was seen while releases were switched.
 
     Attributes:
-        vectors_by_release: [N, D] of each release; ids are those of `to_string_id`.
+        vectors_by_release: [N, D] of the items of each release, whose ids are those of `to_string_id`, and [U, D] of
+            the users.
         answers_by_release: answers that named each release.
         failures: an answer of another status than 200, or with items or scores of another release than it names.
         latencies_ms: of the recalls.
@@ -114,24 +117,23 @@ class _SwitchWatch:
         switches: number of switches that were asked for.
     """
 
-    vectors_by_release: dict[str, HalfVectors]
+    vectors_by_release: dict[str, tuple[HalfVectors, Vectors]]
     answers_by_release: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RELEASE_NAMES, 0))
     failures: list[str] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     total_gib: list[float] = field(default_factory=list)
     switches: int = 0
 
-    def check(self, history: Rows, status: int, body: bytes) -> None:
-        """Check that the scores of an answer are those of the release that it names, whose user is a history's mean."""
+    def check(self, user: int, status: int, body: bytes) -> None:
+        """Check that the scores of an answer are those of the release that it names."""
         if status != 200:
             self.failures.append(f"{status}: {body[:200]!r}")
             return
         answer = json.loads(body)
         release, rows = answer["release"], np.array([int(name.rpartition("-")[2]) for name in answer["ids"]])
         self.answers_by_release[release] += 1
-        vectors = self.vectors_by_release[release]
-        user = vectors[history].astype(np.float32).mean(axis=0)
-        scores = vectors[rows].astype(np.float32) @ (user / np.linalg.norm(user))
+        vectors, users = self.vectors_by_release[release]
+        scores = vectors[rows].astype(np.float32) @ users[user]
         if len(set(answer["ids"])) != K or np.abs(scores - answer["scores"]).max() > _SCORE_TOLERANCE:
             self.failures.append(f"mixed: {release}, {len(rows)} items")
 
@@ -145,13 +147,18 @@ def measure_switches(store: Path, pool: ClusteredVectors, vectors: Sequence[Path
         vectors: files of both pools.
         seconds: after a switch, so that all processes follow.
     """
+    queries = [
+        Query(history=list(map(to_string_id, rows)), k=K, exclude_seen=False) for rows in make_query_histories(pool)
+    ]
     watch = _SwitchWatch(
-        {name: np.load(path, mmap_mode="r") for name, path in zip(RELEASE_NAMES, vectors, strict=True)}
+        {
+            name: (np.load(path, mmap_mode="r"), _encode_users(store, name, queries))
+            for name, path in zip(RELEASE_NAMES, vectors, strict=True)
+        }
     )
-    histories = make_query_histories(pool)
     with ServerProcess(store, "--workers", str(max(WORKER_COUNTS))) as server:
         before = read_memory(server.process.pid)
-        asyncio.run(_run_switches(watch, server, histories, seconds))
+        asyncio.run(_run_switches(watch, server, queries, seconds))
         after = read_memory(server.process.pid)
     p50, p99 = np.percentile(watch.latencies_ms, [50, 99])
     return {
@@ -168,12 +175,19 @@ def measure_switches(store: Path, pool: ClusteredVectors, vectors: Sequence[Path
     }
 
 
-async def _run_switches(
-    watch: _SwitchWatch, server: ServerProcess, histories: Sequence[Sequence[int]], seconds: float
-) -> None:
+def _encode_users(store: Path, name: str, queries: Sequence[Query]) -> Vectors:
+    """Return [U, D] the user vectors of queries by a release."""
+    with open_recaller(store, release=name) as recaller:
+        traces = [recaller.recall_with_trace(query) for query in queries]
+    return np.concatenate(
+        [trace.resolved_query.query_matrix for trace in traces if trace.resolved_query.query_matrix is not None]
+    )
+
+
+async def _run_switches(watch: _SwitchWatch, server: ServerProcess, queries: Sequence[Query], seconds: float) -> None:
     is_done = asyncio.Event()
     clients = [
-        asyncio.create_task(_run_client(watch, server.port, histories[n::_N_SWITCH_CLIENTS], is_done))
+        asyncio.create_task(_run_client(watch, server.port, list(enumerate(queries))[n::_N_SWITCH_CLIENTS], is_done))
         for n in range(_N_SWITCH_CLIENTS)
     ]
     memory = asyncio.create_task(_watch_memory(watch, server.process.pid, is_done))
@@ -191,16 +205,16 @@ async def _run_switches(
 
 
 async def _run_client(
-    watch: _SwitchWatch, port: int, histories: Sequence[Sequence[int]], is_done: asyncio.Event
+    watch: _SwitchWatch, port: int, queries: Sequence[tuple[int, Query]], is_done: asyncio.Event
 ) -> None:
     connection, index = HttpConnection(port), 0
     while not is_done.is_set():
-        history = histories[index % len(histories)]
-        request = build_post("/v1/recall", {"history": list(map(to_string_id, history)), "k": K, "exclude_seen": False})
+        user, query = queries[index % len(queries)]
+        request = build_post("/v1/recall", {"history": query.history, "k": K, "exclude_seen": False})
         start = time.perf_counter()
         status, body = await connection.send(request)
         watch.latencies_ms.append((time.perf_counter() - start) * 1e3)
-        watch.check(np.array(history), status, body)
+        watch.check(user, status, body)
         index += 1
         await asyncio.sleep(_PAUSE_SECONDS)
     connection.close()
