@@ -33,7 +33,11 @@ class ServeSettings(SettingsModel):
     workers: int = Field(1, ge=1, le=256, description="worker processes, which share the vectors of the release")
     max_queue: int = Field(64, ge=0, description="recalls that may wait; further ones are rejected with 503")
     deadline_ms: float = Field(200.0, gt=0, description="milliseconds from arrival to answer; later ones get 503")
-    max_concurrent_scans: int = Field(1, ge=1, description="large exact scans that may run at a time, in threads")
+    max_concurrent_scans: int = Field(
+        1,
+        ge=1,
+        description="large exact scans that may run at a time, in threads, which long searches of the index share",
+    )
     max_concurrent_remote_searches: int = Field(
         16, ge=1, le=64, description="requests that wait for an index on a server at a time, in threads of their own"
     )
