@@ -6,14 +6,17 @@
 MovieLens, Beauty and Sports are split by leave-one-out; Steam, Book-Crossing and citeulike-a at random, with histories
 of the training part. All sets use one preset with its defaults; with `auto` it says what was chosen for each. Each set,
 preset and seed is trained and evaluated once and kept in `results/accuracy/`; it is measured again with --fresh, or
-when the settings of the preset have changed. Baselines are measured once for each set, EASE with its best l2 on the
-validation; the model through its index with the first seed. Results that were kept before channels were merged have no
-merged recall; --fresh measures it.
+when the settings of the preset have changed. With --runs DIR the runs are kept, and one that was interrupted goes on
+where it was: its `fit_seconds` are those of the last part, and it is said to be `resumed`. Baselines are measured once
+for each set, EASE with its best l2 on the validation; the model through its index with the first seed. Results
+that were kept before channels were merged have no merged recall; --fresh measures it.
 """
 
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from harness.tables import console
 from vecall import evaluate, fit
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
+from vecall.pipeline.run import SUMMARY_FILE, Run
 from vecall.pipeline.selection_record import read_selection
 
 Result = dict[str, Any]
@@ -49,13 +53,25 @@ def main() -> None:
         if not directory.is_dir():
             console.print(f"{name} is left out: {directory} does not exist")
             continue
-        with tempfile.TemporaryDirectory(prefix="accuracy-") as work_dir:
-            tables = DATASETS[name].build_settings(directory, Path(work_dir))
+        with _open_work_dir(name, options) as work_dir:
+            tables = DATASETS[name].build_settings(directory, work_dir)
             baselines = _measure_baselines(name, tables, options)
             results = [
-                _measure_seed(name, tables, seed, Path(work_dir), options, is_first=seed == seeds[0]) for seed in seeds
+                _measure_seed(name, tables, seed, work_dir, options, is_first=seed == seeds[0]) for seed in seeds
             ]
         print_dataset(name, results, baselines)
+
+
+@contextmanager
+def _open_work_dir(name: str, options: argparse.Namespace) -> Iterator[Path]:
+    """Yield the directory of the runs of a data set; without --runs it is removed afterwards."""
+    if options.runs is None:
+        with tempfile.TemporaryDirectory(prefix="accuracy-") as work_dir:
+            yield Path(work_dir)
+        return
+    work_dir = options.runs / f"{name}-{options.preset}"
+    work_dir.mkdir(parents=True, exist_ok=True)
+    yield work_dir
 
 
 def _parse_options() -> argparse.Namespace:
@@ -66,6 +82,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--quick", action="store_true", help="Steam, one seed")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--runs", type=Path, help="directory of the runs, which are kept and resumed")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "accuracy")
     return parser.parse_args()
 
@@ -104,8 +121,10 @@ def _measure_seed(
             return kept
     console.print(f"{name}, {options.preset}, seed {seed}", style="dim")
     environment = describe_environment()
-    start = time.perf_counter()
-    run = fit(_parse_config(tables, options.preset, seed), work_dir / f"run-{seed}")
+    run_dir, start = work_dir / f"run-{seed}", time.perf_counter()
+    is_resumed = run_dir.exists()
+    config = _parse_config(tables, options.preset, seed)
+    run = Run.open(run_dir) if (run_dir / SUMMARY_FILE).exists() else fit(config, run_dir)
     fit_seconds = time.perf_counter() - start
     chosen_preset, selection = run.config.model.preset, read_selection(run.directory)
     evaluated: Result = evaluate(run=run.directory) if is_first else {"model": run.summary.metrics}
@@ -119,6 +138,7 @@ def _measure_seed(
         "trained_settings": extract_model_settings(run.config),
         "selection": None if selection is None else selection.model_dump(mode="json", exclude={"config"}),
         "fit_seconds": round(fit_seconds, 2),
+        "resumed": is_resumed,
         "seconds": run.summary.seconds,
         "epochs": run.summary.epochs,
         "best_epoch": run.summary.best_epoch + 1,
