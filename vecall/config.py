@@ -57,9 +57,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "epochs": 10,
             "lr": 1e-3,
             "weight_decay": 0.1,
+            "negatives": {"in_batch": 4096},
         },
     },
-    "pooled": {},
+    "pooled": {"training": {"negatives": {"uniform": 512, "in_batch": 512}}},
     "sequence": {
         "model": {
             "dim": 256,
@@ -74,6 +75,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "label_smoothing": 0.1,
             "mask_history": False,
             "batch": 768,
+            "negatives": {"in_batch": 768},
             "epochs": 14,
             "lr": 1e-3,
             "lr_schedule": "constant",

@@ -66,7 +66,7 @@ def test_sampled_softmax_step_is_softmax_over_the_sampled_candidates(mask_histor
     batch = get_first_batch(module)
     loss = module.training_step(batch, 3)
     seed_step(0, 0, 3)
-    sampled = sample_candidates(negatives, batch.target_items, module.candidate_items, module.frequencies)
+    sampled = sample_candidates(negatives, *batch.step_targets, module.candidate_items, module.frequencies)
     items = module.towers.encode_items(torch.arange(synthetic.ITEMS), {})
     users = module.towers.encode_users(items, batch.histories, batch.lengths, {})
     expected = []
@@ -74,8 +74,11 @@ def test_sampled_softmax_step_is_softmax_over_the_sampled_candidates(mask_histor
         target = int(batch.target_items[row])
         ignored = {target, *(get_history(batch, row) if mask_history else [])}
         logits = [user @ items[target] / 0.5]
-        for item, log_expected_count in zip(sampled.rows.tolist(), sampled.log_expected_counts, strict=True):
-            if item not in ignored:
+        owners = sampled.owners.tolist()
+        for item, log_expected_count, owner in zip(
+            sampled.rows.tolist(), sampled.log_expected_counts, owners, strict=True
+        ):
+            if item not in ignored and owner != batch.target_users[row]:
                 logits.append(user @ items[item] / 0.5 - log_expected_count)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     torch.testing.assert_close(loss, torch.stack(expected).mean())
@@ -83,7 +86,7 @@ def test_sampled_softmax_step_is_softmax_over_the_sampled_candidates(mask_histor
 
 @pytest.mark.parametrize("encoder", ["mean", "causal"])
 def test_hard_negatives_are_in_the_softmax_once_and_uncorrected(encoder):
-    """Sampled candidates are corrected. A row's hard negatives exclude its target and its history."""
+    """Sampled candidates are corrected, and none are positives of the same user; hard negatives are not what is read."""
     sequences = synthetic.make_user_sequences()
     # Of each user: an item of the history, the item held out, and an item that the user never takes.
     disliked = [[sequence[1], sequence[-1], (sequence[0] + 1) % synthetic.ITEMS] for sequence in sequences]
@@ -92,7 +95,7 @@ def test_hard_negatives_are_in_the_softmax_once_and_uncorrected(encoder):
         np.array(disliked).ravel(),
         np.zeros(3 * synthetic.USERS, dtype=np.int64),
     )
-    negatives = NegativeSettings(uniform=30, hard=3)
+    negatives = NegativeSettings(uniform=30, in_batch=20, hard=3)
     module = make_module(
         synthetic.make_training_data(negatives=pairs),
         synthetic.make_model_settings(encoder),
@@ -104,20 +107,26 @@ def test_hard_negatives_are_in_the_softmax_once_and_uncorrected(encoder):
     batch = get_first_batch(module)
     loss = module.training_step(batch, 3)
     seed_step(0, 0, 3)
-    sampled = sample_candidates(negatives, batch.target_items, module.candidate_items, module.frequencies)
+    sampled = sample_candidates(negatives, *batch.step_targets, module.candidate_items, module.frequencies)
     items = module.towers.encode_items(torch.arange(synthetic.ITEMS), {})
     users = batch.encode_users(module.towers, items, {})
-    expected, n_sampled_hard = [], 0
+    expected, n_sampled_hard, n_own = [], 0, 0
     for row, (user, user_row) in enumerate(zip(users, batch.target_users.tolist(), strict=True)):
         target, history = int(batch.target_items[row]), set(get_history(batch, row))
         hard = set(disliked[user_row]) - history - {target}
         logits = [user @ items[item] / 0.5 for item in [target, *hard]]
-        for item, log_expected_count in zip(sampled.rows.tolist(), sampled.log_expected_counts, strict=True):
+        owners = sampled.owners.tolist()
+        for item, log_expected_count, owner in zip(
+            sampled.rows.tolist(), sampled.log_expected_counts, owners, strict=True
+        ):
             n_sampled_hard += item in hard
             if item not in history | hard | {target}:
-                logits.append(user @ items[item] / 0.5 - log_expected_count)
+                n_own += owner == user_row
+                if owner != user_row:
+                    logits.append(user @ items[item] / 0.5 - log_expected_count)
         expected.append(torch.stack(logits).logsumexp(0) - logits[0])
     assert n_sampled_hard
+    assert n_own or encoder == "mean"  # of one user several windows' positions are in a step
     torch.testing.assert_close(loss, torch.stack(expected).mean() * module._compute_batch_weight(batch))
 
 
@@ -220,7 +229,9 @@ def test_causal_step_is_the_mean_loss_of_its_positions(loss, user_features):
     batch = get_first_batch(module)
     assert len(batch.target_items) > len(batch.users)
     with pytest.MonkeyPatch.context() as patch:
-        all_items = SampledCandidates(torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS))
+        all_items = SampledCandidates(
+            torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS), torch.full((synthetic.ITEMS,), -1)
+        )
         patch.setattr(loss_module, "sample_candidates", lambda *_: all_items)
         step_loss = module.training_step(batch, 0)
     items = module.towers.encode_items(torch.arange(synthetic.ITEMS), {})

@@ -20,7 +20,10 @@ def test_log_q_is_the_log_of_the_expected_count(uniform, in_batch):
     counts, q = np.zeros(N), np.full(N, np.nan)
     for _ in range(DRAWS):
         targets = torch.multinomial(frequencies, 16, replacement=True)
-        sampled = sample_candidates(settings, targets, candidate_items, frequencies)
+        users = torch.arange(100, 116)
+        sampled = sample_candidates(settings, users, targets, candidate_items, frequencies)
+        assert (sampled.owners[:uniform] == -1).all()
+        assert (targets[sampled.owners[uniform:] - 100] == sampled.rows[uniform:]).all()
         assert len(sampled.rows) == len(sampled.log_expected_counts) == uniform + min(in_batch, 16)
         counts += np.bincount(sampled.rows, minlength=N)
         q[sampled.rows] = sampled.log_expected_counts.exp()
@@ -43,7 +46,7 @@ def compute_relative_denominator(n_items, draws, *, uniform, in_batch):
     settings, estimates = NegativeSettings(uniform=uniform, in_batch=in_batch), []
     for _ in range(draws):
         targets = torch.multinomial(frequencies, 512, replacement=True)
-        sampled = sample_candidates(settings, targets, torch.arange(n_items), frequencies)
+        sampled = sample_candidates(settings, torch.arange(512), targets, torch.arange(n_items), frequencies)
         estimates.append((scores[sampled.rows] - sampled.log_expected_counts).exp().sum())
     return (torch.stack(estimates).mean() / scores.exp().sum()).item()
 

@@ -134,7 +134,7 @@ def test_sampled_step_equals_the_formula_with_hard_negatives_once(data, mask_his
     batch = next(iter(module.train_dataloader()))
     loss = module.training_step(batch, 3)
     seed_step(0, 0, 3)
-    sampled = sample_candidates(negatives, batch.target_items, module.candidate_items, module.frequencies)
+    sampled = sample_candidates(negatives, *batch.step_targets, module.candidate_items, module.frequencies)
     losses, n_sampled_hard = [], 0
     weights = split_by_user(batch.weights, batch.target_counts)
     for own_weights, (user, read, hidden, scores) in zip(weights, iterate_users(module, batch), strict=True):
@@ -155,7 +155,9 @@ def test_sampled_step_equals_the_formula_with_hard_negatives_once(data, mask_his
 @pytest.mark.parametrize("mask_history", [True, False])
 def test_sampled_step_over_all_items_is_the_full_one_with_the_same_gradients(mask_history):
     data, results = make_weighted_data(), []
-    all_items = SampledCandidates(torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS))
+    all_items = SampledCandidates(
+        torch.arange(synthetic.ITEMS), torch.zeros(synthetic.ITEMS), torch.full((synthetic.ITEMS,), -1)
+    )
     for loss in ("softmax", "sampled_softmax"):
         module = make_module(data, loss=loss, mask_history=mask_history, label_smoothing=0.1)
         batch = next(iter(module.train_dataloader()))

@@ -51,7 +51,8 @@ def estimate_training_seconds(config: Config, data: TrainingData) -> float:
     n_steps = count_epoch_steps(config, data)
     all_logits = logits = training.batch * data.n_items
     if select_loss(training, data.n_items) != "softmax":
-        logits = min(all_logits, training.batch * (training.negatives.uniform + training.negatives.in_batch))
+        in_batch = min(training.negatives.in_batch, count_targets(config, data) // max(n_steps, 1))
+        logits = min(all_logits, training.batch * (training.negatives.uniform + in_batch))
     n_values = sum(values.size for values in data.item_features.values()) * logits / max(all_logits, 1)
     step = costs.fixed + costs.by_logit * logits + costs.by_value * n_values
     return training.epochs * (n_steps * step + costs.by_input * len(histories.values))

@@ -135,7 +135,7 @@ class LossModule(LightningModule):
         is ignored where it was also sampled; all other items are weighted by 1 / expected count.
         """
         users, items = batch.step_targets
-        sampled = sample_candidates(self.settings.negatives, items, self.candidate_items, self.frequencies)
+        sampled = sample_candidates(self.settings.negatives, users, items, self.candidate_items, self.frequencies)
         hard_negatives = self._hard_negative_sampler.sample(users, self.settings.negatives.hard)
         hard_items, is_hard = map(batch.select_part, hard_negatives)  # [P, H]
         self._seed_own_draws()
@@ -151,7 +151,8 @@ class LossModule(LightningModule):
                     torch.cat([ignored, torch.where(is_hard, hard, targets.unsqueeze(1))], dim=1),
                     candidates,
                     len(distinct),
-                ),
+                )
+                | sampled.mark_own(batch.target_users),
                 (hard.unsqueeze(2) == ignored.unsqueeze(1)).any(2) | ~is_hard,
             ],
             dim=1,
@@ -235,7 +236,7 @@ class LossModule(LightningModule):
         The targets of a user are in the user's softmax with certainty, and are not corrected.
         """
         users, items = batch.step_targets
-        sampled = sample_candidates(self.settings.negatives, items, self.candidate_items, self.frequencies)
+        sampled = sample_candidates(self.settings.negatives, users, items, self.candidate_items, self.frequencies)
         hard_negatives = self._hard_negative_sampler.sample(users, self.settings.negatives.hard)
         first_targets = batch.target_counts.cumsum(0) - batch.target_counts  # [B] of each user
         hard_items, is_hard = (batch.select_part(drawn)[first_targets] for drawn in hard_negatives)  # [B, H]

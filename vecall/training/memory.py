@@ -263,7 +263,7 @@ def _count_step_values(
             n_distinct, n_logits = n_candidates, max(_CHUNK_LOGITS, n_candidates)
         case "sampled_softmax":
             n_hard = negatives.hard if len(inputs.data.hard_negatives.users) else 0
-            n_sampled = negatives.uniform + min(negatives.in_batch, batch)
+            n_sampled = negatives.uniform + (negatives.in_batch if is_set else min(negatives.in_batch, batch))
             n_distinct = min(n_candidates, n_read + batch * (1 + n_hard) + n_sampled)
             n_logits = _LOGIT_ARRAYS * model.ensemble_size * batch * (n_sampled + n_hard)
             if is_set:  # bytes that tell which of the step's items are a user's own

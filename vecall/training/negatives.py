@@ -19,14 +19,23 @@ class SampledCandidates:
     Attributes:
         rows: [C] item rows; an item may occur several times.
         log_expected_counts: [C] log of the expected number of times that the item is in the list.
+        owners: [C] user row whose positive a candidate is; -1 for a uniform one.
     """
 
     rows: Tensor
     log_expected_counts: Tensor
+    owners: Tensor
+
+    def mark_own(self, users: Tensor) -> Tensor:
+        """Mark the candidates [P, C] that are positives of the same user in the step, of [P] user rows.
+
+        A user's other positives are in the list of the same user far more often than expected of all users.
+        """
+        return self.owners == users.unsqueeze(1)
 
 
 def sample_candidates(
-    settings: NegativeSettings, targets: Tensor, candidate_items: Tensor, frequencies: Tensor
+    settings: NegativeSettings, users: Tensor, targets: Tensor, candidate_items: Tensor, frequencies: Tensor
 ) -> SampledCandidates:
     """Sample uniform candidates, and add some of the step's own positives.
 
@@ -35,15 +44,17 @@ def sample_candidates(
 
     Args:
         settings: Number of candidates of each source; at most B are in-batch ones.
+        users: [B] user rows of the step's positives.
         targets: [B] item rows of the step's positives.
         candidate_items: [M] item rows that uniform candidates are drawn from; they include the positives.
         frequencies: [N] share f of each item among the positives of the training data.
     """
     uniform = candidate_items[torch.randint(len(candidate_items), (settings.uniform,), device=targets.device)]
-    in_batch = targets[torch.randperm(len(targets), device=targets.device)[: settings.in_batch]]
-    rows = torch.cat([uniform, in_batch])
-    expected_counts = settings.uniform / len(candidate_items) + len(in_batch) * frequencies[rows]
-    return SampledCandidates(rows, expected_counts.log())
+    drawn = torch.randperm(len(targets), device=targets.device)[: settings.in_batch]
+    rows = torch.cat([uniform, targets[drawn]])
+    owners = torch.cat([torch.full_like(uniform, -1), users[drawn].to(uniform.dtype)])
+    expected_counts = settings.uniform / len(candidate_items) + len(drawn) * frequencies[rows]
+    return SampledCandidates(rows, expected_counts.log(), owners)
 
 
 def sample_uniform_negatives(count: int, n_items: int, targets: Tensor) -> Tensor:
