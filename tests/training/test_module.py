@@ -86,7 +86,7 @@ def test_sampled_softmax_step_is_softmax_over_the_sampled_candidates(mask_histor
 
 @pytest.mark.parametrize("encoder", ["mean", "causal"])
 def test_hard_negatives_are_in_the_softmax_once_and_uncorrected(encoder):
-    """Sampled candidates are corrected, and none are positives of the same user; hard negatives are not what is read."""
+    """Sampled candidates are corrected, and none is a positive of the same user; hard ones are nothing that is read."""
     sequences = synthetic.make_user_sequences()
     # Of each user: an item of the history, the item held out, and an item that the user never takes.
     disliked = [[sequence[1], sequence[-1], (sequence[0] + 1) % synthetic.ITEMS] for sequence in sequences]
