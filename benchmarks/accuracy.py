@@ -37,7 +37,6 @@ from harness.tables import console
 from vecall import evaluate, fit
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
-from vecall.pipeline.run import SUMMARY_FILE, Run
 from vecall.pipeline.selection_record import read_selection
 
 Result = dict[str, Any]
@@ -82,7 +81,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--quick", action="store_true", help="Steam, one seed")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
-    parser.add_argument("--runs", type=Path, help="directory of the runs, which are kept and resumed")
+    parser.add_argument("--runs", type=Path, help="directory of runs that are kept; interrupted ones are resumed")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "accuracy")
     return parser.parse_args()
 
@@ -123,8 +122,7 @@ def _measure_seed(
     environment = describe_environment()
     run_dir, start = work_dir / f"run-{seed}", time.perf_counter()
     is_resumed = run_dir.exists()
-    config = _parse_config(tables, options.preset, seed)
-    run = Run.open(run_dir) if (run_dir / SUMMARY_FILE).exists() else fit(config, run_dir)
+    run = fit(_parse_config(tables, options.preset, seed), run_dir)
     fit_seconds = time.perf_counter() - start
     chosen_preset, selection = run.config.model.preset, read_selection(run.directory)
     evaluated: Result = evaluate(run=run.directory) if is_first else {"model": run.summary.metrics}
