@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "negatives": {"in_batch": 4096},
         },
     },
-    "pooled": {"training": {"negatives": {"uniform": 512, "in_batch": 512}}},
+    "pooled": {},
     "sequence": {
         "model": {
             "dim": 256,

@@ -320,7 +320,10 @@ def test_more_negatives_than_items_are_found():
     ("training", "setting"),
     [
         ({"loss": "bce", "negatives": {"uniform": 4}}, "training.loss"),
-        ({"loss": "sampled_softmax", "negatives": {"uniform": 9}, "mask_history": False}, "training.mask_history"),
+        (
+            {"loss": "sampled_softmax", "negatives": {"uniform": 9, "in_batch": 0}, "mask_history": False},
+            "training.mask_history",
+        ),
     ],
 )
 def test_negatives_that_the_user_took_are_found(training, setting):

@@ -15,7 +15,7 @@ def test_auto_loss_is_softmax_until_there_are_too_many_logits(monkeypatch):
     assert resolve_loss(settings, 101) == "sampled_softmax"
     assert resolve_loss(TrainingSettings(batch=10, loss="bce"), 101) == "bce"
     with pytest.raises(TrainingError, match="negatives"):
-        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0)), 101)
+        resolve_loss(TrainingSettings(batch=10, negatives=NegativeSettings(uniform=0, in_batch=0)), 101)
 
 
 @pytest.fixture

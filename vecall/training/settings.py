@@ -17,8 +17,10 @@ class NegativeSettings(SettingsModel):
     that its user saw and did not take, or did not like.
     """
 
-    uniform: int = Field(1024, ge=0, description="negatives drawn uniformly from the catalogue")
-    in_batch: int = Field(0, ge=0, description="sampled_softmax only: positives of the same step used as negatives")
+    uniform: int = Field(512, ge=0, description="negatives drawn uniformly from the catalogue")
+    in_batch: int = Field(
+        512, ge=0, description="sampled_softmax only: positives of the same step used as negatives, at most all of them"
+    )
     hard: int = Field(
         8,
         ge=0,

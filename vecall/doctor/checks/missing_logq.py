@@ -13,9 +13,9 @@ _MIN_RATIO = 0.2  # of the median popularity of recalled items to that of target
 _IN_BATCH_ALONE = Message(
     "training.negatives.uniform = 0: the negatives are positives of the same step alone, so items that are taken "
     "seldom are hardly ever a negative, and the logQ correction cannot correct for what is never drawn. Set "
-    "training.negatives.uniform to 1024 or more beside in_batch.",
+    "training.negatives.uniform to 512 or more beside in_batch.",
     "training.negatives.uniform = 0：负样本只来自同一步的正样本，很少被选的物品几乎不会成为负样本，logQ 修正也无法修正"
-    "从未抽到的物品。请在 in_batch 之外把 training.negatives.uniform 设为 1024 或更多。",
+    "从未抽到的物品。请在 in_batch 之外把 training.negatives.uniform 设为 512 或更多。",
 )
 _SUNKEN = Message(
     "recalled items are far less popular than what users take: half of the recalled ones have at most {recalled:.0f} "
