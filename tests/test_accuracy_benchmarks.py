@@ -83,6 +83,9 @@ def test_kept_result_is_that_of_present_settings_unless_a_key_of_the_model_diffe
     assert not is_same_model(kept, present | {"training": {"lr": 0.2}})
     assert not is_same_model(kept, present | {"model": {"preset": "pooled", "dim": 64, "history": {"length": 9}}})
     assert not is_same_model(kept | {"training": {"lr": 0.1, "former_key": 1}}, present)
+    for loss in ("auto", "sampled_softmax"):  # the former has no negatives for the data sets of the benchmarks
+        few, many = ({"model": {}, "training": {"loss": loss, "negatives": {"uniform": n}}} for n in (8, 9))
+        assert is_same_model(few, many) == (loss == "auto")
 
 
 def test_kept_results_of_the_repository_have_the_settings_of_their_preset() -> None:

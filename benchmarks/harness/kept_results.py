@@ -9,6 +9,9 @@ from vecall.training.settings import TrainingSettings
 # Keys of [training] that change how a model is trained, or what is told of it, and not which model comes out.
 _IGNORED_KEYS = frozenset({"training.devices", "training.logger", "training.minutes", "training.precision"})
 
+# With loss "auto", which is the softmax over all items for the data sets of the benchmarks.
+_IGNORED_TABLE_OF_AUTO_LOSS = "training.negatives."
+
 Settings = Mapping[str, Any]
 
 
@@ -29,6 +32,8 @@ def is_same_model(kept: Settings | None, present: Settings) -> bool:
     )
     old, new = flatten_settings(kept), flatten_settings(present)
     compared_keys = (old.keys() | new.keys()) - _IGNORED_KEYS
+    if old.get("training.loss") == new.get("training.loss") == "auto":
+        compared_keys = {key for key in compared_keys if not key.startswith(_IGNORED_TABLE_OF_AUTO_LOSS)}
     return all(key in new and old.get(key, defaults.get(key)) == new[key] for key in compared_keys)
 
 
