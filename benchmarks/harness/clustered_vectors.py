@@ -25,6 +25,7 @@ BLOCK_ITEMS = 100_000  # items generated at a time
 _ITEMS_PER_CENTER = 100
 _ITEMS_PER_THEME = 10_000
 _MIN_THEMES = 8
+_GROUPING_SEED = 0  # of which items are near each other, in all pools
 _CENTER_SCALE, _ITEM_SCALE = 0.6, 1.05  # noise of a center around its theme, of an item around its center
 
 
@@ -51,7 +52,7 @@ class ClusteredVectors:
     @cached_property
     def theme_by_center(self) -> Rows:
         """[C] index of the theme of each center."""
-        return _make_rng(0, "themes of centres").integers(
+        return _make_rng(_GROUPING_SEED, "themes of centres").integers(
             len(self._raw_themes), size=max(1, self.n_items // _ITEMS_PER_CENTER)
         )
 
@@ -73,7 +74,7 @@ class ClusteredVectors:
 
     def _draw_centers(self, block_index: int) -> Rows:
         size = min(BLOCK_ITEMS, self.n_items - block_index * BLOCK_ITEMS)
-        return _make_rng(0, "centres of items", block_index).integers(len(self.theme_by_center), size=size)
+        return _make_rng(_GROUPING_SEED, "centres of items", block_index).integers(len(self.theme_by_center), size=size)
 
     def iterate_blocks(self, first_block: int = 0) -> Iterator[HalfVectors]:
         """Generate all blocks from `first_block` on."""
@@ -92,7 +93,9 @@ class ClusteredVectors:
         """
         candidates = np.arange(len(self._centers)) if theme is None else np.flatnonzero(self.theme_by_center == theme)
         number = 0 if theme is None else theme + 1
-        centers = candidates[_make_rng(0, f"centres of {stream}", number).integers(len(candidates), size=count)]
+        centers = candidates[
+            _make_rng(_GROUPING_SEED, f"centres of {stream}", number).integers(len(candidates), size=count)
+        ]
         return self._sample_around(centers, self._rng(stream, number))
 
     def write_npy(self, path: Path) -> None:

@@ -38,8 +38,7 @@ def measure_rates(store: Path, pool: ClusteredVectors, seconds: float, rounds: i
         seconds: duration of each measurement.
         rounds: measurements of each rate, whose median counts.
     """
-    histories = [list(map(to_string_id, rows)) for rows in make_query_histories(pool)]
-    requests = [build_post("/v1/recall", {"history": ids, "k": K, "exclude_seen": False}) for ids in histories]
+    requests = [_build_recall(query) for query in _make_queries(pool)]
     return {
         "k": K,
         "history": HISTORY_LENGTH,
@@ -47,6 +46,16 @@ def measure_rates(store: Path, pool: ClusteredVectors, seconds: float, rounds: i
             str(workers): _measure_workers(store, workers, requests, seconds, rounds) for workers in WORKER_COUNTS
         },
     }
+
+
+def _make_queries(pool: ClusteredVectors) -> list[Query]:
+    return [
+        Query(history=list(map(to_string_id, rows)), k=K, exclude_seen=False) for rows in make_query_histories(pool)
+    ]
+
+
+def _build_recall(query: Query) -> bytes:
+    return build_post("/v1/recall", {"history": query.history, "k": query.k, "exclude_seen": query.exclude_seen})
 
 
 def _measure_workers(
@@ -147,9 +156,7 @@ def measure_switches(store: Path, pool: ClusteredVectors, vectors: Sequence[Path
         vectors: files of both pools.
         seconds: after a switch, so that all processes follow.
     """
-    queries = [
-        Query(history=list(map(to_string_id, rows)), k=K, exclude_seen=False) for rows in make_query_histories(pool)
-    ]
+    queries = _make_queries(pool)
     watch = _SwitchWatch(
         {
             name: (np.load(path, mmap_mode="r"), _encode_users(store, name, queries))
@@ -210,7 +217,7 @@ async def _run_client(
     connection, index = HttpConnection(port), 0
     while not is_done.is_set():
         user, query = queries[index % len(queries)]
-        request = build_post("/v1/recall", {"history": query.history, "k": K, "exclude_seen": False})
+        request = _build_recall(query)
         start = time.perf_counter()
         status, body = await connection.send(request)
         watch.latencies_ms.append((time.perf_counter() - start) * 1e3)
