@@ -3,6 +3,7 @@ import pytest
 
 from vecall.index.ann_recall import (
     compute_ci95_half_width,
+    recall_at_depths,
     recall_from_scores,
     recall_per_query,
     tail_recall_per_query,
@@ -52,6 +53,21 @@ def test_recall_by_hand(found, exact, expected):
 )
 def test_tail_recall_by_hand(found, tail_size, expected):
     assert compute_recall(found, [0, 1, 2, 3, 4, 5], tail_size) == pytest.approx(expected)
+
+
+def test_recall_at_depths_is_that_of_the_first_candidates():
+    rng = np.random.default_rng(0)
+    index = ExactIndex.build(rng.integers(-2, 3, size=(60, 3)).astype(np.float32))  # with equal scores
+    queries = rng.integers(-2, 3, size=(8, 3)).astype(np.float32)
+    candidates = np.array([rng.permutation(60)[:40] for _ in queries])
+    candidates[2:, 30:] = -1
+    exact_rows = index.vectors.search_exact(queries, 12).rows
+    depths = [0, 1, 12, 25, 40]
+    recalls = recall_at_depths(index.vectors, queries, candidates, exact_rows, depths)
+    for depth, at_depth in zip(depths, recalls, strict=True):
+        expected = recall_per_query(index.vectors, queries, candidates[:, :depth], exact_rows)
+        np.testing.assert_array_equal(at_depth, expected)
+    assert recalls.std() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ harmless: any of several equal vectors may be that last row, so counting by row 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,33 @@ def tail_recall_per_query(
         found = _count_reaching(found_scores, last_score, len(expected))
         found_in_head = _count_reaching(found_scores, head_score, head_size)
         recalls[b] = (found - found_in_head) / (len(expected) - head_size)
+    return recalls
+
+
+def recall_at_depths(
+    vectors: StoredVectors, queries: Vectors, candidates: Rows, exact_rows: Rows, depths: Sequence[int]
+) -> NDArray[np.float64]:
+    """Compute ANN recall of each query if only the first candidates are ranked.
+
+    Equals `recall_per_query` of the first candidates, with one scoring of all of them.
+
+    Args:
+        vectors: the stored vectors.
+        queries: [B, D].
+        candidates: [B, C] distinct rows of each query, padded with -1.
+        exact_rows: [B, K], as in `recall_per_query`.
+        depths: d numbers of candidates in 0 .. C.
+
+    Returns:
+        [d, B] recalls in 0 .. 1.
+    """
+    recalls = np.empty((len(depths), len(queries)))
+    for b, query in enumerate(queries):
+        expected = exact_rows[b][exact_rows[b] >= 0]
+        is_found = candidates[b] >= 0  # [C]
+        is_found[is_found] = vectors.score(query, candidates[b][is_found]) >= vectors.score(query, expected[-1:])
+        found = np.concatenate([[0], np.cumsum(is_found)])[list(depths)]  # [d]
+        recalls[:, b] = np.minimum(found, len(expected)) / len(expected)
     return recalls
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from vecall.arrays import HalfVectors, Vectors
-from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, recall_per_query
+from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, recall_at_depths
 from vecall.index.base import SearchParams
 from vecall.index.engine import BuildContext, Engine, EngineBuild
 from vecall.index.faiss_files import INDEX_FILE
@@ -43,9 +43,11 @@ def _measure_at_smallest_depth(task: SweepTask, search_params: SearchParams) -> 
     index, queries, k, target = cast("IvfPqIndex", task.index), task.queries, task.k, task.target
     max_depth = min(index.vectors.size, math.ceil(_RERANK_FACTORS[-1] * k))
     candidates = index.search_candidates(queries, k, search_params._replace(rerank_depth=max_depth))
-    for depth in sorted({min(max_depth, math.ceil(factor * k)) for factor in _RERANK_FACTORS}):
-        # Exact scores would rank the candidates right, so the recall of a search is that of its candidates.
-        recalls = recall_per_query(index.vectors, queries, candidates[:, :depth], task.exact_rows)
+    depths = sorted({min(max_depth, math.ceil(factor * k)) for factor in _RERANK_FACTORS})
+    # Exact scores would rank the candidates right, so the recall of a search is that of its candidates.
+    for depth, recalls in zip(
+        depths, recall_at_depths(index.vectors, queries, candidates, task.exact_rows, depths), strict=True
+    ):
         lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
         if lower_bound >= target.mean and mean_of_worst(recalls) >= target.worst:
             break
