@@ -192,12 +192,13 @@ def test_loss_of_sets_is_not_compared_with_guessing():
     assert learning_rate_off.check(context) == []
 
 
-def test_loss_of_guessing_is_scaled_by_the_weights_of_kinds():
-    """With a weight of 3, a loss of 6 is half of what guessing gives."""
+@pytest.mark.parametrize("weight", [0.1, 1.0, 30.0])
+def test_loss_of_guessing_does_not_depend_on_the_weights_of_kinds(weight):
+    """Training scales them to a mean of 1."""
     context = make_context(config=make_config(training={"epochs": 2}))
-    weights = np.full(len(context.split.train.values), 3.0, dtype=np.float32)
+    weights = np.full(len(context.split.train.values), weight, dtype=np.float32)
     context = dataclasses.replace(context, split=dataclasses.replace(context.split, train_weights=weights))
-    for loss, is_found in ((6.0, False), (12.3, True)):
+    for loss, is_found in ((1.0, False), (3.0, False), (4.1, True)):
         training = make_training([loss + 0.01, loss], [0.1, 0.1])
         findings = learning_rate_off.check(dataclasses.replace(context, training=training))
         assert bool(findings) == is_found

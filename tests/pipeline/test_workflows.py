@@ -222,6 +222,21 @@ def test_warm_start_keeps_old_embeddings_and_starts_new_items_as_unknown(tables_
         fit(other, tables_dir / "other", init=published / "run")
 
 
+def test_items_that_the_older_model_did_not_learn_stay_unknown_in_a_warm_start(tables_dir):
+    """They are negatives of neither: nothing would be learned of them but that nobody takes them."""
+    synthetic.write_tables(tables_dir, more_items=3)
+    config = synthetic.make_config(tables_dir, model={"id_dropout": 0.3}, training={"epochs": 2})
+    first = fit(config, tables_dir / "first")
+    second = fit(config, tables_dir / "second", init=tables_dir / "first")
+    new_ids = [synthetic.make_item_id(synthetic.ITEMS + number) for number in range(3)]
+    for run in (first, second):
+        model = run.load_evaluated_model()
+        table = model.state_dict()[ID_TABLE]
+        is_unknown = (table[:-1] == table[-1]).all(dim=1)
+        assert is_unknown.nonzero().flatten().tolist() == sorted(model.vocabulary.item_id_map.to_rows(new_ids))
+        torch.testing.assert_close(model.towers.mark_items_with_ids(), ~is_unknown)
+
+
 def test_integer_ids_alone_are_enough_to_train(tmp_path):
     """No items or users table, no labels, no times: the order of the file is the order of time."""
     interactions = [

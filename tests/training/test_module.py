@@ -274,9 +274,12 @@ def test_step_is_the_sum_of_the_weighted_losses_of_its_targets(loss, encoder):
     torch.testing.assert_close(step(None), losses.sum())
 
 
-def test_scale_of_the_weights_does_not_matter():
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_scale_of_the_weights_does_not_matter(loss):
+    disliked = HardNegatives(np.arange(9), np.arange(9), np.full(9, 2))
     small, large = (
-        make_module(make_weighted_data(np.array([0.1, 0.3, 0]) * scale), loss="softmax") for scale in (1, 100)
+        make_module(make_weighted_data(np.array([0.1, 0.3, 0]) * scale, negatives=disliked), loss=loss)
+        for scale in (1, 100)
     )
     losses = [module.training_step(get_first_batch(module), 0) for module in (small, large)]
     torch.testing.assert_close(*losses)

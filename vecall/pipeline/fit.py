@@ -258,9 +258,17 @@ def _build_training_data(
     )
     item_ids = dataset.catalogue.items
     if init_model is not None and init_model.vocabulary.item_id_map.id_type == item_ids.id_type:
-        init_rows = init_model.vocabulary.item_id_map.column_to_rows(dataset.catalogue.item_ids)
-        training_data = dataclasses.replace(training_data, warm_started_items=np.flatnonzero(init_rows != UNKNOWN_ROW))
+        training_data = dataclasses.replace(
+            training_data, warm_started_items=_find_warm_started_items(dataset.catalogue.item_ids, init_model)
+        )
     return training_data, ModelVocabulary(item_ids, item_encoder, user_encoder)
+
+
+def _find_warm_started_items(item_ids: pl.Series, init_model: TrainedModel) -> NDArray[np.int64]:
+    """Return the ascending rows of the items that an older model has trained id vectors of."""
+    init_rows = init_model.vocabulary.item_id_map.column_to_rows(item_ids)
+    known = np.flatnonzero(init_rows != UNKNOWN_ROW)
+    return known[init_model.towers.mark_items_with_ids().numpy()[init_rows[known]]]
 
 
 def _make_fallback_wrapper(

@@ -16,6 +16,8 @@ from vecall.towers.row_lookup import sum_listed_rows, take_rows
 from vecall.towers.settings import ModelSettings
 from vecall.towers.spectral_part import VectorParts
 
+_CHUNK_ROWS = 100_000  # of a table that is compared at a time
+
 FeatureSpecs = Mapping[str, FeatureSpec]
 FeatureTensors = Mapping[str, Tensor]
 
@@ -238,6 +240,15 @@ class TwoTower(nn.Module):
         if self.item_id_embedding is not None:
             weight = self.item_id_embedding.weight
             weight[:-1][item_mask.to(weight.device)] = weight[-1]
+
+    @torch.no_grad()
+    def mark_items_with_ids(self) -> Tensor:
+        """Return [N] bool, true for the items whose id vector is not that of the unknown item, as of untrained ones."""
+        if self.item_id_embedding is None:
+            return torch.zeros(self.n_items, dtype=torch.bool)
+        weight = self.item_id_embedding.weight
+        chunks = weight[:-1].split(_CHUNK_ROWS)
+        return torch.cat([(chunk != weight[-1]).any(dim=1) for chunk in chunks])
 
     def encode_users(
         self, item_vectors: Tensor, histories: Tensor, lengths: Tensor, features: FeatureTensors

@@ -73,15 +73,19 @@ def build_positive_samples(
 
 
 def add_negative_samples(positives: Samples, negatives: HardNegatives) -> Samples:
-    """Append samples with label 0, and weight 1, to the positives."""
+    """Append samples with label 0 to the positives, of whose weights they have the mean."""
     count = len(negatives.users)
     labels = np.zeros(count, dtype=np.float32)
+    weights = positives.weights
+    if weights is not None:
+        mean = weights.mean(dtype=np.float64)
+        weights = np.concatenate([weights, np.full(count, mean, dtype=np.float32)])
     return Samples(
         np.concatenate([positives.users, negatives.users.astype(np.int32)]),
         np.concatenate([positives.items, negatives.items]),
         np.concatenate([positives.positions, negatives.prior_positive_counts.astype(np.int32)]),
         np.concatenate([positives.labels, labels]),
-        None if positives.weights is None else np.concatenate([positives.weights, np.ones_like(labels)]),
+        weights,
         None if positives.context_rows is None else np.concatenate([positives.context_rows, np.arange(-count, 0)]),
     )
 

@@ -23,7 +23,7 @@ ALL_CHANNELS = MergePlan(weights=dict.fromkeys(CHANNEL_NAMES, 1.0))
 _N_NEIGHBORS = 100  # of each item in the channel `similar`, the most that `publish` keeps
 _LIST_ROWS = 1_000  # of each value in the channel `popular`, likewise
 _N_FRESH, _FRESH_DAYS = 10_000, 7.0
-_N_TREES, _N_LEAVES = 300, 31  # the most that training uses
+_N_TREES, _N_LEAVES = 300, 15  # the most that `vecall fit` trains
 _TRAINING_USERS = 50
 
 

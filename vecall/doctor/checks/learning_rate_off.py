@@ -42,8 +42,7 @@ def check(context: DoctorContext) -> list[Finding]:
     if split is None or dataset is None or config.training.loss == "bce" or is_sum:
         return []
     n_items = int(np.count_nonzero(count_rows(split.train.values, len(dataset.catalogue.items))))
-    weights = split.train_weights  # the loss is the mean of weight times loss, over the positives that count
-    chance = math.log(max(n_items, 2)) * (1.0 if weights is None else float(weights[weights > 0].mean()))
+    chance = math.log(max(n_items, 2))  # with weights of events, too: training scales them to a mean of 1
     if losses[-1] < _CHANCE_SHARE * chance:
         return []
     message = _LOW.format(epochs=len(losses), loss=losses[-1], items=n_items, chance=chance, lr=lr)
