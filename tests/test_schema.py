@@ -91,6 +91,13 @@ def test_context_has_names_and_kinds_of_its_own():
         parse("text")
 
 
+@pytest.mark.parametrize("column", ["u", "i", "rating", "shown"])
+def test_context_does_not_name_what_is_to_be_predicted(column):
+    columns = {"user": "u", "item": "i", "label": "rating", "impression": "shown"}
+    with pytest.raises(ValidationError, match="are the columns of user, item, label or impression"):
+        InteractionSchema.model_validate(columns | {"context": {column: {"kind": "category"}}})
+
+
 def test_column_names_of_users_are_checked():
     with pytest.raises(ValidationError, match="'u' is the id"):
         UserSchema.model_validate({"id": "u", "id_type": "integer", "features": {"u": {"kind": "numeric"}}})

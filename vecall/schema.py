@@ -121,6 +121,15 @@ class InteractionSchema(SettingsModel):
         return self
 
     @model_validator(mode="after")
+    def _validate_context(self) -> "InteractionSchema":
+        if known := sorted(self.context.keys() & {self.user, self.item, self.label, self.impression}):
+            raise ValueError(
+                f"context: {known} are the columns of user, item, label or impression; context is what else a request "
+                "knows before the item is chosen, such as the hour or the device"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validate_time_unit(self) -> "InteractionSchema":
         if self.time is None and self.time_unit != "none":
             raise ValueError("time_unit is that of the time column: name the column in time, or leave time_unit out")

@@ -79,6 +79,16 @@ def test_rows_written_twice_are_found_over_the_parts():
     assert finding.value == sum(earliest[triple] < part for triple, part in held_out) / len(held_out) == 0.5
 
 
+def test_items_viewed_and_bought_at_one_time_are_not_written_twice():
+    columns = {"user": "user", "item": "item", "time": "time", "event": "kind"}
+    config = make_config(schema={"interactions": columns})
+    rows = [(*row, kind) for row in make_rows() for kind in ("view", "buy")]
+    assert duplicates_over_splits.check(make_context(rows, config, columns=EVENT_COLUMNS)) == []
+    rows = [row for row in rows for _ in range(2)]
+    [finding] = duplicates_over_splits.check(make_context(rows, config, columns=EVENT_COLUMNS))
+    assert finding.level == "error"
+
+
 def test_no_duplicates_are_found_in_distinct_rows():
     assert duplicates_over_splits.check(make_context()) == []
 
@@ -95,6 +105,16 @@ def test_user_feature_that_names_the_target_is_found():
     first_items = {user: item for user, item, _ in reversed(rows)}
     users = pl.DataFrame({"id": list(first_items), "last": list(first_items.values())})
     assert targets_in_features.check(make_context(rows, config, users=users)) == []
+
+
+def test_context_that_names_the_target_is_found():
+    columns = {"user": "user", "item": "item", "time": "time", "context": {"sku": {"kind": "category"}}}
+    config = make_config(schema={"interactions": columns})
+    for copy, is_found in ((True, True), (False, False)):
+        rows = [(*row, row[1] if copy else f"i{number % 60:03}") for number, row in enumerate(make_rows())]
+        findings = targets_in_features.check(make_context(rows, config, columns=("user", "item", "time", "sku")))
+        settings = [(finding.level, finding.setting) for finding in findings]
+        assert settings == ([("error", "schema.interactions.context.sku")] if is_found else [])
 
 
 def test_item_feature_that_counts_the_test_is_found():
@@ -244,6 +264,22 @@ def test_table_sorted_by_item_without_times_is_found(model, level):
     findings = tied_times.check(dataclasses.replace(context, order=order))
     assert list_levels(findings) == [("tied_times", level)]
     assert "sorted by item" in findings[0].message.en
+
+
+def test_order_that_is_not_used_is_not_told():
+    """A random split of a table without times says that the order says nothing."""
+    config = make_config(schema={"interactions": {"user": "user", "item": "item"}}, data={"split": "random"})
+    for rows in (sorted((user, item) for user, item, _ in make_rows()), [row[:2] for row in make_rows()]):
+        context = make_context(rows, config, columns=("user", "item"))
+        context = dataclasses.replace(context, dataset=dataclasses.replace(context.dataset, has_order=False))
+        assert tied_times.check(context) == []
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "random"])
+def test_equal_times_decide_what_is_held_out_one_by_one_alone(split):
+    rows = [(user, item, 0) for user, item, _ in make_rows()]
+    [finding] = tied_times.check(make_context(rows, make_config(data={"split": split})))
+    assert ("leave-one-out" in finding.message.en) == (split == "leave_one_out")
 
 
 def test_table_without_times_is_told():

@@ -106,6 +106,17 @@ def test_columns_are_those_of_the_user_or_of_the_target():
     assert to_dict(segments, "price") == {"1.0": [2], "2.0": [0], "missing": [1]}
 
 
+def test_values_that_cannot_be_grouped_are_left_out_with_a_warning(caplog):
+    cases = make_cases([[0]], [[1, 2]], users=[0])
+    for values in ([[[1.0]], [[2.0]], None], [b"a", b"b", None]):
+        assert build_segments(("price",), make_dataset(price=values), None, cases, np.ones(3)) == []
+        assert "'price' has values of type" in caplog.text
+        caplog.clear()
+    arrays = pl.Series([["a"], ["b"], ["b"]], dtype=pl.Array(pl.String, 1))
+    segments = build_segments(("price",), make_dataset(price=arrays), None, cases, np.ones(3))
+    assert to_dict(segments, "price") == {"b": [0, 1]}
+
+
 def to_indices(buckets):
     return {label: np.flatnonzero(mask).tolist() for label, mask in buckets.items() if mask.any()}
 

@@ -92,6 +92,18 @@ def test_features_are_selected_by_the_types_of_columns():
     ]
 
 
+def test_values_of_context_are_those_of_interactions():
+    """Users have none."""
+    candidates = pl.DataFrame({"rank": [1], "user.hour": ["night"], "user.group": ["a"]})
+    users = pl.DataFrame({"group": ["a"] * 5, "hour": pl.Series([None] * 5, dtype=pl.String)})
+    context = pl.DataFrame({"hour": ["night", "day"] * 5})
+    features = select_features(candidates, ("vector",), pl.DataFrame(), users, context).features
+    assert {feature.column: feature.values for feature in features if feature.values} == {
+        "user.hour": ("day", "night"),
+        "user.group": ("a",),
+    }
+
+
 def test_specification_survives_its_file():
     features = RankerFeatures(features=(RankerFeature(column='Größe "x"', transform="category", values=("é",)),))
     assert RankerFeatures.model_validate_json(features.model_dump_json()) == features

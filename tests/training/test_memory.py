@@ -10,6 +10,7 @@ from support.memory import measure_peak_bytes, read_memory_bytes
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.data.ragged import RaggedArray
+from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.towers.embedding import RowEmbedding
 from vecall.towers.settings import HistorySettings, ModelSettings
@@ -197,6 +198,22 @@ def test_average_moments_and_full_softmax_need_more():
     assert averaged.moving_average == averaged.weights == moments.weights
     full = estimate_memory(data, model, TrainingSettings(loss="softmax"))
     assert full.step > 1.05 * moments.step
+
+
+def test_hard_negatives_count_where_they_are_read():
+    data, count = make_data(1000), 100_000
+    pairs = HardNegatives(*(np.zeros(count, dtype=np.int64) for _ in range(3)))
+    negatives = dataclasses.replace(data, hard_negatives=pairs)
+    for settings, low, high in (
+        (TrainingSettings(loss="softmax"), 24, 24),
+        (TrainingSettings(loss="bce"), 48, 48),
+        (TrainingSettings(loss="sampled_softmax", negatives={"hard": 0}), 24, 24),
+        (TrainingSettings(loss="sampled_softmax"), 60, 70),
+    ):
+        plan = TrainingPlan(loss=settings.loss, items_by_rows=False, row_moments=True)
+        without, with_negatives = (estimate_memory(part, ModelSettings(), settings, plan) for part in (data, negatives))
+        added = with_negatives.loaded - without.loaded + with_negatives.samples - without.samples
+        assert low <= added / count <= high
 
 
 def test_processes_that_share_tables_need_one_and_twice_as_much_at_the_start():

@@ -38,6 +38,7 @@ class Interactions:
         weights: [n] Weight in the loss of each interaction, if it is positive: 0 is read as history alone; None if all
             positives weigh the same.
         is_target: [n] Whether the interaction may be held out, if it is positive; None if all positives may.
+        kinds: [n] Numbers of the kinds, those of impressions apart; None if all interactions are of one kind.
         context: [n] Rows with a column per context feature; None without such.
         target_kinds: The kinds that may be held out, for reports, where they are not all.
     """
@@ -52,6 +53,7 @@ class Interactions:
     parts: NDArray[np.int8] | None = None
     weights: NDArray[np.float32] | None = None
     is_target: Mask | None = None
+    kinds: NDArray[np.int32] | None = None
     context: pl.DataFrame | None = None
     target_kinds: Sequence[str] = ()
 
@@ -79,6 +81,7 @@ class Interactions:
             parts=None if self.parts is None else self.parts[mask],
             weights=None if self.weights is None else self.weights[mask],
             is_target=None if self.is_target is None else self.is_target[mask],
+            kinds=None if self.kinds is None else self.kinds[mask],
             context=None if self.context is None else self.context.filter(pl.Series(mask)),
         )
 
@@ -167,9 +170,10 @@ def build_interactions(
     users = catalogue.users.column_to_rows(log.user_ids).astype(np.int32)[log.users]
     order = order_by_user_and_time(users, log.times)
     item_row_by_code = catalogue.items.column_to_rows(log.item_ids).astype(np.int32)
+    kinds = _number_kinds(log)
     if repeats != "keep":
-        kinds = _number_kinds(log)[order]
-        order = order[select_distinct(users[order], item_row_by_code[log.items[order]], kinds, repeats)]
+        kind_numbers = np.zeros(len(log), dtype=np.int32) if kinds is None else kinds
+        order = order[select_distinct(users[order], item_row_by_code[log.items[order]], kind_numbers[order], repeats)]
     weights, is_target = _apply_kinds(log, order, schema)
     return Interactions(
         users=users[order],
@@ -182,15 +186,17 @@ def build_interactions(
         parts=None if log.parts is None else log.parts[order],
         weights=weights,
         is_target=is_target,
+        kinds=None if kinds is None else kinds[order],
         context=None if log.context is None else log.context[order],
         target_kinds=[] if is_target is None else list_target_kinds(log.kind_names, schema),
     )
 
 
-def _number_kinds(log: InteractionTable) -> Rows:
-    """Number the kinds [n] of interactions; those of impressions are others than those of what was chosen."""
-    kinds = np.zeros(len(log), dtype=np.int32) if log.kinds is None else log.kinds
-    return kinds if log.is_impression is None else 2 * kinds + log.is_impression
+def _number_kinds(log: InteractionTable) -> NDArray[np.int32] | None:
+    """Number the kinds [n] of interactions, those of impressions apart; None if all are of one kind."""
+    if log.kinds is None or log.is_impression is None:
+        return log.kinds if log.is_impression is None else log.is_impression.astype(np.int32)
+    return 2 * log.kinds + log.is_impression
 
 
 def _apply_kinds(

@@ -42,6 +42,10 @@ class HardNegatives:
         return HardNegatives(self.users[mask], self.items[mask], self.prior_positive_counts[mask], context)
 
 
+_NOTHING = np.empty(0, dtype=np.int64)
+NO_HARD_NEGATIVES = HardNegatives(_NOTHING, _NOTHING, _NOTHING)
+
+
 @dataclass(frozen=True)
 class Split:
     """Training data, and the cases held out for validation and test.

@@ -11,6 +11,7 @@ a column         Numbers and dates: quarters of the targets, or each value of at
                  frequent values, and "other". A target with several tags is in several buckets. "missing" has no value.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +32,8 @@ from vecall.evaluation.settings import (
     USER_AGE,
     find_segment_column,
 )
+
+logger = logging.getLogger(__name__)
 
 _HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 200)
 _QUARTERS = (0.25, 0.5, 0.75)
@@ -78,7 +81,7 @@ def build_segments(
         elif name == ITEM_POPULARITY:
             buckets = _divide_by_popularity(item_counts, cases)
         else:
-            buckets = divide_by_value(_read_column(name, dataset, cases))
+            buckets = _divide_by_column(name, _read_column(name, dataset, cases))
         segments += [Segment(name, bucket, mask) for bucket, mask in buckets.items() if mask.any()]
     return segments
 
@@ -137,6 +140,21 @@ def _read_column(name: str, dataset: Dataset, cases: EvalCases) -> pl.Series:
     if column not in frame.columns:  # the schema describes an items table that the settings do not name
         return null_column(len(cases.targets.values), pl.String)
     return frame[column].gather(cases.targets.values)
+
+
+def _divide_by_column(name: str, values: pl.Series) -> Buckets:
+    """Divide targets by their values [targets], or leave the segment out where values of the type cannot be grouped."""
+    if isinstance(values.dtype, pl.Array):
+        values = values.arr.to_list()
+    dtype = values.dtype.inner if isinstance(values.dtype, pl.List) else values.dtype
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+        logger.warning(
+            "evaluation.segments: %r has values of type %s and is left out; expected numbers, text, booleans, times or "
+            "lists of them",
+            name, values.dtype,
+        )  # fmt: skip
+        return {}
+    return divide_by_value(values)
 
 
 def divide_by_value(values: pl.Series) -> Buckets:

@@ -62,7 +62,7 @@ def find_segment_column(name: str, schema: Schema) -> tuple[str, str]:
     columns = {
         "users": {column for column, feature in schema.users.features.items() if feature.kind in GROUPED_FEATURE_KINDS},
         "items": {column for column, feature in schema.items.features.items() if feature.kind in GROUPED_FEATURE_KINDS}
-        | set(schema.items.attributes),
+        | {*schema.items.attributes, *filter(None, (schema.items.title, schema.items.created))},
     }
     matches = [
         (table, column)

@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vecall.arrays import HalfVectors, Vectors
 from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, recall_at_depths
 from vecall.index.base import SearchParams
@@ -11,7 +14,7 @@ from vecall.index.engine import BuildContext, Engine, EngineBuild
 from vecall.index.faiss_files import INDEX_FILE
 from vecall.index.filtered_tuning import SPREADS
 from vecall.index.ivf import IvfPqIndex
-from vecall.index.search_params import TuningPoint
+from vecall.index.search_params import RecallTarget, TuningPoint
 from vecall.index.sweep import SweepTask, build_timed_point
 
 _RERANK_FACTORS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0)  # rerank depths tried, as multiples of k
@@ -45,15 +48,17 @@ def _measure_at_smallest_depth(task: SweepTask, search_params: SearchParams) -> 
     candidates = index.search_candidates(queries, k, search_params._replace(rerank_depth=max_depth))
     depths = sorted({min(max_depth, math.ceil(factor * k)) for factor in _RERANK_FACTORS})
     # Exact scores would rank the candidates right, so the recall of a search is that of its candidates.
-    for depth, recalls in zip(
-        depths, recall_at_depths(index.vectors, queries, candidates, task.exact_rows, depths), strict=True
-    ):
-        lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
-        if lower_bound >= target.mean and mean_of_worst(recalls) >= target.worst:
-            break
+    recalls_by_depth = recall_at_depths(index.vectors, queries, candidates, task.exact_rows, depths)
+    sufficient = (i for i, recalls in enumerate(recalls_by_depth) if _reaches_with_confidence(recalls, target))
+    chosen = next(sufficient, -1)
     if search_params.spread:
         search_params = search_params._replace(width=index.compute_median_nprobe(queries, k, search_params.spread))
-    return build_timed_point(task, search_params._replace(rerank_depth=depth), recalls)
+    return build_timed_point(task, search_params._replace(rerank_depth=depths[chosen]), recalls_by_depth[chosen])
+
+
+def _reaches_with_confidence(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
+    lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
+    return lower_bound >= target.mean and mean_of_worst(recalls) >= target.worst
 
 
 def _build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild:

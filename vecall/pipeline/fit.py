@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vecall import progress
+from vecall.arrays import Mask
 from vecall.channels.merge_plan import MergePlan
 from vecall.config import Config
 from vecall.data.dataset import Dataset, read_dataset
@@ -268,7 +269,8 @@ def _find_warm_started_items(item_ids: pl.Series, init_model: TrainedModel) -> N
     """Return the ascending rows of the items that an older model has trained id vectors of."""
     init_rows = init_model.vocabulary.item_id_map.column_to_rows(item_ids)
     known = np.flatnonzero(init_rows != UNKNOWN_ROW)
-    return known[init_model.towers.mark_items_with_ids().numpy()[init_rows[known]]]
+    is_learned: Mask = init_model.towers.mark_items_with_ids().numpy()
+    return known[is_learned[init_rows[known]]]
 
 
 def _make_fallback_wrapper(

@@ -92,6 +92,6 @@ def _train(
     lists = RecalledLists(recaller.snapshot, queries, cases.targets, plan, CANDIDATE_COUNT)
     catalogue = dataset.catalogue
     features = select_features(
-        lists[0].columns.to_frame(), plan.channels, catalogue.item_attributes, catalogue.user_features
+        lists[0].columns.to_frame(), plan.channels, catalogue.item_attributes, catalogue.user_features, cases.context
     )
     return train_ranker(lists, features, config.training.seed)

@@ -121,7 +121,11 @@ class RankerFeatures(BaseModel):
 
 
 def select_features(
-    candidates: pl.DataFrame, channels: Iterable[str], attributes: pl.DataFrame, user_features: pl.DataFrame
+    candidates: pl.DataFrame,
+    channels: Iterable[str],
+    attributes: pl.DataFrame,
+    user_features: pl.DataFrame,
+    context: pl.DataFrame | None = None,
 ) -> RankerFeatures:
     """Select the features that the data have.
 
@@ -130,6 +134,7 @@ def select_features(
         channels: Those that recall asks.
         attributes: Attributes of all items, whose frequent values categories know.
         user_features: Features of all users, likewise.
+        context: Context features of interactions, likewise; users have none of them. None without such.
     """
     features = _list_recall_features(channels)
     for name, dtype in candidates.schema.items():
@@ -138,9 +143,9 @@ def select_features(
         elif name.startswith(("item.", "history.")):
             features.append(RankerFeature(column=name, transform="number"))
         elif name.startswith(USER_PREFIX):
-            features += _list_value_features(
-                name, dtype, get_unnamed_column(user_features, name.removeprefix(USER_PREFIX))
-            )
+            column = name.removeprefix(USER_PREFIX)
+            frame = user_features if context is None or column not in context.columns else context
+            features += _list_value_features(name, dtype, get_unnamed_column(frame, column))
         elif name in attributes.columns:
             features += _list_value_features(name, dtype, get_unnamed_column(attributes, name))
     return RankerFeatures(features=tuple(features))

@@ -247,7 +247,7 @@ class TwoTower(nn.Module):
         if self.item_id_embedding is None:
             return torch.zeros(self.n_items, dtype=torch.bool)
         weight = self.item_id_embedding.weight
-        chunks = weight[:-1].split(_CHUNK_ROWS)
+        chunks = torch.split(weight[:-1], _CHUNK_ROWS)
         return torch.cat([(chunk != weight[-1]).any(dim=1) for chunk in chunks])
 
     def encode_users(

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from vecall.data.split import HardNegatives
 from vecall.errors import TrainingError
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
@@ -24,6 +25,7 @@ from vecall.training.spectral import estimate_spectral_bytes, estimate_spectral_
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
 _SAMPLE_BYTES = 4 * 4  # user, item, position and label
+_HARD_NEGATIVE_BYTES = 5 * _INDEX_BYTES  # user and item as one number and apart, while they are sorted
 _SET_ITEM_BYTES = 2 * 4  # item and weight
 _ITEM_BUFFER_BYTES = 2 * _INDEX_BYTES + _FLOAT_BYTES  # of each item: candidate, its index and its frequency
 _ROW_STATE_BYTES = 2 * 4  # of each row of a table without moments: second moment and last step
@@ -202,7 +204,6 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
     dense_weights, holders = all_weights - row_weights, inputs.processes if inputs.shares_tables else 1
     spectral_weights = 0 if towers.spectral_vectors is None else towers.spectral_vectors.numel()
     row_state = 2 * _FLOAT_BYTES * row_weights + 4 * rows if plan.row_moments else _ROW_STATE_BYTES * rows
-    sample_bytes = _SET_ITEM_BYTES if towers.reads_sets else _SAMPLE_BYTES + _INDEX_BYTES
     n_copies = 2 if inputs.training.ema_decay and plan.row_moments else 1  # of a table: weights and their average
     row_bytes = _FLOAT_BYTES * row_weights
     return MemoryEstimate(
@@ -211,8 +212,8 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
             for features in (data.item_features, data.user_features, data.context_features)
             for array in features.values()
         ),
-        histories=data.histories.values.nbytes + data.histories.offsets.nbytes,
-        samples=sample_bytes * len(data.histories.values) + _ITEM_BUFFER_BYTES * data.n_items,
+        histories=data.histories.values.nbytes + data.histories.offsets.nbytes + _count_bytes(data.hard_negatives),
+        samples=_estimate_samples(inputs, plan) + _ITEM_BUFFER_BYTES * data.n_items,
         weights=_FLOAT_BYTES * (dense_weights + spectral_weights) + row_bytes // holders,
         optimizer_state=row_state // holders + 2 * _FLOAT_BYTES * dense_weights,
         moving_average=(
@@ -223,6 +224,21 @@ def _estimate(inputs: _Inputs) -> MemoryEstimate:
         spectral_start=_estimate_spectral_start(inputs),
         unshared_tables=n_copies * row_bytes - n_copies * row_bytes // holders,
     )
+
+
+def _count_bytes(pairs: HardNegatives) -> int:
+    return pairs.users.nbytes + pairs.items.nbytes + pairs.prior_positive_counts.nbytes
+
+
+def _estimate_samples(inputs: _Inputs, plan: TrainingPlan) -> int:
+    """Return the bytes of positives and hard negatives."""
+    positive_bytes = _SET_ITEM_BYTES if inputs.model.history.encoder == "set" else _SAMPLE_BYTES + _INDEX_BYTES
+    negative_bytes = 0
+    if plan.loss == "bce":
+        negative_bytes = _SAMPLE_BYTES + _INDEX_BYTES
+    elif plan.samples_hard_negatives(inputs.training):
+        negative_bytes = _HARD_NEGATIVE_BYTES
+    return positive_bytes * len(inputs.data.histories.values) + negative_bytes * len(inputs.data.hard_negatives.users)
 
 
 def _estimate_spectral_start(inputs: _Inputs) -> int:

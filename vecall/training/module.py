@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from vecall.data.split import NO_HARD_NEGATIVES
 from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training.any_batch import AnyBatch
@@ -99,7 +100,10 @@ class TwoTowerModule(LossModule):
         self.ema_model: WeightAverage | None = None
         self.row_tables = self._build_average_and_row_tables()
         self._device_features: dict[str, dict[str, Tensor]] = {}
-        self._hard_negative_sampler = HardNegativeSampler.from_pairs(data.hard_negatives, len(data.histories))
+        self._hard_negative_sampler = HardNegativeSampler.from_pairs(
+            data.hard_negatives if self.plan.samples_hard_negatives(settings) else NO_HARD_NEGATIVES,
+            len(data.histories),
+        )
 
     @property
     def eval_towers(self) -> TwoTower:

@@ -89,8 +89,9 @@ class HardNegativeSampler:
     @classmethod
     def from_pairs(cls, pairs: HardNegatives, n_users: int) -> Self:
         """Group (user, item) pairs of any order by user, without repetitions."""
-        distinct = np.unique(np.stack([pairs.users, pairs.items]).astype(np.int64), axis=1)  # [2, n], sorted by user
-        grouped = RaggedArray.from_sorted_pairs(distinct[0], distinct[1], n_users)
+        n_items = int(pairs.items.max(initial=0)) + 1
+        users, items = np.divmod(np.unique(pairs.users.astype(np.int64) * n_items + pairs.items), n_items)
+        grouped = RaggedArray.from_sorted_pairs(users, items, n_users)
         return cls(torch.from_numpy(grouped.offsets), torch.from_numpy(grouped.values))
 
     def to(self, device: torch.device) -> "HardNegativeSampler":

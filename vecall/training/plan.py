@@ -47,6 +47,10 @@ class TrainingPlan(BaseModel):
     tables_on_cpu: bool = False
     processes: int = 1
 
+    def samples_hard_negatives(self, settings: TrainingSettings) -> bool:
+        """Whether steps draw hard negatives of each positive; with "bce" these are samples themselves."""
+        return self.loss == "sampled_softmax" and settings.negatives.hard > 0
+
     @classmethod
     def make(
         cls,

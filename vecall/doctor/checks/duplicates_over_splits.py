@@ -21,7 +21,7 @@ _MESSAGE = Message(
 
 
 def check(context: DoctorContext) -> list[Finding]:
-    """Compare user, item and time of held-out interactions with those of earlier parts; needs times."""
+    """Compare user, item, time and kind of held-out interactions with those of earlier parts; needs times."""
     dataset, split = context.dataset, context.split
     if dataset is None or split is None or not dataset.has_timestamps:
         return []
@@ -33,10 +33,13 @@ def check(context: DoctorContext) -> list[Finding]:
     is_examined = np.zeros(len(has_held_out), dtype=np.bool_)
     is_examined[users] = True
     rows = np.flatnonzero(is_examined[positives.users])
-    # Equal interactions follow each other: by user, time, item, and training first.
-    order = rows[np.lexsort((parts[rows], positives.items[rows], positives.times[rows], positives.users[rows]))]
+    columns = [positives.users, positives.times, positives.items]
+    if positives.kinds is not None:  # an item that was viewed and bought on the same day is not written twice
+        columns.append(positives.kinds)
+    # Equal interactions follow each other: by user, time, item, kind, and training first.
+    order = rows[np.lexsort((parts[rows], *(column[rows] for column in reversed(columns))))]
     same = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
-    for column in (positives.users, positives.times, positives.items):
+    for column in columns:
         same &= column[order[1:]] == column[order[:-1]]
     is_start = np.concatenate([[True], ~same])[: len(order)]
     earliest_parts = parts[order][is_start][np.cumsum(is_start) - 1]

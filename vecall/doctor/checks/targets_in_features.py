@@ -1,6 +1,7 @@
 """A feature names what is held out: a column that was computed from all interactions, the test included."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from vecall.data.split import TEST, Split
 from vecall.doctor.context import DoctorContext
 from vecall.doctor.finding import Finding, Message
 from vecall.evaluation.evaluator import get_new_target_mask
-from vecall.schema import CategoryFeature, Features, NumericFeature, TagsFeature
+from vecall.schema import CategoryFeature, NumericFeature, TagsFeature
 
 _MAX_CASES = 2_000
 _MIN_SHARE = 0.05  # of the targets that the feature names
@@ -39,8 +40,28 @@ _COUNTED = Message(
 )
 
 
+class _Side(NamedTuple):
+    """Features that may name held-out items or users.
+
+    Attributes:
+        name: What they are features of.
+        name_zh: The same in Chinese.
+        section: Of the schema.
+        features: By name.
+        frame: Their values.
+        rows: [P] Row of the frame of each held-out pair.
+    """
+
+    name: str
+    name_zh: str
+    section: str
+    features: Mapping[str, object]
+    frame: pl.DataFrame
+    rows: Rows
+
+
 def check(context: DoctorContext) -> list[Finding]:
-    """Look for held-out items in features of users, held-out users in those of items, and for counts of all rows."""
+    """Look for held-out items in features of users and of context, for users in those of items, and for counts."""
     dataset, split = context.dataset, context.split
     if dataset is None or split is None:
         return []
@@ -55,32 +76,29 @@ def _find_named_targets(dataset: Dataset, cases: EvalCases) -> Iterator[Finding]
     users, items = cases.users[cases.targets.segment_ids][is_new], cases.targets.values[is_new]
     attributes, title = catalogue.item_attributes, schema.items.title
     titles = [get_unnamed_column(attributes, title)] if title in attributes.columns else []  # no title, or no table
-    sides = (
-        (
-            "user",
-            "用户",
-            "users",
-            schema.users.features,
-            catalogue.user_features,
-            users,
-            items,
-            [catalogue.item_ids, *titles],
-        ),
-        ("item", "物品", "items", schema.items.features, catalogue.item_features, items, users, [catalogue.user_ids]),
-    )
-    for side, side_zh, section, features, frame, own_rows, other_rows, names in sides:
-        for feature_name in _list_text_features(features, frame):
-            cells = get_unnamed_column(frame, feature_name)
-            share, other = max(_match_shares(cells, own_rows, other_rows, column) for column in names)
+    item_names = [catalogue.item_ids, *titles]
+    sides: list[_Side] = [
+        _Side("user", "用户", "users.features", schema.users.features, catalogue.user_features, users),
+        _Side("item", "物品", "items.features", schema.items.features, catalogue.item_features, items),
+    ]
+    if cases.context is not None:
+        rows = cases.targets.segment_ids[is_new]
+        features = schema.interactions.context
+        sides.append(_Side("context", "上下文", "interactions.context", features, cases.context, rows))
+    for side in sides:
+        other_rows, names = (users, [catalogue.user_ids]) if side.name == "item" else (items, item_names)
+        for feature_name in _list_text_features(side.features, side.frame):
+            cells = get_unnamed_column(side.frame, feature_name)
+            share, other = max(_match_shares(cells, side.rows, other_rows, column) for column in names)
             if share >= _MIN_SHARE and share >= _MIN_FACTOR * other:
-                setting = f"schema.{section}.features.{feature_name}"
+                setting = f"schema.{side.section}.{feature_name}"
                 message = _NAMED.format(
-                    side=side, side_zh=side_zh, name=feature_name, share=share, other=other, setting=setting
+                    side=side.name, side_zh=side.name_zh, name=feature_name, share=share, other=other, setting=setting
                 )
                 yield Finding("targets_in_features", "error", message, round(share, 4), setting)
 
 
-def _list_text_features(features: Features, frame: pl.DataFrame) -> list[str]:
+def _list_text_features(features: Mapping[str, object], frame: pl.DataFrame) -> list[str]:
     return [
         name
         for name, feature in features.items()

@@ -7,11 +7,12 @@ _INFO_SHARE, _WARNING_SHARE = 0.2, 0.5  # of the interactions that follow anothe
 
 _TIED = Message(
     "{share:.0%} of the interactions have the same time as the one before of the same user: their order is that of "
-    "the file, and the item that leave-one-out holds out is drawn from it. Name a finer time column in "
+    "the file{drawn}. Name a finer time column in "
     "schema.interactions.time{causal}.",
-    "{share:.0%} 的交互与同一用户的前一条时间相同：它们按文件顺序排列，leave_one_out 留出的物品也由此而定。请在 "
+    "{share:.0%} 的交互与同一用户的前一条时间相同：它们按文件顺序排列{drawn_zh}。请在 "
     "schema.interactions.time 中指定更细的时间列{causal_zh}。",
 )
+_DRAWN = ", and the item that leave-one-out holds out is drawn from it", "，leave_one_out 留出的物品也由此而定"
 _CAUSAL = (
     ', or set model.preset = "set": a causal encoder learns that order',
     '，或设 model.preset = "set"：causal 编码器会学习这个顺序',
@@ -33,7 +34,7 @@ _NO_TIME = Message(
 def check(context: DoctorContext) -> list[Finding]:
     """Compare the times of successive positives of each user."""
     dataset, config = context.dataset, context.config
-    if dataset is None or config is None:
+    if dataset is None or config is None or not dataset.has_order:
         return []
     positives = dataset.interactions.positives
     is_same_user = positives.users[1:] == positives.users[:-1]
@@ -47,7 +48,8 @@ def check(context: DoctorContext) -> list[Finding]:
         return []
     is_causal = config.model.history.encoder == "causal"
     causal, causal_zh = _CAUSAL if is_causal else ("", "")
-    message = _TIED.format(share=share, causal=causal, causal_zh=causal_zh)
+    drawn, drawn_zh = _DRAWN if config.data.split == "leave_one_out" else ("", "")
+    message = _TIED.format(share=share, causal=causal, causal_zh=causal_zh, drawn=drawn, drawn_zh=drawn_zh)
     level: Level = "warning" if share >= _WARNING_SHARE and is_causal else "info"
     return [Finding("tied_times", level, message, round(share, 4), "schema.interactions.time")]
 
