@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from vecall.errors import ConfigError, QueryError, VecallError
 
 _RETRYABLE_STATUSES = (429, 503)
+_CLOSED_BY_SERVICE = (ConnectionResetError, BrokenPipeError)  # as it does with idle connections
 
 
 class ServiceError(VecallError):
@@ -58,7 +59,10 @@ class Client:
             raise ConfigError("key: expected printable ASCII, as in an HTTP header; check for a line break at its end")
         connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
-            self._connection = connection_class(parts.hostname, port, timeout=timeout_seconds)
+            # With a port: without one, the last part of an IPv6 address would be taken for it.
+            self._connection = connection_class(
+                parts.hostname, port or connection_class.default_port, timeout=timeout_seconds
+            )
         except http.client.InvalidURL as error:  # such as blanks in a host
             raise _make_url_error(url) from error
         self._base_path, self._max_attempts = parts.path.rstrip("/"), max_attempts
@@ -146,14 +150,19 @@ class Client:
 
     def _send_once(self, method: str, path: str, payload: Mapping[str, object] | None) -> dict[str, Any]:
         request_body = None if payload is None else _encode_payload(payload)
+        is_reused = self._connection.sock is not None
         try:
-            self._connection.request(method, self._base_path + path, request_body, self._headers)
-            response = self._connection.getresponse()
-            response_body = response.read()
+            return self._exchange(method, path, request_body)
         except (OSError, http.client.HTTPException) as error:
             self.close()
+            if is_reused and isinstance(error, _CLOSED_BY_SERVICE):
+                return self._send_once(method, path, payload)
             raise ServiceError(0, "unreachable", f"no response: {error}", None, 0.1) from error
-        return _parse_response(response.status, response.headers.get("Retry-After"), response_body)
+
+    def _exchange(self, method: str, path: str, request_body: bytes | None) -> dict[str, Any]:
+        self._connection.request(method, self._base_path + path, request_body, self._headers)
+        response = self._connection.getresponse()
+        return _parse_response(response.status, response.headers.get("Retry-After"), response.read())
 
 
 def _make_url_error(url: str) -> ConfigError:

@@ -158,6 +158,32 @@ def test_rejected_operations_are_logged_and_the_release_is_served_without_them(s
         assert not writer.live_index.snapshot.rejected_seqs
 
 
+def test_rejected_operations_are_still_known_after_a_compaction(store_dir):
+    """Its journal starts after them, and the acknowledged items are still missing."""
+    compact(store_dir, name="compacted")
+    vector = {"vector": [0, 1, 0]}
+    with open_recaller(store_dir, writable=True, auto_compact=False) as writer:
+        assert writer.live_index.snapshot.release.name == "compacted"
+        assert dict(writer.live_index.snapshot.rejected_seqs) == {8: 2}
+        writer.upsert([{"id": 5} | vector])
+    compact(store_dir, name="compacted-again")
+    with open_recaller(store_dir, writable=True, auto_compact=False) as writer:
+        assert dict(writer.live_index.snapshot.rejected_seqs) == {8: 2}
+        writer.upsert([{"id": 8} | vector])
+        assert not writer.live_index.snapshot.rejected_seqs
+    compact(store_dir, name="complete")
+    with open_recaller(store_dir) as reader:
+        assert not reader.live_index.snapshot.rejected_seqs
+        assert {5, 8} < set(reader.recall(EVERYTHING).ids)
+
+
+def test_rejected_operation_is_forgotten_if_its_item_is_deleted(store_dir):
+    compact(store_dir, name="compacted")
+    with open_recaller(store_dir, writable=True, auto_compact=False) as writer:
+        writer.delete([8])
+        assert not writer.live_index.snapshot.rejected_seqs
+
+
 def test_operation_that_passes_the_checks_but_cannot_be_applied_is_rejected_alone(store_dir, monkeypatch, caplog):
     build = ItemColumns.build_attribute_frame
 

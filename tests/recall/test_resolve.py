@@ -153,6 +153,13 @@ def test_query_that_does_not_fit_the_release_is_refused_by_field(release, query,
     assert (caught.value.field, caught.value.code) == (field, "invalid")
 
 
+def test_user_vector_that_is_not_finite_is_refused(release):
+    """Whatever channels are asked: scores would be infinite."""
+    with pytest.raises(QueryError, match="no finite vector for this user") as caught:
+        resolve(release, user={"taste": [3e38] * 4})
+    assert (caught.value.field, caught.value.code) == ("user", "invalid")
+
+
 def test_release_without_towers_requires_a_vector(make_release):
     release = make_release(VECTORS)
     assert resolve(release, vector=[0, 0, 0, 1], user_id="x", history=[104]) == (

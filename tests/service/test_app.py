@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from support.server import open_test_client, wait_until
 from vecall.live.journal import Journal
 from vecall.live.operations import Operation
 from vecall.live.pruning import get_journal_path
+from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.store import Store
@@ -167,6 +170,27 @@ def test_damaged_release_is_rejected_while_the_old_one_is_served(client, shop, p
     wait_until(lambda: "index.faiss" in (client.get("/readyz").json()["reason"] or ""))
     assert recall(client, user_id="user-1")["release"] == "tiny"
     assert client.get("/readyz").json()["ready"]
+
+
+def test_release_that_replaces_one_of_its_name_is_served(shop, tmp_path):
+    """As on a machine that gets copies of the release `latest`."""
+    for ids in ([1, 2, 3], [7, 8, 9]):
+        publish_vectors(tmp_path / f"store-{ids[0]}", ids, np.eye(3), name="latest")
+    store = tmp_path / "store-1"
+    with open_test_client(store, writable=False, poll_seconds=0.05) as client:
+        assert sorted(recall(client, vector=[1, 0, 0])["ids"]) == [1, 2, 3]
+        shutil.rmtree(store / "releases" / "latest")
+        shutil.copytree(tmp_path / "store-7" / "releases" / "latest", store / "releases" / "latest")
+        Store.open(store).activate("latest")
+        wait_until(lambda: sorted(recall(client, vector=[1, 0, 0])["ids"]) == [7, 8, 9])
+        switches = 'vecall_release_switches_total{result="success"} 1.0'
+        assert switches in client.get("/metrics").text
+        time.sleep(0.2)  # nothing is loaded again
+        assert switches in client.get("/metrics").text
+        pointer = json.loads((store / "CURRENT").read_text())
+        (store / "CURRENT").write_text(json.dumps(pointer | {"manifest_sha256": "0" * 64}) + "\n")
+        wait_until(lambda: "CURRENT is damaged" in (client.get("/readyz").json()["reason"] or ""))
+        assert sorted(recall(client, vector=[1, 0, 0])["ids"]) == [7, 8, 9]
 
 
 def test_activating_an_unknown_release_is_an_error(readonly_client):

@@ -3,7 +3,7 @@
 import base64
 
 import pytest
-from support.server import open_test_client
+from support.server import open_test_client, wait_until
 
 from vecall.errors import ConfigError
 from vecall.service.auth import ApiKeys, load_api_keys
@@ -53,6 +53,20 @@ def test_reads_need_a_key_and_writes_an_admin_key(shop):
         for path, status_without_key in (("/metrics", 401), ("/v1/releases", 401), ("/healthz", 200), ("/readyz", 200)):
             assert client.get(path).status_code == status_without_key
             assert client.get(path, headers=bearer(READ)).status_code == 200
+
+
+def test_reasons_are_for_holders_of_a_key(shop):
+    """They may have paths, and parts of files."""
+    with open_test_client(shop, KEYS, poll_seconds=0.05) as client:
+        assert client.get("/readyz").json()["reason"] is None
+        (shop / "CURRENT").write_text("secret text")
+        wait_until(lambda: client.get("/readyz").json()["reason"] is not None)
+        assert "holders of a key" in client.get("/readyz").json()["reason"]
+        assert "secret text" in client.get("/readyz", headers=bearer(READ)).json()["reason"]
+        client.service.not_ready_reason = f"{shop} is damaged"
+        for headers, is_told in (({}, False), (bearer(READ), True)):
+            response = client.get("/readyz", headers=headers)
+            assert (response.status_code, str(shop) in response.text) == (503, is_told)
 
 
 def test_keys_are_loaded_from_the_environment_and_a_file(tmp_path):
@@ -154,6 +168,7 @@ def test_large_writes_are_accepted(client):
 def test_read_only_service_rejects_writes(shop):
     with open_test_client(shop, writable=False) as client, open_test_client(shop):
         assert client.post("/v1/items/delete", json=ITEMS).status_code == 403
+        assert client.post("/v1/releases/activate", json={"name": "tiny"}).status_code == 403
         assert client.post("/v1/recall", json=QUERY).status_code == 200
 
 

@@ -162,3 +162,51 @@ def test_wait_that_is_longer_than_the_timeout_is_left_to_the_caller(scripted_ser
 def test_url_that_no_request_can_name_is_an_error(url):
     with pytest.raises(ConfigError, match="url: expected"):
         Client(url)
+
+
+def test_connection_that_the_service_closed_is_opened_again(monkeypatch):
+    """Without an attempt that counts: the service closes connections that are idle."""
+    monkeypatch.setattr("time.sleep", None)
+
+    class ClosingHandler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            body = b'{"ready": true, "current": "one", "releases": []}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.close_connection = True  # and says nothing of it
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ClosingHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with Client(f"http://127.0.0.1:{server.server_port}", max_attempts=1) as client:
+            for _ in range(3):
+                assert client.is_ready()
+                assert client.list_releases()["current"] == "one"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    with Client(f"http://127.0.0.1:{server.server_port}", max_attempts=1) as client:
+        assert not client.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://[::1]", "::1", 80),
+        ("https://[2001:db8::1]/api", "2001:db8::1", 443),
+        ("http://[::1]:8080", "::1", 8080),
+        ("https://shop.example", "shop.example", 443),
+    ],
+)
+def test_host_and_port_are_those_of_the_url(url, host, port):
+    connection = Client(url)._connection
+    assert (connection.host, connection.port) == (host, port)

@@ -1,5 +1,6 @@
 """Open connections: their number is limited, and those without requests are closed."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -9,16 +10,21 @@ import pytest
 import uvicorn
 from support.server import wait_until
 
+from vecall.service import connections
 from vecall.service.connections import limit_connections
-from vecall.service.server_config import bind_socket
+from vecall.service.server_config import bind_socket, build_uvicorn_config
+from vecall.service.settings import ServeSettings
 
+LARGE_SIZE = 20_000_000
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def _answer(scope, receive, send):
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
+        body = b"x" * LARGE_SIZE if scope["path"] == "/large" else b"ok"
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 @contextmanager
@@ -89,3 +95,55 @@ def test_connection_that_sends_requests_stays_open():
         for _ in range(10):
             assert _request(connection).startswith(b"HTTP/1.1 200")
             time.sleep(0.15)
+
+
+def _connect_with_small_buffer(connect):
+    connection = connect()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    return connection
+
+
+def _send_until_blocked(connection, content):
+    connection.setblocking(False)
+    idle_since = time.monotonic()
+    while time.monotonic() - idle_since < 0.3:
+        try:
+            connection.send(content)
+            idle_since = time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["a large answer", "many answers"])
+def test_client_that_reads_nothing_does_not_keep_its_connection(kind, monkeypatch):
+    monkeypatch.setattr(connections, "_FLUSH_SECONDS", 0.3)
+    with _serve(max_connections=2, idle_seconds=0.5) as connect, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(_connect_with_small_buffer(connect))
+            if kind == "a large answer":
+                client.sendall(REQUEST.replace(b"/ ", b"/large "))
+            else:
+                _send_until_blocked(client, REQUEST * 200)
+
+        def is_answered():
+            with connect() as connection:
+                return _request(connection).startswith(b"HTTP/1.1 200")
+
+        wait_until(is_answered)
+
+
+def test_client_that_reads_slowly_gets_the_whole_answer():
+    with _serve(max_connections=2, idle_seconds=1.0) as connect, connect() as client:
+        client.sendall(REQUEST.replace(b"/ ", b"/large "))
+        size, start = 0, time.monotonic()
+        while size < LARGE_SIZE:
+            time.sleep(0.01)  # the system takes more to send once a third of its buffer, up to 1.3 MB, is free
+            part = client.recv(100_000)
+            assert part, f"closed after {size:,} bytes"
+            size += len(part)
+        assert time.monotonic() - start > 1.5
+
+
+def test_server_takes_no_upgrade():
+    """A protocol that takes over the connection would take it out of the limits."""
+    assert build_uvicorn_config(_answer, ServeSettings()).ws == "none"

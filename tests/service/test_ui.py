@@ -417,6 +417,14 @@ def test_releases_are_shown_with_their_metrics_beside_the_parent_s(client, shop,
     assert "served now" in tiny
 
 
+def test_read_only_process_offers_no_activation(shop, publish_release):
+    publish_release(shop, "second", activate=False)
+    with open_test_client(shop, writable=False) as client:
+        html = get_page(client, "/releases")
+    assert "data-activate" not in html
+    assert "read-only. To activate a release, run: vecall releases activate" in html
+
+
 def test_live_changes_are_shown_with_the_served_release(client):
     assert "Live changes" not in get_page(client, "/releases")
     client.post("/v1/items/delete", json={"ids": [synthetic.make_item_id(3)]})

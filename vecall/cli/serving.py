@@ -123,7 +123,7 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", help="Host name that clients may use; repeat for several."),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Reject upserts and deletes.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Reject upserts, deletes and activations.")] = False,
     ranker: Annotated[
         str | None,
         typer.Option(

@@ -105,7 +105,8 @@ class Snapshot:
     @classmethod
     def from_release(cls, release: Release) -> Self:
         """Return the snapshot of a release without changes."""
-        return cls(release, None, Delta.create_empty(release), release.manifest.journal_seq)
+        manifest = release.manifest
+        return cls(release, None, Delta.create_empty(release), manifest.journal_seq, dict(manifest.rejected_changes))
 
     @property
     def tombstone_count(self) -> int:

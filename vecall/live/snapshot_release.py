@@ -135,6 +135,7 @@ def _build_contents(snapshot: Snapshot, rows: Rows, until_seq: int, upserts: Liv
         trained_settings=base.manifest.trained_settings,
         journal_seq=until_seq,
         tables_seq=base.manifest.tables_seq,
+        rejected_seqs=snapshot.rejected_seqs,
     )
 
 

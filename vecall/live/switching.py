@@ -54,9 +54,13 @@ class ReleaseSwitcher:
         """Serve the store's current release. See `LiveIndex.switch_to_current`."""
         store = self._state.require_store()
         with self._state.switch_lock:
-            name = store.get_current().release
-            if name == self._state.snapshot.release.name:
-                return None
+            current, served = store.get_current(), self._state.snapshot.release
+            name = current.release
+            if name == served.name:
+                if current.manifest_sha256 == served.manifest_sha256:
+                    return None
+                # Another release was put in its place, as on a machine that gets copies, unless `CURRENT` is wrong.
+                read_manifest(store.get_release_dir(name), expected_sha256=current.manifest_sha256)
             with self._prepare(store, name) as memtable:
                 self._switch(memtable)
         return name

@@ -148,7 +148,13 @@ def _compute_user_vector(
         return None, features
     vectors = snapshot.get_vectors(history)[None]  # [1, L, D]
     row = encoder.empty_user_features if features is None else features
-    return encoder.encode_users(row, vectors, np.array([len(history)])), features
+    vector = encoder.encode_users(row, vectors, np.array([len(history)]))
+    if not (np.abs(vector) <= MAX_QUERY_VALUE).all():
+        raise QueryError(
+            "the user tower has no finite vector for this user: give features in the range of those in training",
+            field="user",
+        )
+    return vector, features
 
 
 def _is_blank(features: pl.DataFrame) -> bool:

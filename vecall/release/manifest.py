@@ -50,6 +50,9 @@ class ReleaseMetadata(SettingsModel):
     libraries: dict[str, str] = Field({}, description="version by library")
     journal_seq: int = Field(0, ge=0, description="the release contains the journal's operations up to this one")
     tables_seq: int = Field(0, ge=0, description="the tables contain the journal's operations up to this one")
+    rejected_changes: tuple[tuple[int | str, int], ...] = Field(
+        (), description="upserts up to journal_seq that the release cannot take, as item id and sequence number"
+    )
 
 
 class Manifest(ReleaseMetadata):

@@ -37,7 +37,7 @@ from vecall.release.file_io import map_array, read_table
 from vecall.release.golden import GoldenQueries
 from vecall.release.id_map_io import load_id_map
 from vecall.release.item_features import FEATURES_FILE, ItemFeatureFile
-from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, verify_release
+from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, read_manifest, verify_release
 from vecall.release.ranker_io import load_ranker
 from vecall.release.store import Store
 from vecall.release.users import UserTable
@@ -73,6 +73,7 @@ class Release:
         channels: what the channels beside the vectors read.
         ranker: orders what was recalled into the final list; None without one. Where this machine lacks its package,
             it raises `RankerUnavailableError`.
+        manifest_sha256: digest of the manifest, as in `CURRENT`; empty for a release that is no directory of a store.
     """
 
     manifest: Manifest
@@ -89,6 +90,7 @@ class Release:
     external_vector_rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     channels: ChannelTables = field(default_factory=ChannelTables)
     ranker: NamedRanker | None = None
+    manifest_sha256: str = ""
 
     @cached_property
     def popular_rows(self) -> Rows:
@@ -241,6 +243,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         ),
         channels=load_channels(directory, manifest.items),
         ranker=load_ranker(directory, manifest.ranker),
+        manifest_sha256=read_manifest(directory)[1],
     )
     _check_consistency(release, engine.file)
     _check_channel_columns(release)

@@ -17,7 +17,7 @@ from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.data.canonical import column_to_text
 from vecall.data.datetime_range import is_in_datetime_range
 from vecall.data.frames import get_unnamed_column, is_empty_row
-from vecall.data.id_map import IdMap
+from vecall.data.id_map import Id, IdMap
 from vecall.errors import DataError, ExportError
 from vecall.index.builder import BuiltIndex, build_index
 from vecall.index.dropping import drop_on_error
@@ -74,6 +74,7 @@ class ReleaseContents:
         journal_seq: the release contains the journal's operations up to this one.
         tables_seq: the tables contain the journal's operations up to this one, so publishing them again does not
             need these operations.
+        rejected_seqs: by item id, sequence number of an upsert up to `journal_seq` that the release cannot take.
     """
 
     item_ids: IdMap
@@ -90,6 +91,7 @@ class ReleaseContents:
     trained_settings: Mapping[str, JsonValue] = field(default_factory=dict)
     journal_seq: int = 0
     tables_seq: int = 0
+    rejected_seqs: Mapping[Id, int] = field(default_factory=dict)
 
 
 def write_release(
@@ -137,11 +139,17 @@ def write_release(
         if golden is not None:
             golden.save(directory)
         ann = _build_ann_summary(built, golden)
+    return _make_metadata(contents, info, vectors.dim, ann, None if encoder is None else encoder[1])
+
+
+def _make_metadata(
+    contents: ReleaseContents, info: IndexInfo, dim: int, ann: dict[str, JsonValue] | None, encoder_hash: str | None
+) -> ReleaseMetadata:
     return ReleaseMetadata(
-        items=vectors.size,
-        dim=vectors.dim,
+        items=len(contents.item_ids),
+        dim=dim,
         id_type=contents.item_ids.id_type,
-        encoder=None if encoder is None else encoder[1],
+        encoder=encoder_hash,
         index=info,
         ann=ann,
         merge=contents.merge,
@@ -151,6 +159,7 @@ def write_release(
         libraries=collect_library_versions(),
         journal_seq=contents.journal_seq,
         tables_seq=contents.tables_seq,
+        rejected_changes=tuple(contents.rejected_seqs.items()),
     )
 
 

@@ -25,6 +25,7 @@ from vecall.service.settings import LOOPBACK_HOSTS
 from vecall.service.ui.routes import build_ui_endpoints, mount_static_files
 
 _METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_HIDDEN_REASON = "the reason is for holders of a key, and in the log"  # it may have paths and parts of files
 _BODY_ERRORS = (400, 401, 403, 408, 413, 415, 422)
 
 
@@ -35,9 +36,10 @@ def create_app(service: RecallService, api_keys: ApiKeys) -> ASGIApp:
         service: opened, not started.
         api_keys: of clients; without any, every request from an allowed host is answered.
     """
+    authenticator = Authenticator(api_keys)
     endpoints = [
         *_build_recall_endpoints(service),
-        *_build_health_endpoints(service),
+        *_build_health_endpoints(service, authenticator),
         *_build_item_endpoints(service),
         *_build_release_endpoints(service),
     ]
@@ -55,7 +57,6 @@ def create_app(service: RecallService, api_keys: ApiKeys) -> ASGIApp:
         yield
         await asyncio.to_thread(service.close)  # work in progress may need the event loop to finish
 
-    authenticator = Authenticator(api_keys)
     pages = [
         Endpoint("GET", "/openapi.json", get_openapi),
         *build_ui_endpoints(service, get_openapi_document, has_keys=bool(api_keys)),
@@ -116,18 +117,21 @@ def _build_recall_endpoints(service: RecallService) -> list[Endpoint]:
     ]
 
 
-def _build_health_endpoints(service: RecallService) -> list[Endpoint]:
+def _build_health_endpoints(service: RecallService, authenticator: Authenticator) -> list[Endpoint]:
     async def get_liveness(_: Request) -> Response:
         return to_json_response({"status": "ok"})
 
-    async def get_readiness(_: Request) -> Response:
+    async def get_readiness(request: Request) -> Response:
+        may_read = authenticator.has_role(request.headers, "read")
+        if not may_read and service.not_ready_reason is not None:
+            raise HttpError(503, "not_ready", f"not ready: {_HIDDEN_REASON}", headers=RETRY_AFTER)
         _require_ready(service)
-        snapshot = service.snapshot
+        snapshot, reason = service.snapshot, service.degraded_reason
         return to_json_response(
             {
                 "ready": True,
                 "release": snapshot.release.name,
-                "reason": service.degraded_reason,
+                "reason": reason if may_read or reason is None else _HIDDEN_REASON,
                 "rejected_changes": len(snapshot.rejected_seqs),
             }
         )
@@ -156,8 +160,7 @@ def _build_item_endpoints(service: RecallService) -> list[Endpoint]:
 
     def write(change: Callable[[bytes], dict[str, Any]]) -> Handler:
         async def handle_write(request: Request) -> Response:
-            if not service.settings.writable:
-                raise HttpError(403, "forbidden", "this process is read-only; send writes to the writable one")
+            _require_writable(service)
             body = await read_body(request, limits.max_batch_body_bytes, limits.body_timeout_seconds)
             return to_json_response(await service.write_pool.run(lambda _: change(body)))
 
@@ -185,6 +188,7 @@ def _build_release_endpoints(service: RecallService) -> list[Endpoint]:
         return to_json_response(await asyncio.to_thread(service.list_releases))
 
     async def activate_release(request: Request) -> Response:
+        _require_writable(service)
         name = parse_activate(await read_body(request, limits.max_body_bytes, limits.body_timeout_seconds))
         try:
             service.store.get_release_dir(name)
@@ -205,6 +209,16 @@ def _build_release_endpoints(service: RecallService) -> list[Endpoint]:
             response_model=schemas.ActivateResponse, error_statuses=(*_BODY_ERRORS, 404, 409, 503),
         ),
     ]  # fmt: skip
+
+
+def _require_writable(service: RecallService) -> None:
+    """Check that this process may change the store.
+
+    Raises:
+        HttpError: 403.
+    """
+    if not service.settings.writable:
+        raise HttpError(403, "forbidden", "this process is read-only; send writes to the writable one")
 
 
 def _require_ready(service: RecallService) -> None:

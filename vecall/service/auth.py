@@ -116,6 +116,14 @@ class Authenticator:
         if required_role == "admin" and role != "admin":
             raise HttpError(403, "forbidden", "this key may only read; writes need an admin key")
 
+    def has_role(self, headers: Mapping[str, str], role: Role) -> bool:
+        """Whether the request's key has a role."""
+        try:
+            self.require_role(headers, role)
+        except HttpError:
+            return False
+        return True
+
 
 def check_csrf(headers: Mapping[str, str]) -> None:
     """Reject writes that a browser sends for a page of another origin.

@@ -1,4 +1,4 @@
-"""Connections of the HTTP server: their number is limited, and those without requests are closed."""
+"""Connections of the HTTP server: a limited number; those that send no request, or read no answer, are closed."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ import orjson
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 IDLE_SECONDS = 75.0  # a connection without a new request for so long is closed, after at most twice the time
+_FLUSH_SECONDS = 5.0  # within which a connection that is closed must take what was written to it
 _REJECTED_SECONDS = 1.0  # within which a rejected connection may send the request that its 503 answers
 _REJECTED_BODY = orjson.dumps(
     {"error": {"code": "overloaded", "message": "too many open connections; try again later", "field": None}}
@@ -26,7 +27,8 @@ def limit_connections(max_connections: int, idle_seconds: float = IDLE_SECONDS) 
 
     Args:
         max_connections: further connections are answered 503 `overloaded` and closed.
-        idle_seconds: a connection without a new request for so long is closed.
+        idle_seconds: a connection without a new request for so long is closed, and so is one whose client
+            takes nothing of an answer for so long.
     """
     open_connections: set[asyncio.Protocol] = set()
 
@@ -42,6 +44,7 @@ class _LimitedProtocol(asyncio.Protocol):
 
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
+    _write_timer: asyncio.TimerHandle | None = None  # while the client does not take what was written
 
     def __init__(
         self,
@@ -78,14 +81,17 @@ class _LimitedProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if not self._is_rejected:
+            self._check_written_later()
             self._http.pause_writing()
 
     def resume_writing(self) -> None:
         if not self._is_rejected:
+            self._cancel_write_timer()
             self._http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self._cancel_write_timer()
         if not self._is_rejected:
             self._open_connections.discard(self)
             self._http.connection_lost(exc)
@@ -97,7 +103,23 @@ class _LimitedProtocol(asyncio.Protocol):
         request = getattr(self._http, "cycle", None)  # uvicorn's name for the request that was read last
         is_running = request is not None and not request.response_complete
         if request is self._last_request and not is_running:
-            self._transport.close()
+            self._transport.close()  # once the client has taken what was written
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._transport.abort)
             return
         self._last_request = request
         self._check_later()
+
+    def _check_written_later(self) -> None:
+        size = self._transport.get_write_buffer_size()
+        self._write_timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._abort_if_not_read, size)
+
+    def _abort_if_not_read(self, size_before: int) -> None:
+        if self._transport.get_write_buffer_size() >= size_before:
+            self._transport.abort()
+        else:
+            self._check_written_later()
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

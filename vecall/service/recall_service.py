@@ -177,7 +177,7 @@ class RecallService:
         seqs = ", ".join(map(str, sorted(rejected.values())[:_MAX_LISTED_CHANGES]))
         return (
             f"release {self.snapshot.release.name} cannot apply {len(rejected)} live changes (seq {seqs}): upsert "
-            "these items again, or see `vecall journal list`"
+            "these items again or delete them, or see `vecall journal list`"
         )
 
     def start(self) -> None:

@@ -26,6 +26,7 @@ def build_uvicorn_config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Confi
         server_header=False,
         date_header=False,
         http=limit_connections(settings.max_connections),
+        ws="none",  # an upgrade would take the connection out of the limits
         timeout_graceful_shutdown=settings.drain_seconds,
         timeout_keep_alive=int(IDLE_SECONDS),
     )

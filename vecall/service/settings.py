@@ -51,9 +51,13 @@ class ServeSettings(SettingsModel):
     )
     max_connections: int = Field(1_000, ge=1, description="open connections; further ones are rejected with 503")
     drain_seconds: int = Field(20, ge=0, description="seconds that running requests have to finish after SIGTERM")
-    writable: bool = Field(default=True, description="accept upserts and deletes; one service per store may")
+    writable: bool = Field(
+        default=True, description="accept upserts, deletes and activations; one service per store may"
+    )
     max_delta_items: int = Field(100_000, ge=1, description="live items beyond the release; more are rejected with 429")
-    poll_seconds: float = Field(1.0, gt=0, description="seconds between polls of the store's current release")
+    poll_seconds: float = Field(
+        1.0, gt=0, le=86_400, description="seconds between polls of the store's current release"
+    )
     recall_sample_rate: float = Field(
         0.01, ge=0, le=1, description="share of recalls that are repeated exactly to estimate online ANN recall"
     )

@@ -138,6 +138,8 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "failed": "Not activated: {}",
         "activate_without_script": "To activate a release, enable JavaScript or run: vecall releases activate NAME "
         "--store STORE",
+        "activate_elsewhere": "This process is read-only. To activate a release, run: vecall releases activate NAME "
+        "--store STORE",
         "created": "Created",
         "dim": "Dimensions",
         "size": "Size",
@@ -331,6 +333,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "activated": "已启用：{}",
         "failed": "未启用：{}",
         "activate_without_script": "启用版本需要 JavaScript，或运行：vecall releases activate NAME --store STORE",
+        "activate_elsewhere": "此进程只读。启用版本请运行：vecall releases activate NAME --store STORE",
         "created": "创建时间",
         "dim": "向量维度",
         "size": "大小",

@@ -183,6 +183,7 @@ class PageContexts:
         current = service.store.find_current()
         return {
             "cards": build_release_cards(service.store.list_releases(skip_damaged=True)),
+            "writable": service.settings.writable,
             "current": None if current is None else current.release,
             "live_items": len(snapshot),
             "live_delta": snapshot.delta.live_count,
