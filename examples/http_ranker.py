@@ -41,7 +41,7 @@ class HttpRanker:
             connection.request("POST", self.url.path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             content = response.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             connection.close()  # the next request opens it again
             raise
         if response.status != 200:

@@ -1,6 +1,7 @@
 """The command line: exit codes, one JSON object on stdout, one readable line for an error."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from support.cli import invoke, list_commands, parse_object, run_json
 from support.movielens import MOVIELENS_DIR, read_subset
 
+from vecall.cli.output import exit_on_sigterm
 from vecall.errors import InvalidReleaseError
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.quickstart import run as quickstart_module
@@ -169,6 +171,23 @@ def test_damaged_release_is_left_out_of_the_list_with_a_warning(store: Path) -> 
     result = invoke("releases", "list", "--store", store, "--json")
     assert [release["name"] for release in parse_result(result)["releases"]] == ["two"]
     assert result.stderr.count("a release is left out") == 2
+
+
+def test_releases_are_listed_with_a_damaged_current(store: Path) -> None:
+    """The error says to activate one of them."""
+    (store / "CURRENT").write_text("x")
+    result = invoke("releases", "list", "--store", store, "--json")
+    listed = parse_result(result)
+    assert (listed["current"], [release["name"] for release in listed["releases"]]) == (None, ["two", "one"])
+    assert "no release is marked" in result.stderr
+
+
+def test_sigterm_ends_a_command_like_an_exit() -> None:
+    previous = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught, exit_on_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is previous
 
 
 def test_rollback_to_a_release_whose_golden_queries_fail_is_refused(

@@ -19,6 +19,7 @@ from vecall.live.pruning import (
     get_journal_path,
     prune_store,
 )
+from vecall.pipeline import publish_vectors as publish_module
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
@@ -110,6 +111,46 @@ def test_publishing_of_tables_older_than_the_journal_is_rejected(store, caplog):
     assert not caplog.records
     check_tables_seq(store, "integer", 0)  # tables of which nothing is said
     assert "was pruned up to 4" in caplog.text
+
+
+def test_release_whose_operations_were_pruned_while_it_was_built_is_given_up(store, monkeypatch):
+    """Others publish newer tables meanwhile, and prune."""
+    append_deletes(store, 5)
+    write = publish_module.write_release
+
+    def write_while_others_publish(*args, **options):
+        monkeypatch.setattr(publish_module, "write_release", write)
+        for name in ("two", "three"):
+            publish(store, name, 5)
+        assert prune_store(store, 0).operation_count == 5
+        return write(*args, **options)
+
+    monkeypatch.setattr(publish_module, "write_release", write_while_others_publish)
+    with pytest.raises(StoreError, match=r"journal_seq is 3, but the journal of .* was pruned up to 5"):
+        publish(store, "late", 3)
+    assert [manifest.name for manifest in store.list_releases()] == ["three", "two"]
+    assert store.get_current().release == "three"
+
+
+@pytest.mark.parametrize("journal_seq", [None, "0", True, -1])
+def test_journal_seq_is_an_integer(store, journal_seq):
+    with pytest.raises(StoreError, match="expected the sequence number of an operation"):
+        publish(store, "two", journal_seq)
+
+
+def test_current_release_that_is_replaced_and_pruned_while_it_is_opened_is_not_missed(store, monkeypatch):
+    load = release_module.load_release
+
+    def load_what_is_gone(*args):
+        monkeypatch.setattr(release_module, "load_release", load)
+        for name in ("two", "three"):
+            publish(store, name)
+        assert prune_store(store, 0).release_names == ["one"]
+        return load(*args)
+
+    monkeypatch.setattr(release_module, "load_release", load_what_is_gone)
+    with open_recaller(store.path) as recaller:
+        assert recaller.recall(ALL_ITEMS).release == "three"
 
 
 def test_release_with_ids_of_another_type_than_the_journal_is_not_published(store):

@@ -165,3 +165,10 @@ def test_vectors_sorted_in_chunks_equal_those_sorted_at_once(monkeypatch: pytest
     expected = (vectors if dtype == np.float16 else vectors.astype(np.float32))[order]
     assert stored.dtype == expected.dtype
     np.testing.assert_array_equal(stored, expected)
+
+
+def test_masked_ids_are_refused(tmp_path: Path) -> None:
+    """NumPy drops the mask where it makes an array of them."""
+    ids = np.ma.masked_array([1, 2, 3], mask=[False, True, False])
+    with pytest.raises(DataError, match="some are masked"):
+        publish_vectors(tmp_path / "store", ids, np.eye(3, dtype=np.float32))

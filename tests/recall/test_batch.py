@@ -45,6 +45,20 @@ def test_answers_equal_those_of_single_recalls(recaller, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob("out*")] == ["out.parquet"]
 
 
+def test_long_answers_are_written_a_few_users_at_a_time(recaller, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "_CHUNK_IDS", 70)
+    sizes = []
+    monkeypatch.setattr(
+        batch, "_to_frame", lambda *args, make=batch._to_frame: sizes.append(len(args[1])) or make(*args)
+    )
+    pl.DataFrame({"user_id": [7, 8, 9, 10, 11]}).write_parquet(tmp_path / "users.parquet")
+    recall_file(recaller, tmp_path / "users.parquet", tmp_path / "out.parquet", k=30)
+    assert sizes == [3, 2]
+    table = pl.read_parquet(tmp_path / "out.parquet")
+    assert table["user_id"].to_list() == [7, 8, 9, 10, 11]
+    assert table["ids"].to_list() == [recaller.recall(Query(user_id=user, k=30)).ids for user in table["user_id"]]
+
+
 def test_json_requests_keep_their_options_unless_k_overrides_theirs(recaller, tmp_path):
     requests = [{"user_id": 7, "k": 3}, {"history": [100, 101], "exclude": [102]}, {"vector": [1, 0, 0, 0], "k": 2}]
     lines = tmp_path / "requests.jsonl"
@@ -138,7 +152,9 @@ def test_output_that_would_replace_the_input_or_is_named_as_text_is_an_error(rec
     pl.DataFrame({"user_id": [7]}).write_parquet(users)
     (tmp_path / "link.parquet").symlink_to(users)
     cases = (("users.parquet", "is the input"), ("link.parquet", "is the input"), ("out.csv", "written as Parquet"))
-    for name, message in (*cases, ("out.JSONL", "written as Parquet"), (".", "is a directory")):
+    os.mkfifo(tmp_path / "pipe")
+    cases = (*cases, ("out.JSONL", "written as Parquet"), (".", "is a directory"), ("pipe", "is a pipe or a device"))
+    for name, message in cases:
         with pytest.raises(StoreError, match=message):
             recall_file(recaller, users, tmp_path / name)
     assert pl.read_parquet(users).columns == ["user_id"]

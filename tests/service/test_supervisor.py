@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from vecall.release.file_lock import file_lock
 from vecall.service import supervisor
 from vecall.service.metrics.multiprocess import WorkerPeers
 from vecall.service.server_config import bind_socket
+from vecall.service.settings import ServeSettings
 
 QUERY_NEW_ITEMS = {
     "where": [{"field": "year", "op": "gte", "value": 5000}],
@@ -91,6 +93,16 @@ def test_killed_worker_is_restarted_without_loss(two):
     for _ in range(10):
         assert two.request("/v1/recall", QUERY_NEW_ITEMS)[1]["ids"] == ["new"]
     assert not set(first_pids) & set(get_worker_pids(two.process.pid))
+
+
+def test_start_is_remembered_without_its_marker(tmp_path):
+    """Cleaners of temporary directories remove files that are ten days old."""
+    supervised = supervisor._Supervisor(ServeSettings(), tmp_path, partial(int))
+    assert not supervised._check_started()
+    (tmp_path / "started").touch()
+    assert supervised._check_started()
+    (tmp_path / "started").unlink()
+    assert supervised._check_started()
 
 
 def test_all_workers_switch_to_the_release_activated_by_one(shop, publish_release, two):

@@ -1,7 +1,10 @@
 """Shared parts of all commands: common options, error handling, and results as text or JSON."""
 
 import functools
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +44,20 @@ def wrap_command(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return wrapper
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that it removes its temporary files; exit code 143 as without."""
+
+    def exit_command(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, exit_command)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _print_error(error: VecallError, *, as_json: bool) -> None:

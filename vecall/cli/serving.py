@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vecall import console
-from vecall.cli.output import JsonOption, ReleaseOption, StoreOption, print_result, wrap_command
+from vecall.cli.output import JsonOption, ReleaseOption, StoreOption, exit_on_sigterm, print_result, wrap_command
 from vecall.errors import QueryError
 
 _KOption = Annotated[int | None, typer.Option("-k", help="Number of items (default: the request's k, else 100).")]
@@ -77,7 +77,7 @@ def batch(
     from vecall.recall.batch import recall_file, recommend_file
     from vecall.recall.recaller import open_recaller
 
-    with open_recaller(store, release=release) as recaller:
+    with exit_on_sigterm(), open_recaller(store, release=release) as recaller:
         result = (recommend_file if recommend else recall_file)(recaller, users, out, k=k)
     rate = f" ({result.users / result.seconds:,.0f} users/s)" if result.seconds else ""
     text = f"{result.users:,} users in {result.seconds:.1f} s{rate}: {out}"
@@ -97,7 +97,7 @@ def vectors(
     from vecall.recall.recaller import open_recaller
     from vecall.recall.vector_export import export_item_vectors, export_user_vectors
 
-    with open_recaller(store, release=release) as recaller:
+    with exit_on_sigterm(), open_recaller(store, release=release) as recaller:
         result = (export_user_vectors if users else export_item_vectors)(recaller, out)
     text = f"{result.rows:,} vectors of {result.dim} dimensions: {out}"
     print_result(result.as_json(), text, as_json=as_json)

@@ -15,6 +15,7 @@ from vecall.cli.output import (
     wrap_command,
 )
 from vecall.cli.training import verify_and_print_release
+from vecall.errors import InvalidReleaseError
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,11 @@ def list_releases(store: StoreOption, *, as_json: JsonOption = False) -> None:
     from vecall.release.store import Store
 
     opened = Store.open(store)
-    pointer = opened.find_current()
+    try:
+        pointer = opened.find_current()
+    except InvalidReleaseError as error:  # it says to activate a release, whose names are listed here
+        logger.warning("no release is marked: %s", error)
+        pointer = None
     current = None if pointer is None else pointer.release
     manifests = opened.list_releases(
         skip_damaged=True, on_damaged=lambda error: logger.warning("a release is left out: %s", error)

@@ -24,7 +24,9 @@ class IndexSettings(SettingsModel):
     )
     latency_ms: float = Field(10.0, gt=0, description="maximum median milliseconds of a search of one query")
     M: int | None = Field(None, ge=2, le=256, description="hnsw, milvus: links per vector and level")
-    ef_construction: int | None = Field(None, ge=1, description="hnsw, milvus: candidates examined for a new link")
+    ef_construction: int | None = Field(
+        None, ge=1, le=10_000, description="hnsw, milvus: candidates examined for a new link"
+    )
     ef: int | None = Field(None, ge=1, description="hnsw, milvus: size of a search's candidate list")
     nlist: int | None = Field(None, ge=1, description="ivf: number of inverted lists")
     nprobe: int | None = Field(

@@ -55,12 +55,13 @@ def prune_store(store: Store, keep: int) -> PruneResult:
     for name in deleted:
         if name in infos:  # not one that was published and deleted since
             drop_index(infos[name], store.path)
-    path, releases = get_journal_path(store), store.list_releases()
-    until_seq = find_max_prunable_seq(releases)
-    if until_seq == 0 or not path.exists():
-        return PruneResult(deleted, 0)
-    with Journal.open(path, releases[0].id_type) as journal:
-        return PruneResult(deleted, journal.prune(until_seq))
+    with store.lock():  # or a release could be published that needs what is pruned
+        path, releases = get_journal_path(store), store.list_releases()
+        until_seq = find_max_prunable_seq(releases)
+        if until_seq == 0 or not path.exists():
+            return PruneResult(deleted, 0)
+        with Journal.open(path, releases[0].id_type) as journal:
+            return PruneResult(deleted, journal.prune(until_seq))
 
 
 def find_max_prunable_seq(releases: list[Manifest]) -> int:
@@ -86,11 +87,11 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
         seq: the `journal_seq` that the publisher gave.
 
     Raises:
-        StoreError: `seq` is negative, beyond the end of the journal or before its start, or the journal has ids of
-            another type.
+        StoreError: `seq` is no integer, negative, beyond the end of the journal or before its start, or the journal has
+            ids of another type.
     """
-    if seq < 0:
-        raise StoreError(f"journal_seq is {seq}; expected the sequence number of an operation, or 0 for none")
+    if isinstance(seq, bool) or not isinstance(seq, int) or seq < 0:
+        raise StoreError(f"journal_seq is {seq!r:.80}; expected the sequence number of an operation, or 0 for none")
     try:
         # Even where nothing of it is contained: with ids of another type, the store could not be opened any more.
         journal = Journal.open_readonly(get_journal_path(store), id_type)
@@ -99,11 +100,7 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
             return
         raise
     last_seq, pruned_to = (0, 0) if journal is None else (journal.last_seq, journal.pruned_to)
-    if 0 < seq < pruned_to:
-        raise StoreError(
-            f"journal_seq is {seq}, but the journal of {store.path} was pruned up to {pruned_to}, so the operations "
-            "between them would be lost: make the tables again, and give the last operation that they contain then"
-        )
+    _check_not_pruned(store, seq, pruned_to)
     if seq == 0 and pruned_to > 0:
         logger.warning(
             "journal_seq is 0, but the journal of %s was pruned up to %d: the release has those operations only if the "
@@ -115,6 +112,33 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
         raise StoreError(
             f"journal_seq is {seq}, but the journal of {store.path} ends at {last_seq}: give the last operation that "
             "the tables contain, as the response to an upsert or delete returned it in `seq`"
+        )
+
+
+def check_operations_remain(store: Store, id_type: IdType, seq: int) -> None:
+    """Check again, when a release is published, that the journal has what its tables do not contain.
+
+    While the release was built, others may have been published and the journal pruned.
+
+    Args:
+        store: the store, locked.
+        id_type: as for `check_tables_seq`.
+        seq: likewise; with 0 nothing is checked, since it is not known what the tables contain.
+
+    Raises:
+        StoreError: the journal was pruned beyond `seq`.
+        JournalCorruptedError, JournalIOError: the journal cannot be read.
+    """
+    journal = Journal.open_readonly(get_journal_path(store), id_type) if seq else None
+    if journal is not None:
+        _check_not_pruned(store, seq, journal.pruned_to)
+
+
+def _check_not_pruned(store: Store, seq: int, pruned_to: int) -> None:
+    if 0 < seq < pruned_to:
+        raise StoreError(
+            f"journal_seq is {seq}, but the journal of {store.path} was pruned up to {pruned_to}, so the operations "
+            "between them would be lost: make the tables again, and give the last operation that they contain then"
         )
 
 

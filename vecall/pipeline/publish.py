@@ -3,11 +3,12 @@
 import logging
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.errors import InvalidReleaseError, StoreError, TrainingError
-from vecall.live.pruning import check_tables_seq
+from vecall.live.pruning import check_operations_remain, check_tables_seq
 from vecall.pipeline.catalogue_encoding import encode_catalogue
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.pipeline.fit_ranker import RANKER_DIR
@@ -83,7 +84,8 @@ def publish(
             encoder=(_open_encoder(draft.directory), encoder_hash),
             name=draft.name,
         )
-        return draft.commit(description, activate=activate)
+        check = partial(check_operations_remain, target, run.config.schema_.items.id_type, journal_seq)
+        return draft.commit(description, activate=activate, check=check)
 
 
 def _check_no_regression(store: Store, run: Run, dataset: Dataset, *, activate: bool, allow_worse: bool) -> None:

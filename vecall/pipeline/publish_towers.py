@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vecall.data.tables import Tables, TableSources, validate_tables
 from vecall.errors import ConfigError, ExportError
 from vecall.index.scan import MAX_STORED_VALUE
 from vecall.index.settings import IndexSettings
-from vecall.live.pruning import check_tables_seq
+from vecall.live.pruning import check_operations_remain, check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
 from vecall.pipeline.catalogue_encoding import encode_catalogue, find_unstorable_rows
 from vecall.pipeline.channel_building import build_channel_tables
@@ -196,7 +197,8 @@ def _publish(
                 encoder=(encoder, encoder_hash),
                 name=draft.name,
             )
-            return draft.commit(description, activate=activate)
+            check = partial(check_operations_remain, target, inputs.schema.items.id_type, journal_seq)
+            return draft.commit(description, activate=activate, check=check)
 
 
 def _check_arguments(

@@ -1,6 +1,7 @@
 """Publish externally trained vectors as a release: recall and filters without training. Loads no torch."""
 
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vecall.data.id_map import Id, build_id_map
 from vecall.errors import DataError
 from vecall.index.scan import MAX_STORED_VALUE
 from vecall.index.settings import IndexSettings
-from vecall.live.pruning import check_tables_seq
+from vecall.live.pruning import check_operations_remain, check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
 from vecall.pipeline.catalogue_encoding import find_unstorable_rows
 from vecall.release.regression import warn_of_lost_items
@@ -78,7 +79,8 @@ def publish_vectors(
         warn_of_lost_items(target, len(id_column))
     with target.create_draft(name) as draft:
         description = write_release(draft.directory, contents, index_settings, queries=tuning_queries, name=draft.name)
-        return draft.commit(description, activate=activate)
+        check = partial(check_operations_remain, target, id_type, journal_seq)
+        return draft.commit(description, activate=activate, check=check)
 
 
 def _build_contents(
@@ -159,6 +161,8 @@ def _sequence_to_id_column(ids: Any) -> pl.Series:  # noqa: ANN401 - input of an
     # The elements of text are not ids, and sets and mappings have no order that the vectors could follow.
     if isinstance(ids, (str, bytes, Set, Mapping)):
         raise DataError(f"ids: expected a sequence of ids in the order of the vectors, got {ids!r:.80}")
+    if np.ma.is_masked(ids):
+        raise DataError("ids: some are masked; leave these items out of ids and vectors")
     try:
         id_list = np.asarray(ids).tolist() if hasattr(ids, "__array__") else list(ids)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -28,7 +27,7 @@ from vecall.runtime.paths import to_absolute_path
 RequestT = TypeVar("RequestT", Query, RecommendRequest)
 
 _USER_ID_COLUMN = "user_id"
-_CHUNK_USERS = 4_096  # users whose answers are held in memory
+_CHUNK_USERS, _CHUNK_IDS = 4_096, 2**20  # users whose answers are held in memory, and about how many ids of them
 _ENGINE_WAIT_SECONDS = 180.0  # for the server of the index: one that was restarted takes a minute, then loads
 _ENGINE_RETRY_SECONDS = 1.0
 
@@ -130,13 +129,11 @@ def _answer_file(
     if not total:
         raise DataError(f"{input_path}: contains no users; expected at least one")
     with stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
-        requests, written = read_requests(), 0
-        while chunk := list(islice(requests, _CHUNK_USERS)):
-            answers = [_answer_request(answer, located) for located in chunk]
-            user_ids = [_get_user_id(located.request) for located in chunk]
+        written = 0
+        for user_ids, answers in _answer_in_chunks(read_requests(), answer):
             _to_frame(recaller, user_ids, answers).write_parquet(directory / f"{written:012}.parquet")
-            written += len(chunk)
-            advance(len(chunk))
+            written += len(user_ids)
+            advance(len(user_ids))
     return BatchResult(total, round(time.perf_counter() - start_time, 2), output_path)
 
 
@@ -196,6 +193,24 @@ def _parse_line(
 
 def _add_location(error: QueryError, location: str) -> QueryError:
     return QueryError(f"{location}: {error}", code=error.code, field=error.field)
+
+
+def _answer_in_chunks(
+    requests: Iterable[_LocatedRequest[RequestT]], answer: Callable[[RequestT], Recalled | Recommended]
+) -> Iterator[tuple[list[Id | None], list[Recalled | Recommended]]]:
+    """Yield user ids and answers of some requests at a time, of fewer if their answers are long."""
+    user_ids: list[Id | None] = []
+    answers: list[Recalled | Recommended] = []
+    n_ids = 0
+    for located in requests:
+        answers.append(_answer_request(answer, located))
+        user_ids.append(_get_user_id(located.request))
+        n_ids += len(answers[-1].ids)
+        if len(answers) >= _CHUNK_USERS or n_ids >= _CHUNK_IDS:
+            yield user_ids, answers
+            user_ids, answers, n_ids = [], [], 0
+    if answers:
+        yield user_ids, answers
 
 
 def _answer_request(

@@ -20,13 +20,15 @@ def check_output_path(output_path: Path, input_path: Path | None = None) -> None
         input_path: A file that is read meanwhile; None if there is none.
 
     Raises:
-        StoreError: It is a directory or the input, or is named as a file of text.
+        StoreError: It is a directory, a pipe, a device or the input, or is named as a file of text.
     """
     problem = None
     if output_path.suffix.lower() in _TEXT_SUFFIXES:
         problem = "the table is written as Parquet: give it a name that ends in .parquet"
     elif output_path.is_dir():
         problem = "is a directory: give the path of a file"
+    elif output_path.exists() and not output_path.is_file():
+        problem = "is a pipe or a device, which would be replaced: give the path of a file"
     elif input_path is not None and output_path.exists() and input_path.exists() and output_path.samefile(input_path):
         problem = "is the input, which would be replaced: give another path"
     if problem is not None:

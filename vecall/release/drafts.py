@@ -24,7 +24,7 @@ class Draft:
 
     directory: Path
     name: str | None
-    _publish: Callable[[ReleaseMetadata, bool, str | None, str | None], str]
+    _publish: Callable[[ReleaseMetadata, bool, str | None, str | None, Callable[[], object] | None], str]
 
     def commit(
         self,
@@ -33,6 +33,7 @@ class Draft:
         activate: bool,
         activate_only_if_current: str | None = None,
         base: str | None = None,
+        check: Callable[[], object] | None = None,
     ) -> str:
         """Publish the files of `directory` atomically.
 
@@ -45,6 +46,7 @@ class Draft:
             activate_only_if_current: with `activate`, do so only if this release is still the current one.
             base: release that the new one was made of without training: with it, operations of the journal that it does
                 not contain may have been pruned, so the new one is given up if it is gone.
+            check: called under the store's lock before the release can be seen; what it raises gives the release up.
 
         Returns:
             Name of the release, activated or not.
@@ -55,7 +57,7 @@ class Draft:
             InvalidReleaseError: `CURRENT` is damaged.
             LockedError: another process holds the store's lock.
         """
-        return self._publish(metadata, activate, activate_only_if_current, base)
+        return self._publish(metadata, activate, activate_only_if_current, base, check)
 
 
 def remove_stale_drafts(store_path: Path) -> None:

@@ -15,7 +15,7 @@ from vecall.channels.merge_plan import MergePlan
 from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import IdMap
 from vecall.data.ragged import RaggedArray
-from vecall.errors import InvalidReleaseError
+from vecall.errors import InvalidReleaseError, VecallError
 from vecall.index.base import Index, SearchParams
 from vecall.index.engine import Engine
 from vecall.index.engines import ENGINES
@@ -193,8 +193,15 @@ def open_release(store: Store, name: str | None = None) -> Release:
         StoreError: there is no such release.
         InvalidReleaseError: a file is damaged, missing or not listed in the manifest.
     """
-    manifest = store.verify(name)
-    return load_release(store.get_release_dir(manifest.name), manifest)
+    while True:
+        current = store.find_current() if name is None else None
+        try:
+            manifest = store.verify(name)
+            return load_release(store.get_release_dir(manifest.name), manifest)
+        except VecallError:
+            # The current release may have been replaced, and pruned, while it was opened.
+            if name is not None or store.find_current() == current:
+                raise
 
 
 def open_and_check_release(store: Store, name: str) -> Release:

@@ -181,7 +181,7 @@ class Store:
         """
         self.find_current()
         directory = self.path / f"tmp-{uuid.uuid4().hex}"
-        with translate_write_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self.lock():
             if name is not None:
                 self._check_name_available(name)
             remove_stale_drafts(self.path)
@@ -210,7 +210,7 @@ class Store:
             LockedError: another process holds the store's lock.
         """
         verify_release(self.get_release_dir(name))
-        with translate_write_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self.lock():
             previous = self._find_valid_current()
             self._point_to(name)
         return previous.release if previous else None
@@ -225,7 +225,7 @@ class Store:
             StoreError, InvalidReleaseError, LockedError: as for `activate`.
         """
         verify_release(self.get_release_dir(name))
-        with translate_write_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self.lock():
             current = self._find_valid_current()
             if current is None or current.release != expected:
                 return False
@@ -267,7 +267,7 @@ class Store:
         """
         if keep_newest < 0:
             raise StoreError(f"keep is {keep_newest}; expected the number of newest releases to keep, 0 or more")
-        with translate_write_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self.lock():
             fsync_path(self.path)  # otherwise a crash may bring back an older `CURRENT` that names a deleted release
             current = self.find_current()
             protected = {current.release, self._read_current_manifest(current).parent} if current else set()
@@ -287,15 +287,18 @@ class Store:
         activate: bool,
         activate_only_if_current: str | None,
         base: str | None,
+        check: Callable[[], object] | None,
     ) -> str:
         with translate_write_errors(self.path):
             files = digest_files(directory)  # slow, therefore outside of the lock
-        with translate_write_errors(self.path), self._acquire_lock():
+        with translate_write_errors(self.path), self.lock():
             now = datetime.now(UTC)
             name = name or self._make_timestamp_name(now)
             self._check_name_available(name)
             if base is not None:
                 self.get_release_dir(base)  # raises if it is gone
+            if check is not None:
+                check()
             current = self.find_current()
             parent = current.release if current else None
             created = self._make_created_time(now)
@@ -312,7 +315,12 @@ class Store:
         return name
 
     @contextmanager
-    def _acquire_lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
+        """Hold the lock under which the store is changed; not reentrant.
+
+        Raises:
+            LockedError: another process holds it for 30 seconds.
+        """
         with file_lock(self.path / "store.lock", timeout=_LOCK_TIMEOUT_SECONDS):
             yield
 

@@ -99,7 +99,7 @@ class _Supervisor:
 
     def __init__(self, settings: ServeSettings, directory: Path, worker_target: partial[None]) -> None:
         self._settings, self._directory, self._worker_target = settings, directory, worker_target
-        self._is_stopping = False
+        self._is_stopping = self._has_started = False
         self._workers: dict[int, SpawnProcess] = {}
 
     def run(self) -> None:
@@ -111,6 +111,7 @@ class _Supervisor:
                 self._start_worker(worker_id)
             while not self._is_stopping:
                 wait([worker.sentinel for worker in self._workers.values()], timeout=_POLL_SECONDS)
+                self._check_started()
                 self._restart_dead_workers()
         finally:
             self._stop_workers()
@@ -123,11 +124,16 @@ class _Supervisor:
         worker.start()
         self._workers[worker_id] = worker  # not before: one that could not be started cannot be waited for
 
+    def _check_started(self) -> bool:
+        """Whether a worker has ever opened the store; remembered, since a cleaner of old files may remove the marker."""
+        self._has_started = self._has_started or (self._directory / _STARTED_MARKER).exists()
+        return self._has_started
+
     def _restart_dead_workers(self) -> None:
         for worker_id, worker in list(self._workers.items()):
             if worker.is_alive() or self._is_stopping:
                 continue
-            if not (self._directory / _STARTED_MARKER).exists():
+            if not self._check_started():
                 raise StoreError(f"worker {worker_id} cannot serve; see the log")
             logger.error("worker %d exited with status %s; restarting it", worker_id, worker.exitcode)
             time.sleep(_RESTART_DELAY_SECONDS)
