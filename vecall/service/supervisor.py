@@ -125,7 +125,7 @@ class _Supervisor:
         self._workers[worker_id] = worker  # not before: one that could not be started cannot be waited for
 
     def _check_started(self) -> bool:
-        """Whether a worker has ever opened the store; remembered, since a cleaner of old files may remove the marker."""
+        """Whether a worker has ever opened the store; remembered, since cleaners of old files may remove the marker."""
         self._has_started = self._has_started or (self._directory / _STARTED_MARKER).exists()
         return self._has_started
 
