@@ -68,8 +68,8 @@ def test_batch(store: Path, tmp_path: Path) -> None:
     requests.write_text("".join(lines))
     options = ["batch", "--store", store, "--users", requests, "--out", out, "-k", 4]
     result = parse_result(invoke(*options, "--json"))
-    assert set(result) == {"users", "seconds", "out"}
-    assert (result["users"], result["out"]) == (3, str(out))
+    assert set(result) == {"users", "unknown_users", "seconds", "out"}
+    assert (result["users"], result["unknown_users"], result["out"]) == (3, 0, str(out))
     table = pl.read_parquet(out)
     assert table["ids"].list.len().to_list() == [4, 4, 4]
     assert table["release"].unique().to_list() == ["two"]

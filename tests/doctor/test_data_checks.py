@@ -64,6 +64,21 @@ def test_repeated_targets_are_found():
     assert "100.0%" in finding.message.en
 
 
+def test_repeated_targets_of_an_earlier_kind_are_told_as_such():
+    """`data.repeats` goes by kind, so it changes nothing."""
+    columns = {"user": "user", "item": "item", "time": "time", "event": "kind", "targets": ["buy"]}
+    rows = [
+        (user, item, 2 * time + is_bought, "buy" if is_bought else "view")
+        for user, item, time in make_rows()
+        for is_bought in (0, 1)
+    ]
+    for repeats in ("keep", "first"):
+        config = make_config(schema={"interactions": columns}, data={"repeats": repeats})
+        [finding] = targets_in_histories.check(make_context(rows, config, columns=EVENT_COLUMNS))
+        assert (finding.level, finding.value) == ("warning", 1.0)
+        assert (finding.setting, "goes by kind" in finding.message.en) == ("schema.interactions.weights", True)
+
+
 def test_rows_written_twice_are_found_over_the_parts():
     rows = [row for row in make_rows() for _ in range(2)]
     [finding] = duplicates_over_splits.check(make_context(rows))

@@ -204,7 +204,7 @@ def test_readonly_and_closed_journals_reject_writes(written: Path) -> None:
 
 
 def test_journal_with_ids_of_another_type_is_rejected(written: Path) -> None:
-    with pytest.raises(StoreError, match="for ids of type string, expected format 1 and integer"):
+    with pytest.raises(StoreError, match="ids of type string, and this release has ids of type integer"):
         Journal.open(written, "integer")
 
 

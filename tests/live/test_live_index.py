@@ -233,7 +233,7 @@ def test_release_that_cannot_be_served_is_not_activated(store, writer, tmp_path)
             writer.activate(name)
         assert (writer.release, store.get_current().release) == ("one", "one")
         assert recall_scores(writer)[9] == 4
-    with pytest.raises(StoreError, match="for ids of type integer"):
+    with pytest.raises(StoreError, match="with ids of type integer, and this release has ids of type string"):
         open_recaller(store.path, release="strings")
 
 

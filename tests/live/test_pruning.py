@@ -156,10 +156,21 @@ def test_current_release_that_is_replaced_and_pruned_while_it_is_opened_is_not_m
 def test_release_with_ids_of_another_type_than_the_journal_is_not_published(store):
     """The store could not be opened any more."""
     append_deletes(store, 5)
-    with pytest.raises(StoreError, match=r"journal.sqlite is a journal .* for ids of type integer, .*another store"):
+    (store.path / "CURRENT").unlink()
+    with pytest.raises(StoreError, match=r"journal.sqlite is a journal .* with ids of type integer, .*another store"):
         publish_vectors(store.path, ["a", "b"], np.eye(2, dtype=np.float32), name="two")
+    store.activate("one")
     assert [manifest.name for manifest in store.list_releases()] == ["one"]
     open_recaller(store.path).close()
+
+
+def test_release_with_ids_of_another_type_than_the_current_one_is_not_published(store):
+    """After the first live change, a rollback would end in a store that cannot be opened."""
+    with pytest.raises(
+        StoreError, match=r"has item ids of type integer, and these are of type string: .*another store"
+    ):
+        publish_vectors(store.path, ["a", "b"], np.eye(2, dtype=np.float32), name="two")
+    assert [manifest.name for manifest in store.list_releases()] == ["one"]
 
 
 def test_store_that_lost_its_journal_cannot_be_written_to(store):

@@ -35,7 +35,7 @@ def make_config(directory, *, model=None, training=None, context=False) -> Confi
     """Make settings with `preset = "auto"` in which no other key of `model` and `training` is in the file."""
     settings = synthetic.make_config(directory).as_json()
     if context:
-        settings["schema"]["interactions"]["context"] = {"rating": {"kind": "numeric"}}
+        settings["schema"]["interactions"]["context"] = {"time": {"kind": "numeric"}}
     return parse_config(settings | {"model": model or {}, "training": training or {}})
 
 

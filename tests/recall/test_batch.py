@@ -24,12 +24,13 @@ def recaller(make_recaller, make_encoder):
     return make_recaller(VECTORS, users=users, encoder=make_encoder(), popularity=np.arange(40.0))
 
 
-def test_answers_equal_those_of_single_recalls(recaller, tmp_path, monkeypatch):
+def test_answers_equal_those_of_single_recalls(recaller, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(batch, "_CHUNK_USERS", 5)
     user_ids = [9, 18, 7, 999, 12, 11, 10, 8, 13, 14, 16, 17]
     pl.DataFrame({"user_id": user_ids, "note": "x"}).write_parquet(tmp_path / "users.parquet")
     result = recall_file(recaller, tmp_path / "users.parquet", tmp_path / "out.parquet", k=6)
-    assert (result.users, result.out) == (12, tmp_path / "out.parquet")
+    assert (result.users, result.unknown_users, result.out) == (12, 1, tmp_path / "out.parquet")
+    assert "does not have 1 of 12 users" in caplog.text
     table = pl.read_parquet(tmp_path / "out.parquet")
     assert table.schema == {
         "user_id": pl.Int64(),

@@ -78,7 +78,12 @@ def fit(
         return
     metrics: dict[str, Any] = summary.metrics
     models: dict[str, Any] = {"model": metrics, **summary.baselines}
-    seen = "excluded" if any(value is not None for value in metrics["seen_excluded"].values()) else "included"
+    is_excluded = any(value is not None for key, value in metrics["seen_excluded"].items() if key.startswith("recall@"))
+    seen = "excluded" if is_excluded else "included"
+    if not is_excluded:
+        console.out.print(
+            "all held-out items are in their users' histories: nothing is left if seen items are excluded"
+        )
     console.print_metrics(
         f"{summary.protocol}; seen items {seen}", {name: values[f"seen_{seen}"] for name, values in models.items()}
     )

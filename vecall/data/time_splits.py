@@ -97,7 +97,10 @@ def split_global_time(interactions: Interactions, n_users: int, valid_from: Colu
         DataError: The cutoffs are not in order.
     """
     if not valid_from < test_from:
-        raise DataError(f"data.valid_from must lie before data.test_from, got {valid_from} and {test_from}")
+        texts = [
+            np.datetime64(int(cut), "us") if interactions.has_datetimes else cut for cut in (valid_from, test_from)
+        ]
+        raise DataError(f"data.valid_from must lie before data.test_from, got {texts[0]} and {texts[1]}")
     positives = interactions.positives
     histories = RaggedArray.from_sorted_pairs(positives.users, positives.items, n_users)
     before_valid, before_test = positives.times < valid_from, positives.times < test_from

@@ -67,7 +67,10 @@ def build_store_context(release: Release, config: Config | None, known: KnownGap
 
     Raises:
         DataError: A table does not match the schema.
+        StoreError: The settings have ids of other types than the release.
     """
+    if config is not None:
+        release.check_id_types(config.schema_)
     settings = IndexSettings.model_validate(release.manifest.index.settings)
     trained_config, notes = _apply_trained_settings(config, release)
     progress.announce(f"examining release {release.name}")

@@ -121,7 +121,8 @@ def _describe(
     named = sorted(
         (name for name in recalls if differences[name].level == level), key=lambda name: recalls[name], reverse=True
     )
-    subject = f"The model's {model.comparison_key}, {model.recall_by_user.mean():.3f},"
+    seen = "" if model.is_seen_excluded else " with seen items included"
+    subject = f"The model's {model.comparison_key}{seen}, {model.recall_by_user.mean():.3f},"
     if level == "above":
         best = named[0]
         return f"{subject} is above all baselines; the best is {best}, {recalls[best]:.3f} ({differences[best]})."

@@ -103,7 +103,12 @@ class EvaluationResult:
 
         All scorers on the same cases have the same of the two, so they can be compared.
         """
-        return self.seen_included if math.isnan(self.seen_excluded[f"ndcg@{TOP_LIST_K}"]) else self.seen_excluded
+        return self.seen_excluded if self.is_seen_excluded else self.seen_included
+
+    @property
+    def is_seen_excluded(self) -> bool:
+        """Whether a user has a target outside the history."""
+        return not math.isnan(self.seen_excluded[f"ndcg@{TOP_LIST_K}"])
 
     @property
     def headline_key(self) -> str:

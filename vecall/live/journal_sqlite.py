@@ -125,10 +125,15 @@ def read_header(connection: sqlite3.Connection, path: Path, id_type: IdType) -> 
     header = JournalHeader(*rows[0][:4]) if len(rows) == 1 else None
     if header is None or header.to_row() != rows[0][:5]:
         raise make_corruption_error(path, f"its header is corrupted: {rows}")
-    if (header.format, header.id_type) != (JOURNAL_FORMAT, id_type):
+    if header.format != JOURNAL_FORMAT:
         raise StoreError(
-            f"{path} is a journal of format {header.format} for ids of type {header.id_type}, expected format "
-            f"{JOURNAL_FORMAT} and {id_type}: use the vecall version that wrote it, or another store for these items"
+            f"{path} is a journal of format {header.format}, expected format {JOURNAL_FORMAT}: use the vecall version "
+            "that wrote it"
+        )
+    if header.id_type != id_type:
+        raise StoreError(
+            f"{path} is a journal of changes to items with ids of type {header.id_type}, and this release has ids of "
+            f"type {id_type}: activate a release with ids of type {header.id_type}, or use another store for these"
         )
     max_seq = rows[0][5]
     if (header.pruned_to if max_seq is None else max_seq) != header.last_seq:

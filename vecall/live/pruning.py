@@ -10,7 +10,7 @@ from pathlib import Path
 from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
 from vecall.index.dropping import drop_index
 from vecall.live.journal import Journal
-from vecall.release.manifest import Manifest
+from vecall.release.manifest import Manifest, read_manifest
 from vecall.release.store import Store
 from vecall.schema import IdType
 
@@ -87,11 +87,19 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
         seq: the `journal_seq` that the publisher gave.
 
     Raises:
-        StoreError: `seq` is no integer, negative, beyond the end of the journal or before its start, or the journal has
-            ids of another type.
+        StoreError: `seq` is no integer, negative, beyond the end of the journal or before its start, or the journal or
+            the current release has ids of another type.
+        InvalidReleaseError: `CURRENT` or the current release's manifest is damaged.
     """
     if isinstance(seq, bool) or not isinstance(seq, int) or seq < 0:
         raise StoreError(f"journal_seq is {seq!r:.80}; expected the sequence number of an operation, or 0 for none")
+    current = store.find_current()
+    served = None if current is None else read_manifest(store.get_release_dir(current.release))[0]
+    if served is not None and served.id_type != id_type:
+        raise StoreError(
+            f"the current release {served.name!r} of {store.path} has item ids of type {served.id_type}, and these are "
+            f"of type {id_type}: publish them to another store, since live changes belong to one of the types"
+        )
     try:
         # Even where nothing of it is contained: with ids of another type, the store could not be opened any more.
         journal = Journal.open_readonly(get_journal_path(store), id_type)

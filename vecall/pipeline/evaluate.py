@@ -131,6 +131,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
             f"release {release.name!r} was trained again on all interactions, the test split included, so its metrics "
             "would be too high; evaluate its run instead (the release's manifest holds those metrics)"
         )
+    release.check_id_types(dataset.schema)
     if release.vectors.size != len(dataset.catalogue.items) or not has_same_items(release.item_ids, dataset):
         raise StoreError(f"release {release.name!r} has other items than the tables; publish again to evaluate")
     encode_users = build_user_encoder(encoder, release.vectors, dataset)

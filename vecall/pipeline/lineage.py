@@ -244,6 +244,8 @@ def check_not_trained_on(run_dir: Path, dataset: Dataset, split: Split) -> None:
 def _raise_or_warn_of_leak(share: float, subject: str, holder: str, run_dir: Path, split: Split, remedy: str) -> None:
     if share > _MAX_LEAK_SHARE:
         fingerprint = read_fingerprint(run_dir)
+        if fingerprint is not None and fingerprint.protocol == split.protocol:
+            remedy += "; where both splits are the same, that run has read tables with later interactions than these"
         raise TrainingError(
             f"{subject} was trained on {share:.0%} of the interactions that {holder} holds out, so the metrics would "
             f"be too high. Split of that run: {'?' if fingerprint is None else fingerprint.protocol}; of {holder}: "

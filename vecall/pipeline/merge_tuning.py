@@ -137,10 +137,18 @@ class _Users:
         rankings: By channel [n, K] rows.
         targets: n lists of targets, none of them empty.
         ks: Wanted depths.
+        exclude_seen: Whether the items of the histories are excluded.
     """
 
-    def __init__(self, rankings: Mapping[ChannelName, Rows], targets: RaggedArray, ks: tuple[int, int]) -> None:
-        self.ks, self.count = ks, len(targets)
+    def __init__(
+        self,
+        rankings: Mapping[ChannelName, Rows],
+        targets: RaggedArray,
+        ks: tuple[int, int],
+        *,
+        exclude_seen: bool = True,
+    ) -> None:
+        self.ks, self.count, self.exclude_seen = ks, len(targets), exclude_seen
         self._table = RankTable(rankings)
         self._targets, self._locations = targets, self._table.locate(targets)
         depths = np.geomspace(1, max(ks), _OBJECTIVE_DEPTHS)
@@ -169,7 +177,8 @@ def _build_users(recaller: ChannelRecaller, cases: EvalCases, ks: tuple[int, int
     targets = select_targets(cases, recaller.snapshot.release.vectors.size, exclude_seen=exclude_seen)
     indices = np.flatnonzero(targets.lengths)
     rankings = recaller.rank(cases.take(indices), max(ks), exclude_seen=exclude_seen)
-    return _Users(rankings.select_rows_to_merge(VECTORS_ALONE), targets.take(indices), ks)
+    rows = rankings.select_rows_to_merge(VECTORS_ALONE)
+    return _Users(rows, targets.take(indices), ks, exclude_seen=exclude_seen)
 
 
 def _choose(
@@ -196,9 +205,10 @@ def _choose(
         reason = f"{users.count} validation users are too few to tell a gain from noise, expected {MIN_DECIDING_USERS}"
         return base.model_copy(update={"reason": _join(base.reason, reason)})
     gain, noise, is_kept = _measure_gain(users, base, channels, methods)
+    seen = "" if users.exclude_seen else ", seen items included,"
     measured = (
-        f"of {users.count:,} validation users {recalls}, recall over all k {gain:+.4f} ± {noise:.4f} for users whom "
-        "the weights were not chosen by"
+        f"of {users.count:,} validation users{seen} {recalls}, recall over all k {gain:+.4f} ± {noise:.4f} for users "
+        "whom the weights were not chosen by"
     )
     if is_guarded and not is_kept:
         reason = f"no merge gains more than noise; {found}: {measured}"

@@ -1,6 +1,7 @@
 """Batch recall and recommendation: a file of user ids or of requests in, one Parquet table of answers out."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,8 @@ from vecall.recall.recommend_query import Recommended, RecommendRequest
 from vecall.release.release import Release
 from vecall.runtime.paths import to_absolute_path
 
+logger = logging.getLogger(__name__)
+
 RequestT = TypeVar("RequestT", Query, RecommendRequest)
 
 _USER_ID_COLUMN = "user_id"
@@ -38,11 +41,13 @@ class BatchResult:
 
     Attributes:
         users: number of requests answered.
+        unknown_users: those of them that name a user whom the release does not have, and that something replaced.
         seconds: wall-clock time.
         out: path of the table of answers.
     """
 
     users: int
+    unknown_users: int
     seconds: float
     out: Path
 
@@ -129,12 +134,19 @@ def _answer_file(
     if not total:
         raise DataError(f"{input_path}: contains no users; expected at least one")
     with stage_parquet(output_path) as directory, progress.track("recalling", total) as advance:
-        written = 0
+        written = unknown = 0
         for user_ids, answers in _answer_in_chunks(read_requests(), answer):
             _to_frame(recaller, user_ids, answers).write_parquet(directory / f"{written:012}.parquet")
             written += len(user_ids)
+            unknown += sum(answered.unknown.user and answered.fallback is not None for answered in answers)
             advance(len(user_ids))
-    return BatchResult(total, round(time.perf_counter() - start_time, 2), output_path)
+    if unknown:
+        logger.warning(
+            "%s: the release does not have %d of %d users: the rest of the request answers them, or popular items; are "
+            "the ids spelled as those of the users are, with their leading zeros?",
+            input_path, unknown, total,
+        )  # fmt: skip
+    return BatchResult(total, unknown, round(time.perf_counter() - start_time, 2), output_path)
 
 
 def _make_request_reader(

@@ -15,7 +15,7 @@ from vecall.channels.merge_plan import MergePlan
 from vecall.data.frames import get_unnamed_column
 from vecall.data.id_map import IdMap
 from vecall.data.ragged import RaggedArray
-from vecall.errors import InvalidReleaseError, VecallError
+from vecall.errors import InvalidReleaseError, StoreError, VecallError
 from vecall.index.base import Index, SearchParams
 from vecall.index.engine import Engine
 from vecall.index.engines import ENGINES
@@ -41,7 +41,7 @@ from vecall.release.manifest import CHANNELS_DIR, MANIFEST_FILE, Manifest, read_
 from vecall.release.ranker_io import load_ranker
 from vecall.release.store import Store
 from vecall.release.users import UserTable
-from vecall.schema import IdType
+from vecall.schema import IdType, Schema
 
 ATTRIBUTES_FILE = "attributes.arrow"
 POPULARITY_FILE = "popularity.npy"
@@ -153,6 +153,22 @@ class Release:
     def user_id_type(self) -> IdType:
         """Type of user ids; "string" for a release without users, which accepts any user id."""
         return "string" if self.users is None else self.users.ids.id_type
+
+    def check_id_types(self, schema: Schema) -> None:
+        """Check that tables of a schema have ids of the release's types.
+
+        Raises:
+            StoreError: they have others.
+        """
+        for side, own, other in (
+            ("item", self.item_ids.id_type, schema.items.id_type),
+            ("user", self.user_id_type, schema.users.id_type),
+        ):
+            if own != other and (side == "item" or self.users is not None):
+                raise StoreError(
+                    f"release {self.name!r} has {side} ids of type {own}, and the settings say {other}: use the "
+                    "settings that it was published from, or publish again to another store"
+                )
 
     def close(self) -> None:
         """End what an index on a server keeps in this process; nothing for others."""

@@ -44,6 +44,8 @@ def check(context: DoctorContext) -> list[Finding]:
     is_start = np.concatenate([[True], ~same])[: len(order)]
     earliest_parts = parts[order][is_start][np.cumsum(is_start) - 1]
     is_held_out = parts[order] != TRAIN
+    if positives.is_target is not None:  # others of that time are in histories alone
+        is_held_out &= positives.is_target[order]
     count, total = int((earliest_parts < parts[order])[is_held_out].sum()), int(is_held_out.sum())
     share = count / total if total else 0.0
     if share < _MIN_SHARE:
