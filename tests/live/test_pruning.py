@@ -173,6 +173,12 @@ def test_release_with_ids_of_another_type_than_the_current_one_is_not_published(
     assert [manifest.name for manifest in store.list_releases()] == ["one"]
 
 
+def test_a_damaged_current_release_does_not_prevent_another(store):
+    (store.get_release_dir("one") / "manifest.json").write_text("{")
+    publish(store, "two")
+    assert store.get_current().release == "two"
+
+
 def test_store_that_lost_its_journal_cannot_be_written_to(store):
     """Sequence numbers would start from 1 again, and releases would take new operations for ones they contain."""
     append_deletes(store, 5)

@@ -60,6 +60,7 @@ def make_config(tmp_path):
     return make
 
 
+@pytest.mark.examples
 def test_targets_that_are_all_seen_have_no_metrics_with_seen_items_excluded(make_config, tmp_path):
     interactions = [(f"u{u}", f"i{item}", step) for u in range(9) for step, item in enumerate((1, 2, 3, 1, 2))]
     run = fit(make_config(interactions), tmp_path / "run")

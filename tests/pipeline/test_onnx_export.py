@@ -107,6 +107,7 @@ IN_EXAMPLES = {
     "attention, hidden, batch norm",
     "causal, hidden",
     "ensemble, mean",
+    "set",
 }
 
 

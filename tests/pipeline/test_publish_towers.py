@@ -129,6 +129,7 @@ def test_upserted_items_are_encoded_by_the_item_tower(dense):
         assert recaller.delete([5]) == 1
 
 
+@pytest.mark.examples
 def test_a_running_service_switches_to_the_next_release(dense):
     store, model, encoders, _ = dense
     with server.open_test_client(store) as client:

@@ -113,6 +113,7 @@ def test_publish_reads_the_tables_again(tables_dir, published):
     np.testing.assert_allclose(release.vectors.get_vectors(rows), old_release.vectors.get_vectors(old_rows), atol=1e-3)
 
 
+@pytest.mark.examples
 def test_refit_is_published_with_the_metrics_of_the_evaluated_model(tables_dir):
     plain_run = fit(synthetic.make_config(tables_dir), tables_dir / "plain")
     run = fit(synthetic.make_config(tables_dir, training={"refit": True}), tables_dir / "run")

@@ -52,7 +52,7 @@ def test_without_readable_current_release_there_is_no_regression(tmp_path, store
 @pytest.mark.examples
 def test_regression_is_published_only_inactive_or_if_allowed(published, tmp_path, caplog):
     run, store = published / "run", tmp_path / "store"
-    publish_vectors(store, range(100), np.eye(100, 8), name="one")
+    publish_vectors(store, [f"item {number}" for number in range(100)], np.eye(100, 8), name="one")
     with pytest.raises(StoreError, match=r"is not published: it has 36 items; .*has 100.*--allow-worse"):
         publish(run, store)
     assert [manifest.name for manifest in Store.open(store).list_releases()] == ["one"]
