@@ -10,6 +10,7 @@ from support import synthetic
 
 from vecall.errors import DataError, StoreError, TrainingError
 from vecall.pipeline import fit as fit_module
+from vecall.pipeline import publish as publish_module
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
 from vecall.pipeline.run import CONFIG_FILE, SUMMARY_FILE, Run
@@ -197,6 +198,13 @@ def test_finished_run_is_not_overwritten(published, monkeypatch):
         fit(synthetic.make_config(published), published / "run")
     assert (published / "run" / SUMMARY_FILE).read_bytes() == summary
     assert list((published / "run").glob("*.ckpt")) == []
+
+
+@pytest.mark.parametrize(("name", "message"), [("March", "cannot name a release"), ("tiny", "already has a release")])
+def test_name_that_cannot_be_used_is_refused_before_the_tables_are_read(published, monkeypatch, name, message):
+    monkeypatch.setattr(publish_module, "read_dataset", None)
+    with pytest.raises(StoreError, match=message):
+        publish(published / "run", published / "store", name=name)
 
 
 def test_invalid_tables_create_no_run_directory(tables_dir):

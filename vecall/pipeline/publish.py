@@ -68,6 +68,8 @@ def publish(
     model = run.load_final_model()
     target = Store.open_or_create(Path(store))
     check_tables_seq(target, run.config.schema_.items.id_type, journal_seq)
+    if name is not None:
+        target.check_name_available(name)  # before minutes of reading
     dataset = read_dataset(run.config.data, run.config.schema_)
     _check_no_regression(target, run, dataset, activate=activate, allow_worse=allow_worse)
     if not allow_worse:

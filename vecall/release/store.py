@@ -183,7 +183,7 @@ class Store:
         directory = self.path / f"tmp-{uuid.uuid4().hex}"
         with translate_write_errors(self.path), self.lock():
             if name is not None:
-                self._check_name_available(name)
+                self.check_name_available(name)
             remove_stale_drafts(self.path)
             directory.mkdir()
             # Locked until the end of the draft. The system releases the lock when the process dies, which marks the
@@ -195,6 +195,20 @@ class Store:
         finally:
             shutil.rmtree(directory, ignore_errors=True)  # after a commit it no longer exists
             os.close(descriptor)
+
+    def check_name_available(self, name: str) -> None:
+        """Check that a release may be published under a name.
+
+        Raises:
+            StoreError: it is malformed or in use.
+        """
+        if not isinstance(name, str) or not re.fullmatch(RELEASE_NAME_PATTERN, name):
+            raise StoreError(
+                f"{name!r} cannot name a release: expected 1 to 64 characters of a-z 0-9 . _ -, the first a letter or "
+                "digit"
+            )
+        if (self.path / "releases" / name).exists():
+            raise StoreError(f"{self.path} already has a release {name!r}: choose another name")
 
     def activate(self, name: str) -> str | None:
         """Make a release the current one after every byte of it has been verified.
@@ -294,7 +308,7 @@ class Store:
         with translate_write_errors(self.path), self.lock():
             now = datetime.now(UTC)
             name = name or self._make_timestamp_name(now)
-            self._check_name_available(name)
+            self.check_name_available(name)
             if base is not None:
                 self.get_release_dir(base)  # raises if it is gone
             if check is not None:
@@ -323,15 +337,6 @@ class Store:
         """
         with file_lock(self.path / "store.lock", timeout=_LOCK_TIMEOUT_SECONDS):
             yield
-
-    def _check_name_available(self, name: str) -> None:
-        if not isinstance(name, str) or not re.fullmatch(RELEASE_NAME_PATTERN, name):
-            raise StoreError(
-                f"{name!r} cannot name a release: expected 1 to 64 characters of a-z 0-9 . _ -, the first a letter or "
-                "digit"
-            )
-        if (self.path / "releases" / name).exists():
-            raise StoreError(f"{self.path} already has a release {name!r}: choose another name")
 
     def _make_timestamp_name(self, now: datetime) -> str:
         """Format `now`, with a suffix `-1`, `-2`, ... if another release has that name."""
