@@ -8,6 +8,7 @@ import pytest
 import torch
 from support import synthetic
 
+from vecall.data.split import NO_HARD_NEGATIVES
 from vecall.errors import DataError, StoreError, TrainingError
 from vecall.pipeline import fit as fit_module
 from vecall.pipeline import publish as publish_module
@@ -128,7 +129,7 @@ def test_refit_is_published_with_the_metrics_of_the_evaluated_model(tables_dir):
     # The refit has trained on all interactions, for as many epochs as the evaluated model.
     assert len(dataset.histories.values) == synthetic.USERS * synthetic.GROUP_SIZE
     encoders = final_model.vocabulary.item_encoder, final_model.vocabulary.user_encoder
-    all_data = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.EMPTY_PAIRS)
+    all_data = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, NO_HARD_NEGATIVES)
     epochs = run.summary.best_epoch + 1
     repeated = train(all_data, run.config.model, run.config.training, tables_dir / "again", max_epochs=epochs)
     assert have_equal_weights(repeated.towers.state_dict(), final_model.state_dict())

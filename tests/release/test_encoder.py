@@ -7,6 +7,7 @@ import pytest
 from support import synthetic
 
 from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.split import NO_HARD_NEGATIVES
 from vecall.errors import InvalidReleaseError
 from vecall.pipeline.run import Run
 from vecall.release.encoder import ENCODERS_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, OnnxEncoder
@@ -38,7 +39,7 @@ def test_release_vectors_equal_those_of_trained_towers(published, release):
     run = Run.open(published / "run")
     model, dataset = run.load_final_model(), synthetic.load_dataset(run.config)
     encoders = model.vocabulary.item_encoder, model.vocabulary.user_encoder
-    data = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, synthetic.EMPTY_PAIRS)
+    data = TrainingData.from_catalogue(dataset.catalogue, encoders, dataset.histories, NO_HARD_NEGATIVES)
     scorer = TowerScorer(model.towers, data)
     item_rows = np.arange(synthetic.ITEMS)
     assert release.item_ids.to_ids(item_rows) == dataset.catalogue.items.to_ids(item_rows)

@@ -14,7 +14,7 @@ from vecall.config import Config, parse_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.feature_encoder import FeatureEncoder
 from vecall.data.ragged import EvalCases, RaggedArray
-from vecall.data.split import HardNegatives
+from vecall.data.split import NO_HARD_NEGATIVES, HardNegatives
 from vecall.schema import CategoryFeature, NumericFeature, TagsFeature, TextFeature, VectorFeature
 from vecall.towers.settings import HistorySettings, ModelSettings
 from vecall.training.data import TrainingData
@@ -32,7 +32,6 @@ FEATURES = {
     "look": VectorFeature(size=3),
     "text": TextFeature(buckets=32, max_tokens=8),
 }
-EMPTY_PAIRS = HardNegatives(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 
 
 def make_features(count: int, seed: int = 0, *, groups: np.ndarray | None = None) -> pl.DataFrame:
@@ -76,7 +75,7 @@ def make_training_data(
     *,
     item_features: bool = False,
     user_features: bool = False,
-    negatives: HardNegatives = EMPTY_PAIRS,
+    negatives: HardNegatives = NO_HARD_NEGATIVES,
     n_unobserved_items: int = 0,
 ) -> TrainingData:
     """Make training data of all items of each user but the last, without the last `n_unobserved_items` items."""

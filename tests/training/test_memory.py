@@ -5,12 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from support import synthetic
 from support.memory import measure_peak_bytes, read_memory_bytes
 
 from vecall.data.feature_encoder import FeatureSpec
 from vecall.data.ragged import RaggedArray
-from vecall.data.split import HardNegatives
+from vecall.data.split import NO_HARD_NEGATIVES, HardNegatives
 from vecall.errors import TrainingError
 from vecall.towers.embedding import RowEmbedding
 from vecall.towers.settings import HistorySettings, ModelSettings
@@ -43,7 +42,7 @@ def make_data(n_items, *, n_users=500, history_length=20, has_titles=True):
     titles = {"title": rng.integers(1, TITLE_BUCKETS, (n_items, TITLE_LENGTH), dtype=np.int32)} if has_titles else {}
     return TrainingData(
         histories=RaggedArray.from_lists(rng.integers(n_items, size=(n_users, history_length))),
-        hard_negatives=synthetic.EMPTY_PAIRS,
+        hard_negatives=NO_HARD_NEGATIVES,
         n_items=n_items,
         item_features=titles,
         user_features={},

@@ -67,6 +67,7 @@ def fit(
 ) -> None:
     """Train the two-tower model and evaluate it on the held-out split, beside popularity, EASE and co-occurrence."""
     from vecall.config import load_config
+    from vecall.evaluation.evaluator import select_seen_key
     from vecall.pipeline.fit import fit as fit_run
 
     finished_run = fit_run(load_config(config), run, init=init)
@@ -78,14 +79,13 @@ def fit(
         return
     metrics: dict[str, Any] = summary.metrics
     models: dict[str, Any] = {"model": metrics, **summary.baselines}
-    is_excluded = any(value is not None for key, value in metrics["seen_excluded"].items() if key.startswith("recall@"))
-    seen = "excluded" if is_excluded else "included"
-    if not is_excluded:
+    key = select_seen_key(metrics)
+    if key == "seen_included":
         console.out.print(
             "all held-out items are in their users' histories: nothing is left if seen items are excluded"
         )
     console.print_metrics(
-        f"{summary.protocol}; seen items {seen}", {name: values[f"seen_{seen}"] for name, values in models.items()}
+        f"{summary.protocol}; {key.replace('_', ' items ')}", {name: values[key] for name, values in models.items()}
     )
     comparison = summary.comparison
     if comparison is not None and comparison.level != "below":  # which `fit` has warned of

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,16 @@ class UserSample:
     top_rows: Rows
     target_scores: Scores
     negative_scores: Scores
+
+
+def select_seen_key(metrics: Mapping[str, Mapping[str, float | None]]) -> Literal["seen_excluded", "seen_included"]:
+    """Return the key of the metrics to show, of those of `EvaluationResult.as_json`.
+
+    That is "seen_included" if every target is in its user's history: no recall without seen items is defined then.
+    """
+    excluded = metrics["seen_excluded"]
+    has_recall = any(value is not None for name, value in excluded.items() if name.startswith("recall@"))
+    return "seen_excluded" if has_recall else "seen_included"
 
 
 @dataclass(frozen=True)

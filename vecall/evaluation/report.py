@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vecall.errors import ConfigError
 from vecall.evaluation.channel_table import ChannelTable
+from vecall.evaluation.evaluator import select_seen_key
 from vecall.evaluation.plots import format_decimal
 from vecall.evaluation.segment_tables import SegmentTable
 from vecall.runtime.paths import to_absolute_path
@@ -310,11 +311,7 @@ def _build_summary_cards(content: ReportContent) -> list[_Card]:
 
 def _select_seen_excluded_or_included(metrics: Mapping[str, MetricValues]) -> dict[str, float]:
     """Return the defined metrics of "seen_excluded", or of "seen_included" if every target is a repeat."""
-    for key in ("seen_excluded", "seen_included"):
-        defined = {name: value for name, value in metrics[key].items() if value is not None}
-        if any(name.startswith("recall@") for name in defined):
-            return defined
-    return defined
+    return {name: value for name, value in metrics[select_seen_key(metrics)].items() if value is not None}
 
 
 def _build_metric_table(content: ReportContent, metrics_key: str) -> _MetricTable:

@@ -182,4 +182,4 @@ def _compute_tail_recalls(
 
 def _meets_target(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
     """Whether the mean and the worst 1 % of the queries reach the target."""
-    return bool(recalls.mean() >= target.mean and mean_of_worst(recalls) >= target.worst)
+    return target.is_reached(float(recalls.mean()), mean_of_worst(recalls))

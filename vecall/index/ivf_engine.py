@@ -57,8 +57,7 @@ def _measure_at_smallest_depth(task: SweepTask, search_params: SearchParams) -> 
 
 
 def _reaches_with_confidence(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
-    lower_bound = float(recalls.mean()) - compute_ci95_half_width(recalls)
-    return lower_bound >= target.mean and mean_of_worst(recalls) >= target.worst
+    return target.is_reached(float(recalls.mean()) - compute_ci95_half_width(recalls), mean_of_worst(recalls))
 
 
 def _build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild:

@@ -21,6 +21,10 @@ class RecallTarget:
     mean: float
     worst: float
 
+    def is_reached(self, mean: float, worst: float) -> bool:
+        """Whether a mean recall, or a lower bound of it, and that of the worst queries reach the target."""
+        return mean >= self.mean and worst >= self.worst
+
 
 @dataclass(frozen=True)
 class TuningPoint:
@@ -53,7 +57,7 @@ class TuningPoint:
 
     def reaches_with_confidence(self, target: RecallTarget) -> bool:
         """Whether the lower bound of the recall's 95 % confidence interval, and the worst queries, reach the target."""
-        return self.recall - self.recall_ci95 >= target.mean and self.worst_recall >= target.worst
+        return target.is_reached(self.recall - self.recall_ci95, self.worst_recall)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecall.errors import InvalidReleaseError, JournalCorruptedError, JournalIOError, StoreError
+from vecall.errors import JournalCorruptedError, JournalIOError, StoreError
 from vecall.index.dropping import drop_index
 from vecall.live.journal import Journal
-from vecall.release.manifest import Manifest, read_manifest
+from vecall.release.manifest import Manifest
 from vecall.release.store import Store
 from vecall.schema import IdType
 
@@ -92,7 +92,7 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
     """
     if isinstance(seq, bool) or not isinstance(seq, int) or seq < 0:
         raise StoreError(f"journal_seq is {seq!r:.80}; expected the sequence number of an operation, or 0 for none")
-    served = _read_current_manifest(store)
+    served = store.find_current_manifest()  # a damaged one does not prevent another
     if served is not None and served.id_type != id_type:
         raise StoreError(
             f"the current release {served.name!r} of {store.path} has item ids of type {served.id_type}, and these are "
@@ -119,15 +119,6 @@ def check_tables_seq(store: Store, id_type: IdType, seq: int) -> None:
             f"journal_seq is {seq}, but the journal of {store.path} ends at {last_seq}: give the last operation that "
             "the tables contain, as the response to an upsert or delete returned it in `seq`"
         )
-
-
-def _read_current_manifest(store: Store) -> Manifest | None:
-    """Return the current release's manifest; None without one, or if it is damaged: another may be published then."""
-    try:
-        current = store.find_current()
-        return None if current is None else read_manifest(store.get_release_dir(current.release))[0]
-    except (StoreError, InvalidReleaseError):
-        return None
 
 
 def check_operations_remain(store: Store, id_type: IdType, seq: int) -> None:

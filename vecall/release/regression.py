@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from vecall.errors import StoreError
-from vecall.release.manifest import Manifest, read_manifest
+from vecall.release.manifest import Manifest
 from vecall.release.store import Store
 
 logger = logging.getLogger(__name__)
@@ -27,12 +26,8 @@ def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonVal
         A sentence if the item count or the recall is less than half of the current release's; None otherwise, and
         where no current release can be read.
     """
-    try:
-        current = store.find_current()
-        if current is None:
-            return None
-        manifest, _ = read_manifest(store.get_release_dir(current.release))
-    except StoreError:
+    manifest = store.find_current_manifest()
+    if manifest is None:
         return None
     if item_count < _MIN_SHARE * manifest.items:
         return f"it has {item_count:,} items; the current release {manifest.name!r} has {manifest.items:,}"

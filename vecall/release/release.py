@@ -266,7 +266,7 @@ def load_release(directory: Path, manifest: Manifest) -> Release:
         ),
         channels=load_channels(directory, manifest.items),
         ranker=load_ranker(directory, manifest.ranker),
-        manifest_sha256=read_manifest(directory)[1],
+        manifest_sha256=read_manifest(directory)[1],  # the last to be read: fails if the release was pruned meanwhile
     )
     _check_consistency(release, engine.file)
     _check_channel_columns(release)

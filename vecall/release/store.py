@@ -129,6 +129,14 @@ class Store:
         """
         return read_current(self.path)
 
+    def find_current_manifest(self) -> Manifest | None:
+        """Read the current release's manifest; None if no release is current, or it cannot be read."""
+        try:
+            current = self.find_current()
+            return None if current is None else read_manifest(self.get_release_dir(current.release))[0]
+        except StoreError:
+            return None
+
     def list_releases(
         self, *, skip_damaged: bool = False, on_damaged: Callable[[InvalidReleaseError], object] | None = None
     ) -> list[Manifest]:

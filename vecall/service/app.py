@@ -123,9 +123,7 @@ def _build_health_endpoints(service: RecallService, authenticator: Authenticator
 
     async def get_readiness(request: Request) -> Response:
         may_read = authenticator.has_role(request.headers, "read")
-        if not may_read and service.not_ready_reason is not None:
-            raise HttpError(503, "not_ready", f"not ready: {_HIDDEN_REASON}", headers=RETRY_AFTER)
-        _require_ready(service)
+        _require_ready(service, shows_reason=may_read)
         snapshot, reason = service.snapshot, service.degraded_reason
         return to_json_response(
             {
@@ -221,11 +219,12 @@ def _require_writable(service: RecallService) -> None:
         raise HttpError(403, "forbidden", "this process is read-only; send writes to the writable one")
 
 
-def _require_ready(service: RecallService) -> None:
+def _require_ready(service: RecallService, *, shows_reason: bool = True) -> None:
     """Check that recalls are answered.
 
     Raises:
         HttpError: 503.
     """
     if service.not_ready_reason is not None:
-        raise HttpError(503, "not_ready", f"not ready: {service.not_ready_reason}", headers=RETRY_AFTER)
+        reason = service.not_ready_reason if shows_reason else _HIDDEN_REASON
+        raise HttpError(503, "not_ready", f"not ready: {reason}", headers=RETRY_AFTER)
