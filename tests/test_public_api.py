@@ -42,10 +42,10 @@ SIGNATURES = {
     "fit": "(config, run_dir, *, init)",
     "publish": "(run_dir, store, *, name, activate, journal_seq, allow_worse)",
     "publish_towers": "(store, user_tower, item_tower, *, schema, items, users, interactions, queries, encoders, "
-    "history_length, index, name, activate, journal_seq)",
+    "history_length, index, name, activate, journal_seq, allow_worse)",
     "fit_encoders": "(schema, items, users)",
     "DenseTower": "(target, *, features)",
-    "publish_vectors": "(store, ids, vectors, *, attributes, queries, index, name, activate, journal_seq)",
+    "publish_vectors": "(store, ids, vectors, *, attributes, queries, index, name, activate, journal_seq, allow_worse)",
     "evaluate": "(*, run, store, config, all_users)",
     "open_recaller": "(store, *, release, writable, max_delta_items, auto_compact, ranker)",
     "Query": "(user_id, user, history, recent, vector, k, where, exclude, exclude_seen, channels, explain)",

@@ -15,6 +15,34 @@ from vecall.errors import ConfigError
 
 # Errors of pydantic about a value that should be a mapping.
 _TABLE_EXPECTED = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type"})
+# What is expected, by the type of pydantic's error, from its context. Other types have pydantic's own words.
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "frozen_set_type": "a list",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "set_type": "a list",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "{min_length} or more characters",
+    "string_type": "text",
+    "too_long": "at most {max_length} entries",
+    "too_short": "{min_length} or more entries",
+    "tuple_type": "a list",
+    "union_tag_invalid": "{discriminator} to be one of {expected_tags}, got {tag!r}",
+    "union_tag_not_found": "a key {discriminator}",
+}
 
 
 class SettingsModel(BaseModel):
@@ -85,9 +113,16 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel], da
         if details["type"] not in ("missing", "extra_forbidden") and not isinstance(details["input"], Mapping):
             received[path] = f", got {details['input']!r:.80}"
     return [
-        FieldError(path, " or ".join(dict.fromkeys(alternatives)) + received.get(path, ""))
+        FieldError(path, _join_alternatives(alternatives) + received.get(path, ""))
         for path, alternatives in messages.items()
     ]
+
+
+def _join_alternatives(messages: Sequence[str]) -> str:
+    """Join messages about one field: "expected a number or 'learned'"."""
+    first, *others = dict.fromkeys(messages)
+    common = "expected " if first.startswith("expected ") else ""
+    return " or ".join([first, *(message.removeprefix(common) for message in others)])
 
 
 def _format_path(details: ErrorDetails, data: object) -> str:
@@ -117,6 +152,8 @@ def _format_message(details: ErrorDetails, model: type[BaseModel]) -> str:
         return f"unknown key; the keys here are {', '.join(known)}" if known else "unknown key"
     if details["type"] in _TABLE_EXPECTED:
         return "expected a table of keys and values"
+    if (expected := _EXPECTED.get(details["type"])) is not None:
+        return "expected " + expected.format_map(details.get("ctx", {}))
     return details["msg"].removeprefix("Value error, ")
 
 

@@ -135,7 +135,7 @@ def test_command_prints_the_release_as_publish_does(store):
 
 def test_release_that_is_published_meanwhile_stays_current(store, monkeypatch):
     def write_and_publish(*args):
-        publish_vectors(store.path, ["a", "b"], VECTORS[:2], name="nightly")
+        publish_vectors(store.path, ["a", "b"], VECTORS[:2], name="nightly", allow_worse=True)
         return write_snapshot(*args)
 
     write_snapshot = reindex_module.write_snapshot

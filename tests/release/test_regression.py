@@ -21,12 +21,15 @@ def test_losing_more_than_half_of_the_items_is_a_regression(store):
     assert find_regression(store, 1000, {}) is None
 
 
-def test_vectors_of_fewer_than_half_of_the_items_are_published_with_a_warning(store, caplog):
-    publish_vectors(store.path, range(49), np.eye(49, 8), name="inactive", activate=False)
+def test_vectors_of_fewer_than_half_of_the_items_are_published_only_inactive_or_if_allowed(store, caplog):
     publish_vectors(store.path, range(50), np.eye(50, 8), name="two")
     assert not caplog.text
-    publish_vectors(store.path, range(20), np.eye(20, 8), name="three")
+    with pytest.raises(StoreError, match=r"not published: it has 20 items; .*'two' has 50.*allow_worse=True"):
+        publish_vectors(store.path, range(20), np.eye(20, 8), name="three")
+    assert [manifest.name for manifest in store.list_releases()] == ["two", "one"]
+    publish_vectors(store.path, range(20), np.eye(20, 8), name="inactive", activate=False)
     assert "has lost items: it has 20 items; the current release 'two' has 50" in caplog.text
+    assert publish_vectors(store.path, range(20), np.eye(20, 8), name="three", allow_worse=True) == "three"
 
 
 def make_metrics(**recalls):

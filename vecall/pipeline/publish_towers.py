@@ -38,7 +38,7 @@ from vecall.pipeline.custom_towers import (
 from vecall.pipeline.onnx_export import compute_encoder_hash, write_encoder_state
 from vecall.release.encoder import ITEM_TOWER_FILE, QUERY_TOWER_FILE, EncoderState, OnnxEncoder
 from vecall.release.file_io import translate_write_errors
-from vecall.release.regression import warn_of_lost_items
+from vecall.release.regression import refuse_lost_items
 from vecall.release.store import Store
 from vecall.release.users import UserTable
 from vecall.release.writer import ReleaseContents, write_release
@@ -66,6 +66,7 @@ def publish_towers(
     name: str | None = None,
     activate: bool = True,
     journal_seq: int = 0,
+    allow_worse: bool = False,
 ) -> str:
     """Publish one's own PyTorch towers as a release: export them to ONNX, encode all items and tune the index.
 
@@ -93,6 +94,7 @@ def publish_towers(
         name: Name of the release; None for a UTC timestamp.
         activate: Whether the release becomes the current one.
         journal_seq: As for `publish_vectors`.
+        allow_worse: As for `publish_vectors`.
 
     Returns:
         The release's name.
@@ -106,7 +108,9 @@ def publish_towers(
     check_not_forked()
     settings, tables = require_index_settings(index), (items, users, interactions)
     inputs = _prepare(parse_schema(schema), tables, (item_tower, user_tower), encoders, history_length)
-    return _publish(Path(store), inputs, settings, queries, name, journal_seq, activate=activate)
+    outputs = _check_outputs(inputs, queries)
+    target = _open_store(Path(store), inputs, journal_seq, activate=activate, allow_worse=allow_worse)
+    return _publish(target, inputs, outputs, settings, name, journal_seq, activate=activate)
 
 
 @dataclass(frozen=True)
@@ -168,37 +172,52 @@ def _prepare(
     )
 
 
+def _check_outputs(inputs: _Inputs, queries: NDArray[np.floating[Any]] | None) -> tuple[int, Vectors | None]:
+    """Call both towers once.
+
+    Returns:
+        D, and the checked queries [Q, D].
+    """
+    with evaluation_mode(inputs.item_graph, inputs.user_graph):
+        dim = check_tower(inputs.item_graph, None)
+        check_tower(inputs.user_graph, dim)
+    return dim, None if queries is None else _to_queries(queries, dim)
+
+
+def _open_store(path: Path, inputs: _Inputs, journal_seq: int, *, activate: bool, allow_worse: bool) -> Store:
+    store = Store.open_or_create(path)
+    check_tables_seq(store, inputs.schema.items.id_type, journal_seq)
+    if inputs.tables.items is not None:
+        refuse_lost_items(store, len(inputs.tables.items.ids), activate=activate, allow_worse=allow_worse)
+    return store
+
+
 def _publish(
-    store: Path,
+    target: Store,
     inputs: _Inputs,
+    outputs: tuple[int, Vectors | None],
     settings: IndexSettings,
-    queries: NDArray[np.floating[Any]] | None,
     name: str | None,
     journal_seq: int,
     *,
     activate: bool,
 ) -> str:
-    with evaluation_mode(inputs.item_graph, inputs.user_graph):
-        dim = check_tower(inputs.item_graph, None)
-        check_tower(inputs.user_graph, dim)
-        query_array = None if queries is None else _to_queries(queries, dim)
-        target = Store.open_or_create(store)
-        check_tables_seq(target, inputs.schema.items.id_type, journal_seq)
-        if activate and inputs.tables.items is not None:
-            warn_of_lost_items(target, len(inputs.tables.items.ids))
-        with target.create_draft(name) as draft:
+    """Write a release; `outputs` are those of `_check_outputs`."""
+    dim, queries = outputs
+    with target.create_draft(name) as draft:
+        with evaluation_mode(inputs.item_graph, inputs.user_graph):
             encoder, encoder_hash = _export_towers(inputs, dim, draft.directory)
-            # Not bound to a name: the vectors are released before the index is loaded again to be verified.
-            description = write_release(
-                draft.directory,
-                _build_contents(encoder, inputs, journal_seq, draft.directory),
-                settings,
-                queries=query_array,
-                encoder=(encoder, encoder_hash),
-                name=draft.name,
-            )
-            check = partial(check_operations_remain, target, inputs.schema.items.id_type, journal_seq)
-            return draft.commit(description, activate=activate, check=check)
+        # Not bound to a name: the vectors are released before the index is loaded again to be verified.
+        description = write_release(
+            draft.directory,
+            _build_contents(encoder, inputs, journal_seq, draft.directory),
+            settings,
+            queries=queries,
+            encoder=(encoder, encoder_hash),
+            name=draft.name,
+        )
+        check = partial(check_operations_remain, target, inputs.schema.items.id_type, journal_seq)
+        return draft.commit(description, activate=activate, check=check)
 
 
 def _check_arguments(

@@ -18,7 +18,7 @@ from vecall.index.settings import IndexSettings
 from vecall.live.pruning import check_operations_remain, check_tables_seq
 from vecall.pipeline.arguments import check_queries, require_index_settings, to_array
 from vecall.pipeline.catalogue_encoding import find_unstorable_rows
-from vecall.release.regression import warn_of_lost_items
+from vecall.release.regression import refuse_lost_items
 from vecall.release.store import Store
 from vecall.release.writer import ReleaseContents, check_attributes, write_release
 from vecall.runtime.fork_safety import check_not_forked
@@ -38,6 +38,7 @@ def publish_vectors(
     name: str | None = None,
     activate: bool = True,
     journal_seq: int = 0,
+    allow_worse: bool = False,
 ) -> str:
     """Publish externally trained vectors as a release; items are scored by inner product.
 
@@ -54,6 +55,8 @@ def publish_vectors(
         activate: Whether the release becomes the current one.
         journal_seq: Sequence number of the last operation of the store's journal that `ids` and `vectors` include.
             Later operations are replayed onto the release whenever it is opened.
+        allow_worse: Whether the release may have less than half of the current release's items. With `activate` false,
+            it may in any case, with a warning.
 
     Returns:
         The release's name.
@@ -61,7 +64,8 @@ def publish_vectors(
     Raises:
         DataError: Ids, vectors, queries or attributes are invalid or do not match each other.
         ConfigError: `index` is not an `IndexSettings`.
-        StoreError: The name is in use, the journal has no operation `journal_seq`, or the store cannot be written.
+        StoreError: The name is in use, the journal has no operation `journal_seq`, most of the current release's items
+            are lost and `allow_worse` is false, or the store cannot be written.
     """
     check_not_forked()
     index_settings = require_index_settings(index)
@@ -75,8 +79,7 @@ def publish_vectors(
     tuning_queries = None if query_array is None else np.ascontiguousarray(query_array, dtype=np.float32)
     target = Store.open_or_create(Path(store))
     check_tables_seq(target, id_type, journal_seq)
-    if activate:
-        warn_of_lost_items(target, len(id_column))
+    refuse_lost_items(target, len(id_column), activate=activate, allow_worse=allow_worse)
     with target.create_draft(name) as draft:
         description = write_release(draft.directory, contents, index_settings, queries=tuning_queries, name=draft.name)
         check = partial(check_operations_remain, target, id_type, journal_seq)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from vecall.errors import StoreError
 from vecall.release.manifest import Manifest
 from vecall.release.store import Store
 
@@ -40,10 +41,29 @@ def find_regression(store: Store, item_count: int, metrics: Mapping[str, JsonVal
     return None
 
 
-def warn_of_lost_items(store: Store, item_count: int) -> None:
-    """Warn if a release of vectors or towers of one's own has less than half of the current release's items."""
-    if (regression := find_regression(store, item_count, {})) is not None:
-        logger.warning("%s: the release that is published now has lost items: %s", store.path, regression)
+def refuse_lost_items(store: Store, item_count: int, *, activate: bool, allow_worse: bool) -> None:
+    """Refuse a release of vectors or towers of one's own that has lost most of the current release's items.
+
+    Where that is allowed, or the release does not become the current one, it is a warning.
+
+    Args:
+        store: where the new release will be published.
+        item_count: N of the new release.
+        activate: Whether it becomes the current release.
+        allow_worse: Whether the caller allows it.
+
+    Raises:
+        StoreError: The new release has less than half of the current release's items.
+    """
+    regression = find_regression(store, item_count, {})
+    if regression is None:
+        return
+    if activate and not allow_worse:
+        raise StoreError(
+            f"{store.path}: the new release is not published: {regression}. Check the items; if this is intended, "
+            "publish with allow_worse=True, or with activate=False to inspect the release first"
+        )
+    logger.warning("%s: the new release has lost items: %s", store.path, regression)
 
 
 def _match_recall_metrics(
