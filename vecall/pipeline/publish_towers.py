@@ -87,8 +87,7 @@ def publish_towers(
         users: The users table, likewise; needed if the schema names user features.
         interactions: The interactions table, likewise: histories, popularity and channels.
         queries: [Q, D] real user vectors to tune the index on; None to encode users of the tables.
-        encoders: What `fit_encoders` returned when the towers were trained; None to fit on `items` and `users`, which
-            is right only if the towers were trained on these very tables.
+        encoders: What `fit_encoders` returned for the tables of the training; None if that was on these very tables.
         history_length: L.
         index: Index settings; None for the defaults. Parameters that are left out are tuned.
         name: Name of the release; None for a UTC timestamp.
