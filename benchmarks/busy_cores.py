@@ -4,17 +4,17 @@ python benchmarks/busy_cores.py [--rounds 8] [--preset pooled] [--out FILE]
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from harness.environment import REPOSITORY_DIR, RESULTS_DIR, describe_environment, write_json
 from harness.tables import print_table
+from harness.training.step_process import StepProcess, answer_requests, time_in_turns
 
 _STEPS_PER_ROUND = 6  # of each variant
 _BUSY_SECONDS = 600  # lifetime of the competing processes, should this one be killed
@@ -35,17 +35,19 @@ def main() -> None:
     parser.add_argument("--preset", default="pooled")
     parser.add_argument("--out", type=Path, help="default: results/busy-cores-PRESET.json")
     options = parser.parse_args()
-    workers = {name: _TrainingProcess(options.preset, *variant) for name, variant in _VARIANTS.items()}
-    quiet_ms = _measure_rounds(workers, options.rounds)
-    competitors = [_start_busy_process() for _ in range(os.cpu_count() or 1)]
-    time.sleep(1)
-    busy_ms = _measure_rounds(workers, options.rounds)
-    for process in [*competitors, *(worker.process for worker in workers.values())]:
-        process.kill()
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(_start_worker(options.preset, *variant)) for name, variant in _VARIANTS.items()
+        }
+        quiet_ms = time_in_turns(workers, rounds=options.rounds, steps=_STEPS_PER_ROUND)
+        for _ in range(os.cpu_count() or 1):
+            stack.callback(_start_busy_process().kill)
+        time.sleep(1)
+        busy_ms = time_in_turns(workers, rounds=options.rounds, steps=_STEPS_PER_ROUND)
     results = {
         name: {
-            "quiet_ms": round(quiet_ms[name], 1),
-            "busy_ms": round(busy_ms[name], 1),
+            "quiet_ms": quiet_ms[name],
+            "busy_ms": busy_ms[name],
             "busy_over_quiet_default": round(busy_ms[name] / quiet_ms[_DEFAULT], 2),
         }
         for name in workers
@@ -58,37 +60,9 @@ def main() -> None:
     print_table("a training step, median ms", ["variant", "quiet", "busy", "busy / default's quiet"], rows)
 
 
-class _TrainingProcess:
-    """Child process that runs timed training steps on request: see `run_worker`."""
-
-    def __init__(self, preset: str, environment: dict[str, str], threads: int | None) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", preset, str(threads or 0)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=inherited | environment,
-        )
-        self.time_steps(1)
-
-    def time_steps(self, steps: int) -> list[float]:
-        """Run steps and return the seconds of each."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        seconds: list[float] = json.loads(self.process.stdout.readline())
-        return seconds
-
-
-def _measure_rounds(workers: dict[str, _TrainingProcess], rounds: int) -> dict[str, float]:
-    """Return the median milliseconds of a step; the variants take turns, so that noise hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            seconds[name] += worker.time_steps(_STEPS_PER_ROUND)
-    return {name: 1e3 * median(values) for name, values in seconds.items()}
+def _start_worker(preset: str, environment: dict[str, str], threads: int | None) -> StepProcess:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    return StepProcess([__file__, "--worker", preset, str(threads or 0)], inherited | environment)
 
 
 def _start_busy_process() -> subprocess.Popen[str]:
@@ -98,45 +72,27 @@ def _start_busy_process() -> subprocess.Popen[str]:
 
 
 def run_worker(preset: str, threads: int) -> None:
-    """Train on MovieLens: each line of standard input is a number of steps, answered by their seconds as JSON.
+    """Train on MovieLens, as many steps at a time as are asked for.
 
     Args:
         preset: of the model.
         threads: 0 is torch's default.
     """
-    import numpy as np
     import torch
 
+    from harness.training.load import load_training_data
+    from harness.training.step_timer import StepTimer
     from vecall.config import load_config, parse_config
-    from vecall.data.dataset import read_dataset
     from vecall.towers.two_tower import TwoTower
-    from vecall.training.data import TrainingData
     from vecall.training.module import TwoTowerModule
 
     if threads:
         torch.set_num_threads(threads)
     settings: dict[str, Any] = load_config(REPOSITORY_DIR / "examples/movielens/vecall.toml").as_json()
     config = parse_config({"data": settings["data"], "schema": settings["schema"], "model": {"preset": preset}})
-    dataset = read_dataset(config.data, config.schema_)
-    split = dataset.split(config.data)
-    encoders = dataset.fit_feature_encoders(split.train.values, np.flatnonzero(split.train.lengths))
-    training_data = TrainingData.from_catalogue(dataset.catalogue, encoders, split.train, split.hard_negatives)
-    towers = TwoTower(config.model, training_data.item_specs, training_data.user_specs, training_data.n_items)
-    module = TwoTowerModule(towers, training_data, config.training)
-    optimizer: Any = module.configure_optimizers()["optimizer"]
-    module.on_fit_start()
-    module.train()
-    for line in sys.stdin:
-        batches: Any = iter(module.train_dataloader())
-        seconds = []
-        for step in range(int(line)):
-            batch = next(batches)
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            module.training_step(batch, step).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps(seconds), flush=True)
+    data, _ = load_training_data(config)
+    towers = TwoTower(config.model, data.item_specs, data.user_specs, data.n_items)
+    answer_requests(StepTimer(TwoTowerModule(towers, data, config.training)).run)
 
 
 if __name__ == "__main__":

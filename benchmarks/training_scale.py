@@ -26,6 +26,7 @@ from harness.scale.table_cells import measure_encode, measure_read
 from harness.scale.training_cells import measure_epoch, measure_steps, measure_validation
 from harness.tables import console
 from vecall.console import configure_logging
+from vecall.runtime.huge_pages import use_huge_pages
 
 ROWS_PER_USER = 20
 SMOKE_ITEMS, SMOKE_ROWS = 2_000, 20_000
@@ -198,6 +199,7 @@ def main() -> None:
     if options.cell:
         _measure(options.cell, options)
         return
+    use_huge_pages()  # for the child processes, as the command line does
     names = [name for name, cell in CELLS.items() if cell.part in options.part]
     for name in names:
         if _get_key(name, options) in read_json(options.out) and not options.fresh:

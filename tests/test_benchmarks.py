@@ -108,6 +108,44 @@ def test_short_or_invalid_answer_is_counted() -> None:
 
 @pytest.mark.usefixtures("benchmarks_path")
 @pytest.mark.examples
+def test_profile_of_a_step_has_its_parts() -> None:
+    from harness.training.step_profile import profile_steps
+    from harness.training.synthetic_data import make_training_data
+    from vecall.config import PRESETS
+    from vecall.towers.settings import ModelSettings
+    from vecall.towers.two_tower import TwoTower
+    from vecall.training.module import TwoTowerModule
+    from vecall.training.settings import TrainingSettings
+
+    data = make_training_data(300, 6000)
+    preset: dict[str, Any] = dict(PRESETS["sequence"])
+    towers = TwoTower(ModelSettings(**preset["model"] | {"dim": 16}), data.item_specs, data.user_specs, data.n_items)
+    settings = TrainingSettings(**preset["training"] | {"batch": 64, "loss": "softmax"})
+    profile = profile_steps(TwoTowerModule(towers, data, settings), warmup_steps=1, steps=2)
+    shares = profile["share"]
+    assert list(shares) == [
+        "backward of the towers",
+        "batch",
+        "item tower",
+        "optimiser",
+        "softmax, both ways",
+        "user tower",
+    ]
+    assert all(share > 0 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.examples
+def test_huge_pages_are_compared_and_the_result_is_kept(tmp_path: Path) -> None:
+    out, case = tmp_path / "huge-pages.json", "pooled, 10,000 items, softmax"
+    output = run_benchmark("huge_pages.py", "--rounds", 1, "--cases", case, "--out", out)
+    result = json.loads(out.read_text())["step"][case]
+    assert result["ratio"] == pytest.approx(result["2 MiB"] / result["4 KiB"], abs=1e-3)
+    assert case in output
+
+
+@pytest.mark.usefixtures("benchmarks_path")
+@pytest.mark.examples
 def test_interrupted_write_of_clustered_vectors_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness import clustered_vectors
     from harness.clustered_vectors import ClusteredVectors

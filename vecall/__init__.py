@@ -7,6 +7,7 @@ All public names are here. Each is imported on first access, so that only `fit`,
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vecall.runtime.huge_pages import use_huge_pages
 from vecall.runtime.missing_modules import explain_missing_module
 from vecall.runtime.openmp import limit_spinning
 
@@ -99,6 +100,7 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'vecall' has no attribute {name!r}")
     limit_spinning()  # before faiss or torch is loaded
+    use_huge_pages()
     try:
         return getattr(import_module(_LAZY_IMPORTS[name]), name)
     except ModuleNotFoundError as error:

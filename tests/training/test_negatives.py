@@ -89,5 +89,4 @@ def test_no_hard_negatives_are_sampled_if_there_are_none():
     empty = np.empty(0, dtype=np.int64)
     hard_negatives = HardNegativeSampler.from_pairs(HardNegatives(empty, empty, empty), n_users=2)
     rows, is_sampled = hard_negatives.sample(torch.tensor([0, 1, 1]), 3)
-    assert rows.tolist() == [[0] * 3] * 3
-    assert not is_sampled.any()
+    assert rows.shape == is_sampled.shape == (3, 0)

@@ -10,6 +10,7 @@ from vecall.cli import reference as reference_commands
 from vecall.cli import serving as serving_commands
 from vecall.cli import store as store_commands
 from vecall.cli import training as training_commands
+from vecall.runtime.huge_pages import use_huge_pages
 from vecall.runtime.openmp import limit_spinning
 
 app = typer.Typer(
@@ -47,4 +48,5 @@ def _setup(
 def main() -> None:
     """Run the command line; entry point of the `vecall` script."""
     limit_spinning()  # before a command loads faiss or torch
+    use_huge_pages()
     app()

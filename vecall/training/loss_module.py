@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from vecall.towers.ensemble import split_ensemble
+from vecall.towers.row_lookup import take_rows
 from vecall.towers.two_tower import TwoTower
 from vecall.training.any_batch import AnyBatch, TargetBatch
 from vecall.training.batches import SampleBatch
@@ -160,18 +161,22 @@ class LossModule(LightningModule):
         log_counts = sampled.log_expected_counts
         log_expected_counts = torch.cat([log_counts, log_counts.new_zeros(hard.shape[1])])  # [C + H]
         user_vectors = self._encode_users(item_vectors, batch)  # [P, D]
-        return self._average_losses(
-            sampled_softmax_loss(
-                positive_scores=(users * items.index_select(0, targets)).sum(1),
-                candidate_scores=torch.cat(
-                    [users @ items.index_select(0, candidates).T, _score_own_items(users, items[hard])], 1
-                ),
+        scored_vectors = _take_together(item_vectors, targets, candidates, hard)
+
+        def compute_loss(users: Tensor, items: Tensor) -> Tensor:
+            target_items, shared_items, own_items = torch.split(items, [len(targets), len(candidates), hard.numel()])
+            own_scores = _score_own_items(users, own_items.view(*hard.shape, items.shape[1]))
+            return sampled_softmax_loss(
+                positive_scores=(users * target_items).sum(1),
+                candidate_scores=torch.cat([users @ shared_items.T, own_scores], dim=1),
                 log_expected_counts=log_expected_counts,
                 ignore_mask=ignore_mask,
                 weights=batch.weights,
                 label_smoothing=self.settings.label_smoothing,
             )
-            for users, items in self._zip_members(user_vectors, item_vectors)
+
+        return self._average_losses(
+            compute_loss(users, items) for users, items in self._zip_members(user_vectors, scored_vectors)
         )
 
     def _list_ignored_items(self, batch: TargetBatch, targets: Tensor) -> Tensor:
@@ -253,21 +258,22 @@ class LossModule(LightningModule):
         ignore_mask = torch.cat([listed[:, candidates], is_ignored_hard], dim=1)  # [B, C + H]
         log_counts = sampled.log_expected_counts
         user_vectors = self._encode_users(item_vectors, batch)  # [B, D]
-        owners = batch.target_owners
+        scored_vectors, owners = _take_together(item_vectors, targets, candidates, hard), batch.target_owners
 
         def compute_loss(users: Tensor, items: Tensor) -> Tensor:
-            sampled_scores = users @ items.index_select(0, candidates).T - log_counts
-            scores = torch.cat([sampled_scores, _score_own_items(users, items[hard])], dim=1)  # [B, C + H]
+            target_items, shared_items, own_items = torch.split(items, [len(targets), len(candidates), hard.numel()])
+            own_scores = _score_own_items(users, own_items.view(*hard.shape, items.shape[1]))
+            scores = torch.cat([users @ shared_items.T - log_counts, own_scores], dim=1)  # [B, C + H]
             return multi_target_cross_entropy(
                 scores.masked_fill(ignore_mask, float("-inf")),
-                (users[owners] * items.index_select(0, targets)).sum(1),
+                (users[owners] * target_items).sum(1),
                 owners,
                 batch.weights,
                 label_smoothing=self.settings.label_smoothing,
             )
 
         return self._average_losses(
-            compute_loss(users, items) for users, items in self._zip_members(user_vectors, item_vectors)
+            compute_loss(users, items) for users, items in self._zip_members(user_vectors, scored_vectors)
         )
 
     def _compute_bce_loss(self, batch: SampleBatch) -> Tensor:
@@ -285,11 +291,20 @@ class LossModule(LightningModule):
         is_counted[:, 0] = True  # a sample with label 0 is counted itself, but has no sampled negatives
         weights = None if batch.weights is None else batch.weights.unsqueeze(1).expand_as(labels)[is_counted]
         user_vectors = self._encode_users(item_vectors, batch.replace_input_items(input_items))  # [B, D]
+        paired_vectors = take_rows(item_vectors, paired)  # [B, 1 + n, D]
         loss = self._average_losses(
-            binary_cross_entropy(_score_own_items(users, items[paired])[is_counted], labels[is_counted], weights)
-            for users, items in self._zip_members(user_vectors, item_vectors)
+            binary_cross_entropy(_score_own_items(users, items)[is_counted], labels[is_counted], weights)
+            for users, items in self._zip_members(user_vectors, paired_vectors)
         )
         return loss * batch.compute_pair_weight(self.settings.negatives.uniform)
+
+
+def _take_together(vectors: Tensor, *rows: Tensor) -> Tensor:
+    """Look up rows of [M, D] vectors, those of several tensors after each other → [n, D].
+
+    Together, since the gradient of each look-up takes [M, D] numbers.
+    """
+    return take_rows(vectors, torch.cat([part.flatten() for part in rows]))
 
 
 def _score_own_items(users: Tensor, items: Tensor) -> Tensor:

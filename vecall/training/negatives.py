@@ -107,12 +107,12 @@ class HardNegativeSampler:
 
         Returns:
             [B, H] item rows, and [B, H] bool, true for a sampled item, false (with row 0) where the user has no more.
+            Both are [B, 0] if there are none of any user.
         """
         first = self.offsets[users]
         available = self.offsets[users + 1] - first  # [B]
         start = (torch.rand(len(users), device=users.device) * available).long()
-        slots = torch.arange(count, device=users.device)  # [H]
+        slots = torch.arange(count if len(self.values) else 0, device=users.device)  # [H]
         is_sampled = slots < available.unsqueeze(1)  # [B, H]
         sources = first.unsqueeze(1) + (start.unsqueeze(1) + slots) % available.clamp(min=1).unsqueeze(1)
-        values = self.values if len(self.values) else self.offsets.new_zeros(1)
-        return torch.where(is_sampled, values[torch.where(is_sampled, sources, 0)], 0), is_sampled
+        return torch.where(is_sampled, self.values[torch.where(is_sampled, sources, 0)], 0), is_sampled

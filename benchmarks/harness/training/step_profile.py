@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vecall.training import module as training_module
+from vecall.training import loss_module
 from vecall.training.module import TwoTowerModule
 
 _MATMUL_OPS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}  # each multiplies its last two tensors
@@ -109,10 +109,10 @@ def profile_steps(module: TwoTowerModule, *, warmup_steps: int, steps: int) -> d
 def _run_step(module: TwoTowerModule, optimizer: torch.optim.Optimizer, batch: Any, timer: PartTimer) -> None:
     """Run a step and time its parts."""
     towers, loss_name = module.towers, "chunked_cross_entropy"
-    timed_loss = timer.wrap("softmax, both ways", getattr(training_module, loss_name))
+    timed_loss = timer.wrap("softmax, both ways", getattr(loss_module, loss_name))
     timed_encode_items = timer.wrap("item tower", towers.encode_items)
     with (
-        patch.object(training_module, loss_name, timed_loss),
+        patch.object(loss_module, loss_name, timed_loss),
         patch.object(towers, "encode_items", timed_encode_items),
         timer.time_part("user tower"),
     ):
