@@ -6,10 +6,10 @@
 MovieLens, Beauty and Sports are split by leave-one-out; Steam, Book-Crossing and citeulike-a at random, with histories
 of the training part. All sets use one preset with its defaults; with `auto` it says what was chosen for each. Each set,
 preset and seed is trained and evaluated once and kept in `results/accuracy/`; it is measured again with --fresh, or
-when the settings of the preset have changed. With --runs DIR the runs are kept, and one that was interrupted goes on
-where it was: its `fit_seconds` are those of the last part, and it is said to be `resumed`. Baselines are measured once
-for each set, EASE with its best l2 on the validation; the model through its index with the first seed. Results
-that were kept before channels were merged have no merged recall; --fresh measures it.
+when the settings of the preset have changed. With --runs DIR the runs are kept: one that was interrupted goes on where
+it was, and a finished one is only evaluated. Either is said to be `resumed`: its `fit_seconds` are those of the last
+part. Baselines are measured once for each set, EASE with its best l2 on the validation; the model through its index
+with the first seed. Results that were kept before channels were merged have no merged recall; --fresh measures it.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from harness.tables import console
 from vecall import evaluate, fit
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
+from vecall.pipeline.run import SUMMARY_FILE, Run
 from vecall.pipeline.selection_record import read_selection
 
 Result = dict[str, Any]
@@ -122,7 +123,8 @@ def _measure_seed(
     environment = describe_environment()
     run_dir, start = work_dir / f"run-{seed}", time.perf_counter()
     is_resumed = run_dir.exists()
-    run = fit(_parse_config(tables, options.preset, seed), run_dir)
+    is_finished = (run_dir / SUMMARY_FILE).exists()  # the evaluation was interrupted
+    run = Run.open(run_dir) if is_finished else fit(_parse_config(tables, options.preset, seed), run_dir)
     fit_seconds = time.perf_counter() - start
     chosen_preset, selection = run.config.model.preset, read_selection(run.directory)
     evaluated: Result = evaluate(run=run.directory) if is_first else {"model": run.summary.metrics}
