@@ -138,6 +138,11 @@ def test_unreadable_toml_is_an_error_with_the_path(tmp_path, content, message):
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
+def test_toml_of_an_editor_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b'\xef\xbb\xbfread = "key"\n')
+    assert read_toml(tmp_path / "a.toml", is_secret=True) == {"read": "key"}
+
+
 def test_error_of_a_secret_toml_file_quotes_nothing(tmp_path):
     path = tmp_path / "keys.toml"
     path.write_text("hunter2 is no TOML")

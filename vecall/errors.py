@@ -162,3 +162,8 @@ class LockedError(StoreError):
         super().__init__(message)
         self.path = path
         self.pid = pid
+
+
+def get_public_name(error: VecallError) -> str:
+    """Return the name of the error's class, or of its nearest base in this module: other classes are internal."""
+    return next(base.__name__ for base in type(error).__mro__ if base.__module__ == __name__)

@@ -14,14 +14,15 @@ import pytest
 from support.cli import invoke, list_commands, parse_object, run_json
 from support.movielens import MOVIELENS_DIR, read_subset
 
-from vecall.cli.output import exit_on_sigterm
-from vecall.errors import InvalidReleaseError
+from vecall.cli import output
+from vecall.errors import InvalidReleaseError, TrainingError
 from vecall.pipeline.publish_vectors import publish_vectors
 from vecall.quickstart import run as quickstart_module
 from vecall.recall.query import Query
 from vecall.recall.recaller import open_recaller
 from vecall.release.release import Release
 from vecall.release.store import Store
+from vecall.runtime.signals import exit_on_sigterm
 
 
 @pytest.fixture
@@ -311,3 +312,22 @@ def test_fit_publish_evaluate_recall(tmp_path: Path) -> None:
     seen_ids = set(ratings.filter(pl.col("user_id") == 1)["item_id"])
     assert len(recalled["ids"]) == 10
     assert not seen_ids & set(recalled["ids"])
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_only_the_first_of_several_processes_prints_an_error_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, lines: int
+) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    result = invoke("fit", tmp_path / "none.toml", "--run", tmp_path / "run", "--json")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, lines)
+    assert lines or "none.toml" in result.stderr
+
+
+def test_code_of_an_error_is_its_public_class(capsys: pytest.CaptureFixture[str]) -> None:
+    class InternalError(TrainingError):
+        pass
+
+    output._print_error(InternalError("x"), as_json=True)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "TrainingError"

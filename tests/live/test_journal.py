@@ -421,8 +421,9 @@ def test_missing_file_with_a_wal_is_detected(path: Path) -> None:
     with Journal.open(path, "string") as journal:
         journal.append(make_upserts("a", 3))
         path.unlink()
-        with pytest.raises(JournalCorruptedError, match="gone"):
-            Journal.open(path, "string")
+        for open_journal in (Journal.open, Journal.open_readonly):
+            with pytest.raises(JournalCorruptedError, match="gone"):
+                open_journal(path, "string")
 
 
 def test_corrupted_wal_loses_complete_batches_only(path: Path, tmp_path_factory) -> None:

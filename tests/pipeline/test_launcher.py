@@ -66,12 +66,14 @@ def is_alive(pid_path):
 def test_workers_get_ranks_an_address_and_a_share_of_the_cores(run_stub, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(7))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # with which no process would open the store
     run_stub("(run_dir / f'{rank}.json').write_text(json.dumps(dict(os.environ)))")
     variables = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert [own["RANK"] for own in variables] == [own["LOCAL_RANK"] for own in variables] == ["0", "1"]
     assert {own["WORLD_SIZE"] for own in variables} == {own["LOCAL_WORLD_SIZE"] for own in variables} == {"2"}
     assert len({(own["MASTER_ADDR"], own["MASTER_PORT"]) for own in variables}) == 1
     assert {own["OMP_NUM_THREADS"] for own in variables} == {"3"}
+    assert not any(name.startswith("TORCHELASTIC_") for own in variables for name in own)
     assert not (tmp_path / "logs").exists()
 
 
@@ -139,6 +141,20 @@ def test_interrupt_ends_all_workers(run_stub, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_stub("time.sleep(60)")
     assert not any(is_alive(tmp_path / f"{rank}.pid") for rank in range(2))
+
+
+def test_sigterm_ends_all_workers_and_leaves_no_logs(run_stub, tmp_path, monkeypatch):
+    def terminate_when_both_run(*_):
+        paths = [tmp_path / f"{rank}.pid" for rank in range(2)]
+        if all(path.exists() and path.read_text() for path in paths):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(launcher.EventReceiver, "receive", terminate_when_both_run)
+    with pytest.raises(SystemExit) as caught:
+        run_stub("time.sleep(60)")
+    assert caught.value.code == 143
+    assert not any(is_alive(tmp_path / f"{rank}.pid") for rank in range(2))
+    assert not (tmp_path / "logs").exists()
 
 
 def list_workers(run_dir):

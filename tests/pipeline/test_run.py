@@ -17,7 +17,6 @@ from vecall.pipeline.run import (
     SUMMARY_FILE,
     Run,
     TrainedModel,
-    create_or_check_run_dir,
     delete_checkpoints,
     enter_run_dir,
     read_run_config,
@@ -100,24 +99,45 @@ def test_missing_damaged_and_unfinished_runs_raise(run_dir, tmp_path):
         read_run_config(run_dir)
 
 
+def enter(run_dir, config):
+    with ExitStack() as resources:
+        enter_run_dir(run_dir, config, resources)
+
+
 def test_run_directory_is_created_once_and_resumed(tmp_path, run_dir):
     config = synthetic.make_config(tmp_path)
     new_dir = tmp_path / "deep" / "run"
-    create_or_check_run_dir(new_dir, config)
-    assert [path.name for path in new_dir.iterdir()] == [CONFIG_FILE]
+    enter(new_dir, config)
+    assert {path.name for path in new_dir.iterdir()} == {CONFIG_FILE, "fit.lock"}
     assert read_run_config(new_dir) == config
     (new_dir / METRICS_FILE).write_text("")
-    create_or_check_run_dir(new_dir, config)
-    with pytest.raises(TrainingError, match="other settings"):
-        create_or_check_run_dir(new_dir, synthetic.make_config(tmp_path, training={"seed": 1}))
+    enter(new_dir, config)
+    assert (new_dir / METRICS_FILE).exists()
+    other = synthetic.make_config(tmp_path, training={"seed": 1})
+    with pytest.raises(
+        TrainingError, match=r"other settings \(training\.seed: 0 there, 1 here\); restore them to resume"
+    ):
+        enter(new_dir, other)
     with pytest.raises(TrainingError, match="holds a finished run"):
-        create_or_check_run_dir(run_dir, config)
+        enter(run_dir, config)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "thesis.md").write_text("do not touch")
-    with pytest.raises(TrainingError, match="is neither empty nor a run"):
-        create_or_check_run_dir(tmp_path / "docs", config)
+    (tmp_path / "file").write_text("do not touch")
+    for path in (tmp_path / "docs", tmp_path / "file"):
+        with pytest.raises(TrainingError, match="is neither empty nor a run"):
+            enter(path, config)
     (tmp_path / "empty").mkdir()
-    create_or_check_run_dir(tmp_path / "empty", config)
+    enter(tmp_path / "empty", config)
+
+
+def test_run_directory_of_a_fit_that_trained_nothing_is_new(tmp_path):
+    enter(tmp_path / "run", synthetic.make_config(tmp_path, training={"seed": 1}))
+    for name in ("data.json", "trained_interactions.npy", "plan.json", "threads.json"):  # of other data and settings
+        (tmp_path / "run" / name).write_text("{}")
+    config = synthetic.make_config(tmp_path)
+    enter(tmp_path / "run", config)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {CONFIG_FILE, "fit.lock"}
+    assert read_run_config(tmp_path / "run") == config
 
 
 def test_run_directory_excludes_other_fits(tmp_path, monkeypatch):
@@ -140,7 +160,7 @@ def test_run_directory_excludes_other_fits(tmp_path, monkeypatch):
 )
 def test_run_config_round_trips(tmp_path, data):
     config = synthetic.make_config(tmp_path, data=data, training={"temperature": "learned"}, model={"hidden": [16]})
-    create_or_check_run_dir(tmp_path / "run", config)
+    enter(tmp_path / "run", config)
     assert read_run_config(tmp_path / "run") == config
     assert json.loads((tmp_path / "run" / CONFIG_FILE).read_text())["schema"]["items"]["id_type"] == "string"
 

@@ -22,7 +22,7 @@ from vecall.pipeline.selection_record import SELECTION_DIR, TrialRecord, format_
 from vecall.pipeline.selection_trial import TrialRunner
 from vecall.release.release import open_release
 from vecall.release.store import Store
-from vecall.training.data import TrainingData
+from vecall.training.data import TooLittleDataError, TrainingData
 
 
 @pytest.fixture
@@ -160,6 +160,25 @@ def test_interrupted_selection_repeats_no_trial_that_has_ended(select, runner):
 
 def test_preset_that_cannot_be_trained_is_left_out_and_named(select, runner):
     runner.error, runner.scores = TrainingError("too few items"), {"pooled": 0.3}
+    assert select().model.preset == "pooled"
+    assert read_selection(runner.run_dir).left_out == {"set": "too few items"}
+
+
+class GroupOfOne:
+    """Processes that train together, of which this is the only one."""
+
+    rank, size, shares_memory = 0, 1, False
+
+    def broadcast_object(self, value):
+        return value
+
+
+def test_of_several_processes_a_preset_is_left_out_only_for_what_all_of_them_find(select, runner):
+    runner.group, runner.scores = GroupOfOne(), {"pooled": 0.3}
+    runner.error = TrainingError("disk full")  # of this process alone, perhaps
+    with pytest.raises(TrainingError, match="disk full"):
+        select()
+    runner.error = TooLittleDataError("too few items")
     assert select().model.preset == "pooled"
     assert read_selection(runner.run_dir).left_out == {"set": "too few items"}
 

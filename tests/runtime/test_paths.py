@@ -17,7 +17,7 @@ from vecall.errors import ConfigError, DataError, StoreError, TrainingError, Vec
 from vecall.pipeline.evaluate import evaluate
 from vecall.pipeline.fit import fit
 from vecall.pipeline.publish import publish
-from vecall.pipeline.run import Run, create_or_check_run_dir
+from vecall.pipeline.run import Run, check_run_dir
 from vecall.recall import recaller as recaller_module
 from vecall.recall.query import Query
 from vecall.release import store as store_module
@@ -120,7 +120,7 @@ def test_missing_permissions_raise_the_error_of_each_part(inaccessible_dir):
         (StoreError, lambda: publish_vectors(inaccessible_dir / "other", [1], np.eye(1))),
         (ConfigError, lambda: load_config(inaccessible_dir / "vecall.toml")),
         (TrainingError, lambda: Run.open(inaccessible_dir / "run")),
-        (TrainingError, lambda: create_or_check_run_dir(inaccessible_dir / "run", None)),
+        (TrainingError, lambda: check_run_dir(inaccessible_dir / "run", None)),
     ):
         with pytest.raises(error, match=r"[Pp]ermission"):
             call()

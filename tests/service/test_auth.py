@@ -7,7 +7,9 @@ from support.server import open_test_client, wait_until
 
 from vecall.errors import ConfigError
 from vecall.service.auth import ApiKeys, load_api_keys
+from vecall.service.host_names import format_url
 from vecall.service.middleware import TrustedHosts
+from vecall.service.settings import load_settings
 
 READ, ADMIN = "read-key-0123456789", "admin-key-0123456789"
 KEYS = ApiKeys((READ.encode(),), (ADMIN.encode(),))
@@ -127,6 +129,22 @@ def test_unknown_host_name_is_forbidden_without_keys(readonly_client, host):
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"])
 def test_loopback_host_names_are_allowed(readonly_client, host):
     assert readonly_client.post("/v1/recall", json=QUERY, headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["http://recall.example", "recall.example/path", "", "[", "user@host"])
+def test_allowed_host_that_no_request_can_have_is_refused(host):
+    with pytest.raises(ConfigError, match=r"allowed_hosts: expected names of hosts, such as .* got"):
+        load_settings(None, {"allowed_hosts": [host]})
+
+
+@pytest.mark.parametrize("host", ["recall.example", "recall.example:8080", "10.0.0.1", "::1", "[::1]:80", "LOCALHOST"])
+def test_names_and_addresses_are_allowed_hosts(host):
+    assert load_settings(None, {"allowed_hosts": [host]}).allowed_hosts == (host,)
+
+
+def test_url_of_an_address_has_brackets_for_ipv6():
+    assert format_url("::1", 80) == "http://[::1]:80"
+    assert format_url("127.0.0.1", 80) == "http://127.0.0.1:80"
 
 
 def test_allowed_hosts_replace_the_default(shop):

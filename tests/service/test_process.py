@@ -91,6 +91,13 @@ def test_invalid_option_is_a_one_line_error(shop, options, message):
     assert "Traceback" not in result.stderr
 
 
+def test_hangup_ends_the_service_as_sigterm_does(shop, start_server):
+    server = start_server(shop)
+    server.process.send_signal(signal.SIGHUP)
+    server.process.wait(30)
+    assert "Application shutdown complete" in server.read_log()
+
+
 def test_keys_allow_a_non_loopback_host(shop, start_server):
     keys = {"VECALL_READ_KEY": "read-key-0123456789"}
     server = start_server(shop, "--host", "0.0.0.0", environment=os.environ | keys)

@@ -31,6 +31,7 @@ def working_directory(tmp_path, monkeypatch):
     (tmp_path / "own_rankers.py").write_text(MODULE)
     (tmp_path / "broken_rankers.py").write_text("import module_that_is_missing\n")
     (tmp_path / "invalid_rankers.py").write_text("def rank(:\n")
+    (tmp_path / "exiting_rankers.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
@@ -55,7 +56,8 @@ def test_function_object_and_class_are_loaded_from_the_working_directory(name, s
         ("no_rankers:rank", "cannot import no_rankers: ModuleNotFoundError: .*; searched .*PYTHONPATH"),
         ("broken_rankers:rank", "cannot import broken_rankers: .*No module named 'module_that_is_missing'$"),
         ("invalid_rankers:rank", "cannot import invalid_rankers: SyntaxError"),
-        (".own_rankers:rank", "cannot import .own_rankers: TypeError"),
+        (".own_rankers:rank", "expected MODULE:NAME, such as"),
+        ("exiting_rankers:rank", "cannot import exiting_rankers: SystemExit: 3"),
         ("own_rankers:best", r"module own_rankers \(.*own_rankers.py\) has no best"),
         ("own_rankers:number", "expected a function of the candidates.* got int"),
         ("own_rankers:NeedsModel", r"cannot construct NeedsModel\(\): TypeError: .*path"),

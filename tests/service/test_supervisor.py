@@ -95,9 +95,13 @@ def test_killed_worker_is_restarted_without_loss(two):
     assert not set(first_pids) & set(get_worker_pids(two.process.pid))
 
 
+def make_supervisor(directory):
+    return supervisor._Supervisor(ServeSettings(), directory, partial(int), "http://localhost:1")
+
+
 def test_start_is_remembered_without_its_marker(tmp_path):
     """Cleaners of temporary directories remove files that are ten days old."""
-    supervised = supervisor._Supervisor(ServeSettings(), tmp_path, partial(int))
+    supervised = make_supervisor(tmp_path)
     assert not supervised._check_started()
     (tmp_path / "started").touch()
     assert supervised._check_started()
@@ -142,6 +146,38 @@ def test_sigterm_stops_supervisor_and_workers(two):
     assert two.read_log().count("Application shutdown complete") == 2
 
 
+def test_hangup_stops_supervisor_and_workers(two):
+    for pid in [two.process.pid, *get_worker_pids(two.process.pid)]:  # as a terminal does that is closed
+        os.kill(pid, signal.SIGHUP)
+    assert two.process.wait(30) == 0
+    assert two.read_log().count("Application shutdown complete") == 2
+
+
+def test_interrupt_of_all_processes_stops_them_without_tracebacks(two):
+    for pid in [two.process.pid, *get_worker_pids(two.process.pid)]:  # as a terminal does
+        os.kill(pid, signal.SIGINT)
+    assert two.process.wait(30) == 0
+    assert "Traceback" not in two.read_log()
+    assert two.read_log().count("Application shutdown complete") == 2
+
+
+def test_interrupt_of_all_processes_while_they_start_leaves_no_traceback(shop):
+    command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0", "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: len(get_worker_pids(process.pid)) == 2, 60)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 0
+
+
+def test_reason_of_a_worker_that_cannot_serve_is_told(tmp_path):
+    supervised = make_supervisor(tmp_path)
+    assert "was killed by SIGKILL while it started" in supervised._describe_failure(0, -signal.SIGKILL)
+    assert supervised._describe_failure(0, 1) == "cannot serve; see the log"
+    (tmp_path / "0.error").write_text("no such file")
+    assert supervised._describe_failure(0, 1) == "cannot serve: no such file"
+
+
 def test_second_service_fails_with_the_pid_of_the_supervisor(shop, two):
     command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0"]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -182,7 +218,7 @@ def test_damaged_release_is_a_one_line_error(shop):
     command = [sys.executable, "-m", "vecall", "serve", "--store", str(shop), "--port", "0", "--workers", "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
-    assert index.name in result.stderr
+    assert re.match(f"vecall: worker . cannot serve: .*{re.escape(index.name)}", result.stderr.splitlines()[-1])
     assert "Traceback" not in result.stderr
 
 

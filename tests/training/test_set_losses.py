@@ -199,7 +199,7 @@ def test_item_that_is_always_first_has_a_finite_score_in_the_batch():
 def test_too_little_data_for_sets_is_refused_with_what_to_do():
     data = synthetic.make_training_data()
     singles = RaggedArray.from_lists([[0], [1, 1], []])
-    with pytest.raises(TrainingError, match="at most one training positive"):
+    with pytest.raises(TrainingError, match=r"at most one different item .* model\.preset = 'pooled'"):
         make_module(dataclasses.replace(data, histories=singles))
     weightless = dataclasses.replace(data, history_weights=np.zeros(len(data.histories.values), dtype=np.float32))
     with pytest.raises(TrainingError, match=r"weight above 0: give kinds .* schema.interactions.weights"):

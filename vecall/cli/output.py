@@ -1,18 +1,16 @@
 """Shared parts of all commands: common options, error handling, and results as text or JSON."""
 
 import functools
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vecall import console, progress
-from vecall.errors import QueryError, VecallError
+from vecall.errors import QueryError, TrainingError, VecallError, get_public_name
 from vecall.runtime.missing_modules import explain_missing_module
+from vecall.runtime.process_rank import is_main_process
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; logs and progress go to stderr.")
@@ -46,23 +44,9 @@ def wrap_command(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-@contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that it removes its temporary files; exit code 143 as without."""
-
-    def exit_command(*_: object) -> None:
-        sys.exit(128 + signal.SIGTERM)
-
-    previous = signal.signal(signal.SIGTERM, exit_command)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def _print_error(error: VecallError, *, as_json: bool) -> None:
-    if as_json:
-        code = error.code if isinstance(error, QueryError) else type(error).__name__
+    if as_json and _is_main():  # one object, however many processes train
+        code = error.code if isinstance(error, QueryError) else get_public_name(error)
         field = error.field if isinstance(error, QueryError) else None
         console.print_json({"error": {"code": code, "message": str(error), "field": field}})
     else:
@@ -70,6 +54,13 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
             errors="backslashreplace"
         ).decode()  # a path may contain bytes that are not UTF-8
         console.err.print(text, style="red", soft_wrap=True)
+
+
+def _is_main() -> bool:
+    try:
+        return is_main_process()
+    except TrainingError:  # that the environment is incomplete, which may be what is reported
+        return True
 
 
 def print_result(payload: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from vecall import console
-from vecall.cli.output import JsonOption, ReleaseOption, StoreOption, exit_on_sigterm, print_result, wrap_command
+from vecall.cli.output import JsonOption, ReleaseOption, StoreOption, print_result, wrap_command
 from vecall.errors import QueryError
+from vecall.runtime.signals import exit_on_sigterm
 
 _KOption = Annotated[int | None, typer.Option("-k", help="Number of items (default: the request's k, else 100).")]
 

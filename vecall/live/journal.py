@@ -19,6 +19,7 @@ from vecall.live.journal_sqlite import (
     BUSY_TIMEOUT_SECONDS,
     SQLITE_ERRORS,
     JournalHeader,
+    check_not_lost,
     connect,
     create_journal,
     make_corruption_error,
@@ -82,6 +83,7 @@ class Journal:
         Raises:
             JournalCorruptedError, JournalIOError, StoreError: as for `open`.
         """
+        check_not_lost(path)
         return cls(path, id_type) if path.exists() else None
 
     def __enter__(self) -> Self:

@@ -66,6 +66,17 @@ class JournalHeader:
         return (*astuple(self), crc32(repr(astuple(self)).encode()))
 
 
+def check_not_lost(path: Path) -> None:
+    """Check that a journal is not missing beside its -wal file, with changes that are in neither then.
+
+    Raises:
+        JournalCorruptedError: it is.
+    """
+    # In this order: whoever creates a journal creates the file before its -wal.
+    if path.with_name(f"{path.name}-wal").exists() and not path.exists():
+        raise make_corruption_error(path, "the file is gone, though its -wal file exists")
+
+
 def create_journal(path: Path, id_type: IdType) -> None:
     """Create an empty journal atomically, so that a file without content is known to be corrupted.
 
@@ -74,9 +85,7 @@ def create_journal(path: Path, id_type: IdType) -> None:
     Raises:
         JournalCorruptedError: the file is missing, but its -wal file exists.
     """
-    # In this order: whoever creates a journal creates the file before its -wal.
-    if path.with_name(f"{path.name}-wal").exists() and not path.exists():
-        raise make_corruption_error(path, "the file is gone, though its -wal file exists")
+    check_not_lost(path)
     id_column_type = "INTEGER" if id_type == "integer" else "TEXT"
     header = JournalHeader(JOURNAL_FORMAT, id_type, 0, 0)
     temporary_path = path.with_name(f"tmp-{uuid.uuid4().hex}")

@@ -95,6 +95,7 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
     directory = to_absolute_path(run_dir)
     process_rank = ProcessRank.from_environment()
     if process_rank is None and config.training.devices > 1:
+        check_run_dir(directory, config)  # before the processes have started
         launch_fit(config, directory, None if init is None else to_absolute_path(init))
         return Run.open(directory)
     if process_rank is not None and config.training.devices not in (1, process_rank.local_size):

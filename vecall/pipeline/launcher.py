@@ -23,6 +23,7 @@ from vecall.errors import TrainingError, VecallError
 from vecall.pipeline.worker_events import EventReceiver
 from vecall.pipeline.worker_order import WorkerError, WorkerOrder
 from vecall.runtime.process_rank import ProcessRank
+from vecall.runtime.signals import exit_on_sigterm
 from vecall.training.distributed import LostProcessError
 
 _WORKER_COMMAND = (sys.executable, "-P", "-m", "vecall.pipeline.fit_worker")
@@ -48,7 +49,8 @@ def launch_fit(config: Config, run_dir: Path, init: Path | None) -> None:
     """
     log_dir = Path(tempfile.mkdtemp(prefix="vecall-fit-"))
     try:
-        _run_workers(config, run_dir, init, log_dir)
+        with exit_on_sigterm():
+            _run_workers(config, run_dir, init, log_dir)
     except _CrashError:
         raise  # its message names the logs
     except BaseException:
@@ -139,9 +141,11 @@ def _build_environments(count: int) -> Iterator[tuple[ProcessRank, dict[str, str
     package_path = str(Path(vecall.__file__).parents[1])
     search_path = os.pathsep.join(filter(None, [package_path, os.environ.get("PYTHONPATH")]))
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": search_path}
+    # torchrun's own settings, if it started this process, would send the processes to torchrun's store.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
     for rank in range(count):
         process_rank = ProcessRank(rank, count, rank, count)
-        yield process_rank, {**defaults, **os.environ, **common, **process_rank.to_environment()}
+        yield process_rank, {**defaults, **inherited, **common, **process_rank.to_environment()}
 
 
 def _start_worker(rank: int, order: WorkerOrder, environment: Mapping[str, str], log_path: Path) -> _Worker:

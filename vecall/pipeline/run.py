@@ -12,8 +12,8 @@ RUN/summary.json     Results. A run without it was interrupted and is resumed by
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from vecall.config import AUTO_PRESET, Config, parse_config
 from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
 from vecall.data.split import Split
-from vecall.errors import ConfigError, TrainingError, VecallError
+from vecall.errors import ConfigError, LockedError, StoreError, TrainingError, VecallError
 from vecall.evaluation.baseline_comparison import BaselineComparison
 from vecall.pipeline.feature_check import describe_missing_features
+from vecall.pipeline.lineage import FINGERPRINT_FILE, TRAINED_HASHES_FILE
 from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.selection_record import read_selection
 from vecall.pipeline.weights_io import load_module, save_weights
@@ -39,12 +40,19 @@ from vecall.runtime.paths import to_absolute_path
 from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import TrainingData
+from vecall.training.plan import PLAN_FILE
 from vecall.training.scoring import TowerScorer
+from vecall.training.threads import THREADS_FILE
 from vecall.training.warm_start import ModelVocabulary
 
 CONFIG_FILE, SUMMARY_FILE, METRICS_FILE = "config.json", "summary.json", "metrics.jsonl"
 MODEL_DIR, REFIT_DIR = "model", "refit"
+_MAX_DIFFERENCES = 3  # in an error text
 _LOCK_FILE, _LOCK_TIMEOUT_SECONDS = "fit.lock", 10.0  # until the processes of a fit that was killed have ended
+# All that a fit writes before it has trained anything.
+_PRELIMINARY_FILES = frozenset(
+    {CONFIG_FILE, _LOCK_FILE, FINGERPRINT_FILE, TRAINED_HASHES_FILE, PLAN_FILE, THREADS_FILE}
+)
 _WEIGHTS_FILE, _ENCODERS_FILE, _IDS_PREFIX = "weights.safetensors", "encoders.json", "ids."
 
 
@@ -220,30 +228,34 @@ def enter_run_dir(run_dir: Path, config: Config, resources: ExitStack) -> None:
 
     Raises:
         LockedError: Another fit writes the directory.
-        TrainingError: As for `create_or_check_run_dir`.
-    """
-    create_or_check_run_dir(run_dir, config)
-    resources.enter_context(file_lock(run_dir / _LOCK_FILE, timeout=_LOCK_TIMEOUT_SECONDS))
-    create_or_check_run_dir(run_dir, config)  # the fit that held the lock may have finished the run
-
-
-def create_or_check_run_dir(run_dir: Path, config: Config) -> None:
-    """Create a run directory, or check that an existing one holds an interrupted run with equal settings.
-
-    Raises:
         TrainingError: As for `check_run_dir`, or the directory cannot be written.
     """
-    if check_run_dir(run_dir, config):
-        return
-    try:
+    check_run_dir(run_dir, config)
+    with _translate_write_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
+        resources.enter_context(file_lock(run_dir / _LOCK_FILE, timeout=_LOCK_TIMEOUT_SECONDS))
+        if check_run_dir(run_dir, config):  # again: the fit that held the lock may have finished the run
+            return
+        for name in _PRELIMINARY_FILES - {_LOCK_FILE}:
+            (run_dir / name).unlink(missing_ok=True)
         atomic_write(run_dir / CONFIG_FILE, json.dumps(config.as_json(), indent=1).encode())
-    except OSError as error:
-        raise TrainingError(f"{run_dir}: cannot be written: {error.strerror}; choose another --run") from error
+
+
+@contextmanager
+def _translate_write_errors(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except LockedError:
+        raise
+    except (OSError, StoreError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TrainingError(f"{run_dir}: cannot be written: {reason}; choose another --run") from error
 
 
 def check_run_dir(run_dir: Path, config: Config) -> bool:
-    """Check that a run directory is new or empty, or holds an interrupted run with equal settings; nothing is written.
+    """Check that a run directory is new, or holds an interrupted run with equal settings; nothing is written.
+
+    It is new, too, if a fit ended in it before anything was trained.
 
     Returns:
         Whether it holds an interrupted run.
@@ -253,14 +265,30 @@ def check_run_dir(run_dir: Path, config: Config) -> bool:
     """
     if _exists(run_dir / SUMMARY_FILE):
         raise TrainingError(f"{run_dir}: holds a finished run; choose another --run, or delete it")
-    if (run_dir / CONFIG_FILE).exists():
-        # As JSON: with preset "auto", a key in the file is not the same as its default.
-        if read_run_config(run_dir).as_json() != config.as_json():
-            raise TrainingError(f"{run_dir}: holds an interrupted run with other settings; choose another --run")
-        return True
-    if run_dir.exists() and any(run_dir.iterdir()):
+    if not run_dir.exists():
+        return False
+    if run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= _PRELIMINARY_FILES:
+        return False
+    if not (run_dir / CONFIG_FILE).exists():
         raise TrainingError(f"{run_dir}: is neither empty nor a run; choose another --run")
-    return False
+    # As JSON: with preset "auto", a key in the file is not the same as its default.
+    if differences := _list_differences(read_run_config(run_dir).as_json(), config.as_json()):
+        raise TrainingError(
+            f"{run_dir}: holds an interrupted run with other settings ({'; '.join(differences[:_MAX_DIFFERENCES])}); "
+            "restore them to resume it, or choose another --run"
+        )
+    return True
+
+
+def _list_differences(there: JsonValue, here: JsonValue, path: str = "") -> list[str]:
+    """List the values that differ between two settings as JSON, each with its path."""
+    if there == here:
+        return []
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*there, *here])
+        parts = [_list_differences(there.get(key), here.get(key), f"{path}.{key}".removeprefix(".")) for key in keys]
+        return [difference for part in parts for difference in part]
+    return [f"{path}: {json.dumps(there):.80} there, {json.dumps(here):.80} here"]
 
 
 def _exists(path: Path) -> bool:

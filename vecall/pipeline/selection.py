@@ -30,7 +30,7 @@ from vecall.pipeline.selection_record import (
 )
 from vecall.pipeline.selection_rules import UNTRIED_PRESET, SequenceCosts, choose_preset
 from vecall.pipeline.selection_trial import TRIED_PRESETS, TrialRunner, delete_trial_dirs, shorten
-from vecall.training.data import TrainingData
+from vecall.training.data import TooLittleDataError, TrainingData
 from vecall.training.distributed import ProcessGroup, run_on_main
 from vecall.training.fit import check_training_memory
 
@@ -167,7 +167,8 @@ def _run_trials(plan: TrialPlan, runner: TrialRunner) -> tuple[list[TrialRecord]
         try:
             trials.append(trial or runner.run(config, plan.sample, plan.cases, best_score))
         except TrainingError as error:  # such as too few items by user for this preset
-            if runner.group is not None or len(failures) == len(plan.configs) - 1:
+            is_common = runner.group is None or isinstance(error, TooLittleDataError)  # to all processes
+            if not is_common or len(failures) == len(plan.configs) - 1:
                 raise
             failures[preset] = str(error)
             continue

@@ -215,8 +215,8 @@ class _TextComparator(_Comparator):
         if not is_number(value):
             return ""
         return (
-            f'; this attribute is text: set attributes = {{ {attribute} = "integer" }} in schema.items to compare it '
-            "as a number"
+            f'; this attribute is text: publish it as a number (attributes = {{ {attribute} = "integer" }} in '
+            "schema.items, or a column of numbers for publish_vectors) to compare it as one"
         )
 
     def to_comparable(self, cells: pl.Series) -> pl.Series:

@@ -4,10 +4,8 @@ import logging
 import re
 import time
 from collections.abc import Iterable
-from functools import lru_cache
 from secrets import token_hex
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -16,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vecall.errors import VecallError
 from vecall.service.endpoint import ENDPOINT_SCOPE_KEY
+from vecall.service.host_names import bracket_ipv6, parse_hostname
 from vecall.service.recall_service import RecallService
 from vecall.service.responses import HttpError, to_http_error
 from vecall.service.ui.error_page import render_error
@@ -43,7 +42,7 @@ class TrustedHosts:
     """
 
     def __init__(self, allowed_hosts: Iterable[str]) -> None:
-        self._allowed_hosts = tuple(_parse_hostname(_bracket_ipv6(host)) for host in allowed_hosts)
+        self._allowed_hosts = tuple(parse_hostname(bracket_ipv6(host)) for host in allowed_hosts)
 
     def check_host(self, host: str) -> None:
         """Check the value of a `Host` header.
@@ -51,7 +50,7 @@ class TrustedHosts:
         Raises:
             HttpError: 403.
         """
-        if self._allowed_hosts and _parse_hostname(host) not in self._allowed_hosts:
+        if self._allowed_hosts and parse_hostname(host) not in self._allowed_hosts:
             raise HttpError(
                 403,
                 "forbidden",
@@ -146,17 +145,3 @@ def _to_http_error(error: VecallError | HTTPException, scope: Scope) -> HttpErro
     text = f"{scope['method']} {scope['path']:.100}: {error.detail}; see /docs"
     code = _CODE_BY_STATUS.get(error.status_code, "invalid")
     return HttpError(error.status_code, code, text, headers=error.headers)
-
-
-def _bracket_ipv6(host: str) -> str:
-    """An IPv6 address in brackets, as in a `Host` header; another name unchanged."""
-    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
-
-
-@lru_cache(maxsize=64)
-def _parse_hostname(host: str) -> str:
-    """A `Host` header's value without its port; empty if it is invalid."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""

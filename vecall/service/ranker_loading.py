@@ -19,13 +19,13 @@ def load_ranker(spec: str) -> NamedRanker:
         ConfigError: There is no such module or name, it cannot be imported or constructed, or it cannot be called.
     """
     module_name, _, name = spec.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or module_name.startswith("."):
         raise ConfigError(f"--ranker {spec}: expected MODULE:NAME, such as my_rankers:boost")
     if (directory := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, directory)  # which a console script does not search
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         hint = f"; searched {directory}, PYTHONPATH and the installed packages" if is_missing else ""
         text = f"--ranker {spec}: cannot import {module_name}: {type(error).__name__}: {error}{hint}"

@@ -7,8 +7,10 @@ from pathlib import Path
 import uvicorn
 
 from vecall.errors import ConfigError
+from vecall.runtime.signals import treat_sighup_as_sigterm
 from vecall.service.app import create_app
 from vecall.service.auth import load_api_keys
+from vecall.service.host_names import format_url
 from vecall.service.recall_service import RecallService
 from vecall.service.server_config import bind_socket, build_uvicorn_config, configure_json_logging
 from vecall.service.settings import LOOPBACK_HOSTS, ServeSettings
@@ -39,6 +41,7 @@ def run_server(
             "VECALL_ADMIN_KEY, or pass --keys FILE"
         )
     configure_json_logging(verbose=verbose)
+    treat_sighup_as_sigterm()
     if settings.workers > 1:
         run_workers(store_path, settings, api_keys, verbose=verbose)
         return
@@ -48,5 +51,5 @@ def run_server(
     except BaseException:
         listener.close()
         raise
-    logger.info("running on http://%s:%d", settings.host, listener.getsockname()[1])
+    logger.info("running on %s", format_url(settings.host, listener.getsockname()[1]))
     uvicorn.Server(build_uvicorn_config(create_app(service, api_keys), settings)).run(sockets=[listener])

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from vecall.errors import ConfigError
+from vecall.service.host_names import is_hostname
 from vecall.settings_base import SettingsModel, describe_validation_error, read_toml
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -66,6 +67,14 @@ class ServeSettings(SettingsModel):
     )
     log_requests: bool = Field(default=False, description="log every request, not only failed ones")
     limits: Limits = Limits()
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not is_hostname(host):
+                raise ValueError("expected names of hosts, such as recall.example.com, without a scheme or a path")
+        return hosts
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, object]) -> ServeSettings:

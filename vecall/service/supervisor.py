@@ -12,10 +12,10 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import DupFd
@@ -27,9 +27,11 @@ import uvicorn
 from vecall.errors import ConfigError, StoreError, VecallError
 from vecall.release.file_lock import file_lock
 from vecall.release.store import Store
+from vecall.runtime.signals import treat_sighup_as_sigterm
 from vecall.service.app import create_app
 from vecall.service.auth import ApiKeys
 from vecall.service.execution import start_daemon_thread
+from vecall.service.host_names import format_url
 from vecall.service.metrics.multiprocess import WorkerPeers
 from vecall.service.recall_service import RecallService
 from vecall.service.server_config import bind_socket, build_uvicorn_config, configure_json_logging
@@ -58,11 +60,12 @@ def run_workers(store_path: Path, settings: ServeSettings, api_keys: ApiKeys, *,
             writer_lock = resources.enter_context(lock)
         directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="vecall-")))
         port = resources.enter_context(_reserve_port(settings.host, settings.port)).getsockname()[1]
-        logger.info("%d workers, running on http://%s:%d", settings.workers, settings.host, port)
+        url = format_url(settings.host, port)
+        logger.info("starting %d workers on %s", settings.workers, url)
         context = _WorkerContext(directory, os.getpid(), _InheritedFd(writer_lock))
         worker_settings = settings.model_copy(update={"port": port})
         worker_target = partial(_worker_main, store_path.absolute(), worker_settings, api_keys, verbose, context)
-        _Supervisor(settings, directory, worker_target).run()
+        _Supervisor(settings, directory, worker_target, url).run()
 
 
 class _InheritedFd:
@@ -97,8 +100,8 @@ class _WorkerContext:
 class _Supervisor:
     """Starts the workers and restarts those that die."""
 
-    def __init__(self, settings: ServeSettings, directory: Path, worker_target: partial[None]) -> None:
-        self._settings, self._directory, self._worker_target = settings, directory, worker_target
+    def __init__(self, settings: ServeSettings, directory: Path, worker_target: partial[None], url: str) -> None:
+        self._settings, self._directory, self._worker_target, self._url = settings, directory, worker_target, url
         self._is_stopping = self._has_started = False
         self._workers: dict[int, SpawnProcess] = {}
 
@@ -121,12 +124,20 @@ class _Supervisor:
 
     def _start_worker(self, worker_id: int) -> None:
         worker = get_context("spawn").Process(target=self._worker_target, args=(worker_id,), name=f"vecall-{worker_id}")
-        worker.start()
+        resource_tracker.ensure_running()  # else `start` starts it, and lifts the mask
+        # A worker inherits the mask for good: Ctrl-C, which reaches all processes, is for this one, which ends them.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         self._workers[worker_id] = worker  # not before: one that could not be started cannot be waited for
 
     def _check_started(self) -> bool:
         """Whether a worker has ever opened the store; remembered, since cleaners of old files may remove the marker."""
-        self._has_started = self._has_started or (self._directory / _STARTED_MARKER).exists()
+        if not self._has_started and (self._directory / _STARTED_MARKER).exists():
+            self._has_started = True
+            logger.info("running on %s", self._url)
         return self._has_started
 
     def _restart_dead_workers(self) -> None:
@@ -134,13 +145,24 @@ class _Supervisor:
             if worker.is_alive() or self._is_stopping:
                 continue
             if not self._check_started():
-                raise StoreError(f"worker {worker_id} cannot serve; see the log")
+                raise StoreError(f"worker {worker_id} {self._describe_failure(worker_id, worker.exitcode)}")
             logger.error("worker %d exited with status %s; restarting it", worker_id, worker.exitcode)
             time.sleep(_RESTART_DELAY_SECONDS)
             try:
                 self._start_worker(worker_id)
             except OSError:
                 logger.exception("worker %d could not be started; trying again", worker_id)
+
+    def _describe_failure(self, worker_id: int, exit_code: int | None) -> str:
+        """Say why a worker has ended before any served."""
+        if exit_code is not None and exit_code < 0:
+            return (
+                f"was killed by {signal.Signals(-exit_code).name} while it started, perhaps by the system for lack of "
+                "memory; free some, or start fewer --workers"
+            )
+        with suppress(OSError):
+            return f"cannot serve: {_get_error_path(self._directory, worker_id).read_text(encoding='utf-8')}"
+        return "cannot serve; see the log"
 
     def _stop_workers(self) -> None:
         for worker in self._workers.values():
@@ -157,6 +179,7 @@ def _worker_main(
 ) -> None:
     """Entry point of a worker process."""
     configure_json_logging(verbose=verbose)
+    treat_sighup_as_sigterm()
     grace_seconds = settings.drain_seconds + _KILL_AFTER_SECONDS
     start_daemon_thread("vecall-orphan-check", partial(_exit_when_orphaned, context.supervisor_pid, grace_seconds))
     try:
@@ -164,9 +187,16 @@ def _worker_main(
         service = RecallService.open(store_path, settings, peers=WorkerPeers(context.directory, worker_id))
     except VecallError as error:
         logger.critical("worker %d cannot serve: %s", worker_id, error)
+        with suppress(OSError):
+            _get_error_path(context.directory, worker_id).write_text(str(error), encoding="utf-8")
         sys.exit(1)
     (context.directory / _STARTED_MARKER).touch()
     uvicorn.Server(build_uvicorn_config(create_app(service, api_keys), settings)).run(sockets=[listener])
+
+
+def _get_error_path(directory: Path, worker_id: int) -> Path:
+    """Path of the text of the error for which a worker cannot serve."""
+    return directory / f"{worker_id}.error"
 
 
 def _exit_when_orphaned(supervisor_pid: int, grace_seconds: float) -> None:

@@ -15,6 +15,11 @@ from vecall.data.feature_encoder import EncodedFeatures, FeatureEncoder, Feature
 from vecall.data.interactions import Catalogue
 from vecall.data.ragged import RaggedArray
 from vecall.data.split import HardNegatives
+from vecall.errors import TrainingError
+
+
+class TooLittleDataError(TrainingError):
+    """There is too little to learn from, which each of several processes finds alike."""
 
 
 @dataclass(frozen=True)

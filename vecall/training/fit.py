@@ -22,7 +22,7 @@ from vecall.towers.settings import ModelSettings
 from vecall.towers.two_tower import TwoTower
 from vecall.training.callbacks import MONITORED_METRIC, EpochEndCallback, ScorerValidator
 from vecall.training.checkpoints import StreamedCheckpointIO, load_checkpoint, load_weights
-from vecall.training.data import TrainingData
+from vecall.training.data import TooLittleDataError, TrainingData
 from vecall.training.distributed import ProcessGroup, is_main, run_on_main
 from vecall.training.loggers import EpochLogger, build_logger
 from vecall.training.memory import check_memory
@@ -128,6 +128,7 @@ def _run_trainer(
         use_fastest_thread_count(module, directory, group),
     ):
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own use of torch
         warnings.filterwarnings("ignore", ".*sync_dist=True")  # the logged metrics are equal in all processes
         trainer = build_trainer()
         trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
@@ -160,7 +161,7 @@ def _build_towers(
 
 def _check_trainable(data: TrainingData) -> None:
     if len(data.observed_items) < 2 or len(data.histories.values) == 0:
-        raise TrainingError(
+        raise TooLittleDataError(
             f"training needs at least 1 positive and 2 items that users took or disliked, got "
             f"{len(data.histories.values)} and {len(data.observed_items)} of {data.n_items} items"
         )

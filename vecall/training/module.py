@@ -7,11 +7,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from vecall.data.split import NO_HARD_NEGATIVES
-from vecall.errors import TrainingError
 from vecall.towers.two_tower import TwoTower
 from vecall.training.any_batch import AnyBatch
 from vecall.training.batches import SampleBatches, Samples, add_negative_samples, build_positive_samples
-from vecall.training.data import TrainingData, to_tensors
+from vecall.training.data import TooLittleDataError, TrainingData, to_tensors
 from vecall.training.distributed import ProcessGroup
 from vecall.training.loss_module import LossModule
 from vecall.training.losses import check_finite
@@ -87,7 +86,7 @@ class TwoTowerModule(LossModule):
         self._samples = self._build_samples() if self._sets is None else None
         frequencies, n_samples = self._compute_frequencies()
         if n_samples == 1 and towers.settings.norm == "batch" and towers.settings.hidden:
-            raise TrainingError(
+            raise TooLittleDataError(
                 "there is one sample to learn from, and model.norm = 'batch' needs at least 2: provide more "
                 "interactions, or set model.norm = 'layer'"
             )
@@ -173,7 +172,7 @@ class TwoTowerModule(LossModule):
         if self.plan.loss != "bce":
             return positives
         if self.settings.negatives.uniform == 0 and len(self.data.hard_negatives.users) == 0:
-            raise TrainingError(
+            raise TooLittleDataError(
                 "loss = 'bce' has no negatives: set training.negatives.uniform above 0, or name a label or impression "
                 "column in schema.interactions"
             )
@@ -181,14 +180,17 @@ class TwoTowerModule(LossModule):
 
     def _check_learnable(self, n_targets: int) -> None:
         if n_targets == 0 and self.data.history_weights is not None:
-            raise TrainingError(
+            raise TooLittleDataError(
                 "no training positive with earlier ones of its user has a weight above 0: give kinds that occur in "
                 "the training a weight in schema.interactions.weights"
             )
         if n_targets == 0:
-            raise TrainingError(
+            raise TooLittleDataError(
                 "every user has at most one training positive, and the model predicts a positive from earlier ones: "
                 "provide more interactions per user, or add user features"
+                if self._sets is None
+                else "every user has at most one different item among the training positives, and the model predicts a "
+                "hidden item of a user from the others: provide users with more items, or set model.preset = 'pooled'"
             )
 
     def _compute_frequencies(self) -> tuple[Tensor, int]:
