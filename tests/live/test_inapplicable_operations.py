@@ -74,7 +74,7 @@ def make_attributes(name, dtype, value):
 
 def publish_with_column(path, column_name, column_type, *, release):
     attributes = make_attributes(column_name, *column_type)
-    publish_vectors(path, [1, 2, 3], VECTORS, attributes=attributes, name=release)
+    publish_vectors(path, [1, 2, 3], VECTORS, attributes=attributes, name=release, allow_worse=True)
 
 
 @pytest.mark.examples

@@ -99,6 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
             name=name,
             activate=activate,
             journal_seq=journal_seq,
+            allow_worse=True,
         )
         self.add_release(name, ReleaseModel(dict(items), journal_seq, journal_seq, self.current), activate=activate)
 

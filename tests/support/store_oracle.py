@@ -117,6 +117,7 @@ def _publish_items(store_dir: Path, items: ItemVersions, name: str, *, activate:
         name=name,
         activate=activate,
         journal_seq=journal_seq,
+        allow_worse=True,
     )
 
 
