@@ -45,7 +45,7 @@ def test_setting_of_the_environment_prevails(environment, tmp_path):
 @pytest.mark.skipif(not huge_pages._is_allowed(), reason="the system gives no huge pages")
 def test_tensors_are_in_huge_pages_on_first_use_and_not_on_import():
     code = (
-        f"import vecall, os; assert {VARIABLE!r} not in os.environ; vecall.fit; import torch; t = torch.ones(2**26); "
+        f"import vecall, os; assert {VARIABLE!r} not in os.environ; vecall.Query; import torch; t = torch.ones(2**26); "
         "lines = open('/proc/self/smaps_rollup').read().splitlines(); "
         "print(next(line.split()[1] for line in lines if line.startswith('AnonHugePages:')))"
     )

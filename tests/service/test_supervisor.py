@@ -140,13 +140,7 @@ def test_workers_exit_when_the_supervisor_is_killed(shop, two):
         pass
 
 
-def test_sigterm_stops_supervisor_and_workers(two):
-    two.process.send_signal(signal.SIGTERM)
-    assert two.process.wait(30) == 0
-    assert two.read_log().count("Application shutdown complete") == 2
-
-
-def test_hangup_stops_supervisor_and_workers(two):
+def test_hangup_of_all_processes_stops_them_as_sigterm_does(two):
     for pid in [two.process.pid, *get_worker_pids(two.process.pid)]:  # as a terminal does that is closed
         os.kill(pid, signal.SIGHUP)
     assert two.process.wait(30) == 0
