@@ -14,11 +14,14 @@ import pytest
 from support import synthetic
 
 from vecall import progress
-from vecall.errors import ConfigError, DataError, TrainingError
+from vecall.errors import ConfigError, DataError, InvalidReleaseError, StoreError, TrainingError
 from vecall.pipeline import launcher
 from vecall.pipeline.fit import fit
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.run import METRICS_FILE, Run
+from vecall.pipeline.worker_order import WorkerError
+from vecall.training.data import TooLittleDataError
+from vecall.training.distributed import LostProcessError
 
 TRAINING = {"devices": 2, "epochs": 30, "patience": 30}
 
@@ -129,6 +132,12 @@ def test_error_of_a_worker_is_raised_and_not_the_lost_connections_of_the_others(
             """
         )
     assert not (tmp_path / "logs").exists()
+
+
+def test_error_of_a_worker_keeps_its_class_or_the_nearest_known_one():
+    for error, kept in ((TooLittleDataError("x"), TrainingError), (LostProcessError("x"), LostProcessError)):
+        assert type(WorkerError.from_exception(error).to_exception()) is kept
+    assert type(WorkerError.from_exception(InvalidReleaseError("x", file="y")).to_exception()) is StoreError
 
 
 def test_interrupt_ends_all_workers(run_stub, tmp_path, monkeypatch):

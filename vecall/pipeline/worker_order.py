@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from vecall.errors import ConfigError, DataError, LockedError, StoreError, TrainingError, VecallError
 from vecall.training.distributed import LostProcessError
 
-_ERROR_TYPES = {
-    error.__name__: error for error in (ConfigError, DataError, StoreError, TrainingError, LostProcessError)
-}
+_KNOWN_ERRORS = ConfigError, DataError, StoreError, TrainingError, LostProcessError, VecallError
+_ERROR_TYPES = {error.__name__: error for error in _KNOWN_ERRORS}
 
 
 class WorkerOrder(BaseModel):
@@ -38,7 +37,7 @@ class WorkerError(BaseModel):
     """Exception of vecall that ended a training process.
 
     Attributes:
-        type: Name of its class.
+        type: Name of its class, or of the nearest base that `to_exception` knows.
         message: Its text.
         lock_path: Path of the lock, of a `LockedError`.
         lock_pid: Process id of its holder, as far as it is known.
@@ -55,10 +54,11 @@ class WorkerError(BaseModel):
         """Describe an exception."""
         if isinstance(error, LockedError):
             return cls(type=LockedError.__name__, message=str(error), lock_path=error.path, lock_pid=error.pid)
-        return cls(type=type(error).__name__, message=str(error))
+        known = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERROR_TYPES)
+        return cls(type=known, message=str(error))
 
     def to_exception(self) -> VecallError:
-        """Build the exception, or a `VecallError` for a class that needs more than a text."""
+        """Build the exception."""
         if self.lock_path is not None:
             return LockedError(self.message, path=self.lock_path, pid=self.lock_pid)
         return _ERROR_TYPES.get(self.type, VecallError)(self.message)

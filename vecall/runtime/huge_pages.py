@@ -1,6 +1,7 @@
 """Large pages for torch's memory. torch reads this setting once, when it is loaded."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 _VARIABLE = "THP_MEM_ALLOC_ENABLE"
@@ -21,8 +22,13 @@ def use_huge_pages() -> None:
 
 
 def _is_allowed() -> bool:
+    return _has_allowed_value(_SYSTEM_SETTING_PATH)
+
+
+@cache  # each access to a public name of the package asks
+def _has_allowed_value(path: Path) -> bool:
     try:
-        setting = _SYSTEM_SETTING_PATH.read_text(encoding="ascii")
+        setting = path.read_text(encoding="ascii")
     except (OSError, ValueError):
         return False  # torch would warn
     return any(value in setting for value in _ALLOWED)

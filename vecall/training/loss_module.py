@@ -164,11 +164,10 @@ class LossModule(LightningModule):
         scored_vectors = _take_together(item_vectors, targets, candidates, hard)
 
         def compute_loss(users: Tensor, items: Tensor) -> Tensor:
-            target_items, shared_items, own_items = torch.split(items, [len(targets), len(candidates), hard.numel()])
-            own_scores = _score_own_items(users, own_items.view(*hard.shape, items.shape[1]))
+            target_items, shared_scores, own_scores = _score_looked_up(users, items, len(targets), hard.shape)
             return sampled_softmax_loss(
                 positive_scores=(users * target_items).sum(1),
-                candidate_scores=torch.cat([users @ shared_items.T, own_scores], dim=1),
+                candidate_scores=torch.cat([shared_scores, own_scores], dim=1),
                 log_expected_counts=log_expected_counts,
                 ignore_mask=ignore_mask,
                 weights=batch.weights,
@@ -261,9 +260,8 @@ class LossModule(LightningModule):
         scored_vectors, owners = _take_together(item_vectors, targets, candidates, hard), batch.target_owners
 
         def compute_loss(users: Tensor, items: Tensor) -> Tensor:
-            target_items, shared_items, own_items = torch.split(items, [len(targets), len(candidates), hard.numel()])
-            own_scores = _score_own_items(users, own_items.view(*hard.shape, items.shape[1]))
-            scores = torch.cat([users @ shared_items.T - log_counts, own_scores], dim=1)  # [B, C + H]
+            target_items, shared_scores, own_scores = _score_looked_up(users, items, len(targets), hard.shape)
+            scores = torch.cat([shared_scores - log_counts, own_scores], dim=1)  # [B, C + H]
             return multi_target_cross_entropy(
                 scores.masked_fill(ignore_mask, float("-inf")),
                 (users[owners] * target_items).sum(1),
@@ -305,6 +303,25 @@ def _take_together(vectors: Tensor, *rows: Tensor) -> Tensor:
     Together, since the gradient of each look-up takes [M, D] numbers.
     """
     return take_rows(vectors, torch.cat([part.flatten() for part in rows]))
+
+
+def _score_looked_up(
+    users: Tensor, items: Tensor, n_targets: int, hard_shape: torch.Size
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the vectors of targets, candidates and hard negatives that were looked up together, and score the last two.
+
+    Args:
+        users: [U, D].
+        items: [n_targets + C + U * H, D].
+        n_targets: Number of targets, which come first.
+        hard_shape: (U, H).
+
+    Returns:
+        [n_targets, D] targets, [U, C] scores of candidates, and [U, H] of hard negatives.
+    """
+    n_hard = hard_shape.numel()
+    targets, candidates, hard = torch.split(items, [n_targets, len(items) - n_targets - n_hard, n_hard])
+    return targets, users @ candidates.T, _score_own_items(users, hard.view(*hard_shape, items.shape[1]))
 
 
 def _score_own_items(users: Tensor, items: Tensor) -> Tensor:
