@@ -117,21 +117,16 @@ def rank_batch(
 def _iterate_blocks(
     score_block: BlockScorer, n_users: int, n_items: int, block_items: int
 ) -> Iterator[tuple[int, Scores]]:
-    """Yield the first row and the scores [B, n] of consecutive blocks of all items.
-
-    Every block is scored at the same width, the last one together with some items of the one before it: a matrix
-    product rounds alike in products of the same shape, so equal item vectors get equal scores.
-    """
-    width = min(block_items, n_items)
-    for first in range(0, n_items, width):
-        start = min(first, n_items - width)
-        scores = np.asarray(score_block(start, start + width), dtype=np.float32)
-        if scores.shape != (n_users, width):
+    """Yield the first row and the scores [B, n] of consecutive blocks of all items."""
+    for first in range(0, n_items, block_items):
+        stop = min(first + block_items, n_items)
+        scores = np.asarray(score_block(first, stop), dtype=np.float32)
+        if scores.shape != (n_users, stop - first):
             raise DataError(
                 f"the scorer returned scores of shape {scores.shape}; expected (users, items of the block) = "
-                f"{(n_users, width)}"
+                f"{(n_users, stop - first)}"
             )
-        yield first, scores[:, first - start :]
+        yield first, scores
 
 
 class _PairsByBlock:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from vecall.arrays import Scores, Vectors
 from vecall.data.ragged import EvalCases
+from vecall.runtime.inner_products import compute_all_scores
 
 BlockScorer = Callable[[int, int], Scores]
 """Scores of the items `start` to `stop` - 1 for B cases: float32 [B, stop - start], larger is better, no NaN."""
@@ -27,8 +28,4 @@ class VectorScorer:
         """Encode the users of B cases and return the scorer of blocks of items."""
         user_vectors = self._encode_users(cases)  # [B, D]
 
-        def score_block(start: int, stop: int) -> Scores:
-            scores: Scores = user_vectors @ self._item_vectors[start:stop].T
-            return scores
-
-        return score_block
+        return lambda start, stop: compute_all_scores(user_vectors, self._item_vectors[start:stop])

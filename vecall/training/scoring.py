@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from vecall.data.ragged import EvalCases
+from vecall.runtime.inner_products import compute_all_scores
 from vecall.towers.two_tower import TwoTower
 from vecall.training.data import TrainingData, to_tensors
 
@@ -74,9 +75,9 @@ class TowerScorer:
         user_vectors = self.encode_users(cases)
         if self.item_vectors.device.type == "cpu":
             # A view, or a copy of the block alone; numpy multiplies on all cores, however many torch uses.
-            return lambda start, stop: user_vectors @ self.item_vectors[start:stop].float().numpy().T
-        device_vectors = torch.from_numpy(user_vectors).to(self.item_vectors.device)
-        return lambda start, stop: (device_vectors @ self.item_vectors[start:stop].float().T).cpu().numpy()
+            return lambda start, stop: compute_all_scores(user_vectors, self.item_vectors[start:stop].float().numpy())
+        device_vectors = torch.from_numpy(user_vectors).to(self.item_vectors.device, torch.float64)
+        return lambda start, stop: (device_vectors @ self.item_vectors[start:stop].double().T).float().cpu().numpy()
 
 
 def encode_all_items(towers: TwoTower, data: TrainingData) -> torch.Tensor:
