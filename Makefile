@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MILVUS_VENV := .venv-milvus
 
-.PHONY: quickstart test examples slow milvus soak torture check docs coverage package install clean
+.PHONY: quickstart test examples ci-tests slow milvus soak torture check docs coverage package install clean
 
 quickstart: $(INSTALLED)  ## End-to-end demo on MovieLens: fit, publish, evaluate, recall
 	$(BIN)/vecall quickstart
@@ -18,6 +18,10 @@ test: $(INSTALLED)  ## The test suite
 
 examples: $(INSTALLED)  ## Examples, notebooks, snippets of README and documents, benchmarks, runs from end to end
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_WORKERS) -m examples
+
+ci-tests: $(INSTALLED)  ## `test` and `examples` together, which collects the tests once: what CI runs
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_WORKERS) \
+		-m 'not slow and not torture and not milvus'
 
 slow: $(INSTALLED)  ## Tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -135,7 +135,7 @@ def test_profile_of_a_step_has_its_parts() -> None:
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.examples
+@pytest.mark.slow
 def test_huge_pages_are_compared_and_the_result_is_kept(tmp_path: Path) -> None:
     out, case = tmp_path / "huge-pages.json", "pooled, 10,000 items, softmax"
     output = run_benchmark("huge_pages.py", "--rounds", 1, "--cases", case, "--out", out)

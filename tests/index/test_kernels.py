@@ -188,7 +188,7 @@ def test_scores_that_are_not_finite_do_not_index_outside_the_arrays():
         assert set(positions.tolist()) <= {0, 1, 2}
 
 
-@pytest.mark.examples
+@pytest.mark.slow
 @pytest.mark.skipif("NUMBA_BOUNDSCHECK" in os.environ, reason="this is the inner run")
 def test_this_file_passes_with_bounds_checks(tmp_path):
     """Without them, a kernel that indexes outside an array silently reads or writes other memory."""

@@ -219,8 +219,8 @@ def run_crash_cycles(store_dir: Path, count: int, seed: int) -> Counter[str]:
 
 @pytest.mark.examples
 def test_killed_writers_lose_nothing(tmp_path) -> None:
-    counts = run_crash_cycles(tmp_path / "store", 20, seed=4)
-    assert counts["upsert"] > 20  # the number depends on the machine's speed
+    counts = run_crash_cycles(tmp_path / "store", 12, seed=4)
+    assert counts["upsert"] > 12  # the number depends on the machine's speed
     assert counts["publish"] > 1
 
 
