@@ -27,6 +27,9 @@ class Canvas(SettingsModel):
     width: int = Field(3, ge=1)
     speed: float | Literal["learned"] = 1.0
     ids: tuple[int | str, ...] = ()
+    sizes: tuple[int, ...] = ()
+    prices: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    is_open: bool = True
     names: dict[str, None] = Field({})
     frame: Circle | None = None
     shapes: dict[str, Shape] = Field({})
@@ -56,6 +59,14 @@ def describe(data, model=Canvas):
     ("data", "expected"),
     [
         ({"width": 0}, "width: expected at least 1, got 0"),
+        ({"width": "3"}, "width: expected an integer, got '3'"),
+        ({"width": True}, "width: expected an integer, got True"),
+        ({"speed": "2"}, "speed: expected a number or 'learned', got '2'"),
+        ({"speed": False}, "speed: expected a number or 'learned', got False"),
+        ({"frame": {"radius": "1"}}, "frame.radius: expected a number, got '1'"),
+        ({"sizes": [1, True]}, "sizes[1]: expected an integer, got True"),
+        ({"prices": {"a": "1"}}, "prices.a: expected a number, got '1'"),
+        ({"is_open": "yes"}, "is_open: expected true or false, got 'yes'"),
         ({"width": 2}, "width: expected an odd width, got 2"),
         ({"frame": {"radius": -1}}, "frame.radius: expected more than 0.0, got -1"),
         ({"frame": 5}, "frame: expected a table of keys and values, got 5"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails
 
 from vecall.errors import ConfigError
 
@@ -45,10 +45,28 @@ _EXPECTED = {
 }
 
 
+def _make_scalars_strict(schema: object) -> None:
+    """Set `strict` for each number and boolean in a schema of pydantic's core, which is changed."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("bool", "float", "int"):
+            schema["strict"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _make_scalars_strict(part)
+
+
 class SettingsModel(BaseModel):
-    """Base of every settings section: frozen; unknown keys, NaN and infinity are errors."""
+    """Base of every settings section: frozen; unknown keys, NaN, infinity and numbers in quotes are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+        """Refuse what pydantic would convert to numbers and booleans: text, booleans, and for integers 1.0."""
+        schema = handler(source)
+        _make_scalars_strict(schema)
+        return schema
 
 
 def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
