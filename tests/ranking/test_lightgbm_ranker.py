@@ -71,6 +71,14 @@ def test_missing_package_is_named_with_its_extra(model_text, monkeypatch):
         LightGbmRanker.from_text(model_text, RankerSpec(features=FEATURES, rank_weight=1.0))
 
 
+def test_missing_library_of_the_system_is_named(model_text, tmp_path, monkeypatch):
+    (tmp_path / "lightgbm.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+    with pytest.raises(RankerUnavailableError, match=r"libgomp\.so\.1"):
+        LightGbmRanker.from_text(model_text, RankerSpec(features=FEATURES, rank_weight=1.0))
+
+
 def test_unavailable_ranker_fails_with_the_reason():
     with pytest.raises(RankerUnavailableError, match="lightgbm is missing"):
         UnavailableRanker("lightgbm is missing")(make_candidates(1))

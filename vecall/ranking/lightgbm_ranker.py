@@ -109,12 +109,16 @@ def import_lightgbm() -> Any:  # noqa: ANN401 - a module
     """Import lightgbm.
 
     Raises:
-        RankerUnavailableError: It is not installed.
+        RankerUnavailableError: It is not installed, or a library of the system that it needs.
     """
     try:
         import lightgbm
     except ModuleNotFoundError as error:
         raise RankerUnavailableError(explain_missing_module(error, needed_by="the ranker", extra="ranking")) from error
+    except OSError as error:
+        raise RankerUnavailableError(
+            f"the ranker needs lightgbm, which cannot be loaded: {error}; install the library of the system that it names"
+        ) from error
     return lightgbm
 
 
