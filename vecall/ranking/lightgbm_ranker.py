@@ -117,7 +117,7 @@ def import_lightgbm() -> Any:  # noqa: ANN401 - a module
         raise RankerUnavailableError(explain_missing_module(error, needed_by="the ranker", extra="ranking")) from error
     except OSError as error:
         raise RankerUnavailableError(
-            f"the ranker needs lightgbm, which cannot be loaded: {error}; install the library of the system that it names"
+            f"the ranker needs lightgbm, which cannot be loaded: {error}; install the library of the system it names"
         ) from error
     return lightgbm
 
