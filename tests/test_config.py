@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vecall.config import PRESETS, Config, load_config, parse_config
+from vecall.config import PRESETS, Config, check_config, load_config, parse_config
 from vecall.errors import ConfigError
 
 TOML = """
@@ -271,3 +271,37 @@ def test_unreadable_file_or_invalid_toml_raises_with_the_path(tmp_path, content,
 def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         parse_config(make_settings()).model.dim = 3
+
+
+def test_settings_changed_in_python_are_validated_and_their_paths_resolved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = parse_config(make_settings())
+    checked = check_config(config)
+    assert checked.data.interactions == (tmp_path / "log.csv", Path("/abs/log.parquet"))
+    assert check_config(checked) == checked
+    assert checked.as_json() == parse_config(checked.as_json()).as_json()
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("training", {"epoch": 5}, "training.epoch: unknown key; did you mean 'epochs'?"),
+        ("training", {"lr": "0.01"}, "training.lr: expected a number, got '0.01'"),
+        ("model", {"dim": -3}, "model.dim: expected at least 2, got -3"),
+        ("evaluation", {"ks": (10, 5)}, "evaluation.ks: expected ascending numbers"),
+        ("model", {"norm": "batch", "hidden": (8,)}, "training.batch = 1"),
+    ],
+)
+def test_settings_that_were_changed_to_invalid_ones_are_refused(section, changes, message):
+    config = parse_config(make_settings())
+    part = getattr(config, section).model_copy(update=changes)
+    if "training.batch" in message:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"batch": 1})})
+    with pytest.raises(ConfigError) as caught:
+        check_config(config.model_copy(update={section: part}))
+    assert message in str(caught.value)
+
+
+def test_a_path_is_no_config():
+    with pytest.raises(ConfigError, match=r"expected a vecall.Config, got str; load_config\(path\) reads one"):
+        check_config("vecall.toml")

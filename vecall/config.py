@@ -15,7 +15,7 @@ from vecall.index.settings import IndexSettings
 from vecall.ranking.settings import RankingSettings
 from vecall.runtime.paths import to_absolute_path
 from vecall.schema import Schema
-from vecall.settings_base import SettingsModel, describe_validation_error, read_toml
+from vecall.settings_base import SettingsModel, describe_validation_error, read_toml, to_nested
 from vecall.towers.settings import ModelSettings
 from vecall.training.settings import TrainingSettings
 
@@ -200,7 +200,24 @@ def load_config(path: str | Path) -> Config:
     """
     absolute_path = to_absolute_path(path)
     config = parse_config(read_toml(absolute_path), source=str(path))
-    directory = absolute_path.resolve().parent
+    return _resolve_paths(config, absolute_path.resolve().parent)
+
+
+def check_config(config: object) -> Config:
+    """Validate settings of a caller in Python, and resolve their relative paths against the working directory.
+
+    Settings can be changed there by `model_copy`, which validates nothing.
+
+    Raises:
+        ConfigError: They are no `Config`, or have an unknown key or an invalid value.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"config: expected a vecall.Config, got {type(config).__name__}; load_config(path) reads one")
+    parse_config(to_nested(config))
+    return _resolve_paths(config, Path.cwd())
+
+
+def _resolve_paths(config: Config, directory: Path) -> Config:
     paths = {"data": config.data.resolve_paths(directory), "index": config.index.resolve_paths(directory)}
     return config.model_copy(update=paths)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -103,8 +104,14 @@ def configure_logging(*, verbose: bool) -> None:
 
 
 def print_json(payload: Mapping[str, object]) -> None:
-    """Print one JSON object on stdout."""
-    print(json.dumps(payload, ensure_ascii=False).encode(errors="backslashreplace").decode())
+    """Print one JSON object on stdout, in UTF-8 whatever the encoding of the terminal.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    sys.stdout.flush()
+    sys.stdout.buffer.write(json.dumps(payload, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def print_metrics(title: str, metrics_by_model: Mapping[str, Mapping[str, float | None]]) -> None:

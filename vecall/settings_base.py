@@ -69,6 +69,20 @@ class SettingsModel(BaseModel):
         return schema
 
 
+def to_nested(settings: BaseModel) -> dict[str, Any]:
+    """Return the values of settings by key, of sections nested, as they would be validated.
+
+    Those of unknown keys are among them: `model_copy` neither validates values nor refuses keys.
+    """
+    fields = type(settings).model_fields
+    return {
+        (fields[name].alias or name) if name in fields else name: (
+            to_nested(value) if isinstance(value, SettingsModel) else value
+        )
+        for name, value in vars(settings).items()
+    }
+
+
 def read_toml(path: Path, *, is_secret: bool = False) -> dict[str, Any]:
     """Read a TOML file.
 

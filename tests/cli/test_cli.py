@@ -1,6 +1,7 @@
 """The command line: exit codes, one JSON object on stdout, one readable line for an error."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -331,3 +332,21 @@ def test_code_of_an_error_is_its_public_class(capsys: pytest.CaptureFixture[str]
 
     output._print_error(InternalError("x"), as_json=True)
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "TrainingError"
+
+
+def test_json_is_utf_8_whatever_the_terminal_s_encoding(tmp_path):
+    store = tmp_path / "größe"
+    command = [sys.executable, "-m", "vecall", "releases", "list", "--store", str(store), "--json"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert "größe" in json.loads(result.stdout.decode())["error"]["message"]
+
+
+def test_full_stdout_is_reported_on_stderr(tmp_path):
+    command = [sys.executable, "-m", "vecall", "releases", "list", "--store", str(tmp_path), "--json"]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("vecall: ")
+    assert "Traceback" not in result.stderr

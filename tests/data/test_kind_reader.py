@@ -83,6 +83,13 @@ def test_targets_are_the_kinds_that_are_held_out_whatever_they_weigh(read):
     assert interactions.filter(interactions.is_target).items.tolist() == [1, 2]
 
 
+def test_targets_of_which_no_row_is_are_an_error(read):
+    with pytest.raises(
+        DataError, match=r"targets: no row is of kind rent; those of column 'kind' are \['view', 'buy', "
+    ):
+        read(targets=["rent"])
+
+
 def test_equal_weights_of_the_kinds_that_occur_are_no_weights(read):
     assert read(weights={"view": 0.5, "buy": 0.5, "rent": 1.0}).interactions.weights is None
 

@@ -74,7 +74,14 @@ def test_keys_of_a_partitioned_directory_are_text_and_those_above_it_are_not_rea
         ("t.csv", b"PAR1", "is Parquet by its content: rename it to .parquet"),
         ("t.csv", b"PK\x03\x04", "a spreadsheet or an archive"),
         ("t.csv", "a,b".encode("utf-16"), "text in UTF-16"),
-        ("t.csv", b"a\n\xe9\n", "cannot be read: .*utf-8"),
+        ("t.csv", b"a\n\xe9\n", r"cannot be read: line 2, .*is not UTF-8: convert the file"),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n", r"cannot be read: line 3, '1,2,3', has 3 cells, and the first line 2"),
+        (
+            "t.csv",
+            b'a,b\n"x, ""y""",2\n"Best" of,1\n',
+            r"line 3, '\"Best\" of,1', has a quote within a cell.*data.csv.quote",
+        ),
+        ("t.csv", b'a,b\n12" vinyl,1\n' + b"x,1\n" * 5000, r"line 2, '12\" vinyl,1', has a quote within a cell"),
         ("t.xlsx", b"PK\x03\x04", "expected a .parquet, .csv or .tsv file .*got '.xlsx'"),
         ("t.jsonl", b"{}", "got '.jsonl'"),
         ("t.feather", b"ARROW1", "got '.feather'"),
@@ -104,3 +111,21 @@ def test_delta_lake_table_is_rejected(tmp_path):
     TABLE.write_parquet(tmp_path / "t" / "part-0.parquet")
     with pytest.raises(DataError, match="Delta Lake"):
         read_table(tmp_path / "t")
+
+
+def test_without_quoting_quotes_are_part_of_the_text(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text('a\tb\n12" vinyl\t1\n"Best" of\t2\n', encoding="utf-8")
+    table = read_table(path, CsvSettings(quote=""))
+    assert table["a"].to_list() == ['12" vinyl', '"Best" of']
+
+
+def test_damaged_lines_of_compressed_files_and_of_directories_are_named(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "1.csv").write_bytes(b"a,b\n1,2\n")
+    path = tmp_path / "log" / "2.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n1,2\n1,2,3\n"))
+    with pytest.raises(DataError, match=r"2\.csv\.gz: cannot be read: line 3"):
+        read_table(path)
+    with pytest.raises(DataError, match=r"log: cannot be read: 2\.csv\.gz, line 3"):
+        read_table(tmp_path / "log")

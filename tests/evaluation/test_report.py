@@ -1,3 +1,4 @@
+import errno
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from vecall.evaluation.report import (
     write_report,
 )
 from vecall.evaluation.segment_tables import SegmentTable
+from vecall.runtime import durable_files
 
 MARKUP = "<script>alert('{{ content.title }}')</script> & \"co\""
 METRICS = {"recall@10": 0.1, "recall@100": 0.431, "ndcg@10": 0.05, "coverage@10": 0.25}
@@ -170,6 +172,19 @@ def test_report_without_models_or_directory_is_refused(tmp_path):
         write_report(tmp_path / "report.html", replace(CONTENT, models={}))
     with pytest.raises(ConfigError, match="does not exist"):
         write_report(tmp_path / "nowhere" / "report.html", CONTENT)
+
+
+def test_report_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("before", encoding="utf-8")
+
+    def fail(path: object, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable_files, "write_and_fsync", fail)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        write_report(path, CONTENT)
+    assert path.read_text(encoding="utf-8") == "before"
 
 
 def test_every_number_has_its_leading_zero(page):

@@ -58,10 +58,10 @@ def test_order_of_the_input_features_does_not_matter(make_features):
     torch.testing.assert_close(features(FEATURES), features(dict(reversed(FEATURES.items()))))
 
 
-def test_module_keys_have_no_dots_and_stay_distinct():
-    names = ["type", "a.b", "a%2Eb", "a_b", "forward", "矢量"]
+def test_module_keys_have_no_dots_or_quotes_and_stay_distinct():
+    names = ["type", "a.b", "a%2Eb", "a_b", "forward", "矢量", 'a"b', "a%22b"]
     assert len({to_module_key(name) for name in names}) == len(names)
-    assert not any("." in to_module_key(name) for name in names)
+    assert not any("." in to_module_key(name) or '"' in to_module_key(name) for name in names)
 
 
 def test_embeddings_of_missing_and_unseen_values_are_short():

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,12 +49,11 @@ def _print_error(error: VecallError, *, as_json: bool) -> None:
     if as_json and _is_main():  # one object, however many processes train
         code = error.code if isinstance(error, QueryError) else get_public_name(error)
         field = error.field if isinstance(error, QueryError) else None
-        console.print_json({"error": {"code": code, "message": str(error), "field": field}})
-    else:
-        text = f"vecall: {error}".encode(
-            errors="backslashreplace"
-        ).decode()  # a path may contain bytes that are not UTF-8
-        console.err.print(text, style="red", soft_wrap=True)
+        with suppress(OSError):  # stdout may be what failed
+            console.print_json({"error": {"code": code, "message": str(error), "field": field}})
+            return
+    text = f"vecall: {error}".encode(errors="backslashreplace").decode()  # paths may contain bytes that are not UTF-8
+    console.err.print(text, style="red", soft_wrap=True)
 
 
 def _is_main() -> bool:

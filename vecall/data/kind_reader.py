@@ -66,7 +66,7 @@ class KindReader:
         """Raise if there are too many kinds, and warn of kinds that only the settings know, after all files.
 
         Raises:
-            DataError: There are so many that the column is one of something else.
+            DataError: There are so many that the column is one of something else, or none of the targets.
         """
         found = self.names
         if len(found) > _MAX_KINDS:
@@ -76,6 +76,11 @@ class KindReader:
                 "buy, or list the kinds to read in schema.interactions.weights"
             )
         listed = canonicalize_kinds([*(self._schema.weights or ()), *self._negatives, *self._schema.targets])
+        if found and self._schema.targets and not set(canonicalize_kinds(self._schema.targets)) & set(found):
+            raise DataError(
+                f"schema.interactions.targets: no row is of kind {' or '.join(self._schema.targets)}; those of column "
+                f"{self._schema.event!r} are {found}"
+            )
         if missing := sorted(set(listed) - set(found)):
             logger.warning(
                 "schema.interactions: no row is of kind %s; those of column %r are %s",

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import polars as pl
 from polars import selectors
 
+from vecall.data.csv_problems import find_csv_problem, get_separator
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
@@ -44,13 +45,18 @@ class TableScan:
         label: What error texts call the table.
         frame: The table, not read yet.
         columns: Names of its columns.
-        is_text: Whether the table is a CSV file, in which empty text is null.
+        csv: Format of a CSV file, in which empty text is null; None for other tables.
     """
 
     label: str
     frame: pl.LazyFrame
     columns: list[str]
-    is_text: bool = False
+    csv: CsvSettings | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the table is a CSV file."""
+        return self.csv is not None
 
     @classmethod
     def from_frame(cls, label: str, frame: pl.DataFrame) -> "TableScan":
@@ -69,7 +75,7 @@ class TableScan:
         Raises:
             DataError: The table cannot be parsed.
         """
-        with _describe_read_errors(self.label):
+        with _describe_read_errors(self.label, self.csv):
             selected = self.frame.select(selectors.by_name(*columns))  # exactly these names: none is a pattern
             is_empty = True
             for batch in selected.collect_batches(chunk_size=_BATCH_ROWS):
@@ -84,7 +90,7 @@ class TableScan:
         Raises:
             DataError: The table cannot be parsed.
         """
-        with _describe_read_errors(self.label):
+        with _describe_read_errors(self.label, self.csv):
             table = self.frame.collect()
             return _nullify_empty_text(table) if self.is_text else table
 
@@ -111,18 +117,27 @@ def scan_table(path: Path, csv: CsvSettings | None = None) -> TableScan:
         DataError: The path is missing, is of another format, or cannot be parsed.
     """
     csv = csv or CsvSettings()
-    with _describe_read_errors(str(path)):
+    with _describe_read_errors(str(path), csv):
         to_absolute_path(path)
         if not path.exists():
             raise DataError(f"{path}: no such file; paths in vecall.toml are relative to its own directory")
         frame, is_text = _scan_directory(path, csv) if path.is_dir() else _scan_file(path, csv)
-        return TableScan(str(path), frame, frame.collect_schema().names(), is_text)
+        return TableScan(str(path), frame, frame.collect_schema().names(), csv if is_text else None)
 
 
 @contextmanager
-def _describe_read_errors(label: str) -> Iterator[None]:
+def _describe_read_errors(label: str, csv: CsvSettings | None) -> Iterator[None]:
+    """Raise errors of reading as `DataError`, of a CSV file with the line that may be the cause.
+
+    Args:
+        label: The path, or what else error texts call the table.
+        csv: Format, if the table may be a CSV file.
+    """
     try:
         yield
+    except pl.exceptions.ComputeError as error:
+        problem = None if csv is None else find_csv_problem(Path(label), csv)
+        raise DataError(f"{label}: cannot be read: {problem or _summarize_error(error)}") from error
     except (pl.exceptions.PolarsError, ConfigError, OSError, ValueError) as error:
         raise DataError(f"{label}: cannot be read: {_summarize_error(error)}") from error
 
@@ -142,7 +157,7 @@ def _scan_file(path: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bool]:
     if suffix == ".parquet":
         return pl.scan_parquet(path, glob=False), False  # file names may contain `[` and `*`
     if suffix in _TEXT_SUFFIXES:
-        return _scan_csv(path, csv.separator or ("\t" if suffix == ".tsv" else ",")), True
+        return _scan_csv(path, csv), True
     raise DataError(f"{path}: expected a {_SUPPORTED_FORMATS}; got {path.suffix or 'no suffix'!r}")
 
 
@@ -153,13 +168,19 @@ def _get_table_format(path: Path) -> str:
     return suffixes[-2] if is_compressed else "".join(suffixes[-1:])
 
 
-def _scan_csv(path: Path, separator: str) -> pl.LazyFrame:
+def _scan_csv(path: Path, csv: CsvSettings) -> pl.LazyFrame:
     with path.open("rb") as file:
         head = file.read(4)
     for magic_bytes, hint in _MAGIC_BYTE_HINTS.items():
         if head.startswith(magic_bytes):
             raise DataError(f"{path}: is {hint}")
-    return pl.scan_csv(path, infer_schema=False, glob=False, separator=separator)
+    separator = get_separator(path, csv)
+    frame = pl.scan_csv(path, infer_schema=False, glob=False, separator=separator, quote_char=csv.quote or None)
+    if not csv.quote:
+        return frame
+    # Polars leaves quotes in names doubled, unlike those in cells.
+    doubled = 2 * csv.quote
+    return frame.rename({name: name.replace(doubled, csv.quote) for name in frame.collect_schema() if doubled in name})
 
 
 def _scan_directory(directory: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bool]:

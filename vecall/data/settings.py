@@ -17,6 +17,9 @@ class CsvSettings(SettingsModel):
     separator: str | None = Field(
         None, min_length=1, max_length=1, description="between columns; if unset, a comma, or a tab in .tsv files"
     )
+    quote: Literal['"', ""] = Field(
+        '"', description="around cells that hold the separator or a line end; empty where a quote is part of the text"
+    )
     decimal: Literal[".", ","] = Field(".", description="decimal separator")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from vecall.config import Config
+from vecall.config import Config, check_config
 from vecall.doctor.checks import (
     all_positive_labels,
     ann_recall_low,
@@ -104,12 +104,13 @@ def examine(
         Findings: errors, then warnings, then infos; within a level by how often they are the cause.
 
     Raises:
-        ConfigError: Neither or both of `run` and `store` are given.
+        ConfigError: Neither or both of `run` and `store` are given, or the settings are invalid.
         DataError: A table does not match the schema.
         TrainingError: The run cannot be read.
         StoreError: The store or its release cannot be read.
     """
     check_not_forked()
+    config = None if config is None else check_config(config)
     if (run is None) == (store is None):
         raise ConfigError(f"doctor needs either a run or a store, got {'neither' if run is None else 'both'}")
     known = None if evaluation is None else KnownGaps.from_evaluation(evaluation)

@@ -12,6 +12,7 @@ from vecall.evaluation.channel_table import ChannelTable
 from vecall.evaluation.evaluator import select_seen_key
 from vecall.evaluation.plots import format_decimal
 from vecall.evaluation.segment_tables import SegmentTable
+from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.paths import to_absolute_path
 
 AnnRow = Mapping[str, int | float | str | None]
@@ -274,7 +275,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         )
     )
     try:
-        path.write_text(page, encoding="utf-8")
+        atomic_write(path, page.encode())
     except OSError as error:
         raise ConfigError(f"report: {path} cannot be written: {error.strerror}; choose another file") from error
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Vectors
 from vecall.channels.merge_plan import MergePlan
-from vecall.config import Config
+from vecall.config import Config, check_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.id_map import IdMap
@@ -63,7 +63,7 @@ def evaluate(
         The object that `vecall evaluate --json` prints.
 
     Raises:
-        ConfigError: Neither or both of `run` and `store` are given, or a store without `config`.
+        ConfigError: Neither or both of `run` and `store` are given, a store without `config`, or invalid settings.
         TrainingError: The run cannot be read, its tables have other items now, or it was trained on what the settings
             hold out.
         StoreError: The release has no towers, was trained on the test interactions (`refit`), or has other items than
@@ -81,6 +81,7 @@ def evaluate_run_or_store(
 ) -> EvaluationReport:
     """Evaluate as `evaluate` does, and return all that an HTML report needs."""
     check_not_forked()
+    config = None if config is None else check_config(config)
     if (run is None) == (store is None):
         raise ConfigError(f"evaluate needs either a run or a store, got {'neither' if run is None else 'both'}")
     if run is not None:

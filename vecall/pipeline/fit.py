@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vecall import progress
 from vecall.arrays import Mask
 from vecall.channels.merge_plan import MergePlan
-from vecall.config import Config
+from vecall.config import Config, check_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
 from vecall.data.hashing import Hashes
@@ -83,13 +83,14 @@ def fit(config: Config, run_dir: str | Path, *, init: str | Path | None = None) 
 
     Raises:
         DataError: A table does not match the schema.
-        ConfigError: The settings contradict each other, or the package of `training.logger` or `ranking.ranker` is
-            not installed.
+        ConfigError: The settings are invalid or contradict each other, or the package of `training.logger` or
+            `ranking.ranker` is not installed.
         LockedError: Another fit writes the run directory.
         TrainingError: The run directory holds a finished run, or an interrupted fit of other settings or tables; `init`
             has other layers or was trained on interactions that this run holds out; or there is too little to train on.
     """
     check_not_forked()
+    config = check_config(config)
     check_logger_installed(config.training.logger)
     check_ranker_installed(config.ranking)
     directory = to_absolute_path(run_dir)

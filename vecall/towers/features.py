@@ -21,9 +21,10 @@ _MISSING_AND_OOV_INIT_SCALE = 0.01
 def to_module_key(feature: str) -> str:
     """Return the key of a feature's layer in an `nn.ModuleDict`.
 
-    A key may hold no dot and must not equal an attribute of the dict, such as `type` or `values`.
+    A key may hold no dot and must not equal an attribute of the dict, such as `type` or `values`; torch's exporter
+    writes it in quotes into a program.
     """
-    return "feature_" + feature.replace("%", "%25").replace(".", "%2E")
+    return "feature_" + feature.replace("%", "%25").replace(".", "%2E").replace('"', "%22")
 
 
 class SqrtNEmbeddingBag(nn.Module):

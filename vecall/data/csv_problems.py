@@ -1,0 +1,68 @@
+"""What is wrong with a CSV file that cannot be parsed: the line and the remedy, which the parser does not tell."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from vecall.data.settings import CsvSettings
+
+_MAX_QUOTED_BYTES = 60  # of a line
+
+
+def get_separator(path: Path, csv: CsvSettings) -> str:
+    """Return the character between the cells of a file."""
+    return csv.separator or ("\t" if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ",")
+
+
+def find_csv_problem(path: Path, csv: CsvSettings) -> str | None:
+    """Describe the first suspicious line of a file, or of the files of a directory; None if there is none.
+
+    A quoted cell may hold line ends, so a line may be suspected in the middle of one. Files of Zstandard are not read.
+
+    Args:
+        path: The file or directory.
+        csv: Its format.
+    """
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and file.suffix.lower() != ".zst" and (problem := next(_iterate_problems(file, csv), None)):
+            return f"{file.name}, {problem}" if path.is_dir() else problem
+    return None
+
+
+def _iterate_problems(path: Path, csv: CsvSettings) -> Iterator[str]:
+    separator, quote = get_separator(path, csv).encode(), csv.quote.encode()
+    with cast("BinaryIO", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
+        n_separators = file.readline().count(separator)
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            if problem := _describe_line(line.rstrip(b"\r\n"), separator, quote, n_separators):
+                quoted = line[:_MAX_QUOTED_BYTES].decode(errors="backslashreplace").strip()
+                yield f"line {number:,}, {quoted!r}, {problem}"
+
+
+def _describe_line(line: bytes, separator: bytes, quote: bytes, n_separators: int) -> str | None:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8: convert the file, for example by iconv"
+    if quote and quote in line:
+        if _is_well_quoted(line, separator, quote):
+            return None
+        return (
+            "has a quote within a cell: quote such cells and double the quotes in them, or set data.csv.quote = '' if "
+            "no cell is quoted"
+        )
+    if line.count(separator) > n_separators:
+        return f"has {line.count(separator) + 1} cells, and the first line {n_separators + 1}"
+    return None
+
+
+def _is_well_quoted(line: bytes, separator: bytes, quote: bytes) -> bool:
+    """Whether quotes stand around cells alone, or doubled within such cells."""
+    cells = line.replace(2 * quote, b"").split(quote)  # unquoted parts at even positions, the content of quotes between
+    if len(cells) % 2 == 0:
+        return False
+    outside = cells[::2]
+    starts = all(not part or part.endswith(separator) for part in outside[:-1])
+    return starts and all(not part or part.startswith(separator) for part in outside[1:])
