@@ -214,7 +214,10 @@ def check_config(config: object) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"config: expected a vecall.Config, got {type(config).__name__}; load_config(path) reads one")
     parse_config(to_nested(config))
-    return _resolve_paths(config, Path.cwd())
+    try:
+        return _resolve_paths(config, Path.cwd())
+    except FileNotFoundError:  # the directory was deleted; absolute paths are as good as before
+        return config
 
 
 def _resolve_paths(config: Config, directory: Path) -> Config:

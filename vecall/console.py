@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 
 from rich.console import Console, JustifyMethod
 from rich.logging import RichHandler
@@ -109,9 +110,9 @@ def print_json(payload: Mapping[str, object]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    sys.stdout.flush()
-    sys.stdout.buffer.write(json.dumps(payload, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-    sys.stdout.buffer.flush()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(json.dumps(payload, ensure_ascii=False).encode(errors="backslashreplace").decode(), flush=True)
 
 
 def print_metrics(title: str, metrics_by_model: Mapping[str, Mapping[str, float | None]]) -> None:

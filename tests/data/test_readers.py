@@ -129,3 +129,10 @@ def test_damaged_lines_of_compressed_files_and_of_directories_are_named(tmp_path
         read_table(path)
     with pytest.raises(DataError, match=r"log: cannot be read: 2\.csv\.gz, line 3"):
         read_table(tmp_path / "log")
+
+
+def test_damaged_archive_is_a_data_error(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000)[:-200])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(path)

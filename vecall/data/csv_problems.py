@@ -1,7 +1,9 @@
 """What is wrong with a CSV file that cannot be parsed: the line and the remedy, which the parser does not tell."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -16,7 +18,7 @@ def get_separator(path: Path, csv: CsvSettings) -> str:
 
 
 def find_csv_problem(path: Path, csv: CsvSettings) -> str | None:
-    """Describe the first suspicious line of a file, or of the files of a directory; None if there is none.
+    """Describe the first suspicious line of a file, or of the files of a directory; None if there is none to be found.
 
     A quoted cell may hold line ends, so a line may be suspected in the middle of one. Files of Zstandard are not read.
 
@@ -24,9 +26,11 @@ def find_csv_problem(path: Path, csv: CsvSettings) -> str | None:
         path: The file or directory.
         csv: Its format.
     """
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and file.suffix.lower() != ".zst" and (problem := next(_iterate_problems(file, csv), None)):
-            return f"{file.name}, {problem}" if path.is_dir() else problem
+    with suppress(OSError, EOFError, zlib.error):  # a damaged archive, which the parser's error tells
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            is_read = file.is_file() and file.suffix.lower() != ".zst"
+            if is_read and (problem := next(_iterate_problems(file, csv), None)):
+                return f"{file.name}, {problem}" if path.is_dir() else problem
     return None
 
 
