@@ -4,6 +4,7 @@ from support import synthetic
 
 from vecall.channels.settings import ChannelsSettings
 from vecall.config import parse_config
+from vecall.errors import StoreError
 from vecall.pipeline import channel_building
 from vecall.pipeline.channel_building import build_channel_tables
 from vecall.release.release import open_release
@@ -59,3 +60,10 @@ def test_newest_items_count_most_unless_a_split_without_times_is_random(tmp_path
     assert dataset.has_order == has_order
     similar = build_channel_tables(ChannelsSettings(), dataset, dataset.interactions.positives).similar
     assert similar.seed_weights.tolist() == ([0.9**age for age in range(10)] if has_order else [1.0] * 200)
+
+
+def test_directory_in_which_the_tables_cannot_be_written_is_named(dataset, tmp_path):
+    with pytest.raises(StoreError, match=r"nowhere could not be written"):
+        build_channel_tables(
+            ChannelsSettings(), dataset, dataset.interactions.positives, scratch_dir=tmp_path / "nowhere"
+        )

@@ -1,6 +1,7 @@
 """The tables of a release's channels, built from interactions."""
 
 import logging
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vecall.channels.similar_items import SimilarItems
 from vecall.data.dataset import Dataset
 from vecall.data.interactions import Interactions
 from vecall.data.ragged import RaggedArray
+from vecall.release.file_io import translate_write_errors
 from vecall.runtime.memory import available_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def build_channel_tables(
             files.
 
     Raises:
-        OSError: These files cannot be written.
+        StoreError: These files cannot be written.
     """
     catalogue, created = dataset.catalogue, dataset.schema.items.created
     counted = positives.counted_positives
@@ -69,4 +71,6 @@ def _build_similar(dataset: Dataset, positives: Interactions, scratch_dir: Path 
         )
         return None
     histories = RaggedArray.from_sorted_pairs(positives.users, positives.items, n_users)
-    return build_similar_items(histories, n_items, has_order=dataset.has_order, scratch_dir=scratch_dir)
+    scratch_dir = scratch_dir or Path(tempfile.gettempdir())
+    with translate_write_errors(scratch_dir):
+        return build_similar_items(histories, n_items, has_order=dataset.has_order, scratch_dir=scratch_dir)
