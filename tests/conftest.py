@@ -1,6 +1,7 @@
 """Fixtures that tests of several directories share, made once per session."""
 
 import logging
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,6 +37,14 @@ def _keep_priority():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.nice", lambda _: 0)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _receive_hangups():
+    """Under nohup the processes that tests start would ignore the signal of a closed terminal."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,7 @@ def test_raw_tables_are_encoded_as_requests_are(tmp_path):
     requests = to_feature_frame(frame[: synthetic.ITEMS].to_dicts(), synthetic.FEATURES)
     production = to_tower_inputs(FeatureEncoder(item_encoder.state).encode(requests))
     assert_equal(item_encoder.encode(str(tmp_path / "items.csv")), production)
-    # Polars leaves quotes in names doubled.
-    table = pl.read_csv(tmp_path / "items.csv").rename(lambda name: name.replace('""', '"'))
-    assert_equal(item_encoder.encode(table), production)
+    assert_equal(item_encoder.encode(pl.read_csv(tmp_path / "items.csv")), production)
     assert user_encoder.encode(users)["age"].tolist() == pytest.approx(
         np.array([[0, 0], [-0.70710677, 1], [0.70710677, 1]])
     )
@@ -46,7 +44,7 @@ def test_dense_features_are_concatenated_in_the_order_of_the_schema():
     encoder = TableEncoder.fit(features, frame)
     encoded = encoder.encode(frame)
     assert encoder.dense_dim == 5
-    expected = np.concatenate([encoded["price.eur"], encoded['the "look"']], axis=1)
+    expected = np.concatenate([encoded["price.eur"], encoded["look"]], axis=1)
     np.testing.assert_array_equal(encoder.encode_dense(frame), expected)
     assert encoder.encode_dense(frame).dtype == np.float32
 

@@ -41,11 +41,11 @@ from vecall.towers.two_tower import TwoTower
 
 LENGTH = 4
 N_TRAINED_ITEMS = 10
-ITEM_FEATURES, USER_FEATURES = synthetic.make_features(40, 1), synthetic.make_features(40, 2)
-ENCODERS = (
-    FeatureEncoder.fit(synthetic.FEATURES, ITEM_FEATURES),
-    FeatureEncoder.fit(synthetic.FEATURES, USER_FEATURES),
-)
+# The exporter writes names in quotes into a program.
+QUOTED_NAME = {"look": 'the "look"'}
+FEATURES = {QUOTED_NAME.get(name, name): feature for name, feature in synthetic.FEATURES.items()}
+ITEM_FEATURES, USER_FEATURES = (synthetic.make_features(40, seed).rename(QUOTED_NAME) for seed in (1, 2))
+ENCODERS = FeatureEncoder.fit(FEATURES, ITEM_FEATURES), FeatureEncoder.fit(FEATURES, USER_FEATURES)
 NO_FEATURES = FeatureEncoder.fit({}, ITEM_FEATURES)
 
 

