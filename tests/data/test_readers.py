@@ -123,6 +123,7 @@ def test_without_quoting_quotes_are_part_of_the_text(tmp_path):
 def test_damaged_lines_of_compressed_files_and_of_directories_are_named(tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "1.csv").write_bytes(b"a,b\n1,2\n")
+    (tmp_path / "log" / ".1.csv.crc").write_bytes(b"\xff")  # as Hadoop leaves beside each file
     path = tmp_path / "log" / "2.csv.gz"
     path.write_bytes(gzip.compress(b"a,b\n1,2\n1,2,3\n"))
     with pytest.raises(DataError, match=r"2\.csv\.gz: cannot be read: line 3"):
@@ -136,3 +137,9 @@ def test_damaged_archive_is_a_data_error(tmp_path):
     path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000)[:-200])
     with pytest.raises(DataError, match="cannot be read"):
         read_table(path)
+
+
+def test_the_last_suffix_alone_says_what_separates_cells(tmp_path):
+    path = tmp_path / "t.tsv.csv"
+    path.write_text("a,b\n1,2\n", encoding="utf-8")
+    assert read_table(path).columns == ["a", "b"]

@@ -7,35 +7,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from vecall.data.settings import CsvSettings
-
 _MAX_QUOTED_BYTES = 60  # of a line
 
 
-def get_separator(path: Path, csv: CsvSettings) -> str:
-    """Return the character between the cells of a file."""
-    return csv.separator or ("\t" if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ",")
-
-
-def find_csv_problem(path: Path, csv: CsvSettings) -> str | None:
-    """Describe the first suspicious line of a file, or of the files of a directory; None if there is none to be found.
+def find_csv_problem(path: Path, separator: str, quote: str) -> str | None:
+    """Describe the first suspicious line of a file; None if there is none to be found.
 
     A quoted cell may hold line ends, so a line may be suspected in the middle of one. Files of Zstandard are not read.
 
     Args:
-        path: The file or directory.
-        csv: Its format.
+        path: The file, which may not exist.
+        separator: Character between cells.
+        quote: Character around cells that hold separators or line ends; empty if there is none.
     """
+    if not path.is_file() or path.suffix.lower() == ".zst":
+        return None
     with suppress(OSError, EOFError, zlib.error):  # a damaged archive, which the parser's error tells
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            is_read = file.is_file() and file.suffix.lower() != ".zst"
-            if is_read and (problem := next(_iterate_problems(file, csv), None)):
-                return f"{file.name}, {problem}" if path.is_dir() else problem
+        return next(_iterate_problems(path, separator.encode(), quote.encode()), None)
     return None
 
 
-def _iterate_problems(path: Path, csv: CsvSettings) -> Iterator[str]:
-    separator, quote = get_separator(path, csv).encode(), csv.quote.encode()
+def _iterate_problems(path: Path, separator: bytes, quote: bytes) -> Iterator[str]:
     with cast("BinaryIO", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
         n_separators = file.readline().count(separator)
         file.seek(0)

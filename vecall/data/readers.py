@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import polars as pl
 from polars import selectors
 
-from vecall.data.csv_problems import find_csv_problem, get_separator
+from vecall.data.csv_problems import find_csv_problem
 from vecall.data.frames import build_frame, get_unnamed_column
 from vecall.data.settings import CsvSettings
 from vecall.errors import ConfigError, DataError
@@ -136,10 +136,19 @@ def _describe_read_errors(label: str, csv: CsvSettings | None) -> Iterator[None]
     try:
         yield
     except pl.exceptions.ComputeError as error:
-        problem = None if csv is None else find_csv_problem(Path(label), csv)
+        problem = None if csv is None else _find_csv_problem(Path(label), csv)
         raise DataError(f"{label}: cannot be read: {problem or _summarize_error(error)}") from error
     except (pl.exceptions.PolarsError, ConfigError, OSError, ValueError) as error:
         raise DataError(f"{label}: cannot be read: {_summarize_error(error)}") from error
+
+
+def _find_csv_problem(path: Path, csv: CsvSettings) -> str | None:
+    """Describe the first suspicious line of a file, or of the files of a directory."""
+    is_directory = path.is_dir()
+    for file in _list_files(path) if is_directory else [path]:
+        if problem := find_csv_problem(file, _get_separator(file, csv), csv.quote):
+            return f"{file.name}, {problem}" if is_directory else problem
+    return None
 
 
 def _nullify_empty_text(table: pl.DataFrame) -> pl.DataFrame:
@@ -168,13 +177,17 @@ def _get_table_format(path: Path) -> str:
     return suffixes[-2] if is_compressed else "".join(suffixes[-1:])
 
 
+def _get_separator(path: Path, csv: CsvSettings) -> str:
+    return csv.separator or ("\t" if _get_table_format(path) == ".tsv" else ",")
+
+
 def _scan_csv(path: Path, csv: CsvSettings) -> pl.LazyFrame:
     with path.open("rb") as file:
         head = file.read(4)
     for magic_bytes, hint in _MAGIC_BYTE_HINTS.items():
         if head.startswith(magic_bytes):
             raise DataError(f"{path}: is {hint}")
-    separator = get_separator(path, csv)
+    separator = _get_separator(path, csv)
     frame = pl.scan_csv(path, infer_schema=False, glob=False, separator=separator, quote_char=csv.quote or None)
     if not csv.quote:
         return frame
@@ -189,7 +202,7 @@ def _scan_directory(directory: Path, csv: CsvSettings) -> tuple[pl.LazyFrame, bo
         raise DataError(
             f"{directory}: is a Delta Lake table, whose directory also holds old versions: export it to Parquet"
         )
-    files = sorted(file for file in directory.rglob("*") if file.is_file() and not _is_hidden(file, directory))
+    files = _list_files(directory)
     suffixes = {_get_table_suffix(file) for file in files}
     if len(suffixes) != 1:
         content = f"files of {len(suffixes)} formats ({', '.join(sorted(suffixes))})" if suffixes else "no table file"
@@ -214,6 +227,11 @@ def _scan_partitions(directory: Path, files: Sequence[Path]) -> pl.LazyFrame:
         scanned = pl.scan_parquet(list(group), glob=False, hive_partitioning=False)
         frames.append(scanned.with_columns(**{key: pl.lit(value, pl.String) for key, value in keys.items()}))
     return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+
+def _list_files(directory: Path) -> list[Path]:
+    """List the files of a table, without those that a writer of tables leaves beside them."""
+    return sorted(file for file in directory.rglob("*") if file.is_file() and not _is_hidden(file, directory))
 
 
 def _is_hidden(file: Path, directory: Path) -> bool:

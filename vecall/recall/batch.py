@@ -28,7 +28,7 @@ from vecall.runtime.paths import to_absolute_path
 logger = logging.getLogger(__name__)
 
 RequestT = TypeVar("RequestT", Query, RecommendRequest)
-_Answer = Recalled | Recommended  # to a request for candidates, or for the final list
+_Result = Recalled | Recommended  # of candidates, or of a final list
 
 _USER_ID_COLUMN = "user_id"
 _CHUNK_USERS, _CHUNK_IDS = 4_096, 2**20  # users whose answers are held in memory, and about how many ids of them
@@ -121,7 +121,7 @@ def _answer_file(
     k: int | None,
     *,
     parse: Callable[[object], RequestT],
-    answer: Callable[[RequestT], _Answer],
+    answer: Callable[[RequestT], _Result],
 ) -> BatchResult:
     start_time = time.perf_counter()
     input_path, output_path = to_absolute_path(input_path), to_absolute_path(output_path)
@@ -209,11 +209,11 @@ def _add_location(error: QueryError, location: str) -> QueryError:
 
 
 def _answer_in_chunks(
-    requests: Iterable[_LocatedRequest[RequestT]], answer: Callable[[RequestT], _Answer]
-) -> Iterator[tuple[list[Id | None], list[_Answer]]]:
+    requests: Iterable[_LocatedRequest[RequestT]], answer: Callable[[RequestT], _Result]
+) -> Iterator[tuple[list[Id | None], list[_Result]]]:
     """Yield user ids and answers of some requests at a time, of fewer if their answers are long."""
     user_ids: list[Id | None] = []
-    answers: list[_Answer] = []
+    answers: list[_Result] = []
     n_ids = 0
     for located in requests:
         answers.append(_answer_request(answer, located))
@@ -226,7 +226,7 @@ def _answer_in_chunks(
         yield user_ids, answers
 
 
-def _answer_request(answer: Callable[[RequestT], _Answer], located: _LocatedRequest[RequestT]) -> _Answer:
+def _answer_request(answer: Callable[[RequestT], _Result], located: _LocatedRequest[RequestT]) -> _Result:
     """Answer a request; wait for the server of the index while it does not answer."""
     give_up_at = time.monotonic() + _ENGINE_WAIT_SECONDS
     while True:
@@ -265,7 +265,7 @@ def _get_user_id(request: Query | RecommendRequest) -> Id | None:
     return request.user_id if isinstance(request, Query) else request.query.user_id
 
 
-def _to_frame(recaller: Recaller, user_ids: Sequence[Id | None], answers: Sequence[_Answer]) -> pl.DataFrame:
+def _to_frame(recaller: Recaller, user_ids: Sequence[Id | None], answers: Sequence[_Result]) -> pl.DataFrame:
     release = recaller.live_index.snapshot.release
     if release.user_id_type == "string":  # a release without users accepts ids of both types
         user_ids = [None if user_id is None else str(user_id) for user_id in user_ids]
