@@ -13,6 +13,8 @@ import traceback
 import warnings
 from pathlib import Path
 
+_M_MMAP_THRESHOLD = -3  # of glibc's mallopt; a threshold that is set no longer grows
+
 
 def read_memory_bytes(field):
     """Memory of this process: `field` is "VmRSS" for the resident memory now, "VmHWM" for its peak."""
@@ -22,7 +24,10 @@ def read_memory_bytes(field):
 def _return_freed_memory():
     """Give the system what earlier tests have freed: the code would take it again, and its peak seem lower."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    # Without it the allocator keeps ever larger arrays for reuse, so that a peak depends on the tests before.
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def reset_peak():

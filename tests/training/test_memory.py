@@ -115,7 +115,7 @@ def test_moments_and_weights_of_the_last_step_are_freed_after_training(tmp_path,
     measure_peak_bytes(run)  # fails if the child does
 
 
-@pytest.mark.parametrize(("n_users", "n_items"), [(500, 20_000), (20_000, 5_000)])
+@pytest.mark.parametrize(("n_users", "n_items"), [(500, 60_000), (60_000, 15_000)])
 def test_estimate_of_a_spectral_start_is_near_the_measured_peak(n_users, n_items):
     data = make_data(n_items, n_users=n_users, history_length=100 if n_users == 500 else 5, has_titles=False)
     model = ModelSettings(dim=128, item_init="spectral", history=HistorySettings(encoder="set"))
@@ -127,7 +127,7 @@ def test_estimate_of_a_spectral_start_is_near_the_measured_peak(n_users, n_items
     assert 0.9 < estimate.spectral_start / measured < 1.4
 
 
-@pytest.mark.parametrize(("n_users", "n_items"), [(500, 20_000), (20_000, 5_000)])
+@pytest.mark.parametrize(("n_users", "n_items"), [(500, 60_000), (60_000, 15_000)])
 def test_estimate_of_a_spectral_part_is_near_the_measured_peak(n_users, n_items):
     data = make_data(n_items, n_users=n_users, history_length=100 if n_users == 500 else 5, has_titles=False)
     history = HistorySettings(encoder="set")
