@@ -3,6 +3,8 @@ import pytest
 
 from vecall.index.ann_recall import (
     compute_ci95_half_width,
+    compute_worst_ci95_half_width,
+    mean_of_worst,
     recall_at_depths,
     recall_from_scores,
     recall_per_query,
@@ -82,6 +84,26 @@ def test_ci95_half_width_by_hand():
     # The variance of 0, 0, 1, 1 is 1/3 with n - 1 in the denominator.
     assert compute_ci95_half_width(np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx(1.96 * np.sqrt(1 / 3) / 2)
     assert compute_ci95_half_width(np.full(5, 0.25)) == 0.0
+
+
+def test_confidence_of_the_worst_queries_by_hand():
+    # The worst two of 200 have a mean of 0.6 and a variance of 0.01; the next one is 0.2 better.
+    recalls = np.array([0.7, *[0.8] * 98, 0.5, *[1.0] * 100])
+    assert mean_of_worst(recalls) == pytest.approx(0.6)
+    variance = (0.01 + (1 - 2 / 200) * 0.2**2) / 2
+    assert compute_worst_ci95_half_width(recalls) == pytest.approx(1.96 * np.sqrt(variance))
+    # The worst one of 2 stands for itself; the next one is all that tells of its variance.
+    assert compute_worst_ci95_half_width(np.array([0.5, 0.7])) == pytest.approx(1.96 * np.sqrt(0.5) * 0.2)
+    assert compute_worst_ci95_half_width(np.full(300, 0.25)) == 0.0
+
+
+def test_lower_bound_of_the_worst_queries_is_seldom_too_high():
+    """Of 10 worst values; with a normal distribution 0.975 of the bounds would be low enough."""
+    rng = np.random.default_rng(0)
+    true_mean = -2.665  # of the worst 1 % of a standard normal distribution: -φ(2.326) / 0.01
+    samples = rng.standard_normal((2000, 1000))
+    bounds = np.array([mean_of_worst(sample) - compute_worst_ci95_half_width(sample) for sample in samples])
+    assert 0.88 <= (bounds <= true_mean).mean() <= 0.975
 
 
 def test_many_equal_vectors_neither_mislead_nor_delay_tuning(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -50,6 +51,12 @@ def test_point_reaches_the_target_with_its_lower_confidence_bound():
     assert point.reaches_with_confidence(RecallTarget(0.5, 0.4))
     assert not point.reaches_with_confidence(RecallTarget(0.51, 0.4))
     assert not point.reaches_with_confidence(RecallTarget(0.5, 0.41))
+    uncertain = dataclasses.replace(point, worst_ci95=0.25)
+    assert uncertain.reaches_with_confidence(RecallTarget(0.5, 0.15))
+    assert not uncertain.reaches_with_confidence(RecallTarget(0.5, 0.16))
+    assert dataclasses.replace(point, worst_ci95=0.5).reaches_with_confidence(
+        RecallTarget(0.5, 0)
+    )  # 0 asks for nothing
 
 
 def test_spread_is_interpolated_without_a_filter_and_constant_under_one():

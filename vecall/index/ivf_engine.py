@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import HalfVectors, Vectors
-from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, recall_at_depths
+from vecall.index.ann_recall import (
+    compute_ci95_half_width,
+    compute_worst_ci95_half_width,
+    mean_of_worst,
+    recall_at_depths,
+)
 from vecall.index.base import SearchParams
 from vecall.index.engine import BuildContext, Engine, EngineBuild
 from vecall.index.faiss_files import INDEX_FILE
@@ -57,7 +62,10 @@ def _measure_at_smallest_depth(task: SweepTask, search_params: SearchParams) -> 
 
 
 def _reaches_with_confidence(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
-    return target.is_reached(float(recalls.mean()) - compute_ci95_half_width(recalls), mean_of_worst(recalls))
+    return target.is_reached(
+        float(recalls.mean()) - compute_ci95_half_width(recalls),
+        mean_of_worst(recalls) - compute_worst_ci95_half_width(recalls),
+    )
 
 
 def _build(vectors: Vectors | HalfVectors, context: BuildContext) -> EngineBuild:

@@ -22,8 +22,8 @@ class RecallTarget:
     worst: float
 
     def is_reached(self, mean: float, worst: float) -> bool:
-        """Whether a mean recall, or a lower bound of it, and that of the worst queries reach the target."""
-        return mean >= self.mean and worst >= self.worst
+        """Whether a mean recall and that of the worst queries, or lower bounds of them, reach the target."""
+        return max(mean, 0.0) >= self.mean and max(worst, 0.0) >= self.worst
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class TuningPoint:
         p50_ms: median milliseconds of one query.
         worst_recall: ANN recall@k, mean over the worst 1 % of the queries, at least one.
         spread: as in `SearchParams`.
+        worst_ci95: half the width of the 95 % confidence interval of `worst_recall`.
     """
 
     k: int
@@ -49,6 +50,7 @@ class TuningPoint:
     p50_ms: float
     worst_recall: float
     spread: float = 0.0
+    worst_ci95: float = 0.0
 
     @property
     def search_params(self) -> SearchParams:
@@ -56,8 +58,8 @@ class TuningPoint:
         return SearchParams(self.width, self.rerank_depth, self.spread)
 
     def reaches_with_confidence(self, target: RecallTarget) -> bool:
-        """Whether the lower bound of the recall's 95 % confidence interval, and the worst queries, reach the target."""
-        return target.is_reached(self.recall - self.recall_ci95, self.worst_recall)
+        """Whether the lower bounds of the 95 % confidence intervals reach the target."""
+        return target.is_reached(self.recall - self.recall_ci95, self.worst_recall - self.worst_ci95)
 
 
 @dataclass(frozen=True)

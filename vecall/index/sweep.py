@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
 from vecall.index import timing
-from vecall.index.ann_recall import compute_ci95_half_width, mean_of_worst, recall_per_query
+from vecall.index.ann_recall import (
+    compute_ci95_half_width,
+    compute_worst_ci95_half_width,
+    mean_of_worst,
+    recall_per_query,
+)
 from vecall.index.base import Index, SearchParams
 from vecall.index.search_params import RecallTarget, TuningPoint
 
@@ -79,4 +84,5 @@ def build_timed_point(task: SweepTask, search_params: SearchParams, recalls: NDA
         p50_ms=timing.measure_median_ms(task.index, task.queries, task.k, search_params),
         worst_recall=mean_of_worst(recalls),
         spread=search_params.spread,
+        worst_ci95=compute_worst_ci95_half_width(recalls),
     )

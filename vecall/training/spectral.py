@@ -26,7 +26,7 @@ _EIGEN_ITERATIONS = 8  # where the diagonal makes eigenvalues more alike
 _MAX_INTERACTIONS = 5_000_000  # of larger data, users are sampled
 _MAX_ITEMS = 1_000_000  # of more items, the ones with most users; the others keep their random vectors
 # For the estimate of memory: of the basis that is made orthonormal, two copies in double precision and one in single;
-# beside it, at most two bases of items and of users in single precision; and buffers of BLAS and LAPACK, with two threads.
+# beside it, at most two bases of items and of users in single precision; and buffers of two BLAS threads.
 _BASIS_BYTES, _KEPT_BASES_BYTES, _BUFFER_BYTES = 2 * 8 + 4, 2 * 4, 4 * 2**23
 _MATRIX_BYTES = 2 * (8 + 4)  # of an interaction: matrix and transposed matrix, with indices of 8 bytes
 _COUNT_BYTES = 8  # of an item: its column
