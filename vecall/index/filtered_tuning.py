@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
-from vecall.index.ann_recall import mean_of_worst, recall_per_query, tail_recall_per_query
+from vecall.index.ann_recall import (
+    compute_worst_ci95_half_width,
+    mean_of_worst,
+    recall_per_query,
+    tail_recall_per_query,
+)
 from vecall.index.base import Index, SearchParams, SearchRequest
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap
@@ -181,5 +186,5 @@ def _compute_tail_recalls(
 
 
 def _meets_target(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
-    """Whether the mean and the worst 1 % of the queries reach the target."""
-    return target.is_reached(float(recalls.mean()), mean_of_worst(recalls))
+    """Whether the mean, and the lower confidence bound of the worst 1 % of the queries, reach the target."""
+    return target.is_reached(float(recalls.mean()), mean_of_worst(recalls) - compute_worst_ci95_half_width(recalls))
