@@ -129,5 +129,10 @@ def compute_worst_ci95_half_width(recalls: NDArray[np.float64]) -> float:
     return 1.96 * math.sqrt(variance)
 
 
+def compute_worst_lower_bound(recalls: NDArray[np.float64]) -> float:
+    """Lower bound of the 95 % confidence interval of `mean_of_worst`. See `compute_worst_ci95_half_width`."""
+    return mean_of_worst(recalls) - compute_worst_ci95_half_width(recalls)
+
+
 def _count_reaching(scores: NDArray[np.floating], threshold: np.floating, max_count: int) -> int:
     return min(int(np.count_nonzero(scores >= threshold)), max_count)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
 from vecall.index.ann_recall import (
-    compute_worst_ci95_half_width,
-    mean_of_worst,
+    compute_worst_lower_bound,
     recall_per_query,
     tail_recall_per_query,
 )
@@ -187,4 +186,4 @@ def _compute_tail_recalls(
 
 def _meets_target(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
     """Whether the mean, and the lower confidence bound of the worst 1 % of the queries, reach the target."""
-    return target.is_reached(float(recalls.mean()), mean_of_worst(recalls) - compute_worst_ci95_half_width(recalls))
+    return target.is_reached(float(recalls.mean()), compute_worst_lower_bound(recalls))

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from vecall.arrays import HalfVectors, Vectors
 from vecall.index.ann_recall import (
     compute_ci95_half_width,
-    compute_worst_ci95_half_width,
-    mean_of_worst,
+    compute_worst_lower_bound,
     recall_at_depths,
 )
 from vecall.index.base import SearchParams
@@ -63,8 +62,7 @@ def _measure_at_smallest_depth(task: SweepTask, search_params: SearchParams) -> 
 
 def _reaches_with_confidence(recalls: NDArray[np.float64], target: RecallTarget) -> bool:
     return target.is_reached(
-        float(recalls.mean()) - compute_ci95_half_width(recalls),
-        mean_of_worst(recalls) - compute_worst_ci95_half_width(recalls),
+        float(recalls.mean()) - compute_ci95_half_width(recalls), compute_worst_lower_bound(recalls)
     )
 
 
