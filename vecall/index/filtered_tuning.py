@@ -28,7 +28,7 @@ _MAX_QUERIES = 100
 _FILTER_DIVISOR = 10  # the spread is measured under a filter that allows 1/10 of the rows
 _EXCLUDED_SHARE = 0.8  # share of a result that is excluded where the spread for exclusions is measured
 SPREADS = (
-    *(0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
+    *(0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0),
     *(1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0),
 )
 _WIDTH_GROWTH = 1.2  # from one width to the next
