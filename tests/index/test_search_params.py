@@ -54,9 +54,8 @@ def test_point_reaches_the_target_with_its_lower_confidence_bound():
     uncertain = dataclasses.replace(point, worst_ci95=0.25)
     assert uncertain.reaches_with_confidence(RecallTarget(0.5, 0.15))
     assert not uncertain.reaches_with_confidence(RecallTarget(0.5, 0.16))
-    assert dataclasses.replace(point, worst_ci95=0.5).reaches_with_confidence(
-        RecallTarget(0.5, 0)
-    )  # 0 asks for nothing
+    below_zero = dataclasses.replace(point, worst_ci95=0.5)
+    assert below_zero.reaches_with_confidence(RecallTarget(0.5, 0))
 
 
 def test_spread_is_interpolated_without_a_filter_and_constant_under_one():

@@ -8,11 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Rows, Vectors
-from vecall.index.ann_recall import (
-    compute_worst_lower_bound,
-    recall_per_query,
-    tail_recall_per_query,
-)
+from vecall.index.ann_recall import compute_worst_lower_bound, recall_per_query, tail_recall_per_query
 from vecall.index.base import Index, SearchParams, SearchRequest
 from vecall.index.planner import CostModel
 from vecall.index.sampling import sample_bitmap

@@ -8,11 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import HalfVectors, Vectors
-from vecall.index.ann_recall import (
-    compute_ci95_half_width,
-    compute_worst_lower_bound,
-    recall_at_depths,
-)
+from vecall.index.ann_recall import compute_ci95_half_width, compute_worst_lower_bound, recall_at_depths
 from vecall.index.base import SearchParams
 from vecall.index.engine import BuildContext, Engine, EngineBuild
 from vecall.index.faiss_files import INDEX_FILE
