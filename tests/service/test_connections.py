@@ -104,14 +104,19 @@ def _connect_with_small_buffer(connect):
 
 
 def _send_until_blocked(connection, content):
+    """Send the content over and over until nothing was taken for 0.3 s, or until the server has given up."""
     connection.setblocking(False)
-    idle_since = time.monotonic()
+    rest, was_blocked, idle_since = content, False, time.monotonic()
     while time.monotonic() - idle_since < 0.3:
         try:
-            connection.send(content)
+            rest = rest[connection.send(rest) :] or content
             idle_since = time.monotonic()
         except BlockingIOError:
+            was_blocked = True
             time.sleep(0.01)
+        except ConnectionResetError:
+            assert was_blocked, "the server closed a connection that it could read from"
+            return
 
 
 @pytest.mark.parametrize("kind", ["a large answer", "many answers"])
