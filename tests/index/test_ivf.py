@@ -199,7 +199,7 @@ def test_build_in_chunks_from_a_mapped_file_gives_the_same_index(monkeypatch, tm
     assert to_bytes(in_chunks) == to_bytes(in_one_chunk)
 
 
-def test_index_with_two_level_centroids_is_accurate_and_saved_without_the_groups(monkeypatch, tmp_path, clustered):
+def test_index_with_two_level_centroids_is_accurate_and_saved_without_the_graph(monkeypatch, tmp_path, clustered):
     vectors, queries = clustered
     monkeypatch.setattr(coarse_quantizer, "_MAX_FLAT_CENTROIDS", 32)
     index = IvfPqIndex.build(vectors, nlist=128, threads=1)

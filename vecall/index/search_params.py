@@ -22,7 +22,7 @@ class RecallTarget:
     worst: float
 
     def is_reached(self, mean: float, worst: float) -> bool:
-        """Whether a mean recall and that of the worst queries, or lower bounds of them, reach the target."""
+        """Whether the mean and the worst queries, or lower bounds of them, reach the target; one of 0 always is."""
         return max(mean, 0.0) >= self.mean and max(worst, 0.0) >= self.worst
 
 

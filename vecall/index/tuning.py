@@ -134,9 +134,9 @@ def warn_of_missed_targets(result: TuningResult, target: RecallTarget, max_laten
                 limit, remedy = f" within {max_latency_ms:g} ms", f"{remedy} or raise index.latency_ms"
             logger.warning(
                 "ANN recall@%d of at least %.3f, %.3f of the worst 1 %% of queries, was not reached%s: the best of %d "
-                "trials has %.4f ± %.4f, worst %.3f, in %.2f ms; %s",
+                "trials has %.4f ± %.4f, worst %.3f ± %.3f, in %.2f ms; %s",
                 point.k, target.mean, target.worst, limit, trial_count, point.recall, point.recall_ci95,
-                point.worst_recall, point.p50_ms, remedy,
+                point.worst_recall, point.worst_ci95, point.p50_ms, remedy,
             )  # fmt: skip
 
 

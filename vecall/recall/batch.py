@@ -28,7 +28,7 @@ from vecall.runtime.paths import to_absolute_path
 logger = logging.getLogger(__name__)
 
 RequestT = TypeVar("RequestT", Query, RecommendRequest)
-_Result = Recalled | Recommended  # of candidates, or of a final list
+_Result = Recalled | Recommended  # what `Recaller.recall` and `Recaller.recommend` return
 
 _USER_ID_COLUMN = "user_id"
 _CHUNK_USERS, _CHUNK_IDS = 4_096, 2**20  # users whose answers are held in memory, and about how many ids of them
