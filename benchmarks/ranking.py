@@ -36,12 +36,13 @@ from harness.tables import console, print_table
 from vecall import fit, progress
 from vecall.config import Config, parse_config
 from vecall.console import configure_logging
-from vecall.data.dataset import read_dataset
+from vecall.data.dataset import Dataset, read_dataset
+from vecall.data.split import Split
 from vecall.evaluation.paired_bootstrap import bootstrap_differences
 from vecall.evaluation.sampling import sample_cases
 from vecall.pipeline.channel_recall import ChannelRecaller
 from vecall.pipeline.exact_model import build_exact_model
-from vecall.pipeline.fit_ranker import CANDIDATE_COUNT, RANKER_DIR
+from vecall.pipeline.fit_ranker import CANDIDATE_COUNT, RANKER_DIR, fit_ranker
 from vecall.pipeline.ranker_candidates import RecalledLists
 from vecall.pipeline.ranker_training import compare_orders, train_ranker
 from vecall.pipeline.run import Run
@@ -77,7 +78,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--planted-users", type=int, default=3_000)
     parser.add_argument("--catalogue-users", type=int, default=3_000, help="for whom the whole catalogue is ranked")
-    parser.add_argument("--runs", type=Path, help="directory that keeps the trained runs, to measure them again")
+    parser.add_argument(
+        "--runs", type=Path, help="directory that keeps the trained models, to train their rankers again"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "ranking")
     return parser.parse_args()
@@ -123,7 +126,12 @@ def _measure_set(name: str, tables: dict[str, Any], work_dir: Path, options: arg
     run_dir = (options.runs or work_dir) / f"{name}-{options.preset}-{options.seed}"
     start = time.perf_counter()
     run = Run.open(run_dir) if (run_dir / "summary.json").exists() else fit(config, run_dir)
-    if run.summary.ranker is None:
+    dataset = read_dataset(config.data, config.schema_)
+    split = dataset.split(config.data)
+    recaller = _build_recaller(run, config, dataset, split)
+    # Also of a kept run: its model may be older than the ranker's code.
+    ranker = fit_ranker(config, dataset, split, lambda: recaller, run.summary.merge, run.directory)
+    if ranker is None:
         raise RuntimeError(f"{run_dir} was trained without a ranker")
     result = {
         "set": name,
@@ -135,21 +143,22 @@ def _measure_set(name: str, tables: dict[str, Any], work_dir: Path, options: arg
         "training_seconds": run.summary.seconds,
         "protocol": run.summary.protocol,
         "merge": run.summary.merge.model_dump(mode="json"),
-        "validation": run.summary.ranker.model_dump(mode="json"),
+        "validation": ranker.model_dump(mode="json"),
     }
-    if run.summary.ranker.info.name != "none":
-        result |= _measure_test_users(run, config, options)
+    if ranker.info.name != "none":
+        result |= _measure_test_users(run, split, recaller, options)
     write_json(path, result)
     return result
 
 
-def _measure_test_users(run: Run, config: Config, options: argparse.Namespace) -> Result:
-    dataset = read_dataset(config.data, config.schema_)
-    split = dataset.split(config.data)
+def _build_recaller(run: Run, config: Config, dataset: Dataset, split: Split) -> ChannelRecaller:
     model = run.load_evaluated_model()
     reads_history = model.towers.reads_history
     served_model = build_exact_model(model.build_scorer(dataset, split), dataset, reads_history=reads_history)
-    recaller = ChannelRecaller.build(config.channels, dataset, split, served_model)
+    return ChannelRecaller.build(config.channels, dataset, split, served_model)
+
+
+def _measure_test_users(run: Run, split: Split, recaller: ChannelRecaller, options: argparse.Namespace) -> Result:
     ranker = load_ranker(run.directory / RANKER_DIR, RankerInfo(name="lightgbm"))
     if ranker is None:
         raise RuntimeError(f"{run.directory} has no ranker")
@@ -162,7 +171,7 @@ def _measure_test_users(run: Run, config: Config, options: argparse.Namespace) -
 
     recalled, ranked = compare(None, CANDIDATE_COUNT)
     _, ranked_500 = compare(options.catalogue_users, CANDIDATE_COUNT)
-    _, ranked_all = compare(options.catalogue_users, len(dataset.catalogue.items))
+    _, ranked_all = compare(options.catalogue_users, recaller.snapshot.release.vectors.size)
     return {
         "test": {"users": len(recalled), "recall_order": recalled.mean(), "ranked": ranked.mean()}
         | _relate(ranked, recalled),
