@@ -75,6 +75,7 @@ def test_table_tells_of_repeats_what_they_recall_with_seen_items_included():
     assert dict(table.rows) == {
         "vector": ("0.250", "–", "–", "0.50", "1.25", "–"),
         "repeat (seen included)": ("0.500", "0.125", "1.000", "0.50", "1.25", "–"),
+        "merged": ("0.250", "–", "–", "–", "–", "–"),
     }
 
 
@@ -82,5 +83,6 @@ def test_seen_items_are_included_where_no_other_target_exists():
     evaluation = make_evaluation(excluded=math.nan)
     table = build_channel_table(evaluation, "recall@5")
     assert (table.title, table.rows[1][0]) == ("channels, seen items included", "repeat")
+    assert table.rows[-1] == ("merged", ("0.750", "–", "–", "–", "–", "–"))
     assert evaluation.merged_excluded_or_included["recall@5"] == 0.75
     assert evaluation.as_json()["channels"]["vector"]["seen_excluded"]["recall@5"] is None

@@ -55,3 +55,12 @@ def test_large_data_are_validated_and_tested_on_a_fixed_sample_of_users(tmp_path
     assert f" {synthetic.USERS} users evaluated over {synthetic.ITEMS} items" in full["protocol"]
     output = cli.invoke("evaluate", "--run", tmp_path / "run", "--all-users", "--json").stdout
     assert json.loads(output)["protocol"] == full["protocol"]
+
+
+def test_merged_recall_stands_beside_that_of_the_model_only_of_the_same_users(tmp_path, evaluated_users):
+    synthetic.write_tables(tmp_path)
+    fit(synthetic.make_config(tmp_path, training={"epochs": 1}), tmp_path / "run")
+    for options, is_beside in ((), True), (("--all-users",), False):
+        output = cli.invoke("evaluate", "--run", tmp_path / "run", *options).stdout
+        of_models, of_channels = output.split("channels, seen items", maxsplit=1)
+        assert ("merged" in of_models, "merged" in of_channels) == (is_beside, True)

@@ -235,11 +235,11 @@ def _print_evaluation(evaluation: "EvaluationReport") -> None:
 
 
 def _insert_merged(evaluation: "EvaluationReport", seen: str) -> dict[str, "Mapping[str, float | None]"]:
-    """Return the metrics by model, with those of the merged channels after `model`."""
+    """Return the metrics by model, with those of the merged channels after `model` if they are of the same users."""
     metrics: dict[str, Mapping[str, float | None]] = {}
     for name, result in evaluation.results.items():
         metrics[name] = result.as_json()[seen]
-        if name == "model" and evaluation.channels is not None:
+        if name == "model" and evaluation.channels is not None and not evaluation.channels.is_sample:
             metrics["merged"] = evaluation.channels.merged_as_json()[seen]
     return metrics
 

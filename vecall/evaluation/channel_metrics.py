@@ -58,12 +58,15 @@ class ChannelEvaluation:
         merged: `seen_excluded` and `seen_included` of the merged rankings, with the keys of `EvaluationResult`.
         channels: By name, `vector` first.
         note: Sentence for the protocol.
+        is_sample: Whether these are fewer users than the model was evaluated for: its metrics are not comparable then,
+            those of the channel `vector` are.
     """
 
     plan: MergePlan
     merged: tuple[Metrics, Metrics]
     channels: Mapping[ChannelName, ChannelResult]
     note: str
+    is_sample: bool = False
 
     @property
     def is_seen_excluded(self) -> bool:

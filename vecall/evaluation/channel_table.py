@@ -11,7 +11,7 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class ChannelTable:
-    """A row per channel.
+    """A row per channel, and one of their merge.
 
     Attributes:
         title: With the depth, and whether seen items were excluded.
@@ -27,7 +27,7 @@ class ChannelTable:
 
 
 def build_channel_table(evaluation: ChannelEvaluation, recall_key: str) -> ChannelTable:
-    """Return recall alone, what it adds to the vectors, overlap, latency and weight of each channel.
+    """Return recall alone, what it adds to the vectors, overlap, latency and weight of each channel; last, the merge.
 
     Where seen items are excluded, `repeat` recalls nothing; its row is about seen items included, and says so.
 
@@ -54,6 +54,8 @@ def build_channel_table(evaluation: ChannelEvaluation, recall_key: str) -> Chann
                 ),
             )
         )
+    merged = evaluation.merged_excluded_or_included[recall_key]
+    rows.append(("merged", (_format(merged), *[_NONE] * 5)))
     seen = "excluded" if evaluation.is_seen_excluded else "included"
     columns = (f"recall@{k}", "adds", "overlap", "p50 ms", "p99 ms", "weight")
     return ChannelTable(f"channels, seen items {seen}", columns, rows, evaluation.note)

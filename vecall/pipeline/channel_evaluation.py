@@ -53,6 +53,7 @@ def add_channels(
         f"{describe_users(len(cases), len(split.test)).removesuffix(',')}; `merged` is {recaller.restrict(plan)}."
     )
     channels = evaluate_channels(recaller, cases, recaller.restrict(plan), ks, note)
+    channels = dataclasses.replace(channels, is_sample=len(cases) < report.results["model"].evaluated_user_count)
     return dataclasses.replace(report, channels=channels, protocol=(*report.protocol, note))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vecall.data.dataset import read_dataset
-from vecall.evaluation.sampling import sample_cases
+from vecall.evaluation.sampling import select_test_cases
 from vecall.pipeline.channel_evaluation import evaluate_channels
 from vecall.pipeline.channel_recall import ChannelRecaller
 from vecall.pipeline.exact_model import build_exact_model
@@ -11,7 +11,10 @@ from vecall.pipeline.run import Run
 
 
 def measure_merged(run: Run) -> dict[str, Any]:
-    """Return the keys `merged` and `channels` of `evaluate --json`; the vectors are searched exactly."""
+    """Return the keys `merged` and `channels` of `evaluate --json`, of the users whom the model is evaluated for.
+
+    The vectors are searched exactly.
+    """
     config = run.config
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
@@ -20,4 +23,5 @@ def measure_merged(run: Run) -> dict[str, Any]:
     served_model = build_exact_model(scorer, dataset, reads_history=model.towers.reads_history)
     recaller = ChannelRecaller.build(config.channels, dataset, split, served_model)
     plan = recaller.restrict(run.summary.merge)
-    return evaluate_channels(recaller, sample_cases(split.test), plan, config.evaluation.ks).as_json()
+    cases = select_test_cases(split.test, len(dataset.catalogue.items))
+    return evaluate_channels(recaller, cases, plan, config.evaluation.ks).as_json()
