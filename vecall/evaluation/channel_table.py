@@ -55,7 +55,7 @@ def build_channel_table(evaluation: ChannelEvaluation, recall_key: str) -> Chann
             )
         )
     merged = evaluation.merged_excluded_or_included[recall_key]
-    rows.append(("merged", (_format(merged), *[_NONE] * 5)))
+    rows.append(("merged", (_format(merged), _NONE, _NONE, _NONE, _NONE, _NONE)))
     seen = "excluded" if evaluation.is_seen_excluded else "included"
     columns = (f"recall@{k}", "adds", "overlap", "p50 ms", "p99 ms", "weight")
     return ChannelTable(f"channels, seen items {seen}", columns, rows, evaluation.note)

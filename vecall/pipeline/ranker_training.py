@@ -308,8 +308,9 @@ def _compute_ndcg(is_target: NDArray[np.bool_], target_count: int) -> NDArray[np
 def _decide(interval: BootstrapInterval, recall_ndcg: float, n_users: int) -> RankerInfo:
     is_kept = interval.low > 0
     reason = (
-        f"NDCG@{FINAL_K} of {n_users:,} validation users who were not trained on is {recall_ndcg:.4f} in recall's "
-        f"order and {recall_ndcg + interval.mean:.4f} ranked: a difference of {interval.mean:+.4f}, 95 % between "
+        f"NDCG@{FINAL_K} of {n_users:,} validation users is {recall_ndcg:.4f} in recall's order and "
+        f"{recall_ndcg + interval.mean:.4f} ranked by trees that were not trained on them: a difference of "
+        f"{interval.mean:+.4f}, 95 % between "
         f"{interval.low:+.4f} and {interval.high:+.4f}, which is {'above' if is_kept else 'not above'} noise"
     )
     return RankerInfo(name=LIGHTGBM if is_kept else "none", reason=reason)

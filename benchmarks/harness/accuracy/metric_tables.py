@@ -46,7 +46,10 @@ def print_dataset(name: str, results: Sequence[Result], baselines: Result) -> No
 
 
 def _print_channels(name: str, results: Sequence[Result]) -> None:
-    """Print recall alone of each channel, with seen items excluded, and how they are merged, of the seeds with them."""
+    """Print recall of each channel alone and of the merge, for the same users, and how they are merged.
+
+    Seen items are excluded; of the seeds that have channels.
+    """
     measured = [result for result in results if "channels" in result]
     if not measured:
         return
@@ -63,8 +66,11 @@ def _print_channels(name: str, results: Sequence[Result]) -> None:
         ]
         for channel in channels
     ]
+    merged = [result["merged"]["seen_excluded"] for result in measured]
+    recalls = {k: f"{_mean(merged, f'recall@{k}'):.4f}" for k in (100, 500)}
+    rows.append(["merged", recalls[100], "", recalls[500], "", ""])
     columns = ["", "recall@100", "adds", "recall@500", "adds", "weights"]
-    print_table(f"{name}, channels alone, seen items excluded", columns, rows)
+    print_table(f"{name}, channels, seen items excluded", columns, rows)
     for result in measured:
         plan = result["merged"]["plan"]
         console.print(f"seed {result['seed']}: {plan['method']} of {plan['weights']}: {plan['reason']}")
@@ -109,9 +115,6 @@ def _format_rows(results: Sequence[Result], baselines: Result, seen_mode: str) -
     yield [f"vecall, mean of {len(by_seed)}", *(f"{_mean(by_seed, metric):.4f}" for metric in METRICS)]
     if len(by_seed) > 1:
         yield ["  SD", *(f"{statistics.stdev(row[metric] for row in by_seed):.4f}" for metric in METRICS)]
-    merged = [result["merged"][seen_mode] for result in results if "merged" in result]
-    if merged:
-        yield [f"merged, mean of {len(merged)}", *(f"{_mean(merged, metric):.4f}" for metric in METRICS)]
     first = results[0]
     rows = {"  first seed, exact": first["model"], "  first seed, its index": first.get("index")}
     rows |= {_TITLES[name]: baselines.get(name) for name in BASELINES}
