@@ -1,6 +1,15 @@
-"""Compilation of numba kernels, kept in numba's cache where a directory for it is writable."""
+"""Compilation of numba kernels, kept in numba's cache where a directory for it is writable.
 
-from collections.abc import Callable
+Two processes that compile the same kernel for different types at the same time would give both the same file name in
+numba's cache: the index of one would lead to the machine code of the other, for good. So one at a time reads or writes
+the cache of a directory.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import numba
@@ -18,8 +27,49 @@ def compile_cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # no
 
     def compile_kernel(function: Callable[..., Any]) -> Any:  # noqa: ANN401
         try:
-            return numba.njit(nogil=True, cache=True, **options)(function)
+            kernel = numba.njit(nogil=True, cache=True, **options)(function)
         except (RuntimeError, NumbaError):
             return numba.njit(nogil=True, **options)(function)
+        _lock_cache(kernel)
+        return kernel
 
     return compile_kernel
+
+
+def _lock_cache(kernel: Any) -> None:  # noqa: ANN401
+    """Make a kernel lock the directory of its cache while it reads or writes there; numba has no public hook for it."""
+    cache = kernel._cache  # noqa: SLF001
+    for name in ("load", "save"):
+        setattr(cache._cache_file, name, _make_exclusive(getattr(cache._cache_file, name), cache.cache_path))  # noqa: SLF001
+
+
+def _make_exclusive(access: Callable[..., Any], directory: str) -> Callable[..., Any]:
+    @wraps(access)
+    def access_locked(*args: Any) -> Any:  # noqa: ANN401
+        with _hold_directory(directory):
+            return access(*args)
+
+    return access_locked
+
+
+@contextmanager
+def _hold_directory(directory: str) -> Iterator[None]:
+    """Hold the directory's lock, also one that is not writable; nothing where the file system has no locks."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:  # not readable: there is nothing in it for this process
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:  # not only closed: a child process may have a copy of the descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
