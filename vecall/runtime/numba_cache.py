@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -56,7 +57,7 @@ def _make_exclusive(access: Callable[..., Any], directory: str) -> Callable[...,
 def _hold_directory(directory: str) -> Iterator[None]:
     """Hold the directory's lock, also one that is not writable; nothing where the file system has no locks."""
     try:
-        os.makedirs(directory, exist_ok=True)
+        Path(directory).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:  # not readable: there is nothing in it for this process
         yield
