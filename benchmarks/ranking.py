@@ -125,12 +125,14 @@ def _measure_set(name: str, tables: dict[str, Any], work_dir: Path, options: arg
     environment = describe_environment()
     run_dir = (options.runs or work_dir) / f"{name}-{options.preset}-{options.seed}"
     start = time.perf_counter()
-    run = Run.open(run_dir) if (run_dir / "summary.json").exists() else fit(config, run_dir)
+    is_kept = (run_dir / "summary.json").exists()
+    run = Run.open(run_dir) if is_kept else fit(config, run_dir)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
     recaller = _build_recaller(run, config, dataset, split)
-    # Also of a kept run: its model may be older than the ranker's code.
-    ranker = fit_ranker(config, dataset, split, lambda: recaller, run.summary.merge, run.directory)
+    ranker = run.summary.ranker
+    if is_kept:  # its ranker may be older than the code that trains it
+        ranker = fit_ranker(config, dataset, split, lambda: recaller, run.summary.merge, run.directory)
     if ranker is None:
         raise RuntimeError(f"{run_dir} was trained without a ranker")
     result = {

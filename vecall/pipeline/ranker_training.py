@@ -153,7 +153,8 @@ def train_ranker(
         rankers, tree_count = _train_folds(matrices, features, seed)
         orders = [compare_orders(lists, users, ranker, advance) for users, ranker in zip(folds, rankers, strict=True)]
     recalled, ranked = (np.concatenate(part) for part in zip(*orders, strict=True))
-    trained = _train_trees(_TrainingMatrix.join(matrices), features, seed, tree_count)
+    booster, _ = _train_trees(_TrainingMatrix.join(matrices), features, seed, tree_count)
+    trained = TrainedRanker(_build_spec(features), booster.model_to_string())
     interval = bootstrap_differences(ranked - recalled)
     summary = RankerSummary(
         info=_decide(interval, float(recalled.mean()), len(lists)),
@@ -222,17 +223,18 @@ def _train_folds(
     Returns:
         A ranker per fold, and the number of trees that is best for all folds.
     """
-    trained: list[TrainedRanker] = []
+    spec = _build_spec(features)
+    boosters = []
     curves = np.empty((len(matrices), _MAX_TREES))  # NDCG@10 of each fold by number of trees, summed over its lists
     for fold, matrix in enumerate(matrices):
         others = _TrainingMatrix.join([*matrices[:fold], *matrices[fold + 1 :]])
-        values: list[float] = []
-        trained.append(_train_trees(others, features, seed, _MAX_TREES, (matrix, values)))
+        booster, values = _train_trees(others, features, seed, _MAX_TREES, measured=matrix)
+        boosters.append(booster)
         curves[fold] = np.array(values) * len(matrix.lengths)
     total = curves.sum(axis=0)
     rankers = [
-        LightGbmRanker.from_text(_keep_first_trees(ranker.model_text, int((total - curve).argmax()) + 1), ranker.spec)
-        for ranker, curve in zip(trained, curves, strict=True)
+        LightGbmRanker.from_text(booster.model_to_string(num_iteration=int((total - curve).argmax()) + 1), spec)
+        for booster, curve in zip(boosters, curves, strict=True)
     ]
     return rankers, int(total.argmax()) + 1
 
@@ -242,16 +244,16 @@ def _train_trees(
     features: RankerFeatures,
     seed: int,
     tree_count: int,
-    measured: tuple[_TrainingMatrix, list[float]] | None = None,
-) -> TrainedRanker:
-    """Train a number of trees.
+    measured: _TrainingMatrix | None = None,
+) -> tuple[Any, list[float]]:
+    """Train a number of trees; return them as a `lightgbm.Booster`, and NDCG@10 of `measured` after each.
 
     Args:
         training: What they are trained on.
         features: What they read.
         seed: Of the training.
         tree_count: Their number.
-        measured: Lists, and to what their NDCG@10 after each tree is appended; None for nothing.
+        measured: Lists that are not trained on; None for none, of which there are no values.
     """
     lightgbm, dataset = import_lightgbm(), training.build_dataset(features)
     record: dict[str, dict[str, list[float]]] = {}
@@ -259,18 +261,15 @@ def _train_trees(
         _PARAMETERS | {"seed": seed},
         dataset,
         num_boost_round=tree_count,
-        valid_sets=[measured[0].build_dataset(features, reference=dataset)] if measured else None,
-        valid_names=["fold"] if measured else None,
+        valid_sets=[] if measured is None else [measured.build_dataset(features, reference=dataset)],
+        valid_names=[] if measured is None else ["fold"],
         callbacks=[lightgbm.record_evaluation(record)],
     )
-    if measured:
-        measured[1].extend(record["fold"][f"ndcg@{FINAL_K}"])
-    return TrainedRanker(RankerSpec(features=features, rank_weight=_RANK_WEIGHT), booster.model_to_string())
+    return booster, [] if measured is None else record["fold"][f"ndcg@{FINAL_K}"]
 
 
-def _keep_first_trees(model_text: str, tree_count: int) -> str:
-    booster = import_lightgbm().Booster(model_str=model_text)
-    return str(booster.model_to_string(num_iteration=tree_count))
+def _build_spec(features: RankerFeatures) -> RankerSpec:
+    return RankerSpec(features=features, rank_weight=_RANK_WEIGHT)
 
 
 def compare_orders(

@@ -55,22 +55,26 @@ def _make_exclusive(access: Callable[..., Any], directory: str) -> Callable[...,
 
 @contextmanager
 def _hold_directory(directory: str) -> Iterator[None]:
-    """Hold the directory's lock, also one that is not writable; nothing where the file system has no locks."""
+    """Hold the directory's lock; nothing where there is none, see `_lock_directory`."""
+    descriptor = _lock_directory(directory)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # not only closed: a child process may have a copy of the descriptor
+            os.close(descriptor)
+
+
+def _lock_directory(directory: str) -> int | None:
+    """Return the descriptor of the locked directory; None if it is not readable, or the file system has no locks."""
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:  # not readable: there is nothing in it for this process
-        yield
-        return
+    except OSError:
+        return None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            yield
-            return
-        try:
-            yield
-        finally:  # not only closed: a child process may have a copy of the descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
         os.close(descriptor)
+        return None
+    return descriptor

@@ -58,18 +58,17 @@ def _print_channels(name: str, results: Sequence[Result]) -> None:
         [
             channel,
             *(
-                f"{_mean([result['channels'][channel]['seen_excluded'] for result in measured], f'{metric}@{k}'):.4f}"
-                for k in (100, 500)
-                for metric in ("recall", "added")
+                f"{_mean([result['channels'][channel]['seen_excluded'] for result in measured], metric):.4f}"
+                for metric in ("recall@10", "recall@100", "added@100", "recall@500", "added@500")
             ),
             ", ".join(f"{result['channels'][channel]['weight'] or 0:g}" for result in measured),
         ]
         for channel in channels
     ]
     merged = [result["merged"]["seen_excluded"] for result in measured]
-    recalls = {k: f"{_mean(merged, f'recall@{k}'):.4f}" for k in (100, 500)}
-    rows.append(["merged", recalls[100], "", recalls[500], "", ""])
-    columns = ["", "recall@100", "adds", "recall@500", "adds", "weights"]
+    recalls = {k: f"{_mean(merged, f'recall@{k}'):.4f}" for k in (10, 100, 500)}
+    rows.append(["merged", recalls[10], recalls[100], "", recalls[500], "", ""])
+    columns = ["", "recall@10", "recall@100", "adds", "recall@500", "adds", "weights"]
     print_table(f"{name}, channels, seen items excluded", columns, rows)
     for result in measured:
         plan = result["merged"]["plan"]
