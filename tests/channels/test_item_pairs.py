@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from scipy import sparse
-from support.item_pairs import compute_similarity_at_once, make_random_lists
+from support.item_pairs import compute_similarity_at_once, make_random_lists, weigh_pairs_at_once
 
 from vecall.channels import item_pairs
 from vecall.channels.item_pairs import ItemPairs, weigh_gaps
+from vecall.channels.neighbors import MAX_SHARE
 from vecall.data.ragged import RaggedArray
 
 
@@ -20,8 +21,12 @@ def test_similarity_equals_that_of_all_pairs_bit_by_bit(users, items, longest, w
     collected = pairs.collect_all(pairs.bound_neighbors((0, items)))
     expected = compute_similarity_at_once(histories, items, weigh_gaps(window))
     np.testing.assert_array_equal(to_dense(collected, items), expected)
-    part = pairs.collect((2, 5), pairs.bound_neighbors((2, 5)))
+    *part, later_shares = pairs.collect((2, 5), pairs.bound_neighbors((2, 5)))
     np.testing.assert_array_equal(to_dense(part, items), expected[2:5])
+    near = weigh_pairs_at_once(histories, items, weigh_gaps(window)).toarray()
+    expected_shares = near / np.where(near + near.T > 0, near + near.T, 1)
+    shares = to_dense((*part[:2], later_shares.astype(np.float64)), items)
+    np.testing.assert_allclose(shares, MAX_SHARE * expected_shares[2:5], atol=0.501)
 
 
 def test_result_does_not_depend_on_the_number_of_threads(monkeypatch):

@@ -43,10 +43,9 @@ def build_dataset(rows=ROWS, to_time=lambda day: day * DAY, **interactions):
     return make_dataset(config, [(user, item, to_time(day)) for user, item, day in rows], items=ITEMS, users=USERS)
 
 
-def build(dataset, **settings):
-    return build_popular_items(
-        PopularChannelSettings(**{"days": 10, **settings}), dataset.catalogue, dataset.interactions.positives
-    )
+def build(dataset, *, has_order=True, **settings):
+    settings = PopularChannelSettings(**{"days": 10, **settings})
+    return build_popular_items(settings, dataset.catalogue, dataset.interactions.positives, has_order=has_order)
 
 
 def to_dict(lists):
@@ -70,8 +69,20 @@ def test_interactions_are_halved_by_half_a_window_and_end_with_it():
     assert popular.by_user is None
 
 
-def test_all_interactions_count_the_same_where_times_have_no_unit():
-    assert build(build_dataset()).counts.tolist() == [3, 3, 1, 1]
+def test_interactions_are_halved_by_each_later_one_of_the_user_where_times_have_no_unit():
+    """u: a a, v: b a d b, w: b c."""
+    popular = build(build_dataset(), by_user="region")
+    assert popular.counts.tolist() == [0.5 + 1 + 0.25, 0.125 + 1 + 0.5, 1, 0.5]
+    assert to_dict(popular.by_user) == {"north": [(0, 1.5)], "south": [(1, 1.125), (3, 0.5), (0, 0.25)]}
+
+
+def test_all_interactions_count_the_same_where_they_have_no_order():
+    assert build(build_dataset(), has_order=False).counts.tolist() == [3, 3, 1, 1]
+
+
+def test_order_does_not_matter_where_times_have_a_unit():
+    dataset = build_dataset(time_unit="s")
+    assert build(dataset, has_order=False).counts.tolist() == build(dataset).counts.tolist()
 
 
 def test_datetimes_have_a_unit():
@@ -87,6 +98,7 @@ def test_chunks_count_alike(monkeypatch):
     popular = build(build_dataset(time_unit="s"), by_user="region")
     np.testing.assert_array_equal(popular.counts, expected.counts)
     assert to_dict(popular.by_user) == to_dict(expected.by_user)
+    np.testing.assert_array_equal(build(build_dataset()).counts, [1.75, 1.625, 1, 0.5])
 
 
 def test_lists_of_tags_have_their_items_by_overall_count():

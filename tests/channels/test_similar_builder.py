@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from support.item_pairs import compute_similarity_at_once, make_random_lists
+from support.item_pairs import compute_similarity_at_once, make_random_lists, weigh_pairs_at_once
 
 from vecall.channels import similar_builder
 from vecall.channels.item_pairs import weigh_gaps
+from vecall.channels.neighbors import MAX_SHARE
 from vecall.channels.similar_builder import WINDOW, build_similar_items, limit_neighbors
 from vecall.channels.similar_items import SIMILARITY_SCALE
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
@@ -18,6 +19,7 @@ def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neig
     monkeypatch.setattr(similar_builder, "_MAX_RANGE_ITEMS", 7)
     histories = make_random_lists(users, items, longest=longest)
     expected = compute_similarity_at_once(histories, items, weigh_gaps(WINDOW))
+    near = weigh_pairs_at_once(histories, items, weigh_gaps(WINDOW)).toarray()
     similar = build_similar_items(histories, items)
     assert (len(similar), similar.rows.dtype, similar.scores.dtype) == (items, np.int32, np.float16)
     for item in range(items):
@@ -29,6 +31,8 @@ def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neig
             zip(stored, rows, strict=True), key=lambda pair: (-pair[0], pair[1])
         )
         np.testing.assert_allclose(stored, np.sort(expected[item])[::-1][: len(rows)], rtol=1e-3)
+        shares = similar.later_shares[similar.offsets[item] : similar.offsets[item + 1]]
+        np.testing.assert_allclose(shares, MAX_SHARE * near[item, rows] / (near + near.T)[item, rows], atol=0.501)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,4 @@ def test_no_file_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert (similar.offsets.tolist(), similar.rows.tolist()) == ([0, 1, 1, 2], [2, 0])
     assert similar.scores.tolist() == [64, 64]
+    assert similar.later_shares.tolist() == [MAX_SHARE, 0]

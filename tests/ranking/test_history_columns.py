@@ -62,6 +62,11 @@ def tag_share(lists, tags):
     return sum(sum(tag in other for other in known) / len(known) for tag in tags) / len(tags)
 
 
+def overlap(tags, others):
+    """Jaccard index of two lists of tags."""
+    return None if not tags or not others else len(set(tags) & set(others)) / len(set(tags) | set(others))
+
+
 def difference(values, value):
     known = [other for other in values if other is not None and other == other]
     return None if value is None or value != value or not known else value - sum(known) / len(known)
@@ -74,6 +79,7 @@ def test_columns_equal_those_of_a_computation_value_by_value(n_history):
     assert set(columns) == {
         *("history.length", "history.cosine_last", "history.cosine_max", "history.cosine_mean"),
         *("history.share.brand", "history.share.size", "history.share.used", "history.share.tags"),
+        *("history.overlap_last.tags", "history.overlap_max.tags", "history.overlap_mean.tags"),
         *("history.difference.size", "history.difference.price", "history.difference.created"),
     }
     assert columns["history.length"].to_list() == [99] * 40
@@ -82,6 +88,11 @@ def test_columns_equal_those_of_a_computation_value_by_value(n_history):
         history = newest.attributes.to_dict(as_series=False)
         expected = {f"history.share.{name}": share(history[name], item[name]) for name in ("brand", "size", "used")}
         expected["history.share.tags"] = tag_share(history["tags"], item["tags"])
+        overlaps = [overlap(item["tags"], tags) for tags in history["tags"][-10:]]
+        known = [value for value in overlaps if value is not None]
+        expected["history.overlap_last.tags"] = overlaps[-1] if overlaps else None
+        expected["history.overlap_max.tags"] = max(known, default=None)
+        expected["history.overlap_mean.tags"] = sum(known) / len(known) if known else None
         expected |= {f"history.difference.{name}": difference(history[name], item[name]) for name in ("size", "price")}
         days = [None if time is None else time.timestamp() / 86_400 for time in (*history["created"], item["created"])]
         expected["history.difference.created"] = difference(days[:-1], days[-1])

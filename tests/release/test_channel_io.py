@@ -17,7 +17,7 @@ from vecall.release.store import Store
 from vecall.release.writer import ReleaseContents, write_release
 
 LISTS = [[(2, 70), (1, 64)], [], [(0, 0.25)], [(1, 9), (2, 9), (0, 3)]]
-FILES = [f"channels/similar.{name}.npy" for name in ("offsets", "rows", "scores", "seed_weights")]
+FILES = [f"channels/similar.{name}.npy" for name in ("later_shares", "offsets", "rows", "scores", "seed_weights")]
 
 
 def publish(directory, channels):
@@ -50,7 +50,7 @@ def republish(store, change):
 
 def test_tables_are_read_as_they_were_written(store):
     written, read = make_similar_items(LISTS, [1.0, 0.5]), open_release(store).channels.similar
-    for name in ("offsets", "rows", "scores", "seed_weights"):
+    for name in ("offsets", "rows", "scores", "later_shares", "seed_weights"):
         expected, actual = getattr(written, name), getattr(read, name)
         assert (actual.dtype, actual.tolist()) == (expected.dtype, expected.tolist())
     assert sorted(name for name in open_release(store).manifest.files if "/" in name) == FILES

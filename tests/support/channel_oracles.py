@@ -154,6 +154,7 @@ def make_similar_items(lists: Sequence[Sequence[tuple[int, float]]], seed_weight
         offsets_from_lengths(np.array([len(neighbors) for neighbors in lists], dtype=np.int64)),
         np.array([row for row, _ in pairs], dtype=np.int32),
         np.array([score for _, score in pairs], dtype=np.float16),
+        np.zeros(len(pairs), dtype=np.uint8),
         np.array(seed_weights),
     )
 

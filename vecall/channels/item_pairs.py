@@ -15,6 +15,7 @@ BYTES_PER_INTERACTION = 24
 BYTES_PER_ITEM, BYTES_PER_ITEM_AND_THREAD = 60, 24  # sums of one item's neighbours
 _MAX_THREADS = 8
 _RANGES_PER_THREAD = 8  # popular items take longer
+_NO_SHARES = np.empty(0, dtype=np.uint8)
 
 
 def count_threads() -> int:
@@ -67,37 +68,44 @@ class ItemPairs:
 
     def collect(
         self, item_range: tuple[int, int], limits: NDArray[np.int64]
-    ) -> tuple[Offsets, NDArray[np.int32], Scores]:
-        """Return the neighbours of a range of items, in no order, as bounds [n + 1], rows and similarities [total].
+    ) -> tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]:
+        """Return the neighbours of a range of items, in no order.
 
         Args:
             item_range: First item and last item + 1.
             limits: [n] how many neighbours of each item are kept, the most similar; at most `bound_neighbors`.
+
+        Returns:
+            Bounds [n + 1]; rows, similarities and later shares [total]: how much of near(i, j) is of pairs in which j
+            is the later, of `MAX_SHARE`.
         """
         offsets = offsets_from_lengths(limits)
-        output = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.float32)
-        counts = np.zeros(len(limits), dtype=np.int64)
-        self._collect(item_range, (offsets, *output, counts))
-        compact = compact_rows(offsets, *output, counts)
-        return compact, output[0][: compact[-1]], output[1][: compact[-1]]
+        rows, similarities = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.float32)
+        later_shares, counts = np.empty(offsets[-1], dtype=np.uint8), np.zeros(len(limits), dtype=np.int64)
+        self._collect(item_range, (offsets, rows, similarities, later_shares, counts))
+        compact = compact_rows(offsets, (rows, similarities, later_shares), counts)
+        total = compact[-1]
+        return compact, rows[:total], similarities[:total], later_shares[:total]
 
     def collect_all(self, limits: NDArray[np.int64]) -> tuple[Offsets, NDArray[np.int32], Scores]:
-        """Return what `collect` returns for all N items, by several threads."""
+        """Return what `collect` returns for all N items, without later shares, by several threads."""
         offsets = offsets_from_lengths(limits)
         columns, values = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.float32)
         counts = np.zeros(len(limits), dtype=np.int64)
 
         def collect(item_range: tuple[int, int]) -> None:
             first, last = item_range
-            self._collect(item_range, (offsets[first : last + 1], columns, values, counts[first:last]))
+            self._collect(item_range, (offsets[first : last + 1], columns, values, _NO_SHARES, counts[first:last]))
 
         with ThreadPoolExecutor(count_threads()) as pool:
             list(pool.map(collect, self.divide_items()))
-        compact = compact_rows(offsets, columns, values, counts)
+        compact = compact_rows(offsets, (columns, values), counts)
         return compact, columns[: compact[-1]], values[: compact[-1]]
 
     def _collect(
-        self, item_range: tuple[int, int], output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.int64]]
+        self,
+        item_range: tuple[int, int],
+        output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8], NDArray[np.int64]],
     ) -> None:
         histories = self._values, self._list_ids, self._positions, self._position_offsets
         collect_neighbors(item_range, histories, (self._item_scale, self._gap_weights), output)

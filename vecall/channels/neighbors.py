@@ -1,5 +1,6 @@
 """Numba kernels that count, for each item, the items near it in all histories."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows, Scores
 from vecall.runtime.numba_cache import compile_cached
+
+MAX_SHARE = 255  # a stored share of 1
 
 
 def group_positions(values: Rows, n_items: int) -> tuple[NDArray[np.int32 | np.int64], Offsets]:
@@ -35,7 +38,7 @@ def collect_neighbors(
     item_range: tuple[int, int],
     histories: tuple[Rows, NDArray[np.int32], NDArray[np.int32 | np.int64], Offsets],
     weights: tuple[Scores, Scores],
-    output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.int64]],
+    output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8], NDArray[np.int64]],
 ) -> None:
     """Write the neighbours of a range of items and their similarities.
 
@@ -46,8 +49,9 @@ def collect_neighbors(
         item_range: First item and last item + 1.
         histories: [n] item of each position, [n] its list, and the positions by item (see `group_positions`).
         weights: [N] scale by item, and [window + 1] weight by gap, of which that of 0 is not used.
-        output: [n + 1] bounds of the entries of each of the n items of the range; the entries' columns and values; and
-            [n] how many were written, 0 before. Of an item with more neighbours than entries the most similar are
+        output: [n + 1] bounds of the entries of each of the n items of the range; the entries' columns, values, and
+            shares, of `MAX_SHARE`, of the weight in which j is the later, or an empty array if these are not wanted;
+            and [n] how many were written, 0 before. Of an item with more neighbours than entries the most similar are
             written.
     """
     _collect_neighbors(*item_range, *histories, *weights, *output)
@@ -113,13 +117,14 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
     offsets,  # noqa: ANN001
     columns,  # noqa: ANN001
     similarities,  # noqa: ANN001
+    later_shares,  # noqa: ANN001
     counts,  # noqa: ANN001
 ):
     n_items = item_scale.shape[0]
     sums = np.zeros((2, n_items), dtype=np.float32)
     gap_sums = np.zeros(n_items, dtype=np.float32)
     near_gap, near = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
-    similarity = np.empty(n_items, dtype=np.float32)
+    similarity, later_share = np.empty(n_items, dtype=np.float32), np.empty(n_items, dtype=np.uint8)
     similarity_bits = similarity.view(np.uint32)  # of positive numbers, so in the same order
     for item in range(first_item, last_item):
         n_near = 0
@@ -132,6 +137,7 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
             neighbor = near[index]
             near_weight = sums[0, neighbor] + sums[1, neighbor]
             similarity[index] = (item_scale[item] * near_weight) * item_scale[neighbor]
+            later_share[index] = np.uint8(np.round(MAX_SHARE * sums[0, neighbor] / near_weight))
             sums[0, neighbor] = 0
             sums[1, neighbor] = 0
         index_in_range = item - first_item
@@ -149,28 +155,27 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
                 n_ties -= 1
             columns[start + counts[index_in_range]] = near[index]
             similarities[start + counts[index_in_range]] = similarity[index]
+            if later_shares.shape[0]:
+                later_shares[start + counts[index_in_range]] = later_share[index]
             counts[index_in_range] += 1
 
 
-def compact_rows(
-    offsets: Offsets, columns: NDArray[np.int32], values: Scores, counts: NDArray[np.int64]
-) -> NDArray[Any]:
+def compact_rows(offsets: Offsets, entries: Sequence[NDArray[Any]], counts: NDArray[np.int64]) -> NDArray[Any]:
     """Move the entries of all rows together, in place; return the [N + 1] bounds of the rows.
 
     Args:
         offsets: [N + 1] bounds of each row's entries.
-        columns: The entries' columns.
-        values: The entries' values.
+        entries: Arrays with a number per entry, such as its column.
         counts: [N] entries in use of each row, at its start.
     """
     compact: Offsets = np.concatenate([[0], np.cumsum(counts)])
-    _compact_rows(offsets, columns, values, compact)
+    for numbers in entries:
+        _compact_rows(offsets, numbers, compact)
     return compact.astype(np.int32) if compact[-1] < 2**31 else compact
 
 
 @compile_cached()
-def _compact_rows(offsets, columns, values, compact):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _compact_rows(offsets, numbers, compact):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for row in range(compact.shape[0] - 1):
         for index in range(compact[row + 1] - compact[row]):
-            columns[compact[row] + index] = columns[offsets[row] + index]
-            values[compact[row] + index] = values[offsets[row] + index]
+            numbers[compact[row] + index] = numbers[offsets[row] + index]

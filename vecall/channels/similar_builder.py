@@ -2,6 +2,7 @@
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +26,15 @@ _MAX_NEIGHBORS_OF_SMALL = 1_000  # of an item of a catalogue whose whole table s
 _SMALL_TABLE_ENTRIES = 10**7
 WINDOW = 50  # largest gap in positions
 _MAX_RANGE_ITEMS = 2**15  # whose neighbours a thread has in memory; at most 2^16, see `_sort_neighbors`
-_BYTES_PER_RANGE = 40 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
+_BYTES_PER_RANGE = 56 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
+_ENTRY_DTYPES = (np.int32, np.float16, np.uint8)  # of rows, scores and later shares
 _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
 
 
 def estimate_build_bytes(n_interactions: int, n_items: int) -> int:
     """Return about the bytes of memory that building needs: 0.8 GiB for 1 M items of 20 M interactions on 2 cores.
 
-    The table itself, at most 60 MB or 6 · 100 · N bytes, is written to a file while it is built, and is not among them.
+    The table itself, at most 70 MB or 7 · 100 · N bytes, is written to a file while it is built, and is not among them.
     """
     per_item = BYTES_PER_ITEM + BYTES_PER_ITEM_AND_THREAD * count_threads()
     return BYTES_PER_INTERACTION * n_interactions + per_item * n_items + _BYTES_PER_RANGE * count_threads()
@@ -72,36 +74,41 @@ def build_similar_items(
     max_neighbors = limit_neighbors(n_items)
     max_range_items = _MAX_RANGE_ITEMS * MAX_NEIGHBORS // max_neighbors
 
-    def collect(item_range: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float16]]:
-        offsets, rows, similarities = pairs.collect(
+    def collect(item_range: tuple[int, int]) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...]]:
+        offsets, rows, similarities, later_shares = pairs.collect(
             item_range, np.minimum(pairs.bound_neighbors(item_range), max_neighbors)
         )
         lengths = np.diff(offsets)
-        return lengths, *_sort_neighbors(lengths, rows, similarities)
+        return lengths, _sort_neighbors(lengths, rows, similarities, later_shares)
 
     lengths = []
-    with tempfile.TemporaryFile(dir=scratch_dir) as rows_file, tempfile.TemporaryFile(dir=scratch_dir) as scores_file:
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile(dir=scratch_dir)) for _ in _ENTRY_DTYPES]
         with ThreadPoolExecutor(count_threads()) as pool:
-            for range_lengths, rows, scores in pool.map(collect, pairs.divide_items(max_range_items)):
+            for range_lengths, entries in pool.map(collect, pairs.divide_items(max_range_items)):
                 lengths.append(range_lengths)
-                rows_file.write(rows.data)
-                scores_file.write(scores.data)
+                for file, numbers in zip(files, entries, strict=True):
+                    file.write(numbers.data)
         offsets = offsets_from_lengths(np.concatenate([*lengths, np.empty(0, dtype=np.int64)]))
         if not offsets[-1]:
             return None
-        rows, scores = _map_file(rows_file, np.int32), _map_file(scores_file, np.float16)
-        return SimilarItems(offsets, rows, scores, weigh_seeds(has_order=has_order))
+        rows, scores, later_shares = map(_map_file, files, _ENTRY_DTYPES)
+        return SimilarItems(offsets, rows, scores, later_shares, weigh_seeds(has_order=has_order))
 
 
 def _sort_neighbors(
-    lengths: NDArray[np.int64], rows: Rows, similarities: Scores
-) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-    """Return rows and stored scores [total] of n <= 2^16 lists, each by descending stored score, then ascending row.
+    lengths: NDArray[np.int64], rows: Rows, similarities: Scores, later_shares: NDArray[np.uint8]
+) -> tuple[NDArray[np.int32], NDArray[np.float16], NDArray[np.uint8]]:
+    """Sort each of n <= 2^16 lists by descending stored score, then ascending row.
 
     Args:
         lengths: [n] Lengths of the lists.
         rows: [total] Rows of neighbours.
         similarities: [total] Their similarities.
+        later_shares: [total] Of each.
+
+    Returns:
+        Rows, stored scores and later shares, [total].
     """
     # Far pairs of popular items and items that one user took again and again would leave the range of float16.
     stored = np.clip(similarities * SIMILARITY_SCALE, _MIN_STORED, _MAX_STORED).astype(np.float16)
@@ -109,9 +116,8 @@ def _sort_neighbors(
     owners = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
     keys = owners << np.uint64(48) | (~stored.view(np.uint16)).astype(np.uint64) << np.uint64(32)
     keys |= rows.astype(np.uint64)
-    keys.sort()
-    scores = ~(keys >> np.uint64(32)).astype(np.uint16)
-    return keys.astype(np.uint32).view(np.int32), scores.view(np.float16)
+    order = keys.argsort()
+    return rows[order], stored[order], later_shares[order]
 
 
 def _map_file(file: IO[bytes], dtype: DTypeLike) -> NDArray[Any]:

@@ -32,12 +32,15 @@ class SimilarItems:
         offsets: [N + 1] Bounds of the lists, ascending from 0.
         rows: [total] int32 rows of neighbours, the nearest first; of equally near ones the lowest row first.
         scores: [total] float16 similarities times `SIMILARITY_SCALE`, above 0 and descending.
+        later_shares: [total] uint8 share of the similarity, of `MAX_SHARE`, that is of histories in which the neighbour
+            came later than the item.
         seed_weights: [S] Weights of the newest items of a history in a score, the newest first; older ones have none.
     """
 
     offsets: Offsets
     rows: NDArray[np.int32]
     scores: NDArray[np.float16]
+    later_shares: NDArray[np.uint8]
     seed_weights: NDArray[np.float64] = field(default_factory=lambda: weigh_seeds(has_order=True))
 
     def __len__(self) -> int:
@@ -82,15 +85,18 @@ class SimilarItems:
             self._remap_lists(base_rows[start : start + _REMAPPED_LISTS], new_rows)
             for start in range(0, len(base_rows), _REMAPPED_LISTS)
         ]
-        lengths, rows, scores = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        return SimilarItems(offsets_from_lengths(lengths), rows, scores, self.seed_weights)
+        lengths, *entries = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        return SimilarItems(offsets_from_lengths(lengths), *entries, self.seed_weights)
 
-    def _remap_lists(self, base_rows: Rows, new_rows: Rows) -> tuple[Rows, NDArray[np.int32], NDArray[np.float16]]:
-        """Return lengths, rows and scores of the lists of some items, see `remap`."""
+    def _remap_lists(
+        self, base_rows: Rows, new_rows: Rows
+    ) -> tuple[Rows, NDArray[np.int32], NDArray[np.float16], NDArray[np.uint8]]:
+        """Return lengths, rows, scores and later shares of the lists of some items, see `remap`."""
         lengths = np.where(base_rows >= 0, np.diff(self.offsets)[base_rows], 0)
         positions = locate_segments(self.offsets[:-1][base_rows], lengths)
         rows = new_rows[self.rows[positions]]
         is_kept = rows >= 0
         owners = np.repeat(np.arange(len(base_rows)), lengths)[is_kept]
         kept_lengths = np.bincount(owners, minlength=len(base_rows))
-        return kept_lengths, rows[is_kept].astype(np.int32), self.scores[positions][is_kept]
+        kept = positions[is_kept]
+        return kept_lengths, rows[is_kept].astype(np.int32), self.scores[kept], self.later_shares[kept]

@@ -47,7 +47,9 @@ def build_channel_tables(
     counted = positives.counted_positives
     return ChannelTables(
         similar=None if settings.similar is False else _build_similar(dataset, counted, scratch_dir),
-        popular=None if settings.popular is False else build_popular_items(settings.popular, catalogue, counted),
+        popular=None
+        if settings.popular is False
+        else build_popular_items(settings.popular, catalogue, counted, has_order=dataset.has_order),
         facts=build_channel_facts(
             settings,
             created,

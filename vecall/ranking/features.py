@@ -17,6 +17,7 @@ from vecall.ranking.numeric_columns import is_numeric
 FeatureMatrix = NDArray[np.float32]
 Transform = Literal["number", "log", "gap", "position", "length", "category"]
 
+_COUNTS = ("item.popularity", "item.recent_popularity")
 _MIN_VALUE_COUNT, _MAX_VALUES = 5, 200  # of a category: rarer values, and those beyond, count as one
 
 
@@ -138,7 +139,7 @@ def select_features(
     """
     features = _list_recall_features(channels)
     for name, dtype in candidates.schema.items():
-        if name == "item.popularity":
+        if name in _COUNTS:
             features += [RankerFeature(column=name, transform=transform) for transform in ("log", "position")]
         elif name.startswith(("item.", "history.")):
             features.append(RankerFeature(column=name, transform="number"))

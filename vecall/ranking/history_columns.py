@@ -1,7 +1,7 @@
 """Columns of the table of candidates that compare each candidate with the newest items of the user's history."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property, partial
 from itertools import repeat
 from typing import Protocol
@@ -15,7 +15,7 @@ from vecall.ranking.cosines import compute_cosines
 from vecall.ranking.numeric_columns import is_numeric, to_numbers
 
 MAX_HISTORY_ITEMS = 50  # the newest, which attributes are compared with
-_MAX_COSINE_ITEMS = 10  # the newest, which vectors are compared with
+_MAX_CLOSE_ITEMS = 10  # the newest, which vectors and tags are compared with one by one
 
 _Numbers = NDArray[np.float64] | NDArray[np.float32]
 
@@ -52,6 +52,9 @@ def list_history_columns(
             of the newest item, and the largest and the mean cosine to the newest 10;
           - `history.share.ATTRIBUTE` of text, booleans, integers: share of the newest items with the candidate's value,
             of those that have a value; of tags the mean of this over the candidate's tags;
+          - `history.overlap_last.ATTRIBUTE`, `history.overlap_max.ATTRIBUTE`, `history.overlap_mean.ATTRIBUTE` of tags:
+            Jaccard index of the candidate's tags and those of the newest item, and the largest and the mean index of
+            the newest 10, of those that have any tag;
           - `history.difference.ATTRIBUTE` of numbers, dates and datetimes: the candidate's value minus the mean of the
             newest items, in days for dates and datetimes.
     """
@@ -65,11 +68,23 @@ def list_history_columns(
     for name, dtype in attributes.items():
         if _has_tags(dtype):
             columns[f"history.share.{name}"] = partial(_compare, _compute_tag_shares, name, candidates, newest)
+            columns |= _list_overlap_columns(name, candidates, newest)
         elif _is_discrete(dtype):
             columns[f"history.share.{name}"] = partial(_compare, _compute_shares, name, candidates, newest)
         if is_numeric(dtype) and dtype != pl.Boolean:
             columns[f"history.difference.{name}"] = partial(_compare, _compute_differences, name, candidates, newest)
     return columns
+
+
+def _list_overlap_columns(
+    name: str, candidates: ItemDescriptions, newest: ItemDescriptions
+) -> dict[str, Callable[[], Scores]]:
+    overlaps = _Overlaps(name, candidates, newest)
+    return {
+        f"history.overlap_last.{name}": lambda: overlaps.summaries[0],
+        f"history.overlap_max.{name}": lambda: overlaps.summaries[1],
+        f"history.overlap_mean.{name}": lambda: overlaps.summaries[2],
+    }
 
 
 def _compare(
@@ -101,9 +116,45 @@ class _Cosines:
         if not len(self._newest):
             nothing = np.full(len(self._candidates), np.nan, dtype=np.float32)
             return nothing, nothing, nothing
-        newest = self._newest.vectors[-_MAX_COSINE_ITEMS:]
+        newest = self._newest.vectors[-_MAX_CLOSE_ITEMS:]
         cosines = compute_cosines(self._candidates.vectors, newest)  # [C, at most 10]
         return cosines[:, -1], cosines.max(axis=1), cosines.mean(axis=1)
+
+
+class _Overlaps:
+    """Jaccard indices of the candidates' tags and those of the newest items, computed once for all summaries."""
+
+    def __init__(self, name: str, candidates: ItemDescriptions, newest: ItemDescriptions) -> None:
+        self._name, self._candidates, self._newest = name, candidates, newest
+
+    @cached_property
+    def summaries(self) -> tuple[Scores, Scores, Scores]:
+        """Index [C] with the newest item, the largest and the mean; NaN where one of the two has no tag."""
+        nothing = np.full(len(self._candidates), np.nan, dtype=np.float32)
+        newest = [set(tags or ()) for tags in self._newest.get_values(self._name).to_list()[-_MAX_CLOSE_ITEMS:]]
+        known = [tags for tags in newest if tags]
+        if not known:
+            return nothing, nothing, nothing
+        candidates = [set(tags or ()) for tags in self._candidates.get_values(self._name).to_list()]
+        overlaps = _compute_overlaps(candidates, known)
+        return overlaps[:, -1] if newest[-1] else nothing, overlaps.max(axis=1), overlaps.mean(axis=1)
+
+
+def _compute_overlaps(tag_sets: Sequence[Set[object]], others: Sequence[Set[object]]) -> Scores:
+    """Return the Jaccard indices [C, m] of C sets with m others that are not empty; NaN for an empty set."""
+    # Which of the others have a tag, a row per tag, of which the last is that of all other tags: [T + 1, m].
+    numbers = {tag: number for number, tag in enumerate(set().union(*others))}
+    has_tag = np.zeros((len(numbers) + 1, len(others)), dtype=np.float32)
+    for index, tags in enumerate(others):
+        has_tag[[numbers[tag] for tag in tags], index] = 1
+    lengths = np.array([len(tags) for tags in tag_sets], dtype=np.int64)
+    found = np.fromiter((numbers.get(tag, -1) for tags in tag_sets for tag in tags), np.int64, int(lengths.sum()))
+    # Sums of rows by their difference from one to the next: an empty set has none.
+    sums = np.concatenate([np.zeros((1, len(others)), np.float32), has_tag[found].cumsum(axis=0)])  # [total + 1, m]
+    ends = lengths.cumsum()
+    common = sums[ends] - sums[ends - lengths]  # [C, m]
+    union = lengths[:, None] + np.array([len(tags) for tags in others]) - common
+    return np.where(lengths[:, None] > 0, common / union, np.nan).astype(np.float32)
 
 
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:

@@ -18,7 +18,7 @@ from vecall.ranking.candidate_columns import USER_PREFIX, Numbers, get_list_leng
 from vecall.ranking.history_columns import MAX_HISTORY_ITEMS, list_history_columns
 from vecall.ranking.numeric_columns import to_numbers
 from vecall.recall.channel_search import ChannelSearchResult
-from vecall.recall.history_similarity import compute_similarities
+from vecall.recall.history_similarity import HistorySimilarities, compute_similarities
 from vecall.recall.item_age import compute_age_days
 from vecall.recall.resolve import ResolvedQuery
 from vecall.recall.snapshot_items import SnapshotItems
@@ -37,9 +37,13 @@ class RecalledColumns:
       - `item.age_days`: days since the item came, by the clock of the data, see `vecall.recall.item_age`; null where it
         is not known;
       - `history.*`: comparisons with the newest items of the history, see `vecall.ranking.history_columns`;
+      - `item.recent_popularity`: number of positive interactions of which the latest weigh the most, by the table of
+        the channel `popular`, see `vecall.channels.popular_builder`, and `item.recent_share`, its share of
+        `item.popularity`; only in a release that has the table;
       - `history.similar_last`, `history.similar_sum`: similarity to the newest item of the history, and its sum over
-        the newest 10, by the table of the channel `similar`, whether or not it was asked; only in a release that has
-        the table;
+        the newest 10, by the table of the channel `similar`, whether or not it was asked, and `history.next_last`,
+        `history.next_sum`, the part of both that is of histories in which the candidate came later than the item of the
+        history; only in a release that has the table;
       - the attributes, under their own names.
 
     Not thread-safe.
@@ -105,14 +109,19 @@ class RecalledColumns:
         if (features := self._query.user_features) is not None:
             makers |= {USER_PREFIX + name: partial(get_unnamed_column, features, name) for name in features.columns}
         makers["item.popularity"] = partial(_get_popularity, self._snapshot, rows)
+        if (popular := release.channels.popular) is not None:
+            makers["item.recent_popularity"] = partial(_get_counts, self._snapshot, rows, popular.counts)
+            makers["item.recent_share"] = self._compute_recent_shares
         makers["item.age_days"] = partial(compute_age_days, self._snapshot, rows, self._now_ns)
         history, attributes = self._query.history, release.attributes.schema
         newest = SnapshotItems(self._snapshot, history[-MAX_HISTORY_ITEMS:])
         makers |= list_history_columns(attributes, self.items, newest, len(history))
         if (similar := release.channels.similar) is not None:
             similarities = _Similarities(similar, self._snapshot, rows, history)
-            makers["history.similar_last"] = lambda: similarities.last_and_sum[0]
-            makers["history.similar_sum"] = lambda: similarities.last_and_sum[1]
+            makers["history.similar_last"] = lambda: similarities.values.last
+            makers["history.similar_sum"] = lambda: similarities.values.total
+            makers["history.next_last"] = lambda: similarities.values.next_last
+            makers["history.next_sum"] = lambda: similarities.values.next_total
         return makers | {name: partial(self.items.get_values, name) for name in attributes}
 
     def _make(self, name: str) -> _Column:
@@ -143,6 +152,13 @@ class RecalledColumns:
             counts += positions >= 0
         return counts
 
+    def _compute_recent_shares(self) -> Scores:
+        popularity, recent = self._snapshot.release.popularity, self._make("item.recent_popularity")
+        if popularity is None:
+            return np.full(len(self), np.nan, dtype=np.float32)
+        counts = np.maximum(_get_counts(self._snapshot, self._result.rows, popularity), 1)
+        return np.asarray(recent / counts, dtype=np.float32)
+
     def _align_scores(self, name: ChannelName) -> Scores:
         positions, (_, channel_scores) = self._result.positions_by_channel[name], self._result.hits[name]
         return np.append(channel_scores, np.float32(np.nan))[positions]  # position -1 is the last
@@ -153,14 +169,14 @@ class RecalledColumns:
 
 
 class _Similarities:
-    """Similarities of candidates to the newest items of the history, computed once for both columns."""
+    """Similarities of candidates to the newest items of the history, computed once for all columns."""
 
     def __init__(self, similar: SimilarItems, snapshot: Snapshot, rows: Rows, history: Rows) -> None:
         self._similar, self._snapshot, self._rows, self._history = similar, snapshot, rows, history
 
     @cached_property
-    def last_and_sum(self) -> tuple[Scores, Scores]:
-        """Similarity [C] to the newest item, and the sum over the newest 10."""
+    def values(self) -> HistorySimilarities:
+        """Those of C candidates."""
         base_rows, base_history = (self._snapshot.to_base_rows(part) for part in (self._rows, self._history))
         return compute_similarities(self._similar, base_rows, base_history)
 
@@ -169,5 +185,10 @@ def _get_popularity(snapshot: Snapshot, rows: Rows) -> Scores:
     popularity = snapshot.release.popularity
     if popularity is None:
         return np.full(len(rows), np.nan, dtype=np.float32)
+    return _get_counts(snapshot, rows, popularity)
+
+
+def _get_counts(snapshot: Snapshot, rows: Rows, counts: Scores) -> Scores:
+    """Return [C] the counts of the items, 0 for new live ones, of [N] counts of the release."""
     base_rows = snapshot.to_base_rows(rows)
-    return np.where(base_rows >= 0, popularity[base_rows], 0).astype(np.float32)
+    return np.where(base_rows >= 0, counts[base_rows], 0).astype(np.float32)

@@ -1,8 +1,11 @@
 """How similar candidates are to the newest items of a history, by the table of the channel `similar`."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from vecall.arrays import Rows, Scores
+from vecall.channels.neighbors import MAX_SHARE
 from vecall.channels.similar_items import SimilarItems
 from vecall.data.ragged import locate_segments
 from vecall.index.row_positions import RowPositions
@@ -10,10 +13,24 @@ from vecall.index.row_positions import RowPositions
 MAX_ITEMS = 10  # the newest
 
 
-def compute_similarities(similar: SimilarItems, candidates: Rows, history: Rows) -> tuple[Scores, Scores]:
-    """Return two arrays [C]: similarity to the newest item of a history, and its sum over the newest 10.
+class HistorySimilarities(NamedTuple):
+    """How similar C candidates are to the newest items of a history.
 
-    Similarities are those of the table, 0 for items that are not among the neighbours of the item of the history.
+    Attributes:
+        last: [C] Similarity to the newest item.
+        total: [C] Sum of the similarities to the newest 10.
+        next_last: [C] The part of `last` that is of histories in which the candidate came later.
+        next_total: [C] The part of `total` likewise.
+    """
+
+    last: Scores
+    total: Scores
+    next_last: Scores
+    next_total: Scores
+
+
+def compute_similarities(similar: SimilarItems, candidates: Rows, history: Rows) -> HistorySimilarities:
+    """Return similarities of the table, 0 for items that are not among the neighbours of the item of the history.
 
     Args:
         similar: Neighbours of the N items of a release.
@@ -27,10 +44,11 @@ def compute_similarities(similar: SimilarItems, candidates: Rows, history: Rows)
     positions = locate_segments(starts, lengths)
     neighbours, scores = similar.rows[positions], similar.scores[positions].astype(np.float32)
     is_of_newest = np.repeat(np.flatnonzero(is_known) == 0, lengths)
+    next_scores = scores * (similar.later_shares[positions] / np.float32(MAX_SHARE))
     targets = RowPositions(candidates).find(neighbours)
-    is_candidate = targets >= 0
-    targets, scores, is_of_newest = targets[is_candidate], scores[is_candidate], is_of_newest[is_candidate]
-    last, total = np.zeros(len(candidates), dtype=np.float32), np.zeros(len(candidates), dtype=np.float32)
-    np.add.at(total, targets, scores)
-    np.add.at(last, targets[is_of_newest], scores[is_of_newest])
-    return last, total
+    parts = [
+        np.bincount(targets[kept], values[kept], minlength=len(candidates)).astype(np.float32)
+        for values in (scores, next_scores)
+        for kept in ((targets >= 0) & is_of_newest, targets >= 0)
+    ]
+    return HistorySimilarities(*parts)

@@ -15,8 +15,8 @@ from vecall.release.manifest import CHANNELS_DIR, read_release_file
 
 FACTS_FILE = f"{CHANNELS_DIR}/facts.json"
 _POPULAR_COUNTS_FILE = "popular.counts.npy"
-_SEED_WEIGHTS_FILE = "similar.seed_weights.npy"
 _LIST_ARRAYS = ("offsets", "rows", "scores")
+_SIMILAR_ARRAYS = (*_LIST_ARRAYS, "later_shares", "seed_weights")
 
 
 def save_channels(tables: ChannelTables, release_dir: Path) -> None:
@@ -26,8 +26,8 @@ def save_channels(tables: ChannelTables, release_dir: Path) -> None:
         return
     directory.mkdir()
     if tables.similar is not None:
-        _save_lists(tables.similar, directory, "similar")
-        write_array(directory / _SEED_WEIGHTS_FILE, tables.similar.seed_weights)
+        for name in _SIMILAR_ARRAYS:
+            write_array(directory / f"similar.{name}.npy", getattr(tables.similar, name))
     if tables.popular is not None:
         write_array(directory / _POPULAR_COUNTS_FILE, tables.popular.counts)
         for name in ("by", "by_user"):
@@ -38,7 +38,7 @@ def save_channels(tables: ChannelTables, release_dir: Path) -> None:
         (release_dir / FACTS_FILE).write_text(tables.facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _save_lists(lists: SimilarItems | PopularLists, directory: Path, prefix: str) -> None:
+def _save_lists(lists: PopularLists, directory: Path, prefix: str) -> None:
     for name in _LIST_ARRAYS:
         write_array(directory / f"{prefix}.{name}.npy", getattr(lists, name))
 
@@ -66,7 +66,7 @@ def load_channels(release_dir: Path, n_items: int) -> ChannelTables:
 
 
 def _load_similar(directory: Path, n_items: int) -> SimilarItems | None:
-    paths = [*(directory / f"similar.{name}.npy" for name in _LIST_ARRAYS), directory / _SEED_WEIGHTS_FILE]
+    paths = [directory / f"similar.{name}.npy" for name in _SIMILAR_ARRAYS]
     if not any(path.exists() for path in paths):
         return None
     for path in paths:
@@ -77,7 +77,7 @@ def _load_similar(directory: Path, n_items: int) -> SimilarItems | None:
             )
     similar = SimilarItems(*map(map_array, paths))
     total = len(similar.rows)
-    if len(similar) != n_items or int(similar.offsets[-1]) != total or len(similar.scores) != total:
+    if len(similar) != n_items or {int(similar.offsets[-1]), len(similar.scores), len(similar.later_shares)} != {total}:
         raise InvalidReleaseError(
             f"{paths[0].parent}: similar.* has lists of {len(similar)} items and {total} neighbours, expected those of "
             f"{n_items} items; publish the release again",

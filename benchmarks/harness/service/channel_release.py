@@ -11,6 +11,7 @@ from harness.service.users import K
 from vecall.channels.channel_facts import ChannelFacts
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import MergePlan
+from vecall.channels.neighbors import MAX_SHARE
 from vecall.channels.popular_items import PopularItems, PopularLists
 from vecall.channels.settings import CHANNEL_NAMES
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems
@@ -38,6 +39,7 @@ def build_channel_tables(shops: pl.Series, rng: np.random.Generator) -> ChannelT
     neighbors = rng.integers(n, size=(n, min(_N_NEIGHBORS, n)), dtype=np.int32)
     scores = np.tile(np.linspace(0.5, 0.01, neighbors.shape[1]) * SIMILARITY_SCALE, n).astype(np.float16)
     offsets = np.arange(n + 1, dtype=np.int64) * neighbors.shape[1]
+    later_shares = rng.integers(MAX_SHARE, size=neighbors.size, endpoint=True, dtype=np.uint8)
     counts = rng.zipf(1.5, n).astype(np.float32)
     values = shops.unique().sort()
     lists = [np.flatnonzero(shops == value)[:_LIST_ROWS] for value in values]
@@ -51,7 +53,7 @@ def build_channel_tables(shops: pl.Series, rng: np.random.Generator) -> ChannelT
         scores=counts[list_rows],
     )
     return ChannelTables(
-        similar=SimilarItems(offsets, neighbors.ravel(), scores),
+        similar=SimilarItems(offsets, neighbors.ravel(), scores, later_shares),
         popular=PopularItems(counts, by=by_shop),
         facts=ChannelFacts(fresh_days=_FRESH_DAYS, created="added"),
     )

@@ -77,7 +77,7 @@ def publish_soak_release(store: Path, name: str, number: int, *, items: int, dim
         item_ids=build_id_map(pl.Series(np.arange(items)), "integer"),
         vectors=vectors,
         attributes=pl.DataFrame({"kind": np.arange(items) % N_KINDS, "marker": np.full(items, number)}),
-        channels=ChannelTables(similar=SimilarItems(offsets, rows, scores)),
+        channels=ChannelTables(similar=SimilarItems(offsets, rows, scores, np.zeros(len(rows), np.uint8))),
     )
     queries = pool.make_queries(300, stream="tuning")
     with Store.open_or_create(store).create_draft(name) as draft:
