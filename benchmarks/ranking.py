@@ -129,7 +129,7 @@ def _measure_set(name: str, tables: dict[str, Any], work_dir: Path, options: arg
     run = Run.open(run_dir) if is_kept else fit(config, run_dir)
     dataset = read_dataset(config.data, config.schema_)
     split = dataset.split(config.data)
-    recaller = _build_recaller(run, config, dataset, split)
+    recaller = _build_recaller(run, dataset, split)
     ranker = run.summary.ranker
     if is_kept:  # its ranker may be older than the code that trains it
         ranker = fit_ranker(config, dataset, split, lambda: recaller, run.summary.merge, run.directory)
@@ -153,11 +153,11 @@ def _measure_set(name: str, tables: dict[str, Any], work_dir: Path, options: arg
     return result
 
 
-def _build_recaller(run: Run, config: Config, dataset: Dataset, split: Split) -> ChannelRecaller:
+def _build_recaller(run: Run, dataset: Dataset, split: Split) -> ChannelRecaller:
     model = run.load_evaluated_model()
     reads_history = model.towers.reads_history
     served_model = build_exact_model(model.build_scorer(dataset, split), dataset, reads_history=reads_history)
-    return ChannelRecaller.build(config.channels, dataset, split, served_model)
+    return ChannelRecaller.build(run.channels, dataset, split, served_model)
 
 
 def _measure_test_users(run: Run, split: Split, recaller: ChannelRecaller, options: argparse.Namespace) -> Result:

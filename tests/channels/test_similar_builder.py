@@ -65,3 +65,37 @@ def test_no_file_is_left(tmp_path):
     assert (similar.offsets.tolist(), similar.rows.tolist()) == ([0, 1, 1, 2], [2, 0])
     assert similar.scores.tolist() == [64, 64]
     assert similar.later_shares.tolist() == [MAX_SHARE, 0]
+
+
+@pytest.mark.parametrize("max_neighbors", [100, 6])
+def test_second_order_adds_the_neighbors_of_neighbors(max_neighbors, monkeypatch):
+    monkeypatch.setattr(similar_builder, "MAX_NEIGHBORS", max_neighbors)
+    monkeypatch.setattr(similar_builder, "_MAX_NEIGHBORS_OF_SMALL", max_neighbors)
+    monkeypatch.setattr(similar_builder, "_MAX_RANGE_ITEMS", 7)
+    histories = make_random_lists(40, 50, longest=5)
+    first = to_dense(build_similar_items(histories, 50))
+    similar = build_similar_items(histories, 50, second_order=0.5)
+    similarities, shares = (matrix[0] for matrix in (first, first[1:]))
+    expected = similarities + 0.5 * similarities @ similarities
+    np.fill_diagonal(expected, 0)
+    assert np.count_nonzero(expected) > np.count_nonzero(similarities)
+    found, found_shares = to_dense(similar)
+    is_found = found > 0
+    np.testing.assert_allclose(found[is_found], expected[is_found], rtol=1e-3)
+    np.testing.assert_allclose(
+        found_shares[is_found], (shares * similarities)[is_found] / expected[is_found], atol=0.501 + 0.255
+    )
+    for item in range(50):
+        kept = min(max_neighbors, np.count_nonzero(expected[item]))
+        assert np.count_nonzero(found[item]) == kept
+        np.testing.assert_allclose(np.sort(found[item])[-kept:], np.sort(expected[item])[-kept:], rtol=1e-3)
+
+
+def to_dense(similar):
+    """Return similarities and later shares as two matrices [N, N]."""
+    matrices = np.zeros((2, len(similar), len(similar)))
+    for item in range(len(similar)):
+        part = slice(similar.offsets[item], similar.offsets[item + 1])
+        rows, similarities = similar.get_neighbors(item)
+        matrices[:, item, rows] = similarities, similar.later_shares[part]
+    return matrices

@@ -74,6 +74,6 @@ def test_channels_are_built_from_purchases_alone(dataset):
     tables, split = dataset
     positives = tables.interactions.positives
     channels = build_channel_tables(ChannelsSettings(), tables, positives.filter(split.positive_parts == TRAIN))
-    assert channels.popular.counts.tolist() == [2, 2, 0]
+    assert channels.popular.counts.tolist() == [0.5 + 1, 1 + 1, 0]  # u1 buys b after a
     assert [channels.similar.get_neighbors(row)[0].tolist() for row in (A, B, X)] == [[B], [A], []]
     assert channels.facts.repeat_share == 0.0  # u2 views a and then buys it

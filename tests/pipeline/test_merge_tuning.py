@@ -32,7 +32,7 @@ class PlantedRecaller:
             rows[found, rng.integers(0, 5, len(found))] = targets[found]
             self._rows[name] = rows
 
-    def rank(self, cases, k, *, exclude_seen):
+    def rank(self, cases, k, *, exclude_seen, channels=None):
         self.asked.append((len(cases), k, exclude_seen))
         rows = {name: rows[cases.users, :k] for name, rows in self._rows.items()}
         return ChannelRankings(rows, {}, np.ones(len(cases), dtype=bool))

@@ -8,6 +8,7 @@ from vecall.settings_base import SettingsModel
 class ChannelFacts(SettingsModel):
     """Settings of the channels that serving needs, and facts of the data; the defaults hold where none were stored."""
 
+    second_order: float = Field(0.0, ge=0, description="weight of neighbours of neighbours in the table of `similar`")
     popular: bool = Field(True, description="false: turned off in the settings")
     repeat: bool = Field(True, description="false: turned off in the settings, or users hardly take an item again")
     repeat_share: float | None = Field(

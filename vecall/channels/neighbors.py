@@ -105,6 +105,43 @@ def _find_threshold(bits, count, limit):  # type: ignore[no-untyped-def]  # noqa
 
 
 @compile_cached()
+def write_most_similar(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    near,  # noqa: ANN001
+    similarity,  # noqa: ANN001
+    later_share,  # noqa: ANN001
+    n_near,  # noqa: ANN001
+    index_in_range,  # noqa: ANN001
+    offsets,  # noqa: ANN001
+    columns,  # noqa: ANN001
+    similarities,  # noqa: ANN001
+    later_shares,  # noqa: ANN001
+    counts,  # noqa: ANN001
+):
+    """Write an item's neighbours with similarities above 0, the most similar where there are more than entries.
+
+    The first four arguments are the neighbours, with similarity and share; of the others, see `collect_neighbors`.
+    """
+    similarity_bits = similarity.view(np.uint32)  # of positive numbers, so in the same order
+    start, limit = offsets[index_in_range], offsets[index_in_range + 1] - offsets[index_in_range]
+    threshold = _find_threshold(similarity_bits, n_near, limit)
+    n_ties = limit  # less those above the threshold: entries left for those that equal it
+    for index in range(n_near):
+        n_ties -= similarity_bits[index] > threshold
+    for index in range(n_near):
+        if similarity_bits[index] < threshold:
+            continue
+        if similarity_bits[index] == threshold:
+            if n_ties == 0:
+                continue
+            n_ties -= 1
+        entry = start + counts[index_in_range]
+        columns[entry], similarities[entry] = near[index], similarity[index]
+        if later_shares.shape[0]:
+            later_shares[entry] = later_share[index]
+        counts[index_in_range] += 1
+
+
+@compile_cached()
 def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
     first_item,  # noqa: ANN001
     last_item,  # noqa: ANN001
@@ -125,7 +162,6 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
     gap_sums = np.zeros(n_items, dtype=np.float32)
     near_gap, near = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
     similarity, later_share = np.empty(n_items, dtype=np.float32), np.empty(n_items, dtype=np.uint8)
-    similarity_bits = similarity.view(np.uint32)  # of positive numbers, so in the same order
     for item in range(first_item, last_item):
         n_near = 0
         for direction in range(2):
@@ -140,24 +176,8 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
             later_share[index] = np.uint8(np.round(MAX_SHARE * sums[0, neighbor] / near_weight))
             sums[0, neighbor] = 0
             sums[1, neighbor] = 0
-        index_in_range = item - first_item
-        start, limit = offsets[index_in_range], offsets[index_in_range + 1] - offsets[index_in_range]
-        threshold = _find_threshold(similarity_bits, n_near, limit)
-        n_ties = limit  # less those above the threshold: entries left for those that equal it
-        for index in range(n_near):
-            n_ties -= similarity_bits[index] > threshold
-        for index in range(n_near):
-            if similarity_bits[index] < threshold:
-                continue
-            if similarity_bits[index] == threshold:
-                if n_ties == 0:
-                    continue
-                n_ties -= 1
-            columns[start + counts[index_in_range]] = near[index]
-            similarities[start + counts[index_in_range]] = similarity[index]
-            if later_shares.shape[0]:
-                later_shares[start + counts[index_in_range]] = later_share[index]
-            counts[index_in_range] += 1
+        entries = columns, similarities, later_shares
+        write_most_similar(near, similarity, later_share, n_near, item - first_item, offsets, *entries, counts)
 
 
 def compact_rows(offsets: Offsets, entries: Sequence[NDArray[Any]], counts: NDArray[np.int64]) -> NDArray[Any]:

@@ -14,6 +14,12 @@ CHANNEL_NAMES: tuple[ChannelName, ...] = ("vector", "similar", "popular", "fresh
 class SimilarChannelSettings(SettingsModel):
     """Items that the same users took near in time to the newest items of the history."""
 
+    second_order: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="weight of neighbours of neighbours in the similarity of two items; auto: 1 if validation finds "
+        "that they gain, else 0",
+    )
+
 
 class PopularChannelSettings(SettingsModel):
     """Items that many users took lately."""
@@ -75,6 +81,13 @@ class ChannelsSettings(SettingsModel):
         if off := [name for name in self.weights if getattr(self, name, None) is False]:
             raise ValueError(f"weights: {off} are turned off; turn them on, or leave their weights out")
         return self
+
+    def resolve_second_order(self, weight: float) -> "ChannelsSettings":
+        """Return the settings with this weight of neighbours of neighbours where they have "auto"."""
+        if self.similar is False or self.similar.second_order != "auto":
+            return self
+        similar = self.similar.model_copy(update={"second_order": weight})
+        return self.model_copy(update={"similar": similar})
 
     def check_columns(self, schema: Schema) -> None:
         """Check that the columns that the channels name exist, and have values to group by.

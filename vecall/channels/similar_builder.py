@@ -1,15 +1,17 @@
 """Building of the channel `similar` from histories: for each item the items that the same users took near in time."""
 
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from vecall.arrays import Rows, Scores
+from vecall.arrays import Offsets, Rows, Scores
 from vecall.channels.item_pairs import (
     BYTES_PER_INTERACTION,
     BYTES_PER_ITEM,
@@ -18,6 +20,7 @@ from vecall.channels.item_pairs import (
     count_threads,
     weigh_gaps,
 )
+from vecall.channels.second_order import SecondOrderPairs
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems, weigh_seeds
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
@@ -27,6 +30,8 @@ _SMALL_TABLE_ENTRIES = 10**7
 WINDOW = 50  # largest gap in positions
 _MAX_RANGE_ITEMS = 2**15  # whose neighbours a thread has in memory; at most 2^16, see `_sort_neighbors`
 _BYTES_PER_RANGE = 56 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
+_RANGES_PER_THREAD = 8  # of second-order pairs: items with many neighbours take longer
+_Collected = tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]
 _ENTRY_DTYPES = (np.int32, np.float16, np.uint8)  # of rows, scores and later shares
 _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
 
@@ -46,9 +51,14 @@ def limit_neighbors(n_items: int) -> int:
 
 
 def build_similar_items(
-    histories: RaggedArray, n_items: int, *, has_order: bool = True, scratch_dir: Path | None = None
+    histories: RaggedArray,
+    n_items: int,
+    *,
+    has_order: bool = True,
+    second_order: float = 0.0,
+    scratch_dir: Path | None = None,
 ) -> SimilarItems | None:
-    """Find for each item its nearest by near(i, j) / √(n_i · n_j), as the co-occurrence baseline does.
+    """Find for each item its nearest by s(i, j) = near(i, j) / √(n_i · n_j), as the co-occurrence baseline does.
 
     An item has as many neighbours as `limit_neighbors` allows.
 
@@ -60,6 +70,8 @@ def build_similar_items(
         histories: A list of item rows per user, oldest first.
         n_items: N.
         has_order: Whether what came last says most of what comes next, see `weigh_seeds`.
+        second_order: Weight of Σ_k s(i, k) · s(k, j), which is added to s(i, j); 0 for none. The sums are those of the
+            neighbours that are kept.
         scratch_dir: Where the files without a name lie that hold the table; None for the system's directory of
             temporary files.
 
@@ -69,15 +81,39 @@ def build_similar_items(
     Raises:
         OSError: The files cannot be written.
     """
-    pairs = ItemPairs(histories, n_items, weigh_gaps(WINDOW))
-
     max_neighbors = limit_neighbors(n_items)
     max_range_items = _MAX_RANGE_ITEMS * MAX_NEIGHBORS // max_neighbors
+    pairs = ItemPairs(histories, n_items, weigh_gaps(WINDOW))
+    seed_weights = weigh_seeds(has_order=has_order)
 
-    def collect(item_range: tuple[int, int]) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...]]:
-        offsets, rows, similarities, later_shares = pairs.collect(
-            item_range, np.minimum(pairs.bound_neighbors(item_range), max_neighbors)
-        )
+    def collect(item_range: tuple[int, int]) -> _Collected:
+        return pairs.collect(item_range, np.minimum(pairs.bound_neighbors(item_range), max_neighbors))
+
+    similar = _build_table(collect, pairs.divide_items(max_range_items), seed_weights, scratch_dir)
+    if similar is None or not second_order:
+        return similar
+    paths = SecondOrderPairs(similar, second_order)
+    ranges = paths.divide_items(max_range_items, _RANGES_PER_THREAD * count_threads())
+    return _build_table(partial(paths.collect, limit=max_neighbors), ranges, seed_weights, scratch_dir)
+
+
+def _build_table(
+    collect: Callable[[tuple[int, int]], _Collected],
+    ranges: Sequence[tuple[int, int]],
+    seed_weights: NDArray[np.float64],
+    scratch_dir: Path | None,
+) -> SimilarItems | None:
+    """Build a table in files without a name, range by range in several threads; None if all lists are empty.
+
+    Args:
+        collect: Returns bounds, rows, similarities and later shares of a range of items.
+        ranges: First item and last item + 1 of each, ascending.
+        seed_weights: Of the table.
+        scratch_dir: Where the files lie.
+    """
+
+    def collect_sorted(item_range: tuple[int, int]) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...]]:
+        offsets, rows, similarities, later_shares = collect(item_range)
         lengths = np.diff(offsets)
         return lengths, _sort_neighbors(lengths, rows, similarities, later_shares)
 
@@ -85,7 +121,7 @@ def build_similar_items(
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile(dir=scratch_dir)) for _ in _ENTRY_DTYPES]
         with ThreadPoolExecutor(count_threads()) as pool:
-            for range_lengths, entries in pool.map(collect, pairs.divide_items(max_range_items)):
+            for range_lengths, entries in pool.map(collect_sorted, ranges):
                 lengths.append(range_lengths)
                 for file, numbers in zip(files, entries, strict=True):
                     file.write(numbers.data)
@@ -93,7 +129,7 @@ def build_similar_items(
         if not offsets[-1]:
             return None
         rows, scores, later_shares = map(_map_file, files, _ENTRY_DTYPES)
-        return SimilarItems(offsets, rows, scores, later_shares, weigh_seeds(has_order=has_order))
+        return SimilarItems(offsets, rows, scores, later_shares, seed_weights)
 
 
 def _sort_neighbors(

@@ -85,8 +85,8 @@ class SimilarItems:
             self._remap_lists(base_rows[start : start + _REMAPPED_LISTS], new_rows)
             for start in range(0, len(base_rows), _REMAPPED_LISTS)
         ]
-        lengths, *entries = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        return SimilarItems(offsets_from_lengths(lengths), *entries, self.seed_weights)
+        lengths, rows, scores, later_shares = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        return SimilarItems(offsets_from_lengths(lengths), rows, scores, later_shares, self.seed_weights)
 
     def _remap_lists(
         self, base_rows: Rows, new_rows: Rows

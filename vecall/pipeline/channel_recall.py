@@ -5,7 +5,7 @@ alone, as the model and the baselines are: no channel knows a held-out interacti
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -124,22 +124,26 @@ class ChannelRecaller:
         """Return a plan without the channels that are not there."""
         return plan.restrict(self.channels)
 
-    def rank(self, cases: EvalCases, k: int, *, exclude_seen: bool) -> ChannelRankings:
-        """Ask every channel for each of n cases.
+    def rank(
+        self, cases: EvalCases, k: int, *, exclude_seen: bool, channels: Sequence[ChannelName] | None = None
+    ) -> ChannelRankings:
+        """Ask channels for each of n cases.
 
         Args:
             cases: n cases.
             k: Rows that each channel is asked for, at least 1.
             exclude_seen: Whether the items of the history are excluded.
+            channels: Those that are asked; None for all.
         """
+        names = self.channels if channels is None else channels
         queries = self.build_queries(cases, exclude_seen=exclude_seen)
         for query in queries[:_WARM_UP_CASES]:
-            self._ask(query, k)
-        rows = {name: np.full((len(cases), k), -1, dtype=np.int32) for name in self.channels}
-        milliseconds = {name: np.zeros(len(cases)) for name in self.channels}
+            self._ask(query, k, names)
+        rows = {name: np.full((len(cases), k), -1, dtype=np.int32) for name in names}
+        milliseconds = {name: np.zeros(len(cases)) for name in names}
         with progress.track("recalling by channel", len(cases)) as advance:
             for case, query in enumerate(queries):
-                for name, (found, seconds) in self._ask(query, k).items():
+                for name, (found, seconds) in self._ask(query, k, names).items():
                     rows[name][case, : len(found)] = found
                     milliseconds[name][case] = 1e3 * seconds
                 advance(1)
@@ -166,12 +170,14 @@ class ChannelRecaller:
             )
         return queries
 
-    def _ask(self, resolved_query: ResolvedQuery, k: int) -> dict[ChannelName, tuple[Rows, float]]:
-        """Return rows and seconds of each channel; `search_channels` asks them in the same order."""
+    def _ask(
+        self, resolved_query: ResolvedQuery, k: int, names: Sequence[ChannelName]
+    ) -> dict[ChannelName, tuple[Rows, float]]:
+        """Return rows and seconds of some channels; `search_channels` asks them in the same order."""
         candidates = build_candidate_set(self.snapshot, resolved_query.excluded_rows, None)
         query = ChannelQuery(self.snapshot, resolved_query, candidates)
         answers: dict[ChannelName, tuple[Rows, float]] = {}
-        for name in self.channels:
+        for name in names:
             start = time.perf_counter()
             if name == "vector":
                 rows = search_candidates(self.snapshot, resolved_query.query_matrix, candidates, k).rows

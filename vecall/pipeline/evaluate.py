@@ -116,6 +116,7 @@ def _evaluate_run(run: Run, config: Config | None, *, all_users: bool) -> Evalua
         reads_history=model.towers.reads_history,
         tuning_points=() if tuning is None else [dataclasses.asdict(point) for point in tuning.trials],
     )
+    config = _resolve_second_order(config, run.summary.similar.second_order)
     return _evaluate_with_channels(config, dataset, split, scorer, served_model, run.summary.merge, all_users=all_users)
 
 
@@ -147,6 +148,7 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
         tuning_points=cast("list[dict[str, float]]", (release.manifest.ann or {}).get("frontier", [])),
     )
     scorer = VectorScorer(encode_users, read_item_vectors(release.vectors))
+    config = _resolve_second_order(config, release.channels.facts.second_order)
     report = _evaluate_with_channels(
         config, dataset, split, scorer, served_model, release.merge_plan, all_users=all_users
     )
@@ -159,6 +161,11 @@ def _evaluate_release(release: Release, config: Config, *, all_users: bool) -> E
     )
     logger.warning("%s", note)
     return dataclasses.replace(report, protocol=(*report.protocol, note))
+
+
+def _resolve_second_order(config: Config, weight: float) -> Config:
+    """Return the settings by which channels are built as those of the run or release were."""
+    return config.model_copy(update={"channels": config.channels.resolve_second_order(weight)})
 
 
 def _evaluate_with_channels(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vecall import progress
 from vecall.arrays import Mask
 from vecall.channels.merge_plan import MergePlan
+from vecall.channels.similar_plan import SimilarPlan
 from vecall.config import Config, check_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
@@ -24,6 +25,7 @@ from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
+from vecall.evaluation.compare import ServedModel
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
@@ -51,6 +53,7 @@ from vecall.pipeline.run import (
 )
 from vecall.pipeline.selection import resolve_preset
 from vecall.pipeline.selection_trial import TrialRunner
+from vecall.pipeline.similar_tuning import tune_similar
 from vecall.pipeline.validation_score import ValidationScore
 from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
@@ -146,7 +149,7 @@ def _fit_in_group(
     scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     baselines = _evaluate_baselines(config, split, popularity, test_result, group)
-    merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
+    similar, merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
     best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
     if config.training.refit:
         chosen = best_epoch + 1, result.towers.spectral_share
@@ -163,6 +166,7 @@ def _fit_in_group(
         baselines=baselines.metrics,
         baseline_notes=baselines.notes,
         comparison=baselines.comparison,
+        similar=similar,
         merge=merge,
         refit=config.training.refit,
         ranker=ranker,
@@ -326,17 +330,21 @@ def _evaluate_baselines(
 
 def _fit_serving(
     config: Config, dataset: Dataset, split: Split, scorer: TowerScorer, run_dir: Path
-) -> tuple[MergePlan, RankerSummary | None]:
-    """Find how a release merges its channels, and train its ranker, by an exact search of the evaluated vectors."""
+) -> tuple[SimilarPlan, MergePlan, RankerSummary | None]:
+    """Find how a release builds and merges its channels, and train its ranker, by an exact search of the vectors."""
 
     @cache
-    def build_recaller() -> ChannelRecaller:
-        reads_history = config.model.history.encoder != "none"
-        model = build_exact_model(scorer, dataset, reads_history=reads_history)
-        return ChannelRecaller.build(config.channels, dataset, split, model)
+    def build_model() -> ServedModel:
+        return build_exact_model(scorer, dataset, reads_history=config.model.history.encoder != "none")
 
-    merge = tune_merge(config, dataset, split, build_recaller)
-    return merge, fit_ranker(config, dataset, split, build_recaller, merge, run_dir)
+    @cache
+    def build_recaller(second_order: float) -> ChannelRecaller:
+        return ChannelRecaller.build(config.channels.resolve_second_order(second_order), dataset, split, build_model())
+
+    similar = tune_similar(config, dataset, split, build_recaller)
+    build_chosen = partial(build_recaller, similar.second_order)
+    merge = tune_merge(config, dataset, split, build_chosen)
+    return similar, merge, fit_ranker(config, dataset, split, build_chosen, merge, run_dir)
 
 
 def _make_initializer(

@@ -1,10 +1,8 @@
 """How the channels are merged, found on validation users and kept only if it gains beyond noise.
 
-The objective is the mean of recall@k over k from 1 to the largest of `[index] ks`, evenly spaced in log k. One target
-per user makes recall@k at a single k so noisy that some hundred users cannot tell a good plan from a bad one; the mean
-moves with every rank. At the smallest and the largest of `ks` no recall may be lost beyond noise. Each channel is asked
-for as many items as that largest k, also by a request for fewer: what stands a little below k in two rankings is what
-merging brings above it.
+The objective is the mean recall of `RankedUsers`. At the smallest and the largest of `ks` no recall may be lost beyond
+noise. Each channel is asked for as many items as that largest k, also by a request for fewer: what stands a little
+below k in two rankings is what merging brings above it.
 
 The search is a coordinate ascent from vectors alone over `WEIGHTS` of each channel, with reciprocal ranks and with
 quotas. It chooses among some hundred plans, so the users that it saw cannot tell what the choice gains. The validation
@@ -13,7 +11,7 @@ is that of all users by the plan of the half that they are not in. It is noise u
 paired over users. What is kept is found on all of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -21,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall import progress
-from vecall.arrays import Mask, Rows
+from vecall.arrays import Mask
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
 from vecall.channels.settings import CHANNEL_NAMES, ChannelName, ChannelsSettings
 from vecall.config import Config
 from vecall.data.dataset import Dataset
-from vecall.data.ragged import EvalCases, RaggedArray
+from vecall.data.ragged import EvalCases
 from vecall.data.split import Split
 from vecall.evaluation.channel_metrics import select_targets
-from vecall.evaluation.metrics import Ranks, compute_standard_error, limit_depth, recall_per_user
+from vecall.evaluation.metrics import compute_standard_error
 from vecall.pipeline.channel_recall import ChannelRecaller, sample_scanned_cases
-from vecall.pipeline.rank_table import RankTable
+from vecall.pipeline.ranked_users import RankedUsers, limit_depths, rank_users
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # of a channel, beside 1 of the vectors
 NOISE_ERRORS = 2.0  # standard errors that a gain must exceed
@@ -45,7 +43,6 @@ _TOO_LARGE_REASON = (
 MIN_DECIDING_USERS = 50  # of fewer, an estimate of the noise is itself noise
 _SEED = 0
 _MAX_SWEEPS = 3
-_OBJECTIVE_DEPTHS = 40
 _MIN_GAIN = 1e-9  # rounding
 
 Method = Literal["rrf", "quota"]
@@ -80,8 +77,7 @@ def tune_merge(
         return VECTORS_ALONE
     else:
         cases = sample_scanned_cases(split.valid, n_items, MAX_USERS)
-        ks = [limit_depth(n_items, k) for k in (min(config.index.ks), max(config.index.ks))]
-        plan = find_plan(recaller, cases, (ks[0], ks[1]), config.channels.merge)
+        plan = find_plan(recaller, cases, limit_depths(config, n_items), config.channels.merge)
     progress.announce(f"merge: {plan}; {plan.reason}")
     return plan
 
@@ -122,67 +118,16 @@ def find_plan(
     is_auto, methods, plan = merge == "auto", METHODS if merge == "auto" else (merge,), VECTORS_ALONE
     channels = [name for name in recaller.channels if name != "vector" and (name != "repeat" or not n_new)]
     if channels:
-        users = _build_users(recaller, cases, ks, exclude_seen=n_new > 0)
+        users = rank_users(recaller, cases, ks, exclude_seen=n_new > 0)
         plan = _choose(users, plan, channels, methods, is_guarded=is_auto)
     if "repeat" in recaller.channels and 0 < n_new < len(cases.targets.values):
-        users = _build_users(recaller, cases, ks, exclude_seen=False)
+        users = rank_users(recaller, cases, ks, exclude_seen=False)
         plan = _choose(users, plan, ["repeat"], methods if len(plan.weights) == 1 else (plan.method,), is_guarded=True)
     return plan
 
 
-class _Users:
-    """What any plan gives n users, computed once per plan.
-
-    Args:
-        rankings: By channel [n, K] rows.
-        targets: n lists of targets, none of them empty.
-        ks: Wanted depths.
-        exclude_seen: Whether the items of the histories are excluded.
-    """
-
-    def __init__(
-        self,
-        rankings: Mapping[ChannelName, Rows],
-        targets: RaggedArray,
-        ks: tuple[int, int],
-        *,
-        exclude_seen: bool = True,
-    ) -> None:
-        self.ks, self.count, self.exclude_seen = ks, len(targets), exclude_seen
-        self._table = RankTable(rankings)
-        self._targets, self._locations = targets, self._table.locate(targets)
-        depths = np.geomspace(1, max(ks), _OBJECTIVE_DEPTHS)
-        self._gains = (np.arange(max(ks) + 1)[:, None] < depths).mean(axis=1)  # by rank
-        self._ranks: dict[tuple[object, ...], Ranks] = {}
-
-    def _rank(self, plan: MergePlan) -> Ranks:
-        key = plan.method if len(plan.weights) > 1 else "", *plan.weights.items()
-        if key not in self._ranks:
-            self._ranks[key] = self._table.rank_targets(plan, self._locations)
-        return self._ranks[key]
-
-    def compute_objective(self, plan: MergePlan) -> NDArray[np.float64]:
-        """Return [n] the mean of recall@k over k from 1 to the largest of `ks`, evenly spaced in log k."""
-        gains = self._gains[np.minimum(self._rank(plan), len(self._gains) - 1)]
-        means: NDArray[np.float64] = np.add.reduceat(gains, self._targets.offsets[:-1]) / self._targets.lengths
-        return means
-
-    def compute_recalls(self, plan: MergePlan, k: int) -> NDArray[np.float64]:
-        """Return [n] recall@k."""
-        return recall_per_user(self._rank(plan), self._targets.offsets, k)
-
-
-def _build_users(recaller: ChannelRecaller, cases: EvalCases, ks: tuple[int, int], *, exclude_seen: bool) -> _Users:
-    """Ask the channels for the users who have a target that can be recalled."""
-    targets = select_targets(cases, recaller.snapshot.release.vectors.size, exclude_seen=exclude_seen)
-    indices = np.flatnonzero(targets.lengths)
-    rankings = recaller.rank(cases.take(indices), max(ks), exclude_seen=exclude_seen)
-    rows = rankings.select_rows_to_merge(VECTORS_ALONE)
-    return _Users(rows, targets.take(indices), ks, exclude_seen=exclude_seen)
-
-
 def _choose(
-    users: _Users, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method], *, is_guarded: bool
+    users: RankedUsers, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method], *, is_guarded: bool
 ) -> MergePlan:
     """Return the best plan that adds channels to another one, or that one, with the reason.
 
@@ -221,7 +166,7 @@ def _join(first: str, second: str) -> str:
 
 
 def _measure_gain(
-    users: _Users, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method]
+    users: RankedUsers, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method]
 ) -> tuple[float, float, bool]:
     """Return the gain over another plan, its noise, and whether it is beyond noise and no loss beyond noise at `ks`.
 
@@ -241,7 +186,7 @@ def _measure_gain(
 
 
 def _search(
-    users: _Users, mask: Mask, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method]
+    users: RankedUsers, mask: Mask, base: MergePlan, channels: Sequence[ChannelName], methods: Sequence[Method]
 ) -> MergePlan:
     """Return the best plan by coordinate ascent from `base` on the users of a mask; `base` if none is better."""
     best = base

@@ -153,9 +153,7 @@ def _build_contents(directory: Path, dataset: Dataset, run: Run, journal_seq: in
     """Encode the items by an encoder of their own: it is released, with the id table that it has mapped, afterwards."""
     catalogue, fingerprint = dataset.catalogue, read_fingerprint(run.directory)
     with translate_write_errors(directory):  # before there are vectors in memory
-        channels = build_channel_tables(
-            run.config.channels, dataset, dataset.interactions.positives, scratch_dir=directory
-        )
+        channels = build_channel_tables(run.channels, dataset, dataset.interactions.positives, scratch_dir=directory)
     settings = run.config.as_json()
     contents = ReleaseContents(
         item_ids=catalogue.items,

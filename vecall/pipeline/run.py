@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vecall.channels.merge_plan import VECTORS_ALONE, MergePlan
+from vecall.channels.settings import ChannelsSettings
+from vecall.channels.similar_plan import SimilarPlan
 from vecall.config import AUTO_PRESET, Config, parse_config
 from vecall.data.dataset import Dataset
 from vecall.data.feature_encoder import FeatureEncoder, FeatureEncoderState
@@ -70,6 +72,7 @@ class RunSummary(BaseModel):
         baselines: Those of the baselines on the same users, by name; without those that did not fit into memory.
         baseline_notes: Sentences on how a baseline was fitted, or why it is missing.
         comparison: The model beside the baselines; None if these were not evaluated.
+        similar: How the table of similar items is built.
         merge: How a release of the run merges its channels.
         refit: Whether the run has a final model in `refit/`.
         ranker: How a ranker was trained, and whether it is kept; None if none was to be trained.
@@ -86,6 +89,7 @@ class RunSummary(BaseModel):
     baselines: dict[str, dict[str, JsonValue]] = {}
     baseline_notes: tuple[str, ...] = ()
     comparison: BaselineComparison | None = None
+    similar: SimilarPlan = SimilarPlan()
     merge: MergePlan = VECTORS_ALONE
     refit: bool
     ranker: RankerSummary | None = None
@@ -204,6 +208,11 @@ class Run:
         except ValidationError as error:
             raise TrainingError(f"{run_dir / SUMMARY_FILE}: is damaged: {error}") from error
         return cls(run_dir, _resolve_run_config(run_dir), summary)
+
+    @property
+    def channels(self) -> ChannelsSettings:
+        """The settings of the channels with what was found on validation for the table of similar items."""
+        return self.config.channels.resolve_second_order(self.summary.similar.second_order)
 
     @property
     def weights_path(self) -> Path:
