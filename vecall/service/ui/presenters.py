@@ -120,8 +120,9 @@ def search_items(snapshot: Snapshot, text: str) -> Rows:
 
 
 def suggest_items(snapshot: Snapshot, count: int) -> Rows:
-    """Rows of the most popular live items; evenly spaced ones if popularity is unknown."""
-    popular_rows = snapshot.release.popular_rows
+    """Rows of the most popular live items, as recall falls back on; evenly spaced ones if popularity is unknown."""
+    popular = snapshot.release.channels.popular
+    popular_rows = snapshot.release.popular_rows if popular is None else popular.sorted_rows
     if not len(popular_rows):
         size = snapshot.release.vectors.size
         popular_rows = np.unique(np.linspace(0, size - 1, count).round().astype(np.int64))
