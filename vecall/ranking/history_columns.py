@@ -1,8 +1,8 @@
 """Columns of the table of candidates that compare each candidate with the newest items of the user's history."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
 from itertools import repeat
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vecall.arrays import Scores, Vectors
 from vecall.ranking.cosines import compute_cosines
 from vecall.ranking.numeric_columns import is_numeric, to_numbers
+from vecall.ranking.tag_comparison import TagComparison
 
 MAX_HISTORY_ITEMS = 50  # the newest, which attributes are compared with
 _MAX_CLOSE_ITEMS = 10  # the newest, which vectors and tags are compared with one by one
@@ -67,8 +68,7 @@ def list_history_columns(
     }
     for name, dtype in attributes.items():
         if _has_tags(dtype):
-            columns[f"history.share.{name}"] = partial(_compare, _compute_tag_shares, name, candidates, newest)
-            columns |= _list_overlap_columns(name, candidates, newest)
+            columns |= _list_tag_columns(name, candidates, newest)
         elif _is_discrete(dtype):
             columns[f"history.share.{name}"] = partial(_compare, _compute_shares, name, candidates, newest)
         if is_numeric(dtype) and dtype != pl.Boolean:
@@ -76,14 +76,18 @@ def list_history_columns(
     return columns
 
 
-def _list_overlap_columns(
+def _list_tag_columns(
     name: str, candidates: ItemDescriptions, newest: ItemDescriptions
 ) -> dict[str, Callable[[], Scores]]:
-    overlaps = _Overlaps(name, candidates, newest)
+    @cache
+    def compare() -> TagComparison:
+        return TagComparison(candidates.get_values(name), newest.get_values(name), _MAX_CLOSE_ITEMS)
+
     return {
-        f"history.overlap_last.{name}": lambda: overlaps.summaries[0],
-        f"history.overlap_max.{name}": lambda: overlaps.summaries[1],
-        f"history.overlap_mean.{name}": lambda: overlaps.summaries[2],
+        f"history.share.{name}": lambda: compare().compute_shares(),
+        f"history.overlap_last.{name}": lambda: compare().overlaps[0],
+        f"history.overlap_max.{name}": lambda: compare().overlaps[1],
+        f"history.overlap_mean.{name}": lambda: compare().overlaps[2],
     }
 
 
@@ -121,58 +125,10 @@ class _Cosines:
         return cosines[:, -1], cosines.max(axis=1), cosines.mean(axis=1)
 
 
-class _Overlaps:
-    """Jaccard indices of the candidates' tags and those of the newest items, computed once for all summaries."""
-
-    def __init__(self, name: str, candidates: ItemDescriptions, newest: ItemDescriptions) -> None:
-        self._name, self._candidates, self._newest = name, candidates, newest
-
-    @cached_property
-    def summaries(self) -> tuple[Scores, Scores, Scores]:
-        """Index [C] with the newest item, the largest and the mean; NaN where one of the two has no tag."""
-        nothing = np.full(len(self._candidates), np.nan, dtype=np.float32)
-        newest = [set(tags or ()) for tags in self._newest.get_values(self._name).to_list()[-_MAX_CLOSE_ITEMS:]]
-        known = [tags for tags in newest if tags]
-        if not known:
-            return nothing, nothing, nothing
-        candidates = [set(tags or ()) for tags in self._candidates.get_values(self._name).to_list()]
-        overlaps = _compute_overlaps(candidates, known)
-        return overlaps[:, -1] if newest[-1] else nothing, overlaps.max(axis=1), overlaps.mean(axis=1)
-
-
-def _compute_overlaps(tag_sets: Sequence[Set[object]], others: Sequence[Set[object]]) -> Scores:
-    """Return the Jaccard indices [C, m] of C sets with m others that are not empty; NaN for an empty set."""
-    # Which of the others have a tag, a row per tag, of which the last is that of all other tags: [T + 1, m].
-    numbers = {tag: number for number, tag in enumerate(set().union(*others))}
-    has_tag = np.zeros((len(numbers) + 1, len(others)), dtype=np.float32)
-    for index, tags in enumerate(others):
-        has_tag[[numbers[tag] for tag in tags], index] = 1
-    lengths = np.array([len(tags) for tags in tag_sets], dtype=np.int64)
-    found = np.fromiter((numbers.get(tag, -1) for tags in tag_sets for tag in tags), np.int64, int(lengths.sum()))
-    # Sums of rows by their difference from one to the next: an empty set has none.
-    sums = np.concatenate([np.zeros((1, len(others)), np.float32), has_tag[found].cumsum(axis=0)])  # [total + 1, m]
-    ends = lengths.cumsum()
-    common = sums[ends] - sums[ends - lengths]  # [C, m]
-    union = lengths[:, None] + np.array([len(tags) for tags in others]) - common
-    return np.where(lengths[:, None] > 0, common / union, np.nan).astype(np.float32)
-
-
 def _compute_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
     # In Python: an expression of Polars starts its thread pool, which takes longer than all of this.
     known = [value for value in history_values.to_list() if value is not None]
     return _look_up({**Counter(known), None: np.nan}, len(known), values.to_list())
-
-
-def _compute_tag_shares(values: pl.Series, history_values: pl.Series) -> _Numbers:
-    """Return [C] means over a candidate's tags of the share of items with the tag, of those that have any tag."""
-    tag_lists = [tags for tags in history_values.to_list() if tags]
-    counts = Counter(tag for tags in tag_lists for tag in set(tags))
-    candidate_lists = [tags or () for tags in values.to_list()]
-    lengths = np.array([len(tags) for tags in candidate_lists], dtype=np.int64)
-    shares = _look_up(counts, len(tag_lists), [tag for tags in candidate_lists for tag in tags])
-    owners = np.repeat(np.arange(len(values)), lengths)
-    means = np.bincount(owners, shares, minlength=len(values)) / np.maximum(lengths, 1)
-    return np.where(lengths > 0, means, np.nan)
 
 
 def _look_up(counts: Mapping[object, float], total: int, values: Sequence[object]) -> NDArray[np.float64]:
