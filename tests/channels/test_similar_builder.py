@@ -36,7 +36,7 @@ def test_neighbors_are_the_most_similar_in_order(users, items, longest, max_neig
 
 
 @pytest.mark.parametrize(
-    ("n_items", "expected"), [(0, 1_000), (10_000, 1_000), (50_000, 200), (100_000, 100), (10**7, 100)]
+    ("n_items", "expected"), [(0, 1_000), (20_000, 1_000), (100_000, 200), (200_000, 100), (10**7, 100)]
 )
 def test_items_of_small_catalogues_keep_more_neighbors(n_items, expected):
     assert limit_neighbors(n_items) == expected

@@ -12,7 +12,7 @@ from vecall.channels.neighbors import collect_neighbors, compact_rows, group_pos
 from vecall.data.ragged import RaggedArray, count_users, offsets_from_lengths
 
 BYTES_PER_INTERACTION = 24
-BYTES_PER_ITEM, BYTES_PER_ITEM_AND_THREAD = 60, 24  # sums of one item's neighbours
+BYTES_PER_ITEM, BYTES_PER_ITEM_AND_THREAD = 60, 25  # sums of one item's neighbours
 _MAX_THREADS = 8
 _RANGES_PER_THREAD = 8  # popular items take longer
 _NO_SHARES = np.empty(0, dtype=np.uint8)
@@ -26,6 +26,19 @@ def count_threads() -> int:
 def weigh_gaps(window: int) -> Scores:
     """Return [window + 1] 1 / √gap; that of 0 is not used."""
     return np.array([0.0, *(gap**-0.5 for gap in range(1, window + 1))], dtype=np.float32)
+
+
+def divide_items(offsets: Offsets, max_items: int | None = None) -> list[tuple[int, int]]:
+    """Return ranges of N items (first, last + 1) for the threads, with about as many entries each.
+
+    Args:
+        offsets: [N + 1] bounds of the entries of each item.
+        max_items: The most items in a range; None for any number.
+    """
+    n_items = len(offsets) - 1
+    ends = np.searchsorted(offsets, np.linspace(0, offsets[-1], count_threads() * _RANGES_PER_THREAD + 1)[1:-1])
+    bounds = np.unique([0, *ends, *range(0, n_items, max_items or max(n_items, 1)), n_items])
+    return [(int(first), int(last)) for first, last in pairwise(bounds)]
 
 
 class ItemPairs:
@@ -60,11 +73,7 @@ class ItemPairs:
         Args:
             max_items: The most items in a range; None for any number.
         """
-        n_items = len(self._item_scale)
-        targets = np.linspace(0, self._position_offsets[-1], count_threads() * _RANGES_PER_THREAD + 1)[1:-1]
-        ends = np.searchsorted(self._position_offsets, targets)
-        bounds = np.unique([0, *ends, *range(0, n_items, max_items or max(n_items, 1)), n_items])
-        return [(int(first), int(last)) for first, last in pairwise(bounds)]
+        return divide_items(self._position_offsets, max_items)
 
     def collect(
         self, item_range: tuple[int, int], limits: NDArray[np.int64]

@@ -1,7 +1,5 @@
 """Neighbours of neighbours: what a table of similar items says of pairs that no user, or few, took both."""
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,18 +24,6 @@ class SecondOrderPairs:
 
     def __init__(self, similar: SimilarItems, weight: float) -> None:
         self._similar, self._weight = similar, weight
-
-    def divide_items(self, max_items: int, n_ranges: int) -> list[tuple[int, int]]:
-        """Return ranges of items (first, last + 1) with about as many neighbours each.
-
-        Args:
-            max_items: The most items in a range.
-            n_ranges: Number of ranges, or more because of `max_items`.
-        """
-        n_items = len(self._similar)
-        ends = np.searchsorted(self._similar.offsets, np.linspace(0, self._similar.offsets[-1], n_ranges + 1)[1:-1])
-        bounds = np.unique([0, *ends, *range(0, n_items, max_items), n_items])
-        return [(int(first), int(last)) for first, last in pairwise(bounds)]
 
     def collect(
         self, item_range: tuple[int, int], limit: int

@@ -18,6 +18,7 @@ from vecall.channels.item_pairs import (
     BYTES_PER_ITEM_AND_THREAD,
     ItemPairs,
     count_threads,
+    divide_items,
     weigh_gaps,
 )
 from vecall.channels.second_order import SecondOrderPairs
@@ -26,11 +27,10 @@ from vecall.data.ragged import RaggedArray, offsets_from_lengths
 
 MAX_NEIGHBORS = 100  # of an item of a large catalogue
 _MAX_NEIGHBORS_OF_SMALL = 1_000  # of an item of a catalogue whose whole table stays small
-_SMALL_TABLE_ENTRIES = 10**7
+_SMALL_TABLE_ENTRIES = 2 * 10**7
 WINDOW = 50  # largest gap in positions
 _MAX_RANGE_ITEMS = 2**15  # whose neighbours a thread has in memory; at most 2^16, see `_sort_neighbors`
 _BYTES_PER_RANGE = 56 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
-_RANGES_PER_THREAD = 8  # of second-order pairs: items with many neighbours take longer
 _Collected = tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]
 _ENTRY_DTYPES = (np.int32, np.float16, np.uint8)  # of rows, scores and later shares
 _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
@@ -39,14 +39,14 @@ _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np
 def estimate_build_bytes(n_interactions: int, n_items: int) -> int:
     """Return about the bytes of memory that building needs: 0.8 GiB for 1 M items of 20 M interactions on 2 cores.
 
-    The table itself, at most 70 MB or 7 · 100 · N bytes, is written to a file while it is built, and is not among them.
+    The table itself, at most 140 MB or 7 · 100 · N bytes, is written to a file while it is built, and is not among them.
     """
     per_item = BYTES_PER_ITEM + BYTES_PER_ITEM_AND_THREAD * count_threads()
     return BYTES_PER_INTERACTION * n_interactions + per_item * n_items + _BYTES_PER_RANGE * count_threads()
 
 
 def limit_neighbors(n_items: int) -> int:
-    """Return how many neighbours an item keeps: 100 from 100,000 items on, 1,000 up to 10,000 items."""
+    """Return how many neighbours an item keeps: 100 from 200,000 items on, 1,000 up to 20,000 items."""
     return max(MAX_NEIGHBORS, min(_MAX_NEIGHBORS_OF_SMALL, _SMALL_TABLE_ENTRIES // max(n_items, 1)))
 
 
@@ -93,7 +93,7 @@ def build_similar_items(
     if similar is None or not second_order:
         return similar
     paths = SecondOrderPairs(similar, second_order)
-    ranges = paths.divide_items(max_range_items, _RANGES_PER_THREAD * count_threads())
+    ranges = divide_items(similar.offsets, max_range_items)
     return _build_table(partial(paths.collect, limit=max_neighbors), ranges, seed_weights, scratch_dir)
 
 

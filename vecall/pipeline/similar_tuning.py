@@ -7,6 +7,8 @@ many users, it drives out what was taken with the item itself: on MovieLens the 
 
 from collections.abc import Callable
 
+import numpy as np
+
 from vecall import progress
 from vecall.channels.merge_plan import MergePlan
 from vecall.channels.similar_plan import SimilarPlan
@@ -52,11 +54,15 @@ def _measure(
 ) -> SimilarPlan:
     n_items = len(dataset.catalogue.items)
     cases, ks = sample_scanned_cases(split.valid, n_items, MAX_USERS), limit_depths(config, n_items)
-    n_new = len(select_targets(cases, n_items, exclude_seen=True).values)
-    if len(cases) < MIN_DECIDING_USERS:
-        return SimilarPlan(reason=f"{len(cases)} validation users are too few to tell whether neighbours' items gain")
+    has_new = len(select_targets(cases, n_items, exclude_seen=True).values) > 0
+    n_users = np.count_nonzero(select_targets(cases, n_items, exclude_seen=has_new).lengths)
+    if n_users < MIN_DECIDING_USERS:
+        return SimilarPlan(
+            reason=f"{n_users} validation users are too few to tell whether neighbours of neighbours gain, expected "
+            f"{MIN_DECIDING_USERS}"
+        )
     first, second = (
-        rank_users(build_recaller(weight), cases, ks, exclude_seen=n_new > 0, channels=["similar"])
+        rank_users(build_recaller(weight), cases, ks, exclude_seen=has_new, channels=["similar"])
         for weight in (0.0, TRIED_WEIGHT)
     )
     gains = second.compute_objective(_ALONE) - first.compute_objective(_ALONE)
