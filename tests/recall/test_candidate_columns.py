@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.merge_plan import MergePlan
+from vecall.channels.popular_items import PopularItems
 from vecall.ranking.candidate_columns import CandidateColumns, FrameColumns
 from vecall.ranking.ranker import score_candidates
 from vecall.recall.candidate_columns import RecalledColumns
@@ -25,11 +27,15 @@ VECTOR = [9.0, 9.0, 9.0, 9.0]
 QUERY = Query(vector=VECTOR, history=[103, 105, 103, 108], channels=["vector", "popular"], k=N + 10, exclude_seen=False)
 
 
+COUNTS = np.arange(N, dtype=np.float32) % 8  # of the channel `popular`
+
+
 @pytest.fixture
 def recaller(make_release, tmp_path, monkeypatch):
     """Recaller of two channels, with three replaced and two new items."""
     vectors = np.random.default_rng(0).integers(-3, 4, (N, 4)).astype(np.float32)
-    make_release(vectors, popularity=np.arange(N), attributes=pl.DataFrame(ATTRIBUTES))
+    channels = ChannelTables(popular=PopularItems(COUNTS))
+    make_release(vectors, popularity=np.arange(N), attributes=pl.DataFrame(ATTRIBUTES), channels=channels)
     fields = {"price": 3.5, "kind": "live", "tags": ["live"], "added": "2024-02-01T00:00:00Z"}
     with open_recaller(tmp_path / "store", writable=True, auto_compact=False) as recaller:
         manifest = recaller.live_index.snapshot.release.manifest
@@ -59,6 +65,15 @@ def test_columns_read_alone_equal_those_of_the_table(recaller):
             assert columns.get_texts(name) == expected.get_texts(name), name
         else:
             np.testing.assert_array_equal(columns.get_numbers(name), expected.get_numbers(name), err_msg=name)
+
+
+def test_recent_popularity_is_that_of_the_channel_and_its_share_of_all(recaller):
+    table = make_columns(recaller).to_frame()
+    numbers = [item - 100 if item < 900 else None for item in table["id"].to_list()]
+    counts = [0 if number is None else float(COUNTS[number]) for number in numbers]
+    assert table["item.recent_popularity"].to_list() == counts
+    shares = [count / max(number or 0, 1) for count, number in zip(counts, numbers, strict=True)]
+    np.testing.assert_allclose(table["item.recent_share"], shares, rtol=1e-6)
 
 
 def test_table_of_some_columns_is_a_part_of_the_whole_table(recaller):

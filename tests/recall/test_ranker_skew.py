@@ -85,6 +85,9 @@ def test_features_in_training_equal_those_of_a_request_bit_by_bit(data, make_enc
         "history.share.type",
         "history.cosine_max",
         "history.similar_sum",
+        "history.next_last",
+        "item.recent_popularity:log",
+        "item.recent_share",
         "year",
     } <= set(features.names)
     user_ids = dataset.catalogue.users.to_ids(split.valid.users)

@@ -39,7 +39,7 @@ _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np
 def estimate_build_bytes(n_interactions: int, n_items: int) -> int:
     """Return about the bytes of memory that building needs: 0.8 GiB for 1 M items of 20 M interactions on 2 cores.
 
-    The table itself, at most 140 MB or 7 · 100 · N bytes, is written to a file while it is built, and is not among them.
+    The table itself, at most 140 MB or 7 · 100 · N bytes, is written to a file while it is built and not among them.
     """
     per_item = BYTES_PER_ITEM + BYTES_PER_ITEM_AND_THREAD * count_threads()
     return BYTES_PER_INTERACTION * n_interactions + per_item * n_items + _BYTES_PER_RANGE * count_threads()
