@@ -105,7 +105,7 @@ def _find_threshold(bits, count, limit):  # type: ignore[no-untyped-def]  # noqa
 
 
 @compile_cached()
-def write_most_similar(  # type: ignore[no-untyped-def]  # noqa: ANN201
+def write_nearest(  # type: ignore[no-untyped-def]  # noqa: ANN201
     near,  # noqa: ANN001
     similarity,  # noqa: ANN001
     later_share,  # noqa: ANN001
@@ -177,7 +177,7 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
             sums[0, neighbor] = 0
             sums[1, neighbor] = 0
         entries = columns, similarities, later_shares
-        write_most_similar(near, similarity, later_share, n_near, item - first_item, offsets, *entries, counts)
+        write_nearest(near, similarity, later_share, n_near, item - first_item, offsets, *entries, counts)
 
 
 def compact_rows(offsets: Offsets, entries: Sequence[NDArray[Any]], counts: NDArray[np.int64]) -> NDArray[Any]:

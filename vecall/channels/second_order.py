@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Scores
-from vecall.channels.neighbors import compact_rows, write_most_similar
+from vecall.channels.neighbors import compact_rows, write_nearest
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems
 from vecall.data.ragged import offsets_from_lengths
 from vecall.runtime.numba_cache import compile_cached
@@ -96,4 +96,4 @@ def _collect(  # type: ignore[no-untyped-def]  # noqa: ANN202
                 later_share[index] = np.uint8(np.round(share))
             sums[near[index]] = 0
         entries = columns, similarities, later_shares
-        write_most_similar(near, similarity, later_share, n_near, item - first_item, offsets, *entries, counts)
+        write_nearest(near, similarity, later_share, n_near, item - first_item, offsets, *entries, counts)

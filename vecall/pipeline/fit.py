@@ -5,7 +5,7 @@ import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from vecall import progress
 from vecall.arrays import Mask
-from vecall.channels.merge_plan import MergePlan
-from vecall.channels.similar_plan import SimilarPlan
 from vecall.config import Config, check_config
 from vecall.data.dataset import Dataset, read_dataset
 from vecall.data.frames import is_empty_row
@@ -25,21 +23,17 @@ from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import TRAIN, HardNegatives, Split, select_hard_negatives
 from vecall.errors import ConfigError, TrainingError
 from vecall.evaluation.baselines import Popularity
-from vecall.evaluation.compare import ServedModel
 from vecall.evaluation.evaluator import EvaluationResult, evaluate_scorer
 from vecall.evaluation.fallback import FallbackScorer
 from vecall.evaluation.metrics import limit_depth
 from vecall.evaluation.sampling import describe_users, sample_cases, select_test_cases
-from vecall.pipeline.channel_recall import ChannelRecaller
 from vecall.pipeline.data_summary import count_data, describe_data
-from vecall.pipeline.exact_model import build_exact_model
 from vecall.pipeline.fit_baselines import FitBaselines, evaluate_baselines
-from vecall.pipeline.fit_ranker import check_ranker_installed, fit_ranker
+from vecall.pipeline.fit_ranker import check_ranker_installed
+from vecall.pipeline.fit_serving import fit_serving
 from vecall.pipeline.interaction_hashes import hash_positives
 from vecall.pipeline.launcher import launch_fit
 from vecall.pipeline.lineage import DataFingerprint, check_no_leak, select_time_key, write_trained_hashes
-from vecall.pipeline.merge_tuning import tune_merge
-from vecall.pipeline.ranker_training import RankerSummary
 from vecall.pipeline.run import (
     MODEL_DIR,
     REFIT_DIR,
@@ -53,7 +47,6 @@ from vecall.pipeline.run import (
 )
 from vecall.pipeline.selection import resolve_preset
 from vecall.pipeline.selection_trial import TrialRunner
-from vecall.pipeline.similar_tuning import tune_similar
 from vecall.pipeline.validation_score import ValidationScore
 from vecall.runtime.durable_files import atomic_write
 from vecall.runtime.fork_safety import check_not_forked
@@ -149,7 +142,7 @@ def _fit_in_group(
     scorer = wrap_with_fallback(tower_scorer)
     test_result, protocol = _evaluate_test(scorer, split, n_items, config.evaluation.ks, group)
     baselines = _evaluate_baselines(config, split, popularity, test_result, group)
-    similar, merge, ranker = run_on_main(group, partial(_fit_serving, config, dataset, split, tower_scorer, directory))
+    similar, merge, ranker = run_on_main(group, partial(fit_serving, config, dataset, split, tower_scorer, directory))
     best_epoch, epochs, seconds = result.best_epoch, result.epochs, result.seconds
     if config.training.refit:
         chosen = best_epoch + 1, result.towers.spectral_share
@@ -326,25 +319,6 @@ def _evaluate_baselines(
     if not config.evaluation.baselines:
         return FitBaselines({}, (), None)
     return run_on_main(group, partial(evaluate_baselines, split, popularity, config.evaluation.ks, model_result))
-
-
-def _fit_serving(
-    config: Config, dataset: Dataset, split: Split, scorer: TowerScorer, run_dir: Path
-) -> tuple[SimilarPlan, MergePlan, RankerSummary | None]:
-    """Find how a release builds and merges its channels, and train its ranker, by an exact search of the vectors."""
-
-    @cache
-    def build_model() -> ServedModel:
-        return build_exact_model(scorer, dataset, reads_history=config.model.history.encoder != "none")
-
-    @cache
-    def build_recaller(second_order: float) -> ChannelRecaller:
-        return ChannelRecaller.build(config.channels.resolve_second_order(second_order), dataset, split, build_model())
-
-    similar = tune_similar(config, dataset, split, build_recaller)
-    build_chosen = partial(build_recaller, similar.second_order)
-    merge = tune_merge(config, dataset, split, build_chosen)
-    return similar, merge, fit_ranker(config, dataset, split, build_chosen, merge, run_dir)
 
 
 def _make_initializer(
