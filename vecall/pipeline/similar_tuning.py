@@ -1,7 +1,7 @@
 """Whether the table of similar items also counts neighbours of neighbours, found on validation users.
 
 Where most items were taken by few users, the lists of the table are short, and what was taken near their neighbours
-fills them: on two such data sets the channel `similar` then recalls 4 and 29 % more at 100. Where items were taken by
+fills them: on two such data sets the channel `similar` then recalls 5 and 30 % more at 100. Where items were taken by
 many users, it drives out what was taken with the item itself: on MovieLens the channel loses a fifth.
 """
 
