@@ -7,7 +7,7 @@ from support.doctor import make_config, make_dataset
 from vecall.channels.similar_plan import SimilarPlan
 from vecall.data.ragged import EvalCases, RaggedArray
 from vecall.data.split import Split
-from vecall.pipeline import merge_tuning
+from vecall.pipeline import merge_tuning, similar_tuning
 from vecall.pipeline.channel_recall import ChannelRankings
 from vecall.pipeline.similar_tuning import TRIED_WEIGHT, tune_similar
 
@@ -89,8 +89,9 @@ def test_nothing_is_measured_without_the_channel():
     assert tune({}, similar=False) == (SimilarPlan(), {})
 
 
-def test_large_catalogue_is_not_measured(monkeypatch):
-    monkeypatch.setattr(merge_tuning, "MAX_COPIED_BYTES", 0)
+@pytest.mark.parametrize("limit", [(merge_tuning, "MAX_COPIED_BYTES"), (similar_tuning, "MAX_TRIED_ITEMS")])
+def test_large_catalogue_is_not_measured(limit, monkeypatch):
+    monkeypatch.setattr(*limit, 0)
     plan, recallers = tune({0.0: 0.0, TRIED_WEIGHT: 1.0})
     assert (plan.second_order, recallers) == (0, {})
-    assert "2 GiB" in plan.reason
+    assert "were not tried" in plan.reason

@@ -22,6 +22,7 @@ from vecall.pipeline.merge_tuning import MAX_USERS, MIN_DECIDING_USERS, NOISE_ER
 from vecall.pipeline.ranked_users import limit_depths, rank_users
 
 TRIED_WEIGHT = 1.0  # of weights from 0.3 to 10 the best or near it on the data sets where any gained
+MAX_TRIED_ITEMS = 1_000_000  # whose table takes 2 minutes on 2 cores, six times as long as without
 _ALONE = MergePlan(weights={"similar": 1.0})
 
 
@@ -40,8 +41,11 @@ def tune_similar(
         return SimilarPlan()
     if config.channels.similar.second_order != "auto":
         return SimilarPlan(second_order=config.channels.similar.second_order, reason="second_order of [channels]")
-    if is_copy_too_large(config, dataset):
-        return SimilarPlan(reason="nothing was measured, since a copy of the item vectors would take more than 2 GiB")
+    if is_copy_too_large(config, dataset) or len(dataset.catalogue.items) > MAX_TRIED_ITEMS:
+        return SimilarPlan(
+            reason=f"neighbours of neighbours were not tried: of more than {MAX_TRIED_ITEMS:,} items, or 2 GiB of item "
+            "vectors, building takes minutes; set similar.second_order in [channels]"
+        )
     if "similar" not in build_recaller(0.0).channels:
         return SimilarPlan()
     plan = _measure(config, dataset, split, build_recaller)
