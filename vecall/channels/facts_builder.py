@@ -33,9 +33,8 @@ def build_channel_facts(
     if created not in catalogue.item_attributes.columns:  # there is no items table
         created = None
     is_end_known = ends_with_positives and positives.time_unit is not None and len(positives.times) > 0
-    similar = settings.similar
     return ChannelFacts(
-        second_order=0.0 if similar is False or similar.second_order == "auto" else similar.second_order,
+        second_order=settings.second_order,
         popular=settings.popular is not False,
         repeat=settings.repeat is not False and share >= MIN_REPEAT_SHARE,
         repeat_share=round(share, 4),

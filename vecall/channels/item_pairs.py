@@ -2,13 +2,21 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Scores
-from vecall.channels.neighbors import collect_neighbors, compact_rows, group_positions
+from vecall.channels.neighbors import (
+    CollectedLists,
+    Entries,
+    collect_lists,
+    collect_neighbors,
+    compact_rows,
+    group_positions,
+)
 from vecall.data.ragged import RaggedArray, count_users, offsets_from_lengths
 
 BYTES_PER_INTERACTION = 24
@@ -75,9 +83,7 @@ class ItemPairs:
         """
         return divide_items(self._position_offsets, max_items)
 
-    def collect(
-        self, item_range: tuple[int, int], limits: NDArray[np.int64]
-    ) -> tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]:
+    def collect(self, item_range: tuple[int, int], limits: NDArray[np.int64]) -> CollectedLists:
         """Return the neighbours of a range of items, in no order.
 
         Args:
@@ -88,13 +94,7 @@ class ItemPairs:
             Bounds [n + 1]; rows, similarities and later shares [total]: how much of near(i, j) is of pairs in which j
             is the later, of `MAX_SHARE`.
         """
-        offsets = offsets_from_lengths(limits)
-        rows, similarities = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.float32)
-        later_shares, counts = np.empty(offsets[-1], dtype=np.uint8), np.zeros(len(limits), dtype=np.int64)
-        self._collect(item_range, (offsets, rows, similarities, later_shares, counts))
-        compact = compact_rows(offsets, (rows, similarities, later_shares), counts)
-        total = compact[-1]
-        return compact, rows[:total], similarities[:total], later_shares[:total]
+        return collect_lists(limits, partial(self._collect, item_range))
 
     def collect_all(self, limits: NDArray[np.int64]) -> tuple[Offsets, NDArray[np.int32], Scores]:
         """Return what `collect` returns for all N items, without later shares, by several threads."""
@@ -114,7 +114,7 @@ class ItemPairs:
     def _collect(
         self,
         item_range: tuple[int, int],
-        output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8], NDArray[np.int64]],
+        output: Entries,
     ) -> None:
         histories = self._values, self._list_ids, self._positions, self._position_offsets
         collect_neighbors(item_range, histories, (self._item_scale, self._gap_weights), output)

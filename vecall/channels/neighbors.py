@@ -1,15 +1,19 @@
 """Numba kernels that count, for each item, the items near it in all histories."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecall.arrays import Offsets, Rows, Scores
+from vecall.data.ragged import offsets_from_lengths
 from vecall.runtime.numba_cache import compile_cached
 
 MAX_SHARE = 255  # a stored share of 1
+
+Entries = tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8], NDArray[np.int64]]
+CollectedLists = tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]
 
 
 def group_positions(values: Rows, n_items: int) -> tuple[NDArray[np.int32 | np.int64], Offsets]:
@@ -38,7 +42,7 @@ def collect_neighbors(
     item_range: tuple[int, int],
     histories: tuple[Rows, NDArray[np.int32], NDArray[np.int32 | np.int64], Offsets],
     weights: tuple[Scores, Scores],
-    output: tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8], NDArray[np.int64]],
+    output: Entries,
 ) -> None:
     """Write the neighbours of a range of items and their similarities.
 
@@ -178,6 +182,22 @@ def _collect_neighbors(  # type: ignore[no-untyped-def]  # noqa: ANN202
             sums[1, neighbor] = 0
         entries = columns, similarities, later_shares
         write_nearest(near, similarity, later_share, n_near, item - first_item, offsets, *entries, counts)
+
+
+def collect_lists(limits: NDArray[np.int64], collect: Callable[[Entries], None]) -> CollectedLists:
+    """Return bounds [n + 1], columns, values and shares [total] of n items of which a kernel writes the entries.
+
+    Args:
+        limits: [n] the most entries of each item.
+        collect: Writes them, see the argument `output` of `collect_neighbors`.
+    """
+    offsets = offsets_from_lengths(limits)
+    columns, values = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.float32)
+    later_shares, counts = np.empty(offsets[-1], dtype=np.uint8), np.zeros(len(limits), dtype=np.int64)
+    collect((offsets, columns, values, later_shares, counts))
+    compact = compact_rows(offsets, (columns, values, later_shares), counts)
+    total = compact[-1]
+    return compact, columns[:total], values[:total], later_shares[:total]
 
 
 def compact_rows(offsets: Offsets, entries: Sequence[NDArray[Any]], counts: NDArray[np.int64]) -> NDArray[Any]:

@@ -1,12 +1,9 @@
 """Neighbours of neighbours: what a table of similar items says of pairs that no user, or few, took both."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vecall.arrays import Offsets, Scores
-from vecall.channels.neighbors import compact_rows, write_nearest
+from vecall.channels.neighbors import CollectedLists, collect_lists, write_nearest
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems
-from vecall.data.ragged import offsets_from_lengths
 from vecall.runtime.numba_cache import compile_cached
 
 _HALF_VALUES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)  # by their bits
@@ -25,9 +22,7 @@ class SecondOrderPairs:
     def __init__(self, similar: SimilarItems, weight: float) -> None:
         self._similar, self._weight = similar, weight
 
-    def collect(
-        self, item_range: tuple[int, int], limit: int
-    ) -> tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]:
+    def collect(self, item_range: tuple[int, int], limit: int) -> CollectedLists:
         """Return the most similar items of a range of items, see `ItemPairs.collect`.
 
         Args:
@@ -37,16 +32,10 @@ class SecondOrderPairs:
         first, last = item_range
         lengths = np.full(last - first, min(limit, max(len(self._similar) - 1, 0)), dtype=np.int64)
         lengths[np.diff(self._similar.offsets[first : last + 1]) == 0] = 0
-        offsets = offsets_from_lengths(lengths)
-        rows, similarities = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.float32)
-        later_shares, counts = np.empty(offsets[-1], dtype=np.uint8), np.zeros(len(lengths), dtype=np.int64)
         similar = self._similar
         table = similar.offsets, similar.rows, similar.scores.view(np.uint16), similar.later_shares
         weights = np.float32(1 / SIMILARITY_SCALE), np.float32(self._weight)
-        _collect(first, last, *table, _HALF_VALUES, *weights, offsets, rows, similarities, later_shares, counts)
-        compact = compact_rows(offsets, (rows, similarities, later_shares), counts)
-        total = compact[-1]
-        return compact, rows[:total], similarities[:total], later_shares[:total]
+        return collect_lists(lengths, lambda output: _collect(first, last, *table, _HALF_VALUES, *weights, *output))
 
 
 @compile_cached()

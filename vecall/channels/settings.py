@@ -82,6 +82,11 @@ class ChannelsSettings(SettingsModel):
             raise ValueError(f"weights: {off} are turned off; turn them on, or leave their weights out")
         return self
 
+    @property
+    def second_order(self) -> float:
+        """Weight of neighbours of neighbours in the table of similar items; 0 while it is "auto", and without it."""
+        return 0.0 if self.similar is False or self.similar.second_order == "auto" else self.similar.second_order
+
     def resolve_second_order(self, weight: float) -> "ChannelsSettings":
         """Return the settings with this weight of neighbours of neighbours where they have "auto"."""
         if self.similar is False or self.similar.second_order != "auto":

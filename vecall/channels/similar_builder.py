@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from vecall.arrays import Offsets, Rows, Scores
+from vecall.arrays import Rows, Scores
 from vecall.channels.item_pairs import (
     BYTES_PER_INTERACTION,
     BYTES_PER_ITEM,
@@ -21,6 +21,7 @@ from vecall.channels.item_pairs import (
     divide_items,
     weigh_gaps,
 )
+from vecall.channels.neighbors import CollectedLists
 from vecall.channels.second_order import SecondOrderPairs
 from vecall.channels.similar_items import SIMILARITY_SCALE, SimilarItems, weigh_seeds
 from vecall.data.ragged import RaggedArray, offsets_from_lengths
@@ -31,13 +32,12 @@ _SMALL_TABLE_ENTRIES = 2 * 10**7
 WINDOW = 50  # largest gap in positions
 _MAX_RANGE_ITEMS = 2**15  # whose neighbours a thread has in memory; at most 2^16, see `_sort_neighbors`
 _BYTES_PER_RANGE = 56 * MAX_NEIGHBORS * _MAX_RANGE_ITEMS
-_Collected = tuple[Offsets, NDArray[np.int32], Scores, NDArray[np.uint8]]
 _ENTRY_DTYPES = (np.int32, np.float16, np.uint8)  # of rows, scores and later shares
 _MIN_STORED, _MAX_STORED = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
 
 
 def estimate_build_bytes(n_interactions: int, n_items: int) -> int:
-    """Return about the bytes of memory that building needs: 0.8 GiB for 1 M items of 20 M interactions on 2 cores.
+    """Return about the bytes of memory that building needs: 0.9 GiB for 1 M items of 20 M interactions on 2 cores.
 
     The table itself, at most 140 MB or 7 · 100 · N bytes, is written to a file while it is built and not among them.
     """
@@ -86,7 +86,7 @@ def build_similar_items(
     pairs = ItemPairs(histories, n_items, weigh_gaps(WINDOW))
     seed_weights = weigh_seeds(has_order=has_order)
 
-    def collect(item_range: tuple[int, int]) -> _Collected:
+    def collect(item_range: tuple[int, int]) -> CollectedLists:
         return pairs.collect(item_range, np.minimum(pairs.bound_neighbors(item_range), max_neighbors))
 
     similar = _build_table(collect, pairs.divide_items(max_range_items), seed_weights, scratch_dir)
@@ -98,7 +98,7 @@ def build_similar_items(
 
 
 def _build_table(
-    collect: Callable[[tuple[int, int]], _Collected],
+    collect: Callable[[tuple[int, int]], CollectedLists],
     ranges: Sequence[tuple[int, int]],
     seed_weights: NDArray[np.float64],
     scratch_dir: Path | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from vecall.channels.channel_tables import ChannelTables
 from vecall.channels.facts_builder import build_channel_facts
 from vecall.channels.popular_builder import build_popular_items
-from vecall.channels.settings import ChannelsSettings, SimilarChannelSettings
+from vecall.channels.settings import ChannelsSettings
 from vecall.channels.similar_builder import build_similar_items, estimate_build_bytes
 from vecall.channels.similar_items import SimilarItems
 from vecall.data.dataset import Dataset
@@ -46,7 +46,9 @@ def build_channel_tables(
     catalogue, created = dataset.catalogue, dataset.schema.items.created
     counted = positives.counted_positives
     return ChannelTables(
-        similar=None if settings.similar is False else _build_similar(settings.similar, dataset, counted, scratch_dir),
+        similar=None
+        if settings.similar is False
+        else _build_similar(settings.second_order, dataset, counted, scratch_dir),
         popular=None
         if settings.popular is False
         else build_popular_items(settings.popular, catalogue, counted, has_order=dataset.has_order),
@@ -62,7 +64,7 @@ def build_channel_tables(
 
 
 def _build_similar(
-    settings: SimilarChannelSettings, dataset: Dataset, positives: Interactions, scratch_dir: Path | None
+    second_order: float, dataset: Dataset, positives: Interactions, scratch_dir: Path | None
 ) -> SimilarItems | None:
     n_items, n_users = len(dataset.catalogue.items), len(dataset.catalogue.users)
     needed_bytes, free_bytes = estimate_build_bytes(len(positives.items), n_items), available_memory_bytes()
@@ -81,6 +83,6 @@ def _build_similar(
             histories,
             n_items,
             has_order=dataset.has_order,
-            second_order=0.0 if settings.second_order == "auto" else settings.second_order,
+            second_order=second_order,
             scratch_dir=scratch_dir,
         )

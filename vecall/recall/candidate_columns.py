@@ -153,11 +153,8 @@ class RecalledColumns:
         return counts
 
     def _compute_recent_shares(self) -> Scores:
-        popularity, recent = self._snapshot.release.popularity, self._make("item.recent_popularity")
-        if popularity is None:
-            return np.full(len(self), np.nan, dtype=np.float32)
-        counts = np.maximum(_get_counts(self._snapshot, self._result.rows, popularity), 1)
-        return np.asarray(recent / counts, dtype=np.float32)
+        recent, popularity = (self._make(f"item.{name}") for name in ("recent_popularity", "popularity"))
+        return np.asarray(recent / np.maximum(popularity, 1), dtype=np.float32)
 
     def _align_scores(self, name: ChannelName) -> Scores:
         positions, (_, channel_scores) = self._result.positions_by_channel[name], self._result.hits[name]
