@@ -1,5 +1,6 @@
 """What a run finds out for serving after the model is trained: tables, merge and ranker."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -35,11 +36,26 @@ def fit_serving(
     def build_model() -> ServedModel:
         return build_exact_model(scorer, dataset, reads_history=config.model.history.encoder != "none")
 
+    similar, merge, build_recaller = tune_channels(config, dataset, split, build_model)
+    return similar, merge, fit_ranker(config, dataset, split, build_recaller, merge, run_dir)
+
+
+def tune_channels(
+    config: Config, dataset: Dataset, split: Split, build_model: Callable[[], ServedModel]
+) -> tuple[SimilarPlan, MergePlan, Callable[[], ChannelRecaller]]:
+    """Find how a release builds and merges its channels; return both, and what builds the channels found, once.
+
+    Args:
+        config: Settings.
+        dataset: Items and users.
+        split: As for `fit_serving`.
+        build_model: Returns the evaluated model; not called if no channel is to be measured.
+    """
+
     @cache
     def build_recaller(second_order: float) -> ChannelRecaller:
         return ChannelRecaller.build(config.channels.resolve_second_order(second_order), dataset, split, build_model())
 
     similar = tune_similar(config, dataset, split, build_recaller)
     build_chosen = partial(build_recaller, similar.second_order)
-    merge = tune_merge(config, dataset, split, build_chosen)
-    return similar, merge, fit_ranker(config, dataset, split, build_chosen, merge, run_dir)
+    return similar, tune_merge(config, dataset, split, build_chosen), build_chosen
